@@ -1,0 +1,57 @@
+"""What all tests share: no network, no user's plugins unless a test says so, and a small suite."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many tests at once as cores: one thread each, or they wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests" / "models"))
+
+SUITE = """# Does the test suite run?
+name: tiny
+data: {name: digits}
+compare:
+  - backbone: {name: zigma, width: 32, depth: 2, patch: 2}
+    scans: [raster, {name: zigzag, paths: 8}]
+  - backbone: {name: dit, width: 32, depth: 2, patch: 2}
+seeds: [0, 1]
+budget: {images: 64}
+reference: {split: train}
+train: {batch: 16}
+sample: {count: 32, batch: 16, evaluations: 2}
+quality: [val-loss]
+"""
+
+
+@pytest.fixture
+def suite_text() -> str:
+    return SUITE
+
+
+@pytest.fixture
+def write_suite(tmp_path):
+    """Write a suite file, with replacements in the small suite."""
+
+    def write(*replacements: tuple[str, str], name: str = "suite.yaml") -> Path:
+        text = SUITE
+        for old, new in replacements:
+            assert old in text, old
+            text = text.replace(old, new)
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    return ROOT

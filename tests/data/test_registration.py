@@ -1,0 +1,35 @@
+"""The data sources as the registry sees them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zigma_bench import data
+from zigma_bench.registry import Spec, target_spec
+
+
+def specs() -> dict[str, Spec]:
+    found: dict[str, Spec] = {}
+
+    def register(name: str, target: str, **rest: Any) -> None:
+        found[name] = target_spec("dataset", name, target, owner="test", **rest)
+
+    data.register_datasets(register)
+    return found
+
+
+def test_three_sources_load_and_describe_themselves() -> None:
+    found = specs()
+    assert sorted(found) == ["digits", "faceshq", "huggingface"]
+    given = {"huggingface": {"path": "parquet", "resolution": 8, "data_files": "absent.parquet", "validation": 1}}
+    for name, spec in found.items():
+        options = spec.make_options(spec.resolve(given.get(name, {}), where="test"))
+        facts = spec.facts.describe(options)
+        assert len(facts.fingerprint) == 64 and (name == "digits") == facts.embedded
+        assert callable(spec.load())
+
+
+def test_the_digits_of_the_registry_are_as_described() -> None:
+    spec = specs()["digits"]
+    options = spec.make_options(spec.resolve({"validation": 7}, where="test"))
+    assert len(spec.load()(options).validation) == 7

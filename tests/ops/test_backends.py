@@ -1,0 +1,144 @@
+"""Which backend runs, what a missing compiler means, and the cache of compiled operators."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from zigma_bench.errors import NotReady, UnknownName, UsageError
+from zigma_bench.ops import backends, compiler
+from zigma_bench.ops.selective_scan import __file__ as scan_room
+
+SOURCE = Path(scan_room).with_name("scan.cpp")
+needs_compiler = pytest.mark.skipif(compiler.find_compiler() is None, reason="no C++ compiler")
+
+
+@pytest.fixture
+def no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("name", ["naive", "torch"])
+def test_portable_backends_run_everywhere(name: str, device: str) -> None:
+    assert backends.resolve(name, device) == name
+
+
+@needs_compiler
+def test_auto_with_a_compiler() -> None:
+    assert backends.resolve("auto", "cpu") == backends.resolve("cpu", "cpu") == "cpu"
+    assert backends.resolve("auto", "cuda") == "torch"
+    assert backends.available() == {"naive": "", "torch": "", "cpu": ""}
+
+
+@pytest.mark.usefixtures("no_compiler")
+def test_without_a_compiler() -> None:
+    assert backends.resolve("auto", "cpu") == "torch"
+    with pytest.raises(NotReady, match=r"needs a C\+\+ compiler.*install one"):
+        backends.resolve("cpu", "cpu")
+    reasons = backends.available()
+    assert reasons["naive"] == reasons["torch"] == "" and "C++ compiler" in reasons["cpu"]
+
+
+def test_what_cannot_run_is_refused() -> None:
+    with pytest.raises(NotReady, match="doesn't run on this device; expected cpu; got 'cuda'"):
+        backends.resolve("cpu", "cuda")
+    with pytest.raises(UnknownName, match=r"no backend is called 'torhc'.*did you mean 'torch'"):
+        backends.resolve("torhc", "cpu")
+    with pytest.raises(UsageError, match="expected cpu or cuda; got 'abacus'"):
+        backends.resolve("auto", "abacus")
+
+
+def test_choosing_imports_no_torch() -> None:
+    code = (
+        "import sys, zigma_bench.ops.backends as b, zigma_bench.ops.selective_scan, zigma_bench.ops.causal_conv;"
+        "b.available(); b.resolve('auto', 'cpu'); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@needs_compiler
+def test_two_processes_compile_at_once(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path; import sys; from zigma_bench.ops.compiler import library;"
+        "print(library(Path(sys.argv[1])).scan_lanes())"
+    )
+    environment = {**os.environ, "ZIGMA_BENCH_CACHE": str(tmp_path / "new" / "cache")}
+    both = [
+        subprocess.Popen([sys.executable, "-c", code, str(SOURCE)], env=environment, stdout=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    lanes = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert lanes[0] == lanes[1] and int(lanes[0]) in (4, 8, 16)
+    (left,) = (tmp_path / "new" / "cache").iterdir()  # one library, no temporary file
+    assert left.name.startswith("scan-") and left.suffix == ".so"
+
+
+@needs_compiler
+def test_a_compiled_library_is_taken_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZIGMA_BENCH_CACHE", str(tmp_path))
+    source = tmp_path / "one.cpp"
+    source.write_text('extern "C" int one() { return 1; }')
+    first = compiler.compiled(source)
+    written = first.stat().st_mtime_ns
+    assert compiler.compiled(source) == first and first.stat().st_mtime_ns == written
+    source.write_text('extern "C" int one() { return 2; }')
+    second = compiler.compiled(source)
+    assert second != first and ctypes.CDLL(str(second)).one() == 2 and ctypes.CDLL(str(first)).one() == 1
+
+
+@needs_compiler
+def test_a_source_that_does_not_compile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZIGMA_BENCH_CACHE", str(tmp_path / "cache"))
+    source = tmp_path / "broken.cpp"
+    source.write_text("int one( {")
+    with pytest.raises(NotReady, match=r"can't be compiled by .*error"):
+        compiler.compiled(source)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_named_compiler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(NotReady, match="got 'no-such-compiler'"):
+        compiler.require_compiler()
+
+
+def test_a_cache_folder_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if compiler.find_compiler() is None:
+        pytest.skip("no C++ compiler")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ZIGMA_BENCH_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(NotReady, match="set ZIGMA_BENCH_CACHE"):
+        compiler.compiled(SOURCE)
+
+
+def _apply(name: str, x: np.ndarray[tuple[int], np.dtype[np.float32]]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    values = x.copy()
+    function = getattr(compiler.library(SOURCE), name)
+    function.argtypes, function.restype = (ctypes.c_void_p, ctypes.c_int64), None
+    function(values.ctypes.data, len(values))
+    return values.astype(np.float64)
+
+
+@needs_compiler
+def test_the_own_exponential_is_accurate() -> None:
+    x = np.concatenate([np.linspace(-87, 0, 400_001), -np.logspace(-12, 1.9, 10_001)]).astype(np.float32)
+    exact = np.exp(x.astype(np.float64))
+    assert np.abs(_apply("scan_exp", x) / exact - 1).max() < 3e-7
+
+
+@needs_compiler
+def test_the_own_softplus_is_accurate_and_stable() -> None:
+    x = np.concatenate([np.linspace(-87, 87, 400_001), np.linspace(-1, 1, 10_001)]).astype(np.float32)
+    exact = np.logaddexp(x.astype(np.float64), 0)
+    assert np.abs(_apply("scan_softplus", x) / exact - 1).max() < 6e-7
+    far = _apply("scan_softplus", np.array([1e4, -1e4, np.inf, np.nan], dtype=np.float32))
+    assert far[0] == 1e4 and 0 <= far[1] < 1e-37 and far[2] == np.inf and np.isnan(far[3])

@@ -1,0 +1,121 @@
+"""Tables from stored records with known answers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pytest
+
+from zigma_bench.errors import ComparisonRefused, UsageError
+from zigma_bench.record import Measurement, Record
+from zigma_bench.reports.render import significant, to_csv, to_json, to_markdown, to_rich
+from zigma_bench.reports.table import find_tables, read_table
+from zigma_bench.store import stage_folder, write_json, write_record
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A results folder with a floor, two scans of three seeds, and a ceiling."""
+    folder, cells = tmp_path / "suite", []
+
+    def add(role, backbone, scan, seed, value, *, smoke=False, fingerprint=None, **rest):
+        identity, name = f"{role}{backbone}{scan}{seed}".ljust(12, "0"), f"{role}-{backbone}-{scan}-{seed}"
+        cells.append({
+            "folder": name, "stages": {"quality": identity}, "role": role, "seed": seed, "backbone": backbone,
+            "scan": scan, "smoke": smoke, "parameters": 10, "forward_flops": 20, "scanned_ratio": 1.0, "tokens": 4,
+        })  # fmt: skip
+        if value is not None:
+            measurement = Measurement.of("fd", value, "1", fingerprint=fingerprint or {"n_samples": 9})
+            facts = {"stage": "quality", "identity": identity, "cell": {}, "status": "done", **rest}
+            write_record(stage_folder(folder / name, "quality", identity), Record(measurements=(measurement,), **facts))
+        table = {
+            "format": 1, "suite": "suite", "question": "Why?", "smoke": smoke, "budget": {"images": 5},
+            "reference": "train", "sample_count": 9, "residual": ["official"], "cells": cells,
+        }  # fmt: skip
+        write_json(folder / "table.json", table)
+        return folder
+
+    return add
+
+
+def test_mean_and_spread_over_seeds(store):
+    for seed, value in enumerate((1.0, 2.0, 6.0)):
+        store("cell", "zigma", "raster", seed, value)
+    store("ceiling", "untrained", None, 0, 9.0)
+    folder = store("floor", "held-out", None, 0, 0.5)
+    floor, row, ceiling = read_table(folder).rows
+    assert (floor.role, row.role, ceiling.role) == ("floor", "cell", "ceiling")
+    statistic = row.metrics["fd"]
+    assert statistic.mean == 3.0
+    assert statistic.sd == pytest.approx(7**0.5)
+    assert (statistic.n, row.seed_count, row.status) == (3, 3, "done")
+    assert ceiling.metrics["fd"].sd is None
+
+
+def test_json_holds_the_promised_shape(store):
+    folder = store("cell", "zigma", "raster", 0, 1.0)
+    (row,) = json.loads(to_json(find_tables([folder])))["rows"]
+    assert {"role", "backbone", "scan", "seed_count", "status", "smoke", "metrics"} <= set(row)
+    assert row["metrics"]["fd"] | {"reason": None} == {"mean": 1.0, "sd": None, "n": 1, "unit": "1", "reason": None}
+
+
+def test_unlike_fingerprints_are_refused_with_the_field(store):
+    store("cell", "zigma", "raster", 0, 1.0)
+    folder = store("cell", "zigma", "zigzag", 0, 1.0, fingerprint={"n_samples": 8})
+    with pytest.raises(ComparisonRefused, match="two figures called fd differ in n_samples") as caught:
+        read_table(folder)
+    assert caught.value.exit_code == 4
+
+
+def test_smoke_does_not_stand_beside_real_runs(store):
+    store("cell", "zigma", "raster", 0, 1.0)
+    with pytest.raises(ComparisonRefused, match="smoke runs stand beside real ones"):
+        read_table(store("cell", "zigma", "zigzag", 0, 1.0, smoke=True))
+
+
+def test_a_failed_and_a_missing_cell_are_rows_with_their_reason(store):
+    store("cell", "zigma", "raster", 0, 1.0)
+    store("cell", "zigma", "zigzag", 0, 1.0, status="failed", reason="the loss became nan at step 3")
+    table = read_table(store("cell", "dit", None, 0, None))
+    assert [row.status for row in table.rows] == ["done", "failed", "missing"]
+    text = to_markdown([table])
+    assert "the loss became nan at step 3" in text
+    assert "1 of 1 seeds are not done" in text
+    assert to_rich(table).row_count == 3
+
+
+def test_a_nan_is_shown_as_missing_with_its_reason(store):
+    table = read_table(store("cell", "zigma", "raster", 0, float("nan")))
+    statistic = table.rows[0].metrics["fd"]
+    assert (statistic.mean, statistic.n, statistic.reason) == (None, 0, "the value is nan")
+    assert "the value is nan" in to_markdown([table])
+
+
+def test_csv_runs_no_formula(store):
+    folder = store("cell", "=cmd()", "raster", 0, 1.0)
+    (line,) = csv.DictReader(io.StringIO(to_csv(find_tables([folder]))))
+    assert line["backbone"] == "'=cmd()"
+    assert float(line["mean"]) == 1.0
+
+
+def test_folders_without_results(tmp_path):
+    with pytest.raises(UsageError, match="no such results folder"):
+        find_tables([tmp_path / "nowhere"])
+    with pytest.raises(UsageError, match="no suite has left results here"):
+        find_tables([tmp_path])
+
+
+def test_a_newer_table_is_refused(store):
+    folder = store("cell", "zigma", "raster", 0, 1.0)
+    data = json.loads((folder / "table.json").read_text())
+    (folder / "table.json").write_text(json.dumps(data | {"format": 99}))
+    with pytest.raises(ComparisonRefused, match="update zigma-bench"):
+        find_tables([folder])
+
+
+def test_figures_are_readable():
+    assert [significant(v) for v in (1234.56, 12.3456, 0.00123456, 0.0, 1e12, -3.0)] == [
+        "1,235", "12.35", "0.001235", "0", "1e+12", "-3.000",
+    ]  # fmt: skip

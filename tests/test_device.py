@@ -1,0 +1,58 @@
+"""Devices: found without torch, and refused where they are not there."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from zigma_bench import device
+from zigma_bench.errors import NotReady, UsageError
+
+
+@pytest.fixture
+def cards(monkeypatch):
+    """Pretend that nvidia-smi lists some cards."""
+
+    def pretend(*names, visible=None):
+        device.nvidia_cards.cache_clear()
+        monkeypatch.setattr(device.shutil, "which", lambda program: "/bin/nvidia-smi" if names else None)
+        answer = subprocess.CompletedProcess([], 0, stdout="\n".join(names))
+        monkeypatch.setattr(device.subprocess, "run", lambda *words, **rest: answer)
+        if visible is None:
+            monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        else:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+
+    yield pretend
+    device.nvidia_cards.cache_clear()
+
+
+def test_auto_takes_the_first_card_or_the_cpu(cards):
+    cards("H100", "A100")
+    assert device.find_device("auto") == device.Device("cuda:0", "H100")
+    assert device.find_device("cuda:1") == device.Device("cuda:1", "A100")
+    assert device.find_device("cpu").type == "cpu"
+    cards("H100", "A100", visible="1")
+    assert device.find_device("auto") == device.Device("cuda:0", "A100")
+    cards("H100", "A100", visible="1,-1,0")
+    assert device.nvidia_cards() == ("A100",)
+    for hidden in ("", "-1"):
+        cards("H100", visible=hidden)
+        assert device.find_device("auto").name == "cpu"
+    cards("H100", visible="")
+    assert device.find_device("auto").name == "cpu"
+    cards()
+    assert device.find_device("auto").name == "cpu"
+
+
+def test_what_is_not_there_is_refused(cards):
+    cards("H100")
+    with pytest.raises(NotReady, match="there is no device cuda:1"):
+        device.find_device("cuda:1")
+    cards()
+    with pytest.raises(NotReady, match="cuda:0"):
+        device.find_device("cuda")
+    for wrong in ("tpu", "cuda:", "cuda:x", ""):
+        with pytest.raises(UsageError, match="there is no such device"):
+            device.find_device(wrong)

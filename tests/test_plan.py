@@ -1,0 +1,196 @@
+"""Plans: what is resolved, what stops them, and what an identity depends on."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from zigma_bench.errors import NotReady, UsageError, ZigmaBenchError
+from zigma_bench.plan import make_plan
+from zigma_bench.plugins import catalogue
+from zigma_bench.suite import load_suite
+
+
+def plan(path, *, smoke=False, settings=()):
+    suite, source = load_suite(path, settings=settings)
+    return make_plan(suite, source, catalogue(), smoke=smoke)
+
+
+def test_cells_are_backbones_by_scans_by_seeds(write_suite):
+    made = plan(write_suite())
+    assert [c.label for c in made.cells] == [
+        "zigma · raster · seed 0", "zigma · raster · seed 1",
+        "zigma · zigzag paths=8 · seed 0", "zigma · zigzag paths=8 · seed 1",
+        "dit · seed 0", "dit · seed 1",
+        "floor · held-out images · seed 0", "ceiling · untrained zigma · raster · seed 0",
+    ]  # fmt: skip
+    zigma = made.cells[0]
+    assert zigma.tokens == 16
+    assert zigma.train_steps == 4
+    assert zigma.stages == ("train", "sample", "quality")
+    assert made.cells[-1].stages == ("sample", "quality")
+    assert zigma.backbone.options["drop_path"] == 0.1  # defaults are written out
+
+
+def test_an_order_free_backbone_is_one_cell_whatever_the_scans(write_suite):
+    dit = "- backbone: {name: dit, width: 32, depth: 2, patch: 2}"
+    path = write_suite((dit, dit + "\n    scans: [raster, zigzag]"))
+    assert sum(c.backbone_label == "dit" for c in plan(path).cells) == 2  # two seeds
+
+
+def test_vision_mamba_takes_its_own_scan_and_no_single_path(write_suite):
+    made = plan(write_suite(("{name: dit, width: 32", "{name: vision-mamba, width: 32")))
+    assert made.cells[4].scan_label == "bidirectional mode=parallel"
+    assert made.cells[4].scanned_ratio == 2
+    path = write_suite(("{name: dit, width: 32, depth: 2, patch: 2}",
+                        "{name: vision-mamba, width: 32, depth: 2, patch: 2}\n    scans: [raster]"))  # fmt: skip
+    with pytest.raises(NotReady, match="two paths with separate parameters"):
+        plan(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "code", "words"),
+    [
+        ("name: zigzag", "name: zigzga", 2, ["no scan is called 'zigzga'", "did you mean 'zigzag'", ":6"]),
+        ("paths: 8", "paths: 9", 2, ["option 'paths'", "from 1 to 8", "got 9", ":6"]),
+        ("paths: 8", "path: 8", 2, ["has no option 'path'", "did you mean 'paths'"]),
+        ("paths: 8", "paths: '8'", 2, ["option 'paths'", "got '8'"]),
+        ("{name: zigma, width: 32", "{name: zigmo, width: 32", 2, ["no backbone is called 'zigmo'", ":5"]),
+        ("{name: zigma, width: 32", "{name: zigma, widht: 32", 2, ["did you mean 'width'"]),
+        ("{name: zigma, width: 32, depth: 2", "{name: zigma, depth: 2", 2, ["needs the option 'width'"]),
+        ("patch: 2}\n    scans", "patch: 3}\n    scans", 3, ["3 x 3 do not divide an image of 8 x 8", ":"]),
+        ("name: digits", "name: digitz", 2, ["no dataset is called 'digitz'", "did you mean 'digits'"]),
+        ("quality: [val-loss]", "quality: [val-los]", 2, ["no metric is called 'val-los'", "did you mean 'val-loss'"]),
+        ("seeds: [0, 1]", "baseline: {backbone: zigma, scan: sweep}", 2, ["the baseline is no row of this suite"]),
+        ("seeds: [0, 1]", "backend: fussed", 2, ["no backend is called 'fussed'"]),
+        ("scans: [raster, ", "scans: [raster, raster, ", 2, ["stands twice"]),
+        ("{name: zigma, width: 32, depth: 2, patch: 2}", "{name: zigma, size: Q/2}", 2, ["no size 'Q/2'"]),
+        ("{name: zigma, width: 32, depth: 2", "{name: zigma, size: S/2, depth: 2", 2, ["already says depth"]),
+        ("width: 32, depth: 2, patch: 2}\nseeds", "width: 36, depth: 2, patch: 2}\nseeds", 3, ["heads"]),
+    ],
+)  # fmt: skip
+def test_faults(write_suite, old, new, code, words):
+    path = write_suite((old, new))
+    with pytest.raises(ZigmaBenchError) as caught:
+        plan(path)
+    assert caught.value.exit_code == code
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_named_sizes(write_suite):
+    made = plan(write_suite(("{name: zigma, width: 32, depth: 2, patch: 2}", "{name: zigma, size: B/2}")))
+    assert made.cells[0].backbone.options["width"] == 768
+    assert len(made.cells[0].order_digests) == 24
+
+
+def test_a_budget_of_flops_buys_fewer_images_of_a_costlier_cell(write_suite):
+    made = plan(write_suite(("{images: 64}", "{flops: 1e9}"), ("{name: dit, width: 32", "{name: dit, width: 64")))
+    cheap, dear = made.cells[0], made.cells[4]
+    for cell in (cheap, dear):
+        spent = 3 * cell.train_images * sum(cell.forward_flops.values())
+        assert 0.9e9 < spent <= 1e9
+    assert cheap.train_images != dear.train_images
+
+
+def test_identity_holds_what_can_change_a_result_and_nothing_else(write_suite):
+    cell = plan(write_suite()).cells[0]
+
+    def after(*replacements, settings=()):
+        return plan(write_suite(*replacements, name="other.yaml"), settings=settings).cells[0]
+
+    def same(other, stage, card="a"):
+        return cell.identity(stage, card="a") == other.identity(stage, card=card)
+
+    assert same(after(("# Does", "# Why")), "quality")
+    assert same(after(("name: tiny", "name: other")), "quality")
+    assert same(after(("count: 32", "count: 64")), "train")
+    assert not same(after(("count: 32", "count: 64")), "sample")
+    assert same(after(("batch: 16, evaluations", "batch: 8, evaluations")), "sample")
+    assert not same(after(("{batch: 16}", "{batch: 16, ema: 0.5}")), "train")
+    assert not same(after(("split: train", "split: validation")), "quality")
+    assert same(after(("split: train", "split: validation")), "sample")
+    assert not same(after(settings=["backend=torch"]), "train")
+    assert not same(after(settings=["data.validation=900"]), "train")
+    assert same(after(), "quality", card="b")
+    raster, zigzag = plan(write_suite()).cells[0], plan(write_suite()).cells[2]
+    assert raster.identity("train", card="") != zigzag.identity("train", card="")
+
+
+def test_the_floor_stands_for_any_recipe(write_suite):
+    floor = next(c for c in plan(write_suite()).cells if c.role == "floor")
+    other = next(c for c in plan(write_suite(("{batch: 16}", "{batch: 8}"))).cells if c.role == "floor")
+    assert floor.identity("quality", card="") == other.identity("quality", card="")
+
+
+def test_only_keeps_the_anchors(write_suite):
+    made = plan(write_suite()).only("zigzag")
+    assert [c.role for c in made.cells] == ["cell", "cell", "floor", "ceiling"]
+    with pytest.raises(UsageError, match="no cell matches"):
+        plan(write_suite()).only("hilbert")
+
+
+def test_fid_without_weights_is_missing_and_in_smoke_is_not(write_suite, tmp_path, monkeypatch):
+    monkeypatch.setenv("ZIGMA_BENCH_WEIGHTS", str(tmp_path))
+    path = write_suite(("[val-loss]", "[val-loss, fid]"))
+    text = "; ".join(item.what for item in plan(path).missing)
+    assert "2,048" in text
+    assert "inception" in text.lower()
+    with pytest.raises(NotReady):
+        plan(path).check_ready()
+    assert plan(path, smoke=True).missing == ()
+
+
+def test_smoke_is_toy_scale_on_embedded_data(write_suite):
+    cell = plan(write_suite(("width: 32, depth: 2, patch: 2}\n    scans", "size: B/2}\n    scans")), smoke=True).cells[
+        0
+    ]
+    assert (cell.smoke, cell.data.name, cell.train_images) == (True, "digits", 64)
+    assert cell.backbone.options["width"] == 32
+
+
+def test_planning_needs_no_torch(write_suite):
+    code = (
+        "import sys; from pathlib import Path; from zigma_bench.runner.prepare import prepare;"
+        f"prepare(Path({str(write_suite())!r}), settings=[], only=None, smoke=False);"
+        "assert 'torch' not in sys.modules and 'sklearn' not in sys.modules and 'datasets' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_two_sizes_of_one_backbone_have_one_toy(write_suite):
+    two = ("  - backbone: {name: dit", "  - {backbone: {name: zigma, width: 64, depth: 2, patch: 2}, scans: [raster]}\n"
+           "  - backbone: {name: dit")  # fmt: skip
+    made = plan(write_suite(two, ("scans: [raster, {name: zigzag, paths: 8}]", "scans: [raster]")))
+    assert {c.backbone_label for c in made.cells if c.role == "cell"} == {"zigma width=32", "zigma width=64", "dit"}
+    toys = plan(write_suite(two, ("scans: [raster, {name: zigzag, paths: 8}]", "scans: [raster]")), smoke=True)
+    assert [c.backbone_label for c in toys.cells if c.role == "cell"] == ["zigma", "dit"]
+
+
+def test_a_metric_stands_once(write_suite):
+    with pytest.raises(UsageError, match="the metric 'fd-efflite0' stands twice"):
+        plan(write_suite(("[val-loss]", "[fd-efflite0, {name: fd-efflite0, size: 128}]")))
+
+
+def test_weights_enter_the_identity_of_quality_alone(write_suite, tmp_path):
+    weights = tmp_path / "w.pth"
+    path = write_suite(("[val-loss]", f"[{{name: fid, weights: {weights}}}]"))
+    found = []
+    for content in (b"one", b"two"):
+        weights.write_bytes(content)
+        found.append(plan(path).cells[0])
+    assert found[0].identity("quality", card="") != found[1].identity("quality", card="")
+    assert found[0].identity("sample", card="") == found[1].identity("sample", card="")
+
+
+def test_the_batch_of_a_sample_counts_for_dopri5_alone(write_suite):
+    def identity(*replacements):
+        return plan(write_suite(*replacements, name="b.yaml")).cells[0].identity("sample", card="")
+
+    solver = ("evaluations: 2", "solver: dopri5")
+    assert identity() == identity(("count: 32, batch: 16", "count: 32, batch: 8"))
+    assert identity(solver) != identity(solver, ("count: 32, batch: 16", "count: 32, batch: 8"))
+    assert identity() == identity(("evaluations: 2", "evaluations: 2, rtol: 0.1"))
+    assert identity(("evaluations: 2", "evaluations: 50")) == identity((", evaluations: 2", ""))

@@ -1,0 +1,109 @@
+"""Suites: what is read, and every fault with its file, line, key, expected, got and nearest."""
+
+from __future__ import annotations
+
+import pytest
+
+from zigma_bench.errors import UsageError
+from zigma_bench.suite import load_suite
+
+
+def fault(path, **rest) -> str:
+    with pytest.raises(UsageError) as caught:
+        load_suite(path, **rest)
+    assert caught.value.exit_code == 2
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def test_reads_every_key(write_suite):
+    suite, source = load_suite(write_suite())
+    assert source.question == "Does the test suite run?"
+    assert [c.backbone.name for c in suite.compare] == ["zigma", "dit"]
+    assert suite.compare[0].scans[1].options == {"paths": 8}
+    assert suite.seeds == (0, 1)
+    assert suite.train.learning_rate == 1e-4
+    assert source.where("compare", 0, "scans", 1).startswith(f"{source.file}:6")
+
+
+def test_numbers_are_those_of_yaml_1_2(write_suite):
+    suite, _ = load_suite(write_suite(("{batch: 16}", "{batch: 016, learning_rate: 1e-3, ema: 0}")))
+    assert suite.train.batch == 16
+    assert suite.train.learning_rate == 1e-3
+    assert suite.train.ema == 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("name: tiny", "nme: tiny", ["suite.yaml:2", "unknown key 'nme'", "did you mean 'name'"]),
+        ("budget: {images: 64}", "budget: {imags: 64}", [":9", "budget.imags", "did you mean 'images'"]),
+        ("budget: {images: 64}", "budget: {images: '64'}", [":9", "budget.images", "valid integer", "got '64'"]),
+        ("budget: {images: 64}", "budget: {images: 64, flops: 1e9}", ["exactly one of images, flops and seconds"]),
+        ("budget: {images: 64}", "budget: {images: 0}", ["budget.images", "greater than or equal to 1", "got 0"]),
+        ("seeds: [0, 1]", "seeds: [0, 0]", [":8", "a seed stands twice"]),
+        ("seeds: [0, 1]", "seeds: [0, 1.5]", [":8", "seeds.1", "valid integer"]),
+        ("seeds: [0, 1]", "seeds: [0, 1]\nseeds: [2]", [":9", "the key 'seeds' stands twice"]),
+        ("{batch: 16}", "{batch: 16, precision: fp8}", ["train.precision", "'auto', 'fp32' or 'bf16'", "got 'fp8'"]),
+        ("evaluations: 2", "solver: heun, evaluations: 3", ["heun takes an even number"]),
+        ("evaluations: 2", "solver: dopri5, evaluations: 3", ["dopri5 chooses its evaluations itself"]),
+        ("data: {name: digits}", "data: &d {name: digits}", [":3", "anchors, aliases and tags"]),
+        ("data: {name: digits}", "data: !!python/object:os.system {name: digits}", ["anchors, aliases and tags"]),
+        ("name: tiny", "name: ../../etc", ["key name", "got '../../etc'"]),
+        ("name: tiny", "name: [tiny", ["this is no YAML"]),
+        ("name: tiny", "1: tiny", [":2", "a key is not text"]),
+        ("name: tiny", "name: tiny-smoke", ["kept for smoke runs"]),
+        ("{images: 64}", "{images: 1_0}", ["budget.images", "valid integer", "got '1_0'"]),
+        ("{images: 64}", "{seconds: 1e999}", ["budget.seconds", "finite number"]),
+        ("seeds: [0, 1]", "efficiency: {stages: [sample, sample]}", ["a stage stands twice"]),
+    ],
+)
+def test_faults_say_where_and_what(write_suite, old, new, words):
+    text = fault(write_suite((old, new)))
+    for word in words:
+        assert word in text
+
+
+@pytest.mark.parametrize(
+    ("content", "word"), [("", "empty"), ("# only\n", "empty"), ("- a\n", "a list"), ("x", "a single value")]
+)
+def test_a_suite_that_is_no_mapping(tmp_path, content, word):
+    path = tmp_path / "s.yaml"
+    path.write_text(content)
+    assert word in fault(path)
+
+
+def test_an_alias_bomb_is_refused_unread(tmp_path):
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 10)]
+    path = tmp_path / "bomb.yaml"
+    path.write_text("\n".join(lines))
+    assert "anchors, aliases and tags" in fault(path)
+
+
+def test_a_missing_file_suggests_its_neighbour(write_suite, tmp_path):
+    write_suite()
+    text = fault(tmp_path / "suit.yaml")
+    assert "there is no such suite" in text
+    assert "did you mean 'suite.yaml'" in text
+
+
+def test_a_file_that_is_no_text(tmp_path):
+    path = tmp_path / "s.yaml"
+    path.write_bytes(b"\xff\xfe\x00")
+    assert "can't be read" in fault(path)
+
+
+def test_settings_are_laid_over_the_file(write_suite):
+    path = write_suite()
+    suite, _ = load_suite(path, settings=["budget.images=20000", "compare.0.scans.1.paths=2", "data.validation=500"])
+    assert suite.budget.images == 20_000
+    assert suite.compare[0].scans[1].options == {"paths": 2}
+    assert suite.data.options == {"validation": 500}
+    suite, _ = load_suite(path, settings=["compare.0.scans.0.paths=2"])
+    assert suite.compare[0].scans[0].model_dump() == {"name": "raster", "paths": 2}
+    assert "--set budget.images=x" in fault(path, settings=["budget.images=x"])
+    assert "KEY.PATH=VALUE" in fault(path, settings=["budget"])
+    assert "is no place of a list" in fault(path, settings=["compare.7.scans=[raster]"])
+    assert "did you mean 'budget'" in fault(path, settings=["budgt.images=3"])

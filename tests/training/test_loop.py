@@ -1,0 +1,159 @@
+"""Training: the same after a restart, the same data whatever the network, and a NaN that is caught."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from zigma_bench.errors import Interrupted, NotFinite
+from zigma_bench.images import ArrayImages
+from zigma_bench.suite import Train
+from zigma_bench.training import loop
+from zigma_bench.training.checkpoint import load_checkpoint, save_checkpoint
+from zigma_bench.training.ema import update_ema
+from zigma_bench.training.loop import Goal, batch_indices, learning_rate, train
+
+IMAGES = ArrayImages(np.random.default_rng(0).integers(0, 256, (50, 1, 4, 4), dtype=np.uint8))
+RECIPE = Train(batch=8, learning_rate=1e-2, ema=0.5, schedule="cosine", warmup_images=16, gradient_clip=1.0, flip=True)
+
+
+class Tiny(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(17, 16)
+        self.drop = nn.Dropout(0.2)
+
+    def forward(self, x, t):
+        flat = torch.cat([x.flatten(1), t[:, None]], dim=1)
+        return self.drop(self.layer(flat)).reshape(x.shape)
+
+
+def run(folder, steps=30, stop_at=None, network=None):
+    network = network or Tiny()
+    seen: list[int] = []
+
+    def stopped():
+        seen.append(1)
+        return stop_at is not None and len(seen) >= stop_at
+
+    ema, progress = train(
+        network, IMAGES, recipe=RECIPE, goal=Goal(steps, None), seed=3, device=torch.device("cpu"), folder=folder,
+        tell=lambda done, text: None, stopped=stopped,
+    )  # fmt: skip
+    return network, ema, progress
+
+
+def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path):
+    whole, whole_ema, progress = run(tmp_path / "a")
+    with pytest.raises(Interrupted):
+        run(tmp_path / "b", stop_at=13)
+    again, again_ema, again_progress = run(tmp_path / "b")
+    for one, other in ((whole, again), (whole_ema, again_ema)):
+        for a, b in zip(one.parameters(), other.parameters(), strict=True):
+            assert torch.equal(a, b)
+    assert progress.step == 30
+    assert progress.curve[-1][0] == 240
+    assert progress.curve == again_progress.curve  # the looks at the loss fall on the same steps, whatever the stops
+
+
+def test_a_broken_checkpoint_is_passed_over(tmp_path):
+    network, ema = Tiny(), Tiny()
+    optimizer = torch.optim.AdamW(network.parameters())
+    network.layer.weight.sum().backward()
+    optimizer.step()
+    for step in (5, 10, 15):
+        with torch.no_grad():
+            network.layer.bias.fill_(step)
+        save_checkpoint(tmp_path, step, network, ema, optimizer, {"seconds": 0.0, "curve": []})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-000000010", "checkpoint-000000015"]
+    weights = tmp_path / "checkpoint-000000015" / "network.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4])
+    state = load_checkpoint(tmp_path, network, ema, optimizer)
+    assert state["step"] == 10
+    assert network.layer.bias[0] == 10
+
+
+def test_every_epoch_sees_every_image_once_in_another_order():
+    first = np.concatenate([batch_indices(50, 10, 0, step) for step in range(5)])
+    second = np.concatenate([batch_indices(50, 10, 0, step) for step in range(5, 10)])
+    assert sorted(first) == sorted(second) == list(range(50))
+    assert not np.array_equal(first, second)
+    across = batch_indices(50, 30, 0, 1)  # 20 of the first epoch, 10 of the second
+    assert len(set(across[:20])) == 20
+    assert not np.array_equal(batch_indices(50, 10, 0, 0), batch_indices(50, 10, 1, 0))
+    assert len(batch_indices(3, 10, 0, 0)) == 10  # a batch larger than the set
+
+
+def test_a_nan_ends_the_training_and_names_the_step(tmp_path):
+    class Breaks(Tiny):
+        calls = 0
+
+        def forward(self, x, t):
+            self.calls += torch.is_grad_enabled()  # the warm-up is no step
+            out = super().forward(x, t)
+            return out * torch.nan if self.calls == 7 else out
+
+    with pytest.raises(NotFinite, match="at step 7"):
+        run(tmp_path, network=Breaks())
+
+
+def test_the_rate_warms_up_and_decays():
+    recipe = Train(batch=10, learning_rate=1.0, warmup_images=90, schedule="cosine")
+    assert learning_rate(recipe, 0, 0.0) == pytest.approx(0.1)
+    assert learning_rate(recipe, 90, 0.0) == 1.0
+    assert learning_rate(recipe, 500, 0.5) == pytest.approx(0.5)
+    assert learning_rate(recipe, 1000, 1.0) == pytest.approx(0.0)
+    constant = Train(batch=10, learning_rate=1.0)
+    assert learning_rate(constant, 0, 0.0) == learning_rate(constant, 9999, 0.99) == 1.0
+
+
+def test_a_budget_of_seconds_ends_and_counts_what_it_saw(tmp_path, monkeypatch):
+    clock = iter(np.arange(0, 1000, 0.5))
+    monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(clock)))
+    _, progress = train(
+        Tiny(), IMAGES, recipe=RECIPE, goal=Goal(None, 10.0), seed=0, device=torch.device("cpu"), folder=tmp_path,
+        tell=lambda done, text: None, stopped=lambda: False,
+    )[0:2]  # fmt: skip
+    assert progress.seconds >= 10
+    assert 5 < progress.step < 20
+
+
+def test_ema_is_the_stated_average():
+    average, network = Tiny(), Tiny()
+    with torch.no_grad():
+        average.layer.weight.fill_(1.0)
+        network.layer.weight.fill_(3.0)
+    update_ema(average, network, 0.75)
+    assert torch.allclose(average.layer.weight, torch.tensor(1.5))
+
+
+def test_state_is_plain_json(tmp_path):
+    with pytest.raises(Interrupted):
+        run(tmp_path, stop_at=4)
+    (folder,) = tmp_path.glob("checkpoint-*")
+    state = json.loads((folder / "state.json").read_text())
+    assert state["step"] == 4
+    assert set(json.loads((folder / "manifest.json").read_text())) == {
+        "network.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json",
+    }  # fmt: skip
+
+
+def test_dropped_paths_are_drawn_apart_from_the_times():
+    """The first uniforms of the global generator must not be the times of the batch."""
+    seen = {}
+
+    class Watching(Tiny):
+        def forward(self, x, t):
+            seen["t"], seen["uniform"] = t.clone(), torch.rand(len(t))
+            return super().forward(x, t)
+
+    network = Watching()
+    optimizer = torch.optim.AdamW(network.parameters())
+    loop.train_step(network, optimizer, IMAGES, RECIPE, 3, 0, 1e-3, torch.device("cpu"))
+    assert not torch.equal(seen["t"], seen["uniform"])
+    assert abs(torch.corrcoef(torch.stack([seen["t"], seen["uniform"]]))[0, 1]) < 0.99

@@ -1,0 +1,40 @@
+"""`zigma-bench` and `python -m zigma_bench`: errors become one paragraph and an exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+CLICK_INTERRUPTED = 130  # how Typer answers a KeyboardInterrupt
+
+
+def main() -> None:
+    """Run the command line; exit codes: 0 done, 1 a cell failed, 2 usage, 3 can't run, 4 refused, 75 interrupted."""
+    if sys.argv[1:] == ["--version"]:
+        from zigma_bench import __version__
+
+        print(f"zigma-bench {__version__}")
+        return
+    from zigma_bench.errors import ZigmaBenchError
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        from zigma_bench.cli.app import app
+
+        app(standalone_mode=True)
+    except ZigmaBenchError as error:
+        print(f"zigma-bench: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except SystemExit as end:
+        if end.code == CLICK_INTERRUPTED:
+            print("zigma-bench: interrupted; the same command goes on where it stopped", file=sys.stderr)
+            sys.exit(75)
+        raise
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

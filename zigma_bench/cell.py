@@ -1,0 +1,241 @@
+"""The life of one cell: train, sample, quality, efficiency, and a record of each."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zigma_bench.device import Device
+from zigma_bench.errors import Interrupted, NotReady, ZigmaBenchError
+from zigma_bench.images import Images, Splits, Subset
+from zigma_bench.plan import Cell, Stage, cell_routes
+from zigma_bench.plugins import catalogue
+from zigma_bench.record import Measurement, Record
+from zigma_bench.store import SPEC, stage_folder, write_json, write_record
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+Tell = Callable[[int, str], None]
+
+
+@dataclass
+class Life:
+    """What every stage of a cell is given."""
+
+    cell: Cell
+    folder: Path
+    cache: Path
+    device: Device
+    emit: Callable[[dict[str, Any]], None]
+    stopped: Callable[[], bool]
+
+    def stage_folder(self, stage: Stage) -> Path:
+        return stage_folder(self.folder, stage, self.cell.identity(stage, card=self.device.card))
+
+    def teller(self, stage: Stage, total: int | None) -> Tell:
+        base = {"event": "progress", "stage": stage, "total": total}
+        return lambda done, text: self.emit({**base, "done": done, "text": text})
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The images of a cell by use: no image of `train` is in `validation`, and none of `floor` in `reference`."""
+
+    train: Images
+    validation: Images
+    floor: Images
+    reference: Images
+
+
+class StageFailed(Exception):
+    """A stage left a failed record; the later ones of the cell can't run."""
+
+
+def run_stage(life: Life, stage: Stage) -> int:
+    """Do one stage and leave its record; a failure leaves a record with the reason and ends the cell."""
+    from zigma_bench.provenance import provenance
+
+    folder = life.stage_folder(stage)
+    started = time.time()
+    identity = life.cell.identity(stage, card=life.device.card)
+    facts = life.cell.model_dump(mode="json")
+    write_json(folder / SPEC, {"stage": stage, "identity": identity, "cell": facts})
+    life.emit({"event": "start", "stage": stage})
+    try:
+        measurements, details = STAGES[stage](life, folder)
+    except Interrupted:
+        raise
+    except Exception as error:  # whatever it was, it is this cell's row, and the other cells go on
+        traceback.print_exc()
+        reason = str(error) if isinstance(error, ZigmaBenchError) else f"{type(error).__name__}: {error}"
+        origin = provenance(life.cell, life.device, started)
+        write_record(folder, Record(stage, identity, facts, "failed", reason=reason, provenance=origin))
+        life.emit({"event": "failed", "stage": stage, "text": reason})
+        raise StageFailed from None
+    origin = provenance(life.cell, life.device, started)
+    write_record(folder, Record(stage, identity, facts, "done", tuple(measurements), None, origin, details))
+    if stage == "train":
+        from zigma_bench.training.checkpoint import drop_checkpoints
+
+        drop_checkpoints(folder)  # not before the record: until then they are all that a kill would leave
+    life.emit({"event": "done", "stage": stage, "seconds": time.time() - started})
+    return 0
+
+
+def train_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str, Any]]:
+    """Train to the budget and keep the weights and their EMA."""
+    import torch
+
+    from zigma_bench.training.checkpoint import save_weights
+    from zigma_bench.training.loop import Goal, train
+
+    cell, parts = life.cell, load_parts(life.cell)
+    network = build(cell, life.device.type).to(life.device.name)
+    goal = Goal(cell.train_steps, cell.train_seconds)
+    total = None if cell.train_steps is None else cell.train_steps * cell.train.batch
+    ema, progress = train(
+        network,
+        parts.train,
+        recipe=cell.train,
+        goal=goal,
+        seed=cell.seed,
+        device=torch.device(life.device.name),
+        folder=folder,
+        tell=life.teller("train", total),
+        stopped=life.stopped,
+    )
+    save_weights(folder / "ema.safetensors", ema)
+    save_weights(folder / "network.safetensors", network)
+    images = progress.step * cell.train.batch
+    loss = Measurement.of("train-loss", progress.curve[-1][1], "1", fingerprint={"images": images})
+    return [loss], {"images": images, "steps": progress.step, "seconds": progress.seconds, "curve": progress.curve}
+
+
+def sample_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str, Any]]:
+    """Draw the images, a part at a time, and a grid of the first 64; the floor's are held-out images."""
+    from zigma_bench.sampling import SAMPLES, draw_images, save_array, write_grid
+
+    cell = life.cell
+    if cell.role == "floor":
+        pixels, evaluations = load_parts(cell).floor.take(range(cell.sample.count)), 0
+        save_array(folder / SAMPLES, pixels)
+    else:
+        tell = life.teller("sample", cell.sample.count)
+        pixels, evaluations = draw_images(cell, folder, _network_of(life), life.device, tell, life.stopped)
+    write_grid(folder / "grid.png", pixels)
+    return [], {"count": len(pixels), "evaluations": evaluations}
+
+
+def quality_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str, Any]]:
+    """Every metric of the suite, each refused or measured under its own name."""
+    from zigma_bench.metrics.subject import Subject
+    from zigma_bench.sampling import load_images
+
+    cell, parts = life.cell, load_parts(life.cell)
+    network = None if cell.role == "floor" else _network_of(life)
+    subject = Subject(
+        samples=load_images(life.stage_folder("sample")),
+        reference=parts.reference,
+        reference_facts={"data": cell.data.label, "split": cell.reference.split},
+        validation=parts.validation,
+        network=network,
+        device=life.device.name,
+        cache=life.cache,
+    )
+    found = []
+    for index, metric in enumerate(cell.quality):
+        if life.stopped():
+            raise Interrupted("stopped between two metrics; the same command measures them again")
+        life.teller("quality", len(cell.quality))(index, metric.name)
+        found.append(measure(metric.name, metric.options, subject))
+    return found, {}
+
+
+def measure(name: str, options: dict[str, Any], subject: Any) -> Measurement:
+    """One metric on one subject; what it lacks is a refusal with the reason."""
+    spec = catalogue().get("metric", name)
+    chosen = spec.make_options(options)
+    if missing := spec.facts.missing(chosen):
+        return Measurement.refused(name, spec.facts.unit, "; ".join(f"{m.what}: {m.do}" for m in missing))
+    if spec.facts.needs == "network" and subject.network is None:
+        return Measurement.refused(name, spec.facts.unit, "there is no network to measure")
+    measurement: Measurement = spec.load()(chosen, subject)
+    return measurement
+
+
+def efficiency_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str, Any]]:
+    """Speed and memory of a fresh network of the same shape."""
+    from zigma_bench.efficiency import measure_efficiency
+
+    network = build(life.cell, life.device.type).to(life.device.name)
+    return measure_efficiency(life.cell, network, life.device, life.teller("efficiency", None), life.stopped)
+
+
+STAGES: dict[Stage, Callable[[Life, Path], tuple[list[Measurement], dict[str, Any]]]] = {
+    "train": train_stage,
+    "sample": sample_stage,
+    "quality": quality_stage,
+    "efficiency": efficiency_stage,
+}
+
+
+def build(cell: Cell, device_type: str) -> nn.Module:
+    """The cell's network with its first weights, on the CPU, in float32."""
+    from zigma_bench.grid import Grid
+    from zigma_bench.models.init import initialise
+    from zigma_bench.ops.backends import resolve
+
+    assert cell.backbone is not None, "a floor has no network"
+    spec = catalogue().get("backbone", cell.backbone.name)
+    options = spec.make_options(cell.backbone.options)
+    grid = Grid.of_image(cell.height, cell.width, options.patch)
+    orders = cell_routes(cell.scan, grid=grid, depth=options.depth, seed=cell.seed, catalogue=catalogue())
+    backend = resolve(cell.backend, device_type)
+    network: nn.Module = spec.load()(options, grid=grid, channels=cell.channels, routes=orders, backend=backend)
+    initialise(network, cell.seed)
+    return network
+
+
+def load_parts(cell: Cell) -> Parts:
+    """The images of a cell; too few for what the suite asks is said before anything is trained."""
+    import numpy as np
+
+    spec = catalogue().get("dataset", cell.data.name)
+    splits: Splits = spec.load()(spec.make_options(cell.data.options))
+    count, held = cell.sample.count, len(splits.validation)
+    order = np.random.default_rng(0).permutation(held)
+    needed = count if cell.reference.split == "train" else count + 2
+    if cell.quality and held < needed:
+        raise NotReady(
+            f"the floor needs {count:,} held-out images that are not in the reference, and there are {held:,}",
+            do="hold out more images, lower sample.count, or set reference.split to train",
+        )
+    floor = Subset(splits.validation, order[:count])
+    rest = splits.train if cell.reference.split == "train" else Subset(splits.validation, order[count:])
+    return Parts(splits.train, splits.validation, floor, rest)
+
+
+def _network_of(life: Life) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """The network that images are drawn from: the EMA of a trained cell, the first weights of a ceiling."""
+    import torch
+
+    from zigma_bench.training.checkpoint import load_weights
+    from zigma_bench.training.loop import autocast
+
+    network = build(life.cell, life.device.type)
+    if life.cell.role == "cell":
+        load_weights(life.stage_folder("train") / "ema.safetensors", network)
+    network.to(life.device.name).eval().requires_grad_(False)
+    device = torch.device(life.device.name)
+
+    def velocity(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        with autocast(life.cell.train, device):
+            return network(x, t).float()  # type: ignore[no-any-return]
+
+    return velocity

@@ -1,0 +1,32 @@
+"""Commands on the installation: doctor and schema."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Print versions, devices, kernels, weights found and plugins set aside."""
+    from zigma_bench.runner.doctor import examine
+
+    found = examine()
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+        return
+    for part, facts in found.items():
+        typer.echo(part)
+        for name, value in facts.items():
+            typer.echo(f"  {name}: {value}")
+
+
+def schema() -> None:
+    """Print the JSON schema of a suite."""
+    from zigma_bench.suite import Suite
+
+    document: dict[str, Any] = Suite.model_json_schema()
+    typer.echo(json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **document}, indent=1))

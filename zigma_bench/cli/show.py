@@ -1,0 +1,72 @@
+"""How plans and tables look on a terminal."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from rich.console import Console, RenderableType
+from rich.measure import Measurement
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from zigma_bench.device import Device
+from zigma_bench.plan import Plan
+from zigma_bench.reports.render import footer, to_rich
+from zigma_bench.reports.table import Table
+from zigma_bench.runner.prepare import estimate
+
+
+def print_table(table: Table) -> None:
+    """A suite's table with its footer."""
+    print_wide(to_rich(table))
+    for line in footer(table):
+        print(line)
+
+
+def print_wide(shown: RenderableType) -> None:
+    """Print without cutting: where no terminal sets the width, the table does."""
+    console = Console()
+    if not sys.stdout.isatty():
+        wide = Console(width=1000)
+        console = Console(width=max(80, Measurement.get(wide, wide.options, shown).maximum))
+    console.print(shown)
+
+
+def show_plan(plan: Plan, results: Path, device: Device) -> None:
+    """The cells of a plan, a row each."""
+    title = f"{plan.suite.name}: {plan.question}"
+    shown = RichTable(title=Text(title), title_justify="left")
+    shown.add_column("cell")
+    for heading in ("grid px", "tokens", "scanned", "params M", "GFLOP", "images", "about"):
+        shown.add_column(heading, justify="right")
+    total = 0.0
+    for cell in plan.cells:
+        guess = estimate(cell, results, device)
+        total += guess.seconds or 0.0
+        network = cell.role != "floor"
+        images = (
+            f"{cell.train_images:,}" if cell.train_images else f"{cell.train_seconds} s" if cell.train_seconds else ""
+        )
+        row = [
+            cell.label, f"{cell.channels}x{cell.height}x{cell.width}", f"{cell.tokens:,}" if network else "",
+            f"{cell.scanned_ratio:g}" if cell.scanned_ratio else "", f"{cell.parameters / 1e6:.2f}" if network else "",
+            f"{sum(cell.forward_flops.values()) / 1e9:.3g}" if network else "", images,
+            "?" if guess.seconds is None else duration(guess.seconds),
+        ]  # fmt: skip
+        shown.add_row(*(Text(text) for text in row))
+    print_wide(shown)
+    spent = ", ".join(f"{value:,} {key}" for key, value in plan.suite.budget.model_dump(exclude_none=True).items())
+    print(
+        f"budget {spent} a cell; {plan.suite.sample.count:,} images drawn a cell; device {device.name} ({device.card})"
+    )
+    print(f"GFLOP: one forward pass of one image; about: training and sampling, in all about {duration(total)}")
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:,.0f} days"

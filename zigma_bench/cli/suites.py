@@ -1,0 +1,139 @@
+"""Commands on a suite: run, its single stages, plan and report."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from zigma_bench.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    from zigma_bench.plan import Stage
+    from zigma_bench.reports.table import Table
+
+SuiteFile = Annotated[Path, typer.Argument(help="The suite, a YAML file.", metavar="SUITE")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="KEY.PATH=VALUE, laid over the suite.")]
+Only = Annotated[str | None, typer.Option("--only", help="Only cells whose label contains or matches this.")]
+Results = Annotated[Path, typer.Option("--results", help="The folder of all results.")]
+Smoke = Annotated[bool, typer.Option("--smoke", help="Toy scale on embedded data: exercises every stage.")]
+DeviceName = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+
+DEFAULT_RESULTS = Path("results")
+
+
+def stage_command(name: str, stages: Sequence[Stage], doc: str) -> Callable[..., None]:
+    """The command that runs some stages of every cell of a suite."""
+
+    def command(
+        suite: SuiteFile,
+        settings: Settings = None,
+        only: Only = None,
+        results: Results = DEFAULT_RESULTS,
+        smoke: Smoke = False,
+        device: DeviceName = "auto",
+        as_json: AsJson = False,
+    ) -> None:
+        _run(suite, settings, only, results, smoke, device, as_json, stages)
+
+    command.__name__, command.__doc__ = name, doc
+    return command
+
+
+run = stage_command(
+    "run",
+    ("train", "sample", "quality", "efficiency"),
+    "Train, sample, measure and tabulate every cell of a suite; goes on where an earlier run stopped.",
+)
+train = stage_command("train", ("train",), "Train the cells of a suite, and no more.")
+sample = stage_command("sample", ("sample",), "Draw the images of trained cells, and no more.")
+quality = stage_command("quality", ("quality",), "Measure the quality of drawn images, and no more.")
+
+
+def plan(
+    suite: SuiteFile,
+    settings: Settings = None,
+    only: Only = None,
+    results: Results = DEFAULT_RESULTS,
+    smoke: Smoke = False,
+    device: DeviceName = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Print the resolved cells with tokens, parameters, FLOPs and estimated time; code 3 where something is missing."""
+    from zigma_bench.cli.show import show_plan
+    from zigma_bench.device import find_device
+    from zigma_bench.runner.prepare import plan_json, prepare
+
+    target = find_device(device)
+    made = prepare(suite, settings=settings or (), only=only, smoke=smoke)
+    if as_json:
+        typer.echo(json.dumps(plan_json(made, results, target), indent=1, allow_nan=False))
+    else:
+        show_plan(made, results, target)
+    made.check_ready()
+
+
+def report(
+    paths: Annotated[list[Path] | None, typer.Argument(help="Results folders; all of results/ by default.")] = None,
+    output: Annotated[str, typer.Option("--format", help="terminal, markdown, csv or json.")] = "terminal",
+    as_json: AsJson = False,
+) -> None:
+    """Tabulate records: mean and spread over seeds, the two anchors, and what failed."""
+    from zigma_bench.reports.render import FORMATS
+    from zigma_bench.reports.table import find_tables
+
+    if output not in FORMATS:
+        near = nearest(output, FORMATS)
+        raise UsageError(
+            "there is no such format", where="--format", expected=", ".join(FORMATS), got=output, nearest=near
+        )
+    show_tables(find_tables(paths or [DEFAULT_RESULTS]), "json" if as_json else output)
+
+
+def show_tables(tables: Sequence[Table], output: str) -> None:
+    """Print tables in one of the formats."""
+    from zigma_bench.cli.show import print_table
+    from zigma_bench.reports import render
+
+    if output == "terminal":
+        for table in tables:
+            print_table(table)
+    else:
+        text = {"json": render.to_json, "csv": render.to_csv, "markdown": render.to_markdown}[output](tables)
+        typer.echo(text.rstrip("\n"))
+
+
+def _run(
+    suite: Path,
+    settings: list[str] | None,
+    only: str | None,
+    results: Path,
+    smoke: bool,
+    device: str,
+    as_json: bool,
+    stages: Sequence[Stage],
+) -> None:
+    from zigma_bench.device import find_device
+    from zigma_bench.reports.table import read_table
+    from zigma_bench.runner.local import run_plan
+    from zigma_bench.runner.prepare import check_stages, prepare
+    from zigma_bench.runner.watch import watcher
+    from zigma_bench.store import suite_folder
+
+    target = find_device(device)
+    made = prepare(suite, settings=settings or (), only=only, smoke=smoke)
+    made.check_ready()
+    check_stages(made, stages, results, target)
+    print(f"device: {target.name} ({target.card})", file=sys.stderr)
+    with watcher(len(made.cells)) as watching:
+        outcomes = run_plan(made, results, target, watching, stages=stages)
+    folder = suite_folder(results, made.suite.name, smoke=smoke)
+    show_tables([read_table(folder)], "json" if as_json else "terminal")
+    print(f"sample grids: {folder}/*/sample-*/grid.png\nrecords:      {folder}/*/*/record.json", file=sys.stderr)
+    if any(outcome.status == "failed" for outcome in outcomes):
+        raise typer.Exit(1)

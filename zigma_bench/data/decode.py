@@ -1,0 +1,110 @@
+"""From an encoded image to uint8 [C, H, W], strictly: what can't be decoded whole is an error that names it.
+
+Colour profiles are ignored, as everywhere in this field; the EXIF orientation is applied, as `datasets` does.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from zigma_bench.errors import BadImage
+from zigma_bench.images import Pixels
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")  # none of them starts another program
+MAX_PIXELS = 89_478_485  # Pillow's own limit, at which it only warns
+ORIENTATION_PLACES = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
+MEND = "replace or remove the image"
+
+Resize = Literal["short-side-center-crop", "none"]
+
+
+def decode(data: bytes, *, channels: int, resolution: int, resize: Resize, where: str) -> Pixels:
+    """An encoded image as uint8 [channels, resolution, resolution]; BadImage, which names `where`, if it is broken."""
+    image = _flat(_opened(data, where), where)
+    image = image.convert("RGB" if channels == 3 else "L")
+    image = _fitted(image, resolution, resize, where)
+    pixels = np.asarray(image)
+    return np.ascontiguousarray(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1))
+
+
+def _opened(data: bytes, where: str) -> Image.Image:
+    """The first frame of the image, decoded to its end and upright."""
+    try:
+        with Image.open(io.BytesIO(data), formats=_formats()) as image:
+            _check_size(image.width * image.height, where)
+            image.load()
+            return ImageOps.exif_transpose(image) if _may_be_turned(image) else image
+    except BadImage:
+        raise
+    except Exception as error:  # decoders of broken data raise whatever they run into
+        raise BadImage(f"the image can't be decoded ({_reason(error, data)})", where=where, do=MEND) from error
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those of FORMATS that this Pillow can read (AVIF is optional)."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _may_be_turned(image: Image.Image) -> bool:
+    """Whether there is a place for an orientation; looking for one costs more than decoding a small JPEG."""
+    return image.format == "TIFF" or any(key in image.info for key in ORIENTATION_PLACES)
+
+
+def _reason(error: Exception, data: bytes) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return f"{len(data)} bytes that begin with {data[:12]!r} are none of {', '.join(_formats())}"
+    return f"{type(error).__name__}: {error}"
+
+
+def _check_size(pixels: int, where: str) -> None:
+    if pixels > MAX_PIXELS:
+        raise BadImage(
+            "the image is too large", where=where, expected=f"at most {MAX_PIXELS} pixels", got=pixels, do=MEND
+        )
+
+
+def _flat(image: Image.Image, where: str) -> Image.Image:
+    """The image without transparency (laid on white) and with 8 bits a channel."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        levels = np.asarray(image, dtype=np.float64) / 257.0  # 65535 / 255: Pillow's own conversion may clip instead
+        return Image.fromarray(np.rint(levels).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise BadImage(
+            f"the image is of mode {image.mode!r}, whose white has no fixed value",
+            where=where,
+            expected="8 or 16 bits a channel",
+            do="convert the image",
+        )
+    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return image
+
+
+def _fitted(image: Image.Image, resolution: int, resize: Resize, where: str) -> Image.Image:
+    """The image at resolution x resolution."""
+    if image.size == (resolution, resolution):
+        return image
+    if resize == "none":
+        raise BadImage(
+            "the image has another size",
+            where=where,
+            expected=f"{resolution} x {resolution} pixels, for resize: none",
+            got=f"{image.width} x {image.height}",
+            do="set resize: short-side-center-crop",
+        )
+    assert resize == "short-side-center-crop", resize
+    short = min(image.size)
+    width, height = (max(resolution, round(side * resolution / short)) for side in image.size)
+    _check_size(width * height, where)
+    left, top = (width - resolution) // 2, (height - resolution) // 2
+    if short != resolution:
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    return image.crop((left, top, left + resolution, top + resolution))

@@ -1,0 +1,88 @@
+"""The 1,797 handwritten digits that come with scikit-learn: real images for a first run, without a download."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+
+from zigma_bench.data.files import fingerprint
+from zigma_bench.data.holdout import hold_out
+from zigma_bench.data.options import DigitsOptions
+from zigma_bench.errors import NotReady, UsageError
+from zigma_bench.images import ArrayImages, Pixels, Splits
+from zigma_bench.registry import DataFacts, Missing
+
+IMAGES = 1797
+SIDE = 8
+INSTALL = "install scikit-learn, which carries them: pip install scikit-learn"
+
+
+def describe(options: DigitsOptions) -> DataFacts:
+    """Facts of the digits; UsageError when `validation` or `resolution` doesn't fit."""
+    _check(options)
+    file = _file()
+    if file is None:
+        missing: tuple[Missing, ...] = (Missing("the digits of scikit-learn", INSTALL),)
+        parts: dict[str, object] = {"version": None}
+    else:
+        missing = ()
+        parts = {"version": importlib.metadata.version("scikit-learn"), "bytes": file.stat().st_size}
+    parts |= {"validation": options.validation, "resolution": options.resolution}
+    return DataFacts(1, options.resolution, options.resolution, fingerprint("digits", parts), missing, embedded=True)
+
+
+def load(options: DigitsOptions) -> Splits:
+    """The digits as uint8 [N, 1, resolution, resolution], 0 black ground to 255 ink; `validation` of them held out."""
+    _check(options)
+    images = ArrayImages(_scaled(_pixels(), options.resolution))
+    return hold_out(images, options.validation, where="digits")
+
+
+def _check(options: DigitsOptions) -> None:
+    if not 1 <= options.validation < IMAGES:
+        raise UsageError(
+            "validation leaves no image on one side",
+            where="digits",
+            expected=f"1 to {IMAGES - 1}",
+            got=options.validation,
+        )
+    if options.resolution < SIDE or options.resolution % SIDE:
+        raise UsageError(
+            "this is no resolution of the digits", where="digits", expected="a multiple of 8", got=options.resolution
+        )
+
+
+def _file() -> Path | None:
+    """Where scikit-learn keeps the digits; it isn't imported, which would take a second."""
+    found = importlib.util.find_spec("sklearn")
+    if found is None or not found.submodule_search_locations:
+        return None
+    file = Path(found.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
+    return file if file.is_file() else None
+
+
+def _pixels() -> Pixels:
+    """All digits, uint8 [1797, 1, 8, 8]; a line of the file holds 64 values from 0 to 16 and the label."""
+    file = _file()
+    if file is None:
+        raise NotReady("the digits of scikit-learn are not here", where="digits", do=INSTALL)
+    table = np.loadtxt(file, delimiter=",")
+    if table.shape != (IMAGES, SIDE * SIDE + 1):
+        raise NotReady(
+            "this is not the file of digits", where=str(file), expected=f"{IMAGES} x {SIDE * SIDE + 1}", got=table.shape
+        )
+    return np.rint(table[:, :-1] * (255 / 16)).astype(np.uint8).reshape(IMAGES, 1, SIDE, SIDE)
+
+
+def _scaled(pixels: Pixels, resolution: int) -> Pixels:
+    """[N, 1, 8, 8] to [N, 1, R, R], bicubic."""
+    if resolution == SIDE:
+        return pixels
+    from PIL import Image
+
+    size = (resolution, resolution)
+    scaled = [np.asarray(Image.fromarray(image[0]).resize(size, Image.Resampling.BICUBIC)) for image in pixels]
+    return np.stack(scaled)[:, None]

@@ -1,0 +1,107 @@
+"""Rows of encoded images, and the decoded images that they become when they are taken."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from zigma_bench.data.decode import MEND, Resize, decode
+from zigma_bench.errors import BadImage
+from zigma_bench.images import Pixels
+
+MEMORY_BYTES = 2**30  # a split whose pixels fit is decoded once and kept
+SMALL_BYTES = 4096  # images smaller than this spend their time in Python, where threads only wait for each other
+CHUNK = 1000  # rows read at a time
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A column of images as `datasets` gives it, not decoded: {bytes, path} in each row.
+
+    `table` is a `datasets.Dataset` in arrow format. A row that holds only a path may name one of `files`, nothing else.
+    """
+
+    table: Any
+    column: str
+    label: str
+    files: frozenset[str]
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def read(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> list[tuple[bytes, str]]:
+        """(encoded bytes, where they come from) of each row."""
+        cells = self.table[[int(index) for index in indices]].column(self.column).to_pylist()
+        return [self._encoded(cell, int(index)) for cell, index in zip(cells, indices, strict=True)]
+
+    def _encoded(self, cell: dict[str, Any] | None, index: int) -> tuple[bytes, str]:
+        where = f"{self.label}, row {index}, column {self.column!r}"
+        if cell is None or (cell["bytes"] is None and not cell["path"]):
+            raise BadImage("the row has no image", where=where, do="remove the row")
+        if cell["bytes"] is not None:
+            return cell["bytes"], f"{where} ({cell['path']})" if cell["path"] else where
+        if cell["path"] not in self.files:  # a table from elsewhere must not make us read this machine's files
+            raise BadImage(
+                "the row points to a file outside the data set",
+                where=where,
+                got=cell["path"],
+                do="embed the image's bytes",
+            )
+        try:
+            return Path(cell["path"]).read_bytes(), f"{cell['path']} (row {index}, column {self.column!r})"
+        except OSError as error:
+            raise BadImage(f"the file can't be read ({error})", where=where, do=MEND) from error
+
+
+@dataclass(frozen=True)
+class DecodedImages:
+    """Images of one size from encoded rows: uint8 [N, channels, resolution, resolution].
+
+    If all pixels fit in MEMORY_BYTES the first `take` decodes and keeps them all; else each decodes its own.
+    """
+
+    rows: Rows
+    channels: int
+    resolution: int
+    resize: Resize
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Pixels:
+        wanted = np.asarray(indices, dtype=np.int64)
+        if len(self) * self.channels * self.resolution**2 <= MEMORY_BYTES:
+            return self._all[wanted]
+        return self._decoded(wanted)
+
+    @cached_property
+    def _all(self) -> Pixels:
+        return self._decoded(np.arange(len(self)))
+
+    def _decoded(self, indices: npt.NDArray[np.int64]) -> Pixels:
+        pixels = np.empty((len(indices), self.channels, self.resolution, self.resolution), dtype=np.uint8)
+        with ThreadPoolExecutor(_threads()) as pool:
+            for start in range(0, len(indices), CHUNK):
+                rows = self.rows.read(indices[start : start + CHUNK])
+                small = sum(len(data) for data, _ in rows) < SMALL_BYTES * len(rows)
+                run = map if small else pool.map
+                for offset, image in enumerate(run(self._decode, rows)):
+                    pixels[start + offset] = image
+        return pixels
+
+    def _decode(self, row: tuple[bytes, str]) -> Pixels:
+        data, where = row
+        return decode(data, channels=self.channels, resolution=self.resolution, resize=self.resize, where=where)
+
+
+def _threads() -> int:
+    """One a processor that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,52 @@
+"""FacesHQ: the faces of CelebA-HQ and FFHQ together, read as a folder of images."""
+
+from __future__ import annotations
+
+import glob
+from dataclasses import replace
+from pathlib import Path
+
+from zigma_bench.data.files import below, fingerprint
+from zigma_bench.data.options import FacesHQOptions, HuggingFaceOptions
+from zigma_bench.errors import NotReady
+from zigma_bench.images import Splits
+from zigma_bench.registry import DataFacts, Missing
+
+SUFFIXES = (".png", ".jpg", ".jpeg")
+WHAT = (
+    "FacesHQ (as in taming-transformers: 30,000 faces of CelebA-HQ, for non-commercial research only, and 70,000 of "
+    "FFHQ, CC BY-NC-SA 4.0; 1024 x 1024 pixels)"
+)
+GET = (
+    "get the images from the projects CelebA-HQ (tkarras/progressive_growing_of_gans) and FFHQ (NVlabs/ffhq-dataset) "
+    "under their licences, and put them, in any folders, as {root}/**/*.png or *.jpg; or set root"
+)
+
+
+def describe(options: FacesHQOptions) -> DataFacts:
+    """Facts of the folder, from names and sizes of its files; without images it is missing, with the way to fill it."""
+    files = below(_root(options), SUFFIXES)
+    missing = () if files.files else (Missing(f"{WHAT} in {options.root}", GET.format(root=_root(options))),)
+    parts = {"resolution": options.resolution, "validation": options.validation, "files": files.sizes()}
+    return DataFacts(3, options.resolution, options.resolution, fingerprint("faceshq", parts), missing)
+
+
+def load(options: FacesHQOptions) -> Splits:
+    """The faces as uint8 [N, 3, resolution, resolution]; NotReady without any, BadImage on taking a broken one."""
+    if missing := describe(options).missing:
+        raise NotReady(f"{missing[0].what} is missing", where="data: faceshq", do=missing[0].do)
+    from zigma_bench.data import huggingface  # brings Pillow, which a description needs not
+
+    return huggingface.load(_as_folder(options))
+
+
+def _as_folder(options: FacesHQOptions) -> HuggingFaceOptions:
+    """The same images for `imagefolder`: by pattern, since folders called train or test are no splits here."""
+    found = sorted({Path(file).suffix for file in below(_root(options), SUFFIXES).files})
+    patterns = [f"{glob.escape(str(_root(options)))}/**/*{suffix}" for suffix in found]
+    plain = HuggingFaceOptions("imagefolder", options.resolution, data_files=patterns)
+    return replace(plain, validation=options.validation)
+
+
+def _root(options: FacesHQOptions) -> Path:
+    return Path(options.root).expanduser().absolute()

@@ -1,0 +1,105 @@
+"""Which local files a data source is made of: their names and sizes, never their contents.
+
+Nothing here imports `datasets` or decodes an image, so a plan can ask in milliseconds.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zigma_bench.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Files in the order they are read, as absolute paths, and the patterns that matched none."""
+
+    files: tuple[str, ...]
+    unmatched: tuple[str, ...] = ()
+
+    def sizes(self) -> list[tuple[str, int]]:
+        """(name, bytes) of each file; names are relative to the deepest folder that holds them all."""
+        if not self.files:
+            return []
+        root = os.path.commonpath([os.path.dirname(file) for file in self.files])
+        return [(Path(os.path.relpath(file, root)).as_posix(), os.stat(file).st_size) for file in self.files]
+
+
+def split_list(given: list[str] | str | None) -> tuple[str, ...]:
+    """The entries of an option that is a list, or one text separated by commas."""
+    if given is None:
+        return ()
+    entries = given if isinstance(given, list) else [entry.strip() for entry in given.split(",")]
+    for entry in entries:
+        if not entry or "://" in entry or "\0" in entry:
+            raise UsageError(
+                "a data file must be a local path",
+                got=entry,
+                do="download the file first, or name a data set of the Hub",
+            )
+    return tuple(entries)
+
+
+def below(folder: Path, suffixes: Iterable[str] | None = None) -> Listing:
+    """Every file below a folder, by name, without hidden ones; only those with one of the suffixes, if given."""
+    wanted = None if suffixes is None else set(suffixes)
+    found = []
+    for place, folders, names in os.walk(folder.absolute()):
+        folders[:] = [name for name in folders if not name.startswith((".", "__"))]
+        shown = [name for name in names if not name.startswith(".")]
+        found += [os.path.join(place, name) for name in shown if wanted is None or Path(name).suffix.lower() in wanted]
+    return Listing(tuple(sorted(found)))
+
+
+def matching(patterns: Iterable[str], base: Path) -> Listing:
+    """The files of paths and globs below `base`, in the order of the patterns; naming a file twice is refused."""
+    files: list[str] = []
+    unmatched = []
+    for pattern in patterns:
+        full = os.path.normpath(os.path.join(base.absolute(), os.path.expanduser(pattern)))
+        found = [full] if os.path.isfile(full) else _globbed(full)
+        if not found and os.path.isdir(full):
+            raise UsageError("a data file is a folder", got=pattern, do="give a folder as data_dir")
+        if not found:
+            unmatched.append(full)
+        files += found
+    if twice := [name for name, times in _real_paths(files).items() if len(times) > 1]:
+        raise UsageError("data_files name a file twice", got=twice[0], do="name each file once")
+    return Listing(tuple(files), tuple(unmatched))
+
+
+def _globbed(pattern: str) -> list[str]:
+    """The files of a glob, sorted; like `datasets`, without folders such as __MACOSX that the pattern doesn't name."""
+    named = set(Path(pattern).parts)
+    files = (file for file in glob.glob(pattern, recursive=True) if os.path.isfile(file))
+    return sorted(
+        file for file in files if not any(p.startswith("__") and p not in named for p in Path(file).parent.parts)
+    )
+
+
+def shared(first: Listing, second: Listing) -> list[str]:
+    """The files that stand in both listings, under whatever name or link."""
+    ours = _real_paths(first.files)
+    return [name for place, names in _real_paths(second.files).items() if place in ours for name in names]
+
+
+def _real_paths(files: Iterable[str]) -> dict[tuple[int, int], list[str]]:
+    """Files by device and inode: links to one file fall together."""
+    places: dict[tuple[int, int], list[str]] = {}
+    for file in files:
+        state = os.stat(file)
+        places.setdefault((state.st_dev, state.st_ino), []).append(file)
+    return places
+
+
+def fingerprint(source: str, parts: Mapping[str, Any]) -> str:
+    """The sha256 of what determines the pixels of a source, as 64 hex digits."""
+    text = json.dumps({"source": source, **parts}, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()

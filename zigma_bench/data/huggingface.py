@@ -1,0 +1,169 @@
+"""Images read with Hugging Face `datasets`, which never runs code of a data set here."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from zigma_bench.data import hub
+from zigma_bench.data.encoded import DecodedImages, Rows
+from zigma_bench.data.files import Listing, split_list
+from zigma_bench.data.holdout import hold_out
+from zigma_bench.data.options import HuggingFaceOptions
+from zigma_bench.data.source import SUFFIXES, Source, find, require
+from zigma_bench.errors import NotReady, UsageError
+from zigma_bench.images import Images, Splits
+
+
+def load(options: HuggingFaceOptions) -> Splits:
+    """The images of the options as uint8 [N, channels, resolution, resolution], decoded when they are first taken.
+
+    NotReady if files are missing or can't be read as what they claim to be; UsageError for a split or column that isn't
+    there, or fewer images than asked; BadImage, on taking, for a broken image. A Hub data set is downloaded here.
+    """
+    source = find(options)
+    require(source, _label(options, source.train))
+    if source.kind == "hub":
+        assert options.revision is not None
+        options = replace(options, path=str(hub.fetch(options.path, options.revision)))
+        source = find(options)
+        require(source, options.path)
+    with _quiet():
+        return _splits(options, source)
+
+
+def _splits(options: HuggingFaceOptions, source: Source) -> Splits:
+    builder = _builder(options, source, source.train, split_list(options.data_files))
+    train = _images(options, source.train, builder, options.split)
+    if options.validation is not None:
+        return hold_out(train, options.validation, where=_label(options, source.train))
+    if options.validation_split is not None:
+        _check_apart(builder, options.split, options.validation_split)
+        return Splits(train, _images(options, source.train, builder, options.validation_split))
+    assert source.validation is not None
+    other = _builder(options, source, source.validation, split_list(options.validation_files))
+    return Splits(train, _images(options, source.validation, other, "train"))
+
+
+def _builder(options: HuggingFaceOptions, source: Source, listing: Listing, patterns: tuple[str, ...]) -> Any:
+    """The `datasets` builder of the listed files, its cache filled."""
+    import datasets
+
+    where = _label(options, listing)
+    place: dict[str, Any] = {"data_dir": str(source.base)}
+    if patterns:
+        place = {"data_files": {"train": [_literal(source, pattern) for pattern in patterns]}}
+    if options.path == "imagefolder":
+        place |= {"drop_labels": True, "drop_metadata": True}
+    kind = options.path if source.kind == "builder" else str(source.base)
+    if source.kind == "folder" and "data_dir" in place:
+        place = {}
+    try:
+        builder = datasets.load_dataset_builder(kind, options.name, **place)
+        _check_files(options, builder, listing, where)
+        builder.download_and_prepare()
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise NotReady(f"datasets can't read it: {_root(error)}", where=where) from error
+    return builder
+
+
+def _literal(source: Source, pattern: str) -> str:
+    """A pattern as an absolute one, special characters in the folder above it taken literally."""
+    full = os.path.normpath(os.path.join(source.base, os.path.expanduser(pattern)))
+    return glob.escape(full) if os.path.isfile(full) else full
+
+
+def _root(error: BaseException) -> str:
+    """The innermost reason: `datasets` wraps it in general words."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {error}"
+
+
+def _check_files(options: HuggingFaceOptions, builder: Any, listing: Listing, where: str) -> None:
+    """`datasets` must read the files that the plan's fingerprint holds, all of them and no others."""
+    files = {os.path.realpath(str(file)) for files in builder.config.data_files.values() for file in files}
+    if unknown := files - {os.path.realpath(file) for file in listing.files}:
+        raise UsageError(
+            "datasets would read a file that the plan doesn't know", where=where, got=sorted(unknown)[0],
+            do="name the files with data_files",
+        )  # fmt: skip
+    suffixes = SUFFIXES.get(options.path, ()) if options.data_files else ()  # in a folder, splits may leave files out
+    for file in listing.files:
+        if file.lower().endswith(suffixes) and suffixes and os.path.realpath(file) not in files:
+            raise UsageError("datasets passes over a file", where=where, got=file, do="rename it, or don't name it")
+
+
+def _images(options: HuggingFaceOptions, listing: Listing, builder: Any, split: str) -> Images:
+    """The images of one split, encoded as they lie there."""
+    import datasets
+
+    where = _label(options, listing)
+    known = sorted(builder.info.splits)
+    for name in (part.partition("[")[0] for part in split.split("+")):
+        if name not in known:
+            raise UsageError(f"there is no split {name!r}", where=where, expected=f"one of {', '.join(known)}")
+    table = builder.as_dataset(split=split)
+    _check_column(table, options.image, where)
+    table = table.select_columns([options.image]).cast_column(options.image, datasets.Image(decode=False))
+    if len(table) == 0:
+        raise UsageError(f"the split {split!r} has no images", where=where)
+    rows = Rows(table.with_format("arrow"), options.image, f"{where}, split {split!r}", frozenset(listing.files))
+    return DecodedImages(rows, options.channels, options.resolution, options.resize)
+
+
+def _check_column(table: Any, column: str, where: str) -> None:
+    """The column must hold encoded images: the feature Image, {bytes, path}, or bytes."""
+    import datasets
+
+    names = sorted(table.column_names)
+    if column not in names:
+        raise UsageError(
+            f"there is no column {column!r}", where=where, expected=f"one of {', '.join(names)}", do="set image to one"
+        )
+    feature = table.features[column]
+    plain = isinstance(feature, dict) and sorted(feature) == ["bytes", "path"]
+    if not (plain or isinstance(feature, datasets.Image) or feature == datasets.Value("binary")):
+        raise UsageError(f"the column {column!r} holds no images", where=where, expected="images", got=str(feature))
+
+
+def _check_apart(builder: Any, train: str, validation: str) -> None:
+    """UsageError if two texts of splits, such as train[:90%] and train[80%:], have a row in common."""
+    import datasets
+
+    sizes = {name: info.num_examples for name, info in builder.info.splits.items()}
+    ours, theirs = (datasets.ReadInstruction.from_spec(text).to_absolute(sizes) for text in (train, validation))
+    for one in ours:
+        for other in theirs:
+            start, stop = max(one.from_, other.from_), min(one.to, other.to)
+            if one.splitname == other.splitname and start < stop:
+                raise UsageError(
+                    f"split {train!r} and validation_split {validation!r} share {stop - start} rows",
+                    where="data: huggingface", expected="two splits without a common row",
+                )  # fmt: skip
+
+
+def _label(options: HuggingFaceOptions, listing: Listing) -> str:
+    """The data as an error names them."""
+    if not listing.files:
+        return options.path
+    more = f" and {len(listing.files) - 1} more" if len(listing.files) > 1 else ""
+    return listing.files[0] + more
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars of `datasets` within; its settings are put back after."""
+    import datasets
+
+    shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()

@@ -1,0 +1,67 @@
+"""The options of the built-in data sources, as suites give them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Le, MultipleOf
+
+Count = Annotated[int, Ge(1)]
+Resolution = Annotated[int, Ge(1), Le(4096)]
+
+
+@dataclass(frozen=True)
+class DigitsOptions:
+    """The 1,797 handwritten digits that come with scikit-learn: 8 x 8, one channel, no download.
+
+    `validation`: images held out by a fixed permutation; at least one image is left for training.
+    `resolution`: a multiple of 8; more than 8 is upscaled (bicubic).
+    """
+
+    validation: Count = 1000
+    resolution: Annotated[int, Ge(8), Le(1024), MultipleOf(8)] = 8
+
+
+@dataclass(frozen=True)
+class HuggingFaceOptions:
+    """Images read with Hugging Face `datasets`: parquet, a folder of images, or a data set of the Hub.
+
+    `path`: `parquet`, `arrow`, `webdataset` or `imagefolder` (with `data_files` or `data_dir`), a local folder, or the
+    name `owner/name` of a data set of the Hub. `data_files`: paths or globs, as a list or separated by commas, relative
+    to `data_dir`, to the local folder or else to the current folder. `name`: a configuration of the data set.
+    `revision`: for the Hub, the full commit (40 hex digits), so that the figures stay tied to the same pixels.
+
+    Validation images come from exactly one of `validation_split`, `validation_files` (files beside the training ones)
+    and `validation` (so many images of the training split, held out by a fixed permutation).
+
+    `image`: the column. `resize`: the short side is scaled to `resolution` (bicubic, antialiased) and the centre cut
+    out, or `none`: an image of any other size is an error. Transparent images are laid on white.
+    """
+
+    path: str
+    resolution: Resolution
+    data_files: list[str] | str | None = None
+    data_dir: str | None = None
+    split: str = "train"
+    validation_split: str | None = None
+    validation_files: list[str] | str | None = None
+    validation: Count | None = None
+    image: str = "image"
+    channels: Literal[1, 3] = 3
+    resize: Literal["short-side-center-crop", "none"] = "short-side-center-crop"
+    name: str | None = None
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class FacesHQOptions:
+    """FacesHQ: the 30,000 faces of CelebA-HQ and the 70,000 of FFHQ, as a folder of images that you provide.
+
+    `root`: the folder; every .png, .jpg and .jpeg file below it is an image. Larger images are scaled down to
+    `resolution`. `validation`: images held out by a fixed permutation.
+    """
+
+    root: str = "data/faceshq"
+    resolution: Literal[256, 512, 1024] = 1024
+    validation: Count = 5000

@@ -1,0 +1,174 @@
+"""Which files the options of `huggingface` mean, checked and described before anything is opened."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from zigma_bench.data import hub
+from zigma_bench.data.files import Listing, below, fingerprint, matching, shared, split_list
+from zigma_bench.data.options import HuggingFaceOptions
+from zigma_bench.errors import NotReady, UsageError, nearest
+from zigma_bench.registry import DataFacts, Missing
+
+SUFFIXES = {  # what `datasets` reads as each kind, of the formats that decode.py takes
+    "parquet": (".parquet",),
+    "arrow": (".arrow",),
+    "webdataset": (".tar",),
+    "imagefolder": (
+        ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif",
+    ),
+}  # fmt: skip
+PART = r"[A-Za-z0-9_.-]+(\[[0-9%:-]*\](\([a-z0-9_]+\))?)?"  # such as train, or train[:90%]
+SPLIT = re.compile(rf"{PART}(\+{PART})*")
+NOTHING = Listing(())
+
+
+@dataclass(frozen=True)
+class Source:
+    """The files behind the options; `kind` says how `datasets` is asked for them. Of a Hub data set none are known."""
+
+    kind: Literal["builder", "folder", "hub"]
+    base: Path
+    train: Listing = NOTHING
+    validation: Listing | None = None
+    missing: tuple[Missing, ...] = ()
+
+
+def describe(options: HuggingFaceOptions) -> DataFacts:
+    """Facts of the images that the options mean, from names and sizes of files; the network is never touched.
+
+    UsageError for options that contradict each other. A data set of the Hub counts as missing when HF_HUB_OFFLINE is
+    set and no whole copy is in the cache; without it the run downloads the data set.
+    """
+    source = find(options)
+    parts = {
+        key: getattr(options, key)
+        for key in ("split", "validation_split", "validation", "image", "resolution", "channels", "resize", "name")
+    }
+    parts["kind"] = options.path if source.kind == "builder" else source.kind
+    parts["train"] = source.train.sizes()
+    parts["held_out"] = source.validation.sizes() if source.validation else None
+    if source.kind == "hub":
+        parts["hub"] = [options.path, options.revision, options.data_dir]
+        parts["hub_files"] = [split_list(options.data_files), split_list(options.validation_files)]
+    size = options.resolution
+    return DataFacts(options.channels, size, size, fingerprint("huggingface", parts), source.missing)
+
+
+def find(options: HuggingFaceOptions) -> Source:
+    """The source that the options name, with what of it is missing; UsageError for what can never work."""
+    _check_validation(options)
+    _check_split(options.split)
+    patterns = split_list(options.data_files)
+    if options.path in SUFFIXES:
+        if not patterns and options.data_dir is None:
+            raise _wrong(f"{options.path} needs to know its files", "data_files or data_dir")
+        return _listed(options, "builder", Path(options.data_dir or "."), SUFFIXES[options.path])
+    folder = Path(options.path).expanduser()
+    if folder.is_file():
+        raise _wrong(
+            f"{options.path!r} is a file",
+            "a folder, owner/name or a kind of file",
+            "write path: parquet, data_files: it",
+        )
+    if folder.is_dir() or not hub.NAME.fullmatch(options.path) or options.path.startswith("."):
+        return _folder(options, folder)
+    return _hub(options)
+
+
+def require(source: Source, where: str) -> None:
+    """NotReady if something of the source is missing."""
+    if source.missing:
+        raise NotReady("; ".join(f"{item.what} is missing: {item.do}" for item in source.missing), where=where)
+
+
+def _folder(options: HuggingFaceOptions, folder: Path) -> Source:
+    if not folder.is_dir():
+        if not options.path or ("/" not in options.path and not options.path.startswith((".", "~"))):
+            known = ", ".join(SUFFIXES)
+            error = _wrong(f"{options.path!r} is no data set", f"{known}, a folder, or owner/name on the Hub")
+            error.nearest = nearest(options.path, SUFFIXES)
+            raise error
+        return Source("folder", folder, missing=(_missing_folder(folder),))
+    return _listed(options, "folder", folder / (options.data_dir or ""), None)
+
+
+def _hub(options: HuggingFaceOptions) -> Source:
+    base = Path(options.path)
+    if options.revision is None:
+        where = f"put a folder at {base.absolute()}, or, for a data set of the Hub, give its commit as revision"
+        return Source("hub", base, missing=(Missing(f"the data set {options.path}", where),))
+    if not hub.COMMIT.fullmatch(options.revision):
+        raise _wrong("a data set of the Hub needs its full commit as revision", "40 hex digits")
+    if hub.offline() and not hub.is_here(options.path, options.revision):
+        missing = Missing(f"the data set {options.path} of the Hub", hub.get(options.path, options.revision))
+        return Source("hub", base, missing=(missing,))
+    return Source("hub", base)
+
+
+def _listed(
+    options: HuggingFaceOptions, kind: Literal["builder", "folder"], base: Path, suffixes: tuple[str, ...] | None
+) -> Source:
+    """A source of local files: those of data_files below `base`, or else all of `base`."""
+    if not base.expanduser().is_dir():
+        return Source(kind, base, missing=(_missing_folder(base),))
+    base = base.expanduser().absolute()
+    patterns, held_out = split_list(options.data_files), split_list(options.validation_files)
+    train = matching(patterns, base) if patterns else below(base, suffixes)
+    validation = matching(held_out, base) if held_out else None
+    missing = [_missing_file(file) for file in (*train.unmatched, *(validation.unmatched if validation else ()))]
+    if not train.files and not missing:
+        kinds = ", ".join(suffixes or ("data",))
+        missing.append(Missing(f"the data of {base} (it holds no {kinds} file)", "put the files there"))
+    if validation and (both := shared(train, validation)):
+        raise _wrong(f"{both[0]} is among the training and the validation files", "two sets that share no file")
+    return Source(kind, base, train, validation, tuple(missing))
+
+
+def _missing_folder(folder: Path) -> Missing:
+    return Missing(f"the folder {folder}", f"put the images at {folder.expanduser().absolute()}")
+
+
+def _missing_file(file: str) -> Missing:
+    return Missing(f"the data file {Path(file).name}", f"put it at {file}, or change the path")
+
+
+def _check_validation(options: HuggingFaceOptions) -> None:
+    named = ("validation_split", "validation_files", "validation")
+    given = [name for name in named if getattr(options, name) is not None]
+    if len(given) != 1:
+        raise _wrong(
+            "the validation images come from one place", f"exactly one of {', '.join(named)}", got=" and ".join(given)
+        )
+    if options.validation_files is not None and options.data_files is None:
+        raise _wrong("validation_files goes with data_files", "both, or neither")
+    if options.validation_split is not None:
+        _check_split(options.validation_split)
+        ours, theirs = _whole_splits(options.split), _whole_splits(options.validation_split)
+        same = options.split == options.validation_split or ours & _names(options.validation_split)
+        if same or theirs & _names(options.split):
+            raise _wrong(
+                "training and validation read the same split", "two splits without a common image", got=options.split
+            )
+
+
+def _check_split(split: str) -> None:
+    if not SPLIT.fullmatch(split):
+        raise _wrong("this is no split", "a name, or a part of one such as train[:90%]", got=split)
+
+
+def _names(split: str) -> set[str]:
+    """The splits that a text such as `train[:10%]+test` takes images from."""
+    return {part.partition("[")[0] for part in split.split("+")}
+
+
+def _whole_splits(split: str) -> set[str]:
+    """Those of them that it takes whole."""
+    return {part for part in split.split("+") if "[" not in part}
+
+
+def _wrong(what: str, expected: str, do: str | None = None, got: object = None) -> UsageError:
+    return UsageError(what, where="data: huggingface", expected=expected, got=got or None, do=do)

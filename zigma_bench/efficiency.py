@@ -1,0 +1,174 @@
+"""Speed and memory of one network in a fresh process: whole training steps and whole samplings, raw times kept.
+
+Warm-up goes on until three calls in a row agree within 10% (20 calls at most; the record says whether they did).
+Throughput is images over the total time of the repeats, with the device synchronised after every call. Sampling comes
+first, in a process that has not trained: on a CPU a peak is counted from the start of the process.
+"""
+
+from __future__ import annotations
+
+import copy
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from zigma_bench.device import Device
+from zigma_bench.diffusion.solver import solve
+from zigma_bench.errors import Interrupted
+from zigma_bench.images import ArrayImages
+from zigma_bench.ops.backends import resolve
+from zigma_bench.plan import Cell
+from zigma_bench.record import Measurement
+from zigma_bench.training.ema import update_ema
+from zigma_bench.training.loop import autocast, train_step
+
+AGREEMENT, CALLS_IN_A_ROW, MOST_WARM_UPS = 0.10, 3, 20
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of every counted call, of the first call, and whether the warm-up became stable."""
+
+    seconds: tuple[float, ...]
+    first_call_seconds: float
+    warm_ups: int
+    stable: bool
+
+    def throughput(self, images: int) -> float:
+        """Images a second, for calls of `images` images."""
+        return images * len(self.seconds) / sum(self.seconds)
+
+    def details(self) -> dict[str, Any]:
+        median = statistics.median(self.seconds)
+        spread = statistics.median(abs(s - median) for s in self.seconds)
+        return {
+            "median_seconds": median, "mad_seconds": spread, "first_call_seconds": self.first_call_seconds,
+            "warm_ups": self.warm_ups, "stable": self.stable, "repeats": len(self.seconds),
+        }  # fmt: skip
+
+
+def measure_efficiency(
+    cell: Cell,
+    network: nn.Module,
+    device: Device,
+    tell: Callable[[int, str], None],
+    stopped: Callable[[], bool],
+) -> tuple[list[Measurement], dict[str, Any]]:
+    """The measurements of the suite's efficiency stages, and their details."""
+    assert cell.efficiency is not None
+    found: list[Measurement] = []
+    details: dict[str, Any] = {}
+    base = {"card": device.card, "backend": resolve(cell.backend, device.type), "precision": cell.train.precision}
+    for stage in sorted(cell.efficiency.stages):  # sample, then train-step
+        tell(0, stage)
+        if stage == "sample" and cell.sample.solver == "dopri5":
+            why = "dopri5 takes as many evaluations as a trained network asks for; time euler or heun"
+            found.append(Measurement.refused("sample-images-per-second", "1/s", why))
+            continue
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device.name)
+        if stage == "train-step":
+            batch, call = cell.train.batch, training_call(cell, network, device)
+            name, facts = "train-images-per-second", {**base, "batch": batch}
+        else:
+            batch, call = cell.efficiency.sample_batch, sampling_call(cell, network, device)
+            settings = {"solver": cell.sample.solver, "evaluations": cell.sample.resolved_evaluations}
+            name, facts = "sample-images-per-second", {**base, "batch": batch, **settings}
+        timing = time_calls(call, cell.efficiency.repeats, device, stopped)
+        details[stage] = timing.details()
+        reason = None if timing.stable else "unstable: the warm-up did not settle within 10%"
+        speed = timing.throughput(batch)
+        found.append(Measurement.of(name, speed, "1/s", fingerprint=facts, raw=timing.seconds, reason=reason))
+        found += [
+            Measurement.of(f"{stage}-{what}", value, "bytes", fingerprint=facts)
+            for what, value in peak_memory(device).items()
+        ]
+    return found, details
+
+
+def training_call(cell: Cell, network: nn.Module, device: Device) -> Callable[[], None]:
+    """One whole training step, EMA included, on images that lie in memory."""
+    target, batch = torch.device(device.name), cell.train.batch
+    shape = (batch, cell.channels, cell.height, cell.width)
+    images = ArrayImages(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
+    ema = copy.deepcopy(network).requires_grad_(False)
+    rate = cell.train.learning_rate
+    optimizer = torch.optim.AdamW(network.parameters(), lr=rate, betas=cell.train.betas, fused=True)
+    network.train()
+
+    def call() -> None:
+        train_step(network, optimizer, images, cell.train, cell.seed, 0, rate, target)
+        update_ema(ema, network, cell.train.ema)
+
+    return call
+
+
+def sampling_call(cell: Cell, network: nn.Module, device: Device) -> Callable[[], None]:
+    """One whole sampling of a batch, from noise to images."""
+    assert cell.efficiency is not None
+    target, settings = torch.device(device.name), cell.sample
+    shape = (cell.efficiency.sample_batch, cell.channels, cell.height, cell.width)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(target)
+    network.eval()
+
+    def velocity(x: Tensor, t: Tensor) -> Tensor:
+        with torch.no_grad(), autocast(cell.train, target):
+            return network(x, t).float()  # type: ignore[no-any-return]
+
+    def call() -> None:
+        solve(
+            velocity,
+            noise,
+            solver=settings.solver,
+            evaluations=settings.resolved_evaluations,
+            rtol=settings.rtol,
+            atol=settings.atol,
+        )
+
+    return call
+
+
+def time_calls(call: Callable[[], None], repeats: int, device: Device, stopped: Callable[[], bool]) -> Timing:
+    """Warm up until stable, then time `repeats` calls; raises Interrupted when `stopped()`."""
+
+    def timed() -> float:
+        if stopped():
+            raise Interrupted("stopped between two timings; the same command times them again")
+        start = time.perf_counter()
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device.name)
+        return time.perf_counter() - start
+
+    first = timed()
+    warm_ups: list[float] = []
+    while not _agree(warm_ups[-CALLS_IN_A_ROW:]) and len(warm_ups) < MOST_WARM_UPS:
+        warm_ups.append(timed())
+    seconds = tuple(timed() for _ in range(repeats))
+    return Timing(seconds, first, len(warm_ups), _agree(warm_ups[-CALLS_IN_A_ROW:]))
+
+
+def peak_memory(device: Device) -> dict[str, float]:
+    """Bytes. On a CPU the peak of resident memory since the process began; on a GPU the peaks of allocated and reserved
+    memory of this stage, and what is in use on the whole device, where the allocator keeps its peak."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device.name)
+        return {
+            "peak-memory": torch.cuda.max_memory_allocated(device.name),
+            "peak-memory-reserved": torch.cuda.max_memory_reserved(device.name),
+            "memory-on-device": total - free,
+        }
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {"peak-memory": float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)}
+
+
+def _agree(seconds: list[float]) -> bool:
+    return len(seconds) == CALLS_IN_A_ROW and max(seconds) <= (1 + AGREEMENT) * min(seconds)

@@ -1,0 +1,60 @@
+"""The grid of tokens that a picture or a clip is cut into, and the letters used everywhere.
+
+B batch, L tokens, D model width, E = expand * D inner width, N state size, K paths in a layer, p patch size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from zigma_bench.errors import NotReady, UsageError
+
+
+@dataclass(frozen=True)
+class Grid:
+    """H x W tokens of a picture, or T x H x W of a clip; token (t, r, c) has flat index (t*H + r)*W + c."""
+
+    height: int
+    width: int
+    frames: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("height", "width", "frames"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise UsageError(f"a grid's {name} must be a whole number of at least 1", got=getattr(self, name))
+
+    @property
+    def tokens(self) -> int:
+        """L = T * H * W."""
+        return self.frames * self.height * self.width
+
+    @property
+    def video(self) -> bool:
+        return self.frames > 1
+
+    @property
+    def square(self) -> bool:
+        return self.height == self.width
+
+    def __str__(self) -> str:
+        sides = (self.frames, self.height, self.width) if self.video else (self.height, self.width)
+        return "x".join(map(str, sides))
+
+    @classmethod
+    def parse(cls, text: str) -> Grid:
+        """A grid from 'HxW' or 'TxHxW'."""
+        sides = text.lower().split("x")
+        if len(sides) not in (2, 3) or not all(side.isascii() and side.isdigit() and int(side) > 0 for side in sides):
+            raise UsageError("this is no grid", expected="HxW or TxHxW, such as 8x12", got=text)
+        *frames, height, width = map(int, sides)
+        return cls(height, width, frames[0] if frames else 1)
+
+    @classmethod
+    def of_image(cls, height: int, width: int, patch: int) -> Grid:
+        """The tokens of an image of height x width pixels, cut into patches of p x p."""
+        if height % patch or width % patch:
+            raise NotReady(
+                f"patches of {patch} x {patch} do not divide an image of {height} x {width}",
+                do="choose another patch or another resolution",
+            )
+        return cls(height // patch, width // patch)

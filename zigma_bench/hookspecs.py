@@ -1,0 +1,56 @@
+"""Every hook of zigma-bench on one page: what a plugin can add.
+
+A plugin is a module with functions of these names, marked with `zigma_bench.hookimpl`, and named by an entry point in
+the group `zigma_bench`. The built-in scans, backbones, datasets and metrics come in through the same hooks.
+
+    @zigma_bench.hookimpl
+    def register_scans(register):
+        register("spiral", spiral)
+
+What is registered must import without torch: a target is a `"module:attribute"` string that is imported where it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pluggy
+
+PROJECT = "zigma_bench"
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def register_scans(register: Callable[..., None]) -> None:
+    """Add scan orders: `register(name, function)`.
+
+    `function(grid, layer, depth, seed, *, options...)` takes those of the four reserved arguments that it names and
+    returns NumPy ints [L] (one path), [K, L] (several) or a `Route`. Keyword-only parameters are its options.
+    """
+
+
+@hookspec
+def register_backbones(register: Callable[..., None]) -> None:
+    """Add denoising networks: `register(name, "module:class", options=Dataclass, facts=BackboneFacts(...))`.
+
+    The class is called as `Class(options, *, grid, channels, routes, backend)` and is an `nn.Module` with
+    `forward(x [B, C, H, W], t [B]) -> [B, C, H, W]`, the velocity of the linear path.
+    """
+
+
+@hookspec
+def register_datasets(register: Callable[..., None]) -> None:
+    """Add sources of images: `register(name, "module:function", options=Dataclass, facts=DatasetFacts(...))`.
+
+    The function is called as `function(options)` and returns `Splits` of uint8 images [N, C, H, W].
+    """
+
+
+@hookspec
+def register_metrics(register: Callable[..., None]) -> None:
+    """Add measures of quality: `register(name, "module:function", options=Dataclass, facts=MetricFacts(...))`.
+
+    The function is called as `function(options, subject)` with a `Subject` and returns a `Measurement`.
+    """

@@ -1,0 +1,70 @@
+"""Images as the program hands them around: uint8, channel first, taken by index, decoded when asked for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Pixels = npt.NDArray[np.uint8]
+
+
+class Images(Protocol):
+    """N images of one size. `take(indices)` gives uint8 [n, C, H, W], C 1 or 3, values 0 to 255."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Pixels: ...
+
+
+@dataclass(frozen=True)
+class ArrayImages:
+    """Images that lie in memory as one array, uint8 [N, C, H, W]."""
+
+    pixels: Pixels
+
+    def __post_init__(self) -> None:
+        assert self.pixels.dtype == np.uint8 and self.pixels.ndim == 4, (self.pixels.dtype, self.pixels.shape)
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def take(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Pixels:
+        return self.pixels[np.asarray(indices, dtype=np.int64)]
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Some images of a larger set, in the order of `indices`."""
+
+    images: Images
+    indices: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def take(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Pixels:
+        return self.images.take(self.indices[np.asarray(indices, dtype=np.int64)])
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A data source cut in two: no image of `validation` is in `train`."""
+
+    train: Images
+    validation: Images
+
+
+def digest(images: Images, *, batch: int = 256) -> str:
+    """The sha256 of all pixels in order, with the shape: the same for the same pictures wherever they come from."""
+    total = hashlib.sha256()
+    for start in range(0, len(images), batch):
+        pixels = images.take(range(start, min(start + batch, len(images))))
+        if start == 0:
+            total.update(repr((len(images), *pixels.shape[1:])).encode())
+        total.update(np.ascontiguousarray(pixels).tobytes())
+    return total.hexdigest()

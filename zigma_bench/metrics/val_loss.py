@@ -1,0 +1,76 @@
+"""The loss on held-out images at fixed times with fixed noise: cheap, and the same figure for the same network."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from zigma_bench.diffusion.objective import Network, velocity_loss
+from zigma_bench.errors import UsageError
+from zigma_bench.images import Images, Subset, digest
+from zigma_bench.metrics.options import ValLossOptions
+from zigma_bench.metrics.subject import Subject
+from zigma_bench.record import Measurement
+
+PROTOCOL = 1
+NAME = "val-loss"
+TIMES = tuple((i + 0.5) / 8 for i in range(8))
+NOISE_SEED = 20240
+BATCH = 64  # images at a time; the figure does not depend on it
+
+
+def val_loss(options: ValLossOptions, subject: Subject) -> Measurement:
+    """The mean over images, times and pixels of (v(x_t, t) - (x1 - x0))^2; raw: the 8 means, one a time."""
+    held, network = subject.held_out()
+    images = Subset(held, np.arange(min(options.images, len(held))))
+    losses = velocity_losses(network, images, device=subject.device)
+    facts = {
+        "protocol": PROTOCOL,
+        "path": "linear, noise at 0, velocity",
+        "times": list(TIMES),
+        "noise_seed": NOISE_SEED,
+        "n_images": len(images),
+        "images_sha256": digest(images),
+    }
+    if not np.isfinite(losses).all():  # a record holds no NaN, so raw stays empty
+        return Measurement.of(NAME, float("nan"), "1", fingerprint=facts)
+    return Measurement.of(NAME, float(losses.mean()), "1", fingerprint=facts, raw=tuple(losses.mean(0).tolist()))
+
+
+def velocity_losses(
+    network: Network, images: Images, *, device: str = "cpu", batch: int = BATCH
+) -> npt.NDArray[np.float64]:
+    """The squared error of every image at every time, float64 [N, 8]."""
+    found = np.empty((len(images), len(TIMES)))
+    with torch.no_grad():
+        for start in range(0, len(images), batch):
+            indices = range(start, min(start + batch, len(images)))
+            x1 = torch.from_numpy(images.take(indices).astype(np.float32) / 127.5 - 1).to(device)
+            noise = torch.from_numpy(np.stack([fixed_noise(i, x1.shape[1:]) for i in indices])).to(device)
+            for column, time in enumerate(TIMES):
+                t = torch.full((len(indices),), time, device=device)
+                loss = velocity_loss(_checked(network), x1, noise[:, column], t)
+                found[indices.start : indices.stop, column] = loss.double().cpu().numpy()
+    return found
+
+
+def fixed_noise(index: int, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """The noise of image `index` at each time, [8, C, H, W], drawn from the metric's seed and the index alone."""
+    draw = np.random.Generator(np.random.Philox(key=[NOISE_SEED, index]))
+    return draw.standard_normal((len(TIMES), *shape), dtype=np.float32)
+
+
+def _checked(network: Network) -> Network:
+    def run(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        velocity = network(x, t)
+        if velocity.shape != x.shape:  # it would broadcast into another figure
+            raise UsageError(
+                "the network's velocity has another shape than its input",
+                where=NAME,
+                expected=str(tuple(x.shape)),
+                got=tuple(velocity.shape),
+            )
+        return velocity
+
+    return run

@@ -1,0 +1,67 @@
+"""The built-in backbones, registered by the same hook as a plugin's; this page imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from zigma_bench.hookspecs import hookimpl
+from zigma_bench.models import costs
+from zigma_bench.models.options import DitOptions, VisionMambaOptions, ZigmaOptions
+from zigma_bench.registry import BackboneFacts
+
+# Widths and depths of the official factory functions (CompVis/zigma model_zigma.py; its S has width 368).
+ZIGMA_SIZES = {
+    "S": {"width": 368, "depth": 24},
+    "B": {"width": 768, "depth": 24},
+    "M": {"width": 768, "depth": 48},
+    "L": {"width": 1024, "depth": 48},
+    "H": {"width": 1536, "depth": 48},
+}
+# Table 1 of the DiT paper.
+DIT_SIZES = {
+    "S": {"width": 384, "depth": 12, "heads": 6},
+    "B": {"width": 768, "depth": 12, "heads": 12},
+    "L": {"width": 1024, "depth": 24, "heads": 16},
+    "XL": {"width": 1152, "depth": 28, "heads": 16},
+}
+
+
+@hookimpl
+def register_backbones(register: Callable[..., None]) -> None:
+    register(
+        "zigma",
+        "zigma_bench.models.zigma:Zigma",
+        options=ZigmaOptions,
+        facts=BackboneFacts(
+            order="scan",
+            cost=costs.zigma_cost,
+            check=costs.check_zigma,
+            sizes=ZIGMA_SIZES,
+            smoke={"width": 32, "depth": 2, "patch": 1},
+        ),
+    )
+    register(
+        "vision-mamba",
+        "zigma_bench.models.vision_mamba:VisionMamba",
+        options=VisionMambaOptions,
+        facts=BackboneFacts(
+            order="scan",
+            cost=costs.zigma_cost,
+            check=costs.check_vision_mamba,
+            default_scan="bidirectional",
+            sizes=ZIGMA_SIZES,
+            smoke={"width": 32, "depth": 2, "patch": 1},
+        ),
+    )
+    register(
+        "dit",
+        "zigma_bench.models.dit:Dit",
+        options=DitOptions,
+        facts=BackboneFacts(
+            order="free",
+            cost=costs.dit_cost,
+            check=costs.check_dit,
+            sizes=DIT_SIZES,
+            smoke={"width": 32, "depth": 2, "patch": 1, "heads": 1},
+        ),
+    )

@@ -1,0 +1,65 @@
+"""Initial weights that belong to a name: each parameter draws from its seed and its own name alone.
+
+So two networks that share a layer share its first weights, whatever else they hold and in whatever order it was built.
+A module that wants other values than PyTorch's defaults has a method `init_parameters(draw)`, where `draw(name)` gives
+the generator of its parameter; it must fill all of its own parameters.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+Draw = Callable[[str], torch.Generator]
+
+
+def initialise(network: nn.Module, seed: int) -> None:
+    """Fill every parameter in place. float32, on the CPU, the same on every machine."""
+    for prefix, module in network.named_modules():
+
+        def draw(name: str, prefix: str = prefix) -> torch.Generator:
+            return generator(seed, f"{prefix}.{name}" if prefix else name)
+
+        own = list(module.named_parameters(recurse=False))
+        if hasattr(module, "init_parameters"):
+            module.init_parameters(draw)
+        elif isinstance(module, nn.Linear | nn.Conv2d):
+            _linear(module, draw)
+        elif isinstance(module, nn.RMSNorm):
+            nn.init.ones_(module.weight)
+        elif own:
+            raise TypeError(f"{type(module).__name__} {prefix!r} has parameters and no init_parameters")
+
+
+def generator(seed: int, name: str) -> torch.Generator:
+    """A CPU generator for one name under one seed."""
+    value = int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big", signed=False)
+    return torch.Generator().manual_seed(value)
+
+
+@torch.no_grad()
+def uniform_(tensor: torch.Tensor, bound: float, draw: torch.Generator) -> None:
+    tensor.copy_(torch.empty(tensor.shape).uniform_(-bound, bound, generator=draw))
+
+
+@torch.no_grad()
+def normal_(tensor: torch.Tensor, sd: float, draw: torch.Generator) -> None:
+    tensor.copy_(torch.empty(tensor.shape).normal_(0.0, sd, generator=draw))
+
+
+@torch.no_grad()
+def xavier_(weight: torch.Tensor, draw: torch.Generator) -> None:
+    """Uniform with bound sqrt(6 / (fan_in + fan_out)) over the flattened weight [out, in]."""
+    out, inner = weight.shape[0], weight[0].numel()
+    uniform_(weight, math.sqrt(6 / (out + inner)), draw)
+
+
+def _linear(module: nn.Linear | nn.Conv2d, draw: Draw) -> None:
+    """PyTorch's default weight (uniform with bound 1/sqrt(fan_in)) and a zero bias."""
+    uniform_(module.weight, 1 / math.sqrt(module.weight[0].numel()), draw("weight"))
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)

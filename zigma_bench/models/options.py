@@ -1,0 +1,70 @@
+"""The options of every built-in backbone: plain data, importable without torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Interval, Lt
+
+from zigma_bench.errors import NotReady
+
+Positive = Annotated[int, Ge(1)]
+Rate = Annotated[float, Ge(0), Lt(1)]
+
+
+@dataclass(frozen=True)
+class ZigmaOptions:
+    """ZigMa: adaLN blocks of Mamba, each layer reading the tokens along its own path (arXiv 2403.13802)."""
+
+    width: Positive
+    depth: Positive
+    patch: Positive
+    expand: Positive = 2
+    state: Annotated[int, Interval(ge=1, le=64)] = 16
+    conv: Annotated[int, Interval(ge=1, le=8)] = 4
+    positions: Literal["none", "sincos", "learned"] = "learned"
+    residual: Literal["official", "textbook"] = "official"
+    drop_path: Rate = 0.1
+
+    @property
+    def inner(self) -> int:
+        """E, the channels inside a mixer."""
+        return self.expand * self.width
+
+    @property
+    def dt_rank(self) -> int:
+        return math.ceil(self.width / 16)
+
+
+@dataclass(frozen=True)
+class VisionMambaOptions(ZigmaOptions):
+    """VisionMamba: ZigMa's two-branch baseline, raster forwards and backwards with own parameters (its `v2`)."""
+
+    init: Literal["like-forward", "official"] = "like-forward"
+
+
+@dataclass(frozen=True)
+class DitOptions:
+    """DiT: adaLN-Zero blocks of softmax attention and an MLP, the order-free control (arXiv 2212.09748)."""
+
+    width: Positive
+    depth: Positive
+    patch: Positive
+    heads: Positive | None = None
+    mlp_ratio: Positive = 4
+
+    @property
+    def head_count(self) -> int:
+        """The heads given, else one for every 64 channels, else one for every 32."""
+        if self.heads is not None:
+            if self.width % self.heads:
+                raise NotReady(f"{self.heads} heads do not divide a width of {self.width}", do="choose other heads")
+            return self.heads
+        for size in (64, 32):
+            if self.width % size == 0:
+                return self.width // size
+        raise NotReady(
+            f"a width of {self.width} is no multiple of 32, so the number of heads must be given", do="set heads"
+        )

@@ -1,0 +1,84 @@
+"""ZigMa: a DiT-style stack of Mamba mixers, each layer reading the tokens along another path.
+
+Source: arXiv 2403.13802 and CompVis/zigma (model_zigma.py), whose behaviour is the default, quirks included: the skip
+inside a block adds the normalised stream, r' = r + RMSNorm(r) + gate * mixer(...); `residual: textbook` is the usual
+pre-norm r' = r + gate * mixer(...). Differences from the published network: any H x W, and no text or class yet.
+
+B batch, C channels, H x W pixels, L tokens, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from zigma_bench.grid import Grid
+from zigma_bench.models.embed import DropPath, PatchEmbed, Positions, TimeEmbed, ZeroLinear, unpatchify
+from zigma_bench.models.mixer import MambaMixer
+from zigma_bench.models.options import ZigmaOptions
+from zigma_bench.scans.route import Route
+
+NORM_EPS, FINAL_EPS = 1e-5, 1e-6
+
+
+class Block(nn.Module):
+    """One layer: (x, r) and a condition c [B, D] -> (x, r), all [B, L, D]; the residual r stays in float32."""
+
+    def __init__(self, width: int, mixer: nn.Module, *, drop_path: float, residual: str) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(width, eps=NORM_EPS)
+        self.modulation = ZeroLinear(width, 3 * width)
+        self.mixer, self.drop_path, self.residual = mixer, DropPath(drop_path), residual
+
+    def forward(self, x: Tensor, r: Tensor | None, c: Tensor) -> tuple[Tensor, Tensor]:
+        r = x.float() if r is None else r + self.drop_path(x).float()
+        n = self.norm(r)
+        shift, scale, gate = self.modulation(nn.functional.silu(c))[:, None].chunk(3, dim=-1)  # [B, 1, D] each
+        branch = gate * self.mixer(n * (1 + scale) + shift)
+        return (n + branch if self.residual == "official" else branch), r
+
+
+class Zigma(nn.Module):
+    """x [B, C, H, W] and t [B] in [0, 1] -> the velocity [B, C, H, W]."""
+
+    zero_backward_dt_bias = False
+
+    def __init__(
+        self, options: ZigmaOptions, *, grid: Grid, channels: int, routes: Sequence[Route], backend: str
+    ) -> None:
+        super().__init__()
+        self.grid, self.patch = grid, options.patch
+        self.patch_embed = PatchEmbed(channels, options.width, options.patch)
+        self.positions = Positions(options.positions, grid, options.width)
+        self.time_embed = TimeEmbed(options.width)
+        rates = [0.0, *torch.linspace(0, options.drop_path, options.depth).tolist()]  # official: shifted by one
+        self.blocks = nn.ModuleList(
+            Block(
+                options.width,
+                MambaMixer(
+                    options,
+                    route,
+                    backend=backend,
+                    depth=options.depth,
+                    zero_backward_dt_bias=self.zero_backward_dt_bias,
+                ),
+                drop_path=rate,
+                residual=options.residual,
+            )
+            for route, rate in zip(routes, rates, strict=False)
+        )
+        self.final_drop = DropPath(options.drop_path)
+        self.final_norm = nn.RMSNorm(options.width, eps=NORM_EPS)
+        self.head = nn.Linear(options.width, options.patch**2 * channels)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        x = self.positions(self.patch_embed(x))  # [B, L, D]
+        c = self.time_embed(t)  # [B, D]
+        r: Tensor | None = None
+        for block in self.blocks:
+            x, r = block(x, r, c)
+        x = self.final_norm(self.final_drop(x).float() + r)
+        x = nn.functional.layer_norm(x, x.shape[-1:], eps=FINAL_EPS)
+        return unpatchify(self.head(x), self.grid, self.patch)

@@ -1,0 +1,141 @@
+// The depthwise causal convolution along the path and its gradients: SIMD over channels.
+//
+//   y[path[t]] = act(bias + sum_k weight[:, k] x[path[t - W + 1 + k]]), rows before the start are zero
+//
+// A task goes over the steps of one batch entry and one group of channel blocks. The backward goes against time with
+// the last W gradients of the sums in a ring; the gradients of the weights are kept a batch entry and then added up in
+// a fixed order.
+#include "../simd.h"
+
+extern "C" struct Conv {
+  int64_t batch, length, channels, width, silu, threads;
+  const int64_t* path;           // [L], or null for 0 .. L-1
+  Rows x, y;
+  const float *weight, *bias;    // [E, W], [E] or null
+  Rows grad_y, grad_x;
+  float *grad_weight, *grad_bias;  // [E, W], [E]
+};
+
+// The weights in padded vectors: [blocks, W + 1], the bias last.
+struct Weights {
+  Scratch memory;
+  Weights(const Conv& c, int64_t blocks) : memory(blocks * (c.width + 1)) {
+    for (int64_t block = 0; block < blocks; block++) {
+      const int64_t e = block * LANES, count = c.channels - e;
+      vec* own = memory.data + block * (c.width + 1);
+      for (int64_t k = 0; k < c.width; k++) {
+        own[k] = vec{};
+        for (int i = 0; i < LANES && i < count; i++) own[k][i] = c.weight[(e + i) * c.width + k];
+      }
+      own[c.width] = c.bias ? load(c.bias + e, count) : vec{};
+    }
+  }
+};
+
+static inline int64_t row_of(const Conv& c, int64_t step) { return c.path ? c.path[step] : step; }
+
+// The rows that step t reads: W pointers, those before the start to zeros (one row of them is enough for a block).
+struct Window {
+  std::vector<const float*> rows;
+  std::vector<float> zeros;
+  explicit Window(const Conv& c)
+      : rows(static_cast<size_t>(c.width)), zeros(static_cast<size_t>(c.channels), 0.0f) {}
+  const float* const* at(const Conv& c, int64_t b, int64_t t) {
+    for (int64_t k = 0; k < c.width; k++) {
+      const int64_t step = t - c.width + 1 + k;
+      rows[static_cast<size_t>(k)] = step < 0 ? zeros.data() : c.x.at(b, row_of(c, step));
+    }
+    return rows.data();
+  }
+};
+
+template <int WIDTH>
+static inline vec weighted(const vec* weights, const float* const* rows, int64_t width, int64_t e, int64_t count) {
+  const int64_t W = WIDTH ? WIDTH : width;
+  vec sum = weights[W];
+  for (int64_t k = 0; k < W; k++) sum += weights[k] * load(rows[k] + e, count);
+  return sum;
+}
+
+template <int WIDTH>
+static void forward(const Conv& c) {
+  const Groups groups(c.channels, c.batch);
+  const Weights weights(c, groups.blocks);
+  for_each_task(c.batch * groups.count, c.threads, [&] {
+    return [&, window = Window(c)](int64_t task) mutable {
+      const int64_t b = task / groups.count, group = task % groups.count;
+      for (int64_t t = 0; t < c.length; t++) {
+        const float* const* rows = window.at(c, b, t);
+        float* out = c.y.at(b, row_of(c, t));
+        for (int64_t block = groups.first(group); block < groups.first(group + 1); block++) {
+          const int64_t e = block * LANES, count = c.channels - e;
+          vec y = weighted<WIDTH>(weights.memory.data + block * (c.width + 1), rows, c.width, e, count);
+          if (c.silu) y *= logistic(y);
+          store(out + e, y, count);
+        }
+      }
+    };
+  });
+}
+
+// Step t of one block, backward: the gradient of its sum goes into the ring and the weights' sums, and what the ring
+// then holds gives the gradient of row path[t].
+template <int WIDTH>
+static inline void backward_step(const Conv& c, int64_t b, int64_t t, int64_t block, const vec* weights,
+                                 const float* const* rows, vec* ring, vec* sums) {
+  const int64_t W = WIDTH ? WIDTH : c.width, e = block * LANES, count = c.channels - e, row = row_of(c, t);
+  vec g = load(c.grad_y.at(b, row) + e, count);
+  if (c.silu) {
+    const vec sum = weighted<WIDTH>(weights, rows, c.width, e, count), gate = logistic(sum);
+    g *= gate * (1.0f + sum * (1.0f - gate));
+  }
+  ring[t % W] = g;
+  vec grad_x{};
+  for (int64_t k = 0; k < W; k++) {
+    sums[k] += g * load(rows[k] + e, count);
+    grad_x += weights[W - 1 - k] * ring[(t + k) % W];
+  }
+  sums[W] += g;
+  store(c.grad_x.at(b, row) + e, grad_x, count);
+}
+
+static void add_batch(const Conv& c, const Groups& groups, vec* sums) {
+  const int64_t stride = c.width + 1;
+  for (int64_t b = 1; b < c.batch; b++)
+    for (int64_t i = 0; i < groups.blocks * stride; i++) sums[i] += sums[b * groups.blocks * stride + i];
+  for (int64_t block = 0; block < groups.blocks; block++) {
+    const int64_t e = block * LANES, count = c.channels - e;
+    const vec* own = sums + block * stride;
+    for (int64_t k = 0; k < c.width; k++)
+      for (int i = 0; i < LANES && i < count; i++) c.grad_weight[(e + i) * c.width + k] = own[k][i];
+    store(c.grad_bias + e, own[c.width], count);
+  }
+}
+
+template <int WIDTH>
+static void backward(const Conv& c) {
+  const Groups groups(c.channels, c.batch);
+  const Weights weights(c, groups.blocks);
+  const int64_t stride = c.width + 1;
+  Scratch sums(c.batch * groups.blocks * stride);
+  std::memset(reinterpret_cast<char*>(sums.data), 0, static_cast<size_t>(c.batch * groups.blocks * stride) * sizeof(vec));
+  for_each_task(c.batch * groups.count, c.threads, [&] {
+    return [&, window = Window(c), ring = std::make_unique<Scratch>(groups.blocks * c.width)](int64_t task) mutable {
+      const int64_t b = task / groups.count, group = task % groups.count;
+      std::memset(reinterpret_cast<char*>(ring->data), 0, static_cast<size_t>(groups.blocks * c.width) * sizeof(vec));
+      for (int64_t t = c.length - 1; t >= 0; t--) {
+        const float* const* rows = window.at(c, b, t);
+        for (int64_t block = groups.first(group); block < groups.first(group + 1); block++)
+          backward_step<WIDTH>(c, b, t, block, weights.memory.data + block * stride, rows,
+                               ring->data + block * c.width, sums.data + (b * groups.blocks + block) * stride);
+      }
+    };
+  });
+  add_batch(c, groups, sums.data);
+}
+
+extern "C" {
+int64_t conv_arguments_bytes() { return sizeof(Conv); }
+void conv_forward(const Conv* c) { c->width == 4 ? forward<4>(*c) : forward<0>(*c); }
+void conv_backward(const Conv* c) { c->width == 4 ? backward<4>(*c) : backward<0>(*c); }
+}

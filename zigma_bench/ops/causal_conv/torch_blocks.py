@@ -1,0 +1,48 @@
+"""The causal convolution in plain torch, on any device: rows gathered in scan order, then one multiply-add a tap."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+def conv(x: Tensor, weight: Tensor, bias: Tensor | None, path: Tensor | None, silu: bool) -> Tensor:
+    """See `causal_conv`; all tensors have one dtype, in which it computes."""
+    if path is None:
+        return _conv_in_order(x, weight, bias, silu)
+    inverse = torch.empty_like(path)
+    inverse[path] = torch.arange(len(path), device=path.device)
+    return _take_rows(_conv_in_order(_take_rows(x, path, inverse), weight, bias, silu), inverse, path)
+
+
+def _conv_in_order(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> Tensor:
+    length, width = x.shape[1], weight.shape[1]
+    y = x * weight[:, -1]
+    for shift in range(1, min(width, length)):
+        y = y + F.pad(x[:, :-shift] * weight[:, -1 - shift], (0, 0, shift, 0))
+    y = y if bias is None else y + bias
+    return F.silu(y) if silu else y
+
+
+def _take_rows(x: Tensor, path: Tensor, inverse: Tensor) -> Tensor:
+    rows: Tensor = _TakeRows.apply(x, path, inverse)
+    return rows
+
+
+class _TakeRows(torch.autograd.Function):
+    """x[:, path], whose backward gathers by the inverse: indexing's own adds up with atomics, or sorts."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, path: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(inverse)
+        return x.index_select(1, path)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (inverse,) = ctx.saved_tensors
+        return grad.index_select(1, inverse), None, None

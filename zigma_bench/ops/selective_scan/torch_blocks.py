@@ -1,0 +1,111 @@
+"""The selective scan in plain torch, on any device: blocks of 16 steps that the backward computes again.
+
+Only the states at the starts of the blocks are kept. Inside a block everything but the recurrence is one operation
+on [B, 16, E, N]. Sums in exponential space would save the loop, but give NaN beyond a few steps.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+BLOCK = 16
+
+
+def scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    path: Tensor | None,
+) -> Tensor:
+    """See `selective_scan`; all tensors have one dtype, in which it computes."""
+    d = delta if delta_bias is None else delta + delta_bias
+    d = F.softplus(d) if delta_softplus else d
+    y: Tensor = _Recurrence.apply(u, d, A, B, C, path)
+    y = y if D is None else y + D * u
+    return y if z is None else y * F.silu(z)
+
+
+def _blocks(length: int) -> list[slice]:
+    return [slice(start, min(start + BLOCK, length)) for start in range(0, length, BLOCK)]
+
+
+def _read(tensor: Tensor, path: Tensor | None, block: slice) -> Tensor:
+    return tensor[:, block] if path is None else tensor.index_select(1, path[block])
+
+
+def _write(tensor: Tensor, path: Tensor | None, block: slice, values: Tensor) -> None:
+    if path is None:
+        tensor[:, block] = values
+    else:
+        tensor.index_copy_(1, path[block], values)
+
+
+def _states(h: Tensor, u: Tensor, d: Tensor, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+    """Decays exp(d A) and states of a block from the state h [B, E, N] before it, both [B, T, E, N]."""
+    decays = torch.exp(d[..., None] * A)
+    states = (d * u)[..., None] * B[:, :, None, :]
+    for i in range(states.shape[1]):
+        h = states[:, i].addcmul_(decays[:, i], h)
+    return decays, states
+
+
+class _Recurrence(torch.autograd.Function):
+    """y = <C, h>, h_t = exp(d A) h_{t-1} + d B u along the path; u, d, y [B, L, E]."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, d: Tensor, A: Tensor, B: Tensor, C: Tensor, path: Tensor | None) -> Tensor:
+        h = u.new_zeros(u.shape[0], u.shape[2], A.shape[1])
+        y, starts = torch.empty_like(d, memory_format=torch.contiguous_format), []
+        for block in _blocks(u.shape[1]):
+            starts.append(h)
+            u_, d_, B_, C_ = (_read(tensor, path, block) for tensor in (u, d, B, C))
+            states = _states(h, u_, d_, A, B_)[1]
+            h = states[:, -1].clone()
+            _write(y, path, block, (states * C_[:, :, None, :]).sum(-1))
+        ctx.save_for_backward(u, d, A, B, C, path, torch.stack(starts))
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        u, d, A, B, C, path, starts = ctx.saved_tensors
+        grads = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in (u, d, B, C)]
+        grad_A, carried = torch.zeros_like(A), torch.zeros_like(starts[0])
+        for index, block in reversed(list(enumerate(_blocks(u.shape[1])))):
+            inputs = [_read(tensor, path, block) for tensor in (u, d, B, C, grad_y)]
+            more, more_A, carried = _backward_block(starts[index], A, carried, *inputs)
+            for grad, values in zip(grads, more, strict=True):
+                _write(grad, path, block, values)
+            grad_A += more_A
+        grad_u, grad_d, grad_B, grad_C = grads
+        return grad_u, grad_d, grad_A, grad_B, grad_C, None
+
+
+def _backward_block(
+    h: Tensor, A: Tensor, carried: Tensor, u: Tensor, d: Tensor, B: Tensor, C: Tensor, grad_y: Tensor
+) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], Tensor, Tensor]:
+    """Gradients of a block (u, d, B, C), of A, and of the state h before it, from that of the state after it."""
+    decays, states = _states(h, u, d, A, B)
+    g = grad_y[..., None] * C[:, :, None, :]  # gradients of the states, [B, T, E, N]
+    g[:, -1] += carried
+    for i in range(g.shape[1] - 1, 0, -1):
+        g[:, i - 1].addcmul_(decays[:, i], g[:, i])
+    grad_C = (states * grad_y[..., None]).sum(2)
+    grad_B = (g * (d * u)[..., None]).sum(2)
+    through_B = (g * B[:, :, None, :]).sum(-1)
+    decays.mul_(g)  # from here on the gradient of the state before each step
+    exponent = torch.cat((h[:, None], states[:, :-1]), 1).mul_(decays)  # gradient of d A
+    grad_d = u * through_B + (exponent * A).sum(-1)
+    grad_A = (exponent * d[..., None]).sum((0, 1))
+    return (d * through_B, grad_d, grad_B, grad_C), grad_A, decays[:, 0].clone()

@@ -1,0 +1,227 @@
+// Vectors of LANES floats, the few functions that the operators need, and a loop over tasks on threads.
+//
+// The vector is as wide as the machine's registers: wider ones go through memory and are many times slower.
+#pragma once
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <system_error>
+#include <thread>
+#include <utility>
+#include <vector>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+#define LANES 16
+#elif defined(__AVX2__)
+#define LANES 8
+#else
+#define LANES 4
+#endif
+
+typedef float vec __attribute__((vector_size(LANES * 4)));
+typedef int32_t ivec __attribute__((vector_size(LANES * 4)));
+
+static constexpr float LOG2E = 1.442695040888963f;
+static constexpr float LN2 = 0.6931471805599453f;
+
+static inline vec splat(float x) { return vec{} + x; }
+
+// The first `count` of LANES floats at p, zero beyond them.
+static inline vec load(const float* p, int64_t count) {
+  vec v{};
+  if (count >= LANES) {
+    std::memcpy(&v, p, sizeof(vec));
+  } else {
+    std::memcpy(&v, p, static_cast<size_t>(count) * sizeof(float));
+  }
+  return v;
+}
+
+static inline void store(float* p, vec v, int64_t count) {
+  std::memcpy(p, &v, count >= LANES ? sizeof(vec) : static_cast<size_t>(count) * sizeof(float));
+}
+
+// 2^f on [0, 1]: 1 + f * (...), minimax, relative error 8.3e-8 before rounding.
+static inline vec exp2_fraction(vec f) {
+  vec p = splat(0.00186713028f);
+  p = p * f + 0.00901702988f;
+  p = p * f + 0.0557999134f;
+  p = p * f + 0.24016445f;
+  p = p * f + 0.693151312f;
+  return p * f + 1.0f;
+}
+
+#if LANES == 16
+static inline vec exp2_floor(vec t) { return (vec)_mm512_roundscale_ps((__m512)t, 0x09); }
+
+static inline vec scale_by_exp2(vec p, vec whole) { return (vec)_mm512_scalef_ps((__m512)p, (__m512)whole); }
+
+// 2^t. The rounding of t is the caller's: relative error 3e-7 + 6e-8 * |t|.
+static inline vec exp2_of(vec t) {
+  vec f = (vec)_mm512_reduce_ps((__m512)t, 0x09);     // t - floor(t)
+  return scale_by_exp2(exp2_fraction(f), t);          // scalef takes the floor by itself
+}
+#else
+// The floor of t in [-126, 127], by adding 1.5 * 2^23; up to one too small at whole numbers, where f is then 1.
+static inline vec exp2_floor(vec t) { return ((t - 0.5f) + 12582912.0f) - 12582912.0f; }
+
+// p * 2^whole by adding to the exponent's bits; p in [1, 2].
+static inline vec scale_by_exp2(vec p, vec whole) {
+  return (vec)((ivec)p + (((ivec)(whole + 12582912.0f)) << 23));
+}
+
+static inline vec clamp_exponent(vec t) {
+  t = t < -126.0f ? splat(-126.0f) : t;
+  return t > 127.0f ? splat(127.0f) : t;
+}
+
+static inline vec exp2_of(vec t) {
+  t = clamp_exponent(t);
+  vec whole = exp2_floor(t);
+  return scale_by_exp2(exp2_fraction(t - whole), whole);
+}
+#endif
+
+// exp(x) as 2^whole * 2^f, with f from x - whole * log(2) in two parts, the first of few bits so that it is exact:
+// relative error below 3e-7 wherever exp(x) is a normal float.
+static inline vec exp_of(vec x) {
+  x = x < -88.0f ? splat(-88.0f) : x;
+  x = x > 88.0f ? splat(88.0f) : x;
+  vec whole = exp2_floor(x * LOG2E);
+#if LANES != 16
+  whole = whole < -126.0f ? splat(-126.0f) : whole;
+#endif
+  vec rest = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
+  return scale_by_exp2(exp2_fraction(rest * LOG2E), whole);
+}
+
+// 1 / x for x from 1 to 3: a division takes as long as thirty other operations.
+static inline vec reciprocal(vec x) {
+#if LANES == 16
+  vec r = (vec)_mm512_rcp14_ps((__m512)x);
+  return r + r * (1.0f - x * r);  // one step of Newton: relative error 1e-7
+#else
+  return 1.0f / x;
+#endif
+}
+
+static inline vec magnitude(vec x) { return x < 0.0f ? -x : x; }
+
+// log(1 + w), w in [0, 1], as 2 artanh(w / (2 + w)); relative error 2e-7 also where w is tiny.
+static inline vec log1p_of(vec w) {
+  vec s = w * reciprocal(2.0f + w), r = s * s;
+  vec p = splat(0.121447798f);
+  p = p * r + 0.107153702f;
+  p = p * r + 0.143082984f;
+  p = p * r + 0.199994442f;
+  p = p * r + 0.333333378f;
+  return 2.0f * s * (p * r + 1.0f);
+}
+
+// softplus(x) = log(1 + e^x) and its slope, the logistic function of x.
+static inline vec softplus_of(vec x, vec* slope) {
+  vec w = exp_of(-magnitude(x)), inverse = reciprocal(1.0f + w);
+  *slope = x < 0.0f ? w * inverse : inverse;
+  return (x > 0.0f ? x : vec{}) + log1p_of(w);
+}
+
+static inline vec logistic(vec x) {
+  vec w = exp_of(-magnitude(x)), inverse = reciprocal(1.0f + w);
+  return x < 0.0f ? w * inverse : inverse;
+}
+
+#if defined(__clang__)
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, ivec{__VA_ARGS__})
+#endif
+
+// Sums of neighbours: those of a, then those of b.
+static inline vec pair_sums(vec a, vec b) {
+#if LANES == 16
+  return SHUFFLE(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30) +
+         SHUFFLE(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+#elif LANES == 8
+  return SHUFFLE(a, b, 0, 2, 4, 6, 8, 10, 12, 14) + SHUFFLE(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
+#else
+  return SHUFFLE(a, b, 0, 2, 4, 6) + SHUFFLE(a, b, 1, 3, 5, 7);
+#endif
+}
+
+// out[i] = the sum of all lanes of v[i]: LANES vectors at a time as a tree, always in the same order.
+static inline void lane_sums(const vec* v, int64_t count, float* out) {
+  for (int64_t start = 0; start < count; start += LANES) {
+    vec tree[LANES];
+    const int64_t here = count - start < LANES ? count - start : LANES;
+    for (int i = 0; i < LANES; i++) tree[i] = i < here ? v[start + i] : vec{};
+    for (int width = LANES / 2; width; width /= 2)
+      for (int i = 0; i < width; i++) tree[i] = pair_sums(tree[2 * i], tree[2 * i + 1]);
+    store(out + start, tree[0], here);
+  }
+}
+
+// Vectors of scratch memory, aligned, not cleared.
+struct Scratch {
+  vec* data;
+  explicit Scratch(int64_t count)
+      : data(static_cast<vec*>(::operator new(static_cast<size_t>(count + 1) * sizeof(vec), std::align_val_t(64)))) {}
+  ~Scratch() { ::operator delete(data, std::align_val_t(64)); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+};
+
+// Denormal floats are taken as zero while this lives: a decayed state would cost a hundred cycles an operation.
+struct FlushDenormals {
+#if defined(__x86_64__)
+  unsigned before = _mm_getcsr();
+  FlushDenormals() { _mm_setcsr(before | 0x8040); }
+  ~FlushDenormals() { _mm_setcsr(before); }
+#endif
+};
+
+// Calls make(): a worker, once a thread; then worker(task) for tasks 0 .. tasks - 1, each on whichever thread is free.
+// Tasks must write to places of their own: the result then is the same for any number of threads.
+template <class Make>
+static void for_each_task(int64_t tasks, int64_t threads, const Make& make) {
+  std::atomic<int64_t> next{0};
+  auto run = [&] {
+    FlushDenormals flush;
+    auto worker = make();
+    for (int64_t task; (task = next.fetch_add(1)) < tasks;) worker(task);
+  };
+  std::vector<std::thread> others;
+  for (int64_t i = 1; i < (threads < tasks ? threads : tasks); i++) {
+    try {
+      others.emplace_back(run);
+    } catch (const std::system_error&) {
+      break;  // the system gives no more threads: those at hand do all the tasks
+    }
+  }
+  run();
+  for (auto& thread : others) thread.join();
+}
+
+// Channels in blocks of LANES, and the blocks in groups: a task is one batch entry and one group. The shape alone
+// decides, never the number of threads, so that sums have one order.
+struct Groups {
+  int64_t blocks, count;
+  Groups(int64_t channels, int64_t batch) : blocks((channels + LANES - 1) / LANES) {
+    int64_t size = blocks * batch / 32;
+    size = size < 4 ? 4 : size > 16 ? 16 : size;
+    count = (blocks + size - 1) / size;
+  }
+  int64_t first(int64_t group) const { return group * blocks / count; }
+};
+
+// A [batch, length, channels] array with any strides between rows.
+struct Rows {
+  float* data;
+  int64_t batch_stride, row_stride;
+  float* at(int64_t b, int64_t row) const { return data + b * batch_stride + row * row_stride; }
+};

@@ -1,0 +1,10 @@
+"""From a suite and the registries to a plan: every name, option, default and order checked, as a tuple of cells.
+
+Nothing here imports torch or decodes an image, so a wrong suite dies before a device is touched.
+"""
+
+from zigma_bench.plan.cells import STAGES, Cell, Resolved, Stage
+from zigma_bench.plan.make import Plan, make_plan
+from zigma_bench.plan.resolve import cell_routes
+
+__all__ = ["STAGES", "Cell", "Plan", "Resolved", "Stage", "cell_routes", "make_plan"]

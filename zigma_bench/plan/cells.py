@@ -1,0 +1,146 @@
+"""A cell: the unit that runs, resumes and fails, and the identity of each of its stages.
+
+An identity is a hash of all that can change a result, stage by stage; labels, times and places never enter it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from zigma_bench.suite import Efficiency, Reference, Sample, Strict, Train
+
+PROTOCOL = 1  # raised when the same plan would give other figures
+Stage = Literal["train", "sample", "quality", "efficiency"]
+STAGES: tuple[Stage, ...] = ("train", "sample", "quality", "efficiency")
+Role = Literal["cell", "floor", "ceiling"]
+
+
+class Resolved(Strict):
+    """A name with its owner and all of its options, defaults included."""
+
+    name: str
+    owner: str
+    options: dict[str, Any]
+
+    @property
+    def label(self) -> str:
+        """`zigzag paths=8`."""
+        return " ".join([self.name, *(f"{key}={value}" for key, value in sorted(self.options.items()))])
+
+
+class Cell(Strict):
+    """One backbone x scan x data x recipe x seed; `floor` is held-out images, `ceiling` the untrained network."""
+
+    suite: str
+    role: Role
+    smoke: bool
+    backbone_label: str | None
+    scan_label: str | None
+    backbone: Resolved | None
+    scan: Resolved | None
+    data: Resolved
+    data_fingerprint: str
+    channels: int
+    height: int
+    width: int
+    seed: int
+    order_digests: tuple[str, ...]
+    scanned_ratio: float
+    backend: str
+    train: Train
+    train_images: int | None
+    train_seconds: float | None
+    sample: Sample
+    reference: Reference
+    quality: tuple[Resolved, ...]
+    efficiency: Efficiency | None
+    parameters: int
+    forward_flops: dict[str, int]
+    tokens: int
+    metric_fingerprints: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        names = [self.role if self.role != "cell" else None, self.backbone_label, self.scan_label, f"seed {self.seed}"]
+        return " · ".join(name for name in names if name)
+
+    @property
+    def slug(self) -> str:
+        return re.sub(r"[^A-Za-z0-9._]+", "-", self.label).strip("-.")
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages that this cell goes through."""
+        found: list[Stage] = ["sample"] if self.role != "cell" else ["train", "sample"]
+        if self.quality:
+            found.append("quality")
+        if self.role == "cell" and self.efficiency is not None:
+            found.append("efficiency")
+        return tuple(found)
+
+    @property
+    def train_steps(self) -> int | None:
+        """Whole batches of the image budget, the last one counted in full; None under a budget of seconds."""
+        return None if self.train_images is None else math.ceil(self.train_images / self.train.batch)
+
+    def identity(self, stage: Stage, *, card: str) -> str:
+        """The sha256 of all that can change a stage's record; `card` counts for efficiency alone."""
+        return _digest(self._facts(stage, card))
+
+    def _weights(self) -> list[list[str]]:
+        return [[text] if text else [] for text in self.metric_fingerprints]
+
+    def _solver(self) -> list[Any]:
+        """What the images depend on; the batch counts for dopri5, whose steps are those of the whole batch."""
+        s = self.sample
+        adaptive = [s.rtol, s.atol, s.batch] if s.solver == "dopri5" else []
+        return [s.solver, s.resolved_evaluations, *adaptive]
+
+    def _facts(self, stage: Stage, card: str) -> dict[str, Any]:
+        data = {"protocol": PROTOCOL, "smoke": self.smoke, "data": [_dump(self.data), self.data_fingerprint]}
+        metrics = [[_dump(metric), *fp] for metric, fp in zip(self.quality, self._weights(), strict=True)]
+        judged = {"reference": _dump(self.reference), "quality": metrics}
+        if self.role == "floor":
+            drawn = {**data, "role": self.role, "count": self.sample.count, "reference": self.reference.split}
+            return {**drawn, **judged} if stage == "quality" else drawn
+        network = {
+            **data,
+            "backbone": _dump(self.backbone),
+            "scan": _dump(self.scan),
+            "orders": self.order_digests,
+            "backend": self.backend,
+            "shape": [self.channels, self.height, self.width],
+            "precision": self.train.precision,
+        }
+        trained = {**network, "role": self.role, "seed": self.seed}
+        if self.role == "cell":
+            trained["train"] = self.train.model_dump(mode="json", exclude={"checkpoint_seconds"})
+            trained["budget"] = [self.train_images, self.train_seconds]
+        if stage == "train":
+            return trained
+        if stage == "efficiency":
+            recipe = [self.train.batch, self.train.gradient_clip, self.train.flip]
+            return {
+                **network,
+                "efficiency": _dump(self.efficiency),
+                "train": recipe,
+                "sample": self._solver(),
+                "card": card,
+            }
+        drawn = {**trained, "sample": [self.sample.count, *self._solver()]}
+        if stage == "sample":
+            return drawn
+        return {**drawn, **judged}
+
+
+def _dump(model: Strict | None) -> Any:
+    return None if model is None else model.model_dump(mode="json")
+
+
+def _digest(facts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, allow_nan=False).encode()).hexdigest()

@@ -1,0 +1,264 @@
+"""A suite to a plan: backbones by scans by seeds, priced and labelled, with the two anchors and what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+
+from zigma_bench.errors import NotReady, UnknownName, UsageError, ZigmaBenchError
+from zigma_bench.grid import Grid
+from zigma_bench.plan.cells import Cell, Resolved
+from zigma_bench.plan.resolve import cell_routes, describe, resolve, smoke_suite
+from zigma_bench.plugins import Catalogue
+from zigma_bench.registry import Cost, DataFacts, Missing, Spec
+from zigma_bench.scans.route import Route
+from zigma_bench.suite import Choice, Comparison, Source, Suite
+
+BACKENDS = ("auto", "naive", "torch", "cpu")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The suite resolved: its cells in order, and what is missing before they can run."""
+
+    suite: Suite
+    question: str
+    file: str
+    cells: tuple[Cell, ...]
+    missing: tuple[Missing, ...]
+    smoke: bool
+    all_cells: tuple[Cell, ...]
+
+    def only(self, pattern: str) -> Plan:
+        """The cells whose label matches a pattern: a part of it, or a glob; anchors stay."""
+        wanted = pattern.lower()
+        kept = tuple(cell for cell in self.cells if cell.role != "cell" or _matches(cell, wanted))
+        if not any(cell.role == "cell" for cell in kept):
+            labels = ", ".join(cell.label for cell in self.cells if cell.role == "cell")
+            raise UsageError("no cell matches", where="--only", expected=f"a part of one of: {labels}", got=pattern)
+        return replace(self, cells=kept)
+
+    def check_ready(self) -> None:
+        """Stop with code 3 where something is missing."""
+        if self.missing:
+            raise NotReady(
+                "; and ".join(f"{item.what}: {item.do}" for item in self.missing), where=f"{self.file}, can't run"
+            )
+
+
+def make_plan(suite: Suite, source: Source, catalogue: Catalogue, *, smoke: bool = False) -> Plan:
+    """Resolve a suite; the first fault is raised with the place in the file where it stands."""
+    if suite.backend not in BACKENDS:
+        raise UnknownName("backend", suite.backend, BACKENDS, where=source.where("backend"))
+    if smoke:
+        suite = smoke_suite(suite, catalogue, source)
+    data = resolve(catalogue, "dataset", suite.data, source.where("data"))
+    facts = describe(catalogue, data, source)
+    metrics = tuple(
+        resolve(catalogue, "metric", metric, source.where("quality", i)) for i, metric in enumerate(suite.quality)
+    )
+    _refuse_doubles([metric.name for metric in metrics], source)
+    cells: list[Cell] = []
+    for index, comparison in enumerate(suite.compare):
+        cells += _cells(suite, comparison, index, data, facts, metrics, source, catalogue, smoke)
+    _refuse_twins(cells, source)
+    cells = _label(cells)
+    baseline = _baseline(suite, cells, source)
+    anchors = _anchors(baseline) if metrics else []
+    missing = list(facts.missing) + _missing_metrics(catalogue, suite, metrics, smoke)
+    all_cells = (*cells, *anchors)
+    return Plan(suite, source.question, source.file, all_cells, tuple(missing), smoke, all_cells)
+
+
+def _cells(
+    suite: Suite,
+    comparison: Comparison,
+    index: int,
+    data: Resolved,
+    facts: DataFacts,
+    metrics: tuple[Resolved, ...],
+    source: Source,
+    catalogue: Catalogue,
+    smoke: bool,
+) -> list[Cell]:
+    """All cells of one entry of `compare`: its scans by the suite's seeds."""
+    where = source.where("compare", index, "backbone")
+    backbone = resolve(catalogue, "backbone", comparison.backbone, where)
+    spec = catalogue.get("backbone", backbone.name)
+    cells = []
+    for scan, scan_where in _scans_of(spec, comparison, index, source, catalogue):
+        for seed in suite.seeds:
+            try:
+                grid, orders, cost = _price(spec, backbone, scan, facts, seed, catalogue)
+            except ZigmaBenchError as error:
+                raise error.at(scan_where) from None
+            images, seconds = _budget(suite, cost)
+            cells.append(
+                Cell(
+                    suite=suite.name,
+                    role="cell",
+                    smoke=smoke,
+                    backbone_label=None,
+                    scan_label=None,
+                    backbone=backbone,
+                    scan=scan,
+                    data=data,
+                    data_fingerprint=facts.fingerprint,
+                    channels=facts.channels,
+                    height=facts.height,
+                    width=facts.width,
+                    seed=seed,
+                    order_digests=tuple(route.digest for route in orders),
+                    scanned_ratio=sum(r.scanned_ratio for r in orders) / len(orders) if orders else 0.0,
+                    backend=suite.backend,
+                    train=suite.train,
+                    train_images=images,
+                    train_seconds=seconds,
+                    sample=suite.sample,
+                    reference=suite.reference,
+                    quality=metrics,
+                    efficiency=suite.efficiency,
+                    parameters=cost.parameters,
+                    forward_flops=dict(cost.forward_flops),
+                    tokens=grid.tokens,
+                    metric_fingerprints=tuple(_metric_fingerprint(catalogue, metric) for metric in metrics),
+                )
+            )
+    return cells
+
+
+def _scans_of(
+    spec: Spec, comparison: Comparison, index: int, source: Source, catalogue: Catalogue
+) -> Iterable[tuple[Resolved | None, str]]:
+    """The scans of one entry; an order-free backbone has none, whatever the suite lists."""
+    where = source.where("compare", index)
+    choices = comparison.scans
+    for position, choice in enumerate(choices or ()):
+        resolve(catalogue, "scan", choice, source.where("compare", index, "scans", position))
+    if spec.facts.order == "free":
+        yield None, where
+    elif choices is None:
+        if spec.facts.default_scan is None:
+            raise UsageError(
+                f"backbone {spec.name!r} has no scan of its own, and the suite names none", where=where, do="add scans"
+            )
+        yield resolve(catalogue, "scan", Choice(name=spec.facts.default_scan), where), where
+    else:
+        for position, choice in enumerate(choices):
+            place = source.where("compare", index, "scans", position)
+            yield resolve(catalogue, "scan", choice, place), place
+
+
+def _price(
+    spec: Spec, backbone: Resolved, scan: Resolved | None, facts: DataFacts, seed: int, catalogue: Catalogue
+) -> tuple[Grid, tuple[Route, ...], Cost]:
+    """The grid, the checked orders and the cost of one cell's network."""
+    options = spec.make_options(backbone.options)
+    grid = Grid.of_image(facts.height, facts.width, options.patch)
+    orders = cell_routes(scan, grid=grid, depth=options.depth, seed=seed, catalogue=catalogue)
+    if spec.facts.check is not None:
+        spec.facts.check(options, grid=grid, routes=orders)
+    return grid, orders, spec.facts.cost(options, grid=grid, channels=facts.channels, routes=orders)
+
+
+def _budget(suite: Suite, cost: Cost) -> tuple[int | None, float | None]:
+    """Training images, or seconds. A training step costs three forward passes."""
+    budget = suite.budget
+    if budget.flops is not None:
+        images = int(budget.flops / (3 * cost.total_flops))
+        if images < 1:
+            raise UsageError("the budget does not pay for one image", got=budget.flops, do="raise budget.flops")
+        return images, None
+    return budget.images, budget.seconds
+
+
+def _refuse_doubles(names: Sequence[str], source: Source) -> None:
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise UsageError(f"the metric {name!r} stands twice", where=source.where("quality", index), do="keep one")
+
+
+def _refuse_twins(cells: Sequence[Cell], source: Source) -> None:
+    seen: set[str] = set()
+    for cell in cells:
+        key = cell.identity("train", card="")
+        if key in seen:
+            assert cell.backbone is not None
+            scan = f" with the scan {cell.scan.label!r}" if cell.scan else ""
+            raise UsageError(f"the backbone {cell.backbone.name!r}{scan} stands twice", where=source.where("compare"))
+        seen.add(key)
+
+
+def _label(cells: Sequence[Cell]) -> list[Cell]:
+    """Short labels: a backbone's name, with the options in which two of the same name differ."""
+    labelled = []
+    for cell in cells:
+        assert cell.backbone is not None
+        peers = [c.backbone.options for c in cells if c.backbone is not None and c.backbone.name == cell.backbone.name]
+        differing = [key for key in sorted(cell.backbone.options) if any(p[key] != peers[0][key] for p in peers)]
+        words = [cell.backbone.name, *(f"{key}={cell.backbone.options[key]}" for key in differing)]
+        scan = cell.scan.label if cell.scan else None
+        labelled.append(cell.model_copy(update={"backbone_label": " ".join(words), "scan_label": scan}))
+    return labelled
+
+
+def _baseline(suite: Suite, cells: Sequence[Cell], source: Source) -> Cell:
+    """The first cell of the row that differences are taken against; the first cell when the suite names none."""
+    if suite.baseline is None:
+        return cells[0]
+    for cell in cells:
+        assert cell.backbone is not None
+        names = (cell.backbone.name, cell.backbone_label)
+        scans = (None, cell.scan.name if cell.scan else None, cell.scan_label)
+        if suite.baseline.backbone in names and suite.baseline.scan in scans:
+            return cell
+    labels = sorted({f"{{backbone: {c.backbone_label}, scan: {c.scan_label}}}" for c in cells})
+    raise UsageError(
+        "the baseline is no row of this suite", where=source.where("baseline"), expected=" or ".join(labels)
+    )
+
+
+def _anchors(baseline: Cell) -> list[Cell]:
+    """Held-out images (the floor) and the baseline's network untrained (the ceiling), both by the cells' protocol."""
+    none = {"efficiency": None, "train_images": None, "train_seconds": None}
+    floor = baseline.model_copy(
+        update={
+            "role": "floor", "backbone": None, "scan": None, "backbone_label": "held-out images", "scan_label": None,
+            "order_digests": (), "scanned_ratio": 0.0, "parameters": 0, "forward_flops": {}, "seed": 0, **none,
+        }
+    )  # fmt: skip
+    ceiling = baseline.model_copy(
+        update={"role": "ceiling", "backbone_label": f"untrained {baseline.backbone_label}", **none}
+    )
+    return [floor, ceiling]
+
+
+def _metric_fingerprint(catalogue: Catalogue, metric: Resolved) -> str:
+    spec = catalogue.get("metric", metric.name)
+    return str(spec.facts.fingerprint(spec.make_options(metric.options)))
+
+
+def _missing_metrics(catalogue: Catalogue, suite: Suite, metrics: Sequence[Resolved], smoke: bool) -> list[Missing]:
+    """What the metrics lack; a smoke run measures what it can and writes the rest down as refused."""
+    if smoke:
+        return []
+    missing: list[Missing] = []
+    for metric in metrics:
+        spec = catalogue.get("metric", metric.name)
+        options = spec.make_options(metric.options)
+        missing += spec.facts.missing(options)
+        minimum = spec.facts.minimum_images(options)
+        if spec.facts.needs == "samples" and suite.sample.count < minimum:
+            missing.append(
+                Missing(
+                    f"{metric.name} needs at least {minimum:,} images and sample.count is {suite.sample.count:,}",
+                    "raise sample.count, or take a metric such as kid-efflite0 or fd-efflite0",
+                )
+            )
+    return list(dict.fromkeys(missing))  # two metrics may lack the same file
+
+
+def _matches(cell: Cell, wanted: str) -> bool:
+    label = cell.label.lower()
+    return wanted in label or fnmatchcase(label, wanted)

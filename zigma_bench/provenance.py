@@ -1,0 +1,47 @@
+"""Where a record came from: versions, device, threads, times; nothing of it enters an identity."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import time
+from typing import Any
+
+from zigma_bench.device import Device
+from zigma_bench.plan import Cell
+
+LIBRARIES = ("zigma-bench", "torch", "numpy", "torch-fidelity", "torchdiffeq", "datasets", "scikit-learn", "pillow")
+
+
+def provenance(cell: Cell, device: Device, started: float) -> dict[str, Any]:
+    """Everything about this process that a reader of its record may want to know."""
+    import torch
+
+    from zigma_bench.ops.backends import resolve
+
+    precision = cell.train.precision
+    if precision == "auto":
+        precision = "bf16" if device.type == "cuda" else "fp32"
+    return {
+        "versions": {name: version(name) for name in LIBRARIES},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": device.name,
+        "card": device.card,
+        "cuda": torch.version.cuda if device.type == "cuda" else None,
+        "threads": torch.get_num_threads(),
+        "precision": precision,
+        "backend": resolve(cell.backend, device.type),
+        "started": started,
+        "seconds": time.time() - started,
+        "environment": {key: os.environ[key] for key in sorted(os.environ) if key.startswith(("ZIGMA_BENCH_", "OMP_"))},
+    }
+
+
+def version(name: str) -> str | None:
+    """The installed version of a distribution, or None."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,284 @@
+"""Names and what stands behind them: light specs that list, explain and check options without importing torch."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from zigma_bench.errors import NotReady, UnknownName, UsageError, nearest
+
+RESERVED = ("grid", "layer", "depth", "seed")  # what the framework hands to a scan; everything else is an option
+REQUIRED = inspect.Parameter.empty
+
+
+@dataclass(frozen=True)
+class Option:
+    """One typed option of a scan, backbone, dataset or metric."""
+
+    name: str
+    annotation: Any
+    default: Any = REQUIRED
+
+    @property
+    def required(self) -> bool:
+        return self.default is REQUIRED
+
+    @property
+    def type_text(self) -> str:
+        """The type as a reader of a suite would say it, such as `1 | 2 | 4` or `whole number from 1 to 8`."""
+        return _type_text(self.annotation)
+
+    def check(self, value: Any, *, where: str) -> Any:
+        """The value, if it is of the option's type (strictly: a quoted number is text)."""
+        import pydantic
+
+        try:
+            checked = pydantic.TypeAdapter(self.annotation).validate_python(value, strict=True)
+            if type(checked) is type(value) or (isinstance(checked, float) and type(value) is int):
+                return checked  # a Literal takes True for 1, even strictly
+        except pydantic.ValidationError:
+            pass
+        raise UsageError(f"option {self.name!r} has a wrong value", where=where, expected=self.type_text, got=value)
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Something that must be present before a plan can run, and how to get it."""
+
+    what: str
+    do: str
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a network costs by formula: parameters, and FLOPs of one forward pass of one image by operator.
+
+    One multiply-add is 2 FLOPs. `scan` is the selective scan alone.
+    """
+
+    parameters: int
+    forward_flops: Mapping[str, int]
+
+    @property
+    def total_flops(self) -> int:
+        return sum(self.forward_flops.values())
+
+
+@dataclass(frozen=True)
+class BackboneFacts:
+    """What a plan must know of a backbone without building it.
+
+    `order`: `scan` (the order of tokens matters) or `free` (one cell, whatever the scans).
+    `default_scan`: the scan that it takes when a suite names none.
+    `sizes`: named sizes to option values. `cost(options, grid=, channels=, routes=) -> Cost`.
+    `check(options, grid=, routes=)` raises NotReady for a geometry that does not fit.
+    `smoke`: the option values of a toy.
+    """
+
+    order: Literal["scan", "free"]
+    cost: Callable[..., Cost]
+    default_scan: str | None = None
+    sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    check: Callable[..., None] | None = None
+    smoke: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What a plan must know of a resolved data source without decoding an image."""
+
+    channels: int
+    height: int
+    width: int
+    fingerprint: str
+    missing: tuple[Missing, ...] = ()
+    embedded: bool = False
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """`describe(options) -> DataFacts` looks at files but decodes none."""
+
+    describe: Callable[[Any], DataFacts]
+
+
+@dataclass(frozen=True)
+class MetricFacts:
+    """What a plan must know of a metric.
+
+    `needs`: `samples` (images against a reference) or `network` (the trained network on held-out images).
+    `missing(options) -> tuple[Missing, ...]`; `minimum_images`: fewer are refused. `fingerprint(options)`: what the
+    figure depends on beyond its options, such as the hash of a weights file; it enters the quality stage's identity.
+    """
+
+    unit: str
+    better: Literal["lower", "higher"]
+    needs: Literal["samples", "network"]
+    missing: Callable[[Any], tuple[Missing, ...]] = lambda options: ()
+    minimum_images: Callable[[Any], int] = lambda options: 2
+    fingerprint: Callable[[Any], str] = lambda options: ""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A registered name: its owner, one line about it, typed options, the target, and facts of its kind."""
+
+    kind: str
+    name: str
+    owner: str
+    doc: str
+    options: tuple[Option, ...]
+    target: str | Callable[..., Any]
+    options_class: type | None = None
+    facts: Any = None
+
+    def load(self) -> Callable[..., Any]:
+        """The target itself, imported now."""
+        if not isinstance(self.target, str):
+            return self.target
+        module, _, attribute = self.target.partition(":")
+        try:
+            return typing.cast(Callable[..., Any], getattr(importlib.import_module(module), attribute))
+        except (ImportError, AttributeError) as error:
+            raise NotReady(
+                f"{self.kind} {self.name!r} of {self.owner} can't be loaded from {self.target!r}: {error}"
+            ) from error
+
+    def resolve(self, given: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+        """All options with defaults filled in and every given value checked; sorted by name."""
+        known = {option.name: option for option in self.options}
+        for name in given:
+            if name not in known:
+                raise UsageError(
+                    f"{self.kind} {self.name!r} has no option {name!r}",
+                    where=where,
+                    expected=f"one of {', '.join(sorted(known)) or '(it has none)'}",
+                    nearest=nearest(str(name), known),
+                )
+        values = {}
+        for name, option in sorted(known.items()):
+            if name in given:
+                values[name] = option.check(given[name], where=where)
+            elif option.required:
+                raise UsageError(
+                    f"{self.kind} {self.name!r} needs the option {name!r}", where=where, expected=option.type_text
+                )
+            else:
+                values[name] = option.default
+        return values
+
+    def make_options(self, values: Mapping[str, Any]) -> Any:
+        """The options as the frozen dataclass that the target takes."""
+        assert self.options_class is not None, f"{self.kind} {self.name} takes no options class"
+        return self.options_class(**values)
+
+
+class Registry:
+    """All specs of one kind, by name."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._specs: dict[str, Spec] = {}
+
+    def add(self, spec: Spec) -> None:
+        if (other := self._specs.get(spec.name)) is not None:
+            raise UsageError(f"the {self.kind} {spec.name!r} of {spec.owner} is already registered by {other.owner}")
+        self._specs[spec.name] = spec
+
+    def get(self, name: str, *, where: str | None = None) -> Spec:
+        if name not in self._specs:
+            raise UnknownName(self.kind, name, self._specs, where=where)
+        return self._specs[name]
+
+    def __iter__(self) -> Iterator[Spec]:
+        return iter(sorted(self._specs.values(), key=lambda spec: spec.name))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._specs
+
+    def __len__(self) -> int:
+        return len(self._specs)
+
+
+def scan_spec(name: str, function: Callable[..., Any], *, owner: str, doc: str | None = None) -> Spec:
+    """The spec of a scan: keyword-only parameters of the function are its options."""
+    hints = typing.get_type_hints(function, include_extras=True)
+    options = []
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            if parameter.name in RESERVED:
+                raise UsageError(
+                    f"scan {name!r} of {owner} has the reserved name {parameter.name!r} as an option",
+                    do="make it an ordinary argument",
+                )
+            if parameter.name not in hints:
+                raise UsageError(f"option {parameter.name!r} of scan {name!r} of {owner} has no type annotation")
+            options.append(Option(parameter.name, hints[parameter.name], parameter.default))
+        elif parameter.name not in RESERVED:
+            raise UsageError(
+                f"scan {name!r} of {owner} takes an argument {parameter.name!r}",
+                expected=f"only {', '.join(RESERVED)} before the *, and options after it",
+            )
+    return Spec("scan", name, owner, doc or _first_line(function), tuple(options), function)
+
+
+def target_spec(
+    kind: str,
+    name: str,
+    target: str | Callable[..., Any],
+    *,
+    options: type,
+    facts: Any,
+    owner: str,
+    doc: str | None = None,
+) -> Spec:
+    """The spec of a backbone, dataset or metric: fields of the frozen options dataclass are its options."""
+    import dataclasses
+
+    hints = typing.get_type_hints(options, include_extras=True)
+    found = []
+    for item in dataclasses.fields(options):
+        default = REQUIRED if item.default is dataclasses.MISSING else item.default
+        found.append(Option(item.name, hints[item.name], default))
+    return Spec(kind, name, owner, doc or _first_line(options), tuple(found), target, options, facts)
+
+
+def _first_line(documented: Any) -> str:
+    doc = inspect.getdoc(documented)
+    if not doc:
+        raise UsageError(
+            f"{getattr(documented, '__name__', documented)!r} has no docstring", do="say in one line what it is"
+        )
+    return doc.splitlines()[0]
+
+
+def _type_text(annotation: Any) -> str:
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal:
+        return " | ".join(map(str, arguments))
+    if origin is typing.Annotated:
+        limits = {
+            key: value
+            for item in arguments[1:]
+            for key in ("ge", "gt", "le", "lt")
+            if (value := getattr(item, key, None)) is not None
+        }
+        words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+        if "ge" in limits and "le" in limits:
+            return f"{_type_text(arguments[0])} from {limits['ge']} to {limits['le']}"
+        return " ".join([_type_text(arguments[0]), *(f"{words[key]} {value}" for key, value in limits.items())])
+    if arguments:
+        inner = [_type_text(item) for item in arguments if item is not Ellipsis]
+        return " | ".join(inner) if origin is not list and origin is not tuple else f"list of {', '.join(inner)}"
+    names = {int: "whole number", float: "number", str: "text", bool: "true or false", type(None): "null"}
+    return names.get(annotation, getattr(annotation, "__name__", str(annotation)))
+
+
+__all__ = [
+    "BackboneFacts", "Cost", "DataFacts", "DatasetFacts", "MetricFacts", "Missing", "Option", "Registry",
+    "Spec", "scan_spec", "target_spec",
+]  # fmt: skip

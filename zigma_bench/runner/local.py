@@ -1,0 +1,182 @@
+"""Walks a plan on this machine: a fresh process a cell, one at a time, and only the stages that are not done.
+
+Efficiency has a process of its own, so that nothing a cell did before is in its memory peak. A cell that fails leaves
+a record with the reason and the others still run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from zigma_bench.device import Device
+from zigma_bench.errors import Interrupted
+from zigma_bench.plan import Cell, Plan, Stage
+from zigma_bench.record import Record
+from zigma_bench.store import (
+    TABLE,
+    check_writable,
+    read_record,
+    read_table_file,
+    stage_folder,
+    suite_folder,
+    write_json,
+    write_record,
+)
+
+LOG = "log.txt"
+
+
+class Watcher(Protocol):
+    """Shows how a run goes on."""
+
+    def begin(self, cell: Cell, stages: Sequence[Stage]) -> None: ...
+
+    def event(self, cell: Cell, event: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a cell: `done`, `failed` (with the reason) or `skipped` (everything was done before)."""
+
+    cell: Cell
+    folder: Path
+    status: str
+    reason: str | None = None
+
+
+def cell_folder(results: Path, cell: Cell) -> Path:
+    """The folder of a cell: its label made safe, and the hash of what it trains."""
+    base: Stage = "train" if cell.role == "cell" else "sample"
+    identity = cell.identity(base, card="")
+    suite = suite_folder(results, cell.suite, smoke=cell.smoke)
+    earlier = sorted(suite.glob(f"*-{identity[:8]}"))  # under the label that it had when the suite had other rows
+    return earlier[0] if earlier else suite / f"{cell.slug}-{identity[:8]}"
+
+
+def pending(results: Path, cell: Cell, stages: Iterable[Stage], device: Device) -> list[Stage]:
+    """The stages among `stages` that have no record of success under their identity, and all that follow from them."""
+    folder, due = cell_folder(results, cell), list[Stage]()
+    for stage in cell.stages:
+        identity = cell.identity(stage, card=device.card)
+        record = read_record(stage_folder(folder, stage, identity), identity)
+        follows = stage in ("sample", "quality") and ("train" in due or "sample" in due)
+        if stage in stages and (record is None or record.status != "done" or follows):
+            due.append(stage)
+    return due
+
+
+def run_plan(plan: Plan, results: Path, device: Device, watcher: Watcher, *, stages: Sequence[Stage]) -> list[Outcome]:
+    """Bring every cell of a plan up to date, in order; raises Interrupted when asked to stop."""
+    check_writable(suite_folder(results, plan.suite.name, smoke=plan.smoke))
+    write_table(plan, results, device)
+    return [run_cell(cell, results, device, watcher, stages) for cell in plan.cells]
+
+
+def run_cell(cell: Cell, results: Path, device: Device, watcher: Watcher, stages: Sequence[Stage]) -> Outcome:
+    """Bring one cell up to date."""
+    folder = cell_folder(results, cell)
+    due = pending(results, cell, stages, device)
+    watcher.begin(cell, due)
+    if not due:
+        return Outcome(cell, folder, "skipped")
+    for group in (tuple(s for s in due if s != "efficiency"), tuple(s for s in due if s == "efficiency")):
+        if group and (reason := _spawn(cell, folder, results, device, watcher, group)) is not None:
+            return Outcome(cell, folder, "failed", reason)
+    return Outcome(cell, folder, "done")
+
+
+def write_table(plan: Plan, results: Path, device: Device) -> None:
+    """Note which records the suite's table stands on, so that a report tells them from those of earlier suites."""
+    rows = []
+    for cell in plan.all_cells:
+        hashes = {stage: cell.identity(stage, card=device.card) for stage in cell.stages}
+        rows.append({
+            "folder": cell_folder(results, cell).name, "stages": hashes, "role": cell.role, "seed": cell.seed,
+            "backbone": cell.backbone_label, "scan": cell.scan_label, "smoke": cell.smoke,
+            "parameters": cell.parameters, "forward_flops": sum(cell.forward_flops.values()),
+            "scanned_ratio": cell.scanned_ratio, "tokens": cell.tokens,
+        })  # fmt: skip
+    suite = plan.suite
+    residuals = {
+        str(c.backbone.options["residual"]) for c in plan.all_cells if c.backbone and "residual" in c.backbone.options
+    }
+    spent = suite.budget.model_dump(exclude_none=True)
+    table = {
+        "format": 1, "suite": suite.name, "question": plan.question, "smoke": plan.smoke, "budget": spent,
+        "reference": suite.reference.split, "sample_count": suite.sample.count, "residual": sorted(residuals),
+        "cells": rows,
+    }  # fmt: skip
+    path = suite_folder(results, suite.name, smoke=plan.smoke) / TABLE
+    if read_table_file(path) != json.loads(json.dumps(table)):
+        write_json(path, table)
+
+
+def _spawn(
+    cell: Cell, folder: Path, results: Path, device: Device, watcher: Watcher, stages: Sequence[Stage]
+) -> str | None:
+    """Run stages in a fresh process; gives the reason of a failure, or None."""
+    folder.mkdir(parents=True, exist_ok=True)
+    job = {
+        "cell": cell.model_dump(mode="json"), "results": str(results.resolve()), "folder": folder.name,
+        "stages": list(stages), "device": asdict(device),
+    }  # fmt: skip
+    reason: str | None = None
+    stage: Stage = stages[0]
+    with (folder / LOG).open("ab") as log, _worker(log) as process:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(json.dumps(job) + "\n")  # left open: the worker ends itself when this process is gone
+        process.stdin.flush()
+        try:
+            for line in process.stdout:
+                event = json.loads(line)
+                stage = event.get("stage", stage)
+                reason = event["text"] if event["event"] in ("failed", "stopped") else reason
+                watcher.event(cell, event)
+            code = process.wait()
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+            raise Interrupted("interrupted; the same command goes on where it stopped") from None
+    if code == Interrupted.exit_code:
+        raise Interrupted(reason or "interrupted; the same command goes on where it stopped")
+    if code != 0 and reason is None:
+        reason = _reason_of(code, folder)
+        _write_death(cell, folder, device, stage, reason)
+    return reason if code != 0 else None
+
+
+def _worker(log: Any) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "zigma_bench.worker"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # as nvidia-smi counts
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+
+
+def _reason_of(code: int, folder: Path) -> str:
+    if code < 0:
+        name = signal.Signals(-code).name
+        hint = " (often the system, out of memory)" if name == "SIGKILL" else ""
+        return f"the cell's process was ended by {name}{hint}; its log: {folder / LOG}"
+    return f"the cell's process ended with code {code}; its log: {folder / LOG}"
+
+
+def _write_death(cell: Cell, folder: Path, device: Device, stage: Stage, reason: str) -> None:
+    """The record that a process which died could not leave itself."""
+    identity = cell.identity(stage, card=device.card)
+    record = Record(stage, identity, cell.model_dump(mode="json"), "failed", reason=reason)
+    write_record(stage_folder(folder, stage, identity), record)

@@ -1,0 +1,131 @@
+"""Drawing the images of a cell: one noise an image, a part at a time, each part kept as soon as it is drawn.
+
+Image i of a cell with seed s starts from noise drawn from (s, i) alone, on the CPU: the same set for any batch size,
+device or restart.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zigma_bench.device import Device
+from zigma_bench.diffusion.solver import solve
+from zigma_bench.errors import Interrupted, NotFinite
+from zigma_bench.images import ArrayImages, Pixels
+from zigma_bench.plan import Cell
+from zigma_bench.store import write_atomic
+
+SAMPLES = "samples.npy"
+GRID_SIDE = 8
+
+Network = Callable[[Tensor, Tensor], Tensor]
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def draw_images(
+    cell: Cell,
+    folder: Path,
+    network: Network,
+    device: Device,
+    tell: Callable[[int, str], None],
+    stopped: Callable[[], bool],
+) -> tuple[Pixels, int]:
+    """The cell's images, uint8 [N, C, H, W], written to `folder`, and the evaluations that each part took at most."""
+    count, most = cell.sample.count, 0
+    ranges = [range(start, min(start + cell.sample.batch, count)) for start in range(0, count, cell.sample.batch)]
+    parts = [folder / f"part-{indices.start:07d}-{indices.stop:07d}.npz" for indices in ranges]
+    for foreign in set(folder.glob("part-*")) - set(parts):  # left by a run with another batch
+        foreign.unlink()
+    for indices, part in zip(ranges, parts, strict=True):
+        if not part.exists():
+            if stopped():
+                raise Interrupted(f"stopped after {indices.start} images; the same command goes on from there")
+            pixels, spent = draw_part(cell, indices, network, device)
+            write_npz(part, pixels=pixels, evaluations=np.array(spent))
+        tell(indices.stop, "")
+    drawn = []
+    for part in parts:
+        with np.load(part, allow_pickle=False) as saved:
+            drawn.append(saved["pixels"])
+            most = max(most, int(saved["evaluations"]))
+    pixels = np.concatenate(drawn)
+    assert len(pixels) == count, (len(pixels), count)
+    save_array(folder / SAMPLES, pixels)
+    for part in parts:
+        part.unlink()
+    return pixels, most
+
+
+def draw_part(cell: Cell, indices: range, network: Network, device: Device) -> tuple[Pixels, int]:
+    """The images of some indices, and the evaluations that they took."""
+    shape = (cell.channels, cell.height, cell.width)
+    noise = torch.stack([image_noise(cell.seed, index, shape) for index in indices]).to(device.name)
+    settings = cell.sample
+    images, spent = solve(
+        network,
+        noise,
+        solver=settings.solver,
+        evaluations=settings.resolved_evaluations,
+        rtol=settings.rtol,
+        atol=settings.atol,
+    )
+    if not bool(images.isfinite().all()):
+        raise NotFinite(f"a sample among {indices.start} to {indices.stop - 1} is not finite")
+    return to_pixels(images), spent
+
+
+def image_noise(seed: int, index: int, shape: tuple[int, ...]) -> Tensor:
+    """Normal noise of one image, from its cell's seed and its index alone."""
+    value = int(np.random.SeedSequence([seed, index, 3]).generate_state(1, np.uint64)[0] >> 1)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(value))
+
+
+def to_pixels(images: Tensor) -> Pixels:
+    """float in [-1, 1] -> uint8, rounded and clamped."""
+    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+
+
+def load_images(folder: Path) -> ArrayImages:
+    """The images that a sample stage left."""
+    return ArrayImages(np.load(folder / SAMPLES, allow_pickle=False))
+
+
+def save_array(path: Path, array: Array) -> None:
+    """An array as .npy, whole or absent."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    write_atomic(path, buffer.getvalue())
+
+
+def write_npz(path: Path, **arrays: Array) -> None:
+    """Several arrays as .npz, whole or absent."""
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    write_atomic(path, buffer.getvalue())
+
+
+def write_grid(path: Path, pixels: Pixels) -> None:
+    """The first 64 images as one PNG, 8 a row, uncurated; small images are enlarged by whole pixels."""
+    from PIL import Image
+
+    shown = pixels[: GRID_SIDE * GRID_SIDE]
+    enlarge = max(1, 48 // max(shown.shape[2:]))
+    tiles = [
+        np.pad(tile, ((0, 0), (1, 1), (1, 1)), constant_values=64)
+        for tile in shown.repeat(enlarge, 2).repeat(enlarge, 3)
+    ]
+    while len(tiles) % GRID_SIDE:
+        tiles.append(np.zeros_like(tiles[0]))
+    rows = [np.concatenate(tiles[i : i + GRID_SIDE], axis=2) for i in range(0, len(tiles), GRID_SIDE)]
+    sheet = np.concatenate(rows, axis=1).transpose(1, 2, 0)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    Image.fromarray(sheet[..., 0] if sheet.shape[2] == 1 else sheet).save(temporary, format="PNG")
+    os.replace(temporary, path)

@@ -1,0 +1,380 @@
+"""A suite: YAML read strictly into typed, frozen models; every fault says file, line, key, expected, got and nearest.
+
+Strict means: unknown and duplicate keys, aliases, a quoted number and a value of another type are errors, and numbers
+are those of YAML 1.2 (an unquoted `1e-4` is a number, `010` is ten, `no` is text).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+import yaml
+from annotated_types import Ge, Gt, Interval, Len, Lt
+
+from zigma_bench.errors import UsageError, nearest
+
+MAX_BYTES = 1_000_000
+NAME = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,79}$"
+
+Count = Annotated[int, Ge(1)]
+Positive = Annotated[float, Gt(0)]
+
+
+class Strict(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Choice(pydantic.BaseModel):
+    """A registered name with its options: `raster`, or `{name: zigzag, paths: 8}`."""
+
+    model_config = pydantic.ConfigDict(extra="allow", strict=True, frozen=True)
+    name: Annotated[str, pydantic.StringConstraints(pattern=NAME)]
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: Any, handler: pydantic.GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [{"type": "string", "pattern": NAME}, handler(core)]}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class Comparison(Strict):
+    """One backbone with the scans that it is compared under; without scans it takes its own."""
+
+    backbone: Choice
+    scans: Annotated[tuple[Choice, ...], Len(min_length=1)] | None = None
+
+
+class Baseline(Strict):
+    """The row that the others are read against; the ceiling is its network, untrained."""
+
+    backbone: str
+    scan: str | None = None
+
+
+class Budget(Strict):
+    """What all cells spend alike: exactly one of images, flops (of training) and seconds (of training)."""
+
+    images: Count | None = None
+    flops: Positive | None = None
+    seconds: Positive | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _exactly_one(self) -> Budget:
+        if sum(value is not None for value in (self.images, self.flops, self.seconds)) != 1:
+            raise ValueError("exactly one of images, flops and seconds")
+        return self
+
+
+class Train(Strict):
+    """The recipe. `ema` is the decay a step; `warmup_images` ramp the learning rate up linearly from zero.
+
+    `checkpoint_seconds` says how much work a kill may cost; it changes no figure and is no part of an identity.
+    """
+
+    batch: Count = 128
+    learning_rate: Positive = 1e-4
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_images: Annotated[int, Ge(0)] = 0
+    weight_decay: Annotated[float, Ge(0)] = 0.0
+    betas: tuple[Annotated[float, Ge(0), Lt(1)], Annotated[float, Ge(0), Lt(1)]] = (0.9, 0.999)
+    gradient_clip: Positive | None = None
+    ema: Annotated[float, Ge(0), Lt(1)] = 0.9999
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    flip: bool = False
+    checkpoint_seconds: Positive = 60.0
+
+
+class Sample(Strict):
+    """How images are drawn. `evaluations` of the network an image: for euler and heun (50 if absent), never dopri5."""
+
+    count: Count = 1000
+    batch: Count = 250
+    solver: Literal["euler", "heun", "dopri5"] = "euler"
+    evaluations: Count | None = None
+    rtol: Positive = 1e-3
+    atol: Positive = 1e-6
+
+    @pydantic.model_validator(mode="after")
+    def _evaluations_fit(self) -> Sample:
+        if self.solver == "dopri5" and self.evaluations is not None:
+            raise ValueError("dopri5 chooses its evaluations itself; leave evaluations out, or take euler or heun")
+        if self.solver == "heun" and self.evaluations is not None and self.evaluations % 2:
+            raise ValueError("heun takes an even number of evaluations")
+        return self
+
+    @property
+    def resolved_evaluations(self) -> int | None:
+        return None if self.solver == "dopri5" else self.evaluations or 50
+
+
+class Reference(Strict):
+    """What samples are compared with: the training split, or the held-out images that are not the floor's."""
+
+    split: Literal["train", "validation"] = "validation"
+
+
+class Efficiency(Strict):
+    """What is timed, and how often after warm-up."""
+
+    stages: Annotated[tuple[Literal["train-step", "sample"], ...], Len(min_length=1)] = ("train-step", "sample")
+    repeats: Annotated[int, Interval(ge=3, le=1000)] = 10
+    sample_batch: Count = 64
+
+    @pydantic.field_validator("stages")
+    @classmethod
+    def _once(cls, stages: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(stages)) != len(stages):
+            raise ValueError("a stage stands twice")
+        return stages
+
+
+class Suite(Strict):
+    """A suite file."""
+
+    name: Annotated[str, pydantic.StringConstraints(pattern=NAME)]
+    data: Choice
+    compare: Annotated[tuple[Comparison, ...], Len(min_length=1)]
+    baseline: Baseline | None = None
+    seeds: Annotated[tuple[Annotated[int, Interval(ge=0, le=2**31 - 1)], ...], Len(min_length=1)] = (0,)
+    budget: Budget
+    size_match: Literal["none"] = "none"
+    backend: str = "auto"
+    reference: Reference = Reference()
+    train: Train = Train()
+    sample: Sample = Sample()
+    quality: tuple[Choice, ...] = ()
+    efficiency: Efficiency | None = None
+
+    @pydantic.field_validator("name")
+    @classmethod
+    def _no_smoke(cls, name: str) -> str:
+        if name.endswith("-smoke"):
+            raise ValueError("a name that ends in -smoke is kept for smoke runs")
+        return name
+
+    @pydantic.field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) != len(seeds):
+            raise ValueError("a seed stands twice")
+        return seeds
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where each key of a suite was written, for errors that come later."""
+
+    file: str
+    question: str
+    places: Mapping[tuple[str | int, ...], str] = field(default_factory=dict)
+
+    def where(self, *location: str | int) -> str:
+        """`FILE:LINE, key a.b` of the deepest known place on the way to `location`."""
+        for length in range(len(location), -1, -1):
+            if location[:length] in self.places:
+                key = dotted(location)
+                return f"{self.places[location[:length]]}" + (f", key {key}" if key else "")
+        return self.file
+
+
+def load_suite(path: Path, *, settings: Sequence[str] = ()) -> tuple[Suite, Source]:
+    """The suite of a file, with `key.path=value` settings laid over it."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise UsageError("the suite is too large", where=str(path), expected=f"at most {MAX_BYTES:,} bytes")
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        near = nearest(path.name, [p.name for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else [])
+        raise UsageError("there is no such suite", where=str(path), nearest=near) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the suite can't be read: {error}", where=str(path)) from None
+    data, places = parse_yaml(text, str(path))
+    for setting in settings:
+        _apply(setting, data, places)
+    source = Source(str(path), question_of(text), places)
+    try:
+        return Suite.model_validate(_tuples(data)), source
+    except pydantic.ValidationError as error:
+        raise _explain(error, source) from None
+
+
+def question_of(text: str) -> str:
+    """The first line of a suite, which is the question that it answers."""
+    first = text.splitlines()[0] if text else ""
+    return first.lstrip("# ").split("     ")[0].strip() if first.startswith("#") else ""
+
+
+def _scalar(loader: Any, node: yaml.Node) -> str:
+    assert isinstance(node, yaml.ScalarNode)
+    return str(loader.construct_scalar(node))
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader with the scalars of YAML 1.2's core schema."""
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
+    ("int", r"^[-+]?[0-9]+$", "-+0123456789"),
+    ("float", r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$", "-+.0123456789"),
+    ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first))
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(_scalar(loader, node)))
+_Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(_scalar(loader, node)))
+
+
+def parse_yaml(text: str, file: str) -> tuple[dict[str, Any], dict[tuple[str | int, ...], str]]:
+    """The mapping of a YAML text and the line of every key in it."""
+    try:
+        loader = _Loader(text)
+        for token in yaml.scan(text):
+            if isinstance(token, yaml.AliasToken | yaml.AnchorToken | yaml.TagToken):
+                raise UsageError(
+                    "anchors, aliases and tags are not allowed in a suite", where=f"{file}:{token.start_mark.line + 1}"
+                )
+        node = loader.get_single_node()
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{file}:{mark.line + 1}" if mark else file
+        raise UsageError(f"this is no YAML: {getattr(error, 'problem', None) or error}", where=place) from None
+    if node is None:
+        raise UsageError("the suite is empty", where=file, expected="keys such as name, data, compare and budget")
+    if not isinstance(node, yaml.MappingNode):
+        kind = "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
+        raise UsageError(f"the suite is {kind}", where=f"{file}:1", expected="keys such as name, data, compare, budget")
+    places: dict[tuple[str | int, ...], str] = {(): file}
+    return _construct(loader, node, (), file, places), places
+
+
+def _construct(
+    loader: _Loader,
+    node: yaml.Node,
+    location: tuple[str | int, ...],
+    file: str,
+    places: dict[tuple[str | int, ...], str],
+) -> Any:
+    line = f"{file}:{node.start_mark.line + 1}"
+    places[location] = line if location else file
+    if isinstance(node, yaml.SequenceNode):
+        return [_construct(loader, item, (*location, i), file, places) for i, item in enumerate(node.value)]
+    if not isinstance(node, yaml.MappingNode):
+        return loader.construct_object(node)
+    found: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        key = loader.construct_object(key_node)
+        line = f"{file}:{key_node.start_mark.line + 1}"
+        if not isinstance(key, str):
+            raise UsageError("a key is not text", where=line, got=key)
+        if key in found:
+            raise UsageError(f"the key {key!r} stands twice", where=line, do="keep one of them")
+        found[key] = _construct(loader, value_node, (*location, key), file, places)
+        places[(*location, key)] = line
+    return found
+
+
+def parse_value(text: str, where: str) -> Any:
+    """A single YAML value given on the command line."""
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        return None if node is None else _construct(loader, node, (), where, {})
+    except yaml.YAMLError as error:
+        raise UsageError(f"this is no YAML value: {error}", where=where) from None
+
+
+def _apply(setting: str, data: dict[str, Any], places: dict[tuple[str | int, ...], str]) -> None:
+    key, equals, value = setting.partition("=")
+    where = f"--set {setting}"
+    parts = key.split(".")
+    if not equals or not all(parts):
+        raise UsageError("this is no setting", where=where, expected="KEY.PATH=VALUE, such as budget.images=20000")
+    target: Any = data
+    location: list[str | int] = []
+    for part in parts[:-1]:
+        step = _step(target, part, where)
+        inner = target.get(step) if isinstance(target, dict) else target[step]
+        if not isinstance(inner, dict | list):  # `raster` becomes `{name: raster}`, an absent key an empty mapping
+            target[step] = {"name": inner} if isinstance(inner, str) else {}
+        target = target[step]
+        location.append(step)
+    last = _step(target, parts[-1], where)
+    target[last] = parse_value(value, where)
+    places[(*location, last)] = where
+
+
+def _step(target: Any, part: str, where: str) -> str | int:
+    if isinstance(target, dict):
+        return part
+    if part.isascii() and part.isdigit() and int(part) < len(target):
+        return int(part)
+    raise UsageError(f"{part!r} is no place of a list", where=where, expected=f"a number from 0 to {len(target) - 1}")
+
+
+def _tuples(value: Any) -> Any:
+    """Lists as tuples, which the frozen models hold."""
+    if isinstance(value, list):
+        return tuple(_tuples(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return value
+
+
+def _explain(error: pydantic.ValidationError, source: Source) -> UsageError:
+    """The first fault that pydantic found, in our words."""
+    faults = sorted(error.errors(include_url=False), key=lambda fault: fault["type"] != "extra_forbidden")
+    fault = faults[0]  # a misspelt key first: the key that it misspells is missing too
+    location = tuple(part for part in fault["loc"] if _is_place(part))
+    rest = f"; {len(faults) - 1} more fault(s) after it" if len(faults) > 1 else ""
+    where = source.where(*location)
+    if fault["type"] == "extra_forbidden":
+        known = _known_keys(location[:-1])
+        return UsageError(
+            f"unknown key {location[-1]!r}{rest}",
+            where=where,
+            expected=f"one of {', '.join(known)}",
+            nearest=nearest(str(location[-1]), known),
+        )
+    if fault["type"] == "missing":
+        return UsageError(f"the key {dotted(location)!r} is missing{rest}", where=source.where(*location[:-1]))
+    message = fault["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
+    return UsageError(f"{message}{rest}", where=where, got=_plain(fault["input"]))
+
+
+def _known_keys(location: tuple[str | int, ...]) -> list[str]:
+    """The keys of the model at a place of a suite."""
+    model: Any = Suite
+    for part in location:
+        if isinstance(part, str):
+            model = {
+                "compare": Comparison, "baseline": Baseline, "budget": Budget, "train": Train, "sample": Sample,
+                "reference": Reference, "efficiency": Efficiency,
+            }[part]  # fmt: skip
+    return sorted(model.model_fields)
+
+
+def _is_place(part: str | int) -> bool:
+    """pydantic names the branches of a union in its locations; a suite has no such keys."""
+    return isinstance(part, int) or not re.search(r"[\[(]|^Choice$|^Efficiency$|^Baseline$", part)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def dotted(location: Iterable[str | int]) -> str:
+    """`compare.0.scans.1`, as `--set` takes it."""
+    return ".".join(map(str, location))

@@ -1,0 +1,112 @@
+"""Checkpoints that are whole or absent: safetensors in a temporary folder, sealed by a manifest of hashes, renamed.
+
+    checkpoint-<step>/  network.safetensors  ema.safetensors  optimizer.safetensors  state.json  manifest.json
+
+The newest two are kept; a resume takes the newest whose hashes hold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from zigma_bench.store import sync_folder, write_atomic
+
+KEPT = 2
+
+
+def save_checkpoint(
+    folder: Path, step: int, network: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
+) -> None:
+    """Write the checkpoint of a step and drop all but the newest two."""
+    final = folder / f"checkpoint-{step:09d}"
+    temporary = folder / f".checkpoint-{step:09d}.{os.getpid()}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    save_weights(temporary / "network.safetensors", network)
+    save_weights(temporary / "ema.safetensors", ema)
+    save_file(_flatten(optimizer), temporary / "optimizer.safetensors")
+    write_atomic(temporary / "state.json", json.dumps({**state, "step": step}, allow_nan=False))
+    names = sorted(path.name for path in temporary.iterdir())
+    write_atomic(temporary / "manifest.json", json.dumps({name: _sha256(temporary / name) for name in names}))
+    if final.exists():
+        shutil.rmtree(final)
+    os.replace(temporary, final)
+    sync_folder(folder)
+    for old in _checkpoints(folder)[:-KEPT]:
+        shutil.rmtree(old)
+
+
+def load_checkpoint(
+    folder: Path, network: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, Any] | None:
+    """Fill all three in place from the newest whole checkpoint and give its state, or None where there is none."""
+    for path in reversed(_checkpoints(folder)):
+        if not _whole(path):
+            shutil.rmtree(path)
+            continue
+        load_weights(path / "network.safetensors", network)
+        load_weights(path / "ema.safetensors", ema)
+        _unflatten(optimizer, load_file(path / "optimizer.safetensors"))
+        state: dict[str, Any] = json.loads((path / "state.json").read_text())
+        return state
+    return None
+
+
+def drop_checkpoints(folder: Path) -> None:
+    """Remove all checkpoints of a finished training."""
+    for path in _checkpoints(folder):
+        shutil.rmtree(path)
+
+
+def save_weights(path: Path, network: nn.Module) -> None:
+    """A network's parameters as safetensors, atomically."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    save_file({name: value.detach().contiguous().cpu() for name, value in network.state_dict().items()}, temporary)
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
+def load_weights(path: Path, network: nn.Module) -> None:
+    """Fill a network from safetensors; every name must be there and no other."""
+    network.load_state_dict(load_file(path), strict=True)
+
+
+def _flatten(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {f"{i}.{key}": value.detach().cpu() for i, entry in state.items() for key, value in entry.items()}
+
+
+def _unflatten(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, value in tensors.items():
+        index, _, key = name.partition(".")
+        state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted(folder.glob("checkpoint-*"))
+
+
+def _whole(path: Path) -> bool:
+    try:
+        manifest: dict[str, str] = json.loads((path / "manifest.json").read_text())
+        return all(_sha256(path / name) == sha for name, sha in manifest.items())
+    except (OSError, ValueError):
+        return False
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

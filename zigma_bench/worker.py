@@ -1,0 +1,82 @@
+"""The process of one cell: a job comes in, events go out, and the cell lives through the stages that are due.
+
+The parent hands over a job in a line of standard input (the cell, its folder, the stages that are due, the device) and
+reads one JSON line an event from standard output; all other output goes to the cell's log. Standard input stays open:
+its end means that the parent is gone, and the cell ends too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+from zigma_bench.cell import Life, StageFailed, run_stage
+from zigma_bench.device import Device
+from zigma_bench.errors import Interrupted, NotReady, ZigmaBenchError
+from zigma_bench.plan import Cell
+from zigma_bench.store import only_writer, suite_folder
+
+
+def main() -> int:
+    """Live through the stages of the job on standard input; the exit code says how it ended."""
+    job = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    events = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever a library prints goes to the log
+    cell = Cell.model_validate_json(json.dumps(job["cell"]))
+    results = Path(job["results"])
+    folder = suite_folder(results, cell.suite, smoke=cell.smoke) / job["folder"]
+    flag = _stop_flag()
+    _take_device(life_device := Device(**job["device"]))
+    life = Life(cell, folder, results / ".cache", life_device, lambda e: _send(events, e), flag)
+    try:
+        with only_writer(folder):
+            return max((run_stage(life, stage) for stage in job["stages"]), default=0)
+    except StageFailed:
+        return 1
+    except ZigmaBenchError as error:
+        _send(events, {"event": "stopped", "text": str(error)})
+        return error.exit_code
+
+
+def _stop_flag() -> Callable[[], bool]:
+    """True once the process was asked to stop; a second request ends it at once."""
+    asked: list[int] = []
+
+    def ask(number: int, frame: object) -> None:
+        if asked:
+            os._exit(Interrupted.exit_code)
+        asked.append(number)
+
+    signal.signal(signal.SIGTERM, ask)
+    signal.signal(signal.SIGINT, ask)
+    return lambda: bool(asked)
+
+
+def _take_device(device: Device) -> None:
+    """Make a card the current one, or say that torch can't see it."""
+    if device.type == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise NotReady("torch sees no NVIDIA card", got=device.card, do="install torch for CUDA, or take cpu")
+        torch.cuda.set_device(device.name)
+
+
+def _end_with_parent() -> None:
+    sys.stdin.read()
+    os._exit(Interrupted.exit_code)
+
+
+def _send(events: TextIO, event: dict[str, Any]) -> None:
+    events.write(json.dumps(event) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
