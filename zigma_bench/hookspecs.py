@@ -28,6 +28,8 @@ def register_scans(register: Callable[..., None]) -> None:
 
     `function(grid, layer, depth, seed, *, options...)` takes those of the four reserved arguments that it names and
     returns NumPy ints [L] (one path), [K, L] (several) or a `Route`. Keyword-only parameters are its options.
+    An order learned from the features is `register(name, "module:class", options=Dataclass, facts=LearnedScan(...))`;
+    the class is an `nn.Module`, called as `scans.route.LearnedOrder` says.
     """
 
 
@@ -37,6 +39,15 @@ def register_backbones(register: Callable[..., None]) -> None:
 
     The class is called as `Class(options, *, grid, channels, routes, backend)` and is an `nn.Module` with
     `forward(x [B, C, H, W], t [B]) -> [B, C, H, W]`, the velocity of the linear path.
+    """
+
+
+@hookspec
+def register_mixers(register: Callable[..., None]) -> None:
+    """Add sequence operators of a block: `register(name, "module:class", options=Dataclass, facts=MixerFacts(...))`.
+
+    The class is called as `Class(options, *, block, grid, route, backend)` with the backbone's options as `block` and
+    is an `nn.Module` with `forward(x [B, L, D]) -> [B, L, D]`. The stream is in raster order before and after.
     """
 
 

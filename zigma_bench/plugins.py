@@ -28,6 +28,7 @@ BUILTIN_MODULES = ("zigma_bench.scans", "zigma_bench.models", "zigma_bench.data"
 HOOKS = {
     "register_scans": "scan",
     "register_backbones": "backbone",
+    "register_mixers": "mixer",
     "register_datasets": "dataset",
     "register_metrics": "metric",
 }
@@ -58,13 +59,15 @@ class Catalogue:
 
     scans: Registry = field(default_factory=lambda: Registry("scan"))
     backbones: Registry = field(default_factory=lambda: Registry("backbone"))
+    mixers: Registry = field(default_factory=lambda: Registry("mixer"))
     datasets: Registry = field(default_factory=lambda: Registry("dataset"))
     metrics: Registry = field(default_factory=lambda: Registry("metric"))
     plugins: list[PluginInfo] = field(default_factory=list)
     problems: list[PluginProblem] = field(default_factory=list)
 
     def registry(self, kind: str) -> Registry:
-        return {"scan": self.scans, "backbone": self.backbones, "dataset": self.datasets, "metric": self.metrics}[kind]
+        registry: Registry = getattr(self, f"{kind}s")
+        return registry
 
     def get(self, kind: str, name: str, *, where: str | None = None) -> Spec:
         """The spec of a name; an unknown name says which plugins were set aside, if any."""
@@ -144,7 +147,8 @@ def _specs_of(plugin: ModuleType, name: str, owner: str) -> list[Spec]:
 
         def register(name: str, target: Any, *, kind: str = kind, **rest: Any) -> None:
             _check_name(kind, name, owner)
-            make = scan_spec if kind == "scan" else functools.partial(target_spec, kind)
+            plain = kind == "scan" and not isinstance(target, str)  # a learned scan has a target, as all else has
+            make = scan_spec if plain else functools.partial(target_spec, kind)
             specs.append(make(name, target, owner=owner, **rest))
 
         getattr(plugin, hook)(register)

@@ -17,7 +17,7 @@ REQUIRED = inspect.Parameter.empty
 
 @dataclass(frozen=True)
 class Option:
-    """One typed option of a scan, backbone, dataset or metric."""
+    """One typed option of a registered name."""
 
     name: str
     annotation: Any
@@ -85,6 +85,29 @@ class BackboneFacts:
     sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     check: Callable[..., None] | None = None
     smoke: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class MixerFacts:
+    """What a plan must know of a mixer without building it.
+
+    `cost(options, block=, grid=, route=) -> Cost` of one layer. `check(options, block=, grid=, route=)` raises NotReady
+    for a route that the mixer can't follow; without it the mixer must follow any.
+    """
+
+    cost: Callable[..., Cost]
+    check: Callable[..., None] | None = None
+
+
+@dataclass(frozen=True)
+class LearnedScan:
+    """A scan whose order a module makes of each sample's features: `paths` of them in a layer.
+
+    `cost(options, width=, grid=) -> Cost` of the module in one layer.
+    """
+
+    cost: Callable[..., Cost]
+    paths: int = 1
 
 
 @dataclass(frozen=True)
@@ -236,7 +259,7 @@ def target_spec(
     owner: str,
     doc: str | None = None,
 ) -> Spec:
-    """The spec of a backbone, dataset or metric: fields of the frozen options dataclass are its options."""
+    """The spec of what has a target: the fields of its frozen options dataclass are its options."""
     import dataclasses
 
     hints = typing.get_type_hints(options, include_extras=True)
@@ -279,6 +302,6 @@ def _type_text(annotation: Any) -> str:
 
 
 __all__ = [
-    "BackboneFacts", "Cost", "DataFacts", "DatasetFacts", "MetricFacts", "Missing", "Option", "Registry",
-    "Spec", "scan_spec", "target_spec",
+    "BackboneFacts", "Cost", "DataFacts", "DatasetFacts", "LearnedScan", "MetricFacts", "Missing", "MixerFacts",
+    "Option", "Registry", "Spec", "scan_spec", "target_spec",
 ]  # fmt: skip

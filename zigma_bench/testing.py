@@ -23,7 +23,8 @@ import numpy as np
 from zigma_bench.errors import NotReady, ZigmaBenchError
 from zigma_bench.grid import Grid
 from zigma_bench.registry import Option, Spec, scan_spec
-from zigma_bench.scans.route import BrokenScan, Route, fresh_routes, routes
+from zigma_bench.scans.layers import fresh_routes, routes
+from zigma_bench.scans.route import BrokenScan, Route
 
 LINES = ("1x1", "1x2", "2x1", "1x7", "8x1")
 SQUARES = ("2x2", "3x3", "4x4", "5x5", "7x7", "8x8", "16x16")

@@ -14,7 +14,7 @@ from zigma_bench.models.options import DitOptions, VisionMambaOptions, ZigmaOpti
 from zigma_bench.models.vision_mamba import VisionMamba
 from zigma_bench.models.zigma import Zigma
 from zigma_bench.registry import scan_spec
-from zigma_bench.scans.route import routes
+from zigma_bench.scans.layers import routes
 from zigma_bench.scans.straight import bidirectional, raster
 
 

@@ -16,7 +16,8 @@ from zigma_bench.models.options import VisionMambaOptions, ZigmaOptions
 from zigma_bench.models.vision_mamba import VisionMamba
 from zigma_bench.models.zigma import Zigma
 from zigma_bench.registry import scan_spec
-from zigma_bench.scans.route import Route, routes
+from zigma_bench.scans.layers import routes
+from zigma_bench.scans.route import Route
 from zigma_bench.scans.straight import bidirectional, raster
 from zigma_bench.scans.zigzag import zigzag
 

@@ -18,7 +18,7 @@ from zigma_bench.models.zigma import Zigma
 from zigma_bench.ops.causal_conv import causal_conv
 from zigma_bench.ops.selective_scan import selective_scan
 from zigma_bench.registry import scan_spec
-from zigma_bench.scans.route import routes
+from zigma_bench.scans.layers import routes
 from zigma_bench.scans.zigzag import zigzag
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA card")

@@ -12,7 +12,8 @@ from zigma_bench.grid import Grid
 from zigma_bench.registry import scan_spec
 from zigma_bench.scans.analysis import coverage, show_json, statistics
 from zigma_bench.scans.draw import draw_path, draw_route, rich_path, rich_route
-from zigma_bench.scans.route import Route, routes
+from zigma_bench.scans.layers import routes
+from zigma_bench.scans.route import Route
 
 
 def layers(name: str, grid: Grid, depth: int = 8, **options) -> tuple[Route, ...]:

@@ -11,7 +11,7 @@ import pytest
 from zigma_bench import scans
 from zigma_bench.grid import Grid
 from zigma_bench.registry import scan_spec
-from zigma_bench.scans.route import routes
+from zigma_bench.scans.layers import routes
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "published.json").read_text())
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,9 +11,10 @@ from zigma_bench import scans
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.grid import Grid
 from zigma_bench.registry import RESERVED, Spec, scan_spec
-from zigma_bench.scans import route as route_module
+from zigma_bench.scans import layers as layers_module
 from zigma_bench.scans.analysis import statistics
-from zigma_bench.scans.route import Route, routes
+from zigma_bench.scans.layers import routes
+from zigma_bench.scans.route import BrokenScan, Route
 
 SPECS = {
     name: scan_spec(name, getattr(scans, name), owner="zigma-bench")
@@ -83,7 +84,7 @@ def test_orders_of_a_picture_refuse_a_clip(name):
         NotReady, match=f"scan '{name}' of zigma-bench, layer 0: {name} is an order of one picture"
     ) as e:
         layers(name, Grid(4, 4, frames=2))
-    assert not isinstance(e.value, route_module.BrokenScan)
+    assert not isinstance(e.value, BrokenScan)
     assert "got '2x4x4'" in str(e.value)
 
 
@@ -130,7 +131,7 @@ def test_the_hook_registers_these_four():
 
 
 def test_reserved_arguments_are_those_of_the_registry():
-    assert route_module.RESERVED == RESERVED
+    assert layers_module.RESERVED == RESERVED
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ import pytest
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.grid import Grid
 from zigma_bench.registry import Spec, scan_spec
-from zigma_bench.scans.route import BrokenScan, Route, routes
+from zigma_bench.scans.layers import routes
+from zigma_bench.scans.route import BrokenScan, Route
 
 GRID = Grid(3, 4)
 GOOD = [5, 0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11]
@@ -50,7 +51,8 @@ def changed(**changes: int) -> list[int]:
         (GOOD[:-1], ["it has 11 steps for 12 tokens", "token 11 is never visited", "visit the missing tokens too"]),
         ([*GOOD, 4], ["it has 13 steps for 12 tokens", "step 12 visits token 4 again, first visited at step 5"]),
         (changed(step_2=12, step_5=-3), ["path 0: step 2 visits token 12, outside 0 to 11", "flat index is"]),
-        (changed(step_4=-1), ["step 4 visits token -1", "leave out pad tokens"]),
+        (changed(step_4=-2), ["step 4 visits token -2", "-1 a pad"]),
+        (changed(step_4=-1), ["it has 11 steps for 12 tokens", "token 3 is never visited"]),
         (np.array(GOOD, float), ["path 0: step 0 is no whole number", "got 'float64'", "np.arange"]),
         ([GOOD, [0.5] * 12], ["step 0 is no whole number"]),
         (np.array([*GOOD[:3], None, *GOOD[4:]]), ["path 0: step 3 is no whole number but None"]),
@@ -93,7 +95,7 @@ def test_the_layer_of_a_fault_is_named():
         routes(scan_spec("late", late, owner="x"), grid=GRID, depth=6, seed=0, options={})
 
 
-@pytest.mark.parametrize(("field", "value"), [("merge", "gate"), ("share", "both")])
+@pytest.mark.parametrize(("field", "value"), [("merge", "product"), ("share", "both")])
 def test_a_route_of_unknown_merge_or_share(field, value):
     with pytest.raises(BrokenScan, match=f"unknown {field}.* got '{value}'"):
         Route(GOOD, **{field: value})
@@ -131,7 +133,10 @@ def test_the_digest_tells_routes_apart():
     two = [GOOD, sorted(GOOD)]
     different = [
         Route(GOOD), Route(sorted(GOOD)), Route(two), Route(two[::-1]), Route(two, merge="mean"),
-        Route(two, share="shared"), Route([GOOD + sorted(GOOD)]),
+        Route(two, share="shared"), Route([GOOD + sorted(GOOD)]), Route(two, segments=[6, 6]),
+        Route(two, segments=[[6, 6], [12]]), Route(two, step_feature=np.zeros((2, 12), int)),
+        Route(two, merge="cascade"), Route(two, merge="cascade", stages=[2]), Route([*GOOD, -1]),
+        Route([*GOOD, -1], pads=[0]),
     ]  # fmt: skip
     assert len({route.digest for route in different}) == len(different) == len(set(different))
     assert Route(two) == Route(np.array(two, np.int32))
@@ -144,6 +149,51 @@ def test_the_digest_is_the_same_in_another_process():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == Route([[2, 0, 1], [0, 1, 2]], merge="mean").digest
     assert len(done.stdout.strip()) == 64
+
+
+FOUR = np.arange(12).reshape(4, 3)
+TWO = np.stack([np.arange(12), np.arange(12)[::-1]])
+
+
+@pytest.mark.parametrize(
+    ("route", "words"),
+    [
+        (lambda: Route(TWO, segments=[6, 5]), "the segments don't fit the path; expected lengths of at least 1"),
+        (lambda: Route(TWO, segments=[12, 0]), "the segments don't fit the path"),
+        (lambda: Route(TWO, segments=[[12], [6, 6], [12]]), "not as many lists of segments as paths"),
+        (lambda: Route(TWO, segments=[[12], [6, 5]]), "the segments don't fit the path"),
+        (lambda: Route([0, -1, 1, -1], pads=[0]), "the pads have a wrong shape"),
+        (lambda: Route([0, -1, 1, -1], pads=[0, 2]), "leave rows of their table out"),
+        (lambda: Route(TWO, step_feature=[0] * 12), "the step features don't fit the paths"),
+        (lambda: Route([0, 1], step_feature=[0, -1]), "the step features don't fit the paths"),
+        (lambda: Route(TWO, stages=(1, 1)), "only a cascade has stages"),
+        (lambda: Route(TWO, merge="cascade", stages=(1, 2)), "the stages don't fit the paths"),
+        (lambda: run(Route(FOUR + 1, merge="scatter")), "the paths together: path 3, step 2 visits token 12, outside"),
+        (lambda: run(Route(FOUR % 9, merge="scatter")), "path 3, step 0 visits token 0 again, first visited at path 0"),
+        (lambda: run(Route(FOUR)), "path 0: it has 3 steps for 12 tokens"),
+    ],
+)
+def test_a_broken_route_is_named(route, words):
+    with pytest.raises(BrokenScan) as caught:
+        route()
+    assert words in str(caught.value)
+
+
+def test_what_a_route_with_everything_is():
+    padded = Route([0, -1, 2, 1, -1, 3], pads=[1, 0], segments=[2, 4], step_feature=[0, 1, 2, 0, 0, 2])
+    padded.check(Grid(2, 2), "test")
+    assert (padded.tokens, padded.steps, padded.pad_count, padded.pad_rows, padded.features) == (4, 6, 2, 2, 3)
+    assert padded.inverse.tolist() == [[0, 3, 2, 5]]
+    assert padded.since is not None
+    assert padded.since.tolist() == [[0, 0, 2, 2, 2, 2]]
+    assert padded.scanned_ratio == 1.5
+    assert not padded.bijective
+    parts = Route(FOUR, merge="scatter")
+    parts.check(GRID, "test")
+    assert (parts.scanned_ratio, parts.inverse[1].tolist()[3:6], parts.inverse[1, 0]) == (1.0, [0, 1, 2], -1)
+    assert Route(TWO, merge="concat").scanned_ratio == 1.0
+    assert Route(TWO, merge="cascade").stages == (1, 1)
+    assert Route(TWO).bijective
 
 
 def test_reserved_arguments_are_handed_over_by_name():

@@ -15,7 +15,8 @@ from zigma_bench.errors import UsageError
 from zigma_bench.grid import Grid
 from zigma_bench.plugins import catalogue
 from zigma_bench.scans import analysis, draw
-from zigma_bench.scans.route import Route, routes
+from zigma_bench.scans.layers import routes
+from zigma_bench.scans.route import Route
 from zigma_bench.suite import parse_value
 
 

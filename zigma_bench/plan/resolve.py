@@ -10,7 +10,8 @@ from zigma_bench.grid import Grid
 from zigma_bench.plan.cells import Resolved
 from zigma_bench.plugins import Catalogue
 from zigma_bench.registry import DataFacts, Spec
-from zigma_bench.scans.route import Route, routes
+from zigma_bench.scans.layers import routes
+from zigma_bench.scans.route import Route
 from zigma_bench.suite import Budget, Choice, Reference, Source, Suite
 
 

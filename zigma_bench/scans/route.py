@@ -1,68 +1,137 @@
-"""What one layer does with the tokens: a route, checked on the real grid, and the routes of all layers of a network.
+"""What one layer does with the tokens: its paths, where the state starts anew, and how the paths' outputs merge.
 
-A plugin only says in which order tokens are visited. The inverse, the checks and the digest are the framework's.
+A scan only says in which order tokens are visited. The inverse, the checks and the digest are the framework's.
+
+K paths, S steps of a path, L tokens of the grid; S = L unless a path has pads or the paths share the tokens out.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import inspect
 import json
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from zigma_bench.errors import NotReady, UsageError, ZigmaBenchError
+from zigma_bench.errors import NotReady
 from zigma_bench.grid import Grid
 
 Ints = npt.NDArray[np.int64]
-Merge = Literal["sum", "mean"]
+Merge = Literal["sum", "mean", "concat", "gate", "channel-attention", "scatter", "cascade"]
 Share = Literal["separate", "shared"]
-RESERVED = ("grid", "layer", "depth", "seed")
+PAD = -1  # in a path: an inserted token that no cell of the grid stands for
 
 
 class BrokenScan(NotReady):
     """A scan gave something that is no order of the tokens, or failed in giving it."""
 
 
-class ScanSpec(Protocol):
-    """What is needed of a registered scan (`registry.Spec` has it)."""
+@dataclass(frozen=True)
+class LearnedOrder:
+    """An order that a module makes of each sample's features.
+
+    `target` is built as `Module(options, width=, grid=, layer=, depth=)` and called as `module(x [B, L, D])`. It
+    returns int64 [B, K, L] and a weight [B, L] or None; tokens are multiplied by the weight before the mixer, which is
+    how a gradient reaches the module (a straight-through weight is 1 in the forward pass).
+    `cost(options, width=, grid=)` is its `registry.Cost`, `options` its options as JSON takes them.
+    """
+
+    target: str
+    options: Mapping[str, Any]
+    layer: int
+    depth: int
+    cost: Callable[..., Any] = field(compare=False)
+    make_options: Callable[[Mapping[str, Any]], Any] = field(compare=False)
 
     @property
-    def name(self) -> str: ...
-
-    @property
-    def owner(self) -> str: ...
-
-    def load(self) -> Callable[..., Any]: ...
+    def key(self) -> dict[str, Any]:
+        """What the digest holds of it."""
+        return {"target": self.target, "options": dict(self.options), "layer": self.layer, "depth": self.depth}
 
 
 @dataclass(frozen=True, eq=False)
 class Route:
-    """The paths of one layer, int64 [K, L], how their outputs merge, and whether they share parameters.
+    """One layer's paths and what is done along them. Arrays are read-only copies; one path may be given as [S].
 
-    `paths[k, i]` is the token that path k visits at step i. One path may be given as [L]. `share`: one set of
-    parameters for all paths, or one a path (of no matter when K = 1). The array is a read-only copy.
-    Raises BrokenScan for anything but whole numbers of one or two dimensions.
+    `paths` [K, S]: the token that path k visits at step i, or -1 for a pad.
+    `merge`: `sum` and `mean` of the paths' outputs; `concat`: path k works on the k-th of K channel groups (equal
+    compute); `gate`: weights by a softmax over the paths, a sample; `channel-attention`: weights a path and channel;
+    `scatter`: the paths share the tokens out; `cascade`: a path reads what the one before it wrote.
+    `share`: one set of parameters for all paths, or one a path (of no matter when K = 1).
+    `segments`: lengths of independent stretches, of all paths or of each; state and convolution start anew at each.
+    `pads` [K, P]: the row of a learned table for each pad of a path in its order; without it pads are zeros.
+    `step_feature` [K, S]: an id a step (such as a direction) whose learned vector is added to B.
+    `stages`: how many paths each stage of a cascade sums; without it one.
+    `learned`: the order comes from the features, and `paths` only counts them.
+    Raises BrokenScan for anything that is no such thing.
     """
 
     paths: Ints
     merge: Merge = "sum"
     share: Share = "separate"
+    segments: tuple[Ints, ...] | None = None
+    pads: Ints | None = None
+    step_feature: Ints | None = None
+    stages: tuple[int, ...] | None = None
+    learned: LearnedOrder | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "paths", _frozen(_as_paths(self.paths)))
         for name, allowed in (("merge", typing.get_args(Merge)), ("share", typing.get_args(Share))):
             if getattr(self, name) not in allowed:
                 raise BrokenScan(
                     f"a route has an unknown {name}", expected=" or ".join(allowed), got=getattr(self, name)
                 )
+        self._set("paths", _whole_numbers("path", self.paths))
+        if self.segments is not None:
+            self._set("segments", _lengths(self.segments, self.K, self.steps))
+        if self.pads is not None:
+            self._set("pads", self._checked_pads())
+        if self.step_feature is not None:
+            self._set("step_feature", self._checked_features())
+        if (self.merge == "cascade") != (self.stages is not None):
+            if self.merge != "cascade":
+                raise BrokenScan("only a cascade has stages", expected="stages=None", got=self.stages)
+            self._set("stages", (1,) * self.K)
+        if self.stages is not None:
+            self._set("stages", self._checked_stages())
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def _checked_pads(self) -> Ints:
+        pads = _whole_numbers("row of pads", self.pads)
+        counts = (self.paths == PAD).sum(1)
+        if len(pads) != self.K or (counts != pads.shape[1]).any():
+            raise BrokenScan(
+                "the pads have a wrong shape",
+                expected=f"a row of the table for each -1: {counts.tolist()} in the paths",
+                got=pads.shape,
+            )
+        used = np.unique(pads)
+        if not np.array_equal(used, np.arange(len(used))):
+            raise BrokenScan("the pads leave rows of their table out", expected="0, 1, 2, ...", got=used.tolist()[:20])
+        return pads
+
+    def _checked_features(self) -> Ints:
+        ids = _whole_numbers("row of step features", self.step_feature)
+        if ids.shape != self.paths.shape or ids.min() < 0:
+            raise BrokenScan(
+                "the step features don't fit the paths",
+                expected=f"{self.paths.shape} whole numbers from 0 on",
+                got=f"{ids.shape}, least {ids.min()}",
+            )
+        return ids
+
+    def _checked_stages(self) -> tuple[int, ...]:
+        stages = tuple(int(count) for count in typing.cast(Sequence[int], self.stages))
+        if sum(stages) != self.K or min(stages) < 1:
+            raise BrokenScan("the stages don't fit the paths", expected=f"counts that add up to {self.K}", got=stages)
+        return stages
 
     @property
     def K(self) -> int:
@@ -70,27 +139,77 @@ class Route:
         return len(self.paths)
 
     @property
-    def tokens(self) -> int:
-        """L, the steps of one path."""
+    def steps(self) -> int:
+        """S, the steps of one path, pads included."""
         return int(self.paths.shape[1])
 
     @property
+    def tokens(self) -> int:
+        """L, the tokens of the grid (of a checked route, which visits all)."""
+        return int(self.paths.max()) + 1
+
+    @property
+    def pad_count(self) -> int:
+        """Pads over all paths."""
+        return int((self.paths == PAD).sum())
+
+    @property
+    def pad_rows(self) -> int:
+        """Rows of the learned table of pads."""
+        return 0 if self.pads is None or not self.pads.size else int(self.pads.max()) + 1
+
+    @property
+    def features(self) -> int:
+        """Rows of the learned table of step features."""
+        return 0 if self.step_feature is None else int(self.step_feature.max()) + 1
+
+    @property
+    def bijective(self) -> bool:
+        """Whether every path visits every token once and nothing else, in one stretch."""
+        return self.segments is None and self.merge != "scatter" and self.steps == self.tokens
+
+    @property
     def scanned_ratio(self) -> float:
-        """Tokens scanned in the layer, over L."""
-        return self.paths.size / self.tokens
+        """Tokens scanned in the layer, over L; a channel group counts by its share of the channels."""
+        ratio = self.paths.size / self.tokens
+        return ratio / self.K if self.merge == "concat" else ratio
 
     @cached_property
     def inverse(self) -> Ints:
-        """int64 [K, L], read-only: `inverse[k, paths[k, i]] = i`. Meaningful for a checked route."""
-        inverse = np.empty_like(self.paths)
-        np.put_along_axis(inverse, self.paths, np.arange(self.tokens)[None], axis=1)
+        """int64 [K, L], read-only: the step at which path k visits a token, or -1. Meaningful for a checked route."""
+        inverse = np.full((self.K, self.tokens), -1, dtype=np.int64)
+        for row, path in zip(inverse, self.paths, strict=True):
+            steps = np.flatnonzero(path >= 0)
+            row[path[steps]] = steps
         return _frozen(inverse)
+
+    @cached_property
+    def since(self) -> Ints | None:
+        """int64 [K, S]: the step at which each step's segment began; None where there is one segment."""
+        if self.segments is None:
+            return None
+        return _frozen(np.stack([np.repeat(np.cumsum(n) - n, n) for n in self.segments]))
 
     @cached_property
     def digest(self) -> str:
         """sha256, 64 hex digits, of all fields: equal exactly when the routes are."""
-        header = json.dumps({"merge": self.merge, "share": self.share, "shape": self.paths.shape}, sort_keys=True)
-        return hashlib.sha256(header.encode() + b"\0" + self.paths.astype("<i8").tobytes()).hexdigest()
+        header: dict[str, Any] = {"merge": self.merge, "share": self.share, "shape": self.paths.shape}
+        arrays = [self.paths]
+        for name in ("pads", "step_feature"):
+            if (array := getattr(self, name)) is not None:
+                header[name] = array.shape
+                arrays.append(array)
+        if self.segments is not None:
+            header["segments"] = [len(lengths) for lengths in self.segments]
+            arrays += self.segments
+        if self.stages is not None:
+            header["stages"] = self.stages
+        if self.learned is not None:
+            header["learned"] = self.learned.key
+        found = hashlib.sha256(json.dumps(header, sort_keys=True).encode() + b"\0")
+        for array in arrays:
+            found.update(array.astype("<i8", copy=False).tobytes())
+        return found.hexdigest()
 
     def __eq__(self, other: object) -> bool:
         return self.digest == other.digest if isinstance(other, Route) else NotImplemented
@@ -99,17 +218,22 @@ class Route:
         return hash(self.digest)
 
     def check(self, grid: Grid, who: str) -> None:
-        """Raise BrokenScan, told as `who`, unless every path visits every token of the grid exactly once."""
-        for number, path in enumerate(self.paths):
-            fault = _fault(path, grid.tokens)
-            if fault is not None:
-                what, do = fault
-                raise BrokenScan(
-                    f"path {number}: {what}",
-                    where=who,
-                    expected=f"each of the {grid.tokens} tokens of the grid {grid} exactly once",
-                    do=do,
-                )
+        """Raise BrokenScan, told as `who`, unless every path visits every token of the grid exactly once.
+
+        Of a scatter that holds of its paths together.
+        """
+        together = self.merge == "scatter"
+        walks = [self.paths.reshape(-1)] if together else list(self.paths)
+        for number, path in enumerate(walks):
+            if _visits_all(path, grid.tokens):
+                continue
+            what, do = _fault(path, grid.tokens, self.steps if together else None)
+            raise BrokenScan(
+                ("the paths together: " if together else f"path {number}: ") + what,
+                where=who,
+                expected=f"each of the {grid.tokens} tokens of the grid {grid} exactly once",
+                do=do,
+            )
 
 
 def _frozen(array: Ints) -> Ints:
@@ -117,12 +241,12 @@ def _frozen(array: Ints) -> Ints:
     return array
 
 
-def _as_paths(value: Any) -> Ints:
-    """A fresh C-contiguous int64 [K, L] of what a scan gave."""
+def _whole_numbers(what: str, value: Any) -> Ints:
+    """A fresh, read-only, C-contiguous int64 [K, S] of what a scan gave."""
     try:
         array = np.asarray(value)
     except ValueError:  # NumPy's word for rows of unlike lengths
-        raise BrokenScan("the paths have different lengths", expected="[L] or [K, L] whole numbers") from None
+        raise BrokenScan(f"the {what}s have different lengths", expected="[L] or [K, L] whole numbers") from None
     if array.ndim not in (1, 2) or array.size == 0:
         raise BrokenScan(
             "the scan gave an array of a wrong shape",
@@ -134,102 +258,63 @@ def _as_paths(value: Any) -> Ints:
         odd = (place for place, item in enumerate(array.flat) if not isinstance(item, int | np.integer))
         path, step = divmod(next(odd, 0), array.shape[-1])
         raise BrokenScan(
-            f"path {path}: step {step} is no whole number but {array.reshape(-1, array.shape[-1])[path, step]!r}",
+            f"{what} {path}: step {step} is no whole number but {array.reshape(-1, array.shape[-1])[path, step]!r}",
             expected="an array of whole numbers",
             got=str(array.dtype),
             do="build the path from whole numbers, such as np.arange gives",
         )
-    return np.array(np.atleast_2d(array), dtype=np.int64, order="C")
+    return _frozen(np.array(np.atleast_2d(array), dtype=np.int64, order="C"))
 
 
-def _fault(path: Ints, tokens: int) -> tuple[str, str] | None:
-    """The first fault of one path and its mend, or None for a bijection."""
-    outside = np.flatnonzero((path < 0) | (path >= tokens))
+def _lengths(value: Any, count: int, steps: int) -> tuple[Ints, ...]:
+    """The segment lengths of every path, from those of each or one list for all."""
+    rows = list(value)
+    if not rows or not isinstance(rows[0], Sequence | np.ndarray):
+        rows = [rows] * count
+    expected = f"lengths of at least 1 that add up to {steps}, for each of {count} path(s)"
+    if len(rows) != count:
+        raise BrokenScan("there are not as many lists of segments as paths", expected=expected, got=len(rows))
+    found = []
+    for row in rows:
+        lengths = _whole_numbers("list of segments", row)
+        if lengths.shape[0] != 1 or lengths.min() < 1 or lengths.sum() != steps:
+            raise BrokenScan("the segments don't fit the path", expected=expected, got=lengths.tolist()[0][:20])
+        found.append(_frozen(lengths[0]))
+    return tuple(found)
+
+
+def _visits_all(path: Ints, tokens: int) -> bool:
+    """Whether a path visits every token once; pads count for nothing."""
+    real = path if path.min() >= 0 else path[path != PAD]
+    if len(real) != tokens or real.min() < 0 or real.max() >= tokens:
+        return False
+    seen = np.zeros(tokens, dtype=bool)
+    seen[real] = True
+    return bool(seen.all())
+
+
+def _fault(path: Ints, tokens: int, steps: int | None) -> tuple[str, str]:
+    """The first fault of a path and its mend; `steps`: those of one path where several lie end to end."""
+
+    def place(step: int) -> str:
+        return f"step {step}" if steps is None else f"path {step // steps}, step {step % steps}"
+
+    outside = np.flatnonzero((path < PAD) | (path >= tokens))
     if len(outside):
         step = int(outside[0])
-        mend = "leave out pad tokens" if path[step] == -1 else "a flat index is (t*H + r)*W + c"
-        return f"step {step} visits token {path[step]}, outside 0 to {tokens - 1}", mend
+        what = f"{place(step)} visits token {path[step]}, outside 0 to {tokens - 1}"
+        return what, "a flat index is (t*H + r)*W + c, and -1 a pad"
+    where = np.flatnonzero(path != PAD)
+    real = path[where]
     first = np.full(tokens, len(path))
-    np.minimum.at(first, path, np.arange(len(path)))
-    again = np.flatnonzero(first[path] < np.arange(len(path)))
+    np.minimum.at(first, real, where)
+    again = np.flatnonzero(first[real] < where)
     never = np.flatnonzero(first == len(path))
-    length = "" if len(path) == tokens else f"it has {len(path)} steps for {tokens} tokens; "
+    length = "" if len(real) == tokens else f"it has {len(real)} steps for {tokens} tokens; "
     missing = f"token {never[0]} is never visited" if len(never) else ""
     if len(again):
-        step, token = int(again[0]), int(path[again[0]])
-        twice = f"step {step} visits token {token} again, first visited at step {first[token]}"
+        step = int(where[again[0]])
+        token = int(path[step])
+        twice = f"{place(step)} visits token {token} again, first visited at {place(int(first[token]))}"
         return length + twice + (f"; {missing}" if missing else ""), "visit no token twice"
-    if len(never):
-        return f"{length}{missing} (the path ends at step {len(path) - 1})", "visit the missing tokens too"
-    return None
-
-
-@dataclass(frozen=True)
-class _Request:
-    """One call of `routes`, hashable: options stand as JSON for comparison."""
-
-    name: str
-    owner: str
-    function: Callable[..., Any]
-    grid: Grid
-    depth: int
-    seed: int
-    key: str
-    options: Mapping[str, Any] = field(compare=False)
-
-    def who(self, layer: int) -> str:
-        return f"scan {self.name!r} of {self.owner}, layer {layer}"
-
-
-def routes(
-    spec: ScanSpec, *, grid: Grid, depth: int, seed: int = 0, options: Mapping[str, Any] | None = None
-) -> tuple[Route, ...]:
-    """The checked route of each of `depth` layers; equal routes are one object. `options`: resolved values.
-
-    Calls are remembered, for a scan is a pure function of its arguments. Raises what the scan refuses with (such as
-    NotReady for a geometry), and BrokenScan for a scan that fails or gives no order; both name scan, owner and layer.
-    """
-    if depth < 1:
-        raise UsageError("a network has at least one layer", got=depth)
-    options = dict(options or {})
-    key = json.dumps(options, sort_keys=True, default=repr)
-    return _routes(_Request(spec.name, spec.owner, spec.load(), grid, depth, seed, key, options))
-
-
-def fresh_routes(spec: ScanSpec, *, grid: Grid, depth: int, seed: int, options: Mapping[str, Any]) -> tuple[Route, ...]:
-    """As `routes`, but calling the scan anew, last layer first: what a pure function does not notice."""
-    request = _Request(spec.name, spec.owner, spec.load(), grid, depth, seed, "", options)
-    return tuple(_route(request, layer) for layer in reversed(range(depth)))[::-1]
-
-
-@functools.lru_cache(maxsize=256)
-def _routes(request: _Request) -> tuple[Route, ...]:
-    known: dict[str, Route] = {}
-    found = (_route(request, layer) for layer in range(request.depth))
-    return tuple(known.setdefault(route.digest, route) for route in found)
-
-
-def _route(request: _Request, layer: int) -> Route:
-    """One layer's route: called, put into form, checked."""
-    who = request.who(layer)
-    try:
-        value = _call(request, layer)
-        route = value if isinstance(value, Route) else Route(value)
-    except ZigmaBenchError as error:
-        error.where = f"{who}, {error.where}" if error.where else who
-        raise
-    except Exception as error:  # a plugin may raise anything; the plan must say whose it is
-        raise BrokenScan(
-            f"the scan failed on the grid {request.grid} with {type(error).__name__}: {error}",
-            where=who,
-            do="mend the scan, or refuse the grid with zigma_bench.errors.NotReady",
-        ) from error
-    route.check(request.grid, who)
-    return route
-
-
-def _call(request: _Request, layer: int) -> Any:
-    values = {"grid": request.grid, "layer": layer, "depth": request.depth, "seed": request.seed}
-    named = inspect.signature(request.function).parameters
-    reserved = {name: values[name] for name in RESERVED if name in named}
-    return request.function(**reserved, **request.options)
+    return f"{length}{missing} (the path ends at {place(len(path) - 1)})", "visit the missing tokens too"
