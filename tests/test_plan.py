@@ -42,7 +42,7 @@ def test_an_order_free_backbone_is_one_cell_whatever_the_scans(write_suite):
 
 def test_vision_mamba_takes_its_own_scan_and_no_single_path(write_suite):
     made = plan(write_suite(("{name: dit, width: 32", "{name: vision-mamba, width: 32")))
-    assert made.cells[4].scan_label == "bidirectional mode=parallel"
+    assert made.cells[4].scan_label == "bidirectional"
     assert made.cells[4].scanned_ratio == 2
     path = write_suite(("{name: dit, width: 32, depth: 2, patch: 2}",
                         "{name: vision-mamba, width: 32, depth: 2, patch: 2}\n    scans: [raster]"))  # fmt: skip

@@ -1,4 +1,4 @@
-"""The built-in backbones, registered by the same hook as a plugin's; this page imports no torch."""
+"""The built-in backbones and mixers, registered by the same hooks as a plugin's; this page imports no torch."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from zigma_bench.hookspecs import hookimpl
 from zigma_bench.models import costs
-from zigma_bench.models.options import DitOptions, VisionMambaOptions, ZigmaOptions
-from zigma_bench.registry import BackboneFacts
+from zigma_bench.models.options import DitOptions, MambaOptions, VisionMambaOptions, ZigmaOptions
+from zigma_bench.registry import BackboneFacts, MixerFacts
 
 # Widths and depths of the official factory functions (CompVis/zigma model_zigma.py; its S has width 368).
 ZIGMA_SIZES = {
@@ -24,6 +24,16 @@ DIT_SIZES = {
     "L": {"width": 1024, "depth": 24, "heads": 16},
     "XL": {"width": 1152, "depth": 28, "heads": 16},
 }
+
+
+@hookimpl
+def register_mixers(register: Callable[..., None]) -> None:
+    register(
+        "mamba",
+        "zigma_bench.models.mixer:MambaMixer",
+        options=MambaOptions,
+        facts=MixerFacts(cost=costs.mamba_cost, check=costs.check_mamba),
+    )
 
 
 @hookimpl

@@ -1,6 +1,7 @@
 """Parameters and FLOPs by formula, without building a network. One multiply-add is 2 FLOPs.
 
-L tokens, D width, E inner channels, N state, R rank of dt, W conv window, K paths of a layer, C channels, p patch.
+L tokens, D width, E inner channels, N state, R rank of dt, W conv window, K paths of a layer, S steps of a path,
+C channels, p patch.
 Norms, activations and sums (a few FLOPs a value) are not counted; matrix products, convolutions and scans are.
 The scan counts 9 FLOPs for each token, channel and state, as the repositories of Mamba and VMamba do.
 """
@@ -11,38 +12,70 @@ from collections.abc import Sequence
 
 from zigma_bench.errors import NotReady
 from zigma_bench.grid import Grid
-from zigma_bench.models.options import DitOptions, VisionMambaOptions, ZigmaOptions
+from zigma_bench.models.mixers import check_mixer_fits, mixer_cost
+from zigma_bench.models.options import DitOptions, MambaOptions, VisionMambaOptions, ZigmaOptions
 from zigma_bench.registry import Cost
 from zigma_bench.scans.route import Route
 
 TIME_FREQUENCIES = 256  # channels of the sinusoidal embedding of time
 
 
+def mamba_cost(options: MambaOptions, *, block: ZigmaOptions, grid: Grid, route: Route) -> Cost:
+    """One Mamba mixer: a branch for each path with own parameters, or one for all; pads are walked like tokens."""
+    D, E, N, R, W = block.width, block.inner, block.state, block.dt_rank, block.conv
+    L, K, S = grid.tokens, route.K, route.steps
+    F = E // K if route.merge == "concat" else E  # channels of a path
+    branch = F * W + F + F * (R + 2 * N) + R * F + F + F * N + F + route.features * N  # conv, x_proj, dt, A, D
+    merge = {"gate": K * K * E + K, "channel-attention": K * K * E + K * E}.get(route.merge, 0)
+    parameters = 2 * D * E + E * D + _branches(route) * branch + route.pad_rows * E + merge
+    flops = {
+        "in_proj": 4 * L * D * E,
+        "conv": K * 2 * S * F * W,
+        "x_proj": K * 2 * S * F * (R + 2 * N),
+        "dt_proj": K * 2 * S * R * F,
+        "scan": K * 9 * S * F * N,
+        "merge": 2 * K * K * E if merge else 0,
+        "out_proj": 2 * L * E * D,
+    }
+    if route.learned is not None:
+        order: Cost = route.learned.cost(route.learned.make_options(route.learned.options), width=D, grid=grid)
+        return Cost(parameters + order.parameters, {**flops, "order": order.total_flops})
+    return Cost(parameters, flops)
+
+
+def check_mamba(options: MambaOptions, *, block: ZigmaOptions, grid: Grid, route: Route) -> None:
+    """Channel groups must divide the inner channels."""
+    if route.merge == "concat" and block.inner % route.K:
+        raise NotReady(
+            f"the scan gives each of its {route.K} paths a group of channels, and {block.inner} inner channels are no "
+            f"multiple of {route.K}",
+            do="choose another width, or fewer paths",
+        )
+
+
 def zigma_cost(options: ZigmaOptions, *, grid: Grid, channels: int, routes: Sequence[Route]) -> Cost:
-    """The cost of ZigMa: a layer's branches are one for each path with own parameters, or one shared by all."""
-    D, E, N, R, W = options.width, options.inner, options.state, options.dt_rank, options.conv
-    L, pixel = grid.tokens, options.patch**2 * channels
-    branch = E * W + E + E * (R + 2 * N) + R * E + E + E * N + E  # conv, x_proj, dt_proj, A, D
-    branches = sum(_branches(route) for route in routes)
-    walks = sum(len(route.paths) for route in routes)
+    """The cost of ZigMa: embeddings, and in each layer a norm, adaLN and the mixer."""
+    D, L, pixel = options.width, grid.tokens, options.patch**2 * channels
     positions = L * D if options.positions == "learned" else 0
-    layer = D + (3 * D * D + 3 * D) + 2 * D * E + E * D  # norm, adaLN, in_proj, out_proj
+    known: dict[str, Cost] = {}
+    for route in routes:
+        if route.digest not in known:
+            known[route.digest] = mixer_cost(options, grid=grid, route=route)
+    layers = [known[route.digest] for route in routes]
+    layer = D + (3 * D * D + 3 * D)  # norm, adaLN
     parameters = (
-        pixel * D + D + positions + _time_parameters(D) + len(routes) * layer + branches * branch
-        + D + (D * pixel + pixel)
+        pixel * D + D + positions + _time_parameters(D) + len(layers) * layer
+        + sum(mixer.parameters for mixer in layers) + D + (D * pixel + pixel)
     )  # fmt: skip
     flops = {
         "patch_embed": 2 * L * pixel * D,
         "time_embed": _time_flops(D),
-        "adaln": len(routes) * 6 * D * D,
-        "in_proj": len(routes) * 4 * L * D * E,
-        "conv": walks * 2 * L * E * W,
-        "x_proj": walks * 2 * L * E * (R + 2 * N),
-        "dt_proj": walks * 2 * L * R * E,
-        "scan": walks * 9 * L * E * N,
-        "out_proj": len(routes) * 2 * L * E * D,
+        "adaln": len(layers) * 6 * D * D,
         "final": 2 * L * D * pixel,
     }
+    for mixer in layers:
+        for name, count in mixer.forward_flops.items():
+            flops[name] = flops.get(name, 0) + count
     return Cost(parameters, flops)
 
 
@@ -67,9 +100,11 @@ def dit_cost(options: DitOptions, *, grid: Grid, channels: int, routes: Sequence
 
 
 def check_zigma(options: ZigmaOptions, *, grid: Grid, routes: Sequence[Route]) -> None:
-    """Sin-cos positions need a width that 4 divides."""
+    """Sin-cos positions need a width that 4 divides, and the mixer may refuse a route."""
     if options.positions == "sincos" and options.width % 4:
         raise NotReady(f"sin-cos positions need a width that 4 divides, and {options.width} is not one")
+    for route in dict.fromkeys(routes):
+        check_mixer_fits(options, grid=grid, route=route)
 
 
 def check_vision_mamba(options: VisionMambaOptions, *, grid: Grid, routes: Sequence[Route]) -> None:

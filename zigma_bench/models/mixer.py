@@ -1,31 +1,38 @@
 """The Mamba mixer along a route: the only place of a network that knows the order of the tokens.
 
-B batch, L tokens, D width, E inner channels, N state, R rank of dt, K paths. The stream stays in raster order:
-projections act on each token alone, and only the convolution and the scan read and write rows through a path.
+B batch, L tokens, D width, E inner channels, N state, R rank of dt, K paths, S steps of a path, P pads. The stream
+stays in raster order: projections act on each token alone, and only the convolution and the scan read and write rows
+through a path. Only paths that are no order of all tokens (pads, parts, one a sample) gather their rows.
 """
 
 from __future__ import annotations
 
+import importlib
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from zigma_bench.models.init import Draw, uniform_
-from zigma_bench.models.options import ZigmaOptions
+from zigma_bench.grid import Grid
+from zigma_bench.models.init import Draw, normal_, uniform_
+from zigma_bench.models.merge import make_merge
+from zigma_bench.models.options import MambaOptions, ZigmaOptions
 from zigma_bench.ops.causal_conv import causal_conv
 from zigma_bench.ops.selective_scan import selective_scan
-from zigma_bench.scans.route import Route
+from zigma_bench.scans.route import PAD, LearnedOrder, Route
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 0.1, 1e-4
 
 
 class Branch(nn.Module):
-    """One path's convolution, projections and scan: x, z [B, L, E] -> [B, L, E], gated by SiLU(z) (Mamba, S6)."""
+    """One path's convolution, projections and scan: x, z [B, L, E] -> [B, L, E], gated by SiLU(z) if given (S6)."""
 
-    def __init__(self, options: ZigmaOptions, *, backend: str, zero_dt_bias: bool = False) -> None:
+    def __init__(
+        self, options: ZigmaOptions, *, channels: int, backend: str, zero_dt_bias: bool = False, features: int = 0
+    ) -> None:
         super().__init__()
-        E, N, R = options.inner, options.state, options.dt_rank
+        E, N, R = channels, options.state, options.dt_rank
         self.split, self.backend, self.zero_dt_bias = [R, N, N], backend, zero_dt_bias
         self.conv_weight = nn.Parameter(torch.empty(E, options.conv))
         self.conv_bias = nn.Parameter(torch.empty(E))
@@ -34,6 +41,7 @@ class Branch(nn.Module):
         self.dt_bias = nn.Parameter(torch.empty(E))
         self.A_log = nn.Parameter(torch.empty(E, N))
         self.D = nn.Parameter(torch.empty(E))
+        self.step_features = nn.Parameter(torch.empty(features, N)) if features else None
 
     @torch.no_grad()
     def init_parameters(self, draw: Draw) -> None:
@@ -47,15 +55,21 @@ class Branch(nn.Module):
         self.dt_bias.copy_(torch.zeros(E) if self.zero_dt_bias else dt + torch.log(-torch.expm1(-dt)))
         self.A_log.copy_(torch.log(torch.arange(1, self.A_log.shape[1] + 1)).expand_as(self.A_log))
         nn.init.ones_(self.D)
+        if self.step_features is not None:
+            normal_(self.step_features, 0.02, draw("step_features"))
 
-    def forward(self, x: Tensor, z: Tensor, path: Tensor) -> Tensor:
-        u = causal_conv(x, self.conv_weight, self.conv_bias, path=path, backend=self.backend)  # [B, L, E]
+    def forward(
+        self, x: Tensor, z: Tensor | None, path: Tensor | None, since: Tensor | None, features: Tensor | None
+    ) -> Tensor:
+        """Rows along `path` (None: as they lie); `features` [rows]: each row's id in the table that is added to B."""
+        along: dict[str, Any] = {"path": path, "since": since, "backend": self.backend}
+        u = causal_conv(x, self.conv_weight, self.conv_bias, **along)  # [B, L, E]
         dt, B, C = self.x_proj(u).split(self.split, dim=-1)  # [B, L, R], [B, L, N], [B, L, N]
+        if self.step_features is not None and features is not None:
+            B = B + self.step_features[features].to(B.dtype)
         delta = nn.functional.linear(dt, self.dt_weight)  # [B, L, E]
         A = -torch.exp(self.A_log.float())
-        return selective_scan(
-            u, delta, A, B, C, D=self.D, z=z, delta_bias=self.dt_bias, path=path, backend=self.backend
-        )
+        return selective_scan(u, delta, A, B, C, D=self.D, z=z, delta_bias=self.dt_bias, **along)
 
 
 class OutProjection(nn.Linear):
@@ -69,25 +83,144 @@ class OutProjection(nn.Linear):
         uniform_(self.weight, 1 / math.sqrt(self.in_features * self.depth), draw("weight"))
 
 
-class MambaMixer(nn.Module):
-    """x [B, L, D] -> [B, L, D] along one layer's route; several paths are summed (or averaged) before out_proj."""
+class Walk(nn.Module):
+    """One path of a route, as buffers: how its rows are read and written, where its state starts anew."""
 
-    def __init__(
-        self, options: ZigmaOptions, route: Route, *, backend: str, depth: int, zero_backward_dt_bias: bool = False
-    ) -> None:
+    path: Tensor | None
+    rows: Tensor | None
+    visited: Tensor | None
+    steps: Tensor | None
+    since: Tensor | None
+    features: Tensor | None
+
+    def __init__(self, route: Route, number: int) -> None:
         super().__init__()
-        self.merge, self.share = route.merge, route.share
-        self.paths: Tensor
-        self.register_buffer("paths", torch.from_numpy(route.paths.copy()), persistent=False)  # [K, L]
-        count = len(route.paths) if route.share == "separate" else 1
-        self.in_proj = nn.Linear(options.width, 2 * options.inner, bias=False)
+        path = torch.from_numpy(route.paths[number].copy())
+        in_place = route.merge != "scatter" and route.pad_count == 0  # an order of all tokens: no gather
+        rows = path.clone()
+        if route.pads is not None:
+            rows[path == PAD] = route.tokens + torch.from_numpy(route.pads[number].copy())  # rows of the table behind
+        else:
+            rows[path == PAD] = route.tokens  # the row of zeros behind
+        since, ids = route.since, route.step_feature
+        features = None if ids is None else torch.from_numpy(ids[number].copy())
+        if features is not None and in_place:  # by row instead of by step
+            features = torch.empty_like(features).scatter_(0, path, features)
+        self._keep("path", path if in_place else None)
+        self._keep("rows", None if in_place else rows)
+        self._keep("visited", None if in_place else path[path != PAD])
+        self._keep("steps", None if in_place else torch.nonzero(path != PAD)[:, 0])
+        self._keep("since", None if since is None else torch.from_numpy(since[number].copy()))
+        self._keep("features", features)
+
+    def _keep(self, name: str, values: Tensor | None) -> None:
+        self.register_buffer(name, values, persistent=False)
+
+    def forward(self, branch: nn.Module, x: Tensor, z: Tensor | None, behind: Tensor | None) -> Tensor:
+        """x, z [B, L, E] -> [B, L, E]; `behind` [P, E]: the rows that pads read. Tokens not visited give zeros."""
+        y: Tensor
+        if self.rows is None or self.visited is None or self.steps is None:
+            y = branch(x, z, self.path, self.since, self.features)
+            return y
+        rows = x if behind is None else torch.cat((x, behind.to(x.dtype).expand(len(x), -1, -1)), 1)
+        walked: Tensor = branch(rows.index_select(1, self.rows), None, None, self.since, self.features)
+        y = torch.zeros_like(x).index_copy(1, self.visited, walked.index_select(1, self.steps))
+        return y if z is None else y * nn.functional.silu(z)
+
+
+class MambaMixer(nn.Module):
+    """x [B, L, D] -> [B, L, D] along one layer's route: one branch a path, or one for all, merged before out_proj."""
+
+    def __init__(self, options: MambaOptions, *, block: ZigmaOptions, grid: Grid, route: Route, backend: str) -> None:
+        super().__init__()
+        E, K = block.inner, route.K
+        channels = E // K if route.merge == "concat" else E
+        self.merge_name, self.share, self.stages = route.merge, route.share, route.stages
+        self.walks = nn.ModuleList(Walk(route, number) for number in range(K))
+        self.order = None if route.learned is None else make_order(route.learned, width=block.width, grid=grid)
+        self.in_proj = nn.Linear(block.width, 2 * E, bias=False)
+        self.pads = PadTable(route.pad_rows, E) if route.pad_rows else None
+        self.zeros: Tensor | None
+        self.register_buffer("zeros", torch.zeros(1, E) if _zero_pads(route) else None, persistent=False)
         self.branches = nn.ModuleList(
-            Branch(options, backend=backend, zero_dt_bias=zero_backward_dt_bias and index > 0) for index in range(count)
+            Branch(
+                block,
+                channels=channels,
+                backend=backend,
+                zero_dt_bias=block.zero_backward_dt_bias and index > 0,
+                features=route.features,
+            )
+            for index in range(K if route.share == "separate" else 1)
         )
-        self.out_proj = OutProjection(options.inner, options.width, depth)
+        self.merge = make_merge(route.merge, K, E)
+        self.out_proj = OutProjection(E, block.width, block.depth)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.order is not None:
+            return self._along_learned(x)
         x, z = self.in_proj(x).chunk(2, dim=-1)  # [B, L, E] each
-        walks = [self.branches[k if self.share == "separate" else 0](x, z, path) for k, path in enumerate(self.paths)]
-        y = torch.stack(walks).sum(0) if len(walks) > 1 else walks[0]
-        return self.out_proj(y / len(walks) if self.merge == "mean" else y)  # type: ignore[no-any-return]
+        behind = self.zeros if self.pads is None else self.pads.table
+        if self.stages is not None:
+            return self.out_proj(self._cascade(x, z, behind))  # type: ignore[no-any-return]
+        walks = [
+            walk(self._branch(k), self._part(k, x), self._part(k, z), self._part(k, behind))
+            for k, walk in enumerate(self.walks)
+        ]
+        return self.out_proj(self.merge(walks))  # type: ignore[no-any-return]
+
+    def _part(self, number: int, rows: Tensor | None) -> Tensor | None:
+        """The channels that a path works on: its own group of them, or all."""
+        if rows is None or self.merge_name != "concat":
+            return rows
+        return rows.chunk(len(self.walks), -1)[number]
+
+    def _branch(self, number: int) -> nn.Module:
+        return self.branches[number if self.share == "separate" else 0]
+
+    def _cascade(self, x: Tensor, z: Tensor, behind: Tensor | None) -> Tensor:
+        """Stage after stage, each reading the sum that the one before it wrote; the gate acts at the end."""
+        assert self.stages is not None
+        number = 0
+        for count in self.stages:
+            numbers = range(number, number + count)
+            x = self.merge([self.walks[k](self._branch(k), x, None, behind) for k in numbers])
+            number += count
+        return x * nn.functional.silu(z)
+
+    def _along_learned(self, x: Tensor) -> Tensor:
+        """One order a sample: rows are gathered, scanned as they then lie, and put back."""
+        assert self.order is not None
+        paths, weight = self.order(x)  # [B, K, L], [B, L] or None
+        x, z = self.in_proj(x if weight is None else x * weight[..., None].to(x.dtype)).chunk(2, dim=-1)
+        walks = []
+        for k, path in enumerate(paths.unbind(1)):
+            index = path[..., None].expand_as(x)
+            back = path.argsort(1)[..., None].expand_as(x)
+            y = self._branch(k)(x.gather(1, index), z.gather(1, index), None, None, None)
+            walks.append(y.gather(1, back))
+        return self.out_proj(self.merge(walks))  # type: ignore[no-any-return]
+
+
+class PadTable(nn.Module):
+    """The learned rows that pads of a path read: [P, E], as the convolution's input."""
+
+    def __init__(self, rows: int, channels: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.empty(rows, channels))
+
+    def init_parameters(self, draw: Draw) -> None:
+        normal_(self.table, 0.02, draw("table"))
+
+
+def _zero_pads(route: Route) -> bool:
+    return route.pads is None and route.pad_count > 0
+
+
+def make_order(learned: LearnedOrder, *, width: int, grid: Grid) -> nn.Module:
+    """The module that makes the orders of one layer."""
+    module, _, attribute = learned.target.partition(":")
+    made = getattr(importlib.import_module(module), attribute)
+    order: nn.Module = made(
+        learned.make_options(learned.options), width=width, grid=grid, layer=learned.layer, depth=learned.depth
+    )
+    return order

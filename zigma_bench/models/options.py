@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Interval, Lt
 
@@ -27,6 +27,7 @@ class ZigmaOptions:
     positions: Literal["none", "sincos", "learned"] = "learned"
     residual: Literal["official", "textbook"] = "official"
     drop_path: Rate = 0.1
+    mixer: str | dict[str, Any] = "mamba"
 
     @property
     def inner(self) -> int:
@@ -37,12 +38,26 @@ class ZigmaOptions:
     def dt_rank(self) -> int:
         return math.ceil(self.width / 16)
 
+    @property
+    def zero_backward_dt_bias(self) -> bool:
+        """Whether all branches but the first start with a dt bias of zero."""
+        return False
+
 
 @dataclass(frozen=True)
 class VisionMambaOptions(ZigmaOptions):
     """VisionMamba: ZigMa's two-branch baseline, raster forwards and backwards with own parameters (its `v2`)."""
 
     init: Literal["like-forward", "official"] = "like-forward"
+
+    @property
+    def zero_backward_dt_bias(self) -> bool:
+        return self.init == "official"
+
+
+@dataclass(frozen=True)
+class MambaOptions:
+    """Mamba's mixer: a causal convolution and a selective scan (S6) along each path of the layer's route."""
 
 
 @dataclass(frozen=True)

@@ -8,19 +8,8 @@ far outside [1e-3, 0.1]. Differences from Vim: ZigMa's conditioning and residual
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from zigma_bench.grid import Grid
-from zigma_bench.models.options import VisionMambaOptions
 from zigma_bench.models.zigma import Zigma
-from zigma_bench.scans.route import Route
 
 
 class VisionMamba(Zigma):
     """x [B, C, H, W] and t [B] in [0, 1] -> the velocity [B, C, H, W]; every route has two paths."""
-
-    def __init__(
-        self, options: VisionMambaOptions, *, grid: Grid, channels: int, routes: Sequence[Route], backend: str
-    ) -> None:
-        self.zero_backward_dt_bias = options.init == "official"
-        super().__init__(options, grid=grid, channels=channels, routes=routes, backend=backend)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from zigma_bench.grid import Grid
 from zigma_bench.models.embed import DropPath, PatchEmbed, Positions, TimeEmbed, ZeroLinear, unpatchify
-from zigma_bench.models.mixer import MambaMixer
+from zigma_bench.models.mixers import make_mixer
 from zigma_bench.models.options import ZigmaOptions
 from zigma_bench.scans.route import Route
 
@@ -43,8 +43,6 @@ class Block(nn.Module):
 class Zigma(nn.Module):
     """x [B, C, H, W] and t [B] in [0, 1] -> the velocity [B, C, H, W]."""
 
-    zero_backward_dt_bias = False
-
     def __init__(
         self, options: ZigmaOptions, *, grid: Grid, channels: int, routes: Sequence[Route], backend: str
     ) -> None:
@@ -57,13 +55,7 @@ class Zigma(nn.Module):
         self.blocks = nn.ModuleList(
             Block(
                 options.width,
-                MambaMixer(
-                    options,
-                    route,
-                    backend=backend,
-                    depth=options.depth,
-                    zero_backward_dt_bias=self.zero_backward_dt_bias,
-                ),
+                make_mixer(options, grid=grid, route=route, backend=backend),
                 drop_path=rate,
                 residual=options.residual,
             )

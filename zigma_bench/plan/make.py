@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from typing import Any
 
 from zigma_bench.errors import NotReady, UnknownName, UsageError, ZigmaBenchError
 from zigma_bench.grid import Grid
@@ -63,7 +64,7 @@ def make_plan(suite: Suite, source: Source, catalogue: Catalogue, *, smoke: bool
     for index, comparison in enumerate(suite.compare):
         cells += _cells(suite, comparison, index, data, facts, metrics, source, catalogue, smoke)
     _refuse_twins(cells, source)
-    cells = _label(cells)
+    cells = _label(cells, catalogue)
     baseline = _baseline(suite, cells, source)
     anchors = _anchors(baseline) if metrics else []
     missing = list(facts.missing) + _missing_metrics(catalogue, suite, metrics, smoke)
@@ -190,17 +191,36 @@ def _refuse_twins(cells: Sequence[Cell], source: Source) -> None:
         seen.add(key)
 
 
-def _label(cells: Sequence[Cell]) -> list[Cell]:
-    """Short labels: a backbone's name, with the options in which two of the same name differ."""
+def _label(cells: Sequence[Cell], catalogue: Catalogue) -> list[Cell]:
+    """Short labels: a backbone's name, with the options in which two of the same name differ; a scan's with options."""
+    values: dict[tuple[str, str], set[str]] = {}
+    for cell in cells:
+        assert cell.backbone is not None
+        for key, value in cell.backbone.options.items():
+            values.setdefault((cell.backbone.name, key), set()).add(_word(value))
     labelled = []
     for cell in cells:
         assert cell.backbone is not None
-        peers = [c.backbone.options for c in cells if c.backbone is not None and c.backbone.name == cell.backbone.name]
-        differing = [key for key in sorted(cell.backbone.options) if any(p[key] != peers[0][key] for p in peers)]
-        words = [cell.backbone.name, *(f"{key}={cell.backbone.options[key]}" for key in differing)]
-        scan = cell.scan.label if cell.scan else None
+        name, options = cell.backbone.name, cell.backbone.options
+        words = [name, *(f"{key}={_word(options[key])}" for key in sorted(options) if len(values[name, key]) > 1)]
+        scan = None if cell.scan is None else scan_label(catalogue.get("scan", cell.scan.name), cell.scan)
         labelled.append(cell.model_copy(update={"backbone_label": " ".join(words), "scan_label": scan}))
     return labelled
+
+
+def scan_label(spec: Spec, scan: Resolved) -> str:
+    """`zigzag paths=8`: whole numbers always, other options where they are not at their default."""
+    defaults = {option.name: option.default for option in spec.options}
+    shown = (key for key, value in sorted(scan.options.items()) if type(value) is int or value != defaults[key])
+    return " ".join([scan.name, *(f"{key}={_word(scan.options[key])}" for key in shown)])
+
+
+def _word(value: Any) -> str:
+    """An option's value as a label shows it; a mixer by its name and options."""
+    if isinstance(value, dict):
+        options = " ".join(f"{key}={_word(item)}" for key, item in sorted(value["options"].items()))
+        return f"{value['name']}({options})" if options else str(value["name"])
+    return str(value)
 
 
 def _baseline(suite: Suite, cells: Sequence[Cell], source: Source) -> Cell:

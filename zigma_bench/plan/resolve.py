@@ -51,7 +51,18 @@ def resolve(catalogue: Catalogue, kind: str, choice: Choice, where: str) -> Reso
     spec = catalogue.get(kind, choice.name, where=where)
     given = _expand_size(spec, choice.options, where) if kind == "backbone" else choice.options
     options = spec.resolve({key: _plain(value) for key, value in given.items()}, where=where)
+    if kind == "backbone" and "mixer" in options:
+        options["mixer"] = _mixer(catalogue, options["mixer"], where)
     return Resolved(name=spec.name, owner=spec.owner, options=options)
+
+
+def _mixer(catalogue: Catalogue, value: Any, where: str) -> dict[str, Any]:
+    """A backbone's mixer, resolved: its owner and all of its options belong to the cell's identity."""
+    if isinstance(value, dict) and set(value) == {"name", "owner", "options"}:
+        value = {"name": value["name"], **value["options"]}  # resolved before, as a smoke suite's is
+    if isinstance(value, dict) and not isinstance(value.get("name"), str):
+        raise UsageError("the mixer has no name", where=where, expected="a name, or a mapping with a name", got=value)
+    return resolve(catalogue, "mixer", Choice.model_validate(value), where).model_dump()
 
 
 def _expand_size(spec: Spec, given: Mapping[str, Any], where: str) -> dict[str, Any]:

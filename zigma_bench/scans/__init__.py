@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from zigma_bench.hookspecs import hookimpl
-from zigma_bench.scans.straight import bidirectional, raster, sweep
-from zigma_bench.scans.zigzag import zigzag
+from zigma_bench.scans import controls, cross, curves, heads, inserted, local, spirals, straight, zigzag
+
+SCANS = (
+    straight.raster, straight.column, straight.bidirectional, straight.row_repeat, straight.sweep, straight.mamba_nd,
+    straight.video_mamba, zigzag.zigzag, zigzag.continuous, zigzag.zigzag_video, cross.cross_scan,
+    cross.wrapped_diagonal, cross.omnidirectional, cross.multi_path, curves.diagonal, curves.jpeg, curves.morton,
+    curves.peano, curves.hilbert, curves.hilbert_inverse, local.local, local.local_mamba, local.atrous, local.nested_s,
+    spirals.spiral, spirals.spiral_inverse, spirals.diffma, inserted.dim, inserted.adventurer, inserted.mamba_r,
+    heads.hybrid, heads.multi_head, controls.random, controls.locality_matched,
+)  # fmt: skip
 
 
 @hookimpl
 def register_scans(register: Callable[..., None]) -> None:
-    """Raster, sweep, bidirectional and zigzag."""
-    for scan in (raster, sweep, bidirectional, zigzag):
-        register(scan.__name__, scan)
+    """Every function above, under its name with hyphens."""
+    for scan in SCANS:
+        register(scan.__name__.replace("_", "-"), scan)
