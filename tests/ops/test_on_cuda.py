@@ -40,11 +40,25 @@ def scan_inputs(batch: int, length: int, channels: int, states: int) -> tuple[di
     return given, torch.randperm(length, generator=rng)
 
 
+def some_segments(length: int) -> torch.Tensor:
+    """The step at which each step's segment began: starts at, before and after a multiple of 16, and at random."""
+    starts = torch.rand(length, generator=torch.Generator().manual_seed(3)) < 0.1
+    starts[[step for step in (0, 15, 16, 17, 48) if step < length]] = True
+    return (starts * torch.arange(length)).cummax(0).values
+
+
 def with_gradients(
-    function: Any, given: dict[str, torch.Tensor], path: torch.Tensor, device: str, dtype: torch.dtype, backend: str
+    function: Any,
+    given: dict[str, torch.Tensor],
+    path: torch.Tensor,
+    device: str,
+    dtype: torch.dtype,
+    backend: str,
+    since: torch.Tensor | None = None,
 ) -> list[torch.Tensor]:
     tensors = {name: value.to(device, dtype).requires_grad_() for name, value in given.items()}
-    out = function(**tensors, path=path.to(device), backend=backend)
+    since = None if since is None else since.to(device)
+    out = function(**tensors, path=path.to(device), since=since, backend=backend)
     grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(9)).to(device, dtype)
     return [tensor.detach().cpu() for tensor in (out, *torch.autograd.grad(out, list(tensors.values()), grad))]
 
@@ -58,26 +72,29 @@ def agree(found: list[torch.Tensor], expected: list[torch.Tensor], bound: float)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("length", [1, 17, 64, 500])
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 3e-5), (torch.bfloat16, 2e-2)])
-def test_selective_scan(backend: str, length: int, dtype: torch.dtype, bound: float) -> None:
+@pytest.mark.parametrize("segments", [False, True])
+def test_selective_scan(backend: str, length: int, dtype: torch.dtype, bound: float, segments: bool) -> None:
     given, path = scan_inputs(2, length, 40, 16)
+    since = some_segments(length) if segments else None
     rounded = {name: value.to(dtype).double() for name, value in given.items()}
-    expected = with_gradients(selective_scan, rounded, path, "cpu", torch.float64, "naive")
-    agree(with_gradients(selective_scan, given, path, "cuda", dtype, backend), expected, bound)
+    expected = with_gradients(selective_scan, rounded, path, "cpu", torch.float64, "naive", since)
+    agree(with_gradients(selective_scan, given, path, "cuda", dtype, backend, since), expected, bound)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("length", [1, 17, 500])
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 3e-5), (torch.bfloat16, 2e-2)])
-def test_causal_conv(backend: str, length: int, dtype: torch.dtype, bound: float) -> None:
+@pytest.mark.parametrize("segments", [False, True])
+def test_causal_conv(backend: str, length: int, dtype: torch.dtype, bound: float, segments: bool) -> None:
     rng = torch.Generator().manual_seed(1)
     given = {
         "x": torch.randn(2, length, 40, generator=rng), "weight": torch.randn(40, 4, generator=rng),
         "bias": torch.randn(40, generator=rng),
     }  # fmt: skip
-    path = torch.randperm(length, generator=rng)
+    path, since = torch.randperm(length, generator=rng), some_segments(length) if segments else None
     rounded = {name: value.to(dtype).double() for name, value in given.items()}
-    expected = with_gradients(causal_conv, rounded, path, "cpu", torch.float64, "naive")
-    agree(with_gradients(causal_conv, given, path, "cuda", dtype, backend), expected, bound)
+    expected = with_gradients(causal_conv, rounded, path, "cpu", torch.float64, "naive", since)
+    agree(with_gradients(causal_conv, given, path, "cuda", dtype, backend, since), expected, bound)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -39,6 +39,22 @@ def inputs(
     return {**{name: value for name, value in given.items() if name not in drop}, "path": path}
 
 
+# Lengths of segments: 63 steps in all, with starts at, before and after multiples of 16 (the blocks of both backends).
+SEGMENTS = {
+    "one": [63],
+    "single": [1] * 63,
+    "at": [16, 16, 16, 15],
+    "before": [15, 16, 16, 16],
+    "after": [17, 16, 16, 14],
+    "uneven": [1, 1, 13, 1, 16, 2, 28, 1],
+}
+
+
+def since_of(lengths: list[int]) -> torch.Tensor:
+    """The step at which each step's segment began."""
+    return torch.tensor([sum(lengths[:i]) for i, length in enumerate(lengths) for _ in range(length)])
+
+
 def run(given: dict[str, Any], backend: str, dtype: torch.dtype, **options: Any) -> list[torch.Tensor]:
     """The output and the gradient of every tensor, under one fixed gradient of the output."""
     tensors = {k: v.to(dtype).detach().requires_grad_() for k, v in given.items() if k in NAMES}
@@ -208,6 +224,144 @@ def test_torch_blocks_follow_float64() -> None:
     agree(run(given, "torch", torch.float64), run(given, "naive", torch.float64), 1e-13)
 
 
+@pytest.mark.parametrize("backend", ["naive", *FAST])
+@pytest.mark.parametrize("name", SEGMENTS)
+def test_segments_are_sequences_of_their_own(backend: str, name: str) -> None:
+    given, lengths = inputs(2, 63, 17, 5), SEGMENTS[name]
+    path, dtype = given["path"], torch.float32 if backend == "cpu" else torch.float64
+    assert not torch.equal(path[path], torch.arange(63))
+    found = run(given, backend, dtype, since=since_of(lengths))
+    tensors = {k: v.to(dtype).requires_grad_() for k, v in given.items() if k in NAMES}
+    parts = []
+    for rows in path.split(lengths):
+        part = {k: v[:, rows] if v.dim() == 3 else v for k, v in tensors.items()}
+        parts.append(selective_scan(**part, backend=backend))
+    out = torch.cat(parts, 1)[:, path.argsort()]
+    grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(9)).to(dtype)
+    expected = [out.detach(), *torch.autograd.grad(out, list(tensors.values()), grad)]
+    agree(found, expected, 1e-6 if backend == "cpu" else 1e-13)
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("name", SEGMENTS)
+@pytest.mark.parametrize(("channels", "states"), [(1, 1), (17, 5), (33, 16), (130, 20)])
+def test_segments(backend: str, name: str, channels: int, states: int) -> None:
+    given, since = inputs(3, 63, channels, states), since_of(SEGMENTS[name])
+    found = run(given, backend, torch.float32, since=since)
+    agree(found, run(given, "naive", torch.float64, since=since), 2e-5)
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_random_segments_over_many_groups_of_channels(backend: str) -> None:
+    rng = torch.Generator().manual_seed(5)
+    starts = torch.rand(200, generator=rng) < 0.15
+    starts[0] = True
+    since = (starts * torch.arange(200)).cummax(0).values
+    given = inputs(2, 200, 16 * 17 + 3, 16)
+    found = run(given, backend, torch.float32, since=since)
+    agree(found, run(given, "naive", torch.float64, since=since), 2e-5)
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("drop", [("path",), ("D", "z", "delta_bias")])
+def test_segments_with_optional_inputs(backend: str, drop: tuple[str, ...]) -> None:
+    given, since = inputs(2, 63, 20, 16, drop=drop), since_of(SEGMENTS["uneven"])
+    given["path"] = None if "path" in drop else given["path"]
+    found = run(given, backend, torch.float32, since=since)
+    agree(found, run(given, "naive", torch.float64, since=since), 2e-5)
+
+
+@pytest.mark.parametrize("backend", ["naive", *FAST])
+@pytest.mark.parametrize("states", [5, 16])
+def test_one_segment_is_none(backend: str, states: int) -> None:
+    given = inputs(2, 40, 17, states)
+    found = run(given, backend, torch.float32, since=torch.zeros(40, dtype=torch.int64))
+    assert all(map(torch.equal, found, run(given, backend, torch.float32)))
+
+
+@pytest.mark.parametrize("backend", ["naive", *FAST])
+def test_segments_from_a_strided_view(backend: str) -> None:
+    given, since = inputs(2, 63, 17, 16), since_of(SEGMENTS["uneven"])
+    found = run(given, backend, torch.float32, since=torch.stack((since, since), 1)[:, 0])
+    assert all(map(torch.equal, found, run(given, backend, torch.float32, since=since)))
+
+
+@pytest.mark.parametrize("backend", ["naive", *FAST])
+def test_segments_of_bfloat16(backend: str) -> None:
+    given, since = inputs(2, 63, 20, 16), since_of(SEGMENTS["uneven"])
+    rounded = {k: v.bfloat16().float() if k in NAMES else v for k, v in given.items()}
+    found = run(given, backend, torch.bfloat16, since=since)
+    assert found[0].dtype == torch.bfloat16
+    agree(found, run(rounded, "naive", torch.float32, since=since), 8e-3)
+
+
+@pytest.mark.parametrize("backend", ["naive", *FAST])
+@pytest.mark.parametrize("extreme", [-50.0, 50.0])
+@pytest.mark.parametrize("name", ["single", "uneven"])
+def test_segments_with_extreme_step_sizes(backend: str, extreme: float, name: str) -> None:
+    given, since = inputs(2, 63, 17, 16), since_of(SEGMENTS[name])
+    given["delta"] = torch.full_like(given["delta"], extreme)
+    found = run(given, backend, torch.float32, since=since)
+    assert all(tensor.isfinite().all() for tensor in found)
+    agree(found[:1], run(given, "naive", torch.float64, since=since)[:1], 2e-5)
+
+
+@pytest.mark.parametrize("backend", ["naive", *FAST])
+@pytest.mark.parametrize("states", [5, 16])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["u", "delta"])  # that of u goes on in time, that of delta also back as a gradient
+def test_what_is_not_finite_stays_in_its_segment(backend: str, states: int, value: float, name: str) -> None:
+    given, since = inputs(1, 48, 16, states), since_of([5, 6, 5, 20, 12])  # starts at 5, 11, 16 and 36
+    path = given["path"]
+    given[name][0, path[[7, 18]], 3] = value
+    clean = torch.tensor([*range(5), *range(11, 16), *range(36, 48)])
+    found = run(given, backend, torch.float32, since=since)
+    for index in (0, 1, 2, 7):  # the output, and the gradients of u, delta and z
+        assert found[index][0, path[clean]].isfinite().all()
+    assert not found[0][0, path[[*range(7, 11), *range(18, 36)]], 3].isfinite().any()
+
+
+@needs_compiler
+@pytest.mark.parametrize("shape", [(1, 70, 300, 16), (9, 40, 50, 5)])
+def test_segments_bit_equal_for_any_number_of_threads(shape: tuple[int, int, int, int]) -> None:
+    given, before = inputs(*shape), torch.get_num_threads()
+    since = since_of([1, 15, 1, 14, shape[1] - 31])
+    try:
+        results = []
+        for threads in (1, 2, 2, 5):
+            torch.set_num_threads(threads)
+            results.append(run(given, "cpu", torch.float32, since=since))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(map(torch.equal, other, results[0]))
+
+
+@needs_compiler
+def test_segments_do_not_rely_on_fresh_memory() -> None:
+    given, since = inputs(2, 63, 19, 5), since_of(SEGMENTS["uneven"])
+    expected = run(given, "cpu", torch.float32, since=since)
+    assert torch.equal(selective_scan(**given, since=since, backend="cpu"), expected[0])  # nor on the starts kept
+    torch.use_deterministic_algorithms(True)  # torch.empty then gives NaN
+    try:
+        assert all(map(torch.equal, run(given, "cpu", torch.float32, since=since), expected))
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("backend", ["naive", "torch"])
+def test_gradients_of_segments_against_finite_differences(backend: str) -> None:
+    given, since = inputs(1, 20, 2, 2), since_of([1, 4, 11, 4])  # starts at 1, 5 and 16
+    given["delta_bias"] = given["delta_bias"] + 3
+    tensors = {k: v.double().requires_grad_() for k, v in given.items() if k in NAMES}
+
+    def function(*values: torch.Tensor) -> torch.Tensor:
+        named: dict[str, Any] = dict(zip(tensors, values, strict=True))
+        return selective_scan(**named, path=given["path"], since=since, backend=backend)
+
+    assert torch.autograd.gradcheck(function, tuple(tensors.values()), atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -223,6 +377,16 @@ def test_torch_blocks_follow_float64() -> None:
         ({"path": torch.arange(8)}, r"path has a wrong shape; expected \(9,\); got \(8,\)"),
         ({"path": torch.zeros(9, dtype=torch.int64)}, "doesn't visit each of the rows 0 to 8 once"),
         ({"path": torch.arange(1, 10)}, "doesn't visit each of the rows 0 to 8 once"),
+        ({"since": torch.zeros(9)}, "since has a wrong dtype; expected torch.int64; got torch.float32"),
+        ({"since": torch.zeros(1, 9, dtype=torch.int64)}, r"since has a wrong shape; expected \(9,\); got \(1, 9\)"),
+        ({"since": torch.zeros(9, dtype=torch.int64, device="meta")}, "since is on another device; expected cpu"),
+        ({"since": torch.ones(9, dtype=torch.int64)}, r"since\[0\] isn't the step at which .*; expected 0; got 1"),
+        (
+            {"since": torch.tensor([0, 0, 2, 2, 0, 0, 0, 0, 0])},
+            r"since\[4\] isn't the step at which the segment of step 4 began; expected 4, or 2 as at the step before",
+        ),
+        ({"since": torch.tensor([0, 0, 3, 3, 3, 3, 3, 3, 3])}, r"since\[2\] isn't .* expected 2, or 0 .* got 3"),
+        ({"since": torch.tensor([0, 0, 0, 0, 0, 0, 0, 0, -1])}, r"since\[8\] isn't .* expected 8, or 0 .* got -1"),
     ],
 )
 def test_wrong_inputs_are_named(change: dict[str, Any], says: str) -> None:

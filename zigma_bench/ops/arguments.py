@@ -1,4 +1,4 @@
-"""What the operators share: checks of shapes and of the path, the dtype they compute in, and rows handed to C++."""
+"""What the operators share: checks of shapes, path and segments, the dtype they compute in, and rows handed to C++."""
 
 from __future__ import annotations
 
@@ -51,15 +51,46 @@ def check_path(path: Tensor | None, like: Tensor, *, where: str) -> None:
         return
     import torch
 
-    length = like.shape[1]
-    if path.dtype != torch.int64:
-        raise UsageError("the path has a wrong dtype", where=where, expected="torch.int64", got=path.dtype)
-    if tuple(path.shape) != (length,):
-        raise UsageError("the path has a wrong shape", where=where, expected=f"({length},)", got=tuple(path.shape))
-    if path.device != like.device:
-        raise UsageError("the path is on another device", where=where, expected=str(like.device), got=str(path.device))
+    _check_whole_numbers("the path", path, like, where=where)
+    length = len(path)
     if path.device.type == "cpu" and not torch.equal(path.sort().values, torch.arange(length)):
         raise UsageError(f"the path doesn't visit each of the rows 0 to {length - 1} once", where=where)
+
+
+def check_since(since: Tensor | None, like: Tensor, *, where: str) -> None:
+    """UsageError unless `since` is int64 [L] on the device of `like` [B, L, E]: 0 first, then i or as at step i - 1.
+
+    On a GPU the values are not looked at, as those of the path.
+    """
+    if since is None:
+        return
+    import torch
+
+    _check_whole_numbers("since", since, like, where=where)
+    if since.device.type != "cpu":
+        return
+    wrong = (since != torch.arange(len(since))) & (since != since.roll(1))
+    wrong[0] = since[0] != 0  # which the roll has compared with the last step
+    if wrong.any():
+        step = int(wrong.nonzero()[0])
+        raise UsageError(
+            f"since[{step}] isn't the step at which the segment of step {step} began",
+            where=where,
+            expected=f"{step}, or {int(since[step - 1])} as at the step before" if step else "0",
+            got=int(since[step]),
+        )
+
+
+def _check_whole_numbers(name: str, tensor: Tensor, like: Tensor, *, where: str) -> None:
+    import torch
+
+    length = like.shape[1]
+    if tensor.dtype != torch.int64:
+        raise UsageError(f"{name} has a wrong dtype", where=where, expected="torch.int64", got=tensor.dtype)
+    if tuple(tensor.shape) != (length,):
+        raise UsageError(f"{name} has a wrong shape", where=where, expected=f"({length},)", got=tuple(tensor.shape))
+    if tensor.device != like.device:
+        raise UsageError(f"{name} is on another device", where=where, expected=str(like.device), got=str(tensor.device))
 
 
 def working_dtype(tensor: Tensor) -> dtype:

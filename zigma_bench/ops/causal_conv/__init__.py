@@ -20,15 +20,18 @@ def causal_conv(
     bias: Tensor | None,
     *,
     path: Tensor | None = None,
+    since: Tensor | None = None,
     activation: Activation = "silu",
     backend: str,
 ) -> Tensor:
     """y[path[t]] = act(bias + sum_k weight[:, k] x[path[t - W + 1 + k]]), rows before the start are zero.
 
     x, y [B, L, E]; weight [E, W], whose last column multiplies the current step; bias [E]. Path int64 [L] visits every
-    row once, None is 0 .. L-1. Computed in float32 (float64 for float64 x); y has x's dtype. `backend` is a resolved
-    name, see `zigma_bench.ops.backends.resolve`.
-    Raises UsageError for wrong shapes, dtypes, paths or activations, UnknownName and NotReady for the backend.
+    row once, None is 0 .. L-1. since[t], int64 [L], is the step (not the row) at which the segment of step t began:
+    what lies before it is zero too; None is one segment. Computed in float32 (float64 for float64 x); y has x's dtype.
+    `backend` is a resolved name, see `zigma_bench.ops.backends.resolve`.
+    Raises UsageError for wrong shapes, dtypes, paths, segments or activations, UnknownName and NotReady for the
+    backend.
     """
     arguments.check_sequence("x", x, where=WHERE)
     arguments.check_backend(backend, x.device.type, where=WHERE)
@@ -38,6 +41,7 @@ def causal_conv(
     arguments.check_shape("weight", weight, (x.shape[2], width), x, where=WHERE)
     arguments.check_shape("bias", bias, (x.shape[2],), x, where=WHERE)
     arguments.check_path(path, x, where=WHERE)
+    arguments.check_since(since, x, where=WHERE)
     if backend == "cpu":
         arguments.check_not_double([x, weight, bias], where=WHERE)
         from zigma_bench.ops.causal_conv.cpu import conv
@@ -47,4 +51,4 @@ def causal_conv(
         from zigma_bench.ops.causal_conv.naive import conv
     dtype = arguments.working_dtype(x)
     bias = None if bias is None else bias.to(dtype)
-    return conv(x.to(dtype), weight.to(dtype), bias, path, activation == "silu").to(x.dtype)
+    return conv(x.to(dtype), weight.to(dtype), bias, path, since, activation == "silu").to(x.dtype)

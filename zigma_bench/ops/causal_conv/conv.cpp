@@ -2,6 +2,8 @@
 //
 //   y[path[t]] = act(bias + sum_k weight[:, k] x[path[t - W + 1 + k]]), rows before the start are zero
 //
+// The start is that of the step's segment; where there is one segment only, step 0.
+//
 // A task goes over the steps of one batch entry and one group of channel blocks. The backward goes against time with
 // the last W gradients of the sums in a ring; the gradients of the weights are kept a batch entry and then added up in
 // a fixed order.
@@ -10,6 +12,7 @@
 extern "C" struct Conv {
   int64_t batch, length, channels, width, silu, threads;
   const int64_t* path;           // [L], or null for 0 .. L-1
+  const int64_t* since;          // [L], the step where each step's segment began, or null for one segment
   Rows x, y;
   const float *weight, *bias;    // [E, W], [E] or null
   Rows grad_y, grad_x;
@@ -34,6 +37,9 @@ struct Weights {
 
 static inline int64_t row_of(const Conv& c, int64_t step) { return c.path ? c.path[step] : step; }
 
+// The first step that a step sees.
+static inline int64_t start_of(const Conv& c, int64_t step) { return c.since ? c.since[step] : 0; }
+
 // The rows that step t reads: W pointers, those before the start to zeros (one row of them is enough for a block).
 struct Window {
   std::vector<const float*> rows;
@@ -41,9 +47,10 @@ struct Window {
   explicit Window(const Conv& c)
       : rows(static_cast<size_t>(c.width)), zeros(static_cast<size_t>(c.channels), 0.0f) {}
   const float* const* at(const Conv& c, int64_t b, int64_t t) {
+    const int64_t start = start_of(c, t);
     for (int64_t k = 0; k < c.width; k++) {
       const int64_t step = t - c.width + 1 + k;
-      rows[static_cast<size_t>(k)] = step < 0 ? zeros.data() : c.x.at(b, row_of(c, step));
+      rows[static_cast<size_t>(k)] = step < start ? zeros.data() : c.x.at(b, row_of(c, step));
     }
     return rows.data();
   }
@@ -122,10 +129,14 @@ static void backward(const Conv& c) {
   for_each_task(c.batch * groups.count, c.threads, [&] {
     return [&, window = Window(c), ring = std::make_unique<Scratch>(groups.blocks * c.width)](int64_t task) mutable {
       const int64_t b = task / groups.count, group = task % groups.count;
+      const int64_t low = groups.first(group), high = groups.first(group + 1);
       std::memset(reinterpret_cast<char*>(ring->data), 0, static_cast<size_t>(groups.blocks * c.width) * sizeof(vec));
       for (int64_t t = c.length - 1; t >= 0; t--) {
         const float* const* rows = window.at(c, b, t);
-        for (int64_t block = groups.first(group); block < groups.first(group + 1); block++)
+        if (t + 1 < c.length && start_of(c, t + 1) > t)  // what the ring holds is another segment's
+          std::memset(reinterpret_cast<char*>(ring->data + low * c.width), 0,
+                      static_cast<size_t>((high - low) * c.width) * sizeof(vec));
+        for (int64_t block = low; block < high; block++)
           backward_step<WIDTH>(c, b, t, block, weights.memory.data + block * stride, rows,
                                ring->data + block * c.width, sums.data + (b * groups.blocks + block) * stride);
       }

@@ -24,6 +24,7 @@ class _Conv(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in SIZES),
         ("path", ctypes.c_void_p),
+        ("since", ctypes.c_void_p),
         ("x", Rows),
         ("y", Rows),
         ("weight", ctypes.c_void_p),
@@ -45,39 +46,52 @@ def _library() -> ctypes.CDLL:
     return loaded
 
 
-def conv(x: Tensor, weight: Tensor, bias: Tensor | None, path: Tensor | None, silu: bool) -> Tensor:
+def conv(
+    x: Tensor, weight: Tensor, bias: Tensor | None, path: Tensor | None, since: Tensor | None, silu: bool
+) -> Tensor:
     """See `causal_conv`; all tensors are float32 on the CPU. Views with dense rows are read in place."""
     x, weight = dense_rows(x), weight.contiguous()
-    bias, path = (None if tensor is None else tensor.contiguous() for tensor in (bias, path))
-    y: Tensor = _Differentiable.apply(x, weight, bias, path, silu)
+    bias, path, since = (None if tensor is None else tensor.contiguous() for tensor in (bias, path, since))
+    y: Tensor = _Differentiable.apply(x, weight, bias, path, since, silu)
     return y
 
 
-def _describe(x: Tensor, weight: Tensor, bias: Tensor | None, path: Tensor | None, silu: bool) -> _Conv:
+def _describe(
+    x: Tensor, weight: Tensor, bias: Tensor | None, path: Tensor | None, since: Tensor | None, silu: bool
+) -> _Conv:
     call = _Conv(*x.shape, weight.shape[1], int(silu), torch.get_num_threads())
-    call.path, call.weight, call.bias, call.x = address(path), address(weight), address(bias), Rows.of(x)
+    call.path, call.since, call.weight, call.bias = map(address, (path, since, weight, bias))
+    call.x = Rows.of(x)
     return call
 
 
 class _Differentiable(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, path: Tensor | None, silu: bool) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        path: Tensor | None,
+        since: Tensor | None,
+        silu: bool,
+    ) -> Tensor:
         y = torch.empty(x.shape)
-        call = _describe(x, weight, bias, path, silu)
+        call = _describe(x, weight, bias, path, since, silu)
         call.y = Rows.of(y)
         _library().conv_forward(call)
-        ctx.save_for_backward(x, weight, bias, path)
+        ctx.save_for_backward(x, weight, bias, path, since)
         ctx.silu = silu
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias, path = ctx.saved_tensors
+        x, weight, bias, path, since = ctx.saved_tensors
         grad_x, grad_weight, grad_bias = torch.empty(x.shape), torch.empty(weight.shape), torch.empty(x.shape[2])
         grad_y = dense_rows(grad_y)
-        call = _describe(x, weight, bias, path, ctx.silu)
+        call = _describe(x, weight, bias, path, since, ctx.silu)
         call.grad_y, call.grad_x = Rows.of(grad_y), Rows.of(grad_x)
         call.grad_weight, call.grad_bias = address(grad_weight), address(grad_bias)
         _library().conv_backward(call)
-        return grad_x, grad_weight, None if bias is None else grad_bias, None, None
+        return grad_x, grad_weight, None if bias is None else grad_bias, None, None, None

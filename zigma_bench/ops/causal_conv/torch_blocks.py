@@ -10,20 +10,26 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-def conv(x: Tensor, weight: Tensor, bias: Tensor | None, path: Tensor | None, silu: bool) -> Tensor:
+def conv(
+    x: Tensor, weight: Tensor, bias: Tensor | None, path: Tensor | None, since: Tensor | None, silu: bool
+) -> Tensor:
     """See `causal_conv`; all tensors have one dtype, in which it computes."""
     if path is None:
-        return _conv_in_order(x, weight, bias, silu)
+        return _conv_in_order(x, weight, bias, since, silu)
     inverse = torch.empty_like(path)
     inverse[path] = torch.arange(len(path), device=path.device)
-    return _take_rows(_conv_in_order(_take_rows(x, path, inverse), weight, bias, silu), inverse, path)
+    return _take_rows(_conv_in_order(_take_rows(x, path, inverse), weight, bias, since, silu), inverse, path)
 
 
-def _conv_in_order(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> Tensor:
+def _conv_in_order(x: Tensor, weight: Tensor, bias: Tensor | None, since: Tensor | None, silu: bool) -> Tensor:
     length, width = x.shape[1], weight.shape[1]
+    age = None if since is None else torch.arange(length, device=since.device) - since  # steps since the segment began
     y = x * weight[:, -1]
     for shift in range(1, min(width, length)):
-        y = y + F.pad(x[:, :-shift] * weight[:, -1 - shift], (0, 0, shift, 0))
+        tap = x[:, :-shift] * weight[:, -1 - shift]
+        if age is not None:
+            tap = tap.masked_fill((age[shift:] < shift)[:, None], 0)
+        y = y + F.pad(tap, (0, 0, shift, 0))
     y = y if bias is None else y + bias
     return F.silu(y) if silu else y
 

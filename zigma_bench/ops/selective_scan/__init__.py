@@ -27,19 +27,22 @@ def selective_scan(
     delta_bias: Tensor | None = None,
     delta_softplus: bool = True,
     path: Tensor | None = None,
+    since: Tensor | None = None,
     backend: str,
 ) -> Tensor:
     """d = softplus(delta + delta_bias); h_t = exp(d A) h_{t-1} + d B u; out = (<C, h> + D u) silu(z).
 
     u, delta, z, out [B, L, E]; A [E, N], negative; B, C [B, L, N]; D, delta_bias [E]. Step i reads and writes row
-    path[i]; path int64 [L] visits every row once, None is 0 .. L-1. Computed in float32 (float64 for float64 u);
-    out has u's dtype. `backend` is a resolved name, see `zigma_bench.ops.backends.resolve`.
-    Raises UsageError for wrong shapes, dtypes or paths, UnknownName and NotReady for the backend.
+    path[i]; path int64 [L] visits every row once, None is 0 .. L-1. since[i], int64 [L], is the step (not the row) at
+    which the segment of step i began: there h is zero again; None is one segment. Computed in float32 (float64 for
+    float64 u); out has u's dtype. `backend` is a resolved name, see `zigma_bench.ops.backends.resolve`.
+    Raises UsageError for wrong shapes, dtypes, paths or segments, UnknownName and NotReady for the backend.
     """
     arguments.check_sequence("u", u, where=WHERE)
     arguments.check_backend(backend, u.device.type, where=WHERE)
     _check_shapes(u, delta, A, B, C, D, z, delta_bias)
     arguments.check_path(path, u, where=WHERE)
+    arguments.check_since(since, u, where=WHERE)
     if backend == "cpu":
         arguments.check_not_double([u, delta, A, B, C, D, z, delta_bias], where=WHERE)
         from zigma_bench.ops.selective_scan.cpu import scan
@@ -50,7 +53,7 @@ def selective_scan(
     dtype = arguments.working_dtype(u)
     u_, delta_, A_, B_, C_ = (tensor.to(dtype) for tensor in (u, delta, A, B, C))
     D_, z_, bias_ = (None if tensor is None else tensor.to(dtype) for tensor in (D, z, delta_bias))
-    return scan(u_, delta_, A_, B_, C_, D_, z_, bias_, delta_softplus, path).to(u.dtype)
+    return scan(u_, delta_, A_, B_, C_, D_, z_, bias_, delta_softplus, path, since).to(u.dtype)
 
 
 def _check_shapes(

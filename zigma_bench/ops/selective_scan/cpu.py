@@ -24,6 +24,7 @@ class _Scan(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in SIZES),
         ("path", ctypes.c_void_p),
+        ("since", ctypes.c_void_p),
         *((name, Rows) for name in ("u", "delta", "z", "B", "C", "out")),
         *((name, ctypes.c_void_p) for name in ("A", "D", "bias", "starts")),
         *((name, Rows) for name in ("grad_out", "grad_u", "grad_delta", "grad_z")),
@@ -53,33 +54,41 @@ def scan(
     delta_bias: Tensor | None,
     delta_softplus: bool,
     path: Tensor | None,
+    since: Tensor | None,
 ) -> Tensor:
     """See `selective_scan`; all tensors are float32 on the CPU. Views with dense rows are read in place."""
     u, delta, B, C = (dense_rows(tensor) for tensor in (u, delta, B, C))
     z = None if z is None else dense_rows(z)
-    A, path = A.contiguous(), None if path is None else path.contiguous()
-    D, delta_bias = (None if tensor is None else tensor.contiguous() for tensor in (D, delta_bias))
+    A, optional = A.contiguous(), (D, delta_bias, path, since)
+    D, delta_bias, path, since = (None if tensor is None else tensor.contiguous() for tensor in optional)
     given = (u, delta, A, B, C, D, z, delta_bias)
     if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in given):
-        out: Tensor = _Differentiable.apply(*given, delta_softplus, path)
+        out: Tensor = _Differentiable.apply(*given, delta_softplus, path, since)
         return out
-    return _forward(*given, delta_softplus, path, starts=None)
+    return _forward(*given, delta_softplus, path, since, starts=None)
 
 
-def _describe(given: tuple[Tensor | None, ...], softplus: bool, path: Tensor | None, starts: Tensor | None) -> _Scan:
+def _describe(
+    given: tuple[Tensor | None, ...],
+    softplus: bool,
+    path: Tensor | None,
+    since: Tensor | None,
+    starts: Tensor | None,
+) -> _Scan:
     u, delta, A, B, C, D, z, bias = given
     assert u is not None and A is not None
     call = _Scan(*u.shape, A.shape[1], int(softplus), torch.get_num_threads())
-    call.path, call.A, call.D, call.bias, call.starts = map(address, (path, A, D, bias, starts))
+    call.path, call.since = map(address, (path, since))
+    call.A, call.D, call.bias, call.starts = map(address, (A, D, bias, starts))
     call.u, call.delta, call.z, call.B, call.C = map(Rows.of, (u, delta, z, B, C))
     return call
 
 
 def _forward(*arguments: Any, starts: Tensor | None) -> Tensor:
-    *given, softplus, path = arguments
+    *given, softplus, path, since = arguments
     u: Tensor = given[0]
     out = torch.empty(u.shape)
-    call = _describe(tuple(given), softplus, path, starts)
+    call = _describe(tuple(given), softplus, path, since, starts)
     call.out = Rows.of(out)
     _library().scan_forward(call)
     return out
@@ -94,17 +103,17 @@ def _empty_starts(u: Tensor, A: Tensor) -> Tensor:
 class _Differentiable(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
-        *given, ctx.softplus, path = arguments
+        *given, ctx.softplus, path, since = arguments
         starts = _empty_starts(given[0], given[2])
         out = _forward(*arguments, starts=starts)
-        ctx.save_for_backward(*given, path, starts)
+        ctx.save_for_backward(*given, path, since, starts)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-        *given, path, starts = ctx.saved_tensors
-        call = _describe(tuple(given), ctx.softplus, path, starts)
+        *given, path, since, starts = ctx.saved_tensors
+        call = _describe(tuple(given), ctx.softplus, path, since, starts)
         grad_out = dense_rows(grad_out)
         # One gradient for each argument, contiguous; those of D and the bias are computed whether they exist or not.
         u: Tensor = given[0]
@@ -115,4 +124,4 @@ class _Differentiable(torch.autograd.Function):
         call.grad_A, call.grad_B, call.grad_C = map(address, (grad_A, grad_B, grad_C))
         call.grad_D, call.grad_bias = map(address, (grad_D, grad_bias))
         _library().scan_backward(call)
-        return (*(None if given[i] is None else grad for i, grad in enumerate(grads)), None, None)
+        return (*(None if given[i] is None else grad for i, grad in enumerate(grads)), None, None, None)

@@ -4,8 +4,9 @@
 //
 // Time goes in chunks, and inside a chunk over blocks of channels: rows are then read in long pieces, and what the
 // backward recomputes of one block (states and decays) stays in the nearest caches. The forward keeps the state at
-// each chunk's start. The gradients of B and C are summed over the lanes once a chunk and group of blocks, those of A,
-// D and the bias once a batch entry; both are then summed in a fixed order, without atomics.
+// each chunk's start, as the step before left it: where a segment starts, the step itself takes zero instead. The
+// gradients of B and C are summed over the lanes once a chunk and group of blocks, those of A, D and the bias once a
+// batch entry; both are then summed in a fixed order, without atomics.
 #include "../simd.h"
 
 static constexpr int64_t CHUNK = 16;
@@ -13,6 +14,7 @@ static constexpr int64_t CHUNK = 16;
 extern "C" struct Scan {
   int64_t batch, length, channels, states, softplus, threads;
   const int64_t* path;                          // [L], or null for 0 .. L-1
+  const int64_t* since;                         // [L], the step where each step's segment began, or null for one
   Rows u, delta, z, B, C, out;                  // z.data may be null
   const float *A, *D, *bias;                    // [E, N], [E] or null, [E] or null
   float* starts;                                // [B, chunks, blocks, N, LANES]: written forward (or null), read backward
@@ -42,6 +44,9 @@ struct Parameters {
 
 static inline int64_t row_of(const Scan& s, int64_t step) { return s.path ? s.path[step] : step; }
 
+// Whether the state before this step is zero because a segment starts. Without segments step 0 needs no care.
+static inline bool starts_segment(const Scan& s, int64_t step) { return s.since && s.since[step] == step; }
+
 static inline vec step_size(const Scan& s, vec raw, vec* slope) {
   if (s.softplus) return softplus_of(raw, slope);
   *slope = splat(1.0f);
@@ -64,6 +69,7 @@ static void forward_block(const Scan& s, const Parameters& p, const Place& at, v
   if (STATES) for (int n = 0; n < STATES; n++) h[n] = carried[n];
   for (int64_t t = at.first; t < at.first + at.steps; t++) {
     const int64_t row = row_of(s, t);
+    if (starts_segment(s, t)) for (int64_t n = 0; n < N; n++) h[n] = vec{};
     const vec u = load(s.u.at(at.b, row) + at.channel, at.count);
     vec slope;
     const vec d = step_size(s, load(s.delta.at(at.b, row) + at.channel, at.count) + bias, &slope);
@@ -88,6 +94,7 @@ static void forward_block(const Scan& s, const Parameters& p, const Place& at, v
 // What the backward of one block in one chunk needs of its forward.
 struct Kept {
   vec *states, *decays;                      // [CHUNK + 1, N] from the state before the chunk on, [CHUNK, N]
+  vec* zeros;                                // [N], the state before a segment: `states` has the end of another one
   vec u[CHUNK], d[CHUNK], slope[CHUNK], dy[CHUNK];
 };
 
@@ -104,7 +111,9 @@ static void recompute_block(const Scan& s, const Parameters& p, const Place& at,
     const vec d = k.d[i] = step_size(s, load(s.delta.at(at.b, row) + at.channel, at.count) + bias, &k.slope[i]);
     const vec du = d * u;
     const float *B = s.B.at(at.b, row), *C = s.C.at(at.b, row);
-    const vec* before = k.states + i * N;
+    const bool fresh = starts_segment(s, at.first + i);
+    const vec* before = fresh ? k.zeros : k.states + i * N;
+    if (STATES && fresh) for (int n = 0; n < STATES; n++) registers[n] = vec{};
     vec *after = k.states + (i + 1) * N, *decay = k.decays + i * N, y[2] = {D * u, vec{}};
 #pragma GCC unroll 16
     for (int64_t n = 0; n < N; n++) {
@@ -142,7 +151,9 @@ static void backward_block(const Scan& s, const Parameters& p, const Place& at, 
     const int64_t row = row_of(s, at.first + i);
     const vec dy = k.dy[i], u = k.u[i], d = k.d[i], du = d * u;
     const float *B = s.B.at(at.b, row), *C = s.C.at(at.b, row);
-    const vec *before = k.states + i * N, *after = before + N, *decay = k.decays + i * N;
+    const bool fresh = starts_segment(s, at.first + i);
+    const vec* before = fresh ? k.zeros : k.states + i * N;
+    const vec *after = k.states + (i + 1) * N, *decay = k.decays + i * N;
     vec *to_B = B_sums + i * N, *to_C = C_sums + i * N, *to_A = sums.A;
     vec through_B[2] = {}, through_A[2] = {};  // sum of g B, sum of A g a h_{t-1}
 #pragma GCC unroll 16
@@ -162,6 +173,7 @@ static void backward_block(const Scan& s, const Parameters& p, const Place& at, 
     store(s.grad_delta.at(at.b, row) + at.channel, grad_delta, at.count);
     sums.D += dy * u;
     sums.bias += grad_delta;
+    if (fresh) for (int64_t n = 0; n < N; n++) g[n] = vec{};  // what comes before is another segment
   }
   if (STATES) for (int n = 0; n < STATES; n++) sums.state[n] = g[n];
 }
@@ -201,11 +213,13 @@ struct Workspace {
   Scratch memory;
   vec *B_sums, *C_sums;
   Kept kept;
-  explicit Workspace(int64_t states) : memory((4 * CHUNK + 1) * states) {
+  explicit Workspace(int64_t states) : memory((4 * CHUNK + 2) * states) {
     kept.states = memory.data;
     kept.decays = kept.states + (CHUNK + 1) * states;
     B_sums = kept.decays + CHUNK * states;
     C_sums = B_sums + CHUNK * states;
+    kept.zeros = C_sums + CHUNK * states;
+    std::memset(reinterpret_cast<char*>(kept.zeros), 0, static_cast<size_t>(states) * sizeof(vec));
   }
 };
 

@@ -27,11 +27,13 @@ def scan(
     delta_bias: Tensor | None,
     delta_softplus: bool,
     path: Tensor | None,
+    since: Tensor | None,
 ) -> Tensor:
     """See `selective_scan`; all tensors have one dtype, in which it computes."""
     d = delta if delta_bias is None else delta + delta_bias
     d = F.softplus(d) if delta_softplus else d
-    y: Tensor = _Recurrence.apply(u, d, A, B, C, path)
+    fresh = None if since is None else since == torch.arange(len(since), device=since.device)
+    y: Tensor = _Recurrence.apply(u, d, A, B, C, path, fresh)
     y = y if D is None else y + D * u
     return y if z is None else y * F.silu(z)
 
@@ -51,61 +53,85 @@ def _write(tensor: Tensor, path: Tensor | None, block: slice, values: Tensor) ->
         tensor.index_copy_(1, path[block], values)
 
 
-def _states(h: Tensor, u: Tensor, d: Tensor, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
-    """Decays exp(d A) and states of a block from the state h [B, E, N] before it, both [B, T, E, N]."""
+def _states(h: Tensor, u: Tensor, d: Tensor, A: Tensor, B: Tensor, fresh: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Decays exp(d A) and states of a block from the state h [B, E, N] before it, both [B, T, E, N].
+
+    The decay into the first step of a segment (`fresh`, bool [T]) is zero. What it multiplies is replaced by zero too,
+    here and in the backward: 0 times inf or NaN is NaN, and no segment may see what another one holds.
+    """
     decays = torch.exp(d[..., None] * A)
+    if fresh is not None:
+        decays.masked_fill_(fresh[:, None, None], 0)
     states = (d * u)[..., None] * B[:, :, None, :]
     for i in range(states.shape[1]):
+        if fresh is not None:
+            h = torch.where(fresh[i], decays[:, i], h)  # the decays are the zeros at hand
         h = states[:, i].addcmul_(decays[:, i], h)
     return decays, states
 
 
 class _Recurrence(torch.autograd.Function):
-    """y = <C, h>, h_t = exp(d A) h_{t-1} + d B u along the path; u, d, y [B, L, E]."""
+    """y = <C, h>, h_t = exp(d A) h_{t-1} + d B u along the path, from zero at each fresh step; u, d, y [B, L, E]."""
 
     @staticmethod
-    def forward(ctx: Any, u: Tensor, d: Tensor, A: Tensor, B: Tensor, C: Tensor, path: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, u: Tensor, d: Tensor, A: Tensor, B: Tensor, C: Tensor, path: Tensor | None, fresh: Tensor | None
+    ) -> Tensor:
         h = u.new_zeros(u.shape[0], u.shape[2], A.shape[1])
         y, starts = torch.empty_like(d, memory_format=torch.contiguous_format), []
         for block in _blocks(u.shape[1]):
             starts.append(h)
             u_, d_, B_, C_ = (_read(tensor, path, block) for tensor in (u, d, B, C))
-            states = _states(h, u_, d_, A, B_)[1]
+            states = _states(h, u_, d_, A, B_, None if fresh is None else fresh[block])[1]
             h = states[:, -1].clone()
             _write(y, path, block, (states * C_[:, :, None, :]).sum(-1))
-        ctx.save_for_backward(u, d, A, B, C, path, torch.stack(starts))
+        ctx.save_for_backward(u, d, A, B, C, path, fresh, torch.stack(starts))
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-        u, d, A, B, C, path, starts = ctx.saved_tensors
+        u, d, A, B, C, path, fresh, starts = ctx.saved_tensors
         grads = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in (u, d, B, C)]
         grad_A, carried = torch.zeros_like(A), torch.zeros_like(starts[0])
         for index, block in reversed(list(enumerate(_blocks(u.shape[1])))):
             inputs = [_read(tensor, path, block) for tensor in (u, d, B, C, grad_y)]
-            more, more_A, carried = _backward_block(starts[index], A, carried, *inputs)
+            own = None if fresh is None else fresh[block]
+            more, more_A, carried = _backward_block(own, starts[index], A, carried, *inputs)
             for grad, values in zip(grads, more, strict=True):
                 _write(grad, path, block, values)
             grad_A += more_A
         grad_u, grad_d, grad_B, grad_C = grads
-        return grad_u, grad_d, grad_A, grad_B, grad_C, None
+        return grad_u, grad_d, grad_A, grad_B, grad_C, None, None
 
 
 def _backward_block(
-    h: Tensor, A: Tensor, carried: Tensor, u: Tensor, d: Tensor, B: Tensor, C: Tensor, grad_y: Tensor
+    fresh: Tensor | None,
+    h: Tensor,
+    A: Tensor,
+    carried: Tensor,
+    u: Tensor,
+    d: Tensor,
+    B: Tensor,
+    C: Tensor,
+    grad_y: Tensor,
 ) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], Tensor, Tensor]:
     """Gradients of a block (u, d, B, C), of A, and of the state h before it, from that of the state after it."""
-    decays, states = _states(h, u, d, A, B)
+    decays, states = _states(h, u, d, A, B, fresh)
     g = grad_y[..., None] * C[:, :, None, :]  # gradients of the states, [B, T, E, N]
     g[:, -1] += carried
     for i in range(g.shape[1] - 1, 0, -1):
-        g[:, i - 1].addcmul_(decays[:, i], g[:, i])
+        after = g[:, i] if fresh is None else torch.where(fresh[i], decays[:, i], g[:, i])
+        g[:, i - 1].addcmul_(decays[:, i], after)
     grad_C = (states * grad_y[..., None]).sum(2)
     grad_B = (g * (d * u)[..., None]).sum(2)
     through_B = (g * B[:, :, None, :]).sum(-1)
     decays.mul_(g)  # from here on the gradient of the state before each step
-    exponent = torch.cat((h[:, None], states[:, :-1]), 1).mul_(decays)  # gradient of d A
+    before, carried = torch.cat((h[:, None], states[:, :-1]), 1), decays[:, 0].clone()
+    if fresh is not None:
+        before.masked_fill_(fresh[:, None, None], 0)
+        carried.masked_fill_(fresh[0], 0)
+    exponent = before.mul_(decays)  # gradient of d A
     grad_d = u * through_B + (exponent * A).sum(-1)
     grad_A = (exponent * d[..., None]).sum((0, 1))
-    return (d * through_B, grad_d, grad_B, grad_C), grad_A, decays[:, 0].clone()
+    return (d * through_B, grad_d, grad_B, grad_C), grad_A, carried
