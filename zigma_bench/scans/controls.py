@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Literal
 
 import numpy as np
@@ -17,7 +17,8 @@ Count = Annotated[int, Interval(ge=1, le=64)]
 SOURCES: dict[str, Callable[[int, int], Path]] = {
     "raster": row_path, "zigzag": snake_path, "hilbert": hilbert_path, "morton": morton_path, "jpeg": jpeg_path,
 }  # fmt: skip
-MOVES_A_TOKEN = 8
+TRIES_A_TOKEN = 16
+TOLERANCE = 20  # one step in so many may have another length
 
 
 def random(grid: Grid, layer: int, seed: int, *, paths: Count | None = None, mode: Mode = "layerwise") -> Path | Route:
@@ -43,12 +44,12 @@ def locality_matched(
     of: Literal["raster", "zigzag", "hilbert", "morton", "jpeg"] = "zigzag",
     paths: Count = 1,
 ) -> Path:
-    """A random order with exactly the step lengths of the order `of`: as local, and no geometry.
+    """A random order with the step lengths of the order `of`: as local, and no geometry.
 
-    Layer i takes draw i mod paths. A draw starts from `of` and turns its beginning or its end around (8 L tries),
-    wherever the step that this makes is as long (Manhattan) as the step that it breaks. The histogram of step lengths
-    is therefore kept exactly.
-    Source: the backbite move on Hamiltonian paths (Mansfield 1982), for any multiset of steps; the control is that of
+    Layer i takes draw i mod paths. A draw starts from `of` and turns its beginning or its end around (16 L tries),
+    wherever the histogram of its step lengths (Manhattan) stays within the tolerance: at most 1 step in 20, or one,
+    has another length than in `of`.
+    Source: the backbite move on Hamiltonian paths (Mansfield 1982), for any step lengths; the control is that of
     pre-registered studies of matched path banks.
     """
     refuse_clip("locality-matched", grid)
@@ -57,35 +58,42 @@ def locality_matched(
 
 
 def backbite(path: Path, grid: Grid, rng: np.random.Generator) -> Path:
-    """A path [L] after 8 L tries to turn its beginning or its end around; the multiset of its step lengths stays."""
+    """A path [L] after 16 L tries to turn its beginning or its end around, its step lengths kept to the tolerance."""
     if len(path) < 3:
         return path
     path = path.copy()
     rows, columns = np.divmod(path, grid.width)
-    offsets = _offsets(np.abs(np.diff(rows)) + np.abs(np.diff(columns)), grid)
-    place = np.empty_like(path)
-    place[path] = np.arange(len(path))
-    tries = MOVES_A_TOKEN * len(path)
-    drawn = offsets[rng.integers(len(offsets), size=tries)].tolist()
-    last = len(path) - 1
-    for (down, right), head in zip(drawn, (rng.random(tries) < 0.5).tolist(), strict=True):
-        end = int(path[0 if head else last])
+    lengths = np.abs(np.diff(rows)) + np.abs(np.diff(columns))
+    allowed, off, excess = max(1, len(lengths) // TOLERANCE), 0, [0] * (grid.height + grid.width)
+    place = np.argsort(path)
+    for (down, right), head in _drawn(lengths, grid, rng, TRIES_A_TOKEN * len(path)):
+        end = int(path[0 if head else -1])
         row, column = end // grid.width + down, end % grid.width + right
         if not (0 <= row < grid.height and 0 <= column < grid.width):
             continue
         other = int(place[row * grid.width + column])
-        cut = other - 1 if head else other + 1  # the step between `cut` and `other` gives way to one from the end
-        near = int(path[cut])
-        if abs(near // grid.width - row) + abs(near % grid.width - column) != abs(down) + abs(right):
+        near = int(path[other - 1 if head else other + 1])  # the step from here to `other` gives way to the new one
+        new, old = abs(down) + abs(right), abs(near // grid.width - row) + abs(near % grid.width - column)
+        change = 0 if new == old else (excess[new] >= 0) - (excess[old] > 0)
+        if off + change > allowed:
             continue
-        piece = slice(0, other) if head else slice(other + 1, last + 1)
+        off += change
+        excess[new] += 1
+        excess[old] -= 1
+        piece = slice(0, other) if head else slice(other + 1, len(path))
         path[piece] = path[piece][::-1].copy()
         place[path[piece]] = np.arange(piece.start, piece.stop)
     return path
 
 
-def _offsets(lengths: Path, grid: Grid) -> Path:
-    """Every (down, right) on the grid as long as some step: [n, 2]."""
-    down, right = np.mgrid[-grid.height + 1 : grid.height, -grid.width + 1 : grid.width]
-    fits = np.isin(abs(down) + abs(right), np.unique(lengths)) & ((down != 0) | (right != 0))
-    return np.stack([down[fits], right[fits]], axis=1)
+def _drawn(lengths: Path, grid: Grid, rng: np.random.Generator, count: int) -> Iterator[tuple[tuple[int, int], bool]]:
+    """Tries: an offset whose length is drawn as often as steps have it, and whether it is the beginning's."""
+    down, right = (axis.reshape(-1) for axis in np.mgrid[-grid.height + 1 : grid.height, -grid.width + 1 : grid.width])
+    order = np.argsort(abs(down) + abs(right), kind="stable")
+    sizes = np.bincount(abs(down) + abs(right))
+    first = np.cumsum(sizes) - sizes
+    chosen = lengths[rng.integers(len(lengths), size=count)]
+    index = order[first[chosen] + (rng.random(count) * sizes[chosen]).astype(np.int64)]
+    return zip(
+        zip(down[index].tolist(), right[index].tolist(), strict=True), (rng.random(count) < 0.5).tolist(), strict=True
+    )
