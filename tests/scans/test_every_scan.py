@@ -19,8 +19,8 @@ from zigma_bench.scans.route import PAD, BrokenScan, Route
 
 SCANS = {spec.name: spec for spec in catalogue().scans if spec.owner == "zigma-bench"}
 VIDEO = {
-    "raster", "column", "bidirectional", "row-repeat", "mamba-nd", "video-mamba", "zigzag-video", "random", "multi-path",
-    "adventurer", "mamba-r",
+    "raster", "column", "bidirectional", "row-repeat", "mamba-nd", "video-mamba", "zigzag-video", "random",
+    "multi-path", "adventurer", "mamba-r",
 }  # fmt: skip
 NAMED = {  # what a list of scans must show
     "raster", "bidirectional", "sweep", "zigzag", "column", "cross-scan", "continuous", "local", "atrous", "hilbert",

@@ -1,0 +1,32 @@
+"""The learned order `score-sort`: what a plan must know of it, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Ge
+
+from zigma_bench import hookimpl
+from zigma_bench.grid import Grid
+from zigma_bench.registry import Cost, LearnedScan
+
+
+@dataclass(frozen=True)
+class ScoreSortOptions:
+    """Every image's tokens by rising score, a linear map of the token plus its place in the raster."""
+
+    position: Annotated[float, Ge(0)] = 1.0
+
+
+def cost(options: ScoreSortOptions, *, width: int, grid: Grid) -> Cost:
+    """A linear map D -> 1 without bias for each token."""
+    return Cost(width, {"score": 2 * grid.tokens * width})
+
+
+@hookimpl
+def register_scans(register: Callable[..., None]) -> None:
+    """One learned order, `score-sort`."""
+    target = "zigma_bench_score_sort.sort:ScoreSort"
+    register("score-sort", target, options=ScoreSortOptions, facts=LearnedScan(cost=cost))
