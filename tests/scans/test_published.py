@@ -1,6 +1,6 @@
 """Every order that was taken from published code equals one of ours, on every grid that is stored.
 
-The stored files lie beside the repository; `published.json` in this folder holds the part that always runs.
+They were computed by running that code; entry i of a path is the token that is visited at step i, -1 an inserted one.
 """
 
 from __future__ import annotations
@@ -202,6 +202,45 @@ def test_the_schedule_of_the_video_letters_is_zigmas(order):
                "t": by_layer("zigzag-video", 4, order="ts")("2x4x4")[::2]}  # fmt: skip
     expected = [numbers[kind][number % len(numbers[kind])] for kind, number in schedule]
     assert by_layer("zigzag-video", 24, order=order)("2x4x4") == expected
+
+
+def by_the_table(height: int, width: int, number: int, *, serpentine: bool) -> list[int]:
+    """ZigMa's table, cell by cell: corner (r0, c0) with directions (dr, dc), rows or columns."""
+    corners = [(0, 0, 1, 1), (0, width - 1, 1, -1), (height - 1, 0, -1, 1), (height - 1, width - 1, -1, -1)]
+    r0, c0, dr, dc = corners[number // 2]
+    outer, inner = (width, height) if number % 2 else (height, width)
+    path = []
+    for i in range(outer):
+        for j in range(inner):
+            k = inner - 1 - j if serpentine and i % 2 else j
+            r, c = (k, i) if number % 2 else (i, k)
+            path.append((r0 + dr * r) * width + c0 + dc * c)
+    return path
+
+
+@pytest.mark.parametrize("grid", [Grid(1, 1), Grid(1, 5), Grid(4, 1), Grid(3, 5), Grid(6, 4), Grid(8, 12), Grid(7, 7)])
+@pytest.mark.parametrize("scan", ["sweep", "zigzag"])
+def test_the_table_on_any_rectangle(scan, grid):
+    table = [by_the_table(grid.height, grid.width, n, serpentine=scan == "zigzag") for n in range(8)]
+    for paths in (1, 2, 4, 8):
+        assert by_layer(scan, 10, paths=paths)(str(grid)) == [table[layer % paths] for layer in range(10)]
+
+
+@pytest.mark.parametrize("paths", [1, 2, 4, 8])
+def test_the_schedule_over_24_layers_is_zigmas(paths):
+    schedule = ZIGMA["_layer_schedule"][f"zigzagN{paths}"]["depth24"]
+    assert by_layer("zigzag", 24, paths=paths)("4x4") == [ZIGMA["zigzagN8"]["4x4"][number] for number in schedule]
+
+
+@pytest.mark.parametrize("grid", list(ZIGMA["_inverse"]["zigzagN8"]))
+def test_the_derived_inverse_is_zigmas(grid):
+    found = [route.inverse[0].tolist() for route in layers("zigzag", grid, 8)]
+    assert found == ZIGMA["_inverse"]["zigzagN8"][grid]
+
+
+def test_a_swap_of_a_path_and_its_inverse_would_be_seen():
+    """Not all stored paths are involutions."""
+    assert any(np.argsort(path).tolist() != path for path in ZIGMA["zigzagN8"]["4x4"])
 
 
 @pytest.mark.parametrize("name", ["scans.json", "zigma_paths.json"])
