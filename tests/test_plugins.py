@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from zigma_bench import hookimpl
 from zigma_bench.errors import UnknownName
+from zigma_bench.plugin_files import FOLDERS, take_option
 from zigma_bench.plugins import Catalogue, _add, catalogue
 
 
@@ -70,6 +75,19 @@ def undocumented(grid):
     return None
 
 
+def wrong_default(grid, *, flip: bool = "yes"):
+    """Has a default of another type."""
+
+
+def odd_type(grid, *, by: ModuleType | None = None):
+    """Has an option that no suite can give."""
+
+
+def twice(register):
+    register("p", order)
+    register("p", order)
+
+
 @pytest.mark.parametrize(
     ("plugin", "words"),
     [
@@ -83,6 +101,9 @@ def undocumented(grid):
         (module(register_scans=lambda register: register("p", without_type)), ["no type annotation"]),
         (module(register_scans=lambda register: register("p", reserved)), ["reserved name 'seed'"]),
         (module(register_scans=lambda register: register("p", undocumented)), ["no docstring"]),
+        (module(register_scans=lambda register: register("p", wrong_default)), ["not of its type", "true or", "'yes'"]),
+        (module(register_scans=lambda register: register("p", odd_type)), ["'by'", "a suite can't give", "expected"]),
+        (module(register_scans=twice), ["registers the scan 'p' twice", "keep one"]),
     ],
 )
 def test_a_broken_plugin_is_set_aside_with_the_reason(plugin, words):
@@ -128,10 +149,193 @@ def test_a_distribution_that_breaks_does_not_take_the_program_down(tmp_path):
     """)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0
-    assert "broken (broken-dist 1.0): SET ASIDE: ModuleNotFoundError: No module named 'no_such_thing'" in done.stdout
+    place = f"{tmp_path / 'broken_module.py'}:1"
+    reason = (
+        f"{place}: ModuleNotFoundError: No module named 'no_such_thing'; install what it imports, or mend the import"
+    )
+    assert f"broken (broken-dist 1.0): SET ASIDE: {reason}" in done.stdout
     assert done.stderr.count("set aside") == 1
     narrowed = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env={"ZIGMA_BENCH_PLUGINS": "", "PATH": ""}
     )
     assert "broken" not in narrowed.stdout
     assert narrowed.stderr == ""
+
+
+GOOD = """
+import numpy as np
+from zigma_bench import hookimpl
+
+
+def columns(grid):
+    "Column by column."
+    return {path}
+
+
+@hookimpl
+def register_scans(register):
+    register("columns", columns)
+"""
+COLUMNS = GOOD.format(path="np.arange(grid.tokens).reshape(-1, grid.width).T.reshape(-1)")
+
+
+def cli(folder, *words, **environment) -> subprocess.CompletedProcess[str]:
+    given = {**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1", **environment}
+    command = [sys.executable, "-m", "zigma_bench", *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=given)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "words"),
+    [
+        ("mine.py", "x = 1\nimport no_such_thing\n", ["mine.py:2: ModuleNotFoundError", "install what it imports"]),
+        ("mine.py", "x = 1\n1 / 0\n", ["mine.py:2: ZeroDivisionError: division by zero; mend the plugin"]),
+        ("mine.py", "def f(:\n", ["mine.py:1: SyntaxError", "mend the line"]),
+        (
+            "mine.py",
+            COLUMNS.replace('register("columns', '1 / 0, register("columns'),
+            ["mine.py:13: Zero"],
+        ),
+        (
+            "mine.py",
+            COLUMNS.replace("register_scans", "register_scan"),
+            ["mine.py:11:", "mean 'register_scans'?"],
+        ),
+        ("mine.py", COLUMNS.replace("@hookimpl\n", ""), ["mine.py:11: 'register_scans' is not marked", "put @zigma"]),
+        (
+            "mine.py",
+            COLUMNS.replace('"columns"', '"raster"'),
+            ["'raster' of mine.py sha256:", "by zigma-bench"],
+        ),
+        ("mine.py", COLUMNS.replace("(grid)", "(grid, *, by: int = 'x')"), ["mine.py:13", "whole number; got 'x'"]),
+        ("mine.py", "x = 1\n", ["mine.py: the plugin has no function marked with zigma_bench.hookimpl"]),
+        ("json.py", COLUMNS, ["the name 'json' is taken by the module json of Python itself; rename the file"]),
+        ("numpy.py", COLUMNS, ["the name 'numpy' is taken by the module", "rename the file"]),
+        ("my-scan.py", COLUMNS, ["is no name of a module", "got 'my-scan.py'; rename the file"]),
+        ("mine.py", "raise SystemExit(3)\n", ["mine.py:1: SystemExit: 3"]),
+    ],
+)
+def test_a_broken_file_is_set_aside_and_the_rest_goes_on(file, text, words, tmp_path):
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / file).write_text(text)
+    (tmp_path / "plugins" / "other.py").write_text(COLUMNS.replace('"columns"', '"other"'))
+    (tmp_path / "plugins" / "_helper.py").write_text("1 / 0\n")
+    done = cli(tmp_path, "plugins", "list", "--plugins", "plugins")
+    assert done.returncode == 0, done.stderr
+    assert "other (other.py sha256:" in done.stdout
+    (line,) = [line for line in done.stdout.splitlines() if "SET ASIDE" in line]
+    assert line.startswith(f"{Path(file).stem} ({file} sha256:")
+    for word in words:
+        assert word in line
+    assert line.partition("SET ASIDE: ")[2] in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        (
+            "np.zeros(grid.tokens, int)",
+            ["step 1 visits token 0 again", "token 1 is never visited", "no token twice"],
+        ),
+        ("np.arange(grid.tokens - 1)", ["it has 5 steps for 6 tokens; token 5 is never visited"]),
+        ("np.arange(grid.tokens + 1)", ["step 6 visits token 6, outside 0 to 5"]),
+        ("np.arange(grid.tokens) * 1.0", ["step 0 is no whole number", "got 'float64'", "such as np.arange gives"]),
+        ("np.arange(grid.tokens)[None, None]", ["wrong shape", "(1, 1, 6)"]),
+        ("1 / 0", ["ZeroDivisionError", "mend the scan", f"(raised at plugins{os.sep}columns.py:8)"]),
+    ],
+)
+def test_a_scan_that_gives_no_order_is_refused_by_name(path, words, tmp_path):
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "columns.py").write_text(GOOD.format(path=path))
+    done = cli(tmp_path, "scans", "show", "columns", "--grid", "2x3", "--plugins=plugins")
+    assert done.returncode == 3, done.stderr
+    assert "scan 'columns' of columns.py sha256:" in done.stderr
+    assert "layer 0" in done.stderr
+    for word in words:
+        assert word in done.stderr
+
+
+def test_an_option_of_a_wrong_type_in_a_suite(tmp_path, write_suite):
+    (tmp_path / "columns.py").write_text(COLUMNS.replace("(grid)", "(grid, *, by: int = 1)"))
+    suite = write_suite(("raster", "{name: columns, by: two}"))
+    done = cli(tmp_path, "plan", str(suite), "--plugins", ".")
+    assert done.returncode == 2
+    assert "suite.yaml:6, key compare.0.scans.0: option 'by' has a wrong value; expected whole" in done.stderr
+
+
+def test_a_changed_file_is_another_plugin(tmp_path, write_suite):
+    (tmp_path / "columns.py").write_text(COLUMNS)
+    suite = write_suite(("raster", "columns"))
+
+    def cells():
+        return json.loads(cli(tmp_path, "plan", str(suite), "--json", "--plugins", ".").stdout)["cells"]
+
+    first = cells()[0]
+    digest = hashlib.sha256(COLUMNS.encode()).hexdigest()[:12]
+    assert first["scan"]["owner"] == f"columns.py sha256:{digest}"
+    (tmp_path / "columns.py").write_text(COLUMNS + "# a word\n")
+    second = cells()[0]
+    assert first["identity"]["train"] != second["identity"]["train"]
+    assert not (tmp_path / "__pycache__").exists()
+
+
+def test_a_cell_loads_the_file_in_its_own_process(tmp_path, write_suite):
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "columns.py").write_text(COLUMNS)
+    suite = write_suite(("raster", "columns"), ("[0, 1]", "[0]"), ("quality: [val-loss]", "quality: []"))
+    done = cli(tmp_path, "--plugins=plugins", "train", str(suite), "--only", "columns")
+    assert done.returncode == 0, done.stderr
+    (record,) = tmp_path.glob("results/tiny/zigma-columns-*/train-*/record.json")
+    assert "columns.py sha256:" in record.read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--plugins", "nowhere", "plugins", "list"], "--plugins: there is no such folder of plugins"),
+        (["plugins", "list", "--plugins"], "--plugins stands without a folder"),
+        (["plugins", "list", "--plugins=file"], "expected a folder; got 'a file'"),
+        (["--plugins=", "plugins", "list"], "there is no such folder of plugins"),
+    ],
+)
+def test_a_folder_that_is_not_there(words, told, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = cli(tmp_path, *words)
+    assert done.returncode == 2
+    assert told in done.stderr.replace(f"'{tmp_path}{os.sep}", "'")
+
+
+def test_a_folder_of_the_environment_that_is_not_there(tmp_path):
+    done = cli(tmp_path, "plugins", "list", ZIGMA_BENCH_PLUGIN_FOLDER=str(tmp_path / "gone"))
+    assert done.returncode == 2
+    assert "ZIGMA_BENCH_PLUGIN_FOLDER: there is no such folder" in done.stderr
+
+
+def test_two_folders_narrowed_and_listed_by_the_doctor(tmp_path):
+    for name, text in (("a", COLUMNS), ("b", COLUMNS.replace('"columns"', '"others"'))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"in_{name}.py").write_text(text)
+    (tmp_path / "b" / "in_a.py").write_text(COLUMNS)
+    words = ["--plugins", "a", "plugins", "list", "--plugins", "b"]
+    both = cli(tmp_path, *words)
+    assert "in_b (in_b.py" in both.stdout
+    assert f"the name 'in_a' is taken by the module {tmp_path / 'a' / 'in_a.py'}" in both.stdout
+    one = cli(tmp_path, *words, ZIGMA_BENCH_PLUGINS="in_b")
+    assert "in_b (in_b.py" in one.stdout
+    assert "in_a" not in one.stdout + one.stderr
+    none = cli(tmp_path, *words, ZIGMA_BENCH_PLUGINS="in_c")
+    assert none.returncode == 2
+    assert "no plugin is called 'in_c'" in none.stderr
+    doctor = json.loads(cli(tmp_path, "doctor", "--json", "--plugins", "a", "--plugins", "b").stdout)
+    assert "mixers" in doctor
+    assert [state for name, state in doctor["plugins"].items() if name.startswith("in_b")] == ["scan others"]
+    assert any(state.startswith("SET ASIDE") for name, state in doctor["plugins"].items() if name.startswith("in_a"))
+
+
+def test_the_option_is_taken_out_wherever_it_stands(tmp_path, monkeypatch):
+    monkeypatch.setenv(FOLDERS, "")
+    monkeypatch.chdir(tmp_path)
+    assert take_option(["run", "--plugins", ".", "x", "--", "--plugins", "y"]) == ["run", "x", "--", "--plugins", "y"]
+    assert os.environ[FOLDERS] == str(tmp_path)
+    take_option([f"--plugins={tmp_path}"])
+    assert os.environ[FOLDERS] == str(tmp_path)

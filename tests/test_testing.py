@@ -2,27 +2,46 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
 import numpy as np
 import pytest
 
-from zigma_bench import scans
+from zigma_bench import hookimpl
 from zigma_bench.errors import NotReady
 from zigma_bench.grid import Grid
-from zigma_bench.testing import GRIDS, check_scan
+from zigma_bench.plugins import catalogue
+from zigma_bench.scans.route import Route
+from zigma_bench.testing import (
+    GRIDS,
+    check_backbone,
+    check_dataset,
+    check_metric,
+    check_mixer,
+    check_plugin,
+    check_scan,
+    report_of,
+)
+from zigma_bench.testing.lookup import find
 
 
-@pytest.mark.parametrize("name", ["raster", "sweep", "bidirectional", "zigzag"])
-def test_the_built_ins_pass(name):
-    report = check_scan(getattr(scans, name))
+@pytest.mark.parametrize("spec", list(catalogue().scans), ids=lambda spec: spec.name)
+def test_every_scan_passes(spec):
+    """The built-in ones, with pads, segments and all, on the grids that they take."""
+    report = check_scan(spec, grids=["4x4", "4x6", "2x3x4"])
+    assert report.checked
+    assert all(reason for reason in report.refused.values())
+
+
+def test_a_refusal_holds_for_clips_alone():
+    report = check_scan("sweep", options=[{"paths": 8}])
     clips = sum(grid.video for grid in GRIDS)
-    sets = {"raster": 1, "sweep": 4, "bidirectional": 2, "zigzag": 2}[name]  # choices of a Literal, ends of a range
-    refused = sets * clips if name in ("sweep", "zigzag") else 0
-    assert len(report.refused) == refused
-    assert len(report.checked) == sets * len(GRIDS) - refused
+    assert (len(report.refused), len(report.checked)) == (clips, len(GRIDS) - clips)
     assert all("order of one picture" in reason for reason in report.refused.values())
 
 
@@ -161,3 +180,88 @@ def test_torch_is_in_reach_again_afterwards():
         check_scan(with_torch)
     assert sys.modules.get("torch") is before
     assert before is not None or "torch" not in sys.modules
+
+
+def shared_out(grid, *, pads: bool = False):
+    """Two paths that share the tokens out, or one path with a pad."""
+    tokens = np.arange(grid.tokens)
+    if pads:
+        return Route(np.append(tokens, -1), pads=[[0]])
+    return Route(tokens.reshape(2, -1), merge="scatter") if grid.tokens % 2 == 0 else tokens
+
+
+def test_the_inverse_of_pads_and_of_shared_tokens():
+    assert len(check_scan(shared_out).checked) == 2 * len(GRIDS)
+
+
+def test_a_wrong_inverse_is_told(monkeypatch):
+    monkeypatch.setattr(Route, "inverse", property(lambda route: route.paths))
+    with pytest.raises(AssertionError, match="expected the inverse to undo the path"):
+        check_scan(seeded, grids=["3x4"])
+
+
+@pytest.mark.parametrize("name", ["zigma", "vision-mamba", "dit"])
+def test_every_backbone_passes(name):
+    assert check_backbone(name).ok
+
+
+@pytest.mark.parametrize("spec", list(catalogue().mixers), ids=lambda spec: spec.name)
+def test_every_mixer_passes(spec):
+    assert check_mixer(spec).ok
+
+
+def test_metrics_and_datasets_pass():
+    assert check_metric("val-loss").ok
+    assert check_dataset("digits").ok
+    with pytest.raises(NotReady, match="fid can't be checked here"):
+        check_metric("fid", weights="/no/such/file")
+
+
+BROKEN = Path(__file__).parent / "broken_plugins.py"
+
+
+@pytest.fixture(scope="module")
+def broken():
+    """A module of plugins that each break one rule."""
+    spec = spec_from_file_location("broken_plugins", BROKEN)
+    module = sys.modules["broken_plugins"] = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "what", "got"),
+    [
+        ("mixer", "leaky", "samples apart", "a sample alone differs"),
+        ("mixer", "wrong-cost", "parameters", "1,025 by the formula, 1,024 built"),
+        ("mixer", "unseeded", "first weights", "differs between two builds"),
+        ("mixer", "forgotten", "first weights", "without first weights"),
+        ("mixer", "unused", "gradients", "none for unused.weight"),
+        ("mixer", "narrow", "output", r"\[3, 24, 31\]"),
+        ("mixer", "hidden-state", "state dict", "outputs that differ"),
+        ("mixer", "raises", "builds", r"ZeroDivisionError.*broken_plugins.py:[0-9]+"),
+        ("backbone", "says-free", "order", "a difference of"),
+        ("backbone", "says-scan", "order", "the same for"),
+        ("metric", "wrong-unit", "figure", "the unit 'metre'"),
+        ("metric", "by-chance", "repetition", "then"),
+        ("metric", "bare", "fingerprint", "the same for other images"),
+        ("metric", "not-a-number", "figure", "status 'ok' with the value nan"),
+        ("dataset", "overlapping", "held out", "4 of 4 validation images are training images"),
+        ("dataset", "other-size", "training images", r"\(8, 1, 4, 4\)"),
+        ("dataset", "other-each-time", "loaded again", "other images"),
+    ],
+)
+def test_each_broken_rule_is_told(broken, kind, name, what, got):
+    spec = find(kind, name, broken)
+    report = report_of(spec, plugin=broken)
+    failed = {check.what: check.got for check in report.checks if not check.ok}
+    assert re.search(got, failed.get(what, "")), report.checks
+    with pytest.raises(AssertionError, match=what):
+        report.require()
+
+
+def test_a_plugin_that_registers_nothing():
+    empty = ModuleType("empty")
+    empty.register_scans = hookimpl(lambda register: None)
+    with pytest.raises(AssertionError, match="at least one thing registered"):
+        check_plugin(empty)

@@ -20,11 +20,14 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        from zigma_bench.plugin_files import take_option
+
+        sys.argv[1:] = take_option(sys.argv[1:])
         from zigma_bench.cli.app import app
 
         app(standalone_mode=True)
     except ZigmaBenchError as error:
-        print(f"zigma-bench: {error}", file=sys.stderr)
+        print(f"zigma-bench: {error}{_raised_at(error)}", file=sys.stderr)
         sys.exit(error.exit_code)
     except SystemExit as end:
         if end.code == CLICK_INTERRUPTED:
@@ -34,6 +37,14 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def _raised_at(error: Exception) -> str:
+    """The line of a plugin that an error came from, if it came from one."""
+    if (plugins := sys.modules.get("zigma_bench.plugins")) is None:
+        return ""
+    place = plugins.place_in_plugins(error)
+    return f" (raised at {place})" if place else ""
 
 
 if __name__ == "__main__":

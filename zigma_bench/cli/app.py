@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from zigma_bench.cli import about, catalogue, suites
+from zigma_bench.cli import about, catalogue, plugins, suites
+from zigma_bench.plugin_files import add_folder
 
 app = typer.Typer(
     name="zigma-bench",
@@ -18,8 +20,19 @@ app = typer.Typer(
 )
 
 
+FOLDER_HELP = (
+    "A folder whose *.py files are plugins, each called by its stem. Stands anywhere in a command; may stand twice. "
+    "Sets ZIGMA_BENCH_PLUGIN_FOLDER."
+)
+
+
 @app.callback()
-def _main(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _main(
+    folders: Annotated[list[Path] | None, typer.Option("--plugins", metavar="DIR", help=FOLDER_HELP)] = None,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    for folder in folders or ():  # `zigma-bench` takes them before, wherever they stand
+        add_folder(folder)
     if version:  # with other words beside it; alone it is answered before this module is imported
         from zigma_bench import __version__
 
@@ -33,4 +46,4 @@ app.command()(about.doctor)
 app.command()(about.schema)
 app.add_typer(catalogue.scans, name="scans")
 app.add_typer(catalogue.backbones, name="backbones")
-app.add_typer(catalogue.plugins, name="plugins")
+app.add_typer(plugins.plugins, name="plugins")

@@ -1,8 +1,9 @@
-"""Commands on what is registered: scans, backbones and plugins."""
+"""Commands on what is registered: scans and backbones."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,10 +14,14 @@ if TYPE_CHECKING:
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 Name = Annotated[str, typer.Argument(help="A registered name.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="OPTION=VALUE.")]
+GridText = Annotated[str, typer.Option("--grid", help="HxW or TxHxW.")]
+Depth = Annotated[int, typer.Option("--depth", help="Layers of the network.")]
+Seed = Annotated[int, typer.Option("--seed", help="The seed that random orders take.")]
+Svg = Annotated[Path | None, typer.Option("--svg", help="Write a drawing.")]
+Png = Annotated[Path | None, typer.Option("--png", help="Write a drawing.")]
 
 scans = typer.Typer(help="Scan orders.", no_args_is_help=True, rich_markup_mode=None)
 backbones = typer.Typer(help="Denoising networks.", no_args_is_help=True, rich_markup_mode=None)
-plugins = typer.Typer(help="Plugins, loaded and set aside.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @scans.command("list")
@@ -30,18 +35,48 @@ def list_scans(as_json: AsJson = False) -> None:
 @scans.command("show")
 def show_scan(
     name: Name,
-    grid: Annotated[str, typer.Option("--grid", help="HxW or TxHxW.")] = "8x8",
+    grid: GridText = "8x8",
     layer: Annotated[int | None, typer.Option("--layer", help="Only this layer.")] = None,
-    depth: Annotated[int, typer.Option("--depth", help="Layers of the network.")] = 8,
-    seed: Annotated[int, typer.Option("--seed", help="The seed that random orders take.")] = 0,
+    depth: Depth = 8,
+    seed: Seed = 0,
     settings: Settings = None,
     as_json: AsJson = False,
+    svg: Svg = None,
+    png: Png = None,
+    gif: Annotated[Path | None, typer.Option("--gif", help="Write a film, at most 120 frames.")] = None,
 ) -> None:
     """Draw a scan's paths on a grid and print what they are like."""
-    from zigma_bench.cli.show_scan import show, show_json
+    from zigma_bench.cli.show_scan import files, find, show
 
-    call = show_json if as_json else show
-    call(name, grid, layer=layer, depth=depth, seed=seed, settings=settings or [])
+    wanted = files(svg=svg, png=png, gif=gif)
+    found = find(name, grid, layer=layer, depth=depth, seed=seed, settings=settings or [])
+    show(found, as_json=as_json, wanted=wanted)
+
+
+@scans.command("compare")
+def compare_scans(
+    names: Annotated[list[str], typer.Argument(help="Scans, with options as in zigzag:paths=2.", metavar="SCAN...")],
+    grid: GridText = "16x16",
+    depth: Depth = 8,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+    svg: Svg = None,
+    png: Png = None,
+) -> None:
+    """Tabulate scans side by side; the picture adds how far apart neighbours come to lie."""
+    from zigma_bench.cli.show_scan import compare, files, find_written
+
+    wanted = files(svg=svg, png=png)
+    found = [find_written(name, grid, depth=depth, seed=seed) for name in names]
+    compare(found, as_json=as_json, wanted=wanted)
+
+
+@scans.command("gallery")
+def scan_gallery(grid: GridText = "16x16", depth: Depth = 8, seed: Seed = 0, svg: Svg = None, png: Png = None) -> None:
+    """Draw all scans on one page."""
+    from zigma_bench.cli.show_scan import files, gallery
+
+    gallery(grid, depth=depth, seed=seed, wanted=files(svg=svg, png=png))
 
 
 @backbones.command("list")
@@ -67,23 +102,6 @@ def show_backbone(name: Name, as_json: AsJson = False) -> None:
     typer.echo(f"  the order of tokens {order}; its own scan: {spec.facts.default_scan or 'none'}")
     for size, options in spec.facts.sizes.items():
         typer.echo(f"  size {size}/PATCH: " + ", ".join(f"{key} {value}" for key, value in options.items()))
-
-
-@plugins.command("list")
-def list_plugins(as_json: AsJson = False) -> None:
-    """List every plugin with what it registered, and those set aside with the reason."""
-    from zigma_bench.plugins import catalogue
-
-    found = catalogue()
-    if as_json:
-        loaded = [{"name": p.name, "owner": p.owner, "registered": list(p.registered)} for p in found.plugins]
-        aside = [{"name": p.name, "owner": p.owner, "reason": p.reason} for p in found.problems]
-        typer.echo(json.dumps({"plugins": loaded, "problems": aside}, indent=1))
-        return
-    for plugin in found.plugins:
-        typer.echo(f"{plugin.name} ({plugin.owner}): {', '.join(plugin.registered) or 'nothing yet'}")
-    for problem in found.problems:
-        typer.echo(f"{problem.name} ({problem.owner}): SET ASIDE: {problem.reason}")
 
 
 def _list(registry: Registry, as_json: bool) -> None:

@@ -10,19 +10,19 @@ from zigma_bench.device import nvidia_cards, processor
 from zigma_bench.ops.backends import available
 from zigma_bench.plugins import catalogue
 from zigma_bench.provenance import LIBRARIES, version
+from zigma_bench.registry import Spec
 
 MORE_LIBRARIES = ("torchvision", "pydantic", "typer", "pandas", "safetensors", "mamba-ssm", "causal-conv1d", "triton")
 
 
 def examine() -> dict[str, dict[str, Any]]:
-    """Versions, devices, kernels, metrics (with the weights that they lack) and plugins."""
+    """Versions, devices, kernels, mixers, metrics (with the weights that they lack) and plugins."""
     found = catalogue()
     kernels = {name: reason or "ready" for name, reason in available().items()}
     versions = {name: version(name) or "not installed" for name in (*LIBRARIES[1:], *MORE_LIBRARIES)}
     metrics = {}
     for spec in found.metrics:
-        missing = spec.facts.missing(spec.make_options(spec.resolve({}, where="doctor")))
-        metrics[spec.name] = "; ".join(f"{item.what}: {item.do}" for item in missing) or "ready"
+        metrics[spec.name] = _state(spec)
     aside = {f"{p.name} ({p.owner})": f"SET ASIDE: {p.reason}" for p in found.problems}
     plugins = {f"{p.name} ({p.owner})": ", ".join(p.registered) for p in found.plugins}
     return {
@@ -30,6 +30,18 @@ def examine() -> dict[str, dict[str, Any]]:
         "libraries": versions,
         "devices": {"cpu": processor(), **{f"cuda:{i}": name for i, name in enumerate(nvidia_cards())}},
         "kernels": kernels,
+        "mixers": {spec.name: f"{spec.doc} ({spec.owner})" for spec in found.mixers},
         "metrics": metrics,
         "plugins": {**plugins, **aside},
     }
+
+
+def _state(spec: Spec) -> str:
+    """What a metric lacks under its default options; one that has required options can't be asked."""
+    if needed := [option.name for option in spec.options if option.required]:
+        return f"needs {', '.join(needed)} in a suite"
+    try:
+        missing = spec.facts.missing(spec.make_options(spec.resolve({}, where="doctor")))
+        return "; ".join(f"{item.what}: {item.do}" for item in missing) or "ready"
+    except Exception as error:  # a plugin may raise anything, and the doctor is who one asks then
+        return f"FAILED: {type(error).__name__}: {error}"

@@ -100,7 +100,7 @@ def lines(grid: Grid, number: int) -> Path:
     Source: CompVis/zigma `utils/utils_zigzag.py`.
     """
     assert 0 <= number < 8, number
-    view = cells(grid)[0]
+    view: Path = cells(grid)[0]
     corner, columns = divmod(number, 2)
     if corner in (2, 3):
         view = view[::-1]

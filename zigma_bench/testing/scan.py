@@ -1,30 +1,24 @@
-"""For authors of plugins: check that a scan keeps its contract on every kind of grid.
-
-from zigma_bench.testing import check_scan
-
-def test_my_scan():
-    report = check_scan(my_scan)
-    assert not report.refused        # or: only the grids that my scan declares unfit
-"""
+"""A scan's contract: paths that visit every token once, the same whenever they are asked for, on every kind of grid."""
 
 from __future__ import annotations
 
 import functools
-import subprocess
 import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from zigma_bench.errors import NotReady, ZigmaBenchError
 from zigma_bench.grid import Grid
-from zigma_bench.registry import Option, Spec, scan_spec
+from zigma_bench.registry import Spec, scan_spec
 from zigma_bench.scans.layers import fresh_routes, routes
 from zigma_bench.scans.route import BrokenScan, Route
+from zigma_bench.testing.lookup import check_options, imports_without_torch, light_module, option_sets
+from zigma_bench.testing.report import Failed, Report, Step, walk
 
 LINES = ("1x1", "1x2", "2x1", "1x7", "8x1")
 SQUARES = ("2x2", "3x3", "4x4", "5x5", "7x7", "8x8", "16x16")
@@ -45,7 +39,7 @@ class ScanReport:
 
 
 def check_scan(
-    scan: Callable[..., Any] | str,
+    scan: Callable[..., Any] | str | Spec,
     *,
     grids: Sequence[Grid | str] = GRIDS,
     options: Sequence[Mapping[str, Any]] | None = None,
@@ -59,15 +53,12 @@ def check_scan(
     """
     spec = _spec_of(scan)
     _without_torch(spec)
-    checked, refused = [], {}
-    for values in _option_sets(spec) if options is None else [spec.resolve(o, where="check_scan") for o in options]:
-        for grid in (g if isinstance(g, Grid) else Grid.parse(g) for g in grids):
-            case = f"{grid} {values}" if values else str(grid)
-            reason = _check(spec, grid, values, case)
-            if reason is None:
-                checked.append(case)
-            else:
-                refused[case] = reason
+    sizes = [grid if isinstance(grid, Grid) else Grid.parse(grid) for grid in grids]
+    checked, refused = list[str](), dict[str, str]()
+    for values in option_sets(spec) if options is None else [spec.resolve(o, where="check_scan") for o in options]:
+        taken, not_taken = _check_grids(spec, sizes, values)
+        checked += taken
+        refused |= not_taken
     if not checked:
         raise AssertionError(
             f"scan {spec.name!r}: expected at least one grid that it takes, got only refusals: {refused}"
@@ -75,7 +66,49 @@ def check_scan(
     return ScanReport(spec.name, tuple(checked), refused)
 
 
-def _spec_of(scan: Callable[..., Any] | str) -> Spec:
+def scan_report(spec: Spec, *, options: Mapping[str, Any] | None = None) -> Report:
+    """The checks of `check_scan` as a report, a line for each set of options."""
+    steps = [
+        Step("options", "a type for each, and defaults of it", lambda: check_options(spec)),
+        Step("imports without torch", "yes", lambda: _without_torch(spec), essential=True),
+    ]
+    expected = "every token once in each layer's paths, the same whenever asked for, undone by their inverse"
+    for index, values in enumerate(option_sets(spec, options)):
+        words = ", ".join(f"{key} {value}" for key, value in values.items())
+        look = functools.partial(_all_grids, spec, values, required=index == 0)
+        steps.append(Step(f"orders with {words}" if words else "orders", expected, look))
+    if spec.facts is not None:
+        from zigma_bench.testing.learned import learned_steps
+
+        steps += learned_steps(spec, option_sets(spec, options)[0])
+    return Report("scan", spec.name, spec.owner, walk(steps))
+
+
+def _all_grids(spec: Spec, values: Mapping[str, Any], *, required: bool) -> str:
+    """How many grids keep the contract; `required`: at least one must be taken."""
+    taken, refused = _check_grids(spec, GRIDS, values)
+    if required and not taken:
+        raise Failed(f"only refusals: {next(iter(refused.values()))}")
+    reason = f", {len(refused)} refused ({next(iter(refused.values()))})" if refused else ""
+    return f"{len(taken)} grids{reason}"
+
+
+def _check_grids(spec: Spec, grids: Sequence[Grid], values: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
+    """The grids that keep the contract, and those refused with the reason."""
+    checked, refused = [], {}
+    for grid in grids:
+        case = f"{grid} {values}" if values else str(grid)
+        reason = _check(spec, grid, values, case)
+        if reason is None:
+            checked.append(case)
+        else:
+            refused[case] = reason
+    return checked, refused
+
+
+def _spec_of(scan: Callable[..., Any] | str | Spec) -> Spec:
+    if isinstance(scan, Spec):
+        return scan
     try:
         if isinstance(scan, str):
             from zigma_bench.plugins import catalogue
@@ -85,34 +118,6 @@ def _spec_of(scan: Callable[..., Any] | str) -> Spec:
         return scan_spec(name, scan, owner=getattr(scan, "__module__", "an unknown module"))
     except ZigmaBenchError as error:
         raise AssertionError(f"expected a scan that registers, got: {error}") from error
-
-
-def _option_sets(spec: Spec) -> list[dict[str, Any]]:
-    """The defaults, then each listed choice and each end of a range, one option at a time."""
-    required = {option.name: choices[0] for option in spec.options if option.required and (choices := _choices(option))}
-    missing = [option.name for option in spec.options if option.required and option.name not in required]
-    if missing:
-        raise AssertionError(f"scan {spec.name!r}: expected `options=` with values for {', '.join(missing)}, got none")
-    sets = [spec.resolve(required, where="check_scan")]
-    for option in spec.options:
-        for value in _choices(option):
-            values = spec.resolve({**required, option.name: value}, where="check_scan")
-            if values not in sets:
-                sets.append(values)
-    return sets
-
-
-def _choices(option: Option) -> list[Any]:
-    """The values an option lists: those of a Literal, both truths, the ends of a range of whole numbers."""
-    origin, arguments = typing.get_origin(option.annotation), typing.get_args(option.annotation)
-    if origin is Literal:
-        return list(arguments)
-    if option.annotation is bool:
-        return [False, True]
-    if origin is typing.Annotated and arguments[0] is int:
-        ends = [getattr(item, end, None) for item in arguments[1:] for end in ("ge", "le")]
-        return [end for end in ends if end is not None]
-    return []
 
 
 def _check(spec: Spec, grid: Grid, values: Mapping[str, Any], case: str) -> str | None:
@@ -146,11 +151,15 @@ def _same_again(spec: Spec, once: tuple[Route, ...], again: tuple[Route, ...], c
 
 
 def _inverse_undoes(spec: Spec, route: Route, case: str) -> None:
-    tokens = np.broadcast_to(np.arange(route.tokens), route.paths.shape)
-    back = np.take_along_axis(np.take_along_axis(tokens, route.paths, 1), route.inverse, 1)
-    if not np.array_equal(back, tokens):
+    """Step -> token -> step comes back for every token that a path visits; of all others the inverse says -1."""
+    expected = np.full((route.K, route.tokens), -1)
+    for k, path in enumerate(route.paths.tolist()):
+        for step, token in enumerate(path):
+            if token >= 0:
+                expected[k, token] = step
+    if not np.array_equal(route.inverse, expected):
         raise AssertionError(
-            f"scan {spec.name!r} on {case}: expected the inverse to undo the path, got {back.tolist()}"
+            f"scan {spec.name!r} on {case}: expected the inverse to undo the path, got {route.inverse.tolist()}"
         )
 
 
@@ -171,34 +180,10 @@ def _torch_out_of_reach() -> Iterator[None]:
             sys.modules["torch"] = held
 
 
-def _without_torch(spec: Spec) -> None:
-    """The scan's module must import without torch, as plans do. What was typed at a prompt has no file to import."""
-    name = spec.target.partition(":")[0] if isinstance(spec.target, str) else getattr(spec.target, "__module__", "")
-    file = getattr(sys.modules.get(name), "__file__", None)
-    trace = _torch_import(name, file, tuple(sys.path)) if file is not None and name != "__main__" else None
-    if trace is not None:
-        raise AssertionError(f"scan {spec.name!r}: expected module {name} to import without torch, got:\n{trace}")
-
-
-IMPORT = """
-import importlib, sys
-from importlib.util import module_from_spec, spec_from_file_location
-name, file, *sys.path = {arguments!r}
-sys.modules["torch"] = None
-try:
-    importlib.import_module(name)
-except ModuleNotFoundError as error:
-    if not f"{{name}}.".startswith(f"{{error.name}}."):
-        raise
-    spec = spec_from_file_location(name, file)  # such as a test's module, which pytest imports by file alone
-    sys.modules[name] = module_from_spec(spec)
-    spec.loader.exec_module(sys.modules[name])
-"""
-
-
-@functools.cache
-def _torch_import(name: str, file: str, path: tuple[str, ...]) -> str | None:
-    """The traceback of importing a module in a fresh process without torch, or None if it imports."""
-    code = IMPORT.format(arguments=[name, file, *path])
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    return done.stderr if done.returncode else None
+def _without_torch(spec: Spec) -> str:
+    """The scan's module must import without torch, as plans do."""
+    try:
+        return imports_without_torch(light_module(spec))
+    except Failed as error:
+        what = str(error).replace(" does not:", " to import without torch, got:", 1)
+        raise Failed(f"scan {spec.name!r}: expected {what}") from None

@@ -1,0 +1,126 @@
+"""Commands on plugins: list them, begin one, check one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from zigma_bench.errors import UnknownName, UsageError
+
+if TYPE_CHECKING:
+    from zigma_bench.plugins import Catalogue
+    from zigma_bench.registry import Spec
+    from zigma_bench.testing import Report
+
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+KINDS = ("scan", "backbone", "mixer", "metric", "dataset")
+
+plugins = typer.Typer(help="Plugins: list, begin and check them.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@plugins.command("list")
+def list_plugins(as_json: AsJson = False) -> None:
+    """List every plugin with what it registered, and those set aside with the reason."""
+    from zigma_bench.plugins import catalogue
+
+    found = catalogue()
+    if as_json:
+        loaded = [{"name": p.name, "owner": p.owner, "registered": list(p.registered)} for p in found.plugins]
+        aside = [{"name": p.name, "owner": p.owner, "reason": p.reason} for p in found.problems]
+        typer.echo(json.dumps({"plugins": loaded, "problems": aside}, indent=1))
+        return
+    for plugin in found.plugins:
+        typer.echo(f"{plugin.name} ({plugin.owner}): {', '.join(plugin.registered) or 'nothing yet'}")
+    for problem in found.problems:
+        typer.echo(f"{problem.name} ({problem.owner}): SET ASIDE: {problem.reason}")
+
+
+@plugins.command("new")
+def new_plugin(
+    name: Annotated[str, typer.Argument(help="The name that suites will use: letters, digits, '.', '_' and '-'.")],
+    kind: Annotated[str, typer.Option("--kind", help=f"{', '.join(KINDS)}.")],
+    folder: Annotated[Path, typer.Option("--dir", help="Where the plugin's folder is put.")] = Path("."),
+) -> None:
+    """Write the folder of a new plugin, zigma-bench-NAME, with code that works and tests that pass."""
+    from zigma_bench.kit import write_plugin
+
+    made = write_plugin(name, kind, folder)
+    typer.echo(f"{made}: pytest {made}; then pip install {made}; then zigma-bench plugins check {name}")
+
+
+@plugins.command("check")
+def check_plugin(
+    name: Annotated[
+        str, typer.Argument(help="A registered name, KIND:NAME, or a plugin's name for all it registered.")
+    ],
+    settings: Annotated[list[str] | None, typer.Option("--set", help="OPTION=VALUE.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check that what a plugin registered keeps its contract; code 1 where something does not hold."""
+    from zigma_bench.plugins import catalogue
+
+    found = catalogue()
+    aside = [problem for problem in found.problems if problem.name == name]
+    specs = _specs_of(found, name, known=bool(aside))
+    reports = [_report(spec, _values(settings or [])) for spec in specs]
+    documents = [{**asdict(report), "ok": report.ok} for report in reports]
+    documents += [{"kind": "plugin", "name": p.name, "owner": p.owner, "ok": False, "reason": p.reason} for p in aside]
+    if as_json:
+        typer.echo(json.dumps(documents, indent=1))
+    else:
+        for report in reports:
+            _print(report)
+        for problem in aside:
+            typer.echo(f"plugin {problem.name} ({problem.owner})\n  FAILED  registers: {problem.reason}")
+    if not all(document["ok"] for document in documents):
+        raise typer.Exit(1)
+
+
+def _specs_of(found: Catalogue, name: str, *, known: bool) -> list[Spec]:
+    """What a name means: one kind's if it says which, else all that is called so or comes from a plugin called so."""
+    kind, colon, rest = name.partition(":")
+    if colon:
+        if kind not in KINDS:
+            raise UnknownName("kind of plugin", kind, KINDS)
+        return [found.get(kind, rest)]
+    everything = {f"{kind} {spec.name}": spec for kind in KINDS for spec in found.registry(kind)}
+    wanted = {key for key in everything if key.partition(" ")[2] == name}
+    wanted |= {key for plugin in found.plugins if plugin.name == name for key in plugin.registered}
+    if not wanted and not known:
+        plugins = [plugin.name for plugin in found.plugins]
+        raise UnknownName("plugin or registered thing", name, {*plugins, *(spec.name for spec in everything.values())})
+    return [everything[key] for key in everything if key in wanted]
+
+
+def _values(settings: list[str]) -> Mapping[str, Any]:
+    from zigma_bench.suite import parse_value
+
+    values = {}
+    for setting in settings:
+        option, equals, value = setting.partition("=")
+        if not equals:
+            raise UsageError("this is no setting", where=f"--set {setting}", expected="OPTION=VALUE, such as paths=8")
+        values[option] = parse_value(value, f"--set {setting}")
+    return values
+
+
+def _report(spec: Spec, values: Mapping[str, Any]) -> Report:
+    from zigma_bench.testing import NeedsOptions, report_of
+
+    try:
+        return report_of(spec, options=values)
+    except NeedsOptions as error:
+        raise UsageError(str(error), do="give each with --set OPTION=VALUE") from None
+
+
+def _print(report: Report) -> None:
+    typer.echo(f"{report.kind} {report.name} ({report.owner})")
+    for check in report.checks:
+        typer.echo(f"  {'ok    ' if check.ok else 'FAILED'}  {check}")
+    failed = sum(not check.ok for check in report.checks)
+    typer.echo(f"  {failed} of {len(report.checks)} checks FAILED" if failed else f"  all {len(report.checks)} hold")

@@ -1,0 +1,82 @@
+"""For authors of plugins: check that what a plugin registers keeps the contract of its kind.
+
+    import my_columns
+    from zigma_bench.testing import check_plugin, check_scan
+
+    def test_the_contract():
+        check_plugin(my_columns)               # all that the module registers, installed or not
+
+    def test_my_scan():
+        report = check_scan(my_columns.columns)
+        assert not report.refused              # or: only the grids that the scan declares unfit
+
+`zigma-bench plugins check NAME` makes the same checks and prints them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+from zigma_bench.registry import Spec
+from zigma_bench.testing.lookup import NeedsOptions, find, registered
+from zigma_bench.testing.report import Check, Report
+from zigma_bench.testing.scan import GRIDS, ScanReport, check_scan, scan_report
+
+
+def check_plugin(plugin: ModuleType) -> tuple[Report, ...]:
+    """Check all that a plugin's module registers, installed or not; AssertionError with all that does not hold."""
+    specs = registered(plugin)
+    if not specs:
+        raise AssertionError(f"{plugin.__name__}: expected at least one thing registered, got none")
+    return tuple(report_of(spec, plugin=plugin).require() for spec in specs)
+
+
+def check_backbone(backbone: str | Spec, *, plugin: ModuleType | None = None, **options: Any) -> Report:
+    """Check a registered backbone, or the one of that name that the module `plugin` registers, at its facts' toy.
+
+    Options are laid over the toy. AssertionError with all that does not hold.
+    """
+    return _check("backbone", backbone, plugin, options)
+
+
+def check_mixer(mixer: str | Spec, *, plugin: ModuleType | None = None, **options: Any) -> Report:
+    """Check a mixer in a block of width 32 on a grid of 4 x 6, along every route that it does not refuse."""
+    return _check("mixer", mixer, plugin, options)
+
+
+def check_metric(metric: str | Spec, *, plugin: ModuleType | None = None, **options: Any) -> Report:
+    """Check a metric on made-up images and a network of one line; NotReady where what it needs is missing here."""
+    return _check("metric", metric, plugin, options)
+
+
+def check_dataset(dataset: str | Spec, *, plugin: ModuleType | None = None, **options: Any) -> Report:
+    """Check a dataset's description, images and splits; NotReady where its files are missing here."""
+    return _check("dataset", dataset, plugin, options)
+
+
+def _check(kind: str, wanted: str | Spec, plugin: ModuleType | None, options: Mapping[str, Any]) -> Report:
+    return report_of(find(kind, wanted, plugin), plugin=plugin, options=options).require()
+
+
+def report_of(spec: Spec, *, plugin: ModuleType | None = None, options: Mapping[str, Any] | None = None) -> Report:
+    """All checks of a registered name, whether they hold or not; torch is imported where the kind needs it."""
+    if spec.kind == "scan":
+        return scan_report(spec, options=options)
+    if spec.kind == "backbone":
+        from zigma_bench.testing.backbone import backbone_report as report
+    elif spec.kind == "mixer":
+        from zigma_bench.testing.mixer import mixer_report as report
+    elif spec.kind == "metric":
+        from zigma_bench.testing.metric import metric_report as report
+    else:
+        assert spec.kind == "dataset", spec.kind
+        from zigma_bench.testing.dataset import dataset_report as report
+    return report(spec, plugin=plugin, options=options)
+
+
+__all__ = [
+    "GRIDS", "Check", "NeedsOptions", "Report", "ScanReport", "check_backbone", "check_dataset", "check_metric",
+    "check_mixer", "check_plugin", "check_scan", "report_of",
+]  # fmt: skip

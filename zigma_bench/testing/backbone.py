@@ -1,0 +1,177 @@
+"""A backbone's contract: the velocity of each image alone, at the cost that its formula says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from zigma_bench.errors import NotReady
+from zigma_bench.grid import Grid
+from zigma_bench.registry import Cost, Spec
+from zigma_bench.scans.route import Route
+from zigma_bench.testing.lookup import check_options, imports_without_torch, light_module, option_sets
+from zigma_bench.testing.network import Built, distance, network_steps, noise, same_parameters, stirred
+from zigma_bench.testing.orders import orders
+from zigma_bench.testing.report import Failed, Report, Step, walk
+
+IMAGES = ((3, 8, 12), (1, 8, 8), (3, 16, 16))  # channels, height, width
+BATCH = 3
+BACKEND = "torch"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One geometry: options, image and the route of every layer."""
+
+    spec: Spec
+    values: Mapping[str, Any]
+    image: tuple[int, int, int]
+    scan: str | None
+
+    @property
+    def grid(self) -> Grid:
+        return Grid.of_image(*self.image[1:], self.options.patch)
+
+    @property
+    def options(self) -> Any:
+        return self.spec.make_options(self.values)
+
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        return () if self.scan is None else (orders(self.grid)[self.scan],) * self.options.depth
+
+    def refusal(self) -> str | None:
+        """Why the backbone does not take this geometry, if it does not."""
+        try:
+            grid, routes = self.grid, self.routes
+            if self.spec.facts.check is not None:
+                self.spec.facts.check(self.options, grid=grid, routes=routes)
+        except NotReady as error:
+            return str(error)
+        return None
+
+    def cost(self) -> Cost:
+        cost: Cost = self.spec.facts.cost(self.options, grid=self.grid, channels=self.image[0], routes=self.routes)
+        return cost
+
+    def build(self, routes: Sequence[Route] | None = None) -> Any:
+        routes = self.routes if routes is None else routes
+        return self.spec.load()(self.options, grid=self.grid, channels=self.image[0], routes=routes, backend=BACKEND)
+
+    def built(self) -> Built:
+        x, t = noise(BATCH, *self.image), torch.tensor([0.1, 0.5, 0.9])
+        return Built(self.build, (x, t), (BATCH, *self.image), self.cost)
+
+
+def backbone_report(
+    spec: Spec, *, plugin: ModuleType | None = None, options: Mapping[str, Any] | None = None
+) -> Report:
+    """All checks of a backbone."""
+    toy = {**spec.facts.smoke, **(options or {})}
+    first = [
+        Step("options", "a type for each, and defaults of it", lambda: check_options(spec)),
+        Step(
+            "toy", "values for depth, patch and all that has no default, in facts.smoke", lambda: _toy(spec, toy), True
+        ),
+        Step("imports without torch", "yes", lambda: imports_without_torch(light_module(spec, plugin)), essential=True),
+        Step("geometry", "an image and an order that it takes", lambda: _geometry(spec, toy), essential=True),
+    ]
+    checks = walk(first)
+    if checks[-1].ok:
+        case = _cases(spec, toy)[0]
+        steps = [
+            *network_steps(case.built()),
+            Step("time", "another output at another time", lambda: _time(case)),
+            Step("order", _expected_order(spec), lambda: _order(spec, toy, case)),
+            Step("other options", "the formula's parameters for each listed choice", lambda: _formula(spec, toy)),
+        ]
+        checks += walk(steps)
+    return Report("backbone", spec.name, spec.owner, checks)
+
+
+def _toy(spec: Spec, toy: Mapping[str, Any]) -> str:
+    values = spec.resolve(toy, where="facts.smoke")
+    for name in ("depth", "patch"):
+        if not isinstance(values.get(name), int):
+            raise Failed(f"{name} {values.get(name)!r}; a plan reads options.depth and options.patch")
+    return ", ".join(f"{key} {value}" for key, value in toy.items())
+
+
+def _scans(spec: Spec) -> list[str | None]:
+    return [None] if spec.facts.order == "free" else list(orders(Grid(1, 2)))
+
+
+def _cases(spec: Spec, toy: Mapping[str, Any]) -> list[Case]:
+    """All geometries that the backbone takes."""
+    values = spec.resolve(toy, where="facts.smoke")
+    cases = [Case(spec, values, image, scan) for image in IMAGES for scan in _scans(spec)]
+    return [case for case in cases if case.refusal() is None]
+
+
+def _geometry(spec: Spec, toy: Mapping[str, Any]) -> str:
+    if not (cases := _cases(spec, toy)):
+        values = spec.resolve(toy, where="facts.smoke")
+        raise Failed(f"only refusals: {Case(spec, values, IMAGES[0], _scans(spec)[0]).refusal()}")
+    images = dict.fromkeys("x".join(map(str, case.image)) for case in cases)
+    scans = dict.fromkeys(case.scan or "no order" for case in cases)
+    return f"{', '.join(images)}; {', '.join(scans)}"
+
+
+def _time(case: Case) -> str:
+    x, t = case.built().inputs
+    network = stirred(case.built())
+    with torch.no_grad():
+        off = distance(network(x, t), network(x, t.flip(0)))
+    if off == 0:
+        raise Failed("the same: the time is not used")
+    return f"a difference of {off:.1g}"
+
+
+def _expected_order(spec: Spec) -> str:
+    return "ignored" if spec.facts.order == "free" else "another output for another order"
+
+
+def _order(spec: Spec, toy: Mapping[str, Any], case: Case) -> str:
+    """A free backbone gives the same whatever the order; any other must read it."""
+    inputs = case.built().inputs
+    if spec.facts.order == "free":
+        given = (orders(case.grid)["columns"],) * case.options.depth
+        other = Built(lambda: case.build(given), inputs, case.built().shape, case.cost)
+        same = [stirred(case.built()), stirred(other)]
+        with torch.no_grad():
+            off = distance(same[1](*inputs), same[0](*inputs))
+        if off > 0:
+            raise Failed(f"a difference of {off:.2g} with a scan by columns")
+        return "the same with a scan by columns"
+    peers = [c for c in _cases(spec, toy) if c.image == case.image and _peer(c, case)]
+    for peer in peers:
+        with torch.no_grad():
+            if distance(stirred(peer.built())(*inputs), stirred(case.built())(*inputs)) > 0:
+                return f"{case.scan} and {peer.scan} differ"
+    raise Failed(f"the same for {', '.join(str(c.scan) for c in peers)}" if peers else "no second order that it takes")
+
+
+def _peer(other: Case, case: Case) -> bool:
+    """Whether two cases differ in the order alone."""
+    a, b = other.routes[0], case.routes[0]
+    return a != b and (a.K, a.share, a.merge) == (b.K, b.share, b.merge)
+
+
+def _formula(spec: Spec, toy: Mapping[str, Any]) -> str:
+    """The parameters by formula for every listed choice, and for every order and image that the backbone takes."""
+    count = 0
+    for values in option_sets(spec, toy, where="facts.smoke"):
+        for case in (Case(spec, values, image, scan) for image in IMAGES[:2] for scan in _scans(spec)[-4:]):
+            if case.refusal() is None:
+                try:
+                    same_parameters(case.built())
+                except Failed as error:
+                    raise Failed(
+                        f"{error} with {dict(values)}, image {case.image}, {case.scan or 'no order'}"
+                    ) from None
+                count += 1
+    return f"{count} networks"

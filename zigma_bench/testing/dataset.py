@@ -1,0 +1,128 @@
+"""A dataset's contract: uint8 images as it described them, the same whenever taken, and none held out in training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from zigma_bench.errors import NotReady
+from zigma_bench.images import Images, Splits
+from zigma_bench.registry import DataFacts, Spec
+from zigma_bench.testing.lookup import check_options, imports_without_torch, light_module, option_sets
+from zigma_bench.testing.report import Failed, Report, Step, walk
+
+LOOKED_AT = 20_000  # images of each split that are compared; a larger one is compared in part
+DOUBLES = 0.01  # the share of held-out images that may lie in training: a real data set holds a few twice
+
+
+def dataset_report(spec: Spec, *, plugin: ModuleType | None = None, options: Mapping[str, Any] | None = None) -> Report:
+    """All checks of a dataset."""
+    values = option_sets(spec, options, ranges=False)[0]
+    for item in _facts(spec, values).missing:
+        raise NotReady(f"{spec.name} can't be checked here: {item.what}", do=item.do)
+    yes = imports_without_torch
+    checks = walk([
+        Step("options", "a type for each, and defaults of it", lambda: check_options(spec)),
+        Step("imports without torch", "yes", lambda: yes(light_module(spec, plugin)), essential=True),
+        Step("description", "DataFacts, the same when asked again", lambda: _described(spec, values), essential=True),
+        Step("loads", "Splits with images on both sides", lambda: _sizes(_load(spec, values)), essential=True),
+    ])  # fmt: skip
+    if checks[-1].ok:
+        facts, splits = _facts(spec, values), _load(spec, values)
+        expected = f"uint8 [n, {facts.channels}, {facts.height}, {facts.width}], as described"
+        checks += walk([
+            Step("training images", expected, lambda: _fits(splits.train, facts), essential=True),
+            Step("validation images", expected, lambda: _fits(splits.validation, facts), essential=True),
+            Step("taken by index", "the same images one by one, twice and turned about", lambda: _by_index(splits)),
+            Step("loaded again", "the same images", lambda: _again(splits, _load(spec, values))),
+            Step("held out", "no validation image in training", lambda: _held_out(splits)),
+            Step("fingerprint", "another one for other images", lambda: _fingerprint(spec, options)),
+        ])  # fmt: skip
+    return Report("dataset", spec.name, spec.owner, checks)
+
+
+def _facts(spec: Spec, values: Mapping[str, Any]) -> DataFacts:
+    facts: DataFacts = spec.facts.describe(spec.make_options(values))
+    return facts
+
+
+def _load(spec: Spec, values: Mapping[str, Any]) -> Splits:
+    splits: Splits = spec.load()(spec.make_options(values))
+    return splits
+
+
+def _described(spec: Spec, values: Mapping[str, Any]) -> str:
+    first, second = _facts(spec, values), _facts(spec, values)
+    if not isinstance(first, DataFacts):
+        raise Failed(f"a {type(first).__name__}")
+    if first != second:
+        raise Failed(f"{first}, then {second}")
+    if first.channels not in (1, 3) or not first.fingerprint:
+        raise Failed(f"{first}; channels are 1 or 3, and the fingerprint is a text")
+    return f"{first.channels} x {first.height} x {first.width}, fingerprint {first.fingerprint[:12]}"
+
+
+def _sizes(splits: Splits) -> str:
+    if not isinstance(splits, Splits):
+        raise Failed(f"a {type(splits).__name__}")
+    if not len(splits.train) or not len(splits.validation):
+        raise Failed(f"{len(splits.train)} for training and {len(splits.validation)} held out")
+    return f"{len(splits.train):,} for training, {len(splits.validation):,} held out"
+
+
+def _fits(images: Images, facts: DataFacts) -> str:
+    count = min(len(images), 8)
+    found = images.take(range(count))
+    expected = (count, facts.channels, facts.height, facts.width)
+    if not isinstance(found, np.ndarray) or found.dtype != np.uint8 or found.shape != expected:
+        raise Failed(f"{getattr(found, 'dtype', type(found).__name__)} {getattr(found, 'shape', '')}")
+    return f"{found.dtype} {list(found.shape)}"
+
+
+def _by_index(splits: Splits) -> str:
+    for images in (splits.train, splits.validation):
+        last = len(images) - 1
+        wanted = [last, 0, last]
+        one_by_one = np.concatenate([images.take([index]) for index in wanted])
+        if not np.array_equal(images.take(np.array(wanted)), one_by_one):
+            raise Failed(f"take({wanted}) differs from its images one by one")
+    return "the same"
+
+
+def _again(first: Splits, second: Splits) -> str:
+    for a, b in ((first.train, second.train), (first.validation, second.validation)):
+        indices = range(min(len(a), 64))
+        if len(a) != len(b) or not np.array_equal(a.take(indices), b.take(indices)):
+            raise Failed("other images; draw random numbers from a fixed seed")
+    return "the same"
+
+
+def _held_out(splits: Splits) -> str:
+    seen, held = _contents(splits.train), _contents(splits.validation)
+    double = len(set(seen) & set(held))
+    if double > DOUBLES * len(held):
+        raise Failed(f"{double:,} of {len(held):,} validation images are training images")
+    return f"{double} of {len(held):,}"
+
+
+def _contents(images: Images) -> list[bytes]:
+    """The pixels of the images, up to a limit."""
+    count, batch, found = min(len(images), LOOKED_AT), 256, list[bytes]()
+    for start in range(0, count, batch):
+        found += [image.tobytes() for image in images.take(range(start, min(start + batch, count)))]
+    return found
+
+
+def _fingerprint(spec: Spec, options: Mapping[str, Any] | None) -> str:
+    """Where two sets of options give other images, their fingerprints differ."""
+    known: dict[str, bytes] = {}
+    sets = option_sets(spec, options, ranges=False)
+    for values in sets:
+        images = _load(spec, values).train
+        content = b"".join(image.tobytes() for image in images.take(range(min(len(images), 8))))
+        if known.setdefault(_facts(spec, values).fingerprint, content) != content:
+            raise Failed(f"the same fingerprint with {values}, which gives other images")
+    return f"{len(known)} for {len(sets)} set(s) of options"

@@ -1,0 +1,84 @@
+"""The contract of an order that a module makes of the features: its paths, its weights, its cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zigma_bench.grid import Grid
+from zigma_bench.registry import Cost, Spec
+from zigma_bench.testing.network import Built, network_steps, noise
+from zigma_bench.testing.report import Failed, Step
+
+GRID, WIDTH, BATCH, DEPTH = Grid(4, 6), 32, 3, 2
+SHARED = ("builds", "parameters", "FLOPs", "first weights", "samples apart", "state dict")
+
+
+class Weighted(nn.Module):
+    """The order's module as a map of features: x times its weight, or its weight alone in the order of the paths."""
+
+    def __init__(self, order: nn.Module) -> None:
+        super().__init__()
+        self.order = order
+
+    def forward(self, x: Tensor) -> Tensor:
+        paths, weight = self.order(x)
+        read: Tensor = x.gather(1, paths[:, 0, :, None].expand_as(x))
+        return read if weight is None else read * weight.gather(1, paths[:, 0])[..., None]
+
+
+def learned_steps(spec: Spec, values: Mapping[str, Any]) -> list[Step]:
+    """The checks of the module behind a learned order."""
+    options = spec.make_options(values)
+
+    def build() -> nn.Module:
+        order = spec.load()(options, width=WIDTH, grid=GRID, layer=0, depth=DEPTH)
+        if not isinstance(order, nn.Module):
+            raise Failed(f"a {type(order).__name__}")
+        return Weighted(order)
+
+    def cost() -> Cost:
+        found: Cost = spec.facts.cost(options, width=WIDTH, grid=GRID)
+        return found
+
+    shape = (BATCH, GRID.tokens, WIDTH)
+    case = Built(build, (noise(*shape),), shape, cost)
+    shared = [step for step in network_steps(case) if step.what in SHARED]
+    paths = f"int64 {[BATCH, spec.facts.paths, GRID.tokens]}, every token once"
+    return [
+        *shared,
+        Step("paths", paths, lambda: _paths(spec, case)),
+        Step("a gradient", "for every parameter, through the weight", lambda: _gradient(case)),
+    ]
+
+
+def _paths(spec: Spec, case: Built) -> str:
+    from zigma_bench.testing.network import stirred
+
+    with torch.no_grad():
+        paths, weight = stirred(case).order(*case.inputs)  # type: ignore[operator]
+    expected = (BATCH, spec.facts.paths, GRID.tokens)
+    if paths.dtype != torch.int64 or tuple(paths.shape) != expected:
+        raise Failed(f"{paths.dtype} {list(paths.shape)}")
+    if not torch.equal(paths.sort(-1).values, torch.arange(GRID.tokens).expand(expected)):
+        raise Failed(f"a path that is no permutation: {paths[0, 0].tolist()}")
+    if weight is not None and tuple(weight.shape) != (BATCH, GRID.tokens):
+        raise Failed(f"a weight of {list(weight.shape)}")
+    return f"{list(paths.shape)}, weight {'none' if weight is None else list(weight.shape)}"
+
+
+def _gradient(case: Built) -> str:
+    from zigma_bench.testing.network import stirred
+
+    network = stirred(case)
+    parameters = dict(network.named_parameters())
+    if not parameters:
+        return "it has no parameters"
+    (network(*case.inputs) * noise(*case.shape, seed=1)).sum().backward()
+    for name, value in parameters.items():
+        if value.grad is None or not value.grad.any() or not torch.isfinite(value.grad).all():
+            raise Failed(f"none for {name.removeprefix('order.')}")
+    return f"{len(parameters)} parameters"

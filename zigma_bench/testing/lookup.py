@@ -1,0 +1,134 @@
+"""What is checked: the spec behind a name, and the sets of options that it is checked with."""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+import sys
+import typing
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any, Literal
+
+from zigma_bench.errors import UnknownName
+from zigma_bench.registry import Option, Spec
+from zigma_bench.testing.report import Failed
+
+
+class NeedsOptions(AssertionError):
+    """An option without a default lists no values, so the check must be given one."""
+
+
+def find(kind: str, wanted: str | Spec, plugin: ModuleType | None) -> Spec:
+    """The spec itself, or the one of that name: among what a plugin's module registers, or among all."""
+    if isinstance(wanted, Spec):
+        return wanted
+    if plugin is None:
+        from zigma_bench.plugins import catalogue
+
+        return catalogue().get(kind, wanted)
+    found = {spec.name: spec for spec in registered(plugin) if spec.kind == kind}
+    if wanted not in found:
+        raise UnknownName(kind, wanted, found, where=plugin.__name__)
+    return found[wanted]
+
+
+def registered(plugin: ModuleType) -> list[Spec]:
+    """All that a plugin's module registers, whether it is installed or not."""
+    from zigma_bench.plugins import specs_of
+
+    return specs_of(plugin, plugin.__name__, f"module {plugin.__name__}")
+
+
+def required_values(spec: Spec, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A value for every option that has no default: the given one, else the first that the option lists."""
+    values = dict(given or {})
+    for option in spec.options:
+        if option.required and option.name not in values and (listed := choices(option)):
+            values[option.name] = listed[0]
+    missing = [option.name for option in spec.options if option.required and option.name not in values]
+    if missing:
+        raise NeedsOptions(
+            f"{spec.kind} {spec.name!r}: expected `options=` with values for {', '.join(missing)}, got none"
+        )
+    return values
+
+
+def option_sets(
+    spec: Spec, given: Mapping[str, Any] | None = None, *, ranges: bool = True, where: str | None = None
+) -> list[dict[str, Any]]:
+    """The given values over the defaults, then each listed choice and each end of a range, one option at a time."""
+    where = where or f"check_{spec.kind}"
+    base = required_values(spec, given)
+    sets = [spec.resolve(base, where=where)]
+    for option in spec.options:
+        for value in choices(option, ranges=ranges):
+            values = spec.resolve({**base, option.name: value}, where=where)
+            if values not in sets:
+                sets.append(values)
+    return sets
+
+
+def choices(option: Option, *, ranges: bool = True) -> list[Any]:
+    """The values an option lists: those of a Literal, both truths, the ends of a range of whole numbers."""
+    origin, arguments = typing.get_origin(option.annotation), typing.get_args(option.annotation)
+    if origin is Literal:
+        return list(arguments)
+    if option.annotation is bool:
+        return [False, True]
+    if ranges and origin is typing.Annotated and arguments[0] is int:
+        ends = [getattr(item, end, None) for item in arguments[1:] for end in ("ge", "le")]
+        return [end for end in ends if end is not None]
+    return []
+
+
+def check_options(spec: Spec) -> str:
+    """Every option has a type, and every default is of it."""
+    for option in spec.options:
+        if not option.required:
+            option.check(option.default, where=f"the default of {option.name!r}")
+    return ", ".join(f"{option.name}: {option.type_text}" for option in spec.options) or "no options"
+
+
+def light_module(spec: Spec, plugin: ModuleType | None = None) -> str:
+    """The module that a plan imports for a spec, and that must do without torch."""
+    if plugin is not None:
+        return plugin.__name__
+    if isinstance(spec.target, str):
+        assert spec.options_class is not None
+        return spec.options_class.__module__
+    return str(getattr(spec.target, "__module__", ""))
+
+
+def imports_without_torch(name: str) -> str:
+    """Import a module in a fresh process without torch. What was typed at a prompt has no file to import."""
+    file = getattr(sys.modules.get(name), "__file__", None)
+    if file is None or name == "__main__":
+        return f"{name or 'a function'} has no file of its own"
+    if (trace := _torch_import(name, file, tuple(sys.path))) is not None:
+        raise Failed(f"module {name} does not:\n{trace}")
+    return f"{name} does"
+
+
+IMPORT = """
+import importlib, sys
+from importlib.util import module_from_spec, spec_from_file_location
+name, file, *sys.path = {arguments!r}
+sys.modules["torch"] = None
+try:
+    importlib.import_module(name)
+except ModuleNotFoundError as error:
+    if not f"{{name}}.".startswith(f"{{error.name}}."):
+        raise
+    spec = spec_from_file_location(name, file)  # such as a test's module, which pytest imports by file alone
+    sys.modules[name] = module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
+"""
+
+
+@functools.cache
+def _torch_import(name: str, file: str, path: tuple[str, ...]) -> str | None:
+    """The traceback of importing a module in a fresh process without torch, or None if it imports."""
+    code = IMPORT.format(arguments=[name, file, *path])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    return done.stderr if done.returncode else None

@@ -1,0 +1,136 @@
+"""A metric's contract: one finite figure with the declared unit, the same whenever it is taken, or a reason."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+from zigma_bench.errors import NotReady, ZigmaBenchError
+from zigma_bench.images import ArrayImages
+from zigma_bench.metrics.subject import Subject
+from zigma_bench.record import Measurement
+from zigma_bench.registry import Spec
+from zigma_bench.testing.lookup import check_options, imports_without_torch, light_module, option_sets
+from zigma_bench.testing.report import Failed, Report, Step, walk
+
+SIDE = 16
+LEAST = 12  # images, or as many as the metric needs
+
+
+def metric_report(spec: Spec, *, plugin: ModuleType | None = None, options: Mapping[str, Any] | None = None) -> Report:
+    """All checks of a metric, on made-up images and a network of one line."""
+    values = option_sets(spec, options)[0]
+    for item in spec.facts.missing(spec.make_options(values)):
+        raise NotReady(f"{spec.name} can't be checked here: {item.what}", do=item.do)
+    subject = _subject(spec, values)
+    steps = [
+        Step("options", "a type for each, and defaults of it", lambda: check_options(spec)),
+        Step("imports without torch", "yes", lambda: imports_without_torch(light_module(spec, plugin)), essential=True),
+        Step("fingerprint in the plan", "text, the same when asked again", lambda: _plan_fingerprint(spec, values)),
+        Step("figure", f"a finite Measurement in {spec.facts.unit!r}", lambda: _figure(spec, values, subject), True),
+        Step("repetition", "the same figure and fingerprint", lambda: _again(spec, values, subject)),
+        Step("one channel", "a finite Measurement", lambda: _figure(spec, values, _subject(spec, values, channels=1))),
+        Step("fingerprint", "JSON that differs for other images", lambda: _fingerprint(spec, values, subject)),
+        Step("nothing to measure", "an error of zigma_bench.errors, or refused", lambda: _nothing(spec, values)),
+        Step("odd input", "a figure, `nan` or refused, with no NaN in it", lambda: _odd(spec, values)),
+    ]
+    for other in option_sets(spec, options)[1:]:
+        words = ", ".join(f"{key} {value}" for key, value in other.items())
+        look = functools.partial(_figure, spec, other, _subject(spec, other))
+        steps.append(Step(f"figure with {words}", "a finite Measurement", look))
+    return Report("metric", spec.name, spec.owner, walk(steps))
+
+
+def _subject(spec: Spec, values: Mapping[str, Any], *, channels: int = 3, seed: int = 0) -> Subject:
+    count = max(LEAST, spec.facts.minimum_images(spec.make_options(values)))
+    return Subject(
+        samples=_images(count, channels, 10 + seed),
+        reference=_images(count + 3, channels, 20 + seed),
+        reference_facts={"data": "made up", "split": "train"},
+        validation=_images(count, channels, 30 + seed),
+        network=lambda x, t: 0.5 * x,
+    )
+
+
+def _images(count: int, channels: int, seed: int) -> ArrayImages:
+    """Coloured noise, each image with a ground of its own."""
+    draw = np.random.default_rng(seed)
+    ground = draw.integers(0, 200, (count, channels, 1, 1))
+    return ArrayImages((ground + draw.integers(0, 56, (count, channels, SIDE, SIDE))).astype(np.uint8))
+
+
+def _measure(spec: Spec, values: Mapping[str, Any], subject: Subject) -> Measurement:
+    found = spec.load()(spec.make_options(values), subject)
+    if not isinstance(found, Measurement):
+        raise Failed(f"a {type(found).__name__}")
+    if found.unit != spec.facts.unit:
+        raise Failed(f"the unit {found.unit!r}")
+    if (found.value is None) == (found.status == "ok") or (found.status != "ok" and not found.reason):
+        raise Failed(f"status {found.status!r} with the value {found.value} and the reason {found.reason!r}")
+    if found.value is not None and not np.isfinite(found.value):
+        raise Failed(f"status 'ok' with the value {found.value}; Measurement.of makes a status of it")
+    json.dumps([found.value, found.raw, found.fingerprint], allow_nan=False)
+    return found
+
+
+def _figure(spec: Spec, values: Mapping[str, Any], subject: Subject) -> str:
+    found = _measure(spec, values, subject)
+    if found.status != "ok":
+        raise Failed(f"{found.status}: {found.reason}")
+    return f"{found.name} {found.value:.5g} {found.unit!r}"
+
+
+def _again(spec: Spec, values: Mapping[str, Any], subject: Subject) -> str:
+    torch.manual_seed(1)
+    first = _measure(spec, values, subject)
+    torch.manual_seed(2)
+    second = _measure(spec, values, subject)
+    if first != second:
+        raise Failed(f"{first.value} {first.fingerprint}, then {second.value} {second.fingerprint}")
+    return f"{first.value}, twice"
+
+
+def _plan_fingerprint(spec: Spec, values: Mapping[str, Any]) -> str:
+    found = [spec.facts.fingerprint(spec.make_options(values)) for _ in range(2)]
+    if not isinstance(found[0], str) or found[0] != found[1]:
+        raise Failed(f"{found[0]!r}, then {found[1]!r}")
+    return repr(found[0])
+
+
+def _fingerprint(spec: Spec, values: Mapping[str, Any], subject: Subject) -> str:
+    """Figures against another reference must not stand in one column, so their fingerprints differ."""
+    first = _measure(spec, values, subject)
+    other = _measure(spec, values, _subject(spec, values, seed=1))
+    if first.fingerprint == other.fingerprint:
+        raise Failed(f"the same for other images: {first.fingerprint}; put zigma_bench.images.digest of them into it")
+    return ", ".join(sorted(first.fingerprint))
+
+
+def _nothing(spec: Spec, values: Mapping[str, Any]) -> str:
+    try:
+        found = _measure(spec, values, Subject())
+    except ZigmaBenchError as error:
+        return str(error)
+    if found.status == "ok":
+        raise Failed(f"the figure {found.value}")
+    return f"{found.status}: {found.reason}"
+
+
+def _odd(spec: Spec, values: Mapping[str, Any]) -> str:
+    """One black image, and a network that gives NaN."""
+    black = ArrayImages(np.zeros((1, 3, SIDE, SIDE), dtype=np.uint8))
+    full = _subject(spec, values)
+    odd = Subject(black, black, {}, full.validation, lambda x, t: x * float("nan"))
+    try:
+        found = _measure(spec, values, odd)
+    except ZigmaBenchError as error:
+        return str(error)
+    if spec.facts.needs == "network" and found.status == "ok":
+        raise Failed(f"the figure {found.value} of a network that gives NaN")
+    return found.status if found.reason is None else f"{found.status}: {found.reason}"

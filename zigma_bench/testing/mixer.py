@@ -1,0 +1,104 @@
+"""A mixer's contract: a stream of tokens in raster order in and out, along any route that it does not refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from zigma_bench.errors import NotReady
+from zigma_bench.grid import Grid
+from zigma_bench.models.options import ZigmaOptions
+from zigma_bench.registry import Cost, Spec
+from zigma_bench.scans.route import Route
+from zigma_bench.testing.lookup import check_options, imports_without_torch, light_module, option_sets
+from zigma_bench.testing.network import Built, network_steps, noise, same_parameters
+from zigma_bench.testing.orders import orders, special_orders
+from zigma_bench.testing.report import Failed, Report, Step, walk
+
+BLOCK = ZigmaOptions(width=32, depth=2, patch=1)
+GRID = Grid(4, 6)
+BATCH = 3
+BACKEND = "torch"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A mixer's options and the route of its layer."""
+
+    spec: Spec
+    values: Mapping[str, Any]
+    route: Route
+
+    @property
+    def options(self) -> Any:
+        return self.spec.make_options(self.values)
+
+    def refusal(self) -> str | None:
+        """Why the mixer does not follow the route, if it does not."""
+        try:
+            if self.spec.facts.check is not None:
+                self.spec.facts.check(self.options, block=BLOCK, grid=GRID, route=self.route)
+        except NotReady as error:
+            return str(error)
+        return None
+
+    def cost(self) -> Cost:
+        cost: Cost = self.spec.facts.cost(self.options, block=BLOCK, grid=GRID, route=self.route)
+        return cost
+
+    def build(self) -> Any:
+        return self.spec.load()(self.options, block=BLOCK, grid=GRID, route=self.route, backend=BACKEND)
+
+    def built(self) -> Built:
+        shape = (BATCH, GRID.tokens, BLOCK.width)
+        return Built(self.build, (noise(*shape),), shape, self.cost)
+
+
+def mixer_report(spec: Spec, *, plugin: ModuleType | None = None, options: Mapping[str, Any] | None = None) -> Report:
+    """All checks of a mixer: in full on its first route, and in short on every other."""
+    values = option_sets(spec, options)[0]
+    routes = {**orders(GRID), **special_orders(GRID)}
+    cases = {name: Case(spec, values, route) for name, route in routes.items()}
+    checks = walk([
+        Step("options", "a type for each, and defaults of it", lambda: check_options(spec)),
+        Step("imports without torch", "yes", lambda: imports_without_torch(light_module(spec, plugin)), essential=True),
+        Step("routes", "one that it follows", lambda: _followed(cases), essential=True),
+    ])  # fmt: skip
+    if checks[-1].ok:
+        taken = [(name, case) for name, case in cases.items() if case.refusal() is None]
+        checks += walk(network_steps(taken[0][1].built()))
+        checks += walk([step for name, case in taken[1:] for step in _in_short(name, case)])
+        checks += walk([Step("other options", "the formula's parameters", lambda: _formula(spec, options, taken))])
+    return Report("mixer", spec.name, spec.owner, checks)
+
+
+def _in_short(name: str, case: Case) -> list[Step]:
+    kept = ("parameters", "output", "samples apart")
+    steps = [step for step in network_steps(case.built()) if step.what in kept]
+    return [Step(f"{name}: {step.what}", step.expected, step.look) for step in steps]
+
+
+def _followed(cases: Mapping[str, Case]) -> str:
+    refused = {name: reason for name, case in cases.items() if (reason := case.refusal()) is not None}
+    taken = [name for name in cases if name not in refused]
+    if not taken:
+        raise Failed(f"only refusals: {next(iter(refused.values()))}")
+    words = f"; refused: {', '.join(refused)} ({next(iter(refused.values()))})" if refused else ""
+    return ", ".join(taken) + words
+
+
+def _formula(spec: Spec, options: Mapping[str, Any] | None, taken: list[tuple[str, Case]]) -> str:
+    """The parameters by formula for every listed choice of every option."""
+    count = 0
+    for values in option_sets(spec, options):
+        for name, known in taken:
+            case = Case(spec, values, known.route)
+            if case.refusal() is None:
+                try:
+                    same_parameters(case.built())
+                except Failed as error:
+                    raise Failed(f"{error} with {dict(values)} and {name}") from None
+                count += 1
+    return f"{count} mixers"

@@ -1,0 +1,169 @@
+"""What every network module of a plugin must keep: its cost, its first weights, its gradients, its samples apart."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from zigma_bench.models.init import generator, initialise
+from zigma_bench.registry import Cost
+from zigma_bench.testing.report import Failed, Step
+from zigma_bench.training.checkpoint import load_weights, save_weights
+
+TOLERANCE = 1e-4  # of the largest value; sums in another order differ by less in float32
+
+
+@dataclass(frozen=True)
+class Built:
+    """A way to build a module anew, what it is called with (batch first), and the shape that it must give."""
+
+    build: Callable[[], nn.Module]
+    inputs: tuple[Tensor, ...]
+    shape: tuple[int, ...]
+    cost: Callable[[], Cost]
+
+
+def network_steps(case: Built) -> list[Step]:
+    """The checks of one module; backbones and mixers share them."""
+    count = len(case.inputs[0])
+    return [
+        Step("builds", "an nn.Module", lambda: type(_fresh(case, 0)).__name__, essential=True),
+        Step("parameters", "as many as the cost formula says", lambda: same_parameters(case)),
+        Step("FLOPs", "whole numbers of at least 0, not all 0", lambda: _counted_flops(case)),
+        Step("first weights", "finite, and the same for the same seed", lambda: _same_weights(case), essential=True),
+        Step("output", f"finite float32 {list(case.shape)}", lambda: _output(case), essential=True),
+        Step("gradients", "finite, for every parameter and the input", lambda: _gradients(case)),
+        Step("samples apart", f"each of {count} outputs depends on its own input alone", lambda: _apart(case)),
+        Step("state dict", "saved and loaded, the same outputs", lambda: _round_trip(case)),
+        Step("mixed precision", "finite under bfloat16 autocast", lambda: _autocast(case)),
+    ]
+
+
+def stirred(case: Built, seed: int = 0) -> nn.Module:
+    """The module with noise on its first weights, so that nothing hides behind gates that start at zero."""
+    network = _fresh(case, seed).eval()
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            draw = generator(seed, f"check/{name}")
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=draw))
+    return network
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    """Fixed standard normal values."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    """The largest difference, as a share of the largest value."""
+    scale = max(float(b.abs().max()), 1e-12)
+    return float((a - b).abs().max()) / scale
+
+
+def same_parameters(case: Built) -> str:
+    """The formula's number of parameters is the module's."""
+    built = sum(parameter.numel() for parameter in _fresh(case, 0).parameters())
+    formula = case.cost().parameters
+    if built != formula:
+        raise Failed(f"{formula:,} by the formula, {built:,} built")
+    return f"{built:,}"
+
+
+def _fresh(case: Built, seed: int) -> nn.Module:
+    """The module with the first weights of a seed; what its initialisation forgets stays NaN."""
+    network = case.build()
+    if not isinstance(network, nn.Module):
+        raise Failed(f"a {type(network).__name__}")
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.fill_(float("nan"))
+    initialise(network, seed)
+    return network
+
+
+def _counted_flops(case: Built) -> str:
+    flops = dict(case.cost().forward_flops)
+    bad = {name: value for name, value in flops.items() if not isinstance(value, int) or value < 0}
+    if bad or not sum(flops.values()):
+        raise Failed(f"{bad or flops}")
+    return f"{sum(flops.values()):,} in {', '.join(flops)}"
+
+
+def _same_weights(case: Built) -> str:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        first = _fresh(case, 0)
+        torch.manual_seed(2)
+        second = _fresh(case, 0)
+    for (name, a), b in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
+        if not torch.isfinite(a).all():
+            raise Failed(f"{name} is left without first weights; fill it in init_parameters(draw)")
+        if not torch.equal(a, b):
+            raise Failed(f"{name} differs between two builds; draw it from draw(name) in init_parameters")
+    return f"{len(first.state_dict())} tensors"
+
+
+def _output(case: Built) -> str:
+    with torch.no_grad():
+        found = stirred(case)(*case.inputs)
+    if not isinstance(found, Tensor):
+        raise Failed(f"a {type(found).__name__}")
+    if tuple(found.shape) != case.shape or found.dtype != torch.float32:
+        raise Failed(f"{found.dtype} {list(found.shape)}")
+    if not torch.isfinite(found).all():
+        raise Failed("values that are not finite")
+    return f"{found.dtype} {list(found.shape)}".replace("torch.", "")
+
+
+def _gradients(case: Built) -> str:
+    network = stirred(case)
+    inputs = [value.clone().requires_grad_(value.is_floating_point()) for value in case.inputs]
+    (network(*inputs) * noise(*case.shape, seed=1)).sum().backward()
+    named = [*network.named_parameters(), ("the input", inputs[0])]
+    for name, value in named:
+        if value.grad is None or not value.grad.any():
+            raise Failed(f"none for {name}")
+        if not torch.isfinite(value.grad).all():
+            raise Failed(f"not finite for {name}")
+    return f"{len(named) - 1} parameters"
+
+
+def _apart(case: Built) -> str:
+    """A sample gives the same alone as in a batch, and in training no gradient reaches its neighbours."""
+    network = stirred(case)
+    with torch.no_grad():
+        alone = network(*(value[1:2] for value in case.inputs))
+        off = distance(alone, network(*case.inputs)[1:2])
+    if not off <= TOLERANCE:
+        raise Failed(f"a sample alone differs by {off:.2g} from the same sample in a batch")
+    inputs = [value.clone().requires_grad_(value.is_floating_point()) for value in case.inputs]
+    network.train()(*inputs)[0].sum().backward()
+    for value in inputs:
+        if value.grad is not None and value.grad[1:].any():
+            raise Failed("in training, an output depends on the other samples of the batch")
+    return f"a difference of {off:.1g}"
+
+
+def _round_trip(case: Built) -> str:
+    network, other = stirred(case), stirred(case, seed=1)
+    with tempfile.TemporaryDirectory() as folder:
+        save_weights(Path(folder) / "weights.safetensors", network)
+        load_weights(Path(folder) / "weights.safetensors", other)
+    with torch.no_grad():
+        off = distance(other(*case.inputs), network(*case.inputs))
+    if not off <= TOLERANCE:
+        raise Failed(f"outputs that differ by {off:.2g}; what is learned must be a parameter or a persistent buffer")
+    return "the same"
+
+
+def _autocast(case: Built) -> str:
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        found = stirred(case)(*case.inputs)
+    if tuple(found.shape) != case.shape or not torch.isfinite(found).all():
+        raise Failed(f"{list(found.shape)}, finite: {bool(torch.isfinite(found).all())}")
+    return str(found.dtype).replace("torch.", "")

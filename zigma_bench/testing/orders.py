@@ -1,0 +1,40 @@
+"""The routes that backbones and mixers are checked with: one path and several, and all else that a route can say."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from zigma_bench.grid import Grid
+from zigma_bench.scans.route import PAD, Route
+
+
+def orders(grid: Grid) -> dict[str, Route]:
+    """Routes by name; the first three have one path, and of every pair with as many paths the orders differ."""
+    L = grid.tokens
+    raster = np.arange(L)
+    columns = raster.reshape(-1, grid.width).T.reshape(-1)
+    mixed = np.random.default_rng(0).permutation(L)
+    return {
+        "raster": Route(raster),
+        "columns": Route(columns),
+        "a random order": Route(mixed),
+        "two paths": Route(np.stack([raster, raster[::-1]])),
+        "two other paths": Route(np.stack([columns, mixed])),
+        "two paths, shared": Route(np.stack([raster, columns]), share="shared", merge="mean"),
+    }
+
+
+def special_orders(grid: Grid) -> dict[str, Route]:
+    """Routes that a mixer may refuse: segments, pads, and the other merges."""
+    L = grid.tokens
+    raster = np.arange(L)
+    two = np.stack([raster, raster[::-1]])
+    half = [L // 2, L - L // 2]
+    return {
+        "segments": Route(raster, segments=(half,)),  # type: ignore[arg-type]
+        "pads": Route(np.insert(raster, L // 2, PAD), pads=np.zeros((1, 1), dtype=np.int64)),
+        "concat": Route(two, merge="concat"),
+        "gate": Route(two, merge="gate"),
+        "scatter": Route(np.stack(np.split(raster, 2)), merge="scatter"),
+        "cascade": Route(two, merge="cascade"),
+    }
