@@ -194,3 +194,47 @@ def test_the_batch_of_a_sample_counts_for_dopri5_alone(write_suite):
     assert identity(solver) != identity(solver, ("count: 32, batch: 16", "count: 32, batch: 8"))
     assert identity() == identity(("evaluations: 2", "evaluations: 2, rtol: 0.1"))
     assert identity(("evaluations: 2", "evaluations: 50")) == identity((", evaluations: 2", ""))
+
+
+@pytest.mark.parametrize(
+    ("mixer", "words"),
+    [
+        ("mixer: 5", "option 'mixer' has a wrong value; expected text | mapping; got 5"),
+        ("mixer: 'a b!'", "this is no mixer; expected a name"),
+        ("mixer: {name: ''}", "this is no mixer"),
+        ("mixer: {depth: 3}", "this is no mixer"),
+        ("mixer: mambo", "no mixer is called 'mambo'; expected one of mamba; did you mean 'mamba'?"),
+        ("mixer: {name: mamba, fast: true}", "mixer 'mamba' has no option 'fast'"),
+        ("mixer: {name: mamba, owner: x, options: 3}", "mixer 'mamba' has no option 'owner'"),
+    ],
+)
+def test_wrong_mixers_are_refused_with_their_place(write_suite, mixer, words):
+    with pytest.raises(UsageError) as caught:
+        plan(
+            write_suite(
+                ("width: 32, depth: 2, patch: 2}\n    scans", f"width: 32, depth: 2, patch: 2, {mixer}}}\n    scans")
+            )
+        )
+    assert words in str(caught.value)
+    assert "suite.yaml:5" in str(caught.value)
+
+
+def test_a_scan_that_refuses_is_told_with_its_place(write_suite):
+    with pytest.raises(NotReady, match=r"suite.yaml:6, key compare.0.scans.0: scan 'atrous' of zigma-bench, layer 0: "):
+        plan(write_suite(("raster", "{name: atrous, step: 9}")))
+
+
+def test_a_long_option_makes_no_long_name(write_suite):
+    table = [["h", "h_flip", "w2", "w2_flip"]] * 20
+    made = plan(write_suite(("raster", f"{{name: local-mamba, table: {table}}}".replace("'", ""))))
+    cell = made.cells[0]
+    assert len(cell.slug) <= 100
+    assert len(cell.label) < 100
+
+
+def test_two_sizes_of_one_backbone_are_one_toy_under_smoke(write_suite):
+    extra = "  - backbone: {name: zigma, width: 48, depth: 2, patch: 2}\n    scans: [raster]\nseeds"
+    path = write_suite(("seeds", extra))
+    assert len({cell.label for cell in plan(path).cells}) == len(plan(path).cells)
+    toys = [cell for cell in plan(path, smoke=True).cells if cell.role == "cell"]
+    assert len({cell.identity("train", card="") for cell in toys}) == len(toys) == 3

@@ -5,7 +5,7 @@ the group `zigma_bench`. The built-in scans, backbones, datasets and metrics com
 
     @zigma_bench.hookimpl
     def register_scans(register):
-        register("spiral", spiral)
+        register("rings", rings)
 
 What is registered must import without torch: a target is a `"module:attribute"` string that is imported where it runs.
 """

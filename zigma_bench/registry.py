@@ -103,11 +103,17 @@ class MixerFacts:
 class LearnedScan:
     """A scan whose order a module makes of each sample's features: `paths` of them in a layer.
 
-    `cost(options, width=, grid=) -> Cost` of the module in one layer.
+    `cost(options, width=, grid=) -> Cost` of the module in one layer. `check(options, grid=)` raises NotReady for a
+    geometry that does not fit.
     """
 
     cost: Callable[..., Cost]
     paths: int = 1
+    check: Callable[..., None] | None = None
+
+    def __post_init__(self) -> None:
+        if self.paths < 1:
+            raise UsageError("a learned scan has at least one path a layer", got=self.paths)
 
 
 @dataclass(frozen=True)
@@ -294,10 +300,14 @@ def _type_text(annotation: Any) -> str:
         if "ge" in limits and "le" in limits:
             return f"{_type_text(arguments[0])} from {limits['ge']} to {limits['le']}"
         return " ".join([_type_text(arguments[0]), *(f"{words[key]} {value}" for key, value in limits.items())])
+    if origin is dict:
+        return "mapping"
     if arguments:
         inner = [_type_text(item) for item in arguments if item is not Ellipsis]
         return " | ".join(inner) if origin is not list and origin is not tuple else f"list of {', '.join(inner)}"
-    names = {int: "whole number", float: "number", str: "text", bool: "true or false", type(None): "null"}
+    names = {
+        int: "whole number", float: "number", str: "text", bool: "true or false", type(None): "null", dict: "mapping",
+    }  # fmt: skip
     return names.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 

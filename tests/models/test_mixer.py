@@ -201,3 +201,23 @@ def test_the_video_letters_keep_time():
         same = frame if kind == "s" else place
         assert (seen <= (same[:, None] == same)).all()
         assert seen.diagonal().all(), "a token's own input is in its own output"
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_convolution_and_scan_cost_as_much_as_is_scanned(name):
+    grid = Grid(3, 4, 2) if "video" in name else GRID
+    route = route_of(name, grid, 1)
+    flops = mamba_cost(MambaOptions(), block=BLOCK, grid=grid, route=route).forward_flops
+    tokens_scanned = grid.tokens * route.scanned_ratio
+    assert flops["scan"] == pytest.approx(9 * BLOCK.inner * BLOCK.state * tokens_scanned)
+    assert flops["conv"] == pytest.approx(2 * BLOCK.inner * BLOCK.conv * tokens_scanned)
+
+
+@torch.no_grad()
+def test_the_parts_of_a_scatter_take_no_room_of_their_own():
+    """Each token is written once: the mixer of 16 parts makes no [B, L, E] for each of them."""
+    grid = Grid(16, 16)
+    made, x = mixer(route_of("atrous", grid, 0, step=4), grid, "torch"), tokens(grid)
+    rows = [module.part(made.branches[k], x.repeat(1, 1, 2), made.zeros) for k, module in enumerate(made.walks)]
+    assert [tuple(values.shape) for _, values in rows] == [(2, 16, 32)] * 16
+    assert sorted(torch.cat([visited for visited, _ in rows]).tolist()) == list(range(256))

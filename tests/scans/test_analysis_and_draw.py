@@ -56,7 +56,8 @@ def test_coverage_over_layers():
     assert coverage(layers("raster", Grid(2, 2, frames=2), 1), Grid(2, 2, frames=2)) == (4 / 12,)
 
 
-LEARNED_ROUTE = Route(range(4), learned=LearnedOrder("module:Order", {"k": 2}, 0, 1, cost=dict, make_options=dict))
+ORDER = LearnedOrder("module:Order", {"k": 2}, 0, 1, cost=dict, load=dict, make_options=dict)
+LEARNED_ROUTE = Route(range(4), learned=ORDER)
 WINDOWS = Route([0, 1, 4, 5, 2, 3, 6, 7], segments=[4, 4])  # 2 x 4 as two windows of 2 x 2
 HALVES = Route([[0, 1, 4, 5], [2, 3, 6, 7]], merge="scatter")  # the same, each window a path
 PADDED = Route([0, -1, 1, 2, 3], pads=[0])

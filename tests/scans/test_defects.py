@@ -63,9 +63,13 @@ def test_2_diffma_runs_inverses_too():
 
 @pytest.mark.parametrize("grid", ["4x6", "6x4", "5x3"])
 def test_3_columns_come_back_on_grids_that_are_not_square(grid):
-    for name in ("v", "v_flip"):
-        path = layers("local-mamba", grid, table=[[name]])[0]
-        assert (path.paths[0][path.inverse[0]] == np.arange(path.tokens)).all()
+    height, width = map(int, grid.split("x"))
+    columns = np.arange(height * width).reshape(height, width).T.reshape(-1)
+    times = np.arange(height * width).reshape(width, height).T.reshape(-1)  # when each token is visited
+    for name, right, back in (("v", columns, times), ("v_flip", columns[::-1], times.size - 1 - times)):
+        route = layers("local-mamba", grid, table=[[name]])[0]
+        assert (route.paths[0] == right).all()
+        assert (route.inverse[0] == back).all()
 
 
 def test_4_eamambas_zorder_is_not_mortons():

@@ -22,6 +22,7 @@ VIDEO = {
     "raster", "column", "bidirectional", "row-repeat", "mamba-nd", "video-mamba", "zigzag-video", "random",
     "multi-path", "adventurer", "mamba-r",
 }  # fmt: skip
+CLIPS = ("video-mamba", "zigzag-video")
 NAMED = {  # what a list of scans must show
     "raster", "bidirectional", "sweep", "zigzag", "column", "cross-scan", "continuous", "local", "atrous", "hilbert",
     "morton", "peano", "diagonal", "jpeg", "omnidirectional", "spiral", "nested-s", "dim", "random",
@@ -65,11 +66,13 @@ def visits_all_once(route: Route, tokens: int) -> None:
     for path in walks:
         assert sorted(path[path != PAD].tolist()) == list(range(tokens))
     stream = np.random.default_rng(0).normal(size=tokens)
-    back = np.full(tokens, np.nan)
+    written = np.zeros(tokens, int)
     for path, inverse in zip(route.paths, route.inverse, strict=True):
         walked = np.where(path == PAD, np.nan, stream[path])
-        back[inverse >= 0] = walked[inverse[inverse >= 0]]
-    assert (back == stream).all(), "the derived inverse puts every token back"
+        here = inverse >= 0
+        assert (walked[inverse[here]] == stream[here]).all(), "the derived inverse puts every token back"
+        written += here
+    assert (written == (1 if route.merge == "scatter" else route.K)).all()
 
 
 def test_the_scans_that_are_promised_are_there():
@@ -86,8 +89,8 @@ def test_any_rectangle_is_walked_or_refused(name, options, height, width):
     except BrokenScan:
         raise
     except NotReady:
-        assert name == "atrous", "only a step longer than a side is refused"
-        assert SCANS[name].resolve(options, where="")["step"] > min(height, width)
+        assert name in ("atrous", *CLIPS), "only a step longer than a side and orders of clips are refused"
+        assert name in CLIPS or SCANS[name].resolve(options, where="")["step"] > min(height, width)
         return
     for route in set(found):
         visits_all_once(route, grid.tokens)
@@ -193,13 +196,14 @@ def test_the_mirrored_schedule_meets_its_skips_in_one_order():
 
 
 def test_a_pad_is_one_row_of_the_table_whatever_the_order():
-    """DiM's extra columns and rows: cell (r, c) of the padded grid reads one row in all four orders."""
+    """DiM's extra columns and rows: three learned tokens, told apart by how far behind the end of a line they stand."""
     height, width = 4 + 3, 6 + 3
     for route in layers("dim", "4x6", 4, mirrored=False):
-        assert (route.pad_count, route.pad_rows) == (height * width - 24, height * width - 24)
+        assert (route.pad_count, route.pad_rows) == (height * width - 24, 3)
     rows = [route.pads[0].tolist() for route in layers("dim", "4x6", 4, mirrored=False)]
+    assert rows[0][:12] == [0, 1, 2] * 4, "each line ends in the same three"
     assert rows[1] == rows[0][::-1]
-    assert sorted(rows[2]) == sorted(rows[0]) == list(range(39))
+    assert rows[2][:18] == [0, 1, 2] * 6
 
 
 def test_diffmas_layers_turn_eight_ways():

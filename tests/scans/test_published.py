@@ -39,10 +39,6 @@ def by_layer(name: str, depth: int, **options) -> Callable[[str], Paths]:
     return lambda grid: [path for route in layers(name, grid, depth, **options) for path in route.paths.tolist()]
 
 
-def as_set(make: Callable[[str], Paths]) -> Callable[[str], Paths]:
-    return lambda grid: sorted(make(grid))
-
-
 def quarter(parts: int) -> Callable[[str], Paths]:
     """QuadMamba's leaves: windows of H / parts x W / parts."""
 
@@ -248,3 +244,28 @@ def test_the_stored_files_are_the_shared_ones(name):
     if not (SHARED / name).exists():
         pytest.skip("the shared reference data does not lie beside the repository")
     assert json.loads((SHARED / name).read_text()) == json.loads((HERE / name).read_text())
+
+
+def test_half_a_bank_of_mambaads_keeps_the_reverses():
+    """Upstream's K = 2 is a curve and its reverse, K = 4 these and their transposes (model/mambaad.py, SS2D)."""
+    for curve in ("sweep", "hilbert", "zigzag"):
+        two, four = (one("hybrid", curve=curve, paths=k)("8x8") for k in (2, 4))
+        assert two == [two[0], two[0][::-1]]
+        transposed = [(token % 8) * 8 + token // 8 for token in two[0]]
+        assert four == [two[0], transposed, two[0][::-1], transposed[::-1]]
+
+
+def test_registers_stand_where_mamba_r_puts_them():
+    """After each 64 // 13 tokens, and the rest at the end (utils.py, get_cls_idx); here 12 registers on 8 x 8."""
+    (path,) = one("mamba-r")("8x8")[:1]
+    assert [step for step, token in enumerate(path) if token == -1] == list(range(4, 60, 5))
+
+
+@pytest.mark.parametrize("grid", ["5x7", "3x3", "4x6"])
+def test_eamambas_zigzag_on_odd_heights(grid):
+    """Upstream turns by the parity of the diagonal's number counted from the bottom left corner."""
+    size = Grid.parse(grid)
+    cells = np.arange(size.tokens).reshape(size.height, size.width)[::-1]
+    walks = [np.diagonal(cells, k)[:: 2 * (k % 2) - 1] for k in range(1 - size.height, size.width)]
+    found = one("multi-head", curve="zigzag", paths=1, compatibility="eamamba")(grid)
+    assert found == [np.concatenate(walks).tolist()]

@@ -232,3 +232,16 @@ def test_scans_import_without_torch():
     loaded = set(done.stdout.split())
     assert "numpy" in loaded
     assert not loaded & {"torch", "pydantic", "rich", "pandas", "scipy"}
+
+
+@pytest.mark.parametrize("segments", [12, [], [[6, 6], 12], [12, [6, 6]], [[[6, 6]], [[12]]], "66", [6.0, 6.0]])
+def test_segments_of_a_wrong_form_are_named_as_such(segments):
+    with pytest.raises(BrokenScan, match="segments") as caught:
+        Route(TWO, segments=segments)
+    assert "add up to 12" in str(caught.value)
+
+
+@pytest.mark.parametrize("stages", [2, "11", (1.5, 0.5), (2, 0)])
+def test_stages_of_a_wrong_form_are_named_as_such(stages):
+    with pytest.raises(BrokenScan, match="the stages don't fit the paths"):
+        Route(TWO, merge="cascade", stages=stages)

@@ -46,7 +46,8 @@ def show_scan(
     gif: Annotated[Path | None, typer.Option("--gif", help="Write a film, at most 120 frames.")] = None,
 ) -> None:
     """Draw a scan's paths on a grid and print what they are like."""
-    from zigma_bench.cli.show_scan import files, find, show
+    from zigma_bench.cli.scans_common import files, find
+    from zigma_bench.cli.scans_show import show
 
     wanted = files(svg=svg, png=png, gif=gif)
     found = find(name, grid, layer=layer, depth=depth, seed=seed, settings=settings or [])
@@ -64,7 +65,8 @@ def compare_scans(
     png: Png = None,
 ) -> None:
     """Tabulate scans side by side; the picture adds how far apart neighbours come to lie."""
-    from zigma_bench.cli.show_scan import compare, files, find_written
+    from zigma_bench.cli.scans_common import files, find_written
+    from zigma_bench.cli.scans_compare import compare
 
     wanted = files(svg=svg, png=png)
     found = [find_written(name, grid, depth=depth, seed=seed) for name in names]
@@ -74,7 +76,8 @@ def compare_scans(
 @scans.command("gallery")
 def scan_gallery(grid: GridText = "16x16", depth: Depth = 8, seed: Seed = 0, svg: Svg = None, png: Png = None) -> None:
     """Draw all scans on one page."""
-    from zigma_bench.cli.show_scan import files, gallery
+    from zigma_bench.cli.scans_common import files
+    from zigma_bench.cli.scans_gallery import gallery
 
     gallery(grid, depth=depth, seed=seed, wanted=files(svg=svg, png=png))
 

@@ -14,6 +14,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from zigma_bench.errors import UsageError
+
 Draw = Callable[[str], torch.Generator]
 
 
@@ -27,12 +29,16 @@ def initialise(network: nn.Module, seed: int) -> None:
         own = list(module.named_parameters(recurse=False))
         if hasattr(module, "init_parameters"):
             module.init_parameters(draw)
-        elif isinstance(module, nn.Linear | nn.Conv2d):
+        elif isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
             _linear(module, draw)
-        elif isinstance(module, nn.RMSNorm):
-            nn.init.ones_(module.weight)
+        elif isinstance(module, nn.RMSNorm | nn.LayerNorm | nn.GroupNorm):
+            for name, parameter in own:
+                nn.init.constant_(parameter, float(name == "weight"))
         elif own:
-            raise TypeError(f"{type(module).__name__} {prefix!r} has parameters and no init_parameters")
+            raise UsageError(
+                f"the module {prefix!r} ({type(module).__name__}) has parameters, and nothing says how they start",
+                do="give it a method init_parameters(draw)",
+            )
 
 
 def generator(seed: int, name: str) -> torch.Generator:
@@ -58,7 +64,7 @@ def xavier_(weight: torch.Tensor, draw: torch.Generator) -> None:
     uniform_(weight, math.sqrt(6 / (out + inner)), draw)
 
 
-def _linear(module: nn.Linear | nn.Conv2d, draw: Draw) -> None:
+def _linear(module: nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d, draw: Draw) -> None:
     """PyTorch's default weight (uniform with bound 1/sqrt(fan_in)) and a zero bias."""
     uniform_(module.weight, 1 / math.sqrt(module.weight[0].numel()), draw("weight"))
     if module.bias is not None:

@@ -1,11 +1,13 @@
 """How the outputs of a layer's paths become one: y_1 .. y_K [B, L, E] -> [B, L, E].
 
-Source: gate, RSMamba (KyanChen/RSMamba `mmpretrain/rsmamba/models/models.py`); channel attention, MaIR's sequence
-shuffle attention and LocalMamba's BiAttn. Both start as the plain mean and the plain sum.
+Source: gate, after RSMamba (KyanChen/RSMamba `mmpretrain/rsmamba/models/models.py`), which weighs the paths behind
+out_proj and without a bias; channel attention, MaIR's sequence shuffle attention (XLearning-SCU/2025-CVPR-MaIR). Both
+start as the plain mean and the plain sum.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -15,16 +17,14 @@ from zigma_bench.models.init import Draw
 
 
 class Sum(nn.Module):
-    """The sum over the paths (of a scatter: each token comes from the one path that visits it), or the mean."""
+    """The sum over the paths, or the mean."""
 
     def __init__(self, *, mean: bool = False) -> None:
         super().__init__()
         self.mean = mean
 
     def forward(self, walks: Sequence[Tensor]) -> Tensor:
-        if len(walks) == 1:
-            return walks[0]
-        y = torch.stack(tuple(walks)).sum(0)
+        y = functools.reduce(torch.add, walks)  # not torch.sum, which autocast takes to float32 on a GPU
         return y / len(walks) if self.mean else y
 
 
@@ -50,7 +50,9 @@ class Gate(nn.Module):
     def forward(self, walks: Sequence[Tensor]) -> Tensor:
         means = torch.cat([y.mean(1) for y in walks], dim=-1)  # [B, K E]
         weights = nn.functional.linear(means, self.weight, self.bias).softmax(-1).to(walks[0].dtype)  # [B, K]
-        return torch.stack([y * w[:, None, None] for y, w in zip(walks, weights.unbind(1), strict=True)]).sum(0)
+        return functools.reduce(
+            torch.add, (y * w[:, None, None] for y, w in zip(walks, weights.unbind(1), strict=True))
+        )
 
 
 class ChannelAttention(nn.Module):
@@ -69,11 +71,12 @@ class ChannelAttention(nn.Module):
         means = torch.stack([y.mean(1) for y in walks], dim=-1)  # [B, E, K]
         weights = torch.einsum("bej,ekj->bek", means, self.weight.to(means.dtype)) + self.bias  # [B, E, K]
         weights = (2 * torch.sigmoid(weights)).to(walks[0].dtype)
-        return torch.stack([y * w[:, None] for y, w in zip(walks, weights.unbind(-1), strict=True)]).sum(0)
+        weighed = (y * w[:, None] for y, w in zip(walks, weights.unbind(-1), strict=True))
+        return functools.reduce(torch.add, weighed)
 
 
 def make_merge(name: str, paths: int, channels: int) -> nn.Module:
-    """The module of a route's merge; a cascade sums inside a stage and needs no other."""
+    """The module of a route's merge; a cascade sums inside a stage, and a scatter's parts are put back by the mixer."""
     if name in ("sum", "scatter", "cascade"):
         return Sum()
     if name == "mean":

@@ -1,13 +1,12 @@
 """The Mamba mixer along a route: the only place of a network that knows the order of the tokens.
 
-B batch, L tokens, D width, E inner channels, N state, R rank of dt, K paths, S steps of a path, P pads. The stream
+B batch, L tokens, D width, E inner channels, N state, R rank of dt, K paths. The stream
 stays in raster order: projections act on each token alone, and only the convolution and the scan read and write rows
-through a path. Only paths that are no order of all tokens (pads, parts, one a sample) gather their rows.
+through a path.
 """
 
 from __future__ import annotations
 
-import importlib
 import math
 from typing import Any
 
@@ -16,11 +15,13 @@ from torch import Tensor, nn
 
 from zigma_bench.grid import Grid
 from zigma_bench.models.init import Draw, normal_, uniform_
+from zigma_bench.models.learned import Order
 from zigma_bench.models.merge import make_merge
 from zigma_bench.models.options import MambaOptions, ZigmaOptions
+from zigma_bench.models.walk import PadTable, Walk, put_back
 from zigma_bench.ops.causal_conv import causal_conv
 from zigma_bench.ops.selective_scan import selective_scan
-from zigma_bench.scans.route import PAD, LearnedOrder, Route
+from zigma_bench.scans.route import Route
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 0.1, 1e-4
 
@@ -83,51 +84,6 @@ class OutProjection(nn.Linear):
         uniform_(self.weight, 1 / math.sqrt(self.in_features * self.depth), draw("weight"))
 
 
-class Walk(nn.Module):
-    """One path of a route, as buffers: how its rows are read and written, where its state starts anew."""
-
-    path: Tensor | None
-    rows: Tensor | None
-    visited: Tensor | None
-    steps: Tensor | None
-    since: Tensor | None
-    features: Tensor | None
-
-    def __init__(self, route: Route, number: int) -> None:
-        super().__init__()
-        path = torch.from_numpy(route.paths[number].copy())
-        in_place = route.merge != "scatter" and route.pad_count == 0  # an order of all tokens: no gather
-        rows = path.clone()
-        if route.pads is not None:
-            rows[path == PAD] = route.tokens + torch.from_numpy(route.pads[number].copy())  # rows of the table behind
-        else:
-            rows[path == PAD] = route.tokens  # the row of zeros behind
-        since, ids = route.since, route.step_feature
-        features = None if ids is None else torch.from_numpy(ids[number].copy())
-        if features is not None and in_place:  # by row instead of by step
-            features = torch.empty_like(features).scatter_(0, path, features)
-        self._keep("path", path if in_place else None)
-        self._keep("rows", None if in_place else rows)
-        self._keep("visited", None if in_place else path[path != PAD])
-        self._keep("steps", None if in_place else torch.nonzero(path != PAD)[:, 0])
-        self._keep("since", None if since is None else torch.from_numpy(since[number].copy()))
-        self._keep("features", features)
-
-    def _keep(self, name: str, values: Tensor | None) -> None:
-        self.register_buffer(name, values, persistent=False)
-
-    def forward(self, branch: nn.Module, x: Tensor, z: Tensor | None, behind: Tensor | None) -> Tensor:
-        """x, z [B, L, E] -> [B, L, E]; `behind` [P, E]: the rows that pads read. Tokens not visited give zeros."""
-        y: Tensor
-        if self.rows is None or self.visited is None or self.steps is None:
-            y = branch(x, z, self.path, self.since, self.features)
-            return y
-        rows = x if behind is None else torch.cat((x, behind.to(x.dtype).expand(len(x), -1, -1)), 1)
-        walked: Tensor = branch(rows.index_select(1, self.rows), None, None, self.since, self.features)
-        y = torch.zeros_like(x).index_copy(1, self.visited, walked.index_select(1, self.steps))
-        return y if z is None else y * nn.functional.silu(z)
-
-
 class MambaMixer(nn.Module):
     """x [B, L, D] -> [B, L, D] along one layer's route: one branch a path, or one for all, merged before out_proj."""
 
@@ -136,12 +92,13 @@ class MambaMixer(nn.Module):
         E, K = block.inner, route.K
         channels = E // K if route.merge == "concat" else E
         self.merge_name, self.share, self.stages = route.merge, route.share, route.stages
-        self.walks = nn.ModuleList(Walk(route, number) for number in range(K))
-        self.order = None if route.learned is None else make_order(route.learned, width=block.width, grid=grid)
+        self.walks = nn.ModuleList(Walk(route, number) for number in range(0 if route.learned else K))
+        self.order = None if route.learned is None else Order(route.learned, paths=K, width=block.width, grid=grid)
         self.in_proj = nn.Linear(block.width, 2 * E, bias=False)
         self.pads = PadTable(route.pad_rows, E) if route.pad_rows else None
         self.zeros: Tensor | None
-        self.register_buffer("zeros", torch.zeros(1, E) if _zero_pads(route) else None, persistent=False)
+        zero_pads = route.pads is None and route.pad_count > 0
+        self.register_buffer("zeros", torch.zeros(1, E) if zero_pads else None, persistent=False)
         self.branches = nn.ModuleList(
             Branch(
                 block,
@@ -162,6 +119,9 @@ class MambaMixer(nn.Module):
         behind = self.zeros if self.pads is None else self.pads.table
         if self.stages is not None:
             return self.out_proj(self._cascade(x, z, behind))  # type: ignore[no-any-return]
+        if self.merge_name == "scatter":
+            parts = [self._walk(k).part(self._branch(k), x, behind) for k in range(len(self.walks))]
+            return self.out_proj(put_back(parts, x) * nn.functional.silu(z))  # type: ignore[no-any-return]
         walks = [
             walk(self._branch(k), self._part(k, x), self._part(k, z), self._part(k, behind))
             for k, walk in enumerate(self.walks)
@@ -173,6 +133,11 @@ class MambaMixer(nn.Module):
         if rows is None or self.merge_name != "concat":
             return rows
         return rows.chunk(len(self.walks), -1)[number]
+
+    def _walk(self, number: int) -> Walk:
+        walk = self.walks[number]
+        assert isinstance(walk, Walk)
+        return walk
 
     def _branch(self, number: int) -> nn.Module:
         return self.branches[number if self.share == "separate" else 0]
@@ -199,28 +164,3 @@ class MambaMixer(nn.Module):
             y = self._branch(k)(x.gather(1, index), z.gather(1, index), None, None, None)
             walks.append(y.gather(1, back))
         return self.out_proj(self.merge(walks))  # type: ignore[no-any-return]
-
-
-class PadTable(nn.Module):
-    """The learned rows that pads of a path read: [P, E], as the convolution's input."""
-
-    def __init__(self, rows: int, channels: int) -> None:
-        super().__init__()
-        self.table = nn.Parameter(torch.empty(rows, channels))
-
-    def init_parameters(self, draw: Draw) -> None:
-        normal_(self.table, 0.02, draw("table"))
-
-
-def _zero_pads(route: Route) -> bool:
-    return route.pads is None and route.pad_count > 0
-
-
-def make_order(learned: LearnedOrder, *, width: int, grid: Grid) -> nn.Module:
-    """The module that makes the orders of one layer."""
-    module, _, attribute = learned.target.partition(":")
-    made = getattr(importlib.import_module(module), attribute)
-    order: nn.Module = made(
-        learned.make_options(learned.options), width=width, grid=grid, layer=learned.layer, depth=learned.depth
-    )
-    return order

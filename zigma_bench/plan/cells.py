@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from zigma_bench.suite import Efficiency, Reference, Sample, Strict, Train
 
+LONGEST_SLUG = 100
 PROTOCOL = 1  # raised when the same plan would give other figures
 Stage = Literal["train", "sample", "quality", "efficiency"]
 STAGES: tuple[Stage, ...] = ("train", "sample", "quality", "efficiency")
@@ -71,7 +72,8 @@ class Cell(Strict):
 
     @property
     def slug(self) -> str:
-        return re.sub(r"[^A-Za-z0-9._]+", "-", self.label).strip("-.")
+        """The label as the name of a folder; it may be cut, for the hash that follows it is what tells cells apart."""
+        return re.sub(r"[^A-Za-z0-9._]+", "-", self.label)[:LONGEST_SLUG].strip("-.")
 
     @property
     def stages(self) -> tuple[Stage, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -16,6 +17,7 @@ from zigma_bench.registry import Cost, DataFacts, Missing, Spec
 from zigma_bench.scans.route import Route
 from zigma_bench.suite import Choice, Comparison, Source, Suite
 
+LONGEST_WORD = 40  # of an option's value in a label
 BACKENDS = ("auto", "naive", "torch", "cpu")
 
 
@@ -63,6 +65,7 @@ def make_plan(suite: Suite, source: Source, catalogue: Catalogue, *, smoke: bool
     cells: list[Cell] = []
     for index, comparison in enumerate(suite.compare):
         cells += _cells(suite, comparison, index, data, facts, metrics, source, catalogue, smoke)
+    cells = _without_twins(cells) if smoke else cells  # two sizes of one backbone have one toy
     _refuse_twins(cells, source)
     cells = _label(cells, catalogue)
     baseline = _baseline(suite, cells, source)
@@ -93,7 +96,8 @@ def _cells(
             try:
                 grid, orders, cost = _price(spec, backbone, scan, facts, seed, catalogue)
             except ZigmaBenchError as error:
-                raise error.at(scan_where) from None
+                error.where = f"{scan_where}: {error.where}" if error.where else scan_where
+                raise
             images, seconds = _budget(suite, cost)
             cells.append(
                 Cell(
@@ -180,6 +184,10 @@ def _refuse_doubles(names: Sequence[str], source: Source) -> None:
             raise UsageError(f"the metric {name!r} stands twice", where=source.where("quality", index), do="keep one")
 
 
+def _without_twins(cells: Sequence[Cell]) -> list[Cell]:
+    return list({cell.identity("train", card=""): cell for cell in cells}.values())
+
+
 def _refuse_twins(cells: Sequence[Cell], source: Source) -> None:
     seen: set[str] = set()
     for cell in cells:
@@ -202,7 +210,8 @@ def _label(cells: Sequence[Cell], catalogue: Catalogue) -> list[Cell]:
     for cell in cells:
         assert cell.backbone is not None
         name, options = cell.backbone.name, cell.backbone.options
-        words = [name, *(f"{key}={_word(options[key])}" for key in sorted(options) if len(values[name, key]) > 1)]
+        shown = (key for key in sorted(options) if len(values[name, key]) > 1 or _another_mixer(key, options[key]))
+        words = [name, *(f"{key}={_word(options[key])}" for key in shown)]
         scan = None if cell.scan is None else scan_label(catalogue.get("scan", cell.scan.name), cell.scan)
         labelled.append(cell.model_copy(update={"backbone_label": " ".join(words), "scan_label": scan}))
     return labelled
@@ -215,12 +224,20 @@ def scan_label(spec: Spec, scan: Resolved) -> str:
     return " ".join([scan.name, *(f"{key}={_word(scan.options[key])}" for key in shown)])
 
 
+def _another_mixer(key: str, value: Any) -> bool:
+    """A mixer that is not the default makes another network, and its row must say so."""
+    return key == "mixer" and isinstance(value, dict) and value["name"] != "mamba"
+
+
 def _word(value: Any) -> str:
-    """An option's value as a label shows it; a mixer by its name and options."""
+    """An option's value as a label shows it: a mixer by its name and options, a long value by its start and a hash."""
     if isinstance(value, dict):
         options = " ".join(f"{key}={_word(item)}" for key, item in sorted(value["options"].items()))
         return f"{value['name']}({options})" if options else str(value["name"])
-    return str(value)
+    text = str(value)
+    if len(text) <= LONGEST_WORD:
+        return text
+    return f"{text[: LONGEST_WORD - 10]}...{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 def _baseline(suite: Suite, cells: Sequence[Cell], source: Source) -> Cell:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import pydantic
+
 from zigma_bench.errors import UsageError, ZigmaBenchError, nearest
 from zigma_bench.grid import Grid
 from zigma_bench.plan.cells import Resolved
@@ -58,11 +60,13 @@ def resolve(catalogue: Catalogue, kind: str, choice: Choice, where: str) -> Reso
 
 def _mixer(catalogue: Catalogue, value: Any, where: str) -> dict[str, Any]:
     """A backbone's mixer, resolved: its owner and all of its options belong to the cell's identity."""
-    if isinstance(value, dict) and set(value) == {"name", "owner", "options"}:
-        value = {"name": value["name"], **value["options"]}  # resolved before, as a smoke suite's is
-    if isinstance(value, dict) and not isinstance(value.get("name"), str):
-        raise UsageError("the mixer has no name", where=where, expected="a name, or a mapping with a name", got=value)
-    return resolve(catalogue, "mixer", Choice.model_validate(value), where).model_dump()
+    try:
+        choice = Choice.model_validate(value)
+    except pydantic.ValidationError:
+        raise UsageError(
+            "this is no mixer", where=where, expected="a name, or a mapping with a name and its options", got=value
+        ) from None
+    return resolve(catalogue, "mixer", choice, where).model_dump()
 
 
 def _expand_size(spec: Spec, given: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -19,19 +19,18 @@ from zigma_bench.scans.straight import Path, refuse_clip
 def dim(
     grid: Grid, layer: int, depth: int, *, pads: Annotated[int, Interval(ge=0, le=64)] = 3, mirrored: bool = True
 ) -> Route:
-    """Rows, their reverse, columns, their reverse by layer, with `pads` learned tokens at the end of every line.
+    """Rows, their reverse, columns, their reverse by layer, with `pads` learned tokens at the end of each line.
 
-    They fill `pads` extra columns and rows of the grid. `mirrored`: the second half of the network goes through the
-    orders backwards, so that layers i and depth - 1 - i have one order.
+    They fill `pads` extra columns and rows of the grid, each with one token. `mirrored`: the second half of the network
+    goes through the orders backwards, so that layers i and depth - 1 - i have one order.
     Source: DiM (arXiv 2405.14224), tyshiwo1/DiM-DiffusionMamba `adapter_attn4mamba.py`.
     """
     refuse_clip("dim", grid)
     columns, back = divmod(min(layer, depth - 1 - layer) % 4 if mirrored else layer % 4, 2)
     height, width = grid.height + pads, grid.width + pads
-    inside = np.zeros((height, width), dtype=bool)
-    inside[: grid.height, : grid.width] = True
-    tokens, rows = np.full((height, width), PAD), np.full((height, width), PAD)
-    tokens[inside], rows[~inside] = np.arange(grid.tokens), np.arange((~inside).sum())
+    r, c = np.mgrid[:height, :width]
+    tokens = np.where((r < grid.height) & (c < grid.width), r * grid.width + c, PAD)
+    rows = np.where(c >= grid.width, c - grid.width, r - grid.height)  # how far behind the end of its line
     path, row = (np.reshape(table.T if columns else table, -1)[:: -1 if back else 1] for table in (tokens, rows))
     return Route(path, pads=row[path == PAD][None] if pads else None)
 
@@ -52,7 +51,7 @@ def mamba_r(grid: Grid, *, registers: Annotated[int, Interval(ge=1, le=1024)] = 
 
     Source: Mamba-R (arXiv 2405.14858), wangf3014/Mamba-Reg `utils.py` (get_cls_idx); the backbone is Vim.
     """
-    places = np.arange(1, registers + 1) * grid.tokens // (registers + 1)
+    places = np.arange(1, registers + 1) * (grid.tokens // (registers + 1))
     path = np.insert(np.arange(grid.tokens), places, PAD)
     rows: Path = np.arange(registers)
     return Route(np.stack([path, path[::-1]]), pads=np.stack([rows, rows[::-1]]))

@@ -70,9 +70,11 @@ def learned_routes(spec: ScanSpec, *, grid: Grid, depth: int, options: Mapping[s
     """The routes of a scan whose order a module makes of each sample's features; nothing is imported."""
     assert isinstance(spec.target, str), spec.target
     facts, plain = spec.facts, json.loads(json.dumps(dict(options)))
+    if facts.check is not None:
+        facts.check(spec.make_options(plain), grid=grid)
     raster = np.tile(np.arange(grid.tokens), (facts.paths, 1))
     return tuple(
-        Route(raster, learned=LearnedOrder(spec.target, plain, layer, depth, facts.cost, spec.make_options))
+        Route(raster, learned=LearnedOrder(spec.target, plain, layer, depth, facts.cost, spec.load, spec.make_options))
         for layer in range(depth)
     )
 

@@ -50,8 +50,9 @@ def local_mamba(grid: Grid, layer: int, *, table: list[list[str]] = UNSEARCHED) 
     """Four paths in every layer out of rows, columns, windows and their reverses, weighed a path and channel.
 
     Layer i takes entry i mod n of `table`, lists of h, h_flip, v, v_flip, wN and wN_flip; the default is LocalMamba's
-    for networks that were not searched. Windows that do not fit are padded with zeros, shorter paths at their end.
-    Source: LocalMamba (arXiv 2403.09338), hunto/LocalMamba `multi_mamba.py` (MultiScan, BiAttn) and `local_vim.py`.
+    for networks that were not searched. The weights are MaIR's (merge channel-attention); LocalMamba gates each path by
+    an attention over its own channels (BiAttn). Windows that do not fit and shorter paths are padded with zeros.
+    Source: LocalMamba (arXiv 2403.09338), hunto/LocalMamba `multi_mamba.py` (MultiScan) and `local_vim.py`.
     """
     refuse_clip("local-mamba", grid)
     if not table or not all(table):

@@ -25,6 +25,7 @@ Ints = npt.NDArray[np.int64]
 Merge = Literal["sum", "mean", "concat", "gate", "channel-attention", "scatter", "cascade"]
 Share = Literal["separate", "shared"]
 PAD = -1  # in a path: an inserted token that no cell of the grid stands for
+FEW_FEATURES = 16  # ids of steps that any path may have; a long one may have as many as steps
 
 
 class BrokenScan(NotReady):
@@ -35,7 +36,7 @@ class BrokenScan(NotReady):
 class LearnedOrder:
     """An order that a module makes of each sample's features.
 
-    `target` is built as `Module(options, width=, grid=, layer=, depth=)` and called as `module(x [B, L, D])`. It
+    `load()` is built as `Module(options, width=, grid=, layer=, depth=)` and called as `module(x [B, L, D])`. It
     returns int64 [B, K, L] and a weight [B, L] or None; tokens are multiplied by the weight before the mixer, which is
     how a gradient reaches the module (a straight-through weight is 1 in the forward pass).
     `cost(options, width=, grid=)` is its `registry.Cost`, `options` its options as JSON takes them.
@@ -46,6 +47,7 @@ class LearnedOrder:
     layer: int
     depth: int
     cost: Callable[..., Any] = field(compare=False)
+    load: Callable[[], Callable[..., Any]] = field(compare=False)
     make_options: Callable[[Mapping[str, Any]], Any] = field(compare=False)
 
     @property
@@ -104,7 +106,7 @@ class Route:
         object.__setattr__(self, name, value)
 
     def _checked_pads(self) -> Ints:
-        pads = _whole_numbers("row of pads", self.pads)
+        pads = _whole_numbers("pads", self.pads)
         counts = (self.paths == PAD).sum(1)
         if len(pads) != self.K or (counts != pads.shape[1]).any():
             raise BrokenScan(
@@ -118,20 +120,21 @@ class Route:
         return pads
 
     def _checked_features(self) -> Ints:
-        ids = _whole_numbers("row of step features", self.step_feature)
-        if ids.shape != self.paths.shape or ids.min() < 0:
+        ids = _whole_numbers("step features", self.step_feature)
+        if ids.shape != self.paths.shape or ids.min() < 0 or ids.max() >= max(self.steps, FEW_FEATURES):
             raise BrokenScan(
                 "the step features don't fit the paths",
-                expected=f"{self.paths.shape} whole numbers from 0 on",
-                got=f"{ids.shape}, least {ids.min()}",
+                expected=f"{self.paths.shape} whole numbers from 0 on, fewer than steps",
+                got=f"{ids.shape}, {ids.min()} to {ids.max()}",
             )
         return ids
 
     def _checked_stages(self) -> tuple[int, ...]:
-        stages = tuple(int(count) for count in typing.cast(Sequence[int], self.stages))
-        if sum(stages) != self.K or min(stages) < 1:
+        stages = self.stages
+        counts = isinstance(stages, tuple | list) and all(type(count) is int and count > 0 for count in stages)
+        if not counts or sum(stages or ()) != self.K:
             raise BrokenScan("the stages don't fit the paths", expected=f"counts that add up to {self.K}", got=stages)
-        return stages
+        return tuple(stages or ())
 
     @property
     def K(self) -> int:
@@ -242,14 +245,15 @@ def _frozen(array: Ints) -> Ints:
 
 
 def _whole_numbers(what: str, value: Any) -> Ints:
-    """A fresh, read-only, C-contiguous int64 [K, S] of what a scan gave."""
+    """A fresh, read-only, C-contiguous int64 [K, S] of what a scan gave as `what`, such as `path`."""
     try:
         array = np.asarray(value)
     except ValueError:  # NumPy's word for rows of unlike lengths
-        raise BrokenScan(f"the {what}s have different lengths", expected="[L] or [K, L] whole numbers") from None
+        words = "the paths have different lengths" if what == "path" else f"the {what} have rows of different lengths"
+        raise BrokenScan(words, expected="[L] or [K, L] whole numbers") from None
     if array.ndim not in (1, 2) or array.size == 0:
         raise BrokenScan(
-            "the scan gave an array of a wrong shape",
+            "the scan gave an array of a wrong shape" + ("" if what == "path" else f" as its {what}"),
             expected="[L] (one path) or [K, L] (several), not empty",
             got=array.shape,
             do="return one flat index a step" if array.size else "return at least one path",
@@ -268,18 +272,20 @@ def _whole_numbers(what: str, value: Any) -> Ints:
 
 def _lengths(value: Any, count: int, steps: int) -> tuple[Ints, ...]:
     """The segment lengths of every path, from those of each or one list for all."""
-    rows = list(value)
-    if not rows or not isinstance(rows[0], Sequence | np.ndarray):
-        rows = [rows] * count
-    expected = f"lengths of at least 1 that add up to {steps}, for each of {count} path(s)"
+    expected = f"lengths of at least 1 that add up to {steps}, in one list or in one for each of {count} path(s)"
+    rows = list(value) if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str) else []
+    nested = [isinstance(row, Sequence | np.ndarray) for row in rows]
+    if not rows or any(nested) != all(nested):
+        raise BrokenScan("the segments are no lists of lengths", expected=expected, got=value)
+    rows = rows if all(nested) else [rows] * count
     if len(rows) != count:
         raise BrokenScan("there are not as many lists of segments as paths", expected=expected, got=len(rows))
     found = []
     for row in rows:
-        lengths = _whole_numbers("list of segments", row)
-        if lengths.shape[0] != 1 or lengths.min() < 1 or lengths.sum() != steps:
-            raise BrokenScan("the segments don't fit the path", expected=expected, got=lengths.tolist()[0][:20])
-        found.append(_frozen(lengths[0]))
+        lengths = np.array(row)
+        if lengths.ndim != 1 or lengths.dtype.kind not in "iu" or lengths.min(initial=1) < 1 or lengths.sum() != steps:
+            raise BrokenScan("the segments don't fit the path", expected=expected, got=lengths.tolist()[:20])
+        found.append(_frozen(lengths.astype(np.int64)))
     return tuple(found)
 
 

@@ -84,6 +84,7 @@ def video_mamba(
     Source: VideoMamba (arXiv 2403.06977), OpenGVLab/VideoMamba `video_sm/models/videomamba.py`.
     """
     frames, places = np.arange(grid.tokens), cells(grid).transpose(1, 2, 0).reshape(-1)
+    refuse_picture("video-mamba", grid)
     first = {"spatial-first": [frames], "temporal-first": [places], "spatiotemporal": [frames, places]}[order]
     return Route(np.stack([path for forward in first for path in (forward, forward[::-1])]))
 
@@ -114,6 +115,17 @@ def serpentine(straight: Path) -> Path:
     turned = straight.copy()
     turned[1::2] = turned[1::2, ::-1].copy()
     return turned.reshape(-1)
+
+
+def refuse_picture(scan: str, grid: Grid) -> None:
+    """Raise NotReady for a grid of one frame."""
+    if not grid.video:
+        raise NotReady(
+            f"{scan} is an order of a clip, and goes through time",
+            expected="a grid of several frames",
+            got=str(grid),
+            do="take bidirectional or zigzag for pictures",
+        )
 
 
 def refuse_clip(scan: str, grid: Grid) -> None:

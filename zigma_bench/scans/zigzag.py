@@ -10,7 +10,7 @@ from annotated_types import Interval
 from zigma_bench.errors import NotReady
 from zigma_bench.grid import Grid
 from zigma_bench.scans.route import Route
-from zigma_bench.scans.straight import Mode, Path, lines, refuse_clip, serpentine
+from zigma_bench.scans.straight import Mode, Path, lines, refuse_clip, refuse_picture, serpentine
 
 # DiffMa's numbering of the eight serpentines by ZigMa's; its code then runs the inverse of each.
 DIFFMA = (7, 0, 1, 2, 3, 4, 5, 6)
@@ -87,6 +87,7 @@ def zigzag_video(grid: Grid, layer: int, *, order: str = "sst") -> Route:
             expected="such as sst, st, ts, sstt or stst",
             got=order,
         )
+    refuse_picture("zigzag-video", grid)
     kind = order[layer % len(order)]
     number = sum(order[i % len(order)] == kind for i in range(layer))
     if kind == "s":

@@ -7,6 +7,7 @@ import torch
 from zigma_bench_score_sort import ScoreSortOptions, cost
 from zigma_bench_score_sort.sort import ScoreSort
 
+from zigma_bench.errors import CellFailed
 from zigma_bench.grid import Grid
 from zigma_bench.models.init import initialise
 from zigma_bench.models.mixer import MambaMixer
@@ -51,10 +52,10 @@ def test_it_starts_as_the_raster_and_then_follows_the_score():
 def test_a_mixer_along_it_is_a_raster_mixer_on_sorted_tokens(backend):
     made = mixer(backend)
     with torch.no_grad():
-        made.order.weight.normal_(generator=torch.Generator().manual_seed(1))
+        made.order.module.weight.normal_(generator=torch.Generator().manual_seed(1))
         paths, _ = made.order(tokens())
         found = made(tokens())
-        made.order.weight.zero_()  # the raster
+        made.order.module.weight.zero_()  # the raster
         index = paths[:, 0, :, None].expand(-1, -1, 8)
         expected = torch.zeros_like(found).scatter(1, index, made(tokens().gather(1, index)))
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
@@ -63,10 +64,27 @@ def test_a_mixer_along_it_is_a_raster_mixer_on_sorted_tokens(backend):
 def test_the_score_learns():
     made = mixer()
     made(tokens()).square().sum().backward()
-    assert made.order.weight.grad.abs().sum() > 0
+    assert made.order.module.weight.grad.abs().sum() > 0
     assert all(parameter.grad is not None for parameter in made.parameters())
 
 
 def test_the_cost_is_the_built_modules():
     order = ScoreSort(ScoreSortOptions(), width=8, grid=GRID, layer=0, depth=2)
     assert cost(ScoreSortOptions(), width=8, grid=GRID).parameters == sum(p.numel() for p in order.parameters())
+
+
+@pytest.mark.parametrize(
+    ("paths", "words"),
+    [
+        (torch.zeros(3, 1, 12, dtype=torch.int64), "a path is wrong; expected each of the 12 tokens once"),
+        (torch.arange(12).expand(3, 2, 12), r"its paths is wrong; expected torch.int64 \(3, 1, 12\)"),
+        (torch.arange(12, dtype=torch.int32).expand(3, 1, 12), "got 'torch.int32"),
+        ("raster", "got 'str'"),
+    ],
+)
+def test_a_wrong_order_is_named(paths, words):
+    made = mixer()
+    made.order.module.forward = lambda x: (paths, None)
+    with pytest.raises(CellFailed, match=words) as caught:
+        made(tokens())
+    assert TARGET in str(caught.value)

@@ -3,7 +3,9 @@
     g[i, j] = exp(d A_row) g[i, j-1] + d B x,   h[i, j] = exp(d A_column) h[i-1, j] + g[i, j],   y = <C, h> + D x
 
 The other corners are the same on the turned grid, with the same parameters.
-Source: V2M (wangck20/V2M), whose 2-D recurrence this follows; projections and first values are Mamba's.
+Source: the 2-D state-space equation of V2M (wangck20/V2M). Its released code runs two Mamba scans one after the other,
+with the state summed away between rows and columns; here the state itself goes on. Projections and first values are
+Mamba's.
 B batch, H x W grid, L = H W tokens, D width, E inner channels, N state, R rank of dt.
 """
 
@@ -44,13 +46,14 @@ class V2mMixer(nn.Module):
         x = x.unflatten(1, (H, W)).permute(0, 3, 1, 2)
         u = nn.functional.silu(self.conv(x)).permute(0, 2, 3, 1)  # [B, H, W, E]
         dt, B, C = self.x_proj(u).split(self.split, dim=-1)
-        y = sum(checkpoint(self.recurrence, u, dt, B, C, corner, use_reentrant=False) for corner in self.corners)
+        d = self.recurrence.step_size(dt)
+        y = sum(checkpoint(self.recurrence, u, d, B, C, corner, use_reentrant=False) for corner in self.corners)
         out: Tensor = self.out_proj(y.flatten(1, 2).to(z.dtype) * nn.functional.silu(z))
         return out
 
 
 class Recurrence(nn.Module):
-    """u [B, H, W, E], dt [B, H, W, R], B and C [B, H, W, N] -> y [B, H, W, E] in float32, from one corner."""
+    """u, d [B, H, W, E], B and C [B, H, W, N] -> y [B, H, W, E] in float32, from one corner."""
 
     def __init__(self, channels: int, states: int, rank: int) -> None:
         super().__init__()
@@ -72,10 +75,13 @@ class Recurrence(nn.Module):
             A_log.copy_(torch.log(torch.arange(1, A_log.shape[1] + 1)).expand_as(A_log))
         nn.init.ones_(self.D)
 
-    def forward(self, u: Tensor, dt: Tensor, B: Tensor, C: Tensor, corner: tuple[int, ...]) -> Tensor:
+    def step_size(self, dt: Tensor) -> Tensor:
+        """dt [B, H, W, R] -> d [B, H, W, E], the same from every corner."""
+        return nn.functional.softplus(nn.functional.linear(dt, self.dt_weight).float() + self.dt_bias)
+
+    def forward(self, u: Tensor, d: Tensor, B: Tensor, C: Tensor, corner: tuple[int, ...]) -> Tensor:
         with torch.autocast(u.device.type, enabled=False):  # the recurrence runs in float32
-            u, dt, B, C = (tensor.float().flip(corner) if corner else tensor.float() for tensor in (u, dt, B, C))
-            d = nn.functional.softplus(nn.functional.linear(dt, self.dt_weight.float(), self.dt_bias.float()))
+            u, d, B, C = (tensor.float().flip(corner) if corner else tensor.float() for tensor in (u, d, B, C))
             g = accumulate((d * u)[..., None] * B[..., None, :], d, self.A_log_row, axis=2)
             h = accumulate(g, d, self.A_log_column, axis=1)  # [B, H, W, E, N]
             y = (h * C[..., None, :]).sum(-1) + self.D * u

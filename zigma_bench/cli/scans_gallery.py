@@ -1,0 +1,84 @@
+"""`scans gallery`: every scan of the catalogue on one page, by name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from zigma_bench.cli.scans_common import Files, check_depth, panel, save
+from zigma_bench.errors import NotReady, UsageError
+from zigma_bench.grid import Grid
+from zigma_bench.plugins import catalogue
+from zigma_bench.scans.layers import routes
+from zigma_bench.scans.route import BrokenScan, Route
+
+if TYPE_CHECKING:
+    from zigma_bench.registry import Spec
+    from zigma_bench.scans.pictures import Block, Panel
+
+PANELS, SIZE, WIDTH = 4, 1.15, 13  # of a scan at most; inches of a panel's side and of a page
+GRIDS = tuple(map(Grid.parse, ("16x16", "8x8", "9x9", "2x8x8")))  # for a scan that refuses the one asked for
+
+
+def gallery(grid: str, *, depth: int, seed: int, wanted: Files) -> None:
+    """Draw every scan of the catalogue on one page, by name."""
+    if not wanted:
+        raise UsageError("nothing to write", expected="--png FILE or --svg FILE")
+    check_depth(depth)
+    from zigma_bench.scans import pictures
+
+    asked = Grid.parse(grid)
+    blocks = [_block(spec, asked, depth, seed) for spec in catalogue().scans]
+    title = f"{len(blocks)} scans on {asked} tokens, options at their defaults"
+    save(pictures.page(blocks, size=SIZE, width=WIDTH, title=title), wanted)
+
+
+def _block(spec: Spec, asked: Grid, depth: int, seed: int) -> Block:
+    """A scan's first distinct paths, on the nearest grid that it takes; or why there is none."""
+    try:
+        options = spec.resolve({}, where="gallery")
+    except UsageError as error:
+        return _refused(spec.name, asked, error.what)
+    refusal = ""
+    for grid in (asked, *_nearest(asked)):
+        try:
+            found = routes(spec, grid=grid, depth=depth, seed=seed, options=options)
+        except BrokenScan:
+            raise
+        except NotReady as error:
+            refusal = refusal or error.what
+            continue
+        return _drawn(spec.name, found, grid, "" if grid == asked else f"on {grid}")
+    return _refused(spec.name, asked, refusal)
+
+
+def _nearest(asked: Grid) -> list[Grid]:
+    """Other grids: pictures or clips as the one asked for come first, then those of about as many tokens."""
+    others = [grid for grid in GRIDS if grid != asked]
+    return sorted(others, key=lambda grid: (grid.video != asked.video, abs(math.log(grid.tokens / asked.tokens))))
+
+
+def _refused(name: str, grid: Grid, why: str) -> Block:
+    from zigma_bench.scans.pictures import Block, Panel
+
+    return Block((Panel(grid, note="not drawn"),), why, heading=name)
+
+
+def _drawn(name: str, found: Sequence[Route], grid: Grid, note: str) -> Block:
+    """The first few distinct paths, with a word on how many there are."""
+    from zigma_bench.scans.pictures import Block
+
+    panels = [panel(grid, found[0], 0)] if found[0].learned else _distinct(found, grid)
+    count = f"{PANELS} of {len(panels)} paths" if len(panels) > PANELS else ""
+    return Block(tuple(panels[:PANELS]), ", ".join(filter(None, (note, count))), heading=name)
+
+
+def _distinct(found: Sequence[Route], grid: Grid) -> list[Panel]:
+    """Every path of all layers once; paths that start anew elsewhere are distinct."""
+    paths: dict[bytes, Panel] = {}
+    for route in dict.fromkeys(found):
+        for k, path in enumerate(route.paths):
+            resets = b"" if route.segments is None else route.segments[k].tobytes()
+            paths.setdefault(path.tobytes() + b"|" + resets, panel(grid, route, k))
+    return list(paths.values())

@@ -1,0 +1,85 @@
+"""`scans show`: the layers of a scan drawn on the terminal and in files, and what they are like."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from zigma_bench.cli.scans_common import FOOTNOTE, SHARES, Files, Shown, figures, panel, ranges, save, say, share, table
+from zigma_bench.cli.show import print_wide
+from zigma_bench.scans import analysis, draw
+
+if TYPE_CHECKING:
+    from zigma_bench.grid import Grid
+    from zigma_bench.scans.pictures import Block
+    from zigma_bench.scans.route import Route
+
+FEW = 2  # panels, which are drawn larger
+
+
+def show(shown: Shown, *, as_json: bool, wanted: Files) -> None:
+    """Draw every distinct layer and print the table of all, or one JSON document; write the pictures asked for."""
+    if as_json:
+        print(json.dumps(analysis.show_json(list(shown.layers.values()), shown.grid)))
+    else:
+        _draw(shown)
+        _tabulate(shown)
+    if wanted:
+        _write(shown, wanted)
+
+
+def _draw(shown: Shown) -> None:
+    console = Console(soft_wrap=True)
+    console.print(draw.LEGEND, markup=False, highlight=False)
+    for numbers, route in shown.distinct:
+        console.print(f"\nlayer {', '.join(map(str, numbers))}", markup=False, highlight=False)
+        for line in draw.rich_route(route, shown.grid, width=console.width if sys.stdout.isatty() else None):
+            console.print(line)
+
+
+def _tabulate(shown: Shown) -> None:
+    columns = table(f"\n{shown.label} on {shown.grid}", ("layer", "paths", *SHARES, "pads", "merge", "digest"))
+    for number, route in shown.layers.items():
+        columns.add_row(str(number), *_row(route, shown.grid))
+    print_wide(columns)
+    print(FOOTNOTE)
+    if len(shown.layers) > 1:
+        covered = analysis.coverage(list(shown.layers.values()), shown.grid)
+        print("neighbour pairs adjacent in one of the first k layers: " + ", ".join(share(value) for value in covered))
+
+
+def _row(route: Route, grid: Grid) -> list[str]:
+    """A layer's columns but for its number."""
+    facts = analysis.statistics(route, grid)
+    known = figures(facts.to_json()) if facts else ["-"] * (len(SHARES) - 1)
+    merge = "learned" if route.learned else route.merge if route.K > 1 else ""
+    return [str(route.K), f"{route.scanned_ratio:g}", *known, str(route.pad_count), merge, route.digest[:12]]
+
+
+def _write(shown: Shown, wanted: Files) -> None:
+    from zigma_bench.scans import pictures
+
+    blocks, title = _blocks(shown), f"{shown.label} on {shown.grid}"
+    size = 3.8 if len(blocks) <= FEW else 2.0
+    if {"png", "svg"} & set(wanted):
+        save(pictures.page(blocks, size=size, title=title), wanted)
+    if "gif" in wanted:
+        pictures.save_gif(blocks, wanted["gif"], size=size, title=title)
+        say(wanted["gif"])
+
+
+def _blocks(shown: Shown) -> list[Block]:
+    """A panel a distinct path, each with its caption."""
+    from zigma_bench.scans.pictures import Block
+
+    options = "".join(f", {name} {value}" for name, value in shown.given.items())
+    blocks = []
+    for numbers, route in shown.distinct:
+        where = f"layer {numbers[0]}" if len(numbers) == 1 else f"layers {ranges(numbers)}"
+        for k in range(route.K):
+            path = f", path {k}" if route.K > 1 else ""
+            blocks.append(Block((panel(shown.grid, route, k),), f"{shown.name}{options}, {where}{path}"))
+    return blocks

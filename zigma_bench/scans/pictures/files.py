@@ -1,0 +1,62 @@
+"""A figure as pixels, and as a PNG or SVG file that is written whole or not at all."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from zigma_bench.errors import NotReady
+from zigma_bench.scans.pictures.palette import few_colours
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Pixels = npt.NDArray[np.uint8]
+
+DPI = 200
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Write a figure at 200 pixels an inch, in 256 colours (a third of the bytes), whole or not at all."""
+    buffer = io.BytesIO()
+    few_colours(pixels(figure, DPI)).save(buffer, "PNG", optimize=True, dpi=(DPI, DPI))
+    write(path, buffer.getvalue())
+
+
+def save_svg(figure: Figure, path: Path) -> None:
+    """Write a figure as SVG, the same bytes for the same figure, whole or not at all."""
+    import matplotlib
+
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "zigma-bench"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    write(path, buffer.getvalue())
+
+
+def pixels(figure: Figure, dpi: int) -> Pixels:
+    """A figure, drawn, as RGB [height, width, 3]."""
+    figure.set_dpi(dpi)
+    figure.canvas.draw()
+    return drawn_pixels(figure)
+
+
+def drawn_pixels(figure: Figure) -> Pixels:
+    """What the canvas of a figure holds now."""
+    canvas: Any = figure.canvas
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a picture, whole or not at all."""
+    from zigma_bench.store import write_atomic
+
+    try:
+        write_atomic(path, data)
+    except OSError as error:
+        raise NotReady(
+            f"the picture can't be written: {error.strerror}", where=str(path), do="give another file"
+        ) from None

@@ -1,0 +1,122 @@
+"""A film in which all paths of a page grow together: new lines go over the old ones, over a muted page."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from zigma_bench.scans.pictures.files import Pixels, drawn_pixels, pixels, write
+from zigma_bench.scans.pictures.layout import Block
+from zigma_bench.scans.pictures.pages import draw_page
+from zigma_bench.scans.pictures.palette import COLOURS, whiten
+from zigma_bench.scans.pictures.panels import line_collection
+from zigma_bench.scans.pictures.style import INK, clip, disc
+from zigma_bench.scans.pictures.tracks import Track, runs
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from PIL.Image import Image
+
+DPI = 100
+WHOLE, LAST = 6000, 2000  # milliseconds: all frames but the last, and the last
+
+Growing = tuple["Axes", Track, float]  # where a path grows, the path, and the points of a cell
+
+
+def save_gif(blocks: Sequence[Block], path: Path, *, size: float = 2.0, title: str = "") -> None:
+    """Write a film in which all paths grow together: a frame a step, or at most 120; whole or not at all."""
+    layout: dict[str, Any] = {"size": size, "width": 9.5, "title": title}
+    still = pixels(draw_page(blocks, **layout, muted=False), DPI)
+    film = _in_colours_of(still, chain(_frames(draw_page(blocks, **layout, muted=True), blocks), [still]))
+    write(path, _encoded(film))
+
+
+def _in_colours_of(still: Pixels, frames: Iterable[Pixels]) -> list[Image]:
+    """Frames in one palette, that of the whole picture; the paper is white."""
+    from PIL import Image
+
+    palette = Image.fromarray(still).quantize(COLOURS)
+    film = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    whiten(film)
+    return film
+
+
+def _encoded(film: Sequence[Image]) -> bytes:
+    """A GIF that repeats, with a rest at the end."""
+    pauses = [round(clip(WHOLE / len(film), 50, 400))] * (len(film) - 1) + [LAST]
+    buffer = io.BytesIO()
+    film[0].save(buffer, "GIF", save_all=True, append_images=film[1:], duration=pauses, loop=0)
+    return buffer.getvalue()
+
+
+def _frames(figure: Figure, blocks: Sequence[Block]) -> Iterator[Pixels]:
+    """The pictures [height, width, 3] of a film over a muted page, but for the last."""
+    growing = _growing(figure, blocks)
+    pixels(figure, DPI)
+    canvas: Any = figure.canvas
+    done = canvas.copy_from_bbox(figure.bbox)
+    count = max((found.shades for _, found, _ in growing), default=1)
+    for frame in range(count - 1):
+        canvas.restore_region(done)
+        for axes, found, points in growing:
+            _draw_now(axes, *_new_lines(found, points, frame, count))
+        done = canvas.copy_from_bbox(figure.bbox)
+        for axes, found, points in growing:
+            _draw_now(axes, *_head(found, points, frame, count))
+        yield drawn_pixels(figure)
+
+
+def _growing(figure: Figure, blocks: Sequence[Block]) -> list[Growing]:
+    panels = [panel for block in blocks for panel in block.panels]
+    down = figure.get_size_inches()[1]
+    return [
+        (axes, found, _cell_points(axes, down))
+        for axes, panel in zip(figure.axes, panels, strict=False)  # the axes of the legend come last
+        if (found := panel.track) is not None
+    ]
+
+
+def _cell_points(axes: Axes, down: float) -> float:
+    """The height of a cell on a page that is `down` high."""
+    low, high = axes.get_ylim()
+    return float(axes.get_position().height * down * 72 / abs(high - low))
+
+
+def _new_lines(found: Track, points: float, frame: int, count: int) -> list[Artist]:
+    """What a path grows by in one of `count` frames."""
+    kinds = {
+        kind: [(line, shade) for line, shade in runs(found, kind) if _when(found, shade, count) == frame]
+        for kind in ("jump", "step")
+    }
+    return [line_collection(found, kind, points, lines) for kind, lines in kinds.items() if lines]
+
+
+def _head(found: Track, points: float, frame: int, count: int) -> list[Artist]:
+    """A disc on the token where a path has come to."""
+    from matplotlib.lines import Line2D
+
+    visited = np.flatnonzero(_when(found, found.shade, count) <= frame)
+    if not len(visited):
+        return []
+    x, y = found.points[visited[-1]]
+    return [Line2D([x], [y], marker="o", color=INK, mec="white", mew=0.6, ms=disc(points))]
+
+
+def _when(found: Track, shade: Any, count: int) -> Any:
+    """The frame, of `count`, in which a shade is drawn."""
+    return (shade + 1) * count // found.shades - 1
+
+
+def _draw_now(axes: Axes, *artists: Artist) -> None:
+    """Draw over what the canvas holds."""
+    for artist in artists:
+        axes.add_artist(artist)
+        axes.draw_artist(artist)
+        artist.remove()

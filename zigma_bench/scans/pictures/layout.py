@@ -1,0 +1,90 @@
+"""Where blocks of panels stand on a page: how large each is, and how they flow in lines."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from zigma_bench.grid import Grid
+from zigma_bench.scans.pictures.panels import Panel
+
+CELL, LEAST_HEIGHT, LEAST_WIDTH = 0.42, 0.2, 1.15  # the largest cell, the lowest panel, the narrowest block
+MARGIN, GAP, LEADING, LINE, LETTER = 0.25, 0.3, 0.2, 0.15, 0.062  # around all, between blocks, lines, of text, a letter
+TITLE = 0.3  # high
+NARROWEST, WITH_FOOT = 4.6, 7.0  # page inside its margins: the line that says what the marks mean; room left below
+
+
+@dataclass(frozen=True)
+class Block:
+    """Panels that belong together, side by side, with a heading above and a caption below."""
+
+    panels: tuple[Panel, ...]
+    caption: str
+    heading: str = ""
+
+    @property
+    def video(self) -> bool:
+        """Whether a panel needs a line above for the numbers of its frames."""
+        return any(panel.grid.video for panel in self.panels)
+
+
+def flow(blocks: Sequence[Block], size: float, width: float) -> list[list[Block]]:
+    """Blocks in lines no wider than `width`, where a panel's longer side is `size`."""
+    lines: list[list[Block]] = [[]]
+    used = 0.0
+    for block in blocks:
+        if lines[-1] and used + width_of(block, size) > width:
+            lines.append([])
+            used = 0.0
+        lines[-1].append(block)
+        used += width_of(block, size) + GAP
+    return lines
+
+
+def page_size(lines: Sequence[Sequence[Block]], size: float, title: str, below: float) -> tuple[float, float]:
+    """Width and height of a page of such lines; `below`: left free there."""
+    widest = max(sum(width_of(block, size) + GAP for block in line) - GAP for line in lines)
+    across = max(NARROWEST, WITH_FOOT if below else 0, widest) + 2 * MARGIN
+    heights = sum(height_of(line, size) for line in lines)
+    return across, 2 * MARGIN + (TITLE if title else 0) + heights + LEADING * len(lines) + 0.1 + below
+
+
+def cell_size(grid: Grid, size: float) -> float:
+    """The side of a cell."""
+    return min(CELL, size / max(grid.height, grid.width))
+
+
+def box(panel: Panel, size: float) -> tuple[float, float]:
+    """Width and height of a panel."""
+    cell = cell_size(panel.grid, size)
+    cells = panel.grid.frames * (panel.grid.width + 1) - 1
+    return max(cells * cell, LEAST_HEIGHT), max(panel.grid.height * cell, LEAST_HEIGHT)
+
+
+def inner_width(block: Block, size: float) -> float:
+    """The width of a block's panels with the gaps between."""
+    return sum(box(panel, size)[0] for panel in block.panels) + GAP / 2 * (len(block.panels) - 1)
+
+
+def width_of(block: Block, size: float) -> float:
+    """The width of a block."""
+    return max(inner_width(block, size), LEAST_WIDTH)
+
+
+def height_of(line: Sequence[Block], size: float) -> float:
+    """The height of a line of blocks."""
+    return sum(parts(line, size)) + 0.12
+
+
+def parts(line: Sequence[Block], size: float) -> tuple[float, float, float]:
+    """Heights of headings, panels and captions of a line of blocks."""
+    heading = max(len(wrapped(b.heading, width_of(b, size))) for b in line) * LINE * 1.1
+    panels = max(box(panel, size)[1] for b in line for panel in b.panels)
+    caption = max(len(wrapped(b.caption, width_of(b, size))) for b in line) * LINE
+    return heading + LINE * any(b.video for b in line), panels, caption
+
+
+def wrapped(text: str, width: float) -> list[str]:
+    """The lines of a text of that width."""
+    return textwrap.wrap(text, max(8, int(width / LETTER)), break_long_words=True)

@@ -1,0 +1,92 @@
+"""A page of blocks: a title, lines of panels with their headings and captions, and what the marks mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from zigma_bench.errors import UsageError
+from zigma_bench.scans.pictures import layout
+from zigma_bench.scans.pictures.layout import GAP, LEADING, LINE, MARGIN, TITLE, Block
+from zigma_bench.scans.pictures.legend import legend
+from zigma_bench.scans.pictures.panels import paint
+from zigma_bench.scans.pictures.style import INK
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST_PANELS = 200  # more would pass the 65,536 pixels a side that can be drawn
+
+
+def page(
+    blocks: Sequence[Block], *, size: float = 2.0, width: float = 9.5, title: str = "", below: float = 0
+) -> Figure:
+    """Blocks that flow in lines, and what the marks mean. `size`: a panel's longer side; `below`: left free there."""
+    return draw_page(blocks, size=size, width=width, title=title, below=below, muted=False)
+
+
+def draw_page(
+    blocks: Sequence[Block], *, size: float, width: float, title: str, below: float = 0, muted: bool
+) -> Figure:
+    """As `page`; `muted`: paths are pale, for a film to go over."""
+    panels = [panel for block in blocks for panel in block.panels]
+    if len(panels) > MOST_PANELS:
+        expected = f"at most {MOST_PANELS}"
+        raise UsageError("too many panels for a page", expected=expected, got=len(panels), do="give --layer")
+    lines = layout.flow(blocks, size, width)
+    figure = _paper(layout.page_size(lines, size, title, below))
+    _text(figure, MARGIN, MARGIN, [title] if title else [], size=11, weight="bold", ha="left")
+    y = MARGIN + (TITLE if title else 0)
+    for line in lines:
+        _place_line(figure, line, y, size, muted)
+        y += layout.height_of(line, size) + LEADING
+    legend(figure, y, panels)
+    return figure
+
+
+def _paper(size: tuple[float, float]) -> Figure:
+    """A white figure that is drawn without a display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _place_line(figure: Figure, line: Sequence[Block], y: float, size: float, muted: bool) -> None:
+    """Draw a line of blocks below y; their panels stand on one level."""
+    heading, tallest, _ = layout.parts(line, size)
+    x, level = MARGIN, y + heading + tallest
+    for block in line:
+        _place_panels(figure, block, x, level, size, muted)
+        _place_words(figure, block, x, level, size)
+        x += layout.width_of(block, size) + GAP
+
+
+def _place_panels(figure: Figure, block: Block, x: float, level: float, size: float, muted: bool) -> None:
+    """Draw the panels of a block in the middle of its width from x on."""
+    across, down = figure.get_size_inches()
+    left = x + (layout.width_of(block, size) - layout.inner_width(block, size)) / 2
+    for panel in block.panels:
+        w, h = layout.box(panel, size)
+        axes = figure.add_axes((left / across, 1 - level / down, w / across, h / down))
+        paint(axes, panel, layout.cell_size(panel.grid, size), muted)
+        left += w + GAP / 2
+
+
+def _place_words(figure: Figure, block: Block, x: float, level: float, size: float) -> None:
+    """The heading close above the block's own panels, the caption below them."""
+    width = layout.width_of(block, size)
+    heading = layout.wrapped(block.heading, width)
+    top = level - max(layout.box(panel, size)[1] for panel in block.panels) - LINE * (1.1 * len(heading) + block.video)
+    _text(figure, x + width / 2, top, heading, size=8.5, weight="bold")
+    _text(figure, x + width / 2, level + 0.1, layout.wrapped(block.caption, width), size=7.5)
+
+
+def _text(figure: Figure, x: float, y: float, lines: Sequence[str], *, ha: str = "center", **style: Any) -> None:
+    """Lines of text whose top is at y, on baselines that do not depend on the letters."""
+    across, down = figure.get_size_inches()
+    for number, line in enumerate(lines):
+        base = y + LINE * (number + 0.7)
+        figure.text(x / across, 1 - base / down, line, ha=ha, va="baseline", color=INK, **style)

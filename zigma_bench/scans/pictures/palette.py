@@ -1,0 +1,42 @@
+"""Pictures in 256 colours, on white paper."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+COLOURS = 256
+
+
+def few_colours(picture: npt.NDArray[np.uint8]) -> Image:
+    """An RGB picture [height, width, 3] in the 256 colours that suit it, on white."""
+    from PIL import Image
+
+    found = Image.fromarray(picture)
+    drawn = found.quantize(palette=_palette(found), dither=Image.Dither.NONE)
+    whiten([drawn])
+    return drawn
+
+
+def _palette(picture: Image) -> Image:
+    """Each colour weighs as the root of its pixels, so that a rare one (a pad's red, a pale cell) is not lost."""
+    from PIL import Image
+
+    colours, counts = np.unique(np.frombuffer(picture.convert("RGBA").tobytes(), np.uint32), return_counts=True)
+    weighed = np.repeat(colours, np.ceil(np.sqrt(counts)).astype(int)).view(np.uint8)
+    row = Image.fromarray(np.ascontiguousarray(weighed.reshape(1, -1, 4)[..., :3]))
+    return row.quantize(COLOURS, kmeans=1, dither=Image.Dither.NONE)
+
+
+def whiten(pictures: Sequence[Image]) -> None:
+    """Make the paper white, which the one palette of the pictures has a shade darker; the last has it at its corner."""
+    colours = np.reshape(pictures[-1].getpalette() or [], (-1, 3))
+    colours[int(np.asarray(pictures[-1])[0, 0])] = 255
+    for picture in pictures:
+        picture.putpalette(colours.ravel().tolist())

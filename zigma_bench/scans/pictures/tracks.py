@@ -1,0 +1,86 @@
+"""The geometry of a path on the plane: where its tokens lie, what joins them, where pads and segments are marked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from zigma_bench.grid import Grid
+from zigma_bench.scans.pictures.style import FRAMES, Floats
+from zigma_bench.scans.route import Ints, Route
+
+
+@dataclass(frozen=True)
+class Track:
+    """A path on the plane: x to the right, y down, in cells; the frames of a clip stand side by side.
+
+    `points` [n, 2] of the tokens visited, `shade` [n] from 0 to `shades` - 1 by time; `link` [n - 1]: "" (a reset or a
+    pad between), "step" or "jump"; `pads` [m, 2]: where pads are marked; `ends` [e, 2]: both ends of every segment.
+    """
+
+    points: Floats
+    shade: Ints
+    shades: int
+    link: npt.NDArray[np.str_]
+    pads: Floats
+    ends: Floats
+
+
+def track(route: Route, number: int, grid: Grid) -> Track:
+    """Path `number` of a route as it is drawn."""
+    path = route.paths[number]
+    at = np.flatnonzero(path >= 0)
+    since = np.zeros_like(at) if route.since is None else route.since[number][at]
+    points = _points(path[at], grid)
+    moves, reset = np.diff(points, axis=0), np.diff(since) != 0
+    link = np.where(np.abs(moves).max(-1, initial=0) <= 1, "step", "jump")
+    link[reset | (np.diff(at) > 1)] = ""
+    shades = min(route.steps, FRAMES)
+    pads = _pad_marks(points, moves, at, route.steps)
+    return Track(points, at * shades // route.steps, shades, link, pads, _segment_ends(points, reset))
+
+
+def _points(tokens: Ints, grid: Grid) -> Floats:
+    t, r, c = np.unravel_index(tokens, (grid.frames, grid.height, grid.width))
+    return np.stack([c + t * (grid.width + 1), r], axis=-1).astype(np.float64)
+
+
+def _segment_ends(points: Floats, reset: npt.NDArray[np.bool_]) -> Floats:
+    """Both ends of every segment, where there are several."""
+    if not reset.any():
+        return points[:0]
+    ends: Floats = points[np.append(True, reset) | np.append(reset, True)]
+    return ends
+
+
+def _pad_marks(points: Floats, moves: Floats, at: Ints, steps: int) -> Floats:
+    """A mark for each run of pads: half a cell behind the token it follows, or before the first token."""
+    if not len(at):
+        return points
+    half = _half_cells(moves)
+    behind = np.append(np.diff(at) > 1, at[-1] < steps - 1)
+    marks = (points + half)[behind]
+    return np.concatenate([points[:1] - half[:1], marks]) if at[0] > 0 else marks
+
+
+def _half_cells(moves: Floats) -> Floats:
+    """Half a cell [n, 2] on from each token: towards a next one that is a neighbour, else as the path was going."""
+    if not len(moves):
+        return np.array([[0.5, 0.0]])
+    ahead = np.concatenate([moves, moves[-1:]])
+    before = np.concatenate([moves[:1], moves])
+    far = (np.abs(ahead).max(-1) > 1) & (np.abs(before).max(-1) <= 1)
+    ahead[far] = before[far]
+    half: Floats = ahead / np.linalg.norm(ahead, axis=1, keepdims=True) / 2
+    return half
+
+
+def runs(found: Track, kind: str) -> list[tuple[Floats, int]]:
+    """The lines of one kind, each with its shade: unbroken stretches [points, 2] of one shade."""
+    is_kind, shade = found.link == kind, found.shade[1:]
+    joined = is_kind[1:] & is_kind[:-1] & (shade[1:] == shade[:-1])
+    starts = np.flatnonzero(is_kind & ~np.append(False, joined)[: len(is_kind)])
+    stops = np.flatnonzero(is_kind & ~np.append(joined, False)[: len(is_kind)])
+    return [(found.points[i : j + 2], int(shade[i])) for i, j in zip(starts, stops, strict=True)]
