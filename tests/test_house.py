@@ -81,6 +81,8 @@ def test_readme_commands_run(command, quick_results):
     if words[1] == "run":
         words = [w for w in words if w not in ("--smoke", "--results", "elsewhere")]
         words += ["--smoke", "--results", str(quick_results)]
+    if words[1] == "bench":
+        words += ["--results", str(quick_results)]
     words = [w.replace("results/quickstart", str(quick_results / "quickstart-smoke")) for w in words]
     done = run(str(BIN / words[0]), *words[1:])
     assert done.returncode == 0, done.stderr

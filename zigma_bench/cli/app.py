@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from zigma_bench.cli import about, catalogue, plugins, suites
+from zigma_bench.cli import about, bench, catalogue, plugins, suites
 from zigma_bench.plugin_files import add_folder
 
 app = typer.Typer(
@@ -47,3 +47,4 @@ app.command()(about.schema)
 app.add_typer(catalogue.scans, name="scans")
 app.add_typer(catalogue.backbones, name="backbones")
 app.add_typer(plugins.plugins, name="plugins")
+app.add_typer(bench.bench, name="bench")

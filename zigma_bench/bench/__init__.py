@@ -1,0 +1,1 @@
+"""Benchmarks of the operators: a correctness gate first, then medians beside every peer in one run."""

@@ -1,0 +1,136 @@
+"""What the operators' benchmark runs: inputs of a shape along a path, each backend as one call, and the gate.
+
+B batch, L tokens, E channels, N = 16 states, W = 4 taps: the sizes of a Mamba layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zigma_bench.errors import CellFailed, UsageError
+from zigma_bench.grid import Grid
+from zigma_bench.ops.backends import available
+from zigma_bench.ops.causal_conv import causal_conv
+from zigma_bench.ops.selective_scan import selective_scan
+from zigma_bench.plugins import catalogue
+from zigma_bench.scans.layers import routes
+from zigma_bench.scans.route import Ints
+
+STATES, TAPS = 16, 4
+OPS = ("scan", "conv")
+PEER = "pscan"
+GATE_SHAPES = ((2, 63, 40), (1, 500, 24))
+BOUNDS = {torch.float32: 5e-5, torch.bfloat16: 2e-2}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """B x L x E."""
+
+    batch: int
+    length: int
+    channels: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shape:
+        parts = text.lower().split("x")
+        if len(parts) != 3 or not all(part.isascii() and part.isdigit() and int(part) for part in parts):
+            raise UsageError("this is no shape", where="--shape", expected="BxLxE, such as 8x256x512", got=text)
+        return cls(*map(int, parts))
+
+    def __str__(self) -> str:
+        return f"{self.batch}x{self.length}x{self.channels}"
+
+
+def backends(op: str, device: str) -> list[str]:
+    """All that can run an operator on a device here, ours and its peers."""
+    found = [name for name, reason in available().items() if not reason and (name != "cpu" or device == "cpu")]
+    return found + ([PEER] if op == "scan" else [])
+
+
+def find_path(kind: str, length: int) -> Ints:
+    """The tokens of a path on the grid nearest to a square that has `length` tokens."""
+    height = next(side for side in range(int(length**0.5), 0, -1) if length % side == 0)
+    spec = catalogue().get("scan", kind, where="--path")
+    options = spec.resolve({}, where=f"--path {kind}")
+    route = routes(spec, grid=Grid(height, length // height), depth=1, options=options)[0]
+    if route.K != 1 or not route.bijective:
+        raise UsageError(
+            "the benchmark takes one path of all tokens",
+            where=f"--path {kind}",
+            expected="raster, zigzag, hilbert, ...",
+        )
+    path: Ints = route.paths[0].copy()
+    return path
+
+
+def inputs(op: str, shape: Shape, *, device: str, dtype: torch.dtype, seed: int = 0) -> dict[str, Tensor]:
+    """Random inputs as a network has them at its start; parameters are float32."""
+    rng = torch.Generator().manual_seed(seed)
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(*size, generator=rng)
+
+    B, L, E = shape.batch, shape.length, shape.channels
+    if op == "conv":
+        rows, parameters = {"x": normal(B, L, E)}, {"weight": normal(E, TAPS), "bias": normal(E)}
+    else:
+        rows = {"u": normal(B, L, E), "delta": normal(B, L, E), "z": normal(B, L, E)}
+        rows |= {"B": normal(B, L, STATES), "C": normal(B, L, STATES)}
+        A = -torch.arange(1.0, STATES + 1).expand(E, STATES).contiguous()
+        parameters = {"A": A, "D": torch.ones(E), "delta_bias": normal(E) * 0.5 - 4}
+    made = {name: tensor.to(device, dtype) for name, tensor in rows.items()}
+    return made | {name: tensor.to(device) for name, tensor in parameters.items()}
+
+
+def call(op: str, backend: str, given: dict[str, Tensor], path: Tensor) -> Tensor:
+    """The operator once, along the path."""
+    arguments: dict[str, Any] = given
+    if op == "conv":
+        return causal_conv(**arguments, path=path, backend=backend)
+    if backend == PEER:
+        from zigma_bench.bench.pscan import scan
+
+        return scan(**arguments, path=path)
+    return selective_scan(**arguments, path=path, backend=backend)
+
+
+def with_gradients(op: str, backend: str, given: dict[str, Tensor], path: Tensor, grad: Tensor) -> list[Tensor]:
+    """The output and the gradient of every input."""
+    out = call(op, backend, given, path)
+    return [out, *torch.autograd.grad(out, list(given.values()), grad)]
+
+
+def gate(op: str, backend: str, *, device: str, dtype: torch.dtype) -> None:
+    """CellFailed unless outputs and gradients follow the naive loop in float64, along random paths."""
+    for seed, sizes in enumerate(GATE_SHAPES):
+        shape = Shape(*sizes)
+        given = inputs(op, shape, device=device, dtype=dtype, seed=seed)
+        path = torch.randperm(shape.length, generator=torch.Generator().manual_seed(seed))
+        out_grad = torch.randn(sizes, generator=torch.Generator().manual_seed(seed + 9)).to(device, dtype)
+        mine = _detached(lambda g, p, o: with_gradients(op, backend, g, p, o), given, path.to(device), out_grad)
+        exact = {name: tensor.detach().cpu().double() for name, tensor in given.items()}
+        right = _detached(lambda g, p, o: with_gradients(op, "naive", g, p, o), exact, path, out_grad.cpu().double())
+        for name, found, expected in zip(("the output", *given), mine, right, strict=True):
+            error = float((found.cpu().double() - expected).norm() / expected.norm().clamp_min(1e-30))
+            if not error <= BOUNDS[dtype]:
+                raise CellFailed(
+                    f"the backend {backend!r} is wrong, so its speed is not told: {name} of {op} at {shape}",
+                    expected=f"a relative error of at most {BOUNDS[dtype]:g} against float64",
+                    got=error,
+                )
+
+
+def _detached(
+    run: Callable[[dict[str, Tensor], Tensor, Tensor], list[Tensor]],
+    given: dict[str, Tensor],
+    path: Tensor,
+    grad: Tensor,
+) -> list[Tensor]:
+    leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in given.items()}
+    return [tensor.detach() for tensor in run(leaves, path, grad)]

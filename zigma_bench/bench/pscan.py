@@ -1,0 +1,86 @@
+"""The peer `pscan`: the selective scan as a parallel scan in plain torch, with gathers around it for a path.
+
+What a user without compiled kernels runs today. A work-efficient inclusive scan over time (Blelloch 1990), in place
+and on strided views; its backward is the same scan against time. Source of the form: alxndrTL/mamba.py, written anew.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+def scan(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, delta_bias: Tensor, path: Tensor
+) -> Tensor:
+    """As `ops.selective_scan`: u, delta, z [B, L, E], A [E, N], B and C [B, L, N], D and delta_bias [E], path [L]."""
+    inverse = torch.empty_like(path)
+    inverse[path] = torch.arange(len(path), device=path.device)
+    u_, delta_, B_, C_ = (_Take.apply(tensor, path, inverse) for tensor in (u, delta, B, C))
+    d = F.softplus(delta_.float() + delta_bias)
+    decays = torch.exp(d[..., None] * A)  # [B, L, E, N]
+    h = (d * u_.float())[..., None] * B_.float()[:, :, None, :]
+    if torch.is_grad_enabled():
+        h = _Recurrence.apply(decays, h)
+    else:
+        accumulate_(decays, h)
+    y = (h @ C_.float()[..., None]).squeeze(-1) + D * u_
+    out: Tensor = _Take.apply(y, inverse, path) * F.silu(z.float())
+    return out.to(u.dtype)
+
+
+def accumulate_(decays: Tensor, x: Tensor) -> None:
+    """x[:, t] = decays[:, t] x[:, t-1] + x[:, t], in place along dimension 1; `decays` is spent."""
+    length = x.shape[1]
+    if length < 2:
+        return
+    first, second = slice(0, length - 1, 2), slice(1, length, 2)
+    x[:, second].addcmul_(decays[:, second], x[:, first])
+    decays[:, second].mul_(decays[:, first])
+    accumulate_(decays[:, second], x[:, second])  # every second step is final now
+    later = slice(2, length, 2)
+    x[:, later].addcmul_(decays[:, later], x[:, slice(1, length - 1, 2)])
+
+
+class _Recurrence(torch.autograd.Function):
+    """h_t = decays_t h_{t-1} + x_t; all [B, L, E, N]."""
+
+    @staticmethod
+    def forward(ctx: Any, decays: Tensor, x: Tensor) -> Tensor:
+        accumulate_(decays.clone(), x)
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(decays, x)
+        return x
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        decays, h = ctx.saved_tensors
+        against = torch.empty_like(decays)
+        against[:, 1:] = decays[:, 1:].flip(1)
+        g = grad.flip(1)
+        accumulate_(against, g)
+        g = g.flip(1)
+        grad_decays = torch.empty_like(decays)
+        grad_decays[:, 0] = 0
+        torch.mul(g[:, 1:], h[:, :-1], out=grad_decays[:, 1:])
+        return grad_decays, g
+
+
+class _Take(torch.autograd.Function):
+    """x[:, path], whose backward gathers by the inverse."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, path: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(inverse)
+        return x.index_select(1, path)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (inverse,) = ctx.saved_tensors
+        return grad.index_select(1, inverse), None, None

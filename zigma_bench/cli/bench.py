@@ -1,0 +1,79 @@
+"""`bench`: the operators timed beside their peers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from zigma_bench.bench.ops import Row
+    from zigma_bench.device import Device
+
+bench = typer.Typer(help="Speeds of the operators, told after their results are found right.", no_args_is_help=True)
+
+
+@bench.callback()
+def _bench() -> None:
+    pass
+
+
+@bench.command("ops")
+def bench_operators(
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    op: Annotated[list[str] | None, typer.Option("--op", help="scan or conv.")] = None,
+    shape: Annotated[list[str] | None, typer.Option("--shape", help="BxLxE.")] = None,
+    path: Annotated[list[str] | None, typer.Option("--path", help="A scan of one path.")] = None,
+    seconds: Annotated[float, typer.Option("--seconds", help="Time for each backend of a case.", min=0.01)] = 1.0,
+    results: Annotated[Path, typer.Option("--results", help="Where the record is written.")] = Path("results"),
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+) -> None:
+    """Time every backend of the scan and of the convolution beside its peers, forward and forward+backward."""
+    from zigma_bench.bench.cases import OPS, Shape
+    from zigma_bench.bench.ops import bench_ops, write_record
+    from zigma_bench.device import find_device
+    from zigma_bench.errors import UnknownName
+    from zigma_bench.store import check_writable
+
+    for name in op or ():
+        if name not in OPS:
+            raise UnknownName("operator", name, OPS, where="--op")
+    found = find_device(device)
+    check_writable(results)
+    rows = bench_ops(
+        found,
+        ops=op or OPS,
+        shapes=[Shape.parse(text) for text in shape or ()],
+        paths=path or ("raster", "random"),
+        seconds=seconds,
+        tell=lambda text: print(text, file=sys.stderr),
+    )
+    file = write_record(rows, found, results)
+    if as_json:
+        typer.echo(json.dumps([row.to_json() for row in rows], indent=1))
+    else:
+        _print(rows, found)
+        typer.echo(f"record: {file}")
+
+
+def _print(rows: list[Row], device: Device) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from zigma_bench.bench.ops import PEERS
+    from zigma_bench.cli.show import print_wide
+
+    peers = [peer for peer in PEERS if any(peer in row.ratio for row in rows)]
+    table = Table(title=Text(f"operators on {device.card}; times a peer's median is longer"), title_justify="left")
+    for heading in ("op", "direction", "B x L x E", "path", "backend"):
+        table.add_column(heading)
+    for heading in ("median ms", "spread ms", *peers, "x copy floor"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        ratios = [f"{row.ratio[peer]:.2f}" if peer in row.ratio else "" for peer in peers]
+        times = [f"{row.median_ms:.3f}", f"{row.spread_ms:.3f}"]
+        table.add_row(row.op, row.direction, row.shape, row.path, row.backend, *times, *ratios, f"{row.floor:.1f}")
+    print_wide(table)
