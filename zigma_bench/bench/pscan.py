@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from zigma_bench.ops.causal_conv.torch_blocks import take_rows
+
 
 def scan(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, delta_bias: Tensor, path: Tensor
@@ -20,7 +22,7 @@ def scan(
     """As `ops.selective_scan`: u, delta, z [B, L, E], A [E, N], B and C [B, L, N], D and delta_bias [E], path [L]."""
     inverse = torch.empty_like(path)
     inverse[path] = torch.arange(len(path), device=path.device)
-    u_, delta_, B_, C_ = (_Take.apply(tensor, path, inverse) for tensor in (u, delta, B, C))
+    u_, delta_, B_, C_ = (take_rows(tensor, path, inverse) for tensor in (u, delta, B, C))
     d = F.softplus(delta_.float() + delta_bias)
     decays = torch.exp(d[..., None] * A)  # [B, L, E, N]
     h = (d * u_.float())[..., None] * B_.float()[:, :, None, :]
@@ -29,7 +31,7 @@ def scan(
     else:
         accumulate_(decays, h)
     y = (h @ C_.float()[..., None]).squeeze(-1) + D * u_
-    out: Tensor = _Take.apply(y, inverse, path) * F.silu(z.float())
+    out: Tensor = take_rows(y, inverse, path) * F.silu(z.float())
     return out.to(u.dtype)
 
 
@@ -69,18 +71,3 @@ class _Recurrence(torch.autograd.Function):
         grad_decays[:, 0] = 0
         torch.mul(g[:, 1:], h[:, :-1], out=grad_decays[:, 1:])
         return grad_decays, g
-
-
-class _Take(torch.autograd.Function):
-    """x[:, path], whose backward gathers by the inverse."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, path: Tensor, inverse: Tensor) -> Tensor:
-        ctx.save_for_backward(inverse)
-        return x.index_select(1, path)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (inverse,) = ctx.saved_tensors
-        return grad.index_select(1, inverse), None, None

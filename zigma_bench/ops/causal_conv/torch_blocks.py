@@ -18,7 +18,7 @@ def conv(
         return _conv_in_order(x, weight, bias, since, silu)
     inverse = torch.empty_like(path)
     inverse[path] = torch.arange(len(path), device=path.device)
-    return _take_rows(_conv_in_order(_take_rows(x, path, inverse), weight, bias, since, silu), inverse, path)
+    return take_rows(_conv_in_order(take_rows(x, path, inverse), weight, bias, since, silu), inverse, path)
 
 
 def _conv_in_order(x: Tensor, weight: Tensor, bias: Tensor | None, since: Tensor | None, silu: bool) -> Tensor:
@@ -34,7 +34,8 @@ def _conv_in_order(x: Tensor, weight: Tensor, bias: Tensor | None, since: Tensor
     return F.silu(y) if silu else y
 
 
-def _take_rows(x: Tensor, path: Tensor, inverse: Tensor) -> Tensor:
+def take_rows(x: Tensor, path: Tensor, inverse: Tensor) -> Tensor:
+    """x[:, path] for x [B, L, E]; `inverse[path[i]] = i`."""
     rows: Tensor = _TakeRows.apply(x, path, inverse)
     return rows
 
