@@ -130,7 +130,7 @@ def not_a_number(options, subject):
 
 
 def describe(options):
-    return DataFacts(1, 8, 8, "the same", embedded=True)
+    return DataFacts(1, 8, 8, "the same")
 
 
 def _pixels(side, seed):

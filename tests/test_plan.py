@@ -238,3 +238,13 @@ def test_two_sizes_of_one_backbone_are_one_toy_under_smoke(write_suite):
     assert len({cell.label for cell in plan(path).cells}) == len(plan(path).cells)
     toys = [cell for cell in plan(path, smoke=True).cells if cell.role == "cell"]
     assert len({cell.identity("train", card="") for cell in toys}) == len(toys) == 3
+
+
+def test_too_few_held_out_images_are_told_before_anything_is_trained(write_suite):
+    few = write_suite(("{name: digits}", "{name: digits, validation: 31}"))
+    with pytest.raises(NotReady, match=r"suite.yaml:\d+, key sample.count: the floor needs 32 .* there are 31"):
+        plan(few)
+    enough = write_suite(("{name: digits}", "{name: digits, validation: 33}"))
+    assert plan(enough).cells
+    with pytest.raises(NotReady, match="there are 33"):
+        plan(enough, settings=["reference.split=validation"])

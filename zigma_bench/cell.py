@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zigma_bench.device import Device
-from zigma_bench.errors import Interrupted, NotReady, ZigmaBenchError
+from zigma_bench.errors import Interrupted, ZigmaBenchError
 from zigma_bench.images import Images, Splits, Subset
-from zigma_bench.plan import Cell, Stage, cell_routes
+from zigma_bench.plan import Cell, Stage, cell_routes, held_out_needed, too_few_held_out
 from zigma_bench.plugins import catalogue
 from zigma_bench.record import Measurement, Record
 from zigma_bench.store import SPEC, stage_folder, write_json, write_record
@@ -210,12 +210,8 @@ def load_parts(cell: Cell) -> Parts:
     splits: Splits = spec.load()(spec.make_options(cell.data.options))
     count, held = cell.sample.count, len(splits.validation)
     order = np.random.default_rng(0).permutation(held)
-    needed = count if cell.reference.split == "train" else count + 2
-    if cell.quality and held < needed:
-        raise NotReady(
-            f"the floor needs {count:,} held-out images that are not in the reference, and there are {held:,}",
-            do="hold out more images, lower sample.count, or set reference.split to train",
-        )
+    if cell.quality and held < held_out_needed(cell.sample, cell.reference):
+        raise too_few_held_out(cell.sample, held)
     floor = Subset(splits.validation, order[:count])
     rest = splits.train if cell.reference.split == "train" else Subset(splits.validation, order[count:])
     return Parts(splits.train, splits.validation, floor, rest)

@@ -118,14 +118,17 @@ class LearnedScan:
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What a plan must know of a resolved data source without decoding an image."""
+    """What a plan must know of a resolved data source without decoding an image.
+
+    `held_out`: the number of validation images, where the options or the source tell it; None where only loading does.
+    """
 
     channels: int
     height: int
     width: int
     fingerprint: str
     missing: tuple[Missing, ...] = ()
-    embedded: bool = False
+    held_out: int | None = None
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ def test_shapes_are_as_described(validation: int, resolution: int) -> None:
     assert (len(splits.train), len(splits.validation)) == (1797 - validation, validation)
     pixels = splits.train.take([0])
     assert pixels.shape == (1, facts.channels, facts.height, facts.width) == (1, 1, resolution, resolution)
-    assert pixels.dtype == np.uint8 and facts.embedded and not facts.missing
+    assert pixels.dtype == np.uint8 and facts.held_out == validation and not facts.missing
 
 
 def test_pixels_are_those_of_scikit_learn() -> None:

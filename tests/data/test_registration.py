@@ -25,7 +25,7 @@ def test_three_sources_load_and_describe_themselves() -> None:
     for name, spec in found.items():
         options = spec.make_options(spec.resolve(given.get(name, {}), where="test"))
         facts = spec.facts.describe(options)
-        assert len(facts.fingerprint) == 64 and (name == "digits") == facts.embedded
+        assert len(facts.fingerprint) == 64 and facts.held_out == options.validation
         assert callable(spec.load())
 
 

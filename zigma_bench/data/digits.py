@@ -31,7 +31,8 @@ def describe(options: DigitsOptions) -> DataFacts:
         missing = ()
         parts = {"version": importlib.metadata.version("scikit-learn"), "bytes": file.stat().st_size}
     parts |= {"validation": options.validation, "resolution": options.resolution}
-    return DataFacts(1, options.resolution, options.resolution, fingerprint("digits", parts), missing, embedded=True)
+    size = options.resolution
+    return DataFacts(1, size, size, fingerprint("digits", parts), missing, held_out=options.validation)
 
 
 def load(options: DigitsOptions) -> Splits:

@@ -28,7 +28,9 @@ def describe(options: FacesHQOptions) -> DataFacts:
     files = below(_root(options), SUFFIXES)
     missing = () if files.files else (Missing(f"{WHAT} in {options.root}", GET.format(root=_root(options))),)
     parts = {"resolution": options.resolution, "validation": options.validation, "files": files.sizes()}
-    return DataFacts(3, options.resolution, options.resolution, fingerprint("faceshq", parts), missing)
+    return DataFacts(
+        3, options.resolution, options.resolution, fingerprint("faceshq", parts), missing, options.validation
+    )
 
 
 def load(options: FacesHQOptions) -> Splits:

@@ -55,7 +55,9 @@ def describe(options: HuggingFaceOptions) -> DataFacts:
         parts["hub"] = [options.path, options.revision, options.data_dir]
         parts["hub_files"] = [split_list(options.data_files), split_list(options.validation_files)]
     size = options.resolution
-    return DataFacts(options.channels, size, size, fingerprint("huggingface", parts), source.missing)
+    return DataFacts(
+        options.channels, size, size, fingerprint("huggingface", parts), source.missing, options.validation
+    )
 
 
 def find(options: HuggingFaceOptions) -> Source:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from zigma_bench.errors import NotReady
 from zigma_bench.suite import Efficiency, Reference, Sample, Strict, Train
 
 LONGEST_SLUG = 100
@@ -138,6 +139,19 @@ class Cell(Strict):
         if stage == "sample":
             return drawn
         return {**drawn, **judged}
+
+
+def held_out_needed(sample: Sample, reference: Reference) -> int:
+    """Images apart from training: the floor's, and two at least where the rest of them are the reference."""
+    return sample.count if reference.split == "train" else sample.count + 2
+
+
+def too_few_held_out(sample: Sample, held_out: int) -> NotReady:
+    """The error of a source that holds fewer images out than the suite draws."""
+    return NotReady(
+        f"the floor needs {sample.count:,} held-out images that are not in the reference, and there are {held_out:,}",
+        do="hold out more images, lower sample.count, or set reference.split to train",
+    )
 
 
 def _dump(model: Strict | None) -> Any:

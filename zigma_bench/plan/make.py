@@ -10,7 +10,7 @@ from typing import Any
 
 from zigma_bench.errors import NotReady, UnknownName, UsageError, ZigmaBenchError
 from zigma_bench.grid import Grid
-from zigma_bench.plan.cells import Cell, Resolved
+from zigma_bench.plan.cells import Cell, Resolved, held_out_needed, too_few_held_out
 from zigma_bench.plan.resolve import cell_routes, describe, resolve, smoke_suite
 from zigma_bench.plugins import Catalogue
 from zigma_bench.registry import Cost, DataFacts, Missing, Spec
@@ -62,6 +62,7 @@ def make_plan(suite: Suite, source: Source, catalogue: Catalogue, *, smoke: bool
         resolve(catalogue, "metric", metric, source.where("quality", i)) for i, metric in enumerate(suite.quality)
     )
     _refuse_doubles([metric.name for metric in metrics], source)
+    _check_held_out(suite, facts, source)
     cells: list[Cell] = []
     for index, comparison in enumerate(suite.compare):
         cells += _cells(suite, comparison, index, data, facts, metrics, source, catalogue, smoke)
@@ -176,6 +177,13 @@ def _budget(suite: Suite, cost: Cost) -> tuple[int | None, float | None]:
             raise UsageError("the budget does not pay for one image", got=budget.flops, do="raise budget.flops")
         return images, None
     return budget.images, budget.seconds
+
+
+def _check_held_out(suite: Suite, facts: DataFacts, source: Source) -> None:
+    """The floor's images and the reference's must be there, as far as the source tells how many it has."""
+    needed = held_out_needed(suite.sample, suite.reference)
+    if suite.quality and facts.held_out is not None and facts.held_out < needed:
+        raise too_few_held_out(suite.sample, facts.held_out).at(source.where("sample", "count"))
 
 
 def _refuse_doubles(names: Sequence[str], source: Source) -> None:
