@@ -218,6 +218,6 @@ def test_the_parts_of_a_scatter_take_no_room_of_their_own():
     """Each token is written once: the mixer of 16 parts makes no [B, L, E] for each of them."""
     grid = Grid(16, 16)
     made, x = mixer(route_of("atrous", grid, 0, step=4), grid, "torch"), tokens(grid)
-    rows = [module.part(made.branches[k], x.repeat(1, 1, 2), made.zeros) for k, module in enumerate(made.walks)]
+    rows = [module.part(made.branches[k], x.repeat(1, 1, 2)) for k, module in enumerate(made.walks)]
     assert [tuple(values.shape) for _, values in rows] == [(2, 16, 32)] * 16
     assert sorted(torch.cat([visited for visited, _ in rows]).tolist()) == list(range(256))

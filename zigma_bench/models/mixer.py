@@ -18,7 +18,7 @@ from zigma_bench.models.init import Draw, normal_, uniform_
 from zigma_bench.models.learned import Order
 from zigma_bench.models.merge import make_merge
 from zigma_bench.models.options import MambaOptions, ZigmaOptions
-from zigma_bench.models.walk import PadTable, Walk, put_back
+from zigma_bench.models.walk import PadTable, Walk, put_back, with_pads
 from zigma_bench.ops.causal_conv import causal_conv
 from zigma_bench.ops.selective_scan import selective_scan
 from zigma_bench.scans.route import Route
@@ -120,7 +120,8 @@ class MambaMixer(nn.Module):
         if self.stages is not None:
             return self.out_proj(self._cascade(x, z, behind))  # type: ignore[no-any-return]
         if self.merge_name == "scatter":
-            parts = [self._walk(k).part(self._branch(k), x, behind) for k in range(len(self.walks))]
+            rows = with_pads(x, behind)
+            parts = [self._walk(k).part(self._branch(k), rows) for k in range(len(self.walks))]
             return self.out_proj(put_back(parts, x) * nn.functional.silu(z))  # type: ignore[no-any-return]
         walks = [
             walk(self._branch(k), self._part(k, x), self._part(k, z), self._part(k, behind))

@@ -53,15 +53,19 @@ class Walk(nn.Module):
         if self.visited is None:
             y: Tensor = branch(x, z, self.path, self.since, self.features)
             return y
-        y = put_back([self.part(branch, x, behind)], x)
+        y = put_back([self.part(branch, with_pads(x, behind))], x)
         return y if z is None else y * nn.functional.silu(z)
 
-    def part(self, branch: nn.Module, x: Tensor, behind: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The tokens that the path visits [V], and what it writes there [B, V, E]."""
+    def part(self, branch: nn.Module, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The tokens that the path visits [V], and what it writes there [B, V, E]; rows [B, L + P, E]."""
         assert self.visited is not None and self.rows is not None and self.steps is not None
-        rows = x if behind is None else torch.cat((x, behind.to(x.dtype).expand(len(x), -1, -1)), 1)
         walked: Tensor = branch(rows.index_select(1, self.rows), None, None, self.since, self.features)
         return self.visited, walked.index_select(1, self.steps)
+
+
+def with_pads(x: Tensor, behind: Tensor | None) -> Tensor:
+    """x [B, L, E] with the rows that pads read [P, E] behind it."""
+    return x if behind is None else torch.cat((x, behind.to(x.dtype).expand(len(x), -1, -1)), 1)
 
 
 def put_back(parts: Sequence[tuple[Tensor, Tensor]], like: Tensor) -> Tensor:
