@@ -36,11 +36,7 @@ def print_wide(shown: RenderableType) -> None:
 def show_plan(plan: Plan, results: Path, device: Device) -> None:
     """The cells of a plan, a row each."""
     title = f"{plan.suite.name}: {plan.question}"
-    shown = RichTable(title=Text(title), title_justify="left")
-    shown.add_column("cell")
-    for heading in ("grid px", "tokens", "scanned", "params M", "GFLOP", "images", "about"):
-        shown.add_column(heading, justify="right")
-    total = 0.0
+    rows, total = [], 0.0
     for cell in plan.cells:
         guess = estimate(cell, results, device)
         total += guess.seconds or 0.0
@@ -48,13 +44,19 @@ def show_plan(plan: Plan, results: Path, device: Device) -> None:
         images = (
             f"{cell.train_images:,}" if cell.train_images else f"{cell.train_seconds} s" if cell.train_seconds else ""
         )
-        row = [
+        rows.append([
             cell.label, f"{cell.channels}x{cell.height}x{cell.width}", f"{cell.tokens:,}" if network else "",
             f"{cell.scanned_ratio:g}" if cell.scanned_ratio else "", f"{cell.parameters / 1e6:.2f}" if network else "",
             f"{sum(cell.forward_flops.values()) / 1e9:.3g}" if network else "", images,
             "?" if guess.seconds is None else duration(guess.seconds),
-        ]  # fmt: skip
-        shown.add_row(*(Text(text) for text in row))
+        ])  # fmt: skip
+    headings = ("cell", "grid px", "tokens", "scanned", "params M", "GFLOP", "images", "about")
+    shown = RichTable(title=Text(title), title_justify="left")
+    for heading, *column in zip(headings, *rows, strict=True):
+        widest = None if sys.stdout.isatty() else max(map(len, (heading, *column)))  # spares rich measuring every cell
+        shown.add_column(heading, justify="left" if heading == "cell" else "right", width=widest)
+    for row in rows:
+        shown.add_row(*map(Text, row))
     print_wide(shown)
     spent = ", ".join(f"{value:,} {key}" for key, value in plan.suite.budget.model_dump(exclude_none=True).items())
     print(
