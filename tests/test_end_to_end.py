@@ -233,9 +233,16 @@ def test_a_record_of_a_newer_format_is_refused(write_suite, tmp_path):
 
 
 def test_too_few_held_out_images_end_before_training(write_suite, tmp_path):
-    path = write_suite(*ONE_CELL, ("{name: digits}", "{name: digits, validation: 20}"))
+    """Held-out files are only counted when they are loaded; where the options tell the number, the plan stops."""
+    for split, count in (("train", 40), ("held", 20)):
+        (tmp_path / split).mkdir()
+        for number in range(count):
+            Image.new("L", (8, 8), number).save(tmp_path / split / f"{number}.png")
+    files = f"data_files: {tmp_path}/train/*.png, validation_files: {tmp_path}/held/*.png"
+    data = f"{{name: huggingface, path: imagefolder, {files}, resolution: 8, channels: 1}}"
+    path = write_suite(*ONE_CELL, ("{name: digits}", data))
     done = run("run", path, "--results", tmp_path / "results", "--json")
-    assert done.returncode == 1
+    assert done.returncode == 1, done.stderr
     (row,) = [row for row in rows(done) if row["role"] == "cell"]
     assert row["reason"].startswith("train: the floor needs 32 held-out images")
 
