@@ -203,7 +203,7 @@ def test_the_batch_of_a_sample_counts_for_dopri5_alone(write_suite):
         ("mixer: 'a b!'", "this is no mixer; expected a name"),
         ("mixer: {name: ''}", "this is no mixer"),
         ("mixer: {depth: 3}", "this is no mixer"),
-        ("mixer: mambo", "no mixer is called 'mambo'; expected one of mamba; did you mean 'mamba'?"),
+        ("mixer: mambo", "no mixer is called 'mambo'; expected one of mamba, mamba-2; did you mean 'mamba'?"),
         ("mixer: {name: mamba, fast: true}", "mixer 'mamba' has no option 'fast'"),
         ("mixer: {name: mamba, owner: x, options: 3}", "mixer 'mamba' has no option 'owner'"),
     ],

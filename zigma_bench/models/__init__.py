@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from zigma_bench.hookspecs import hookimpl
 from zigma_bench.models import costs
-from zigma_bench.models.options import DitOptions, MambaOptions, VisionMambaOptions, ZigmaOptions
+from zigma_bench.models.options import DitOptions, Mamba2Options, MambaOptions, VisionMambaOptions, ZigmaOptions
 from zigma_bench.registry import BackboneFacts, MixerFacts
 
 # Widths and depths of the official factory functions (CompVis/zigma model_zigma.py; its S has width 368).
@@ -33,6 +33,12 @@ def register_mixers(register: Callable[..., None]) -> None:
         "zigma_bench.models.mixer:MambaMixer",
         options=MambaOptions,
         facts=MixerFacts(cost=costs.mamba_cost, check=costs.check_mamba),
+    )
+    register(
+        "mamba-2",
+        "zigma_bench.models.mamba2:Mamba2Mixer",
+        options=Mamba2Options,
+        facts=MixerFacts(cost=costs.mamba2_cost, check=costs.check_mamba2),
     )
 
 

@@ -3,7 +3,8 @@
 L tokens, D width, E inner channels, N state, R rank of dt, W conv window, K paths of a layer, S steps of a path,
 C channels, p patch.
 Norms, activations and sums (a few FLOPs a value) are not counted; matrix products, convolutions and scans are.
-The scan counts 9 FLOPs for each token, channel and state, as the repositories of Mamba and VMamba do.
+The scan counts 9 FLOPs for each token, channel and state, as the repositories of Mamba and VMamba do; Mamba-2's, whose
+decay is one number a head, the 5 of its recurrence (with 128 states, chunks of 64 steps do as many).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from zigma_bench.errors import NotReady
 from zigma_bench.grid import Grid
 from zigma_bench.models.mixers import check_mixer_fits, mixer_cost
-from zigma_bench.models.options import DitOptions, MambaOptions, VisionMambaOptions, ZigmaOptions
+from zigma_bench.models.options import DitOptions, Mamba2Options, MambaOptions, VisionMambaOptions, ZigmaOptions
 from zigma_bench.registry import Cost
 from zigma_bench.scans.route import Route
 
@@ -26,7 +27,7 @@ def mamba_cost(options: MambaOptions, *, block: ZigmaOptions, grid: Grid, route:
     L, K, S = grid.tokens, route.K, route.steps
     F = E // K if route.merge == "concat" else E  # channels of a path
     branch = F * W + F + F * (R + 2 * N) + R * F + F + F * N + F + route.features * N  # conv, x_proj, dt, A, D
-    merge = {"gate": K * K * E + K, "channel-attention": K * K * E + K * E}.get(route.merge, 0)
+    merge = _merge_parameters(route, E)
     parameters = 2 * D * E + E * D + _branches(route) * branch + route.pad_rows * E + merge
     flops = {
         "in_proj": 4 * L * D * E,
@@ -37,10 +38,7 @@ def mamba_cost(options: MambaOptions, *, block: ZigmaOptions, grid: Grid, route:
         "merge": 2 * K * K * E if merge else 0,
         "out_proj": 2 * L * E * D,
     }
-    if route.learned is not None:
-        order: Cost = route.learned.cost(route.learned.make_options(route.learned.options), width=D, grid=grid)
-        return Cost(parameters + order.parameters, {**flops, "order": order.total_flops})
-    return Cost(parameters, flops)
+    return _with_order(Cost(parameters, flops), route, width=D, grid=grid)
 
 
 def check_mamba(options: MambaOptions, *, block: ZigmaOptions, grid: Grid, route: Route) -> None:
@@ -51,6 +49,42 @@ def check_mamba(options: MambaOptions, *, block: ZigmaOptions, grid: Grid, route
             f"multiple of {route.K}",
             do="choose another width, or fewer paths",
         )
+
+
+def mamba2_cost(options: Mamba2Options, *, block: ZigmaOptions, grid: Grid, route: Route) -> Cost:
+    """One Mamba-2 mixer: a branch for each path with own parameters, or one for all; pads are projected like tokens."""
+    D, E, N, G, W = block.width, block.inner, options.state, options.groups, block.conv
+    L, K, S = grid.tokens, route.K, route.steps
+    F = E // K if route.merge == "concat" else E  # channels of a path
+    H = options.heads(F)
+    chosen, convolved = 2 * G * N + H, F + 2 * G * N  # B, C and dt; x, B and C
+    branch = D * chosen + convolved * W + convolved + 3 * H + route.features * G * N  # projection, conv, dt bias, A, D
+    merge = _merge_parameters(route, E)
+    parameters = 2 * D * E + E + E * D + _branches(route) * branch + route.pad_rows * D + merge
+    projected = L + (route.pad_rows or int(route.pad_count > 0))
+    flops = {
+        "in_proj": 4 * projected * D * E,
+        "bcdt_proj": (K * S if route.merge == "scatter" else _branches(route) * projected) * 2 * D * chosen,
+        "conv": K * 2 * S * convolved * W,
+        "scan": K * 5 * S * F * N,
+        "merge": 2 * K * K * E if merge else 0,
+        "out_proj": 2 * L * E * D,
+    }
+    return _with_order(Cost(parameters, flops), route, width=D, grid=grid)
+
+
+def check_mamba2(options: Mamba2Options, *, block: ZigmaOptions, grid: Grid, route: Route) -> None:
+    """Channel groups must divide the inner channels, and heads those of a path; the state is the mixer's own option."""
+    check_mamba(MambaOptions(), block=block, grid=grid, route=route)
+    default = ZigmaOptions.state
+    if block.state != default:
+        raise NotReady(
+            "the backbone's option state is that of the mixer mamba, and mamba-2 has its own",
+            expected=f"{default} (its default)",
+            got=block.state,
+            do="leave it out, and say mixer: {name: mamba-2, state: ...}",
+        )
+    options.heads(block.inner // route.K if route.merge == "concat" else block.inner)
 
 
 def zigma_cost(options: ZigmaOptions, *, grid: Grid, channels: int, routes: Sequence[Route]) -> Cost:
@@ -129,6 +163,19 @@ def check_dit(options: DitOptions, *, grid: Grid, routes: Sequence[Route]) -> No
 
 def _branches(route: Route) -> int:
     return len(route.paths) if route.share == "separate" else 1
+
+
+def _merge_parameters(route: Route, E: int) -> int:
+    K = route.K
+    return {"gate": K * K * E + K, "channel-attention": K * K * E + K * E}.get(route.merge, 0)
+
+
+def _with_order(mixer: Cost, route: Route, *, width: int, grid: Grid) -> Cost:
+    """The mixer's cost, and that of the module that makes a learned order."""
+    if route.learned is None:
+        return mixer
+    order: Cost = route.learned.cost(route.learned.make_options(route.learned.options), width=width, grid=grid)
+    return Cost(mixer.parameters + order.parameters, {**mixer.forward_flops, "order": order.total_flops})
 
 
 def _time_parameters(D: int) -> int:

@@ -72,6 +72,16 @@ class Branch(nn.Module):
         A = -torch.exp(self.A_log.float())
         return selective_scan(u, delta, A, B, C, D=self.D, z=z, delta_bias=self.dt_bias, **along)
 
+    def whole(self, xz: Tensor, path: Tensor | None, since: Tensor | None) -> Tensor:
+        """As `forward` for x and z side by side [B, L, 2E], as one operator of the backend `fused`."""
+        from zigma_bench.ops.mamba_inner import mamba_inner
+
+        A = -torch.exp(self.A_log.float())
+        return mamba_inner(
+            xz, self.conv_weight, self.conv_bias, self.x_proj.weight, self.dt_weight, self.dt_bias, A, self.D,
+            path=path, since=since,
+        )  # fmt: skip
+
 
 class OutProjection(nn.Linear):
     """E -> D, started at PyTorch's default divided by the square root of the depth (GPT-2's rule, as Mamba does)."""
@@ -110,12 +120,17 @@ class MambaMixer(nn.Module):
             for index in range(K if route.share == "separate" else 1)
         )
         self.merge = make_merge(route.merge, K, E)
+        in_place = route.learned is None and route.pad_count == 0 and route.stages is None and not route.features
+        self.whole = backend == "fused" and in_place and route.merge not in ("scatter", "concat")
         self.out_proj = OutProjection(E, block.width, block.depth)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.order is not None:
             return self._along_learned(x)
-        x, z = self.in_proj(x).chunk(2, dim=-1)  # [B, L, E] each
+        xz = self.in_proj(x)
+        if self.whole:
+            return self.out_proj(self.merge([self._whole(k, xz) for k in range(len(self.walks))]))  # type: ignore[no-any-return]
+        x, z = xz.chunk(2, dim=-1)  # [B, L, E] each
         behind = self.zeros if self.pads is None else self.pads.table
         if self.stages is not None:
             return self.out_proj(self._cascade(x, z, behind))  # type: ignore[no-any-return]
@@ -142,6 +157,11 @@ class MambaMixer(nn.Module):
 
     def _branch(self, number: int) -> nn.Module:
         return self.branches[number if self.share == "separate" else 0]
+
+    def _whole(self, number: int, xz: Tensor) -> Tensor:
+        branch, walk = self._branch(number), self._walk(number)
+        assert isinstance(branch, Branch)
+        return branch.whole(xz, walk.path, walk.since)
 
     def _cascade(self, x: Tensor, z: Tensor, behind: Tensor | None) -> Tensor:
         """Stage after stage, each reading the sum that the one before it wrote; the gate acts at the end."""

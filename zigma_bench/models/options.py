@@ -61,6 +61,38 @@ class MambaOptions:
 
 
 @dataclass(frozen=True)
+class Mamba2Options:
+    """Mamba-2's mixer: a causal convolution and a scan by matrix products (SSD) along each path of the layer's route.
+
+    `head_dim` channels are a head, `state` numbers the state of each of its channels; B and C are one set for each of
+    `groups` groups of heads.
+    """
+
+    head_dim: Positive = 64
+    state: Positive = 128
+    groups: Positive = 1
+
+    def heads(self, channels: int) -> int:
+        """H, the heads of so many channels; NotReady where they or the groups don't divide."""
+        if channels % self.head_dim:
+            raise NotReady(
+                f"heads of {self.head_dim} channels do not divide the {channels} inner channels of a path",
+                expected=f"a divisor of {channels}",
+                got=self.head_dim,
+                do="choose another head_dim of the mixer mamba-2, or another width",
+            )
+        heads = channels // self.head_dim
+        if heads % self.groups:
+            raise NotReady(
+                f"{self.groups} groups do not divide the {heads} heads of a path",
+                expected=f"a divisor of {heads}",
+                got=self.groups,
+                do="choose other groups of the mixer mamba-2",
+            )
+        return heads
+
+
+@dataclass(frozen=True)
 class DitOptions:
     """DiT: adaLN-Zero blocks of softmax attention and an MLP, the order-free control (arXiv 2212.09748)."""
 

@@ -6,7 +6,7 @@ of the tokens gathers its rows and puts them back. B batch, L tokens, S steps, E
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -56,10 +56,10 @@ class Walk(nn.Module):
         y = put_back([self.part(branch, with_pads(x, behind))], x)
         return y if z is None else y * nn.functional.silu(z)
 
-    def part(self, branch: nn.Module, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def part(self, branch: Callable[..., Tensor], rows: Tensor) -> tuple[Tensor, Tensor]:
         """The tokens that the path visits [V], and what it writes there [B, V, E]; rows [B, L + P, E]."""
         assert self.visited is not None and self.rows is not None and self.steps is not None
-        walked: Tensor = branch(rows.index_select(1, self.rows), None, None, self.since, self.features)
+        walked = branch(rows.index_select(1, self.rows), None, None, self.since, self.features)
         return self.visited, walked.index_select(1, self.steps)
 
 
@@ -69,9 +69,9 @@ def with_pads(x: Tensor, behind: Tensor | None) -> Tensor:
 
 
 def put_back(parts: Sequence[tuple[Tensor, Tensor]], like: Tensor) -> Tensor:
-    """The rows of paths that together visit every token once, each at its token: as `like` [B, L, E]."""
+    """The rows [.., E] of paths that together visit every token once, each at its token: [B, L, E] for [B, L, ..]."""
     visited, rows = (torch.cat(items, dim) for items, dim in zip(zip(*parts, strict=True), (0, 1), strict=True))
-    return torch.empty_like(like).index_copy(1, visited, rows.to(like.dtype))
+    return like.new_empty(*like.shape[:2], rows.shape[-1]).index_copy(1, visited, rows.to(like.dtype))
 
 
 class PadTable(nn.Module):
