@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from zigma_bench.device import nvidia_cards
 from zigma_bench.errors import NotReady, UnknownName, UsageError
 from zigma_bench.ops import backends, compiler
 from zigma_bench.ops.selective_scan import __file__ as scan_room
@@ -34,8 +35,20 @@ def test_portable_backends_run_everywhere(name: str, device: str) -> None:
 @needs_compiler
 def test_auto_with_a_compiler() -> None:
     assert backends.resolve("auto", "cpu") == backends.resolve("cpu", "cpu") == "cpu"
+    assert {name: backends.available()[name] for name in ("naive", "torch", "cpu")} == dict.fromkeys(
+        ("naive", "torch", "cpu"), ""
+    )
+
+
+@pytest.mark.skipif(bool(nvidia_cards()), reason="there is an NVIDIA card")
+def test_without_a_card() -> None:
     assert backends.resolve("auto", "cuda") == "torch"
-    assert backends.available() == {"naive": "", "torch": "", "cpu": ""}
+    for name in ("fused", "mamba-ssm"):
+        with pytest.raises(NotReady, match="needs"):
+            backends.resolve(name, "cuda")
+        with pytest.raises(NotReady, match=f"'{name}' doesn't run on this device; expected cuda; got 'cpu'"):
+            backends.resolve(name, "cpu")
+    assert "NVIDIA card" in backends.available()["fused"]
 
 
 @pytest.mark.usefixtures("no_compiler")

@@ -12,17 +12,19 @@ import numpy as np
 import pytest
 import torch
 
+from zigma_bench.errors import NotReady
 from zigma_bench.grid import Grid
 from zigma_bench.models.options import ZigmaOptions
 from zigma_bench.models.zigma import Zigma
 from zigma_bench.ops.causal_conv import causal_conv
+from zigma_bench.ops.mamba_inner import mamba_inner
 from zigma_bench.ops.selective_scan import selective_scan
 from zigma_bench.registry import scan_spec
 from zigma_bench.scans.layers import routes
 from zigma_bench.scans.zigzag import zigzag
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA card")
-BACKENDS = ("naive", "torch")
+BACKENDS = ("naive", "torch", "fused")
 
 
 def scan_inputs(batch: int, length: int, channels: int, states: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
@@ -70,7 +72,7 @@ def agree(found: list[torch.Tensor], expected: list[torch.Tensor], bound: float)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("length", [1, 17, 64, 500])
+@pytest.mark.parametrize("length", [1, 63, 64, 500, 512])
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 3e-5), (torch.bfloat16, 2e-2)])
 @pytest.mark.parametrize("segments", [False, True])
 def test_selective_scan(backend: str, length: int, dtype: torch.dtype, bound: float, segments: bool) -> None:
@@ -82,7 +84,7 @@ def test_selective_scan(backend: str, length: int, dtype: torch.dtype, bound: fl
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("length", [1, 17, 500])
+@pytest.mark.parametrize("length", [1, 63, 64, 500])
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 3e-5), (torch.bfloat16, 2e-2)])
 @pytest.mark.parametrize("segments", [False, True])
 def test_causal_conv(backend: str, length: int, dtype: torch.dtype, bound: float, segments: bool) -> None:
@@ -95,6 +97,140 @@ def test_causal_conv(backend: str, length: int, dtype: torch.dtype, bound: float
     rounded = {name: value.to(dtype).double() for name, value in given.items()}
     expected = with_gradients(causal_conv, rounded, path, "cpu", torch.float64, "naive", since)
     agree(with_gradients(causal_conv, given, path, "cuda", dtype, backend, since), expected, bound)
+
+
+@pytest.mark.parametrize("length", [4096, 16384])
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-4), (torch.bfloat16, 2e-2), (torch.float16, 2e-2)])
+@pytest.mark.parametrize("segments", [False, True])
+def test_fused_over_long_paths(length: int, dtype: torch.dtype, bound: float, segments: bool) -> None:
+    given, path = scan_inputs(1, length, 72, 16)
+    since = some_segments(length) if segments else None
+    rounded = {name: value.to(dtype).double() for name, value in given.items()}
+    expected = with_gradients(selective_scan, rounded, path, "cuda", torch.float64, "torch", since)
+    agree(with_gradients(selective_scan, given, path, "cuda", dtype, "fused", since), expected, bound)
+
+
+@pytest.mark.parametrize("states", [1, 2, 7, 8, 12, 24, 32, 64])
+@pytest.mark.parametrize("segments", [False, True])
+def test_fused_with_any_number_of_states(states: int, segments: bool) -> None:
+    given, path = scan_inputs(2, 150, 37, states)
+    since = some_segments(150) if segments else None
+    doubles = {name: value.double() for name, value in given.items()}
+    expected = with_gradients(selective_scan, doubles, path, "cpu", torch.float64, "naive", since)
+    agree(with_gradients(selective_scan, given, path, "cuda", torch.float32, "fused", since), expected, 3e-5)
+
+
+@pytest.mark.parametrize("left_out", ["D", "z", "delta_bias"])
+def test_fused_without_what_may_be_left_out(left_out: str) -> None:
+    given, path = scan_inputs(2, 100, 40, 16)
+    del given[left_out]
+    given["delta"] = given["delta"] - 2
+    doubles = {name: value.double() for name, value in given.items()}
+    expected = with_gradients(selective_scan, doubles, path, "cpu", torch.float64, "naive")
+    agree(with_gradients(selective_scan, given, path, "cuda", torch.float32, "fused"), expected, 3e-5)
+
+
+def test_more_states_than_registers_are_refused() -> None:
+    given, path = scan_inputs(1, 8, 4, 65)
+    with pytest.raises(NotReady, match=r"so many states.*at most 64; got 65"):
+        selective_scan(**{name: value.cuda() for name, value in given.items()}, path=path.cuda(), backend="fused")
+
+
+def test_fused_reads_strided_rows_and_writes_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Views with rows far apart, channels apart, a batch expanded; empty memory is full of NaN."""
+    given, path = scan_inputs(2, 100, 48, 16)
+    plain = with_gradients(selective_scan, given, path, "cuda", torch.float32, "fused")
+    apart = {}
+    for name, value in given.items():
+        wide = torch.randn(*value.shape[:-1], 3 * value.shape[-1] + 5)
+        apart[name] = (wide[..., 2 : 2 + value.shape[-1]], wide[..., ::3][..., : value.shape[-1]])[name in ("z", "B")]
+        apart[name].copy_(value)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        moved = with_gradients(lambda **all: selective_scan(**all), apart, path, "cuda", torch.float32, "fused")
+    finally:
+        torch.use_deterministic_algorithms(False)
+    agree(moved, plain, 1e-6)
+
+
+@pytest.mark.parametrize("shape", [(2, 200, 96), (1, 4096, 96), (64, 64, 256)])
+def test_fused_gives_equal_bits_again(shape: tuple[int, int, int]) -> None:
+    given, path = scan_inputs(*shape, 16)
+    first, second = (with_gradients(selective_scan, given, path, "cuda", torch.bfloat16, "fused") for _ in range(2))
+    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("segments", [False, True])
+def test_no_segment_sees_what_another_holds(segments: bool) -> None:
+    given, path = scan_inputs(1, 96, 40, 16)
+    given["u"][0, path[20]] = float("inf")
+    since = torch.arange(96) // 32 * 32 if segments else None
+    y = selective_scan(
+        **{name: value.cuda() for name, value in given.items()}, path=path.cuda(),
+        since=None if since is None else since.cuda(), backend="fused",
+    )  # fmt: skip
+    assert y[0, path[32:].cuda()].isfinite().all() == segments
+    assert not y[0, path[20:32].cuda()].isfinite().all()
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 2e-5), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("segments", [False, True])
+def test_the_whole_branch_equals_its_parts(dtype: torch.dtype, bound: float, segments: bool) -> None:
+    rng = torch.Generator().manual_seed(0)
+    E, N, R, L = 96, 16, 6, 130
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=rng)
+
+    given = {
+        "xz": normal(2, L, 2 * E), "conv_weight": normal(E, 4), "conv_bias": normal(E),
+        "x_proj": normal(R + 2 * N, E) / E**0.5, "dt_proj": normal(E, R) / R**0.5, "dt_bias": normal(E) - 3,
+        "A": -torch.rand(E, N, generator=rng) * N - 0.1, "D": normal(E),
+    }  # fmt: skip
+    path, since = torch.randperm(L, generator=rng), some_segments(L) if segments else None
+
+    def parts(*, path: torch.Tensor, since: torch.Tensor | None, backend: str, **all: torch.Tensor) -> torch.Tensor:
+        along: dict[str, Any] = {"path": path, "since": since, "backend": backend}
+        x, z = all["xz"].chunk(2, -1)
+        u = causal_conv(x, all["conv_weight"], all["conv_bias"], **along)
+        dt, B, C = (u @ all["x_proj"].t()).split([R, N, N], -1)
+        return selective_scan(
+            u, dt @ all["dt_proj"].t(), all["A"], B, C, D=all["D"], z=z, delta_bias=all["dt_bias"], **along
+        )
+
+    def whole(*, path: torch.Tensor, since: torch.Tensor | None, backend: str, **all: torch.Tensor) -> torch.Tensor:
+        return mamba_inner(**all, path=path, since=since)
+
+    rounded = {name: value.to(dtype).double() for name, value in given.items()}
+    expected = with_gradients(parts, rounded, path, "cpu", torch.float64, "naive", since)
+    agree(with_gradients(whole, given, path, "cuda", dtype, "fused", since), expected, bound)
+
+
+def test_pytorch_finds_the_operators_well_registered() -> None:
+    given, path = scan_inputs(2, 70, 40, 16)
+    u, delta, A, B, C, D, z, bias = (given[name].cuda().requires_grad_() for name in given)
+    ops = torch.ops.zigma_bench
+    torch.library.opcheck(ops.selective_scan, (u, delta, A, B, C, D, z, bias, True, path.cuda(), None, True))
+    weight = torch.randn(40, 4, device="cuda", requires_grad=True)
+    torch.library.opcheck(ops.causal_conv, (u, weight, bias, path.cuda(), None, True))
+
+
+def test_a_network_compiles_whole_and_equals_itself() -> None:
+    grid, spec = Grid(8, 8), scan_spec("zigzag", zigzag, owner="test")
+    orders = routes(spec, grid=grid, depth=2, seed=0, options=spec.resolve({"paths": 8}, where="test"))
+    options = ZigmaOptions(width=64, depth=2, patch=1)
+    network = Zigma(options, grid=grid, channels=3, routes=orders, backend="fused").cuda()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    x, t = torch.randn(2, 3, 8, 8, device="cuda"), torch.rand(2, device="cuda")
+    compiled = torch.compile(network, fullgraph=True)
+    for run in (network, compiled):
+        network.zero_grad()
+        run(x, t).square().mean().backward()
+        found = [parameter.grad.clone() for parameter in network.parameters() if parameter.grad is not None]
+        if run is network:
+            expected = found
+    agree([grad.cpu() for grad in found], [grad.cpu() for grad in expected], 1e-4)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

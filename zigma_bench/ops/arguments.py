@@ -6,7 +6,7 @@ import ctypes
 from typing import TYPE_CHECKING
 
 from zigma_bench.errors import UnknownName, UsageError
-from zigma_bench.ops.backends import BACKENDS, require_cpu
+from zigma_bench.ops.backends import BACKENDS, require_device
 
 if TYPE_CHECKING:
     from torch import Tensor, dtype
@@ -16,8 +16,7 @@ def check_backend(backend: str, device_type: str, *, where: str) -> None:
     """UnknownName unless `backend` is a resolved name (not `auto`), NotReady where it can't run on the device."""
     if backend not in BACKENDS:
         raise UnknownName("backend", backend, BACKENDS, where=where)
-    if backend == "cpu":
-        require_cpu(device_type)
+    require_device(backend, device_type)
 
 
 def check_shape(name: str, tensor: Tensor | None, shape: tuple[int, ...], like: Tensor, *, where: str) -> None:
@@ -100,13 +99,13 @@ def working_dtype(tensor: Tensor) -> dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
-def check_not_double(tensors: list[Tensor | None], *, where: str) -> None:
-    """UsageError if the backend `cpu` is given float64, which it would have to round."""
+def check_not_double(backend: str, tensors: list[Tensor | None], *, where: str) -> None:
+    """UsageError if a backend that computes in float32 is given float64, which it would have to round."""
     import torch
 
     if any(tensor is not None and tensor.dtype == torch.float64 for tensor in tensors):
         raise UsageError(
-            "the backend 'cpu' computes in float32",
+            f"the backend {backend!r} computes in float32",
             where=where,
             expected="float32, bfloat16 or float16",
             got=torch.float64,

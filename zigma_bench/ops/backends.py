@@ -1,18 +1,27 @@
-"""Which implementation of the operators runs: chosen once by `resolve`, never changed silently. Imports no torch."""
+"""Which implementation of the operators runs: chosen once by `resolve`, never changed silently.
+
+Imports no torch, unless there is an NVIDIA card.
+"""
 
 from __future__ import annotations
 
+import importlib.util
+
+from zigma_bench.device import nvidia_cards
 from zigma_bench.errors import NotReady, UnknownName, UsageError
 from zigma_bench.ops.compiler import find_compiler, require_compiler
 
-BACKENDS = ("naive", "torch", "cpu")
+BACKENDS = ("naive", "torch", "cpu", "fused", "mamba-ssm")
 DEVICES = ("cpu", "cuda")
+ONLY = {"cpu": "cpu", "fused": "cuda", "mamba-ssm": "cuda"}  # the device of backends that run on one alone
+LEAST_CAPABILITY = (8, 0)  # of a card for `fused`: copies to shared memory that are not waited for, tf32 products
+LIBRARIES = ("selective_scan_cuda", "causal_conv1d_cuda")  # compiled parts of mamba-ssm and causal-conv1d
 
 
 def resolve(requested: str, device_type: str) -> str:
     """The backend to run on a device, from a name or `auto`.
 
-    `auto` is `cpu` on a CPU with a C++ compiler, and `torch` elsewhere.
+    `auto` is `cpu` on a CPU with a C++ compiler, `fused` on a card that it serves, and `torch` elsewhere.
     Raises UnknownName for another name, UsageError for an unknown device, NotReady where a named one can't run.
     """
     if requested not in (*BACKENDS, "auto"):
@@ -20,29 +29,88 @@ def resolve(requested: str, device_type: str) -> str:
     if device_type not in DEVICES:
         raise UsageError("the operators don't run on this device", expected=" or ".join(DEVICES), got=device_type)
     if requested == "auto":
-        return "cpu" if device_type == "cpu" and find_compiler() is not None else "torch"
-    if requested == "cpu":
-        require_cpu(device_type)
-        require_compiler()
+        if device_type == "cpu":
+            return "cpu" if find_compiler() is not None else "torch"
+        return "fused" if _why_not_fused() is None else "torch"
+    require_device(requested, device_type)
+    _require(requested)
     return requested
 
 
-def require_cpu(device_type: str) -> None:
-    """NotReady unless the device is the CPU."""
-    if device_type != "cpu":
+def require_device(backend: str, device_type: str) -> None:
+    """NotReady if the backend runs on another device alone."""
+    if (only := ONLY.get(backend, device_type)) != device_type:
         raise NotReady(
-            "the backend 'cpu' doesn't run on this device",
-            expected="cpu",
+            f"the backend {backend!r} doesn't run on this device",
+            expected=only,
             got=device_type,
-            do="take the backend 'torch' or 'auto', or run on the CPU",
+            do=f"take the backend 'torch' or 'auto', or run on {'the CPU' if only == 'cpu' else 'an NVIDIA card'}",
         )
 
 
 def available() -> dict[str, str]:
     """Every backend, with the reason why it can't run on this machine, or an empty text."""
     reasons = dict.fromkeys(BACKENDS, "")
-    try:
-        require_compiler()
-    except NotReady as error:
-        reasons["cpu"] = str(error)
+    for backend in BACKENDS:
+        try:
+            _require(backend)
+        except NotReady as error:
+            reasons[backend] = str(error)
     return reasons
+
+
+def _require(backend: str) -> None:
+    """NotReady if what the backend needs of this machine is missing."""
+    if backend == "cpu":
+        require_compiler()
+    if backend == "fused" and (error := _why_not_fused()) is not None:
+        raise error
+    if backend == "mamba-ssm":
+        missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
+        if missing:
+            raise NotReady(
+                "the backend 'mamba-ssm' needs compiled libraries that are not installed",
+                expected=" and ".join(LIBRARIES),
+                got=f"no {' and no '.join(missing)}",
+                do="pip install causal-conv1d mamba-ssm (they compile for minutes), or take the backend 'fused'",
+            )
+        _require_card("mamba-ssm")
+
+
+def _why_not_fused() -> NotReady | None:
+    try:
+        if importlib.util.find_spec("cuda") is None or importlib.util.find_spec("cuda.bindings") is None:
+            return NotReady(
+                "the backend 'fused' needs cuda-bindings, which comes with PyTorch's builds for CUDA",
+                expected="the module cuda.bindings",
+                do="pip install cuda-bindings (of your CUDA's major version), or take the backend 'torch'",
+            )
+        _require_card("fused")
+    except NotReady as error:
+        return error
+    import torch
+
+    found = torch.cuda.get_device_capability()
+    if found < LEAST_CAPABILITY:
+        return NotReady(
+            "the backend 'fused' doesn't run on this card",
+            expected=f"compute capability {LEAST_CAPABILITY[0]}.{LEAST_CAPABILITY[1]} or later",
+            got=f"{torch.cuda.get_device_name()}: {found[0]}.{found[1]}",
+            do="take the backend 'torch'",
+        )
+    return None
+
+
+def _require_card(backend: str) -> None:
+    cards = nvidia_cards()
+    if cards:
+        import torch
+
+        if torch.cuda.is_available():
+            return
+        cards = (*cards, f"torch {torch.__version__}, which sees none")
+    raise NotReady(
+        f"the backend {backend!r} needs an NVIDIA card that PyTorch can use",
+        got=", ".join(cards) or "no card",
+        do="run where there is one (nvidia-smi and torch.cuda.is_available() tell), or take the backend 'auto'",
+    )

@@ -43,12 +43,17 @@ def causal_conv(
     arguments.check_path(path, x, where=WHERE)
     arguments.check_since(since, x, where=WHERE)
     if backend == "cpu":
-        arguments.check_not_double([x, weight, bias], where=WHERE)
+        arguments.check_not_double(backend, [x, weight, bias], where=WHERE)
         from zigma_bench.ops.causal_conv.cpu import conv
     elif backend == "torch":
         from zigma_bench.ops.causal_conv.torch_blocks import conv
     else:
         from zigma_bench.ops.causal_conv.naive import conv
+    if backend == "fused":
+        arguments.check_not_double(backend, [x, weight, bias], where=WHERE)
+        from zigma_bench.ops.causal_conv import fused
+
+        return fused.conv(x, weight, bias, path, since, activation == "silu")
     dtype = arguments.working_dtype(x)
     bias = None if bias is None else bias.to(dtype)
     return conv(x.to(dtype), weight.to(dtype), bias, path, since, activation == "silu").to(x.dtype)

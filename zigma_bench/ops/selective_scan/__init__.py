@@ -44,12 +44,17 @@ def selective_scan(
     arguments.check_path(path, u, where=WHERE)
     arguments.check_since(since, u, where=WHERE)
     if backend == "cpu":
-        arguments.check_not_double([u, delta, A, B, C, D, z, delta_bias], where=WHERE)
+        arguments.check_not_double(backend, [u, delta, A, B, C, D, z, delta_bias], where=WHERE)
         from zigma_bench.ops.selective_scan.cpu import scan
     elif backend == "torch":
         from zigma_bench.ops.selective_scan.torch_blocks import scan
     else:
         from zigma_bench.ops.selective_scan.naive import scan
+    if backend == "fused":
+        arguments.check_not_double(backend, [u, delta, A, B, C, D, z, delta_bias], where=WHERE)
+        from zigma_bench.ops.selective_scan import fused
+
+        return fused.scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, path, since)
     dtype = arguments.working_dtype(u)
     u_, delta_, A_, B_, C_ = (tensor.to(dtype) for tensor in (u, delta, A, B, C))
     D_, z_, bias_ = (None if tensor is None else tensor.to(dtype) for tensor in (D, z, delta_bias))

@@ -1,0 +1,73 @@
+"""The causal convolution on an NVIDIA card, as an operator that PyTorch knows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zigma_bench.ops.arguments import dense_rows
+from zigma_bench.ops.causal_conv import launch
+from zigma_bench.ops.cuda.library import define
+
+
+def conv(
+    x: Tensor, weight: Tensor, bias: Tensor | None, path: Tensor | None, since: Tensor | None, silu: bool
+) -> Tensor:
+    """See `causal_conv`; x in any dtype that the kernels read, y in the same."""
+    bias = weight.new_zeros(weight.shape[0]) if bias is None else bias
+    y: Tensor = _forward(x, weight.float(), bias.float(), path, since, silu)
+    return y
+
+
+def _run(x: Tensor, weight: Tensor, bias: Tensor, path: Tensor | None, since: Tensor | None, silu: bool) -> Tensor:
+    return launch.forward(dense_rows(x), weight.contiguous(), bias.contiguous(), path, since, silu)
+
+
+def _run_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, path: Tensor | None, since: Tensor | None, silu: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    return launch.backward(dense_rows(grad), dense_rows(x), weight.contiguous(), bias.contiguous(), path, since, silu)
+
+
+def _rows_like(x: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _flops(x: Any, weight: Any, *_: Any) -> int:
+    batch, length, channels = x
+    return int(2 * batch * length * channels * weight[1])
+
+
+_forward = define(
+    "causal_conv",
+    "(Tensor x, Tensor weight, Tensor bias, Tensor? path, Tensor? since, bool silu) -> Tensor",
+    _run,
+    lambda x, weight, bias, path, since, silu: _rows_like(x),
+    _flops,
+)
+_backward = define(
+    "causal_conv_backward",
+    "(Tensor grad, Tensor x, Tensor weight, Tensor bias, Tensor? path, Tensor? since, bool silu)"
+    " -> (Tensor, Tensor, Tensor)",
+    _run_backward,
+    lambda grad, x, weight, bias, path, since, silu: (
+        _rows_like(x),
+        torch.empty_like(weight, memory_format=torch.contiguous_format),
+        torch.empty_like(bias),
+    ),
+    lambda grad, *arguments: 2 * _flops(*arguments),
+)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.silu = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return (*_backward(grad, *ctx.saved_tensors, ctx.silu), None, None, None)
+
+
+_forward.register_autograd(_differentiate, setup_context=_keep)

@@ -1,0 +1,135 @@
+"""The selective scan on an NVIDIA card, as an operator that PyTorch knows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zigma_bench.errors import NotReady
+from zigma_bench.ops.arguments import dense_rows
+from zigma_bench.ops.cuda.library import define
+from zigma_bench.ops.selective_scan.launch import MOST_STATES, SAVE, Inputs, backward, forward
+
+FLOPS = 9  # a token, channel and state: as zigma_bench.models.costs counts them
+
+
+def scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    path: Tensor | None,
+    since: Tensor | None,
+) -> Tensor:
+    """See `selective_scan`; rows in any dtype that the kernels read, and y in u's."""
+    check_states(A.shape[1])
+    wide = torch.promote_types(u.dtype, delta.dtype)
+    wide = wide if z is None else torch.promote_types(wide, z.dtype)
+    projected = torch.promote_types(B.dtype, C.dtype)
+    channels = u.shape[2]
+    D_ = A.new_zeros(channels) if D is None else D
+    bias = A.new_zeros(channels) if delta_bias is None else delta_bias
+    save = torch.is_grad_enabled() and any(
+        tensor is not None and tensor.requires_grad for tensor in (u, delta, A, B, C, D, z, delta_bias)
+    )
+    y, _ = _forward(
+        u.to(wide), delta.to(wide), A.float(), B.to(projected), C.to(projected), D_.float(),
+        None if z is None else z.to(wide), bias.float(), delta_softplus, path, since, save,
+    )  # fmt: skip
+    return y.to(u.dtype)  # type: ignore[no-any-return]
+
+
+def check_states(states: int) -> None:
+    """NotReady if the kernels don't hold so many states."""
+    if states > MOST_STATES:
+        raise NotReady(
+            "the backend 'fused' doesn't hold so many states in registers",
+            where="selective_scan",
+            expected=f"at most {MOST_STATES}",
+            got=states,
+            do="take the backend 'torch'",
+        )
+
+
+def _inputs(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor | None, bias: Tensor,
+    softplus: bool, path: Tensor | None, since: Tensor | None,
+) -> Inputs:  # fmt: skip
+    rows = [None if tensor is None else dense_rows(tensor) for tensor in (u, delta, B, C, z)]
+    u_, delta_, B_, C_, z_ = rows
+    assert u_ is not None and delta_ is not None and B_ is not None and C_ is not None
+    return Inputs(u_, delta_, A.contiguous(), B_, C_, D.contiguous(), z_, bias.contiguous(), softplus, path, since)
+
+
+def _run(*arguments: Any) -> tuple[Tensor, Tensor]:
+    *inputs, save = arguments
+    return forward(_inputs(*inputs), save=save)
+
+
+def _shapes(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor | None, bias: Tensor,
+    softplus: bool, path: Tensor | None, since: Tensor | None, save: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    batch, length, channels = u.shape
+    shape = (batch, -(-length // SAVE), channels, A.shape[1]) if save else (0,)
+    return torch.empty_like(u, memory_format=torch.contiguous_format), A.new_empty(shape)
+
+
+def _run_backward(grad: Tensor, saved: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+    given = _inputs(*inputs)
+    found = backward(given, dense_rows(grad), saved)
+    of_z = grad.new_empty(0) if found.z is None else found.z
+    of_B, of_C = (tensor.to(given.B.dtype).contiguous() for tensor in (found.B, found.C))
+    return found.u, found.delta, found.A, of_B, of_C, found.D, of_z, found.bias
+
+
+def _backward_shapes(
+    grad: Tensor, saved: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor | None,
+    bias: Tensor, softplus: bool, path: Tensor | None, since: Tensor | None,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    of_z = grad.new_empty(0) if z is None else z
+    return tuple(
+        torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in (u, delta, A, B, C, D, of_z, bias)
+    )
+
+
+def _flops(u: Any, delta: Any, A: Any, *_: Any) -> int:
+    batch, length, channels = u
+    return int(FLOPS * batch * length * channels * A[1])
+
+
+ARGUMENTS = (
+    "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor? z, Tensor bias, bool softplus, "
+    "Tensor? path, Tensor? since"
+)
+_forward = define("selective_scan", f"({ARGUMENTS}, bool save) -> (Tensor, Tensor)", _run, _shapes, _flops)
+_backward = define(
+    "selective_scan_backward",
+    f"(Tensor grad, Tensor saved, {ARGUMENTS}) -> ({', '.join(['Tensor'] * 8)})",
+    _run_backward,
+    _backward_shapes,
+    lambda grad, saved, *arguments: 2 * _flops(*arguments),
+)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    u, delta, A, B, C, D, z, bias, ctx.softplus, path, since, _ = inputs
+    ctx.save_for_backward(output[1], u, delta, A, B, C, D, z, bias, path, since)
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    saved, u, delta, A, B, C, D, z, bias, path, since = ctx.saved_tensors
+    found = _backward(grad, saved, u, delta, A, B, C, D, z, bias, ctx.softplus, path, since)
+    of_u, of_delta, of_A, of_B, of_C, of_D, of_z, of_bias = found
+    return of_u, of_delta, of_A, of_B, of_C, of_D, None if z is None else of_z, of_bias, None, None, None, None
+
+
+_forward.register_autograd(_differentiate, setup_context=_keep)

@@ -1,0 +1,287 @@
+"""Launches of scan.cu and scan_backward.cu, which read and write rows through the path on an NVIDIA card.
+
+Only the state before every 64th step is kept for the backward, which computes the others again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from zigma_bench.ops.cuda.program import kernel
+from zigma_bench.ops.cuda.rows import Rows, readable_by
+
+FORWARD, BACKWARD = (Path(__file__).with_name(name) for name in ("scan.cu", "scan_backward.cu"))
+SAVE = 64  # steps between saved states; parts of a path are multiples of it
+OUTPUTS, END_STATES, ADJOINTS = range(3)
+MOST_STATES = 64
+SHAPES = {1: (128, 5), 2: (64, 4), 4: (64, 3), 8: (32, 2)}  # channels of a block and resident blocks, by lanes
+
+
+class _Scan(ctypes.Structure):
+    """`Scan` of scan.cu, field by field."""
+
+    _fields_ = (
+        *((name, Rows) for name in ("u", "delta", "z", "B", "C", "out", "grad")),
+        *((name, ctypes.c_void_p) for name in ("A", "D", "bias", "path", "since", "initial", "saved", "ends", "sums")),
+        *((name, ctypes.c_int) for name in ("length", "channels", "states", "parts", "part")),
+    )
+
+
+class _Backward(ctypes.Structure):
+    """`ScanBackward` of scan_backward.cu, field by field."""
+
+    _fields_ = (
+        *((name, Rows) for name in ("u", "delta", "z", "B", "C", "grad", "grad_u", "grad_delta", "grad_z")),
+        *((name, ctypes.c_void_p) for name in ("A", "D", "bias", "path", "since", "saved", "adjoints", "sums")),
+        *((name, ctypes.c_void_p) for name in ("grad_BC", "grad_A", "grad_D", "grad_bias", "grad_initial")),
+        *((name, ctypes.c_int) for name in ("length", "channels", "states", "parts", "part")),
+    )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a pass is spread: lanes that share a channel, channels and resident blocks, parts of the path."""
+
+    lanes: int
+    channels: int
+    blocks: int
+    parts: int
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The operator's arguments: u, delta, z of one dtype, B and C of one; rows with their numbers side by side,
+    parameters float32 and contiguous."""
+
+    u: Tensor
+    delta: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor
+    z: Tensor | None
+    bias: Tensor
+    softplus: bool
+    path: Tensor | None
+    since: Tensor | None
+
+    @property
+    def sizes(self) -> tuple[int, int, int, int]:
+        """Batch, length, channels, states."""
+        return (*self.u.shape, self.A.shape[1])
+
+    def settings(self, *written: Tensor | None) -> dict[str, int | torch.dtype]:
+        return {
+            "IO": self.u.dtype,
+            "BC": self.B.dtype,
+            "VECTOR": readable_by([self.u, self.delta, self.z, *written], 16),
+            "VECTOR_BC": self.A.shape[1] % 16 == 0 and readable_by([self.B, self.C], 16),
+            "GATED": self.z is not None,
+            "SOFTPLUS": self.softplus,
+            "SEGMENTS": self.since is not None,
+        }
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    assert tensor is None or tensor.is_contiguous()
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _fill(call: _Scan | _Backward, given: Inputs, parts: int) -> None:
+    for name in ("u", "delta", "z", "B", "C"):
+        setattr(call, name, Rows.of(getattr(given, name)))
+    for name in ("A", "D", "bias", "path", "since"):
+        setattr(call, name, _address(getattr(given, name)))
+    _, call.length, call.channels, call.states = given.sizes
+    call.parts = parts
+    call.part = part_length(call.length, parts)
+
+
+def part_length(length: int, parts: int) -> int:
+    """Steps of a part, a multiple of SAVE."""
+    return max(SAVE, -(-length // (parts * SAVE)) * SAVE)
+
+
+def whole_parts(length: int, parts: int) -> int:
+    """The number of parts, none of them empty, that `parts` of equal length make of a path."""
+    return -(-length // part_length(length, parts))
+
+
+def padded(states: int) -> int:
+    """The next power of two."""
+    return 1 << (states - 1).bit_length()
+
+
+def plan_pass(batch: int, length: int, channels: int, states: int, processors: int) -> Plan:
+    """A plan that fills the card: one lane a channel where there are channels enough, else two, else parts of the path.
+
+    The bounds were measured on an H100 (132 processors), at 16,384 tokens and 1,536 channels of 16 states.
+    """
+    least, most = max(1, padded(states) // 16), min(8, padded(states))
+    warps = batch * channels / 32  # with one lane a channel
+    if warps * least >= 16 * processors:
+        return Plan(least, *SHAPES[least], 1)
+    if warps * 2 >= 10 * processors and least <= 2 <= most:
+        return Plan(2, *SHAPES[2], 1)
+    parts = whole_parts(length, max(1, round(12 * processors / (warps * least))))
+    lanes = least
+    while lanes < most and warps * lanes * parts < 6 * processors:  # the path is too short for so many parts
+        lanes *= 2
+    return Plan(lanes, *SHAPES[lanes], parts)
+
+
+def run_pass(
+    given: Inputs,
+    mode: int,
+    plan: Plan,
+    *,
+    out: Tensor | None = None,
+    grad: Tensor | None = None,
+    saved: Tensor | None = None,
+    ends: Tensor | None = None,
+    sums: Tensor | None = None,
+) -> None:
+    """Launch scan.cu in one of its modes."""
+    batch, _, channels, states = given.sizes
+    call = _Scan()
+    _fill(call, given, plan.parts)
+    call.out, call.grad = Rows.of(out), Rows.of(grad)
+    call.saved, call.ends, call.sums = _address(saved), _address(ends), _address(sums)
+    settings = given.settings(out, grad)
+    if mode == END_STATES:
+        settings["GATED"] = False
+    built = kernel(
+        FORWARD,
+        "scan",
+        given.u.device,
+        MODE=mode,
+        S=padded(states) // plan.lanes,
+        G=plan.lanes,
+        CHANNELS=plan.channels,
+        BLOCKS=plan.blocks,
+        **settings,
+    )
+    parts = plan.parts if mode == OUTPUTS else plan.parts - 1  # nothing follows the last part
+    grid = (-(-channels // plan.channels), batch, parts)
+    built.launch(grid, (plan.channels * plan.lanes, 1, 1), call)
+
+
+def forward(given: Inputs, *, save: bool, plan: Plan | None = None) -> tuple[Tensor, Tensor]:
+    """The output [B, L, E] and, with `save`, the state before every SAVE-th step [B, L / SAVE, E, N] (else empty)."""
+    batch, length, channels, states = given.sizes
+    if plan is None:
+        plan = plan_pass(batch, length, channels, states, _processors(given.u))
+    out = torch.empty(batch, length, channels, dtype=given.u.dtype, device=given.u.device)
+    shape = (batch, -(-length // SAVE), channels, states) if save else (0,)
+    saved = torch.empty(shape, dtype=torch.float32, device=given.u.device)
+    ends = sums = None
+    if plan.parts > 1:
+        ends, sums = _carried(given, END_STATES, plan)
+    run_pass(given, OUTPUTS, plan, out=out, saved=saved if save else None, ends=ends, sums=sums)
+    return out, saved
+
+
+def _carried(given: Inputs, mode: int, plan: Plan, grad: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """What each part hands on: its end state (or adjoint) from zero [B, parts, E, N] and its sum of step sizes."""
+    batch, _, channels, states = given.sizes
+    ends = torch.empty(batch, plan.parts, channels, states, dtype=torch.float32, device=given.u.device)
+    sums = torch.empty(batch, plan.parts, channels, dtype=torch.float32, device=given.u.device)
+    run_pass(given, mode, plan, grad=grad, ends=ends, sums=sums)
+    return ends, sums
+
+
+@dataclass(frozen=True)
+class BackwardPlan:
+    """How the backward is spread: warps and resident blocks, parts of the path and how these are passed first."""
+
+    warps: int
+    blocks: int
+    parts: int
+    first: Plan
+
+
+def plan_backward(batch: int, length: int, channels: int, states: int, processors: int) -> BackwardPlan:
+    """A plan that fills the card with one block a processor, measured as `plan_pass`."""
+    groups = max(1, padded(states) // 16)
+    warps = min(12, -(-channels // 8)) if groups == 1 else 8
+    blocks = -(-channels // (8 * warps // groups)) * batch
+    parts = whole_parts(length, max(1, processors // blocks))
+    lanes, most = max(1, padded(states) // 16), min(8, padded(states))
+    while lanes < most and batch * channels / 32 * (parts - 1) * lanes < 10 * processors:
+        lanes *= 2
+    first = Plan(lanes, *SHAPES[lanes], parts)
+    return BackwardPlan(warps, 1, parts, first)
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Of each argument, shaped like it: in u's dtype those of u, delta and z, the others in float32."""
+
+    u: Tensor
+    delta: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor
+    z: Tensor | None
+    bias: Tensor
+
+
+def backward(
+    given: Inputs,
+    grad: Tensor,
+    saved: Tensor,
+    *,
+    grad_z: Tensor | None = None,
+    plan: BackwardPlan | None = None,
+) -> Gradients:
+    """Gradients from that of the output; `grad_z` may be given to be written."""
+    batch, length, channels, states = given.sizes
+    if plan is None:
+        plan = plan_backward(batch, length, channels, states, _processors(given.u))
+    device, groups = given.u.device, max(1, padded(states) // 16)
+    size = 1 if states <= 8 else 2
+    width, columns = 8 * plan.warps // groups, 8 * size * groups
+    grad_u, grad_delta = (torch.empty_like(given.u, memory_format=torch.contiguous_format) for _ in range(2))
+    if given.z is not None and grad_z is None:
+        grad_z = torch.empty_like(grad_u)
+
+    def empty(*shape: int) -> Tensor:
+        return torch.empty(*shape, dtype=torch.float32, device=device)
+
+    grad_BC = empty(-(-channels // width), batch, length, 2, columns)
+    grad_A, grad_D = empty(batch, plan.parts, channels, states), empty(batch, plan.parts, channels)
+    grad_bias = empty(batch, plan.parts, channels)
+    adjoints = sums = None
+    if plan.parts > 1:
+        adjoints, sums = _carried(given, ADJOINTS, plan.first, grad)
+    call = _Backward()
+    _fill(call, given, plan.parts)
+    call.grad, call.grad_u, call.grad_delta, call.grad_z = map(Rows.of, (grad, grad_u, grad_delta, grad_z))
+    call.saved, call.adjoints, call.sums = map(_address, (saved, adjoints, sums))
+    call.grad_BC, call.grad_A, call.grad_D, call.grad_bias = map(_address, (grad_BC, grad_A, grad_D, grad_bias))
+    built = kernel(
+        BACKWARD,
+        "scan_backward",
+        device,
+        S=size,
+        GROUPS=groups,
+        WARPS=plan.warps,
+        BLOCKS=plan.blocks,
+        EXACT=given.u.dtype == torch.float32,
+        **given.settings(grad, grad_u, grad_delta, grad_z),
+    )
+    built.launch((grad_BC.shape[0], batch, plan.parts), (32 * plan.warps, 1, 1), call)
+    of_B, of_C = grad_BC.sum(0)[..., :states].unbind(2)
+    return Gradients(
+        grad_u, grad_delta, grad_A.sum((0, 1)), of_B, of_C, grad_D.sum((0, 1)), grad_z, grad_bias.sum((0, 1))
+    )
+
+
+def _processors(tensor: Tensor) -> int:
+    return int(torch.cuda.get_device_properties(tensor.device).multi_processor_count)
