@@ -221,6 +221,7 @@ def _network_of(life: Life) -> Callable[[torch.Tensor, torch.Tensor], torch.Tens
     """The network that images are drawn from: the EMA of a trained cell, the first weights of a ceiling."""
     import torch
 
+    from zigma_bench.models.speed import Graphed
     from zigma_bench.training.checkpoint import load_weights
     from zigma_bench.training.loop import autocast
 
@@ -234,4 +235,4 @@ def _network_of(life: Life) -> Callable[[torch.Tensor, torch.Tensor], torch.Tens
         with autocast(life.cell.train, device):
             return network(x, t).float()  # type: ignore[no-any-return]
 
-    return velocity
+    return Graphed(velocity, device.type) if life.cell.sample.graph else velocity

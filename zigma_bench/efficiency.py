@@ -24,6 +24,7 @@ from zigma_bench.device import Device
 from zigma_bench.diffusion.solver import solve
 from zigma_bench.errors import Interrupted
 from zigma_bench.images import ArrayImages
+from zigma_bench.models.speed import Graphed, compile_network
 from zigma_bench.ops.backends import resolve
 from zigma_bench.plan import Cell
 from zigma_bench.record import Measurement
@@ -77,10 +78,11 @@ def measure_efficiency(
             torch.cuda.reset_peak_memory_stats(device.name)
         if stage == "train-step":
             batch, call = cell.train.batch, training_call(cell, network, device)
-            name, facts = "train-images-per-second", {**base, "batch": batch}
+            name, facts = "train-images-per-second", {**base, "batch": batch, "compile": cell.train.compile}
         else:
             batch, call = cell.efficiency.sample_batch, sampling_call(cell, network, device)
             settings = {"solver": cell.sample.solver, "evaluations": cell.sample.resolved_evaluations}
+            settings["graph"] = cell.sample.graph
             name, facts = "sample-images-per-second", {**base, "batch": batch, **settings}
         timing = time_calls(call, cell.efficiency.repeats, device, stopped)
         details[stage] = timing.details()
@@ -103,6 +105,8 @@ def training_call(cell: Cell, network: nn.Module, device: Device) -> Callable[[]
     rate = cell.train.learning_rate
     optimizer = torch.optim.AdamW(network.parameters(), lr=rate, betas=cell.train.betas, fused=True)
     network.train()
+    if cell.train.compile:
+        compile_network(network, device.type)
 
     def call() -> None:
         train_step(network, optimizer, images, cell.train, cell.seed, 0, rate, target)
@@ -123,9 +127,11 @@ def sampling_call(cell: Cell, network: nn.Module, device: Device) -> Callable[[]
         with torch.no_grad(), autocast(cell.train, target):
             return network(x, t).float()  # type: ignore[no-any-return]
 
+    evaluate = Graphed(velocity, device.type) if settings.graph else velocity
+
     def call() -> None:
         solve(
-            velocity,
+            evaluate,
             noise,
             solver=settings.solver,
             evaluations=settings.resolved_evaluations,

@@ -78,7 +78,8 @@ class Budget(Strict):
 
 
 class Train(Strict):
-    """The recipe. `ema` is the decay a step; `warmup_images` ramp the learning rate up linearly from zero.
+    """The recipe. `ema` is the decay a step; `warmup_images` ramp the learning rate up linearly from zero; `compile`
+    has PyTorch compile the network's blocks (on an NVIDIA card).
 
     `checkpoint_seconds` says how much work a kill may cost; it changes no figure and is no part of an identity.
     """
@@ -93,16 +94,21 @@ class Train(Strict):
     ema: Annotated[float, Ge(0), Lt(1)] = 0.9999
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     flip: bool = False
+    compile: bool = False
     checkpoint_seconds: Positive = 60.0
 
 
 class Sample(Strict):
-    """How images are drawn. `evaluations` of the network an image: for euler and heun (50 if absent), never dopri5."""
+    """How images are drawn. `evaluations` of the network an image: for euler and heun (50 if absent), never dopri5.
+
+    `graph` records the launches of an evaluation once and replays them (a CUDA graph, on an NVIDIA card).
+    """
 
     count: Count = 1000
     batch: Count = 250
     solver: Literal["euler", "heun", "dopri5"] = "euler"
     evaluations: Count | None = None
+    graph: bool = False
     rtol: Positive = 1e-3
     atol: Positive = 1e-6
 

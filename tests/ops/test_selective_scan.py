@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from typing import Any
 
 import pytest
@@ -107,6 +109,22 @@ def test_without_softplus(backend: str) -> None:
     given["delta_bias"] = given["delta_bias"].abs() * 0.01
     expected = run(given, "naive", torch.float64, delta_softplus=False)
     agree(run(given, backend, torch.float32, delta_softplus=False), expected, 2e-5)
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_states_may_grow(backend: str) -> None:
+    """Without softplus a step may be negative, and its decay above 1."""
+    given = inputs(2, 33, 20, 16)
+    given["delta"] = given["delta"] * 0.02
+    given["delta_bias"] = given["delta_bias"] * 0.01
+    expected = run(given, "naive", torch.float64, delta_softplus=False)
+    agree(run(given, backend, torch.float32, delta_softplus=False), expected, 2e-5)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="torch has another OpenMP runtime")
+def test_the_threads_of_torch_are_found() -> None:
+    """simd.h asks for them by this name; threads of our own would take turns with them."""
+    assert hasattr(ctypes.CDLL(None), "GOMP_parallel")
 
 
 @pytest.mark.parametrize("backend", ["naive", *FAST])

@@ -181,10 +181,10 @@ def copy_bytes_per_second(device: Device) -> float:
     return 2 * source.numel() / statistics.median(times[2:])
 
 
-def write_record(rows: list[Row], device: Device, results: Path) -> Path:
-    """Write the rows with the card and the versions; nothing that was written before is touched."""
+def write_record(kind: str, rows: Sequence[Any], device: Device, results: Path) -> Path:
+    """Write the rows of a benchmark with the card and the versions; nothing that was written before is touched."""
     card = re.sub(r"[^A-Za-z0-9]+", "-", device.card).strip("-")
-    file = results / "kernels" / f"ops-{card}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.json"
+    file = results / "kernels" / f"{kind}-{card}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.json"
     document: dict[str, Any] = {
         "card": device.card,
         "device": device.name,

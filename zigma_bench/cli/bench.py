@@ -1,4 +1,4 @@
-"""`bench`: the operators timed beside their peers."""
+"""`bench`: operators and whole steps timed beside their peers."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ import typer
 
 if TYPE_CHECKING:
     from zigma_bench.bench.ops import Row
+    from zigma_bench.bench.step import StepRow
     from zigma_bench.device import Device
 
-bench = typer.Typer(help="Speeds of the operators, told after their results are found right.", no_args_is_help=True)
+bench = typer.Typer(
+    help="Speeds of operators and whole steps, told after the results are found right.", no_args_is_help=True
+)
 
 
 @bench.callback()
@@ -51,12 +54,66 @@ def bench_operators(
         seconds=seconds,
         tell=lambda text: print(text, file=sys.stderr),
     )
-    file = write_record(rows, found, results)
+    file = write_record("ops", rows, found, results)
     if as_json:
         typer.echo(json.dumps([row.to_json() for row in rows], indent=1))
     else:
         _print(rows, found)
         typer.echo(f"record: {file}")
+
+
+@bench.command("step")
+def bench_whole_steps(
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    shape: Annotated[list[str] | None, typer.Option("--shape", help="BxL, L a square number.")] = None,
+    path: Annotated[list[str] | None, typer.Option("--path", help="raster, zigzag or random.")] = None,
+    repeats: Annotated[int, typer.Option("--repeats", help="Timings of each case.", min=3)] = 12,
+    compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="Compile the blocks (on a card).")] = True,
+    results: Annotated[Path, typer.Option("--results", help="Where the record is written.")] = Path("results"),
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+) -> None:
+    """Time forward passes and training steps of ZigMa along some paths beside a DiT of as many parameters."""
+    from zigma_bench.bench.ops import write_record
+    from zigma_bench.bench.step import PATHS, Tokens, bench_step
+    from zigma_bench.device import find_device
+    from zigma_bench.store import check_writable
+
+    found = find_device(device)
+    check_writable(results)
+    rows = bench_step(
+        found,
+        shapes=[Tokens.parse(text) for text in shape or ()],
+        paths=path or tuple(PATHS),
+        repeats=repeats,
+        compiled=compiled,
+        tell=lambda text: print(text, file=sys.stderr),
+    )
+    file = write_record("step", rows, found, results)
+    if as_json:
+        typer.echo(json.dumps([row.to_json() for row in rows], indent=1))
+    else:
+        _print_steps(rows, found)
+        typer.echo(f"record: {file}")
+
+
+def _print_steps(rows: list[StepRow], device: Device) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from zigma_bench.cli.show import print_wide
+
+    peers = sorted({peer for row in rows for peer in row.ratio})
+    table = Table(title=Text(f"steps on {device.card}; times a peer's median is longer"), title_justify="left")
+    for heading in ("network", "direction", "B x L", "path", "backend"):
+        table.add_column(heading)
+    for heading in ("median ms", "spread ms", "peak GiB", *peers):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        ratios = [f"{row.ratio[peer]:.2f}" if peer in row.ratio else "" for peer in peers]
+        memory = "" if row.memory_gib is None else f"{row.memory_gib:.2f}"
+        times = [f"{row.median_ms:.2f}", f"{row.spread_ms:.2f}", memory]
+        table.add_row(row.op, row.direction, row.shape, row.path, row.backend, *times, *ratios)
+    print_wide(table)
 
 
 def _print(rows: list[Row], device: Device) -> None:

@@ -20,6 +20,8 @@ from zigma_bench.models.merge import make_merge
 from zigma_bench.models.options import MambaOptions, ZigmaOptions
 from zigma_bench.models.walk import PadTable, Walk, put_back, with_pads
 from zigma_bench.ops.causal_conv import causal_conv
+from zigma_bench.ops.causal_conv.torch_blocks import along_path
+from zigma_bench.ops.mamba_inner import mamba_inner
 from zigma_bench.ops.selective_scan import selective_scan
 from zigma_bench.scans.route import Route
 
@@ -63,6 +65,9 @@ class Branch(nn.Module):
         self, x: Tensor, z: Tensor | None, path: Tensor | None, since: Tensor | None, features: Tensor | None
     ) -> Tensor:
         """Rows along `path` (None: as they lie); `features` [rows]: each row's id in the table that is added to B."""
+        if self.backend == "mamba-ssm" and path is not None:  # whose kernels know no path: one gather for both
+            ids = None if features is None else features[path]
+            return along_path(lambda x_, z_: self(x_, z_, None, since, ids), [x, z], path)
         along: dict[str, Any] = {"path": path, "since": since, "backend": self.backend}
         u = causal_conv(x, self.conv_weight, self.conv_bias, **along)  # [B, L, E]
         dt, B, C = self.x_proj(u).split(self.split, dim=-1)  # [B, L, R], [B, L, N], [B, L, N]
@@ -74,8 +79,6 @@ class Branch(nn.Module):
 
     def whole(self, xz: Tensor, path: Tensor | None, since: Tensor | None) -> Tensor:
         """As `forward` for x and z side by side [B, L, 2E], as one operator of the backend `fused`."""
-        from zigma_bench.ops.mamba_inner import mamba_inner
-
         A = -torch.exp(self.A_log.float())
         return mamba_inner(
             xz, self.conv_weight, self.conv_bias, self.x_proj.weight, self.dt_weight, self.dt_bias, A, self.D,

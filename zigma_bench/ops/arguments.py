@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import TYPE_CHECKING
 
-from zigma_bench.errors import UnknownName, UsageError
+from zigma_bench.errors import NotReady, UnknownName, UsageError
 from zigma_bench.ops.backends import BACKENDS, require_device
 
 if TYPE_CHECKING:
@@ -110,6 +110,16 @@ def check_not_double(backend: str, tensors: list[Tensor | None], *, where: str) 
             expected="float32, bfloat16 or float16",
             got=torch.float64,
             do="take the backend 'naive' (or 'torch') for float64",
+        )
+
+
+def check_no_segments(backend: str, since: Tensor | None, *, where: str) -> None:
+    """NotReady if a backend whose kernels know no segments is given some."""
+    if since is not None:
+        raise NotReady(
+            f"the kernels of the backend {backend!r} know no segments",
+            where=where,
+            do="take the backend 'fused' (or 'torch')",
         )
 
 

@@ -15,7 +15,7 @@ BACKENDS = ("naive", "torch", "cpu", "fused", "mamba-ssm")
 DEVICES = ("cpu", "cuda")
 ONLY = {"cpu": "cpu", "fused": "cuda", "mamba-ssm": "cuda"}  # the device of backends that run on one alone
 LEAST_CAPABILITY = (8, 0)  # of a card for `fused`: copies to shared memory that are not waited for, tf32 products
-LIBRARIES = ("selective_scan_cuda", "causal_conv1d_cuda")  # compiled parts of mamba-ssm and causal-conv1d
+LIBRARIES = ("selective_scan_cuda", "causal_conv1d", "causal_conv1d_cuda")  # of mamba-ssm and causal-conv1d
 
 
 def resolve(requested: str, device_type: str) -> str:

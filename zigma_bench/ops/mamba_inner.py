@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from zigma_bench.ops.arguments import dense_rows
+from zigma_bench.ops.causal_conv import fused as causal_conv
 from zigma_bench.ops.causal_conv import launch as conv
 from zigma_bench.ops.cuda.library import define
-from zigma_bench.ops.selective_scan import fused, launch
+from zigma_bench.ops.selective_scan import fused as selective_scan
+from zigma_bench.ops.selective_scan import launch
 from zigma_bench.ops.selective_scan.launch import SAVE, Inputs
 
 
@@ -37,7 +39,7 @@ def mamba_inner(
     conv_weight [E, W]; x_proj [R + 2N, E]; dt_proj [E, R]; A [E, N]; conv_bias, dt_bias, D [E]. The projections are
     computed in xz's dtype, the rest in float32. path and since as in `selective_scan`.
     """
-    fused.check_states(A.shape[1])
+    selective_scan.check_states(A.shape[1])
     parameters = (conv_weight, conv_bias, x_proj, dt_proj, dt_bias, A, D)
     save = torch.is_grad_enabled() and (xz.requires_grad or any(tensor.requires_grad for tensor in parameters))
     y: Tensor = _forward(
@@ -85,15 +87,14 @@ def _run_backward(
 ) -> tuple[Tensor, ...]:  # fmt: skip
     x, z = dense_rows(xz).chunk(2, dim=-1)
     conv_weight, conv_bias = conv_weight.contiguous(), conv_bias.contiguous()
-    rank, states = dt_proj.shape[1], A.shape[1]
+    rank = dt_proj.shape[1]
     u = conv.forward(x, conv_weight, conv_bias, path, since, True)
     given = _inputs(z, u, projected, dt_proj, dt_bias, A, D, path, since)
     grad_xz = torch.empty_like(xz, memory_format=torch.contiguous_format)
     grad_x, grad_z = grad_xz.chunk(2, dim=-1)
     found = launch.backward(given, dense_rows(grad), saved, grad_z=grad_z)
     grad_projected = torch.empty_like(projected)
-    grad_projected[..., rank : rank + states] = found.B
-    grad_projected[..., rank + states :] = found.C
+    grad_projected[..., rank:] = found.BC.flatten(2)
     rows, grad_rows, grad_delta, grad_u = (
         tensor.flatten(0, 1) for tensor in (projected, grad_projected, found.delta, found.u)
     )
@@ -106,25 +107,9 @@ def _run_backward(
 
 def _flops(xz: Any, conv_weight: Any, conv_bias: Any, x_proj: Any, dt_proj: Any, dt_bias: Any, A: Any, *_: Any) -> int:
     batch, length, _ = xz
-    channels, states = A
-    per_token = 2 * conv_weight[1] + 2 * x_proj[0] + 2 * dt_proj[1] + fused.FLOPS * states
-    return int(batch * length * channels * per_token)
-
-
-ARGUMENTS = (
-    "Tensor xz, Tensor conv_weight, Tensor conv_bias, Tensor x_proj, Tensor dt_proj, Tensor dt_bias, Tensor A, "
-    "Tensor D, Tensor? path, Tensor? since"
-)
-_forward = define("mamba_inner", f"({ARGUMENTS}, bool save) -> (Tensor, Tensor, Tensor)", _run, _shapes, _flops)
-_backward = define(
-    "mamba_inner_backward",
-    f"(Tensor grad, Tensor projected, Tensor saved, {ARGUMENTS}) -> ({', '.join(['Tensor'] * 8)})",
-    _run_backward,
-    lambda grad, projected, saved, *inputs: tuple(
-        torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in inputs[:8]
-    ),
-    lambda grad, projected, saved, *arguments: 2 * _flops(*arguments),
-)
+    rows = (batch, length, A[0])
+    projections = 2 * batch * length * A[0] * (x_proj[0] + dt_proj[1])
+    return int(projections) + causal_conv.flops(rows, conv_weight) + selective_scan.flops(rows, rows, A)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -136,4 +121,25 @@ def _differentiate(ctx: Any, grad: Tensor, *_: Tensor | None) -> tuple[Tensor | 
     return (*_backward(grad, *ctx.saved_tensors), None, None, None)
 
 
-_forward.register_autograd(_differentiate, setup_context=_keep)
+ARGUMENTS = (
+    "Tensor xz, Tensor conv_weight, Tensor conv_bias, Tensor x_proj, Tensor dt_proj, Tensor dt_bias, Tensor A, "
+    "Tensor D, Tensor? path, Tensor? since"
+)
+_forward = define(
+    "mamba_inner",
+    f"({ARGUMENTS}, bool save) -> (Tensor, Tensor, Tensor)",
+    _run,
+    _shapes,
+    _flops,
+    keep=_keep,
+    differentiate=_differentiate,
+)
+_backward = define(
+    "mamba_inner_backward",
+    f"(Tensor grad, Tensor projected, Tensor saved, {ARGUMENTS}) -> ({', '.join(['Tensor'] * 8)})",
+    _run_backward,
+    lambda grad, projected, saved, *inputs: tuple(
+        torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in inputs[:8]
+    ),
+    lambda grad, projected, saved, *arguments: 2 * _flops(*arguments),
+)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from zigma_bench.diffusion.objective import velocity_loss
 from zigma_bench.errors import Interrupted, NotFinite
 from zigma_bench.images import Images, Pixels
+from zigma_bench.models.speed import compile_network
 from zigma_bench.suite import Train
 from zigma_bench.training.checkpoint import load_checkpoint, save_checkpoint
 from zigma_bench.training.ema import update_ema
@@ -79,6 +80,8 @@ def train(
     progress = Progress(saved["step"], saved["seconds"], [tuple(p) for p in saved["curve"]]) if saved else Progress()
     losses: list[Tensor] = [torch.tensor(value, device=device) for value in saved["losses"]] if saved else []
     network.train()
+    if recipe.compile:
+        compile_network(network, device.type)
     _warm_up(network, images, recipe, device)  # decoding and compiling are not the network's time
     started, last_save = time.monotonic() - progress.seconds, time.monotonic()
     while goal.fraction(progress) < 1:
@@ -168,10 +171,14 @@ def autocast(recipe: Train, device: torch.device) -> torch.autocast:
 
 
 def _warm_up(network: nn.Module, images: Images, recipe: Train, device: torch.device) -> None:
-    """Decode the images and build the kernels: one forward pass that leaves nothing behind."""
-    x = to_floats(images.take([0]), device)
-    with torch.no_grad(), autocast(recipe, device):
-        network(x, torch.zeros(1, device=device))
+    """Decode the images and build the kernels: one pass that leaves nothing behind."""
+    count = recipe.batch if recipe.compile else 1  # what is compiled is compiled for a batch, and for gradients
+    x = to_floats(images.take([0] * count), device)
+    with torch.set_grad_enabled(recipe.compile), autocast(recipe, device):
+        loss = network(x, torch.zeros(count, device=device)).float().mean()
+    if recipe.compile:
+        loss.backward()
+        network.zero_grad(set_to_none=True)
 
 
 def _finite(losses: list[Tensor], step: int) -> list[float]:

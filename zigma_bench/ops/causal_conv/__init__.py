@@ -49,11 +49,13 @@ def causal_conv(
         from zigma_bench.ops.causal_conv.torch_blocks import conv
     else:
         from zigma_bench.ops.causal_conv.naive import conv
-    if backend == "fused":
+    if backend in ("fused", "mamba-ssm"):  # kernels that read rows in their own dtype
         arguments.check_not_double(backend, [x, weight, bias], where=WHERE)
-        from zigma_bench.ops.causal_conv import fused
-
-        return fused.conv(x, weight, bias, path, since, activation == "silu")
+        if backend == "fused":
+            from zigma_bench.ops.causal_conv import fused as kernels
+        else:
+            from zigma_bench.ops.causal_conv import mamba_ssm as kernels  # type: ignore[no-redef]
+        return kernels.conv(x, weight, bias, path, since, activation == "silu")
     dtype = arguments.working_dtype(x)
     bias = None if bias is None else bias.to(dtype)
     return conv(x.to(dtype), weight.to(dtype), bias, path, since, activation == "silu").to(x.dtype)

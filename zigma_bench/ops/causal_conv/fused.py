@@ -35,30 +35,10 @@ def _rows_like(x: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-def _flops(x: Any, weight: Any, *_: Any) -> int:
+def flops(x: Any, weight: Any, *_: Any) -> int:
+    """Of the forward, from shapes."""
     batch, length, channels = x
     return int(2 * batch * length * channels * weight[1])
-
-
-_forward = define(
-    "causal_conv",
-    "(Tensor x, Tensor weight, Tensor bias, Tensor? path, Tensor? since, bool silu) -> Tensor",
-    _run,
-    lambda x, weight, bias, path, since, silu: _rows_like(x),
-    _flops,
-)
-_backward = define(
-    "causal_conv_backward",
-    "(Tensor grad, Tensor x, Tensor weight, Tensor bias, Tensor? path, Tensor? since, bool silu)"
-    " -> (Tensor, Tensor, Tensor)",
-    _run_backward,
-    lambda grad, x, weight, bias, path, since, silu: (
-        _rows_like(x),
-        torch.empty_like(weight, memory_format=torch.contiguous_format),
-        torch.empty_like(bias),
-    ),
-    lambda grad, *arguments: 2 * _flops(*arguments),
-)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -70,4 +50,24 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return (*_backward(grad, *ctx.saved_tensors, ctx.silu), None, None, None)
 
 
-_forward.register_autograd(_differentiate, setup_context=_keep)
+_forward = define(
+    "causal_conv",
+    "(Tensor x, Tensor weight, Tensor bias, Tensor? path, Tensor? since, bool silu) -> Tensor",
+    _run,
+    lambda x, weight, bias, path, since, silu: _rows_like(x),
+    flops,
+    keep=_keep,
+    differentiate=_differentiate,
+)
+_backward = define(
+    "causal_conv_backward",
+    "(Tensor grad, Tensor x, Tensor weight, Tensor bias, Tensor? path, Tensor? since, bool silu)"
+    " -> (Tensor, Tensor, Tensor)",
+    _run_backward,
+    lambda grad, x, weight, bias, path, since, silu: (
+        _rows_like(x),
+        torch.empty_like(weight, memory_format=torch.contiguous_format),
+        torch.empty_like(bias),
+    ),
+    lambda grad, *arguments: 2 * flops(*arguments),
+)

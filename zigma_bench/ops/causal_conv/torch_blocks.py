@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,11 +15,22 @@ def conv(
     x: Tensor, weight: Tensor, bias: Tensor | None, path: Tensor | None, since: Tensor | None, silu: bool
 ) -> Tensor:
     """See `causal_conv`; all tensors have one dtype, in which it computes."""
+
+    def in_order(*rows: Tensor | None) -> Tensor:
+        (x_,) = rows
+        assert x_ is not None
+        return _conv_in_order(x_, weight, bias, since, silu)
+
+    return along_path(in_order, [x], path)
+
+
+def along_path(function: Callable[..., Tensor], rows: Sequence[Tensor | None], path: Tensor | None) -> Tensor:
+    """A function of rows as they lie, on rows [B, L, E] gathered in the order of a path; its rows are put back."""
     if path is None:
-        return _conv_in_order(x, weight, bias, since, silu)
-    inverse = torch.empty_like(path)
-    inverse[path] = torch.arange(len(path), device=path.device)
-    return take_rows(_conv_in_order(take_rows(x, path, inverse), weight, bias, since, silu), inverse, path)
+        return function(*rows)
+    inverse = torch.empty_like(path).scatter_(0, path, torch.arange(len(path), device=path.device))
+    gathered = (None if tensor is None else take_rows(tensor, path, inverse) for tensor in rows)
+    return take_rows(function(*gathered), inverse, path)
 
 
 def _conv_in_order(x: Tensor, weight: Tensor, bias: Tensor | None, since: Tensor | None, silu: bool) -> Tensor:

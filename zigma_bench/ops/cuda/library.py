@@ -12,18 +12,30 @@ NAMESPACE = "zigma_bench"
 
 
 def define(
-    name: str, schema: str, run: Callable[..., Any], shapes: Callable[..., Any], flops: Callable[..., int]
+    name: str,
+    schema: str,
+    run: Callable[..., Any],
+    shapes: Callable[..., Any],
+    flops: Callable[..., int],
+    *,
+    keep: Callable[..., None] | None = None,
+    differentiate: Callable[..., Any] | None = None,
 ) -> Any:
     """An operator on CUDA tensors, called with positional arguments alone.
 
     `shapes` gives empty outputs for its arguments; `flops` counts from the arguments with shapes in the place of
-    tensors, one multiply-add being 2.
+    tensors, one multiply-add being 2; `keep` and `differentiate` are what autograd calls, where it has a gradient.
     """
-    defined = torch.library.custom_op(f"{NAMESPACE}::{name}", run, mutates_args=(), device_types="cuda", schema=schema)
-    defined.register_fake(shapes)
+    full = f"{NAMESPACE}::{name}"
+    torch.library.define(full, schema)
+    torch.library.impl(full, "CUDA")(run)
+    torch.library.register_fake(full)(shapes)
+    if differentiate is not None:
+        torch.library.register_autograd(full, differentiate, setup_context=keep)
 
     def counted(*arguments: Any, out_shape: Any) -> int:
         return flops(*arguments)
 
-    register_flop_formula(getattr(getattr(torch.ops, NAMESPACE), name))(counted)
-    return defined
+    packet = getattr(getattr(torch.ops, NAMESPACE), name)
+    register_flop_formula(packet)(counted)
+    return packet.default

@@ -9,12 +9,14 @@ import ctypes
 import functools
 import hashlib
 import os
+import struct
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from zigma_bench.errors import NotReady
 from zigma_bench.ops.compiler import cache_folder
@@ -24,31 +26,62 @@ OPTIONS = ("--std=c++17", "--diag-suppress=128,177,186")  # loops and functions 
 NUMBERS = {torch.float32: "float", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 Setting = int | torch.dtype
+Arguments = ctypes.Array[ctypes.c_char]
 
 
 class Kernel:
     """A kernel on one card."""
 
     def __init__(self, function: Any, shared_bytes: int) -> None:
-        self.function, self.shared_bytes = function, shared_bytes
-
-    def launch(self, grid: tuple[int, int, int], threads: tuple[int, int, int], arguments: ctypes.Structure) -> None:
-        """Queue the kernel on the current stream; `arguments` is its only parameter, passed by value."""
         from cuda.bindings import driver
 
-        places = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
+        self.function, self.shared_bytes, self._launch = function, shared_bytes, driver.cuLaunchKernel
+
+    def launch(self, grid: tuple[int, int, int], threads: tuple[int, int, int], arguments: Arguments) -> None:
+        """Queue the kernel on the current stream; the driver copies its only parameter, a struct."""
+        places = ctypes.c_void_p(ctypes.addressof(arguments))
         stream = torch.cuda.current_stream().cuda_stream
         _check(
-            driver.cuLaunchKernel(
-                self.function, *grid, *threads, self.shared_bytes, stream, ctypes.addressof(places), 0
-            ),
+            self._launch(self.function, *grid, *threads, self.shared_bytes, stream, ctypes.addressof(places), 0),
             "a kernel can't be launched",
         )
 
 
-def kernel(source: Path, name: str, device: torch.device, **settings: Setting) -> Kernel:
+class Layout:
+    """A struct of a source that holds so many `Rows`, then pointers, then ints."""
+
+    def __init__(self, rows: int, pointers: int, ints: int) -> None:
+        self.struct = struct.Struct("@" + "Qqi" * rows + "Q" * pointers + "i" * ints + "0Q")
+
+    def pack(self, rows: Sequence[Tensor | None], pointers: Sequence[Tensor | None], ints: Sequence[int]) -> Arguments:
+        """The struct of these tensors; null where there is none. The numbers of a row lie side by side."""
+        values: list[int] = []
+        for tensor in rows:
+            if tensor is None:
+                values += (0, 0, 0)
+            else:
+                size, (batch, row, _) = tensor.element_size(), tensor.stride()
+                values += (tensor.data_ptr(), batch * size, row * size)
+        for tensor in pointers:
+            assert tensor is None or tensor.is_contiguous()
+            values.append(0 if tensor is None else tensor.data_ptr())
+        arguments = ctypes.create_string_buffer(self.struct.size)
+        self.struct.pack_into(arguments, 0, *values, *ints)
+        return arguments
+
+
+def readable_by(size: int, *rows: Tensor | None) -> bool:
+    """Whether every row consists of aligned pieces of `size` bytes: its address, strides and length are multiples."""
+    union = 0
+    for tensor in rows:
+        if tensor is not None:
+            step, (batch, row, _) = tensor.element_size(), tensor.stride()
+            union |= tensor.data_ptr() | batch * step | row * step | tensor.shape[2] * step
+    return union % size == 0
+
+
+def kernel(source: Path, name: str, index: int, **settings: Setting) -> Kernel:
     """A kernel of a source on a card; the settings are constants (or number types) that the source names."""
-    index = torch.cuda.current_device() if device.index is None else device.index
     return _kernel(source, name, index, tuple(sorted(settings.items())))
 
 
@@ -109,7 +142,7 @@ def _compile(text: str, source: Path, options: tuple[str, ...]) -> bytes:
             log = b" " * _check(nvrtc.nvrtcGetProgramLogSize(program), "NVRTC keeps no log")
             _check(nvrtc.nvrtcGetProgramLog(program, log), "NVRTC keeps no log")
             raise NotReady(
-                f"the backend 'fused' can't be compiled: {log.decode(errors='replace').strip()[-3000:]}",
+                f"the backend 'fused' can't be compiled: {log.decode(errors='replace').strip(chr(0)).strip()[-3000:]}",
                 where=str(source),
                 got=" ".join(options),
                 do="take the backend 'torch', and report this",

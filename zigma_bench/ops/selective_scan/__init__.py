@@ -50,11 +50,13 @@ def selective_scan(
         from zigma_bench.ops.selective_scan.torch_blocks import scan
     else:
         from zigma_bench.ops.selective_scan.naive import scan
-    if backend == "fused":
+    if backend in ("fused", "mamba-ssm"):  # kernels that read rows in their own dtype
         arguments.check_not_double(backend, [u, delta, A, B, C, D, z, delta_bias], where=WHERE)
-        from zigma_bench.ops.selective_scan import fused
-
-        return fused.scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, path, since)
+        if backend == "fused":
+            from zigma_bench.ops.selective_scan import fused as kernels
+        else:
+            from zigma_bench.ops.selective_scan import mamba_ssm as kernels  # type: ignore[no-redef]
+        return kernels.scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, path, since)
     dtype = arguments.working_dtype(u)
     u_, delta_, A_, B_, C_ = (tensor.to(dtype) for tensor in (u, delta, A, B, C))
     D_, z_, bias_ = (None if tensor is None else tensor.to(dtype) for tensor in (D, z, delta_bias))

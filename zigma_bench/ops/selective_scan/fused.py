@@ -86,7 +86,7 @@ def _run_backward(grad: Tensor, saved: Tensor, *inputs: Any) -> tuple[Tensor, ..
     given = _inputs(*inputs)
     found = backward(given, dense_rows(grad), saved)
     of_z = grad.new_empty(0) if found.z is None else found.z
-    of_B, of_C = (tensor.to(given.B.dtype).contiguous() for tensor in (found.B, found.C))
+    of_B, of_C = (tensor.to(given.B.dtype).contiguous() for tensor in found.BC.unbind(2))
     return found.u, found.delta, found.A, of_B, of_C, found.D, of_z, found.bias
 
 
@@ -100,23 +100,10 @@ def _backward_shapes(
     )
 
 
-def _flops(u: Any, delta: Any, A: Any, *_: Any) -> int:
+def flops(u: Any, delta: Any, A: Any, *_: Any) -> int:
+    """Of the forward, from shapes."""
     batch, length, channels = u
     return int(FLOPS * batch * length * channels * A[1])
-
-
-ARGUMENTS = (
-    "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor? z, Tensor bias, bool softplus, "
-    "Tensor? path, Tensor? since"
-)
-_forward = define("selective_scan", f"({ARGUMENTS}, bool save) -> (Tensor, Tensor)", _run, _shapes, _flops)
-_backward = define(
-    "selective_scan_backward",
-    f"(Tensor grad, Tensor saved, {ARGUMENTS}) -> ({', '.join(['Tensor'] * 8)})",
-    _run_backward,
-    _backward_shapes,
-    lambda grad, saved, *arguments: 2 * _flops(*arguments),
-)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -132,4 +119,23 @@ def _differentiate(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | N
     return of_u, of_delta, of_A, of_B, of_C, of_D, None if z is None else of_z, of_bias, None, None, None, None
 
 
-_forward.register_autograd(_differentiate, setup_context=_keep)
+ARGUMENTS = (
+    "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor? z, Tensor bias, bool softplus, "
+    "Tensor? path, Tensor? since"
+)
+_forward = define(
+    "selective_scan",
+    f"({ARGUMENTS}, bool save) -> (Tensor, Tensor)",
+    _run,
+    _shapes,
+    flops,
+    keep=_keep,
+    differentiate=_differentiate,
+)
+_backward = define(
+    "selective_scan_backward",
+    f"(Tensor grad, Tensor saved, {ARGUMENTS}) -> ({', '.join(['Tensor'] * 8)})",
+    _run_backward,
+    _backward_shapes,
+    lambda grad, saved, *arguments: 2 * flops(*arguments),
+)

@@ -5,42 +5,22 @@ Only the state before every 64th step is kept for the backward, which computes t
 
 from __future__ import annotations
 
-import ctypes
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from zigma_bench.ops.cuda.program import kernel
-from zigma_bench.ops.cuda.rows import Rows, readable_by
+from zigma_bench.ops.cuda.program import Kernel, Layout, Setting, kernel, readable_by
 
 FORWARD, BACKWARD = (Path(__file__).with_name(name) for name in ("scan.cu", "scan_backward.cu"))
 SAVE = 64  # steps between saved states; parts of a path are multiples of it
 OUTPUTS, END_STATES, ADJOINTS = range(3)
 MOST_STATES = 64
+SETTINGS = ("IO", "BC", "VECTOR", "VECTOR_BC", "GATED", "SOFTPLUS", "SEGMENTS")  # of both
+SCAN, SCAN_BACKWARD = Layout(7, 9, 5), Layout(9, 13, 5)  # `Scan` of scan.cu, `ScanBackward` of scan_backward.cu
 SHAPES = {1: (128, 5), 2: (64, 4), 4: (64, 3), 8: (32, 2)}  # channels of a block and resident blocks, by lanes
-
-
-class _Scan(ctypes.Structure):
-    """`Scan` of scan.cu, field by field."""
-
-    _fields_ = (
-        *((name, Rows) for name in ("u", "delta", "z", "B", "C", "out", "grad")),
-        *((name, ctypes.c_void_p) for name in ("A", "D", "bias", "path", "since", "initial", "saved", "ends", "sums")),
-        *((name, ctypes.c_int) for name in ("length", "channels", "states", "parts", "part")),
-    )
-
-
-class _Backward(ctypes.Structure):
-    """`ScanBackward` of scan_backward.cu, field by field."""
-
-    _fields_ = (
-        *((name, Rows) for name in ("u", "delta", "z", "B", "C", "grad", "grad_u", "grad_delta", "grad_z")),
-        *((name, ctypes.c_void_p) for name in ("A", "D", "bias", "path", "since", "saved", "adjoints", "sums")),
-        *((name, ctypes.c_void_p) for name in ("grad_BC", "grad_A", "grad_D", "grad_bias", "grad_initial")),
-        *((name, ctypes.c_int) for name in ("length", "channels", "states", "parts", "part")),
-    )
 
 
 @dataclass(frozen=True)
@@ -75,31 +55,17 @@ class Inputs:
         """Batch, length, channels, states."""
         return (*self.u.shape, self.A.shape[1])
 
-    def settings(self, *written: Tensor | None) -> dict[str, int | torch.dtype]:
-        return {
-            "IO": self.u.dtype,
-            "BC": self.B.dtype,
-            "VECTOR": readable_by([self.u, self.delta, self.z, *written], 16),
-            "VECTOR_BC": self.A.shape[1] % 16 == 0 and readable_by([self.B, self.C], 16),
-            "GATED": self.z is not None,
-            "SOFTPLUS": self.softplus,
-            "SEGMENTS": self.since is not None,
-        }
-
-
-def _address(tensor: Tensor | None) -> int | None:
-    assert tensor is None or tensor.is_contiguous()
-    return None if tensor is None else tensor.data_ptr()
-
-
-def _fill(call: _Scan | _Backward, given: Inputs, parts: int) -> None:
-    for name in ("u", "delta", "z", "B", "C"):
-        setattr(call, name, Rows.of(getattr(given, name)))
-    for name in ("A", "D", "bias", "path", "since"):
-        setattr(call, name, _address(getattr(given, name)))
-    _, call.length, call.channels, call.states = given.sizes
-    call.parts = parts
-    call.part = part_length(call.length, parts)
+    def settings(self, *written: Tensor | None) -> tuple[torch.dtype, torch.dtype, bool, bool, bool, bool, bool]:
+        """IO, BC, VECTOR, VECTOR_BC, GATED, SOFTPLUS, SEGMENTS of the sources; `written`: more rows."""
+        return (
+            self.u.dtype,
+            self.B.dtype,
+            readable_by(16, self.u, self.delta, self.z, *written),
+            self.A.shape[1] % 16 == 0 and readable_by(16, self.B, self.C),
+            self.z is not None,
+            self.softplus,
+            self.since is not None,
+        )
 
 
 def part_length(length: int, parts: int) -> int:
@@ -117,6 +83,7 @@ def padded(states: int) -> int:
     return 1 << (states - 1).bit_length()
 
 
+@functools.cache
 def plan_pass(batch: int, length: int, channels: int, states: int, processors: int) -> Plan:
     """A plan that fills the card: one lane a channel where there are channels enough, else two, else parts of the path.
 
@@ -147,35 +114,41 @@ def run_pass(
     sums: Tensor | None = None,
 ) -> None:
     """Launch scan.cu in one of its modes."""
-    batch, _, channels, states = given.sizes
-    call = _Scan()
-    _fill(call, given, plan.parts)
-    call.out, call.grad = Rows.of(out), Rows.of(grad)
-    call.saved, call.ends, call.sums = _address(saved), _address(ends), _address(sums)
+    batch, length, channels, states = given.sizes
     settings = given.settings(out, grad)
     if mode == END_STATES:
-        settings["GATED"] = False
-    built = kernel(
-        FORWARD,
-        "scan",
-        given.u.device,
-        MODE=mode,
-        S=padded(states) // plan.lanes,
-        G=plan.lanes,
-        CHANNELS=plan.channels,
-        BLOCKS=plan.blocks,
-        **settings,
+        settings = (*settings[:4], False, *settings[5:])
+    built = _scan_kernel(given.u.get_device(), mode, plan, padded(states), settings)
+    call = SCAN.pack(
+        (given.u, given.delta, given.z, given.B, given.C, out, grad),
+        (given.A, given.D, given.bias, given.path, given.since, None, saved, ends, sums),
+        (length, channels, states, plan.parts, part_length(length, plan.parts)),
     )
     parts = plan.parts if mode == OUTPUTS else plan.parts - 1  # nothing follows the last part
-    grid = (-(-channels // plan.channels), batch, parts)
-    built.launch(grid, (plan.channels * plan.lanes, 1, 1), call)
+    built.launch((-(-channels // plan.channels), batch, parts), (plan.channels * plan.lanes, 1, 1), call)
+
+
+@functools.cache
+def _scan_kernel(index: int, mode: int, plan: Plan, states: int, settings: tuple[Setting, ...]) -> Kernel:
+    return kernel(
+        FORWARD, "scan", index, MODE=mode, S=states // plan.lanes, G=plan.lanes, CHANNELS=plan.channels,
+        BLOCKS=plan.blocks, **dict(zip(SETTINGS, settings, strict=True)),
+    )  # fmt: skip
+
+
+@functools.cache
+def _backward_kernel(index: int, size: int, groups: int, plan: BackwardPlan, settings: tuple[Setting, ...]) -> Kernel:
+    return kernel(
+        BACKWARD, "scan_backward", index, S=size, GROUPS=groups, WARPS=plan.warps, BLOCKS=plan.blocks,
+        EXACT=settings[0] == torch.float32, **dict(zip(SETTINGS, settings, strict=True)),
+    )  # fmt: skip
 
 
 def forward(given: Inputs, *, save: bool, plan: Plan | None = None) -> tuple[Tensor, Tensor]:
     """The output [B, L, E] and, with `save`, the state before every SAVE-th step [B, L / SAVE, E, N] (else empty)."""
     batch, length, channels, states = given.sizes
     if plan is None:
-        plan = plan_pass(batch, length, channels, states, _processors(given.u))
+        plan = plan_pass(batch, length, channels, states, _processors(given.u.get_device()))
     out = torch.empty(batch, length, channels, dtype=given.u.dtype, device=given.u.device)
     shape = (batch, -(-length // SAVE), channels, states) if save else (0,)
     saved = torch.empty(shape, dtype=torch.float32, device=given.u.device)
@@ -205,10 +178,14 @@ class BackwardPlan:
     first: Plan
 
 
-def plan_backward(batch: int, length: int, channels: int, states: int, processors: int) -> BackwardPlan:
+@functools.cache
+def plan_backward(
+    batch: int, length: int, channels: int, states: int, processors: int, bytes_each: int
+) -> BackwardPlan:
     """A plan that fills the card with one block a processor, measured as `plan_pass`."""
     groups = max(1, padded(states) // 16)
-    warps = min(12, -(-channels // 8)) if groups == 1 else 8
+    most_warps = 12 if bytes_each == 2 else 6  # what shared memory holds
+    warps = min(most_warps, -(-channels // 8)) if groups == 1 else 8
     blocks = -(-channels // (8 * warps // groups)) * batch
     parts = whole_parts(length, max(1, processors // blocks))
     lanes, most = max(1, padded(states) // 16), min(8, padded(states))
@@ -220,13 +197,12 @@ def plan_backward(batch: int, length: int, channels: int, states: int, processor
 
 @dataclass(frozen=True)
 class Gradients:
-    """Of each argument, shaped like it: in u's dtype those of u, delta and z, the others in float32."""
+    """Of each argument, shaped like it (B and C together: [B, L, 2, N]): in u's dtype those of rows, else float32."""
 
     u: Tensor
     delta: Tensor
     A: Tensor
-    B: Tensor
-    C: Tensor
+    BC: Tensor
     D: Tensor
     z: Tensor | None
     bias: Tensor
@@ -243,7 +219,7 @@ def backward(
     """Gradients from that of the output; `grad_z` may be given to be written."""
     batch, length, channels, states = given.sizes
     if plan is None:
-        plan = plan_backward(batch, length, channels, states, _processors(given.u))
+        plan = plan_backward(batch, length, channels, states, _processors(given.u.get_device()), given.u.element_size())
     device, groups = given.u.device, max(1, padded(states) // 16)
     size = 1 if states <= 8 else 2
     width, columns = 8 * plan.warps // groups, 8 * size * groups
@@ -260,28 +236,28 @@ def backward(
     adjoints = sums = None
     if plan.parts > 1:
         adjoints, sums = _carried(given, ADJOINTS, plan.first, grad)
-    call = _Backward()
-    _fill(call, given, plan.parts)
-    call.grad, call.grad_u, call.grad_delta, call.grad_z = map(Rows.of, (grad, grad_u, grad_delta, grad_z))
-    call.saved, call.adjoints, call.sums = map(_address, (saved, adjoints, sums))
-    call.grad_BC, call.grad_A, call.grad_D, call.grad_bias = map(_address, (grad_BC, grad_A, grad_D, grad_bias))
-    built = kernel(
-        BACKWARD,
-        "scan_backward",
-        device,
-        S=size,
-        GROUPS=groups,
-        WARPS=plan.warps,
-        BLOCKS=plan.blocks,
-        EXACT=given.u.dtype == torch.float32,
-        **given.settings(grad, grad_u, grad_delta, grad_z),
-    )
+    call = SCAN_BACKWARD.pack(
+        (given.u, given.delta, given.z, given.B, given.C, grad, grad_u, grad_delta, grad_z),
+        (
+            given.A, given.D, given.bias, given.path, given.since, saved, adjoints, sums,
+            grad_BC, grad_A, grad_D, grad_bias, None,
+        ),
+        (length, channels, states, plan.parts, part_length(length, plan.parts)),
+    )  # fmt: skip
+    settings = given.settings(grad, grad_u, grad_delta, grad_z)
+    built = _backward_kernel(given.u.get_device(), size, groups, plan, settings)
     built.launch((grad_BC.shape[0], batch, plan.parts), (32 * plan.warps, 1, 1), call)
-    of_B, of_C = grad_BC.sum(0)[..., :states].unbind(2)
     return Gradients(
-        grad_u, grad_delta, grad_A.sum((0, 1)), of_B, of_C, grad_D.sum((0, 1)), grad_z, grad_bias.sum((0, 1))
+        grad_u,
+        grad_delta,
+        grad_A.sum((0, 1)),
+        grad_BC.sum(0)[..., :states],
+        grad_D.sum((0, 1)),
+        grad_z,
+        grad_bias.sum((0, 1)),
     )
 
 
-def _processors(tensor: Tensor) -> int:
-    return int(torch.cuda.get_device_properties(tensor.device).multi_processor_count)
+@functools.cache
+def _processors(index: int) -> int:
+    return int(torch.cuda.get_device_properties(index).multi_processor_count)

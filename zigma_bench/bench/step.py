@@ -1,0 +1,217 @@
+"""`bench step`: whole forward passes and training steps of ZigMa beside a DiT of as many parameters, in one run.
+
+A training step is the loss, its gradients, AdamW and the EMA. On an NVIDIA card the blocks of every network are
+compiled, and each case is timed as it is launched and as a CUDA graph; both networks are treated alike.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from zigma_bench.bench.cases import gate
+from zigma_bench.bench.ops import DTYPES, timed
+from zigma_bench.device import Device
+from zigma_bench.errors import UsageError
+from zigma_bench.grid import Grid
+from zigma_bench.models.init import initialise
+from zigma_bench.models.speed import compile_network, record
+from zigma_bench.ops.backends import available, resolve
+from zigma_bench.plugins import catalogue
+from zigma_bench.scans.layers import routes
+from zigma_bench.training.ema import update_ema
+
+PATCH, CHANNELS = 2, 4
+WARM_UPS = 3
+SIZES: dict[str, dict[str, dict[str, Any]]] = {
+    "cpu": {"zigma": {"width": 128, "depth": 4}, "dit": {"width": 128, "depth": 3, "heads": 4}},
+    "cuda": {"zigma": {"width": 768, "depth": 24}, "dit": {"width": 768, "depth": 12, "heads": 12}},  # B and B
+}
+SHAPES = {"cpu": ("8x64", "2x256"), "cuda": ("64x256", "16x1024", "4x4096", "1x16384")}
+PEERS = {"cpu": ("torch",), "cuda": ("mamba-ssm",)}  # backends that ZigMa is timed with beside ours
+PATHS: dict[str, dict[str, Any]] = {"raster": {}, "zigzag": {"paths": 8}, "random": {"paths": 8}}
+ATTENTION = "attention"  # in the place of a backend and of a path: DiT's
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """One median. `ratio`: the median of a peer over this one; a peer is `network backend` (zigma mamba-ssm, dit)."""
+
+    op: str
+    direction: str
+    shape: str
+    dtype: str
+    backend: str
+    path: str
+    median_ms: float
+    spread_ms: float
+    parameters: int
+    memory_gib: float | None
+    ratio: dict[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """B x L."""
+
+    batch: int
+    length: int
+
+    @classmethod
+    def parse(cls, text: str) -> Tokens:
+        parts = text.lower().split("x")
+        numbers = [int(part) for part in parts if part.isascii() and part.isdigit()]
+        if len(parts) != 2 or len(numbers) != 2 or 0 in numbers or round(numbers[1] ** 0.5) ** 2 != numbers[1]:
+            raise UsageError(
+                "this is no shape", where="--shape", expected="BxL with a square L, such as 16x1024", got=text
+            )
+        return cls(*numbers)
+
+    @property
+    def side(self) -> int:
+        return int(self.length**0.5 + 0.5)
+
+    def __str__(self) -> str:
+        return f"{self.batch}x{self.length}"
+
+
+def bench_step(
+    device: Device,
+    *,
+    shapes: Sequence[Tokens] = (),
+    paths: Sequence[str] = tuple(PATHS),
+    repeats: int = 12,
+    compiled: bool = True,
+    tell: Callable[[str], None] = lambda text: None,
+) -> list[StepRow]:
+    """All rows; CellFailed before the first timing if a backend's operators are wrong."""
+    for path in paths:
+        if path not in PATHS:
+            raise UsageError("the step is not timed along this path", expected=", ".join(PATHS), got=path)
+    ours = resolve("auto", device.type)
+    backends = [ours, *(name for name in PEERS[device.type] if name != ours and not available()[name])]
+    for backend in backends:
+        for op in ("scan", "conv"):
+            tell(f"checking {op} of {backend}")
+            gate(op, backend, device=device.name, dtype=DTYPES[device.type])
+    rows: list[StepRow] = []
+    for shape in shapes or [Tokens.parse(text) for text in SHAPES[device.type]]:
+        cases = [("zigma", ours, path) for path in paths]
+        cases += [("zigma", peer, paths[-1]) for peer in backends[1:]] + [("dit", ATTENTION, ATTENTION)]
+        found: list[StepRow] = []
+        for name, backend, path in cases:
+            tell(f"{name} {backend} {path} {shape}")
+            compiles = compiled and device.type == "cuda" and backend != "mamba-ssm"  # whose launches PyTorch can't see
+            found += _case(name, backend, path, shape, device, repeats, compiles)
+        rows += _with_ratios(found)
+    return rows
+
+
+def _case(
+    name: str, backend: str, path: str, shape: Tokens, device: Device, repeats: int, compiled: bool
+) -> Iterator[StepRow]:
+    """Forward pass and training step of one network, launched and, on a card, as a graph."""
+    dtype = DTYPES[device.type]
+    network = build(name, backend, path, shape, device)
+    if compiled:
+        compile_network(network, device.type)
+    calls = _calls(network, shape, device, dtype)
+    for direction, call in calls.items():
+        for _ in range(WARM_UPS):
+            call()
+        _reset_peak(device)
+        for suffix in ("", "-graph") if device.type == "cuda" else ("",):
+            run = call if not suffix else _graph_of(call)
+            times = [timed(run, device) for _ in range(repeats)]
+            median = statistics.median(times)
+            spread = statistics.median(abs(t - median) for t in times)
+            words = (direction + suffix, str(shape), str(dtype).removeprefix("torch."), backend, path)
+            parameters = sum(parameter.numel() for parameter in network.parameters())
+            yield StepRow(name, *words, 1e3 * median, 1e3 * spread, parameters, _peak(device))
+            del run
+    del network, calls
+    gc.collect()
+    if device.type == "cuda":
+        torch._dynamo.reset()
+        torch.cuda.empty_cache()
+
+
+def build(name: str, backend: str, path: str, shape: Tokens, device: Device) -> nn.Module:
+    """A network for shape.length tokens, its first weights moved off zero, so that every gradient is some number."""
+    spec = catalogue().get("backbone", name)
+    options = spec.make_options({**SIZES[device.type][name], "patch": PATCH})
+    kind = "raster" if path == ATTENTION else path
+    scan = catalogue().get("scan", kind)
+    grid = Grid(shape.side, shape.side)
+    chosen = scan.resolve(PATHS[kind], where=f"--path {kind}")
+    orders = routes(scan, grid=grid, depth=options.depth, seed=0, options=chosen)
+    chosen_backend = "naive" if backend == ATTENTION else backend  # which DiT doesn't use
+    network: nn.Module = spec.load()(options, grid=grid, channels=CHANNELS, routes=orders, backend=chosen_backend)
+    initialise(network, 0)
+    rng = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if not parameter.any():
+                parameter.copy_(0.02 * torch.randn(parameter.shape, generator=rng))
+    return network.to(device.name)
+
+
+def _calls(network: nn.Module, shape: Tokens, device: Device, dtype: torch.dtype) -> dict[str, Callable[[], Any]]:
+    pixels = (shape.batch, CHANNELS, PATCH * shape.side, PATCH * shape.side)
+    x, target = torch.randn(pixels, device=device.name), torch.randn(pixels, device=device.name)
+    t = torch.rand(shape.batch, device=device.name)
+    average = copy.deepcopy(network).requires_grad_(False)
+    on_card = device.type == "cuda"
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-5, fused=True, capturable=on_card)
+
+    def evaluate() -> torch.Tensor:
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16, cache_enabled=False):
+            return network(x, t).float()  # type: ignore[no-any-return]
+
+    def forward() -> torch.Tensor:
+        with torch.no_grad():
+            return evaluate()
+
+    def train() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        (evaluate() - target).square().mean().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        update_ema(average, network, 0.999)
+
+    return {"forward": forward, "train-step": train}
+
+
+def _graph_of(call: Callable[[], Any]) -> Callable[[], None]:
+    graph, _output = record(call)
+    return graph.replay
+
+
+def _with_ratios(rows: list[StepRow]) -> list[StepRow]:
+    def peer(row: StepRow) -> str:
+        return row.op if row.op == "dit" else f"{row.op} {row.backend}"
+
+    found = []
+    for row in rows:
+        others = [r for r in rows if r.direction == row.direction and peer(r) != peer(row)]
+        ratio = {peer(other): other.median_ms / row.median_ms for other in others}
+        found.append(StepRow(**{**asdict(row), "ratio": ratio}))
+    return found
+
+
+def _reset_peak(device: Device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device.name)
+
+
+def _peak(device: Device) -> float | None:
+    return torch.cuda.max_memory_allocated(device.name) / 2**30 if device.type == "cuda" else None
