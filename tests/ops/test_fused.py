@@ -6,6 +6,7 @@ import ctypes
 import importlib.util
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -154,3 +155,47 @@ def test_a_network_runs_on_imagined_tensors_and_counts_what_the_formula_counts()
     options = ZigmaOptions(width=32, depth=2, patch=1)
     assert forward == 2 * costs.zigma_cost(options, grid=Grid(8, 8), channels=3, routes=orders).total_flops
     assert counter.get_total_flops() > 2.5 * forward
+
+
+class Driver:
+    """Stands for the driver: what is called, with the context that is current."""
+
+    def __init__(self, current: int) -> None:
+        self.current = current
+        self.calls: list[str] = []
+
+    def cuCtxGetCurrent(self) -> tuple[int, int]:
+        return 0, self.current
+
+    def cuCtxSetCurrent(self, context: int) -> tuple[int]:
+        self.calls.append(f"set {context}")
+        return (0,)
+
+    def cuCtxPushCurrent(self, context: int) -> tuple[int]:
+        self.calls.append(f"push {context}")
+        return (0,)
+
+    def cuCtxPopCurrent(self) -> tuple[int, int]:
+        self.calls.append("pop")
+        return 0, 7
+
+    def cuLaunchKernel(self, function: str, *arguments: int) -> tuple[int]:
+        assert arguments[:6] == (1, 2, 3, 32, 1, 1) and arguments[6] == 100
+        self.calls.append(f"launch {function}")
+        return (int(function == "broken"),)
+
+
+@pytest.mark.parametrize(
+    ("current", "calls"),
+    [(0, ["set 7", "launch f"]), (7, ["launch f"]), (8, ["push 7", "launch f", "pop"])],
+)
+def test_a_kernel_is_launched_in_its_own_context(
+    current: int, calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread of autograd may have none yet, and another card's may be current."""
+    driver, arguments = Driver(current), program.Layout(0, 1, 0).pack([], [None], [])
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda index: SimpleNamespace(cuda_stream=5))
+    program.Kernel(driver, "f", 7, 0, 100).launch((1, 2, 3), (32, 1, 1), arguments)
+    assert driver.calls == calls
+    with pytest.raises(NotReady, match="a kernel can't be launched"):
+        program.Kernel(driver, "broken", 7, 0, 100).launch((1, 2, 3), (32, 1, 1), arguments)

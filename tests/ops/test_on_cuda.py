@@ -15,10 +15,13 @@ import torch
 from zigma_bench.errors import NotReady
 from zigma_bench.grid import Grid
 from zigma_bench.models.options import ZigmaOptions
+from zigma_bench.models.speed import Graphed
 from zigma_bench.models.zigma import Zigma
+from zigma_bench.ops.backends import available
 from zigma_bench.ops.causal_conv import causal_conv
 from zigma_bench.ops.mamba_inner import mamba_inner
 from zigma_bench.ops.selective_scan import selective_scan
+from zigma_bench.plugins import catalogue
 from zigma_bench.registry import scan_spec
 from zigma_bench.scans.layers import routes
 from zigma_bench.scans.zigzag import zigzag
@@ -218,7 +221,7 @@ def test_pytorch_finds_the_operators_well_registered() -> None:
 def test_a_network_compiles_whole_and_equals_itself() -> None:
     grid, spec = Grid(8, 8), scan_spec("zigzag", zigzag, owner="test")
     orders = routes(spec, grid=grid, depth=2, seed=0, options=spec.resolve({"paths": 8}, where="test"))
-    options = ZigmaOptions(width=64, depth=2, patch=1)
+    options = ZigmaOptions(width=64, depth=2, patch=1, drop_path=0)
     network = Zigma(options, grid=grid, channels=3, routes=orders, backend="fused").cuda()
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
@@ -231,6 +234,75 @@ def test_a_network_compiles_whole_and_equals_itself() -> None:
         if run is network:
             expected = found
     agree([grad.cpu() for grad in found], [grad.cpu() for grad in expected], 1e-4)
+
+
+def allocated(function: Any) -> int:
+    """Bytes that a function's second call allocates, whether or not it keeps them."""
+    function()
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_stats()["requested_bytes.all.allocated"]
+    function()
+    torch.cuda.synchronize()
+    return int(torch.cuda.memory_stats()["requested_bytes.all.allocated"]) - before
+
+
+def test_a_branch_allocates_what_it_computes_and_no_copy() -> None:
+    """u, the projections, delta and y: no row is moved for the path, nothing is transposed."""
+    B, L, E, N, R = 64, 128, 1536, 16, 48  # channels enough for a card to walk the path in one part
+    path = torch.randperm(L, device="cuda")
+    xz = torch.randn(B, L, 2 * E, device="cuda", dtype=torch.bfloat16)
+    shapes = [(E, 4), (E,), (R + 2 * N, E), (E, R), (E,)]
+    parameters = [torch.randn(shape, device="cuda") for shape in shapes]
+    A, D = -torch.rand(E, N, device="cuda"), torch.ones(E, device="cuda")
+    weights = 2 * (R + 2 * N + R) * E  # in bfloat16
+    with torch.no_grad():
+        found = allocated(lambda: mamba_inner(xz, *parameters, A, D, path=path, since=None))
+    rows = 2 * B * L * (3 * E + R + 2 * N)
+    assert rows + weights <= found <= 1.02 * (rows + weights)
+
+
+def test_a_block_allocates_as_much_along_any_path() -> None:
+    def block(name: str) -> int:
+        grid, spec = Grid(32, 32), catalogue().get("scan", name)
+        orders = routes(spec, grid=grid, depth=1, seed=0, options=spec.resolve({}, where="test"))
+        network = Zigma(ZigmaOptions(width=64, depth=1), grid=grid, channels=4, routes=orders, backend="fused").cuda()
+        x, c = torch.randn(2, 1024, 64, device="cuda"), torch.randn(2, 64, device="cuda")
+        with torch.no_grad(), torch.autocast("cuda", dtype=torch.bfloat16):
+            return allocated(lambda: network.blocks[0](x, None, c))
+
+    assert block("raster") == block("zigzag") == block("random")
+
+
+def test_a_graph_of_launches_gives_what_the_launches_give() -> None:
+    grid, spec = Grid(8, 8), scan_spec("zigzag", zigzag, owner="test")
+    orders = routes(spec, grid=grid, depth=2, seed=0, options=spec.resolve({"paths": 8}, where="test"))
+    network = Zigma(ZigmaOptions(width=64, depth=2, patch=1), grid=grid, channels=3, routes=orders, backend="fused")
+    for parameter in network.cuda().parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    graphed = Graphed(network.requires_grad_(False).eval(), "cuda")
+    for batch in (2, 3, 2):
+        x, t = torch.randn(batch, 3, 8, 8, device="cuda"), torch.rand(batch, device="cuda")
+        first, expected = graphed(x, t), network(x, t)
+        second = graphed(2 * x, t)
+        assert torch.equal(first, expected) and torch.equal(second, network(2 * x, t))
+    assert len(graphed.graphs) == 2
+
+
+def test_launches_that_wait_are_no_graph() -> None:
+    with pytest.raises(NotReady, match=r"can't be recorded as a CUDA graph.*leave sample.graph out"):
+        Graphed(lambda x: x * float(x.sum()), "cuda")(torch.ones(3, device="cuda"))
+
+
+@pytest.mark.skipif(bool(available()["mamba-ssm"]), reason="mamba-ssm is not installed")
+@pytest.mark.parametrize("length", [63, 64, 500])
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 3e-5), (torch.bfloat16, 2e-2)])
+def test_mamba_ssm(length: int, dtype: torch.dtype, bound: float) -> None:
+    given, path = scan_inputs(2, length, 40, 16)
+    rounded = {name: value.to(dtype).double() for name, value in given.items()}
+    expected = with_gradients(selective_scan, rounded, path, "cpu", torch.float64, "naive")
+    agree(with_gradients(selective_scan, given, path, "cuda", dtype, "mamba-ssm"), expected, bound)
+    with pytest.raises(NotReady, match="know no segments"):
+        with_gradients(selective_scan, given, path, "cuda", dtype, "mamba-ssm", some_segments(length))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -414,7 +414,10 @@ def test_wrong_inputs_are_named(change: dict[str, Any], says: str) -> None:
 
 @pytest.mark.parametrize("name", ["fsed", "auto"])
 def test_only_resolved_backends(name: str) -> None:
-    with pytest.raises(UnknownName, match=f"selective_scan: no backend is called '{name}'; expected one of cpu, naive"):
+    with pytest.raises(
+        UnknownName,
+        match=f"selective_scan: no backend is called '{name}'; expected one of cpu, fused, mamba-ssm, naive",
+    ):
         selective_scan(**inputs(1, 3, 2, 2), backend=name)
 
 

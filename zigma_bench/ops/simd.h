@@ -2,6 +2,8 @@
 //
 // The vector is as wide as the machine's registers: wider ones go through memory and are many times slower.
 #pragma once
+#include <dlfcn.h>
+
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>
@@ -34,74 +36,114 @@ static inline vec splat(float x) { return vec{} + x; }
 
 // The first `count` of LANES floats at p, zero beyond them.
 static inline vec load(const float* p, int64_t count) {
-  vec v{};
-  if (count >= LANES) {
+  vec v;
+  if (__builtin_expect(count >= LANES, 1)) {
     std::memcpy(&v, p, sizeof(vec));
-  } else {
-    std::memcpy(&v, p, static_cast<size_t>(count) * sizeof(float));
+    return v;
   }
+#if LANES == 16
+  return (vec)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), p);
+#else
+  float some[LANES] = {};
+  for (int i = 0; i < count; i++) some[i] = p[i];
+  std::memcpy(&v, some, sizeof(vec));
   return v;
+#endif
 }
 
 static inline void store(float* p, vec v, int64_t count) {
-  std::memcpy(p, &v, count >= LANES ? sizeof(vec) : static_cast<size_t>(count) * sizeof(float));
+  if (__builtin_expect(count >= LANES, 1)) {
+    std::memcpy(p, &v, sizeof(vec));
+    return;
+  }
+#if LANES == 16
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << count) - 1), (__m512)v);
+#else
+  float some[LANES];
+  std::memcpy(some, &v, sizeof(vec));
+  for (int i = 0; i < count; i++) p[i] = some[i];
+#endif
 }
 
-// 2^f on [0, 1]: 1 + f * (...), minimax, relative error 8.3e-8 before rounding.
+static inline void prefetch(const float* p) { __builtin_prefetch(p); }
+
+static inline void clear(vec* v, int64_t count) {
+  std::memset(reinterpret_cast<char*>(v), 0, static_cast<size_t>(count) * sizeof(vec));
+}
+
+static inline void copy(vec* to, const vec* from, int64_t count) {
+  std::memcpy(reinterpret_cast<char*>(to), from, static_cast<size_t>(count) * sizeof(vec));
+}
+
+// [count, width] floats, count at most LANES here as in `load`, to vectors [width] and back.
+static inline void transposed(const float* rows, int64_t count, int64_t width, vec* out) {
+  float* flat = reinterpret_cast<float*>(out);
+  clear(out, width);
+  for (int64_t i = 0; i < LANES && i < count; i++)
+    for (int64_t k = 0; k < width; k++) flat[k * LANES + i] = rows[i * width + k];
+}
+
+static inline void transpose_back(const vec* columns, int64_t count, int64_t width, float* out) {
+  const float* flat = reinterpret_cast<const float*>(columns);
+  for (int64_t i = 0; i < LANES && i < count; i++)
+    for (int64_t k = 0; k < width; k++) out[i * width + k] = flat[k * LANES + i];
+}
+
+// x, or the bound where x is beyond it; NaN stays NaN.
+static inline vec at_least(vec x, float bound) {
+#if LANES == 16
+  return (vec)_mm512_max_ps((__m512)splat(bound), (__m512)x);
+#elif LANES == 8
+  return (vec)_mm256_max_ps((__m256)splat(bound), (__m256)x);
+#else
+  return x < bound ? splat(bound) : x;
+#endif
+}
+
+static inline vec at_most(vec x, float bound) {
+#if LANES == 16
+  return (vec)_mm512_min_ps((__m512)splat(bound), (__m512)x);
+#elif LANES == 8
+  return (vec)_mm256_min_ps((__m256)splat(bound), (__m256)x);
+#else
+  return x > bound ? splat(bound) : x;
+#endif
+}
+
+// 1.5 * 2^23: a small x added to it is rounded to a whole number, which then stands in the lowest bits.
+static constexpr float ROUND = 12582912.0f;
+
+// 2^f on [-0.5, 0.5]: 1 + f * (...), minimax, relative error 9.2e-8 before rounding.
 static inline vec exp2_fraction(vec f) {
-  vec p = splat(0.00186713028f);
-  p = p * f + 0.00901702988f;
-  p = p * f + 0.0557999134f;
-  p = p * f + 0.24016445f;
-  p = p * f + 0.693151312f;
+  vec p = splat(0.00132647273f);
+  p = p * f + 0.00967151299f;
+  p = p * f + 0.0555073358f;
+  p = p * f + 0.240222424f;
+  p = p * f + 0.693147004f;
   return p * f + 1.0f;
 }
 
-#if LANES == 16
-static inline vec exp2_floor(vec t) { return (vec)_mm512_roundscale_ps((__m512)t, 0x09); }
+// p * 2^whole, by adding to the exponent's bits: p from 2^-0.5 to 2^0.5, `rounded` = whole + ROUND.
+static inline vec scale_by_exp2(vec p, vec rounded) { return (vec)((ivec)p + ((ivec)rounded << 23)); }
 
-static inline vec scale_by_exp2(vec p, vec whole) { return (vec)_mm512_scalef_ps((__m512)p, (__m512)whole); }
-
-// 2^t. The rounding of t is the caller's: relative error 3e-7 + 6e-8 * |t|.
+// 2^t for t in [-126, 127.49], and at the bounds beyond. The rounding of t is the caller's: relative error
+// 3e-7 + 6e-8 * |t|. No vscalef nor vreduce: on some processors they take as long as all the rest.
 static inline vec exp2_of(vec t) {
-  vec f = (vec)_mm512_reduce_ps((__m512)t, 0x09);     // t - floor(t)
-  return scale_by_exp2(exp2_fraction(f), t);          // scalef takes the floor by itself
+  t = at_most(at_least(t, -126.0f), 127.49f);
+  const vec rounded = t + ROUND;
+  return scale_by_exp2(exp2_fraction(t - (rounded - ROUND)), rounded);
 }
-#else
-// The floor of t in [-126, 127], by adding 1.5 * 2^23; up to one too small at whole numbers, where f is then 1.
-static inline vec exp2_floor(vec t) { return ((t - 0.5f) + 12582912.0f) - 12582912.0f; }
-
-// p * 2^whole by adding to the exponent's bits; p in [1, 2].
-static inline vec scale_by_exp2(vec p, vec whole) {
-  return (vec)((ivec)p + (((ivec)(whole + 12582912.0f)) << 23));
-}
-
-static inline vec clamp_exponent(vec t) {
-  t = t < -126.0f ? splat(-126.0f) : t;
-  return t > 127.0f ? splat(127.0f) : t;
-}
-
-static inline vec exp2_of(vec t) {
-  t = clamp_exponent(t);
-  vec whole = exp2_floor(t);
-  return scale_by_exp2(exp2_fraction(t - whole), whole);
-}
-#endif
 
 // exp(x) as 2^whole * 2^f, with f from x - whole * log(2) in two parts, the first of few bits so that it is exact:
 // relative error below 3e-7 wherever exp(x) is a normal float.
 static inline vec exp_of(vec x) {
-  x = x < -88.0f ? splat(-88.0f) : x;
-  x = x > 88.0f ? splat(88.0f) : x;
-  vec whole = exp2_floor(x * LOG2E);
-#if LANES != 16
-  whole = whole < -126.0f ? splat(-126.0f) : whole;
-#endif
-  vec rest = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
-  return scale_by_exp2(exp2_fraction(rest * LOG2E), whole);
+  x = at_most(at_least(x, -87.33f), 88.0f);
+  const vec rounded = x * LOG2E + ROUND, whole = rounded - ROUND;
+  const vec rest = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
+  return scale_by_exp2(exp2_fraction(rest * LOG2E), rounded);
 }
 
-// 1 / x for x from 1 to 3: a division takes as long as thirty other operations.
+// 1 / x for x from 1 to 2^127, zero where that is denormal: a division takes as long as thirty other operations.
 static inline vec reciprocal(vec x) {
 #if LANES == 16
   vec r = (vec)_mm512_rcp14_ps((__m512)x);
@@ -131,10 +173,7 @@ static inline vec softplus_of(vec x, vec* slope) {
   return (x > 0.0f ? x : vec{}) + log1p_of(w);
 }
 
-static inline vec logistic(vec x) {
-  vec w = exp_of(-magnitude(x)), inverse = reciprocal(1.0f + w);
-  return x < 0.0f ? w * inverse : inverse;
-}
+static inline vec logistic(vec x) { return reciprocal(1.0f + exp_of(-x)); }
 
 #if defined(__clang__)
 #define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
@@ -185,26 +224,44 @@ struct FlushDenormals {
 #endif
 };
 
+// GOMP_parallel(body, data, threads, flags) of the OpenMP runtime that torch has loaded, or null where it has another.
+// Its threads wait in a loop for a while after each of torch's operators: threads of our own would have to share the
+// cores with them.
+typedef void (*Parallel)(void (*)(void*), void*, unsigned, unsigned);
+static Parallel torch_threads() {
+  static const Parallel found = reinterpret_cast<Parallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+  return found;
+}
+
+// Calls run() on so many threads at once, or on fewer where the system gives no more.
+template <class Run>
+static void on_threads(int64_t threads, const Run& run) {
+  if (threads <= 1) return run();
+  if (const Parallel parallel = torch_threads())
+    return parallel([](void* own) { (*static_cast<const Run*>(own))(); }, const_cast<Run*>(&run),
+                    static_cast<unsigned>(threads), 0);
+  std::vector<std::thread> others;
+  for (int64_t i = 1; i < threads; i++) {
+    try {
+      others.emplace_back(run);
+    } catch (const std::system_error&) {
+      break;
+    }
+  }
+  run();
+  for (auto& thread : others) thread.join();
+}
+
 // Calls make(): a worker, once a thread; then worker(task) for tasks 0 .. tasks - 1, each on whichever thread is free.
 // Tasks must write to places of their own: the result then is the same for any number of threads.
 template <class Make>
 static void for_each_task(int64_t tasks, int64_t threads, const Make& make) {
   std::atomic<int64_t> next{0};
-  auto run = [&] {
+  on_threads(tasks > 1 ? threads : 1, [&] {
     FlushDenormals flush;
     auto worker = make();
     for (int64_t task; (task = next.fetch_add(1)) < tasks;) worker(task);
-  };
-  std::vector<std::thread> others;
-  for (int64_t i = 1; i < (threads < tasks ? threads : tasks); i++) {
-    try {
-      others.emplace_back(run);
-    } catch (const std::system_error&) {
-      break;  // the system gives no more threads: those at hand do all the tasks
-    }
-  }
-  run();
-  for (auto& thread : others) thread.join();
+  });
 }
 
 // Channels in blocks of LANES, and the blocks in groups: a task is one batch entry and one group. The shape alone

@@ -26,10 +26,7 @@ struct Weights {
     for (int64_t block = 0; block < blocks; block++) {
       const int64_t e = block * LANES, count = c.channels - e;
       vec* own = memory.data + block * (c.width + 1);
-      for (int64_t k = 0; k < c.width; k++) {
-        own[k] = vec{};
-        for (int i = 0; i < LANES && i < count; i++) own[k][i] = c.weight[(e + i) * c.width + k];
-      }
+      transposed(c.weight + e * c.width, count, c.width, own);
       own[c.width] = c.bias ? load(c.bias + e, count) : vec{};
     }
   }
@@ -113,8 +110,7 @@ static void add_batch(const Conv& c, const Groups& groups, vec* sums) {
   for (int64_t block = 0; block < groups.blocks; block++) {
     const int64_t e = block * LANES, count = c.channels - e;
     const vec* own = sums + block * stride;
-    for (int64_t k = 0; k < c.width; k++)
-      for (int i = 0; i < LANES && i < count; i++) c.grad_weight[(e + i) * c.width + k] = own[k][i];
+    transpose_back(own, count, c.width, c.grad_weight + e * c.width);
     store(c.grad_bias + e, own[c.width], count);
   }
 }
@@ -125,17 +121,16 @@ static void backward(const Conv& c) {
   const Weights weights(c, groups.blocks);
   const int64_t stride = c.width + 1;
   Scratch sums(c.batch * groups.blocks * stride);
-  std::memset(reinterpret_cast<char*>(sums.data), 0, static_cast<size_t>(c.batch * groups.blocks * stride) * sizeof(vec));
+  clear(sums.data, c.batch * groups.blocks * stride);
   for_each_task(c.batch * groups.count, c.threads, [&] {
     return [&, window = Window(c), ring = std::make_unique<Scratch>(groups.blocks * c.width)](int64_t task) mutable {
       const int64_t b = task / groups.count, group = task % groups.count;
       const int64_t low = groups.first(group), high = groups.first(group + 1);
-      std::memset(reinterpret_cast<char*>(ring->data), 0, static_cast<size_t>(groups.blocks * c.width) * sizeof(vec));
+      clear(ring->data, groups.blocks * c.width);
       for (int64_t t = c.length - 1; t >= 0; t--) {
         const float* const* rows = window.at(c, b, t);
         if (t + 1 < c.length && start_of(c, t + 1) > t)  // what the ring holds is another segment's
-          std::memset(reinterpret_cast<char*>(ring->data + low * c.width), 0,
-                      static_cast<size_t>((high - low) * c.width) * sizeof(vec));
+          clear(ring->data + low * c.width, (high - low) * c.width);
         for (int64_t block = low; block < high; block++)
           backward_step<WIDTH>(c, b, t, block, weights.memory.data + block * stride, rows,
                                ring->data + block * c.width, sums.data + (b * groups.blocks + block) * stride);

@@ -30,21 +30,27 @@ Arguments = ctypes.Array[ctypes.c_char]
 
 
 class Kernel:
-    """A kernel on one card."""
+    """A kernel on one card: the driver, its function and the context that it was loaded in."""
 
-    def __init__(self, function: Any, shared_bytes: int) -> None:
-        from cuda.bindings import driver
-
-        self.function, self.shared_bytes, self._launch = function, shared_bytes, driver.cuLaunchKernel
+    def __init__(self, driver: Any, function: Any, context: Any, index: int, shared_bytes: int) -> None:
+        self.driver, self.function, self.context = driver, function, context
+        self.index, self.shared_bytes = index, shared_bytes
 
     def launch(self, grid: tuple[int, int, int], threads: tuple[int, int, int], arguments: Arguments) -> None:
         """Queue the kernel on the current stream; the driver copies its only parameter, a struct."""
         places = ctypes.c_void_p(ctypes.addressof(arguments))
-        stream = torch.cuda.current_stream().cuda_stream
-        _check(
-            self._launch(self.function, *grid, *threads, self.shared_bytes, stream, ctypes.addressof(places), 0),
-            "a kernel can't be launched",
+        stream = torch.cuda.current_stream(self.index).cuda_stream
+        current, own = int(_check(self.driver.cuCtxGetCurrent(), "no context is told")), int(self.context)
+        if current == 0:  # a thread of autograd that has launched nothing yet
+            _check(self.driver.cuCtxSetCurrent(self.context), "the context can't be made current")
+        elif current != own:  # another card's
+            _check(self.driver.cuCtxPushCurrent(self.context), "the context can't be made current")
+        launched = self.driver.cuLaunchKernel(
+            self.function, *grid, *threads, self.shared_bytes, stream, ctypes.addressof(places), 0
         )
+        if current not in (0, own):
+            _check(self.driver.cuCtxPopCurrent(), "the context can't be given back")
+        _check(launched, "a kernel can't be launched")
 
 
 class Layout:
@@ -102,7 +108,8 @@ def _kernel(source: Path, name: str, index: int, settings: tuple[tuple[str, Sett
             driver.cuFuncSetAttribute(function, dynamic, needed.value),
             f"the kernel {name} needs {needed.value} bytes of shared memory a block, which this card hasn't",
         )
-    return Kernel(function, needed.value)
+        context = _check(driver.cuCtxGetCurrent(), "no context is told")
+    return Kernel(driver, function, context, index, needed.value)
 
 
 def compiled(source: Path, card: tuple[int, int], settings: Mapping[str, Setting]) -> bytes:
@@ -173,5 +180,7 @@ def _keep(binary: bytes, file: Path) -> None:
 def _check(result: tuple[Any, ...], failure: str) -> Any:
     """What a call of cuda-bindings gives beside its code: nothing, one thing or several."""
     if int(result[0]):
-        raise NotReady(f"the backend 'fused': {failure}", got=str(result[0]))
+        raise NotReady(
+            f"the backend 'fused': {failure}", got=str(result[0]), do="take the backend 'torch', and report this"
+        )
     return result[1] if len(result) == 2 else result[1:]

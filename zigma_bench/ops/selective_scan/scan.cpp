@@ -2,14 +2,16 @@
 //
 //   d = softplus(delta + bias), h_t = exp(d A) h_{t-1} + d u B, y = <C, h> + D u, out = y silu(z)
 //
-// Time goes in chunks, and inside a chunk over blocks of channels: rows are then read in long pieces, and what the
-// backward recomputes of one block (states and decays) stays in the nearest caches. The forward keeps the state at
-// each chunk's start, as the step before left it: where a segment starts, the step itself takes zero instead. The
-// gradients of B and C are summed over the lanes once a chunk and group of blocks, those of A, D and the bias once a
-// batch entry; both are then summed in a fixed order, without atomics.
+// Time goes in chunks, and inside a chunk over blocks of channels: rows are then read in long pieces. Inside a block
+// what all states share comes first, for all steps at once, so that no step waits for the step size of the one before;
+// then the states, a few at a time in registers, and what the backward recomputes of them (states and decays) stays in
+// the nearest cache. The forward keeps the state at each chunk's start, as the step before left it: where a segment
+// starts, the step itself takes zero instead. The gradients of B and C are summed over the lanes once a chunk and group
+// of blocks, those of A, D and the bias once a batch entry; both are then summed in a fixed order, without atomics.
 #include "../simd.h"
 
-static constexpr int64_t CHUNK = 16;
+static constexpr int64_t CHUNK = 8;
+static constexpr int TOGETHER = LANES == 16 ? 8 : 4;  // states in registers
 
 extern "C" struct Scan {
   int64_t batch, length, channels, states, softplus, threads;
@@ -17,13 +19,13 @@ extern "C" struct Scan {
   const int64_t* since;                         // [L], the step where each step's segment began, or null for one
   Rows u, delta, z, B, C, out;                  // z.data may be null
   const float *A, *D, *bias;                    // [E, N], [E] or null, [E] or null
-  float* starts;                                // [B, chunks, blocks, N, LANES]: written forward (or null), read backward
+  float* starts;                                // [B, chunks, blocks, N, LANES]: written forward or null, read backward
   Rows grad_out, grad_u, grad_delta, grad_z;    // grad_z.data is null where z.data is
   float *grad_B, *grad_C;                       // [B, L, N]
   float *grad_A, *grad_D, *grad_bias;           // [E, N], [E], [E]
 };
 
-// What a block of channels needs at every step, in padded vectors.
+// A, D and the bias in padded vectors.
 struct Parameters {
   Scratch memory;
   vec *A, *D, *bias;  // A [blocks, N] times log2(e), D and bias [blocks]
@@ -33,19 +35,12 @@ struct Parameters {
       const int64_t e = block * LANES, count = s.channels - e;
       D[block] = s.D ? load(s.D + e, count) : vec{};
       bias[block] = s.bias ? load(s.bias + e, count) : vec{};
-      for (int64_t n = 0; n < s.states; n++) {
-        vec a{};
-        for (int i = 0; i < LANES && i < count; i++) a[i] = s.A[(e + i) * s.states + n];
-        A[block * s.states + n] = a * LOG2E;
-      }
+      vec* own = A + block * s.states;
+      transposed(s.A + e * s.states, count, s.states, own);
+      for (int64_t n = 0; n < s.states; n++) own[n] *= LOG2E;
     }
   }
 };
-
-static inline int64_t row_of(const Scan& s, int64_t step) { return s.path ? s.path[step] : step; }
-
-// Whether the state before this step is zero because a segment starts. Without segments step 0 needs no care.
-static inline bool starts_segment(const Scan& s, int64_t step) { return s.since && s.since[step] == step; }
 
 static inline vec step_size(const Scan& s, vec raw, vec* slope) {
   if (s.softplus) return softplus_of(raw, slope);
@@ -53,264 +48,295 @@ static inline vec step_size(const Scan& s, vec raw, vec* slope) {
   return raw;
 }
 
-// The place of one block of channels in one chunk.
-struct Place {
-  int64_t b, first, steps, block, channel, count;
-};
-
-// Steps of one chunk for one block; h [N] comes in as the state before it and goes out as the state after it.
-// STATES is N where the compiler is to keep the states in registers, or 0 for any N.
-template <int STATES>
-static void forward_block(const Scan& s, const Parameters& p, const Place& at, vec* carried) {
-  const int64_t N = STATES ? STATES : s.states;
-  const vec *A = p.A + at.block * N, D = p.D[at.block], bias = p.bias[at.block];
-  vec registers[STATES ? STATES : 1];
-  vec* h = STATES ? registers : carried;
-  if (STATES) for (int n = 0; n < STATES; n++) h[n] = carried[n];
-  for (int64_t t = at.first; t < at.first + at.steps; t++) {
-    const int64_t row = row_of(s, t);
-    if (starts_segment(s, t)) for (int64_t n = 0; n < N; n++) h[n] = vec{};
-    const vec u = load(s.u.at(at.b, row) + at.channel, at.count);
-    vec slope;
-    const vec d = step_size(s, load(s.delta.at(at.b, row) + at.channel, at.count) + bias, &slope);
-    const vec du = d * u;
-    const float *B = s.B.at(at.b, row), *C = s.C.at(at.b, row);
-    vec y[2] = {D * u, vec{}};
-#pragma GCC unroll 16
-    for (int64_t n = 0; n < N; n++) {
-      h[n] = exp2_of(d * A[n]) * h[n] + du * B[n];
-      y[n & 1] += h[n] * C[n];
+// The steps of one chunk of one batch entry: their rows, and whether the state before them is zero because a segment
+// starts. Without segments step 0 needs no care.
+struct Chunk {
+  int64_t b, steps, rows[CHUNK];
+  const float *B[CHUNK], *C[CHUNK];
+  bool fresh[CHUNK];
+  Chunk(const Scan& s, int64_t b, int64_t number) : b(b) {
+    const int64_t first = number * CHUNK;
+    steps = s.length - first < CHUNK ? s.length - first : CHUNK;
+    for (int64_t i = 0; i < steps; i++) {
+      const int64_t step = first + i, row = rows[i] = s.path ? s.path[step] : step;
+      B[i] = s.B.at(b, row), C[i] = s.C.at(b, row);
+      fresh[i] = s.since && s.since[step] == step;
     }
-    vec out = y[0] + y[1];
-    if (s.z.data) {
-      const vec z = load(s.z.at(at.b, row) + at.channel, at.count);
-      out *= z * logistic(z);
-    }
-    store(s.out.at(at.b, row) + at.channel, out, at.count);
   }
-  if (STATES) for (int n = 0; n < STATES; n++) carried[n] = h[n];
-}
-
-// What the backward of one block in one chunk needs of its forward.
-struct Kept {
-  vec *states, *decays;                      // [CHUNK + 1, N] from the state before the chunk on, [CHUNK, N]
-  vec* zeros;                                // [N], the state before a segment: `states` has the end of another one
-  vec u[CHUNK], d[CHUNK], slope[CHUNK], dy[CHUNK];
 };
 
-// The forward again, keeping everything; writes the gradient of z.
-template <int STATES>
-static void recompute_block(const Scan& s, const Parameters& p, const Place& at, Kept& k) {
-  const int64_t N = STATES ? STATES : s.states;
-  const vec *A = p.A + at.block * N, D = p.D[at.block], bias = p.bias[at.block];
-  vec registers[STATES ? STATES : 1];
-  if (STATES) for (int n = 0; n < STATES; n++) registers[n] = k.states[n];
-  for (int64_t i = 0; i < at.steps; i++) {
-    const int64_t row = row_of(s, at.first + i);
-    const vec u = k.u[i] = load(s.u.at(at.b, row) + at.channel, at.count);
-    const vec d = k.d[i] = step_size(s, load(s.delta.at(at.b, row) + at.channel, at.count) + bias, &k.slope[i]);
-    const vec du = d * u;
-    const float *B = s.B.at(at.b, row), *C = s.C.at(at.b, row);
-    const bool fresh = starts_segment(s, at.first + i);
-    const vec* before = fresh ? k.zeros : k.states + i * N;
-    if (STATES && fresh) for (int n = 0; n < STATES; n++) registers[n] = vec{};
-    vec *after = k.states + (i + 1) * N, *decay = k.decays + i * N, y[2] = {D * u, vec{}};
-#pragma GCC unroll 16
-    for (int64_t n = 0; n < N; n++) {
-      const vec a = exp2_of(d * A[n]), h = a * (STATES ? registers[STATES ? n : 0] : before[n]) + du * B[n];
-      if (STATES) registers[STATES ? n : 0] = h;
-      decay[n] = a;
-      after[n] = h;
-      y[n & 1] += h * C[n];
-    }
-    k.dy[i] = load(s.grad_out.at(at.b, row) + at.channel, at.count);
-    if (s.z.data) {
-      const vec z = load(s.z.at(at.b, row) + at.channel, at.count), gate = logistic(z);
-      const vec grad_z = k.dy[i] * (y[0] + y[1]) * gate * (1.0f + z * (1.0f - gate));
-      store(s.grad_z.at(at.b, row) + at.channel, grad_z, at.count);
-      k.dy[i] *= z * gate;
-    }
+// What all states of one block of channels share in a chunk.
+struct Shared {
+  vec u[CHUNK], d[CHUNK], slope[CHUNK], du[CHUNK], y[CHUNK];
+};
+
+// u, the step sizes, and D u as the start of y. The rows of the next block come nearer meanwhile.
+static inline void prepare(const Scan& s, const Parameters& p, const Chunk& c, int64_t block, Shared& k) {
+  const int64_t e = block * LANES, count = s.channels - e;
+  const vec D = p.D[block], bias = p.bias[block];
+  for (int64_t i = 0; i < c.steps; i++) {
+    const float *u = s.u.at(c.b, c.rows[i]) + e, *delta = s.delta.at(c.b, c.rows[i]) + e;
+    prefetch(u + LANES), prefetch(delta + LANES);
+    k.u[i] = load(u, count);
+    k.d[i] = step_size(s, load(delta, count) + bias, &k.slope[i]);
+    k.du[i] = k.d[i] * k.u[i];
+    k.y[i] = D * k.u[i];
   }
 }
 
-// Gradients that grow over the steps of one batch entry and block, and the gradient of the state that goes back in time.
-struct Sums {
-  vec *state, *A;  // [N] each
-  vec D, bias;
+// The steps of G states, A [G]: h [G] comes in as the state before them and goes out as the state after them. The
+// backward is left all of them: `states` [steps + 1, G] from the state before on, and `decays` [steps, G].
+template <int G, bool KEEP>
+static inline void forward_states(const Chunk& c, Shared& k, const vec* A, int64_t first, vec* h, vec* states,
+                                  vec* decays) {
+  vec own[G];
+  for (int n = 0; n < G; n++) own[n] = h[n];
+  if (KEEP) for (int n = 0; n < G; n++) states[n] = own[n];
+  for (int64_t i = 0; i < c.steps; i++) {
+    if (c.fresh[i]) for (int n = 0; n < G; n++) own[n] = vec{};
+    const float *B = c.B[i] + first, *C = c.C[i] + first;
+    const vec d = k.d[i], du = k.du[i];
+    vec y = k.y[i];
+#pragma GCC unroll 8
+    for (int n = 0; n < G; n++) {
+      const vec decay = exp2_of(d * A[n]);
+      own[n] = decay * own[n] + du * B[n];
+      y += own[n] * C[n];
+      if (KEEP) decays[i * G + n] = decay, states[(i + 1) * G + n] = own[n];
+    }
+    k.y[i] = y;
+  }
+  for (int n = 0; n < G; n++) h[n] = own[n];
+}
+
+// Calls body(G, first) for groups of G states: as many at a time as registers hold, the rest one by one.
+template <class Body>
+static inline void for_states(int64_t states, const Body& body) {
+  int64_t n = 0;
+  for (; n + TOGETHER <= states; n += TOGETHER) body(std::integral_constant<int, TOGETHER>{}, n);
+  for (; n < states; n++) body(std::integral_constant<int, 1>{}, n);
+}
+
+// One chunk of one block; h [N] as in `forward_states`.
+static void forward_block(const Scan& s, const Parameters& p, const Chunk& c, int64_t block, vec* h) {
+  const int64_t e = block * LANES, count = s.channels - e;
+  Shared k;
+  prepare(s, p, c, block, k);
+  const vec* A = p.A + block * s.states;
+  for_states(s.states, [&](auto G, int64_t n) { forward_states<G, false>(c, k, A + n, n, h + n, nullptr, nullptr); });
+  for (int64_t i = 0; i < c.steps; i++) {
+    if (s.z.data) {
+      const float* at = s.z.at(c.b, c.rows[i]) + e;
+      prefetch(at + LANES);
+      const vec z = load(at, count);
+      k.y[i] *= z * logistic(z);
+    }
+    store(s.out.at(c.b, c.rows[i]) + e, k.y[i], count);
+  }
+}
+
+// What the backward of one block in one chunk needs beside.
+struct Kept : Shared {
+  vec states[(CHUNK + 1) * TOGETHER], decays[CHUNK * TOGETHER];  // of the states at hand
+  vec dy[CHUNK], to_z[CHUNK];                                    // gradient of y; what makes of y the gradient of z
+  vec through_B[CHUNK], through_A[CHUNK];                        // sums over n of g B and of A g a h_{t-1}
 };
 
-template <int STATES>
-static void backward_block(const Scan& s, const Parameters& p, const Place& at, const Kept& k, Sums& sums, vec* B_sums,
-                           vec* C_sums) {
-  const int64_t N = STATES ? STATES : s.states;
-  const vec *A = p.A + at.block * N, D = p.D[at.block];
-  vec registers[STATES ? STATES : 1];
-  vec* g = STATES ? registers : sums.state;
-  if (STATES) for (int n = 0; n < STATES; n++) g[n] = sums.state[n];
-  for (int64_t i = at.steps - 1; i >= 0; i--) {
-    const int64_t row = row_of(s, at.first + i);
-    const vec dy = k.dy[i], u = k.u[i], d = k.d[i], du = d * u;
-    const float *B = s.B.at(at.b, row), *C = s.C.at(at.b, row);
-    const bool fresh = starts_segment(s, at.first + i);
-    const vec* before = fresh ? k.zeros : k.states + i * N;
-    const vec *after = k.states + (i + 1) * N, *decay = k.decays + i * N;
-    vec *to_B = B_sums + i * N, *to_C = C_sums + i * N, *to_A = sums.A;
-    vec through_B[2] = {}, through_A[2] = {};  // sum of g B, sum of A g a h_{t-1}
-#pragma GCC unroll 16
-    for (int64_t n = 0; n < N; n++) {
-      const vec total = g[n] + dy * C[n];
+static inline void prepare_gradients(const Scan& s, const Chunk& c, int64_t block, Kept& k) {
+  const int64_t e = block * LANES, count = s.channels - e;
+  for (int64_t i = 0; i < c.steps; i++) {
+    const float* grad_out = s.grad_out.at(c.b, c.rows[i]) + e;
+    prefetch(grad_out + LANES);
+    k.dy[i] = load(grad_out, count);
+    k.through_B[i] = k.through_A[i] = vec{};
+    if (!s.z.data) continue;
+    const float* at = s.z.at(c.b, c.rows[i]) + e;
+    prefetch(at + LANES);
+    const vec z = load(at, count), gate = logistic(z);
+    k.to_z[i] = k.dy[i] * gate * (1.0f + z * (1.0f - gate));
+    k.dy[i] *= z * gate;
+  }
+}
+
+// The steps of G states against time; g [G] is the gradient of the state, grad_A [G] grows, and so do B_sums and C_sums
+// [steps, N], behind whose first `first` states these lie.
+template <int G>
+static inline void backward_states(const Chunk& c, Kept& k, const vec* A, int64_t first, int64_t N, vec* g, vec* grad_A,
+                                   vec* B_sums, vec* C_sums) {
+  static const vec zeros[G] = {};
+  vec own[G], to_A[G];
+  for (int n = 0; n < G; n++) own[n] = g[n], to_A[n] = grad_A[n];
+  for (int64_t i = c.steps - 1; i >= 0; i--) {
+    const float *B = c.B[i] + first, *C = c.C[i] + first;
+    const vec *after = k.states + (i + 1) * G, *decay = k.decays + i * G;
+    const vec* before = c.fresh[i] ? zeros : k.states + i * G;
+    vec *to_B = B_sums + i * N + first, *to_C = C_sums + i * N + first;
+    const vec dy = k.dy[i], d = k.d[i], du = k.du[i];
+    vec through_B = k.through_B[i], through_A = k.through_A[i];
+#pragma GCC unroll 8
+    for (int n = 0; n < G; n++) {
+      const vec total = own[n] + dy * C[n];
       to_C[n] += dy * after[n];
       to_B[n] += total * du;
-      through_B[n & 1] += total * B[n];
-      g[n] = total * decay[n];
-      const vec q = g[n] * before[n];
-      through_A[n & 1] += q * A[n];
+      through_B += total * B[n];
+      own[n] = total * decay[n];
+      const vec q = own[n] * before[n];
+      through_A += q * A[n];
       to_A[n] += q * d;
     }
-    const vec from_B = through_B[0] + through_B[1];
-    const vec grad_delta = (u * from_B + (through_A[0] + through_A[1]) * LN2) * k.slope[i];
-    store(s.grad_u.at(at.b, row) + at.channel, d * from_B + dy * D, at.count);
-    store(s.grad_delta.at(at.b, row) + at.channel, grad_delta, at.count);
-    sums.D += dy * u;
-    sums.bias += grad_delta;
-    if (fresh) for (int64_t n = 0; n < N; n++) g[n] = vec{};  // what comes before is another segment
+    k.through_B[i] = through_B, k.through_A[i] = through_A;
+    if (c.fresh[i]) for (int n = 0; n < G; n++) own[n] = vec{};  // what comes before is another segment
   }
-  if (STATES) for (int n = 0; n < STATES; n++) sums.state[n] = g[n];
+  for (int n = 0; n < G; n++) g[n] = own[n], grad_A[n] = to_A[n];
+}
+
+// Gradients of D, the bias and A that grow over the steps of one batch entry and block.
+struct Sums {
+  vec D, bias, A[];
+};
+
+// One chunk of one block: `start` [N] is the state before it, g [N] the gradient of the state after it, and on return
+// of that before it.
+static void backward_block(const Scan& s, const Parameters& p, const Chunk& c, int64_t block, const vec* start, vec* g,
+                           Sums& sums, vec* B_sums, vec* C_sums) {
+  const int64_t e = block * LANES, count = s.channels - e, N = s.states;
+  const vec *A = p.A + block * N, D = p.D[block];
+  Kept k;
+  prepare(s, p, c, block, k);
+  prepare_gradients(s, c, block, k);
+  for_states(N, [&](auto G, int64_t n) {
+    vec h[G];
+    for (int i = 0; i < G; i++) h[i] = start ? start[n + i] : vec{};
+    forward_states<G, true>(c, k, A + n, n, h, k.states, k.decays);
+    backward_states<G>(c, k, A + n, n, N, g + n, sums.A + n, B_sums, C_sums);
+  });
+  vec to_D = sums.D, to_bias = sums.bias;
+  for (int64_t i = 0; i < c.steps; i++) {
+    const int64_t row = c.rows[i];
+    const vec grad_delta = (k.u[i] * k.through_B[i] + k.through_A[i] * LN2) * k.slope[i];
+    store(s.grad_u.at(c.b, row) + e, k.d[i] * k.through_B[i] + k.dy[i] * D, count);
+    store(s.grad_delta.at(c.b, row) + e, grad_delta, count);
+    if (s.z.data) store(s.grad_z.at(c.b, row) + e, k.to_z[i] * k.y[i], count);
+    to_D += k.dy[i] * k.u[i];
+    to_bias += grad_delta;
+  }
+  sums.D = to_D, sums.bias = to_bias;
 }
 
 static int64_t chunks_of(const Scan& s) { return (s.length + CHUNK - 1) / CHUNK; }
 
-static Place place_of(const Scan& s, int64_t b, int64_t chunk, int64_t block) {
-  const int64_t first = chunk * CHUNK, left = s.length - first;
-  return {b, first, left < CHUNK ? left : CHUNK, block, block * LANES, s.channels - block * LANES};
-}
-
+// The state before a chunk, for all chunks but the first.
 static vec* start_of(const Scan& s, const Groups& groups, int64_t b, int64_t chunk, int64_t block) {
   return reinterpret_cast<vec*>(s.starts) + ((b * chunks_of(s) + chunk) * groups.blocks + block) * s.states;
 }
 
-template <int STATES>
 static void forward(const Scan& s) {
   const Groups groups(s.channels, s.batch);
   const Parameters p(s, groups.blocks);
   for_each_task(s.batch * groups.count, s.threads, [&] {
     return [&, carry = std::make_unique<Scratch>(groups.blocks * s.states)](int64_t task) {
       const int64_t b = task / groups.count, group = task % groups.count;
-      std::memset(carry->data, 0, static_cast<size_t>(groups.blocks * s.states) * sizeof(vec));
-      for (int64_t chunk = 0; chunk < chunks_of(s); chunk++)
+      clear(carry->data, groups.blocks * s.states);
+      for (int64_t chunk = 0; chunk < chunks_of(s); chunk++) {
+        const Chunk c(s, b, chunk);
         for (int64_t block = groups.first(group); block < groups.first(group + 1); block++) {
           vec* h = carry->data + block * s.states;
-          const auto size = static_cast<size_t>(s.states) * sizeof(vec);
-          if (s.starts) std::memcpy(reinterpret_cast<char*>(start_of(s, groups, b, chunk, block)), h, size);
-          forward_block<STATES>(s, p, place_of(s, b, chunk, block), h);
+          if (s.starts && chunk) copy(start_of(s, groups, b, chunk, block), h, s.states);
+          forward_block(s, p, c, block, h);
         }
+      }
     };
   });
 }
 
-// The scratch of one thread going backward: 65 KiB of it are used at a time at N = 16.
-struct Workspace {
-  Scratch memory;
-  vec *B_sums, *C_sums;
-  Kept kept;
-  explicit Workspace(int64_t states) : memory((4 * CHUNK + 2) * states) {
-    kept.states = memory.data;
-    kept.decays = kept.states + (CHUNK + 1) * states;
-    B_sums = kept.decays + CHUNK * states;
-    C_sums = B_sums + CHUNK * states;
-    kept.zeros = C_sums + CHUNK * states;
-    std::memset(reinterpret_cast<char*>(kept.zeros), 0, static_cast<size_t>(states) * sizeof(vec));
-  }
-};
-
-// Sums that wait to be added up: of B and C [groups, B, L, N] where there are several groups; of A, D and the bias
-// [B, blocks] of N, 1 and 1 vectors, behind the N vectors of the state's gradient.
+// Sums that wait to be added up: of B and C [groups, B, L, N] where there are several groups; of D, the bias and A
+// [B, blocks] of 1, 1 and N vectors.
 struct Partial {
   int64_t stride;
   std::unique_ptr<float[]> B, C;
   Scratch parameters;
-  Partial(const Scan& s, const Groups& groups)
-      : stride(2 * s.states + 2), parameters(s.batch * groups.blocks * stride) {
+  Partial(const Scan& s, const Groups& groups) : stride(s.states + 2), parameters(s.batch * groups.blocks * stride) {
     if (groups.count == 1) return;
     const auto size = static_cast<size_t>(groups.count * s.batch * s.length * s.states);
     B.reset(new float[size]), C.reset(new float[size]);
   }
-  vec* of(const Groups& groups, int64_t b, int64_t block) { return parameters.data + (b * groups.blocks + block) * stride; }
+  vec* of(const Groups& groups, int64_t b, int64_t block) {
+    return parameters.data + (b * groups.blocks + block) * stride;
+  }
 };
 
-template <int STATES>
-static void backward_task(const Scan& s, const Parameters& p, const Groups& groups, Partial& partial, Workspace& w,
-                          int64_t b, int64_t group) {
+// Goes over one batch entry and one group against time; g [blocks, N], B_sums and C_sums [CHUNK, N] are scratch.
+static void backward_task(const Scan& s, const Parameters& p, const Groups& groups, Partial& partial, int64_t b,
+                          int64_t group, vec* g, vec* B_sums, vec* C_sums) {
   const int64_t N = s.states, low = groups.first(group), high = groups.first(group + 1);
   const int64_t offset = groups.count == 1 ? 0 : group * s.batch * s.length * N;
   float *grad_B = (groups.count == 1 ? s.grad_B : partial.B.get()) + offset;
   float *grad_C = (groups.count == 1 ? s.grad_C : partial.C.get()) + offset;
-  std::memset(reinterpret_cast<char*>(partial.of(groups, b, low)), 0,
-              static_cast<size_t>((high - low) * partial.stride) * sizeof(vec));
+  clear(g, groups.blocks * N);
+  clear(partial.of(groups, b, low), (high - low) * partial.stride);
   for (int64_t chunk = chunks_of(s) - 1; chunk >= 0; chunk--) {
-    std::memset(reinterpret_cast<char*>(w.B_sums), 0, static_cast<size_t>(2 * CHUNK * N) * sizeof(vec));
-    for (int64_t block = low; block < high; block++) {
-      const Place at = place_of(s, b, chunk, block);
-      vec* own = partial.of(groups, b, block);
-      Sums sums{own, own + N, own[2 * N], own[2 * N + 1]};
-      std::memcpy(reinterpret_cast<char*>(w.kept.states), start_of(s, groups, b, chunk, block),
-                  static_cast<size_t>(N) * sizeof(vec));
-      recompute_block<STATES>(s, p, at, w.kept);
-      backward_block<STATES>(s, p, at, w.kept, sums, w.B_sums, w.C_sums);
-      own[2 * N] = sums.D, own[2 * N + 1] = sums.bias;
-    }
-    const Place at = place_of(s, b, chunk, low);
-    for (int64_t i = 0; i < at.steps; i++) {
-      const int64_t row = (b * s.length + row_of(s, at.first + i)) * N;
-      lane_sums(w.B_sums + i * N, N, grad_B + row);
-      lane_sums(w.C_sums + i * N, N, grad_C + row);
+    const Chunk c(s, b, chunk);
+    clear(B_sums, CHUNK * N), clear(C_sums, CHUNK * N);
+    for (int64_t block = low; block < high; block++)
+      backward_block(s, p, c, block, chunk ? start_of(s, groups, b, chunk, block) : nullptr, g + block * N,
+                     *reinterpret_cast<Sums*>(partial.of(groups, b, block)), B_sums, C_sums);
+    for (int64_t i = 0; i < c.steps; i++) {
+      const int64_t row = (b * s.length + c.rows[i]) * N;
+      lane_sums(B_sums + i * N, N, grad_B + row);
+      lane_sums(C_sums + i * N, N, grad_C + row);
     }
   }
-}
-
-static void add_groups(const float* parts, int64_t groups, int64_t size, int64_t from, int64_t to, float* out) {
-  for (int64_t i = from; i < to; i++) out[i] = parts[i];
-  for (int64_t group = 1; group < groups; group++)
-    for (int64_t i = from; i < to; i++) out[i] += parts[group * size + i];
 }
 
 // The sums over the batch for one block of channels.
 static void add_batch(const Scan& s, const Groups& groups, Partial& partial, int64_t block) {
-  const int64_t N = s.states, e = block * LANES, count = s.channels - e;
-  vec* total = partial.of(groups, 0, block) + N;
+  const int64_t e = block * LANES, count = s.channels - e;
+  vec* total = partial.of(groups, 0, block);
   for (int64_t b = 1; b < s.batch; b++) {
-    const vec* more = partial.of(groups, b, block) + N;
-    for (int64_t i = 0; i < N + 2; i++) total[i] += more[i];
+    const vec* more = partial.of(groups, b, block);
+    for (int64_t i = 0; i < partial.stride; i++) total[i] += more[i];
   }
-  for (int64_t n = 0; n < N; n++)
-    for (int i = 0; i < LANES && i < count; i++) s.grad_A[(e + i) * N + n] = total[n][i];
-  store(s.grad_D + e, total[N], count);
-  store(s.grad_bias + e, total[N + 1], count);
+  store(s.grad_D + e, total[0], count);
+  store(s.grad_bias + e, total[1], count);
+  transpose_back(total + 2, count, s.states, s.grad_A + e * s.states);
 }
 
-template <int STATES>
+// The sums over the groups for one part of B's and C's gradients.
+static void add_groups(const Scan& s, const Groups& groups, const Partial& partial, int64_t part, int64_t parts) {
+  const int64_t size = s.batch * s.length * s.states, from = size * part / parts, to = size * (part + 1) / parts;
+  for (auto [sums, out] : {std::pair(partial.B.get(), s.grad_B), std::pair(partial.C.get(), s.grad_C)}) {
+    for (int64_t i = from; i < to; i++) out[i] = sums[i];
+    for (int64_t group = 1; group < groups.count; group++)
+      for (int64_t i = from; i < to; i++) out[i] += sums[group * size + i];
+  }
+}
+
 static void backward(const Scan& s) {
   const Groups groups(s.channels, s.batch);
   const Parameters p(s, groups.blocks);
   Partial partial(s, groups);
+  const int64_t N = s.states;
   for_each_task(s.batch * groups.count, s.threads, [&] {
-    return [&, w = std::make_unique<Workspace>(s.states)](int64_t task) {
-      backward_task<STATES>(s, p, groups, partial, *w, task / groups.count, task % groups.count);
+    return [&, scratch = std::make_unique<Scratch>((groups.blocks + 2 * CHUNK) * N)](int64_t task) {
+      vec *g = scratch->data, *B_sums = g + groups.blocks * N, *C_sums = B_sums + CHUNK * N;
+      backward_task(s, p, groups, partial, task / groups.count, task % groups.count, g, B_sums, C_sums);
     };
   });
-  for (int64_t block = 0; block < groups.blocks; block++) add_batch(s, groups, partial, block);
-  if (groups.count == 1) return;
-  const int64_t size = s.batch * s.length * s.states;
-  add_groups(partial.B.get(), groups.count, size, 0, size, s.grad_B);
-  add_groups(partial.C.get(), groups.count, size, 0, size, s.grad_C);
+  const int64_t parts = groups.count == 1 ? 0 : groups.blocks;
+  for_each_task(groups.blocks + parts, s.threads, [&] {
+    return [&](int64_t task) {
+      if (task < groups.blocks) add_batch(s, groups, partial, task);
+      else add_groups(s, groups, partial, task - groups.blocks, parts);
+    };
+  });
 }
 
 extern "C" {
 int64_t scan_arguments_bytes() { return sizeof(Scan); }
 int64_t scan_chunk() { return CHUNK; }
 int64_t scan_lanes() { return LANES; }
-void scan_forward(const Scan* s) { s->states == 16 ? forward<16>(*s) : forward<0>(*s); }
-void scan_backward(const Scan* s) { s->states == 16 ? backward<16>(*s) : backward<0>(*s); }
+void scan_forward(const Scan* s) { forward(*s); }
+void scan_backward(const Scan* s) { backward(*s); }
 
 // exp and softplus of `count` floats in place, for the tests of their accuracy.
 void scan_exp(float* x, int64_t count) {

@@ -1,0 +1,81 @@
+"""The benchmark of whole steps: every case once, ratios to each peer, no speed of a wrong backend."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from zigma_bench.bench import step
+from zigma_bench.bench.step import Tokens, bench_step, build
+from zigma_bench.device import Device
+from zigma_bench.errors import CellFailed, NotReady, UsageError
+from zigma_bench.models.speed import Graphed, compile_network
+from zigma_bench.ops.selective_scan import torch_blocks
+
+CPU = Device("cpu", "a processor")
+
+
+def test_rows_hold_ratios_to_every_peer() -> None:
+    rows = bench_step(CPU, shapes=[Tokens(1, 16)], paths=["raster"], repeats=3)
+    assert [(row.op, row.direction, row.backend) for row in rows] == [
+        (name, direction, backend)
+        for name, backend in (("zigma", rows[0].backend), ("zigma", "torch"), ("dit", "attention"))
+        for direction in ("forward", "train-step")
+    ]
+    for row in rows:
+        assert row.median_ms > 0 and row.memory_gib is None and len(row.ratio) == 2
+        for peer, ratio in row.ratio.items():
+            (other,) = [
+                r for r in rows if r.direction == row.direction and peer in (r.op, f"{r.op} {r.backend}") and r != row
+            ]
+            assert ratio == pytest.approx(other.median_ms / row.median_ms)
+
+
+def test_the_networks_that_are_compared_are_about_as_large() -> None:
+    counts = {
+        name: sum(p.numel() for p in build(name, backend, path, Tokens(1, 16), CPU).parameters())
+        for name, backend, path in (("zigma", "torch", "raster"), ("dit", step.ATTENTION, step.ATTENTION))
+    }
+    assert 0.8 < counts["zigma"] / counts["dit"] < 1.25
+
+
+def test_no_speed_of_a_wrong_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = torch_blocks.scan
+    monkeypatch.setattr(torch_blocks, "scan", lambda *given: right(*given) * 1.001)
+    with pytest.raises(CellFailed, match="the backend 'torch' is wrong"):
+        bench_step(CPU, shapes=[Tokens(1, 16)], repeats=3)
+
+
+@pytest.mark.parametrize("text", ["16", "0x16", "2x15", "2x-16", "axb", "1x2x3"])
+def test_no_shape(text: str) -> None:
+    with pytest.raises(UsageError, match="expected BxL with a square L"):
+        Tokens.parse(text)
+
+
+def test_an_unknown_path() -> None:
+    with pytest.raises(UsageError, match="expected raster, zigzag, random; got 'zigzog'"):
+        bench_step(CPU, paths=["zigzog"])
+
+
+def test_the_command(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "zigma_bench", "bench", "step", "--device", "cpu", "--shape", "1x16"]
+    command += ["--path", "raster", "--repeats", "3", "--results", str(tmp_path)]
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    (record,) = (tmp_path / "kernels").glob("step-*.json")
+    assert json.loads(record.read_text())["rows"] == rows
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "zigma" in told and "attention" in told and "record:" in told
+
+
+def test_what_a_cpu_cannot_do_is_refused() -> None:
+    network = build("dit", step.ATTENTION, step.ATTENTION, Tokens(1, 16), CPU)
+    with pytest.raises(NotReady, match=r"train.compile.*compiled on an NVIDIA card alone"):
+        compile_network(network, "cpu")
+    with pytest.raises(NotReady, match=r"sample.graph.*recorded on an NVIDIA card alone"):
+        Graphed(network, "cpu")
