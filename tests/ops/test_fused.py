@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import re
+import struct
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +30,7 @@ from zigma_bench.scans.zigzag import zigzag
 needs_nvrtc = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("cuda", "nvidia")), reason="no NVRTC: a build without CUDA"
 )
+SHARED = {"A100": 166_912, "4090": 101_376, "H100": 232_448}  # bytes that a block may have
 NUMBERS = (torch.bfloat16, torch.float16, torch.float32)
 
 
@@ -111,13 +113,36 @@ def test_rows_that_may_be_read_in_pieces() -> None:
     assert not program.readable_by(16, torch.zeros(2, 8, 61, dtype=torch.bfloat16)[..., :56])  # the stride
 
 
+@needs_nvrtc
+@pytest.mark.parametrize(("states", "warps"), [(8, 3), (16, 12), (16, 5), (32, 8), (64, 4)])
+@pytest.mark.parametrize("io", [torch.bfloat16, torch.float32])
+def test_shared_memory_is_what_the_source_says(states: int, warps: int, io: torch.dtype) -> None:
+    told = scan.backward_shared_bytes(warps, states, io.itemsize)
+    size, groups = 1 if states <= 8 else 2, max(1, scan.padded(states) // 16)
+    binary = program.compiled(scan.BACKWARD, (9, 0), common(io, S=size, GROUPS=groups, WARPS=warps, BLOCKS=1, EXACT=0))
+    assert struct.pack("<i", told) in binary  # the value of shared_bytes
+
+
+@pytest.mark.parametrize("card", SHARED)
+@pytest.mark.parametrize("states", [1, 8, 16, 32, 64])
+@pytest.mark.parametrize("bytes_each", [2, 4])
+def test_the_backward_fits_a_card_or_says_so(card: str, states: int, bytes_each: int) -> None:
+    if (card, states) == ("4090", 64):
+        with pytest.raises(NotReady, match="more shared memory than this card has"):
+            scan.plan_backward(4, 512, 1536, states, 108, bytes_each, SHARED[card])
+        return
+    plan = scan.plan_backward(4, 512, 1536, states, 108, bytes_each, SHARED[card])
+    assert scan.backward_shared_bytes(plan.warps, states, bytes_each) <= SHARED[card]
+    assert plan.warps % max(1, scan.padded(states) // 16) == 0
+
+
 @pytest.mark.parametrize("length", [1, 63, 64, 65, 500, 16384])
 @pytest.mark.parametrize("batch", [1, 4, 64])
 @pytest.mark.parametrize("states", [1, 5, 16, 24, 64])
 @pytest.mark.parametrize("channels", [8, 40, 1536])
 def test_plans_cover_every_step_once(batch: int, length: int, channels: int, states: int) -> None:
     forward = scan.plan_pass(batch, length, channels, states, 132)
-    backward = scan.plan_backward(batch, length, channels, states, 132, 2)
+    backward = scan.plan_backward(batch, length, channels, states, 132, 2, SHARED["H100"])
     for parts in (forward.parts, backward.parts):
         part = scan.part_length(length, parts)
         assert part % scan.SAVE == 0 and (parts - 1) * part < length <= parts * part

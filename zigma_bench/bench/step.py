@@ -31,8 +31,11 @@ from zigma_bench.training.ema import update_ema
 PATCH, CHANNELS = 2, 4
 WARM_UPS = 3
 SIZES: dict[str, dict[str, dict[str, Any]]] = {
-    "cpu": {"zigma": {"width": 128, "depth": 4}, "dit": {"width": 128, "depth": 2, "heads": 4}},
-    "cuda": {"zigma": {"width": 768, "depth": 24}, "dit": {"width": 768, "depth": 12, "heads": 12}},  # B and B
+    "cpu": {"zigma": {"width": 128, "depth": 4, "drop_path": 0.0}, "dit": {"width": 128, "depth": 2, "heads": 4}},
+    "cuda": {
+        "zigma": {"width": 768, "depth": 24, "drop_path": 0.0},
+        "dit": {"width": 768, "depth": 12, "heads": 12},
+    },  # B and B
 }
 SHAPES = {"cpu": ("8x64", "2x256"), "cuda": ("64x256", "16x1024", "4x4096", "1x16384")}
 PEERS = {"cpu": ("torch",), "cuda": ("mamba-ssm",)}  # backends that ZigMa is timed with beside ours

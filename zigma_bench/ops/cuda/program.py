@@ -112,6 +112,16 @@ def _kernel(source: Path, name: str, index: int, settings: tuple[tuple[str, Sett
     return Kernel(driver, function, context, index, needed.value)
 
 
+@functools.cache
+def most_shared_bytes(index: int) -> int:
+    """How much shared memory a block may have on a card."""
+    from cuda.bindings import driver
+
+    attribute = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+    card = _check(driver.cuDeviceGet(index), "a card isn't found")
+    return int(_check(driver.cuDeviceGetAttribute(attribute, card), "a card doesn't tell its shared memory"))
+
+
 def compiled(source: Path, card: tuple[int, int], settings: Mapping[str, Setting]) -> bytes:
     """The binary of a source for a compute capability, compiled now if the cache lacks it."""
     text = "\n".join((COMMON.read_text(), *_declared(settings), source.read_text()))

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from zigma_bench.ops.cuda.program import Kernel, Layout, Setting, kernel, readable_by
+from zigma_bench.errors import NotReady
+from zigma_bench.ops.cuda.program import Kernel, Layout, Setting, kernel, most_shared_bytes, readable_by
 
 FORWARD, BACKWARD = (Path(__file__).with_name(name) for name in ("scan.cu", "scan_backward.cu"))
 SAVE = 64  # steps between saved states; parts of a path are multiples of it
@@ -178,14 +179,50 @@ class BackwardPlan:
     first: Plan
 
 
+def backward_shared_bytes(warps: int, states: int, bytes_each: int) -> int:
+    """Bytes of `Shared` of scan_backward.cu, with a gate and with B and C of the rows' dtype."""
+    groups, size = max(1, padded(states) // 16), 1 if states <= 8 else 2
+    width, columns = 8 * warps // groups, 8 * size * groups
+    members = (
+        2 * 4 * SAVE * (width * bytes_each + 16),  # in
+        2 * SAVE * columns * bytes_each,  # projected
+        2 * SAVE * columns * 4,  # BC_
+        7 * 32 * warps * 2 * size * 4,  # before
+        2 * warps * 8 * 4 * 4 * 4,  # flow, out
+        2 * warps * 16 * size * 10 * 4,  # sums
+        2 * width * 4,  # bias, D
+        2 * 6 * 4 * (32 * warps if groups > 1 else 1),  # shares
+        warps * 4 * 32 * 4,  # own
+        2 * 4 * SAVE * 4,  # row, fresh
+        8,  # written
+    )
+    return -(-sum(members) // 16) * 16
+
+
 @functools.cache
 def plan_backward(
-    batch: int, length: int, channels: int, states: int, processors: int, bytes_each: int
+    batch: int, length: int, channels: int, states: int, processors: int, bytes_each: int, shared: int
 ) -> BackwardPlan:
-    """A plan that fills the card with one block a processor, measured as `plan_pass`."""
+    """A plan that fills the card with one block a processor, measured as `plan_pass`.
+
+    `shared`: bytes of shared memory that a block may have; NotReady if the smallest block needs more.
+    """
     groups = max(1, padded(states) // 16)
-    most_warps = 12 if bytes_each == 2 else 6  # what shared memory holds
-    warps = min(most_warps, -(-channels // 8)) if groups == 1 else 8
+    wanted = min(12, -(-channels // 8)) if groups == 1 else 8
+    fitting = [
+        warps
+        for warps in range(groups, wanted + 1, groups)
+        if backward_shared_bytes(warps, states, bytes_each) <= shared
+    ]
+    if not fitting:
+        raise NotReady(
+            "the backward of the backend 'fused' needs more shared memory than this card has",
+            where="selective_scan",
+            expected=f"{backward_shared_bytes(groups, states, bytes_each)} bytes a block",
+            got=shared,
+            do="take the backend 'torch'",
+        )
+    warps = fitting[-1]
     blocks = -(-channels // (8 * warps // groups)) * batch
     parts = whole_parts(length, max(1, processors // blocks))
     lanes, most = max(1, padded(states) // 16), min(8, padded(states))
@@ -219,7 +256,8 @@ def backward(
     """Gradients from that of the output; `grad_z` may be given to be written."""
     batch, length, channels, states = given.sizes
     if plan is None:
-        plan = plan_backward(batch, length, channels, states, _processors(given.u.get_device()), given.u.element_size())
+        index, bytes_each = given.u.get_device(), max(given.u.element_size(), given.B.element_size())
+        plan = plan_backward(batch, length, channels, states, _processors(index), bytes_each, most_shared_bytes(index))
     device, groups = given.u.device, max(1, padded(states) // 16)
     size = 1 if states <= 8 else 2
     width, columns = 8 * plan.warps // groups, 8 * size * groups
