@@ -132,8 +132,8 @@ def _case(
     for direction, call in calls.items():
         for _ in range(WARM_UPS):
             call()
-        _reset_peak(device)
         for suffix in ("", "-graph") if device.type == "cuda" else ("",):
+            _reset_peak(device)
             run = call if not suffix else _graph_of(call)
             times = [timed(run, device) for _ in range(repeats)]
             median = statistics.median(times)
