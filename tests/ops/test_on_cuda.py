@@ -218,6 +218,7 @@ def test_pytorch_finds_the_operators_well_registered() -> None:
     torch.library.opcheck(ops.causal_conv, (u, weight, bias, path.cuda(), None, True))
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # inductor's own
 def test_a_network_compiles_whole_and_equals_itself() -> None:
     grid, spec = Grid(8, 8), scan_spec("zigzag", zigzag, owner="test")
     orders = routes(spec, grid=grid, depth=2, seed=0, options=spec.resolve({"paths": 8}, where="test"))
@@ -265,7 +266,7 @@ def test_a_block_allocates_as_much_along_any_path() -> None:
     def block(name: str) -> int:
         grid, spec = Grid(32, 32), catalogue().get("scan", name)
         orders = routes(spec, grid=grid, depth=1, seed=0, options=spec.resolve({}, where="test"))
-        network = Zigma(ZigmaOptions(width=64, depth=1), grid=grid, channels=4, routes=orders, backend="fused").cuda()
+        network = Zigma(ZigmaOptions(width=64, depth=1, patch=1), grid=grid, channels=4, routes=orders, backend="fused").cuda()
         x, c = torch.randn(2, 1024, 64, device="cuda"), torch.randn(2, 64, device="cuda")
         with torch.no_grad(), torch.autocast("cuda", dtype=torch.bfloat16):
             return allocated(lambda: network.blocks[0](x, None, c))

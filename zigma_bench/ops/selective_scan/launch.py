@@ -184,15 +184,15 @@ def backward_shared_bytes(warps: int, states: int, bytes_each: int) -> int:
     groups, size = max(1, padded(states) // 16), 1 if states <= 8 else 2
     width, columns = 8 * warps // groups, 8 * size * groups
     members = (
-        2 * 4 * SAVE * (width * bytes_each + 16),  # in
+        6 * SAVE * (width * bytes_each + 16),  # ahead, late
         2 * SAVE * columns * bytes_each,  # projected
         2 * SAVE * columns * 4,  # BC_
-        7 * 32 * warps * 2 * size * 4,  # before
-        2 * warps * 8 * 4 * 4 * 4,  # flow, out
+        8 * 32 * warps * 2 * size * 4,  # before
+        warps * 16 * 32 * 4,  # d
+        warps * 2 * 8 * 5 * 16,  # flow
+        warps * 2 * 8 * 4 * 2 * 4,  # out
         2 * warps * 16 * size * 10 * 4,  # sums
-        2 * width * 4,  # bias, D
         2 * 6 * 4 * (32 * warps if groups > 1 else 1),  # shares
-        warps * 4 * 32 * 4,  # own
         2 * 4 * SAVE * 4,  # row, fresh
         8,  # written
     )
