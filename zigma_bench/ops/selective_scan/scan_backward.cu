@@ -18,13 +18,13 @@
 struct ScanBackward {
   Rows u, delta, z, B, C, grad;             // as read
   Rows grad_u, grad_delta, grad_z;          // as written
-  const float *A, *D, *bias;                // [E, N], [E], [E]
-  const int64 *path, *since;                // null: as the rows lie; one segment
-  const float *saved, *adjoints, *sums;     // [B, L / SAVE, E, N]; [B, parts, E, N] and [B, parts, E] of ADJOINTS
-  float *grad_BC;                           // [channel blocks, B, L, 2, N'], N' = 8 * S * GROUPS
-  float *grad_A, *grad_D, *grad_bias;       // [B, parts, E, N]; [B, parts, E]; [B, parts, E]
-  float *grad_initial;                      // [B, E, N] or null
-  int length, channels, states, parts, part;
+  const float *A, *D, *bias;                // [K, E, N], [K, E], [K, E]
+  const int64 *path, *since;                // [K, L]; null: as the rows lie; one segment
+  const float *saved, *adjoints, *sums;     // [K, B, L / SAVE, E, N]; [K, B, parts, E, N] and [K, B, parts, E] of ADJOINTS
+  float *grad_BC;                           // [channel blocks, K, B, L, 2, N'], N' = 8 * S * GROUPS
+  float *grad_A, *grad_D, *grad_bias;       // [K, B, parts, E, N]; [K, B, parts, E]; [K, B, parts, E]
+  float *grad_initial;                      // [K, B, E, N] or null
+  int batches, length, channels, states, parts, part;
 };
 
 constexpr int SAVE = 64, SUB = 8, SUBS = SAVE / SUB, THREADS = 32 * WARPS, NUMBERS = 2 * S;
@@ -118,7 +118,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) scan_backward(cons
   extern __shared__ __align__(16) char memory[];
   Shared& shared = *reinterpret_cast<Shared*>(memory);
   const int tid = threadIdx.x, warp = tid / 32, lane = tid % 32, j = lane / 4, q = lane % 4;
-  const int group = warp % GROUPS, batch = blockIdx.y, part = blockIdx.z, origin = blockIdx.x * CHANNELS;
+  const int group = warp % GROUPS, part = blockIdx.z, origin = blockIdx.x * CHANNELS;
+  const Sample sample(blockIdx.y, p.batches);
+  const int64 *const path = of_path(p.path, sample, p.length), *const since = of_path(p.since, sample, p.length);
   const int local = warp / GROUPS * 8;  // the warp's first channel in the block
   const int first = part * p.part, count = min(p.part, p.length - first), chunks = (count + SAVE - 1) / SAVE;
   const int e[2] = {origin + local + q, origin + local + q + 4}, own = origin + local + j;
@@ -128,15 +130,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) scan_backward(cons
   for (int i = 0; i < NUMBERS; i++) {
     const int channel = e[i / S], n = group * NS + i % S * 8 + j;
     const bool there = channel < p.channels && n < p.states;
-    A[i] = there ? LOG2E * p.A[(int64)channel * p.states + n] : 0.0f;
+    A[i] = there ? LOG2E * p.A[((int64)sample.path * p.channels + channel) * p.states + n] : 0.0f;
     r[i] = 0.0f;
     for (int after = p.parts - 1; after > part; after--) {
-      const int64 at = ((int64)batch * p.parts + after) * p.channels + channel;
+      const int64 at = ((int64)sample.number * p.parts + after) * p.channels + channel;
       const float end = there ? p.adjoints[at * p.states + n] : 0.0f, sum = there ? p.sums[at] : 0.0f;
       r[i] = sum < 0.0f ? end : fmaf(exp2_(sum * A[i]), r[i], end);
     }
   }
-  const float bias = own < p.channels ? p.bias[own] : 0.0f, D = own < p.channels ? p.D[own] : 0.0f;
+  const float bias = own < p.channels ? p.bias[sample.path * p.channels + own] : 0.0f;
+  const float D = own < p.channels ? p.D[sample.path * p.channels + own] : 0.0f;
   float grad_D = 0.0f, grad_bias = 0.0f;
   float* const place = &shared.d[warp][0][0][lane];
   const float zero = kept(0.0f, place), to_rows[4] = {kept(j == q ? 1.0f : 0.0f, place), zero, kept(j == q + 4 ? 1.0f : 0.0f, place), kept(0.0f, place)};
@@ -147,9 +150,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) scan_backward(cons
     for (int step = tid; chunk >= 0 && step < SAVE; step += THREADS) {
       const int at = chunk * SAVE + step;
       int* to = &shared.row[chunk & 3][step];
-      if (at < count && p.path) copy4(to, p.path + first + at);  // the lower half, for the length is an int
+      if (at < count && path) copy4(to, path + first + at);  // the lower half, for the length is an int
       else *to = at < count ? first + at : -1;
-      if (SEGMENTS) shared.fresh[chunk & 3][step] = at < count && p.since[first + at] == first + at;
+      if (SEGMENTS) shared.fresh[chunk & 3][step] = at < count && first + at > 0 && since[first + at] == first + at;
     }
   };
   const auto fetch_rows = [&](Plane* to, const Rows& one, const Rows& two, int planes, const int* rows) {
@@ -163,7 +166,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) scan_backward(cons
 #pragma unroll
       for (int plane = 0; plane < planes; plane++) {
         char* place = to[plane] + t * PITCH + c * sizeof(IO);
-        const char* source = row_of(plane ? two : one, batch, row) + (origin + c) * sizeof(IO);
+        const char* source = row_of(plane ? two : one, sample, row) + (origin + c) * sizeof(IO);
         if (VECTOR && there) copy16(place, source);
         else if (VECTOR) *reinterpret_cast<int4*>(place) = int4{0, 0, 0, 0};
         else store(reinterpret_cast<IO*>(place), there ? to_float(*reinterpret_cast<const IO*>(source)) : 0.0f);
@@ -181,7 +184,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) scan_backward(cons
 #pragma unroll
       for (int which = 0; which < 2; which++) {
         BC* to = shared.projected[which] + t * ALL + n;
-        const char* source = row_of(which ? p.C : p.B, batch, row) + n * sizeof(BC);
+        const char* source = row_of(which ? p.C : p.B, sample, row) + n * sizeof(BC);
         if (VECTOR_BC && there) copy16(to, source);
         else if (VECTOR_BC) *reinterpret_cast<int4*>(to) = int4{0, 0, 0, 0};
         else store(to, there ? to_float(*reinterpret_cast<const BC*>(source)) : 0.0f);
@@ -189,7 +192,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) scan_backward(cons
     }
   };
   const auto fetch_states = [&](int chunk) {
-    const int64 at = ((int64)batch * ((p.length + SAVE - 1) / SAVE) + first / SAVE + chunk) * p.channels;
+    const int64 at = ((int64)sample.number * ((p.length + SAVE - 1) / SAVE) + first / SAVE + chunk) * p.channels;
 #pragma unroll
     for (int i = 0; i < NUMBERS; i++) {
       const int n = group * NS + i % S * 8 + j;
@@ -271,7 +274,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) scan_backward(cons
         for (int w = 0; w < WARPS / GROUPS; w++)
           total += shared.sums[sub & 1][w * GROUPS + n / NS][which * NS + n % NS][t];
         if (row >= 0)
-          p.grad_BC[(((int64)blockIdx.x * gridDim.y + batch) * p.length + row) * (2 * ALL) + which * ALL + n] = total;
+          p.grad_BC[(((int64)blockIdx.x * gridDim.y + sample.number) * p.length + row) * (2 * ALL) + which * ALL + n] = total;
       }
     };
 
@@ -435,21 +438,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) scan_backward(cons
       for (int output = 0; output < 2 + GATED; output++) {
         const Rows& rows_ = output == 0 ? p.grad_u : output == 1 ? p.grad_delta : p.grad_z;
         const char* from = (output == 2 ? shared.late[LATE - 1] : ahead[output]) + t * PITCH + c * sizeof(IO);
-        char* to = row_of(rows_, batch, row) + (origin + c) * sizeof(IO);
+        char* to = row_of(rows_, sample, row) + (origin + c) * sizeof(IO);
         if (VECTOR) *reinterpret_cast<int4*>(to) = *reinterpret_cast<const int4*>(from);
         else *reinterpret_cast<IO*>(to) = *reinterpret_cast<const IO*>(from);
       }
     }
   }
 
-  const int64 at = (int64)batch * p.parts + part;
+  const int64 at = (int64)sample.number * p.parts + part;
 #pragma unroll
   for (int i = 0; i < NUMBERS; i++) {
     const int n = group * NS + i % S * 8 + j;
     if (e[i / S] >= p.channels || n >= p.states) continue;
     p.grad_A[(at * p.channels + e[i / S]) * p.states + n] = grad_A[i];
     if (p.grad_initial && part == 0)
-      p.grad_initial[((int64)batch * p.channels + e[i / S]) * p.states + n] = r[i];
+      p.grad_initial[((int64)sample.number * p.channels + e[i / S]) * p.states + n] = r[i];
   }
 #pragma unroll
   for (int mask = 1; mask < 4; mask *= 2) {
