@@ -131,10 +131,10 @@ class MambaMixer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.order is not None:
             return self._along_learned(x)
-        xz = self.in_proj(x)
         if self.whole:
-            return self.out_proj(self.merge(self._whole(xz).unbind(0)))  # type: ignore[no-any-return]
-        x, z = xz.chunk(2, dim=-1)  # [B, L, E] each
+            return self.out_proj(self.merge(self._whole(self.in_proj(x)).unbind(0)))  # type: ignore[no-any-return]
+        # Two products: the gradients of halves would be put together again, and these are larger than the weights'.
+        x, z = (nn.functional.linear(x, weight) for weight in self.in_proj.weight.chunk(2))  # [B, L, E] each
         behind = self.zeros if self.pads is None else self.pads.table
         if self.stages is not None:
             return self.out_proj(self._cascade(x, z, behind))  # type: ignore[no-any-return]
