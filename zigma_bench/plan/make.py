@@ -165,7 +165,21 @@ def _price(
     orders = cell_routes(scan, grid=grid, depth=options.depth, seed=seed, catalogue=catalogue)
     if spec.facts.check is not None:
         spec.facts.check(options, grid=grid, routes=orders)
+    _check_condition(spec, options, facts)
     return grid, orders, spec.facts.cost(options, grid=grid, channels=facts.channels, routes=orders)
+
+
+def _check_condition(spec: Spec, options: Any, facts: DataFacts) -> None:
+    """The data must give what the network is conditioned on."""
+    wanted = spec.facts.condition(options)
+    if wanted is not None and wanted not in facts.conditions:
+        given = " and ".join(map(str, facts.conditions)) or "images alone"
+        raise NotReady(
+            f"the backbone {spec.name!r} is conditioned on {wanted}, which the data does not give",
+            expected=f"data with {wanted}",
+            got=given,
+            do="take data that gives them, or leave the backbone's option condition out",
+        )
 
 
 def _budget(suite: Suite, cost: Cost) -> tuple[int | None, float | None]:
