@@ -290,6 +290,7 @@ def target_spec(
     for item in dataclasses.fields(options):
         default = REQUIRED if item.default is dataclasses.MISSING else item.default
         found.append(Option(item.name, hints[item.name], default))
+    found.sort(key=lambda option: not option.required)  # those without a default first, whatever they inherit
     return Spec(kind, name, owner, doc or _first_line(options), tuple(found), target, options, facts)
 
 
