@@ -7,6 +7,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from zigma_bench.diffusion.path import interpolate, velocity
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.grid import Grid
 from zigma_bench.models.init import initialise
@@ -106,6 +107,25 @@ def test_the_formulas_equal_the_built_network(spec, condition):
         network.eval()(*inputs(options, batch=1))
     unseen = {"conv", "scan"}  # a loop of products and sums, which torch's counter does not see
     assert counter.get_total_flops() == sum(v for k, v in cost.forward_flops.items() if k not in unseen)
+
+
+@every
+def test_training_lowers_the_loss_of_a_batch(spec, condition):
+    """From the first weights, on noise that it can learn by heart, each sample under its own condition."""
+    options = options_of(spec, condition=condition)
+    network, _ = build(spec, options)
+    initialise(network, 0)
+    x1, t, *y = inputs(options, batch=4)
+    x0 = torch.randn(x1.shape, generator=torch.Generator().manual_seed(2))
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(25):
+        loss = (network(interpolate(x0, x1, t), t, *y) - velocity(x0, x1)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
 
 
 @every

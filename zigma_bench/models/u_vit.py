@@ -1,8 +1,9 @@
 """U-ViT: a transformer whose time, condition and patches are all tokens, with long skips from early to late blocks.
 
 Source: arXiv 2209.12152 and baofff/U-ViT (libs/uvit.py). Differences from the published network: time enters as 1000 t
-with t in [0, 1]; any H x W that the patch divides; patches are embedded with Xavier's first weights; text tokens may be
-masked in no way, and a label is dropped by whoever gives it (as the last label); the depth is odd, as in its sizes.
+with t in [0, 1]; any H x W that the patch divides; patches are embedded with Xavier's first weights; a text's tokens
+come before time's, as a class does; a label is dropped by whoever gives it (as the last label); the depth is odd, as in
+all published sizes.
 
 B batch, C channels, H x W pixels, L tokens of the grid, P prefix tokens, D width.
 """

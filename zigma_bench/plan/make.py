@@ -254,7 +254,8 @@ def _another_mixer(key: str, value: Any) -> bool:
 def _word(value: Any) -> str:
     """An option's value as a label shows it: a mixer by its name and options, a long value by its start and a hash."""
     if isinstance(value, dict):
-        options = " ".join(f"{key}={_word(item)}" for key, item in sorted(value["options"].items()))
+        given = {key: item for key, item in sorted(value["options"].items()) if item is not None}
+        options = " ".join(f"{key}={_word(item)}" for key, item in given.items())
         return f"{value['name']}({options})" if options else str(value["name"])
     text = str(value)
     if len(text) <= LONGEST_WORD:

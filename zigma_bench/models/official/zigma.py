@@ -113,14 +113,16 @@ def _refuse_other_networks(config: ZigmaConfig) -> None:
         if value != only
     }
     unlike |= {f"ssm_cfg.{name}": value for name, value in (config.ssm_cfg or {}).items() if name not in SSM}
-    if config.video_frames < 0 or (config.has_text and config.d_context < 1):
-        unlike |= {"video_frames": config.video_frames, "d_context": config.d_context}
+    if config.video_frames < 0 or config.video_frames == 1:
+        unlike["video_frames"] = config.video_frames
+    if config.has_text and config.d_context < 1:
+        unlike["d_context"] = config.d_context
     if unlike:
         raise NotReady(
             "these arguments make a network that is not built here",
             where="config of zigma",
             expected="RMSNorm with epsilon 1e-5 in float32, no tpe, ssm_cfg of d_state, d_conv and expand alone, "
-            "video_frames from 0, and with has_text a d_context",
+            "video_frames of 0 (a picture) or from 2, and with has_text a d_context",
             got=unlike,
         )
 
