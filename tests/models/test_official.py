@@ -89,8 +89,9 @@ def test_arguments_that_do_not_fit(name, change, error, words):
 
 
 def test_a_checkpoint_is_no_other_thing():
-    with pytest.raises(UsageError, match="no state dict"):
-        load("zigma", {"args": 3}, TEXT["config"])
+    for given in ({"args": 3}, {}, "zigma.pt"):
+        with pytest.raises(UsageError, match="no state dict"):
+            load("zigma", given, TEXT["config"])
 
 
 @pytest.mark.parametrize("side", [2, 3, 4])

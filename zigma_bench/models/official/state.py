@@ -62,6 +62,11 @@ def linear(name: str, *layers: nn.Module) -> list[Weight]:
 
 def tensors_of(given: Mapping[str, Any], chosen: str) -> dict[str, Tensor]:
     """The tensors by name: of a training checkpoint the chosen ones, and without `module.` before every name."""
+    if not isinstance(given, Mapping):
+        raise UsageError(
+            "this is no state dict", expected="a mapping of names to tensors", got=type(given).__name__,
+            do="give torch.load(path, map_location='cpu', weights_only=True), or network.state_dict()",
+        )  # fmt: skip
     nested = [key for key in ("model", "ema") if isinstance(given.get(key), Mapping)]
     if nested and chosen not in nested:
         raise UsageError(
