@@ -17,23 +17,16 @@ from zigma_bench.testing import check_backbone
 
 BUILT_IN = [spec for spec in catalogue().backbones if spec.owner == "zigma-bench"]
 GRID, CHANNELS, PATCH = Grid(3, 5), 3, 2
-VALUES = {
-    "width": 32,
-    "depth": 3,
-    "patch": PATCH,
-    "text_width": 6,
-    "text_tokens": 4,
-    "classes": 5,
-    "heads": 2,
-    "every": 2,
-}
+VALUES = {"width": 32, "depth": 3, "patch": PATCH, "heads": 2, "every": 2}
+CONDITIONS = {"none": {}, "class": {"classes": 5}, "text": {"text_width": 6, "text_tokens": 4}}
 
 
 def options_of(spec, **given):
     known = {option.name for option in spec.options}
     chosen = {name: value for name, value in VALUES.items() if name in known}
     drop = {"drop_path": 0.0} if "drop_path" in known else {}
-    return spec.make_options(spec.resolve({**chosen, **drop, **given}, where="test"))
+    condition = CONDITIONS[given.get("condition", "none")]
+    return spec.make_options(spec.resolve({**chosen, **drop, **condition, **given}, where="test"))
 
 
 def conditions(spec):
@@ -188,6 +181,14 @@ def test_only_networks_of_clips_take_a_clip(spec, condition):
 def test_a_patch_that_does_not_divide_is_one_clear_error():
     with pytest.raises(NotReady, match="patches of 8 x 8 do not divide an image of 32 x 36; choose another patch"):
         Grid.of_image(32, 36, 8)
+
+
+@every
+def test_options_of_another_condition_are_refused(spec, condition):
+    for other, given in (("class", {"classes": 7}), ("text", {"text_tokens": 9})):
+        if other != condition:
+            with pytest.raises(NotReady, match=f"conditioned on {other}, and this one is not"):
+                spec.facts.check(options_of(spec, condition=condition, **given), grid=GRID, routes=())
 
 
 def test_labels_have_a_class():

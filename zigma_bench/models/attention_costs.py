@@ -12,6 +12,7 @@ from zigma_bench.errors import NotReady
 from zigma_bench.grid import Grid
 from zigma_bench.models.costs import (
     branch_count,
+    check_condition,
     check_mamba,
     check_zigma,
     condition_parameters,
@@ -123,6 +124,7 @@ def uvit_cost(options: UvitOptions, *, grid: Grid, channels: int, routes: Sequen
 
 def check_uvit(options: UvitOptions, *, grid: Grid, routes: Sequence[Route]) -> None:
     """Heads must divide the width, and every late block has an early one besides the one in the middle."""
+    check_condition(options)
     _ = options.head_count
     if options.depth % 2 == 0:
         raise NotReady(

@@ -155,6 +155,7 @@ def dit_cost(options: DitOptions, *, grid: Grid, channels: int, routes: Sequence
 
 def check_zigma(options: ZigmaOptions, *, grid: Grid, routes: Sequence[Route]) -> None:
     """Sin-cos positions need a width that 4 divides and a picture, and a layer's mixer may refuse its route."""
+    check_condition(options)
     if options.positions == "sincos" and options.width % 4:
         raise NotReady(f"sin-cos positions need a width that 4 divides, and {options.width} is not one")
     if options.positions == "sincos" and grid.video:
@@ -184,6 +185,7 @@ def check_vision_mamba(options: VisionMambaOptions, *, grid: Grid, routes: Seque
 
 def check_dit(options: DitOptions, *, grid: Grid, routes: Sequence[Route]) -> None:
     """Heads must divide the width, and sin-cos positions need a width that 4 divides and a picture."""
+    check_condition(options)
     _ = options.head_count
     if options.width % 4:
         raise NotReady(f"sin-cos positions need a width that 4 divides, and {options.width} is not one")
@@ -199,6 +201,20 @@ def refuse_clips(backbone: str, grid: Grid) -> None:
             got=str(grid),
             do="take zigma or vision-mamba",
         )
+
+
+def check_condition(options: Conditioned) -> None:
+    """Options of a condition that the network has not are given in vain, or the condition was forgotten."""
+    used = {"none": (), "class": ("classes", "null_class"), "text": ("text_width", "text_tokens")}
+    for condition, names in used.items():
+        for name in names:
+            if options.condition != condition and getattr(options, name) != getattr(type(options), name):
+                raise NotReady(
+                    f"the option {name} is that of a network conditioned on {condition}, and this one is not",
+                    expected=f"condition: {condition}",
+                    got=f"condition: {options.condition}, {name}: {getattr(options, name)}",
+                    do=f"set condition, or leave {name} out",
+                )
 
 
 def condition_of(options: Conditioned) -> Condition | None:
