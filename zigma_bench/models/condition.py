@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from zigma_bench.errors import UsageError
 from zigma_bench.models.init import Draw, normal_
-from zigma_bench.models.options import Conditioned
+from zigma_bench.models.options import Conditioned, WithText
 
 
 class Labels(nn.Module):
@@ -41,7 +41,7 @@ class Labels(nn.Module):
 class Text(nn.Module):
     """Features [B, S, C] -> tokens [B, S, D]: one linear map (ZigMa's y_embedder). `tokens`: the only S it takes."""
 
-    def __init__(self, options: Conditioned, width: int, tokens: int | None = None) -> None:
+    def __init__(self, options: WithText, width: int, tokens: int | None = None) -> None:
         super().__init__()
         self.channels, self.tokens = options.text_width, tokens
         self.proj = nn.Linear(options.text_width, width)
@@ -67,7 +67,10 @@ def make_condition(options: Conditioned, width: int, *, text_tokens: int | None 
     """The module of the backbone's option `condition`; `text_tokens`: the only length of a text that it takes."""
     if options.condition == "class":
         return Labels(options, width)
-    return Text(options, width, text_tokens) if options.condition == "text" else None
+    if options.condition == "none":
+        return None
+    assert isinstance(options, WithText), options
+    return Text(options, width, text_tokens)
 
 
 def pooled(tokens: Tensor, mask: Tensor | None) -> Tensor:

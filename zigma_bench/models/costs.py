@@ -20,6 +20,7 @@ from zigma_bench.models.options import (
     Mamba2Options,
     MambaOptions,
     VisionMambaOptions,
+    WithText,
     ZigmaOptions,
 )
 from zigma_bench.registry import Condition, Cost
@@ -208,7 +209,8 @@ def check_condition(options: Conditioned) -> None:
     used = {"none": (), "class": ("classes", "null_class"), "text": ("text_width", "text_tokens")}
     for condition, names in used.items():
         for name in names:
-            if options.condition != condition and getattr(options, name) != getattr(type(options), name):
+            default = getattr(type(options), name, None)  # DiT has no text at all
+            if options.condition != condition and getattr(options, name, None) != default:
                 raise NotReady(
                     f"the option {name} is that of a network conditioned on {condition}, and this one is not",
                     expected=f"condition: {condition}",
@@ -221,16 +223,19 @@ def condition_of(options: Conditioned) -> Condition | None:
     """What a network is given as y."""
     if options.condition == "class":
         return Condition("class", options.classes)
-    return Condition("text", options.text_width) if options.condition == "text" else None
+    if isinstance(options, WithText) and options.condition == "text":
+        return Condition("text", options.text_width)
+    return None
 
 
 def condition_parameters(options: Conditioned, D: int) -> int:
     """A row a class, or the map of a text's features."""
-    rows = {"none": 0, "class": options.classes + options.null_class, "text": options.text_width + 1}
-    return rows[options.condition] * D
+    if isinstance(options, WithText) and options.condition == "text":
+        return (options.text_width + 1) * D
+    return (options.classes + options.null_class) * D if options.condition == "class" else 0
 
 
-def text_flops(options: Conditioned, D: int) -> int:
+def text_flops(options: WithText, D: int) -> int:
     """Of the map of a text's features."""
     return 2 * options.text_tokens * options.text_width * D
 

@@ -16,22 +16,27 @@ Rate = Annotated[float, Ge(0), Lt(1)]
 
 @dataclass(frozen=True, kw_only=True)
 class Conditioned:
-    """What an image is drawn under, and how it is computed.
+    """What an image is drawn under, and whether blocks are computed again in the backward pass.
 
-    `classes` labels with `null_class` one more, the last, for the dropped class; or a text of `text_tokens` tokens
-    (which the costs count) with features of `text_width` channels.
+    `classes` labels and, with `null_class`, one more, the last, for the dropped class.
     """
 
     condition: Literal["none", "class", "text"] = "none"
     classes: Positive = 1000
     null_class: bool = False
-    text_width: Positive = 768
-    text_tokens: Positive = 77
     gradient_checkpointing: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class WithText(Conditioned):
+    """Or a text of `text_tokens` tokens (which the costs count) with features of `text_width` channels."""
+
+    text_width: Positive = 768
+    text_tokens: Positive = 77
+
+
 @dataclass(frozen=True)
-class ZigmaOptions(Conditioned):
+class ZigmaOptions(WithText):
     """ZigMa: adaLN blocks of Mamba, each layer reading the tokens along its own path (arXiv 2403.13802)."""
 
     width: Positive
@@ -177,7 +182,7 @@ class SitOptions(DitOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class UvitOptions(Conditioned):
+class UvitOptions(WithText):
     """U-ViT: attention over patches, time and condition as tokens, with long skips (arXiv 2209.12152)."""
 
     width: Positive
