@@ -14,11 +14,20 @@ from collections.abc import Sequence
 from zigma_bench.errors import NotReady
 from zigma_bench.grid import Grid
 from zigma_bench.models.mixers import check_mixer_fits, mixer_cost
-from zigma_bench.models.options import DitOptions, Mamba2Options, MambaOptions, VisionMambaOptions, ZigmaOptions
-from zigma_bench.registry import Cost
+from zigma_bench.models.options import (
+    Conditioned,
+    DitOptions,
+    Mamba2Options,
+    MambaOptions,
+    VisionMambaOptions,
+    WithText,
+    ZigmaOptions,
+)
+from zigma_bench.registry import Condition, Cost
 from zigma_bench.scans.route import Route
 
 TIME_FREQUENCIES = 256  # channels of the sinusoidal embedding of time
+CROSS_INNER = 512  # channels inside cross-attention: 8 heads of 64
 
 
 def mamba_cost(options: MambaOptions, *, block: ZigmaOptions, grid: Grid, route: Route) -> Cost:
@@ -27,8 +36,8 @@ def mamba_cost(options: MambaOptions, *, block: ZigmaOptions, grid: Grid, route:
     L, K, S = grid.tokens, route.K, route.steps
     F = E // K if route.merge == "concat" else E  # channels of a path
     branch = F * W + F + F * (R + 2 * N) + R * F + F + F * N + F + route.features * N  # conv, x_proj, dt, A, D
-    merge = _merge_parameters(route, E)
-    parameters = 2 * D * E + E * D + _branches(route) * branch + route.pad_rows * E + merge
+    merge = merge_parameters(route, E)
+    parameters = 2 * D * E + E * D + branch_count(route) * branch + route.pad_rows * E + merge
     flops = {
         "in_proj": 4 * L * D * E,
         "conv": K * 2 * S * F * W,
@@ -38,7 +47,7 @@ def mamba_cost(options: MambaOptions, *, block: ZigmaOptions, grid: Grid, route:
         "merge": 2 * K * K * E if merge else 0,
         "out_proj": 2 * L * E * D,
     }
-    return _with_order(Cost(parameters, flops), route, width=D, grid=grid)
+    return with_order(Cost(parameters, flops), route, width=D, grid=grid)
 
 
 def check_mamba(options: MambaOptions, *, block: ZigmaOptions, grid: Grid, route: Route) -> None:
@@ -59,18 +68,18 @@ def mamba2_cost(options: Mamba2Options, *, block: ZigmaOptions, grid: Grid, rout
     H = options.heads(F)
     chosen, convolved = 2 * G * N + H, F + 2 * G * N  # B, C and dt; x, B and C
     branch = D * chosen + convolved * W + convolved + 3 * H + route.features * G * N  # projection, conv, dt bias, A, D
-    merge = _merge_parameters(route, E)
-    parameters = 2 * D * E + E + E * D + _branches(route) * branch + route.pad_rows * D + merge
+    merge = merge_parameters(route, E)
+    parameters = 2 * D * E + E + E * D + branch_count(route) * branch + route.pad_rows * D + merge
     projected = L + (route.pad_rows or int(route.pad_count > 0))
     flops = {
         "in_proj": 4 * projected * D * E,
-        "bcdt_proj": (K * S if route.merge == "scatter" else _branches(route) * projected) * 2 * D * chosen,
+        "bcdt_proj": (K * S if route.merge == "scatter" else branch_count(route) * projected) * 2 * D * chosen,
         "conv": K * 2 * S * convolved * W,
         "scan": K * 5 * S * F * N,
         "merge": 2 * K * K * E if merge else 0,
         "out_proj": 2 * L * E * D,
     }
-    return _with_order(Cost(parameters, flops), route, width=D, grid=grid)
+    return with_order(Cost(parameters, flops), route, width=D, grid=grid)
 
 
 def check_mamba2(options: Mamba2Options, *, block: ZigmaOptions, grid: Grid, route: Route) -> None:
@@ -88,57 +97,78 @@ def check_mamba2(options: Mamba2Options, *, block: ZigmaOptions, grid: Grid, rou
 
 
 def zigma_cost(options: ZigmaOptions, *, grid: Grid, channels: int, routes: Sequence[Route]) -> Cost:
-    """The cost of ZigMa: embeddings, and in each layer a norm, adaLN and the mixer."""
+    """The cost of ZigMa: embeddings, and in each layer a norm, adaLN, the mixer, and cross-attention to a text."""
     D, L, pixel = options.width, grid.tokens, options.patch**2 * channels
     positions = L * D if options.positions == "learned" else 0
-    known: dict[str, Cost] = {}
-    for route in routes:
-        if route.digest not in known:
-            known[route.digest] = mixer_cost(options, grid=grid, route=route)
-    layers = [known[route.digest] for route in routes]
-    layer = D + (3 * D * D + 3 * D)  # norm, adaLN
+    layers = _layer_costs(options, grid, routes)
+    text = 1 if options.condition == "text" else 0
+    cross, cross_flops = cross_attention_cost(D, L, options.text_tokens)
+    layer = D + (1 + text) * (3 * D * D + 3 * D) + text * cross  # norm, adaLN, cross-attention
     parameters = (
-        pixel * D + D + positions + _time_parameters(D) + len(layers) * layer
+        pixel * D + D + positions + time_parameters(D) + condition_parameters(options, D) + len(layers) * layer
         + sum(mixer.parameters for mixer in layers) + D + (D * pixel + pixel)
     )  # fmt: skip
     flops = {
         "patch_embed": 2 * L * pixel * D,
-        "time_embed": _time_flops(D),
-        "adaln": len(layers) * 6 * D * D,
+        "time_embed": time_flops(D),
+        "adaln": len(layers) * (1 + text) * 6 * D * D,
         "final": 2 * L * D * pixel,
     }
+    if text:
+        flops |= {"text_embed": text_flops(options, D), "cross_attention": len(layers) * cross_flops}
     for mixer in layers:
         for name, count in mixer.forward_flops.items():
             flops[name] = flops.get(name, 0) + count
     return Cost(parameters, flops)
 
 
+def _layer_costs(options: ZigmaOptions, grid: Grid, routes: Sequence[Route]) -> list[Cost]:
+    """The cost of every layer's mixer; layers of one route and one mixer are counted once."""
+    known: dict[tuple[str, str], Cost] = {}
+    keys = [(route.digest, repr(options.layer(number).mixer)) for number, route in enumerate(routes)]
+    for number, (key, route) in enumerate(zip(keys, routes, strict=True)):
+        if key not in known:
+            known[key] = mixer_cost(options.layer(number), grid=grid, route=route)
+    return [known[key] for key in keys]
+
+
 def dit_cost(options: DitOptions, *, grid: Grid, channels: int, routes: Sequence[Route]) -> Cost:
     """The cost of DiT; the routes do not matter."""
     D, L, M = options.width, grid.tokens, options.mlp_ratio * options.width
     pixel, depth = options.patch**2 * channels, options.depth
+    out = pixel * (2 if options.learn_sigma else 1)
     layer = (6 * D * D + 6 * D) + (4 * D * D + 4 * D) + (2 * D * M + M + D)  # adaLN, attention, MLP
     parameters = (
-        pixel * D + D + _time_parameters(D) + depth * layer + (2 * D * D + 2 * D) + (D * pixel + pixel)
+        pixel * D + D + time_parameters(D) + condition_parameters(options, D) + depth * layer
+        + (2 * D * D + 2 * D) + (D * out + out)
     )  # fmt: skip
     flops = {
         "patch_embed": 2 * L * pixel * D,
-        "time_embed": _time_flops(D),
+        "time_embed": time_flops(D),
         "adaln": depth * 12 * D * D + 4 * D * D,
         "attention_proj": depth * 8 * L * D * D,
         "attention": depth * 4 * L * L * D,
         "mlp": depth * 4 * L * D * M,
-        "final": 2 * L * D * pixel,
+        "final": 2 * L * D * out,
     }
     return Cost(parameters, flops)
 
 
 def check_zigma(options: ZigmaOptions, *, grid: Grid, routes: Sequence[Route]) -> None:
-    """Sin-cos positions need a width that 4 divides, and the mixer may refuse a route."""
+    """Sin-cos positions need a width that 4 divides and a picture, and a layer's mixer may refuse its route."""
+    check_condition(options)
     if options.positions == "sincos" and options.width % 4:
         raise NotReady(f"sin-cos positions need a width that 4 divides, and {options.width} is not one")
-    for route in dict.fromkeys(routes):
-        check_mixer_fits(options, grid=grid, route=route)
+    if options.positions == "sincos" and grid.video:
+        raise NotReady(
+            "sin-cos positions are those of one picture", got=str(grid), do="take positions: learned for a clip"
+        )
+    checked: set[tuple[str, str]] = set()
+    for number, route in enumerate(routes):
+        block = options.layer(number)
+        if (key := (route.digest, repr(block.mixer))) not in checked:
+            checked.add(key)
+            check_mixer_fits(block, grid=grid, route=route)
 
 
 def check_vision_mamba(options: VisionMambaOptions, *, grid: Grid, routes: Sequence[Route]) -> None:
@@ -155,22 +185,78 @@ def check_vision_mamba(options: VisionMambaOptions, *, grid: Grid, routes: Seque
 
 
 def check_dit(options: DitOptions, *, grid: Grid, routes: Sequence[Route]) -> None:
-    """Heads must divide the width, and sin-cos positions need a width that 4 divides."""
+    """Heads must divide the width, and sin-cos positions need a width that 4 divides and a picture."""
+    check_condition(options)
     _ = options.head_count
     if options.width % 4:
         raise NotReady(f"sin-cos positions need a width that 4 divides, and {options.width} is not one")
+    refuse_clips("dit and sit", grid)
 
 
-def _branches(route: Route) -> int:
+def refuse_clips(backbone: str, grid: Grid) -> None:
+    """Raise NotReady for a grid of several frames."""
+    if grid.video:
+        raise NotReady(
+            f"{backbone} is a network of one picture",
+            expected="a grid of 1 frame",
+            got=str(grid),
+            do="take zigma or vision-mamba",
+        )
+
+
+def check_condition(options: Conditioned) -> None:
+    """Options of a condition that the network has not are given in vain, or the condition was forgotten."""
+    used = {"none": (), "class": ("classes", "null_class"), "text": ("text_width", "text_tokens")}
+    for condition, names in used.items():
+        for name in names:
+            default = getattr(type(options), name, None)  # DiT has no text at all
+            if options.condition != condition and getattr(options, name, None) != default:
+                raise NotReady(
+                    f"the option {name} is that of a network conditioned on {condition}, and this one is not",
+                    expected=f"condition: {condition}",
+                    got=f"condition: {options.condition}, {name}: {getattr(options, name)}",
+                    do=f"set condition, or leave {name} out",
+                )
+
+
+def condition_of(options: Conditioned) -> Condition | None:
+    """What a network is given as y."""
+    if options.condition == "class":
+        return Condition("class", options.classes)
+    if isinstance(options, WithText) and options.condition == "text":
+        return Condition("text", options.text_width)
+    return None
+
+
+def condition_parameters(options: Conditioned, D: int) -> int:
+    """A row a class, or the map of a text's features."""
+    if isinstance(options, WithText) and options.condition == "text":
+        return (options.text_width + 1) * D
+    return (options.classes + options.null_class) * D if options.condition == "class" else 0
+
+
+def text_flops(options: WithText, D: int) -> int:
+    """Of the map of a text's features."""
+    return 2 * options.text_tokens * options.text_width * D
+
+
+def cross_attention_cost(D: int, L: int, S: int) -> tuple[int, int]:
+    """Parameters and FLOPs of one cross-attention of L tokens to S: q, k and v without a bias, the output with one."""
+    parameters = 4 * D * CROSS_INNER + D
+    projections = 2 * (2 * L + 2 * S) * D * CROSS_INNER
+    return parameters, projections + 4 * L * S * CROSS_INNER
+
+
+def branch_count(route: Route) -> int:
     return len(route.paths) if route.share == "separate" else 1
 
 
-def _merge_parameters(route: Route, E: int) -> int:
+def merge_parameters(route: Route, E: int) -> int:
     K = route.K
     return {"gate": K * K * E + K, "channel-attention": K * K * E + K * E}.get(route.merge, 0)
 
 
-def _with_order(mixer: Cost, route: Route, *, width: int, grid: Grid) -> Cost:
+def with_order(mixer: Cost, route: Route, *, width: int, grid: Grid) -> Cost:
     """The mixer's cost, and that of the module that makes a learned order."""
     if route.learned is None:
         return mixer
@@ -178,9 +264,9 @@ def _with_order(mixer: Cost, route: Route, *, width: int, grid: Grid) -> Cost:
     return Cost(mixer.parameters + order.parameters, {**mixer.forward_flops, "order": order.total_flops})
 
 
-def _time_parameters(D: int) -> int:
+def time_parameters(D: int) -> int:
     return TIME_FREQUENCIES * D + D + D * D + D
 
 
-def _time_flops(D: int) -> int:
+def time_flops(D: int) -> int:
     return 2 * TIME_FREQUENCIES * D + 2 * D * D
