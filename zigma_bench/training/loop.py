@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zigma_bench.diffusion.objective import velocity_loss
+from zigma_bench.diffusion.objective import prediction_loss
 from zigma_bench.errors import Interrupted, NotFinite
 from zigma_bench.images import Images, Pixels
 from zigma_bench.models.speed import compile_network
@@ -129,7 +129,7 @@ def train_step(
     for group in optimizer.param_groups:
         group["lr"] = rate
     with autocast(recipe, device):
-        loss = velocity_loss(network, x1, x0, t).mean()
+        loss = prediction_loss(network, x1, x0, t).mean()
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     if recipe.gradient_clip is not None:
