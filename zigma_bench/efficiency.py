@@ -30,6 +30,7 @@ from zigma_bench.ops.backends import resolve
 from zigma_bench.plan import Cell
 from zigma_bench.record import Measurement
 from zigma_bench.training.ema import update_ema
+from zigma_bench.training.health import Health
 from zigma_bench.training.loop import autocast, train_step
 
 AGREEMENT, CALLS_IN_A_ROW, MOST_WARM_UPS = 0.10, 3, 20
@@ -106,12 +107,13 @@ def training_call(cell: Cell, network: nn.Module, device: Device) -> Callable[[]
     ema = copy.deepcopy(network).requires_grad_(False)
     rate = cell.train.learning_rate
     optimizer = torch.optim.AdamW(network.parameters(), lr=rate, betas=cell.train.betas, fused=True)
+    health = Health(target, scaled=cell.train.precision == "fp16")
     network.train()
     if cell.train.compile:
         compile_network(network, device.type)
 
     def call() -> None:
-        train_step(network, optimizer, images, cell.train, cell.seed, 0, rate, target)
+        train_step(network, optimizer, images, cell.train, cell.seed, 0, rate, target, health)
         update_ema(ema, network, cell.train.ema)
 
     return call
