@@ -177,7 +177,20 @@ def test_weights_that_are_broken_from_the_start():
     found = find_fault(network, lambda: torch.zeros(()))
     assert found == "before the step, in the weights blocks.1.mixer.branches.0.A_log"
     assert find_fault(build(), lambda: torch.zeros(())) is None
-    assert find_fault(build(), lambda: torch.full((), torch.inf)) == "in the loss, of a finite output"
+
+
+def test_a_loss_that_overflows_alone():
+    """Outputs of 1e30 are finite, their squares are not; what follows in the backward pass is no fault of its own."""
+    network = build("dit")
+    with torch.no_grad():
+        network.head.weight.fill_(1e30)
+
+    def step():
+        loss = network(torch.ones(2, 1, 8, 8), torch.zeros(2)).square().mean()
+        loss.backward()
+        return loss
+
+    assert find_fault(network, step) == "in the loss, of finite outputs"
 
 
 def test_the_search_leaves_no_hook_behind():

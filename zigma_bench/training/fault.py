@@ -72,8 +72,8 @@ def find_fault(network: nn.Module, run: Callable[[], Tensor]) -> str | None:
     finally:
         for handle in handles:
             handle.remove()
-    if watch.bad is None and not bool(loss.isfinite().all()):
-        return "in the loss, of a finite output"
+    if (watch.bad is None or watch.backward) and not bool(loss.isfinite().all()):
+        return "in the loss, of finite outputs"
     return watch.place()
 
 
