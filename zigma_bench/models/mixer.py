@@ -93,7 +93,7 @@ class InProjection(nn.Linear):
     Apart they are two products: the backward of halves would put their gradients together again.
     """
 
-    def forward(self, x: Tensor, *, apart: bool = False) -> Any:  # type: ignore[override]
+    def forward(self, x: Tensor, *, apart: bool = False) -> Any:
         if not apart:
             return super().forward(x)
         return tuple(nn.functional.linear(x, weight) for weight in self.weight.chunk(2))
