@@ -11,9 +11,9 @@ from zigma_bench.device import nvidia_cards
 from zigma_bench.errors import NotReady, UnknownName, UsageError
 from zigma_bench.ops.compiler import find_compiler, require_compiler
 
-BACKENDS = ("naive", "torch", "cpu", "fused", "mamba-ssm")
+BACKENDS = ("naive", "torch", "cpu", "fused", "triton", "mamba-ssm")
 DEVICES = ("cpu", "cuda")
-ONLY = {"cpu": "cpu", "fused": "cuda", "mamba-ssm": "cuda"}  # the device of backends that run on one alone
+ONLY = {"cpu": "cpu", "fused": "cuda", "mamba-ssm": "cuda", "triton": "cuda"}  # the device of backends that run on one alone
 LEAST_CAPABILITY = (8, 0)  # of a card for `fused`: copies to shared memory that are not waited for, tf32 products
 LIBRARIES = ("selective_scan_cuda", "causal_conv1d", "causal_conv1d_cuda")  # of mamba-ssm and causal-conv1d
 

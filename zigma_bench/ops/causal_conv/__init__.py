@@ -49,10 +49,12 @@ def causal_conv(
         from zigma_bench.ops.causal_conv.torch_blocks import conv
     else:
         from zigma_bench.ops.causal_conv.naive import conv
-    if backend in ("fused", "mamba-ssm"):  # kernels that read rows in their own dtype
+    if backend in ("fused", "triton", "mamba-ssm"):  # kernels that read rows in their own dtype
         arguments.check_not_double(backend, [x, weight, bias], where=WHERE)
         if backend == "fused":
             from zigma_bench.ops.causal_conv import fused as kernels
+        elif backend == "triton":
+            from zigma_bench.ops.causal_conv import triton_conv as kernels  # type: ignore[no-redef]
         else:
             from zigma_bench.ops.causal_conv import mamba_ssm as kernels  # type: ignore[no-redef]
         return kernels.conv(x, weight, bias, path, since, activation == "silu")

@@ -50,10 +50,12 @@ def selective_scan(
         from zigma_bench.ops.selective_scan.torch_blocks import scan
     else:
         from zigma_bench.ops.selective_scan.naive import scan
-    if backend in ("fused", "mamba-ssm"):  # kernels that read rows in their own dtype
+    if backend in ("fused", "triton", "mamba-ssm"):  # kernels that read rows in their own dtype
         arguments.check_not_double(backend, [u, delta, A, B, C, D, z, delta_bias], where=WHERE)
         if backend == "fused":
             from zigma_bench.ops.selective_scan import fused as kernels
+        elif backend == "triton":
+            from zigma_bench.ops.selective_scan import triton_scan as kernels  # type: ignore[no-redef]
         else:
             from zigma_bench.ops.selective_scan import mamba_ssm as kernels  # type: ignore[no-redef]
         return kernels.scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, path, since)
