@@ -64,7 +64,7 @@ def conv_gradients(
     x, grad, weight, bias, path, since, grad_x, grads, x_batch, x_row, y_batch, y_row, length, channels,
     W: tl.constexpr, T: tl.constexpr, E: tl.constexpr, SILU: tl.constexpr,
 ):  # fmt: skip
-    """grad_x [B, L, E]; grads [W + 1, B, tiles, E]: of each tap, then of the bias. `grad` is the output's, strided as y.
+    """grad_x [B, L, E]; grads [W + 1, B, tiles, E]: of each tap, then of the bias. `grad` is the output's.
 
     The gradient of an input comes from the outputs of its step and of the W - 1 steps behind, computed again here.
     """
@@ -80,7 +80,9 @@ def conv_gradients(
         known = later < length
         age = ages(since, later, known)
         row = rows_at(path, later, known)
-        slope = tl.load(grad + batch * y_batch + row * y_row + e, mask=known[:, None] & inside, other=0.0).to(tl.float32)
+        slope = tl.load(grad + batch * y_batch + row * y_row + e, mask=known[:, None] & inside, other=0.0).to(
+            tl.float32
+        )
         if SILU:
             total = tl.zeros([T, E], tl.float32) + tl.load(bias + e, mask=inside, other=0.0)
             for k in tl.static_range(W):

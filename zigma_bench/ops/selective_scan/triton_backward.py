@@ -3,7 +3,7 @@
 A program walks the chunks of SAVE steps of its part from the last to the first. From the state saved before a chunk it
 walks on, keeping the state before every T-th step in memory of its own; then, from the last T steps to the first, it
 computes their states again in registers and takes the gradient of the state backwards through them. Sums over the
-block's channels (gradients of B and C) are written one a block; nothing is added atomically: equal runs give equal bits.
+block's channels (gradients of B and C) are written, and added up afterwards: equal runs give equal bits.
 """
 
 import triton
@@ -35,8 +35,8 @@ def gradients(
     """grad_u, grad_delta, grad_z [B, L, E]; grad_pairs [blocks, B, L, 2, NB] of B and C; grad_A [B, parts, N, E];
     grad_D, grad_bias [B, parts, E].
 
-    `out` is the output's gradient, `saved` as `outputs` wrote it, `ends` and `sums` those of `hand_on` with BACK, `kept`
-    [programs, SAVE / T, NB, E] memory for states.
+    `out` is the output's gradient, `saved` as `outputs` wrote it, `ends` and `sums` those of `hand_on` with BACK; `kept`
+    [programs, SAVE / T, NB, E] is memory for states.
     """
     block, batch, at = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2)
     first = at * part

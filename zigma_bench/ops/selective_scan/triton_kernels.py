@@ -2,8 +2,8 @@
 
 A program takes a block of channels of one sample and one part of the steps; the state [N, channels] is in registers,
 a channel to a lane, so that time never crosses lanes. The rows of T steps are read before any of them is computed:
-a load is not moved over a store. No pointer or stride is specialised on alignment, A comes as [N, E] and a step's B and C
-as [N]: wider pieces, or numbers side by side along N, would be spread over lanes and converted at every step.
+a load is not moved over a store. No pointer or stride is specialised on alignment, A comes as [N, E], and a step's B
+and C as [N]: wider pieces, or numbers side by side along N, would be spread over lanes and converted at every step.
 """
 
 import triton
@@ -65,7 +65,9 @@ def projected(staged, step, which: tl.constexpr, there, NB: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["length", "B_batch", "B_row", "C_batch", "C_row"])
-def stage(B, C, path, staged, length, B_batch, B_row, C_batch, C_row, N: tl.constexpr, NB: tl.constexpr, T: tl.constexpr):
+def stage(
+    B, C, path, staged, length, B_batch, B_row, C_batch, C_row, N: tl.constexpr, NB: tl.constexpr, T: tl.constexpr
+):
     """B and C in the order of the steps: [B, L, 2, NB], float32, zero from N on."""
     batch = tl.program_id(1).to(tl.int64)
     step = tl.program_id(0) * T + tl.arange(0, T)

@@ -33,9 +33,7 @@ class Plan:
 
 
 @functools.cache
-def plan_pass(
-    batch: int, length: int, channels: int, states: int, processors: int, lanes: int, resident: int
-) -> Plan:
+def plan_pass(batch: int, length: int, channels: int, states: int, processors: int, lanes: int, resident: int) -> Plan:
     """A plan that fills the card: a lane a channel, 16 states a warp, and parts of the path where channels are few.
 
     `lanes`: of a warp; `resident`: warps that a processor holds at a time.
@@ -109,7 +107,9 @@ def backward(given: Inputs, grad: Tensor, saved: Tensor) -> Gradients:
     batch, length, channels, states = given.sizes
     plan = _plan(given, WARPS_BACKWARD)
     blocks, NB = -(-channels // plan.channels), padded(states)
-    of_u, of_delta = (torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in (given.u, given.delta))
+    of_u, of_delta = (
+        torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in (given.u, given.delta)
+    )
     of_z = None if given.z is None else torch.empty_like(given.z, memory_format=torch.contiguous_format)
     kept = _floats(given, blocks * batch * plan.parts, SAVE // AHEAD_BACKWARD, NB, plan.channels)
     of_BC = _floats(given, blocks, batch, length, 2, NB)
