@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
+import sysconfig
+from pathlib import Path
 
 from zigma_bench.device import cards, nvidia_cards
 from zigma_bench.errors import NotReady, UnknownName, UsageError
@@ -133,6 +136,8 @@ def _why_not_triton() -> NotReady | None:
         _require_card("triton")
     except NotReady as error:
         return error
+    if (lacking := _no_launcher()) is not None:
+        return lacking
     import torch
 
     found = torch.cuda.get_device_capability()
@@ -144,6 +149,20 @@ def _why_not_triton() -> NotReady | None:
             do="take the backend 'torch'",
         )
     return None
+
+
+def _no_launcher() -> NotReady | None:
+    """Triton compiles the C that launches its kernels: with $CC, gcc or clang, against Python's headers."""
+    header = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is not None and header.exists():
+        return None
+    return NotReady(
+        "the backend 'triton' needs a C compiler and Python's headers to launch kernels",
+        expected=f"gcc or clang on the PATH (or the environment variable CC), and {header}",
+        got=f"{compiler or 'no compiler'}, {'and the headers' if header.exists() else 'and no Python.h'}",
+        do="install them (Debian: apt install gcc python3-dev), or take the backend 'torch'",
+    )
 
 
 def _require_card(backend: str) -> None:

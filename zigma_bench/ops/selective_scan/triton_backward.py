@@ -35,8 +35,8 @@ def gradients(
     """grad_u, grad_delta, grad_z [B, L, E]; grad_pairs [blocks, B, L, 2, NB] of B and C; grad_A [B, parts, N, E];
     grad_D, grad_bias [B, parts, E].
 
-    `out` is the output's gradient, `saved` as `outputs` wrote it, `ends` and `sums` those of `hand_on` with BACK; `kept`
-    [programs, SAVE / T, NB, E] is memory for states.
+    `out` is the output's gradient, `saved` as `outputs` wrote it, `ends` and `sums` those of `hand_on` with BACK;
+    `kept` [programs, SAVE / T, NB, E] is memory for states.
     """
     block, batch, at = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2)
     first = at * part

@@ -123,5 +123,12 @@ def backward(given: Inputs, grad: Tensor, saved: Tensor) -> Gradients:
             of_u, of_delta, of_z, of_BC, of_A, of_D, of_bias,
         )  # fmt: skip
         _launch(gradients, given, plan, plan.parts, grad, *tensors, T=AHEAD_BACKWARD, SAVE=SAVE)
-    sums_of = (of_A.sum((0, 1)).t().contiguous(), of_BC.sum(0)[..., :states], of_D.sum((0, 1)), of_bias.sum((0, 1)))
-    return Gradients(of_u, of_delta, sums_of[0], sums_of[1], sums_of[2], of_z, sums_of[3])
+    return Gradients(
+        of_u,
+        of_delta,
+        of_A.sum((0, 1)).t().contiguous(),
+        of_BC.sum(0)[..., :states],
+        of_D.sum((0, 1)),
+        of_z,
+        of_bias.sum((0, 1)),
+    )
