@@ -202,6 +202,9 @@ def test_plans_cover_every_step_once(batch: int, length: int, channels: int, sta
 @needs_triton
 def test_a_network_runs_on_imagined_tensors_and_counts_what_the_formula_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shapes, dtypes, gradients and FLOPs as PyTorch sees the operators when it traces or counts."""
+    from zigma_bench.ops.causal_conv import triton_conv  # noqa: F401  (the counter knows what is defined before it)
+    from zigma_bench.ops.selective_scan import triton_scan  # noqa: F401
+
     monkeypatch.setattr(backends, "interpreted", lambda: True)  # on the CPU, where autograd needs no card
     monkeypatch.setattr(arguments, "_visits_each_once", lambda path: True)  # nothing is in an imagined path
     spec, grid = scan_spec("zigzag", zigzag, owner="test"), Grid(8, 8)
