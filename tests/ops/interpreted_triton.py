@@ -18,6 +18,7 @@ from zigma_bench.models.zigma import Zigma
 from zigma_bench.ops import arguments, backends
 from zigma_bench.ops.causal_conv import causal_conv
 from zigma_bench.ops.selective_scan import selective_scan, triton_launch
+from zigma_bench.ops.ssd import ssd
 from zigma_bench.registry import scan_spec
 from zigma_bench.scans.layers import routes
 from zigma_bench.scans.zigzag import zigzag
@@ -208,6 +209,12 @@ def test_network_equals_the_naive_one() -> None:
         y = network(x, t)
         found[backend] = [y.detach(), *torch.autograd.grad(y.square().mean(), list(network.parameters()))]
     agree(found["triton"], [tensor.double() for tensor in found["naive"]], 2e-5)
+
+
+def test_ssd_runs_its_portable_form_as_network_mixers_ask() -> None:
+    rows, projected = torch.randn(1, 5, 4), torch.randn(1, 5, 1, 3)
+    given = {"x": rows, "dt": rows[..., :2], "A": -torch.ones(2), "B": projected, "C": projected}
+    assert torch.equal(ssd(**given, backend="triton"), ssd(**given, backend="torch"))
 
 
 def test_a_network_compiles_whole_and_equals_itself(monkeypatch: pytest.MonkeyPatch) -> None:

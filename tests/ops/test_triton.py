@@ -92,7 +92,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         ):
             for name in names:
                 monkeypatch.setattr(module, name, Compiled(getattr(module, name), card, code))
-        monkeypatch.setattr(launch, "_plan", lambda given, resident: launch.Plan(32, max(1, states // 16), parts))
+        monkeypatch.setattr(launch, "_plan", lambda given: launch.Plan(32, max(1, states // 16), parts))
         rows, B = torch.zeros(1, 128, 40, dtype=dtype), torch.zeros(1, 128, states, dtype=dtype)
         A, D, path = torch.zeros(40, states), torch.zeros(40), torch.arange(128)
         since = torch.zeros(128, dtype=torch.int64) if segments else None
@@ -191,12 +191,13 @@ def test_what_launches_a_kernel_must_be_there(monkeypatch: pytest.MonkeyPatch, t
 def test_plans_cover_every_step_once(batch: int, length: int, channels: int, states: int) -> None:
     from zigma_bench.ops.selective_scan import triton_launch as launch
 
-    plan = launch.plan_pass(batch, length, channels, states, 40, 32, 12)
+    plan = launch.plan_pass(batch, length, channels, states, 40, 32)
     part = launch.part_length(length, plan.parts)
     assert part % launch.SAVE == 0 and (plan.parts - 1) * part < length <= plan.parts * part
     assert launch.padded(states) <= plan.warps * launch.STATES_OF_A_WARP and plan.channels == 32
-    few = batch * -(-channels // 32) * plan.warps < 40 * 12 / 2
-    assert plan.parts > 1 if few and length >= 500 else plan.parts <= max(1, -(-length // launch.SAVE))
+    warps = batch * -(-channels // 32) * plan.warps
+    assert warps * plan.parts <= max(warps, 1.5 * launch.RESIDENT * 40)
+    assert plan.parts > 1 or length <= 64 or warps > launch.RESIDENT * 40 / 2
 
 
 @needs_triton

@@ -19,8 +19,8 @@ from zigma_bench.ops.triton_device import card, current, strides
 
 AHEAD, AHEAD_BACKWARD = 8, 4  # steps whose rows are read before they are computed; those whose states are in registers
 STAGED = 32  # steps of a program that stages B and C
-WARPS, WARPS_BACKWARD = 12, 8  # of a program with 16 states that a processor holds, by their registers
 STATES_OF_A_WARP = 16
+RESIDENT = 8  # warps that a processor holds in the backward, by its registers on NVIDIA's cards
 
 
 @dataclass(frozen=True)
@@ -33,18 +33,15 @@ class Plan:
 
 
 @functools.cache
-def plan_pass(batch: int, length: int, channels: int, states: int, processors: int, lanes: int, resident: int) -> Plan:
-    """A plan that fills the card: a lane a channel, 16 states a warp, and parts of the path where channels are few.
-
-    `lanes`: of a warp; `resident`: warps that a processor holds at a time.
-    """
+def plan_pass(batch: int, length: int, channels: int, states: int, processors: int, lanes: int) -> Plan:
+    """A plan that fills the card: a lane a channel, 16 states a warp, and parts of the path where channels are few."""
     warps = max(1, padded(states) // STATES_OF_A_WARP)
-    programs = batch * -(-channels // lanes)
-    return Plan(lanes, warps, whole_parts(length, max(1, resident * processors // (warps * programs))))
+    wanted = batch * -(-channels // lanes) * warps
+    return Plan(lanes, warps, whole_parts(length, max(1, round(RESIDENT * processors / wanted))))
 
 
-def _plan(given: Inputs, resident: int) -> Plan:
-    return plan_pass(*given.sizes, *card(given.u.device), resident)
+def _plan(given: Inputs) -> Plan:
+    return plan_pass(*given.sizes, *card(given.u.device))
 
 
 def _floats(given: Inputs, *shape: int) -> Tensor:
@@ -91,7 +88,7 @@ def _carried(
 def forward(given: Inputs, *, save: bool) -> tuple[Tensor, Tensor]:
     """The output [B, L, E] and, with `save`, the state before every SAVE-th step [B, L / SAVE, N, E] (else empty)."""
     batch, length, channels, states = given.sizes
-    plan = _plan(given, WARPS)
+    plan = _plan(given)
     out = torch.empty_like(given.u, memory_format=torch.contiguous_format)
     saved = _floats(given, *((batch, -(-length // SAVE), states, channels) if save else (0,)))
     with current(given.u.device):
@@ -105,7 +102,7 @@ def forward(given: Inputs, *, save: bool) -> tuple[Tensor, Tensor]:
 def backward(given: Inputs, grad: Tensor, saved: Tensor) -> Gradients:
     """Gradients from that of the output; `BC` is float32 here."""
     batch, length, channels, states = given.sizes
-    plan = _plan(given, WARPS_BACKWARD)
+    plan = _plan(given)
     blocks, NB = -(-channels // plan.channels), padded(states)
     of_u, of_delta = (
         torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in (given.u, given.delta)
