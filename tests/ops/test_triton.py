@@ -31,15 +31,11 @@ KINDS = {
 }  # fmt: skip
 
 
+GROUPS = ("one_part", "several_parts or left_out", "not (one_part or several_parts or left_out)")  # of a minute in all
+
+
 @needs_triton
-@pytest.mark.parametrize(
-    "group",
-    [
-        "one_part or refused",
-        "several_parts or left_out or many_states",
-        "conv or network or bits or segment or registered",
-    ],
-)
+@pytest.mark.parametrize("group", GROUPS)
 def test_interpreted_kernels_follow_the_naive_loop(group: str) -> None:
     """In a process of their own: Triton decides when it is imported whether it compiles or interprets."""
     file = Path(__file__).with_name("interpreted_triton.py")
@@ -78,50 +74,64 @@ class Compiled:
 
 @pytest.fixture
 def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """The kernels' code for a card after a scan and a convolution with their gradients, by kernel."""
+    """Makes launches compile for a card instead, and gives the dict that their code will be in, by kernel."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
 
-    def build(card: int, dtype: torch.dtype, states: int, parts: int, segments: bool) -> dict[str, str]:
-        from zigma_bench.ops.causal_conv import triton_conv
-        from zigma_bench.ops.selective_scan import triton_launch as launch
-
+    def instead(module: Any, card: int, *names: str) -> dict[str, str]:
         code: dict[str, str] = {}
-        for module, names in (
-            (launch, ("stage", "outputs", "hand_on", "gradients")),
-            (triton_conv, ("conv_kernel", "conv_gradients")),
-        ):
-            for name in names:
-                monkeypatch.setattr(module, name, Compiled(getattr(module, name), card, code))
-        monkeypatch.setattr(launch, "_plan", lambda given: launch.Plan(32, max(1, states // 16), parts))
-        rows, B = torch.zeros(1, 128, 40, dtype=dtype), torch.zeros(1, 128, states, dtype=dtype)
-        A, D, path = torch.zeros(40, states), torch.zeros(40), torch.arange(128)
-        since = torch.zeros(128, dtype=torch.int64) if segments else None
-        given = launch.Inputs(rows, rows, A, B, B, D, rows, D, True, path, since)
-        launch.backward(given, rows, launch.forward(given, save=True)[1])
-        weight = torch.zeros(40, 4)
-        triton_conv._run_backward(
-            rows, triton_conv._run(rows, weight, D, path, since, True), weight, D, path, since, True
-        )
+        for name in names:
+            monkeypatch.setattr(module, name, Compiled(getattr(module, name), card, code))
         return code
 
-    return build
+    return instead
+
+
+def scan_for(card: int, compiled: Any, dtype: torch.dtype, states: int, since: torch.Tensor | None) -> dict[str, str]:
+    """The code of a scan of two parts, with its gradients."""
+    from zigma_bench.ops.selective_scan import triton_launch as launch
+
+    code: dict[str, str] = compiled(launch, card, "stage", "outputs", "hand_on", "gradients")
+    rows, B, path = torch.zeros(1, 128, 40, dtype=dtype), torch.zeros(1, 128, states, dtype=dtype), torch.arange(128)
+    A, D = torch.zeros(40, states), torch.zeros(40)
+    given = launch.Inputs(rows, rows, A, B, B, D, rows, D, True, path, since)
+    launch.backward(given, rows, launch.forward(given, save=True)[1])
+    return code
+
+
+@pytest.fixture
+def two_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    from zigma_bench.ops.selective_scan import triton_launch
+
+    monkeypatch.setattr(triton_launch, "card", lambda device: (1000, 32))
 
 
 @needs_triton
+@pytest.mark.usefixtures("two_parts")
 def test_time_stays_in_a_lane(compiled: Any) -> None:
     """Of a network's size nothing is exchanged between lanes but the sums over channels of the gradients of B and C."""
-    code = compiled(90, torch.bfloat16, 16, 2, False)
+    code = scan_for(90, compiled, torch.bfloat16, 16, None)
     for name in ("outputs", "hand_on"):
         assert not [word for word in ("shfl", "shared", "bar.sync") if word in code[name]], name
     assert code["gradients"].count("shfl") == 4 * 2 * 16 * 5  # steps, B and C, states, halvings of 32 lanes
 
 
 @needs_triton
-@pytest.mark.parametrize("card", [75])
-def test_kernels_compile_for_cards(card: int, compiled: Any) -> None:
-    code = compiled(card, torch.float16, 1, 2, True)
-    assert set(code) == {"stage", "outputs", "hand_on", "gradients", "conv", "conv_gradients"}
-    assert all(f".target sm_{card}" in text for text in code.values())
+@pytest.mark.usefixtures("two_parts")
+def test_the_scan_compiles_for_a_card_of_2018(compiled: Any) -> None:
+    code = scan_for(75, compiled, torch.float16, 1, torch.zeros(128, dtype=torch.int64))
+    assert set(code) == {"stage", "outputs", "hand_on", "gradients"}
+    assert all(".target sm_75" in text for text in code.values())
+
+
+@needs_triton
+def test_the_convolution_compiles_for_a_card_of_2018(compiled: Any) -> None:
+    from zigma_bench.ops.causal_conv import triton_conv
+
+    code = compiled(triton_conv, 75, "conv_kernel", "conv_gradients")
+    rows, weight, bias = torch.zeros(1, 9, 40), torch.zeros(40, 2), torch.zeros(40)
+    order = (torch.arange(9), torch.zeros(9, dtype=torch.int64))
+    triton_conv._run_backward(triton_conv._run(rows, weight, bias, *order, True), rows, weight, bias, *order, True)
+    assert set(code) == {"conv", "conv_gradients"} and all(".target sm_75" in text for text in code.values())
 
 
 @pytest.fixture
