@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 
@@ -56,3 +57,38 @@ def test_what_is_not_there_is_refused(cards):
     for wrong in ("tpu", "cuda:", "cuda:x", ""):
         with pytest.raises(UsageError, match="there is no such device"):
             device.find_device(wrong)
+
+
+@pytest.fixture
+def amd(monkeypatch, tmp_path):
+    """Pretend that torch is a build for ROCm and that the driver lists a processor and some cards."""
+
+    def pretend(*versions, hip="'6.4.1'"):
+        device.amd_cards.cache_clear()
+        (tmp_path / "torch").mkdir(exist_ok=True)
+        (tmp_path / "torch" / "version.py").write_text(f"cuda = None\nhip: str = {hip}\n")
+        spec = SimpleNamespace(origin=str(tmp_path / "torch" / "__init__.py"))
+        monkeypatch.setattr(device.importlib.util, "find_spec", lambda name: spec)
+        monkeypatch.setattr(device, "KFD", tmp_path / "nodes")
+        for number, version in enumerate((0, *versions)):
+            node = tmp_path / "nodes" / str(number)
+            node.mkdir(parents=True, exist_ok=True)
+            if version is not None:
+                (node / "properties").write_text(f"simd_count 8\ngfx_target_version {version}\nvendor_id 4098\n")
+        for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
+            monkeypatch.delenv(name, raising=False)
+
+    yield pretend
+    device.amd_cards.cache_clear()
+
+
+def test_amd_cards_are_found_where_torch_is_for_rocm(cards, amd, monkeypatch):
+    cards()
+    amd(90402, 90010, None, 100300)  # a container may not use the third
+    assert device.amd_cards() == ("AMD gfx942", "AMD gfx90a", "AMD gfx1030")
+    assert device.find_device("auto") == device.Device("cuda:0", "AMD gfx942")
+    device.amd_cards.cache_clear()
+    monkeypatch.setenv("HIP_VISIBLE_DEVICES", "1")
+    assert device.cards() == ("AMD gfx90a",)
+    amd(90402, hip="None")
+    assert device.find_device("auto").name == "cpu"

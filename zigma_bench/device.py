@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 import platform
 import re
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zigma_bench.errors import NotReady, UsageError
+
+KFD = Path("/sys/class/kfd/kfd/topology/nodes")  # where the kernel's driver lists AMD's cards
 
 
 @dataclass(frozen=True)
@@ -27,28 +30,65 @@ class Device:
 
 
 def find_device(requested: str) -> Device:
-    """The device of `auto`, `cpu`, `cuda` or `cuda:N`; `auto` is the first NVIDIA card, else the CPU."""
+    """The device of `auto`, `cpu`, `cuda` or `cuda:N`; `auto` is the first card, else the CPU."""
     match = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", requested)
     if match is None:
         raise UsageError(
             "there is no such device", where="--device", expected="auto, cpu, cuda or cuda:N", got=requested
         )
-    cards = nvidia_cards()
-    if requested == "cpu" or (requested == "auto" and not cards):
+    found = cards()
+    if requested == "cpu" or (requested == "auto" and not found):
         return Device("cpu", processor())
     index = int(match.group(1) or 0)
-    if index >= len(cards):
+    if index >= len(found):
         raise NotReady(
-            f"there is no device cuda:{index}", where="--device", expected=f"one of {len(cards)} card(s)", do="take cpu"
+            f"there is no device cuda:{index}", where="--device", expected=f"one of {len(found)} card(s)", do="take cpu"
         )
-    return Device(f"cuda:{index}", cards[index])
+    return Device(f"cuda:{index}", found[index])
+
+
+def cards() -> tuple[str, ...]:
+    """The names of the cards that torch calls `cuda:0`, `cuda:1`, ...: NVIDIA's, else AMD's."""
+    return nvidia_cards() or amd_cards()
 
 
 @functools.cache
 def nvidia_cards() -> tuple[str, ...]:
     """The names of the NVIDIA cards that CUDA_VISIBLE_DEVICES leaves, in its order (whole indices only)."""
     names = _from_nvidia_smi() or _from_driver()
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return _visible(names, os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+@functools.cache
+def amd_cards() -> tuple[str, ...]:
+    """The architectures of the AMD cards that HIP_VISIBLE_DEVICES leaves (else CUDA_VISIBLE_DEVICES).
+
+    None where torch is no build for ROCm: processors have graphics that the driver lists too.
+    """
+    if not _torch_is_for_rocm():
+        return ()
+    versions = (_gfx_version(node) for node in sorted(KFD.glob("*"), key=lambda node: int(node.name)))
+    names = [f"AMD gfx{v // 10000}{v // 100 % 100:x}{v % 100:x}" for v in versions if v]
+    return _visible(names, os.environ.get("HIP_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES")))
+
+
+def _torch_is_for_rocm() -> bool:
+    """As torch/version.py says, which importing torch would take seconds to tell."""
+    found = importlib.util.find_spec("torch")
+    version = None if found is None or found.origin is None else Path(found.origin).with_name("version.py")
+    return version is not None and version.exists() and bool(re.search(r"^hip\b.*=\s*['\"]", version.read_text(), re.M))
+
+
+def _gfx_version(node: Path) -> int:
+    """Of a node's card: 90402 for gfx942; 0 for a processor, or a card that a container may not use."""
+    try:
+        match = re.search(r"^gfx_target_version (\d+)$", (node / "properties").read_text(), re.M)
+    except OSError:
+        return 0
+    return int(match[1]) if match else 0
+
+
+def _visible(names: list[str], visible: str | None) -> tuple[str, ...]:
     if visible is None or not names:
         return tuple(names)
     wanted = [part.strip() for part in visible.split(",") if part.strip()]

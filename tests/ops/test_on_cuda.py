@@ -28,7 +28,9 @@ from zigma_bench.scans.layers import routes
 from zigma_bench.scans.zigzag import zigzag
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA card")
-BACKENDS = ("naive", "torch", "fused")
+TRITON = pytest.param("triton", marks=pytest.mark.skipif(bool(available()["triton"]), reason="triton can't run here"))
+KERNELS = ("fused", TRITON)
+BACKENDS = ("naive", "torch", *KERNELS)
 
 
 def scan_inputs(batch: int, length: int, channels: int, states: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
@@ -103,47 +105,52 @@ def test_causal_conv(backend: str, length: int, dtype: torch.dtype, bound: float
     agree(with_gradients(causal_conv, given, path, "cuda", dtype, backend, since), expected, bound)
 
 
+@pytest.mark.parametrize("backend", KERNELS)
 @pytest.mark.parametrize("length", [4096, 16384])
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-4), (torch.bfloat16, 2e-2), (torch.float16, 2e-2)])
 @pytest.mark.parametrize("segments", [False, True])
-def test_fused_over_long_paths(length: int, dtype: torch.dtype, bound: float, segments: bool) -> None:
+def test_kernels_over_long_paths(backend: str, length: int, dtype: torch.dtype, bound: float, segments: bool) -> None:
     given, path = scan_inputs(1, length, 72, 16)
     since = some_segments(length) if segments else None
     rounded = {name: value.to(dtype).double() for name, value in given.items()}
     expected = with_gradients(selective_scan, rounded, path, "cuda", torch.float64, "torch", since)
-    agree(with_gradients(selective_scan, given, path, "cuda", dtype, "fused", since), expected, bound)
+    agree(with_gradients(selective_scan, given, path, "cuda", dtype, backend, since), expected, bound)
 
 
+@pytest.mark.parametrize("backend", KERNELS)
 @pytest.mark.parametrize("states", [1, 2, 7, 8, 12, 24, 32, 64])
 @pytest.mark.parametrize("segments", [False, True])
-def test_fused_with_any_number_of_states(states: int, segments: bool) -> None:
+def test_kernels_with_any_number_of_states(backend: str, states: int, segments: bool) -> None:
     given, path = scan_inputs(2, 150, 37, states)
     since = some_segments(150) if segments else None
     doubles = {name: value.double() for name, value in given.items()}
     expected = with_gradients(selective_scan, doubles, path, "cpu", torch.float64, "naive", since)
-    agree(with_gradients(selective_scan, given, path, "cuda", torch.float32, "fused", since), expected, 3e-5)
+    agree(with_gradients(selective_scan, given, path, "cuda", torch.float32, backend, since), expected, 3e-5)
 
 
+@pytest.mark.parametrize("backend", KERNELS)
 @pytest.mark.parametrize("left_out", ["D", "z", "delta_bias"])
-def test_fused_without_what_may_be_left_out(left_out: str) -> None:
+def test_kernels_without_what_may_be_left_out(backend: str, left_out: str) -> None:
     given, path = scan_inputs(2, 100, 40, 16)
     del given[left_out]
     given["delta"] = given["delta"] - 2
     doubles = {name: value.double() for name, value in given.items()}
     expected = with_gradients(selective_scan, doubles, path, "cpu", torch.float64, "naive")
-    agree(with_gradients(selective_scan, given, path, "cuda", torch.float32, "fused"), expected, 3e-5)
+    agree(with_gradients(selective_scan, given, path, "cuda", torch.float32, backend), expected, 3e-5)
 
 
-def test_more_states_than_registers_are_refused() -> None:
+@pytest.mark.parametrize("backend", KERNELS)
+def test_more_states_than_registers_are_refused(backend: str) -> None:
     given, path = scan_inputs(1, 8, 4, 65)
     with pytest.raises(NotReady, match=r"so many states.*at most 64; got 65"):
-        selective_scan(**{name: value.cuda() for name, value in given.items()}, path=path.cuda(), backend="fused")
+        selective_scan(**{name: value.cuda() for name, value in given.items()}, path=path.cuda(), backend=backend)
 
 
-def test_fused_reads_strided_rows_and_writes_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("backend", KERNELS)
+def test_kernels_read_strided_rows_and_write_all_of_them(backend: str) -> None:
     """Views with rows far apart, channels apart, a batch expanded; empty memory is full of NaN."""
     given, path = scan_inputs(2, 100, 48, 16)
-    plain = with_gradients(selective_scan, given, path, "cuda", torch.float32, "fused")
+    plain = with_gradients(selective_scan, given, path, "cuda", torch.float32, backend)
     apart = {}
     for name, value in given.items():
         wide = torch.randn(*value.shape[:-1], 3 * value.shape[-1] + 5)
@@ -151,27 +158,29 @@ def test_fused_reads_strided_rows_and_writes_all_of_them(monkeypatch: pytest.Mon
         apart[name].copy_(value)
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
-        moved = with_gradients(lambda **all: selective_scan(**all), apart, path, "cuda", torch.float32, "fused")
+        moved = with_gradients(lambda **all: selective_scan(**all), apart, path, "cuda", torch.float32, backend)
     finally:
         torch.use_deterministic_algorithms(False)
     agree(moved, plain, 1e-6)
 
 
+@pytest.mark.parametrize("backend", KERNELS)
 @pytest.mark.parametrize("shape", [(2, 200, 96), (1, 4096, 96), (64, 64, 256)])
-def test_fused_gives_equal_bits_again(shape: tuple[int, int, int]) -> None:
+def test_kernels_give_equal_bits_again(backend: str, shape: tuple[int, int, int]) -> None:
     given, path = scan_inputs(*shape, 16)
-    first, second = (with_gradients(selective_scan, given, path, "cuda", torch.bfloat16, "fused") for _ in range(2))
+    first, second = (with_gradients(selective_scan, given, path, "cuda", torch.bfloat16, backend) for _ in range(2))
     assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
 
 
+@pytest.mark.parametrize("backend", KERNELS)
 @pytest.mark.parametrize("segments", [False, True])
-def test_no_segment_sees_what_another_holds(segments: bool) -> None:
+def test_no_segment_sees_what_another_holds(backend: str, segments: bool) -> None:
     given, path = scan_inputs(1, 96, 40, 16)
     given["u"][0, path[20]] = float("inf")
     since = torch.arange(96) // 32 * 32 if segments else None
     y = selective_scan(
         **{name: value.cuda() for name, value in given.items()}, path=path.cuda(),
-        since=None if since is None else since.cuda(), backend="fused",
+        since=None if since is None else since.cuda(), backend=backend,
     )  # fmt: skip
     assert y[0, path[32:].cuda()].isfinite().all() == segments
     assert not y[0, path[20:32].cuda()].isfinite().all()
@@ -224,11 +233,12 @@ def test_pytorch_finds_the_operators_well_registered() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # inductor's own
-def test_a_network_compiles_whole_and_equals_itself() -> None:
+@pytest.mark.parametrize("backend", KERNELS)
+def test_a_network_compiles_whole_and_equals_itself(backend: str) -> None:
     grid, spec = Grid(8, 8), scan_spec("zigzag", zigzag, owner="test")
     orders = routes(spec, grid=grid, depth=2, seed=0, options=spec.resolve({"paths": 8}, where="test"))
     options = ZigmaOptions(width=64, depth=2, patch=1, drop_path=0)
-    network = Zigma(options, grid=grid, channels=3, routes=orders, backend="fused").cuda()
+    network = Zigma(options, grid=grid, channels=3, routes=orders, backend=backend).cuda()
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
     x, t = torch.randn(2, 3, 8, 8, device="cuda"), torch.rand(2, device="cuda")
@@ -288,12 +298,13 @@ def test_layers_of_several_paths_equal_the_operators_one_by_one(name: str) -> No
     agree(found[1], found[0], 1e-4)
 
 
-def test_a_block_allocates_as_much_along_any_path() -> None:
+@pytest.mark.parametrize("backend", KERNELS)
+def test_a_block_allocates_as_much_along_any_path(backend: str) -> None:
     def block(name: str) -> int:
         grid, spec = Grid(32, 32), catalogue().get("scan", name)
         orders = routes(spec, grid=grid, depth=1, seed=0, options=spec.resolve({}, where="test"))
         network = Zigma(
-            ZigmaOptions(width=64, depth=1, patch=1), grid=grid, channels=4, routes=orders, backend="fused"
+            ZigmaOptions(width=64, depth=1, patch=1), grid=grid, channels=4, routes=orders, backend=backend
         ).cuda()
         x, c = torch.randn(2, 1024, 64, device="cuda"), torch.randn(2, 64, device="cuda")
         with torch.no_grad(), torch.autocast("cuda", dtype=torch.bfloat16):
@@ -302,10 +313,11 @@ def test_a_block_allocates_as_much_along_any_path() -> None:
     assert block("raster") == block("zigzag") == block("random")
 
 
-def test_a_graph_of_launches_gives_what_the_launches_give() -> None:
+@pytest.mark.parametrize("backend", KERNELS)
+def test_a_graph_of_launches_gives_what_the_launches_give(backend: str) -> None:
     grid, spec = Grid(8, 8), scan_spec("zigzag", zigzag, owner="test")
     orders = routes(spec, grid=grid, depth=2, seed=0, options=spec.resolve({"paths": 8}, where="test"))
-    network = Zigma(ZigmaOptions(width=64, depth=2, patch=1), grid=grid, channels=3, routes=orders, backend="fused")
+    network = Zigma(ZigmaOptions(width=64, depth=2, patch=1), grid=grid, channels=3, routes=orders, backend=backend)
     for parameter in network.cuda().parameters():
         torch.nn.init.normal_(parameter, std=0.05)
     graphed = Graphed(network.requires_grad_(False).eval(), "cuda")

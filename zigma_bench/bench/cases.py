@@ -14,7 +14,7 @@ from torch import Tensor
 
 from zigma_bench.errors import CellFailed, UsageError
 from zigma_bench.grid import Grid
-from zigma_bench.ops.backends import ONLY, available
+from zigma_bench.ops.backends import available, runs_on
 from zigma_bench.ops.causal_conv import causal_conv
 from zigma_bench.ops.selective_scan import selective_scan
 from zigma_bench.plugins import catalogue
@@ -49,7 +49,7 @@ class Shape:
 
 def backends(op: str, device: str) -> list[str]:
     """All that can run an operator on a device here, ours and its peers."""
-    found = [name for name, reason in available().items() if not reason and ONLY.get(name, device) == device]
+    found = [name for name, reason in available().items() if not reason and runs_on(name, device)]
     return found + ([PEER] if op == "scan" else [])
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor, dtype
 
 
-SINGLE = ("cpu", "fused", "mamba-ssm")  # backends that compute in float32 alone
+SINGLE = ("cpu", "fused", "triton", "mamba-ssm")  # backends that compute in float32 alone
 
 
 def check_backend(backend: str, device_type: str, *, where: str) -> None:
@@ -129,6 +129,16 @@ def check_no_segments(backend: str, since: Tensor | None, *, where: str) -> None
     if since is not None:
         raise NotReady(
             f"the kernels of the backend {backend!r} know no segments",
+            where=where,
+            do="take the backend 'fused' (or 'torch')",
+        )
+
+
+def check_no_initial(backend: str, initial: Tensor | None, *, where: str) -> None:
+    """NotReady if a backend whose kernels begin with a state of zero is given another."""
+    if initial is not None:
+        raise NotReady(
+            f"the kernels of the backend {backend!r} begin with a state of zero",
             where=where,
             do="take the backend 'fused' (or 'torch')",
         )

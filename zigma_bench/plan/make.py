@@ -19,7 +19,7 @@ from zigma_bench.scans.route import Route
 from zigma_bench.suite import Choice, Comparison, Source, Suite
 
 LONGEST_WORD = 40  # of an option's value in a label
-BACKENDS = ("auto", "naive", "torch", "cpu", "fused", "mamba-ssm")
+BACKENDS = ("auto", "naive", "torch", "cpu", "fused", "triton", "mamba-ssm")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import platform
 from typing import Any
 
 from zigma_bench import __version__
-from zigma_bench.device import nvidia_cards, processor
+from zigma_bench.device import cards, processor
 from zigma_bench.ops.backends import available
 from zigma_bench.plugins import catalogue
 from zigma_bench.provenance import LIBRARIES, version
@@ -28,7 +28,7 @@ def examine() -> dict[str, dict[str, Any]]:
     return {
         "zigma-bench": {"version": __version__, "python": platform.python_version(), "system": platform.platform()},
         "libraries": versions,
-        "devices": {"cpu": processor(), **{f"cuda:{i}": name for i, name in enumerate(nvidia_cards())}},
+        "devices": {"cpu": processor(), **{f"cuda:{i}": name for i, name in enumerate(cards())}},
         "kernels": kernels,
         "mixers": {spec.name: f"{spec.doc} ({spec.owner})" for spec in found.mixers},
         "metrics": metrics,

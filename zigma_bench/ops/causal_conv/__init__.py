@@ -64,6 +64,10 @@ def _along_one(given: dict[str, Any], silu: bool, backend: str) -> Tensor:
         from zigma_bench.ops.causal_conv import mamba_ssm
 
         return mamba_ssm.conv(**given, silu=silu)
+    if backend == "triton":
+        from zigma_bench.ops.causal_conv import triton_conv
+
+        return triton_conv.conv(**given, silu=silu)
     if backend == "cpu":
         from zigma_bench.ops.causal_conv.cpu import conv
     elif backend == "torch":

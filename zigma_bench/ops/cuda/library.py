@@ -20,15 +20,16 @@ def define(
     *,
     keep: Callable[..., None] | None = None,
     differentiate: Callable[..., Any] | None = None,
+    devices: tuple[str, ...] = ("cuda",),
 ) -> Any:
-    """An operator on CUDA tensors, called with positional arguments alone.
+    """An operator on tensors of these devices, called with positional arguments alone.
 
     `shapes` gives empty outputs for its arguments; `flops` counts from the arguments with shapes in the place of
     tensors, one multiply-add being 2; `keep` and `differentiate` are what autograd calls, where it has a gradient.
     """
     full = f"{NAMESPACE}::{name}"
     torch.library.define(full, schema)
-    torch.library.impl(full, "CUDA")(run)
+    torch.library.impl(full, devices)(run)
     torch.library.register_fake(full)(shapes)
     if differentiate is not None:
         torch.library.register_autograd(full, differentiate, setup_context=keep)

@@ -76,6 +76,10 @@ def _along_one(given: dict[str, Any], softplus: bool, backend: str) -> Tensor:
         from zigma_bench.ops.selective_scan import mamba_ssm
 
         return mamba_ssm.scan(**given, delta_softplus=softplus)
+    if backend == "triton":
+        from zigma_bench.ops.selective_scan import triton_scan
+
+        return triton_scan.scan(**given, delta_softplus=softplus)
     if backend == "cpu":
         from zigma_bench.ops.selective_scan.cpu import scan
     elif backend == "torch":

@@ -110,7 +110,7 @@ def _backward_shapes(
 
 def flops(u: Any, delta: Any, A: Any, *_: Any) -> int:
     """Of the forward, from shapes."""
-    return FLOPS * math.prod(map(int, u)) * int(A[2])
+    return FLOPS * math.prod(map(int, u)) * int(A[-1])
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -129,11 +129,12 @@ def _differentiate(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | N
 
 ARGUMENTS = (
     "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor? z, Tensor bias, bool softplus, "
-    "Tensor? path, Tensor? since, Tensor? initial"
+    "Tensor? path, Tensor? since"
 )
+WITH_INITIAL = f"{ARGUMENTS}, Tensor? initial"
 _forward = define(
     "selective_scan",
-    f"({ARGUMENTS}, bool save) -> (Tensor, Tensor)",
+    f"({WITH_INITIAL}, bool save) -> (Tensor, Tensor)",
     _run,
     _shapes,
     flops,
@@ -142,7 +143,7 @@ _forward = define(
 )
 _backward = define(
     "selective_scan_backward",
-    f"(Tensor grad, Tensor saved, {ARGUMENTS}) -> ({', '.join(['Tensor'] * 9)})",
+    f"(Tensor grad, Tensor saved, {WITH_INITIAL}) -> ({', '.join(['Tensor'] * 9)})",
     _run_backward,
     _backward_shapes,
     lambda grad, saved, *arguments: 2 * flops(*arguments),

@@ -54,9 +54,9 @@ class Inputs:
     initial: Tensor | None = None
 
     @property
-    def sizes(self) -> tuple[int, int, int, int, int]:
-        """Paths, batch, length, channels, states."""
-        return (*self.u.shape, self.A.shape[2])
+    def sizes(self) -> tuple[int, ...]:
+        """Paths (of rows that have them), batch, length, channels, states."""
+        return (*self.u.shape, self.A.shape[-1])
 
     def empty(self, *shape: int) -> Tensor:
         """An empty float32 tensor beside u."""
@@ -248,7 +248,7 @@ class Gradients:
     D: Tensor
     z: Tensor | None
     bias: Tensor
-    initial: Tensor | None
+    initial: Tensor | None = None
 
 
 def backward(

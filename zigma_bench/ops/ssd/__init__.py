@@ -18,7 +18,7 @@ WHERE = "ssd"
 # Which form each backend runs. Chunks are matrix products, which torch's libraries do well on either device: there is
 # no C++ and no CUDA of this operator. A backend that stands for a library's kernels (mamba-ssm) is left out, as these
 # would not be that library's.
-FORMS = {"naive": "loop", "torch": "chunks", "cpu": "chunks", "fused": "chunks"}
+FORMS = {"naive": "loop", "torch": "chunks", "cpu": "chunks", "fused": "chunks", "triton": "chunks"}
 
 
 def ssd(

@@ -1,0 +1,237 @@
+"""The Triton kernels, interpreted, against the naive loop in float64; test_triton.py runs them in a process of its own.
+
+Every input is a view with rows or channels apart, and what the operators allocate is full of NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from zigma_bench.errors import NotReady
+from zigma_bench.grid import Grid
+from zigma_bench.models.options import ZigmaOptions
+from zigma_bench.models.zigma import Zigma
+from zigma_bench.ops import arguments, backends
+from zigma_bench.ops.causal_conv import causal_conv
+from zigma_bench.ops.selective_scan import selective_scan, triton_launch
+from zigma_bench.ops.ssd import ssd
+from zigma_bench.registry import scan_spec
+from zigma_bench.scans.layers import routes
+from zigma_bench.scans.zigzag import zigzag
+
+
+@pytest.fixture(autouse=True)
+def poisoned() -> Iterator[None]:
+    """Empty memory is filled with NaN."""
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def three_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card so wide that every 64 steps are a part."""
+    monkeypatch.setattr(triton_launch, "card", lambda device: (1000, 32))
+
+
+def scan_inputs(batch: int, length: int, channels: int, states: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    rng = torch.Generator().manual_seed(length + states)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=rng)
+
+    given = {
+        "u": normal(batch, length, channels), "delta": normal(batch, length, channels),
+        "A": -torch.rand(channels, states, generator=rng) * states - 0.1,
+        "B": normal(batch, length, states), "C": normal(batch, length, states), "D": normal(channels),
+        "z": normal(batch, length, channels), "delta_bias": normal(channels) - 3,
+    }  # fmt: skip
+    return given, torch.randperm(length, generator=rng)
+
+
+def some_segments(length: int) -> torch.Tensor:
+    """The step at which each step's segment began: starts at, before and after a multiple of 16, and at random."""
+    starts = torch.rand(length, generator=torch.Generator().manual_seed(3)) < 0.1
+    starts[[step for step in (0, 15, 16, 17, 48) if step < length]] = True
+    return (starts * torch.arange(length)).cummax(0).values
+
+
+def with_gradients(
+    function: Any, given: dict[str, torch.Tensor], dtype: torch.dtype, **fixed: Any
+) -> list[torch.Tensor]:
+    """The output, then the gradient of every input."""
+    leaves = {name: value.to(dtype).requires_grad_() for name, value in given.items()}
+    tensors = (
+        leaves if fixed["backend"] == "naive" else {name: _View.apply(name, leaf) for name, leaf in leaves.items()}
+    )
+    out = function(**tensors, **fixed)
+    grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(9)).to(dtype)
+    found = torch.autograd.grad(out, list(leaves.values()), grad)
+    assert all(one.dtype == dtype for one in (out, *found))
+    return [tensor.detach() for tensor in (out, *found)]
+
+
+class _View(torch.autograd.Function):
+    """The same numbers with rows far apart; channels too in z and B."""
+
+    @staticmethod
+    def forward(ctx: Any, name: str, value: torch.Tensor) -> torch.Tensor:
+        wide = torch.zeros(*value.shape[:-1], 3 * value.shape[-1] + 5, dtype=value.dtype)
+        end = value.shape[-1]
+        view = wide[..., ::3][..., :end] if name in ("z", "B") else wide[..., 2 : 2 + end]
+        return view.copy_(value)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[None, torch.Tensor]:
+        return None, grad
+
+
+def agree(found: list[torch.Tensor], expected: list[torch.Tensor], bound: float) -> None:
+    for index, (mine, right) in enumerate(zip(found, expected, strict=True)):
+        error = (mine.double() - right).norm() / right.norm().clamp_min(1e-30)
+        assert error < bound, (index, float(error))
+
+
+def check(
+    function: Any, given: dict[str, torch.Tensor], dtype: torch.dtype = torch.float32, bound: float = 2e-6, **fixed: Any
+) -> None:
+    """Output and gradients against the naive loop on the same, rounded inputs."""
+    rounded = {name: value.to(dtype).double() for name, value in given.items()}
+    expected = with_gradients(function, rounded, torch.float64, backend="naive", **fixed)
+    agree(with_gradients(function, given, dtype, backend="triton", **fixed), expected, bound)
+
+
+@pytest.mark.parametrize(
+    ("batch", "length", "channels", "states", "segments"),
+    [
+        (2, 1, 37, 16, False),
+        (1, 63, 37, 7, True),
+        (1, 64, 20, 1, False),
+        (1, 65, 20, 24, True),
+        (1, 150, 20, 16, False),
+    ],
+)
+def test_scan_in_one_part(batch: int, length: int, channels: int, states: int, segments: bool) -> None:
+    given, path = scan_inputs(batch, length, channels, states)
+    check(selective_scan, given, path=path, since=some_segments(length) if segments else None)
+
+
+@pytest.mark.parametrize("segments", [False, True])
+@pytest.mark.usefixtures("three_parts")
+def test_scan_in_several_parts(segments: bool) -> None:
+    given, path = scan_inputs(1, 131, 5, 7)
+    check(selective_scan, given, path=path, since=some_segments(131) if segments else None)
+
+
+@pytest.mark.parametrize("left_out", ["D", "z", "delta_bias", "softplus", "path"])
+def test_scan_with_something_left_out(left_out: str) -> None:
+    given, path = scan_inputs(1, 11, 5, 3)
+    given.pop(left_out, None)
+    if left_out == "delta_bias":
+        given["delta"] -= 2
+    if left_out == "softplus":
+        given |= {"delta": given["delta"].abs(), "delta_bias": given["delta_bias"].abs() / 9}
+    softplus, path_ = left_out != "softplus", None if left_out == "path" else path
+    check(selective_scan, given, path=path_, delta_softplus=softplus)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_scan_of_short_numbers_and_many_states(dtype: torch.dtype) -> None:
+    given, path = scan_inputs(1, 9, 5, 64)
+    check(selective_scan, given, dtype, 2e-2, path=path, since=some_segments(9))
+
+
+@pytest.mark.parametrize(("length", "width"), [(1, 4), (2, 4), (63, 3), (64, 1), (65, 4), (150, 4)])
+def test_conv(length: int, width: int) -> None:
+    rng, batch = torch.Generator().manual_seed(length), 2 if length < 100 else 1
+    given = {
+        "x": torch.randn(batch, length, 70, generator=rng), "weight": torch.randn(70, width, generator=rng),
+        "bias": torch.randn(70, generator=rng),
+    }  # fmt: skip
+    path, since = torch.randperm(length, generator=rng), some_segments(length) if length % 2 else None
+    check(causal_conv, given, path=path, since=since, activation="none" if length == 63 else "silu")
+    if length == 2:
+        check(causal_conv, given, torch.bfloat16, 2e-2, path=path)
+        check(lambda **words: causal_conv(**words, bias=None), {name: given[name] for name in ("x", "weight")})
+
+
+@pytest.mark.usefixtures("three_parts")
+def test_bits_are_equal_in_equal_runs() -> None:
+    given, path = scan_inputs(1, 66, 5, 3)
+    run = [with_gradients(selective_scan, given, torch.float32, path=path, backend="triton") for _ in range(2)]
+    assert all(torch.equal(one, other) for one, other in zip(*run, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+@pytest.mark.usefixtures("three_parts")
+@pytest.mark.parametrize("segments", [False, True])
+def test_no_segment_sees_what_another_holds(segments: bool) -> None:
+    given, path = scan_inputs(1, 68, 5, 3)
+    given["u"][0, path[20]] = float("inf")
+    since = torch.arange(68) // 32 * 32 if segments else None
+    leaves = {name: value.requires_grad_() for name, value in given.items()}
+    y = selective_scan(**leaves, path=path, since=since, backend="triton")
+    (of_u,) = torch.autograd.grad(y[0, path[66]].sum(), [leaves["u"]])
+    assert y[0, path[32:]].isfinite().all() == segments
+    assert not y[0, path[20:32]].isfinite().all()
+    assert bool(of_u[0, path[:64]].any()) != segments and of_u[0, path[64:67]].all()
+
+
+def test_more_states_than_registers_are_refused() -> None:
+    given, path = scan_inputs(1, 2, 3, 65)
+    with pytest.raises(NotReady, match=r"so many states.*at most 64; got 65"):
+        selective_scan(**given, path=path, backend="triton")
+
+
+def small_network(backend: str) -> tuple[Zigma, torch.Tensor, torch.Tensor]:
+    """A network of random weights, the same for every backend, with an input and a time."""
+    grid, spec = Grid(2, 3), scan_spec("zigzag", zigzag, owner="test")
+    orders = routes(spec, grid=grid, depth=1, seed=0, options=spec.resolve({"paths": 8}, where="test"))
+    options = ZigmaOptions(width=8, depth=1, patch=1, drop_path=0)
+    network = Zigma(options, grid=grid, channels=3, routes=orders, backend=backend)
+    rng = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3, generator=rng)
+    return network, torch.randn(2, 3, 2, 3, generator=rng), torch.rand(2, generator=rng)
+
+
+def test_network_equals_the_naive_one() -> None:
+    assert backends.resolve("triton", "cpu") == "triton" and backends.available()["triton"] == ""
+    assert backends.resolve("auto", "cpu") != "triton"
+    found = {}
+    for backend in ("naive", "triton"):
+        network, x, t = small_network(backend)
+        y = network(x, t)
+        found[backend] = [y.detach(), *torch.autograd.grad(y.square().mean(), list(network.parameters()))]
+    agree(found["triton"], [tensor.double() for tensor in found["naive"]], 2e-5)
+
+
+def test_ssd_runs_its_portable_form_as_network_mixers_ask() -> None:
+    rows, projected = torch.randn(1, 5, 4), torch.randn(1, 5, 1, 3)
+    given = {"x": rows, "dt": rows[..., :2], "A": -torch.ones(2), "B": projected, "C": projected}
+    assert torch.equal(ssd(**given, backend="triton"), ssd(**given, backend="torch"))
+
+
+def test_a_network_compiles_whole_and_equals_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arguments, "_visits_each_once", lambda path: True)  # NumPy's, which no card is asked
+    network, x, t = small_network("triton")
+    compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
+    found, expected = (
+        torch.autograd.grad(run(x, t).square().mean(), list(network.parameters())) for run in (compiled, network)
+    )
+    agree(list(found), [tensor.double() for tensor in expected], 1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # which opcheck reads itself
+def test_operators_are_well_registered() -> None:
+    given, path = scan_inputs(1, 3, 2, 2)
+    u, delta, A, B, C, D, z, bias = (given[name].requires_grad_() for name in given)
+    ops = torch.ops.zigma_bench
+    torch.library.opcheck(ops.triton_selective_scan, (u, delta, A, B, C, D, z, bias, True, path, None, True))
+    weight = torch.randn(2, 4, requires_grad=True)
+    torch.library.opcheck(ops.triton_causal_conv, (u, weight, bias, path, None, True))

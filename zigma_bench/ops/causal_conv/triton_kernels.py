@@ -1,0 +1,101 @@
+"""The causal convolution along a path, and its gradients, in Triton.
+
+A program takes a tile of T steps and E channels of one sample. Each tap reads its rows through the path for itself
+(from the cache: T is large beside W), so that no tile waits for another.
+"""
+
+import triton
+import triton.language as tl
+
+SIZES = ["length", "channels", "x_batch", "x_row", "y_batch", "y_row"]
+
+
+@triton.jit
+def rows_at(path, step, there):
+    """The rows of steps; row 0, which is not used, where there is none."""
+    if path is None:
+        row = tl.where(there, step, 0).to(tl.int64)
+    else:
+        row = tl.load(path + step, mask=there, other=0)
+    return row[:, None]
+
+
+@triton.jit
+def ages(since, step, there):
+    """How many steps of its segment lie before a step."""
+    if since is None:
+        age = step
+    else:
+        age = step - tl.load(since + step, mask=there, other=0).to(tl.int32)
+    return age
+
+
+@triton.jit
+def tap(x, path, step, there, lag: tl.constexpr, age, x_row, e, inside):
+    """The input `lag` steps before each step; zero before the segment."""
+    known = there & (lag <= age)
+    row = rows_at(path, step - lag, known)
+    return tl.load(x + row * x_row + e, mask=known[:, None] & inside, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def conv(
+    x, y, weight, bias, path, since, x_batch, x_row, y_batch, y_row, length, channels,
+    W: tl.constexpr, T: tl.constexpr, E: tl.constexpr, SILU: tl.constexpr,
+):  # fmt: skip
+    """y [B, L, E]; weight [E, W] and bias [E] float32."""
+    batch = tl.program_id(2).to(tl.int64)
+    step = tl.program_id(1) * T + tl.arange(0, T)
+    e = tl.program_id(0) * E + tl.arange(0, E)[None, :]
+    there, inside = step < length, e < channels
+    age = ages(since, step, there)
+    total = tl.zeros([T, E], tl.float32) + tl.load(bias + e, mask=inside, other=0.0)
+    for k in tl.static_range(W):
+        w = tl.load(weight + e * W + k, mask=inside, other=0.0)
+        total += w * tap(x + batch * x_batch, path, step, there, W - 1 - k, age, x_row, e, inside)
+    if SILU:
+        total *= tl.sigmoid(total)
+    to = y + batch * y_batch + rows_at(path, step, there) * y_row + e
+    tl.store(to, total.to(y.dtype.element_ty), mask=there[:, None] & inside)
+
+
+@triton.jit
+def conv_gradients(
+    x, grad, weight, bias, path, since, grad_x, grads, x_batch, x_row, y_batch, y_row, length, channels,
+    W: tl.constexpr, T: tl.constexpr, E: tl.constexpr, SILU: tl.constexpr,
+):  # fmt: skip
+    """grad_x [B, L, E]; grads [W + 1, B, tiles, E]: of each tap, then of the bias. `grad` is the output's.
+
+    The gradient of an input comes from the outputs of its step and of the W - 1 steps behind, computed again here.
+    """
+    batch, tile = tl.program_id(2).to(tl.int64), tl.program_id(1)
+    step = tile * T + tl.arange(0, T)
+    e = tl.program_id(0) * E + tl.arange(0, E)[None, :]
+    there, inside = step < length, e < channels
+    to = grads + (batch * tl.num_programs(1) + tile) * channels + e
+    more = tl.num_programs(2).to(tl.int64) * tl.num_programs(1) * channels  # from one tap's gradients to the next
+    of_x = tl.zeros([T, E], tl.float32)
+    for lead in tl.static_range(W):
+        later = step + lead
+        known = later < length
+        age = ages(since, later, known)
+        row = rows_at(path, later, known)
+        slope = tl.load(grad + batch * y_batch + row * y_row + e, mask=known[:, None] & inside, other=0.0).to(
+            tl.float32
+        )
+        if SILU:
+            total = tl.zeros([T, E], tl.float32) + tl.load(bias + e, mask=inside, other=0.0)
+            for k in tl.static_range(W):
+                w = tl.load(weight + e * W + k, mask=inside, other=0.0)
+                total += w * tap(x + batch * x_batch, path, later, known, W - 1 - k, age, x_row, e, inside)
+            s = tl.sigmoid(total)
+            slope *= s * (1.0 + total * (1.0 - s))
+        w = tl.load(weight + e * W + (W - 1 - lead), mask=inside, other=0.0)
+        of_x += tl.where((known & (lead <= age))[:, None], w * slope, 0.0)
+        if lead == 0:
+            for k in tl.static_range(W):
+                back = tap(x + batch * x_batch, path, step, there, W - 1 - k, age, x_row, e, inside)
+                tl.store(to + k * more, tl.sum(slope * back, 0)[None, :], mask=inside)
+            tl.store(to + W * more, tl.sum(slope, 0)[None, :], mask=inside)
+    place = grad_x + (batch * length + rows_at(path, step, there)) * channels + e
+    tl.store(place, of_x.to(grad_x.dtype.element_ty), mask=there[:, None] & inside)
