@@ -25,16 +25,16 @@ MODULES = (
     (r"branches\.\d+", "dt_proj"), (r"merge", "merge"), (r"order", "order"), (r"qkv|attention\.out", "attention_proj"),
     (r"attention", "attention"), (r"mlp", "mlp"), (r"head", "final"),
 )  # fmt: skip
-MOVES = set("""
-    alias arange as_strided cat clone copy detach empty empty_like expand full gather index index_copy index_select
-    new_empty new_empty_strided new_zeros ones permute repeat scatter select select_backward slice split
-    split_with_sizes stack sym_size t transpose unbind unsafe_split unsqueeze squeeze view _unsafe_view zeros zeros_like
-    _to_copy full_like repeat_interleave reshape _reshape_alias unfold argsort sort lift_fresh where
-""".split())  # fmt: skip
-VALUES = set("""
+MOVES = """
+    _reshape_alias _to_copy _unsafe_view alias arange cat clone copy detach empty empty_like expand full gather index
+    index_copy index_select new_empty new_zeros permute repeat repeat_interleave select slice split split_with_sizes
+    squeeze stack t transpose unbind unsqueeze view zeros zeros_like
+"""
+VALUES = """
     _fused_rms_norm _safe_softmax _softmax add cos div exp gelu mean mul native_layer_norm neg pow rsqrt sigmoid silu
     sin softplus sub sum
-""".split())  # fmt: skip
+"""
+moves, values = MOVES.split(), VALUES.split()
 
 
 class Operations(TorchDispatchMode):
@@ -59,7 +59,7 @@ class Operations(TorchDispatchMode):
         elif name in ("addmm", "baddbmm"):
             self.counted[scope] += 2 * found.numel() * args[1].shape[-1]
             self.left_out[scope, "bias"] += found.numel()
-        elif name in VALUES:
+        elif name in values:
             size = max(
                 tensor.numel() for tensor in (*args, *_results(found)) if isinstance(tensor, Tensor)
             )  # a sum: of its input
@@ -69,7 +69,7 @@ class Operations(TorchDispatchMode):
                 self.left_out[scope, name] += size
         else:
             whole = not any(t.is_floating_point() for t in (*args, *_results(found)) if isinstance(t, Tensor))
-            assert name in MOVES or whole, f"no rule for {name}"  # whole numbers: a path, and the checks of it
+            assert name in moves or whole, f"no rule for {name}"  # whole numbers: a path, and the checks of it
 
     def _of_an_operator(self, scope: str, name: str, size: int) -> bool:
         """A convolution's taps are products and sums of values, a scan's operations those on whole states."""

@@ -4,9 +4,9 @@ L tokens, D width, E inner channels, N state, R rank of dt, W conv window, K pat
 C channels, p patch.
 Counted: matrix products, the products of attention, the taps of convolutions (those before the start of a path too,
 which are zeros), and of a scan its operations on states (`ops/counts.py`; with 128 states, Mamba-2's chunks of 64 steps
-do as many). Not counted is what acts on each value of a token or a sample by itself, a few FLOPs a value: biases,
-positions, norms, activations, softmax and its scale, shifts, scales, gates, residuals, sums and means of paths, and of a
-scan D u, d u and softplus. tests/models/test_counts.py counts the operations of the plain code one by one.
+do as many). Not counted is what acts on each value by itself, a few FLOPs a value: biases, positions, norms,
+activations, softmax and its scale, shifts, scales, gates, residuals, sums and means of paths, and of a scan D u, d u
+and softplus. tests/models/test_counts.py counts the operations of the plain code one by one.
 """
 
 from __future__ import annotations
