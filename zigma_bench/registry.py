@@ -111,7 +111,8 @@ class BackboneFacts:
     `default_scan`: the scan that it takes when a suite names none.
     `sizes`: named sizes to option values. `cost(options, grid=, channels=, routes=) -> Cost`.
     `check(options, grid=, routes=)` raises NotReady for a geometry that does not fit.
-    `smoke`: the option values of a toy.
+    `smoke`: the option values of a toy. `kept(options, grid=, channels=, routes=, backend=, precision=)`: bytes that a
+    training step keeps of one image, by operator, for a resolved backend and fp32 or bf16; without it nobody knows.
     """
 
     order: Literal["scan", "free"]
@@ -120,6 +121,7 @@ class BackboneFacts:
     sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     check: Callable[..., None] | None = None
     smoke: Mapping[str, Any] = field(default_factory=dict)
+    kept: Callable[..., Mapping[str, int]] | None = None
 
 
 @dataclass(frozen=True)
@@ -127,11 +129,13 @@ class MixerFacts:
     """What a plan must know of a mixer without building it.
 
     `cost(options, block=, grid=, route=) -> Cost` of one layer. `check(options, block=, grid=, route=)` raises NotReady
-    for a route that the mixer can't follow; without it the mixer must follow any.
+    for a route that the mixer can't follow; without it the mixer must follow any. `kept(options, block=, grid=, route=,
+    backend=, precision=)`: the bytes that a training step keeps of one layer and image, by operator.
     """
 
     cost: Callable[..., Cost]
     check: Callable[..., None] | None = None
+    kept: Callable[..., Mapping[str, int]] | None = None
 
 
 @dataclass(frozen=True)

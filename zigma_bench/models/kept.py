@@ -1,0 +1,148 @@
+"""Bytes that a training step keeps of one image for its backward, by operator: an estimate by formula.
+
+What autograd keeps of the operators as they are written here, uncompiled: the inputs that a backward reads, once each.
+Left out: weights and their copies, gradients, the optimiser, what an operator needs only while it runs, and what is
+small (means and rates of norms, the embedding of time, indices). tests/models/test_kept.py counts what is kept.
+
+`fused` computes u and delta again and keeps a state in 64 steps, `cpu` one in 8, `torch` one in 16; on a card a norm is
+one kernel, elsewhere it keeps its normalised input too. Under bfloat16 the portable backends keep float32 copies.
+
+L tokens, D width, E inner channels, N state, R rank of dt, F channels and S steps of a path, n bytes of a number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from zigma_bench.errors import UsageError
+from zigma_bench.grid import Grid
+from zigma_bench.models.mixers import mixer_kept
+from zigma_bench.models.options import DitOptions, Mamba2Options, MambaOptions, ZigmaOptions
+from zigma_bench.registry import sum_by_name
+from zigma_bench.scans.route import Route
+
+NUMBER_BYTES = {"fp32": 4, "bf16": 2}
+STEPS_OF_A_STATE = {"fused": 64, "cpu": 8, "torch": 16}
+WIDE = 4  # float32
+
+
+def number_bytes(precision: str, backend: str) -> int:
+    """n; UsageError for what no formula stands for."""
+    for kind, value, known in (("precision", precision, NUMBER_BYTES), ("backend", backend, STEPS_OF_A_STATE)):
+        if value not in known:
+            raise UsageError(
+                f"there is no estimate of the memory of this {kind}", expected=f"one of {', '.join(known)}", got=value
+            )
+    return NUMBER_BYTES[precision]
+
+
+def mamba_kept(
+    options: MambaOptions, *, block: ZigmaOptions, grid: Grid, route: Route, backend: str, precision: str
+) -> dict[str, int]:
+    """One Mamba mixer."""
+    n, E, D, L = number_bytes(precision, backend), block.inner, block.width, grid.tokens
+    paths = [_mamba_path(block, route, backend, n)] * route.K
+    copied = backend != "fused" and n < WIDE and _gated(route)  # the halves of in_proj's output
+    halves = 0 if copied else n * L * E
+    ends = {"in_proj": n * L * D, "conv": halves, "scan": halves, "out_proj": n * L * E}
+    return sum_by_name([ends, *paths, _behind(route, n, L, E), {} if _gated(route) else _gate(route, n, L, E)])
+
+
+def _mamba_path(block: ZigmaOptions, route: Route, backend: str, n: int) -> dict[str, int]:
+    """What a path adds to in_proj's output."""
+    N, R, S = block.state, block.dt_rank, route.steps
+    F = block.inner // route.K if route.merge == "concat" else block.inner
+    states = WIDE * F * N * -(-S // STEPS_OF_A_STATE[backend])
+    projected, copies = n * S * (R + 2 * N), 0 if n == WIDE else WIDE * S * F
+    gathered = n * S * F if _gathers(route) and backend != "torch" else 0
+    if backend == "fused":
+        again = not (_gathers(route) or route.stages or route.features or route.merge == "concat")  # u and delta
+        u = 0 if again else n * S * F
+        return {"conv": gathered, "x_proj": u, "dt_proj": projected, "scan": u + states}
+    if backend == "cpu":
+        x, of_scan = copies or gathered, WIDE * S * F + copies + (copies if _gated(route) else 0)
+    else:  # the rows in order and the sums before SiLU; delta, d, y and SiLU(z)
+        x, of_scan = 2 * WIDE * S * F, 2 * WIDE * S * F + copies
+        of_scan += (2 * WIDE * S * F + copies) if _gated(route) else 0
+    widened = WIDE * S * 2 * N if copies else WIDE * S * N * bool(route.features)  # B and C; B with what is added
+    return {"conv": x, "x_proj": n * S * F, "dt_proj": projected, "scan": of_scan + states + widened}
+
+
+def _gathers(route: Route) -> bool:
+    """Whether rows are gathered before the operators: pads, parts of the tokens, an order of each sample."""
+    return route.pad_count > 0 or route.merge == "scatter" or route.learned is not None
+
+
+def _gated(route: Route) -> bool:
+    """Whether the gate acts in the scan."""
+    return route.stages is None and (route.learned is not None or not _gathers(route))
+
+
+def _gate(route: Route, n: int, L: int, E: int) -> dict[str, int]:
+    """y and SiLU(z) of a gate behind the scan: once for all, or for each path."""
+    times = 1 if route.stages is not None or route.merge == "scatter" else route.K
+    return {"out_proj": 2 * times * n * L * E}
+
+
+def _behind(route: Route, n: int, L: int, E: int) -> dict[str, int]:
+    """Rows before they are put back, and what a merge with weights multiplies."""
+    put_back = route.pad_count > 0 or route.merge == "scatter"
+    rows = (1 if route.merge == "scatter" else route.K) * n * L * E if put_back else 0
+    weighed = route.K * n * L * E if route.merge in ("gate", "channel-attention") else 0
+    return {"merge": rows + weighed}
+
+
+def mamba2_kept(
+    options: Mamba2Options, *, block: ZigmaOptions, grid: Grid, route: Route, backend: str, precision: str
+) -> dict[str, int]:
+    """One Mamba-2 mixer, whose scan computes its chunks again."""
+    n, E, D, L = number_bytes(precision, backend), block.inner, block.width, grid.tokens
+    F, S = E // route.K if route.merge == "concat" else E, route.steps
+    H, BC, K = options.heads(F), 2 * options.groups * options.state, route.K
+    once = 1 if route.share == "shared" and route.merge != "concat" else K  # [x | B | C | dt], one for paths that share
+    rows = {"conv": n * S * (F + BC + H) * (K if _gathers(route) else once)}
+    if backend == "torch" or (n < WIDE and backend == "cpu"):  # float32 in order, and the sums before SiLU
+        rows = {"conv": (2 if backend == "torch" else 1) * K * WIDE * S * (F + BC)}
+    projected = 0 if n == WIDE else once * n * L * D  # another copy of the token in bfloat16
+    projected = K * n * S * (F + D) if route.merge == "scatter" else projected
+    scan = K * (n * S * (F + BC) + WIDE * S * H)
+    normed = 3 if backend == "fused" else 4  # y, SiLU(z), their product
+    z = 2 * n * L * E if n == WIDE else WIDE * L * E  # in_proj's output, or a copy of its half
+    norm = normed * WIDE * L * E + z
+    ends = {"in_proj": n * L * D, "bcdt_proj": projected, "scan": scan, "norm": norm, "out_proj": n * L * E}
+    return sum_by_name([ends, rows, _behind(route, n, L, E)])
+
+
+def zigma_kept(
+    options: ZigmaOptions, *, grid: Grid, channels: int, routes: Sequence[Route], backend: str, precision: str
+) -> dict[str, int]:
+    """ZigMa: the stream stays in float32, so norms and the scaled stream are wide."""
+    n, D, L = number_bytes(precision, backend), options.width, grid.tokens
+    norm = WIDE * L * D * (1 if backend == "fused" else 2)
+    layer = {"norm": norm, "adaln": WIDE * L * D + n * L * D + n * 4 * D}  # what is scaled, what is gated, and by what
+    known: dict[str, dict[str, int]] = {}
+    for route in routes:
+        if route.digest not in known:
+            mixer = mixer_kept(options, grid=grid, route=route, backend=backend, precision=precision)
+            known[route.digest] = sum_by_name([layer, mixer])
+    ends = {"patch_embed": n * L * options.patch**2 * channels, "final": norm + WIDE * L * D + n * L * D}
+    return sum_by_name([ends, *(known[route.digest] for route in routes)])
+
+
+def dit_kept(
+    options: DitOptions, *, grid: Grid, channels: int, routes: Sequence[Route], backend: str, precision: str
+) -> dict[str, int]:
+    """DiT with an attention that keeps no matrix of tokens by tokens."""
+    n, D, L, M = number_bytes(precision, backend), options.width, grid.tokens, options.mlp_ratio * options.width
+    layer = {
+        "norm": 2 * WIDE * L * D,
+        "adaln": 2 * (WIDE * L * D + n * L * D) + n * 7 * D,
+        "attention_proj": n * L * D,
+        "attention": n * 4 * L * D + WIDE * L * options.head_count,
+        "mlp": n * L * (D + 2 * M),
+    }
+    ends = {
+        "patch_embed": n * L * options.patch**2 * channels,
+        "final": 2 * WIDE * L * D + n * L * D,
+    }
+    return sum_by_name([ends, *[layer] * options.depth])
