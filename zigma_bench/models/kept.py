@@ -58,7 +58,8 @@ def _mamba_path(block: ZigmaOptions, route: Route, backend: str, n: int) -> dict
     if backend == "fused":
         again = not (_gathers(route) or route.stages or route.features or route.merge == "concat")  # u and delta
         u = 0 if again else n * S * F
-        return {"conv": gathered, "x_proj": u, "dt_proj": projected, "scan": u + states}
+        marked = n * S * N * bool(route.features)  # B with what is added
+        return {"conv": gathered, "x_proj": u, "dt_proj": projected, "scan": u + states + marked}
     if backend == "cpu":
         x, of_scan = copies or gathered, WIDE * S * F + copies + (copies if _gated(route) else 0)
     else:  # the rows in order and the sums before SiLU; delta, d, y and SiLU(z)
