@@ -50,7 +50,7 @@ def find_network(
     if spec.facts.check is not None:
         spec.facts.check(options, grid=grid, routes=routes)
     given = {"grid": grid, "channels": channels, "routes": routes}
-    cost = spec.facts.cost(options, **given).within("all")
+    cost = spec.facts.cost(options, **given).within("not told apart")
     return Network(text, backbone, found, size, grid, routes, cost, backend, _kept(spec, options, given, backend))
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from zigma_bench.errors import UsageError
+from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.grid import Grid
 from zigma_bench.models.mixers import mixer_kept
 from zigma_bench.models.options import DitOptions, Mamba2Options, MambaOptions, ZigmaOptions
@@ -40,6 +40,7 @@ def mamba_kept(
     options: MambaOptions, *, block: ZigmaOptions, grid: Grid, route: Route, backend: str, precision: str
 ) -> dict[str, int]:
     """One Mamba mixer."""
+    _refuse_learned(route)
     n, E, D, L = number_bytes(precision, backend), block.inner, block.width, grid.tokens
     paths = [_mamba_path(block, route, backend, n)] * route.K
     copied = backend != "fused" and n < WIDE and _gated(route)  # the halves of in_proj's output
@@ -69,14 +70,19 @@ def _mamba_path(block: ZigmaOptions, route: Route, backend: str, n: int) -> dict
     return {"conv": x, "x_proj": n * S * F, "dt_proj": projected, "scan": of_scan + states + widened}
 
 
+def _refuse_learned(route: Route) -> None:
+    if route.learned is not None:
+        raise NotReady("there is no estimate of the memory of a learned order, whose module keeps what it needs")
+
+
 def _gathers(route: Route) -> bool:
-    """Whether rows are gathered before the operators: pads, parts of the tokens, an order of each sample."""
-    return route.pad_count > 0 or route.merge == "scatter" or route.learned is not None
+    """Whether rows are gathered before the operators and put back behind them: pads, and parts of the tokens."""
+    return route.pad_count > 0 or route.merge == "scatter"
 
 
 def _gated(route: Route) -> bool:
     """Whether the gate acts in the scan."""
-    return route.stages is None and (route.learned is not None or not _gathers(route))
+    return route.stages is None and not _gathers(route)
 
 
 def _gate(route: Route, n: int, L: int, E: int) -> dict[str, int]:
@@ -87,8 +93,7 @@ def _gate(route: Route, n: int, L: int, E: int) -> dict[str, int]:
 
 def _behind(route: Route, n: int, L: int, E: int) -> dict[str, int]:
     """Rows before they are put back, and what a merge with weights multiplies."""
-    put_back = route.pad_count > 0 or route.merge == "scatter"
-    rows = (1 if route.merge == "scatter" else route.K) * n * L * E if put_back else 0
+    rows = (1 if route.merge == "scatter" else route.K) * n * L * E if _gathers(route) else 0
     weighed = route.K * n * L * E if route.merge in ("gate", "channel-attention") else 0
     return {"merge": rows + weighed}
 
@@ -97,6 +102,7 @@ def mamba2_kept(
     options: Mamba2Options, *, block: ZigmaOptions, grid: Grid, route: Route, backend: str, precision: str
 ) -> dict[str, int]:
     """One Mamba-2 mixer, whose scan computes its chunks again."""
+    _refuse_learned(route)
     n, E, D, L = number_bytes(precision, backend), block.inner, block.width, grid.tokens
     F, S = E // route.K if route.merge == "concat" else E, route.steps
     H, BC, K = options.heads(F), 2 * options.groups * options.state, route.K
