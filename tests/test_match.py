@@ -98,6 +98,15 @@ def test_a_matched_cell_is_the_cell_that_says_its_options_itself(write_suite):
         assert dit.identity(stage, card="") == other.identity(stage, card="") != unmatched.identity(stage, card="")
 
 
+def test_a_depth_far_from_the_one_given_gives_way_to_the_width(write_suite):
+    thin = "compare.2.backbone={name: dit, width: 128, depth: 12, patch: 2, heads: 4}"
+    dit = [cell for cell in cells(plan(write_suite(*REAL), "size_match=flops", thin)) if cell.backbone.name == "dit"]
+    assert set(dit[0].size_match.chosen) == {"width"}
+    alone = cells(plan(write_suite(*REAL), "size_match={by: flops, solve: depth}", thin))
+    dit = [cell for cell in alone if cell.backbone.name == "dit"]
+    assert dit[0].size_match.chosen["depth"] > 24
+
+
 def test_the_baseline_is_the_reference_wherever_it_stands(write_suite):
     made = plan(write_suite(*REAL), "size_match=parameters", "baseline={backbone: dit}")
     assert {cell.size_match.reference for cell in cells(made)} == {"dit"}

@@ -80,7 +80,8 @@ class Budget(Strict):
 class SizeMatch(Strict):
     """What is equal among backbones, to 2%: the word alone, or with what is solved for it.
 
-    `either`: the depth, and where that can't be the width; `both`: the width at other depths too.
+    `either`: the depth, to a half or twice at most, and where that can't be the width; `both`: the width at other
+    depths too.
     """
 
     by: Literal["none", "parameters", "flops"]

@@ -57,11 +57,16 @@ def around(size: Callable[[int], int | None], target: int, *, start: int, step: 
 
 
 def candidates(given: Mapping[str, int], size: Size, target: int) -> Iterator[Found]:
-    """What is tried in turn: the values given, then each option by itself, from rounder values to less round ones."""
+    """What is tried in turn: the values given, then each option by itself, from rounder values to less round ones.
+
+    Where the width may be solved too, the depth is from a half to twice of what it was.
+    """
     if (found := size({})) is not None:
         yield Found({}, found)
     for name, value in given.items():
-        yield from _along(name, value, {}, size, target)
+        free = name == "width" or len(given) == 1
+        tried = _along(name, value, {}, size, target)
+        yield from (found for found in tried if free or value <= 2 * found.values[name] <= 4 * value)
 
 
 def pairs(given: Mapping[str, int], size: Size, target: int) -> Iterator[Found]:
@@ -211,4 +216,5 @@ def told(matches: Mapping[str, Match]) -> list[str]:
     first = next(iter(matches.values()))
     by = {"parameters": "parameters", "flops": "FLOPs"}[first.by]
     changed = [f"{label} {match.summary}" for label, match in matches.items() if match.summary]
-    return [f"sizes matched to the {first.target:,} {by} of {first.reference}, to 2%: {'; '.join(changed)}"]
+    head = f"sizes matched to the {first.target:,} {by} of {first.reference}, to 2%"
+    return [": ".join([head, "; ".join(changed)]) if changed else head]
