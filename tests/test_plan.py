@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 
 import pytest
 
 from zigma_bench.errors import NotReady, UsageError, ZigmaBenchError
-from zigma_bench.plan import make_plan
+from zigma_bench.plan import make, make_plan
 from zigma_bench.plugins import catalogue
+from zigma_bench.registry import Condition
 from zigma_bench.suite import load_suite
 
 
@@ -203,7 +205,10 @@ def test_the_batch_of_a_sample_counts_for_dopri5_alone(write_suite):
         ("mixer: 'a b!'", "this is no mixer; expected a name"),
         ("mixer: {name: ''}", "this is no mixer"),
         ("mixer: {depth: 3}", "this is no mixer"),
-        ("mixer: mambo", "no mixer is called 'mambo'; expected one of mamba, mamba-2; did you mean 'mamba'?"),
+        (
+            "mixer: mambo",
+            "no mixer is called 'mambo'; expected one of attention, identity, mamba, mamba-2; did you mean 'mamba'?",
+        ),
         ("mixer: {name: mamba, fast: true}", "mixer 'mamba' has no option 'fast'"),
         ("mixer: {name: mamba, owner: x, options: 3}", "mixer 'mamba' has no option 'owner'"),
     ],
@@ -248,3 +253,45 @@ def test_too_few_held_out_images_are_told_before_anything_is_trained(write_suite
     assert plan(enough).cells
     with pytest.raises(NotReady, match="there are 33"):
         plan(enough, settings=["reference.split=validation"])
+
+
+@pytest.mark.parametrize(("condition", "size"), [("class", "classes: 10"), ("text", "text_width: 6")])
+def test_a_conditional_backbone_needs_data_with_its_condition(write_suite, monkeypatch, condition, size):
+    """One error at the place of the entry; with data that says it gives the condition the plan stands."""
+    path = write_suite(("{name: dit, width: 32", f"{{name: u-vit, condition: {condition}, {size}, width: 32"),
+                       ("depth: 2, patch: 2}\nseeds", "depth: 3, patch: 2}\nseeds"))  # fmt: skip
+    wanted = {"class": Condition("class", 10), "text": Condition("text", 6)}[condition]
+    with pytest.raises(NotReady) as caught:
+        plan(path)
+    told = str(caught.value)
+    assert "suite.yaml:7, key compare.1" in told
+    assert f"the backbone 'u-vit' is conditioned on {wanted}, which the data does not give" in told
+    assert "got 'images alone'" in told
+    plain = make.describe
+    for given, fits in ((Condition(condition, 7), False), (wanted, True)):
+        monkeypatch.setattr(make, "describe", lambda *a, g=given: dataclasses.replace(plain(*a), conditions=(g,)))
+        if fits:
+            assert len(plan(path).cells) == 8
+        else:
+            with pytest.raises(NotReady, match=f"got '{given}'"):
+                plan(path)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("{name: u-vit, width: 32, depth: 2", "expected an odd depth; got 2"),
+        ("{name: hybrid, width: 32, depth: 2", "no layer is one of attention"),
+        ("{name: dit, condition: text, width: 32, depth: 2", "option 'condition'"),
+        ("{name: zigma, width: 32, state: 8, mixer: attention, depth: 2", "has no use for the backbone's option state"),
+        ("{name: zigma, width: 32, depth: 3", "patches of 3 x 3 do not divide an image of 8 x 8"),
+    ],
+)
+def test_networks_that_do_not_fit_are_refused_with_their_place(write_suite, options, words):
+    patch = 3 if "patches" in words else 2
+    path = write_suite(("{name: dit, width: 32, depth: 2, patch: 2}",
+                        f"{options}, patch: {patch}}}\n    scans: [raster]"))  # fmt: skip
+    with pytest.raises(ZigmaBenchError) as caught:
+        plan(path)
+    assert words in str(caught.value)
+    assert "suite.yaml" in str(caught.value)

@@ -200,9 +200,9 @@ def test_a_wrong_inverse_is_told(monkeypatch):
         check_scan(seeded, grids=["3x4"])
 
 
-@pytest.mark.parametrize("name", ["zigma", "vision-mamba", "dit"])
-def test_every_backbone_passes(name):
-    assert check_backbone(name).ok
+@pytest.mark.parametrize("spec", list(catalogue().backbones), ids=lambda spec: spec.name)
+def test_every_backbone_passes(spec):
+    assert check_backbone(spec).ok
 
 
 @pytest.mark.parametrize("spec", list(catalogue().mixers), ids=lambda spec: spec.name)

@@ -38,7 +38,8 @@ def register_backbones(register: Callable[..., None]) -> None:
     """Add denoising networks: `register(name, "module:class", options=Dataclass, facts=BackboneFacts(...))`.
 
     The class is called as `Class(options, *, grid, channels, routes, backend)` and is an `nn.Module` with
-    `forward(x [B, C, H, W], t [B]) -> [B, C, H, W]`, the velocity of the linear path.
+    `forward(x [B, C, H, W], t [B]) -> [B, C, H, W]`, the velocity of the linear path. A conditional one, whose facts
+    have a `condition`, is called with a third argument y: labels int64 [B], or text features [B, S, C].
     """
 
 

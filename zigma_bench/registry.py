@@ -104,6 +104,17 @@ def sum_by_name(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
 
 
 @dataclass(frozen=True)
+class Condition:
+    """What an image is drawn under: a `class`, one of `size` labels, or a `text`, features of `size` channels."""
+
+    kind: Literal["class", "text"]
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.size} classes" if self.kind == "class" else f"text features of {self.size} channels"
+
+
+@dataclass(frozen=True)
 class BackboneFacts:
     """What a plan must know of a backbone without building it.
 
@@ -111,8 +122,9 @@ class BackboneFacts:
     `default_scan`: the scan that it takes when a suite names none.
     `sizes`: named sizes to option values. `cost(options, grid=, channels=, routes=) -> Cost`.
     `check(options, grid=, routes=)` raises NotReady for a geometry that does not fit.
-    `smoke`: the option values of a toy. `kept(options, grid=, channels=, routes=, backend=, precision=)`: bytes that a
-    training step keeps of one image, by operator, for a resolved backend and fp32 or bf16; without it nobody knows.
+    `smoke`: the option values of a toy. `condition(options)`: what the network is given as y beside x and t, or None.
+    `kept(options, grid=, channels=, routes=, backend=, precision=)`: bytes that a training step keeps of one image, by
+    operator, for a resolved backend and fp32 or bf16; without it nobody knows.
     """
 
     order: Literal["scan", "free"]
@@ -121,6 +133,7 @@ class BackboneFacts:
     sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     check: Callable[..., None] | None = None
     smoke: Mapping[str, Any] = field(default_factory=dict)
+    condition: Callable[[Any], Condition | None] = lambda options: None
     kept: Callable[..., Mapping[str, int]] | None = None
 
 
@@ -160,6 +173,7 @@ class DataFacts:
     """What a plan must know of a resolved data source without decoding an image.
 
     `held_out`: the number of validation images, where the options or the source tell it; None where only loading does.
+    `conditions`: what it gives beside each image that a network can be conditioned on.
     """
 
     channels: int
@@ -168,6 +182,7 @@ class DataFacts:
     fingerprint: str
     missing: tuple[Missing, ...] = ()
     held_out: int | None = None
+    conditions: tuple[Condition, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -315,6 +330,7 @@ def target_spec(
     for item in dataclasses.fields(options):
         default = REQUIRED if item.default is dataclasses.MISSING else item.default
         found.append(Option(item.name, hints[item.name], default))
+    found.sort(key=lambda option: not option.required)  # those without a default first, whatever they inherit
     return Spec(kind, name, owner, doc or _first_line(options), tuple(found), target, options, facts)
 
 
@@ -354,6 +370,6 @@ def _type_text(annotation: Any) -> str:
 
 
 __all__ = [
-    "BackboneFacts", "Cost", "DataFacts", "DatasetFacts", "LearnedScan", "MetricFacts", "Missing", "MixerFacts",
-    "Option", "Registry", "Spec", "added", "scan_spec", "sum_by_name", "target_spec",
+    "BackboneFacts", "Condition", "Cost", "DataFacts", "DatasetFacts", "LearnedScan", "MetricFacts", "Missing",
+    "MixerFacts", "Option", "Registry", "Spec", "added", "scan_spec", "sum_by_name", "target_spec",
 ]  # fmt: skip

@@ -8,9 +8,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from zigma_bench.grid import Grid
-from zigma_bench.models import DIT_SIZES, ZIGMA_SIZES, costs
+from zigma_bench.models import DIT_SIZES, UVIT_SIZES, ZIGMA_SIZES, costs
+from zigma_bench.models.attention_costs import uvit_cost
 from zigma_bench.models.dit import Dit
-from zigma_bench.models.options import DitOptions, VisionMambaOptions, ZigmaOptions
+from zigma_bench.models.options import DitOptions, UvitOptions, VisionMambaOptions, ZigmaOptions
 from zigma_bench.models.vision_mamba import VisionMamba
 from zigma_bench.models.zigma import Zigma
 from zigma_bench.registry import scan_spec
@@ -43,13 +44,45 @@ def test_published_parameters_of_the_shipped_1024_config():
     assert costs.zigma_cost(options, grid=grid, channels=4, routes=orders(raster, grid, 24)).parameters == 133_856_272
 
 
+def test_published_parameters_with_text():
+    grid, made = Grid(32, 32), orders(raster, Grid(32, 32), 24)
+    plain = ZigmaOptions(**ZIGMA_SIZES["B"], patch=1, condition="text", text_width=768)
+    assert costs.zigma_cost(plain, grid=grid, channels=4, routes=made).parameters == 215_504_644
+    assert costs.zigma_cost(plain, grid=grid, channels=3, routes=made).parameters == 215_503_107  # the official demo
+    both = VisionMambaOptions(**ZIGMA_SIZES["B"], patch=1, condition="text", text_width=768)
+    two = orders(bidirectional, grid, 24)
+    assert costs.zigma_cost(both, grid=grid, channels=4, routes=two).parameters == 221_071_108
+
+
+def test_published_parameters_of_the_shipped_config_of_clips():
+    """3d_sweep2_b2: 16 frames of 32 x 32 latents in patches of 2, 101 classes."""
+    options = VisionMambaOptions(**ZIGMA_SIZES["B"], patch=2, condition="class", classes=101)
+    grid = Grid(16, 16, 16)
+    made = orders(bidirectional, grid, 24)
+    assert costs.zigma_cost(options, grid=grid, channels=4, routes=made).parameters == 142_646_032
+
+
+@pytest.mark.parametrize(("size", "millions"), [("S", 31.4), ("B", 134.1), ("M", 267.1), ("L", 472.8), ("H", 1059.1)])
+def test_published_parameters_of_the_named_sizes(size, millions):
+    options, grid = ZigmaOptions(**ZIGMA_SIZES[size], patch=2), Grid(16, 16)
+    made = orders(raster, grid, options.depth)
+    assert round(costs.zigma_cost(options, grid=grid, channels=4, routes=made).parameters / 1e6, 1) == millions
+
+
 @pytest.mark.parametrize(("size", "millions"), [("S", 33), ("B", 130), ("L", 458), ("XL", 675)])
 def test_published_parameters_of_dit(size, millions):
-    """The published counts hold 1,001 class embeddings and a learned sigma, which this network has not."""
-    options = DitOptions(**DIT_SIZES[size], patch=2)
-    here = costs.dit_cost(options, grid=Grid(16, 16), channels=4, routes=()).parameters
-    published = here + 1001 * options.width + (options.width + 1) * 16
-    assert round(published / 1e6) == pytest.approx(millions, abs=1)
+    """With 1,000 classes and the dropped one, and a learned sigma; SiT's are the same."""
+    options = DitOptions(**DIT_SIZES[size], patch=2, condition="class", learn_sigma=True)
+    counted = costs.dit_cost(options, grid=Grid(16, 16), channels=4, routes=()).parameters
+    assert counted / 1e6 == pytest.approx(millions, abs=0.6)
+
+
+@pytest.mark.parametrize(("size", "millions"), [("S", 44), ("M", 131), ("L", 287), ("H", 501)])
+def test_published_parameters_of_u_vit(size, millions):
+    options = UvitOptions(**UVIT_SIZES[size], patch=2, condition="none" if size == "S" else "class")
+    side, channels = (16, 3) if size == "S" else (16, 4)  # CIFAR-10, and latents of ImageNet at 256
+    counted = uvit_cost(options, grid=Grid(side, side), channels=channels, routes=()).parameters
+    assert counted / 1e6 == pytest.approx(millions, abs=0.6)
 
 
 @pytest.mark.parametrize("name", ["zigma", "vision-mamba", "dit"])

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from golden import golden_input, official_weights
+from golden import CASES, golden_condition, golden_input, golden_output, official_weights
 
 from zigma_bench.grid import Grid
 from zigma_bench.models.init import initialise
+from zigma_bench.models.official import load
 from zigma_bench.models.options import VisionMambaOptions, ZigmaOptions
 from zigma_bench.models.vision_mamba import VisionMamba
 from zigma_bench.models.zigma import Zigma
@@ -21,7 +19,6 @@ from zigma_bench.scans.route import Route
 from zigma_bench.scans.straight import bidirectional, raster
 from zigma_bench.scans.zigzag import zigzag
 
-GOLDEN = json.loads((Path(__file__).parent / "golden" / "zigma_forward.json").read_text())["cases"]
 GRID = Grid(4, 4)
 
 
@@ -35,30 +32,23 @@ def small(residual="official", drop_path=0.0, positions="learned", **rest):
 
 
 @pytest.mark.parametrize("backend", ["naive", "torch", "cpu"])
-@pytest.mark.parametrize("case", ["zigzagN8_uncond_d3", "v2_bidirectional_uncond_d3"])
+@pytest.mark.parametrize("case", sorted(CASES))
 def test_equals_the_official_network(case, backend):
-    golden = GOLDEN[case]
-    if case.startswith("v2"):
-        options = VisionMambaOptions(width=16, depth=3, patch=1, drop_path=0.1)
-        network = VisionMamba(options, grid=GRID, channels=2, routes=orders(bidirectional, 3), backend=backend)
-    else:
-        options = small(drop_path=0.1)
-        network = Zigma(options, grid=GRID, channels=2, routes=orders(zigzag, 3, paths=8), backend=backend)
-    network.load_state_dict(official_weights(golden["param_order"]), strict=True)
+    golden = CASES[case]
+    network = load("zigma", official_weights(golden["param_order"]), golden["config"], backend=backend)
     assert sum(p.numel() for p in network.parameters()) == golden["n_params"]
     with torch.no_grad():
-        out = network.eval()(golden_input(golden["input_shape"]), torch.tensor(golden["t"]))
-    expected = np.array(golden["output"]).reshape(golden["output_shape"])
-    np.testing.assert_allclose(out.numpy(), expected, atol=1e-4, rtol=0)
+        out = network(golden_input(golden["input_shape"]), torch.tensor(golden["t"]), golden_condition(golden))
+    np.testing.assert_allclose(out.numpy(), golden_output(golden), atol=1e-4, rtol=0)
 
 
 def test_another_order_gives_another_output():
-    golden = GOLDEN["zigzagN8_uncond_d3"]
-    network = Zigma(small(), grid=GRID, channels=2, routes=orders(zigzag, 3, paths=2), backend="naive")
-    network.load_state_dict(official_weights(golden["param_order"]))
+    golden = CASES["zigzagN8_uncond_d3"]
+    weights = official_weights(golden["param_order"])
+    network = load("zigma", weights, {**golden["config"], "scan_type": "zigzagN2"}, backend="naive")
     with torch.no_grad():
-        out = network.eval()(golden_input(golden["input_shape"]), torch.tensor(golden["t"])).numpy()
-    assert np.abs(out - np.array(golden["output"]).reshape(out.shape)).max() > 1e-3
+        out = network(golden_input(golden["input_shape"]), torch.tensor(golden["t"])).numpy()
+    assert np.abs(out - golden_output(golden)).max() > 1e-3
 
 
 def test_a_mixer_along_a_path_is_a_raster_mixer_on_permuted_tokens():

@@ -307,19 +307,17 @@ def test_mamba_ssm(length: int, dtype: torch.dtype, bound: float) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_equals_the_official_network(backend: str) -> None:
-    from golden import golden_input, official_weights
+    from golden import CASES, golden_condition, golden_input, golden_output, official_weights
 
-    path = Path(__file__).parents[1] / "models" / "golden" / "zigma_forward.json"
-    golden = json.loads(path.read_text())["cases"]["zigzagN8_uncond_d3"]
-    grid, spec = Grid(4, 4), scan_spec("zigzag", zigzag, owner="test")
-    orders = routes(spec, grid=grid, depth=3, seed=0, options=spec.resolve({"paths": 8}, where="test"))
-    options = ZigmaOptions(width=16, depth=3, patch=1, residual="official")
-    network = Zigma(options, grid=grid, channels=2, routes=orders, backend=backend)
-    network.load_state_dict(official_weights(golden["param_order"]), strict=True)
-    with torch.no_grad():
-        found = network.cuda().eval()(golden_input(golden["input_shape"]).cuda(), torch.tensor(golden["t"]).cuda())
-    expected = np.array(golden["output"]).reshape(golden["output_shape"])
-    np.testing.assert_allclose(found.cpu().numpy(), expected, atol=1e-4, rtol=0)
+    from zigma_bench.models.official import load
+
+    for case, golden in CASES.items():
+        weights = official_weights(golden["param_order"])
+        network = load("zigma", weights, golden["config"], backend=backend, device="cuda")
+        given = (golden_input(golden["input_shape"]), torch.tensor(golden["t"]), golden_condition(golden))
+        with torch.no_grad():
+            found = network(*(None if value is None else value.cuda() for value in given))
+        np.testing.assert_allclose(found.cpu().numpy(), golden_output(golden), atol=1e-4, rtol=0, err_msg=case)
 
 
 def test_a_suite_runs_and_goes_on(write_suite: Any, tmp_path: Path) -> None:

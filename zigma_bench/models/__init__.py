@@ -5,8 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from zigma_bench.hookspecs import hookimpl
-from zigma_bench.models import costs, kept
-from zigma_bench.models.options import DitOptions, Mamba2Options, MambaOptions, VisionMambaOptions, ZigmaOptions
+from zigma_bench.models import attention_costs, costs, kept
+from zigma_bench.models.options import (
+    AttentionOptions,
+    DitOptions,
+    HybridOptions,
+    IdentityOptions,
+    Mamba2Options,
+    MambaOptions,
+    SitOptions,
+    UvitOptions,
+    VisionMambaOptions,
+    ZigmaOptions,
+)
 from zigma_bench.registry import BackboneFacts, MixerFacts
 
 # Widths and depths of the official factory functions (CompVis/zigma model_zigma.py; its S has width 368).
@@ -24,6 +35,13 @@ DIT_SIZES = {
     "L": {"width": 1024, "depth": 24, "heads": 16},
     "XL": {"width": 1152, "depth": 28, "heads": 16},
 }
+# Table 1 of the U-ViT paper.
+UVIT_SIZES = {
+    "S": {"width": 512, "depth": 13, "heads": 8},
+    "M": {"width": 768, "depth": 17, "heads": 12},
+    "L": {"width": 1024, "depth": 21, "heads": 16},
+    "H": {"width": 1152, "depth": 29, "heads": 16},
+}
 
 
 @hookimpl
@@ -40,6 +58,18 @@ def register_mixers(register: Callable[..., None]) -> None:
         options=Mamba2Options,
         facts=MixerFacts(cost=costs.mamba2_cost, check=costs.check_mamba2, kept=kept.mamba2_kept),
     )
+    register(
+        "attention",
+        "zigma_bench.models.attention_mixer:AttentionMixer",
+        options=AttentionOptions,
+        facts=MixerFacts(cost=attention_costs.attention_cost, check=attention_costs.check_attention),
+    )
+    register(
+        "identity",
+        "zigma_bench.models.identity:IdentityMixer",
+        options=IdentityOptions,
+        facts=MixerFacts(cost=attention_costs.identity_cost, check=attention_costs.check_identity),
+    )
 
 
 @hookimpl
@@ -55,6 +85,7 @@ def register_backbones(register: Callable[..., None]) -> None:
             check=costs.check_zigma,
             sizes=ZIGMA_SIZES,
             smoke={"width": 32, "depth": 2, "patch": 1},
+            condition=costs.condition_of,
         ),
     )
     register(
@@ -69,18 +100,51 @@ def register_backbones(register: Callable[..., None]) -> None:
             default_scan="bidirectional",
             sizes=ZIGMA_SIZES,
             smoke={"width": 32, "depth": 2, "patch": 1},
+            condition=costs.condition_of,
         ),
     )
     register(
-        "dit",
-        "zigma_bench.models.dit:Dit",
-        options=DitOptions,
+        "hybrid",
+        "zigma_bench.models.hybrid:Hybrid",
+        options=HybridOptions,
+        facts=BackboneFacts(
+            order="scan",
+            cost=costs.zigma_cost,
+            kept=kept.zigma_kept,
+            check=attention_costs.check_hybrid,
+            sizes=ZIGMA_SIZES,
+            smoke={"width": 32, "depth": 2, "patch": 1, "every": 2, "heads": 1},
+            condition=costs.condition_of,
+        ),
+    )
+    for name, target, options in (
+        ("dit", "zigma_bench.models.dit:Dit", DitOptions),
+        ("sit", "zigma_bench.models.sit:Sit", SitOptions),
+    ):
+        register(
+            name,
+            target,
+            options=options,
+            facts=BackboneFacts(
+                order="free",
+                cost=costs.dit_cost,
+                kept=kept.dit_kept,
+                check=costs.check_dit,
+                sizes=DIT_SIZES,
+                smoke={"width": 32, "depth": 2, "patch": 1, "heads": 1},
+                condition=costs.condition_of,
+            ),
+        )
+    register(
+        "u-vit",
+        "zigma_bench.models.u_vit:Uvit",
+        options=UvitOptions,
         facts=BackboneFacts(
             order="free",
-            cost=costs.dit_cost,
-            kept=kept.dit_kept,
-            check=costs.check_dit,
-            sizes=DIT_SIZES,
-            smoke={"width": 32, "depth": 2, "patch": 1, "heads": 1},
+            cost=attention_costs.uvit_cost,
+            check=attention_costs.check_uvit,
+            sizes=UVIT_SIZES,
+            smoke={"width": 32, "depth": 3, "patch": 1, "heads": 1},
+            condition=costs.condition_of,
         ),
     )

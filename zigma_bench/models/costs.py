@@ -16,12 +16,21 @@ from collections.abc import Sequence
 from zigma_bench.errors import NotReady
 from zigma_bench.grid import Grid
 from zigma_bench.models.mixers import check_mixer_fits, mixer_cost
-from zigma_bench.models.options import DitOptions, Mamba2Options, MambaOptions, VisionMambaOptions, ZigmaOptions
+from zigma_bench.models.options import (
+    Conditioned,
+    DitOptions,
+    Mamba2Options,
+    MambaOptions,
+    VisionMambaOptions,
+    WithText,
+    ZigmaOptions,
+)
 from zigma_bench.ops.counts import SELECTIVE_SCAN, SSD
-from zigma_bench.registry import Cost, added
+from zigma_bench.registry import Condition, Cost, added
 from zigma_bench.scans.route import Route
 
 TIME_FREQUENCIES = 256  # channels of the sinusoidal embedding of time
+CROSS_INNER = 512  # channels inside cross-attention: 8 heads of 64
 
 
 def mamba_cost(options: MambaOptions, *, block: ZigmaOptions, grid: Grid, route: Route) -> Cost:
@@ -29,7 +38,7 @@ def mamba_cost(options: MambaOptions, *, block: ZigmaOptions, grid: Grid, route:
     D, E, N, R, W = block.width, block.inner, block.state, block.dt_rank, block.conv
     L, K, S = grid.tokens, route.K, route.steps
     F = E // K if route.merge == "concat" else E  # channels of a path
-    branches, merge = _branches(route), _merge_parameters(route, E)
+    branches, merge = branch_count(route), merge_parameters(route, E)
     parts = {
         "in_proj": 2 * D * E,
         "pads": route.pad_rows * E,
@@ -49,7 +58,7 @@ def mamba_cost(options: MambaOptions, *, block: ZigmaOptions, grid: Grid, route:
         "merge": 2 * K * K * E if merge else 0,
         "out_proj": 2 * L * E * D,
     }
-    return _with_order(Cost.of(parts, flops), route, width=D, grid=grid)
+    return with_order(Cost.of(parts, flops), route, width=D, grid=grid)
 
 
 def check_mamba(options: MambaOptions, *, block: ZigmaOptions, grid: Grid, route: Route) -> None:
@@ -69,7 +78,7 @@ def mamba2_cost(options: Mamba2Options, *, block: ZigmaOptions, grid: Grid, rout
     F = E // K if route.merge == "concat" else E  # channels of a path
     H = options.heads(F)
     chosen, convolved = 2 * G * N + H, F + 2 * G * N  # B, C and dt; x, B and C
-    branches, merge = _branches(route), _merge_parameters(route, E)
+    branches, merge = branch_count(route), merge_parameters(route, E)
     parts = {
         "in_proj": 2 * D * E,
         "pads": route.pad_rows * D,
@@ -89,7 +98,7 @@ def mamba2_cost(options: Mamba2Options, *, block: ZigmaOptions, grid: Grid, rout
         "merge": 2 * K * K * E if merge else 0,
         "out_proj": 2 * L * E * D,
     }
-    return _with_order(Cost.of(parts, flops), route, width=D, grid=grid)
+    return with_order(Cost.of(parts, flops), route, width=D, grid=grid)
 
 
 def check_mamba2(options: Mamba2Options, *, block: ZigmaOptions, grid: Grid, route: Route) -> None:
@@ -107,39 +116,57 @@ def check_mamba2(options: Mamba2Options, *, block: ZigmaOptions, grid: Grid, rou
 
 
 def zigma_cost(options: ZigmaOptions, *, grid: Grid, channels: int, routes: Sequence[Route]) -> Cost:
-    """The cost of ZigMa: embeddings, and in each layer a norm, adaLN and the mixer."""
+    """The cost of ZigMa: embeddings, and in each layer a norm, adaLN, the mixer, and cross-attention to a text."""
     D, L, pixel = options.width, grid.tokens, options.patch**2 * channels
-    layer = Cost.of({"norm": D, "adaln": 3 * D * D + 3 * D}, {"adaln": 6 * D * D})
-    known: dict[str, Cost] = {}
-    for route in routes:
-        if route.digest not in known:
-            known[route.digest] = added([layer, mixer_cost(options, grid=grid, route=route).within("mixer")])
+    text = 1 if options.condition == "text" else 0
+    layer = Cost.of({"norm": D, "adaln": (1 + text) * (3 * D * D + 3 * D)}, {"adaln": (1 + text) * 6 * D * D})
+    cross = [cross_attention_cost(D, L, options.text_tokens)] * text
     positions = Cost.of({"positions": L * D if options.positions == "learned" else 0}, {})
-    ends = [_patch_embed(D, L, pixel), positions, _time_embed(D)]
+    ends = [patch_embed_cost(D, L, pixel), positions, time_embed_cost(D), condition_cost(options, D)]
     head = Cost.of({"final": D + D * pixel + pixel}, {"final": 2 * L * D * pixel})  # norm and linear map
-    return added([*ends, *(known[route.digest] for route in routes), head])
+    layers = [cost for mixer in _mixer_costs(options, grid, routes) for cost in (layer, mixer, *cross)]
+    return added([*ends, *layers, head])
+
+
+def _mixer_costs(options: ZigmaOptions, grid: Grid, routes: Sequence[Route]) -> list[Cost]:
+    """The cost of every layer's mixer; layers of one route and one mixer are counted once."""
+    known: dict[tuple[str, str], Cost] = {}
+    keys = [(route.digest, repr(options.layer(number).mixer)) for number, route in enumerate(routes)]
+    for number, (key, route) in enumerate(zip(keys, routes, strict=True)):
+        if key not in known:
+            known[key] = mixer_cost(options.layer(number), grid=grid, route=route).within("mixer")
+    return [known[key] for key in keys]
 
 
 def dit_cost(options: DitOptions, *, grid: Grid, channels: int, routes: Sequence[Route]) -> Cost:
     """The cost of DiT; the routes do not matter."""
     D, L, M = options.width, grid.tokens, options.mlp_ratio * options.width
     pixel = options.patch**2 * channels
+    out = pixel * (2 if options.learn_sigma else 1)
     layer = Cost.of(
         {"adaln": 6 * D * D + 6 * D, "attention_proj": 4 * D * D + 4 * D, "mlp": 2 * D * M + M + D},
         {"adaln": 12 * D * D, "attention_proj": 8 * L * D * D, "attention": 4 * L * L * D, "mlp": 4 * L * D * M},
     )
-    head = Cost.of(
-        {"adaln": 2 * D * D + 2 * D, "final": D * pixel + pixel}, {"adaln": 4 * D * D, "final": 2 * L * D * pixel}
-    )
-    return added([_patch_embed(D, L, pixel), _time_embed(D), *[layer] * options.depth, head])
+    head = Cost.of({"adaln": 2 * D * D + 2 * D, "final": D * out + out}, {"adaln": 4 * D * D, "final": 2 * L * D * out})
+    ends = [patch_embed_cost(D, L, pixel), time_embed_cost(D), condition_cost(options, D)]
+    return added([*ends, *[layer] * options.depth, head])
 
 
 def check_zigma(options: ZigmaOptions, *, grid: Grid, routes: Sequence[Route]) -> None:
-    """Sin-cos positions need a width that 4 divides, and the mixer may refuse a route."""
+    """Sin-cos positions need a width that 4 divides and a picture, and a layer's mixer may refuse its route."""
+    check_condition(options)
     if options.positions == "sincos" and options.width % 4:
         raise NotReady(f"sin-cos positions need a width that 4 divides, and {options.width} is not one")
-    for route in dict.fromkeys(routes):
-        check_mixer_fits(options, grid=grid, route=route)
+    if options.positions == "sincos" and grid.video:
+        raise NotReady(
+            "sin-cos positions are those of one picture", got=str(grid), do="take positions: learned for a clip"
+        )
+    checked: set[tuple[str, str]] = set()
+    for number, route in enumerate(routes):
+        block = options.layer(number)
+        if (key := (route.digest, repr(block.mixer))) not in checked:
+            checked.add(key)
+            check_mixer_fits(block, grid=grid, route=route)
 
 
 def check_vision_mamba(options: VisionMambaOptions, *, grid: Grid, routes: Sequence[Route]) -> None:
@@ -156,22 +183,76 @@ def check_vision_mamba(options: VisionMambaOptions, *, grid: Grid, routes: Seque
 
 
 def check_dit(options: DitOptions, *, grid: Grid, routes: Sequence[Route]) -> None:
-    """Heads must divide the width, and sin-cos positions need a width that 4 divides."""
+    """Heads must divide the width, and sin-cos positions need a width that 4 divides and a picture."""
+    check_condition(options)
     _ = options.head_count
     if options.width % 4:
         raise NotReady(f"sin-cos positions need a width that 4 divides, and {options.width} is not one")
+    refuse_clips("dit and sit", grid)
 
 
-def _branches(route: Route) -> int:
+def refuse_clips(backbone: str, grid: Grid) -> None:
+    """Raise NotReady for a grid of several frames."""
+    if grid.video:
+        raise NotReady(
+            f"{backbone} is a network of one picture",
+            expected="a grid of 1 frame",
+            got=str(grid),
+            do="take zigma or vision-mamba",
+        )
+
+
+def check_condition(options: Conditioned) -> None:
+    """Options of a condition that the network has not are given in vain, or the condition was forgotten."""
+    used = {"none": (), "class": ("classes", "null_class"), "text": ("text_width", "text_tokens")}
+    for condition, names in used.items():
+        for name in names:
+            default = getattr(type(options), name, None)  # DiT has no text at all
+            if options.condition != condition and getattr(options, name, None) != default:
+                raise NotReady(
+                    f"the option {name} is that of a network conditioned on {condition}, and this one is not",
+                    expected=f"condition: {condition}",
+                    got=f"condition: {options.condition}, {name}: {getattr(options, name)}",
+                    do=f"set condition, or leave {name} out",
+                )
+
+
+def condition_of(options: Conditioned) -> Condition | None:
+    """What a network is given as y."""
+    if options.condition == "class":
+        return Condition("class", options.classes)
+    if isinstance(options, WithText) and options.condition == "text":
+        return Condition("text", options.text_width)
+    return None
+
+
+def condition_cost(options: Conditioned, D: int) -> Cost:
+    """A row a class, or the map of a text's features."""
+    if isinstance(options, WithText) and options.condition == "text":
+        flops = 2 * options.text_tokens * options.text_width * D
+        return Cost.of({"text_embed": (options.text_width + 1) * D}, {"text_embed": flops})
+    rows = options.classes + options.null_class if options.condition == "class" else 0
+    return Cost.of({"class_embed": rows * D}, {})
+
+
+def cross_attention_cost(D: int, L: int, S: int) -> Cost:
+    """One cross-attention of L tokens to S: q, k and v without a bias, the output with one."""
+    projections = 2 * (2 * L + 2 * S) * D * CROSS_INNER
+    return Cost.of(
+        {"cross_attention": 4 * D * CROSS_INNER + D}, {"cross_attention": projections + 4 * L * S * CROSS_INNER}
+    )
+
+
+def branch_count(route: Route) -> int:
     return len(route.paths) if route.share == "separate" else 1
 
 
-def _merge_parameters(route: Route, E: int) -> int:
+def merge_parameters(route: Route, E: int) -> int:
     K = route.K
     return {"gate": K * K * E + K, "channel-attention": K * K * E + K * E}.get(route.merge, 0)
 
 
-def _with_order(mixer: Cost, route: Route, *, width: int, grid: Grid) -> Cost:
+def with_order(mixer: Cost, route: Route, *, width: int, grid: Grid) -> Cost:
     """The mixer's cost, and that of the module that makes a learned order."""
     if route.learned is None:
         return mixer
@@ -179,10 +260,10 @@ def _with_order(mixer: Cost, route: Route, *, width: int, grid: Grid) -> Cost:
     return added([mixer, Cost.of({"order": order.parameters}, {"order": order.total_flops})])
 
 
-def _patch_embed(D: int, L: int, pixel: int) -> Cost:
+def patch_embed_cost(D: int, L: int, pixel: int) -> Cost:
     return Cost.of({"patch_embed": pixel * D + D}, {"patch_embed": 2 * L * pixel * D})
 
 
-def _time_embed(D: int) -> Cost:
+def time_embed_cost(D: int) -> Cost:
     F = TIME_FREQUENCIES
     return Cost.of({"time_embed": F * D + D + D * D + D}, {"time_embed": 2 * F * D + 2 * D * D})

@@ -1,8 +1,9 @@
 """DiT: adaLN-Zero blocks of softmax attention, the control whose tokens have no order.
 
 Source: arXiv 2212.09748 and facebookresearch/DiT (models.py). It is trained here on the velocity of the linear path, as
-SiT is. Differences from the published network: time enters as 1000 t with t in [0, 1], no class, no learned sigma, and
-any H x W.
+SiT is. Differences from the published network: time enters as 1000 t with t in [0, 1]; any H x W that the patch
+divides; a label is dropped by whoever gives it (as the last label), not inside; the learned sigma is an output of
+`with_sigma` alone, for a velocity has none.
 
 B batch, C channels, H x W pixels, L tokens, D width, h heads.
 """
@@ -14,47 +15,14 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from zigma_bench.grid import Grid
-from zigma_bench.models.embed import PatchEmbed, Positions, TimeEmbed, ZeroLinear, unpatchify
-from zigma_bench.models.init import Draw, xavier_
+from zigma_bench.models.attention import Attention, Mlp
+from zigma_bench.models.condition import make_condition, refuse_condition
+from zigma_bench.models.embed import PatchEmbed, Positions, TimeEmbed, ZeroLinear, check_images, unpatchify
 from zigma_bench.models.options import DitOptions
+from zigma_bench.models.stack import run
 from zigma_bench.scans.route import Route
 
 NORM_EPS = 1e-6
-
-
-class XavierLinear(nn.Linear):
-    """A linear layer that starts at Xavier's uniform weights and a zero bias."""
-
-    def init_parameters(self, draw: Draw) -> None:
-        xavier_(self.weight, draw("weight"))
-        nn.init.zeros_(self.bias)
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention, [B, L, D] -> [B, L, D]; no mask, so a permutation of tokens commutes with it."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = XavierLinear(width, 3 * width)
-        self.out = XavierLinear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        B, L, D = x.shape
-        q, k, v = self.qkv(x).reshape(B, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)  # [B, h, L, D/h]
-        y: Tensor = nn.functional.scaled_dot_product_attention(q, k, v)
-        return self.out(y.transpose(1, 2).reshape(B, L, D))  # type: ignore[no-any-return]
-
-
-class Mlp(nn.Module):
-    """Two linear layers with tanh-GELU between, on each token alone."""
-
-    def __init__(self, width: int, ratio: int) -> None:
-        super().__init__()
-        self.hidden, self.out = XavierLinear(width, ratio * width), XavierLinear(ratio * width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out(nn.functional.gelu(self.hidden(x), approximate="tanh"))  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):
@@ -72,29 +40,48 @@ class Block(nn.Module):
 
 
 class Dit(nn.Module):
-    """x [B, C, H, W] and t [B] in [0, 1] -> the velocity [B, C, H, W]. The routes are not used."""
+    """x [B, C, H, W] and t [B] in [0, 1], with labels int64 [B] if it has classes -> the velocity [B, C, H, W].
+
+    The routes are not used. With `learn_sigma` the head has 2 C channels, of which the velocity is the first half.
+    """
+
+    time_scale = 1000.0  # what t is multiplied by before its sinusoids
 
     def __init__(
         self, options: DitOptions, *, grid: Grid, channels: int, routes: Sequence[Route], backend: str
     ) -> None:
         super().__init__()
-        self.grid, self.patch = grid, options.patch
+        self.grid, self.patch, self.channels = grid, options.patch, channels
+        self.checkpointing = options.gradient_checkpointing
         self.patch_embed = PatchEmbed(channels, options.width, options.patch)
         self.positions = Positions("sincos", grid, options.width)
-        self.time_embed = TimeEmbed(options.width)
+        self.time_embed = TimeEmbed(options.width, scale=self.time_scale)
+        self.condition = make_condition(options, options.width)
         self.blocks = nn.ModuleList(
             Block(options.width, options.head_count, options.mlp_ratio) for _ in range(options.depth)
         )
         self.final_modulation = ZeroLinear(options.width, 2 * options.width)
-        self.head = ZeroLinear(options.width, options.patch**2 * channels)
+        self.head = ZeroLinear(options.width, options.patch**2 * channels * (2 if options.learn_sigma else 1))
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        return self.with_sigma(x, t, y)[:, : self.channels]
+
+    def with_sigma(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """All that the head gives: [B, 2 C, H, W] with a learned sigma, else [B, C, H, W]."""
+        check_images(x, t, grid=self.grid, channels=self.channels, patch=self.patch)
+        c = self._conditioned(t, y)  # [B, D]
         x = self.positions(self.patch_embed(x))  # [B, L, D]
-        c = self.time_embed(t)  # [B, D]
         for block in self.blocks:
-            x = block(x, c)
+            x = run(block, x, c, checkpointing=self.checkpointing)
         shift, scale = self.final_modulation(nn.functional.silu(c))[:, None].chunk(2, dim=-1)
         return unpatchify(self.head(modulated(x, shift, scale)), self.grid, self.patch)
+
+    def _conditioned(self, t: Tensor, y: Tensor | None) -> Tensor:
+        c: Tensor = self.time_embed(t)
+        if self.condition is None:
+            refuse_condition(y)
+            return c
+        return c + self.condition(y, len(t))  # type: ignore[no-any-return]
 
 
 def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

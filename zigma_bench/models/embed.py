@@ -1,6 +1,6 @@
 """What a network of patches begins and ends with: patches, positions, time.
 
-B batch, C channels, H x W pixels, h x w tokens, L = h*w, D width, p patch.
+B batch, T frames of a clip, C channels, H x W pixels, h x w tokens, L = (T*)h*w, D width, p patch.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from zigma_bench.errors import UsageError
 from zigma_bench.grid import Grid
 from zigma_bench.models.init import Draw, normal_, xavier_
 
@@ -32,15 +33,42 @@ class PatchEmbed(nn.Module):
         return nn.functional.linear(patchify(x, self.patch), self.weight, self.bias)
 
 
+def check_images(x: Tensor, t: Tensor, *, grid: Grid, channels: int, patch: int) -> None:
+    """x and t are what a network of this grid takes."""
+    image = (channels, grid.height * patch, grid.width * patch)
+    shape = (grid.frames, *image) if grid.video else image
+    if tuple(x.shape[1:]) != shape or not x.is_floating_point():
+        raise UsageError(
+            "the network is built for other images",
+            expected=f"x of numbers [B, {', '.join(map(str, shape))}]",
+            got=f"{x.dtype} {list(x.shape)}",
+            do=f"build it for a grid that patches of {patch} x {patch} cut these images into",
+        )
+    if tuple(t.shape) != (len(x),):
+        raise UsageError("there is one time an image", expected=f"t [{len(x)}]", got=list(t.shape))
+
+
 def patchify(x: Tensor, patch: int) -> Tensor:
-    """[B, C, H, W] -> [B, L, C*p*p], the values of a token in the order (channel, row, column)."""
+    """[B, C, H, W] -> [B, L, C*p*p], the values of a token in the order (channel, row, column).
+
+    Frame after frame of a clip [B, T, C, H, W].
+    """
+    if x.ndim == 5:
+        return patchify(x.flatten(0, 1), patch).reshape(len(x), -1, x.shape[2] * patch**2)
     B, C, H, W = x.shape
     x = x.reshape(B, C, H // patch, patch, W // patch, patch)
     return x.permute(0, 2, 4, 1, 3, 5).reshape(B, (H // patch) * (W // patch), C * patch * patch)
 
 
 def unpatchify(x: Tensor, grid: Grid, patch: int) -> Tensor:
-    """[B, L, p*p*C] -> [B, C, H, W], the values of a token in the order (row, column, channel) (DiT)."""
+    """[B, L, p*p*C] -> [B, C, H, W], the values of a token in the order (row, column, channel) (DiT).
+
+    [B, T, C, H, W] for a grid of several frames.
+    """
+    if grid.video:
+        frames = x.reshape(len(x) * grid.frames, -1, x.shape[-1])
+        images = unpatchify(frames, Grid(grid.height, grid.width), patch)
+        return images.reshape(len(x), grid.frames, *images.shape[1:])
     B, _, values = x.shape
     C = values // (patch * patch)
     x = x.reshape(B, grid.height, grid.width, patch, patch, C)
@@ -48,20 +76,25 @@ def unpatchify(x: Tensor, grid: Grid, patch: int) -> Tensor:
 
 
 class TimeEmbed(nn.Module):
-    """Time in [0, 1] -> [B, D]: 256 sinusoids of 1000 t, then two linear layers (DiT's TimestepEmbedder)."""
+    """Time in [0, 1] -> [B, D]: 256 sinusoids of `scale` t, then two linear layers (DiT's TimestepEmbedder)."""
 
-    def __init__(self, width: int, frequencies: int = 256) -> None:
+    def __init__(self, width: int, frequencies: int = 256, scale: float = 1000) -> None:
         super().__init__()
-        self.frequencies = frequencies
+        self.frequencies, self.scale = frequencies, scale
         self.hidden = TimeLinear(frequencies, width)
         self.out = TimeLinear(width, width)
 
     def forward(self, t: Tensor) -> Tensor:
-        half = self.frequencies // 2
-        rates = torch.exp(-math.log(10_000) * torch.arange(half, device=t.device, dtype=torch.float32) / half)
-        angles = 1000 * t.float()[:, None] * rates
-        waves = torch.cat([angles.cos(), angles.sin()], dim=1)
+        waves = sinusoids(self.scale * t.float(), self.frequencies)
         return self.out(nn.functional.silu(self.hidden(waves)))  # type: ignore[no-any-return]
+
+
+def sinusoids(t: Tensor, channels: int) -> Tensor:
+    """t [B] -> [cos | sin] of t at rates 10000^(-k / (channels / 2)), float32 [B, channels]."""
+    half = channels // 2
+    rates = torch.exp(-math.log(10_000) * torch.arange(half, device=t.device, dtype=torch.float32) / half)
+    angles = t[:, None] * rates
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
 class TimeLinear(nn.Linear):

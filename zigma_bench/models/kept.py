@@ -13,11 +13,12 @@ L tokens, D width, E inner channels, N state, R rank of dt, F channels and S ste
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.grid import Grid
 from zigma_bench.models.mixers import mixer_kept
-from zigma_bench.models.options import DitOptions, Mamba2Options, MambaOptions, ZigmaOptions
+from zigma_bench.models.options import Conditioned, DitOptions, Mamba2Options, MambaOptions, ZigmaOptions
 from zigma_bench.registry import sum_by_name
 from zigma_bench.scans.route import Route
 
@@ -120,26 +121,37 @@ def mamba2_kept(
     return sum_by_name([ends, rows, _behind(route, n, L, E)])
 
 
+def _refuse(options: Conditioned) -> None:
+    """NotReady for what keeps more, or less, than is counted here."""
+    if options.condition == "text":
+        raise NotReady("there is no estimate of the memory of a network that is conditioned on text")
+    if options.gradient_checkpointing:
+        raise NotReady("there is no estimate of the memory of gradient checkpointing")
+
+
 def zigma_kept(
     options: ZigmaOptions, *, grid: Grid, channels: int, routes: Sequence[Route], backend: str, precision: str
 ) -> dict[str, int]:
     """ZigMa: the stream stays in float32, so norms and the scaled stream are wide."""
+    _refuse(options)
     n, D, L = number_bytes(precision, backend), options.width, grid.tokens
     norm = WIDE * L * D * (1 if backend == "fused" else 2)
     layer = {"norm": norm, "adaln": WIDE * L * D + n * L * D + n * 4 * D}  # what is scaled, what is gated, and by what
-    known: dict[str, dict[str, int]] = {}
-    for route in routes:
-        if route.digest not in known:
-            mixer = mixer_kept(options, grid=grid, route=route, backend=backend, precision=precision)
-            known[route.digest] = sum_by_name([layer, mixer])
+    given: dict[str, Any] = {"grid": grid, "backend": backend, "precision": precision}
+    known: dict[tuple[str, str], dict[str, int]] = {}
+    keys = [(route.digest, repr(options.layer(number).mixer)) for number, route in enumerate(routes)]
+    for number, (key, route) in enumerate(zip(keys, routes, strict=True)):
+        if key not in known:
+            known[key] = sum_by_name([layer, mixer_kept(options.layer(number), route=route, **given)])
     ends = {"patch_embed": n * L * options.patch**2 * channels, "final": norm + WIDE * L * D + n * L * D}
-    return sum_by_name([ends, *(known[route.digest] for route in routes)])
+    return sum_by_name([ends, *(known[key] for key in keys)])
 
 
 def dit_kept(
     options: DitOptions, *, grid: Grid, channels: int, routes: Sequence[Route], backend: str, precision: str
 ) -> dict[str, int]:
     """DiT with an attention that keeps no matrix of tokens by tokens."""
+    _refuse(options)
     n, D, L, M = number_bytes(precision, backend), options.width, grid.tokens, options.mlp_ratio * options.width
     layer = {
         "norm": 2 * WIDE * L * D,

@@ -2,9 +2,12 @@
 
 Source: arXiv 2403.13802 and CompVis/zigma (model_zigma.py), whose behaviour is the default, quirks included: the skip
 inside a block adds the normalised stream, r' = r + RMSNorm(r) + gate * mixer(...); `residual: textbook` is the usual
-pre-norm r' = r + gate * mixer(...). Differences from the published network: any H x W, and no text or class yet.
+pre-norm r' = r + gate * mixer(...). A clip is [B, T, C, H, W], as in the official code, its tokens frame by frame.
+Differences from the published network: any H x W that the patch divides; with `null_class`, a row for the dropped
+class; with a mask, text tokens that nobody reads; a clip of factorised scans keeps its frames in time (upstream
+reverses them in every temporal layer).
 
-B batch, C channels, H x W pixels, L tokens, D width.
+B batch, C channels, H x W pixels, L tokens, S text tokens, D width.
 """
 
 from __future__ import annotations
@@ -15,9 +18,20 @@ import torch
 from torch import Tensor, nn
 
 from zigma_bench.grid import Grid
-from zigma_bench.models.embed import DropPath, PatchEmbed, Positions, TimeEmbed, ZeroLinear, unpatchify
+from zigma_bench.models.attention import CrossAttention
+from zigma_bench.models.condition import Text, check_mask, make_condition, pooled, refuse_condition
+from zigma_bench.models.embed import (
+    DropPath,
+    PatchEmbed,
+    Positions,
+    TimeEmbed,
+    ZeroLinear,
+    check_images,
+    unpatchify,
+)
 from zigma_bench.models.mixers import make_mixer
 from zigma_bench.models.options import ZigmaOptions
+from zigma_bench.models.stack import run
 from zigma_bench.scans.route import Route
 
 NORM_EPS, FINAL_EPS = 1e-5, 1e-6
@@ -40,37 +54,78 @@ class Block(nn.Module):
         return (n + branch if self.residual == "official" else branch), r
 
 
+class TextBlock(Block):
+    """A block, then cross-attention to text tokens [B, S, D] under a modulation and a gate of its own."""
+
+    def __init__(self, width: int, mixer: nn.Module, *, drop_path: float, residual: str) -> None:
+        super().__init__(width, mixer, drop_path=drop_path, residual=residual)
+        self.text_modulation = ZeroLinear(width, 3 * width)
+        self.text_attention = CrossAttention(width)
+
+    def forward(  # type: ignore[override]
+        self, x: Tensor, r: Tensor | None, c: Tensor, text: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        x, r = super().forward(x, r, c)
+        seen = x if self.residual == "official" else r + x
+        shift, scale, gate = self.text_modulation(nn.functional.silu(c))[:, None].chunk(3, dim=-1)  # [B, 1, D] each
+        n = nn.functional.layer_norm(seen, seen.shape[-1:], eps=FINAL_EPS)
+        return x + gate * self.text_attention(n * (1 + scale) + shift, text, mask), r
+
+
 class Zigma(nn.Module):
-    """x [B, C, H, W] and t [B] in [0, 1] -> the velocity [B, C, H, W]."""
+    """x [B, C, H, W] and t [B] in [0, 1], and what it is conditioned on -> the velocity [B, C, H, W].
+
+    y: labels int64 [B], or text features [B, S, C] with a mask bool [B, S], True for tokens that count. A clip, of a
+    grid of several frames, is [B, T, C, H, W].
+    """
 
     def __init__(
         self, options: ZigmaOptions, *, grid: Grid, channels: int, routes: Sequence[Route], backend: str
     ) -> None:
         super().__init__()
-        self.grid, self.patch = grid, options.patch
+        self.grid, self.patch, self.channels = grid, options.patch, channels
+        self.checkpointing = options.gradient_checkpointing
         self.patch_embed = PatchEmbed(channels, options.width, options.patch)
         self.positions = Positions(options.positions, grid, options.width)
         self.time_embed = TimeEmbed(options.width)
+        self.condition = make_condition(options, options.width)
         rates = [0.0, *torch.linspace(0, options.drop_path, options.depth).tolist()]  # official: shifted by one
+        kind = TextBlock if options.condition == "text" else Block
         self.blocks = nn.ModuleList(
-            Block(
+            kind(
                 options.width,
-                make_mixer(options, grid=grid, route=route, backend=backend),
+                make_mixer(options.layer(number), grid=grid, route=route, backend=backend),
                 drop_path=rate,
                 residual=options.residual,
             )
-            for route, rate in zip(routes, rates, strict=False)
+            for number, (route, rate) in enumerate(zip(routes, rates, strict=False))
         )
         self.final_drop = DropPath(options.drop_path)
         self.final_norm = nn.RMSNorm(options.width, eps=NORM_EPS)
         self.head = nn.Linear(options.width, options.patch**2 * channels)
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        check_images(x, t, grid=self.grid, channels=self.channels, patch=self.patch)
+        c, text = self._conditioned(t, y, mask)  # [B, D], and text tokens with their mask
         x = self.positions(self.patch_embed(x))  # [B, L, D]
-        c = self.time_embed(t)  # [B, D]
         r: Tensor | None = None
         for block in self.blocks:
-            x, r = block(x, r, c)
+            x, r = run(block, x, r, c, *text, checkpointing=self.checkpointing)
         x = self.final_norm(self.final_drop(x).float() + r)
         x = nn.functional.layer_norm(x, x.shape[-1:], eps=FINAL_EPS)
         return unpatchify(self.head(x), self.grid, self.patch)
+
+    def _conditioned(
+        self, t: Tensor, y: Tensor | None, mask: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        """What modulates every block [B, D], and what its cross-attention reads."""
+        c = self.time_embed(t)
+        if self.condition is None:
+            refuse_condition(y)
+            check_mask(mask, y)
+            return c, ()
+        given = self.condition(y, len(t))
+        check_mask(mask, y)
+        if isinstance(self.condition, Text):
+            return c + pooled(given, mask), (given, mask)
+        return c + given, ()

@@ -205,7 +205,21 @@ def _price(
     orders = cell_routes(scan, grid=grid, depth=options.depth, seed=seed, catalogue=catalogue)
     if spec.facts.check is not None:
         spec.facts.check(options, grid=grid, routes=orders)
+    _check_condition(spec, options, facts)
     return grid, orders, spec.facts.cost(options, grid=grid, channels=facts.channels, routes=orders)
+
+
+def _check_condition(spec: Spec, options: Any, facts: DataFacts) -> None:
+    """The data must give what the network is conditioned on."""
+    wanted = spec.facts.condition(options)
+    if wanted is not None and wanted not in facts.conditions:
+        given = " and ".join(map(str, facts.conditions)) or "images alone"
+        raise NotReady(
+            f"the backbone {spec.name!r} is conditioned on {wanted}, which the data does not give",
+            expected=f"data with {wanted}",
+            got=given,
+            do="take data that gives them, or leave the backbone's option condition out",
+        )
 
 
 def _budget(suite: Suite, cost: Cost) -> tuple[int | None, float | None]:
@@ -280,7 +294,8 @@ def _another_mixer(key: str, value: Any) -> bool:
 def _word(value: Any) -> str:
     """An option's value as a label shows it: a mixer by its name and options, a long value by its start and a hash."""
     if isinstance(value, dict):
-        options = " ".join(f"{key}={_word(item)}" for key, item in sorted(value["options"].items()))
+        given = {key: item for key, item in sorted(value["options"].items()) if item is not None}
+        options = " ".join(f"{key}={_word(item)}" for key, item in given.items())
         return f"{value['name']}({options})" if options else str(value["name"])
     text = str(value)
     if len(text) <= LONGEST_WORD:

@@ -11,8 +11,9 @@ import torch
 
 from zigma_bench.errors import NotReady
 from zigma_bench.grid import Grid
-from zigma_bench.registry import Cost, Spec
+from zigma_bench.registry import Condition, Cost, Spec
 from zigma_bench.scans.route import Route
+from zigma_bench.testing.condition import made_up, obeys_condition
 from zigma_bench.testing.lookup import check_options, imports_without_torch, light_module, option_sets
 from zigma_bench.testing.network import Built, distance, network_steps, noise, same_parameters, stirred
 from zigma_bench.testing.orders import orders
@@ -64,7 +65,13 @@ class Case:
 
     def built(self) -> Built:
         x, t = noise(BATCH, *self.image), torch.tensor([0.1, 0.5, 0.9])
-        return Built(self.build, (x, t), (BATCH, *self.image), self.cost)
+        given = () if (condition := self.condition) is None else (made_up(condition, self.options, BATCH),)
+        return Built(self.build, (x, t, *given), (BATCH, *self.image), self.cost)
+
+    @property
+    def condition(self) -> Condition | None:
+        condition: Condition | None = self.spec.facts.condition(self.options)
+        return condition
 
 
 def backbone_report(
@@ -88,6 +95,7 @@ def backbone_report(
             Step("time", "another output at another time", lambda: _time(case)),
             Step("order", _expected_order(spec), lambda: _order(spec, toy, case)),
             Step("other options", "the formula's parameters for each listed choice", lambda: _formula(spec, toy)),
+            Step("condition", "another output for another y, an error for none", lambda: _condition(spec, toy, case)),
         ]
         checks += walk(steps)
     return Report("backbone", spec.name, spec.owner, checks)
@@ -122,10 +130,10 @@ def _geometry(spec: Spec, toy: Mapping[str, Any]) -> str:
 
 
 def _time(case: Case) -> str:
-    x, t = case.built().inputs
+    x, t, *y = case.built().inputs
     network = stirred(case.built())
     with torch.no_grad():
-        off = distance(network(x, t), network(x, t.flip(0)))
+        off = distance(network(x, t, *y), network(x, t.flip(0), *y))
     if off == 0:
         raise Failed("the same: the time is not used")
     return f"a difference of {off:.1g}"
@@ -175,3 +183,14 @@ def _formula(spec: Spec, toy: Mapping[str, Any]) -> str:
                     ) from None
                 count += 1
     return f"{count} networks"
+
+
+def _condition(spec: Spec, toy: Mapping[str, Any], case: Case) -> str:
+    """Every condition that the options offer, with the first set of options that has it."""
+    found: dict[Condition, str] = {}
+    for values in option_sets(spec, toy, ranges=False, where="facts.smoke"):
+        other = Case(spec, values, case.image, case.scan)
+        condition = other.condition
+        if condition is not None and condition not in found and other.refusal() is None:
+            found[condition] = obeys_condition(other.built(), condition)
+    return ", ".join(f"{condition}: {words}" for condition, words in found.items()) or "it has none"

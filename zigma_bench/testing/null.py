@@ -1,0 +1,30 @@
+"""The null test of an order: for which routes a mixer that knows no order must give what it gives along raster."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from zigma_bench.scans.route import Route
+
+
+def order_matters(route: Route) -> str | None:
+    """Why attention may tell this route from raster, or None where it must not.
+
+    Where every path visits every token once in one stretch, attention along it is attention among all tokens.
+    """
+    reasons = {
+        "its order is learned from the features": route.learned is not None,
+        "tokens attend within their segment alone": route.segments is not None,
+        "pads are tokens that are attended to": route.pad_count > 0,
+        "each path attends to its own part of the tokens": route.merge == "scatter",
+        "a step's id adds to its key": route.step_feature is not None,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def in_raster(route: Route) -> Route:
+    """The route with raster in the place of each path, and all else that has to do with no order as it is."""
+    raster = np.arange(route.tokens)
+    if route.merge == "scatter":  # the parts together are the tokens once
+        return Route(raster)
+    return Route(np.tile(raster, (route.K, 1)), merge=route.merge, share=route.share, stages=route.stages)
