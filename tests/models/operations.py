@@ -20,15 +20,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 # Whose work a module's is, by the end of its name; the innermost module with a rule has it.
 MODULES = (
-    (r"patch_embed", "patch_embed"), (r"time_embed", "time_embed"), (r"modulation|final_modulation", "adaln"),
+    (r"patch_embed", "patch_embed"), (r"time_embed", "time_embed"), (r"condition", "text_embed"),
+    (r"modulation|\w+_modulation", "adaln"), (r"text_attention", "cross_attention"), (r"skip", "skip"),
     (r"in_proj", "in_proj"), (r"x_proj", "x_proj"), (r"bcdt_proj", "bcdt_proj"), (r"out_proj", "out_proj"),
-    (r"branches\.\d+", "dt_proj"), (r"merge", "merge"), (r"order", "order"), (r"qkv|attention\.out", "attention_proj"),
-    (r"attention", "attention"), (r"mlp", "mlp"), (r"head", "final"),
+    (r"routed\.branches\.\d+", "attention"), (r"branches\.\d+", "dt_proj"), (r"merge", "merge"), (r"order", "order"),
+    (r"qkv|(?:attention|mixer)\.out", "attention_proj"), (r"attention", "attention"), (r"mlp", "mlp"),
+    (r"head|smooth", "final"),
 )  # fmt: skip
 MOVES = """
-    _reshape_alias _to_copy _unsafe_view alias arange cat clone copy detach empty empty_like expand full gather index
-    index_copy index_select new_empty new_zeros permute repeat repeat_interleave select slice split split_with_sizes
-    squeeze stack t transpose unbind unsqueeze view zeros zeros_like
+    _reshape_alias _to_copy _unsafe_view alias arange cat clone copy detach embedding empty empty_like expand full
+    gather index index_copy index_select new_empty new_zeros permute repeat repeat_interleave select slice split
+    split_with_sizes squeeze stack t transpose unbind unsqueeze view zeros zeros_like
 """
 VALUES = """
     _fused_rms_norm _safe_softmax _softmax add cos div exp gelu mean mul native_layer_norm neg pow rsqrt sigmoid silu
@@ -59,6 +61,8 @@ class Operations(TorchDispatchMode):
         elif name in ("addmm", "baddbmm"):
             self.counted[scope] += 2 * found.numel() * args[1].shape[-1]
             self.left_out[scope, "bias"] += found.numel()
+        elif name == "convolution":  # [out, in, .. kernel]
+            self.counted[scope] += 2 * found.numel() * args[1][0].numel()
         elif name in values:
             size = max(
                 tensor.numel() for tensor in (*args, *_results(found)) if isinstance(tensor, Tensor)
