@@ -66,6 +66,19 @@ def test_all_backbones_come_to_the_reference(write_suite, by, solve):
     assert made[0].size_match.chosen == made[1].size_match.chosen == {}
 
 
+@pytest.mark.parametrize("spec", catalogue().backbones, ids=lambda spec: spec.name)
+@pytest.mark.parametrize("by", ["parameters", "flops"])
+def test_every_registered_backbone_comes_to_a_size(write_suite, spec, by):
+    """Its largest named size, solved beside ZigMa B."""
+    other = f"compare.1={{backbone: {{name: {spec.name}, size: {list(spec.facts.sizes)[-1]}/2}}}}"
+    scans = [] if spec.facts.order == "free" or spec.facts.default_scan else ["compare.1.scans=[zigzag]"]
+    path = write_suite(("{name: zigma, width: 32, depth: 2, patch: 2}", "{name: zigma, size: B/2}"))
+    made = cells(plan(path, f"size_match={{by: {by}, solve: both}}", other, *scans))
+    assert made[-1].backbone.name == spec.name
+    assert abs(size(made[-1], by) / size(made[0], by) - 1) <= 0.02
+    assert made[-1].size_match.chosen
+
+
 def test_without_it_nothing_changes(write_suite):
     for cell in cells(plan(write_suite(*REAL))):
         assert cell.size_match is None
