@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import subprocess
 import sys
 
@@ -295,3 +296,111 @@ def test_networks_that_do_not_fit_are_refused_with_their_place(write_suite, opti
         plan(path)
     assert words in str(caught.value)
     assert "suite.yaml" in str(caught.value)
+
+
+VP = ("{batch: 16}", "{batch: 16, path: vp, prediction: noise}")
+
+
+@pytest.mark.parametrize(
+    ("replacements", "words"),
+    [
+        ([("evaluations: 2", "solver: ddpm")], [":12, key sample.solver", "diffusion of the path vp", "is linear"]),
+        ([("{batch: 16}", "{batch: 16, path: gvp}"), ("evaluations: 2", "solver: ddim")], ["sample.solver", "is gvp"]),
+        ([("{batch: 16}", "{batch: 16, weighting: velocity}")], [":11, key train.weighting", "has no weight"]),
+        ([("{batch: 16}", "{batch: 16, prediction: score, interval: [0, 1]}")],
+         [":11, key train.interval", "the score is infinite at t = 1"]),
+        ([("{batch: 16}", "{batch: 16, path: vp, interval: [0, 1]}")], ["path vp is infinite at t = 1"]),
+        ([("{batch: 16}", "{batch: 16, prediction: noise, weighting: velocity, interval: [0, 0.9]}")],
+         ["train.interval", "weighting velocity of the path linear is infinite at t = 0"]),
+        ([("{batch: 16}", "{batch: 16, interval: [0.5, 0.5]}")], [":11, key train.interval", "are no interval"]),
+        ([("evaluations: 2", "interval: [0.9, 0.1]")], [":12, key sample.interval", "are no interval"]),
+        ([("{batch: 16}", "{batch: 16, prediction: noise}"), ("evaluations: 2", "interval: [0, 0.9]")],
+         ["sample.interval", "can't be had from a noise on the path linear at t = 0"]),
+        ([("evaluations: 2", "solver: heun-sde, interval: [0, 1]")], ["sample.interval", "the score is infinite"]),
+        ([("evaluations: 2", "solver: euler-maruyama, diffusion: sbdm, interval: [0, 0.9]")],
+         ["sample.interval", "sbdm of the path linear is infinite at t = 0"]),
+        ([("evaluations: 2", "diffusion: sigma")], [":12, key sample.diffusion", "belongs to euler-maruyama"]),
+        ([("evaluations: 2", "last_step: mean")], ["sample.last_step", "the solver is euler"]),
+        ([VP, ("evaluations: 2", "solver: ddpm, eta: 0.5")], ["sample.eta", "belongs to ddim"]),
+        ([VP, ("evaluations: 2", "solver: ddim, variance: small")], ["sample.variance", "belongs to ddpm"]),
+        ([VP, ("evaluations: 2", "solver: ddim, interval: [0, 0.9]")], ["sample.interval", "walks all of the way"]),
+        ([("evaluations: 2", "guidance: {scale: 2.0}")], [":12, key sample.guidance", "under no condition"]),
+    ],
+)  # fmt: skip
+def test_diffusions_that_make_no_sense_are_refused_with_their_place(write_suite, replacements, words):
+    with pytest.raises(UsageError) as caught:
+        plan(write_suite(*replacements))
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["linear", "gvp", "vp"])
+@pytest.mark.parametrize("prediction", ["velocity", "score", "noise"])
+@pytest.mark.parametrize("solver", ["euler", "heun", "dopri5", "euler-maruyama", "heun-sde", "ddpm", "ddim"])
+def test_every_default_makes_sense(write_suite, path, prediction, solver):
+    weightings = ["none"] if prediction == "velocity" else ["none", "velocity", "likelihood"]
+    forms = ["sbdm", "sigma"] if solver.endswith(("sde", "maruyama")) else [None]
+    if solver in ("ddpm", "ddim") and path != "vp":
+        return
+    for weighting, form in itertools.product(weightings, forms):
+        recipe = f"{{batch: 16, path: {path}, prediction: {prediction}, weighting: {weighting}}}"
+        sample = f"solver: {solver}" + (f", diffusion: {form}" if form else "")
+        cell = plan(write_suite(("{batch: 16}", recipe), (", evaluations: 2", f", {sample}"))).cells[0]
+        assert cell.objective.interval[0] < cell.objective.interval[1]
+        assert (cell.sampler.interval is None) == (solver in ("ddpm", "ddim"))
+        assert (cell.sampler.evaluations is None) == (solver == "dopri5")
+
+
+def test_the_diffusion_enters_the_identities_that_it_changes(write_suite):
+    def stages(*replacements):
+        cell = plan(write_suite(*replacements, ("quality: [val-loss]", "quality: [val-loss]\nefficiency: {repeats: 3}"),
+                                name="d.yaml")).cells[0]  # fmt: skip
+        return [cell.identity(stage, card="") for stage in ("train", "sample", "quality", "efficiency")]
+
+    def ceiling(*replacements):
+        return plan(write_suite(*replacements, name="d.yaml")).cells[-1].identity("sample", card="")
+
+    plain = stages()
+    assert stages(("{batch: 16}", "{batch: 16, path: linear, prediction: velocity, interval: [0, 1]}")) == plain
+    assert stages(("evaluations: 2", "evaluations: 2, interval: [0, 1]")) == plain
+    for recipe in ("path: gvp", "path: vp", "prediction: noise", "prediction: score", "interval: [0, 0.5]"):
+        changed = ("{batch: 16}", f"{{batch: 16, {recipe}}}")
+        assert not set(stages(changed)) & set(plain)
+        assert ceiling(changed) != ceiling()
+    weighted = [
+        stages(("{batch: 16}", f"{{batch: 16, prediction: noise, weighting: {w}}}")) for w in ("none", "velocity")
+    ]
+    assert weighted[0][0] != weighted[1][0]
+    settings = [
+        "solver: euler-maruyama", "solver: heun-sde", "solver: euler-maruyama, diffusion: constant",
+        "solver: euler-maruyama, diffusion_norm: 2.0", "solver: euler-maruyama, last_step: tweedie",
+        "solver: euler-maruyama, interval: [0, 0.9]", "interval: [0, 0.9]",
+    ]  # fmt: skip
+    found = [stages((", evaluations: 2", f", evaluations: 5, {s}")) for s in settings]
+    assert all(item[0] == plain[0] for item in found)
+    for index in (1, 2, 3):
+        assert len({item[index] for item in found}) == len(settings)
+
+
+def test_the_plan_shows_the_diffusion_resolved(write_suite):
+    from zigma_bench.device import Device
+    from zigma_bench.runner.prepare import plan_json
+
+    made = plan(write_suite(("evaluations: 2", "solver: heun-sde")))
+    cell = plan_json(made, write_suite().parent, Device("cuda", "none"))["cells"][0]
+    assert cell["objective"] == {
+        "path": "linear",
+        "prediction": "velocity",
+        "weighting": "none",
+        "interval": (0.0, 1.0),
+    }
+    assert cell["sampler"] == {
+        "solver": "heun-sde", "evaluations": 51, "interval": (0.0, 0.96), "rtol": None, "atol": None,
+        "diffusion": "sigma", "diffusion_norm": 1.0, "last_step": "mean", "variance": None, "eta": None,
+    }  # fmt: skip
+
+
+def test_smoke_keeps_the_solver(write_suite):
+    for solver, evaluations in (("heun-sde", 5), ("euler-maruyama", 5), ("ddim", 4), ("dopri5", None)):
+        sampler = plan(write_suite(VP, (", evaluations: 2", f", solver: {solver}")), smoke=True).cells[0].sampler
+        assert (sampler.solver, sampler.evaluations) == (solver, evaluations)

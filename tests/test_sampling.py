@@ -57,6 +57,24 @@ def test_a_stopped_drawing_goes_on(cell, tmp_path):
     assert [p.name for p in (tmp_path / "part").iterdir()] == ["samples.npy"]
 
 
+@pytest.mark.parametrize("solver", ["euler-maruyama", "heun-sde", "ddpm", "ddim"])
+def test_noise_of_steps_is_an_images_own(write_suite, tmp_path, solver):
+    """The same set for any batch, and after a stop between two parts; images and their noise differ."""
+    vp = ("{batch: 16}", "{batch: 16, path: vp, prediction: noise}")
+    more = {"ddim": ", eta: 1.0"}.get(solver, "")
+    suite, source = load_suite(write_suite(vp, ("evaluations: 2", f"solver: {solver}, evaluations: 5{more}")))
+    cell = make_plan(suite, source, catalogue()).cells[0]
+    whole, spent = draw(cell, tmp_path / "whole", batch=32)
+    assert spent == 5
+    assert len({image.tobytes() for image in whole}) == 32
+    for batch in (1, 7):
+        assert np.array_equal(draw(cell, tmp_path / str(batch), batch=batch)[0], whole)
+    stops: list[int] = []
+    with pytest.raises(Interrupted):
+        draw(cell, tmp_path / "part", batch=8, stopped=lambda: len(stops) > 1 or bool(stops.append(1)))
+    assert np.array_equal(draw(cell, tmp_path / "part", batch=8)[0], whole)
+
+
 def test_noise_belongs_to_seed_and_image():
     shape = (3, 4, 4)
     assert torch.equal(image_noise(0, 5, shape), image_noise(0, 5, shape))

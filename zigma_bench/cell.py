@@ -114,7 +114,8 @@ def train_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str, 
     save_weights(folder / "network.safetensors", network)
     images = progress.step * cell.train.batch
     loss = Measurement.of("train-loss", progress.curve[-1][1], "1", fingerprint={"images": images})
-    return [loss], {"images": images, "steps": progress.step, "seconds": progress.seconds, "curve": progress.curve}
+    details = {"images": images, "steps": progress.step, "seconds": progress.seconds, "curve": progress.curve}
+    return [loss], details | ({"scaling": progress.scaling} if progress.scaling else {})
 
 
 def sample_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str, Any]]:
@@ -134,11 +135,14 @@ def sample_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str,
 
 def quality_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str, Any]]:
     """Every metric of the suite, each refused or measured under its own name."""
+    from zigma_bench.diffusion.convert import linear_velocity_of
     from zigma_bench.metrics.subject import Subject
     from zigma_bench.sampling import load_images
 
     cell, parts = life.cell, load_parts(life.cell)
-    network = None if cell.role == "floor" else _network_of(life)
+    network = None
+    if cell.role != "floor":
+        network = linear_velocity_of(_network_of(life), cell.objective.path, cell.objective.prediction)
     subject = Subject(
         samples=load_images(life.stage_folder("sample")),
         reference=parts.reference,
@@ -218,7 +222,10 @@ def load_parts(cell: Cell) -> Parts:
 
 
 def _network_of(life: Life) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """The network that images are drawn from: the EMA of a trained cell, the first weights of a ceiling."""
+    """The network that images are drawn from: the EMA of a trained cell, the first weights of a ceiling.
+
+    It says what the recipe's `prediction` is, in float32.
+    """
     import torch
 
     from zigma_bench.models.speed import Graphed
@@ -231,8 +238,8 @@ def _network_of(life: Life) -> Callable[[torch.Tensor, torch.Tensor], torch.Tens
     network.to(life.device.name).eval().requires_grad_(False)
     device = torch.device(life.device.name)
 
-    def velocity(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    def said(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         with autocast(life.cell.train, device):
             return network(x, t).float()  # type: ignore[no-any-return]
 
-    return Graphed(velocity, device.type) if life.cell.sample.graph else velocity
+    return Graphed(said, device.type) if life.cell.sample.graph else said

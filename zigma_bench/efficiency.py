@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from zigma_bench.device import Device
-from zigma_bench.diffusion.solver import solve
+from zigma_bench.diffusion.draw import draw
+from zigma_bench.diffusion.noise import StepNoise
 from zigma_bench.errors import Interrupted
 from zigma_bench.images import ArrayImages
 from zigma_bench.models.speed import Graphed, compile_network
@@ -29,6 +30,7 @@ from zigma_bench.ops.backends import resolve
 from zigma_bench.plan import Cell
 from zigma_bench.record import Measurement
 from zigma_bench.training.ema import update_ema
+from zigma_bench.training.health import Health
 from zigma_bench.training.loop import autocast, train_step
 
 AGREEMENT, CALLS_IN_A_ROW, MOST_WARM_UPS = 0.10, 3, 20
@@ -68,10 +70,11 @@ def measure_efficiency(
     found: list[Measurement] = []
     details: dict[str, Any] = {}
     base = {"card": device.card, "backend": resolve(cell.backend, device.type), "precision": cell.train.precision}
+    base |= cell.objective_facts
     for stage in sorted(cell.efficiency.stages):  # sample, then train-step
         tell(0, stage)
         if stage == "sample" and cell.sample.solver == "dopri5":
-            why = "dopri5 takes as many evaluations as a trained network asks for; time euler or heun"
+            why = "dopri5 takes as many evaluations as a trained network asks for; time another solver"
             found.append(Measurement.refused("sample-images-per-second", "1/s", why))
             continue
         if device.type == "cuda":
@@ -81,8 +84,8 @@ def measure_efficiency(
             name, facts = "train-images-per-second", {**base, "batch": batch, "compile": cell.train.compile}
         else:
             batch, call = cell.efficiency.sample_batch, sampling_call(cell, network, device)
-            settings = {"solver": cell.sample.solver, "evaluations": cell.sample.resolved_evaluations}
-            settings["graph"] = cell.sample.graph
+            settings = {"solver": cell.sampler.solver, "evaluations": cell.sampler.evaluations}
+            settings |= {"graph": cell.sample.graph, **cell.sampler.facts()}
             name, facts = "sample-images-per-second", {**base, "batch": batch, **settings}
         timing = time_calls(call, cell.efficiency.repeats, device, stopped)
         details[stage] = {**timing.details(), **flop_rate(cell, stage, timing.throughput(batch))}
@@ -115,12 +118,13 @@ def training_call(cell: Cell, network: nn.Module, device: Device) -> Callable[[]
     ema = copy.deepcopy(network).requires_grad_(False)
     rate = cell.train.learning_rate
     optimizer = torch.optim.AdamW(network.parameters(), lr=rate, betas=cell.train.betas, fused=True)
+    health = Health(target, scaled=cell.train.precision == "fp16")
     network.train()
     if cell.train.compile:
         compile_network(network, device.type)
 
     def call() -> None:
-        train_step(network, optimizer, images, cell.train, cell.seed, 0, rate, target)
+        train_step(network, optimizer, images, cell.train, cell.seed, 0, rate, target, health)
         update_ema(ema, network, cell.train.ema)
 
     return call
@@ -134,21 +138,15 @@ def sampling_call(cell: Cell, network: nn.Module, device: Device) -> Callable[[]
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(target)
     network.eval()
 
-    def velocity(x: Tensor, t: Tensor) -> Tensor:
+    def said(x: Tensor, t: Tensor) -> Tensor:
         with torch.no_grad(), autocast(cell.train, target):
             return network(x, t).float()  # type: ignore[no-any-return]
 
-    evaluate = Graphed(velocity, device.type) if settings.graph else velocity
+    evaluate = Graphed(said, device.type) if settings.graph else said
 
     def call() -> None:
-        solve(
-            evaluate,
-            noise,
-            solver=settings.solver,
-            evaluations=settings.resolved_evaluations,
-            rtol=settings.rtol,
-            atol=settings.atol,
-        )
+        stirred = StepNoise(cell.seed, range(len(noise)), shape[1:], device.name)
+        draw(evaluate, noise, objective=cell.objective, sampler=cell.sampler, step_noise=stirred)
 
     return call
 

@@ -38,8 +38,9 @@ def register_backbones(register: Callable[..., None]) -> None:
     """Add denoising networks: `register(name, "module:class", options=Dataclass, facts=BackboneFacts(...))`.
 
     The class is called as `Class(options, *, grid, channels, routes, backend)` and is an `nn.Module` with
-    `forward(x [B, C, H, W], t [B]) -> [B, C, H, W]`, the velocity of the linear path. A conditional one, whose facts
-    have a `condition`, is called with a third argument y: labels int64 [B], or text features [B, S, C].
+    `forward(x [B, C, H, W], t [B]) -> [B, C, H, W]`: what the recipe's `prediction` is, the velocity unless a
+    suite says else; t = 0 is noise, t = 1 data. A conditional one, whose facts have a `condition`, is called with a
+    third argument y: labels int64 [B], or text features [B, S, C].
     """
 
 

@@ -1,7 +1,7 @@
 """Drawing the images of a cell: one noise an image, a part at a time, each part kept as soon as it is drawn.
 
-Image i of a cell with seed s starts from noise drawn from (s, i) alone, on the CPU: the same set for any batch size,
-device or restart.
+All noise of image i of a cell with seed s is drawn from (s, i) alone, on the CPU: the same set for any batch size,
+device or restart (diffusion/noise.py).
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from zigma_bench.device import Device
-from zigma_bench.diffusion.solver import solve
+from zigma_bench.diffusion.convert import Network
+from zigma_bench.diffusion.draw import draw
+from zigma_bench.diffusion.noise import StepNoise, image_noise
 from zigma_bench.errors import Interrupted, NotFinite
 from zigma_bench.images import ArrayImages, Pixels
 from zigma_bench.plan import Cell
@@ -26,7 +28,6 @@ from zigma_bench.store import write_atomic
 SAMPLES = "samples.npy"
 GRID_SIDE = 8
 
-Network = Callable[[Tensor, Tensor], Tensor]
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -65,27 +66,14 @@ def draw_images(
 
 
 def draw_part(cell: Cell, indices: range, network: Network, device: Device) -> tuple[Pixels, int]:
-    """The images of some indices, and the evaluations that they took."""
+    """The images of some indices, and the evaluations that they took; `network` says what the recipe trained it to."""
     shape = (cell.channels, cell.height, cell.width)
     noise = torch.stack([image_noise(cell.seed, index, shape) for index in indices]).to(device.name)
-    settings = cell.sample
-    images, spent = solve(
-        network,
-        noise,
-        solver=settings.solver,
-        evaluations=settings.resolved_evaluations,
-        rtol=settings.rtol,
-        atol=settings.atol,
-    )
+    stirred = StepNoise(cell.seed, indices, shape, device.name)
+    images, spent = draw(network, noise, objective=cell.objective, sampler=cell.sampler, step_noise=stirred)
     if not bool(images.isfinite().all()):
         raise NotFinite(f"a sample among {indices.start} to {indices.stop - 1} is not finite")
     return to_pixels(images), spent
-
-
-def image_noise(seed: int, index: int, shape: tuple[int, ...]) -> Tensor:
-    """Normal noise of one image, from its cell's seed and its index alone."""
-    value = int(np.random.SeedSequence([seed, index, 3]).generate_state(1, np.uint64)[0] >> 1)
-    return torch.randn(shape, generator=torch.Generator().manual_seed(value))
 
 
 def to_pixels(images: Tensor) -> Pixels:

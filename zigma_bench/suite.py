@@ -23,6 +23,17 @@ NAME = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,79}$"
 
 Count = Annotated[int, Ge(1)]
 Positive = Annotated[float, Gt(0)]
+Share = Annotated[float, Interval(ge=0, le=1)]
+
+PathName = Literal["linear", "gvp", "vp"]
+Prediction = Literal["velocity", "score", "noise"]
+Weighting = Literal["none", "velocity", "likelihood"]
+Solver = Literal["euler", "heun", "dopri5", "euler-maruyama", "heun-sde", "ddpm", "ddim"]
+DiffusionForm = Literal["constant", "sbdm", "sigma", "linear", "decreasing", "increasing-decreasing"]
+LastStep = Literal["none", "mean", "tweedie", "euler"]
+Variance = Literal["small", "large"]
+SDES: tuple[Solver, ...] = ("euler-maruyama", "heun-sde")
+DISCRETE: tuple[Solver, ...] = ("ddpm", "ddim")
 
 
 class Strict(pydantic.BaseModel):
@@ -103,6 +114,10 @@ class Train(Strict):
     """The recipe. `ema` is the decay a step; `warmup_images` ramp the learning rate up linearly from zero; `compile`
     has PyTorch compile the network's blocks (on an NVIDIA card).
 
+    The network learns to say its `prediction` on the `path` (diffusion/path.py), the error weighted by `weighting`
+    (diffusion/objective.py) at times drawn from `interval` (0 noise, 1 data; absent: SiT's, see plan/diffusion.py).
+    `fp16` scales the loss (training/health.py); weights, A, D, dt bias and the residual stay float32 in any precision.
+
     `checkpoint_seconds` says how much work a kill may cost; it changes no figure and is no part of an identity.
     """
 
@@ -114,37 +129,83 @@ class Train(Strict):
     betas: tuple[Annotated[float, Ge(0), Lt(1)], Annotated[float, Ge(0), Lt(1)]] = (0.9, 0.999)
     gradient_clip: Positive | None = None
     ema: Annotated[float, Ge(0), Lt(1)] = 0.9999
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     flip: bool = False
     compile: bool = False
+    path: PathName = "linear"
+    prediction: Prediction = "velocity"
+    weighting: Weighting = "none"
+    interval: tuple[Share, Share] | None = None
     checkpoint_seconds: Positive = 60.0
 
 
-class Sample(Strict):
-    """How images are drawn. `evaluations` of the network an image: for euler and heun (50 if absent), never dopri5.
+class Guidance(Strict):
+    """Classifier-free guidance, with a `scale` of 1 for none, at times in `interval`, on all channels or, as in DiT's
+    code, on the first three."""
 
+    scale: Positive
+    interval: tuple[Share, Share] = (0.0, 1.0)
+    channels: Literal["all", "first-three"] = "all"
+
+
+class Sample(Strict):
+    """How images are drawn: `solver` of the ODE (euler, heun, dopri5), of the SDE (euler-maruyama, heun-sde), or of the
+    discrete diffusion (ddpm, ddim). `evaluations` of the network an image: 50 if absent; never for dopri5.
+
+    `interval` is the times that are crossed (absent: SiT's, see plan/diffusion.py). Of SDEs alone: the noise's form and
+    scale (`diffusion`, `diffusion_norm`; diffusion/sde.py), and the `last_step` from the interval's end to 1. Of ddpm
+    alone: `variance`. Of ddim alone: `eta`, the share of ddpm's noise. What is absent takes its default.
     `graph` records the launches of an evaluation once and replays them (a CUDA graph, on an NVIDIA card).
     """
 
     count: Count = 1000
     batch: Count = 250
-    solver: Literal["euler", "heun", "dopri5"] = "euler"
+    solver: Solver = "euler"
     evaluations: Count | None = None
+    interval: tuple[Share, Share] | None = None
+    diffusion: DiffusionForm | None = None
+    diffusion_norm: Positive | None = None
+    last_step: LastStep | None = None
+    variance: Variance | None = None
+    eta: Share | None = None
+    guidance: Guidance | None = None
     graph: bool = False
     rtol: Positive = 1e-3
     atol: Positive = 1e-6
 
     @pydantic.model_validator(mode="after")
     def _evaluations_fit(self) -> Sample:
-        if self.solver == "dopri5" and self.evaluations is not None:
+        asked, last = self.evaluations, self.last_evaluations
+        if asked is None:
+            return self
+        if self.solver == "dopri5":
             raise ValueError("dopri5 chooses its evaluations itself; leave evaluations out, or take euler or heun")
-        if self.solver == "heun" and self.evaluations is not None and self.evaluations % 2:
+        if self.solver == "heun" and asked % 2:
             raise ValueError("heun takes an even number of evaluations")
+        if self.solver == "heun-sde" and (asked - last) % 2:
+            raise ValueError(f"heun-sde takes two evaluations a step{' and one for the last step' * last}")
+        if asked <= last:
+            raise ValueError(f"{self.solver} takes one evaluation for the last step, and at least one step before it")
+        if self.solver in DISCRETE and not 2 <= asked <= 1000:
+            raise ValueError(f"{self.solver} takes from 2 to 1000 of the diffusion's 1000 steps")
         return self
 
     @property
+    def resolved_last_step(self) -> LastStep:
+        """How the rest of the way from the interval's end is crossed: by an SDE's mean unless the suite says else."""
+        return self.last_step or ("mean" if self.solver in SDES else "none")
+
+    @property
+    def last_evaluations(self) -> int:
+        """Evaluations that the last step takes."""
+        return int(self.resolved_last_step != "none")
+
+    @property
     def resolved_evaluations(self) -> int | None:
-        return None if self.solver == "dopri5" else self.evaluations or 50
+        """The number given, else 50 (51 where heun-sde has a last step, for it takes two a step)."""
+        if self.solver == "dopri5":
+            return None
+        return self.evaluations or 50 + (self.last_evaluations if self.solver == "heun-sde" else 0)
 
 
 class Reference(Strict):
@@ -389,14 +450,14 @@ def _known_keys(location: tuple[str | int, ...]) -> list[str]:
         if isinstance(part, str):
             model = {
                 "compare": Comparison, "baseline": Baseline, "budget": Budget, "train": Train, "sample": Sample,
-                "reference": Reference, "efficiency": Efficiency, "size_match": SizeMatch,
+                "reference": Reference, "efficiency": Efficiency, "size_match": SizeMatch, "guidance": Guidance,
             }[part]  # fmt: skip
     return sorted(model.model_fields)
 
 
 def _is_place(part: str | int) -> bool:
     """pydantic names the branches of a union in its locations; a suite has no such keys."""
-    return isinstance(part, int) or not re.search(r"[\[(]|^Choice$|^Efficiency$|^Baseline$", part)
+    return isinstance(part, int) or not re.search(r"[\[(]|^Choice$|^Efficiency$|^Baseline$|^Guidance$", part)
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Solvers on fields with a known flow, and the path's own algebra."""
+"""Solvers of the ODE on flows that are known: where they end, at what order, and what they spend."""
 
 from __future__ import annotations
 
@@ -6,21 +6,12 @@ import math
 
 import pytest
 import torch
+from gaussian import PATHS, PREDICTIONS, Gaussian
 
-from zigma_bench.diffusion.objective import velocity_loss
-from zigma_bench.diffusion.path import interpolate, velocity
+from zigma_bench.diffusion.convert import velocity_of
 from zigma_bench.diffusion.solver import solve
-
-
-def gaussian_velocity(mean, sd):
-    """The exact velocity of the linear path from N(0, 1) to N(mean, sd^2): E[x1 - x0 | x_t = x]."""
-
-    def field(x, t):
-        t = t[:, None]
-        variance = t**2 * sd**2 + (1 - t) ** 2
-        return mean + (t * sd**2 - (1 - t)) / variance * (x - t * mean)
-
-    return field
+from zigma_bench.plan.diffusion import sampler_of
+from zigma_bench.suite import Sample, Train
 
 
 @pytest.mark.parametrize(
@@ -29,11 +20,35 @@ def gaussian_velocity(mean, sd):
 def test_gaussian_data_is_reached(solver, evaluations, tolerance):
     """The flow of a Gaussian to a Gaussian is x -> mean + sd x."""
     noise = torch.linspace(-2, 2, 9)[:, None]
-    images, spent = solve(
-        gaussian_velocity(3.0, 0.5), noise, solver=solver, evaluations=evaluations, rtol=1e-5, atol=1e-6
-    )
+    network = Gaussian(3.0, 0.5, "linear")
+    images, spent = solve(network, noise, solver=solver, evaluations=evaluations, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(images, 3.0 + 0.5 * noise, atol=tolerance, rtol=0)
     assert spent == evaluations or (solver == "dopri5" and spent > 6)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("heun", 2), ("dopri5", None)])
+def test_every_path_and_prediction_is_carried_along_at_the_order_of_the_solver(path, prediction, solver, order):
+    """The flow keeps a Gaussian's quantiles: x moves as (x - mean) / sd stays, over the default interval."""
+    data = Gaussian(0.5, 0.7, path)
+    interval = sampler_of(Train(path=path, prediction=prediction), Sample(solver=solver)).interval
+    (mean, var), (end_mean, end_var) = (data.moments(t) for t in interval)
+    noise = torch.linspace(-2, 2, 5, dtype=torch.float64)[:, None]
+    expected = end_mean + (end_var / var).sqrt() * (noise - mean)
+    field = velocity_of(data.saying(prediction), path, prediction)
+
+    def error(evaluations):
+        given = {"rtol": 1e-6, "atol": 1e-8} if solver == "dopri5" else {}
+        images, _ = solve(field, noise, solver=solver, evaluations=evaluations, interval=interval, **given)
+        return (images - expected).abs().max().item()
+
+    if order is None:
+        assert error(None) < 1e-4
+    else:
+        coarse, fine = error(400), error(800)
+        assert fine < 2e-2
+        assert math.log2(coarse / fine) == pytest.approx(order, abs=0.35)
 
 
 @pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("heun", 2)])
@@ -41,7 +56,7 @@ def test_order_of_convergence(solver, order):
     noise = torch.ones(1, 1, dtype=torch.float64)
 
     def error(evaluations):
-        out, _ = solve(lambda x, t: x, noise, solver=solver, evaluations=evaluations, rtol=1, atol=1)
+        out, _ = solve(lambda x, t: x, noise, solver=solver, evaluations=evaluations)
         return abs(out.item() - math.e)
 
     steps = 40 * order
@@ -56,21 +71,22 @@ def test_evaluations_are_exact():
             calls.append(t)
             return x
 
-        solve(field, torch.ones(3, 1), solver=solver, evaluations=evaluations, rtol=1, atol=1)
+        solve(field, torch.ones(3, 1), solver=solver, evaluations=evaluations)
         assert len(calls) == evaluations
         assert calls[0].shape == (3,)
 
 
-def test_the_path_runs_from_noise_to_data():
-    x0, x1 = torch.randn(2, 1, 3, 3), torch.randn(2, 1, 3, 3)
-    assert torch.equal(interpolate(x0, x1, torch.zeros(2)), x0)
-    assert torch.equal(interpolate(x0, x1, torch.ones(2)), x1)
-    slope = (interpolate(x0, x1, torch.full((2,), 0.75)) - interpolate(x0, x1, torch.full((2,), 0.25))) / 0.5
-    torch.testing.assert_close(slope, velocity(x0, x1))
+def test_no_time_outside_of_the_interval_is_asked_for():
+    for solver in ("euler", "heun", "dopri5"):
+        seen: list[float] = []
 
+        def field(x, t, seen=seen):
+            seen.append(t[0].item())
+            return x
 
-def test_the_loss_is_zero_at_the_velocity_and_counts_each_image():
-    x0, x1, t = torch.randn(4, 1, 2, 2), torch.randn(4, 1, 2, 2), torch.rand(4)
-    assert velocity_loss(lambda x, t: x1 - x0, x1, x0, t).abs().max() == 0
-    off = torch.tensor([0.0, 1.0, 2.0, 3.0])[:, None, None, None]
-    torch.testing.assert_close(velocity_loss(lambda x, t: x1 - x0 + off, x1, x0, t), off.flatten() ** 2)
+        evaluations = None if solver == "dopri5" else 10
+        solve(
+            field, torch.ones(1, 1), solver=solver, evaluations=evaluations, rtol=1e-3, atol=1e-3, interval=(0.1, 0.9)
+        )
+        assert min(seen) == pytest.approx(0.1)
+        assert max(seen) <= 0.9 + 1e-6

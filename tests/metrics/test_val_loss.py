@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from zigma_bench.diffusion.convert import linear_velocity_of
+from zigma_bench.diffusion.path import at
 from zigma_bench.errors import UsageError
 from zigma_bench.images import ArrayImages, Subset
 from zigma_bench.metrics.options import ValLossOptions
@@ -45,6 +47,22 @@ def test_a_network_that_knows_the_answer_has_no_loss():
         return (1 - x) / (1 - t.reshape(-1, 1, 1, 1))
 
     assert val_loss(ValLossOptions(), Subject(validation=flat(9, 255), network=perfect)).value < 1e-9
+
+
+@pytest.mark.parametrize("path", ["linear", "gvp", "vp"])
+@pytest.mark.parametrize("prediction", ["velocity", "score", "noise"])
+def test_the_figure_is_that_of_the_linear_velocity_whatever_is_said(path, prediction):
+    """A network that errs in the data by 0.1 everywhere errs in the linear velocity by 0.1 / (1 - t)."""
+
+    def off(x, t):
+        c = at(path, t, x)
+        data = torch.full_like(x, 1.1)
+        noise = (x - c.alpha * data) / c.sigma
+        return {"velocity": c.d_alpha * data + c.d_sigma * noise, "score": -noise / c.sigma, "noise": noise}[prediction]
+
+    subject = Subject(validation=flat(9, 255), network=linear_velocity_of(off, path, prediction))
+    expected = [(0.1 / (1 - time)) ** 2 for time in TIMES]
+    assert val_loss(ValLossOptions(), subject).raw == pytest.approx(expected, rel=2e-2)
 
 
 @pytest.mark.parametrize(("pixel", "value"), [(0, -1.0), (255, 1.0), (51, -0.6)])

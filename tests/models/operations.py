@@ -33,8 +33,8 @@ MOVES = """
     split_with_sizes squeeze stack t transpose unbind unsqueeze view zeros zeros_like
 """
 VALUES = """
-    _fused_rms_norm _safe_softmax _softmax add cos div exp gelu mean mul native_layer_norm neg pow rsqrt sigmoid silu
-    sin softplus sub sum
+    _fused_rms_norm _safe_softmax _softmax add addcmul cos div exp gelu mean mul native_layer_norm neg pow rsqrt sigmoid
+    silu sin softplus sub sum
 """
 moves, values = MOVES.split(), VALUES.split()
 
@@ -94,6 +94,8 @@ class Operations(TorchDispatchMode):
     def follow(self, network: nn.Module) -> None:
         """Let the network's modules say whose work is done."""
         for name, module in network.named_modules():
+            if type(module).__name__ == "MambaMixer":  # takes in_proj's weight in halves
+                name = "in_proj"
             for pattern, operator in MODULES:
                 if re.search(rf"(?:^|\.)(?:{pattern})$", name):
                     module.register_forward_pre_hook(lambda *_, operator=operator: self.scopes.append(operator))

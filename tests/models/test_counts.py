@@ -128,7 +128,8 @@ def test_what_is_left_out_grows_with_the_values_alone(name, options, scan):
 
 
 LEFT_OUT = {  # as zigma_bench/models/costs.py says it; "between": norms, shifts, scales, gates, residuals, positions
-    "between": "add mul silu mean pow rsqrt native_layer_norm _fused_rms_norm cos div exp sin",
+    "between": "add mul silu mean pow rsqrt native_layer_norm _fused_rms_norm cos div exp sin addcmul",
+    "in_proj": "mul silu",
     "text_embed": "bias", "cross_attention": "bias mul _softmax _safe_softmax", "skip": "bias",
     "patch_embed": "bias", "adaln": "bias", "final": "bias", "attention_proj": "bias", "mlp": "bias gelu",
     "time_embed": "bias cos div exp mul silu sin", "attention": "mul _softmax _safe_softmax", "conv": "silu",

@@ -68,7 +68,13 @@ class Dig(nn.Module):
         self.patch_embed, self.time_embed = PatchEmbed(2, D, 1), TimeEmbed(D)
         self.convs = nn.ModuleList(GridConv(D, GRID) for _ in made)
         self.blocks = nn.ModuleList(
-            Block(D, make_mixer(OPTIONS, grid=GRID, route=r, backend="torch"), drop_path=0.0, residual="textbook")
+            Block(
+                D,
+                make_mixer(OPTIONS, grid=GRID, route=r, backend="torch"),
+                drop_path=0.0,
+                residual="textbook",
+                backend="torch",
+            )
             for r in made
         )
         self.head = nn.Linear(D, 2)

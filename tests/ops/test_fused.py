@@ -55,7 +55,7 @@ def test_sources_compile_for_cards(io: torch.dtype, card: tuple[int, int]) -> No
     wide = common(io, S=2, GROUPS=4, WARPS=8, BLOCKS=1, EXACT=1, SEGMENTS=1)
     for settings in (odd, wide):
         assert program.compiled(scan.BACKWARD, card, settings)[:4] == b"\x7fELF"
-    settings = {"IO": io, "WIDTH": 4, "RUN": 32, "X": 128, "Y": 1, "VECTOR": 1, "SILU": 1, "SEGMENTS": 1}
+    settings = {"IO": io, "WIDTH": 4, "RUN": 32, "BATCH": 4, "X": 128, "Y": 1, "VECTOR": 1, "SILU": 1, "SEGMENTS": 1}
     assert program.compiled(conv.SOURCE, card, settings)[:4] == b"\x7fELF"
 
 
@@ -88,9 +88,9 @@ def fields(source: Path, name: str) -> list[str]:
 @pytest.mark.parametrize(
     ("source", "name", "layout", "counts"),
     [
-        (scan.FORWARD, "Scan", scan.SCAN, (7, 9, 5)),
-        (scan.BACKWARD, "ScanBackward", scan.SCAN_BACKWARD, (9, 13, 5)),
-        (conv.SOURCE, "Conv", conv.CONV, (4, 5, 3)),
+        (scan.FORWARD, "Scan", scan.SCAN, (7, 9, 6)),
+        (scan.BACKWARD, "ScanBackward", scan.SCAN_BACKWARD, (9, 13, 6)),
+        (conv.SOURCE, "Conv", conv.CONV, (4, 5, 4)),
     ],
 )
 def test_structs_are_laid_out_as_the_sources_read_them(
@@ -98,19 +98,22 @@ def test_structs_are_laid_out_as_the_sources_read_them(
 ) -> None:
     rows, pointers, ints = counts
     assert fields(source, name) == ["Rows"] * rows + ["*"] * pointers + ["int"] * ints
-    x = torch.zeros(2, 3, 4, dtype=torch.bfloat16)
+    x = torch.zeros(1, 2, 3, 4, dtype=torch.bfloat16)
     packed = layout.pack([x] * rows, [x] * pointers, range(ints))
     assert len(packed) == layout.struct.size and len(packed) % 8 == 0
     numbers = list((ctypes.c_int64 * (len(packed) // 8)).from_buffer(packed))
-    assert numbers[:3] == [x.data_ptr(), 24, 8] and numbers[3 * rows : 3 * rows + pointers] == [x.data_ptr()] * pointers
+    assert (
+        numbers[:4] == [x.data_ptr(), 48, 24, 8]
+        and numbers[4 * rows : 4 * rows + pointers] == [x.data_ptr()] * pointers
+    )
 
 
 def test_rows_that_may_be_read_in_pieces() -> None:
-    x = torch.zeros(2, 8, 64, dtype=torch.bfloat16)
+    x = torch.zeros(1, 2, 8, 64, dtype=torch.bfloat16)
     assert program.readable_by(16, x, None, x[..., 32:])
     assert not program.readable_by(16, x[..., 3:35])  # the address
     assert not program.readable_by(16, x[..., :63])  # the length
-    assert not program.readable_by(16, torch.zeros(2, 8, 61, dtype=torch.bfloat16)[..., :56])  # the stride
+    assert not program.readable_by(16, torch.zeros(1, 2, 8, 61, dtype=torch.bfloat16)[..., :56])  # the stride
 
 
 @needs_nvrtc

@@ -14,6 +14,7 @@ import torch
 
 from zigma_bench.errors import NotReady
 from zigma_bench.grid import Grid
+from zigma_bench.models.init import initialise
 from zigma_bench.models.options import ZigmaOptions
 from zigma_bench.models.speed import Graphed
 from zigma_bench.models.zigma import Zigma
@@ -202,7 +203,9 @@ def test_the_whole_branch_equals_its_parts(dtype: torch.dtype, bound: float, seg
         )
 
     def whole(*, path: torch.Tensor, since: torch.Tensor | None, backend: str, **all: torch.Tensor) -> torch.Tensor:
-        return mamba_inner(**all, path=path, since=since)
+        xz = all.pop("xz")
+        own = {name: tensor[None] for name, tensor in all.items()}
+        return mamba_inner(xz, **own, path=path[None], since=None if since is None else since[None])[0]
 
     rounded = {name: value.to(dtype).double() for name, value in given.items()}
     expected = with_gradients(parts, rounded, path, "cpu", torch.float64, "naive", since)
@@ -211,13 +214,16 @@ def test_the_whole_branch_equals_its_parts(dtype: torch.dtype, bound: float, seg
 
 def test_pytorch_finds_the_operators_well_registered() -> None:
     given, path = scan_inputs(2, 70, 40, 16)
-    u, delta, A, B, C, D, z, bias = (given[name].cuda().requires_grad_() for name in given)
+    u, delta, A, B, C, D, z, bias = (given[name][None].cuda().requires_grad_() for name in given)
     ops = torch.ops.zigma_bench
-    torch.library.opcheck(ops.selective_scan, (u, delta, A, B, C, D, z, bias, True, path.cuda(), None, True))
-    weight = torch.randn(40, 4, device="cuda", requires_grad=True)
-    torch.library.opcheck(ops.causal_conv, (u, weight, bias, path.cuda(), None, True))
+    torch.library.opcheck(
+        ops.selective_scan, (u, delta, A, B, C, D, z, bias, True, path[None].cuda(), None, None, True)
+    )
+    weight = torch.randn(1, 40, 4, device="cuda", requires_grad=True)
+    torch.library.opcheck(ops.causal_conv, (u, weight, bias, path[None].cuda(), None, True))
 
 
+@pytest.mark.filterwarnings("ignore")  # inductor's own
 def test_a_network_compiles_whole_and_equals_itself() -> None:
     grid, spec = Grid(8, 8), scan_spec("zigzag", zigzag, owner="test")
     orders = routes(spec, grid=grid, depth=2, seed=0, options=spec.resolve({"paths": 8}, where="test"))
@@ -251,21 +257,44 @@ def test_a_branch_allocates_what_it_computes_and_no_copy() -> None:
     B, L, E, N, R = 64, 128, 1536, 16, 48  # channels enough for a card to walk the path in one part
     path = torch.randperm(L, device="cuda")
     xz = torch.randn(B, L, 2 * E, device="cuda", dtype=torch.bfloat16)
-    shapes = [(E, 4), (E,), (R + 2 * N, E), (E, R), (E,)]
+    shapes = [(1, E, 4), (1, E), (1, R + 2 * N, E), (1, E, R), (1, E)]
     parameters = [torch.randn(shape, device="cuda") for shape in shapes]
-    A, D = -torch.rand(E, N, device="cuda"), torch.ones(E, device="cuda")
+    A, D = -torch.rand(1, E, N, device="cuda"), torch.ones(1, E, device="cuda")
     weights = 2 * (R + 2 * N + R) * E  # in bfloat16
     with torch.no_grad():
-        found = allocated(lambda: mamba_inner(xz, *parameters, A, D, path=path, since=None))
+        found = allocated(lambda: mamba_inner(xz, *parameters, A, D, path=path[None], since=None))
     rows = 2 * B * L * (3 * E + R + 2 * N)
     assert rows + weights <= found <= 1.02 * (rows + weights)
+
+
+@pytest.mark.parametrize("name", ["bidirectional", "cross-scan"])
+def test_layers_of_several_paths_equal_the_operators_one_by_one(name: str) -> None:
+    """One launch for all paths, with own or shared parameters, against the backend torch."""
+    grid, spec = Grid(6, 8), catalogue().get("scan", name)
+    orders = routes(spec, grid=grid, depth=2, seed=0, options=spec.resolve({}, where="test"))
+    assert all(route.K > 1 for route in orders)
+    found = []
+    for backend in ("torch", "fused"):
+        options = ZigmaOptions(width=64, depth=2, patch=1, drop_path=0)
+        network = Zigma(options, grid=grid, channels=3, routes=orders, backend=backend)
+        initialise(network, 0)
+        for parameter in network.parameters():
+            torch.nn.init.normal_(parameter, std=0.05, generator=torch.Generator().manual_seed(parameter.numel()))
+        network.cuda()
+        x = torch.randn(2, 3, 6, 8, generator=torch.Generator().manual_seed(1)).cuda()
+        y = network(x, torch.tensor([0.2, 0.7], device="cuda"))
+        grads = torch.autograd.grad(y.square().mean(), list(network.parameters()))
+        found.append([tensor.detach().cpu() for tensor in (y, *grads)])
+    agree(found[1], found[0], 1e-4)
 
 
 def test_a_block_allocates_as_much_along_any_path() -> None:
     def block(name: str) -> int:
         grid, spec = Grid(32, 32), catalogue().get("scan", name)
         orders = routes(spec, grid=grid, depth=1, seed=0, options=spec.resolve({}, where="test"))
-        network = Zigma(ZigmaOptions(width=64, depth=1), grid=grid, channels=4, routes=orders, backend="fused").cuda()
+        network = Zigma(
+            ZigmaOptions(width=64, depth=1, patch=1), grid=grid, channels=4, routes=orders, backend="fused"
+        ).cuda()
         x, c = torch.randn(2, 1024, 64, device="cuda"), torch.randn(2, 64, device="cuda")
         with torch.no_grad(), torch.autocast("cuda", dtype=torch.bfloat16):
             return allocated(lambda: network.blocks[0](x, None, c))

@@ -1,17 +1,55 @@
-"""What a network is trained on: the squared error of its velocity, at a time drawn for each image (SiT, eq. 3)."""
+"""What a network is trained on: the squared error of its prediction, at a time drawn for each image.
+
+    velocity   |v - (alpha' x1 + sigma' x0)|^2
+    noise      w(t) |eps - x0|^2
+    score      w(t) |sigma s + x0|^2
+
+The weights of noise and score (willisma/SiT transport/transport.py), with beta of `path.Coefficients`:
+`none` is 1; `velocity` is (beta / sigma)^2, which makes it the error of the velocity; `likelihood` is beta / sigma^2,
+which makes it beta |error of the score|^2, a bound on the likelihood (Song 2021, arXiv 2101.09258).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import assert_never
 
 from torch import Tensor
 
-from zigma_bench.diffusion.path import interpolate, velocity
+from zigma_bench.diffusion.convert import Network
+from zigma_bench.diffusion.path import Coefficients, at, interpolate, velocity
+from zigma_bench.plan.diffusion import LINEAR_VELOCITY, Objective
+from zigma_bench.suite import Weighting
 
-Network = Callable[[Tensor, Tensor], Tensor]
+
+def prediction_loss(
+    network: Network, x1: Tensor, x0: Tensor, t: Tensor, objective: Objective = LINEAR_VELOCITY
+) -> Tensor:
+    """The weighted squared error, a mean over all pixels of each image: x1, x0 [B, C, H, W], t [B] -> [B], float32."""
+    x = interpolate(x0, x1, t, objective.path)
+    said = network(x, t).float()
+    if objective.prediction == "velocity":
+        return mean_square(said - velocity(x0, x1, t, objective.path))
+    c = at(objective.path, t, x)
+    if objective.prediction == "noise":
+        loss = mean_square(said - x0)
+    elif objective.prediction == "score":
+        loss = mean_square(c.sigma * said + x0)
+    else:
+        assert_never(objective.prediction)
+    return loss if objective.weighting == "none" else weight(objective.weighting, c).flatten() * loss
 
 
-def velocity_loss(network: Network, x1: Tensor, x0: Tensor, t: Tensor) -> Tensor:
-    """Mean over all pixels of (v(x_t, t) - (x1 - x0))^2, for each image: x1, x0 [B, C, H, W], t [B] -> [B], float32."""
-    error = network(interpolate(x0, x1, t), t).float() - velocity(x0, x1)
+def weight(weighting: Weighting, c: Coefficients) -> Tensor:
+    """w(t), in the shape of the coefficients."""
+    if weighting == "none":
+        return c.alpha.new_ones(c.alpha.shape)
+    if weighting == "velocity":
+        return (c.beta / c.sigma) ** 2
+    if weighting == "likelihood":
+        return c.beta / c.sigma**2
+    assert_never(weighting)
+
+
+def mean_square(error: Tensor) -> Tensor:
+    """[B, ...] -> [B]."""
     return error.square().flatten(1).mean(1)

@@ -10,7 +10,7 @@ from zigma_bench.errors import UsageError
 from zigma_bench.images import Images
 
 if TYPE_CHECKING:
-    from zigma_bench.diffusion.objective import Network
+    from zigma_bench.diffusion.convert import Network
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,8 @@ class Subject:
     """The images of a cell, what they are judged against, and the network; what a cell lacks is None.
 
     `reference_facts` (dataset, split, ...) goes into the fingerprint. `validation` is what `network` has not seen.
-    `network(x [B, C, H, W] in [-1, 1], t [B])` is the velocity [B, C, H, W]. `cache` keeps features of the reference.
+    `network(x [B, C, H, W] in [-1, 1], t [B])` is the velocity on the linear path, [B, C, H, W], whatever the recipe
+    has trained. `cache` keeps features of the reference.
     """
 
     samples: Images | None = None

@@ -1,4 +1,9 @@
-"""The loss on held-out images at fixed times with fixed noise: cheap, and the same figure for the same network."""
+"""The loss on held-out images at fixed times with fixed noise: cheap, and the same figure for the same network.
+
+It is the error of the velocity on the linear path, whatever the network was trained to say and on whatever path: its
+cell hands it over converted (`diffusion.convert.linear_velocity_of`), so that the column compares all of them. A factor
+between what is said and the velocity (1 / t for noise on the linear path) is a part of the figure.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from zigma_bench.diffusion.objective import Network, velocity_loss
+from zigma_bench.diffusion.convert import Network
+from zigma_bench.diffusion.objective import prediction_loss
 from zigma_bench.errors import UsageError
 from zigma_bench.images import Images, Subset, digest
 from zigma_bench.metrics.options import ValLossOptions
@@ -50,7 +56,7 @@ def velocity_losses(
             noise = torch.from_numpy(np.stack([fixed_noise(i, x1.shape[1:]) for i in indices])).to(device)
             for column, time in enumerate(TIMES):
                 t = torch.full((len(indices),), time, device=device)
-                loss = velocity_loss(_checked(network), x1, noise[:, column], t)
+                loss = prediction_loss(_checked(network), x1, noise[:, column], t)
                 found[indices.start : indices.stop, column] = loss.double().cpu().numpy()
     return found
 

@@ -4,8 +4,9 @@ What autograd keeps of the operators as they are written here, uncompiled: the i
 Left out: weights and their copies, gradients, the optimiser, what an operator needs only while it runs, and what is
 small (means and rates of norms, the embedding of time, indices). tests/models/test_kept.py counts what is kept.
 
-`fused` computes u and delta again and keeps a state in 64 steps, `cpu` one in 8, `torch` one in 16; on a card a norm is
-one kernel, elsewhere it keeps its normalised input too. Under bfloat16 the portable backends keep float32 copies.
+`fused` computes u and delta again and keeps a state in 64 steps, `cpu` one in 8, `torch` one in 16. On a card a norm is
+one kernel; elsewhere it keeps its normalised input too, but for `cpu` where the scale of the stream is part of it.
+Under bfloat16 the portable backends keep float32 copies.
 
 L tokens, D width, E inner channels, N state, R rank of dt, F channels and S steps of a path, n bytes of a number.
 """
@@ -45,8 +46,9 @@ def mamba_kept(
     n, E, D, L = number_bytes(precision, backend), block.inner, block.width, grid.tokens
     paths = [_mamba_path(block, route, backend, n)] * route.K
     copied = backend != "fused" and n < WIDE and _gated(route)  # the halves of in_proj's output
-    halves = 0 if copied else n * L * E
-    ends = {"in_proj": n * L * D, "conv": halves, "scan": halves, "out_proj": n * L * E}
+    in_place = not _gathers(route) and (backend == "fused" or (backend == "cpu" and n == WIDE))
+    half = n * L * E
+    ends = {"in_proj": n * L * D, "conv": half * in_place, "scan": half * (not copied), "out_proj": half}
     return sum_by_name([ends, *paths, _behind(route, n, L, E), {} if _gated(route) else _gate(route, n, L, E)])
 
 
@@ -137,6 +139,8 @@ def zigma_kept(
     n, D, L = number_bytes(precision, backend), options.width, grid.tokens
     norm = WIDE * L * D * (1 if backend == "fused" else 2)
     layer = {"norm": norm, "adaln": WIDE * L * D + n * L * D + n * 4 * D}  # what is scaled, what is gated, and by what
+    if backend == "cpu":  # norm and scale are one operator, which computes its output again
+        layer = {"norm": WIDE * L * D, "adaln": n * L * D + n * 4 * D}
     given: dict[str, Any] = {"grid": grid, "backend": backend, "precision": precision}
     known: dict[tuple[str, str], dict[str, int]] = {}
     keys = [(route.digest, repr(options.layer(number).mixer)) for number, route in enumerate(routes)]

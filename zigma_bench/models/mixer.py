@@ -8,6 +8,7 @@ through a path.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -77,12 +78,12 @@ class Branch(nn.Module):
         A = -torch.exp(self.A_log.float())
         return selective_scan(u, delta, A, B, C, D=self.D, z=z, delta_bias=self.dt_bias, **along)
 
-    def whole(self, xz: Tensor, path: Tensor | None, since: Tensor | None) -> Tensor:
-        """As `forward` for x and z side by side [B, L, 2E], as one operator of the backend `fused`."""
+    @property
+    def parameters_of_scan(self) -> tuple[Tensor, ...]:
+        """What `mamba_inner` takes behind xz, for one path."""
         A = -torch.exp(self.A_log.float())
-        return mamba_inner(
-            xz, self.conv_weight, self.conv_bias, self.x_proj.weight, self.dt_weight, self.dt_bias, A, self.D,
-            path=path, since=since,
+        return (
+            self.conv_weight, self.conv_bias, self.x_proj.weight, self.dt_weight, self.dt_bias, A, self.D,
         )  # fmt: skip
 
 
@@ -130,10 +131,10 @@ class MambaMixer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.order is not None:
             return self._along_learned(x)
-        xz = self.in_proj(x)
         if self.whole:
-            return self.out_proj(self.merge([self._whole(k, xz) for k in range(len(self.walks))]))  # type: ignore[no-any-return]
-        x, z = xz.chunk(2, dim=-1)  # [B, L, E] each
+            return self.out_proj(self.merge(self._whole(self.in_proj(x)).unbind(0)))  # type: ignore[no-any-return]
+        # Two products: the gradients of halves would be put together again, and these are larger than the weights'.
+        x, z = (nn.functional.linear(x, weight) for weight in self.in_proj.weight.chunk(2))  # [B, L, E] each
         behind = self.zeros if self.pads is None else self.pads.table
         if self.stages is not None:
             return self.out_proj(self._cascade(x, z, behind))  # type: ignore[no-any-return]
@@ -161,10 +162,15 @@ class MambaMixer(nn.Module):
     def _branch(self, number: int) -> nn.Module:
         return self.branches[number if self.share == "separate" else 0]
 
-    def _whole(self, number: int, xz: Tensor) -> Tensor:
-        branch, walk = self._branch(number), self._walk(number)
-        assert isinstance(branch, Branch)
-        return branch.whole(xz, walk.path, walk.since)
+    def _whole(self, xz: Tensor) -> Tensor:
+        """All paths [K, B, L, E] as one operator of the backend `fused`."""
+        walks = [self._walk(k) for k in range(len(self.walks))]
+        branches = [self._branch(k) for k in range(len(walks))]
+        parameters = zip(*(branch.parameters_of_scan for branch in branches if isinstance(branch, Branch)), strict=True)
+        return mamba_inner(
+            xz, *map(_stacked, parameters), path=_stacked([walk.path for walk in walks]),
+            since=_stacked([walk.since for walk in walks]),
+        )  # fmt: skip
 
     def _cascade(self, x: Tensor, z: Tensor, behind: Tensor | None) -> Tensor:
         """Stage after stage, each reading the sum that the one before it wrote; the gate acts at the end."""
@@ -188,3 +194,12 @@ class MambaMixer(nn.Module):
             y = self._branch(k)(x.gather(1, index), z.gather(1, index), None, None, None)
             walks.append(y.gather(1, back))
         return self.out_proj(self.merge(walks))  # type: ignore[no-any-return]
+
+
+def _stacked(tensors: Sequence[Tensor | None]) -> Any:
+    """K tensors as one [K, ...]; None if there are none."""
+    given = [tensor for tensor in tensors if tensor is not None]
+    assert len(given) in (0, len(tensors))
+    if not given:
+        return None
+    return given[0][None] if len(given) == 1 else torch.stack(given)

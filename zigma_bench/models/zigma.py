@@ -32,33 +32,41 @@ from zigma_bench.models.embed import (
 from zigma_bench.models.mixers import make_mixer
 from zigma_bench.models.options import ZigmaOptions
 from zigma_bench.models.stack import run
+from zigma_bench.ops.modulated_norm import modulated_norm
 from zigma_bench.scans.route import Route
 
 NORM_EPS, FINAL_EPS = 1e-5, 1e-6
 
 
 class Block(nn.Module):
-    """One layer: (x, r) and a condition c [B, D] -> (x, r), all [B, L, D]; the residual r stays in float32."""
+    """One layer: (x, r) and a condition c [B, D] -> (x, r), all [B, L, D].
 
-    def __init__(self, width: int, mixer: nn.Module, *, drop_path: float, residual: str) -> None:
+    The residual r stays in float32; x, which the next layer adds to it, has the mixer's dtype, as upstream.
+    """
+
+    def __init__(self, width: int, mixer: nn.Module, *, drop_path: float, residual: str, backend: str) -> None:
         super().__init__()
+        self.backend = backend
         self.norm = nn.RMSNorm(width, eps=NORM_EPS)
         self.modulation = ZeroLinear(width, 3 * width)
         self.mixer, self.drop_path, self.residual = mixer, DropPath(drop_path), residual
 
     def forward(self, x: Tensor, r: Tensor | None, c: Tensor) -> tuple[Tensor, Tensor]:
-        r = x.float() if r is None else r + self.drop_path(x).float()
-        n = self.norm(r)
-        shift, scale, gate = self.modulation(nn.functional.silu(c))[:, None].chunk(3, dim=-1)  # [B, 1, D] each
-        branch = gate * self.mixer(n * (1 + scale) + shift)
-        return (n + branch if self.residual == "official" else branch), r
+        shift, scale, gate = self.modulation(nn.functional.silu(c)).chunk(3, dim=-1)  # [B, D] each
+        before, added = (x, None) if r is None else (r, self.drop_path(x))
+        r, n, modulated = modulated_norm(
+            before, added, self.norm.weight, shift, scale, eps=NORM_EPS, backend=self.backend
+        )
+        branch = self.mixer(modulated)
+        gate = gate[:, None].to(branch.dtype)
+        return (torch.addcmul(n.to(branch.dtype), gate, branch) if self.residual == "official" else gate * branch), r
 
 
 class TextBlock(Block):
     """A block, then cross-attention to text tokens [B, S, D] under a modulation and a gate of its own."""
 
-    def __init__(self, width: int, mixer: nn.Module, *, drop_path: float, residual: str) -> None:
-        super().__init__(width, mixer, drop_path=drop_path, residual=residual)
+    def __init__(self, width: int, mixer: nn.Module, *, drop_path: float, residual: str, backend: str) -> None:
+        super().__init__(width, mixer, drop_path=drop_path, residual=residual, backend=backend)
         self.text_modulation = ZeroLinear(width, 3 * width)
         self.text_attention = CrossAttention(width)
 
@@ -97,6 +105,7 @@ class Zigma(nn.Module):
                 make_mixer(options.layer(number), grid=grid, route=route, backend=backend),
                 drop_path=rate,
                 residual=options.residual,
+                backend=backend,
             )
             for number, (route, rate) in enumerate(zip(routes, rates, strict=False))
         )

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from torch import Tensor, dtype
 
 
+SINGLE = ("cpu", "fused", "mamba-ssm")  # backends that compute in float32 alone
+
+
 def check_backend(backend: str, device_type: str, *, where: str) -> None:
     """UnknownName unless `backend` is a resolved name (not `auto`), NotReady where it can't run on the device."""
     if backend not in BACKENDS:

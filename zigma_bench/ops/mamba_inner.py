@@ -7,6 +7,7 @@ two halves of the gradient of xz into one tensor.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -34,12 +35,14 @@ def mamba_inner(
     path: Tensor | None,
     since: Tensor | None,
 ) -> Tensor:
-    """xz [B, L, 2E] -> [B, L, E]: u = causal_conv(x); dt, B, C = x_proj u; delta = dt_proj dt; y = selective_scan(...).
+    """xz [B, L, 2E] -> [K, B, L, E]: u = causal_conv(x); dt, B, C = x_proj u; delta = dt_proj dt; y = selective_scan.
 
-    conv_weight [E, W]; x_proj [R + 2N, E]; dt_proj [E, R]; A [E, N]; conv_bias, dt_bias, D [E]. The projections are
-    computed in xz's dtype, the rest in float32. path and since as in `selective_scan`.
+    K paths, each with parameters of its own.
+
+    conv_weight [K, E, W]; x_proj [K, R + 2N, E]; dt_proj [K, E, R]; A [K, E, N]; conv_bias, dt_bias, D [K, E]. The
+    projections are computed in xz's dtype, the rest in float32. path and since [K, L] or None, as in `selective_scan`.
     """
-    selective_scan.check_states(A.shape[1])
+    selective_scan.check_states(A.shape[2])
     parameters = (conv_weight, conv_bias, x_proj, dt_proj, dt_bias, A, D)
     save = torch.is_grad_enabled() and (xz.requires_grad or any(tensor.requires_grad for tensor in parameters))
     y: Tensor = _forward(
@@ -53,22 +56,32 @@ def _inputs(
     z: Tensor, u: Tensor, projected: Tensor, dt_proj: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor,
     path: Tensor | None, since: Tensor | None,
 ) -> Inputs:  # fmt: skip
-    rank, states = dt_proj.shape[1], A.shape[1]
-    delta = projected[..., :rank] @ dt_proj.t()
+    rank, states = dt_proj.shape[2], A.shape[2]
+    delta = _times(projected.flatten(1, 2)[..., :rank], dt_proj.mT).view_as(u)
     B, C = projected[..., rank : rank + states], projected[..., rank + states :]
+    path, since = (None if tensor is None else tensor.contiguous() for tensor in (path, since))
     return Inputs(u, delta, A.contiguous(), B, C, D.contiguous(), z, dt_bias.contiguous(), True, path, since)
+
+
+def _times(a: Tensor, b: Tensor) -> Tensor:
+    """a [K, M, I] times b [K, I, J], path by path; a single product is left to the routines for one."""
+    return (a[0] @ b[0])[None] if len(a) == 1 else torch.bmm(a, b)
 
 
 def _run(
     xz: Tensor, conv_weight: Tensor, conv_bias: Tensor, x_proj: Tensor, dt_proj: Tensor, dt_bias: Tensor, A: Tensor,
     D: Tensor, path: Tensor | None, since: Tensor | None, save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    x, z = dense_rows(xz).chunk(2, dim=-1)
+    x, z = _both(xz, len(A))
     u = conv.forward(x, conv_weight.contiguous(), conv_bias.contiguous(), path, since, True)
-    projected = u @ x_proj.t()
-    given = _inputs(z, u, projected, dt_proj, dt_bias, A, D, path, since)
-    y, saved = launch.forward(given, save=save)
+    projected = _times(u.flatten(1, 2), x_proj.mT).view(*u.shape[:3], -1)
+    y, saved = launch.forward(_inputs(z, u, projected, dt_proj, dt_bias, A, D, path, since), save=save)
     return y, projected, saved
+
+
+def _both(xz: Tensor, paths: int) -> tuple[Tensor, ...]:
+    """x and z [K, B, L, E], the same rows for all paths."""
+    return dense_rows(xz)[None].expand(paths, -1, -1, -1).chunk(2, dim=-1)
 
 
 def _shapes(
@@ -76,40 +89,49 @@ def _shapes(
     D: Tensor, path: Tensor | None, since: Tensor | None, save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     batch, length, _ = xz.shape
-    channels, states = A.shape
-    shape = (batch, -(-length // SAVE), channels, states) if save else (0,)
-    return xz.new_empty(batch, length, channels), xz.new_empty(batch, length, x_proj.shape[0]), A.new_empty(shape)
+    paths, channels, states = A.shape
+    shape = (paths, batch, -(-length // SAVE), channels, states) if save else (0,)
+    y, projected = (xz.new_empty(paths, batch, length, size) for size in (channels, x_proj.shape[1]))
+    return y, projected, A.new_empty(shape)
 
 
 def _run_backward(
     grad: Tensor, projected: Tensor, saved: Tensor, xz: Tensor, conv_weight: Tensor, conv_bias: Tensor, x_proj: Tensor,
     dt_proj: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor, path: Tensor | None, since: Tensor | None,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    x, z = dense_rows(xz).chunk(2, dim=-1)
+    x, z = _both(xz, len(A))
     conv_weight, conv_bias = conv_weight.contiguous(), conv_bias.contiguous()
-    rank = dt_proj.shape[1]
+    rank, alone = dt_proj.shape[2], len(A) == 1
     u = conv.forward(x, conv_weight, conv_bias, path, since, True)
     given = _inputs(z, u, projected, dt_proj, dt_bias, A, D, path, since)
     grad_xz = torch.empty_like(xz, memory_format=torch.contiguous_format)
-    grad_x, grad_z = grad_xz.chunk(2, dim=-1)
-    found = launch.backward(given, dense_rows(grad), saved, grad_z=grad_z)
+    halves = grad_xz[None].chunk(2, dim=-1)  # which a single path writes at once
+    found = launch.backward(given, dense_rows(grad), saved, grad_z=halves[1] if alone else None)
     grad_projected = torch.empty_like(projected)
-    grad_projected[..., rank:] = found.BC.flatten(2)
+    grad_projected[..., rank:] = found.BC.flatten(3)
     rows, grad_rows, grad_delta, grad_u = (
-        tensor.flatten(0, 1) for tensor in (projected, grad_projected, found.delta, found.u)
+        tensor.flatten(1, 2) for tensor in (projected, grad_projected, found.delta, found.u)
     )
-    grad_rows[:, :rank] = grad_delta @ dt_proj
-    grad_u.addmm_(grad_rows, x_proj)
-    _, of_weight, of_bias = conv.backward(found.u, x, conv_weight, conv_bias, path, since, True, grad_x=grad_x)
-    of_x_proj, of_dt_proj = grad_rows.t() @ u.flatten(0, 1), grad_delta.t() @ rows[:, :rank]
+    grad_rows[..., :rank] = _times(grad_delta, dt_proj)
+    if alone:
+        grad_u[0].addmm_(grad_rows[0], x_proj[0])
+    else:
+        grad_u.baddbmm_(grad_rows, x_proj)
+    grad_x, of_weight, of_bias = conv.backward(
+        found.u, x, conv_weight, conv_bias, path, since, True, grad_x=halves[0] if alone else None
+    )
+    if not alone:
+        assert found.z is not None
+        for half, grads in zip(halves, (grad_x, found.z), strict=True):
+            half[0] = grads.sum(0)
+    of_x_proj, of_dt_proj = _times(grad_rows.mT, u.flatten(1, 2)), _times(grad_delta.mT, rows[..., :rank])
     return grad_xz, of_weight, of_bias, of_x_proj, of_dt_proj, found.bias, found.A, found.D
 
 
 def _flops(xz: Any, conv_weight: Any, conv_bias: Any, x_proj: Any, dt_proj: Any, dt_bias: Any, A: Any, *_: Any) -> int:
-    batch, length, _ = xz
-    rows = (batch, length, A[0])
-    projections = 2 * batch * length * A[0] * (x_proj[0] + dt_proj[1])
-    return int(projections) + causal_conv.flops(rows, conv_weight) + selective_scan.flops(rows, rows, A)
+    rows = (A[0], *xz[:2], A[1])
+    projections = 2 * math.prod(map(int, rows)) * int(x_proj[1] + dt_proj[2])
+    return projections + causal_conv.flops(rows, conv_weight) + selective_scan.flops(rows, rows, A)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:

@@ -10,9 +10,11 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, Literal
 
 from zigma_bench.errors import NotReady
+from zigma_bench.plan.diffusion import LINEAR_VELOCITY, Objective, Sampler, objective_of, sampler_of
 from zigma_bench.suite import Efficiency, Reference, Sample, Strict, Train
 
 LONGEST_SLUG = 100
@@ -21,6 +23,7 @@ PROTOCOL = 1  # raised when the same plan would give other figures
 Stage = Literal["train", "sample", "quality", "efficiency"]
 STAGES: tuple[Stage, ...] = ("train", "sample", "quality", "efficiency")
 Role = Literal["cell", "floor", "ceiling"]
+OBJECTIVE_KEYS = {"path", "prediction", "weighting", "interval"}  # of the recipe: they stand as `Cell.objective_facts`
 
 
 class Resolved(Strict):
@@ -123,6 +126,22 @@ class Cell(Strict):
         """Whole batches of the image budget, the last one counted in full; None under a budget of seconds."""
         return None if self.train_images is None else math.ceil(self.train_images / self.train.batch)
 
+    @property
+    def objective(self) -> Objective:
+        """What the network is trained to say."""
+        return objective_of(self.train)
+
+    @property
+    def sampler(self) -> Sampler:
+        """How the images are drawn."""
+        return sampler_of(self.train, self.sample)
+
+    @property
+    def objective_facts(self) -> dict[str, Any]:
+        """The objective as identities and fingerprints hold it: nothing for the first one there was, velocity on the
+        linear path, so that its records keep their names."""
+        return {} if self.objective == LINEAR_VELOCITY else {"objective": asdict(self.objective)}
+
     def identity(self, stage: Stage, *, card: str) -> str:
         """The sha256 of all that can change a stage's record; `card` counts for efficiency alone."""
         return _digest(self._facts(stage, card))
@@ -132,9 +151,9 @@ class Cell(Strict):
 
     def _solver(self) -> list[Any]:
         """What the images depend on; the batch counts for dopri5, whose steps are those of the whole batch."""
-        s = self.sample
-        adaptive = [s.rtol, s.atol, s.batch] if s.solver == "dopri5" else []
-        return [s.solver, s.resolved_evaluations, *adaptive]
+        s = self.sampler
+        adaptive = [s.rtol, s.atol, self.sample.batch] if s.solver == "dopri5" else []
+        return [s.solver, s.evaluations, *adaptive, *([s.facts()] if s.facts() else [])]
 
     def _facts(self, stage: Stage, card: str) -> dict[str, Any]:
         data = {"protocol": PROTOCOL, "smoke": self.smoke, "data": [_dump(self.data), self.data_fingerprint]}
@@ -151,10 +170,11 @@ class Cell(Strict):
             "backend": self.backend,
             "shape": [self.channels, self.height, self.width],
             "precision": self.train.precision,
+            **self.objective_facts,
         }
         trained = {**network, "role": self.role, "seed": self.seed}
         if self.role == "cell":
-            trained["train"] = self.train.model_dump(mode="json", exclude={"checkpoint_seconds"})
+            trained["train"] = self.train.model_dump(mode="json", exclude={"checkpoint_seconds", *OBJECTIVE_KEYS})
             trained["budget"] = [self.train_images, self.train_seconds]
         if stage == "train":
             return trained

@@ -11,6 +11,7 @@ from typing import Any
 from zigma_bench.errors import NotReady, UnknownName, UsageError, ZigmaBenchError
 from zigma_bench.grid import Grid
 from zigma_bench.plan.cells import Cell, Resolved, held_out_needed, too_few_held_out
+from zigma_bench.plan.diffusion import check_diffusion
 from zigma_bench.plan.match import Solved, match_sizes, noted
 from zigma_bench.plan.resolve import cell_routes, describe, resolve, smoke_suite, with_options
 from zigma_bench.plugins import Catalogue
@@ -55,6 +56,7 @@ def make_plan(suite: Suite, source: Source, catalogue: Catalogue, *, smoke: bool
     """Resolve a suite; the first fault is raised with the place in the file where it stands."""
     if suite.backend not in BACKENDS:
         raise UnknownName("backend", suite.backend, BACKENDS, where=source.where("backend"))
+    check_diffusion(suite, source)
     if smoke:
         suite = smoke_suite(suite, catalogue, source)
     data = resolve(catalogue, "dataset", suite.data, source.where("data"))

@@ -30,7 +30,7 @@ def smoke_suite(suite: Suite, catalogue: Catalogue, source: Source) -> Suite:
             compare.append(toy_item)
     resolve(catalogue, "dataset", suite.data, source.where("data"))
     solver = suite.sample.solver
-    evaluations = None if solver == "dopri5" else 4
+    evaluations = None if solver == "dopri5" else 4 + suite.sample.last_evaluations
     sample = suite.sample.model_copy(update={"count": 32, "batch": 16, "evaluations": evaluations})
     train = suite.train.model_copy(update={"batch": 16, "warmup_images": 0})
     efficiency = suite.efficiency and suite.efficiency.model_copy(update={"repeats": 3, "sample_batch": 16})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ def plan_json(plan: Plan, results: Path, device: Device) -> dict[str, Any]:
         guess = estimate(cell, results, device)
         cells.append({
             **cell.model_dump(mode="json"), "label": cell.label, "stages": list(cell.stages),
+            "objective": asdict(cell.objective), "sampler": asdict(cell.sampler),
             "identity": {stage: cell.identity(stage, card=device.card) for stage in cell.stages},
             "estimated_seconds": guess.seconds, "estimate_from": guess.source,
         })  # fmt: skip

@@ -1,4 +1,4 @@
-"""Training: AdamW on the velocity loss, an EMA of the weights, and a stop at the budget.
+"""Training: AdamW on the loss of the recipe's prediction, an EMA of the weights, and a stop at the budget.
 
 Step s of seed i takes its images, times, noise, flips and dropped paths from (i, s) alone: the same for every scan and
 backbone, and the same after a restart.
@@ -17,24 +17,31 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zigma_bench.diffusion.objective import velocity_loss
+from zigma_bench.diffusion.objective import prediction_loss
 from zigma_bench.errors import Interrupted, NotFinite
 from zigma_bench.images import Images, Pixels
 from zigma_bench.models.speed import compile_network
+from zigma_bench.plan.diffusion import objective_of
 from zigma_bench.suite import Train
 from zigma_bench.training.checkpoint import load_checkpoint, save_checkpoint
 from zigma_bench.training.ema import update_ema
+from zigma_bench.training.fault import find_fault, uncompiled
+from zigma_bench.training.health import Health
 
 CHECK_STEPS = 20  # how often the losses are looked at, and a point of the curve is kept
 
 
 @dataclass
 class Progress:
-    """Where a training stands: steps done, seconds spent training, and the curve of (images, mean loss)."""
+    """Where a training stands: steps done, seconds spent training, and the curve of (images, mean loss).
+
+    `scaling` holds the loss scale of fp16 and the steps that it skipped; other precisions have none.
+    """
 
     step: int = 0
     seconds: float = 0.0
     curve: list[tuple[int, float]] = field(default_factory=list)
+    scaling: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,8 @@ def train(
 ) -> tuple[nn.Module, Progress]:
     """Train a network in place and give its EMA and how it went; resumes from `folder` and checkpoints into it.
 
-    `tell(images, text)` reports progress. Raises NotFinite when a loss is NaN, Interrupted when `stopped()`.
+    `tell(images, text)` reports progress. Raises Interrupted when `stopped()`, and NotFinite when a loss or a gradient
+    is not finite, with the step and the place in the network where that began.
     """
     ema = copy.deepcopy(network).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(
@@ -79,6 +87,16 @@ def train(
     saved = load_checkpoint(folder, network, ema, optimizer)
     progress = Progress(saved["step"], saved["seconds"], [tuple(p) for p in saved["curve"]]) if saved else Progress()
     losses: list[Tensor] = [torch.tensor(value, device=device) for value in saved["losses"]] if saved else []
+    health = Health(device, scaled=recipe.precision == "fp16", state=saved.get("health") if saved else None)
+
+    def look() -> list[float]:
+        """The losses since the last look; waits for the device."""
+        if bad := int(health.first_bad):
+            loss = losses[bad - 1 - progress.step]
+            raise _fault(network, images, recipe, seed, bad, float(loss), device, health)
+        values: list[float] = torch.stack(losses).double().tolist() if losses else []
+        return values
+
     network.train()
     if recipe.compile:
         compile_network(network, device.type)
@@ -86,24 +104,25 @@ def train(
     started, last_save = time.monotonic() - progress.seconds, time.monotonic()
     while goal.fraction(progress) < 1:
         rate = learning_rate(recipe, progress.step * recipe.batch, goal.fraction(progress))
-        losses.append(train_step(network, optimizer, images, recipe, seed, progress.step, rate, device))
+        losses.append(train_step(network, optimizer, images, recipe, seed, progress.step, rate, device, health))
         update_ema(ema, network, recipe.ema)
         progress.step += 1
         progress.seconds = time.monotonic() - started
         done = goal.fraction(progress) >= 1
         if len(losses) == CHECK_STEPS or done:
-            values = _finite(losses, progress.step)
+            values = look()
             losses.clear()
             progress.curve.append((progress.step * recipe.batch, sum(values) / len(values)))
             tell(progress.step * recipe.batch, f"loss {progress.curve[-1][1]:.4f}")
         stop = stopped() and not done
         if stop or time.monotonic() - last_save > recipe.checkpoint_seconds:
-            state = {"seconds": progress.seconds, "curve": progress.curve, "losses": _finite(losses, progress.step)}
+            state = {"seconds": progress.seconds, "curve": progress.curve, "losses": look(), "health": health.state()}
             save_checkpoint(folder, progress.step, network, ema, optimizer, state)
             last_save = time.monotonic()
             started = last_save - progress.seconds
         if stop:
             raise Interrupted(f"stopped after {progress.step} steps; a checkpoint is written")
+    progress.scaling = health.state() if health.scaled else {}
     return ema, progress
 
 
@@ -116,26 +135,34 @@ def train_step(
     step: int,
     rate: float,
     device: torch.device,
+    health: Health,
 ) -> Tensor:
-    """One optimiser step; gives the mean loss of the batch, still on the device."""
+    """One optimiser step, unless `health` stops it; gives the mean loss of the batch, still on the device."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.zero_grad(set_to_none=True)
+    loss = loss_of_step(network, images, recipe, seed, step, device)
+    health.backward(loss)
+    health.update(network, optimizer, loss.detach(), step=step + 1, clip=recipe.gradient_clip)
+    return loss.detach()
+
+
+def loss_of_step(
+    network: nn.Module, images: Images, recipe: Train, seed: int, step: int, device: torch.device
+) -> Tensor:
+    """The mean loss of the batch of a step, the same whenever it is computed."""
+    objective = objective_of(recipe)
     x1 = to_floats(images.take(batch_indices(len(images), recipe.batch, seed, step)), device)
     torch.manual_seed(_step_seed(seed, step, 4))  # dropped paths, drawn apart from what follows
     draw = torch.Generator(device).manual_seed(_step_seed(seed, step, 2))
-    t = torch.rand(len(x1), generator=draw, device=device)
+    start, end = objective.interval
+    t = start + (end - start) * torch.rand(len(x1), generator=draw, device=device)
     x0 = torch.randn(x1.shape, generator=draw, device=device)
     if recipe.flip:
         flipped = torch.rand(len(x1), 1, 1, 1, generator=draw, device=device) < 0.5
         x1 = torch.where(flipped, x1.flip(-1), x1)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
     with autocast(recipe, device):
-        loss = velocity_loss(network, x1, x0, t).mean()
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    if recipe.gradient_clip is not None:
-        nn.utils.clip_grad_norm_(network.parameters(), recipe.gradient_clip)
-    optimizer.step()
-    return loss.detach()
+        return prediction_loss(network, x1, x0, t, objective).mean()
 
 
 def learning_rate(recipe: Train, images: int, fraction: float) -> float:
@@ -165,9 +192,10 @@ def to_floats(pixels: Pixels, device: torch.device) -> Tensor:
 
 
 def autocast(recipe: Train, device: torch.device) -> torch.autocast:
-    """bf16 where the recipe says so, or where it says `auto` and the device is a GPU; else float32."""
-    enabled = recipe.precision == "bf16" or (recipe.precision == "auto" and device.type == "cuda")
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+    """bf16 or fp16 where the recipe says so, bf16 where it says `auto` and the device is a GPU; else float32."""
+    enabled = recipe.precision in ("bf16", "fp16") or (recipe.precision == "auto" and device.type == "cuda")
+    dtype = torch.float16 if recipe.precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=enabled)
 
 
 def _warm_up(network: nn.Module, images: Images, recipe: Train, device: torch.device) -> None:
@@ -181,13 +209,30 @@ def _warm_up(network: nn.Module, images: Images, recipe: Train, device: torch.de
         network.zero_grad(set_to_none=True)
 
 
-def _finite(losses: list[Tensor], step: int) -> list[float]:
-    """The losses of the last steps up to `step`; NotFinite names the first that is none."""
-    values: list[float] = torch.stack(losses).double().tolist() if losses else []
-    for back, value in zip(range(len(values) - 1, -1, -1), values, strict=True):
-        if not math.isfinite(value):
-            raise NotFinite(f"the loss became {value} at step {step - back}", do="lower the learning rate")
-    return values
+def _fault(
+    network: nn.Module,
+    images: Images,
+    recipe: Train,
+    seed: int,
+    step: int,
+    loss: float,
+    device: torch.device,
+    health: Health,
+) -> NotFinite:
+    """What to say of the first bad step, counted from 1: it is run again from the weights that it began with."""
+    what = f"the loss became {loss}" if not math.isfinite(loss) else "the gradient became infinite or NaN"
+    watched = uncompiled(network) if recipe.compile else network
+    network.zero_grad(set_to_none=True)
+
+    def run() -> Tensor:
+        again = loss_of_step(watched, images, recipe, seed, step - 1, device)
+        health.backward(again)
+        return again
+
+    place = find_fault(watched, run)
+    where = f"it began {place}" if place else "run again, the same step was finite"
+    do = "lower the learning rate" + (", or take precision bf16" if recipe.precision == "fp16" else "")
+    return NotFinite(f"{what} at step {step}: {where}", do=do)
 
 
 def _step_seed(seed: int, step: int, stream: int) -> int:

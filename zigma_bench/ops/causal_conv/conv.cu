@@ -3,25 +3,25 @@
 // A thread has 4 neighbouring channels and walks over RUN steps, the last WIDTH - 1 inputs in registers; it begins
 // WIDTH - 1 steps early, and the backward ends as many late.
 //
-// Set before this text: IO, WIDTH, RUN, X, Y (threads over channels and over runs), VECTOR (4 channels may be read at a
-// time), SILU, SEGMENTS.
+// Set before this text: IO, WIDTH, RUN, BATCH (steps that are read ahead), X, Y (threads over channels and over runs),
+// VECTOR (4 channels may be read at a time), SILU, SEGMENTS.
 
 struct Conv {
   Rows x, y, grad_y, grad_x;
-  const float *weight, *bias;  // [E, WIDTH], [E]
-  const int64 *path, *since;   // null: as the rows lie; one segment
-  float* grad_parameters;      // [WIDTH + 1, B, runs, E]: of each tap, then of the bias
-  int length, channels, runs;
+  const float *weight, *bias;  // [K, E, WIDTH], [K, E]
+  const int64 *path, *since;   // [K, L]; null: as the rows lie; one segment
+  float* grad_parameters;      // [WIDTH + 1, K, B, runs, E]: of each tap, then of the bias
+  int batches, length, channels, runs;
 };
 
-constexpr int V = 4, HALO = WIDTH - 1, BATCH = 4;  // BATCH: steps that are read ahead
+constexpr int V = 4, HALO = WIDTH - 1;
 extern "C" __device__ const int shared_bytes = 0;
 
 struct alignas(V * sizeof(IO)) Four { IO x[V]; };
 
-DEVICE Four read(const Rows& rows, int batch, int row, int e, int channels) {
+DEVICE Four read(const Rows& rows, const Sample& sample, int row, int e, int channels) {
   Four four;
-  const IO* from = reinterpret_cast<const IO*>(row_of(rows, batch, row)) + e;
+  const IO* from = reinterpret_cast<const IO*>(row_of(rows, sample, row)) + e;
   if (VECTOR) {
     if (row >= 0) return *reinterpret_cast<const Four*>(from);
   }
@@ -33,8 +33,8 @@ DEVICE Four read(const Rows& rows, int batch, int row, int e, int channels) {
   return four;
 }
 
-DEVICE void write(const Rows& rows, int batch, int row, int e, int channels, const float (&values)[V]) {
-  IO* to = reinterpret_cast<IO*>(row_of(rows, batch, row)) + e;
+DEVICE void write(const Rows& rows, const Sample& sample, int row, int e, int channels, const float (&values)[V]) {
+  IO* to = reinterpret_cast<IO*>(row_of(rows, sample, row)) + e;
   Four four;
 #pragma unroll
   for (int v = 0; v < V; v++) store(&four.x[v], values[v]);
@@ -56,20 +56,24 @@ DEVICE float respond(const float (&window)[WIDTH][V], const float (&weight)[WIDT
 }
 
 struct Walk {
-  int run, first, batch, e;
+  Sample sample;
+  const int64 *path, *since;
+  int run, first, e;
   bool idle;
   float weight[WIDTH][V], bias[V];
 
-  __device__ __forceinline__ explicit Walk(const Conv& p) {
-    run = blockIdx.y * Y + threadIdx.y, first = run * RUN, batch = blockIdx.z;
+  DEVICE_MEMBER explicit Walk(const Conv& p) : sample(blockIdx.z, p.batches) {
+    path = of_path(p.path, sample, p.length), since = of_path(p.since, sample, p.length);
+    run = blockIdx.y * Y + threadIdx.y, first = run * RUN;
     e = (blockIdx.x * X + threadIdx.x) * V;
     idle = run >= p.runs || e >= p.channels;
 #pragma unroll
     for (int v = 0; v < V; v++) {
       const bool there = !idle && e + v < p.channels;
-      bias[v] = there ? p.bias[e + v] : 0.0f;
+      const int channel = sample.path * p.channels + e + v;
+      bias[v] = there ? p.bias[channel] : 0.0f;
 #pragma unroll
-      for (int k = 0; k < WIDTH; k++) weight[k][v] = there ? p.weight[(e + v) * WIDTH + k] : 0.0f;
+      for (int k = 0; k < WIDTH; k++) weight[k][v] = there ? p.weight[channel * WIDTH + k] : 0.0f;
     }
   }
 };
@@ -84,9 +88,9 @@ DEVICE void shift(float (&window)[WIDTH][V], const Four& next, bool fresh) {
   }
 }
 
-DEVICE int row_at(const Conv& p, int step) {
+DEVICE int row_at(const Conv& p, const Walk& walk, int step) {
   if (step < 0 || step >= p.length) return -1;
-  return p.path ? (int)p.path[step] : step;
+  return walk.path ? (int)walk.path[step] : step;
 }
 
 extern "C" __global__ void __launch_bounds__(X* Y) conv(const Conv p) {
@@ -98,13 +102,13 @@ extern "C" __global__ void __launch_bounds__(X* Y) conv(const Conv p) {
     Four read_[BATCH];
     int row[BATCH];
 #pragma unroll
-    for (int i = 0; i < BATCH; i++) row[i] = start + i < RUN ? row_at(p, walk.first + start + i) : -1;
+    for (int i = 0; i < BATCH; i++) row[i] = start + i < RUN ? row_at(p, walk, walk.first + start + i) : -1;
 #pragma unroll
-    for (int i = 0; i < BATCH; i++) read_[i] = read(p.x, walk.batch, row[i], walk.e, p.channels);
+    for (int i = 0; i < BATCH; i++) read_[i] = read(p.x, walk.sample, row[i], walk.e, p.channels);
 #pragma unroll
     for (int i = 0; i < BATCH; i++) {
       const int step = walk.first + start + i;
-      shift(window, read_[i], SEGMENTS && row[i] >= 0 && p.since[step] == step);
+      shift(window, read_[i], SEGMENTS && row[i] >= 0 && walk.since[step] == step);
       if (start + i < 0 || row[i] < 0) continue;
       float y[V];
 #pragma unroll
@@ -112,7 +116,7 @@ extern "C" __global__ void __launch_bounds__(X* Y) conv(const Conv p) {
         y[v] = respond(window, walk.weight, walk.bias[v], v);
         if (SILU) y[v] *= sigmoid(y[v]);
       }
-      write(p.y, walk.batch, row[i], walk.e, p.channels, y);
+      write(p.y, walk.sample, row[i], walk.e, p.channels, y);
     }
   }
 }
@@ -130,17 +134,17 @@ extern "C" __global__ void __launch_bounds__(X* Y) conv_backward(const Conv p) {
     Four x[BATCH], dy[BATCH];
     int row[BATCH];
 #pragma unroll
-    for (int i = 0; i < BATCH; i++) row[i] = start + i < RUN + HALO ? row_at(p, walk.first + start + i) : -1;
+    for (int i = 0; i < BATCH; i++) row[i] = start + i < RUN + HALO ? row_at(p, walk, walk.first + start + i) : -1;
 #pragma unroll
     for (int i = 0; i < BATCH; i++) {
-      x[i] = read(p.x, walk.batch, row[i], walk.e, p.channels);
-      dy[i] = read(p.grad_y, walk.batch, start + i < 0 ? -1 : row[i], walk.e, p.channels);
+      x[i] = read(p.x, walk.sample, row[i], walk.e, p.channels);
+      dy[i] = read(p.grad_y, walk.sample, start + i < 0 ? -1 : row[i], walk.e, p.channels);
     }
 #pragma unroll
     for (int i = 0; i < BATCH; i++) {
       const int step = walk.first + start + i;
       const bool own = start + i >= 0 && start + i < RUN;
-      const int age = SEGMENTS && row[i] >= 0 ? step - (int)p.since[step] : WIDTH;
+      const int age = SEGMENTS && row[i] >= 0 ? step - (int)walk.since[step] : WIDTH;
       shift(window, x[i], age == 0);
 #pragma unroll
       for (int k = 0; k < HALO; k++) behind[k] = behind[k + 1];
@@ -162,12 +166,12 @@ extern "C" __global__ void __launch_bounds__(X* Y) conv_backward(const Conv p) {
         }
         grad[WIDTH][v] += own ? slope : 0.0f;
       }
-      if (behind[0] >= 0) write(p.grad_x, walk.batch, behind[0], walk.e, p.channels, pending[0]);
+      if (behind[0] >= 0) write(p.grad_x, walk.sample, behind[0], walk.e, p.channels, pending[0]);
     }
   }
 #pragma unroll
   for (int k = 0; k <= WIDTH; k++) {
-    float* to = p.grad_parameters + (((int64)k * gridDim.z + walk.batch) * p.runs + walk.run) * p.channels + walk.e;
+    float* to = p.grad_parameters + (((int64)k * gridDim.z + walk.sample.number) * p.runs + walk.run) * p.channels + walk.e;
 #pragma unroll
     for (int v = 0; v < V; v++)
       if (walk.e + v < p.channels) to[v] = grad[k][v];

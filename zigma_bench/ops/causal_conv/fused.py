@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -15,20 +16,25 @@ from zigma_bench.ops.cuda.library import define
 def conv(
     x: Tensor, weight: Tensor, bias: Tensor | None, path: Tensor | None, since: Tensor | None, silu: bool
 ) -> Tensor:
-    """See `causal_conv`; x in any dtype that the kernels read, y in the same."""
-    bias = weight.new_zeros(weight.shape[0]) if bias is None else bias
+    """See `causal_conv`: x in any dtype that the kernels read, along K paths at once; y [K, B, L, E] in the same."""
+    bias = weight.new_zeros(weight.shape[:2]) if bias is None else bias
     y: Tensor = _forward(x, weight.float(), bias.float(), path, since, silu)
     return y
 
 
 def _run(x: Tensor, weight: Tensor, bias: Tensor, path: Tensor | None, since: Tensor | None, silu: bool) -> Tensor:
-    return launch.forward(dense_rows(x), weight.contiguous(), bias.contiguous(), path, since, silu)
+    return launch.forward(dense_rows(x), weight.contiguous(), bias.contiguous(), *_orders(path, since), silu)
 
 
 def _run_backward(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, path: Tensor | None, since: Tensor | None, silu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return launch.backward(dense_rows(grad), dense_rows(x), weight.contiguous(), bias.contiguous(), path, since, silu)
+    rows = dense_rows(grad), dense_rows(x)
+    return launch.backward(*rows, weight.contiguous(), bias.contiguous(), *_orders(path, since), silu)
+
+
+def _orders(path: Tensor | None, since: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    return None if path is None else path.contiguous(), None if since is None else since.contiguous()
 
 
 def _rows_like(x: Tensor) -> Tensor:
@@ -37,8 +43,7 @@ def _rows_like(x: Tensor) -> Tensor:
 
 def flops(x: Any, weight: Any, *_: Any) -> int:
     """Of the forward, from shapes."""
-    batch, length, channels = x
-    return int(2 * batch * length * channels * weight[1])
+    return 2 * math.prod(map(int, x)) * int(weight[2])
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -3,6 +3,7 @@
 
 typedef long long int64;
 #define DEVICE static __device__ __forceinline__
+#define DEVICE_MEMBER __device__ __forceinline__
 
 struct bfloat16 { unsigned short bits; };
 struct float16 { unsigned short bits; };
@@ -29,15 +30,25 @@ DEVICE float softplus(float x) {
   return x > 20.0f ? x : y;
 }
 
-// [B, L, E] with strides in bytes; the numbers of a row lie side by side.
+// [K, B, L, E] with strides in bytes; the numbers of a row lie side by side.
 struct Rows {
   char* data;
-  int64 batch;
+  int64 path, batch;
   int row;
 };
 
-DEVICE char* sample_of(const Rows& rows, int batch) { return rows.data + batch * rows.batch; }
-DEVICE char* row_of(const Rows& rows, int batch, int row) { return sample_of(rows, batch) + (int64)row * rows.row; }
+// One sample along one path: its number among all K * B, and where in [K, B] it is.
+struct Sample {
+  int number, path, batch;
+  DEVICE_MEMBER Sample(int number, int batches) : number(number), path(number / batches), batch(number % batches) {}
+};
+
+DEVICE char* sample_of(const Rows& rows, const Sample& at) { return rows.data + at.path * rows.path + at.batch * rows.batch; }
+DEVICE char* row_of(const Rows& rows, const Sample& at, int row) { return sample_of(rows, at) + (int64)row * rows.row; }
+
+// A parameter or an order of one path, `size` numbers; null stays null.
+template <class X>
+DEVICE const X* of_path(const X* all, const Sample& at, int64 size) { return all ? all + at.path * size : all; }
 
 // 16 bytes from device memory to shared memory, not waited for.
 DEVICE void copy16(void* to, const void* from) {

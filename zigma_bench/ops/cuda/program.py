@@ -57,17 +57,17 @@ class Layout:
     """A struct of a source that holds so many `Rows`, then pointers, then ints."""
 
     def __init__(self, rows: int, pointers: int, ints: int) -> None:
-        self.struct = struct.Struct("@" + "Qqi" * rows + "Q" * pointers + "i" * ints + "0Q")
+        self.struct = struct.Struct("@" + "Qqqi" * rows + "Q" * pointers + "i" * ints + "0Q")
 
     def pack(self, rows: Sequence[Tensor | None], pointers: Sequence[Tensor | None], ints: Sequence[int]) -> Arguments:
-        """The struct of these tensors; null where there is none. The numbers of a row lie side by side."""
+        """The struct of these tensors, rows [K, B, L, E] with their numbers side by side; null where there is none."""
         values: list[int] = []
         for tensor in rows:
             if tensor is None:
-                values += (0, 0, 0)
+                values += (0, 0, 0, 0)
             else:
-                size, (batch, row, _) = tensor.element_size(), tensor.stride()
-                values += (tensor.data_ptr(), batch * size, row * size)
+                size, (path, batch, row, _) = tensor.element_size(), tensor.stride()
+                values += (tensor.data_ptr(), path * size, batch * size, row * size)
         for tensor in pointers:
             assert tensor is None or tensor.is_contiguous()
             values.append(0 if tensor is None else tensor.data_ptr())
@@ -81,8 +81,8 @@ def readable_by(size: int, *rows: Tensor | None) -> bool:
     union = 0
     for tensor in rows:
         if tensor is not None:
-            step, (batch, row, _) = tensor.element_size(), tensor.stride()
-            union |= tensor.data_ptr() | batch * step | row * step | tensor.shape[2] * step
+            step, (path, batch, row, _) = tensor.element_size(), tensor.stride()
+            union |= tensor.data_ptr() | (path | batch | row | tensor.shape[3]) * step
     return union % size == 0
 
 

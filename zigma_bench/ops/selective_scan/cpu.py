@@ -26,9 +26,9 @@ class _Scan(ctypes.Structure):
         ("path", ctypes.c_void_p),
         ("since", ctypes.c_void_p),
         *((name, Rows) for name in ("u", "delta", "z", "B", "C", "out")),
-        *((name, ctypes.c_void_p) for name in ("A", "D", "bias", "starts")),
+        *((name, ctypes.c_void_p) for name in ("A", "D", "bias", "initial", "starts")),
         *((name, Rows) for name in ("grad_out", "grad_u", "grad_delta", "grad_z")),
-        *((name, ctypes.c_void_p) for name in ("grad_B", "grad_C", "grad_A", "grad_D", "grad_bias")),
+        *((name, ctypes.c_void_p) for name in ("grad_B", "grad_C", "grad_A", "grad_D", "grad_bias", "grad_initial")),
     )
 
 
@@ -55,13 +55,14 @@ def scan(
     delta_softplus: bool,
     path: Tensor | None,
     since: Tensor | None,
+    initial: Tensor | None,
 ) -> Tensor:
     """See `selective_scan`; all tensors are float32 on the CPU. Views with dense rows are read in place."""
     u, delta, B, C = (dense_rows(tensor) for tensor in (u, delta, B, C))
     z = None if z is None else dense_rows(z)
-    A, optional = A.contiguous(), (D, delta_bias, path, since)
-    D, delta_bias, path, since = (None if tensor is None else tensor.contiguous() for tensor in optional)
-    given = (u, delta, A, B, C, D, z, delta_bias)
+    A, optional = A.contiguous(), (D, delta_bias, path, since, initial)
+    D, delta_bias, path, since, initial = (None if tensor is None else tensor.contiguous() for tensor in optional)
+    given = (u, delta, A, B, C, D, z, delta_bias, initial)
     if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in given):
         out: Tensor = _Differentiable.apply(*given, delta_softplus, path, since)
         return out
@@ -75,11 +76,11 @@ def _describe(
     since: Tensor | None,
     starts: Tensor | None,
 ) -> _Scan:
-    u, delta, A, B, C, D, z, bias = given
+    u, delta, A, B, C, D, z, bias, initial = given
     assert u is not None and A is not None
     call = _Scan(*u.shape, A.shape[1], int(softplus), torch.get_num_threads())
     call.path, call.since = map(address, (path, since))
-    call.A, call.D, call.bias, call.starts = map(address, (A, D, bias, starts))
+    call.A, call.D, call.bias, call.initial, call.starts = map(address, (A, D, bias, initial, starts))
     call.u, call.delta, call.z, call.B, call.C = map(Rows.of, (u, delta, z, B, C))
     return call
 
@@ -119,9 +120,9 @@ class _Differentiable(torch.autograd.Function):
         u: Tensor = given[0]
         grads = [None if tensor is None else torch.empty(tensor.shape) for tensor in given]
         grads[5], grads[7] = u.new_empty(u.shape[2]), u.new_empty(u.shape[2])
-        grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_z, grad_bias = grads
+        grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_z, grad_bias, grad_initial = grads
         call.grad_out, call.grad_u, call.grad_delta, call.grad_z = map(Rows.of, (grad_out, grad_u, grad_delta, grad_z))
         call.grad_A, call.grad_B, call.grad_C = map(address, (grad_A, grad_B, grad_C))
-        call.grad_D, call.grad_bias = map(address, (grad_D, grad_bias))
+        call.grad_D, call.grad_bias, call.grad_initial = map(address, (grad_D, grad_bias, grad_initial))
         _library().scan_backward(call)
         return (*(None if given[i] is None else grad for i, grad in enumerate(grads)), None, None, None)

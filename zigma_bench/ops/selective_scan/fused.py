@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -26,21 +27,22 @@ def scan(
     delta_softplus: bool,
     path: Tensor | None,
     since: Tensor | None,
+    initial: Tensor | None,
 ) -> Tensor:
-    """See `selective_scan`; rows in any dtype that the kernels read, and y in u's."""
-    check_states(A.shape[1])
+    """See `selective_scan`: rows in any dtype that the kernels read, along K paths at once; y [K, B, L, E] in u's."""
+    check_states(A.shape[-1])
     wide = torch.promote_types(u.dtype, delta.dtype)
     wide = wide if z is None else torch.promote_types(wide, z.dtype)
     projected = torch.promote_types(B.dtype, C.dtype)
-    channels = u.shape[2]
-    D_ = A.new_zeros(channels) if D is None else D
-    bias = A.new_zeros(channels) if delta_bias is None else delta_bias
+    D_ = A.new_zeros(A.shape[:2]) if D is None else D
+    bias = A.new_zeros(A.shape[:2]) if delta_bias is None else delta_bias
     save = torch.is_grad_enabled() and any(
-        tensor is not None and tensor.requires_grad for tensor in (u, delta, A, B, C, D, z, delta_bias)
+        tensor is not None and tensor.requires_grad for tensor in (u, delta, A, B, C, D, z, delta_bias, initial)
     )
     y, _ = _forward(
         u.to(wide), delta.to(wide), A.float(), B.to(projected), C.to(projected), D_.float(),
-        None if z is None else z.to(wide), bias.float(), delta_softplus, path, since, save,
+        None if z is None else z.to(wide), bias.float(), delta_softplus, path, since,
+        None if initial is None else initial.float(), save,
     )  # fmt: skip
     return y.to(u.dtype)  # type: ignore[no-any-return]
 
@@ -59,12 +61,15 @@ def check_states(states: int) -> None:
 
 def _inputs(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor | None, bias: Tensor,
-    softplus: bool, path: Tensor | None, since: Tensor | None,
+    softplus: bool, path: Tensor | None, since: Tensor | None, initial: Tensor | None,
 ) -> Inputs:  # fmt: skip
     rows = [None if tensor is None else dense_rows(tensor) for tensor in (u, delta, B, C, z)]
     u_, delta_, B_, C_, z_ = rows
     assert u_ is not None and delta_ is not None and B_ is not None and C_ is not None
-    return Inputs(u_, delta_, A.contiguous(), B_, C_, D.contiguous(), z_, bias.contiguous(), softplus, path, since)
+    parameters = [tensor.contiguous() for tensor in (A, D, bias)]
+    path, since, initial = (None if tensor is None else tensor.contiguous() for tensor in (path, since, initial))
+    A, D, bias = parameters
+    return Inputs(u_, delta_, A, B_, C_, D, z_, bias, softplus, path, since, initial)
 
 
 def _run(*arguments: Any) -> tuple[Tensor, Tensor]:
@@ -74,10 +79,10 @@ def _run(*arguments: Any) -> tuple[Tensor, Tensor]:
 
 def _shapes(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor | None, bias: Tensor,
-    softplus: bool, path: Tensor | None, since: Tensor | None, save: bool,
+    softplus: bool, path: Tensor | None, since: Tensor | None, initial: Tensor | None, save: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    batch, length, channels = u.shape
-    shape = (batch, -(-length // SAVE), channels, A.shape[1]) if save else (0,)
+    paths, batch, length, channels = u.shape
+    shape = (paths, batch, -(-length // SAVE), channels, A.shape[2]) if save else (0,)
     return torch.empty_like(u, memory_format=torch.contiguous_format), A.new_empty(shape)
 
 
@@ -85,42 +90,45 @@ def _run_backward(grad: Tensor, saved: Tensor, *inputs: Any) -> tuple[Tensor, ..
     given = _inputs(*inputs)
     found = backward(given, dense_rows(grad), saved)
     of_z = grad.new_empty(0) if found.z is None else found.z
-    of_B, of_C = (tensor.to(given.B.dtype).contiguous() for tensor in found.BC.unbind(2))
-    return found.u, found.delta, found.A, of_B, of_C, found.D, of_z, found.bias
+    of_initial = found.A.new_empty(0) if found.initial is None else found.initial
+    of_B, of_C = (tensor.to(given.B.dtype).contiguous() for tensor in found.BC.unbind(3))
+    return found.u, found.delta, found.A, of_B, of_C, found.D, of_z, found.bias, of_initial
 
 
 def _backward_shapes(
     grad: Tensor, saved: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor | None,
-    bias: Tensor, softplus: bool, path: Tensor | None, since: Tensor | None,
+    bias: Tensor, softplus: bool, path: Tensor | None, since: Tensor | None, initial: Tensor | None,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     of_z = grad.new_empty(0) if z is None else z
+    of_initial = A.new_empty(0) if initial is None else initial
     return tuple(
-        torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in (u, delta, A, B, C, D, of_z, bias)
+        torch.empty_like(tensor, memory_format=torch.contiguous_format)
+        for tensor in (u, delta, A, B, C, D, of_z, bias, of_initial)
     )
 
 
 def flops(u: Any, delta: Any, A: Any, *_: Any) -> int:
     """Of the forward, from shapes."""
-    batch, length, channels = u
-    return int(SELECTIVE_SCAN * batch * length * channels * A[1])
+    return SELECTIVE_SCAN * math.prod(map(int, u)) * int(A[2])
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    u, delta, A, B, C, D, z, bias, ctx.softplus, path, since, _ = inputs
-    ctx.save_for_backward(output[1], u, delta, A, B, C, D, z, bias, path, since)
+    u, delta, A, B, C, D, z, bias, ctx.softplus, path, since, initial, _ = inputs
+    ctx.save_for_backward(output[1], u, delta, A, B, C, D, z, bias, path, since, initial)
     ctx.set_materialize_grads(False)
 
 
 def _differentiate(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    saved, u, delta, A, B, C, D, z, bias, path, since = ctx.saved_tensors
-    found = _backward(grad, saved, u, delta, A, B, C, D, z, bias, ctx.softplus, path, since)
-    of_u, of_delta, of_A, of_B, of_C, of_D, of_z, of_bias = found
-    return of_u, of_delta, of_A, of_B, of_C, of_D, None if z is None else of_z, of_bias, None, None, None, None
+    saved, u, delta, A, B, C, D, z, bias, path, since, initial = ctx.saved_tensors
+    found = _backward(grad, saved, u, delta, A, B, C, D, z, bias, ctx.softplus, path, since, initial)
+    *of_parameters, of_z, of_bias, of_initial = found
+    of_optional = None if z is None else of_z, of_bias, None, None, None, None if initial is None else of_initial
+    return (*of_parameters, *of_optional, None)
 
 
 ARGUMENTS = (
     "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor? z, Tensor bias, bool softplus, "
-    "Tensor? path, Tensor? since"
+    "Tensor? path, Tensor? since, Tensor? initial"
 )
 _forward = define(
     "selective_scan",
@@ -133,7 +141,7 @@ _forward = define(
 )
 _backward = define(
     "selective_scan_backward",
-    f"(Tensor grad, Tensor saved, {ARGUMENTS}) -> ({', '.join(['Tensor'] * 8)})",
+    f"(Tensor grad, Tensor saved, {ARGUMENTS}) -> ({', '.join(['Tensor'] * 9)})",
     _run_backward,
     _backward_shapes,
     lambda grad, saved, *arguments: 2 * flops(*arguments),

@@ -20,7 +20,7 @@ SAVE = 64  # steps between saved states; parts of a path are multiples of it
 OUTPUTS, END_STATES, ADJOINTS = range(3)
 MOST_STATES = 64
 SETTINGS = ("IO", "BC", "VECTOR", "VECTOR_BC", "GATED", "SOFTPLUS", "SEGMENTS")  # of both
-SCAN, SCAN_BACKWARD = Layout(7, 9, 5), Layout(9, 13, 5)  # `Scan` of scan.cu, `ScanBackward` of scan_backward.cu
+SCAN, SCAN_BACKWARD = Layout(7, 9, 6), Layout(9, 13, 6)  # `Scan` of scan.cu, `ScanBackward` of scan_backward.cu
 SHAPES = {1: (128, 5), 2: (64, 4), 4: (64, 3), 8: (32, 2)}  # channels of a block and resident blocks, by lanes
 
 
@@ -36,8 +36,9 @@ class Plan:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The operator's arguments: u, delta, z of one dtype, B and C of one; rows with their numbers side by side,
-    parameters float32 and contiguous."""
+    """The operator's arguments: u, delta, z [K, B, L, E] of one dtype, B and C [K, B, L, N] of one, with their numbers
+    side by side; A [K, E, N], D and bias [K, E] and the state before the first step [K, B, E, N] in float32. These and
+    path and since [K, L] are contiguous."""
 
     u: Tensor
     delta: Tensor
@@ -50,11 +51,16 @@ class Inputs:
     softplus: bool
     path: Tensor | None
     since: Tensor | None
+    initial: Tensor | None = None
 
     @property
-    def sizes(self) -> tuple[int, int, int, int]:
-        """Batch, length, channels, states."""
-        return (*self.u.shape, self.A.shape[1])
+    def sizes(self) -> tuple[int, int, int, int, int]:
+        """Paths, batch, length, channels, states."""
+        return (*self.u.shape, self.A.shape[2])
+
+    def empty(self, *shape: int) -> Tensor:
+        """An empty float32 tensor beside u."""
+        return torch.empty(*shape, dtype=torch.float32, device=self.u.device)
 
     def settings(self, *written: Tensor | None) -> tuple[torch.dtype, torch.dtype, bool, bool, bool, bool, bool]:
         """IO, BC, VECTOR, VECTOR_BC, GATED, SOFTPLUS, SEGMENTS of the sources; `written`: more rows."""
@@ -62,7 +68,7 @@ class Inputs:
             self.u.dtype,
             self.B.dtype,
             readable_by(16, self.u, self.delta, self.z, *written),
-            self.A.shape[1] % 16 == 0 and readable_by(16, self.B, self.C),
+            self.A.shape[2] % 16 == 0 and readable_by(16, self.B, self.C),
             self.z is not None,
             self.softplus,
             self.since is not None,
@@ -115,18 +121,18 @@ def run_pass(
     sums: Tensor | None = None,
 ) -> None:
     """Launch scan.cu in one of its modes."""
-    batch, length, channels, states = given.sizes
+    paths, batch, length, channels, states = given.sizes
     settings = given.settings(out, grad)
     if mode == END_STATES:
         settings = (*settings[:4], False, *settings[5:])
     built = _scan_kernel(given.u.get_device(), mode, plan, padded(states), settings)
     call = SCAN.pack(
         (given.u, given.delta, given.z, given.B, given.C, out, grad),
-        (given.A, given.D, given.bias, given.path, given.since, None, saved, ends, sums),
-        (length, channels, states, plan.parts, part_length(length, plan.parts)),
+        (given.A, given.D, given.bias, given.path, given.since, given.initial, saved, ends, sums),
+        (batch, length, channels, states, plan.parts, part_length(length, plan.parts)),
     )
     parts = plan.parts if mode == OUTPUTS else plan.parts - 1  # nothing follows the last part
-    built.launch((-(-channels // plan.channels), batch, parts), (plan.channels * plan.lanes, 1, 1), call)
+    built.launch((-(-channels // plan.channels), paths * batch, parts), (plan.channels * plan.lanes, 1, 1), call)
 
 
 @functools.cache
@@ -146,13 +152,12 @@ def _backward_kernel(index: int, size: int, groups: int, plan: BackwardPlan, set
 
 
 def forward(given: Inputs, *, save: bool, plan: Plan | None = None) -> tuple[Tensor, Tensor]:
-    """The output [B, L, E] and, with `save`, the state before every SAVE-th step [B, L / SAVE, E, N] (else empty)."""
-    batch, length, channels, states = given.sizes
+    """Outputs [K, B, L, E] and, with `save`, states before every SAVE-th step [K, B, L / SAVE, E, N] (else empty)."""
+    paths, batch, length, channels, states = given.sizes
     if plan is None:
-        plan = plan_pass(batch, length, channels, states, _processors(given.u.get_device()))
-    out = torch.empty(batch, length, channels, dtype=given.u.dtype, device=given.u.device)
-    shape = (batch, -(-length // SAVE), channels, states) if save else (0,)
-    saved = torch.empty(shape, dtype=torch.float32, device=given.u.device)
+        plan = plan_pass(paths * batch, length, channels, states, _processors(given.u.get_device()))
+    out = torch.empty_like(given.u, memory_format=torch.contiguous_format)
+    saved = given.empty(*((paths, batch, -(-length // SAVE), channels, states) if save else (0,)))
     ends = sums = None
     if plan.parts > 1:
         ends, sums = _carried(given, END_STATES, plan)
@@ -161,10 +166,10 @@ def forward(given: Inputs, *, save: bool, plan: Plan | None = None) -> tuple[Ten
 
 
 def _carried(given: Inputs, mode: int, plan: Plan, grad: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """What each part hands on: its end state (or adjoint) from zero [B, parts, E, N] and its sum of step sizes."""
-    batch, _, channels, states = given.sizes
-    ends = torch.empty(batch, plan.parts, channels, states, dtype=torch.float32, device=given.u.device)
-    sums = torch.empty(batch, plan.parts, channels, dtype=torch.float32, device=given.u.device)
+    """What each part hands on: its end state (or adjoint) from zero [K, B, parts, E, N] and its sum of step sizes."""
+    paths, batch, _, channels, states = given.sizes
+    ends = given.empty(paths, batch, plan.parts, channels, states)
+    sums = given.empty(paths, batch, plan.parts, channels)
     run_pass(given, mode, plan, grad=grad, ends=ends, sums=sums)
     return ends, sums
 
@@ -184,15 +189,15 @@ def backward_shared_bytes(warps: int, states: int, bytes_each: int) -> int:
     groups, size = max(1, padded(states) // 16), 1 if states <= 8 else 2
     width, columns = 8 * warps // groups, 8 * size * groups
     members = (
-        2 * 4 * SAVE * (width * bytes_each + 16),  # in
+        6 * SAVE * (width * bytes_each + 16),  # ahead, late
         2 * SAVE * columns * bytes_each,  # projected
         2 * SAVE * columns * 4,  # BC_
-        7 * 32 * warps * 2 * size * 4,  # before
-        2 * warps * 8 * 4 * 4 * 4,  # flow, out
+        8 * 32 * warps * 2 * size * 4,  # before
+        warps * 16 * 32 * 4,  # d
+        warps * 2 * 8 * 5 * 16,  # flow
+        warps * 2 * 8 * 4 * 2 * 4,  # out
         2 * warps * 16 * size * 10 * 4,  # sums
-        2 * width * 4,  # bias, D
         2 * 6 * 4 * (32 * warps if groups > 1 else 1),  # shares
-        warps * 4 * 32 * 4,  # own
         2 * 4 * SAVE * 4,  # row, fresh
         8,  # written
     )
@@ -234,7 +239,7 @@ def plan_backward(
 
 @dataclass(frozen=True)
 class Gradients:
-    """Of each argument, shaped like it (B and C together: [B, L, 2, N]): in u's dtype those of rows, else float32."""
+    """Of each argument, shaped like it (B and C: [K, B, L, 2, N]): in u's dtype those of rows, else float32."""
 
     u: Tensor
     delta: Tensor
@@ -243,6 +248,7 @@ class Gradients:
     D: Tensor
     z: Tensor | None
     bias: Tensor
+    initial: Tensor | None
 
 
 def backward(
@@ -254,23 +260,22 @@ def backward(
     plan: BackwardPlan | None = None,
 ) -> Gradients:
     """Gradients from that of the output; `grad_z` may be given to be written."""
-    batch, length, channels, states = given.sizes
+    paths, batch, length, channels, states = given.sizes
     if plan is None:
         index, bytes_each = given.u.get_device(), max(given.u.element_size(), given.B.element_size())
-        plan = plan_backward(batch, length, channels, states, _processors(index), bytes_each, most_shared_bytes(index))
-    device, groups = given.u.device, max(1, padded(states) // 16)
+        shared = most_shared_bytes(index)
+        plan = plan_backward(paths * batch, length, channels, states, _processors(index), bytes_each, shared)
+    groups = max(1, padded(states) // 16)
     size = 1 if states <= 8 else 2
     width, columns = 8 * plan.warps // groups, 8 * size * groups
     grad_u, grad_delta = (torch.empty_like(given.u, memory_format=torch.contiguous_format) for _ in range(2))
     if given.z is not None and grad_z is None:
         grad_z = torch.empty_like(grad_u)
 
-    def empty(*shape: int) -> Tensor:
-        return torch.empty(*shape, dtype=torch.float32, device=device)
-
-    grad_BC = empty(-(-channels // width), batch, length, 2, columns)
-    grad_A, grad_D = empty(batch, plan.parts, channels, states), empty(batch, plan.parts, channels)
-    grad_bias = empty(batch, plan.parts, channels)
+    grad_BC = given.empty(-(-channels // width), paths, batch, length, 2, columns)
+    grad_A = given.empty(paths, batch, plan.parts, channels, states)
+    grad_D, grad_bias = (given.empty(paths, batch, plan.parts, channels) for _ in range(2))
+    grad_initial = None if given.initial is None else torch.empty_like(given.initial)
     adjoints = sums = None
     if plan.parts > 1:
         adjoints, sums = _carried(given, ADJOINTS, plan.first, grad)
@@ -278,21 +283,22 @@ def backward(
         (given.u, given.delta, given.z, given.B, given.C, grad, grad_u, grad_delta, grad_z),
         (
             given.A, given.D, given.bias, given.path, given.since, saved, adjoints, sums,
-            grad_BC, grad_A, grad_D, grad_bias, None,
+            grad_BC, grad_A, grad_D, grad_bias, grad_initial,
         ),
-        (length, channels, states, plan.parts, part_length(length, plan.parts)),
+        (batch, length, channels, states, plan.parts, part_length(length, plan.parts)),
     )  # fmt: skip
     settings = given.settings(grad, grad_u, grad_delta, grad_z)
     built = _backward_kernel(given.u.get_device(), size, groups, plan, settings)
-    built.launch((grad_BC.shape[0], batch, plan.parts), (32 * plan.warps, 1, 1), call)
+    built.launch((grad_BC.shape[0], paths * batch, plan.parts), (32 * plan.warps, 1, 1), call)
     return Gradients(
         grad_u,
         grad_delta,
-        grad_A.sum((0, 1)),
+        grad_A.sum((1, 2)),
         grad_BC.sum(0)[..., :states],
-        grad_D.sum((0, 1)),
+        grad_D.sum((1, 2)),
         grad_z,
-        grad_bias.sum((0, 1)),
+        grad_bias.sum((1, 2)),
+        grad_initial,
     )
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from zigma_bench.errors import NotReady
 from zigma_bench.ops.arguments import check_no_segments
 from zigma_bench.ops.causal_conv.torch_blocks import along_path
 
@@ -27,9 +28,16 @@ def scan(
     delta_softplus: bool,
     path: Tensor | None,
     since: Tensor | None,
+    initial: Tensor | None,
 ) -> Tensor:
     """See `selective_scan`; rows are taken in u's dtype, as the kernels ask."""
     check_no_segments("mamba-ssm", since, where="selective_scan")
+    if initial is not None:
+        raise NotReady(
+            "the kernels of the backend 'mamba-ssm' begin with a state of zero",
+            where="selective_scan",
+            do="take the backend 'fused' (or 'torch')",
+        )
     rows = [None if tensor is None else tensor.to(u.dtype) for tensor in (u, delta, B, C, z)]
 
     def in_order(*rows: Tensor | None) -> Tensor:

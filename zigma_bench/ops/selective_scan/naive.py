@@ -19,18 +19,20 @@ def scan(
     delta_softplus: bool,
     path: Tensor | None,
     since: Tensor | None,
+    initial: Tensor | None,
 ) -> Tensor:
     """See `selective_scan`; all tensors have one dtype, in which it computes. Gradients come from autograd."""
     batch, length, channels = u.shape
     order = range(length) if path is None else path.tolist()
     began = [0] * length if since is None else since.tolist()
-    h = zero = u.new_zeros(batch, channels, A.shape[1])  # [B, E, N]
+    zero = u.new_zeros(batch, channels, A.shape[1])
+    h = zero if initial is None else initial  # [B, E, N]
     # unbind: the backward of an index would fill a whole [B, L, E] at every step.
     u_, delta_, B_, C_ = (tensor.unbind(1) for tensor in (u, delta, B, C))
     z_ = None if z is None else z.unbind(1)
     out = list(u_)  # out[order[i]] will be the output of step i
     for step, row in enumerate(order):
-        h = zero if began[step] == step else h
+        h = zero if step and began[step] == step else h
         d = delta_[row] if delta_bias is None else delta_[row] + delta_bias  # [B, E]
         d = F.softplus(d) if delta_softplus else d
         h = torch.exp(d[:, :, None] * A) * h + (d * u_[row])[:, :, None] * B_[row][:, None, :]

@@ -18,11 +18,12 @@ extern "C" struct Scan {
   const int64_t* path;                          // [L], or null for 0 .. L-1
   const int64_t* since;                         // [L], the step where each step's segment began, or null for one
   Rows u, delta, z, B, C, out;                  // z.data may be null
-  const float *A, *D, *bias;                    // [E, N], [E] or null, [E] or null
+  const float *A, *D, *bias, *initial;          // [E, N], [E] or null, [E] or null, [B, E, N] or null for zero
   float* starts;                                // [B, chunks, blocks, N, LANES]: written forward or null, read backward
   Rows grad_out, grad_u, grad_delta, grad_z;    // grad_z.data is null where z.data is
   float *grad_B, *grad_C;                       // [B, L, N]
   float *grad_A, *grad_D, *grad_bias;           // [E, N], [E], [E]
+  float* grad_initial;                          // [B, E, N] or null
 };
 
 // A, D and the bias in padded vectors.
@@ -49,7 +50,7 @@ static inline vec step_size(const Scan& s, vec raw, vec* slope) {
 }
 
 // The steps of one chunk of one batch entry: their rows, and whether the state before them is zero because a segment
-// starts. Without segments step 0 needs no care.
+// starts. The state before step 0 is given.
 struct Chunk {
   int64_t b, steps, rows[CHUNK];
   const float *B[CHUNK], *C[CHUNK];
@@ -60,7 +61,7 @@ struct Chunk {
     for (int64_t i = 0; i < steps; i++) {
       const int64_t step = first + i, row = rows[i] = s.path ? s.path[step] : step;
       B[i] = s.B.at(b, row), C[i] = s.C.at(b, row);
-      fresh[i] = s.since && s.since[step] == step;
+      fresh[i] = s.since && step && s.since[step] == step;
     }
   }
 };
@@ -206,7 +207,7 @@ static void backward_block(const Scan& s, const Parameters& p, const Chunk& c, i
   prepare_gradients(s, c, block, k);
   for_states(N, [&](auto G, int64_t n) {
     vec h[G];
-    for (int i = 0; i < G; i++) h[i] = start ? start[n + i] : vec{};
+    for (int i = 0; i < G; i++) h[i] = start[n + i];
     forward_states<G, true>(c, k, A + n, n, h, k.states, k.decays);
     backward_states<G>(c, k, A + n, n, N, g + n, sums.A + n, B_sums, C_sums);
   });
@@ -225,7 +226,16 @@ static void backward_block(const Scan& s, const Parameters& p, const Chunk& c, i
 
 static int64_t chunks_of(const Scan& s) { return (s.length + CHUNK - 1) / CHUNK; }
 
-// The state before a chunk, for all chunks but the first.
+// The state before the first step of a batch entry, a block's after another's: h [blocks, N].
+static void begin(const Scan& s, const Groups& groups, int64_t b, vec* h) {
+  if (!s.initial) return clear(h, groups.blocks * s.states);
+  for (int64_t block = 0; block < groups.blocks; block++) {
+    const int64_t e = block * LANES;
+    transposed(s.initial + (b * s.channels + e) * s.states, s.channels - e, s.states, h + block * s.states);
+  }
+}
+
+// The state before a chunk.
 static vec* start_of(const Scan& s, const Groups& groups, int64_t b, int64_t chunk, int64_t block) {
   return reinterpret_cast<vec*>(s.starts) + ((b * chunks_of(s) + chunk) * groups.blocks + block) * s.states;
 }
@@ -236,12 +246,12 @@ static void forward(const Scan& s) {
   for_each_task(s.batch * groups.count, s.threads, [&] {
     return [&, carry = std::make_unique<Scratch>(groups.blocks * s.states)](int64_t task) {
       const int64_t b = task / groups.count, group = task % groups.count;
-      clear(carry->data, groups.blocks * s.states);
+      begin(s, groups, b, carry->data);
       for (int64_t chunk = 0; chunk < chunks_of(s); chunk++) {
         const Chunk c(s, b, chunk);
         for (int64_t block = groups.first(group); block < groups.first(group + 1); block++) {
           vec* h = carry->data + block * s.states;
-          if (s.starts && chunk) copy(start_of(s, groups, b, chunk, block), h, s.states);
+          if (s.starts) copy(start_of(s, groups, b, chunk, block), h, s.states);
           forward_block(s, p, c, block, h);
         }
       }
@@ -278,13 +288,17 @@ static void backward_task(const Scan& s, const Parameters& p, const Groups& grou
     const Chunk c(s, b, chunk);
     clear(B_sums, CHUNK * N), clear(C_sums, CHUNK * N);
     for (int64_t block = low; block < high; block++)
-      backward_block(s, p, c, block, chunk ? start_of(s, groups, b, chunk, block) : nullptr, g + block * N,
+      backward_block(s, p, c, block, start_of(s, groups, b, chunk, block), g + block * N,
                      *reinterpret_cast<Sums*>(partial.of(groups, b, block)), B_sums, C_sums);
     for (int64_t i = 0; i < c.steps; i++) {
       const int64_t row = (b * s.length + c.rows[i]) * N;
       lane_sums(B_sums + i * N, N, grad_B + row);
       lane_sums(C_sums + i * N, N, grad_C + row);
     }
+  }
+  for (int64_t block = low; s.grad_initial && block < high; block++) {
+    const int64_t e = block * LANES;
+    transpose_back(g + block * N, s.channels - e, N, s.grad_initial + (b * s.channels + e) * N);
   }
 }
 

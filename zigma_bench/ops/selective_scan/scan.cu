@@ -12,11 +12,11 @@ constexpr int ADJOINTS = 2;    // the same for the gradient of the state, from t
 
 struct Scan {
   Rows u, delta, z, B, C, out, grad;  // grad: of out
-  const float *A, *D, *bias;          // [E, N], [E], [E]
-  const int64 *path, *since;          // null: as the rows lie; one segment
-  const float* initial;               // [B, E, N] or null
-  float *saved, *ends, *sums;         // [B, L / SAVE, E, N]; [B, parts, E, N]; [B, parts, E], -1 where a segment starts
-  int length, channels, states, parts, part;
+  const float *A, *D, *bias;          // [K, E, N], [K, E], [K, E]
+  const int64 *path, *since;          // [K, L]; null: as the rows lie; one segment
+  const float* initial;               // [K, B, E, N] or null
+  float *saved, *ends, *sums;         // [K, B, L / SAVE, E, N]; [K, B, parts, E, N]; [K, B, parts, E], -1: a segment starts
+  int batches, length, channels, states, parts, part;
 };
 
 constexpr int T = 16, SAVE = 64, THREADS = CHANNELS * G, N = S * G;
@@ -41,7 +41,10 @@ extern "C" __device__ const int shared_bytes = sizeof(Shared);
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) scan(const Scan p) {
   extern __shared__ __align__(16) char memory[];
   Shared& shared = *reinterpret_cast<Shared*>(memory);
-  const int tid = threadIdx.x, g = tid % G, channel = tid / G, batch = blockIdx.y;
+  const int tid = threadIdx.x, g = tid % G, channel = tid / G;
+  const Sample sample(blockIdx.y, p.batches);
+  const float* const all_A = of_path(p.A, sample, (int64)p.channels * p.states);
+  const int64 *const path = of_path(p.path, sample, p.length), *const since = of_path(p.since, sample, p.length);
   const int part = blockIdx.z + (MODE == ADJOINTS);  // nothing needs what the first part hands back
   const int origin = blockIdx.x * CHANNELS, e = origin + channel;
   const bool inside = e < p.channels;
@@ -51,13 +54,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) scan(const Scan p)
     const int step = tile * T + tid;
     if (tid >= T || step >= count) return -1;
     const int at = MODE == ADJOINTS ? first + count - 1 - step : first + step;
-    return p.path ? (int)p.path[at] : at;
+    return path ? (int)path[at] : at;
   };
   const auto find_fresh = [&](int tile) {
     const int step = tile * T + tid;
     if (!SEGMENTS || tid >= T || step >= count) return 0;
     const int at = MODE == ADJOINTS ? first + count - 1 - step : first + step;
-    return (int)(p.since[at] == at);
+    return (int)(at > 0 && since[at] == at);  // the state before step 0 is given
   };
   // The thread copies these channels of every COPIES-th row.
   const int copied = tid % PIECES * PIECE, place = tid / PIECES * PITCH + copied * sizeof(IO);
@@ -66,9 +69,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) scan(const Scan p)
 #pragma unroll
   for (int input = 0; input < INPUTS; input++) {
     const Rows& from = input == 0 ? (MODE == ADJOINTS ? p.grad : p.u) : input == 1 ? p.delta : p.z;
-    sources[input] = sample_of(from, batch) + (origin + copied) * sizeof(IO);
+    sources[input] = sample_of(from, sample) + (origin + copied) * sizeof(IO);
   }
-  char* target = MODE == OUTPUTS ? sample_of(p.out, batch) + (origin + copied) * sizeof(IO) : nullptr;
+  char* target = MODE == OUTPUTS ? sample_of(p.out, sample) + (origin + copied) * sizeof(IO) : nullptr;
   const auto fetch = [&](int tile) {
 #pragma unroll
     for (int i = 0; i < COPIES; i++) {
@@ -99,7 +102,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) scan(const Scan p)
       const bool there = row >= 0 && n < p.states;
 #pragma unroll
       for (int which = MODE == ADJOINTS; which < (MODE == END_STATES ? 1 : 2); which++) {
-        const char* from = row_of(which ? p.C : p.B, batch, row) + n * sizeof(BC);
+        const char* from = row_of(which ? p.C : p.B, sample, row) + n * sizeof(BC);
         projected[which][i] = read_piece<BC, PIECE_BC>(from, there);
       }
     }
@@ -122,12 +125,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) scan(const Scan p)
   for (int s = 0; s < S; s++) {
     const int n = g * S + s;
     const bool there = inside && n < p.states;
-    A[s] = there ? LOG2E * p.A[(int64)e * p.states + n] : 0.0f;
-    h[s] = MODE == OUTPUTS && there && p.initial ? p.initial[((int64)batch * p.channels + e) * p.states + n] : 0.0f;
+    A[s] = there ? LOG2E * all_A[(int64)e * p.states + n] : 0.0f;
+    h[s] = MODE == OUTPUTS && there && p.initial ? p.initial[((int64)sample.number * p.channels + e) * p.states + n] : 0.0f;
   }
   if (MODE == OUTPUTS && inside) {
     for (int before = 0; before < part; before++) {
-      const int64 at = ((int64)batch * p.parts + before) * p.channels + e;
+      const int64 at = ((int64)sample.number * p.parts + before) * p.channels + e;
       const float sum = p.sums[at];
 #pragma unroll
       for (int s = 0; s < S; s++) {
@@ -137,7 +140,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) scan(const Scan p)
       }
     }
   }
-  const float bias = inside ? p.bias[e] : 0.0f, D = inside && MODE == OUTPUTS ? p.D[e] : 0.0f;
+  const float bias = inside ? of_path(p.bias, sample, p.channels)[e] : 0.0f;
+  const float D = inside && MODE == OUTPUTS ? of_path(p.D, sample, p.channels)[e] : 0.0f;
   float sum = 0.0f;
   bool started = false;
 
@@ -164,7 +168,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) scan(const Scan p)
 
     const char(&in)[INPUTS][T * PITCH] = shared.in[tile & 1];
     if (MODE == OUTPUTS && p.saved && (first + tile * T) % SAVE == 0 && inside) {
-      const int64 at = ((int64)batch * ((p.length + SAVE - 1) / SAVE) + (first + tile * T) / SAVE) * p.channels + e;
+      const int64 at = ((int64)sample.number * ((p.length + SAVE - 1) / SAVE) + (first + tile * T) / SAVE) * p.channels + e;
       float* to = p.saved + at * p.states + g * S;
       if (S % 4 == 0 && p.states == N) {
 #pragma unroll
@@ -243,7 +247,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) scan(const Scan p)
 #pragma unroll
   for (int half = G / 2; half > 0; half /= 2) sum += __shfl_xor_sync(0xffffffff, sum, half);
   if (!inside) return;
-  const int64 at = ((int64)batch * p.parts + part) * p.channels + e;
+  const int64 at = ((int64)sample.number * p.parts + part) * p.channels + e;
 #pragma unroll
   for (int s = 0; s < S; s++)
     if (g * S + s < p.states) p.ends[at * p.states + g * S + s] = h[s];

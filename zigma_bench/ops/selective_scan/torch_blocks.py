@@ -28,12 +28,17 @@ def scan(
     delta_softplus: bool,
     path: Tensor | None,
     since: Tensor | None,
+    initial: Tensor | None,
 ) -> Tensor:
     """See `selective_scan`; all tensors have one dtype, in which it computes."""
     d = delta if delta_bias is None else delta + delta_bias
     d = F.softplus(d) if delta_softplus else d
-    fresh = None if since is None else since == torch.arange(len(since), device=since.device)
-    y: Tensor = _Recurrence.apply(u, d, A, B, C, path, fresh)
+    fresh = None
+    if since is not None:
+        fresh = since == torch.arange(len(since), device=since.device)
+        fresh[0] = False  # the state before the first step is what is given
+    h = u.new_zeros(u.shape[0], u.shape[2], A.shape[1]) if initial is None else initial
+    y: Tensor = _Recurrence.apply(u, d, A, B, C, h, path, fresh)
     y = y if D is None else y + D * u
     return y if z is None else y * F.silu(z)
 
@@ -71,13 +76,13 @@ def _states(h: Tensor, u: Tensor, d: Tensor, A: Tensor, B: Tensor, fresh: Tensor
 
 
 class _Recurrence(torch.autograd.Function):
-    """y = <C, h>, h_t = exp(d A) h_{t-1} + d B u along the path, from zero at each fresh step; u, d, y [B, L, E]."""
+    """y = <C, h>, h_t = exp(d A) h_{t-1} + d B u along the path from h [B, E, N], from zero at each fresh step."""
 
     @staticmethod
     def forward(
-        ctx: Any, u: Tensor, d: Tensor, A: Tensor, B: Tensor, C: Tensor, path: Tensor | None, fresh: Tensor | None
-    ) -> Tensor:
-        h = u.new_zeros(u.shape[0], u.shape[2], A.shape[1])
+        ctx: Any, u: Tensor, d: Tensor, A: Tensor, B: Tensor, C: Tensor, h: Tensor, path: Tensor | None,
+        fresh: Tensor | None,
+    ) -> Tensor:  # fmt: skip
         y, starts = torch.empty_like(d, memory_format=torch.contiguous_format), []
         for block in _blocks(u.shape[1]):
             starts.append(h)
@@ -102,7 +107,7 @@ class _Recurrence(torch.autograd.Function):
                 _write(grad, path, block, values)
             grad_A += more_A
         grad_u, grad_d, grad_B, grad_C = grads
-        return grad_u, grad_d, grad_A, grad_B, grad_C, None, None
+        return grad_u, grad_d, grad_A, grad_B, grad_C, carried, None, None
 
 
 def _backward_block(

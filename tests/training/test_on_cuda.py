@@ -1,0 +1,107 @@
+"""On an NVIDIA card: ZigMa-B for 200 steps in each precision, faults named in compiled networks, noise of steps."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from zigma_bench.diffusion.noise import StepNoise
+from zigma_bench.errors import NotFinite
+from zigma_bench.grid import Grid
+from zigma_bench.images import ArrayImages
+from zigma_bench.models.init import initialise
+from zigma_bench.plugins import catalogue
+from zigma_bench.scans.layers import routes
+from zigma_bench.suite import Train
+from zigma_bench.training import loop
+from zigma_bench.training.loop import Goal, train
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA card")
+SEED, STEPS = 3, 200
+
+
+def smooth_images(count, channels, side):
+    """Sums of a few waves, an image each: something to learn."""
+    draw = np.random.default_rng(0)
+    rows, columns = np.mgrid[:side, :side] / side
+    phase, rate = draw.uniform(0, 6, (count, channels, 1, 1)), draw.integers(1, 4, (2, count, 1, 1, 1))
+    waves = np.sin(6.283 * (rate[0] * rows + rate[1] * columns) + phase)
+    return ArrayImages((127.5 + 127 * waves).astype(np.uint8))
+
+
+def build(**options):
+    spec, scan = catalogue().get("backbone", "zigma"), catalogue().get("scan", "zigzag")
+    chosen = spec.make_options(spec.resolve(options, where="test"))
+    grid = Grid(16, 16)
+    orders = routes(scan, grid=grid, depth=chosen.depth, seed=0, options=scan.resolve({"paths": 8}, where="test"))
+    network = spec.load()(chosen, grid=grid, channels=4, routes=orders, backend="fused")
+    initialise(network, 0)
+    return network.cuda()
+
+
+def run(network, folder, steps, **recipe):
+    return train(
+        network, smooth_images(512, 4, 32), recipe=Train(**{"batch": 64, **recipe}), goal=Goal(steps, None), seed=SEED,
+        device=torch.device("cuda"), folder=folder, tell=lambda done, text: print(done, text), stopped=lambda: False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "fp32"])
+def test_zigma_b_trains_without_nan(tmp_path, precision):
+    """24 layers of 768 on 256 tokens: every loss and gradient of 200 steps is finite (or NotFinite would be raised),
+    the loss falls, and what must stay float32 does: the weights (A, D, dt bias), their gradients, the residual."""
+    network = build(width=768, depth=24, patch=2)
+    streams = []
+    for block in network.blocks:
+        block.register_forward_hook(lambda module, args, output: streams.append(output[1].dtype))
+    started = time.monotonic()
+    ema, progress = run(network, tmp_path, STEPS, precision=precision, learning_rate=2e-4, gradient_clip=1.0)
+    print(f"{precision}: {STEPS} steps in {time.monotonic() - started:.0f} s, {progress.scaling}, {progress.curve}")
+    assert progress.step == STEPS
+    assert progress.curve[-1][1] < 0.95 * progress.curve[0][1]
+    assert set(streams) == {torch.float32}
+    for parameter in (*network.parameters(), *ema.parameters()):
+        assert parameter.dtype == torch.float32
+        assert parameter.isfinite().all()
+        assert parameter.grad is None or parameter.grad.dtype == torch.float32
+    if precision == "fp16":
+        assert progress.scaling["skipped_steps"] < 10
+        assert progress.scaling["scale"] > 1
+
+
+class Spoilt(torch.nn.Module):
+    """A module with a value added to its output, which stays on the device."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.extra = inner, torch.zeros((), device="cuda")
+
+    def forward(self, x):
+        return self.inner(x) + self.extra
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_a_nan_is_named_on_a_card(tmp_path, precision, compiled):
+    """What the mixer of block 1 gives is NaN at step 7, inside of a block that may be compiled."""
+    network = build(width=64, depth=3, patch=2)
+    network.blocks[1].mixer = Spoilt(network.blocks[1].mixer)
+    seventh = loop._step_seed(SEED, 6, 4)
+
+    def spoil(module, args):
+        module.blocks[1].mixer.extra.fill_(torch.nan if torch.initial_seed() == seventh else 0.0)
+
+    network.register_forward_pre_hook(spoil)
+    with pytest.raises(NotFinite, match=r"at step 7: it began in the forward pass, in the output of blocks.1.mixer \("):
+        run(network, tmp_path, 30, precision=precision, compile=compiled)
+
+
+def test_noise_of_steps_is_that_of_the_cpu():
+    on_card, on_cpu = (StepNoise(0, range(5), (3, 8, 8), device) for device in ("cuda", "cpu"))
+    drawn = [on_card(step) for step in range(4)]  # all in flight before the first is read
+    for step, noise in enumerate(drawn):
+        assert noise.is_cuda
+        assert torch.equal(noise.cpu(), on_cpu(step))

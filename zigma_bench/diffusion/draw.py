@@ -1,0 +1,48 @@
+"""From noise to images by any of the samplers, for a network that says what it was trained to say."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from torch import Tensor
+
+from zigma_bench.diffusion.convert import Network, velocity_of
+from zigma_bench.diffusion.ddpm import noise_of, solve_discrete
+from zigma_bench.diffusion.sde import StepNoise, solve_sde
+from zigma_bench.diffusion.solver import solve
+from zigma_bench.plan.diffusion import Objective, Sampler
+
+
+def draw(
+    network: Network, noise: Tensor, *, objective: Objective, sampler: Sampler, step_noise: StepNoise
+) -> tuple[Tensor, int]:
+    """The images [B, C, H, W] that noise of the same shape becomes, and the evaluations that were spent.
+
+    `step_noise(i)` is the noise of step i; an ODE asks for none.
+    """
+    solver = sampler.solver
+    if solver == "euler" or solver == "heun" or solver == "dopri5":
+        assert sampler.interval is not None
+        return solve(
+            velocity_of(network, objective.path, objective.prediction),
+            noise,
+            solver=solver,
+            evaluations=sampler.evaluations,
+            rtol=sampler.rtol,
+            atol=sampler.atol,
+            interval=sampler.interval,
+        )
+    if solver == "euler-maruyama" or solver == "heun-sde":
+        return solve_sde(network, noise, objective=objective, sampler=sampler, step_noise=step_noise)
+    if solver == "ddpm" or solver == "ddim":
+        assert sampler.evaluations is not None
+        return solve_discrete(
+            noise_of(network, objective.prediction),
+            noise,
+            solver=solver,
+            evaluations=sampler.evaluations,
+            step_noise=step_noise,
+            variance=sampler.variance or "small",
+            eta=sampler.eta or 0.0,
+        )
+    assert_never(solver)

@@ -1,0 +1,45 @@
+"""Classifier-free guidance: away from what a network says without a condition, towards what it says with it.
+
+    said = without + scale (with - without)      (Ho and Salimans 2022, arXiv 2207.12598, eq. 6, with scale = 1 + w)
+
+It acts at times inside an interval (Kynkaanniemi 2024, arXiv 2404.07724), elsewhere the condition alone speaks.
+Velocity, score and noise are guided alike, for one is linear in the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from zigma_bench.diffusion.convert import Network
+from zigma_bench.suite import Guidance
+
+Conditional = Callable[[Tensor, Tensor, Tensor], Tensor]  # network(x [B, C, H, W], t [B], y [B, ...])
+
+DIT_CHANNELS = 3  # DiT guides the first three channels alone, and of four latent ones the last is left as it is
+
+
+def guided(network: Conditional, y: Tensor, dropped: Tensor, guidance: Guidance) -> Network:
+    """A network of x and t under the condition y [B, ...]; `dropped` [B, ...] is the condition that stands for none.
+
+    One evaluation runs the network once, on both halves of a batch of twice the size. Of a network with more channels
+    out than in (a learned variance), what lies beyond the channels in is that with the condition.
+    """
+
+    def run(x: Tensor, t: Tensor) -> Tensor:
+        both = network(torch.cat([x, x]), torch.cat([t, t]), torch.cat([y, dropped]))
+        with_, without = both.chunk(2)
+        channels = x.shape[1] if guidance.channels == "all" else min(DIT_CHANNELS, x.shape[1])
+        scale = scale_at(t, guidance).reshape(-1, *[1] * (x.ndim - 1))
+        steered = without[:, :channels] + scale * (with_ - without)[:, :channels]
+        return torch.cat([steered, with_[:, channels:]], dim=1)
+
+    return run
+
+
+def scale_at(t: Tensor, guidance: Guidance) -> Tensor:
+    """The scale at each time: the guidance's inside its interval, both ends included, and 1 outside."""
+    start, end = guidance.interval
+    return torch.where((t >= start) & (t <= end), guidance.scale, 1.0)

@@ -1,0 +1,129 @@
+"""From noise to images by an SDE with the same marginals as the ODE, whatever the noise that it stirs in.
+
+    dx = (v + D s) dt + sqrt(2 D) dW       (1)   v the velocity, s the score, D(t) >= 0 of one's choice
+
+(SiT, section 2: its w_t is 2 D; time runs from noise to data here.) The forms of D, times a norm (willisma/SiT
+transport/path.py):
+
+    constant    1                    linear                   1 - t
+    sbdm        beta(t)              decreasing               (norm cos(pi t) + 1)^2 / 4
+    sigma       sigma(t)             increasing-decreasing    sin(pi t)^2
+
+`euler-maruyama` takes one evaluation a step. `heun-sde` takes two: it adds the step's noise first, then makes a step
+of Heun's method in the drift (of order 2 in the mean, as any of these of order 1 in distribution).
+The score is singular at t = 1, so the steps stop before, and a last step without noise crosses the rest, h = 1 - t:
+`mean` x + (v + D s) h; `euler` x + v h; `tweedie` E[x1 | x]; `none` leaves x as it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import assert_never
+
+import torch
+from torch import Tensor
+
+from zigma_bench.diffusion.convert import Network, to_data, to_score, to_velocity
+from zigma_bench.diffusion.path import Coefficients, at
+from zigma_bench.plan.diffusion import Objective, Sampler
+from zigma_bench.suite import DiffusionForm
+
+StepNoise = Callable[[int], Tensor]  # of step 0, 1, ...: normal noise in the shape of the images
+
+
+def diffusion(form: DiffusionForm, norm: float, t: Tensor, c: Coefficients) -> Tensor:
+    """D(t), in the shape of t and of the coefficients."""
+    if form == "constant":
+        return torch.full_like(t, norm)
+    if form == "sbdm":
+        return norm * c.beta
+    if form == "sigma":
+        return norm * c.sigma
+    if form == "linear":
+        return norm * (1 - t)
+    if form == "decreasing":
+        return (norm * torch.cos(math.pi * t) + 1) ** 2 / 4
+    if form == "increasing-decreasing":
+        return norm * torch.sin(math.pi * t) ** 2
+    assert_never(form)
+
+
+@dataclass
+class Field:
+    """Drift and noise of eq. 1 for one network; counts the evaluations that it spends."""
+
+    network: Network
+    objective: Objective
+    form: DiffusionForm
+    norm: float
+    spent: int = 0
+
+    def said(self, x: Tensor, t: float) -> tuple[Tensor, Coefficients, Tensor]:
+        """What the network says at one time, the path's coefficients there, and D."""
+        self.spent += 1
+        times = torch.full((len(x),), t, device=x.device, dtype=x.dtype)
+        c = at(self.objective.path, times, x)
+        return self.network(x, times), c, diffusion(self.form, self.norm, times.reshape(c.alpha.shape), c)
+
+    def drift(self, x: Tensor, t: float) -> tuple[Tensor, Tensor]:
+        """v + D s, and D."""
+        said, c, D = self.said(x, t)
+        prediction = self.objective.prediction
+        return to_velocity(prediction, said, x, c) + D * to_score(prediction, said, x, c), D
+
+
+def solve_sde(
+    network: Network, noise: Tensor, *, objective: Objective, sampler: Sampler, step_noise: StepNoise
+) -> tuple[Tensor, int]:
+    """The images [B, C, H, W] that noise of the same shape becomes, and the evaluations that were spent.
+
+    The sampler's evaluations are exact: those of the steps, equally wide, and one for the last step.
+    """
+    assert sampler.evaluations is not None and sampler.interval is not None and sampler.last_step is not None
+    assert sampler.diffusion is not None and sampler.diffusion_norm is not None
+    field = Field(network, objective, sampler.diffusion, sampler.diffusion_norm)
+    steps = sampler.evaluations - (sampler.last_step != "none")
+    if sampler.solver == "heun-sde":
+        assert steps % 2 == 0, sampler
+        steps //= 2
+    start, end = sampler.interval
+    h = (end - start) / steps
+    x = noise
+    with torch.no_grad():
+        for step in range(steps):
+            move = _heun if sampler.solver == "heun-sde" else _euler_maruyama
+            x = move(field, x, start + step * h, h, step_noise(step))
+        x = _last_step(field, x, end, sampler)
+    assert field.spent == sampler.evaluations, (field.spent, sampler)
+    return x, field.spent
+
+
+def _euler_maruyama(field: Field, x: Tensor, t: float, h: float, z: Tensor) -> Tensor:
+    drift, D = field.drift(x, t)
+    return x + h * drift + torch.sqrt(2 * h * D) * z
+
+
+def _heun(field: Field, x: Tensor, t: float, h: float, z: Tensor) -> Tensor:
+    times = torch.full((len(x),), t, device=x.device, dtype=x.dtype)
+    c = at(field.objective.path, times, x)
+    D = diffusion(field.form, field.norm, times.reshape(c.alpha.shape), c)
+    stirred = x + torch.sqrt(2 * h * D) * z
+    first, _ = field.drift(stirred, t)
+    second, _ = field.drift(stirred + h * first, t + h)
+    return stirred + h / 2 * (first + second)
+
+
+def _last_step(field: Field, x: Tensor, t: float, sampler: Sampler) -> Tensor:
+    last = sampler.last_step
+    if last == "none":
+        return x
+    if last == "mean":
+        return x + (1 - t) * field.drift(x, t)[0]
+    said, c, _ = field.said(x, t)
+    if last == "euler":
+        return x + (1 - t) * to_velocity(field.objective.prediction, said, x, c)
+    if last == "tweedie":
+        return to_data(field.objective.prediction, said, x, c)
+    raise AssertionError(last)

@@ -1,0 +1,187 @@
+"""The diffusion of a suite: what is trained and how it is sampled, resolved, and which combinations make no sense.
+
+Times run from 0, noise, to 1, data. Where a suite names no interval, the times are those that SiT means to take
+(willisma/SiT transport.check_interval, whose choice for sampling is lost to a slip): all of [0, 1] where nothing is
+singular, and 1e-3 away from an end (1e-5 when training on vp) where something is:
+
+    velocity on vp       infinite at 1                     score of x_t        infinite at 1
+    noise or score       to a velocity, x / alpha: at 0 on linear and gvp
+    weights              beta / sigma at 0 on linear and gvp and at 1 on vp; beta / sigma^2 at 1 on all, at 0 as before
+    noise form sbdm      beta at 0 on linear and gvp
+
+An SDE stops at 0.96 by default, and its last step crosses the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from zigma_bench.errors import UsageError
+from zigma_bench.suite import (
+    DISCRETE,
+    SDES,
+    DiffusionForm,
+    LastStep,
+    PathName,
+    Prediction,
+    Sample,
+    Solver,
+    Source,
+    Suite,
+    Train,
+    Variance,
+    Weighting,
+)
+
+Interval = tuple[float, float]
+Fault = tuple[tuple[str, str], str, str]  # the key, what is wrong, what to do
+
+MARGIN, VP_TRAIN_MARGIN, SDE_END = 1e-3, 1e-5, 0.96
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a network is trained to say of x_t, weighted how, at which times."""
+
+    path: PathName
+    prediction: Prediction
+    weighting: Weighting
+    interval: Interval
+
+
+LINEAR_VELOCITY = Objective("linear", "velocity", "none", (0.0, 1.0))
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How images are drawn; what a solver doesn't know of is None."""
+
+    solver: Solver
+    evaluations: int | None
+    interval: Interval | None = None
+    rtol: float | None = None
+    atol: float | None = None
+    diffusion: DiffusionForm | None = None
+    diffusion_norm: float | None = None
+    last_step: LastStep | None = None
+    variance: Variance | None = None
+    eta: float | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """What two samplings must share beyond solver, evaluations and tolerances; nothing on the whole of [0, 1]."""
+        known = {key: value for key, value in asdict(self).items() if value is not None}
+        if known.get("interval") == (0.0, 1.0):
+            del known["interval"]
+        return {key: value for key, value in known.items() if key not in ("solver", "evaluations", "rtol", "atol")}
+
+
+def objective_of(train: Train) -> Objective:
+    """The recipe's objective, with its times."""
+    return Objective(train.path, train.prediction, train.weighting, train.interval or _train_interval(train))
+
+
+def sampler_of(train: Train, sample: Sample) -> Sampler:
+    """The suite's sampler, with all defaults that its solver knows of."""
+    solver, evaluations = sample.solver, sample.resolved_evaluations
+    interval = sample.interval or _sample_interval(train, sample)
+    if solver == "ddpm":
+        return Sampler(solver, evaluations, variance=sample.variance or "small")
+    if solver == "ddim":
+        return Sampler(solver, evaluations, eta=sample.eta or 0.0)
+    if solver in SDES:
+        form, norm = _form(sample), sample.diffusion_norm or 1.0
+        last = sample.resolved_last_step
+        return Sampler(solver, evaluations, interval, diffusion=form, diffusion_norm=norm, last_step=last)
+    if solver == "dopri5":
+        return Sampler(solver, evaluations, interval, rtol=sample.rtol, atol=sample.atol)
+    return Sampler(solver, evaluations, interval)
+
+
+def check_diffusion(suite: Suite, source: Source) -> None:
+    """UsageError, with the place in the file, for a combination that makes no sense."""
+    for key, what, do in _faults(suite.train, suite.sample):
+        raise UsageError(what, where=source.where(*key), do=do)
+
+
+def _faults(train: Train, sample: Sample) -> Iterator[Fault]:
+    yield from _foreign_keys(sample)
+    for section, interval in (("train", train.interval), ("sample", sample.interval)):
+        if interval is not None and not interval[0] < interval[1]:
+            yield (section, "interval"), f"the times {list(interval)} are no interval", "give [earlier, later]"
+    if train.weighting != "none" and train.prediction == "velocity":
+        yield ("train", "weighting"), "a velocity's error has no weight", "take prediction score or noise, or none"
+    if sample.solver in DISCRETE and train.path != "vp":
+        what = f"{sample.solver} walks back the diffusion of the path vp, and train.path is {train.path}"
+        yield ("sample", "solver"), what, "take path vp, or a solver such as euler or euler-maruyama"
+    if sample.guidance is not None:  # until a suite's networks are given labels or texts
+        what = "there is nothing to guide: the networks of a suite are drawn from under no condition"
+        yield ("sample", "guidance"), what, "leave guidance out"
+    yield from _singular(train, sample)
+
+
+def _foreign_keys(sample: Sample) -> Iterator[Fault]:
+    """Keys that the solver does not know of."""
+    own: dict[str, tuple[Solver, ...]] = {
+        "diffusion": SDES, "diffusion_norm": SDES, "last_step": SDES, "variance": ("ddpm",), "eta": ("ddim",),
+    }  # fmt: skip
+    for key, solvers in own.items():
+        if getattr(sample, key) is not None and sample.solver not in solvers:
+            what = f"{key} belongs to {' and '.join(solvers)}, and the solver is {sample.solver}"
+            yield ("sample", key), what, f"leave {key} out, or take another solver"
+    if sample.interval is not None and sample.solver in DISCRETE:
+        yield ("sample", "interval"), f"{sample.solver} walks all of the way", "leave interval out"
+
+
+def _singular(train: Train, sample: Sample) -> Iterator[Fault]:
+    """Ends of the intervals at which something of theirs is infinite."""
+    objective = objective_of(train)
+    for end, why in _train_singularities(train):
+        if objective.interval[end] == end:
+            yield ("train", "interval"), f"{why} at t = {end}", f"leave interval out, or stay away from {end}"
+    interval = sample.interval or _sample_interval(train, sample)
+    for end, why in _sample_singularities(train, sample):
+        if sample.solver not in DISCRETE and interval[end] == end:
+            yield ("sample", "interval"), f"{why} at t = {end}", f"leave interval out, or stay away from {end}"
+
+
+def _train_singularities(train: Train) -> Iterator[tuple[int, str]]:
+    from_nothing = train.path != "vp"  # alpha is 0 at t = 0
+    if train.path == "vp" and train.prediction == "velocity":
+        yield 1, "the velocity of the path vp is infinite"
+    if train.prediction == "score":
+        yield 1, "the score is infinite"
+    if train.weighting != "none" and from_nothing:
+        yield 0, f"the weighting {train.weighting} of the path {train.path} is infinite"
+    if train.weighting == "likelihood" or (train.weighting == "velocity" and train.path == "vp"):
+        yield 1, f"the weighting {train.weighting} of the path {train.path} is infinite"
+
+
+def _sample_singularities(train: Train, sample: Sample) -> Iterator[tuple[int, str]]:
+    from_nothing = train.path != "vp"
+    if train.prediction != "velocity" and from_nothing:
+        yield 0, f"the velocity can't be had from a {train.prediction} on the path {train.path}"
+    if sample.solver in SDES and _form(sample) == "sbdm" and from_nothing:
+        yield 0, f"the diffusion sbdm of the path {train.path} is infinite"
+    if train.path == "vp":
+        yield 1, "the velocity of the path vp is infinite"
+    if train.prediction == "score" or sample.solver in SDES:
+        yield 1, "the score is infinite"
+
+
+def _train_interval(train: Train) -> Interval:
+    if train.path == "vp":
+        return 0.0, 1 - VP_TRAIN_MARGIN
+    return (0.0, 1.0) if train.prediction == "velocity" else (MARGIN, 1 - MARGIN)
+
+
+def _sample_interval(train: Train, sample: Sample) -> Interval:
+    start = MARGIN if any(end == 0 for end, _ in _sample_singularities(train, sample)) else 0.0
+    if sample.solver in SDES:
+        return start, (SDE_END if sample.resolved_last_step != "none" else 1 - MARGIN)
+    return start, (1.0 if train.path != "vp" and train.prediction == "velocity" else 1 - MARGIN)
+
+
+def _form(sample: Sample) -> DiffusionForm:
+    return sample.diffusion or "sigma"

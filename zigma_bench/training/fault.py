@@ -1,0 +1,131 @@
+"""Where a step went wrong: the first place of a network at which a value that is not finite appears.
+
+The step is run again with every module watched: what goes in and comes out, and in the backward pass the gradients of
+both and of the weights, in the order in which they are computed.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+Role = Literal["output", "input", "weights"]
+
+
+@dataclass
+class Watch:
+    """Keeps the first tensor that is not finite, and the modules that it comes out of and goes into."""
+
+    backward: bool = False  # that was where it appeared
+    kind: str = ""
+    bad: Tensor | None = None
+    seen_as: list[tuple[Role, str]] = field(default_factory=list)
+
+    def look(self, tensor: Tensor, role: Role, name: str, *, backward: bool) -> None:
+        """Look at one tensor, and note under what names the first bad one is known."""
+        if self.bad is None and not bool(tensor.isfinite().all()):
+            self.bad, self.backward = tensor, backward
+            self.kind = "nan" if bool(tensor.isnan().any()) else "inf"
+        if self.bad is not None and backward == self.backward and _same(tensor, self.bad):
+            self.seen_as.append((role, name))
+
+    def place(self) -> str | None:
+        """In words; None if all was finite."""
+        if self.bad is None:
+            return None
+        named: dict[Role, list[str]] = {
+            role: _innermost([name for seen, name in self.seen_as if seen == role])
+            for role in ("weights", "output", "input")
+        }
+        if named["weights"]:
+            what = f"the weights {named['weights'][0]}"
+        elif named[
+            "output"
+        ]:  # a gradient comes from the modules that its tensor goes into, a value from the one before
+            into = f", which goes into {' and '.join(named['input'])}" if self.backward and named["input"] else ""
+            what = f"the output of {named['output'][0]}{into}"
+        else:
+            what = f"what goes into {' and '.join(named['input'])}"
+        phase = "backward pass, in the gradient of" if self.backward else "forward pass, in"
+        return f"in the {phase} {what} ({self.kind})"
+
+
+def find_fault(network: nn.Module, run: Callable[[], Tensor]) -> str | None:
+    """The place, such as `in the forward pass, in the output of blocks.3.mixer (nan)`; None if all is finite.
+
+    `run` computes a loss and its gradient. The weights are left as they are; the gradients are those of the run.
+    """
+    for name, value in (*network.named_parameters(), *network.named_buffers()):
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            return f"before the step, in the weights {name}"
+    watch = Watch()
+    handles = [handle for name, module in network.named_modules() for handle in _watched(watch, name, module)]
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            handles.append(_watch_gradient(watch, parameter, "weights", name))
+    try:
+        loss = run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    if (watch.bad is None or watch.backward) and not bool(loss.isfinite().all()):
+        return "in the loss, of finite outputs"
+    return watch.place()
+
+
+def uncompiled(network: nn.Module) -> nn.Module:
+    """A copy with the same weights whose modules are not compiled, so that all hooks are called."""
+    plain = copy.deepcopy(network)
+    assert not any(module._compiled_call_impl for module in plain.modules())
+    return plain
+
+
+def _watched(watch: Watch, name: str, module: nn.Module) -> Iterator[Any]:
+    """Hooks on what goes into one module and comes out of it, and on the gradients of both."""
+    name = name or "the network"
+
+    def look(value: Any, role: Role) -> None:
+        for tensor in _tensors(value):
+            watch.look(tensor.detach(), role, name, backward=False)
+            if tensor.requires_grad:
+                _watch_gradient(watch, tensor, role, name)
+
+    yield module.register_forward_pre_hook(lambda _, args, kwargs: look((args, kwargs), "input"), with_kwargs=True)
+    yield module.register_forward_hook(lambda _, args, output: look(output, "output"))
+
+
+def _watch_gradient(watch: Watch, tensor: Tensor, role: Role, name: str) -> Any:
+    def look(gradient: Tensor) -> None:
+        watch.look(gradient.detach(), role, name, backward=True)
+
+    return tensor.register_hook(look)  # type: ignore[no-untyped-call]
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """The floating tensors in some arguments or outputs."""
+    if isinstance(value, Tensor):
+        if value.is_floating_point():
+            yield value
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _tensors(item)
+    elif isinstance(value, dict):
+        yield from _tensors(list(value.values()))
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride()
+
+
+def _innermost(names: list[str]) -> list[str]:
+    """Without repetitions, and without modules that hold another one of them."""
+    distinct = list(dict.fromkeys(names))
+    return [
+        name
+        for name in distinct
+        if not any(other != name and (name == "the network" or other.startswith(f"{name}.")) for other in distinct)
+    ]
