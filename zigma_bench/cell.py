@@ -230,7 +230,7 @@ def _network_of(life: Life) -> Callable[[torch.Tensor, torch.Tensor], torch.Tens
 
     from zigma_bench.models.speed import Graphed
     from zigma_bench.training.checkpoint import load_weights
-    from zigma_bench.training.loop import autocast
+    from zigma_bench.training.step import autocast
 
     network = build(life.cell, life.device.type)
     if life.cell.role == "cell":

@@ -29,9 +29,8 @@ from zigma_bench.models.speed import Graphed, compile_network
 from zigma_bench.ops.backends import resolve
 from zigma_bench.plan import Cell
 from zigma_bench.record import Measurement
-from zigma_bench.training.ema import update_ema
 from zigma_bench.training.health import Health
-from zigma_bench.training.loop import autocast, train_step
+from zigma_bench.training.step import Descent, autocast, draw_batch
 
 AGREEMENT, CALLS_IN_A_ROW, MOST_WARM_UPS = 0.10, 3, 20
 
@@ -81,7 +80,8 @@ def measure_efficiency(
             torch.cuda.reset_peak_memory_stats(device.name)
         if stage == "train-step":
             batch, call = cell.train.batch, training_call(cell, network, device)
-            name, facts = "train-images-per-second", {**base, "batch": batch, "compile": cell.train.compile}
+            how = {"batch": batch, "compile": cell.train.compile, "graph": cell.train.graph}
+            name, facts = "train-images-per-second", {**base, **how}
         else:
             batch, call = cell.efficiency.sample_batch, sampling_call(cell, network, device)
             settings = {"solver": cell.sampler.solver, "evaluations": cell.sampler.evaluations}
@@ -116,16 +116,14 @@ def training_call(cell: Cell, network: nn.Module, device: Device) -> Callable[[]
     shape = (batch, cell.channels, cell.height, cell.width)
     images = ArrayImages(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
     ema = copy.deepcopy(network).requires_grad_(False)
-    rate = cell.train.learning_rate
-    optimizer = torch.optim.AdamW(network.parameters(), lr=rate, betas=cell.train.betas, fused=True)
-    health = Health(target, scaled=cell.train.precision == "fp16")
     network.train()
     if cell.train.compile:
         compile_network(network, device.type)
+    health = Health(target, scaled=cell.train.precision == "fp16")
+    descent = Descent(network, ema, cell.train, health, target)
 
     def call() -> None:
-        train_step(network, optimizer, images, cell.train, cell.seed, 0, rate, target, health)
-        update_ema(ema, network, cell.train.ema)
+        descent(draw_batch(images, cell.train, cell.seed, 0, target), cell.train.learning_rate)
 
     return call
 

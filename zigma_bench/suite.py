@@ -112,7 +112,8 @@ class SizeMatch(Strict):
 
 class Train(Strict):
     """The recipe. `ema` is the decay a step; `warmup_images` ramp the learning rate up linearly from zero; `compile`
-    has PyTorch compile the network's blocks (on an NVIDIA card).
+    has PyTorch compile the network's blocks, `graph` records the launches of a step once and replays them (a CUDA
+    graph; both on an NVIDIA card).
 
     The network learns to say its `prediction` on the `path` (diffusion/path.py), the error weighted by `weighting`
     (diffusion/objective.py) at times drawn from `interval` (0 noise, 1 data; absent: SiT's, see plan/diffusion.py).
@@ -132,6 +133,7 @@ class Train(Strict):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     flip: bool = False
     compile: bool = False
+    graph: bool = False
     path: PathName = "linear"
     prediction: Prediction = "velocity"
     weighting: Weighting = "none"

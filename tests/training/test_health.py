@@ -20,10 +20,10 @@ from zigma_bench.models.init import initialise
 from zigma_bench.plugins import catalogue
 from zigma_bench.scans.layers import routes
 from zigma_bench.suite import Train
-from zigma_bench.training import loop
 from zigma_bench.training.fault import find_fault
 from zigma_bench.training.health import FIRST_SCALE, GROWTH_STEPS, Health
 from zigma_bench.training.loop import Goal, train
+from zigma_bench.training.step import draw_batch, loss_of, step_seed
 
 CPU = torch.device("cpu")
 IMAGES = ArrayImages(np.random.default_rng(0).integers(0, 256, (50, 1, 8, 8), dtype=np.uint8))
@@ -57,7 +57,7 @@ def run(network, folder, steps=30, stopped=lambda: False, **recipe):
 
 def at_step(step):
     """Whether the step, counted from 1, is being computed: each seeds the global generator with its own number."""
-    return torch.initial_seed() == loop._step_seed(SEED, step - 1, 4)
+    return torch.initial_seed() == step_seed(SEED, step - 1, 4)
 
 
 class Poison(torch.autograd.Function):
@@ -85,7 +85,7 @@ def spoil(network, place, step, *, value=torch.nan, backward=False):
 
 @pytest.mark.parametrize(
     ("place", "step"),  # a look every 20 steps, and one at the end
-    [("blocks.1.mixer", 1), ("blocks.2.mixer.in_proj", 7), ("time_embed", 20), ("head", 21), ("blocks.0.norm", 22)],
+    [("blocks.1.mixer", 1), ("blocks.2.mixer.out_proj", 7), ("time_embed", 20), ("head", 21), ("blocks.0.modulation", 22)],
 )
 def test_a_nan_in_the_forward_pass_is_named(tmp_path, place, step):
     network = build()
@@ -124,7 +124,7 @@ def test_a_nan_between_two_modules_is_named_by_the_one_that_takes_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("place", "step"), [("blocks.1.mixer.in_proj", 2), ("blocks.2.mixer.out_proj", 20), ("patch_embed", 1)]
+    ("place", "step"), [("blocks.1.mixer.branches.0.x_proj", 2), ("blocks.2.mixer.out_proj", 20), ("patch_embed", 1)]
 )
 def test_a_nan_in_the_backward_pass_is_named_and_reaches_no_weight(tmp_path, place, step):
     """What the module itself gives has a NaN gradient, which no hook sees; what it makes of that is the first seen."""
@@ -236,7 +236,7 @@ def test_what_decays_and_the_residual_stay_float32(monkeypatch, name, precision)
     for block in network.blocks:
         block.register_forward_hook(lambda module, args, output: streams.append(output[1].dtype))
     recipe = Train(batch=4, precision=precision)
-    loop.loss_of_step(network, IMAGES, recipe, SEED, 0, CPU).backward()
+    loss_of(network, draw_batch(IMAGES, recipe, SEED, 0, CPU), recipe).backward()
     short = torch.float16 if precision == "fp16" else torch.bfloat16
     expected = {"u": short, "A": torch.float32, "D": torch.float32, "bias": torch.float32}
     assert len(seen) == (6 if name == "vision-mamba" else 3)
@@ -265,7 +265,8 @@ class Spiky(nn.Module):
 def test_the_scale_moves_as_that_of_gradscaler():
     """Weights, scale and skipped steps, bit for bit, over overflows and a growth."""
     mine, other = Spiky({3, 4, 10}), Spiky({3, 4, 10})
-    health = Health(CPU, scaled=True, state={"scale": FIRST_SCALE, "good_steps": GROWTH_STEPS - 1, "skipped_steps": 0})
+    health = Health(CPU, scaled=True)
+    health.resume(0, {"scale": FIRST_SCALE, "good_steps": GROWTH_STEPS - 1, "skipped_steps": 0})
     scaler = torch.amp.GradScaler("cpu", init_scale=FIRST_SCALE, growth_interval=GROWTH_STEPS)
     scaler.load_state_dict({**scaler.state_dict(), "_growth_tracker": GROWTH_STEPS - 1})
     optimizers = [torch.optim.AdamW(network.parameters(), lr=0.1, fused=True) for network in (mine, other)]
@@ -276,7 +277,7 @@ def test_the_scale_moves_as_that_of_gradscaler():
             optimizer.zero_grad()
             losses.append(network(x).square().mean())
         health.backward(losses[0])
-        health.update(mine, optimizers[0], losses[0].detach(), step=step + 1, clip=None)
+        health.update(mine, optimizers[0], losses[0].detach(), clip=None)
         scaler.scale(losses[1]).backward()
         scaler.step(optimizers[1])
         scaler.update()
@@ -291,11 +292,11 @@ def test_a_gradient_that_overflows_at_any_scale_is_bad():
     network = Spiky(set(range(100)))
     optimizer, health = torch.optim.AdamW(network.parameters(), fused=True), Health(CPU, scaled=True)
     before = copy.deepcopy(network.state_dict())
-    for step in range(1, 30):
+    for _ in range(29):
         optimizer.zero_grad()
         loss = (1e3 * network(torch.ones(4, 8))).square().mean()
         health.backward(loss)
-        health.update(network, optimizer, loss.detach(), step=step, clip=1.0)
+        health.update(network, optimizer, loss.detach(), clip=1.0)
     assert health.state() == {"scale": 1.0, "good_steps": health.good_steps.item(), "skipped_steps": 16}
     assert health.first_bad == 17
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
@@ -309,7 +310,7 @@ def test_clipping_sees_the_gradient_without_its_scale():
         optimizer, health = torch.optim.SGD(network.parameters(), lr=1.0, fused=True), Health(CPU, scaled=scaled)
         loss = network(torch.ones(4, 8)).square().mean()
         health.backward(loss)
-        health.update(network, optimizer, loss.detach(), step=1, clip=1e-3)
+        health.update(network, optimizer, loss.detach(), clip=1e-3)
         found.append(torch.cat([parameter.detach().flatten() for parameter in network.parameters()]))
     start = torch.cat([parameter.detach().flatten() for parameter in Spiky(set()).parameters()])
     assert (found[0] - start).norm().item() == pytest.approx(1e-3, rel=1e-3)

@@ -15,7 +15,8 @@ from zigma_bench.suite import Train
 from zigma_bench.training import loop
 from zigma_bench.training.checkpoint import load_checkpoint, save_checkpoint
 from zigma_bench.training.ema import update_ema
-from zigma_bench.training.loop import Goal, batch_indices, learning_rate, train
+from zigma_bench.training.loop import Goal, learning_rate, train
+from zigma_bench.training.step import batch_indices, draw_batch, loss_of
 
 IMAGES = ArrayImages(np.random.default_rng(0).integers(0, 256, (50, 1, 4, 4), dtype=np.uint8))
 RECIPE = Train(batch=8, learning_rate=1e-2, ema=0.5, schedule="cosine", warmup_images=16, gradient_clip=1.0, flip=True)
@@ -153,6 +154,6 @@ def test_dropped_paths_are_drawn_apart_from_the_times():
             return super().forward(x, t)
 
     network = Watching()
-    loop.loss_of_step(network, IMAGES, RECIPE, 3, 0, torch.device("cpu"))
+    loss_of(network, draw_batch(IMAGES, RECIPE, 3, 0, torch.device("cpu")), RECIPE)
     assert not torch.equal(seen["t"], seen["uniform"])
     assert abs(torch.corrcoef(torch.stack([seen["t"], seen["uniform"]]))[0, 1]) < 0.99

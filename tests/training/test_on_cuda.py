@@ -9,17 +9,20 @@ import pytest
 import torch
 
 from zigma_bench.diffusion.noise import StepNoise
-from zigma_bench.errors import NotFinite
+from zigma_bench.errors import Interrupted, NotFinite
 from zigma_bench.grid import Grid
 from zigma_bench.images import ArrayImages
 from zigma_bench.models.init import initialise
 from zigma_bench.plugins import catalogue
 from zigma_bench.scans.layers import routes
 from zigma_bench.suite import Train
-from zigma_bench.training import loop
 from zigma_bench.training.loop import Goal, train
+from zigma_bench.training.step import step_seed
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA card")
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA card"),
+    pytest.mark.filterwarnings("ignore"),  # those of PyTorch's compiler about itself
+]
 SEED, STEPS = 3, 200
 
 
@@ -42,10 +45,10 @@ def build(**options):
     return network.cuda()
 
 
-def run(network, folder, steps, **recipe):
+def run(network, folder, steps, *, stopped=lambda: False, **recipe):
     return train(
         network, smooth_images(512, 4, 32), recipe=Train(**{"batch": 64, **recipe}), goal=Goal(steps, None), seed=SEED,
-        device=torch.device("cuda"), folder=folder, tell=lambda done, text: print(done, text), stopped=lambda: False,
+        device=torch.device("cuda"), folder=folder, tell=lambda done, text: print(done, text), stopped=stopped,
     )  # fmt: skip
 
 
@@ -89,7 +92,7 @@ def test_a_nan_is_named_on_a_card(tmp_path, precision, compiled):
     """What the mixer of block 1 gives is NaN at step 7, inside of a block that may be compiled."""
     network = build(width=64, depth=3, patch=2)
     network.blocks[1].mixer = Spoilt(network.blocks[1].mixer)
-    seventh = loop._step_seed(SEED, 6, 4)
+    seventh = step_seed(SEED, 6, 4)
 
     def spoil(module, args):
         module.blocks[1].mixer.extra.fill_(torch.nan if torch.initial_seed() == seventh else 0.0)
@@ -105,3 +108,24 @@ def test_noise_of_steps_is_that_of_the_cpu():
     for step, noise in enumerate(drawn):
         assert noise.is_cuda
         assert torch.equal(noise.cpu(), on_cpu(step))
+
+
+@pytest.mark.parametrize("recipe", [{}, {"compile": True}, {"precision": "fp16", "gradient_clip": 1.0}])
+def test_a_recorded_training_is_the_launched_one(tmp_path, recipe):
+    """With dropped paths, a learning rate that moves, and a stop in the middle: the same losses, weights and EMA."""
+    found = []
+    for graph in (False, True):
+        network = build(width=64, depth=3, patch=2, drop_path=0.3)
+        folder = tmp_path / str(graph)
+        options = {"schedule": "cosine", "warmup_images": 640, "ema": 0.9, "checkpoint_seconds": 1e9, **recipe}
+        looks: list[int] = []
+        with pytest.raises(Interrupted):
+            run(network, folder, 40, graph=graph, stopped=lambda looks=looks: len(looks) > 13 or bool(looks.append(1)),
+                **options)  # fmt: skip
+        again = build(width=64, depth=3, patch=2, drop_path=0.3)
+        ema, progress = run(again, folder, 40, graph=graph, **options)
+        found.append(([loss for _, loss in progress.curve], [*again.parameters(), *ema.parameters()]))
+    assert found[1][0] == pytest.approx(found[0][0], rel=2e-3)
+    assert found[0][0][-1] < found[0][0][0]
+    for one, other in zip(found[0][1], found[1][1], strict=True):
+        assert (one - other).norm() <= 2e-2 * one.norm() + 1e-3

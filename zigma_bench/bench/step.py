@@ -195,7 +195,7 @@ def _calls(network: nn.Module, shape: Tokens, device: Device, dtype: torch.dtype
 
 
 def _graph_of(call: Callable[[], Any]) -> Callable[[], None]:
-    graph, _output = record(call)
+    graph, _output = record(call, "the benchmark's graph")
     return graph.replay
 
 

@@ -87,6 +87,18 @@ class Branch(nn.Module):
         )  # fmt: skip
 
 
+class InProjection(nn.Linear):
+    """D -> 2 E: x and z side by side, or `apart`.
+
+    Apart they are two products: the backward of halves would put their gradients together again.
+    """
+
+    def forward(self, x: Tensor, *, apart: bool = False) -> Any:
+        if not apart:
+            return super().forward(x)
+        return tuple(nn.functional.linear(x, weight) for weight in self.weight.chunk(2))
+
+
 class OutProjection(nn.Linear):
     """E -> D, started at PyTorch's default divided by the square root of the depth (GPT-2's rule, as Mamba does)."""
 
@@ -108,7 +120,7 @@ class MambaMixer(nn.Module):
         self.merge_name, self.share, self.stages = route.merge, route.share, route.stages
         self.walks = nn.ModuleList(Walk(route, number) for number in range(0 if route.learned else K))
         self.order = None if route.learned is None else Order(route.learned, paths=K, width=block.width, grid=grid)
-        self.in_proj = nn.Linear(block.width, 2 * E, bias=False)
+        self.in_proj = InProjection(block.width, 2 * E, bias=False)
         self.pads = PadTable(route.pad_rows, E) if route.pad_rows else None
         self.zeros: Tensor | None
         zero_pads = route.pads is None and route.pad_count > 0
@@ -133,8 +145,7 @@ class MambaMixer(nn.Module):
             return self._along_learned(x)
         if self.whole:
             return self.out_proj(self.merge(self._whole(self.in_proj(x)).unbind(0)))  # type: ignore[no-any-return]
-        # Two products: the gradients of halves would be put together again, and these are larger than the weights'.
-        x, z = (nn.functional.linear(x, weight) for weight in self.in_proj.weight.chunk(2))  # [B, L, E] each
+        x, z = self.in_proj(x, apart=True)  # [B, L, E] each
         behind = self.zeros if self.pads is None else self.pads.table
         if self.stages is not None:
             return self.out_proj(self._cascade(x, z, behind))  # type: ignore[no-any-return]

@@ -16,10 +16,7 @@ def compile_network(network: nn.Module, device_type: str) -> None:
 
     A graph break is an error. Names of parameters stay. Raises NotReady on a CPU, whose operators PyTorch can't trace.
     """
-    if device_type != "cuda":
-        raise NotReady(
-            "a network is compiled on an NVIDIA card alone", where="train.compile", expected="cuda", got=device_type
-        )
+    require_card(device_type, "train.compile")
     blocks = getattr(network, "blocks", None)
     parts = list(blocks) if isinstance(blocks, nn.ModuleList) else [network]
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 8 + 4 * len(parts))
@@ -35,10 +32,7 @@ class Graphed:
     """
 
     def __init__(self, function: Callable[..., Tensor], device_type: str) -> None:
-        if device_type != "cuda":
-            raise NotReady(
-                "launches are recorded on an NVIDIA card alone", where="sample.graph", expected="cuda", got=device_type
-            )
+        require_card(device_type, "sample.graph")
         self.function = function
         self.graphs: dict[Any, tuple[torch.cuda.CUDAGraph, tuple[Tensor, ...], Tensor]] = {}
 
@@ -54,12 +48,23 @@ class Graphed:
 
     def _record(self, arguments: tuple[Tensor, ...]) -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, ...], Tensor]:
         places = tuple(tensor.clone(memory_format=torch.contiguous_format) for tensor in arguments)
-        graph, output = record(lambda: self.function(*places))
+        graph, output = record(lambda: self.function(*places), "sample.graph")
         return graph, places, output
 
 
-def record(function: Callable[[], Any]) -> tuple[torch.cuda.CUDAGraph, Any]:
-    """The graph of a function's launches, and what the function gave: places that each replay fills again."""
+def require_card(device_type: str, key: str) -> None:
+    """NotReady for a suite's key that only an NVIDIA card can follow."""
+    if device_type != "cuda":
+        raise NotReady(
+            f"{key} needs an NVIDIA card", where=key, expected="cuda", got=device_type, do=f"leave {key} out"
+        )
+
+
+def record(function: Callable[[], Any], key: str) -> tuple[torch.cuda.CUDAGraph, Any]:
+    """The graph of a function's launches, and what the function gave: places that each replay fills again.
+
+    `key`: the suite's key that asked for it. The function is called some times before.
+    """
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -73,6 +78,6 @@ def record(function: Callable[[], Any]) -> tuple[torch.cuda.CUDAGraph, Any]:
     except RuntimeError as error:
         raise NotReady(
             f"the launches can't be recorded as a CUDA graph: {str(error).splitlines()[0]}",
-            do="leave sample.graph out: this network waits for the card, or its launches depend on values",
+            do=f"leave {key} out: this network waits for the card, or its launches depend on values",
         ) from error
     return graph, output

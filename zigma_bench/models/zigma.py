@@ -38,6 +38,19 @@ from zigma_bench.scans.route import Route
 NORM_EPS, FINAL_EPS = 1e-5, 1e-6
 
 
+class ModulatedNorm(nn.RMSNorm):
+    """r + x, its RMSNorm, and that scaled and shifted: see `ops.modulated_norm`."""
+
+    def __init__(self, width: int, backend: str) -> None:
+        super().__init__(width, eps=NORM_EPS)
+        self.backend = backend
+
+    def forward(  # type: ignore[override]
+        self, r: Tensor, x: Tensor | None, shift: Tensor, scale: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return modulated_norm(r, x, self.weight, shift, scale, eps=NORM_EPS, backend=self.backend)
+
+
 class Block(nn.Module):
     """One layer: (x, r) and a condition c [B, D] -> (x, r), all [B, L, D].
 
@@ -46,17 +59,14 @@ class Block(nn.Module):
 
     def __init__(self, width: int, mixer: nn.Module, *, drop_path: float, residual: str, backend: str) -> None:
         super().__init__()
-        self.backend = backend
-        self.norm = nn.RMSNorm(width, eps=NORM_EPS)
+        self.norm = ModulatedNorm(width, backend)
         self.modulation = ZeroLinear(width, 3 * width)
         self.mixer, self.drop_path, self.residual = mixer, DropPath(drop_path), residual
 
     def forward(self, x: Tensor, r: Tensor | None, c: Tensor) -> tuple[Tensor, Tensor]:
         shift, scale, gate = self.modulation(nn.functional.silu(c)).chunk(3, dim=-1)  # [B, D] each
         before, added = (x, None) if r is None else (r, self.drop_path(x))
-        r, n, modulated = modulated_norm(
-            before, added, self.norm.weight, shift, scale, eps=NORM_EPS, backend=self.backend
-        )
+        r, n, modulated = self.norm(before, added, shift, scale)
         branch = self.mixer(modulated)
         gate = gate[:, None].to(branch.dtype)
         return (torch.addcmul(n.to(branch.dtype), gate, branch) if self.residual == "official" else gate * branch), r

@@ -13,20 +13,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zigma_bench.diffusion.objective import prediction_loss
 from zigma_bench.errors import Interrupted, NotFinite
-from zigma_bench.images import Images, Pixels
+from zigma_bench.images import Images
 from zigma_bench.models.speed import compile_network
-from zigma_bench.plan.diffusion import objective_of
 from zigma_bench.suite import Train
 from zigma_bench.training.checkpoint import load_checkpoint, save_checkpoint
-from zigma_bench.training.ema import update_ema
 from zigma_bench.training.fault import find_fault, uncompiled
 from zigma_bench.training.health import Health
+from zigma_bench.training.step import Descent, autocast, draw_batch, loss_of, to_floats
 
 CHECK_STEPS = 20  # how often the losses are looked at, and a point of the curve is kept
 
@@ -77,17 +74,13 @@ def train(
     is not finite, with the step and the place in the network where that began.
     """
     ema = copy.deepcopy(network).eval().requires_grad_(False)
-    optimizer = torch.optim.AdamW(
-        network.parameters(),
-        lr=recipe.learning_rate,
-        betas=recipe.betas,
-        weight_decay=recipe.weight_decay,
-        fused=True,
-    )
-    saved = load_checkpoint(folder, network, ema, optimizer)
+    health = Health(device, scaled=recipe.precision == "fp16")
+    descent = Descent(network, ema, recipe, health, device)
+    saved = load_checkpoint(folder, network, ema, descent.optimizer)
     progress = Progress(saved["step"], saved["seconds"], [tuple(p) for p in saved["curve"]]) if saved else Progress()
     losses: list[Tensor] = [torch.tensor(value, device=device) for value in saved["losses"]] if saved else []
-    health = Health(device, scaled=recipe.precision == "fp16", state=saved.get("health") if saved else None)
+    if saved:
+        health.resume(progress.step, saved.get("health"))
 
     def look() -> list[float]:
         """The losses since the last look; waits for the device."""
@@ -104,8 +97,7 @@ def train(
     started, last_save = time.monotonic() - progress.seconds, time.monotonic()
     while goal.fraction(progress) < 1:
         rate = learning_rate(recipe, progress.step * recipe.batch, goal.fraction(progress))
-        losses.append(train_step(network, optimizer, images, recipe, seed, progress.step, rate, device, health))
-        update_ema(ema, network, recipe.ema)
+        losses.append(descent(draw_batch(images, recipe, seed, progress.step, device), rate))
         progress.step += 1
         progress.seconds = time.monotonic() - started
         done = goal.fraction(progress) >= 1
@@ -117,52 +109,13 @@ def train(
         stop = stopped() and not done
         if stop or time.monotonic() - last_save > recipe.checkpoint_seconds:
             state = {"seconds": progress.seconds, "curve": progress.curve, "losses": look(), "health": health.state()}
-            save_checkpoint(folder, progress.step, network, ema, optimizer, state)
+            save_checkpoint(folder, progress.step, network, ema, descent.optimizer, state)
             last_save = time.monotonic()
             started = last_save - progress.seconds
         if stop:
             raise Interrupted(f"stopped after {progress.step} steps; a checkpoint is written")
     progress.scaling = health.state() if health.scaled else {}
     return ema, progress
-
-
-def train_step(
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    images: Images,
-    recipe: Train,
-    seed: int,
-    step: int,
-    rate: float,
-    device: torch.device,
-    health: Health,
-) -> Tensor:
-    """One optimiser step, unless `health` stops it; gives the mean loss of the batch, still on the device."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.zero_grad(set_to_none=True)
-    loss = loss_of_step(network, images, recipe, seed, step, device)
-    health.backward(loss)
-    health.update(network, optimizer, loss.detach(), step=step + 1, clip=recipe.gradient_clip)
-    return loss.detach()
-
-
-def loss_of_step(
-    network: nn.Module, images: Images, recipe: Train, seed: int, step: int, device: torch.device
-) -> Tensor:
-    """The mean loss of the batch of a step, the same whenever it is computed."""
-    objective = objective_of(recipe)
-    x1 = to_floats(images.take(batch_indices(len(images), recipe.batch, seed, step)), device)
-    torch.manual_seed(_step_seed(seed, step, 4))  # dropped paths, drawn apart from what follows
-    draw = torch.Generator(device).manual_seed(_step_seed(seed, step, 2))
-    start, end = objective.interval
-    t = start + (end - start) * torch.rand(len(x1), generator=draw, device=device)
-    x0 = torch.randn(x1.shape, generator=draw, device=device)
-    if recipe.flip:
-        flipped = torch.rand(len(x1), 1, 1, 1, generator=draw, device=device) < 0.5
-        x1 = torch.where(flipped, x1.flip(-1), x1)
-    with autocast(recipe, device):
-        return prediction_loss(network, x1, x0, t, objective).mean()
 
 
 def learning_rate(recipe: Train, images: int, fraction: float) -> float:
@@ -173,29 +126,6 @@ def learning_rate(recipe: Train, images: int, fraction: float) -> float:
     if recipe.schedule == "cosine":
         rate *= 0.5 * (1 + math.cos(math.pi * fraction))
     return rate
-
-
-def batch_indices(count: int, batch: int, seed: int, step: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """The images of a step: epoch after epoch, each in an order drawn from (seed, epoch)."""
-    positions = np.arange(step * batch, (step + 1) * batch)
-    epochs, places = np.divmod(positions, count)
-    indices = np.empty(batch, dtype=np.int64)
-    for epoch in np.unique(epochs):
-        order = np.random.default_rng([seed, int(epoch), 1]).permutation(count)
-        indices[epochs == epoch] = order[places[epochs == epoch]]
-    return indices
-
-
-def to_floats(pixels: Pixels, device: torch.device) -> Tensor:
-    """uint8 [B, C, H, W] -> float32 in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(pixels)).to(device).float().div_(127.5).sub_(1)
-
-
-def autocast(recipe: Train, device: torch.device) -> torch.autocast:
-    """bf16 or fp16 where the recipe says so, bf16 where it says `auto` and the device is a GPU; else float32."""
-    enabled = recipe.precision in ("bf16", "fp16") or (recipe.precision == "auto" and device.type == "cuda")
-    dtype = torch.float16 if recipe.precision == "fp16" else torch.bfloat16
-    return torch.autocast(device.type, dtype=dtype, enabled=enabled)
 
 
 def _warm_up(network: nn.Module, images: Images, recipe: Train, device: torch.device) -> None:
@@ -225,7 +155,7 @@ def _fault(
     network.zero_grad(set_to_none=True)
 
     def run() -> Tensor:
-        again = loss_of_step(watched, images, recipe, seed, step - 1, device)
+        again = loss_of(watched, draw_batch(images, recipe, seed, step - 1, device), recipe)
         health.backward(again)
         return again
 
@@ -233,7 +163,3 @@ def _fault(
     where = f"it began {place}" if place else "run again, the same step was finite"
     do = "lower the learning rate" + (", or take precision bf16" if recipe.precision == "fp16" else "")
     return NotFinite(f"{what} at step {step}: {where}", do=do)
-
-
-def _step_seed(seed: int, step: int, stream: int) -> int:
-    return int(np.random.SeedSequence([seed, step, stream]).generate_state(1, np.uint64)[0] >> 1)

@@ -1,0 +1,152 @@
+"""One step of a training: its batch, drawn from (seed, step) alone, its loss, and the update with the EMA.
+
+On an NVIDIA card the launches of a step can be recorded once and replayed (`train.graph`): what a step is given then
+lies in places that the launches read, the learning rate among them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from zigma_bench.diffusion.objective import prediction_loss
+from zigma_bench.images import Images, Pixels
+from zigma_bench.models.speed import record, require_card
+from zigma_bench.plan.diffusion import objective_of
+from zigma_bench.suite import Train
+from zigma_bench.training.ema import update_ema
+from zigma_bench.training.health import Health
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images x1 and noise x0 [B, C, H, W] and times t [B], on the device."""
+
+    x1: Tensor
+    x0: Tensor
+    t: Tensor
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.x1, self.x0, self.t
+
+
+class Descent:
+    """A network, its EMA and its optimizer, moved by one batch after another."""
+
+    def __init__(self, network: nn.Module, ema: nn.Module, recipe: Train, health: Health, device: torch.device) -> None:
+        if recipe.graph:
+            require_card(device.type, "train.graph")
+        self.network, self.ema, self.recipe, self.health = network, ema, recipe, health
+        rate = torch.tensor(recipe.learning_rate, device=device) if recipe.graph else recipe.learning_rate
+        self.optimizer = torch.optim.AdamW(
+            network.parameters(),
+            lr=rate,
+            betas=recipe.betas,
+            weight_decay=recipe.weight_decay,
+            fused=True,
+            capturable=recipe.graph,
+        )
+        self.recorded: tuple[torch.cuda.CUDAGraph, Batch, Tensor] | None = None
+
+    def __call__(self, batch: Batch, rate: float) -> Tensor:
+        """One step at a learning rate, unless `health` stops it; gives the batch's mean loss, still on the device."""
+        for group in self.optimizer.param_groups:
+            if self.recipe.graph:
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+        if not self.recipe.graph:
+            return self._descend(batch)
+        if self.recorded is None:
+            self.recorded = self._record(batch)
+        graph, places, loss = self.recorded
+        for place, tensor in zip(places.tensors, batch.tensors, strict=True):
+            place.copy_(tensor)
+        graph.replay()
+        return loss.clone()
+
+    def _descend(self, batch: Batch) -> Tensor:
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = loss_of(self.network, batch, self.recipe)
+        self.health.backward(loss)
+        self.health.update(self.network, self.optimizer, loss.detach(), clip=self.recipe.gradient_clip)
+        update_ema(self.ema, self.network, self.recipe.ema)
+        return loss.detach()
+
+    def _record(self, batch: Batch) -> tuple[torch.cuda.CUDAGraph, Batch, Tensor]:
+        """The graph of a step. Recording takes some steps first, which are undone."""
+        places = Batch(*(tensor.clone() for tensor in batch.tensors))
+        fresh = not self.optimizer.state
+        kept = [tensor.clone() for tensor in self._moved()]
+        random = torch.cuda.get_rng_state()
+        graph, loss = record(lambda: self._descend(places), "train.graph")
+        if fresh:
+            for state in self.optimizer.state.values():
+                for tensor in state.values():
+                    tensor.zero_()
+        for tensor, before in zip(self._moved(), kept, strict=not fresh):
+            tensor.copy_(before)
+        torch.cuda.set_rng_state(random)
+        return graph, places, loss
+
+    @torch.no_grad()
+    def _moved(self) -> Iterator[Tensor]:
+        """Every tensor that a step changes; the optimizer's come last, for at first it has none."""
+        for network in (self.network, self.ema):
+            yield from (parameter.detach() for parameter in network.parameters())
+        yield from self.health.tensors()
+        for state in self.optimizer.state.values():
+            yield from state.values()
+
+
+def draw_batch(images: Images, recipe: Train, seed: int, step: int, device: torch.device) -> Batch:
+    """The images, noise, times and flips of a step; the default generators are seeded for its dropped paths."""
+    x1 = to_floats(images.take(batch_indices(len(images), recipe.batch, seed, step)), device)
+    torch.manual_seed(step_seed(seed, step, 4))  # dropped paths, drawn apart from what follows
+    draw = torch.Generator(device).manual_seed(step_seed(seed, step, 2))
+    start, end = objective_of(recipe).interval
+    t = start + (end - start) * torch.rand(len(x1), generator=draw, device=device)
+    x0 = torch.randn(x1.shape, generator=draw, device=device)
+    if recipe.flip:
+        flipped = torch.rand(len(x1), 1, 1, 1, generator=draw, device=device) < 0.5
+        x1 = torch.where(flipped, x1.flip(-1), x1)
+    return Batch(x1, x0, t)
+
+
+def loss_of(network: nn.Module, batch: Batch, recipe: Train) -> Tensor:
+    """The mean loss of a batch."""
+    with autocast(recipe, batch.x1.device):
+        return prediction_loss(network, batch.x1, batch.x0, batch.t, objective_of(recipe)).mean()
+
+
+def batch_indices(count: int, batch: int, seed: int, step: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """The images of a step: epoch after epoch, each in an order drawn from (seed, epoch)."""
+    positions = np.arange(step * batch, (step + 1) * batch)
+    epochs, places = np.divmod(positions, count)
+    indices = np.empty(batch, dtype=np.int64)
+    for epoch in np.unique(epochs):
+        order = np.random.default_rng([seed, int(epoch), 1]).permutation(count)
+        indices[epochs == epoch] = order[places[epochs == epoch]]
+    return indices
+
+
+def to_floats(pixels: Pixels, device: torch.device) -> Tensor:
+    """uint8 [B, C, H, W] -> float32 in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(pixels)).to(device).float().div_(127.5).sub_(1)
+
+
+def autocast(recipe: Train, device: torch.device) -> torch.autocast:
+    """bf16 or fp16 where the recipe says so, bf16 where it says `auto` and the device is a GPU; else float32."""
+    enabled = recipe.precision in ("bf16", "fp16") or (recipe.precision == "auto" and device.type == "cuda")
+    dtype = torch.float16 if recipe.precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=enabled)
+
+
+def step_seed(seed: int, step: int, stream: int) -> int:
+    """A seed of one stream of random numbers in one step."""
+    return int(np.random.SeedSequence([seed, step, stream]).generate_state(1, np.uint64)[0] >> 1)
