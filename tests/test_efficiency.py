@@ -7,7 +7,7 @@ import pytest
 from zigma_bench import efficiency
 from zigma_bench.cell import build
 from zigma_bench.device import Device
-from zigma_bench.efficiency import MOST_WARM_UPS, Timing, measure_efficiency, time_calls
+from zigma_bench.efficiency import MOST_WARM_UPS, Timing, flop_rate, measure_efficiency, time_calls
 from zigma_bench.errors import Interrupted
 from zigma_bench.plan import make_plan
 from zigma_bench.plugins import catalogue
@@ -82,3 +82,14 @@ def test_dopri5_is_refused_with_the_reason(write_suite):
     (measurement,), _ = measure_efficiency(cell, build(cell, "cpu"), CPU, lambda done, text: None, lambda: False)
     assert measurement.status == "refused"
     assert "dopri5" in measurement.reason
+
+
+def test_flops_are_those_of_the_formulas_with_the_scan_apart(write_suite):
+    suite, source = load_suite(write_suite())
+    zigma, *_, dit = (cell for cell in make_plan(suite, source, catalogue()).cells if cell.role == "cell")
+    forward, scan = sum(zigma.forward_flops.values()), zigma.forward_flops["scan"]
+    assert flop_rate(zigma, "train-step", 10.0) == {
+        "flops": 3 * forward, "scan_flops": 3 * scan, "flops_per_second": 30.0 * forward
+    }  # fmt: skip
+    assert flop_rate(zigma, "sample", 1.0)["flops"] == 2 * forward  # two evaluations
+    assert flop_rate(dit, "sample", 1.0)["scan_flops"] == 0

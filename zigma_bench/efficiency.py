@@ -88,7 +88,7 @@ def measure_efficiency(
             settings |= {"graph": cell.sample.graph, **cell.sampler.facts()}
             name, facts = "sample-images-per-second", {**base, "batch": batch, **settings}
         timing = time_calls(call, cell.efficiency.repeats, device, stopped)
-        details[stage] = timing.details()
+        details[stage] = {**timing.details(), **flop_rate(cell, stage, timing.throughput(batch))}
         reason = None if timing.stable else "unstable: the warm-up did not settle within 10%"
         speed = timing.throughput(batch)
         found.append(Measurement.of(name, speed, "1/s", fingerprint=facts, raw=timing.seconds, reason=reason))
@@ -97,6 +97,17 @@ def measure_efficiency(
             for what, value in peak_memory(device).items()
         ]
     return found, details
+
+
+def flop_rate(cell: Cell, stage: str, images_per_second: float) -> dict[str, Any]:
+    """FLOPs of an image by the operators' formulas, those of the scan apart, and FLOPs a second.
+
+    A training step counts three forward passes, a sampling one for each evaluation.
+    """
+    passes = 3 if stage == "train-step" else cell.sample.resolved_evaluations
+    assert passes is not None
+    scan, total = (passes * n for n in (cell.forward_flops.get("scan", 0), sum(cell.forward_flops.values())))
+    return {"flops": total, "scan_flops": scan, "flops_per_second": total * images_per_second}
 
 
 def training_call(cell: Cell, network: nn.Module, device: Device) -> Callable[[], None]:

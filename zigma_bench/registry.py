@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -57,15 +57,50 @@ class Missing:
 class Cost:
     """What a network costs by formula: parameters, and FLOPs of one forward pass of one image by operator.
 
-    One multiply-add is 2 FLOPs. `scan` is the selective scan alone.
+    One multiply-add is 2 FLOPs. `scan` is the selective scan alone. `parts`: the parameters by operator, under the same
+    names; None where a formula does not tell them apart. Costs add up name by name.
     """
 
     parameters: int
     forward_flops: Mapping[str, int]
+    parts: Mapping[str, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.parts is not None and sum(self.parts.values()) != self.parameters:
+            raise UsageError(
+                "the parts of a cost do not add up to its parameters", expected=f"{self.parameters:,}",
+                got=sum(self.parts.values()),
+            )  # fmt: skip
+
+    @classmethod
+    def of(cls, parts: Mapping[str, int], forward_flops: Mapping[str, int]) -> Cost:
+        """A cost whose parameters are those of its parts."""
+        return cls(sum(parts.values()), forward_flops, parts)
 
     @property
     def total_flops(self) -> int:
         return sum(self.forward_flops.values())
+
+    def within(self, name: str) -> Cost:
+        """The same cost, its parameters under one name where its formula does not tell them apart."""
+        return self if self.parts is not None else Cost(self.parameters, self.forward_flops, {name: self.parameters})
+
+
+def added(costs: Iterable[Cost]) -> Cost:
+    """The sum of costs, name by name; its parts are known where those of all are."""
+    costs = list(costs)
+    known = [cost.parts for cost in costs if cost.parts is not None]
+    parts = sum_by_name(known) if len(known) == len(costs) else None
+    return Cost(sum(cost.parameters for cost in costs), sum_by_name(cost.forward_flops for cost in costs), parts)
+
+
+def sum_by_name(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Counts added up under each name, in the order in which the names first come."""
+    found: dict[str, int] = {}
+    for mapping in counts:
+        for name, count in mapping.items():
+            found[name] = found.get(name, 0) + count
+    return found
 
 
 @dataclass(frozen=True)
@@ -88,6 +123,8 @@ class BackboneFacts:
     `sizes`: named sizes to option values. `cost(options, grid=, channels=, routes=) -> Cost`.
     `check(options, grid=, routes=)` raises NotReady for a geometry that does not fit.
     `smoke`: the option values of a toy. `condition(options)`: what the network is given as y beside x and t, or None.
+    `kept(options, grid=, channels=, routes=, backend=, precision=)`: bytes that a training step keeps of one image, by
+    operator, for a resolved backend and fp32 or bf16; without it nobody knows.
     """
 
     order: Literal["scan", "free"]
@@ -97,6 +134,7 @@ class BackboneFacts:
     check: Callable[..., None] | None = None
     smoke: Mapping[str, Any] = field(default_factory=dict)
     condition: Callable[[Any], Condition | None] = lambda options: None
+    kept: Callable[..., Mapping[str, int]] | None = None
 
 
 @dataclass(frozen=True)
@@ -104,11 +142,13 @@ class MixerFacts:
     """What a plan must know of a mixer without building it.
 
     `cost(options, block=, grid=, route=) -> Cost` of one layer. `check(options, block=, grid=, route=)` raises NotReady
-    for a route that the mixer can't follow; without it the mixer must follow any.
+    for a route that the mixer can't follow; without it the mixer must follow any. `kept(options, block=, grid=, route=,
+    backend=, precision=)`: the bytes that a training step keeps of one layer and image, by operator.
     """
 
     cost: Callable[..., Cost]
     check: Callable[..., None] | None = None
+    kept: Callable[..., Mapping[str, int]] | None = None
 
 
 @dataclass(frozen=True)
@@ -331,5 +371,5 @@ def _type_text(annotation: Any) -> str:
 
 __all__ = [
     "BackboneFacts", "Condition", "Cost", "DataFacts", "DatasetFacts", "LearnedScan", "MetricFacts", "Missing",
-    "MixerFacts", "Option", "Registry", "Spec", "scan_spec", "target_spec",
+    "MixerFacts", "Option", "Registry", "Spec", "added", "scan_spec", "sum_by_name", "target_spec",
 ]  # fmt: skip

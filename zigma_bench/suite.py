@@ -88,6 +88,28 @@ class Budget(Strict):
         return self
 
 
+class SizeMatch(Strict):
+    """What is equal among backbones, to 2%: the word alone, or with what is solved for it.
+
+    `either`: the depth, to a half or twice at most, and where that can't be the width; `both`: the width at other
+    depths too.
+    """
+
+    by: Literal["none", "parameters", "flops"]
+    solve: Literal["either", "depth", "width", "both"] = "either"
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _from_word(cls, value: Any) -> Any:
+        if not isinstance(value, str | dict | SizeMatch):
+            raise ValueError("should be none, parameters, flops, or a mapping of by and solve")
+        return {"by": value} if isinstance(value, str) else value
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: Any, handler: pydantic.GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [{"enum": ["none", "parameters", "flops"]}, handler(core)]}
+
+
 class Train(Strict):
     """The recipe. `ema` is the decay a step; `warmup_images` ramp the learning rate up linearly from zero; `compile`
     has PyTorch compile the network's blocks, `graph` records the launches of a step once and replays them (a CUDA
@@ -218,7 +240,7 @@ class Suite(Strict):
     baseline: Baseline | None = None
     seeds: Annotated[tuple[Annotated[int, Interval(ge=0, le=2**31 - 1)], ...], Len(min_length=1)] = (0,)
     budget: Budget
-    size_match: Literal["none"] = "none"
+    size_match: SizeMatch = SizeMatch(by="none")
     backend: str = "auto"
     reference: Reference = Reference()
     train: Train = Train()
@@ -430,7 +452,7 @@ def _known_keys(location: tuple[str | int, ...]) -> list[str]:
         if isinstance(part, str):
             model = {
                 "compare": Comparison, "baseline": Baseline, "budget": Budget, "train": Train, "sample": Sample,
-                "reference": Reference, "efficiency": Efficiency, "guidance": Guidance,
+                "reference": Reference, "efficiency": Efficiency, "size_match": SizeMatch, "guidance": Guidance,
             }[part]  # fmt: skip
     return sorted(model.model_fields)
 

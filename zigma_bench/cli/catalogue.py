@@ -91,11 +91,37 @@ def list_backbones(as_json: AsJson = False) -> None:
 
 
 @backbones.command("show")
-def show_backbone(name: Name, as_json: AsJson = False) -> None:
-    """Print a backbone's options, named sizes and whether the order of tokens matters to it."""
+def show_backbone(
+    name: Annotated[str, typer.Argument(help="A name, or a network: zigma/B/2, or zigma:width=96,depth=6,patch=2.")],
+    grid: Annotated[str | None, typer.Option("--grid", help="HxW of the image, in values; 32x32 if absent.")] = None,
+    scan: Annotated[
+        str | None, typer.Option("--scan", help="A scan; its options may follow as in zigzag:paths=2.")
+    ] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="OPTION=VALUE of the scan.")] = None,
+    channels: Annotated[int | None, typer.Option("--channels", help="Channels of the image; 3 if absent.")] = None,
+    backend: Annotated[str | None, typer.Option("--backend", help="Whose memory is told; fused if absent.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="The seed that random orders take; 0 if absent.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print a backbone's options and sizes; of a network its parameters, FLOPs, memory and the paths of its layers."""
+    asked = [item is not None for item in (grid, scan, settings, channels, backend, seed)]
+    if "/" in name or ":" in name or any(asked):
+        from zigma_bench.cli.backbones_find import find_network
+        from zigma_bench.cli.backbones_show import show_network
+
+        network = find_network(
+            name, image=grid or "32x32", channels=3 if channels is None else channels, scan=scan,
+            settings=settings or (), seed=seed or 0, backend=backend or "fused",
+        )  # fmt: skip
+        show_network(network, as_json=as_json)
+        return
     from zigma_bench.plugins import catalogue
 
-    spec = catalogue().get("backbone", name)
+    _show_options(catalogue().get("backbone", name), as_json)
+
+
+def _show_options(spec: Spec, as_json: bool) -> None:
+    """Its options, named sizes, and whether the order of tokens matters to it."""
     facts = {"order": spec.facts.order, "default_scan": spec.facts.default_scan, "sizes": dict(spec.facts.sizes)}
     if as_json:
         typer.echo(json.dumps({**_describe(spec), **facts}, indent=1))

@@ -71,7 +71,7 @@ def find(
     if layer is not None and not 0 <= layer < depth:
         raise UsageError("there is no such layer", where="--layer", expected=f"0 to {depth - 1}", got=layer)
     spec = catalogue().get("scan", name)
-    given = dict(_setting(setting, where) for setting in settings)
+    given = dict(setting_of(setting, where) for setting in settings)
     size = Grid.parse(grid)
     options = spec.resolve(given, where=where)
     found = routes(spec, grid=size, depth=depth, seed=seed, options=options)
@@ -82,8 +82,13 @@ def find(
 def find_written(text: str, grid: str, *, depth: int, seed: int) -> Shown:
     """A scan written with its options, such as zigzag:paths=2,other=3; commas inside brackets belong to a value."""
     name, colon, rest = text.partition(":")
-    settings = re.split(r",(?![^\[{]*[\]}])", rest) if colon else []
+    settings = split_settings(rest) if colon else []
     return find(name, grid, depth=depth, seed=seed, settings=settings, where=text)
+
+
+def split_settings(text: str) -> list[str]:
+    """The settings of OPTION=VALUE,...; a comma inside brackets is part of a value."""
+    return re.split(r",(?![^\[{]*[\]}])", text)
 
 
 def check_depth(depth: int) -> None:
@@ -92,7 +97,7 @@ def check_depth(depth: int) -> None:
         raise UsageError("a network has at least one layer", where="--depth", got=depth)
 
 
-def _setting(setting: str, where: str) -> tuple[str, Any]:
+def setting_of(setting: str, where: str) -> tuple[str, Any]:
     """An option's name and value, from paths=8."""
     option, equals, value = setting.partition("=")
     if not equals:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console, RenderableType
@@ -11,7 +12,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from zigma_bench.device import Device
-from zigma_bench.plan import Plan
+from zigma_bench.plan import Plan, told
 from zigma_bench.reports.render import footer, to_rich
 from zigma_bench.reports.table import Table
 from zigma_bench.runner.prepare import estimate
@@ -47,10 +48,10 @@ def show_plan(plan: Plan, results: Path, device: Device) -> None:
         rows.append([
             cell.label, f"{cell.channels}x{cell.height}x{cell.width}", f"{cell.tokens:,}" if network else "",
             f"{cell.scanned_ratio:g}" if cell.scanned_ratio else "", f"{cell.parameters / 1e6:.2f}" if network else "",
-            f"{sum(cell.forward_flops.values()) / 1e9:.3g}" if network else "", images,
+            f"{sum(cell.forward_flops.values()) / 1e9:.3g}" if network else "", scan_share(cell.forward_flops), images,
             "?" if guess.seconds is None else duration(guess.seconds),
         ])  # fmt: skip
-    headings = ("cell", "grid px", "tokens", "scanned", "params M", "GFLOP", "images", "about")
+    headings = ("cell", "grid px", "tokens", "scanned", "params M", "GFLOP", "scan", "images", "about")
     shown = RichTable(title=Text(title), title_justify="left")
     for heading, *column in zip(headings, *rows, strict=True):
         widest = None if sys.stdout.isatty() else max(map(len, (heading, *column)))  # spares rich measuring every cell
@@ -62,7 +63,17 @@ def show_plan(plan: Plan, results: Path, device: Device) -> None:
     print(
         f"budget {spent} a cell; {plan.suite.sample.count:,} images drawn a cell; device {device.name} ({device.card})"
     )
-    print(f"GFLOP: one forward pass of one image; about: training and sampling, in all about {duration(total)}")
+    for line in told({cell.row: cell.size_match for cell in plan.cells if cell.role == "cell" and cell.size_match}):
+        print(line)
+    print(
+        "GFLOP: one forward pass of one image, and what part of it is the scan; "
+        f"about: training and sampling, in all about {duration(total)}"
+    )
+
+
+def scan_share(forward_flops: Mapping[str, int]) -> str:
+    """The scan's part of all FLOPs; nothing for a network without one."""
+    return f"{forward_flops['scan'] / sum(forward_flops.values()):.0%}" if forward_flops.get("scan") else ""
 
 
 def duration(seconds: float) -> str:

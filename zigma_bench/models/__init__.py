@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from zigma_bench.hookspecs import hookimpl
-from zigma_bench.models import attention_costs, costs
+from zigma_bench.models import attention_costs, costs, kept
 from zigma_bench.models.options import (
     AttentionOptions,
     DitOptions,
@@ -50,13 +50,13 @@ def register_mixers(register: Callable[..., None]) -> None:
         "mamba",
         "zigma_bench.models.mixer:MambaMixer",
         options=MambaOptions,
-        facts=MixerFacts(cost=costs.mamba_cost, check=costs.check_mamba),
+        facts=MixerFacts(cost=costs.mamba_cost, check=costs.check_mamba, kept=kept.mamba_kept),
     )
     register(
         "mamba-2",
         "zigma_bench.models.mamba2:Mamba2Mixer",
         options=Mamba2Options,
-        facts=MixerFacts(cost=costs.mamba2_cost, check=costs.check_mamba2),
+        facts=MixerFacts(cost=costs.mamba2_cost, check=costs.check_mamba2, kept=kept.mamba2_kept),
     )
     register(
         "attention",
@@ -81,6 +81,7 @@ def register_backbones(register: Callable[..., None]) -> None:
         facts=BackboneFacts(
             order="scan",
             cost=costs.zigma_cost,
+            kept=kept.zigma_kept,
             check=costs.check_zigma,
             sizes=ZIGMA_SIZES,
             smoke={"width": 32, "depth": 2, "patch": 1},
@@ -94,6 +95,7 @@ def register_backbones(register: Callable[..., None]) -> None:
         facts=BackboneFacts(
             order="scan",
             cost=costs.zigma_cost,
+            kept=kept.zigma_kept,
             check=costs.check_vision_mamba,
             default_scan="bidirectional",
             sizes=ZIGMA_SIZES,
@@ -108,6 +110,7 @@ def register_backbones(register: Callable[..., None]) -> None:
         facts=BackboneFacts(
             order="scan",
             cost=costs.zigma_cost,
+            kept=kept.zigma_kept,
             check=attention_costs.check_hybrid,
             sizes=ZIGMA_SIZES,
             smoke={"width": 32, "depth": 2, "patch": 1, "every": 2, "heads": 1},
@@ -125,6 +128,7 @@ def register_backbones(register: Callable[..., None]) -> None:
             facts=BackboneFacts(
                 order="free",
                 cost=costs.dit_cost,
+                kept=kept.dit_kept,
                 check=costs.check_dit,
                 sizes=DIT_SIZES,
                 smoke={"width": 32, "depth": 2, "patch": 1, "heads": 1},

@@ -15,10 +15,10 @@ from zigma_bench.models.costs import (
     check_condition,
     check_mamba,
     check_zigma,
-    condition_parameters,
+    condition_cost,
     merge_parameters,
+    patch_embed_cost,
     refuse_clips,
-    text_flops,
     with_order,
 )
 from zigma_bench.models.options import (
@@ -30,7 +30,7 @@ from zigma_bench.models.options import (
     ZigmaOptions,
     head_count,
 )
-from zigma_bench.registry import Cost
+from zigma_bench.registry import Cost, added
 from zigma_bench.scans.route import Route
 
 
@@ -38,15 +38,19 @@ def attention_cost(options: AttentionOptions, *, block: ZigmaOptions, grid: Grid
     """One attention mixer: a branch for each path with own parameters, or one for all; pads attend like tokens."""
     D, K, S = block.width, route.K, route.steps
     F = D // K if route.merge == "concat" else D  # channels of a path
-    branch = 3 * F * F + 3 * F + route.features * F
-    merge = merge_parameters(route, D)
-    parameters = branch_count(route) * branch + D * D + D + route.pad_rows * D + merge
+    branches, merge = branch_count(route), merge_parameters(route, D)
+    parts = {
+        "pads": route.pad_rows * D,
+        "attention_proj": branches * (3 * F * F + 3 * F) + D * D + D,
+        "attention": branches * route.features * F,  # the vectors of steps
+        "merge": merge,
+    }
     flops = {
         "attention_proj": K * 6 * S * F * F + 2 * grid.tokens * D * D,
         "attention": K * 4 * S * S * F,
         "merge": 2 * K * K * D if merge else 0,
     }
-    return with_order(Cost(parameters, flops), route, width=D, grid=grid)
+    return with_order(Cost.of(parts, flops), route, width=D, grid=grid)
 
 
 def identity_cost(options: IdentityOptions, *, block: ZigmaOptions, grid: Grid, route: Route) -> Cost:
@@ -54,7 +58,8 @@ def identity_cost(options: IdentityOptions, *, block: ZigmaOptions, grid: Grid, 
     D, E, L, K = block.width, block.inner, grid.tokens, route.K
     merge = merge_parameters(route, E)
     flops = {"in_proj": 4 * L * D * E, "merge": 2 * K * K * E if merge else 0, "out_proj": 2 * L * E * D}
-    return with_order(Cost(3 * D * E + merge, flops), route, width=D, grid=grid)
+    parts = {"in_proj": 2 * D * E, "merge": merge, "out_proj": D * E}
+    return with_order(Cost.of(parts, flops), route, width=D, grid=grid)
 
 
 def check_attention(options: AttentionOptions, *, block: ZigmaOptions, grid: Grid, route: Route) -> None:
@@ -105,21 +110,18 @@ def uvit_cost(options: UvitOptions, *, grid: Grid, channels: int, routes: Sequen
     D, P, M = options.width, options.prefix, options.mlp_ratio * options.width
     depth, half, pixel = options.depth, options.depth // 2, options.patch**2 * channels
     L, S = grid.tokens, grid.tokens + P
-    layer = 4 * D + (4 * D * D + D) + (2 * D * M + M + D)  # two norms, attention, MLP
-    parameters = (
-        pixel * D + D + condition_parameters(options, D) + S * D + depth * layer + half * (2 * D * D + D)
-        + 2 * D + (D * pixel + pixel) + (9 * channels * channels + channels)
-    )  # fmt: skip
-    flops = {
-        "patch_embed": 2 * L * pixel * D,
-        "text_embed": text_flops(options, D) if options.condition == "text" else 0,
-        "skip": half * 4 * S * D * D,
-        "attention_proj": depth * 8 * S * D * D,
-        "attention": depth * 4 * S * S * D,
-        "mlp": depth * 4 * S * D * M,
-        "final": 2 * L * D * pixel + 18 * L * options.patch**2 * channels * channels,
-    }
-    return Cost(parameters, flops)
+    layer = Cost.of(
+        {"norm": 4 * D, "attention_proj": 4 * D * D + D, "mlp": 2 * D * M + M + D},
+        {"attention_proj": 8 * S * D * D, "attention": 4 * S * S * D, "mlp": 4 * S * D * M},
+    )
+    positions = Cost.of({"positions": S * D}, {})
+    skips = Cost.of({"skip": half * (2 * D * D + D)}, {"skip": half * 4 * S * D * D})
+    final = Cost.of(
+        {"final": 2 * D + (D * pixel + pixel) + (9 * channels * channels + channels)},
+        {"final": 2 * L * D * pixel + 18 * L * options.patch**2 * channels * channels},
+    )
+    ends = [patch_embed_cost(D, L, pixel), condition_cost(options, D), positions]
+    return added([*ends, *[layer] * depth, skips, final])
 
 
 def check_uvit(options: UvitOptions, *, grid: Grid, routes: Sequence[Route]) -> None:

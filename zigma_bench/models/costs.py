@@ -2,9 +2,11 @@
 
 L tokens, D width, E inner channels, N state, R rank of dt, W conv window, K paths of a layer, S steps of a path,
 C channels, p patch.
-Norms, activations and sums (a few FLOPs a value) are not counted; matrix products, convolutions and scans are.
-The scan counts 9 FLOPs for each token, channel and state, as the repositories of Mamba and VMamba do; Mamba-2's, whose
-decay is one number a head, the 5 of its recurrence (with 128 states, chunks of 64 steps do as many).
+Counted: matrix products, the products of attention, the taps of convolutions (those before the start of a path too,
+which are zeros), and of a scan its operations on states (`ops/counts.py`; with 128 states, Mamba-2's chunks of 64 steps
+do as many). Not counted is what acts on each value by itself, a few FLOPs a value: biases, positions, norms,
+activations, softmax and its scale, shifts, scales, gates, residuals, sums and means of paths, and of a scan D u, d u
+and softplus. tests/models/test_counts.py counts the operations of the plain code one by one.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from zigma_bench.models.options import (
     WithText,
     ZigmaOptions,
 )
-from zigma_bench.registry import Condition, Cost
+from zigma_bench.ops.counts import SELECTIVE_SCAN, SSD
+from zigma_bench.registry import Condition, Cost, added
 from zigma_bench.scans.route import Route
 
 TIME_FREQUENCIES = 256  # channels of the sinusoidal embedding of time
@@ -35,19 +38,27 @@ def mamba_cost(options: MambaOptions, *, block: ZigmaOptions, grid: Grid, route:
     D, E, N, R, W = block.width, block.inner, block.state, block.dt_rank, block.conv
     L, K, S = grid.tokens, route.K, route.steps
     F = E // K if route.merge == "concat" else E  # channels of a path
-    branch = F * W + F + F * (R + 2 * N) + R * F + F + F * N + F + route.features * N  # conv, x_proj, dt, A, D
-    merge = merge_parameters(route, E)
-    parameters = 2 * D * E + E * D + branch_count(route) * branch + route.pad_rows * E + merge
+    branches, merge = branch_count(route), merge_parameters(route, E)
+    parts = {
+        "in_proj": 2 * D * E,
+        "pads": route.pad_rows * E,
+        "conv": branches * (F * W + F),
+        "x_proj": branches * F * (R + 2 * N),
+        "dt_proj": branches * (R * F + F),
+        "scan": branches * (F * N + F + route.features * N),  # A, D and the vectors of steps
+        "merge": merge,
+        "out_proj": E * D,
+    }
     flops = {
         "in_proj": 4 * L * D * E,
         "conv": K * 2 * S * F * W,
         "x_proj": K * 2 * S * F * (R + 2 * N),
         "dt_proj": K * 2 * S * R * F,
-        "scan": K * 9 * S * F * N,
+        "scan": K * SELECTIVE_SCAN * S * F * N,
         "merge": 2 * K * K * E if merge else 0,
         "out_proj": 2 * L * E * D,
     }
-    return with_order(Cost(parameters, flops), route, width=D, grid=grid)
+    return with_order(Cost.of(parts, flops), route, width=D, grid=grid)
 
 
 def check_mamba(options: MambaOptions, *, block: ZigmaOptions, grid: Grid, route: Route) -> None:
@@ -67,19 +78,27 @@ def mamba2_cost(options: Mamba2Options, *, block: ZigmaOptions, grid: Grid, rout
     F = E // K if route.merge == "concat" else E  # channels of a path
     H = options.heads(F)
     chosen, convolved = 2 * G * N + H, F + 2 * G * N  # B, C and dt; x, B and C
-    branch = D * chosen + convolved * W + convolved + 3 * H + route.features * G * N  # projection, conv, dt bias, A, D
-    merge = merge_parameters(route, E)
-    parameters = 2 * D * E + E + E * D + branch_count(route) * branch + route.pad_rows * D + merge
+    branches, merge = branch_count(route), merge_parameters(route, E)
+    parts = {
+        "in_proj": 2 * D * E,
+        "pads": route.pad_rows * D,
+        "bcdt_proj": branches * D * chosen,
+        "conv": branches * (convolved * W + convolved),
+        "scan": branches * (3 * H + route.features * G * N),  # dt bias, A, D and the vectors of steps
+        "merge": merge,
+        "norm": E,
+        "out_proj": E * D,
+    }
     projected = L + (route.pad_rows or int(route.pad_count > 0))
     flops = {
         "in_proj": 4 * projected * D * E,
-        "bcdt_proj": (K * S if route.merge == "scatter" else branch_count(route) * projected) * 2 * D * chosen,
+        "bcdt_proj": (K * S if route.merge == "scatter" else branches * projected) * 2 * D * chosen,
         "conv": K * 2 * S * convolved * W,
-        "scan": K * 5 * S * F * N,
+        "scan": K * SSD * S * F * N,
         "merge": 2 * K * K * E if merge else 0,
         "out_proj": 2 * L * E * D,
     }
-    return with_order(Cost(parameters, flops), route, width=D, grid=grid)
+    return with_order(Cost.of(parts, flops), route, width=D, grid=grid)
 
 
 def check_mamba2(options: Mamba2Options, *, block: ZigmaOptions, grid: Grid, route: Route) -> None:
@@ -99,59 +118,38 @@ def check_mamba2(options: Mamba2Options, *, block: ZigmaOptions, grid: Grid, rou
 def zigma_cost(options: ZigmaOptions, *, grid: Grid, channels: int, routes: Sequence[Route]) -> Cost:
     """The cost of ZigMa: embeddings, and in each layer a norm, adaLN, the mixer, and cross-attention to a text."""
     D, L, pixel = options.width, grid.tokens, options.patch**2 * channels
-    positions = L * D if options.positions == "learned" else 0
-    layers = _layer_costs(options, grid, routes)
     text = 1 if options.condition == "text" else 0
-    cross, cross_flops = cross_attention_cost(D, L, options.text_tokens)
-    layer = D + (1 + text) * (3 * D * D + 3 * D) + text * cross  # norm, adaLN, cross-attention
-    parameters = (
-        pixel * D + D + positions + time_parameters(D) + condition_parameters(options, D) + len(layers) * layer
-        + sum(mixer.parameters for mixer in layers) + D + (D * pixel + pixel)
-    )  # fmt: skip
-    flops = {
-        "patch_embed": 2 * L * pixel * D,
-        "time_embed": time_flops(D),
-        "adaln": len(layers) * (1 + text) * 6 * D * D,
-        "final": 2 * L * D * pixel,
-    }
-    if text:
-        flops |= {"text_embed": text_flops(options, D), "cross_attention": len(layers) * cross_flops}
-    for mixer in layers:
-        for name, count in mixer.forward_flops.items():
-            flops[name] = flops.get(name, 0) + count
-    return Cost(parameters, flops)
+    layer = Cost.of({"norm": D, "adaln": (1 + text) * (3 * D * D + 3 * D)}, {"adaln": (1 + text) * 6 * D * D})
+    cross = [cross_attention_cost(D, L, options.text_tokens)] * text
+    positions = Cost.of({"positions": L * D if options.positions == "learned" else 0}, {})
+    ends = [patch_embed_cost(D, L, pixel), positions, time_embed_cost(D), condition_cost(options, D)]
+    head = Cost.of({"final": D + D * pixel + pixel}, {"final": 2 * L * D * pixel})  # norm and linear map
+    layers = [cost for mixer in _mixer_costs(options, grid, routes) for cost in (layer, mixer, *cross)]
+    return added([*ends, *layers, head])
 
 
-def _layer_costs(options: ZigmaOptions, grid: Grid, routes: Sequence[Route]) -> list[Cost]:
+def _mixer_costs(options: ZigmaOptions, grid: Grid, routes: Sequence[Route]) -> list[Cost]:
     """The cost of every layer's mixer; layers of one route and one mixer are counted once."""
     known: dict[tuple[str, str], Cost] = {}
     keys = [(route.digest, repr(options.layer(number).mixer)) for number, route in enumerate(routes)]
     for number, (key, route) in enumerate(zip(keys, routes, strict=True)):
         if key not in known:
-            known[key] = mixer_cost(options.layer(number), grid=grid, route=route)
+            known[key] = mixer_cost(options.layer(number), grid=grid, route=route).within("mixer")
     return [known[key] for key in keys]
 
 
 def dit_cost(options: DitOptions, *, grid: Grid, channels: int, routes: Sequence[Route]) -> Cost:
     """The cost of DiT; the routes do not matter."""
     D, L, M = options.width, grid.tokens, options.mlp_ratio * options.width
-    pixel, depth = options.patch**2 * channels, options.depth
+    pixel = options.patch**2 * channels
     out = pixel * (2 if options.learn_sigma else 1)
-    layer = (6 * D * D + 6 * D) + (4 * D * D + 4 * D) + (2 * D * M + M + D)  # adaLN, attention, MLP
-    parameters = (
-        pixel * D + D + time_parameters(D) + condition_parameters(options, D) + depth * layer
-        + (2 * D * D + 2 * D) + (D * out + out)
-    )  # fmt: skip
-    flops = {
-        "patch_embed": 2 * L * pixel * D,
-        "time_embed": time_flops(D),
-        "adaln": depth * 12 * D * D + 4 * D * D,
-        "attention_proj": depth * 8 * L * D * D,
-        "attention": depth * 4 * L * L * D,
-        "mlp": depth * 4 * L * D * M,
-        "final": 2 * L * D * out,
-    }
-    return Cost(parameters, flops)
+    layer = Cost.of(
+        {"adaln": 6 * D * D + 6 * D, "attention_proj": 4 * D * D + 4 * D, "mlp": 2 * D * M + M + D},
+        {"adaln": 12 * D * D, "attention_proj": 8 * L * D * D, "attention": 4 * L * L * D, "mlp": 4 * L * D * M},
+    )
+    head = Cost.of({"adaln": 2 * D * D + 2 * D, "final": D * out + out}, {"adaln": 4 * D * D, "final": 2 * L * D * out})
+    ends = [patch_embed_cost(D, L, pixel), time_embed_cost(D), condition_cost(options, D)]
+    return added([*ends, *[layer] * options.depth, head])
 
 
 def check_zigma(options: ZigmaOptions, *, grid: Grid, routes: Sequence[Route]) -> None:
@@ -228,23 +226,21 @@ def condition_of(options: Conditioned) -> Condition | None:
     return None
 
 
-def condition_parameters(options: Conditioned, D: int) -> int:
+def condition_cost(options: Conditioned, D: int) -> Cost:
     """A row a class, or the map of a text's features."""
     if isinstance(options, WithText) and options.condition == "text":
-        return (options.text_width + 1) * D
-    return (options.classes + options.null_class) * D if options.condition == "class" else 0
+        flops = 2 * options.text_tokens * options.text_width * D
+        return Cost.of({"text_embed": (options.text_width + 1) * D}, {"text_embed": flops})
+    rows = options.classes + options.null_class if options.condition == "class" else 0
+    return Cost.of({"class_embed": rows * D}, {})
 
 
-def text_flops(options: WithText, D: int) -> int:
-    """Of the map of a text's features."""
-    return 2 * options.text_tokens * options.text_width * D
-
-
-def cross_attention_cost(D: int, L: int, S: int) -> tuple[int, int]:
-    """Parameters and FLOPs of one cross-attention of L tokens to S: q, k and v without a bias, the output with one."""
-    parameters = 4 * D * CROSS_INNER + D
+def cross_attention_cost(D: int, L: int, S: int) -> Cost:
+    """One cross-attention of L tokens to S: q, k and v without a bias, the output with one."""
     projections = 2 * (2 * L + 2 * S) * D * CROSS_INNER
-    return parameters, projections + 4 * L * S * CROSS_INNER
+    return Cost.of(
+        {"cross_attention": 4 * D * CROSS_INNER + D}, {"cross_attention": projections + 4 * L * S * CROSS_INNER}
+    )
 
 
 def branch_count(route: Route) -> int:
@@ -261,12 +257,13 @@ def with_order(mixer: Cost, route: Route, *, width: int, grid: Grid) -> Cost:
     if route.learned is None:
         return mixer
     order: Cost = route.learned.cost(route.learned.make_options(route.learned.options), width=width, grid=grid)
-    return Cost(mixer.parameters + order.parameters, {**mixer.forward_flops, "order": order.total_flops})
+    return added([mixer, Cost.of({"order": order.parameters}, {"order": order.total_flops})])
 
 
-def time_parameters(D: int) -> int:
-    return TIME_FREQUENCIES * D + D + D * D + D
+def patch_embed_cost(D: int, L: int, pixel: int) -> Cost:
+    return Cost.of({"patch_embed": pixel * D + D}, {"patch_embed": 2 * L * pixel * D})
 
 
-def time_flops(D: int) -> int:
-    return 2 * TIME_FREQUENCIES * D + 2 * D * D
+def time_embed_cost(D: int) -> Cost:
+    F = TIME_FREQUENCIES
+    return Cost.of({"time_embed": F * D + D + D * D + D}, {"time_embed": 2 * F * D + 2 * D * D})

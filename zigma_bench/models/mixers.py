@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from zigma_bench.errors import NotReady
 from zigma_bench.grid import Grid
 from zigma_bench.registry import Cost, Spec
 from zigma_bench.scans.route import Route
@@ -37,6 +38,15 @@ def mixer_cost(block: ZigmaOptions, *, grid: Grid, route: Route) -> Cost:
     spec, options = find_mixer(block.mixer)
     cost: Cost = spec.facts.cost(options, block=block, grid=grid, route=route)
     return cost
+
+
+def mixer_kept(block: ZigmaOptions, *, grid: Grid, route: Route, backend: str, precision: str) -> dict[str, int]:
+    """The bytes that a training step keeps of one layer's mixer, by operator; NotReady where its spec does not say."""
+    spec, options = find_mixer(block.mixer)
+    if spec.facts.kept is None:
+        raise NotReady(f"the mixer {spec.name!r} of {spec.owner} gives no estimate of the memory that it keeps")
+    kept = spec.facts.kept(options, block=block, grid=grid, route=route, backend=backend, precision=precision)
+    return dict(kept)
 
 
 def check_mixer_fits(block: ZigmaOptions, *, grid: Grid, route: Route) -> None:

@@ -18,6 +18,7 @@ from zigma_bench.plan.diffusion import LINEAR_VELOCITY, Objective, Sampler, obje
 from zigma_bench.suite import Efficiency, Reference, Sample, Strict, Train
 
 LONGEST_SLUG = 100
+SIZE_TOLERANCE = 0.02
 PROTOCOL = 1  # raised when the same plan would give other figures
 Stage = Literal["train", "sample", "quality", "efficiency"]
 STAGES: tuple[Stage, ...] = ("train", "sample", "quality", "efficiency")
@@ -36,6 +37,31 @@ class Resolved(Strict):
     def label(self) -> str:
         """`zigzag paths=8`."""
         return " ".join([self.name, *(f"{key}={value}" for key, value in sorted(self.options.items()))])
+
+
+class Match(Strict):
+    """How a cell's network came to its size: what the suite gave and what was chosen, empty where nothing was."""
+
+    by: Literal["parameters", "flops"]
+    reference: str
+    target: int
+    achieved: int
+    given: dict[str, int]
+    chosen: dict[str, int]
+
+    @property
+    def summary(self) -> str:
+        """`depth 5 -> 7 (+1.2%)`; nothing for the reference itself and for what has its very size."""
+        if not self.chosen and self.achieved == self.target:
+            return ""
+        words = [f"{name} {self.given[name]} -> {value}" for name, value in self.chosen.items()] or ["as it is"]
+        far = "" if within(self.achieved, self.target) else ": this scan makes it another size"
+        return f"{', '.join(words)} ({self.achieved / self.target - 1:+.1%}{far})"
+
+
+def within(size: int, target: int) -> bool:
+    """Whether a size counts as equal to another."""
+    return abs(size - target) <= SIZE_TOLERANCE * target
 
 
 class Cell(Strict):
@@ -68,11 +94,17 @@ class Cell(Strict):
     forward_flops: dict[str, int]
     tokens: int
     metric_fingerprints: tuple[str, ...]
+    size_match: Match | None = None
 
     @property
     def label(self) -> str:
         names = [self.role if self.role != "cell" else None, self.backbone_label, self.scan_label, f"seed {self.seed}"]
         return " · ".join(name for name in names if name)
+
+    @property
+    def row(self) -> str:
+        """The label of all seeds: `zigma · raster`."""
+        return " · ".join(name for name in (self.backbone_label, self.scan_label) if name)
 
     @property
     def slug(self) -> str:

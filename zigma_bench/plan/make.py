@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -12,7 +12,8 @@ from zigma_bench.errors import NotReady, UnknownName, UsageError, ZigmaBenchErro
 from zigma_bench.grid import Grid
 from zigma_bench.plan.cells import Cell, Resolved, held_out_needed, too_few_held_out
 from zigma_bench.plan.diffusion import check_diffusion
-from zigma_bench.plan.resolve import cell_routes, describe, resolve, smoke_suite
+from zigma_bench.plan.match import Solved, match_sizes, noted
+from zigma_bench.plan.resolve import cell_routes, describe, resolve, smoke_suite, with_options
 from zigma_bench.plugins import Catalogue
 from zigma_bench.registry import Cost, DataFacts, Missing, Spec
 from zigma_bench.scans.route import Route
@@ -65,17 +66,56 @@ def make_plan(suite: Suite, source: Source, catalogue: Catalogue, *, smoke: bool
     )
     _refuse_doubles([metric.name for metric in metrics], source)
     _check_held_out(suite, facts, source)
-    cells: list[Cell] = []
-    for index, comparison in enumerate(suite.compare):
-        cells += _cells(suite, comparison, index, data, facts, metrics, source, catalogue, smoke)
+
+    def entry(index: int, comparison: Comparison) -> list[Cell]:
+        return _cells(suite, comparison, index, data, facts, metrics, source, catalogue, smoke)
+
+    groups = [entry(index, comparison) for index, comparison in enumerate(suite.compare)]
+    cells = [cell for group in groups for cell in group]
     cells = _without_twins(cells) if smoke else cells  # two sizes of one backbone have one toy
     _refuse_twins(cells, source)
     cells = _label(cells, catalogue)
     baseline = _baseline(suite, cells, source)
+    if suite.size_match.by != "none":
+        position = cells.index(baseline)
+        cells = _matched(suite, groups, baseline, entry, facts, source, catalogue)
+        baseline = cells[position]
     anchors = _anchors(baseline) if metrics else []
     missing = list(facts.missing) + _missing_metrics(catalogue, suite, metrics, smoke)
     all_cells = (*cells, *anchors)
     return Plan(suite, source.question, source.file, all_cells, tuple(missing), smoke, all_cells)
+
+
+def _matched(
+    suite: Suite,
+    groups: Sequence[list[Cell]],
+    baseline: Cell,
+    entry: Callable[[int, Comparison], list[Cell]],
+    facts: DataFacts,
+    source: Source,
+    catalogue: Catalogue,
+) -> list[Cell]:
+    """The cells at one size, in the same order."""
+
+    def where(index: int) -> str:
+        return source.where("compare", index, "backbone")
+
+    def price(spec: Spec, backbone: Resolved, cell: Cell) -> Cost:
+        return _price(spec, backbone, cell.scan, facts, cell.seed, catalogue)[2]
+
+    def spec_of(name: str) -> Spec:
+        return catalogue.get("backbone", name)
+
+    all_solved = match_sizes(groups, baseline, wanted=suite.size_match, price=price, spec_of=spec_of, where=where)
+    found: list[tuple[Cell, Solved]] = []
+    for index, (comparison, solved) in enumerate(zip(suite.compare, all_solved, strict=True)):
+        backbone = with_options(catalogue, comparison.backbone, solved.chosen, where(index))
+        cells = entry(index, comparison.model_copy(update={"backbone": backbone}))
+        found += [(cell, solved) for cell in cells]
+    _refuse_twins([cell for cell, _ in found], source)
+    labelled = _label([cell for cell, _ in found], catalogue)
+    same = next(cell for cell in labelled if cell.identity("train", card="") == baseline.identity("train", card=""))
+    return [noted(cell, same, suite.size_match, found[i][1]) for i, cell in enumerate(labelled)]
 
 
 def _cells(
@@ -287,7 +327,8 @@ def _anchors(baseline: Cell) -> list[Cell]:
     floor = baseline.model_copy(
         update={
             "role": "floor", "backbone": None, "scan": None, "backbone_label": "held-out images", "scan_label": None,
-            "order_digests": (), "scanned_ratio": 0.0, "parameters": 0, "forward_flops": {}, "seed": 0, **none,
+            "order_digests": (), "scanned_ratio": 0.0, "parameters": 0, "forward_flops": {}, "seed": 0,
+            "size_match": None, **none,
         }
     )  # fmt: skip
     ceiling = baseline.model_copy(

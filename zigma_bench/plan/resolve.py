@@ -14,7 +14,7 @@ from zigma_bench.plugins import Catalogue
 from zigma_bench.registry import DataFacts, Spec
 from zigma_bench.scans.layers import routes
 from zigma_bench.scans.route import Route
-from zigma_bench.suite import Budget, Choice, Reference, Source, Suite
+from zigma_bench.suite import Budget, Choice, Reference, SizeMatch, Source, Suite
 
 
 def smoke_suite(suite: Suite, catalogue: Catalogue, source: Source) -> Suite:
@@ -45,6 +45,7 @@ def smoke_suite(suite: Suite, catalogue: Catalogue, source: Source) -> Suite:
             "train": train,
             "efficiency": efficiency,
             "reference": Reference(split="train"),
+            "size_match": SizeMatch(by="none"),  # toys are of no size that means anything
         }
     )
 
@@ -56,6 +57,12 @@ def resolve(catalogue: Catalogue, kind: str, choice: Choice, where: str) -> Reso
     if kind == "backbone" and "mixer" in options:
         options["mixer"] = _mixer(catalogue, options["mixer"], where)
     return Resolved(name=spec.name, owner=spec.owner, options=options)
+
+
+def with_options(catalogue: Catalogue, choice: Choice, values: Mapping[str, Any], where: str) -> Choice:
+    """A backbone as a suite writes it, its size written out, with other values of some options."""
+    options = _expand_size(catalogue.get("backbone", choice.name), choice.options, where)
+    return Choice.model_validate({"name": choice.name, **options, **values})
 
 
 def _mixer(catalogue: Catalogue, value: Any, where: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from zigma_bench.plan import Match, told
 from zigma_bench.reports.table import Row, Statistic, Table
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ def footer(table: Table) -> list[str]:
         lines.append("These rows do not come from one machine: " + "; ".join(table.machines) + ".")
     else:
         lines += [f"Measured on {machine}." for machine in table.machines]
+    lines += [f"{line}." for line in told(_matches(table))]
     if table.residual:
         lines.append(f"residual: {' and '.join(table.residual)}.")
     if table.smoke:
@@ -111,6 +113,15 @@ def footer(table: Table) -> list[str]:
     ]
     refused = {(n, s.reason) for r in table.rows for n, s in r.metrics.items() if s.reason and r.role == "cell"}
     return [*lines, *(f"{name}: {reason}" for name, reason in sorted(refused))]
+
+
+def _matches(table: Table) -> dict[str, Match]:
+    """The rows whose sizes were matched, by label."""
+    rows = [row for row in table.rows if row.role == "cell" and row.facts["size_match"]]
+    return {
+        " · ".join(filter(None, (row.backbone, row.scan))): Match.model_validate(row.facts["size_match"])
+        for row in rows
+    }
 
 
 def _title(table: Table) -> str:

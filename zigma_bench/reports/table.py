@@ -151,7 +151,10 @@ def _row(group: list[_Entry]) -> Row:
         smoke=facts["smoke"],
         reason=reason,
         metrics=_statistics([m for cell in done for m in cell.measurements]),
-        facts={key: facts[key] for key in ("parameters", "forward_flops", "scanned_ratio", "tokens")},
+        facts={
+            **{key: facts[key] for key in ("parameters", "forward_flops", "scanned_ratio", "tokens")},
+            "size_match": facts.get("size_match"),  # tables of before this key have none
+        },
     )
 
 

@@ -103,6 +103,7 @@ def write_table(plan: Plan, results: Path, device: Device) -> None:
             "backbone": cell.backbone_label, "scan": cell.scan_label, "smoke": cell.smoke,
             "parameters": cell.parameters, "forward_flops": sum(cell.forward_flops.values()),
             "scanned_ratio": cell.scanned_ratio, "tokens": cell.tokens,
+            "size_match": cell.size_match and cell.size_match.model_dump(mode="json"),
         })  # fmt: skip
     suite = plan.suite
     residuals = {

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from zigma_bench.errors import NotReady
 from zigma_bench.ops.arguments import dense_rows
+from zigma_bench.ops.counts import SELECTIVE_SCAN
 from zigma_bench.ops.cuda.library import define
 from zigma_bench.ops.selective_scan.launch import MOST_STATES, SAVE, Inputs, backward, forward
-
-FLOPS = 9  # a token, channel and state: as zigma_bench.models.costs counts them
 
 
 def scan(
@@ -110,7 +109,7 @@ def _backward_shapes(
 
 def flops(u: Any, delta: Any, A: Any, *_: Any) -> int:
     """Of the forward, from shapes."""
-    return FLOPS * math.prod(map(int, u)) * int(A[-1])
+    return SELECTIVE_SCAN * math.prod(map(int, u)) * int(A[-1])
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

@@ -1,0 +1,160 @@
+"""`backbones show NAME/SIZE`: what a network costs on a grid, operator by operator, and which path each layer walks."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from zigma_bench.cli.backbones_find import Network
+from zigma_bench.cli.show import print_wide
+from zigma_bench.scans.course import Course, course
+from zigma_bench.scans.route import Route
+
+MIB = 2**20
+TAKEN = 65  # columns of a terminal that the routes take without their first tokens
+LAYERS_IN_A_LINE = 16
+
+
+def show_network(network: Network, *, as_json: bool) -> None:
+    """Print the tables, or one JSON document."""
+    if as_json:
+        print(json.dumps(to_json(network), indent=1))
+        return
+    channels, height, width = network.image
+    shape = ", ".join(f"{key} {value}" for key, value in network.backbone.options.items() if type(value) is int)
+    print(f"{network.label}: {shape}")
+    print(f"{channels} x {height} x {width} values in {network.grid} = {network.grid.tokens:,} tokens")
+    print_wide(_operators(network))
+    print("FLOP: one forward pass of one image by formula, 1 multiply-add being 2. Norms,")
+    print("activations and other work on single values are not counted.")
+    if isinstance(network.kept, str):
+        print(f"MiB: {network.kept}.")
+    else:
+        print("MiB: an estimate of what a training step keeps of one image for its backward, in")
+        print(f"fp32 and in bf16, uncompiled, by the backend {network.backend}. Weights, gradients, the")
+        print("optimiser and what operators need while they run come on top.")
+    _schedule(network)
+
+
+def _operators(network: Network) -> Table:
+    kept = {} if isinstance(network.kept, str) else network.kept
+    scale, unit = (1e9, "GFLOP") if network.cost.total_flops >= 1e9 else (1e6, "MFLOP")
+    made = Table()
+    for heading in ("operator", "parameters", "%", unit, "%", *(f"{name} MiB" for name in kept)):
+        made.add_column(heading, justify="left" if heading == "operator" else "right")
+    parts, flops = network.cost.parts or {}, network.cost.forward_flops
+    known = dict.fromkeys([*parts, *flops, *(name for column in kept.values() for name in column)])
+    names = sorted(known, key=lambda name: ("final", "scan").index(name) if name in ("final", "scan") else -1)
+    used = [parts, flops, *kept.values()]
+    totals = [sum(column.values()) for column in used]
+    for name in names:
+        if any(column.get(name) for column in used):
+            made.add_section() if name == "scan" else None
+            made.add_row(Text(name), *_figures([column.get(name, 0) for column in used], totals, scale))
+    made.add_section()
+    made.add_row("all", *_figures(totals, totals, scale))
+    return made
+
+
+def _figures(counts: Sequence[int], totals: Sequence[int], scale: float) -> list[str]:
+    """A row's columns: parameters and FLOPs with their shares, and MiB."""
+    parameters, flops, *kept = counts
+    return [
+        f"{parameters:,}" if parameters else "", _share(parameters, totals[0]),
+        f"{flops / scale:,.3f}" if flops else "", _share(flops, totals[1]),
+        *(f"{count / MIB:,.2f}" if count else "" for count in kept),
+    ]  # fmt: skip
+
+
+def _share(count: int, total: int) -> str:
+    percent = 100 * count / total if count else 0
+    return "" if not count else "<1" if percent < 1 else f"{percent:.0f}"
+
+
+def _schedule(network: Network) -> None:
+    if network.scan is None:
+        print(f"\nThe order of tokens does not matter to {network.backbone.name}: no layer walks a path.")
+        return
+    numbers = {route: number for number, route in enumerate(dict.fromkeys(network.routes), 1)}
+    print(f"\nscan {network.scan.label}: the route of each layer")
+    for first in range(0, len(network.routes), LAYERS_IN_A_LINE):
+        layers = network.routes[first : first + LAYERS_IN_A_LINE]
+        shown = " ".join(f"{numbers[route]:>2}" for route in layers)
+        print(f"  layers {first:>2} to {first + len(layers) - 1:>2}: {shown}")
+    print_wide(_routes(network, numbers))
+    for line in dict.fromkeys(_words(route) for route in numbers):
+        print(line)
+
+
+def _routes(network: Network, numbers: Mapping[Route, int]) -> Table:
+    """The different routes, a row for each path."""
+    room = Console().width if sys.stdout.isatty() else 80
+    made = Table()
+    for heading in ("route", "layers", "begins", "along", "first tokens", "digest"):
+        made.add_column(heading, justify="right" if heading == "layers" else "left")
+    for route, number in numbers.items():
+        count = str(sum(other == route for other in network.routes))
+        if route.learned is not None:
+            made.add_row(str(number), count, "", "", "each sample's own", route.digest[:12])
+            continue
+        for k, path in enumerate(route.paths, 1):
+            found = course(path, network.grid)
+            head = [f"{number}.{k}" if route.K > 1 else str(number), count if k == 1 else ""]
+            digest = route.digest[:12] if k == 1 else ""
+            made.add_row(*head, found.begins, found.along, _first_tokens(found, room), digest)
+    return made
+
+
+def _first_tokens(found: Course, room: int) -> str:
+    """As many of a path's first tokens as there is room for, three at least."""
+    text = ""
+    for number, token in enumerate(found.first):
+        longer = f"{text} {token}".strip()
+        if len(longer) > room - TAKEN and number >= 3:
+            break
+        text = longer
+    more = " ..." if len(text.split()) < found.steps else ""
+    return text + more
+
+
+def _words(route: Route) -> str:
+    """What a layer does with its paths beside walking them."""
+    if route.learned is not None:
+        return "learned: the order is each sample's own"
+    words = []
+    if route.K > 1:
+        words.append(f"{route.K} paths merged by {route.merge}, parameters {route.share}")
+    if route.segments is not None:
+        words.append(f"the state starts anew {len(route.segments[0])} times on a path")
+    if route.pad_count:
+        words.append(f"{route.pad_count} pads")
+    return "; ".join([f"scanned / L {route.scanned_ratio:g}", *words])
+
+
+def to_json(network: Network) -> dict[str, Any]:
+    """Everything, every layer by itself."""
+    flops, cost = dict(network.cost.forward_flops), network.cost
+    kept = network.kept
+    estimate = {"reason": kept} if isinstance(kept, str) else {name: dict(values) for name, values in kept.items()}
+    return {
+        "backbone": network.backbone.model_dump(mode="json"),
+        "scan": network.scan and network.scan.model_dump(mode="json"),
+        "image": list(network.image), "grid": str(network.grid), "tokens": network.grid.tokens,
+        "parameters": {"total": cost.parameters, "by_operator": dict(cost.parts or {})},
+        "forward_flops": {"total": cost.total_flops, "scan": flops.get("scan", 0), "by_operator": flops},
+        "kept_bytes": {"backend": network.backend, **estimate},
+        "schedule": [
+            {
+                "layer": layer, "digest": route.digest, "merge": route.merge, "share": route.share,
+                "scanned_ratio": route.scanned_ratio,
+                "paths": [course(path, network.grid).to_json() for path in route.paths],
+            }
+            for layer, route in enumerate(network.routes)
+        ],
+    }  # fmt: skip

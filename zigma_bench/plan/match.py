@@ -1,0 +1,220 @@
+"""Backbones at one size: the depth or the width of each is solved until its parameters or FLOPs are the reference's.
+
+The reference is the network of the baseline's row and stays as the suite says it, wherever it stands. Any other is
+solved under the baseline's scan if it runs it, else under its first one, and keeps that shape under its other scans.
+Sizes come from the backbone's own check and cost, so whatever its heads, groups and positions divide is kept.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from zigma_bench.errors import NotReady, UsageError
+from zigma_bench.plan.cells import Cell, Match, Resolved, within
+from zigma_bench.registry import Cost, Spec
+from zigma_bench.suite import SizeMatch
+
+STEPS = {"depth": (1,), "width": (64, 32, 16, 8, 4, 2, 1)}  # round widths first
+MOST = {"depth": 512, "width": 65_536}
+FARTHEST = 64  # steps to the next valid value
+
+Size = Callable[[Mapping[str, int]], int | None]  # of the options given, or None where the backbone refuses them
+Price = Callable[[Spec, Resolved, Cell], Cost]  # of a backbone in the place of a cell's
+
+
+@dataclass(frozen=True)
+class Found:
+    """Values of the solved options and the size that they give."""
+
+    values: dict[str, int]
+    size: int
+
+
+# Searching
+
+
+def around(size: Callable[[int], int | None], target: int, *, start: int, step: int, most: int) -> list[int]:
+    """The valid multiples of a step on both sides of a target, where sizes grow with the value; by halving."""
+
+    def first_valid(k: int) -> int | None:
+        return next((k + i for i in range(FARTHEST) if size((k + i) * step) is not None), None)
+
+    def below(k: int) -> bool:
+        valid = first_valid(k)
+        return valid is not None and (size(valid * step) or 0) < target
+
+    high = max(1, start // step)
+    while below(high) and high * step <= most:
+        high *= 2
+    low = 0
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if below(middle) else (low, middle)
+    high = first_valid(high) or 0
+    return [k * step for k in (low, high) if k and size(k * step) is not None]
+
+
+def candidates(given: Mapping[str, int], size: Size, target: int) -> Iterator[Found]:
+    """What is tried in turn: the values given, then each option by itself, from rounder values to less round ones.
+
+    Where the width may be solved too, the depth is from a half to twice of what it was.
+    """
+    if (found := size({})) is not None:
+        yield Found({}, found)
+    for name, value in given.items():
+        free = name == "width" or len(given) == 1
+        tried = _along(name, value, {}, size, target)
+        yield from (found for found in tried if free or value <= 2 * found.values[name] <= 4 * value)
+
+
+def pairs(given: Mapping[str, int], size: Size, target: int) -> Iterator[Found]:
+    """Widths that are solved at each depth, from the depth given to a half and to twice of it."""
+    if (found := size({})) is not None:
+        yield Found({}, found)
+    depths = range(max(1, given["depth"] // 2), 2 * given["depth"] + 1)
+    for depth in sorted(depths, key=lambda depth: (abs(depth - given["depth"]), depth)):
+        yield from _along("width", given["width"], {"depth": depth}, size, target)
+
+
+def _along(name: str, start: int, fixed: dict[str, int], size: Size, target: int) -> Iterator[Found]:
+    @functools.cache
+    def one(value: int) -> int | None:
+        return size({**fixed, name: value})
+
+    for step in STEPS[name]:
+        values = around(one, target, start=start, step=step, most=MOST[name])
+        sizes = [Found({**fixed, name: value}, one(value) or 0) for value in values]
+        yield from sorted(sizes, key=lambda found: abs(found.size - target))
+
+
+# A suite's backbones
+
+
+@dataclass(frozen=True)
+class Solved:
+    """The values that an entry of `compare` gave and those chosen for it, both empty where it stays as it is."""
+
+    given: dict[str, int]
+    chosen: dict[str, int]
+
+
+def match_sizes(
+    groups: Sequence[list[Cell]],
+    baseline: Cell,
+    *,
+    wanted: SizeMatch,
+    price: Price,
+    spec_of: Callable[[str], Spec],
+    where: Callable[[int], str],
+) -> list[Solved]:
+    """What is solved for each entry of `compare`; `groups`: its cells as the suite says them.
+
+    Raises UsageError for an entry that can't be brought within the tolerance, or has no such option.
+    """
+    solved = []
+    for index, group in enumerate(groups):
+        cell = next((cell for cell in group if cell.scan == baseline.scan), group[0])
+        assert cell.backbone is not None
+        if cell.backbone == baseline.backbone:
+            solved.append(Solved({}, {}))
+            continue
+        try:
+            solved.append(_solve(cell, baseline, wanted, price, spec_of(cell.backbone.name)))
+        except UsageError as error:
+            raise error.at(where(index)) from None
+    return solved
+
+
+def _solve(cell: Cell, baseline: Cell, wanted: SizeMatch, price: Price, spec: Spec) -> Solved:
+    """The first of the candidates that is within the tolerance."""
+    assert cell.backbone is not None
+    names = _options(cell.backbone, wanted.solve)
+    given = {name: cell.backbone.options[name] for name in names}
+    target, size = size_of(baseline, wanted.by), _sizer(cell, wanted.by, price, spec)
+    nearest: Found | None = None
+    for found in (pairs if wanted.solve == "both" else candidates)(given, size, target):
+        if within(found.size, target):
+            return Solved({name: given[name] for name in found.values}, found.values)
+        if nearest is None or abs(found.size - target) < abs(nearest.size - target):
+            nearest = found
+    raise _unreachable(cell.backbone, names, baseline, wanted, nearest)
+
+
+def _options(backbone: Resolved, solve: str) -> list[str]:
+    """The options to solve, in the order in which they are tried; a backbone without them is refused."""
+    wanted = [solve] if solve in ("depth", "width") else ["depth", "width"]
+    present = [name for name in wanted if type(backbone.options.get(name)) is int]
+    if not present or (present != wanted and solve != "either"):
+        missing = " and ".join(repr(name) for name in wanted if name not in present)
+        raise UsageError(
+            f"the backbone {backbone.name!r} has no option {missing} whose value size_match could solve",
+            expected="a whole number among its options",
+            got=", ".join(sorted(backbone.options)),
+            do="solve another option (size_match: {by: ..., solve: depth}), or set size_match to none",
+        )
+    return present
+
+
+def _sizer(cell: Cell, by: str, price: Price, spec: Spec) -> Size:
+    """The size of the cell's network with other values of some options, or None where it refuses them."""
+    known = {option.name: option for option in spec.options}
+    backbone = cell.backbone
+    assert backbone is not None
+
+    def size(values: Mapping[str, int]) -> int | None:
+        try:
+            checked = {name: known[name].check(value, where="size_match") for name, value in values.items()}
+            other = backbone.model_copy(update={"options": {**backbone.options, **checked}})
+            cost = price(spec, other, cell)
+        except (NotReady, UsageError):
+            return None
+        return cost.parameters if by == "parameters" else cost.total_flops
+
+    return size
+
+
+def _unreachable(
+    backbone: Resolved, names: list[str], baseline: Cell, wanted: SizeMatch, nearest: Found | None
+) -> UsageError:
+    """The error of a backbone that no valid value brings near enough."""
+    target, got = size_of(baseline, wanted.by), "no valid value"
+    if nearest is not None:
+        shape = " and ".join(f"{name} {value}" for name, value in nearest.values.items()) or "its own shape"
+        got = f"{nearest.size:,} ({nearest.size / target - 1:+.1%}) with {shape}"
+    joined = " and ".join(names) if wanted.solve == "both" else " or ".join(names)
+    more = "" if wanted.solve == "both" else f"say size_match: {{by: {wanted.by}, solve: both}}, or "
+    heads = "give it heads that divide more widths, or " if "heads" in backbone.options else ""
+    return UsageError(
+        f"no {joined} brings the backbone {backbone.name!r} to the {wanted.by} of {baseline.row!r}",
+        expected=f"{target:,} to 2%",
+        got=got,
+        do=f"{more}{heads}set size_match to none",
+    )
+
+
+def size_of(cell: Cell, by: str) -> int:
+    """A cell's parameters, or the FLOPs of its forward pass."""
+    return cell.parameters if by == "parameters" else sum(cell.forward_flops.values())
+
+
+def noted(cell: Cell, baseline: Cell, wanted: SizeMatch, solved: Solved) -> Cell:
+    """The cell with what was matched, which stands in its records and is no part of its identity."""
+    assert wanted.by != "none"
+    match = Match(
+        by=wanted.by, reference=baseline.row, target=size_of(baseline, wanted.by),
+        achieved=size_of(cell, wanted.by), given=solved.given, chosen=solved.chosen,
+    )  # fmt: skip
+    return cell.model_copy(update={"size_match": match})
+
+
+def told(matches: Mapping[str, Match]) -> list[str]:
+    """What a reader must know of matched rows, each under its label: the reference, and what became of the others."""
+    if not matches:
+        return []
+    first = next(iter(matches.values()))
+    by = {"parameters": "parameters", "flops": "FLOPs"}[first.by]
+    changed = [f"{label} {match.summary}" for label, match in matches.items() if match.summary]
+    head = f"sizes matched to the {first.target:,} {by} of {first.reference}, to 2%"
+    return [": ".join([head, "; ".join(changed)]) if changed else head]
