@@ -85,7 +85,7 @@ def spoil(network, place, step, *, value=torch.nan, backward=False):
 
 @pytest.mark.parametrize(
     ("place", "step"),  # a look every 20 steps, and one at the end
-    [("blocks.1.mixer", 1), ("blocks.2.mixer.in_proj", 7), ("time_embed", 20), ("head", 21), ("blocks.0.norm", 22)],
+    [("blocks.1.mixer", 1), ("blocks.2.mixer.out_proj", 7), ("time_embed", 20), ("head", 21), ("blocks.0.modulation", 22)],
 )
 def test_a_nan_in_the_forward_pass_is_named(tmp_path, place, step):
     network = build()
@@ -124,7 +124,7 @@ def test_a_nan_between_two_modules_is_named_by_the_one_that_takes_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("place", "step"), [("blocks.1.mixer.in_proj", 2), ("blocks.2.mixer.out_proj", 20), ("patch_embed", 1)]
+    ("place", "step"), [("blocks.1.mixer.branches.0.x_proj", 2), ("blocks.2.mixer.out_proj", 20), ("patch_embed", 1)]
 )
 def test_a_nan_in_the_backward_pass_is_named_and_reaches_no_weight(tmp_path, place, step):
     """What the module itself gives has a NaN gradient, which no hook sees; what it makes of that is the first seen."""
