@@ -85,7 +85,13 @@ def spoil(network, place, step, *, value=torch.nan, backward=False):
 
 @pytest.mark.parametrize(
     ("place", "step"),  # a look every 20 steps, and one at the end
-    [("blocks.1.mixer", 1), ("blocks.2.mixer.out_proj", 7), ("time_embed", 20), ("head", 21), ("blocks.0.modulation", 22)],
+    [
+        ("blocks.1.mixer", 1),
+        ("blocks.2.mixer.out_proj", 7),
+        ("time_embed", 20),
+        ("head", 21),
+        ("blocks.0.modulation", 22),
+    ],
 )
 def test_a_nan_in_the_forward_pass_is_named(tmp_path, place, step):
     network = build()
