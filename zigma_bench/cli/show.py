@@ -62,6 +62,7 @@ def show_plan(plan: Plan, results: Path, device: Device) -> None:
     print(
         f"budget {spent} a cell; {plan.suite.sample.count:,} images drawn a cell; device {device.name} ({device.card})"
     )
+    print(f"trained: {plan.cells[0].objective}; drawn: {plan.cells[0].sampler}")
     print(f"GFLOP: one forward pass of one image; about: training and sampling, in all about {duration(total)}")
 
 
