@@ -186,6 +186,28 @@ def test_a_nan_is_a_failed_row(write_suite, tmp_path):
     assert re.search("the loss became .* at step [0-9]+: it began in the (forward pass, in|loss)", row["reason"])
 
 
+def test_another_diffusion_from_the_suite_to_the_table(write_suite, tmp_path):
+    path = write_suite(
+        *ONE_CELL,
+        ("{batch: 16}", "{batch: 16, path: vp, prediction: noise, weighting: velocity, precision: fp16}"),
+        ("evaluations: 2", "solver: ddim, eta: 0.5, evaluations: 7"),
+    )
+    words = ("run", path, "--results", tmp_path / "results", "--json")
+    first, again = run(*words), run(*words)
+    assert [row["status"] for row in rows(first)] == ["done"] * 3, first.stderr
+    assert again.stderr.count("done before") == 3
+    (train,), (sample,) = (
+        [json.loads(found.read_text()) for found in (tmp_path / "results").glob(f"*/zigma*/{stage}-*/record.json")]
+        for stage in ("train", "sample")
+    )
+    assert train["details"]["scaling"]["skipped_steps"] + train["details"]["steps"] >= 4
+    assert train["measurements"][0]["fingerprint"]["objective"]["path"] == "vp"
+    assert train["provenance"]["precision"] == "fp16"
+    assert sample["details"] == {"count": 32, "evaluations": 7}
+    (cell,) = [row for row in rows(first) if row["role"] == "cell"]
+    assert cell["metrics"]["val-loss"]["mean"] > 0
+
+
 def test_bad_input_is_one_clear_line(write_suite, tmp_path, root):
     empty = tmp_path / "empty.yaml"
     empty.write_text("")

@@ -113,7 +113,9 @@ def train_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str, 
     save_weights(folder / "ema.safetensors", ema)
     save_weights(folder / "network.safetensors", network)
     images = progress.step * cell.train.batch
-    loss = Measurement.of("train-loss", progress.curve[-1][1], "1", fingerprint={"images": images})
+    loss = Measurement.of(
+        "train-loss", progress.curve[-1][1], "1", fingerprint={"images": images, **cell.objective_facts}
+    )
     details = {"images": images, "steps": progress.step, "seconds": progress.seconds, "curve": progress.curve}
     return [loss], details | ({"scaling": progress.scaling} if progress.scaling else {})
 

@@ -142,11 +142,11 @@ class Train(Strict):
 
 
 class Guidance(Strict):
-    """Classifier-free guidance, with a `scale` of 1 for none, at times in `interval`, on all channels or, as in DiT's
-    code, on the first three."""
+    """Classifier-free guidance, with a `scale` of 1 for none, at all times or those of `interval`, on all channels or,
+    as in DiT's code, on the first three."""
 
     scale: Positive
-    interval: tuple[Share, Share] = (0.0, 1.0)
+    interval: tuple[Share, Share] | None = None
     channels: Literal["all", "first-three"] = "all"
 
 

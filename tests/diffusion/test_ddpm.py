@@ -103,6 +103,17 @@ def test_ddim_without_noise_is_the_flow():
     assert gaps[0].item() == pytest.approx(SD, abs=5e-3)
 
 
+def test_eta_is_the_share_of_ddpms_noise():
+    """What the noise of the one step that has some adds to the image grows with eta itself."""
+    added = []
+    for eta in (0.25, 0.5, 1.0):
+        zeros = torch.zeros(1, 1, dtype=torch.float64)
+        images = [solve_discrete(EXACT, zeros, solver="ddim", evaluations=2, eta=eta, step_noise=lambda _, z=z: z)[0]
+                  for z in (zeros, zeros + 1)]  # fmt: skip
+        added.append((images[1] - images[0]).item())
+    assert added == pytest.approx([added[2] / 4, added[2] / 2, added[2]], rel=1e-9)
+
+
 def test_ddim_at_eta_one_is_ddpm_of_small_variance():
     found = [moments(20, solver="ddim", eta=1.0), moments(20, solver="ddpm", variance="small")]
     assert found[0] == pytest.approx(found[1], rel=1e-9)

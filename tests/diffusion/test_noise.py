@@ -21,6 +21,14 @@ def test_it_is_the_same_alone_and_in_any_company():
     assert torch.equal(steps(range(4, 10)), whole[:, 4:])
 
 
+def test_the_number_of_threads_changes_nothing():
+    whole = steps(range(7))
+    for threads in (1, 2, 5, 16):
+        noise = StepNoise(0, range(7), SHAPE, "cpu")
+        noise.threads = threads
+        assert torch.equal(torch.stack([noise(step) for step in range(3)]), whole)
+
+
 def test_images_steps_seeds_and_starts_differ():
     drawn = torch.cat([steps(range(5)).flatten(0, 1), steps(range(5), seed=1).flatten(0, 1),
                        torch.stack([image_noise(0, i, SHAPE) for i in range(5)])])  # fmt: skip

@@ -20,7 +20,7 @@ from zigma_bench.models.init import initialise
 from zigma_bench.plugins import catalogue
 from zigma_bench.scans.layers import routes
 from zigma_bench.suite import Train
-from zigma_bench.training.fault import find_fault
+from zigma_bench.training.fault import find_fault, uncompiled
 from zigma_bench.training.health import FIRST_SCALE, GROWTH_STEPS, Health
 from zigma_bench.training.loop import Goal, train
 from zigma_bench.training.step import draw_batch, loss_of, step_seed
@@ -206,6 +206,19 @@ def test_the_search_leaves_no_hook_behind():
         assert len(module._forward_hooks) == len(other._forward_hooks) == 0
         assert len(module._forward_pre_hooks) == 0
     assert all(not parameter._backward_hooks for parameter in network.parameters())
+
+
+def test_a_compiled_network_is_searched_as_a_plain_copy():
+    """Compiled code calls no hooks."""
+    network = build()
+    spoil(network, "blocks.1.mixer", 1)
+    for block in network.blocks:
+        block.compile(backend="eager")
+    plain = uncompiled(network)
+    assert network.blocks[0]._compiled_call_impl is not None
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), plain.parameters(), strict=True))
+    place = find_fault(plain, lambda: loop.loss_of_step(plain, IMAGES, Train(batch=8), SEED, 0, CPU))
+    assert place == "in the forward pass, in the output of blocks.1.mixer (nan)"
 
 
 def test_float16_activations_that_overflow_are_named(tmp_path):

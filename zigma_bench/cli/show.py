@@ -63,6 +63,7 @@ def show_plan(plan: Plan, results: Path, device: Device) -> None:
     print(
         f"budget {spent} a cell; {plan.suite.sample.count:,} images drawn a cell; device {device.name} ({device.card})"
     )
+    print(f"trained: {plan.cells[0].objective}; drawn: {plan.cells[0].sampler}")
     for line in told({cell.row: cell.size_match for cell in plan.cells if cell.role == "cell" and cell.size_match}):
         print(line)
     print(

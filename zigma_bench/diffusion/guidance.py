@@ -2,7 +2,8 @@
 
     said = without + scale (with - without)      (Ho and Salimans 2022, arXiv 2207.12598, eq. 6, with scale = 1 + w)
 
-It acts at times inside an interval (Kynkaanniemi 2024, arXiv 2404.07724), elsewhere the condition alone speaks.
+It may act at times inside an interval alone (Kynkaanniemi 2024, arXiv 2404.07724); elsewhere the condition alone
+speaks. The interval is of the t that the network is told, 0 noise and 1 data.
 Velocity, score and noise are guided alike, for one is linear in the other.
 """
 
@@ -41,5 +42,7 @@ def guided(network: Conditional, y: Tensor, dropped: Tensor, guidance: Guidance)
 
 def scale_at(t: Tensor, guidance: Guidance) -> Tensor:
     """The scale at each time: the guidance's inside its interval, both ends included, and 1 outside."""
+    if guidance.interval is None:
+        return torch.full_like(t, guidance.scale)
     start, end = guidance.interval
     return torch.where((t >= start) & (t <= end), guidance.scale, 1.0)

@@ -50,6 +50,12 @@ class Objective:
     weighting: Weighting
     interval: Interval
 
+    def __str__(self) -> str:
+        weighted = "" if self.weighting == "none" else f", weighted for {self.weighting}"
+        return (
+            f"{self.prediction} on the path {self.path}{weighted}, t from {self.interval[0]:g} to {self.interval[1]:g}"
+        )
+
 
 LINEAR_VELOCITY = Objective("linear", "velocity", "none", (0.0, 1.0))
 
@@ -68,6 +74,12 @@ class Sampler:
     last_step: LastStep | None = None
     variance: Variance | None = None
     eta: float | None = None
+
+    def __str__(self) -> str:
+        known = {key: value for key, value in asdict(self).items() if value is not None and key != "solver"}
+        if interval := known.pop("interval", None):
+            known["t from"] = f"{interval[0]:g} to {interval[1]:g}"
+        return ", ".join([self.solver, *(f"{key.replace('_', ' ')} {value}" for key, value in known.items())])
 
     def facts(self) -> dict[str, Any]:
         """What two samplings must share beyond solver, evaluations and tolerances; nothing on the whole of [0, 1]."""
