@@ -21,7 +21,15 @@ def compile_network(network: nn.Module, device_type: str) -> None:
     parts = list(blocks) if isinstance(blocks, nn.ModuleList) else [network]
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 8 + 4 * len(parts))
     for part in parts:
-        part.compile(fullgraph=True)
+        part.compile(fullgraph=True, options=_options())
+
+
+def _options() -> dict[str, Any]:
+    """Of PyTorch's compiler: without a fusion that stops with an assertion at some shapes of an adaLN block (torch
+    2.11: reductions over the width and over the tokens, where one size is the square of another)."""
+    from torch._inductor import config
+
+    return {"triton.mix_order_reduction": False} if hasattr(config.triton, "mix_order_reduction") else {}
 
 
 class Graphed:
