@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from zigma_bench.device import Device
 from zigma_bench.errors import Interrupted, ZigmaBenchError
 from zigma_bench.images import Images, Splits, Subset
-from zigma_bench.plan import Cell, Stage, cell_routes, held_out_needed, too_few_held_out
+from zigma_bench.plan import Cell, Resolved, Stage, cell_routes, held_out_needed, too_few_held_out
 from zigma_bench.plugins import catalogue
 from zigma_bench.record import Measurement, Record
 from zigma_bench.store import SPEC, stage_folder, write_json, write_record
@@ -58,7 +58,10 @@ class StageFailed(Exception):
 
 
 def run_stage(life: Life, stage: Stage) -> int:
-    """Do one stage and leave its record; a failure leaves a record with the reason and ends the cell."""
+    """Do one stage and leave its record; a failure leaves a record with the reason and ends the cell.
+
+    An efficiency stage with rounds to come leaves none yet.
+    """
     from zigma_bench.provenance import provenance
 
     folder = life.stage_folder(stage)
@@ -68,7 +71,7 @@ def run_stage(life: Life, stage: Stage) -> int:
     write_json(folder / SPEC, {"stage": stage, "identity": identity, "cell": facts})
     life.emit({"event": "start", "stage": stage})
     try:
-        measurements, details = STAGES[stage](life, folder)
+        found = STAGES[stage](life, folder)
     except Interrupted:
         raise
     except Exception as error:  # whatever it was, it is this cell's row, and the other cells go on
@@ -78,8 +81,9 @@ def run_stage(life: Life, stage: Stage) -> int:
         write_record(folder, Record(stage, identity, facts, "failed", reason=reason, provenance=origin))
         life.emit({"event": "failed", "stage": stage, "text": reason})
         raise StageFailed from None
-    origin = provenance(life.cell, life.device, started)
-    write_record(folder, Record(stage, identity, facts, "done", tuple(measurements), None, origin, details))
+    if found is not None:
+        origin = provenance(life.cell, life.device, started)
+        write_record(folder, Record(stage, identity, facts, "done", tuple(found[0]), None, origin, found[1]))
     if stage == "train":
         from zigma_bench.training.checkpoint import drop_checkpoints
 
@@ -148,7 +152,7 @@ def quality_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str
     subject = Subject(
         samples=load_images(life.stage_folder("sample")),
         reference=parts.reference,
-        reference_facts={"data": cell.data.label, "split": cell.reference.split},
+        reference_facts={"data": _data_of(cell).label, "split": cell.reference.split},
         validation=parts.validation,
         network=network,
         device=life.device.name,
@@ -175,15 +179,23 @@ def measure(name: str, options: dict[str, Any], subject: Any) -> Measurement:
     return measurement
 
 
-def efficiency_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str, Any]]:
-    """Speed and memory of a fresh network of the same shape."""
-    from zigma_bench.efficiency import measure_efficiency
+def efficiency_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str, Any]] | None:
+    """One round of speed and memory of a fresh network of the same shape; the last round makes the figures."""
+    import json
 
-    network = build(life.cell, life.device.type).to(life.device.name)
-    return measure_efficiency(life.cell, network, life.device, life.teller("efficiency", None), life.stopped)
+    from zigma_bench.efficiency import combine, measure_round
+
+    assert life.cell.efficiency is not None
+    files = [folder / f"round-{number}.json" for number in range(life.cell.efficiency.rounds)]
+    due = next((file for file in files if not file.exists()), files[-1])
+    network = build(life.cell, life.device.type)
+    write_json(due, measure_round(life.cell, network, life.device, life.teller("efficiency", None), life.stopped))
+    if due != files[-1]:
+        return None
+    return combine(life.cell, life.device, [json.loads(file.read_text()) for file in files])
 
 
-STAGES: dict[Stage, Callable[[Life, Path], tuple[list[Measurement], dict[str, Any]]]] = {
+STAGES: dict[Stage, Callable[[Life, Path], tuple[list[Measurement], dict[str, Any]] | None]] = {
     "train": train_stage,
     "sample": sample_stage,
     "quality": quality_stage,
@@ -212,8 +224,9 @@ def load_parts(cell: Cell) -> Parts:
     """The images of a cell; too few for what the suite asks is said before anything is trained."""
     import numpy as np
 
-    spec = catalogue().get("dataset", cell.data.name)
-    splits: Splits = spec.load()(spec.make_options(cell.data.options))
+    data = _data_of(cell)
+    spec = catalogue().get("dataset", data.name)
+    splits: Splits = spec.load()(spec.make_options(data.options))
     count, held = cell.sample.count, len(splits.validation)
     order = np.random.default_rng(0).permutation(held)
     if cell.quality and held < held_out_needed(cell.sample, cell.reference):
@@ -221,6 +234,11 @@ def load_parts(cell: Cell) -> Parts:
     floor = Subset(splits.validation, order[:count])
     rest = splits.train if cell.reference.split == "train" else Subset(splits.validation, order[count:])
     return Parts(splits.train, splits.validation, floor, rest)
+
+
+def _data_of(cell: Cell) -> Resolved:
+    assert cell.data is not None, "a cell of an efficiency suite has no data"
+    return cell.data
 
 
 def _network_of(life: Life) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:

@@ -6,6 +6,7 @@ are those of YAML 1.2 (an unquoted `1e-4` is a number, `010` is ten, `no` is tex
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 import yaml
 from annotated_types import Ge, Gt, Interval, Len, Lt
+from pydantic_core import PydanticCustomError
 
 from zigma_bench.errors import UsageError, nearest
 
@@ -30,6 +32,7 @@ Prediction = Literal["velocity", "score", "noise"]
 Weighting = Literal["none", "velocity", "likelihood"]
 Solver = Literal["euler", "heun", "dopri5", "euler-maruyama", "heun-sde", "ddpm", "ddim"]
 DiffusionForm = Literal["constant", "sbdm", "sigma", "linear", "decreasing", "increasing-decreasing"]
+TimedStage = Literal["latency", "forward", "sample", "forward-backward", "train-step"]
 LastStep = Literal["none", "mean", "tweedie", "euler"]
 Variance = Literal["small", "large"]
 SDES: tuple[Solver, ...] = ("euler-maruyama", "heun-sde")
@@ -217,29 +220,58 @@ class Reference(Strict):
 
 
 class Efficiency(Strict):
-    """What is timed, and how often after warm-up."""
+    """What is timed, how often after warm-up, and in how many `rounds`, each of a fresh process, the cells alternating.
 
-    stages: Annotated[tuple[Literal["train-step", "sample"], ...], Len(min_length=1)] = ("train-step", "sample")
+    `latency` is a forward pass of one image, `forward` and `forward-backward` are passes of `train.batch` images,
+    `train-step` and `sample` all that a step and a sampling do.
+
+    `tokens` makes it an efficiency suite, which has no data and trains nothing: each of its cells is a backbone, a
+    scan, one of `backends` (absent: the suite's), a length of square grids of `tokens`, and one of `batch` (absent: that
+    of `train`) for images of `channels`; sampling takes that batch too, and latency is timed beside the first.
+    """
+
+    stages: Annotated[tuple[TimedStage, ...], Len(min_length=1)] = ("train-step", "sample")
     repeats: Annotated[int, Interval(ge=3, le=1000)] = 10
+    rounds: Annotated[int, Interval(ge=1, le=100)] = 1
     sample_batch: Count = 64
+    tokens: Annotated[tuple[Count, ...], Len(min_length=1)] | None = None
+    batch: Annotated[tuple[Count, ...], Len(min_length=1)] | None = None
+    backends: Annotated[tuple[str, ...], Len(min_length=1)] | None = None
+    channels: Count = 4
 
-    @pydantic.field_validator("stages")
+    @pydantic.field_validator("stages", "tokens", "batch", "backends")
     @classmethod
-    def _once(cls, stages: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(stages)) != len(stages):
-            raise ValueError("a stage stands twice")
-        return stages
+    def _once(cls, values: tuple[Any, ...] | None, info: pydantic.ValidationInfo) -> tuple[Any, ...] | None:
+        if values is not None and len(set(values)) != len(values):
+            names = {"stages": "a stage", "tokens": "a number of tokens", "batch": "a batch", "backends": "a backend"}
+            raise ValueError(f"{names[str(info.field_name)]} stands twice")
+        return values
+
+    @pydantic.field_validator("tokens")
+    @classmethod
+    def _squares(cls, tokens: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if wrong := [count for count in tokens or () if math.isqrt(count) ** 2 != count]:
+            raise ValueError(f"tokens are those of square grids, such as 256 and 1024; {wrong[0]} is no square")
+        return tokens
+
+    def check_keys(self) -> None:
+        """ValueError for a key that was given in vain; a cell's has all of them."""
+        given = sorted({"batch", "backends", "channels"} & self.model_fields_set)
+        if self.tokens is None and given:
+            raise ValueError(f"efficiency.{given[0]} is that of an efficiency suite, which lists efficiency.tokens")
+        if self.tokens is not None and "sample_batch" in self.model_fields_set:
+            raise ValueError("an efficiency suite samples the images of efficiency.batch; leave sample_batch out")
 
 
 class Suite(Strict):
-    """A suite file."""
+    """A suite file. An efficiency suite, which lists `efficiency.tokens`, has no data, budget, quality or sizes."""
 
     name: Annotated[str, pydantic.StringConstraints(pattern=NAME)]
-    data: Choice
+    data: Choice | None = None
     compare: Annotated[tuple[Comparison, ...], Len(min_length=1)]
     baseline: Baseline | None = None
     seeds: Annotated[tuple[Annotated[int, Interval(ge=0, le=2**31 - 1)], ...], Len(min_length=1)] = (0,)
-    budget: Budget
+    budget: Budget | None = None
     size_match: SizeMatch = SizeMatch(by="none")
     backend: str = "auto"
     reference: Reference = Reference()
@@ -254,6 +286,28 @@ class Suite(Strict):
         if name.endswith("-smoke"):
             raise ValueError("a name that ends in -smoke is kept for smoke runs")
         return name
+
+    @property
+    def timed_alone(self) -> bool:
+        """Whether its cells are timed and do nothing else."""
+        return self.efficiency is not None and self.efficiency.tokens is not None
+
+    @pydantic.model_validator(mode="after")
+    def _whole(self) -> Suite:
+        if self.efficiency is not None:
+            self.efficiency.check_keys()
+        vain = {"data": self.data, "budget": self.budget, "quality": self.quality}
+        if not self.timed_alone:
+            for key in ("data", "budget"):
+                if vain[key] is None:
+                    raise PydanticCustomError("lacking", "{key}", {"key": key})
+            return self
+        given = [key for key, value in vain.items() if value] + ["size_match"] * (self.size_match.by != "none")
+        if given:
+            raise ValueError(f"an efficiency suite (it lists efficiency.tokens) trains nothing: leave {given[0]} out")
+        if len(self.seeds) > 1:
+            raise ValueError("an efficiency suite has one seed: its rounds are what it repeats")
+        return self
 
     @pydantic.field_validator("seeds")
     @classmethod
@@ -439,10 +493,13 @@ def _explain(error: pydantic.ValidationError, source: Source) -> UsageError:
             expected=f"one of {', '.join(known)}",
             nearest=nearest(str(location[-1]), known),
         )
+    if fault["type"] == "lacking":
+        return UsageError(f"the key {fault['msg']!r} is missing{rest}", where=where)
     if fault["type"] == "missing":
         return UsageError(f"the key {dotted(location)!r} is missing{rest}", where=source.where(*location[:-1]))
     message = fault["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
-    return UsageError(f"{message}{rest}", where=where, got=_plain(fault["input"]))
+    got = _plain(fault["input"]) if location else None  # not the whole suite
+    return UsageError(f"{message}{rest}", where=where, got=got)
 
 
 def _known_keys(location: tuple[str | int, ...]) -> list[str]:

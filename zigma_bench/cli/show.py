@@ -59,6 +59,10 @@ def show_plan(plan: Plan, results: Path, device: Device) -> None:
     for row in rows:
         shown.add_row(*map(Text, row))
     print_wide(shown)
+    if plan.suite.timed_alone:
+        _say_what_is_timed(plan, device)
+        return
+    assert plan.suite.budget is not None
     spent = ", ".join(f"{value:,} {key}" for key, value in plan.suite.budget.model_dump(exclude_none=True).items())
     print(
         f"budget {spent} a cell; {plan.suite.sample.count:,} images drawn a cell; device {device.name} ({device.card})"
@@ -70,6 +74,16 @@ def show_plan(plan: Plan, results: Path, device: Device) -> None:
         "GFLOP: one forward pass of one image, and what part of it is the scan; "
         f"about: training and sampling, in all about {duration(total)}"
     )
+
+
+def _say_what_is_timed(plan: Plan, device: Device) -> None:
+    timed = plan.suite.efficiency
+    assert timed is not None
+    print(
+        f"timed: {', '.join(timed.stages)}, {timed.repeats} calls in each of {timed.rounds} round(s), a process each; "
+        f"nothing is trained; device {device.name} ({device.card})"
+    )
+    print("GFLOP: one forward pass of one image, and what part of it is the scan")
 
 
 def scan_share(forward_flops: Mapping[str, int]) -> str:

@@ -120,7 +120,7 @@ def _run(
 ) -> None:
     from zigma_bench.device import find_device
     from zigma_bench.reports.table import read_table
-    from zigma_bench.runner.local import run_plan
+    from zigma_bench.runner.local import rounds_of, run_plan
     from zigma_bench.runner.prepare import check_stages, prepare
     from zigma_bench.runner.watch import watcher
     from zigma_bench.store import suite_folder
@@ -130,10 +130,12 @@ def _run(
     made.check_ready()
     check_stages(made, stages, results, target)
     print(f"device: {target.name} ({target.card})", file=sys.stderr)
-    with watcher(len(made.cells)) as watching:
+    with watcher(len(made.cells) * rounds_of(made)) as watching:
         outcomes = run_plan(made, results, target, watching, stages=stages)
     folder = suite_folder(results, made.suite.name, smoke=smoke)
     show_tables([read_table(folder)], "json" if as_json else "terminal")
-    print(f"sample grids: {folder}/*/sample-*/grid.png\nrecords:      {folder}/*/*/record.json", file=sys.stderr)
+    if not made.suite.timed_alone:
+        print(f"sample grids: {folder}/*/sample-*/grid.png", file=sys.stderr)
+    print(f"records:      {folder}/*/*/record.json", file=sys.stderr)
     if any(outcome.status == "failed" for outcome in outcomes):
         raise typer.Exit(1)

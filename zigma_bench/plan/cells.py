@@ -74,7 +74,7 @@ class Cell(Strict):
     scan_label: str | None
     backbone: Resolved | None
     scan: Resolved | None
-    data: Resolved
+    data: Resolved | None
     data_fingerprint: str
     channels: int
     height: int
@@ -95,16 +95,25 @@ class Cell(Strict):
     tokens: int
     metric_fingerprints: tuple[str, ...]
     size_match: Match | None = None
+    timed_alone: bool = False  # a cell of an efficiency suite
 
     @property
     def label(self) -> str:
-        names = [self.role if self.role != "cell" else None, self.backbone_label, self.scan_label, f"seed {self.seed}"]
-        return " · ".join(name for name in names if name)
+        role, seed = self.role if self.role != "cell" else None, None if self.timed_alone else f"seed {self.seed}"
+        return " · ".join(name for name in (role, self.row, seed) if name)
 
     @property
     def row(self) -> str:
-        """The label of all seeds: `zigma · raster`."""
-        return " · ".join(name for name in (self.backbone_label, self.scan_label) if name)
+        """The label of all seeds: `zigma · raster`; in an efficiency suite also what it is timed with."""
+        timed = [self.backend, f"{self.tokens} tokens", f"batch {self.train.batch}"] if self.timed_alone else []
+        return " · ".join(name for name in (self.backbone_label, self.scan_label, *timed) if name)
+
+    @property
+    def setting(self) -> dict[str, str | int] | None:
+        """What the cells of an efficiency suite differ in beside backbone and scan; None in another suite."""
+        if not self.timed_alone:
+            return None
+        return {"backend": self.backend, "tokens": self.tokens, "batch": self.train.batch}
 
     @property
     def slug(self) -> str:
@@ -114,6 +123,8 @@ class Cell(Strict):
     @property
     def stages(self) -> tuple[Stage, ...]:
         """The stages that this cell goes through."""
+        if self.timed_alone:
+            return ("efficiency",)
         found: list[Stage] = ["sample"] if self.role != "cell" else ["train", "sample"]
         if self.quality:
             found.append("quality")
@@ -145,6 +156,17 @@ class Cell(Strict):
     def identity(self, stage: Stage, *, card: str) -> str:
         """The sha256 of all that can change a stage's record; `card` counts for efficiency alone."""
         return _digest(self._facts(stage, card))
+
+    def _timed(self) -> Any:
+        """What is timed and how often; lists of an efficiency suite are resolved to one value of each cell."""
+        lists = {"tokens", "batch", "backends", "channels"}
+        unsaid = lists | ({"rounds"} if self.efficiency is not None and self.efficiency.rounds == 1 else set())
+        return None if self.efficiency is None else self.efficiency.model_dump(mode="json", exclude=unsaid)
+
+    def _speedups(self) -> list[str]:
+        """The keys of the recipe that make calls faster and no figure another, where they are set."""
+        said = {"compile": self.train.compile, "graph": self.train.graph, "sample.graph": self.sample.graph}
+        return [key for key, value in said.items() if value]
 
     def _weights(self) -> list[list[str]]:
         return [[text] if text else [] for text in self.metric_fingerprints]
@@ -179,10 +201,10 @@ class Cell(Strict):
         if stage == "train":
             return trained
         if stage == "efficiency":
-            recipe = [self.train.batch, self.train.gradient_clip, self.train.flip]
+            recipe = [self.train.batch, self.train.gradient_clip, self.train.flip, *self._speedups()]
             return {
                 **network,
-                "efficiency": _dump(self.efficiency),
+                "efficiency": self._timed(),
                 "train": recipe,
                 "sample": self._solver(),
                 "card": card,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -14,6 +15,7 @@ from zigma_bench.plan.cells import Cell, Resolved, held_out_needed, too_few_held
 from zigma_bench.plan.diffusion import check_diffusion
 from zigma_bench.plan.match import Solved, match_sizes, noted
 from zigma_bench.plan.resolve import cell_routes, describe, resolve, smoke_suite, with_options
+from zigma_bench.plan.settings import NO_DATA, settings_of
 from zigma_bench.plugins import Catalogue
 from zigma_bench.registry import Cost, DataFacts, Missing, Spec
 from zigma_bench.scans.route import Route
@@ -54,13 +56,12 @@ class Plan:
 
 def make_plan(suite: Suite, source: Source, catalogue: Catalogue, *, smoke: bool = False) -> Plan:
     """Resolve a suite; the first fault is raised with the place in the file where it stands."""
-    if suite.backend not in BACKENDS:
-        raise UnknownName("backend", suite.backend, BACKENDS, where=source.where("backend"))
+    _check_backends(suite, source)
     check_diffusion(suite, source)
     if smoke:
         suite = smoke_suite(suite, catalogue, source)
-    data = resolve(catalogue, "dataset", suite.data, source.where("data"))
-    facts = describe(catalogue, data, source)
+    data = None if suite.data is None else resolve(catalogue, "dataset", suite.data, source.where("data"))
+    facts = NO_DATA if data is None else describe(catalogue, data, source)
     metrics = tuple(
         resolve(catalogue, "metric", metric, source.where("quality", i)) for i, metric in enumerate(suite.quality)
     )
@@ -84,6 +85,14 @@ def make_plan(suite: Suite, source: Source, catalogue: Catalogue, *, smoke: bool
     missing = list(facts.missing) + _missing_metrics(catalogue, suite, metrics, smoke)
     all_cells = (*cells, *anchors)
     return Plan(suite, source.question, source.file, all_cells, tuple(missing), smoke, all_cells)
+
+
+def _check_backends(suite: Suite, source: Source) -> None:
+    if suite.backend not in BACKENDS:
+        raise UnknownName("backend", suite.backend, BACKENDS, where=source.where("backend"))
+    for index, name in enumerate((suite.efficiency and suite.efficiency.backends) or ()):
+        if name not in BACKENDS:
+            raise UnknownName("backend", name, BACKENDS, where=source.where("efficiency", "backends", index))
 
 
 def _matched(
@@ -122,7 +131,7 @@ def _cells(
     suite: Suite,
     comparison: Comparison,
     index: int,
-    data: Resolved,
+    data: Resolved | None,
     facts: DataFacts,
     metrics: tuple[Resolved, ...],
     source: Source,
@@ -133,9 +142,12 @@ def _cells(
     where = source.where("compare", index, "backbone")
     backbone = resolve(catalogue, "backbone", comparison.backbone, where)
     spec = catalogue.get("backbone", backbone.name)
+    free, patch = spec.facts.order == "free", spec.make_options(backbone.options).patch
+    settings = settings_of(suite, facts, patch=patch, order_free=free)
     cells = []
     for scan, scan_where in _scans_of(spec, comparison, index, source, catalogue):
-        for seed in suite.seeds:
+        for setting, seed in itertools.product(settings, suite.seeds):
+            facts = setting.facts
             try:
                 grid, orders, cost = _price(spec, backbone, scan, facts, seed, catalogue)
             except ZigmaBenchError as error:
@@ -159,18 +171,19 @@ def _cells(
                     seed=seed,
                     order_digests=tuple(route.digest for route in orders),
                     scanned_ratio=sum(r.scanned_ratio for r in orders) / len(orders) if orders else 0.0,
-                    backend=suite.backend,
-                    train=suite.train,
+                    backend=setting.backend,
+                    train=setting.train,
                     train_images=images,
                     train_seconds=seconds,
                     sample=suite.sample,
                     reference=suite.reference,
                     quality=metrics,
-                    efficiency=suite.efficiency,
+                    efficiency=setting.efficiency,
                     parameters=cost.parameters,
                     forward_flops=dict(cost.forward_flops),
                     tokens=grid.tokens,
                     metric_fingerprints=tuple(_metric_fingerprint(catalogue, metric) for metric in metrics),
+                    timed_alone=suite.timed_alone,
                 )
             )
     return cells
@@ -227,6 +240,8 @@ def _check_condition(spec: Spec, options: Any, facts: DataFacts) -> None:
 def _budget(suite: Suite, cost: Cost) -> tuple[int | None, float | None]:
     """Training images, or seconds. A training step costs three forward passes."""
     budget = suite.budget
+    if budget is None:
+        return None, None
     if budget.flops is not None:
         images = int(budget.flops / (3 * cost.total_flops))
         if images < 1:

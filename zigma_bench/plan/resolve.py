@@ -14,7 +14,7 @@ from zigma_bench.plugins import Catalogue
 from zigma_bench.registry import DataFacts, Spec
 from zigma_bench.scans.layers import routes
 from zigma_bench.scans.route import Route
-from zigma_bench.suite import Budget, Choice, Reference, SizeMatch, Source, Suite
+from zigma_bench.suite import Budget, Choice, Efficiency, Reference, SizeMatch, Source, Suite
 
 
 def smoke_suite(suite: Suite, catalogue: Catalogue, source: Source) -> Suite:
@@ -28,26 +28,33 @@ def smoke_suite(suite: Suite, catalogue: Catalogue, source: Source) -> Suite:
         toy_item = item.model_copy(update={"backbone": toy})
         if toy_item not in compare:  # two sizes of one backbone have one toy
             compare.append(toy_item)
-    resolve(catalogue, "dataset", suite.data, source.where("data"))
+    if suite.data is not None:
+        resolve(catalogue, "dataset", suite.data, source.where("data"))
     solver = suite.sample.solver
     evaluations = None if solver == "dopri5" else 4 + suite.sample.last_evaluations
     sample = suite.sample.model_copy(update={"count": 32, "batch": 16, "evaluations": evaluations})
     train = suite.train.model_copy(update={"batch": 16, "warmup_images": 0})
-    efficiency = suite.efficiency and suite.efficiency.model_copy(update={"repeats": 3, "sample_batch": 16})
     return suite.model_copy(
         update={
-            "data": Choice(name="digits"),
+            "data": None if suite.timed_alone else Choice(name="digits"),
             "compare": tuple(compare),
             "baseline": None,
             "seeds": suite.seeds[:1],
-            "budget": Budget(images=64),
+            "budget": None if suite.timed_alone else Budget(images=64),
             "sample": sample,
             "train": train,
-            "efficiency": efficiency,
+            "efficiency": suite.efficiency and _toy_efficiency(suite.efficiency),
             "reference": Reference(split="train"),
             "size_match": SizeMatch(by="none"),  # toys are of no size that means anything
         }
     )
+
+
+def _toy_efficiency(timed: Efficiency) -> Efficiency:
+    """Three calls, in one round; an efficiency suite's on 64 tokens and two images."""
+    if timed.tokens is None:
+        return timed.model_copy(update={"repeats": 3, "rounds": 1, "sample_batch": 16})
+    return timed.model_copy(update={"repeats": 3, "rounds": 1, "tokens": (64,), "batch": (2,)})
 
 
 def resolve(catalogue: Catalogue, kind: str, choice: Choice, where: str) -> Resolved:

@@ -16,15 +16,31 @@ from zigma_bench.reports.table import Row, Statistic, Table
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
+SETTING = ("backend", "tokens", "batch")  # of the rows of an efficiency suite
 FORMATS = ("terminal", "markdown", "csv", "json")
 HEADINGS = {
     "train-images-per-second": "train images/s",
     "sample-images-per-second": "sample images/s",
+    "forward-images-per-second": "forward images/s",
+    "forward-backward-images-per-second": "fwd+bwd images/s",
+    "latency": "latency s",
     "train-step-peak-memory": "train memory GiB",
     "sample-peak-memory": "sample memory GiB",
+    "forward-peak-memory": "forward memory GiB",
+    "forward-backward-peak-memory": "fwd+bwd memory GiB",
+    "forward-matmul-flops-per-second": "forward TFLOP/s",
+    "forward-backward-matmul-flops-per-second": "fwd+bwd TFLOP/s",
+    "train-step-matmul-flops-per-second": "train TFLOP/s",
+    "ceiling-matmul-flops-per-second": "matmul TFLOP/s",
+    "scan-bytes-per-second": "scan GB/s",
+    "ceiling-copy-bytes-per-second": "copy GB/s",
 }
-GIB, BEFORE_METRICS = 2**30, ("role", "backbone", "scan", "seeds", "params M", "GFLOP", "scanned")
-HIDDEN = ("-peak-memory-reserved", "-memory-on-device")  # in the records and in JSON; too much for a line
+SCALES = {"bytes": 2.0**30, "FLOP/s": 1e12, "B/s": 1e9}
+BEFORE_METRICS = ("role", "backbone", "scan", "seeds", "params M", "GFLOP", "scanned")
+HIDDEN = (
+    "-peak-memory-reserved", "-memory-on-device", "-joules-per-image", "latency-peak-memory",
+    "latency-matmul-flops-per-second", "sample-matmul-flops-per-second",
+)  # fmt: skip  # in the records and in JSON; too much for a line
 
 
 def to_json(tables: Sequence[Table]) -> str:
@@ -42,11 +58,26 @@ def to_csv(tables: Sequence[Table]) -> str:
     """One line a row and metric; a cell that a spreadsheet would run as a formula is quoted with an apostrophe."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    head = ("suite", "role", "backbone", "scan", "seed_count", "status", "smoke", "metric", "mean", "sd", "n", "unit")
+    head = (
+        "suite",
+        "role",
+        "backbone",
+        "scan",
+        *SETTING,
+        "seed_count",
+        "status",
+        "smoke",
+        "metric",
+        "mean",
+        "sd",
+        "n",
+        "unit",
+    )
     writer.writerow((*head, "reason"))
     for table in tables:
         for row in table.rows:
-            base = (table.suite, row.role, row.backbone, row.scan, row.seed_count, row.status, row.smoke)
+            setting = (_setting(row).get(key, "") for key in SETTING)
+            base = (table.suite, row.role, row.backbone, row.scan, *setting, row.seed_count, row.status, row.smoke)
             if not row.metrics:
                 writer.writerow([_safe(value) for value in (*base, "", None, None, 0, "", row.reason)])
             for name, s in row.metrics.items():
@@ -60,10 +91,11 @@ def to_markdown(tables: Sequence[Table]) -> str:
     blocks = []
     for table in tables:
         names = _shown(table)
-        head = [*BEFORE_METRICS, *(HEADINGS.get(name, name) for name in names)]
+        head = [*BEFORE_METRICS, *_timed_with(table), *(HEADINGS.get(name, name) for name in names)]
         lines = [f"### {_title(table)}", "", "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
         for row in table.rows:
-            cells = [*_facts(row), *(_figure(row.metrics.get(name), row.seed_count) for name in names)]
+            cells = [*_facts(row), *(str(_setting(row)[key]) for key in _timed_with(table))]
+            cells += [_figure(row.metrics.get(name), row.seed_count) for name in names]
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
         blocks.append("\n".join([*lines, "", *footer(table)]))
     return "\n\n".join(blocks)
@@ -79,24 +111,21 @@ def to_rich(table: Table) -> RichTable:
     for heading in BEFORE_METRICS:
         left = heading in ("role", "backbone", "scan")  # a narrow terminal wraps a label and cuts none
         shown.add_column(heading, justify="left" if left else "right", overflow="fold")
+    for heading in _timed_with(table):
+        shown.add_column(heading, justify="right")
     for name in names:
         shown.add_column(HEADINGS.get(name, name), justify="right")
     for row in table.rows:
         style = {"floor": "green", "ceiling": "yellow"}.get(row.role, "red" if row.status == "failed" else "")
-        cells = [*_facts(row), *(_figure(row.metrics.get(name), row.seed_count) for name in names)]
+        cells = [*_facts(row), *(str(_setting(row)[key]) for key in _timed_with(table))]
+        cells += [_figure(row.metrics.get(name), row.seed_count) for name in names]
         shown.add_row(*(Text(cell) for cell in cells), style=style)
     return shown
 
 
 def footer(table: Table) -> list[str]:
     """What a reader must know beside the figures."""
-    spent = ", ".join(f"{value:,} {key}" for key, value in table.budget.items())
-    lines = [
-        f"{table.sample_count:,} images a row against the {table.reference} split; budget {spent} a cell; "
-        "mean ± standard deviation over seeds.",
-        "floor: held-out real images; ceiling: the untrained network. GFLOP: one forward pass of one image by formula; "
-        "scanned: tokens scanned a layer / L.",
-    ]
+    lines = list(TIMED) if _timed_with(table) else _protocol(table)
     if len(table.machines) > 1:
         lines.append("These rows do not come from one machine: " + "; ".join(table.machines) + ".")
     else:
@@ -106,13 +135,60 @@ def footer(table: Table) -> list[str]:
         lines.append(f"residual: {' and '.join(table.residual)}.")
     if table.smoke:
         lines.insert(0, "SMOKE RUN at toy scale: these figures mean nothing.")
-    elif any(row.seed_count < 3 for row in table.rows if row.role == "cell"):
+    elif not _timed_with(table) and any(row.seed_count < 3 for row in table.rows if row.role == "cell"):
         lines.append("Fewer than three seeds: indicative, not a result.")
     lines += [
-        f"{row.role} {row.backbone} {row.scan or ''}: {row.status}: {row.reason}" for row in table.rows if row.reason
+        f"{row.role} {row.backbone} {row.scan or ''}{_with(row)}: {row.status}: {row.reason}"
+        for row in table.rows
+        if row.reason
     ]
+    if _timed_with(table):
+        return [*lines, *_timed_reasons(table)]
     refused = {(n, s.reason) for r in table.rows for n, s in r.metrics.items() if s.reason and r.role == "cell"}
     return [*lines, *(f"{name}: {reason}" for name, reason in sorted(refused))]
+
+
+def _protocol(table: Table) -> list[str]:
+    spent = ", ".join(f"{value:,} {key}" for key, value in table.budget.items())
+    return [
+        f"{table.sample_count:,} images a row against the {table.reference} split; budget {spent} a cell; "
+        "mean ± standard deviation over seeds.",
+        "floor: held-out real images; ceiling: the untrained network. GFLOP: one forward pass of one image by formula; "
+        "scanned: tokens scanned a layer / L.",
+    ]
+
+
+TIMED = [
+    "Nothing was trained. GFLOP: one forward pass of one image by formula; scanned: tokens scanned a layer / L; "
+    "latency: one image.",
+    "TFLOP/s: all operators but the scan, by formula, over the whole time; beside them a large matrix product. GB/s of "
+    "the scan: its least bytes over the time of the operator alone, forward; beside it a copy.",
+]
+
+
+def _timed_reasons(table: Table) -> list[str]:
+    """What was refused or is unstable: the figure, the reason and how often; and the row, where it is one."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in table.rows:
+        for name, statistic in row.metrics.items():
+            if statistic.reason and not name.endswith(HIDDEN):
+                label = " ".join(filter(None, (row.backbone, row.scan)))
+                found.setdefault((name, statistic.reason), []).append(f"{label}{_with(row)}")
+    return [f"{name}: {reason} ({'; '.join(rows)})" for (name, reason), rows in sorted(found.items())]
+
+
+def _setting(row: Row) -> dict[str, Any]:
+    """What a row of an efficiency suite is timed with; nothing in another."""
+    return row.facts.get("setting") or {}
+
+
+def _with(row: Row) -> str:
+    given = _setting(row)
+    return f", {given['backend']}, {given['tokens']} tokens, batch {given['batch']}" if given else ""
+
+
+def _timed_with(table: Table) -> tuple[str, ...]:
+    return SETTING if any(_setting(row) for row in table.rows) else ()
 
 
 def _matches(table: Table) -> dict[str, Match]:
@@ -149,7 +225,7 @@ def _facts(row: Row) -> list[str]:
 def _figure(statistic: Statistic | None, seeds: int) -> str:
     if statistic is None or statistic.mean is None:
         return "-"
-    scale = GIB if statistic.unit == "bytes" else 1
+    scale = SCALES.get(statistic.unit, 1)
     text = significant(statistic.mean / scale)
     spread = "" if statistic.sd is None else f" ± {significant(statistic.sd / scale, 2)}"
     return text + spread + (f" (n={statistic.n})" if statistic.n < seeds else "")

@@ -92,8 +92,14 @@ def read_table(folder: Path) -> Table:
 
 def _machines(cells: list[_Entry]) -> tuple[str, ...]:
     """The cards, precisions and backends that the cells' records name."""
-    origins = [r.provenance for cell in cells if cell.facts["role"] == "cell" for r in cell.records if r.provenance]
-    return tuple(sorted({f"{o['card']}, {o['precision']}, backend {o['backend']}" for o in origins}))
+    found = set()
+    for cell in cells:
+        for origin in (r.provenance for r in cell.records if r.provenance and cell.facts["role"] == "cell"):
+            backend = (
+                "" if cell.facts.get("setting") else f", backend {origin['backend']}"
+            )  # else each row says its own
+            found.add(f"{origin['card']}, {origin['precision']}{backend}")
+    return tuple(sorted(found))
 
 
 @dataclass(frozen=True)
@@ -127,9 +133,9 @@ def _records(folder: Path, entry: dict[str, Any]) -> Iterator[Record]:
 
 def _groups(cells: list[_Entry]) -> list[list[_Entry]]:
     """Cells that differ in the seed alone, floor first and ceiling last."""
-    grouped: dict[tuple[str, str | None, str | None], list[_Entry]] = {}
+    grouped: dict[tuple[str, str | None, str | None, str], list[_Entry]] = {}
     for cell in cells:
-        key = (cell.facts["role"], cell.facts["backbone"], cell.facts["scan"])
+        key = (cell.facts["role"], cell.facts["backbone"], cell.facts["scan"], str(cell.facts.get("setting")))
         grouped.setdefault(key, []).append(cell)
     return [grouped[key] for key in sorted(grouped, key=lambda key: ("floor", "cell", "ceiling").index(key[0]))]
 
@@ -153,7 +159,8 @@ def _row(group: list[_Entry]) -> Row:
         metrics=_statistics([m for cell in done for m in cell.measurements]),
         facts={
             **{key: facts[key] for key in ("parameters", "forward_flops", "scanned_ratio", "tokens")},
-            "size_match": facts.get("size_match"),  # tables of before this key have none
+            "size_match": facts.get("size_match"),  # tables of before these keys have none
+            "setting": facts.get("setting"),
         },
     )
 

@@ -77,7 +77,23 @@ def run_plan(plan: Plan, results: Path, device: Device, watcher: Watcher, *, sta
     """Bring every cell of a plan up to date, in order; raises Interrupted when asked to stop."""
     check_writable(suite_folder(results, plan.suite.name, smoke=plan.smoke))
     write_table(plan, results, device)
-    return [run_cell(cell, results, device, watcher, stages) for cell in plan.cells]
+    outcomes = [run_cell(cell, results, device, watcher, stages) for cell in plan.cells]
+    for _ in range(rounds_of(plan) - 1):  # of efficiency, the cells alternating
+        outcomes = [_next_round(outcome, results, device, watcher, stages) for outcome in outcomes]
+    return outcomes
+
+
+def rounds_of(plan: Plan) -> int:
+    """How often each cell is come to."""
+    return 1 if plan.suite.efficiency is None else plan.suite.efficiency.rounds
+
+
+def _next_round(before: Outcome, results: Path, device: Device, watcher: Watcher, stages: Sequence[Stage]) -> Outcome:
+    """One round more of a cell that has not failed."""
+    if before.status == "failed":
+        return before
+    after = run_cell(before.cell, results, device, watcher, stages)
+    return before if after.status == "skipped" else after
 
 
 def run_cell(cell: Cell, results: Path, device: Device, watcher: Watcher, stages: Sequence[Stage]) -> Outcome:
@@ -103,13 +119,13 @@ def write_table(plan: Plan, results: Path, device: Device) -> None:
             "backbone": cell.backbone_label, "scan": cell.scan_label, "smoke": cell.smoke,
             "parameters": cell.parameters, "forward_flops": sum(cell.forward_flops.values()),
             "scanned_ratio": cell.scanned_ratio, "tokens": cell.tokens,
-            "size_match": cell.size_match and cell.size_match.model_dump(mode="json"),
+            "size_match": cell.size_match and cell.size_match.model_dump(mode="json"), "setting": cell.setting,
         })  # fmt: skip
     suite = plan.suite
     residuals = {
         str(c.backbone.options["residual"]) for c in plan.all_cells if c.backbone and "residual" in c.backbone.options
     }
-    spent = suite.budget.model_dump(exclude_none=True)
+    spent = {} if suite.budget is None else suite.budget.model_dump(exclude_none=True)
     table = {
         "format": 1, "suite": suite.name, "question": plan.question, "smoke": plan.smoke, "budget": spent,
         "reference": suite.reference.split, "sample_count": suite.sample.count, "residual": sorted(residuals),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from zigma_bench.device import Device
-from zigma_bench.errors import NotReady
+from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.plan import Cell, Plan, Stage, make_plan
 from zigma_bench.plugins import catalogue
 from zigma_bench.runner.local import cell_folder, pending
@@ -36,7 +36,9 @@ def prepare(path: Path, *, settings: Sequence[str], only: str | None, smoke: boo
 
 
 def check_stages(plan: Plan, stages: Sequence[Stage], results: Path, device: Device) -> None:
-    """A stage alone needs the stages before it done."""
+    """A stage alone needs the stages before it done, and some cell that has it."""
+    if not any(stage in cell.stages for cell in plan.cells for stage in stages):
+        raise UsageError(f"no cell of this suite has the stage {' or '.join(stages)}", where=plan.file)
     for cell in plan.cells:
         for stage in cell.stages[: max((cell.stages.index(s) for s in stages if s in cell.stages), default=0)]:
             if stage not in stages and stage != "efficiency" and pending(results, cell, (stage,), device):
@@ -66,6 +68,8 @@ def plan_json(plan: Plan, results: Path, device: Device) -> dict[str, Any]:
 
 def estimate(cell: Cell, results: Path, device: Device) -> Estimate:
     """The time of a cell: from its own efficiency record on this card, else from its FLOPs on a CPU."""
+    if cell.timed_alone:
+        return Estimate(None, "nothing tells how long timing takes before it was done")
     drawn = cell.sample.count if cell.role != "floor" else 0
     if (speeds := _measured(cell, results, device)) is not None:
         train, sample = speeds

@@ -1,0 +1,138 @@
+"""What is timed: one call of each stage, on a network as sampling or as training has it.
+
+`latency`, `forward` and `sample` run as sampling does: no gradients, launches recorded where `sample.graph` says so.
+`forward-backward` and `train-step` run as training does: compiled where `train.compile` says so, recorded where
+`train.graph` does. They come in the order of STAGES, for on a CPU a peak is counted from the start of the process.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from zigma_bench.device import Device
+from zigma_bench.diffusion.draw import draw
+from zigma_bench.diffusion.noise import StepNoise
+from zigma_bench.images import ArrayImages
+from zigma_bench.models.speed import Graphed, compile_network, record
+from zigma_bench.plan import Cell
+from zigma_bench.training.health import Health
+from zigma_bench.training.step import Descent, autocast, draw_batch, loss_of
+
+STAGES = ("latency", "forward", "sample", "forward-backward", "train-step")  # the hungriest last
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A call of `batch` images. `passes`: forward passes that it costs, a backward counting two.
+
+    `facts`: what else two figures of one column must share.
+    """
+
+    call: Callable[[], object]
+    batch: int
+    passes: int
+    facts: dict[str, Any]
+
+
+def make_stage(name: str, cell: Cell, network: nn.Module, device: Device) -> Stage:
+    """The stage of a name, on a network that lies on the device."""
+    train, graph = cell.train, {"graph": cell.train.graph, "compile": cell.train.compile}
+    if name == "latency":
+        return Stage(forward_call(cell, network, device, 1), 1, 1, {"graph": cell.sample.graph})
+    if name == "forward":
+        call = forward_call(cell, network, device, train.batch)
+        return Stage(call, train.batch, 1, {"graph": cell.sample.graph})
+    if name == "sample":
+        assert cell.efficiency is not None and cell.sampler.evaluations is not None
+        settings = {"solver": cell.sampler.solver, "evaluations": cell.sampler.evaluations}
+        settings |= {"graph": cell.sample.graph, **cell.sampler.facts()}
+        evaluations = cell.sampler.evaluations
+        return Stage(sampling_call(cell, network, device), cell.efficiency.sample_batch, evaluations, settings)
+    if name == "forward-backward":
+        return Stage(backward_call(cell, network, device), train.batch, 3, graph)
+    assert name == "train-step", name
+    return Stage(training_call(cell, network, device), train.batch, 3, graph)
+
+
+def evaluation(cell: Cell, network: nn.Module, device: Device) -> Callable[[Tensor, Tensor], Tensor]:
+    """(x, t) to what the network says, as sampling calls it."""
+    network.eval()
+    target = torch.device(device.name)
+
+    def said(x: Tensor, t: Tensor) -> Tensor:
+        with torch.no_grad(), autocast(cell.train, target):
+            return network(x, t).float()  # type: ignore[no-any-return]
+
+    return Graphed(said, device.type) if cell.sample.graph else said
+
+
+def forward_call(cell: Cell, network: nn.Module, device: Device, batch: int) -> Callable[[], Tensor]:
+    """One forward pass without gradients."""
+    evaluate, x = evaluation(cell, network, device), _noise(cell, batch, device)
+    t = torch.full((batch,), 0.5, device=device.name)
+    return lambda: evaluate(x, t)
+
+
+def sampling_call(cell: Cell, network: nn.Module, device: Device) -> Callable[[], None]:
+    """One whole sampling of a batch, from noise to images."""
+    assert cell.efficiency is not None
+    evaluate, noise = evaluation(cell, network, device), _noise(cell, cell.efficiency.sample_batch, device)
+
+    def call() -> None:
+        stirred = StepNoise(cell.seed, range(len(noise)), noise.shape[1:], device.name)
+        draw(evaluate, noise, objective=cell.objective, sampler=cell.sampler, step_noise=stirred)
+
+    return call
+
+
+def backward_call(cell: Cell, network: nn.Module, device: Device) -> Callable[[], None]:
+    """The loss of one batch and its gradients; the images, noise and times stay the same."""
+    batch = draw_batch(_images(cell), cell.train, cell.seed, 0, torch.device(device.name))
+    _ready_to_train(cell, network, device)
+
+    def call() -> None:
+        network.zero_grad(set_to_none=True)
+        loss_of(network, batch, cell.train).backward()  # type: ignore[no-untyped-call]
+
+    if not cell.train.graph:
+        return call
+    graph, _ = record(call, "train.graph")
+    return graph.replay
+
+
+def training_call(cell: Cell, network: nn.Module, device: Device) -> Callable[[], None]:
+    """One whole training step, EMA included, on images that lie in memory."""
+    target, images = torch.device(device.name), _images(cell)
+    network.zero_grad(set_to_none=True)
+    ema = copy.deepcopy(network).requires_grad_(False)
+    _ready_to_train(cell, network, device)
+    health = Health(target, scaled=cell.train.precision == "fp16")
+    descent = Descent(network, ema, cell.train, health, target)
+
+    def call() -> None:
+        descent(draw_batch(images, cell.train, cell.seed, 0, target), cell.train.learning_rate)
+
+    return call
+
+
+def _ready_to_train(cell: Cell, network: nn.Module, device: Device) -> None:
+    network.train()
+    if cell.train.compile:
+        compile_network(network, device.type)
+
+
+def _noise(cell: Cell, batch: int, device: Device) -> Tensor:
+    shape = (batch, cell.channels, cell.height, cell.width)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device.name)
+
+
+def _images(cell: Cell) -> ArrayImages:
+    shape = (cell.train.batch, cell.channels, cell.height, cell.width)
+    return ArrayImages(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))

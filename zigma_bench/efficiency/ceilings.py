@@ -1,0 +1,92 @@
+"""What bounds a network on a device, measured in the same process: a matrix product, a copy, and the scan by itself."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from zigma_bench.bench.cases import STATES, Shape, call, gate, inputs
+from zigma_bench.bench.ops import copy_bytes_per_second, least_bytes
+from zigma_bench.device import Device
+from zigma_bench.efficiency.timing import time_calls, timed_call
+from zigma_bench.grid import Grid
+from zigma_bench.ops.backends import resolve
+from zigma_bench.plan import Cell, cell_routes
+from zigma_bench.plugins import catalogue
+from zigma_bench.scans.route import Route
+
+SIDE = {"cpu": 1024, "cuda": 8192}
+PRODUCTS = 7
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def dtype_of(cell: Cell, device: Device) -> torch.dtype:
+    """The precision that matrix products of a cell run in."""
+    chosen = cell.train.precision
+    if chosen == "auto":
+        chosen = "bf16" if device.type == "cuda" else "fp32"
+    return DTYPES[chosen]
+
+
+def ceilings(cell: Cell, device: Device) -> dict[str, float]:
+    """FLOP/s of a large matrix product in the cell's precision, and bytes read and written a second by a copy."""
+    return {
+        "matmul_flops_per_second": matmul_flops_per_second(device, dtype_of(cell, device)),
+        "copy_bytes_per_second": copy_bytes_per_second(device),
+    }
+
+
+def matmul_flops_per_second(device: Device, dtype: torch.dtype) -> float:
+    """The median of some products of two square matrices of normal numbers."""
+    side = SIDE[device.type]
+    left, right = (torch.randn(side, side, device=device.name).to(dtype) for _ in range(2))
+    times = [timed_call(lambda: left @ right, device) for _ in range(PRODUCTS)]
+    seconds = [by_wall if by_card is None else by_card for by_wall, by_card in times[2:]]
+    return 2 * side**3 / statistics.median(seconds)
+
+
+def scan_alone(cell: Cell, device: Device, repeats: int, stopped: Callable[[], bool]) -> dict[str, Any]:
+    """Bytes a second of the selective scan at the cell's batch, tokens and channels, along its first layer's path.
+
+    The bytes are the least there can be: each input read once, the output written once. Forward alone. A cell without
+    Mamba's scan of 16 states along one path of all tokens gives the reason instead. CellFailed if the scan is wrong.
+    """
+    if (reason := _why_no_scan(cell)) is not None:
+        return {"why_not": reason}
+    assert cell.backbone is not None
+    options = catalogue().get("backbone", cell.backbone.name).make_options(cell.backbone.options)
+    backend, dtype = resolve(cell.backend, device.type), dtype_of(cell, device)
+    gate("scan", backend, device=device.name, dtype=dtype)
+    shape = Shape(cell.train.batch, cell.tokens, options.inner)
+    path = torch.from_numpy(_first_route(cell).paths[0].copy()).to(device.name)
+    given = inputs("scan", shape, device=device.name, dtype=dtype)
+    with torch.no_grad():
+        timing = time_calls(lambda: call("scan", backend, given, path), repeats, device, stopped)
+    seconds = statistics.median(timing.device_seconds or timing.seconds)
+    moved = least_bytes("scan", shape, dtype, backward=False)
+    return {"bytes": moved, "bytes_per_second": moved / seconds, "shape": str(shape), **timing.details()}
+
+
+def _why_no_scan(cell: Cell) -> str | None:
+    assert cell.backbone is not None
+    mixer = cell.backbone.options.get("mixer")
+    if cell.scan is None or mixer is None or mixer["name"] != "mamba":
+        return "this network has no selective scan of Mamba's"
+    if cell.backbone.options["state"] != STATES:
+        return f"the scan alone is timed with {STATES} states"
+    if cell.train.precision == "fp16":
+        return "the scan alone is timed in fp32 and bf16"
+    route = _first_route(cell)
+    if route.K != 1 or not route.bijective or route.learned is not None:
+        return "the scan alone is timed along one path of all tokens, and the first layer has another route"
+    return None
+
+
+def _first_route(cell: Cell) -> Route:
+    assert cell.backbone is not None
+    options = catalogue().get("backbone", cell.backbone.name).make_options(cell.backbone.options)
+    grid = Grid.of_image(cell.height, cell.width, options.patch)
+    return cell_routes(cell.scan, grid=grid, depth=options.depth, seed=cell.seed, catalogue=catalogue())[0]

@@ -1,0 +1,185 @@
+"""The efficiency of one cell: rounds of all its stages, each round in a fresh process, and the figures made of them.
+
+A round is a mapping that can be written down: the raw times of every stage, its peaks of memory, the state of the card
+before and after, and what bounds the device. Rounds of different cells alternate, so that a machine that warms up or is
+busy for a while slows all of them. Memory that runs out is a stage's reason, and the other stages go on.
+
+Throughput is images over the total time of the counted calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from torch import nn
+
+from zigma_bench.device import Device
+from zigma_bench.efficiency.calls import STAGES, make_stage
+from zigma_bench.efficiency.card import Meter, find_meter, joules_a_call
+from zigma_bench.efficiency.ceilings import ceilings, scan_alone
+from zigma_bench.efficiency.timing import AGREEMENT, Timing, out_of_memory, peak_memory, release, time_calls
+from zigma_bench.ops.backends import resolve
+from zigma_bench.plan import Cell
+from zigma_bench.record import Measurement
+
+Tell = Callable[[int, str], None]
+Round = dict[str, Any]
+NAMES = {  # of the first figure of a stage
+    "latency": ("latency", "s"),
+    "forward": ("forward-images-per-second", "1/s"),
+    "sample": ("sample-images-per-second", "1/s"),
+    "forward-backward": ("forward-backward-images-per-second", "1/s"),
+    "train-step": ("train-images-per-second", "1/s"),
+}
+UNSTABLE = f"unstable: the warm-up did not settle within {AGREEMENT:.0%}, or the rounds differ by more"
+ADAPTIVE = "dopri5 takes as many evaluations as a trained network asks for; time another solver"
+
+
+def measure_efficiency(
+    cell: Cell, network: nn.Module, device: Device, tell: Tell, stopped: Callable[[], bool]
+) -> tuple[list[Measurement], dict[str, Any]]:
+    """One round, and the measurements and details that it makes alone."""
+    return combine(cell, device, [measure_round(cell, network, device, tell, stopped)])
+
+
+def measure_round(cell: Cell, network: nn.Module, device: Device, tell: Tell, stopped: Callable[[], bool]) -> Round:
+    """Every stage of the cell once, and the ceilings last, for they are hungry too."""
+    assert cell.efficiency is not None
+    meter, stages = find_meter(device), dict[str, Round]()
+    network = network.to(device.name)
+    for number, name in enumerate(s for s in STAGES if s in cell.efficiency.stages):
+        tell(number, name)
+        release(device)
+        stages[name] = _measure_stage(name, cell, network, device, meter, stopped)
+    network.zero_grad(set_to_none=True)
+    release(device)
+    found: Round = {"stages": stages}
+    if cell.timed_alone:
+        tell(len(stages), "ceilings")
+        repeats = cell.efficiency.repeats
+        found["scan"] = _guarded(lambda: scan_alone(cell, device, repeats, stopped))
+        release(device)
+        found["ceilings"] = _guarded(lambda: ceilings(cell, device))
+    return found
+
+
+def _measure_stage(
+    name: str, cell: Cell, network: nn.Module, device: Device, meter: Meter, stopped: Callable[[], bool]
+) -> Round:
+    assert cell.efficiency is not None
+    if name == "sample" and cell.sample.solver == "dopri5":
+        return {"why_not": ADAPTIVE}
+    repeats = cell.efficiency.repeats
+
+    def timed() -> Round:
+        stage = make_stage(name, cell, network, device)
+        before = meter.state()
+        timing = time_calls(stage.call, repeats, device, stopped)
+        after, memory = meter.state(), peak_memory(device)
+        joules = joules_a_call(stage.call, device, meter)
+        card = {"before": before, "after": after}
+        given = {"batch": stage.batch, "passes": stage.passes, "facts": stage.facts}
+        return {**given, "timing": asdict(timing), "memory": memory, "card": card, "joules_a_call": joules}
+
+    return _guarded(timed)
+
+
+def _guarded(measure: Callable[[], Round]) -> Round:
+    """What was measured, or the reason where memory ran out."""
+    try:
+        return measure()
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        return {"why_not": f"out of memory: {str(error).splitlines()[0]}" if str(error) else "out of memory"}
+
+
+def combine(cell: Cell, device: Device, rounds: Sequence[Round]) -> tuple[list[Measurement], dict[str, Any]]:
+    """The measurements of all rounds and their details; a stage that fails in one round has failed."""
+    base = {"card": device.card, "precision": cell.train.precision, **cell.objective_facts}
+    if not cell.timed_alone:  # else the backend and the batch stand in the row's label
+        base["backend"] = resolve(cell.backend, device.type)
+    found: list[Measurement] = []
+    details: dict[str, Any] = {"rounds": list(rounds)}
+    for name in rounds[0]["stages"]:
+        each = [one["stages"][name] for one in rounds]
+        if (reason := next((one["why_not"] for one in each if "why_not" in one), None)) is not None:
+            figure, unit = NAMES[name]
+            found.append(Measurement.refused(figure, unit, reason))
+            details[name] = {"why_not": reason}
+            continue
+        timing = Timing.of_rounds([_timing(one["timing"]) for one in each])
+        details[name] = {**timing.details(), **flop_rate(cell, each[0]["passes"], timing.throughput(each[0]["batch"]))}
+        found += _figures(name, cell, base, each, timing)
+        if cell.timed_alone and device.type == "cuda":
+            found.append(_energy(name, base, each))
+    if cell.timed_alone:
+        found += _bounds(cell, base, rounds)
+    return found, details
+
+
+def _figures(name: str, cell: Cell, base: dict[str, Any], each: Sequence[Round], timing: Timing) -> list[Measurement]:
+    """Speed, memory, FLOP/s of the matrix products and energy of one stage."""
+    first, (figure, unit) = each[0], NAMES[name]
+    batch = {} if cell.timed_alone and name != "latency" else {"batch": first["batch"]}
+    facts = {**base, **batch, **first["facts"]}
+    speed = timing.throughput(first["batch"])
+    value, reason = (speed if unit == "1/s" else 1 / speed), None if timing.stable else UNSTABLE
+    found = [Measurement.of(figure, value, unit, fingerprint=facts, raw=timing.seconds, reason=reason)]
+    for what in first["memory"]:
+        peak = max(one["memory"][what] for one in each)
+        found.append(Measurement.of(f"{name}-{what}", peak, "bytes", fingerprint=facts))
+    if cell.timed_alone:
+        rate = flop_rate(cell, first["passes"], speed)["matmul_flops_per_second"]
+        found.append(
+            Measurement.of(f"{name}-matmul-flops-per-second", rate, "FLOP/s", fingerprint=facts, reason=reason)
+        )
+    return found
+
+
+def _energy(name: str, base: dict[str, Any], each: Sequence[Round]) -> Measurement:
+    """Joules of the whole card for one image; on a card without a meter the reason."""
+    figure = f"{name}-joules-per-image"
+    joules = [one["joules_a_call"] / one["batch"] for one in each if one["joules_a_call"] is not None]
+    if len(joules) == len(each):
+        return Measurement.of(figure, sum(joules) / len(joules), "J", fingerprint=base, raw=tuple(joules))
+    why = each[0]["card"]["before"].get("why_not", "the card has no counter of energy")
+    return Measurement.refused(figure, "J", why)
+
+
+def _bounds(cell: Cell, base: dict[str, Any], rounds: Sequence[Round]) -> list[Measurement]:
+    """Bytes a second of the scan alone, and the ceilings of the device: means over rounds."""
+    units = {"scan": {"bytes_per_second": "B/s"}}
+    units["ceilings"] = {"matmul_flops_per_second": "FLOP/s", "copy_bytes_per_second": "B/s"}
+    names = {"bytes_per_second": "scan-bytes-per-second"}
+    found = []
+    for part, figures in units.items():
+        for key, unit in figures.items():
+            name = names.get(key, f"ceiling-{key.replace('_', '-')}")
+            reason = next((one[part]["why_not"] for one in rounds if "why_not" in one[part]), None)
+            if reason is not None:
+                found.append(Measurement.refused(name, unit, reason))
+                continue
+            values = tuple(one[part][key] for one in rounds)
+            found.append(Measurement.of(name, sum(values) / len(values), unit, fingerprint=base, raw=values))
+    return found
+
+
+def flop_rate(cell: Cell, passes: int, images_per_second: float) -> dict[str, Any]:
+    """FLOPs of an image by the operators' formulas, those of the scan apart, and FLOPs a second.
+
+    `passes`: forward passes of an image, a backward counting two. What is computed again for a backward is not counted.
+    """
+    scan, total = (passes * n for n in (cell.forward_flops.get("scan", 0), sum(cell.forward_flops.values())))
+    return {
+        "flops": total, "scan_flops": scan, "flops_per_second": total * images_per_second,
+        "matmul_flops_per_second": (total - scan) * images_per_second,
+    }  # fmt: skip
+
+
+def _timing(written: dict[str, Any]) -> Timing:
+    """A timing as it was written down."""
+    tuples = {key: tuple(written[key]) for key in ("seconds", "device_seconds")}
+    return Timing(**{**written, **tuples})

@@ -1,0 +1,135 @@
+"""How a call is timed: warm-up until stable, every counted call kept, the first call apart, peaks of memory.
+
+Warm-up goes on until three calls in a row agree within 10% (20 calls at most; the record says whether they did). A call
+is timed by the wall clock, the device idle before and after; on a card device events stand beside it, and where they
+are much shorter the host is what limits.
+"""
+
+from __future__ import annotations
+
+import gc
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from zigma_bench.device import Device
+from zigma_bench.errors import Interrupted
+
+AGREEMENT, CALLS_IN_A_ROW, MOST_WARM_UPS = 0.10, 3, 20
+ALLOCATION = ("can't allocate memory", "not enough memory", "std::bad_alloc")  # how torch says it on a CPU
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of every counted call, of the first call, and whether the warm-up became stable.
+
+    `device_seconds`: the same calls by a card's own clock; empty on a CPU.
+    """
+
+    seconds: tuple[float, ...]
+    first_call_seconds: float
+    warm_ups: int
+    stable: bool
+    device_seconds: tuple[float, ...] = ()
+
+    def throughput(self, images: int) -> float:
+        """Images a second, for calls of `images` images."""
+        return images * len(self.seconds) / sum(self.seconds)
+
+    def details(self) -> dict[str, Any]:
+        """`first_call_extra_seconds`: compilation, recording and first allocations, as far as they are this call's."""
+        median = statistics.median(self.seconds)
+        spread = statistics.median(abs(s - median) for s in self.seconds)
+        found = {
+            "median_seconds": median, "mad_seconds": spread, "first_call_seconds": self.first_call_seconds,
+            "first_call_extra_seconds": self.first_call_seconds - median, "warm_ups": self.warm_ups,
+            "stable": self.stable, "repeats": len(self.seconds),
+        }  # fmt: skip
+        if self.device_seconds:
+            found["device_median_seconds"] = statistics.median(self.device_seconds)
+        return found
+
+    @classmethod
+    def of_rounds(cls, rounds: Sequence[Timing]) -> Timing:
+        """Several processes' timings as one: stable where each is, and where their medians agree within 10%."""
+        medians = [statistics.median(timing.seconds) for timing in rounds]
+        return cls(
+            seconds=tuple(s for timing in rounds for s in timing.seconds),
+            first_call_seconds=rounds[0].first_call_seconds,
+            warm_ups=rounds[0].warm_ups,
+            stable=all(timing.stable for timing in rounds) and max(medians) <= (1 + AGREEMENT) * min(medians),
+            device_seconds=tuple(s for timing in rounds for s in timing.device_seconds),
+        )
+
+
+def time_calls(call: Callable[[], object], repeats: int, device: Device, stopped: Callable[[], bool]) -> Timing:
+    """Warm up until stable, then time `repeats` calls; raises Interrupted when `stopped()`."""
+
+    def timed() -> tuple[float, float | None]:
+        if stopped():
+            raise Interrupted("stopped between two timings; the same command times them again")
+        return timed_call(call, device)
+
+    first, _ = timed()
+    warm_ups: list[float] = []
+    while not _agree(warm_ups[-CALLS_IN_A_ROW:]) and len(warm_ups) < MOST_WARM_UPS:
+        warm_ups.append(timed()[0])
+    counted = [timed() for _ in range(repeats)]
+    by_card = tuple(seconds for _, seconds in counted if seconds is not None)
+    stable = _agree(warm_ups[-CALLS_IN_A_ROW:])
+    return Timing(tuple(seconds for seconds, _ in counted), first, len(warm_ups), stable, by_card)
+
+
+def timed_call(call: Callable[[], object], device: Device) -> tuple[float, float | None]:
+    """Seconds of one call by the wall clock, and by the card's."""
+    if device.type != "cuda":
+        start = time.perf_counter()
+        call()
+        return time.perf_counter() - start, None
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    torch.cuda.synchronize(device.name)
+    start = time.perf_counter()
+    begin.record()
+    call()
+    end.record()
+    torch.cuda.synchronize(device.name)
+    return time.perf_counter() - start, float(begin.elapsed_time(end)) / 1e3
+
+
+def peak_memory(device: Device) -> dict[str, float]:
+    """Bytes. On a CPU the peak of resident memory since the process began; on a GPU the peaks of allocated and reserved
+    memory of this stage, and what is in use on the whole device, where the allocator keeps its peak."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device.name)
+        return {
+            "peak-memory": torch.cuda.max_memory_allocated(device.name),
+            "peak-memory-reserved": torch.cuda.max_memory_reserved(device.name),
+            "memory-on-device": total - free,
+        }
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {"peak-memory": float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)}
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a card or on the CPU."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in ALLOCATION)
+
+
+def release(device: Device) -> None:
+    """Give back what nothing holds, and count peaks from here."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device.name)
+
+
+def _agree(seconds: list[float]) -> bool:
+    return len(seconds) == CALLS_IN_A_ROW and max(seconds) <= (1 + AGREEMENT) * min(seconds)

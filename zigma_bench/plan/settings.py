@@ -1,0 +1,43 @@
+"""What the cells of one backbone and scan are timed with in an efficiency suite: backend, tokens and batch.
+
+Another suite has one setting: its data, its backend and its recipe.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+from zigma_bench.registry import DataFacts
+from zigma_bench.suite import Efficiency, Suite, Train
+
+NO_DATA = DataFacts(1, 1, 1, "")  # of an efficiency suite, whose cells say their own shape
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Images of a shape, a backend, the recipe with its batch, and what is timed."""
+
+    facts: DataFacts
+    backend: str
+    train: Train
+    efficiency: Efficiency | None
+
+
+def settings_of(suite: Suite, facts: DataFacts, *, patch: int, order_free: bool) -> list[Setting]:
+    """Backends by lengths by batches; a backbone without an order runs on none of the backends, and stands once."""
+    timed = suite.efficiency
+    if timed is None or timed.tokens is None:
+        return [Setting(facts, suite.backend, suite.train, timed)]
+    backends = (timed.backends or (suite.backend,))[: 1 if order_free else None]
+    batches = timed.batch or (suite.train.batch,)
+    found = []
+    for backend, tokens, batch in itertools.product(backends, timed.tokens, batches):
+        side = patch * math.isqrt(tokens)
+        stages = tuple(stage for stage in timed.stages if stage != "latency" or batch == batches[0])
+        efficiency = timed.model_copy(update={"sample_batch": batch, "stages": stages})
+        train = suite.train.model_copy(update={"batch": batch})
+        if stages:
+            found.append(Setting(DataFacts(timed.channels, side, side, ""), backend, train, efficiency))
+    return found
