@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from zigma_bench import efficiency
 from zigma_bench.cell import build
 from zigma_bench.device import Device
-from zigma_bench.efficiency import MOST_WARM_UPS, Timing, flop_rate, measure_efficiency, time_calls
-from zigma_bench.errors import Interrupted
+from zigma_bench.efficiency import calls, combine, measure, measure_efficiency, measure_round, timing
+from zigma_bench.efficiency.calls import STAGES
+from zigma_bench.efficiency.measure import flop_rate
+from zigma_bench.efficiency.timing import MOST_WARM_UPS, Timing, time_calls
+from zigma_bench.errors import Interrupted, UsageError
 from zigma_bench.plan import make_plan
 from zigma_bench.plugins import catalogue
-from zigma_bench.suite import load_suite
+from zigma_bench.runner.find_batch import Trial, distinct, search
+from zigma_bench.runner.local import run_plan
+from zigma_bench.suite import Efficiency, load_suite
 
 CPU = Device("cpu", "test")
 
@@ -20,7 +24,7 @@ CPU = Device("cpu", "test")
 def clock(monkeypatch):
     """A clock that a call moves on."""
     now = [0.0]
-    monkeypatch.setattr(efficiency.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
     return now
 
 
@@ -84,12 +88,159 @@ def test_dopri5_is_refused_with_the_reason(write_suite):
     assert "dopri5" in measurement.reason
 
 
+def timed(cell):
+    return cell.model_copy(update={"efficiency": Efficiency(sample_batch=1)})
+
+
 def test_flops_are_those_of_the_formulas_with_the_scan_apart(write_suite):
     suite, source = load_suite(write_suite())
     zigma, *_, dit = (cell for cell in make_plan(suite, source, catalogue()).cells if cell.role == "cell")
     forward, scan = sum(zigma.forward_flops.values()), zigma.forward_flops["scan"]
-    assert flop_rate(zigma, "train-step", 10.0) == {
-        "flops": 3 * forward, "scan_flops": 3 * scan, "flops_per_second": 30.0 * forward
+    assert flop_rate(zigma, 3, 10.0) == {
+        "flops": 3 * forward, "scan_flops": 3 * scan, "flops_per_second": 30.0 * forward,
+        "matmul_flops_per_second": 30.0 * (forward - scan),
     }  # fmt: skip
-    assert flop_rate(zigma, "sample", 1.0)["flops"] == 2 * forward  # two evaluations
-    assert flop_rate(dit, "sample", 1.0)["scan_flops"] == 0
+    assert calls.make_stage("sample", timed(zigma), build(zigma, "cpu"), CPU).passes == 2  # evaluations
+    assert flop_rate(dit, 2, 1.0)["scan_flops"] == 0
+
+
+ALONE = """# What does it cost?
+name: cost
+compare:
+  - backbone: {name: zigma, width: 32, depth: 1, patch: 2}
+    scans: [raster, {name: zigzag, paths: 8}]
+  - backbone: {name: dit, width: 32, depth: 1, patch: 2, heads: 1}
+sample: {evaluations: 2}
+efficiency: {stages: [latency, forward, forward-backward, train-step, sample], repeats: 3, rounds: 2, tokens: [16, 64],
+  batch: [1, 2], backends: [torch, naive], channels: 3}
+"""
+
+
+@pytest.fixture
+def alone(tmp_path):
+    def plan(*replacements):
+        text = ALONE
+        for old, new in replacements:
+            assert old in text
+            text = text.replace(old, new)
+        (tmp_path / "cost.yaml").write_text(text)
+        return make_plan(*load_suite(tmp_path / "cost.yaml"), catalogue())
+
+    return plan
+
+
+def test_an_efficiency_suite_is_a_product_and_an_order_free_backbone_runs_on_one_backend(alone):
+    cells = alone().cells
+    zigma = [cell for cell in cells if cell.scan is not None]
+    assert (len(zigma), len(cells) - len(zigma)) == (2 * 2 * 2 * 2, 2 * 2)
+    assert len({cell.label for cell in cells}) == len({cell.identity("efficiency", card="") for cell in cells}) == 20
+    for cell in cells:
+        assert cell.stages == ("efficiency",)
+        assert (cell.height // 2) * (cell.width // 2) == cell.tokens and cell.channels == 3
+        assert ("latency" in cell.efficiency.stages) == (cell.train.batch == 1)
+        assert cell.efficiency.sample_batch == cell.train.batch
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("tokens: [16, 64]", "tokens: [16, 63]", "63 is no square"),
+        ("tokens: [16, 64],", "", "efficiency.tokens"),
+        ("name: cost", "name: cost\nbudget: {images: 1}", "leave budget out"),
+        ("name: cost", "name: cost\nseeds: [0, 1]", "one seed"),
+        ("batch: [1, 2]", "sample_batch: 3", "leave sample_batch out"),
+        ("naive]", "nave]", "did you mean 'naive'"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(alone, old, new, words):
+    with pytest.raises(UsageError, match=words):
+        alone((old, new))
+
+
+def test_every_stage_is_measured_beside_its_ceilings(alone):
+    cell = alone().cells[0]
+    found, details = measure_efficiency(cell, build(cell, "cpu"), CPU, lambda done, text: None, lambda: False)
+    values = {m.name: m for m in found}
+    assert all(m.value > 0 for m in found)
+    for stage in STAGES:
+        name, _ = measure.NAMES[stage]
+        assert len(values[name].raw) == 3 and f"{stage}-peak-memory" in values
+        assert details[stage]["first_call_seconds"] > 0
+    rate = sum(cell.forward_flops.values()) - cell.forward_flops["scan"]
+    forward = values["forward-images-per-second"].value
+    assert values["forward-matmul-flops-per-second"].value == pytest.approx(rate * forward)
+    assert values["latency"].value == pytest.approx(sum(values["latency"].raw) / 3)
+    assert {"scan-bytes-per-second", "ceiling-matmul-flops-per-second", "ceiling-copy-bytes-per-second"} < set(values)
+    assert not any("backend" in m.fingerprint or "batch" in m.fingerprint for m in found if m.name != "latency")
+
+
+def test_memory_that_runs_out_is_a_reason_and_the_other_stages_go_on(alone, monkeypatch):
+    def hungry(*given):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr(calls, "training_call", hungry)
+    cell = alone().cells[0]
+    found, _ = measure_efficiency(cell, build(cell, "cpu"), CPU, lambda done, text: None, lambda: False)
+    values = {m.name: m for m in found}
+    assert values["train-images-per-second"].status == "refused"
+    assert "out of memory" in values["train-images-per-second"].reason
+    assert values["forward-images-per-second"].value and values["forward-backward-images-per-second"].value
+
+
+def test_another_error_is_not_called_out_of_memory(alone, monkeypatch):
+    def broken(*given):
+        raise RuntimeError("shapes")
+
+    monkeypatch.setattr(calls, "training_call", broken)
+    cell = alone().cells[0]
+    with pytest.raises(RuntimeError, match="shapes"):
+        measure_round(cell, build(cell, "cpu"), CPU, lambda done, text: None, lambda: False)
+
+
+def test_rounds_that_differ_are_unstable(alone):
+    cell = alone().cells[0]
+    one = measure_round(cell, build(cell, "cpu"), CPU, lambda done, text: None, lambda: False)
+    steady = {**one["stages"]["forward"]["timing"], "seconds": [1.0] * 3, "stable": True}
+    rounds = [
+        {**one, "stages": {"forward": {**one["stages"]["forward"], "timing": {**steady, "seconds": [s] * 3}}}}
+        for s in (1.0, 1.2)
+    ]
+    same, apart = (combine(cell, CPU, each)[0][0] for each in ([rounds[0]] * 2, rounds))
+    assert same.reason is None and len(same.raw) == 6
+    assert "unstable" in apart.reason and apart.value == pytest.approx(6 / 6.6)
+
+
+class Silent:
+    def __init__(self):
+        self.seen = []
+
+    def begin(self, cell, stages):
+        self.seen.append((cell.label, bool(stages)))
+
+    def event(self, cell, event):
+        pass
+
+
+def test_rounds_of_cells_alternate_and_the_last_leaves_the_record(alone, tmp_path):
+    small = ("stages: [latency, forward, forward-backward, train-step, sample]", "stages: [forward]")
+    lists = (("tokens: [16, 64]", "tokens: [16]"), ("batch: [1, 2]", "batch: [1]"), ("[torch, naive]", "[torch]"))
+    plan = alone(small, *lists, ("[raster, {name: zigzag, paths: 8}]", "[raster]"))
+    watcher = Silent()
+    outcomes = run_plan(plan, tmp_path / "results", CPU, watcher, stages=("efficiency",))
+    assert [outcome.status for outcome in outcomes] == ["done", "done"]
+    first, second = (cell.label for cell in plan.cells)
+    assert watcher.seen == [(first, True), (second, True)] * 2
+    assert len(list((tmp_path / "results").glob("cost/*/*/round-*.json"))) == 4
+    assert len(list((tmp_path / "results").glob("cost/*/*/record.json"))) == 2
+
+
+@pytest.mark.parametrize("most", [0, 1, 2, 3, 7, 8, 100])
+def test_the_search_ends_at_the_largest_batch_and_the_next(most):
+    trials = search(lambda batch: Trial(batch, batch <= most, None, None))
+    assert max((t.batch for t in trials if t.fits), default=0) == most
+    assert min(t.batch for t in trials if not t.fits) == most + 1
+    assert len({t.batch for t in trials}) == len(trials)
+
+
+def test_batches_are_sought_once_for_cells_that_differ_in_them_alone(alone):
+    assert len(distinct(alone())) == 2 * 2 * 2 + 2

@@ -226,8 +226,8 @@ class Efficiency(Strict):
     `train-step` and `sample` all that a step and a sampling do.
 
     `tokens` makes it an efficiency suite, which has no data and trains nothing: each of its cells is a backbone, a
-    scan, one of `backends` (absent: the suite's), a length of square grids of `tokens`, and one of `batch` (absent: that
-    of `train`) for images of `channels`; sampling takes that batch too, and latency is timed beside the first.
+    scan, one of `backends` (absent: the suite's), a length of square grids of `tokens`, and one of `batch` (absent:
+    that of `train`) for images of `channels`; sampling takes that batch too, and latency is timed beside the first.
     """
 
     stages: Annotated[tuple[TimedStage, ...], Len(min_length=1)] = ("train-step", "sample")

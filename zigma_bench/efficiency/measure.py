@@ -90,7 +90,7 @@ def _guarded(measure: Callable[[], Round]) -> Round:
     """What was measured, or the reason where memory ran out."""
     try:
         return measure()
-    except (RuntimeError, MemoryError) as error:
+    except Exception as error:
         if not out_of_memory(error):
             raise
         return {"why_not": f"out of memory: {str(error).splitlines()[0]}" if str(error) else "out of memory"}
@@ -133,9 +133,7 @@ def _figures(name: str, cell: Cell, base: dict[str, Any], each: Sequence[Round],
         found.append(Measurement.of(f"{name}-{what}", peak, "bytes", fingerprint=facts))
     if cell.timed_alone:
         rate = flop_rate(cell, first["passes"], speed)["matmul_flops_per_second"]
-        found.append(
-            Measurement.of(f"{name}-matmul-flops-per-second", rate, "FLOP/s", fingerprint=facts, reason=reason)
-        )
+        found.append(Measurement.of(f"{name}-matmul-flops-per-second", rate, "FLOP/s", fingerprint=facts))
     return found
 
 

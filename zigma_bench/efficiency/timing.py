@@ -120,7 +120,9 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on a card or on the CPU."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in ALLOCATION)
+    if isinstance(error, RuntimeError) and any(words in str(error) for words in ALLOCATION):
+        return True
+    return error.__cause__ is not None and out_of_memory(error.__cause__)  # a graph that could not be recorded
 
 
 def release(device: Device) -> None:

@@ -1,0 +1,48 @@
+"""`find-batch`: the largest batch that trains in memory; it changes no suite."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from zigma_bench.cli.suites import DEFAULT_RESULTS, AsJson, DeviceName, Only, Results, Settings, Smoke, SuiteFile
+
+
+def find_batch(
+    suite: SuiteFile,
+    settings: Settings = None,
+    only: Only = None,
+    results: Results = DEFAULT_RESULTS,
+    smoke: Smoke = False,
+    device: DeviceName = "auto",
+    memory: Annotated[
+        float | None, typer.Option("--memory", help="GiB that may be used; 95% of a card's by default.", min=0.01)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the largest batch whose training step fits in memory, in fresh processes; nothing is changed by it."""
+    from zigma_bench.device import find_device
+    from zigma_bench.runner.find_batch import distinct, limit_of
+    from zigma_bench.runner.find_batch import find_batch as find
+    from zigma_bench.runner.prepare import prepare
+    from zigma_bench.store import check_writable, suite_folder, write_json
+
+    target = find_device(device)
+    made = prepare(suite, settings=settings or (), only=only, smoke=smoke)
+    limit, folder = limit_of(target, memory), suite_folder(results, made.suite.name, smoke=smoke)
+    check_writable(folder)
+    found = [find(cell, target, limit, lambda text: print(text, file=sys.stderr)) for cell in distinct(made)]
+    document = {"card": target.card, "limit_bytes": limit, "cells": [one.to_json() for one in found]}
+    write_json(folder / "find-batch.json", document)
+    if as_json:
+        typer.echo(json.dumps(document, indent=1))
+        return
+    for one in found:
+        peak = "" if one.peak_bytes is None else f", peak {one.peak_bytes / 2**30:.2f} GiB"
+        typer.echo(f"{one.label}: batch {one.batch:,}{peak}")
+    least = min(one.batch for one in found)
+    typer.echo(f"within {limit / 2**30:.2f} GiB of {target.card}; all fit train.batch={least:,}")
+    typer.echo(f"record: {folder / 'find-batch.json'}")
