@@ -1,4 +1,4 @@
-"""The process that tries one batch: two whole training steps under a limit of memory, and an answer in one line of JSON.
+"""The process that tries one batch: two whole training steps under a limit of memory, and one line of JSON in answer.
 
 Standard input is one JSON document: the cell (its batch is the one to try), the device, and `limit_bytes`. The answer
 says whether it fits, the peak in bytes, and the reason where it does not fit.
