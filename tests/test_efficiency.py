@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from zigma_bench.cell import build
 from zigma_bench.device import Device
 from zigma_bench.efficiency import calls, combine, measure, measure_efficiency, measure_round, timing
 from zigma_bench.efficiency.calls import STAGES
+from zigma_bench.efficiency.card import Meter, find_meter
 from zigma_bench.efficiency.measure import flop_rate
 from zigma_bench.efficiency.timing import MOST_WARM_UPS, Timing, time_calls
 from zigma_bench.errors import Interrupted, UsageError
 from zigma_bench.plan import make_plan
 from zigma_bench.plugins import catalogue
-from zigma_bench.runner.find_batch import Trial, distinct, search
+from zigma_bench.runner.find_batch import Trial, distinct, limit_of, run_trial, search
 from zigma_bench.runner.local import run_plan
 from zigma_bench.suite import Efficiency, load_suite
 
@@ -258,3 +261,33 @@ def test_the_search_ends_at_the_largest_batch_and_the_next(most):
 
 def test_batches_are_sought_once_for_cells_that_differ_in_them_alone(alone):
     assert len(distinct(alone())) == 2 * 2 * 2 + 2
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is limited through /proc")
+def test_a_training_step_fits_in_much_memory_and_not_in_little(alone):
+    cell = alone().cells[0]
+    much, little = (run_trial(cell, 2, CPU, gib * 2**30 // 16) for gib in (64, 1))
+    assert much.fits and 0 < much.peak_bytes < 4 * 2**30
+    assert not little.fits and little.reason
+
+
+def test_the_limit_of_a_cpu_must_be_said():
+    assert limit_of(CPU, 0.5) == 2**29
+    with pytest.raises(UsageError, match="--memory"):
+        limit_of(CPU, None)
+
+
+def test_a_reading_that_a_card_lacks_is_none_and_a_cpu_says_why():
+    class Nvml:
+        NVMLError = ValueError
+        NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
+
+        def __getattr__(self, name):
+            if name == "nvmlDeviceGetTotalEnergyConsumption":
+                raise ValueError
+            return lambda *given: [7] if name.endswith("Processes") else 5000
+
+    meter = Meter(Nvml(), "card")
+    assert meter.joules() is None
+    assert meter.state()["watts"] == 5.0 and meter.state()["processes"] == 1
+    assert "NVIDIA" in find_meter(CPU).state()["why_not"]
