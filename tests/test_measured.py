@@ -59,3 +59,17 @@ def test_steps_on_a_card() -> None:
     for shape, cells in table.items():
         assert [float(cell) for cell in cells] == [round(medians[(*key, shape)], 2) for key in order]
     assert re.search(r"ZigMa-B \(768 x 24, 134 M", README)
+
+
+@pytest.mark.skipif(not (ROOT.parent / "shared" / "data" / "cifar10-jpeg").is_dir(), reason="no shared photographs")
+def test_the_orders_go_on_from_the_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each record has the identity that its suite's plan gives the stage today, so a run does not begin anew."""
+    from zigma_bench.runner.prepare import prepare
+
+    monkeypatch.chdir(ROOT)
+    cells = prepare(Path("suites/orders-cifar.yaml"), settings=(), only=None, smoke=False).cells
+    planned = {cell.identity(stage, card="") for cell in cells for stage in cell.stages}
+    files = list((ROOT / "results" / "orders-cifar").glob("*/*/record.json"))
+    records = [json.loads(file.read_text()) for file in files]
+    assert len(records) >= 36
+    assert {record["identity"] for record in records} <= planned
