@@ -256,18 +256,18 @@ def test_too_few_held_out_images_are_told_before_anything_is_trained(write_suite
         plan(enough, settings=["reference.split=validation"])
 
 
-@pytest.mark.parametrize(("condition", "size"), [("class", "classes: 10"), ("text", "text_width: 6")])
+@pytest.mark.parametrize(("condition", "size"), [("class", "classes: 11"), ("text", "text_width: 6")])
 def test_a_conditional_backbone_needs_data_with_its_condition(write_suite, monkeypatch, condition, size):
     """One error at the place of the entry; with data that says it gives the condition the plan stands."""
     path = write_suite(("{name: dit, width: 32", f"{{name: u-vit, condition: {condition}, {size}, width: 32"),
                        ("depth: 2, patch: 2}\nseeds", "depth: 3, patch: 2}\nseeds"))  # fmt: skip
-    wanted = {"class": Condition("class", 10), "text": Condition("text", 6)}[condition]
+    wanted = {"class": Condition("class", 11), "text": Condition("text", 6)}[condition]
     with pytest.raises(NotReady) as caught:
         plan(path)
     told = str(caught.value)
     assert "suite.yaml:7, key compare.1" in told
     assert f"the backbone 'u-vit' is conditioned on {wanted}, which the data does not give" in told
-    assert "got 'images alone'" in told
+    assert "got '10 classes'" in told
     plain = make.describe
     for given, fits in ((Condition(condition, 7), False), (wanted, True)):
         monkeypatch.setattr(make, "describe", lambda *a, g=given: dataclasses.replace(plain(*a), conditions=(g,)))

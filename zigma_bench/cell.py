@@ -109,6 +109,7 @@ def train_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str, 
         folder=folder,
         tell=life.teller("train", total),
         stopped=life.stopped,
+        given=cell.condition,
     )
     save_weights(folder / "ema.safetensors", ema)
     save_weights(folder / "network.safetensors", network)
@@ -151,6 +152,7 @@ def quality_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str
         reference_facts={"data": cell.data.label, "split": cell.reference.split},
         validation=parts.validation,
         network=network,
+        labelled=cell.condition is not None,
         device=life.device.name,
         cache=life.cache,
     )
@@ -223,7 +225,7 @@ def load_parts(cell: Cell) -> Parts:
     return Parts(splits.train, splits.validation, floor, rest)
 
 
-def _network_of(life: Life) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+def _network_of(life: Life) -> Callable[..., torch.Tensor]:
     """The network that images are drawn from: the EMA of a trained cell, the first weights of a ceiling.
 
     It says what the recipe's `prediction` is, in float32.
@@ -240,8 +242,8 @@ def _network_of(life: Life) -> Callable[[torch.Tensor, torch.Tensor], torch.Tens
     network.to(life.device.name).eval().requires_grad_(False)
     device = torch.device(life.device.name)
 
-    def said(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    def said(x: torch.Tensor, t: torch.Tensor, *y: torch.Tensor) -> torch.Tensor:
         with autocast(life.cell.train, device):
-            return network(x, t).float()  # type: ignore[no-any-return]
+            return network(x, t, *y).float()  # type: ignore[no-any-return]
 
     return Graphed(said, device.type) if life.cell.sample.graph else said

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from zigma_bench.device import Device
 from zigma_bench.diffusion.draw import draw
+from zigma_bench.diffusion.guidance import under_labels
 from zigma_bench.diffusion.noise import StepNoise
 from zigma_bench.errors import Interrupted
 from zigma_bench.images import ArrayImages
@@ -114,7 +115,7 @@ def training_call(cell: Cell, network: nn.Module, device: Device) -> Callable[[]
     """One whole training step, EMA included, on images that lie in memory."""
     target, batch = torch.device(device.name), cell.train.batch
     shape = (batch, cell.channels, cell.height, cell.width)
-    images = ArrayImages(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
+    images = ArrayImages(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8), np.zeros(batch, np.int64))
     ema = copy.deepcopy(network).requires_grad_(False)
     network.train()
     if cell.train.compile:
@@ -123,7 +124,7 @@ def training_call(cell: Cell, network: nn.Module, device: Device) -> Callable[[]
     descent = Descent(network, ema, cell.train, health, target)
 
     def call() -> None:
-        descent(draw_batch(images, cell.train, cell.seed, 0, target), cell.train.learning_rate)
+        descent(draw_batch(images, cell.train, cell.seed, 0, target, cell.condition), cell.train.learning_rate)
 
     return call
 
@@ -136,11 +137,14 @@ def sampling_call(cell: Cell, network: nn.Module, device: Device) -> Callable[[]
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(target)
     network.eval()
 
-    def said(x: Tensor, t: Tensor) -> Tensor:
+    def said(x: Tensor, t: Tensor, *y: Tensor) -> Tensor:
         with torch.no_grad(), autocast(cell.train, target):
-            return network(x, t).float()  # type: ignore[no-any-return]
+            return network(x, t, *y).float()  # type: ignore[no-any-return]
 
     evaluate = Graphed(said, device.type) if settings.graph else said
+    if cell.condition is not None:
+        y = torch.zeros(len(noise), dtype=torch.int64, device=target)
+        evaluate = under_labels(evaluate, y, cell.condition.size, settings.guidance)
 
     def call() -> None:
         stirred = StepNoise(cell.seed, range(len(noise)), shape[1:], device.name)

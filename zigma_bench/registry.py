@@ -105,10 +105,14 @@ def sum_by_name(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Condition:
-    """What an image is drawn under: a `class`, one of `size` labels, or a `text`, features of `size` channels."""
+    """What an image is drawn under: a `class`, one of `size` labels, or a `text`, features of `size` channels.
+
+    `droppable`: whether the network has a label behind the classes, `size`, that stands for none of them.
+    """
 
     kind: Literal["class", "text"]
     size: int
+    droppable: bool = field(default=False, compare=False)
 
     def __str__(self) -> str:
         return f"{self.size} classes" if self.kind == "class" else f"text features of {self.size} channels"

@@ -118,6 +118,8 @@ class Train(Strict):
     The network learns to say its `prediction` on the `path` (diffusion/path.py), the error weighted by `weighting`
     (diffusion/objective.py) at times drawn from `interval` (0 noise, 1 data; absent: SiT's, see plan/diffusion.py).
     `fp16` scales the loss (training/health.py); weights, A, D, dt bias and the residual stay float32 in any precision.
+    `drop_condition` is how often a conditional network is trained without its condition (absent: one time in ten where
+    it has a label for that, as guidance needs it).
 
     `checkpoint_seconds` says how much work a kill may cost; it changes no figure and is no part of an identity.
     """
@@ -134,6 +136,7 @@ class Train(Strict):
     flip: bool = False
     compile: bool = False
     graph: bool = False
+    drop_condition: Annotated[float, Ge(0), Lt(1)] | None = None
     path: PathName = "linear"
     prediction: Prediction = "velocity"
     weighting: Weighting = "none"

@@ -35,6 +35,7 @@ class HuggingFaceOptions:
     Validation images come from exactly one of `validation_split`, `validation_files` (files beside the training ones)
     and `validation` (so many images of the training split, held out by a fixed permutation).
 
+    `label`: the column of each image's class, whole numbers below `classes`, for networks that are conditioned on it.
     `image`: the column. `resize`: the short side is scaled to `resolution` (bicubic, antialiased) and the centre cut
     out, or `none`: an image of any other size is an error. Transparent images are laid on white.
     """
@@ -52,6 +53,8 @@ class HuggingFaceOptions:
     resize: Literal["short-side-center-crop", "none"] = "short-side-center-crop"
     name: str | None = None
     revision: str | None = None
+    label: str | None = None
+    classes: Count | None = None
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ PROTOCOL = 1  # raised when the same plan would give other figures
 Stage = Literal["train", "sample", "quality", "efficiency"]
 STAGES: tuple[Stage, ...] = ("train", "sample", "quality", "efficiency")
 Role = Literal["cell", "floor", "ceiling"]
+DROP_RATE = 0.1  # of DiT, ADM and ZigMa
+LATER_OPTIONS = {"label", "classes"}  # of data sources
 OBJECTIVE_KEYS = {"path", "prediction", "weighting", "interval"}  # of the recipe: they stand as `Cell.objective_facts`
 
 
@@ -64,6 +66,19 @@ def within(size: int, target: int) -> bool:
     return abs(size - target) <= SIZE_TOLERANCE * target
 
 
+class Given(Strict):
+    """What the network is given as y: a class of `size`, and `size` itself where `droppable`, for none of them."""
+
+    kind: Literal["class", "text"]
+    size: int
+    droppable: bool
+
+    def drop_rate(self, train: Train) -> float:
+        """How often a training image's condition is dropped."""
+        asked = train.drop_condition
+        return asked if asked is not None else DROP_RATE if self.droppable else 0.0
+
+
 class Cell(Strict):
     """One backbone x scan x data x recipe x seed; `floor` is held-out images, `ceiling` the untrained network."""
 
@@ -95,6 +110,7 @@ class Cell(Strict):
     tokens: int
     metric_fingerprints: tuple[str, ...]
     size_match: Match | None = None
+    condition: Given | None = None
 
     @property
     def label(self) -> str:
@@ -153,10 +169,19 @@ class Cell(Strict):
         """What the images depend on; the batch counts for dopri5, whose steps are those of the whole batch."""
         s = self.sampler
         adaptive = [s.rtol, s.atol, self.sample.batch] if s.solver == "dopri5" else []
-        return [s.solver, s.evaluations, *adaptive, *([s.facts()] if s.facts() else [])]
+        guidance = [] if self.sample.guidance is None else [self.sample.guidance.model_dump(mode="json")]
+        return [s.solver, s.evaluations, *adaptive, *([s.facts()] if s.facts() else []), *guidance]
+
+    def _data(self) -> Any:
+        """The data's options; those that came later count where they are set, so that records keep their names."""
+        data = _dump(self.data)
+        for name in LATER_OPTIONS & data["options"].keys():
+            if data["options"][name] is None:
+                del data["options"][name]
+        return data
 
     def _facts(self, stage: Stage, card: str) -> dict[str, Any]:
-        data = {"protocol": PROTOCOL, "smoke": self.smoke, "data": [_dump(self.data), self.data_fingerprint]}
+        data = {"protocol": PROTOCOL, "smoke": self.smoke, "data": [self._data(), self.data_fingerprint]}
         metrics = [[_dump(metric), *fp] for metric, fp in zip(self.quality, self._weights(), strict=True)]
         judged = {"reference": _dump(self.reference), "quality": metrics}
         if self.role == "floor":
@@ -174,7 +199,10 @@ class Cell(Strict):
         }
         trained = {**network, "role": self.role, "seed": self.seed}
         if self.role == "cell":
-            trained["train"] = self.train.model_dump(mode="json", exclude={"checkpoint_seconds", *OBJECTIVE_KEYS})
+            left_out = {"checkpoint_seconds", "drop_condition", *OBJECTIVE_KEYS}
+            trained["train"] = self.train.model_dump(mode="json", exclude=left_out)
+            if self.condition is not None:
+                trained["drop_condition"] = self.condition.drop_rate(self.train)
             trained["budget"] = [self.train_images, self.train_seconds]
         if stage == "train":
             return trained

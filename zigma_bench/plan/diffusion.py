@@ -127,9 +127,6 @@ def _faults(train: Train, sample: Sample) -> Iterator[Fault]:
     if sample.solver in DISCRETE and train.path != "vp":
         what = f"{sample.solver} walks back the diffusion of the path vp, and train.path is {train.path}"
         yield ("sample", "solver"), what, "take path vp, or a solver such as euler or euler-maruyama"
-    if sample.guidance is not None:  # until a suite's networks are given labels or texts
-        what = "there is nothing to guide: the networks of a suite are drawn from under no condition"
-        yield ("sample", "guidance"), what, "leave guidance out"
     yield from _singular(train, sample)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from zigma_bench.errors import NotReady, UnknownName, UsageError, ZigmaBenchError
 from zigma_bench.grid import Grid
-from zigma_bench.plan.cells import Cell, Resolved, held_out_needed, too_few_held_out
+from zigma_bench.plan.cells import Cell, Given, Resolved, held_out_needed, too_few_held_out
 from zigma_bench.plan.diffusion import check_diffusion
 from zigma_bench.plan.match import Solved, match_sizes, noted
 from zigma_bench.plan.resolve import cell_routes, describe, resolve, smoke_suite, with_options
@@ -133,6 +133,7 @@ def _cells(
     where = source.where("compare", index, "backbone")
     backbone = resolve(catalogue, "backbone", comparison.backbone, where)
     spec = catalogue.get("backbone", backbone.name)
+    given = _given(spec, backbone, suite, source)
     cells = []
     for scan, scan_where in _scans_of(spec, comparison, index, source, catalogue):
         for seed in suite.seeds:
@@ -171,6 +172,7 @@ def _cells(
                     forward_flops=dict(cost.forward_flops),
                     tokens=grid.tokens,
                     metric_fingerprints=tuple(_metric_fingerprint(catalogue, metric) for metric in metrics),
+                    condition=given,
                 )
             )
     return cells
@@ -209,6 +211,27 @@ def _price(
         spec.facts.check(options, grid=grid, routes=orders)
     _check_condition(spec, options, facts)
     return grid, orders, spec.facts.cost(options, grid=grid, channels=facts.channels, routes=orders)
+
+
+def _given(spec: Spec, backbone: Resolved, suite: Suite, source: Source) -> Given | None:
+    """What the network is given as y; the suite must not drop or guide what isn't there."""
+    wanted = spec.facts.condition(spec.make_options(backbone.options))
+    asked = {
+        ("sample", "guidance"): ("guide", suite.sample.guidance is not None),
+        ("train", "drop_condition"): ("drop", bool(suite.train.drop_condition)),
+    }
+    for key, (verb, is_asked) in asked.items():
+        if is_asked and wanted is None:
+            raise UsageError(
+                f"there is nothing to {verb}: the backbone {spec.name!r} is drawn from under no condition",
+                where=source.where(*key), do=f"leave {key[1]} out, or give every backbone a condition",
+            )  # fmt: skip
+        if is_asked and not wanted.droppable:
+            raise UsageError(
+                f"the backbone {spec.name!r} has no label for none of its classes, so nothing can {verb} its condition",
+                where=source.where(*key), do=f"set its option null_class to true, or leave {key[1]} out",
+            )  # fmt: skip
+    return None if wanted is None else Given(kind=wanted.kind, size=wanted.size, droppable=wanted.droppable)
 
 
 def _check_condition(spec: Spec, options: Any, facts: DataFacts) -> None:
@@ -328,7 +351,7 @@ def _anchors(baseline: Cell) -> list[Cell]:
         update={
             "role": "floor", "backbone": None, "scan": None, "backbone_label": "held-out images", "scan_label": None,
             "order_digests": (), "scanned_ratio": 0.0, "parameters": 0, "forward_flops": {}, "seed": 0,
-            "size_match": None, **none,
+            "size_match": None, "condition": None, **none,
         }
     )  # fmt: skip
     ceiling = baseline.model_copy(

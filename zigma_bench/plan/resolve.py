@@ -27,6 +27,8 @@ def smoke_suite(suite: Suite, catalogue: Catalogue, source: Source) -> Suite:
         spec = catalogue.get("backbone", item.backbone.name, where=source.where("compare", index, "backbone"))
         resolve(catalogue, "backbone", item.backbone, source.where("compare", index, "backbone"))  # typos die here too
         options = _expand_size(spec, item.backbone.options, source.where("compare", index, "backbone"))
+        if options.get("condition") == "class":
+            options = {**options, "classes": 10}  # those of the embedded data
         toy = Choice.model_validate({"name": item.backbone.name, **options, **spec.facts.smoke})
         toy_item = item.model_copy(update={"backbone": toy})
         if toy_item not in compare:  # two sizes of one backbone have one toy
