@@ -153,8 +153,19 @@ def footer(table: Table) -> list[str]:
     lines += [
         f"{row.role} {row.backbone} {row.scan or ''}: {row.status}: {row.reason}" for row in table.rows if row.reason
     ]
-    refused = {(n, s.reason) for r in table.rows for n, s in r.metrics.items() if s.reason and r.role == "cell"}
-    return [*lines, *(f"{name}: {reason}" for name, reason in sorted(refused))]
+    return [*lines, *_refusals(table)]
+
+
+def _refusals(table: Table) -> list[str]:
+    """Why a metric has no figure, or an unsure one, and in which rows where it is not all of them."""
+    rows = [row for row in table.rows if row.role == "cell"]
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        for name, statistic in row.metrics.items():
+            if statistic.reason:
+                found.setdefault((name, statistic.reason), []).append(differences.label(row))
+    places = {key: "" if len(named) == len(rows) else f" of {', '.join(named)}" for key, named in found.items()}
+    return [f"{name}{places[name, reason]}: {reason}" for name, reason in sorted(found)]
 
 
 def _matches(table: Table) -> dict[str, Match]:
