@@ -146,6 +146,23 @@ def test_fid_without_weights_is_missing_and_in_smoke_is_not(write_suite, tmp_pat
     assert plan(path, smoke=True).missing == ()
 
 
+@pytest.mark.parametrize(("count", "ready"), [(2047, False), (2048, True)])
+def test_fid_below_2048_images_is_refused_before_anything_runs(write_suite, tmp_path, monkeypatch, count, ready):
+    from zigma_bench.metrics import weights
+
+    file = tmp_path / "published.pth"
+    file.write_bytes(b"stands for the published file")
+    monkeypatch.setattr(weights, "INCEPTION_SHA", weights.file_sha256(file)[:8])
+    monkeypatch.setattr("zigma_bench.plan.make._check_held_out", lambda *rest: None)  # the digits have fewer
+    made = plan(write_suite(("[val-loss]", f"[{{name: fid, weights: {file}}}]"), ("count: 32", f"count: {count}")))
+    if ready:
+        made.check_ready()
+        return
+    with pytest.raises(NotReady, match=r"fid needs at least 2,048 images and sample\.count is 2,047") as caught:
+        made.check_ready()
+    assert caught.value.exit_code == 3
+
+
 def test_smoke_is_toy_scale_on_embedded_data(write_suite):
     cell = plan(write_suite(("width: 32, depth: 2, patch: 2}\n    scans", "size: B/2}\n    scans")), smoke=True).cells[
         0

@@ -15,13 +15,14 @@ from zigma_bench.images import Images, Splits, Subset
 from zigma_bench.plan import Cell, Stage, cell_routes, held_out_needed, too_few_held_out
 from zigma_bench.plugins import catalogue
 from zigma_bench.record import Measurement, Record
-from zigma_bench.store import SPEC, stage_folder, write_json, write_record
+from zigma_bench.store import SPEC, read_record, stage_folder, write_json, write_record
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
 Tell = Callable[[int, str], None]
+EMA = "ema.safetensors"  # the weights that images are drawn from
 
 
 @dataclass
@@ -92,7 +93,7 @@ def train_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str, 
     """Train to the budget and keep the weights and their EMA."""
     import torch
 
-    from zigma_bench.training.checkpoint import save_weights
+    from zigma_bench.training.checkpoint import file_sha256, save_weights
     from zigma_bench.training.loop import Goal, train
 
     cell, parts = life.cell, load_parts(life.cell)
@@ -111,13 +112,14 @@ def train_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str, 
         stopped=life.stopped,
         given=cell.condition,
     )
-    save_weights(folder / "ema.safetensors", ema)
+    save_weights(folder / EMA, ema)
     save_weights(folder / "network.safetensors", network)
     images = progress.step * cell.train.batch
     loss = Measurement.of(
         "train-loss", progress.curve[-1][1], "1", fingerprint={"images": images, **cell.objective_facts}
     )
     details = {"images": images, "steps": progress.step, "seconds": progress.seconds, "curve": progress.curve}
+    details["ema_sha256"] = file_sha256(folder / EMA)
     return [loss], details | ({"scaling": progress.scaling} if progress.scaling else {})
 
 
@@ -238,7 +240,10 @@ def _network_of(life: Life) -> Callable[..., torch.Tensor]:
 
     network = build(life.cell, life.device.type)
     if life.cell.role == "cell":
-        load_weights(life.stage_folder("train") / "ema.safetensors", network)
+        trained = read_record(life.stage_folder("train"))
+        assert trained is not None, "a stage follows training"
+        sha256 = trained.details.get("ema_sha256")  # records of before this key have none
+        load_weights(life.stage_folder("train") / EMA, network, sha256=sha256)
     network.to(life.device.name).eval().requires_grad_(False)
     device = torch.device(life.device.name)
 

@@ -25,7 +25,7 @@ BACKENDS = ("auto", "naive", "torch", "cpu", "fused", "triton", "mamba-ssm")
 
 @dataclass(frozen=True)
 class Plan:
-    """The suite resolved: its cells in order, and what is missing before they can run."""
+    """The suite resolved: its cells in order, what is missing before they can run, and a cell of the baseline's row."""
 
     suite: Suite
     question: str
@@ -34,6 +34,7 @@ class Plan:
     missing: tuple[Missing, ...]
     smoke: bool
     all_cells: tuple[Cell, ...]
+    baseline: Cell
 
     def only(self, pattern: str) -> Plan:
         """The cells whose label matches a pattern: a part of it, or a glob; anchors stay."""
@@ -83,7 +84,7 @@ def make_plan(suite: Suite, source: Source, catalogue: Catalogue, *, smoke: bool
     anchors = _anchors(baseline) if metrics else []
     missing = list(facts.missing) + _missing_metrics(catalogue, suite, metrics, smoke)
     all_cells = (*cells, *anchors)
-    return Plan(suite, source.question, source.file, all_cells, tuple(missing), smoke, all_cells)
+    return Plan(suite, source.question, source.file, all_cells, tuple(missing), smoke, all_cells, baseline)
 
 
 def _matched(

@@ -113,7 +113,7 @@ def write_table(plan: Plan, results: Path, device: Device) -> None:
     table = {
         "format": 1, "suite": suite.name, "question": plan.question, "smoke": plan.smoke, "budget": spent,
         "reference": suite.reference.split, "sample_count": suite.sample.count, "residual": sorted(residuals),
-        "cells": rows,
+        "baseline": {"backbone": plan.baseline.backbone_label, "scan": plan.baseline.scan_label}, "cells": rows,
     }  # fmt: skip
     path = suite_folder(results, suite.name, smoke=plan.smoke) / TABLE
     if read_table_file(path) != json.loads(json.dumps(table)):
