@@ -28,13 +28,14 @@ HIDDEN = ("-peak-memory-reserved", "-memory-on-device")  # in the records and in
 
 
 def to_json(tables: Sequence[Table]) -> str:
-    """One document: `{"rows": [...]}`, every row with its suite."""
+    """One document: `{"rows": [...]}`, every row with its suite and, where that has several, its data set."""
     rows = []
     for table in tables:
         for row in table.rows:
             data = asdict(row)
             facts = data.pop("facts")
-            rows.append({"suite": table.suite, "reference": table.reference, **data, **facts})
+            place = {"suite": table.suite, "data": table.data, "reference": table.reference}
+            rows.append({**place, **data, **facts})
     return json.dumps({"rows": rows}, indent=1, allow_nan=False)
 
 
@@ -42,11 +43,25 @@ def to_csv(tables: Sequence[Table]) -> str:
     """One line a row and metric; a cell that a spreadsheet would run as a formula is quoted with an apostrophe."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    head = ("suite", "role", "backbone", "scan", "seed_count", "status", "smoke", "metric", "mean", "sd", "n", "unit")
+    head = (
+        "suite",
+        "data",
+        "role",
+        "backbone",
+        "scan",
+        "seed_count",
+        "status",
+        "smoke",
+        "metric",
+        "mean",
+        "sd",
+        "n",
+        "unit",
+    )
     writer.writerow((*head, "reason"))
     for table in tables:
         for row in table.rows:
-            base = (table.suite, row.role, row.backbone, row.scan, row.seed_count, row.status, row.smoke)
+            base = (table.suite, table.data, row.role, row.backbone, row.scan, row.seed_count, row.status, row.smoke)
             if not row.metrics:
                 writer.writerow([_safe(value) for value in (*base, "", None, None, 0, "", row.reason)])
             for name, s in row.metrics.items():
@@ -125,7 +140,8 @@ def _matches(table: Table) -> dict[str, Match]:
 
 
 def _title(table: Table) -> str:
-    return f"{table.suite}{' (smoke)' if table.smoke else ''}: {table.question}" if table.question else table.suite
+    suite = table.suite if table.data is None else f"{table.suite} on {table.data}"
+    return f"{suite}{' (smoke)' if table.smoke else ''}: {table.question}" if table.question else suite
 
 
 def _shown(table: Table) -> list[str]:
