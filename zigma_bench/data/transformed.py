@@ -48,7 +48,7 @@ class TransformedImages:
         return np.concatenate(parts)
 
     def _after(self, pixels: Pixels) -> Pixels:
-        for step in self.steps:
+        for step in self.steps if len(pixels) else ():
             after = step(pixels)
             if after.dtype != np.uint8 or after.shape != pixels.shape:
                 raise UsageError(
