@@ -76,8 +76,13 @@ def test_an_order_on_shuffled_patches_has_the_curve_of_the_composed_order(name, 
     on_shuffled = curve(SHUFFLED.train, order, positions, shuffled_noise=True)
     assert on_shuffled[-1] < 0.9 * on_shuffled[0]  # it learns
     assert apart(on_shuffled, curve(WHOLE.train, composed(order, PERMUTATION), positions)) < TOLERANCE
+
+
+def test_another_order_has_another_curve():
+    order = orders("zigzag", paths=8)
+    on_shuffled = curve(SHUFFLED.train, order, "learned", shuffled_noise=True)
     for other in (order, composed(order, np.argsort(PERMUTATION))):  # not composed, or with the inverse
-        assert apart(on_shuffled, curve(WHOLE.train, other, positions)) > 1000 * TOLERANCE
+        assert apart(on_shuffled, curve(WHOLE.train, other, "learned")) > 1000 * TOLERANCE
 
 
 def test_fixed_positions_tell_the_places_apart():
