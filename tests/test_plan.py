@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from zigma_bench.errors import NotReady, UsageError, ZigmaBenchError
-from zigma_bench.plan import make, make_plan
+from zigma_bench.plan import data, make_plan
 from zigma_bench.plugins import catalogue
 from zigma_bench.registry import Condition
 from zigma_bench.suite import load_suite
@@ -285,9 +285,9 @@ def test_a_conditional_backbone_needs_data_with_its_condition(write_suite, monke
     assert "suite.yaml:7, key compare.1" in told
     assert f"the backbone 'u-vit' is conditioned on {wanted}, which the data does not give" in told
     assert "got '10 classes'" in told
-    plain = make.describe
+    plain = data.describe
     for given, fits in ((Condition(condition, 7), False), (wanted, True)):
-        monkeypatch.setattr(make, "describe", lambda *a, g=given: dataclasses.replace(plain(*a), conditions=(g,)))
+        monkeypatch.setattr(data, "describe", lambda *a, g=given: dataclasses.replace(plain(*a), conditions=(g,)))
         if fits:
             assert len(plan(path).cells) == 8
         else:

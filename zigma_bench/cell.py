@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 import traceback
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from zigma_bench.store import SPEC, read_record, stage_folder, write_json, write
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from zigma_bench.data.transformed import Step
 
 Tell = Callable[[int, str], None]
 EMA = "ema.safetensors"  # the weights that images are drawn from
@@ -151,7 +154,7 @@ def quality_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str
     subject = Subject(
         samples=load_images(life.stage_folder("sample")),
         reference=parts.reference,
-        reference_facts={"data": cell.data.label, "split": cell.reference.split},
+        reference_facts={"data": cell.data_text, "split": cell.reference.split},
         validation=parts.validation,
         network=network,
         labelled=cell.condition is not None,
@@ -216,8 +219,10 @@ def load_parts(cell: Cell) -> Parts:
     """The images of a cell; too few for what the suite asks is said before anything is trained."""
     import numpy as np
 
+    from zigma_bench.data.transformed import transformed
+
     spec = catalogue().get("dataset", cell.data.name)
-    splits: Splits = spec.load()(spec.make_options(cell.data.options))
+    splits: Splits = transformed(spec.load()(spec.make_options(cell.data.options)), _steps(cell))
     count, held = cell.sample.count, len(splits.validation)
     order = np.random.default_rng(0).permutation(held)
     if cell.quality and held < held_out_needed(cell.sample, cell.reference):
@@ -225,6 +230,15 @@ def load_parts(cell: Cell) -> Parts:
     floor = Subset(splits.validation, order[:count])
     rest = splits.train if cell.reference.split == "train" else Subset(splits.validation, order[count:])
     return Parts(splits.train, splits.validation, floor, rest)
+
+
+def _steps(cell: Cell) -> list[Step]:
+    """The transforms of a cell's images, ready to be called."""
+    steps: list[Step] = []
+    for transform in cell.transforms:
+        spec = catalogue().get("transform", transform.name)
+        steps.append(functools.partial(spec.load(), spec.make_options(transform.options)))
+    return steps
 
 
 def _network_of(life: Life) -> Callable[..., torch.Tensor]:

@@ -60,6 +60,22 @@ class Choice(pydantic.BaseModel):
         return dict(self.model_extra or {})
 
 
+class Data(Choice):
+    """A data set with its options, and the transforms that all of its images go through, in order."""
+
+    transforms: tuple[Choice, ...] = ()
+
+
+def _how_many(value: Any) -> str:
+    return "[several]" if isinstance(value, list | tuple) else "[one]"
+
+
+# the tags are no places of a suite: see `_is_place`
+One = Annotated[Data, pydantic.Tag("[one]")]
+Several = Annotated[tuple[Data, ...], Len(min_length=1), pydantic.Tag("[several]")]
+DataSets = Annotated[One | Several, pydantic.Discriminator(_how_many)]
+
+
 class Comparison(Strict):
     """One backbone with the scans that it is compared under; without scans it takes its own."""
 
@@ -235,10 +251,10 @@ class Efficiency(Strict):
 
 
 class Suite(Strict):
-    """A suite file."""
+    """A suite file. `data` is one data set, or a list of them: everything is then run, and tabulated, on each."""
 
     name: Annotated[str, pydantic.StringConstraints(pattern=NAME)]
-    data: Choice
+    data: DataSets
     compare: Annotated[tuple[Comparison, ...], Len(min_length=1)]
     baseline: Baseline | None = None
     seeds: Annotated[tuple[Annotated[int, Interval(ge=0, le=2**31 - 1)], ...], Len(min_length=1)] = (0,)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Le, MultipleOf
+from annotated_types import Ge, Interval, Le, MultipleOf
 
 Count = Annotated[int, Ge(1)]
 Resolution = Annotated[int, Ge(1), Le(4096)]
@@ -68,3 +68,18 @@ class FacesHQOptions:
     root: str = "data/faceshq"
     resolution: Literal[256, 512, 1024] = 1024
     validation: Count = 5000
+
+
+@dataclass(frozen=True)
+class GaussianRandomFieldOptions:
+    """Gaussian random fields with the power spectrum k^-slope, drawn when they are taken: nothing to download.
+
+    `count` images to train on and `validation` others, all drawn from `seed`; the channels are independent.
+    """
+
+    slope: Annotated[float, Interval(ge=-4, le=8)]
+    resolution: Annotated[int, Ge(2), Le(1024)] = 32
+    channels: Literal[1, 3] = 1
+    count: Count = 10_000
+    validation: Count = 2000
+    seed: Annotated[int, Interval(ge=0, le=2**31 - 1)] = 0

@@ -41,6 +41,12 @@ class Resolved(Strict):
         return " ".join([self.name, *(f"{key}={value}" for key, value in sorted(self.options.items()))])
 
 
+class Transform(Resolved):
+    """A transform of images; `digest` is what they depend on beyond its options, such as a drawn permutation."""
+
+    digest: str
+
+
 class Match(Strict):
     """How a cell's network came to its size: what the suite gave and what was chosen, empty where nothing was."""
 
@@ -111,16 +117,24 @@ class Cell(Strict):
     metric_fingerprints: tuple[str, ...]
     size_match: Match | None = None
     condition: Given | None = None
+    transforms: tuple[Transform, ...] = ()
+    data_label: str | None = None
 
     @property
     def label(self) -> str:
-        names = [self.role if self.role != "cell" else None, self.backbone_label, self.scan_label, f"seed {self.seed}"]
+        role = self.role if self.role != "cell" else None
+        names = [self.data_label, role, self.backbone_label, self.scan_label, f"seed {self.seed}"]
         return " · ".join(name for name in names if name)
 
     @property
     def row(self) -> str:
-        """The label of all seeds: `zigma · raster`."""
-        return " · ".join(name for name in (self.backbone_label, self.scan_label) if name)
+        """The label of all seeds: `zigma · raster`, after the data set where a suite has several."""
+        return " · ".join(name for name in (self.data_label, self.backbone_label, self.scan_label) if name)
+
+    @property
+    def data_text(self) -> str:
+        """The data set with all options, its own and those of its transforms."""
+        return ", ".join(item.label for item in (self.data, *self.transforms))
 
     @property
     def slug(self) -> str:
@@ -160,7 +174,7 @@ class Cell(Strict):
 
     def identity(self, stage: Stage, *, card: str) -> str:
         """The sha256 of all that can change a stage's record; `card` counts for efficiency alone."""
-        return _digest(self._facts(stage, card))
+        return digest(self._facts(stage, card))
 
     def _weights(self) -> list[list[str]]:
         return [[text] if text else [] for text in self.metric_fingerprints]
@@ -238,5 +252,6 @@ def _dump(model: Strict | None) -> Any:
     return None if model is None else model.model_dump(mode="json")
 
 
-def _digest(facts: Mapping[str, Any]) -> str:
+def digest(facts: Mapping[str, Any]) -> str:
+    """The sha256 of facts as JSON."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True, allow_nan=False).encode()).hexdigest()

@@ -28,20 +28,21 @@ HEADINGS = {
     "sample-peak-memory": "sample memory GiB",
 }
 BEFORE_METRICS = ("role", "backbone", "scan", "seeds", "params M", "GFLOP", "scanned")
-CSV_ROW = ("suite", "role", "backbone", "scan", "seed_count", "status", "smoke")
+CSV_ROW = ("suite", "data", "role", "backbone", "scan", "seed_count", "status", "smoke")
 CSV_STATISTIC = ("metric", "mean", "sd", "n", "unit", "ci_low", "ci_high", "better")
 CSV_DIFFERENCE = ("mean", "sd", "n", "ci_low", "ci_high", "t", "p", "p_holm", "verdict", "reason")
 HIDDEN = ("-peak-memory-reserved", "-memory-on-device")  # in the records and in JSON; too much for a line
 
 
 def to_json(tables: Sequence[Table]) -> str:
-    """One document: `{"rows": [...]}`, every row with its suite."""
+    """One document: `{"rows": [...]}`, every row with its suite and, where that has several, its data set."""
     rows = []
     for table in tables:
         for row in table.rows:
             data = asdict(row)
             facts = data.pop("facts")
-            rows.append({"suite": table.suite, "reference": table.reference, **data, **facts})
+            place = {"suite": table.suite, "data": table.data, "reference": table.reference}
+            rows.append({**place, **data, **facts})
     return json.dumps({"rows": rows}, indent=1, allow_nan=False)
 
 
@@ -52,7 +53,7 @@ def to_csv(tables: Sequence[Table]) -> str:
     writer.writerow((*CSV_ROW, *CSV_STATISTIC, *(f"difference_{key}" for key in CSV_DIFFERENCE), "reason"))
     for table in tables:
         for row in table.rows:
-            base = (table.suite, row.role, row.backbone, row.scan, row.seed_count, row.status, row.smoke)
+            base = (table.suite, table.data, row.role, row.backbone, row.scan, row.seed_count, row.status, row.smoke)
             for name, s in row.metrics.items():
                 values = (name, *(getattr(s, key) for key in CSV_STATISTIC[1:]))
                 against = row.differences.get(name)
@@ -178,7 +179,8 @@ def _matches(table: Table) -> dict[str, Match]:
 
 
 def _title(table: Table) -> str:
-    return f"{table.suite}{' (smoke)' if table.smoke else ''}: {table.question}" if table.question else table.suite
+    suite = table.suite if table.data is None else f"{table.suite} on {table.data}"
+    return f"{suite}{' (smoke)' if table.smoke else ''}: {table.question}" if table.question else suite
 
 
 def _shown(table: Table) -> list[str]:

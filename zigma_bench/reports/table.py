@@ -1,6 +1,7 @@
 """Records to rows: one row a backbone and scan, mean and spread over seeds, differences to the baseline, two anchors.
 
-A column holds figures of one fingerprint; unlike ones are refused, with the field that differs.
+A column holds figures of one fingerprint; unlike ones are refused, with the field that differs. So a suite on several
+data sets has a table for each.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """The table of one suite, with what its footer says."""
+    """The table of one suite on one data set, with what its footer says. `data` names one of several."""
 
     suite: str
     question: str
@@ -73,6 +74,7 @@ class Table:
     residual: tuple[str, ...]
     machines: tuple[str, ...]
     rows: tuple[Row, ...]
+    data: str | None = None
 
     @property
     def baseline_row(self) -> Row | None:
@@ -95,29 +97,46 @@ def find_tables(paths: Iterable[Path]) -> list[Table]:
         if not found:
             raise UsageError("no suite has left results here", where=str(path), do="run a suite first")
         folders += found
-    return [read_table(folder) for folder in dict.fromkeys(folders)]
+    return [table for folder in dict.fromkeys(folders) for table in read_tables(folder)]
 
 
-def read_table(folder: Path) -> Table:
-    """The table of the suite whose results lie in `folder`, from its last run."""
-    path = folder / TABLE
-    data = read_table_file(path)
-    if data is None:
-        raise UsageError("no suite has left results here", where=str(folder), do="run a suite first")
-    cells = [_Entry(entry, list(_records(folder, entry))) for entry in data["cells"]]
-    check_smoke((cell.facts["smoke"] for cell in cells), path)
-    check_columns((m for cell in cells for m in cell.measurements), path)
+def read_tables(folder: Path) -> list[Table]:
+    """The tables of the suite whose results lie in `folder`, from its last run, one a data set."""
+    names = dict.fromkeys(_data_of(entry) for entry in _stored(folder)["cells"])
+    return [read_table(folder, data=name) for name in names]
+
+
+def read_table(folder: Path, *, data: str | None = None) -> Table:
+    """The table of one data set; a suite that has one does not name it."""
+    stored = _stored(folder)
+    cells = [_Entry(entry, list(_records(folder, entry))) for entry in stored["cells"] if _data_of(entry) == data]
+    check_smoke((cell.facts["smoke"] for cell in cells), folder / TABLE)
+    check_columns((m for cell in cells for m in cell.measurements), folder / TABLE)
     better = directions(record for cell in cells for record in cell.records)
     rows = with_differences(
         [_row(group, better) for group in _groups(cells)],
-        _baseline(data),
-        budget=tuple(data["budget"]),
-        smoke=data["smoke"],
+        _baseline(stored),
+        budget=tuple(stored["budget"]),
+        smoke=stored["smoke"],
     )
     keys = ("suite", "question", "smoke", "reference", "sample_count", "budget")
-    facts = {key: data[key] for key in keys}
-    residual = tuple(data["residual"])
-    return Table(folder=str(folder), rows=rows, residual=residual, machines=_machines(cells), **facts)
+    facts = {key: stored[key] for key in keys}
+    residual = tuple(stored["residual"])
+    return Table(folder=str(folder), rows=rows, residual=residual, machines=_machines(cells), data=data, **facts)
+
+
+def _stored(folder: Path) -> dict[str, Any]:
+    """What the suite's tables stand on."""
+    stored = read_table_file(folder / TABLE)
+    if stored is None:
+        raise UsageError("no suite has left results here", where=str(folder), do="run a suite first")
+    return stored
+
+
+def _data_of(entry: dict[str, Any]) -> str | None:
+    """The data set of a cell as the table's file names it; files of before this key have one data set."""
+    name: str | None = entry.get("data")
+    return name
 
 
 def _baseline(data: dict[str, Any]) -> tuple[str | None, str | None] | None:

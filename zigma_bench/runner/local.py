@@ -100,7 +100,7 @@ def write_table(plan: Plan, results: Path, device: Device) -> None:
         hashes = {stage: cell.identity(stage, card=device.card) for stage in cell.stages}
         rows.append({
             "folder": cell_folder(results, cell).name, "stages": hashes, "role": cell.role, "seed": cell.seed,
-            "backbone": cell.backbone_label, "scan": cell.scan_label, "smoke": cell.smoke,
+            "backbone": cell.backbone_label, "scan": cell.scan_label, "smoke": cell.smoke, "data": cell.data_label,
             "parameters": cell.parameters, "forward_flops": sum(cell.forward_flops.values()),
             "scanned_ratio": cell.scanned_ratio, "tokens": cell.tokens,
             "size_match": cell.size_match and cell.size_match.model_dump(mode="json"),
