@@ -40,7 +40,7 @@ def _main(
         raise typer.Exit()
 
 
-for command in (suites.run, suites.train, suites.sample, images.quality, suites.plan, suites.report):
+for command in (suites.run, suites.train, models.sample, images.quality, suites.plan, suites.report):
     app.command()(command)
 app.command("import")(models.import_model)
 app.command()(about.doctor)
