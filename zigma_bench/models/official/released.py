@@ -38,12 +38,6 @@ class Ignored:
 
     def __setstate__(self, state: Any) -> None: ...
 
-    def __setitem__(self, key: Any, value: Any) -> None: ...
-
-    def append(self, value: Any) -> None: ...
-
-    def extend(self, values: Any) -> None: ...
-
 
 def read_released(path: Path) -> Mapping[str, Any]:
     """What a .pt, .pth or .safetensors file holds, on the CPU; a zipped file is mapped and not copied to memory.
@@ -110,7 +104,8 @@ def _holds_code(path: Path, names: list[str]) -> UsageError:
 
 
 def _damaged(path: Path, error: Exception) -> UsageError:
-    reason = str(error).split("\n")[0][:200] or "it ends too early"
+    inner = re.search(r"WeightsUnpickler error: (.*)", str(error))
+    reason = (inner[1] if inner else str(error).split("\n")[0])[:200] or "it ends too early"
     return UsageError(
         f"the checkpoint can't be read, it is damaged or no checkpoint ({type(error).__name__}: {reason})",
         where=str(path),
