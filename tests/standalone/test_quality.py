@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from zigma_bench.cli.app import app
 from zigma_bench.cell import Life, run_stage
+from zigma_bench.cli.app import app
 from zigma_bench.device import Device
 from zigma_bench.errors import BadImage, NotReady, UsageError
 from zigma_bench.images import digest
