@@ -156,6 +156,7 @@ def test_labels_are_balanced_and_of_the_index_alone():
         (["--guidance", 0], "--guidance"),
         (["--count", 0], "--count"),
         (["--only", "x"], "--only goes with a suite"),
+        (["--results", "x"], "--results goes with a suite"),
     ],
 )
 def test_orders_that_make_no_sense(words, told, model, tmp_path):
@@ -193,3 +194,27 @@ def test_what_is_neither_suite_nor_model(write_suite, tmp_path):
         told = str(run(path, "--out", tmp_path / "a").exception)
         assert "neither a suite nor a model" in told and got in told
     assert "--count goes with a model" in str(run(write_suite(), "--count", 3).exception)
+
+
+def test_what_is_drawn_is_measured_without_its_grid(model, tmp_path):
+    """Fewer images asked for later leave the rest, with their labels."""
+    from zigma_bench.standalone.images import open_images
+
+    folder = model("sit")
+    for count in (3, 2):
+        done(folder, "--out", tmp_path / "a", "--count", count, *QUICK)
+    assert len(open_images(tmp_path / "a")) == 3
+    assert len(json.loads((tmp_path / "a" / "labels.json").read_text())) == 3
+
+
+def test_dopri5_draws_whole_batches(model, tmp_path):
+    """Its steps are those of the batch, so that a batch with a lost image is drawn again as it was."""
+    folder, words = model("sit"), ("--solver", "dopri5", "--count", 3, "--batch", 2, "--device", "cpu")
+    done(folder, "--out", tmp_path / "a", *words)
+    before = drawn(tmp_path / "a")
+    (tmp_path / "a" / "images" / "0000001.png").unlink()
+    done(folder, "--out", tmp_path / "a", *words)
+    after = drawn(tmp_path / "a")
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+    other = run(folder, "--out", tmp_path / "a", "--solver", "dopri5", "--count", 3, "--batch", 3)
+    assert "another sample" in str(other.exception)

@@ -94,7 +94,10 @@ def sample(
         _refuse("a model, and this is a suite", "set sample.KEY in the suite or with --set", of_model)
         sample_of_suite(target, settings, only, results, smoke, device, as_json)
         return
-    _refuse("a suite, and this is a model", "leave it out", {"only": only, "smoke": smoke or None})
+    elsewhere = None if results == DEFAULT_RESULTS else results
+    _refuse(
+        "a suite, and this is a model", "leave it out", {"only": only, "smoke": smoke or None, "results": elsewhere}
+    )
     given = {key: of_model[key] for key in ("count", "batch", "solver", "evaluations", "guidance")}
     _draw(target, out, given, settings or [], seed or 0, labels, label, device, backend or "auto", as_json)
 

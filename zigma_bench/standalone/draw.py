@@ -45,7 +45,10 @@ def draw_to_folder(
                 _write(place(order.card, folder, index), drawn, order.card)
             tell(indices[-1] + 1)
         count = order.recipe.sample.count
-        if (labels := order.labels_of(range(count))) is not None:
+        there = max(
+            count, len(list(place(order.card, folder, 0).parent.iterdir()))
+        )  # an earlier call may have drawn more
+        if (labels := order.labels_of(range(there))) is not None:
             write_json(folder / "labels.json", labels)
         if order.card.image:
             first = range(min(count, GRID_SIDE**2))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,10 +80,6 @@ class Card(Strict):
     def image(self) -> bool:
         """Whether what it draws is a picture, of 1 or 3 channels in [-1, 1], and not latents or a clip."""
         return self.space == "pixels" and len(self.shape) == 3 and self.channels in (1, 3)
-
-    @property
-    def values(self) -> int:
-        return math.prod(self.shape)
 
     def readme(self) -> str:
         """The card as a page."""

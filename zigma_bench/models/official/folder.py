@@ -34,7 +34,6 @@ from zigma_bench.models.official.card import (
     Tokens,
     Weights,
 )
-from zigma_bench.models.official.card import read_card as read_card
 from zigma_bench.models.official.released import read_released, sha256_of
 from zigma_bench.models.official.state import Loading, fill, tensors_of
 from zigma_bench.ops.backends import resolve
