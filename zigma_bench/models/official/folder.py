@@ -33,6 +33,7 @@ from zigma_bench.models.official.card import (
     Space,
     Tokens,
     Weights,
+    read_card,
 )
 from zigma_bench.models.official.released import read_released, sha256_of
 from zigma_bench.models.official.state import Loading, fill, tensors_of
