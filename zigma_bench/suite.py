@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
 import yaml
@@ -314,8 +314,16 @@ def load_suite(path: Path, *, settings: Sequence[str] = ()) -> tuple[Suite, Sour
     for setting in settings:
         _apply(setting, data, places)
     source = Source(str(path), question_of(text), places)
+    return validated(Suite, data, source), source
+
+
+M = TypeVar("M", bound=Strict)
+
+
+def validated(model: type[M], data: Mapping[str, Any], source: Source) -> M:
+    """A mapping as a suite, or as sections of one under their names; UsageError with the first fault."""
     try:
-        return Suite.model_validate(_tuples(data)), source
+        return model.model_validate(_tuples(data))
     except pydantic.ValidationError as error:
         raise _explain(error, source) from None
 
@@ -347,14 +355,17 @@ _Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(_scala
 _Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(_scalar(loader, node)))
 
 
-def parse_yaml(text: str, file: str) -> tuple[dict[str, Any], dict[tuple[str | int, ...], str]]:
-    """The mapping of a YAML text and the line of every key in it."""
+def parse_yaml(
+    text: str, file: str, *, what: str = "suite", keys: str = "name, data, compare and budget"
+) -> tuple[dict[str, Any], dict[tuple[str | int, ...], str]]:
+    """The mapping of a YAML text and the line of every key in it; `what` it is and its `keys`, for errors."""
     try:
         loader = _Loader(text)
         for token in yaml.scan(text):
             if isinstance(token, yaml.AliasToken | yaml.AnchorToken | yaml.TagToken):
                 raise UsageError(
-                    "anchors, aliases and tags are not allowed in a suite", where=f"{file}:{token.start_mark.line + 1}"
+                    f"anchors, aliases and tags are not allowed in a {what}",
+                    where=f"{file}:{token.start_mark.line + 1}",
                 )
         node = loader.get_single_node()
     except yaml.YAMLError as error:
@@ -362,10 +373,10 @@ def parse_yaml(text: str, file: str) -> tuple[dict[str, Any], dict[tuple[str | i
         place = f"{file}:{mark.line + 1}" if mark else file
         raise UsageError(f"this is no YAML: {getattr(error, 'problem', None) or error}", where=place) from None
     if node is None:
-        raise UsageError("the suite is empty", where=file, expected="keys such as name, data, compare and budget")
+        raise UsageError(f"the {what} is empty", where=file, expected=f"keys such as {keys}")
     if not isinstance(node, yaml.MappingNode):
         kind = "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
-        raise UsageError(f"the suite is {kind}", where=f"{file}:1", expected="keys such as name, data, compare, budget")
+        raise UsageError(f"the {what} is {kind}", where=f"{file}:1", expected=f"keys such as {keys}")
     places: dict[tuple[str | int, ...], str] = {(): file}
     return _construct(loader, node, (), file, places), places
 
@@ -438,7 +449,7 @@ def _tuples(value: Any) -> Any:
     """Lists as tuples, which the frozen models hold."""
     if isinstance(value, list):
         return tuple(_tuples(item) for item in value)
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {key: _tuples(item) for key, item in value.items()}
     return value
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from zigma_bench.errors import UsageError
 from zigma_bench.suite import (
@@ -29,7 +29,6 @@ from zigma_bench.suite import (
     Sample,
     Solver,
     Source,
-    Suite,
     Train,
     Variance,
     Weighting,
@@ -111,9 +110,19 @@ def sampler_of(train: Train, sample: Sample) -> Sampler:
     return Sampler(solver, evaluations, interval)
 
 
-def check_diffusion(suite: Suite, source: Source) -> None:
+class Recipe(Protocol):
+    """A suite, or what else holds how a network is trained and drawn from."""
+
+    @property
+    def train(self) -> Train: ...
+
+    @property
+    def sample(self) -> Sample: ...
+
+
+def check_diffusion(recipe: Recipe, source: Source) -> None:
     """UsageError, with the place in the file, for a combination that makes no sense."""
-    for key, what, do in _faults(suite.train, suite.sample):
+    for key, what, do in _faults(recipe.train, recipe.sample):
         raise UsageError(what, where=source.where(*key), do=do)
 
 
