@@ -15,13 +15,16 @@ from zigma_bench.data.options import DigitsOptions
 from zigma_bench.device import Device
 from zigma_bench.diffusion.guidance import guided
 from zigma_bench.errors import UsageError
+from zigma_bench.grid import Grid
 from zigma_bench.images import ArrayImages, Subset, labels_of
 from zigma_bench.metrics.val_loss import velocity_losses
+from zigma_bench.models.init import initialise
 from zigma_bench.plan import make_plan
 from zigma_bench.plan.cells import Given
 from zigma_bench.plugins import catalogue
 from zigma_bench.sampling import draw_part, sample_labels
 from zigma_bench.suite import Guidance, Train, load_suite
+from zigma_bench.training.loop import Goal, train
 from zigma_bench.training.step import draw_batch
 
 CPU = torch.device("cpu")
@@ -158,3 +161,24 @@ def test_a_guided_suite_ends_in_a_table(write_suite, tmp_path) -> None:
     rows = json.loads(done.stdout)["rows"]
     assert [row["role"] for row in rows] == ["floor", "cell", "ceiling"]
     assert np.isfinite(rows[1]["metrics"]["val-loss"]["mean"])
+
+
+def test_a_network_learns_what_its_labels_mean(tmp_path) -> None:
+    """Dark images of class 0, bright ones of class 1, and noise that tells nothing: only the label says which."""
+    pixels = np.repeat(np.array([40, 215], dtype=np.uint8), 32)[:, None, None, None] * np.ones((1, 1, 4, 4), np.uint8)
+    images = ArrayImages(pixels, np.repeat(np.arange(2), 32))
+    spec = catalogue().get("backbone", "dit")
+    options = spec.make_options({"width": 32, "depth": 1, "patch": 2, "condition": "class", "classes": 2})
+    network = spec.load()(options, grid=Grid(2, 2), channels=1, routes=(), backend="torch")
+    initialise(network, 0)
+    given = Given(kind="class", size=2, droppable=True)
+    ema, _ = train(
+        network, images, recipe=Train(batch=32, learning_rate=3e-3, ema=0.9), goal=Goal(150, None), seed=0, device=CPU,
+        folder=tmp_path, tell=lambda done, text: None, stopped=lambda: False, given=given,
+    )  # fmt: skip
+    x, t = torch.randn(64, 1, 4, 4), torch.zeros(64)
+    with torch.no_grad():
+        means = [float((ema(x, t, torch.full((64,), y)) + x).mean()) for y in (0, 1, 2)]  # E[x1], from noise alone
+    assert means[0] == pytest.approx(40 / 127.5 - 1, abs=0.15)
+    assert means[1] == pytest.approx(215 / 127.5 - 1, abs=0.15)
+    assert means[2] == pytest.approx(0.0, abs=0.35)  # the dropped label: either
