@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -71,6 +72,7 @@ def test_a_suite_ends_in_a_table(smoke):
     assert [row["role"] for row in table] == ["floor", *["cell"] * 4, "ceiling"]
     assert {row["backbone"] for row in table if row["role"] == "cell"} == {"zigma", "vision-mamba", "dit"}
     assert all(row["status"] == "done" and row["smoke"] for row in table)
+    assert [(row["backbone"], row["scan"]) for row in table if row["baseline"]] == [("zigma", "raster")]
     for row in table:
         for name in ("fd-efflite0", "kid-efflite0"):
             assert row["metrics"][name]["n"] == 1
@@ -141,6 +143,15 @@ def test_stages_run_alone_and_in_order(write_suite, tmp_path):
     clear_error(run("sample", path, *results), 3, "the stage train of this cell is not done", "run train first")
     assert run("train", path, *results).returncode == 0
     clear_error(run("quality", path, *results), 3, "the stage sample", "run sample first")
+    (ema,) = (tmp_path / "results").glob("*/*/train-*/ema.safetensors")
+    whole = ema.read_bytes()
+    ema.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    refused = run("sample", path, *results, "--json")
+    (reason,) = [row["reason"] for row in rows(refused) if row["role"] == "cell"]
+    assert (refused.returncode, "sample: " in reason) == (1, True)
+    for sha in (hashlib.sha256(whole).hexdigest(), hashlib.sha256(ema.read_bytes()).hexdigest()):
+        assert sha in reason
+    ema.write_bytes(whole)
     assert run("sample", path, *results).returncode == 0
     done = run("quality", path, *results, "--json")
     assert [row["status"] for row in rows(done)] == ["done"] * 3

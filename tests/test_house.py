@@ -74,15 +74,42 @@ def quick_results(tmp_path_factory):
     return results
 
 
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """What the README's commands name and a reader has: a released checkpoint (at toy size), a model, photographs."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from zigma_bench.models.official import import_checkpoint
+    from zigma_bench.models.official.dit import build_dit
+
+    place = tmp_path_factory.mktemp("files")
+    config = {"input_size": 4, "hidden_size": 32, "depth": 1, "num_heads": 4}
+    weights = {item.name: torch.zeros(item.shape) for item in build_dit(config, backend="torch").layout}
+    torch.save(weights, place / "DiT-XL-2-256x256.pt")
+    import_checkpoint("dit", place / "DiT-XL-2-256x256.pt", config, place / "models" / "dit")
+    (place / "photos").mkdir()
+    for index in range(4):
+        Image.fromarray(np.full((8, 8), 60 * index, np.uint8)).save(place / "photos" / f"{index}.png")
+    return place, [word for key, value in config.items() for word in ("--set", f"{key}={value}")]
+
+
 @pytest.mark.parametrize("command", readme_commands())
-def test_readme_commands_run(command, quick_results):
-    """As written, but for `run` at toy scale and for results in a folder of the test's own."""
+def test_readme_commands_run(command, quick_results, files):
+    """As written, but for `run` at toy scale, a checkpoint of toy size and results in a folder of the test's own."""
     words = shlex.split(command)
     if words[1] == "run":
         words = [w for w in words if w not in ("--smoke", "--results", "elsewhere")]
         words += ["--smoke", "--results", str(quick_results)]
-    if words[1] == "bench":
+    if words[1] == "bench" or words[1] == "quality":
         words += ["--results", str(quick_results)]
+    if words[1] in ("import", "sample", "quality"):
+        words = [str(files[0] / w) if (files[0] / w).exists() else w for w in words]
+    if words[1] in ("import", "sample"):
+        words[words.index("--out") + 1] = str(quick_results / words[1])
+    if words[1] == "import":
+        words += files[1]
     words = [w.replace("results/quickstart", str(quick_results / "quickstart-smoke")) for w in words]
     done = run(str(BIN / words[0]), *words[1:])
     assert done.returncode == 0, done.stderr

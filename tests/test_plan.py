@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from zigma_bench.errors import NotReady, UsageError, ZigmaBenchError
-from zigma_bench.plan import make, make_plan
+from zigma_bench.plan import data, make_plan
 from zigma_bench.plugins import catalogue
 from zigma_bench.registry import Condition
 from zigma_bench.suite import load_suite
@@ -146,6 +146,23 @@ def test_fid_without_weights_is_missing_and_in_smoke_is_not(write_suite, tmp_pat
     assert plan(path, smoke=True).missing == ()
 
 
+@pytest.mark.parametrize(("count", "ready"), [(2047, False), (2048, True)])
+def test_fid_below_2048_images_is_refused_before_anything_runs(write_suite, tmp_path, monkeypatch, count, ready):
+    from zigma_bench.metrics import weights
+
+    file = tmp_path / "published.pth"
+    file.write_bytes(b"stands for the published file")
+    monkeypatch.setattr(weights, "INCEPTION_SHA", weights.file_sha256(file)[:8])
+    monkeypatch.setattr("zigma_bench.plan.make._check_held_out", lambda *rest: None)  # the digits have fewer
+    made = plan(write_suite(("[val-loss]", f"[{{name: fid, weights: {file}}}]"), ("count: 32", f"count: {count}")))
+    if ready:
+        made.check_ready()
+        return
+    with pytest.raises(NotReady, match=r"fid needs at least 2,048 images and sample\.count is 2,047") as caught:
+        made.check_ready()
+    assert caught.value.exit_code == 3
+
+
 def test_smoke_is_toy_scale_on_embedded_data(write_suite):
     cell = plan(write_suite(("width: 32, depth: 2, patch: 2}\n    scans", "size: B/2}\n    scans")), smoke=True).cells[
         0
@@ -256,21 +273,21 @@ def test_too_few_held_out_images_are_told_before_anything_is_trained(write_suite
         plan(enough, settings=["reference.split=validation"])
 
 
-@pytest.mark.parametrize(("condition", "size"), [("class", "classes: 10"), ("text", "text_width: 6")])
+@pytest.mark.parametrize(("condition", "size"), [("class", "classes: 11"), ("text", "text_width: 6")])
 def test_a_conditional_backbone_needs_data_with_its_condition(write_suite, monkeypatch, condition, size):
     """One error at the place of the entry; with data that says it gives the condition the plan stands."""
     path = write_suite(("{name: dit, width: 32", f"{{name: u-vit, condition: {condition}, {size}, width: 32"),
                        ("depth: 2, patch: 2}\nseeds", "depth: 3, patch: 2}\nseeds"))  # fmt: skip
-    wanted = {"class": Condition("class", 10), "text": Condition("text", 6)}[condition]
+    wanted = {"class": Condition("class", 11), "text": Condition("text", 6)}[condition]
     with pytest.raises(NotReady) as caught:
         plan(path)
     told = str(caught.value)
     assert "suite.yaml:7, key compare.1" in told
     assert f"the backbone 'u-vit' is conditioned on {wanted}, which the data does not give" in told
-    assert "got 'images alone'" in told
-    plain = make.describe
+    assert "got '10 classes'" in told
+    plain = data.describe
     for given, fits in ((Condition(condition, 7), False), (wanted, True)):
-        monkeypatch.setattr(make, "describe", lambda *a, g=given: dataclasses.replace(plain(*a), conditions=(g,)))
+        monkeypatch.setattr(data, "describe", lambda *a, g=given: dataclasses.replace(plain(*a), conditions=(g,)))
         if fits:
             assert len(plan(path).cells) == 8
         else:

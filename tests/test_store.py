@@ -51,6 +51,26 @@ def test_a_broken_record_is_named(tmp_path, text):
         store.read_record(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        '"value": NaN', '"value": Infinity', '"value": -1e999', '"value": "1.5"', '"value": true', '"value": null',
+        '"value": 1.5, "status": "nan"', '"value": 1.5, "raw": [NaN]',
+    ],
+)  # fmt: skip
+def test_a_figure_that_no_stage_leaves_is_refused(tmp_path, change):
+    """NaN is no JSON, but Python reads it."""
+    text = record(measurements=(Measurement.of("fd", 1.5, "1"),)).to_json()
+    assert '"value": 1.5' in text
+    without = text if "status" not in change else text.replace('"status": "ok",', "", 1)
+    without = without if "raw" not in change else without.replace('"raw": [],', "", 1)
+    (tmp_path / "record.json").write_text(without.replace('"value": 1.5', change))
+    with pytest.raises(ComparisonRefused, match=r"fd holds|fd has the value") as caught:
+        store.read_record(tmp_path)
+    assert caught.value.exit_code == 4
+    assert "record.json" in str(caught.value)
+
+
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     path = tmp_path / "a.json"
     store.write_atomic(path, "old")

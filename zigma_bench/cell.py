@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 import traceback
 from collections.abc import Callable
@@ -12,16 +13,19 @@ from typing import TYPE_CHECKING, Any
 from zigma_bench.device import Device
 from zigma_bench.errors import Interrupted, ZigmaBenchError
 from zigma_bench.images import Images, Splits, Subset
-from zigma_bench.plan import Cell, Resolved, Stage, cell_routes, held_out_needed, too_few_held_out
+from zigma_bench.plan import Cell, Stage, cell_routes, held_out_needed, too_few_held_out
 from zigma_bench.plugins import catalogue
 from zigma_bench.record import Measurement, Record
-from zigma_bench.store import SPEC, stage_folder, write_json, write_record
+from zigma_bench.store import SPEC, read_record, stage_folder, write_json, write_record
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from zigma_bench.data.transformed import Step
+
 Tell = Callable[[int, str], None]
+EMA = "ema.safetensors"  # the weights that images are drawn from
 
 
 @dataclass
@@ -96,7 +100,7 @@ def train_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str, 
     """Train to the budget and keep the weights and their EMA."""
     import torch
 
-    from zigma_bench.training.checkpoint import save_weights
+    from zigma_bench.training.checkpoint import file_sha256, save_weights
     from zigma_bench.training.loop import Goal, train
 
     cell, parts = life.cell, load_parts(life.cell)
@@ -113,14 +117,16 @@ def train_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str, 
         folder=folder,
         tell=life.teller("train", total),
         stopped=life.stopped,
+        given=cell.condition,
     )
-    save_weights(folder / "ema.safetensors", ema)
+    save_weights(folder / EMA, ema)
     save_weights(folder / "network.safetensors", network)
     images = progress.step * cell.train.batch
     loss = Measurement.of(
         "train-loss", progress.curve[-1][1], "1", fingerprint={"images": images, **cell.objective_facts}
     )
     details = {"images": images, "steps": progress.step, "seconds": progress.seconds, "curve": progress.curve}
+    details["ema_sha256"] = file_sha256(folder / EMA)
     return [loss], details | ({"scaling": progress.scaling} if progress.scaling else {})
 
 
@@ -152,9 +158,10 @@ def quality_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str
     subject = Subject(
         samples=load_images(life.stage_folder("sample")),
         reference=parts.reference,
-        reference_facts={"data": _data_of(cell).label, "split": cell.reference.split},
+        reference_facts={"data": cell.data_text, "split": cell.reference.split},
         validation=parts.validation,
         network=network,
+        labelled=cell.condition is not None,
         device=life.device.name,
         cache=life.cache,
     )
@@ -224,9 +231,11 @@ def load_parts(cell: Cell) -> Parts:
     """The images of a cell; too few for what the suite asks is said before anything is trained."""
     import numpy as np
 
-    data = _data_of(cell)
+    from zigma_bench.data.transformed import transformed
+
+    data = cell.data_set
     spec = catalogue().get("dataset", data.name)
-    splits: Splits = spec.load()(spec.make_options(data.options))
+    splits: Splits = transformed(spec.load()(spec.make_options(data.options)), _steps(cell))
     count, held = cell.sample.count, len(splits.validation)
     order = np.random.default_rng(0).permutation(held)
     if cell.quality and held < held_out_needed(cell.sample, cell.reference):
@@ -236,12 +245,16 @@ def load_parts(cell: Cell) -> Parts:
     return Parts(splits.train, splits.validation, floor, rest)
 
 
-def _data_of(cell: Cell) -> Resolved:
-    assert cell.data is not None, "a cell of an efficiency suite has no data"
-    return cell.data
+def _steps(cell: Cell) -> list[Step]:
+    """The transforms of a cell's images, ready to be called."""
+    steps: list[Step] = []
+    for transform in cell.transforms:
+        spec = catalogue().get("transform", transform.name)
+        steps.append(functools.partial(spec.load(), spec.make_options(transform.options)))
+    return steps
 
 
-def _network_of(life: Life) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+def _network_of(life: Life) -> Callable[..., torch.Tensor]:
     """The network that images are drawn from: the EMA of a trained cell, the first weights of a ceiling.
 
     It says what the recipe's `prediction` is, in float32.
@@ -254,12 +267,15 @@ def _network_of(life: Life) -> Callable[[torch.Tensor, torch.Tensor], torch.Tens
 
     network = build(life.cell, life.device.type)
     if life.cell.role == "cell":
-        load_weights(life.stage_folder("train") / "ema.safetensors", network)
+        trained = read_record(life.stage_folder("train"))
+        assert trained is not None, "a stage follows training"
+        sha256 = trained.details.get("ema_sha256")  # records of before this key have none
+        load_weights(life.stage_folder("train") / EMA, network, sha256=sha256)
     network.to(life.device.name).eval().requires_grad_(False)
     device = torch.device(life.device.name)
 
-    def said(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    def said(x: torch.Tensor, t: torch.Tensor, *y: torch.Tensor) -> torch.Tensor:
         with autocast(life.cell.train, device):
-            return network(x, t).float()  # type: ignore[no-any-return]
+            return network(x, t, *y).float()  # type: ignore[no-any-return]
 
     return Graphed(said, device.type) if life.cell.sample.graph else said

@@ -62,6 +62,15 @@ def register_datasets(register: Callable[..., None]) -> None:
 
 
 @hookspec
+def register_transforms(register: Callable[..., None]) -> None:
+    """Add what is done to images: `register(name, "module:function", options=Dataclass, facts=TransformFacts(...))`.
+
+    The function is called as `function(options, pixels)` with uint8 [n, C, H, W] and returns new ones of that shape.
+    Each image is changed alone and always alike, whatever stands beside it.
+    """
+
+
+@hookspec
 def register_metrics(register: Callable[..., None]) -> None:
     """Add measures of quality: `register(name, "module:function", options=Dataclass, facts=MetricFacts(...))`.
 

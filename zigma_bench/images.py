@@ -10,6 +10,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from zigma_bench.errors import UsageError
+
 Pixels = npt.NDArray[np.uint8]
 
 
@@ -21,14 +23,33 @@ class Images(Protocol):
     def take(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Pixels: ...
 
 
+Labels = npt.NDArray[np.int64]
+
+
+def labels_of(images: Images, indices: Sequence[int] | npt.NDArray[np.integer]) -> Labels:
+    """The class of each image, int64 [n] from 0, of images that have a method `labels`; UsageError of others."""
+    labels = getattr(images, "labels", None)
+    if labels is None:
+        raise UsageError("these images have no labels", got=type(images).__name__)
+    found: Labels = np.asarray(labels(indices), dtype=np.int64)
+    return found
+
+
 @dataclass(frozen=True)
 class ArrayImages:
-    """Images that lie in memory as one array, uint8 [N, C, H, W]."""
+    """Images that lie in memory as one array, uint8 [N, C, H, W], with the class of each or without."""
 
     pixels: Pixels
+    classes: Labels | None = None
 
     def __post_init__(self) -> None:
         assert self.pixels.dtype == np.uint8 and self.pixels.ndim == 4, (self.pixels.dtype, self.pixels.shape)
+        assert self.classes is None or self.classes.shape == (len(self.pixels),), self.classes
+
+    def labels(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Labels:
+        if self.classes is None:
+            raise UsageError("these images have no labels")
+        return self.classes[np.asarray(indices, dtype=np.int64)]
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -49,6 +70,9 @@ class Subset:
 
     def take(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Pixels:
         return self.images.take(self.indices[np.asarray(indices, dtype=np.int64)])
+
+    def labels(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Labels:
+        return labels_of(self.images, self.indices[np.asarray(indices, dtype=np.int64)])
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ HOOKS = {
     "register_backbones": "backbone",
     "register_mixers": "mixer",
     "register_datasets": "dataset",
+    "register_transforms": "transform",
     "register_metrics": "metric",
 }
 
@@ -69,6 +70,7 @@ class Catalogue:
     backbones: Registry = field(default_factory=lambda: Registry("backbone"))
     mixers: Registry = field(default_factory=lambda: Registry("mixer"))
     datasets: Registry = field(default_factory=lambda: Registry("dataset"))
+    transforms: Registry = field(default_factory=lambda: Registry("transform"))
     metrics: Registry = field(default_factory=lambda: Registry("metric"))
     plugins: list[PluginInfo] = field(default_factory=list)
     problems: list[PluginProblem] = field(default_factory=list)

@@ -81,11 +81,21 @@ class Record:
                 do="update zigma-bench, or move the record away",
             )
         try:
-            data["measurements"] = tuple(
-                Measurement(**{**item, "raw": tuple(item["raw"])}) for item in data["measurements"]
-            )
+            data["measurements"] = tuple(_measurement(item) for item in data["measurements"])
             return cls(**data)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ComparisonRefused(
-                f"the record lacks a field or has one too many ({error})", where=where, do=do
+                f"the record lacks a field, has one too many or a wrong one ({error})", where=where, do=do
             ) from None
+
+
+def _measurement(item: dict[str, Any]) -> Measurement:
+    """A figure read back; ValueError for one that no stage leaves: not finite, or with a status that denies it."""
+    found = Measurement(**{**item, "raw": tuple(item["raw"])})
+    values = (*found.raw, *(() if found.value is None else (found.value,)))
+    for value in values:
+        if type(value) not in (int, float) or not math.isfinite(value):
+            raise ValueError(f"{found.name} holds {value!r}, which is no finite number")
+    if (found.value is None) != (found.status != "ok"):
+        raise ValueError(f"{found.name} has the value {found.value!r} and the status {found.status!r}")
+    return found

@@ -105,10 +105,14 @@ def sum_by_name(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Condition:
-    """What an image is drawn under: a `class`, one of `size` labels, or a `text`, features of `size` channels."""
+    """What an image is drawn under: a `class`, one of `size` labels, or a `text`, features of `size` channels.
+
+    `droppable`: whether the network has a label behind the classes, `size`, that stands for none of them.
+    """
 
     kind: Literal["class", "text"]
     size: int
+    droppable: bool = field(default=False, compare=False)
 
     def __str__(self) -> str:
         return f"{self.size} classes" if self.kind == "class" else f"text features of {self.size} channels"
@@ -187,9 +191,27 @@ class DataFacts:
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """`describe(options) -> DataFacts` looks at files but decodes none."""
+    """`describe(options) -> DataFacts` looks at files but decodes none.
+
+    `smoke`: the option values of a toy of 8 x 8 pixels that needs no file; without it a smoke run takes the digits.
+    """
 
     describe: Callable[[Any], DataFacts]
+    smoke: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class TransformFacts:
+    """What a plan must know of a transform without taking an image.
+
+    `check(options, channels=, height=, width=)` raises NotReady for images that it can't take. `digest(options,
+    channels=, height=, width=)`: what the pixels depend on beyond the options, such as a permutation that was drawn; it
+    stands in the record and in the fingerprint of the images. `smoke`: the option values of a toy of 8 x 8 pixels.
+    """
+
+    check: Callable[..., None] | None = None
+    digest: Callable[..., str] = lambda options, **shape: ""
+    smoke: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -326,6 +348,10 @@ def target_spec(
     import dataclasses
 
     hints = typing.get_type_hints(options, include_extras=True)
+    if kind == "dataset" and "transforms" in hints:
+        raise UsageError(
+            f"dataset {name!r} of {owner} has the reserved name 'transforms' as an option", do="give it another name"
+        )
     found = []
     for item in dataclasses.fields(options):
         default = REQUIRED if item.default is dataclasses.MISSING else item.default
@@ -371,5 +397,5 @@ def _type_text(annotation: Any) -> str:
 
 __all__ = [
     "BackboneFacts", "Condition", "Cost", "DataFacts", "DatasetFacts", "LearnedScan", "MetricFacts", "Missing",
-    "MixerFacts", "Option", "Registry", "Spec", "added", "scan_spec", "sum_by_name", "target_spec",
+    "MixerFacts", "Option", "Registry", "Spec", "TransformFacts", "added", "scan_spec", "sum_by_name", "target_spec",
 ]  # fmt: skip

@@ -19,14 +19,16 @@ from torch import Tensor
 from zigma_bench.device import Device
 from zigma_bench.diffusion.convert import Network
 from zigma_bench.diffusion.draw import draw
+from zigma_bench.diffusion.guidance import under_labels
 from zigma_bench.diffusion.noise import StepNoise, image_noise
 from zigma_bench.errors import Interrupted, NotFinite
-from zigma_bench.images import ArrayImages, Pixels
+from zigma_bench.images import ArrayImages, Labels, Pixels
 from zigma_bench.plan import Cell
 from zigma_bench.store import write_atomic
 
 SAMPLES = "samples.npy"
 GRID_SIDE = 8
+LABEL_SEED = 20240531  # part of the protocol, as that of the held-out images
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -70,10 +72,20 @@ def draw_part(cell: Cell, indices: range, network: Network, device: Device) -> t
     shape = (cell.channels, cell.height, cell.width)
     noise = torch.stack([image_noise(cell.seed, index, shape) for index in indices]).to(device.name)
     stirred = StepNoise(cell.seed, indices, shape, device.name)
-    images, spent = draw(network, noise, objective=cell.objective, sampler=cell.sampler, step_noise=stirred)
+    said = network
+    if cell.condition is not None:
+        y = torch.from_numpy(sample_labels(cell.sample.count, cell.condition.size)[indices]).to(device.name)
+        said = under_labels(network, y, cell.condition.size, cell.sample.guidance)
+    images, spent = draw(said, noise, objective=cell.objective, sampler=cell.sampler, step_noise=stirred)
     if not bool(images.isfinite().all()):
         raise NotFinite(f"a sample among {indices.start} to {indices.stop - 1} is not finite")
     return to_pixels(images), spent
+
+
+def sample_labels(count: int, classes: int) -> Labels:
+    """The class of every image of a cell, int64 [count]: each class as often, or once more, in one fixed order."""
+    labels: Labels = np.random.RandomState(LABEL_SEED).permutation(np.arange(count) % classes).astype(np.int64)
+    return labels
 
 
 def to_pixels(images: Tensor) -> Pixels:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
 import yaml
@@ -61,6 +61,22 @@ class Choice(pydantic.BaseModel):
     @property
     def options(self) -> dict[str, Any]:
         return dict(self.model_extra or {})
+
+
+class Data(Choice):
+    """A data set with its options, and the transforms that all of its images go through, in order."""
+
+    transforms: tuple[Choice, ...] = ()
+
+
+def _how_many(value: Any) -> str:
+    return "[several]" if isinstance(value, list | tuple) else "[one]"
+
+
+# the tags are no places of a suite: see `_is_place`
+One = Annotated[Data, pydantic.Tag("[one]")]
+Several = Annotated[tuple[Data, ...], Len(min_length=1), pydantic.Tag("[several]")]
+DataSets = Annotated[One | Several, pydantic.Discriminator(_how_many)]
 
 
 class Comparison(Strict):
@@ -121,6 +137,8 @@ class Train(Strict):
     The network learns to say its `prediction` on the `path` (diffusion/path.py), the error weighted by `weighting`
     (diffusion/objective.py) at times drawn from `interval` (0 noise, 1 data; absent: SiT's, see plan/diffusion.py).
     `fp16` scales the loss (training/health.py); weights, A, D, dt bias and the residual stay float32 in any precision.
+    `drop_condition` is how often a conditional network is trained without its condition (absent: one time in ten where
+    it has a label for that, as guidance needs it).
 
     `checkpoint_seconds` says how much work a kill may cost; it changes no figure and is no part of an identity.
     """
@@ -137,6 +155,7 @@ class Train(Strict):
     flip: bool = False
     compile: bool = False
     graph: bool = False
+    drop_condition: Annotated[float, Ge(0), Lt(1)] | None = None
     path: PathName = "linear"
     prediction: Prediction = "velocity"
     weighting: Weighting = "none"
@@ -264,10 +283,13 @@ class Efficiency(Strict):
 
 
 class Suite(Strict):
-    """A suite file. An efficiency suite, which lists `efficiency.tokens`, has no data, budget, quality or sizes."""
+    """A suite file. `data` is one data set, or a list of them: everything is then run, and tabulated, on each.
+
+    An efficiency suite, which lists `efficiency.tokens`, has no data, budget, quality or sizes.
+    """
 
     name: Annotated[str, pydantic.StringConstraints(pattern=NAME)]
-    data: Choice | None = None
+    data: DataSets | None = None
     compare: Annotated[tuple[Comparison, ...], Len(min_length=1)]
     baseline: Baseline | None = None
     seeds: Annotated[tuple[Annotated[int, Interval(ge=0, le=2**31 - 1)], ...], Len(min_length=1)] = (0,)
@@ -349,8 +371,16 @@ def load_suite(path: Path, *, settings: Sequence[str] = ()) -> tuple[Suite, Sour
     for setting in settings:
         _apply(setting, data, places)
     source = Source(str(path), question_of(text), places)
+    return validated(Suite, data, source), source
+
+
+M = TypeVar("M", bound=Strict)
+
+
+def validated(model: type[M], data: Mapping[str, Any], source: Source) -> M:
+    """A mapping as a suite, or as sections of one under their names; UsageError with the first fault."""
     try:
-        return Suite.model_validate(_tuples(data)), source
+        return model.model_validate(_tuples(data))
     except pydantic.ValidationError as error:
         raise _explain(error, source) from None
 
@@ -382,14 +412,17 @@ _Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(_scala
 _Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(_scalar(loader, node)))
 
 
-def parse_yaml(text: str, file: str) -> tuple[dict[str, Any], dict[tuple[str | int, ...], str]]:
-    """The mapping of a YAML text and the line of every key in it."""
+def parse_yaml(
+    text: str, file: str, *, what: str = "suite", keys: str = "name, data, compare and budget"
+) -> tuple[dict[str, Any], dict[tuple[str | int, ...], str]]:
+    """The mapping of a YAML text and the line of every key in it; `what` it is and its `keys`, for errors."""
     try:
         loader = _Loader(text)
         for token in yaml.scan(text):
             if isinstance(token, yaml.AliasToken | yaml.AnchorToken | yaml.TagToken):
                 raise UsageError(
-                    "anchors, aliases and tags are not allowed in a suite", where=f"{file}:{token.start_mark.line + 1}"
+                    f"anchors, aliases and tags are not allowed in a {what}",
+                    where=f"{file}:{token.start_mark.line + 1}",
                 )
         node = loader.get_single_node()
     except yaml.YAMLError as error:
@@ -397,10 +430,10 @@ def parse_yaml(text: str, file: str) -> tuple[dict[str, Any], dict[tuple[str | i
         place = f"{file}:{mark.line + 1}" if mark else file
         raise UsageError(f"this is no YAML: {getattr(error, 'problem', None) or error}", where=place) from None
     if node is None:
-        raise UsageError("the suite is empty", where=file, expected="keys such as name, data, compare and budget")
+        raise UsageError(f"the {what} is empty", where=file, expected=f"keys such as {keys}")
     if not isinstance(node, yaml.MappingNode):
         kind = "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
-        raise UsageError(f"the suite is {kind}", where=f"{file}:1", expected="keys such as name, data, compare, budget")
+        raise UsageError(f"the {what} is {kind}", where=f"{file}:1", expected=f"keys such as {keys}")
     places: dict[tuple[str | int, ...], str] = {(): file}
     return _construct(loader, node, (), file, places), places
 
@@ -473,7 +506,7 @@ def _tuples(value: Any) -> Any:
     """Lists as tuples, which the frozen models hold."""
     if isinstance(value, list):
         return tuple(_tuples(item) for item in value)
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {key: _tuples(item) for key, item in value.items()}
     return value
 

@@ -22,7 +22,8 @@ from zigma_bench.data.huggingface import load
 from zigma_bench.data.options import HuggingFaceOptions
 from zigma_bench.data.source import describe
 from zigma_bench.errors import BadImage, NotReady, UsageError
-from zigma_bench.images import Subset, digest
+from zigma_bench.images import Subset, digest, labels_of
+from zigma_bench.registry import Condition
 
 Pictures = Callable[..., Path]
 
@@ -268,3 +269,37 @@ def test_describe_imports_nothing_heavy(pictures: Pictures) -> None:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     heavy = {"torch", "datasets", "sklearn", "PIL", "pandas", "pyarrow", "huggingface_hub"}
     assert not heavy & set(json.loads(result.stdout))
+
+
+def test_the_classes_of_a_column(tmp_path: Path, pictures: Pictures) -> None:
+    folder = pictures(tmp_path / "some", 6)
+    cells = [{"bytes": file.read_bytes(), "path": None} for file in sorted(folder.rglob("*.png"))]
+    file = write_parquet(tmp_path / "a.parquet", cells)
+    given = {"path": "parquet", "data_files": str(file), "resolution": 16, "validation": 2}
+    options = HuggingFaceOptions(**given, label="label", classes=6)
+    splits = load(options)
+    rows = [*labels_of(splits.train, range(4)), *labels_of(splits.validation, range(2))]
+    assert sorted(rows) == [0, 1, 2, 3, 4, 5]
+    whole = decoded(cells)
+    for images in (splits.train, splits.validation):
+        for index in range(len(images)):
+            assert np.array_equal(images.take([index])[0], whole[labels_of(images, [index])[0]])
+    assert describe(options).conditions == (Condition("class", 6),)
+    plain = HuggingFaceOptions(**given)
+    assert describe(plain).conditions == () and describe(plain).fingerprint != describe(options).fingerprint
+    with pytest.raises(UsageError, match=r"have no labels.*name their column with label"):
+        labels_of(load(plain).train, [0])
+    with pytest.raises(UsageError, match=r"class of row 4 is none.*expected 0 to 3; got 4"):
+        load(HuggingFaceOptions(**given, label="label", classes=4))
+    with pytest.raises(UsageError, match=r"no column 'kind'.*set label to one"):
+        load(HuggingFaceOptions(**given, label="kind", classes=4))
+    with pytest.raises(UsageError, match="goes with classes"):
+        describe(HuggingFaceOptions(**given, label="label"))
+
+
+def decoded(cells: list[dict[str, Any]]) -> list[np.ndarray]:
+    """Each image as the loader gives it."""
+    return [
+        encoded.decode(cell["bytes"], channels=3, resolution=16, resize="short-side-center-crop", where="test")
+        for cell in cells
+    ]

@@ -18,10 +18,11 @@ def specs() -> dict[str, Spec]:
     return found
 
 
-def test_three_sources_load_and_describe_themselves() -> None:
+def test_all_sources_load_and_describe_themselves() -> None:
     found = specs()
-    assert sorted(found) == ["digits", "faceshq", "huggingface"]
+    assert sorted(found) == ["digits", "faceshq", "gaussian-random-field", "huggingface"]
     given = {"huggingface": {"path": "parquet", "resolution": 8, "data_files": "absent.parquet", "validation": 1}}
+    given["gaussian-random-field"] = {"slope": 2.0}
     for name, spec in found.items():
         options = spec.make_options(spec.resolve(given.get(name, {}), where="test"))
         facts = spec.facts.describe(options)

@@ -12,12 +12,12 @@ import torch
 from zigma_bench.errors import UsageError
 from zigma_bench.images import ArrayImages, Subset
 from zigma_bench.metrics import features as features_module
-from zigma_bench.metrics.efflite0 import efflite0, weights_path
+from zigma_bench.metrics.efflite0 import efflite0
 from zigma_bench.metrics.features import RgbPixels, features
 from zigma_bench.metrics.measure import fd_efflite0, kid_efflite0
 from zigma_bench.metrics.options import Efflite0Options
 from zigma_bench.metrics.subject import Subject
-from zigma_bench.metrics.weights import file_sha256
+from zigma_bench.metrics.weights import efflite0_missing, efflite0_path, file_sha256
 
 
 def part(images, start, stop):
@@ -69,7 +69,7 @@ def test_the_fingerprint_says_all_that_the_figure_depends_on(subject):
     reference = facts.pop("reference")
     assert (reference.pop("sha256"), reference) == (reference_digest(subject), {"dataset": "digits", "split": "train"})
     assert facts == {
-        "protocol": 1, "extractor": "efflite0-128", "layer": "pooled", "weights_sha256": file_sha256(weights_path()),
+        "protocol": 1, "extractor": "efflite0-128", "layer": "pooled", "weights_sha256": file_sha256(efflite0_path()),
         "resize": "bicubic, antialiased, float, to 128x128", "feature_batch": 64, "n_samples": 70, "n_reference": 90,
         "kid_subset_size": 35, "kid_subsets": 100, "kid_seed": 2020,
     }  # fmt: skip
@@ -98,7 +98,7 @@ def test_every_weight_is_that_of_the_file_and_nothing_trains():
     network = efflite0(64).build().network
     assert not network.training
     assert not any(p.requires_grad for p in network.parameters())
-    state = torch.load(weights_path(), weights_only=True)
+    state = torch.load(efflite0_path(), weights_only=True)
     assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
 
 
@@ -169,3 +169,13 @@ def test_too_few_images_are_refused_with_the_reason(subject):
 def test_what_can_not_be_compared_is_an_error(subject, change, words):
     with pytest.raises(UsageError, match=words):
         fd_efflite0(Efflite0Options(), dataclasses.replace(subject, **change))
+
+
+def test_a_changed_file_is_named_with_both_hashes(tmp_path, monkeypatch):
+    assert efflite0_missing(Efflite0Options()) == ()
+    path = tmp_path / efflite0_path().name
+    path.write_bytes(efflite0_path().read_bytes()[:-1] + b"?")
+    monkeypatch.setattr("zigma_bench.metrics.weights.efflite0_path", lambda: path)
+    (missing,) = efflite0_missing(Efflite0Options())
+    assert str(path) in missing.what
+    assert f"starts with 57934424; got {file_sha256(path)}" in missing.what

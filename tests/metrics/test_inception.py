@@ -136,6 +136,26 @@ def test_a_changed_file_has_another_hash(tmp_path):
     assert weights.file_sha256(path) != first
 
 
+def test_a_file_that_is_not_its_name_is_refused_with_both_hashes(inception_weights, tmp_path, monkeypatch):
+    """Under the published name it would be a broken download; under a name of its own it is other weights."""
+    path = tmp_path / weights.INCEPTION_FILE
+    path.write_bytes(inception_weights.read_bytes())
+    options = InceptionOptions(str(path))
+    (missing,) = weights.inception_missing(options)
+    sha = weights.file_sha256(path)
+    assert all(word in missing.what for word in (str(path), "starts with 6726825d", f"got {sha}"))
+    with pytest.raises(NotReady, match=f"expected a sha256 that starts with 6726825d; got {sha}"):
+        fid(options, Subject())
+    from zigma_bench.cell import measure
+
+    measured = measure("fid", {"weights": str(path)}, Subject())
+    assert (measured.status, measured.value) == ("refused", None)
+    assert sha in measured.reason
+    named = tmp_path / f"mine-{sha[:12]}.pth"
+    path.rename(named)
+    assert weights.inception_missing(InceptionOptions(str(named))) == ()
+
+
 def test_grey_images_are_taken(inception_weights, noise):
     subject = Subject(samples=noise(4), reference=noise(5, seed=1))
     assert fid(InceptionOptions(str(inception_weights)), subject).status == "ok"

@@ -10,7 +10,8 @@ import pytest
 
 from zigma_bench.errors import ComparisonRefused, UsageError
 from zigma_bench.record import Measurement, Record
-from zigma_bench.reports.render import significant, to_csv, to_json, to_markdown, to_rich
+from zigma_bench.reports.figures import significant
+from zigma_bench.reports.render import to_csv, to_json, to_markdown, to_rich
 from zigma_bench.reports.table import find_tables, read_table
 from zigma_bench.store import stage_folder, write_json, write_record
 
@@ -58,7 +59,9 @@ def test_json_holds_the_promised_shape(store):
     folder = store("cell", "zigma", "raster", 0, 1.0)
     (row,) = json.loads(to_json(find_tables([folder])))["rows"]
     assert {"role", "backbone", "scan", "seed_count", "status", "smoke", "metrics"} <= set(row)
-    assert row["metrics"]["fd"] | {"reason": None} == {"mean": 1.0, "sd": None, "n": 1, "unit": "1", "reason": None}
+    promised = {"mean": 1.0, "sd": None, "n": 1, "unit": "1", "reason": None, "ci_low": None, "ci_high": None}
+    assert row["metrics"]["fd"] == promised | {"better": None, "stage": "quality", "values": {"0": 1.0}}
+    assert (row["baseline"], row["differences"]) == (False, {})
 
 
 def test_unlike_fingerprints_are_refused_with_the_field(store):

@@ -124,7 +124,7 @@ def _case(
     name: str, backend: str, path: str, shape: Tokens, device: Device, repeats: int, compiled: bool
 ) -> Iterator[StepRow]:
     """Forward pass and training step of one network, launched and, on a card, as a graph."""
-    dtype = DTYPES[device.type]
+    dtype, held = DTYPES[device.type], _allocated(device)
     network = build(name, backend, path, shape, device)
     if compiled:
         compile_network(network, device.type)
@@ -140,7 +140,7 @@ def _case(
             spread = statistics.median(abs(t - median) for t in times)
             words = (direction + suffix, str(shape), str(dtype).removeprefix("torch."), backend, path)
             parameters = sum(parameter.numel() for parameter in network.parameters())
-            yield StepRow(name, *words, 1e3 * median, 1e3 * spread, parameters, _peak(device))
+            yield StepRow(name, *words, 1e3 * median, 1e3 * spread, parameters, _peak(device, held))
             del run
     del network, calls
     gc.collect()
@@ -216,5 +216,11 @@ def _reset_peak(device: Device) -> None:
         torch.cuda.reset_peak_memory_stats(device.name)
 
 
-def _peak(device: Device) -> float | None:
-    return torch.cuda.max_memory_allocated(device.name) / 2**30 if device.type == "cuda" else None
+def _allocated(device: Device) -> int:
+    """Bytes in use on a card, such as what an earlier case's compiled code keeps."""
+    return torch.cuda.memory_allocated(device.name) if device.type == "cuda" else 0
+
+
+def _peak(device: Device, held: int) -> float | None:
+    """GiB at most since the peak was reset, without what was `held` before the case."""
+    return (torch.cuda.max_memory_allocated(device.name) - held) / 2**30 if device.type == "cuda" else None

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from zigma_bench.cli import about, bench, catalogue, find_batch, plugins, suites
+from zigma_bench.cli import about, bench, catalogue, find_batch, images, models, plugins, suites
 from zigma_bench.plugin_files import add_folder
 
 app = typer.Typer(
@@ -40,8 +40,9 @@ def _main(
         raise typer.Exit()
 
 
-for command in (suites.run, suites.train, suites.sample, suites.quality, suites.plan, suites.report):
+for command in (suites.run, suites.train, models.sample, images.quality, suites.plan, suites.report):
     app.command()(command)
+app.command("import")(models.import_model)
 app.command()(find_batch.find_batch)
 app.command()(about.doctor)
 app.command()(about.schema)

@@ -13,14 +13,17 @@ from rich.text import Text
 
 from zigma_bench.device import Device
 from zigma_bench.plan import Plan, told
-from zigma_bench.reports.render import footer, to_rich
+from zigma_bench.reports import differences
+from zigma_bench.reports.render import differences_to_rich, footer, to_rich
 from zigma_bench.reports.table import Table
 from zigma_bench.runner.prepare import estimate
 
 
 def print_table(table: Table) -> None:
-    """A suite's table with its footer."""
+    """A suite's table, its differences to the baseline, and its footer."""
     print_wide(to_rich(table))
+    if differences.shown(table):
+        print_wide(differences_to_rich(table))
     for line in footer(table):
         print(line)
 

@@ -119,7 +119,7 @@ def _run(
     stages: Sequence[Stage],
 ) -> None:
     from zigma_bench.device import find_device
-    from zigma_bench.reports.table import read_table
+    from zigma_bench.reports.table import read_tables
     from zigma_bench.runner.local import rounds_of, run_plan
     from zigma_bench.runner.prepare import check_stages, prepare
     from zigma_bench.runner.watch import watcher
@@ -133,7 +133,7 @@ def _run(
     with watcher(len(made.cells) * rounds_of(made)) as watching:
         outcomes = run_plan(made, results, target, watching, stages=stages)
     folder = suite_folder(results, made.suite.name, smoke=smoke)
-    show_tables([read_table(folder)], "json" if as_json else "terminal")
+    show_tables(read_tables(folder), "json" if as_json else "terminal")
     if not made.suite.timed_alone:
         print(f"sample grids: {folder}/*/sample-*/grid.png", file=sys.stderr)
     print(f"records:      {folder}/*/*/record.json", file=sys.stderr)

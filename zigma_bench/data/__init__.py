@@ -1,13 +1,13 @@
-"""The built-in data sources, registered by the same hook as a plugin's; this page decodes nothing."""
+"""The built-in data sources and transforms, registered by the same hooks as a plugin's; this page decodes nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from zigma_bench.data import digits, faceshq, source
-from zigma_bench.data.options import DigitsOptions, FacesHQOptions, HuggingFaceOptions
+from zigma_bench.data import digits, faceshq, random_field, source, transforms
+from zigma_bench.data.options import DigitsOptions, FacesHQOptions, GaussianRandomFieldOptions, HuggingFaceOptions
 from zigma_bench.hookspecs import hookimpl
-from zigma_bench.registry import DatasetFacts
+from zigma_bench.registry import DatasetFacts, TransformFacts
 
 
 @hookimpl
@@ -29,4 +29,34 @@ def register_datasets(register: Callable[..., None]) -> None:
         "zigma_bench.data.faceshq:load",
         options=FacesHQOptions,
         facts=DatasetFacts(describe=faceshq.describe),
+    )
+    register(
+        "gaussian-random-field",
+        "zigma_bench.data.random_field:load",
+        options=GaussianRandomFieldOptions,
+        facts=DatasetFacts(
+            describe=random_field.describe, smoke={"resolution": 8, "channels": 1, "count": 200, "validation": 100}
+        ),
+    )
+
+
+@hookimpl
+def register_transforms(register: Callable[..., None]) -> None:
+    register(
+        "shuffle-patches",
+        "zigma_bench.data.transforms:shuffle_patches",
+        options=transforms.ShufflePatches,
+        facts=TransformFacts(check=transforms.check_shuffle, digest=transforms.digest_of_shuffle, smoke={"patch": 2}),
+    )
+    register(
+        "rotate",
+        "zigma_bench.data.transforms:rotate",
+        options=transforms.Rotate,
+        facts=TransformFacts(check=transforms.check_rotate),
+    )
+    register(
+        "blur",
+        "zigma_bench.data.transforms:blur",
+        options=transforms.Blur,
+        facts=TransformFacts(),
     )

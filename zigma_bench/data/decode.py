@@ -25,11 +25,15 @@ Resize = Literal["short-side-center-crop", "none"]
 
 def decode(data: bytes, *, channels: int, resolution: int, resize: Resize, where: str) -> Pixels:
     """An encoded image as uint8 [channels, resolution, resolution]; BadImage, which names `where`, if it is broken."""
-    image = _flat(_opened(data, where), where)
-    image = image.convert("RGB" if channels == 3 else "L")
+    image = flat_image(data, where).convert("RGB" if channels == 3 else "L")
     image = _fitted(image, resolution, resize, where)
     pixels = np.asarray(image)
     return np.ascontiguousarray(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1))
+
+
+def flat_image(data: bytes, where: str) -> Image.Image:
+    """An encoded image of its own size, upright, opaque, with 8 bits a channel; BadImage if it is broken."""
+    return _flat(_opened(data, where), where)
 
 
 def _opened(data: bytes, where: str) -> Image.Image:

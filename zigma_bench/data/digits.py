@@ -12,11 +12,11 @@ from zigma_bench.data.files import fingerprint
 from zigma_bench.data.holdout import hold_out
 from zigma_bench.data.options import DigitsOptions
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.images import ArrayImages, Pixels, Splits
-from zigma_bench.registry import DataFacts, Missing
+from zigma_bench.images import ArrayImages, Labels, Pixels, Splits
+from zigma_bench.registry import Condition, DataFacts, Missing
 
 IMAGES = 1797
-SIDE = 8
+SIDE, CLASSES = 8, 10
 INSTALL = "install scikit-learn, which carries them: pip install scikit-learn"
 
 
@@ -32,13 +32,15 @@ def describe(options: DigitsOptions) -> DataFacts:
         parts = {"version": importlib.metadata.version("scikit-learn"), "bytes": file.stat().st_size}
     parts |= {"validation": options.validation, "resolution": options.resolution}
     size = options.resolution
-    return DataFacts(1, size, size, fingerprint("digits", parts), missing, held_out=options.validation)
+    conditions = (Condition("class", CLASSES),)
+    return DataFacts(1, size, size, fingerprint("digits", parts), missing, options.validation, conditions)
 
 
 def load(options: DigitsOptions) -> Splits:
     """The digits as uint8 [N, 1, resolution, resolution], 0 black ground to 255 ink; `validation` of them held out."""
     _check(options)
-    images = ArrayImages(_scaled(_pixels(), options.resolution))
+    pixels, classes = _table()
+    images = ArrayImages(_scaled(pixels, options.resolution), classes)
     return hold_out(images, options.validation, where="digits")
 
 
@@ -65,8 +67,8 @@ def _file() -> Path | None:
     return file if file.is_file() else None
 
 
-def _pixels() -> Pixels:
-    """All digits, uint8 [1797, 1, 8, 8]; a line of the file holds 64 values from 0 to 16 and the label."""
+def _table() -> tuple[Pixels, Labels]:
+    """All digits, uint8 [1797, 1, 8, 8], and which each is; a line of the file: 64 values from 0 to 16, then that."""
     file = _file()
     if file is None:
         raise NotReady("the digits of scikit-learn are not here", where="digits", do=INSTALL)
@@ -75,7 +77,8 @@ def _pixels() -> Pixels:
         raise NotReady(
             "this is not the file of digits", where=str(file), expected=f"{IMAGES} x {SIDE * SIDE + 1}", got=table.shape
         )
-    return np.rint(table[:, :-1] * (255 / 16)).astype(np.uint8).reshape(IMAGES, 1, SIDE, SIDE)
+    pixels = np.rint(table[:, :-1] * (255 / 16)).astype(np.uint8).reshape(IMAGES, 1, SIDE, SIDE)
+    return pixels, table[:, -1].astype(np.int64)
 
 
 def _scaled(pixels: Pixels, resolution: int) -> Pixels:

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from zigma_bench.data.decode import MEND, Resize, decode
-from zigma_bench.errors import BadImage
-from zigma_bench.images import Pixels
+from zigma_bench.errors import BadImage, UsageError
+from zigma_bench.images import Labels, Pixels
 
 MEMORY_BYTES = 2**30  # a split whose pixels fit is decoded once and kept
 SMALL_BYTES = 4096  # images smaller than this spend their time in Python, where threads only wait for each other
@@ -72,9 +72,15 @@ class DecodedImages:
     channels: int
     resolution: int
     resize: Resize
+    classes: Labels | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def labels(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Labels:
+        if self.classes is None:
+            raise UsageError("these images have no labels", where=self.rows.label, do="name their column with label")
+        return self.classes[np.asarray(indices, dtype=np.int64)]
 
     def take(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Pixels:
         wanted = np.asarray(indices, dtype=np.int64)

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from zigma_bench.data import hub
 from zigma_bench.data.encoded import DecodedImages, Rows
 from zigma_bench.data.files import Listing, split_list
@@ -16,7 +18,7 @@ from zigma_bench.data.holdout import hold_out
 from zigma_bench.data.options import HuggingFaceOptions
 from zigma_bench.data.source import SUFFIXES, Source, find, require
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.images import Images, Splits
+from zigma_bench.images import Images, Labels, Splits
 
 
 def load(options: HuggingFaceOptions) -> Splits:
@@ -58,7 +60,7 @@ def _builder(options: HuggingFaceOptions, source: Source, listing: Listing, patt
     if patterns:
         place = {"data_files": {"train": [_literal(source, pattern) for pattern in patterns]}}
     if options.path == "imagefolder":
-        place |= {"drop_labels": True, "drop_metadata": True}
+        place |= {"drop_labels": options.label is None, "drop_metadata": True}
     kind = options.path if source.kind == "builder" else str(source.base)
     if source.kind == "folder" and "data_dir" in place:
         place = {}
@@ -109,11 +111,37 @@ def _images(options: HuggingFaceOptions, listing: Listing, builder: Any, split: 
             raise UsageError(f"there is no split {name!r}", where=where, expected=f"one of {', '.join(known)}")
     table = builder.as_dataset(split=split)
     _check_column(table, options.image, where)
+    classes = _classes(options, table, where)
     table = table.select_columns([options.image]).cast_column(options.image, datasets.Image(decode=False))
     if len(table) == 0:
         raise UsageError(f"the split {split!r} has no images", where=where)
     rows = Rows(table.with_format("arrow"), options.image, f"{where}, split {split!r}", frozenset(listing.files))
-    return DecodedImages(rows, options.channels, options.resolution, options.resize)
+    return DecodedImages(rows, options.channels, options.resolution, options.resize, classes)
+
+
+def _classes(options: HuggingFaceOptions, table: Any, where: str) -> Labels | None:
+    """The class of every row, if the options name their column."""
+    if options.label is None:
+        return None
+    assert options.classes is not None
+    if options.label not in table.column_names:
+        raise UsageError(
+            f"there is no column {options.label!r}", where=where,
+            expected=f"one of {', '.join(sorted(table.column_names))}", do="set label to one",
+        )  # fmt: skip
+    values = np.asarray(table.with_format("numpy")[:][options.label])
+    if values.dtype.kind not in "iu" or values.shape != (len(table),):
+        raise UsageError(
+            f"the column {options.label!r} holds no classes", where=where, expected="a whole number in each row",
+            got=f"{values.dtype} {list(values.shape)}",
+        )  # fmt: skip
+    if len(values) and not 0 <= values.min() <= values.max() < options.classes:
+        row = int(np.flatnonzero((values < 0) | (values >= options.classes))[0])
+        raise UsageError(
+            f"the class of row {row} is none", where=f"{where}, column {options.label!r}",
+            expected=f"0 to {options.classes - 1}", got=int(values[row]), do="set classes to their number",
+        )  # fmt: skip
+    return values.astype(np.int64)
 
 
 def _check_column(table: Any, column: str, where: str) -> None:

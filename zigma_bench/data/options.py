@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Le, MultipleOf
+from annotated_types import Ge, Interval, Le, MultipleOf
 
 Count = Annotated[int, Ge(1)]
 Resolution = Annotated[int, Ge(1), Le(4096)]
@@ -35,6 +35,7 @@ class HuggingFaceOptions:
     Validation images come from exactly one of `validation_split`, `validation_files` (files beside the training ones)
     and `validation` (so many images of the training split, held out by a fixed permutation).
 
+    `label`: the column of each image's class, whole numbers below `classes`, for networks that are conditioned on it.
     `image`: the column. `resize`: the short side is scaled to `resolution` (bicubic, antialiased) and the centre cut
     out, or `none`: an image of any other size is an error. Transparent images are laid on white.
     """
@@ -52,6 +53,8 @@ class HuggingFaceOptions:
     resize: Literal["short-side-center-crop", "none"] = "short-side-center-crop"
     name: str | None = None
     revision: str | None = None
+    label: str | None = None
+    classes: Count | None = None
 
 
 @dataclass(frozen=True)
@@ -65,3 +68,18 @@ class FacesHQOptions:
     root: str = "data/faceshq"
     resolution: Literal[256, 512, 1024] = 1024
     validation: Count = 5000
+
+
+@dataclass(frozen=True)
+class GaussianRandomFieldOptions:
+    """Gaussian random fields with the power spectrum k^-slope, drawn when they are taken: nothing to download.
+
+    `count` images to train on and `validation` others, all drawn from `seed`; the channels are independent.
+    """
+
+    slope: Annotated[float, Interval(ge=-4, le=8)]
+    resolution: Annotated[int, Ge(2), Le(1024)] = 32
+    channels: Literal[1, 3] = 1
+    count: Count = 10_000
+    validation: Count = 2000
+    seed: Annotated[int, Interval(ge=0, le=2**31 - 1)] = 0

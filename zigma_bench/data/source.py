@@ -11,7 +11,7 @@ from zigma_bench.data import hub
 from zigma_bench.data.files import Listing, below, fingerprint, matching, shared, split_list
 from zigma_bench.data.options import HuggingFaceOptions
 from zigma_bench.errors import NotReady, UsageError, nearest
-from zigma_bench.registry import DataFacts, Missing
+from zigma_bench.registry import Condition, DataFacts, Missing
 
 SUFFIXES = {  # what `datasets` reads as each kind, of the formats that decode.py takes
     "parquet": (".parquet",),
@@ -54,16 +54,21 @@ def describe(options: HuggingFaceOptions) -> DataFacts:
     if source.kind == "hub":
         parts["hub"] = [options.path, options.revision, options.data_dir]
         parts["hub_files"] = [split_list(options.data_files), split_list(options.validation_files)]
-    size = options.resolution
-    return DataFacts(
-        options.channels, size, size, fingerprint("huggingface", parts), source.missing, options.validation
-    )
+    conditions: tuple[Condition, ...] = ()
+    if options.label is not None:
+        assert options.classes is not None
+        parts |= {"label": options.label, "classes": options.classes}
+        conditions = (Condition("class", options.classes),)
+    size, told = options.resolution, fingerprint("huggingface", parts)
+    return DataFacts(options.channels, size, size, told, source.missing, options.validation, conditions)
 
 
 def find(options: HuggingFaceOptions) -> Source:
     """The source that the options name, with what of it is missing; UsageError for what can never work."""
     _check_validation(options)
     _check_split(options.split)
+    if (options.label is None) != (options.classes is None):
+        raise _wrong("label, the column of classes, goes with classes, their number", "both, or neither")
     patterns = split_list(options.data_files)
     if options.path in SUFFIXES:
         if not patterns and options.data_dir is None:

@@ -21,7 +21,7 @@ from torch import Tensor
 from zigma_bench.diffusion.path import Coefficients, at, vp_time
 from zigma_bench.suite import PathName, Prediction
 
-Network = Callable[[Tensor, Tensor], Tensor]
+Network = Callable[..., Tensor]  # of x, t and, where it has a condition, y
 
 
 def to_noise(prediction: Prediction, said: Tensor, x: Tensor, c: Coefficients) -> Tensor:
@@ -59,7 +59,7 @@ def velocity_of(network: Network, path: PathName, prediction: Prediction) -> Net
     """The velocity along the path, by a network that says one of the three; the network itself if it says just that."""
     if prediction == "velocity":
         return network
-    return lambda x, t: to_velocity(prediction, network(x, t), x, at(path, t, x))
+    return lambda x, t, *y: to_velocity(prediction, network(x, t, *y), x, at(path, t, x))
 
 
 def linear_velocity_of(network: Network, path: PathName, prediction: Prediction) -> Network:
@@ -72,12 +72,12 @@ def linear_velocity_of(network: Network, path: PathName, prediction: Prediction)
     if path == "linear":
         return velocity_of(network, path, prediction)
 
-    def run(x: Tensor, t: Tensor) -> Tensor:
+    def run(x: Tensor, t: Tensor, *y: Tensor) -> Tensor:
         time = matched_time(path, t)
         c = at(path, time, x)
         t_ = t.reshape(c.alpha.shape)
         x_path = c.alpha / t_ * x
-        data = to_data(prediction, network(x_path, time), x_path, c)
+        data = to_data(prediction, network(x_path, time, *y), x_path, c)
         return (data - x) / (1 - t_)
 
     return run

@@ -9,20 +9,16 @@ Velocity, score and noise are guided alike, for one is linear in the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from zigma_bench.diffusion.convert import Network
 from zigma_bench.suite import Guidance
 
-Conditional = Callable[[Tensor, Tensor, Tensor], Tensor]  # network(x [B, C, H, W], t [B], y [B, ...])
-
 DIT_CHANNELS = 3  # DiT guides the first three channels alone, and of four latent ones the last is left as it is
 
 
-def guided(network: Conditional, y: Tensor, dropped: Tensor, guidance: Guidance) -> Network:
+def guided(network: Network, y: Tensor, dropped: Tensor, guidance: Guidance) -> Network:
     """A network of x and t under the condition y [B, ...]; `dropped` [B, ...] is the condition that stands for none.
 
     One evaluation runs the network once, on both halves of a batch of twice the size. Of a network with more channels
@@ -38,6 +34,16 @@ def guided(network: Conditional, y: Tensor, dropped: Tensor, guidance: Guidance)
         return torch.cat([steered, with_[:, channels:]], dim=1)
 
     return run
+
+
+def under(network: Network, y: Tensor | None) -> Network:
+    """A network of x and t under the condition y [B, ...]; without one the network itself."""
+    return network if y is None else lambda x, t: network(x, t, y)
+
+
+def under_labels(network: Network, y: Tensor, dropped: int, guidance: Guidance | None) -> Network:
+    """A network of x and t under labels y int64 [B], guided away from the label `dropped` where there is guidance."""
+    return under(network, y) if guidance is None else guided(network, y, torch.full_like(y, dropped), guidance)
 
 
 def scale_at(t: Tensor, guidance: Guidance) -> Tensor:

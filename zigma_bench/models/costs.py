@@ -220,7 +220,7 @@ def check_condition(options: Conditioned) -> None:
 def condition_of(options: Conditioned) -> Condition | None:
     """What a network is given as y."""
     if options.condition == "class":
-        return Condition("class", options.classes)
+        return Condition("class", options.classes, options.null_class)
     if isinstance(options, WithText) and options.condition == "text":
         return Condition("text", options.text_width)
     return None

@@ -23,6 +23,8 @@ PROTOCOL = 1  # raised when the same plan would give other figures
 Stage = Literal["train", "sample", "quality", "efficiency"]
 STAGES: tuple[Stage, ...] = ("train", "sample", "quality", "efficiency")
 Role = Literal["cell", "floor", "ceiling"]
+DROP_RATE = 0.1  # of DiT, ADM and ZigMa
+LATER_OPTIONS = {"label", "classes"}  # of data sources
 OBJECTIVE_KEYS = {"path", "prediction", "weighting", "interval"}  # of the recipe: they stand as `Cell.objective_facts`
 
 
@@ -37,6 +39,12 @@ class Resolved(Strict):
     def label(self) -> str:
         """`zigzag paths=8`."""
         return " ".join([self.name, *(f"{key}={value}" for key, value in sorted(self.options.items()))])
+
+
+class Transform(Resolved):
+    """A transform of images; `digest` is what they depend on beyond its options, such as a drawn permutation."""
+
+    digest: str
 
 
 class Match(Strict):
@@ -62,6 +70,19 @@ class Match(Strict):
 def within(size: int, target: int) -> bool:
     """Whether a size counts as equal to another."""
     return abs(size - target) <= SIZE_TOLERANCE * target
+
+
+class Given(Strict):
+    """What the network is given as y: a class of `size`, and `size` itself where `droppable`, for none of them."""
+
+    kind: Literal["class", "text"]
+    size: int
+    droppable: bool
+
+    def drop_rate(self, train: Train) -> float:
+        """How often a training image's condition is dropped."""
+        asked = train.drop_condition
+        return asked if asked is not None else DROP_RATE if self.droppable else 0.0
 
 
 class Cell(Strict):
@@ -96,17 +117,27 @@ class Cell(Strict):
     metric_fingerprints: tuple[str, ...]
     size_match: Match | None = None
     timed_alone: bool = False  # a cell of an efficiency suite
+    condition: Given | None = None
+    transforms: tuple[Transform, ...] = ()
+    data_label: str | None = None
 
     @property
     def label(self) -> str:
         role, seed = self.role if self.role != "cell" else None, None if self.timed_alone else f"seed {self.seed}"
-        return " · ".join(name for name in (role, self.row, seed) if name)
+        return _joined(self.data_label, role, *self._row, seed)
 
     @property
     def row(self) -> str:
-        """The label of all seeds: `zigma · raster`; in an efficiency suite also what it is timed with."""
+        """The label of all seeds: `zigma · raster`, after the data set where a suite has several.
+
+        In an efficiency suite also what it is timed with.
+        """
+        return _joined(self.data_label, *self._row)
+
+    @property
+    def _row(self) -> list[str | None]:
         timed = [self.backend, f"{self.tokens} tokens", f"batch {self.train.batch}"] if self.timed_alone else []
-        return " · ".join(name for name in (self.backbone_label, self.scan_label, *timed) if name)
+        return [self.backbone_label, self.scan_label, *timed]
 
     @property
     def setting(self) -> dict[str, str | int] | None:
@@ -114,6 +145,17 @@ class Cell(Strict):
         if not self.timed_alone:
             return None
         return {"backend": self.backend, "tokens": self.tokens, "batch": self.train.batch}
+
+    @property
+    def data_set(self) -> Resolved:
+        """The data set, which every cell has but those of an efficiency suite."""
+        assert self.data is not None, "a cell of an efficiency suite has no data"
+        return self.data
+
+    @property
+    def data_text(self) -> str:
+        """The data set with all options, its own and those of its transforms."""
+        return ", ".join(item.label for item in (self.data_set, *self.transforms))
 
     @property
     def slug(self) -> str:
@@ -155,7 +197,7 @@ class Cell(Strict):
 
     def identity(self, stage: Stage, *, card: str) -> str:
         """The sha256 of all that can change a stage's record; `card` counts for efficiency alone."""
-        return _digest(self._facts(stage, card))
+        return digest(self._facts(stage, card))
 
     def _timed(self) -> Any:
         """What is timed and how often; lists of an efficiency suite are resolved to one value of each cell."""
@@ -175,10 +217,21 @@ class Cell(Strict):
         """What the images depend on; the batch counts for dopri5, whose steps are those of the whole batch."""
         s = self.sampler
         adaptive = [s.rtol, s.atol, self.sample.batch] if s.solver == "dopri5" else []
-        return [s.solver, s.evaluations, *adaptive, *([s.facts()] if s.facts() else [])]
+        guidance = [] if self.sample.guidance is None else [self.sample.guidance.model_dump(mode="json")]
+        return [s.solver, s.evaluations, *adaptive, *([s.facts()] if s.facts() else []), *guidance]
+
+    def _data(self) -> Any:
+        """The data's options; those that came later count where they are set, so that records keep their names."""
+        if self.data is None:
+            return None
+        data = _dump(self.data)
+        for name in LATER_OPTIONS & data["options"].keys():
+            if data["options"][name] is None:
+                del data["options"][name]
+        return data
 
     def _facts(self, stage: Stage, card: str) -> dict[str, Any]:
-        data = {"protocol": PROTOCOL, "smoke": self.smoke, "data": [_dump(self.data), self.data_fingerprint]}
+        data = {"protocol": PROTOCOL, "smoke": self.smoke, "data": [self._data(), self.data_fingerprint]}
         metrics = [[_dump(metric), *fp] for metric, fp in zip(self.quality, self._weights(), strict=True)]
         judged = {"reference": _dump(self.reference), "quality": metrics}
         if self.role == "floor":
@@ -196,7 +249,10 @@ class Cell(Strict):
         }
         trained = {**network, "role": self.role, "seed": self.seed}
         if self.role == "cell":
-            trained["train"] = self.train.model_dump(mode="json", exclude={"checkpoint_seconds", *OBJECTIVE_KEYS})
+            left_out = {"checkpoint_seconds", "drop_condition", *OBJECTIVE_KEYS}
+            trained["train"] = self.train.model_dump(mode="json", exclude=left_out)
+            if self.condition is not None:
+                trained["drop_condition"] = self.condition.drop_rate(self.train)
             trained["budget"] = [self.train_images, self.train_seconds]
         if stage == "train":
             return trained
@@ -228,9 +284,14 @@ def too_few_held_out(sample: Sample, held_out: int) -> NotReady:
     )
 
 
+def _joined(*names: str | None) -> str:
+    return " · ".join(name for name in names if name)
+
+
 def _dump(model: Strict | None) -> Any:
     return None if model is None else model.model_dump(mode="json")
 
 
-def _digest(facts: Mapping[str, Any]) -> str:
+def digest(facts: Mapping[str, Any]) -> str:
+    """The sha256 of facts as JSON."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True, allow_nan=False).encode()).hexdigest()

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from zigma_bench.errors import UsageError
 from zigma_bench.suite import (
@@ -29,7 +29,6 @@ from zigma_bench.suite import (
     Sample,
     Solver,
     Source,
-    Suite,
     Train,
     Variance,
     Weighting,
@@ -111,9 +110,19 @@ def sampler_of(train: Train, sample: Sample) -> Sampler:
     return Sampler(solver, evaluations, interval)
 
 
-def check_diffusion(suite: Suite, source: Source) -> None:
+class Recipe(Protocol):
+    """A suite, or what else holds how a network is trained and drawn from."""
+
+    @property
+    def train(self) -> Train: ...
+
+    @property
+    def sample(self) -> Sample: ...
+
+
+def check_diffusion(recipe: Recipe, source: Source) -> None:
     """UsageError, with the place in the file, for a combination that makes no sense."""
-    for key, what, do in _faults(suite.train, suite.sample):
+    for key, what, do in _faults(recipe.train, recipe.sample):
         raise UsageError(what, where=source.where(*key), do=do)
 
 
@@ -127,9 +136,6 @@ def _faults(train: Train, sample: Sample) -> Iterator[Fault]:
     if sample.solver in DISCRETE and train.path != "vp":
         what = f"{sample.solver} walks back the diffusion of the path vp, and train.path is {train.path}"
         yield ("sample", "solver"), what, "take path vp, or a solver such as euler or euler-maruyama"
-    if sample.guidance is not None:  # until a suite's networks are given labels or texts
-        what = "there is nothing to guide: the networks of a suite are drawn from under no condition"
-        yield ("sample", "guidance"), what, "leave guidance out"
     yield from _singular(train, sample)
 
 

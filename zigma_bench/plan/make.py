@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -11,23 +10,23 @@ from typing import Any
 
 from zigma_bench.errors import NotReady, UnknownName, UsageError, ZigmaBenchError
 from zigma_bench.grid import Grid
-from zigma_bench.plan.cells import Cell, Resolved, held_out_needed, too_few_held_out
+from zigma_bench.plan.cells import Cell, Given, Resolved, held_out_needed, too_few_held_out
+from zigma_bench.plan.data import DataSet, data_sets
 from zigma_bench.plan.diffusion import check_diffusion
 from zigma_bench.plan.match import Solved, match_sizes, noted
-from zigma_bench.plan.resolve import cell_routes, describe, resolve, smoke_suite, with_options
-from zigma_bench.plan.settings import NO_DATA, settings_of
+from zigma_bench.plan.resolve import cell_routes, resolve, smoke_suite, with_options, word
+from zigma_bench.plan.settings import settings_of
 from zigma_bench.plugins import Catalogue
 from zigma_bench.registry import Cost, DataFacts, Missing, Spec
 from zigma_bench.scans.route import Route
 from zigma_bench.suite import Choice, Comparison, Source, Suite
 
-LONGEST_WORD = 40  # of an option's value in a label
 BACKENDS = ("auto", "naive", "torch", "cpu", "fused", "triton", "mamba-ssm")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The suite resolved: its cells in order, and what is missing before they can run."""
+    """The suite resolved: its cells in order, what is missing before they can run, and a cell of the baseline's row."""
 
     suite: Suite
     question: str
@@ -36,6 +35,7 @@ class Plan:
     missing: tuple[Missing, ...]
     smoke: bool
     all_cells: tuple[Cell, ...]
+    baseline: Cell
 
     def only(self, pattern: str) -> Plan:
         """The cells whose label matches a pattern: a part of it, or a glob; anchors stay."""
@@ -60,16 +60,32 @@ def make_plan(suite: Suite, source: Source, catalogue: Catalogue, *, smoke: bool
     check_diffusion(suite, source)
     if smoke:
         suite = smoke_suite(suite, catalogue, source)
-    data = None if suite.data is None else resolve(catalogue, "dataset", suite.data, source.where("data"))
-    facts = NO_DATA if data is None else describe(catalogue, data, source)
+    sets = data_sets(suite, catalogue, source, smoke=smoke)
     metrics = tuple(
         resolve(catalogue, "metric", metric, source.where("quality", i)) for i, metric in enumerate(suite.quality)
     )
     _refuse_doubles([metric.name for metric in metrics], source)
-    _check_held_out(suite, facts, source)
+    made = [_cells_on(data, suite, metrics, source, catalogue, smoke) for data in sets]
+    all_cells = tuple(cell for cells, _ in made for cell in cells)
+    missing = [item for data in sets for item in data.facts.missing]
+    missing += _missing_metrics(catalogue, suite, metrics, smoke)
+    missing = list(dict.fromkeys(missing))
+    return Plan(suite, source.question, source.file, all_cells, tuple(missing), smoke, all_cells, made[0][1])
+
+
+def _cells_on(
+    data: DataSet,
+    suite: Suite,
+    metrics: tuple[Resolved, ...],
+    source: Source,
+    catalogue: Catalogue,
+    smoke: bool,
+) -> tuple[list[Cell], Cell]:
+    """All cells on one data set, its two anchors among them, and a cell of the baseline's row."""
+    _check_held_out(suite, data.facts, source)
 
     def entry(index: int, comparison: Comparison) -> list[Cell]:
-        return _cells(suite, comparison, index, data, facts, metrics, source, catalogue, smoke)
+        return _cells(suite, comparison, index, data, metrics, source, catalogue, smoke)
 
     groups = [entry(index, comparison) for index, comparison in enumerate(suite.compare)]
     cells = [cell for group in groups for cell in group]
@@ -79,12 +95,9 @@ def make_plan(suite: Suite, source: Source, catalogue: Catalogue, *, smoke: bool
     baseline = _baseline(suite, cells, source)
     if suite.size_match.by != "none":
         position = cells.index(baseline)
-        cells = _matched(suite, groups, baseline, entry, facts, source, catalogue)
+        cells = _matched(suite, groups, baseline, entry, data.facts, source, catalogue)
         baseline = cells[position]
-    anchors = _anchors(baseline) if metrics else []
-    missing = list(facts.missing) + _missing_metrics(catalogue, suite, metrics, smoke)
-    all_cells = (*cells, *anchors)
-    return Plan(suite, source.question, source.file, all_cells, tuple(missing), smoke, all_cells)
+    return [*cells, *(_anchors(baseline) if metrics else ())], baseline
 
 
 def _check_backends(suite: Suite, source: Source) -> None:
@@ -131,8 +144,7 @@ def _cells(
     suite: Suite,
     comparison: Comparison,
     index: int,
-    data: Resolved | None,
-    facts: DataFacts,
+    data: DataSet,
     metrics: tuple[Resolved, ...],
     source: Source,
     catalogue: Catalogue,
@@ -142,8 +154,8 @@ def _cells(
     where = source.where("compare", index, "backbone")
     backbone = resolve(catalogue, "backbone", comparison.backbone, where)
     spec = catalogue.get("backbone", backbone.name)
-    free, patch = spec.facts.order == "free", spec.make_options(backbone.options).patch
-    settings = settings_of(suite, facts, patch=patch, order_free=free)
+    given = _given(spec, backbone, suite, source)
+    settings = settings_of(suite, data.facts, spec, spec.make_options(backbone.options))
     cells = []
     for scan, scan_where in _scans_of(spec, comparison, index, source, catalogue):
         for setting, seed in itertools.product(settings, suite.seeds):
@@ -163,7 +175,9 @@ def _cells(
                     scan_label=None,
                     backbone=backbone,
                     scan=scan,
-                    data=data,
+                    data=data.data,
+                    transforms=data.transforms,
+                    data_label=data.label,
                     data_fingerprint=facts.fingerprint,
                     channels=facts.channels,
                     height=facts.height,
@@ -184,6 +198,7 @@ def _cells(
                     tokens=grid.tokens,
                     metric_fingerprints=tuple(_metric_fingerprint(catalogue, metric) for metric in metrics),
                     timed_alone=suite.timed_alone,
+                    condition=given,
                 )
             )
     return cells
@@ -222,6 +237,27 @@ def _price(
         spec.facts.check(options, grid=grid, routes=orders)
     _check_condition(spec, options, facts)
     return grid, orders, spec.facts.cost(options, grid=grid, channels=facts.channels, routes=orders)
+
+
+def _given(spec: Spec, backbone: Resolved, suite: Suite, source: Source) -> Given | None:
+    """What the network is given as y; the suite must not drop or guide what isn't there."""
+    wanted = spec.facts.condition(spec.make_options(backbone.options))
+    asked = {
+        ("sample", "guidance"): ("guide", suite.sample.guidance is not None),
+        ("train", "drop_condition"): ("drop", bool(suite.train.drop_condition)),
+    }
+    for key, (verb, is_asked) in asked.items():
+        if is_asked and wanted is None:
+            raise UsageError(
+                f"there is nothing to {verb}: the backbone {spec.name!r} is drawn from under no condition",
+                where=source.where(*key), do=f"leave {key[1]} out, or give every backbone a condition",
+            )  # fmt: skip
+        if is_asked and not wanted.droppable:
+            raise UsageError(
+                f"the backbone {spec.name!r} has no label for none of its classes, so nothing can {verb} its condition",
+                where=source.where(*key), do=f"set its option null_class to true, or leave {key[1]} out",
+            )  # fmt: skip
+    return None if wanted is None else Given(kind=wanted.kind, size=wanted.size, droppable=wanted.droppable)
 
 
 def _check_condition(spec: Spec, options: Any, facts: DataFacts) -> None:
@@ -284,13 +320,13 @@ def _label(cells: Sequence[Cell], catalogue: Catalogue) -> list[Cell]:
     for cell in cells:
         assert cell.backbone is not None
         for key, value in cell.backbone.options.items():
-            values.setdefault((cell.backbone.name, key), set()).add(_word(value))
+            values.setdefault((cell.backbone.name, key), set()).add(word(value))
     labelled = []
     for cell in cells:
         assert cell.backbone is not None
         name, options = cell.backbone.name, cell.backbone.options
         shown = (key for key in sorted(options) if len(values[name, key]) > 1 or _another_mixer(key, options[key]))
-        words = [name, *(f"{key}={_word(options[key])}" for key in shown)]
+        words = [name, *(f"{key}={word(options[key])}" for key in shown)]
         scan = None if cell.scan is None else scan_label(catalogue.get("scan", cell.scan.name), cell.scan)
         labelled.append(cell.model_copy(update={"backbone_label": " ".join(words), "scan_label": scan}))
     return labelled
@@ -300,24 +336,12 @@ def scan_label(spec: Spec, scan: Resolved) -> str:
     """`zigzag paths=8`: whole numbers always, other options where they are not at their default."""
     defaults = {option.name: option.default for option in spec.options}
     shown = (key for key, value in sorted(scan.options.items()) if type(value) is int or value != defaults[key])
-    return " ".join([scan.name, *(f"{key}={_word(scan.options[key])}" for key in shown)])
+    return " ".join([scan.name, *(f"{key}={word(scan.options[key])}" for key in shown)])
 
 
 def _another_mixer(key: str, value: Any) -> bool:
     """A mixer that is not the default makes another network, and its row must say so."""
     return key == "mixer" and isinstance(value, dict) and value["name"] != "mamba"
-
-
-def _word(value: Any) -> str:
-    """An option's value as a label shows it: a mixer by its name and options, a long value by its start and a hash."""
-    if isinstance(value, dict):
-        given = {key: item for key, item in sorted(value["options"].items()) if item is not None}
-        options = " ".join(f"{key}={_word(item)}" for key, item in given.items())
-        return f"{value['name']}({options})" if options else str(value["name"])
-    text = str(value)
-    if len(text) <= LONGEST_WORD:
-        return text
-    return f"{text[: LONGEST_WORD - 10]}...{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 def _baseline(suite: Suite, cells: Sequence[Cell], source: Source) -> Cell:
@@ -343,7 +367,7 @@ def _anchors(baseline: Cell) -> list[Cell]:
         update={
             "role": "floor", "backbone": None, "scan": None, "backbone_label": "held-out images", "scan_label": None,
             "order_digests": (), "scanned_ratio": 0.0, "parameters": 0, "forward_flops": {}, "seed": 0,
-            "size_match": None, **none,
+            "size_match": None, "condition": None, **none,
         }
     )  # fmt: skip
     ceiling = baseline.model_copy(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,29 +15,34 @@ from zigma_bench.plugins import Catalogue
 from zigma_bench.registry import DataFacts, Spec
 from zigma_bench.scans.layers import routes
 from zigma_bench.scans.route import Route
-from zigma_bench.suite import Budget, Choice, Efficiency, Reference, SizeMatch, Source, Suite
+from zigma_bench.suite import Budget, Choice, Data, Efficiency, Reference, SizeMatch, Source, Suite
+
+LONGEST_WORD = 40  # of an option's value in a label
 
 
 def smoke_suite(suite: Suite, catalogue: Catalogue, source: Source) -> Suite:
-    """The same comparison at toy scale on the embedded data: every stage runs, no figure means anything."""
+    """The same comparison at toy scale on the embedded data: every stage runs, no figure means anything.
+
+    It runs on any device: what only a card can do (compile, graph) is left out.
+    """
     compare = []
     for index, item in enumerate(suite.compare):
         spec = catalogue.get("backbone", item.backbone.name, where=source.where("compare", index, "backbone"))
         resolve(catalogue, "backbone", item.backbone, source.where("compare", index, "backbone"))  # typos die here too
         options = _expand_size(spec, item.backbone.options, source.where("compare", index, "backbone"))
+        if options.get("condition") == "class":
+            options = {**options, "classes": 10}  # those of the embedded data
         toy = Choice.model_validate({"name": item.backbone.name, **options, **spec.facts.smoke})
         toy_item = item.model_copy(update={"backbone": toy})
         if toy_item not in compare:  # two sizes of one backbone have one toy
             compare.append(toy_item)
-    if suite.data is not None:
-        resolve(catalogue, "dataset", suite.data, source.where("data"))
     solver = suite.sample.solver
     evaluations = None if solver == "dopri5" else 4 + suite.sample.last_evaluations
-    sample = suite.sample.model_copy(update={"count": 32, "batch": 16, "evaluations": evaluations})
-    train = suite.train.model_copy(update={"batch": 16, "warmup_images": 0})
+    sample = suite.sample.model_copy(update={"count": 32, "batch": 16, "evaluations": evaluations, "graph": False})
+    train = suite.train.model_copy(update={"batch": 16, "warmup_images": 0, "compile": False, "graph": False})
     return suite.model_copy(
         update={
-            "data": None if suite.timed_alone else Choice(name="digits"),
+            "data": None if suite.timed_alone else toys(suite, catalogue, source),
             "compare": tuple(compare),
             "baseline": None,
             "seeds": suite.seeds[:1],
@@ -55,6 +61,34 @@ def _toy_efficiency(timed: Efficiency) -> Efficiency:
     if timed.tokens is None:
         return timed.model_copy(update={"repeats": 3, "rounds": 1, "sample_batch": 16})
     return timed.model_copy(update={"repeats": 3, "rounds": 1, "tokens": (64,), "batch": (2,)})
+
+
+def entries(suite: Suite) -> list[tuple[tuple[str | int, ...], Data]]:
+    """The data sets of a suite, each with its place in the file; an efficiency suite has none."""
+    if suite.data is None:
+        return []
+    if isinstance(suite.data, Data):
+        return [(("data",), suite.data)]
+    return [(("data", index), given) for index, given in enumerate(suite.data)]
+
+
+def toys(suite: Suite, catalogue: Catalogue, source: Source) -> tuple[Data, ...]:
+    """What stands for the data of a suite: the digits, or a toy that needs no file, under toys of the transforms."""
+    return tuple(_toy(given, place, catalogue, source) for place, given in entries(suite))
+
+
+def _toy(given: Data, place: tuple[str | int, ...], catalogue: Catalogue, source: Source) -> Data:
+    where = source.where(*place)
+    smoke = catalogue.get("dataset", given.name, where=where).facts.smoke
+    resolve(catalogue, "dataset", given, where)  # typos die here too
+    transforms = []
+    for index, choice in enumerate(given.transforms):
+        where = source.where(*place, "transforms", index)
+        resolve(catalogue, "transform", choice, where)
+        toy = catalogue.get("transform", choice.name).facts.smoke
+        transforms.append({"name": choice.name, **choice.options, **toy})
+    base = {"name": "digits"} if smoke is None else {"name": given.name, **given.options, **smoke}
+    return Data.model_validate({**base, "transforms": tuple(transforms)})
 
 
 def resolve(catalogue: Catalogue, kind: str, choice: Choice, where: str) -> Resolved:
@@ -105,12 +139,25 @@ def _expand_size(spec: Spec, given: Mapping[str, Any], where: str) -> dict[str, 
     return {**named, **given}
 
 
-def describe(catalogue: Catalogue, data: Resolved, source: Source) -> DataFacts:
+def describe(catalogue: Catalogue, data: Resolved, where: str) -> DataFacts:
+    """The facts of a data source, before any transform."""
     spec = catalogue.get("dataset", data.name)
     try:
         return spec.facts.describe(spec.make_options(data.options))  # type: ignore[no-any-return]
     except ZigmaBenchError as error:
-        raise error.at(source.where("data")) from None
+        raise error.at(where) from None
+
+
+def word(value: Any) -> str:
+    """An option's value as a label shows it: a mixer by its name and options, a long value by its start and a hash."""
+    if isinstance(value, dict):
+        given = {key: item for key, item in sorted(value["options"].items()) if item is not None}
+        options = " ".join(f"{key}={word(item)}" for key, item in given.items())
+        return f"{value['name']}({options})" if options else str(value["name"])
+    text = str(value)
+    if len(text) <= LONGEST_WORD:
+        return text
+    return f"{text[: LONGEST_WORD - 10]}...{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 def cell_routes(scan: Resolved | None, *, grid: Grid, depth: int, seed: int, catalogue: Catalogue) -> tuple[Route, ...]:

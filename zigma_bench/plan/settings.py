@@ -8,8 +8,9 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from typing import Any
 
-from zigma_bench.registry import DataFacts
+from zigma_bench.registry import DataFacts, Spec
 from zigma_bench.suite import Efficiency, Suite, Train
 
 NO_DATA = DataFacts(1, 1, 1, "")  # of an efficiency suite, whose cells say their own shape
@@ -25,19 +26,25 @@ class Setting:
     efficiency: Efficiency | None
 
 
-def settings_of(suite: Suite, facts: DataFacts, *, patch: int, order_free: bool) -> list[Setting]:
-    """Backends by lengths by batches; a backbone without an order runs on none of the backends, and stands once."""
+def settings_of(suite: Suite, facts: DataFacts, spec: Spec, options: Any) -> list[Setting]:
+    """Backends by lengths by batches of one backbone, for images of `facts` where the suite has data.
+
+    A backbone without an order runs on none of the backends, and stands once.
+    """
     timed = suite.efficiency
     if timed is None or timed.tokens is None:
         return [Setting(facts, suite.backend, suite.train, timed)]
-    backends = (timed.backends or (suite.backend,))[: 1 if order_free else None]
+    backends = (timed.backends or (suite.backend,))[: 1 if spec.facts.order == "free" else None]
     batches = timed.batch or (suite.train.batch,)
+    wanted = spec.facts.condition(options)
+    labels = (wanted,) if wanted is not None and wanted.kind == "class" else ()  # any label takes the same time
     found = []
     for backend, tokens, batch in itertools.product(backends, timed.tokens, batches):
-        side = patch * math.isqrt(tokens)
+        side = options.patch * math.isqrt(tokens)
         stages = tuple(stage for stage in timed.stages if stage != "latency" or batch == batches[0])
         efficiency = timed.model_copy(update={"sample_batch": batch, "stages": stages})
         train = suite.train.model_copy(update={"batch": batch})
         if stages:
-            found.append(Setting(DataFacts(timed.channels, side, side, ""), backend, train, efficiency))
+            shape = DataFacts(timed.channels, side, side, "", conditions=labels)
+            found.append(Setting(shape, backend, train, efficiency))
     return found

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from zigma_bench.plan import Match, told
-from zigma_bench.reports.table import Row, Statistic, Table
+from zigma_bench.reports import differences
+from zigma_bench.reports.compare import Difference
+from zigma_bench.reports.figures import ARROWS, figure, mark
+from zigma_bench.reports.table import Row, Table
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
+    from rich.text import Text
 
 SETTING = ("backend", "tokens", "batch")  # of the rows of an efficiency suite
 FORMATS = ("terminal", "markdown", "csv", "json")
@@ -35,8 +39,10 @@ HEADINGS = {
     "scan-bytes-per-second": "scan GB/s",
     "ceiling-copy-bytes-per-second": "copy GB/s",
 }
-SCALES = {"bytes": 2.0**30, "FLOP/s": 1e12, "B/s": 1e9}
 BEFORE_METRICS = ("role", "backbone", "scan", "seeds", "params M", "GFLOP", "scanned")
+CSV_ROW = ("suite", "data", "role", "backbone", "scan", *SETTING, "seed_count", "status", "smoke")
+CSV_STATISTIC = ("metric", "mean", "sd", "n", "unit", "ci_low", "ci_high", "better")
+CSV_DIFFERENCE = ("mean", "sd", "n", "ci_low", "ci_high", "t", "p", "p_holm", "verdict", "reason")
 HIDDEN = (
     "-peak-memory-reserved", "-memory-on-device", "-joules-per-image", "latency-peak-memory",
     "latency-matmul-flops-per-second", "sample-matmul-flops-per-second",
@@ -44,13 +50,14 @@ HIDDEN = (
 
 
 def to_json(tables: Sequence[Table]) -> str:
-    """One document: `{"rows": [...]}`, every row with its suite."""
+    """One document: `{"rows": [...]}`, every row with its suite and, where that has several, its data set."""
     rows = []
     for table in tables:
         for row in table.rows:
             data = asdict(row)
             facts = data.pop("facts")
-            rows.append({"suite": table.suite, "reference": table.reference, **data, **facts})
+            place = {"suite": table.suite, "data": table.data, "reference": table.reference}
+            rows.append({**place, **data, **facts})
     return json.dumps({"rows": rows}, indent=1, allow_nan=False)
 
 
@@ -58,31 +65,20 @@ def to_csv(tables: Sequence[Table]) -> str:
     """One line a row and metric; a cell that a spreadsheet would run as a formula is quoted with an apostrophe."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    head = (
-        "suite",
-        "role",
-        "backbone",
-        "scan",
-        *SETTING,
-        "seed_count",
-        "status",
-        "smoke",
-        "metric",
-        "mean",
-        "sd",
-        "n",
-        "unit",
-    )
-    writer.writerow((*head, "reason"))
+    writer.writerow((*CSV_ROW, *CSV_STATISTIC, *(f"difference_{key}" for key in CSV_DIFFERENCE), "reason"))
     for table in tables:
         for row in table.rows:
-            setting = (_setting(row).get(key, "") for key in SETTING)
-            base = (table.suite, row.role, row.backbone, row.scan, *setting, row.seed_count, row.status, row.smoke)
-            if not row.metrics:
-                writer.writerow([_safe(value) for value in (*base, "", None, None, 0, "", row.reason)])
+            setting = (row.setting.get(key, "") for key in SETTING)
+            names = (table.suite, table.data, row.role, row.backbone, row.scan, *setting)
+            base = (*names, row.seed_count, row.status, row.smoke)
             for name, s in row.metrics.items():
-                values = (*base, name, s.mean, s.sd, s.n, s.unit, s.reason or row.reason)
-                writer.writerow([_safe(value) for value in values])
+                values = (name, *(getattr(s, key) for key in CSV_STATISTIC[1:]))
+                against = row.differences.get(name)
+                shift = [None if against is None else getattr(against, key) for key in CSV_DIFFERENCE]
+                writer.writerow([_safe(value) for value in (*base, *values, *shift, s.reason or row.reason)])
+            if not row.metrics:
+                none = ("", None, None, 0, *[None] * (len(CSV_STATISTIC) + len(CSV_DIFFERENCE) - 4))
+                writer.writerow([_safe(value) for value in (*base, *none, row.reason)])
     return out.getvalue()
 
 
@@ -91,41 +87,71 @@ def to_markdown(tables: Sequence[Table]) -> str:
     blocks = []
     for table in tables:
         names = _shown(table)
-        head = [*BEFORE_METRICS, *_timed_with(table), *(HEADINGS.get(name, name) for name in names)]
-        lines = [f"### {_title(table)}", "", "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-        for row in table.rows:
-            cells = [*_facts(row), *(str(_setting(row)[key]) for key in _timed_with(table))]
-            cells += [_figure(row.metrics.get(name), row.seed_count) for name in names]
-            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-        blocks.append("\n".join([*lines, "", *footer(table)]))
+        head = _head(table, names)
+        lines = [f"### {_title(table)}", "", *_markdown(head, [_cells(table, row, names) for row in table.rows]), ""]
+        if differences.shown(table):
+            second = _markdown(differences.HEADINGS, differences.lines(table))
+            lines += [f"#### {differences.title(table)}", "", *second, ""]
+        blocks.append("\n".join([*lines, *map(_inline, footer(table))]))
     return "\n\n".join(blocks)
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return lines + ["| " + " | ".join(_inline(cell) for cell in cells) + " |" for cells in rows]
+
+
+def _inline(cell: str) -> str:
+    """Text that ends no cell and begins no emphasis."""
+    return cell.replace("|", "\\|").replace("*", "\\*")
 
 
 def to_rich(table: Table) -> RichTable:
     """The table for a terminal."""
+    names = _shown(table)
+    head = _head(table, names)
+    cells = [_cells(table, row, names) for row in table.rows]
+    shown = _frame(_title(table), head, labels=("role", "backbone", "scan"))
+    for row, line in zip(table.rows, cells, strict=True):
+        style = {"floor": "green", "ceiling": "yellow"}.get(row.role, "red" if row.status == "failed" else "")
+        shown.add_row(*_texts(line), style=style)
+    return shown
+
+
+def differences_to_rich(table: Table) -> RichTable:
+    """The second table for a terminal: a section a metric, under its name."""
+    lines = differences.lines(table)
+    shown = _frame(differences.title(table), differences.HEADINGS[1:], labels=("row",))
+    for metric, group in itertools.groupby(lines, key=lambda line: line[0]):
+        shown.add_section()
+        shown.add_row(*_texts([metric]), style="bold")
+        for line in group:
+            shown.add_row(*_texts(line[1:]))
+    return shown
+
+
+def _frame(title: str, head: Sequence[str], *, labels: Sequence[str]) -> RichTable:
+    """An empty table that a narrow terminal folds, and does not cut."""
+    from rich import box
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    names = _shown(table)
-    shown = RichTable(title=Text(_title(table)), title_justify="left", caption_justify="left")
-    for heading in BEFORE_METRICS:
-        left = heading in ("role", "backbone", "scan")  # a narrow terminal wraps a label and cuts none
-        shown.add_column(heading, justify="left" if left else "right", overflow="fold")
-    for heading in _timed_with(table):
-        shown.add_column(heading, justify="right")
-    for name in names:
-        shown.add_column(HEADINGS.get(name, name), justify="right")
-    for row in table.rows:
-        style = {"floor": "green", "ceiling": "yellow"}.get(row.role, "red" if row.status == "failed" else "")
-        cells = [*_facts(row), *(str(_setting(row)[key]) for key in _timed_with(table))]
-        cells += [_figure(row.metrics.get(name), row.seed_count) for name in names]
-        shown.add_row(*(Text(cell) for cell in cells), style=style)
+    shown = RichTable(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    shown.padding = (0, 0, 0, 1)
+    for heading in head:
+        shown.add_column(heading, justify="left" if heading in labels else "right", overflow="fold")
     return shown
+
+
+def _texts(cells: Sequence[str]) -> list[Text]:
+    from rich.text import Text
+
+    return [Text(cell) for cell in cells]
 
 
 def footer(table: Table) -> list[str]:
     """What a reader must know beside the figures."""
-    lines = list(TIMED) if _timed_with(table) else _protocol(table)
+    lines = list(TIMED) if table.timed_alone else _protocol(table)
     if len(table.machines) > 1:
         lines.append("These rows do not come from one machine: " + "; ".join(table.machines) + ".")
     else:
@@ -135,17 +161,21 @@ def footer(table: Table) -> list[str]:
         lines.append(f"residual: {' and '.join(table.residual)}.")
     if table.smoke:
         lines.insert(0, "SMOKE RUN at toy scale: these figures mean nothing.")
-    elif not _timed_with(table) and any(row.seed_count < 3 for row in table.rows if row.role == "cell"):
-        lines.append("Fewer than three seeds: indicative, not a result.")
-    lines += [
-        f"{row.role} {row.backbone} {row.scan or ''}{_with(row)}: {row.status}: {row.reason}"
-        for row in table.rows
-        if row.reason
-    ]
-    if _timed_with(table):
-        return [*lines, *_timed_reasons(table)]
-    refused = {(n, s.reason) for r in table.rows for n, s in r.metrics.items() if s.reason and r.role == "cell"}
-    return [*lines, *(f"{name}: {reason}" for name, reason in sorted(refused))]
+    lines += differences.notes(table)
+    lines += [f"{row.role} {differences.label(row)}: {row.status}: {row.reason}" for row in table.rows if row.reason]
+    return [*lines, *_refusals(table)]
+
+
+def _refusals(table: Table) -> list[str]:
+    """Why a metric has no figure, or an unsure one, and in which rows where it is not all of them."""
+    rows = [row for row in table.rows if row.role == "cell"]
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        for name, statistic in row.metrics.items():
+            if statistic.reason and not name.endswith(HIDDEN):
+                found.setdefault((name, statistic.reason), []).append(differences.label(row))
+    places = {key: "" if len(named) == len(rows) else f" of {', '.join(named)}" for key, named in found.items()}
+    return [f"{name}{places[name, reason]}: {reason}" for name, reason in sorted(found)]
 
 
 def _protocol(table: Table) -> list[str]:
@@ -166,31 +196,6 @@ TIMED = [
 ]
 
 
-def _timed_reasons(table: Table) -> list[str]:
-    """What was refused or is unstable: the figure, the reason and how often; and the row, where it is one."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for row in table.rows:
-        for name, statistic in row.metrics.items():
-            if statistic.reason and not name.endswith(HIDDEN):
-                label = " ".join(filter(None, (row.backbone, row.scan)))
-                found.setdefault((name, statistic.reason), []).append(f"{label}{_with(row)}")
-    return [f"{name}: {reason} ({'; '.join(rows)})" for (name, reason), rows in sorted(found.items())]
-
-
-def _setting(row: Row) -> dict[str, Any]:
-    """What a row of an efficiency suite is timed with; nothing in another."""
-    return row.facts.get("setting") or {}
-
-
-def _with(row: Row) -> str:
-    given = _setting(row)
-    return f", {given['backend']}, {given['tokens']} tokens, batch {given['batch']}" if given else ""
-
-
-def _timed_with(table: Table) -> tuple[str, ...]:
-    return SETTING if any(_setting(row) for row in table.rows) else ()
-
-
 def _matches(table: Table) -> dict[str, Match]:
     """The rows whose sizes were matched, by label."""
     rows = [row for row in table.rows if row.role == "cell" and row.facts["size_match"]]
@@ -201,11 +206,32 @@ def _matches(table: Table) -> dict[str, Match]:
 
 
 def _title(table: Table) -> str:
-    return f"{table.suite}{' (smoke)' if table.smoke else ''}: {table.question}" if table.question else table.suite
+    suite = table.suite if table.data is None else f"{table.suite} on {table.data}"
+    return f"{suite}{' (smoke)' if table.smoke else ''}: {table.question}" if table.question else suite
 
 
 def _shown(table: Table) -> list[str]:
     return [name for name in table.metric_names if not name.endswith(HIDDEN)]
+
+
+def _head(table: Table, names: Sequence[str]) -> list[str]:
+    """The headings of the columns, those of what rows are timed with among them."""
+    setting = SETTING if table.timed_alone else ()
+    return [*BEFORE_METRICS, *setting, *(_heading(table, name) for name in names)]
+
+
+def _heading(table: Table, name: str) -> str:
+    """A column's name, and which way its figures are better."""
+    better = next(row.metrics[name].better for row in table.rows if name in row.metrics)
+    return HEADINGS.get(name, name) + ARROWS[better]
+
+
+def _cells(table: Table, row: Row, names: Sequence[str]) -> list[str]:
+    """A row's cells; a figure carries the mark of its difference where the table has its second part."""
+    against = row.differences if differences.shown(table) else dict[str, Difference]()
+    setting = (str(row.setting[key]) for key in SETTING) if table.timed_alone else ()
+    figures = (figure(row.metrics.get(n), row.seed_count) + mark(against.get(n)) for n in names)
+    return [*_facts(row), *setting, *figures]
 
 
 def _facts(row: Row) -> list[str]:
@@ -220,23 +246,6 @@ def _facts(row: Row) -> list[str]:
         f"{row.facts['forward_flops'] / 1e9:.3g}" if network else "",
         f"{row.facts['scanned_ratio']:g}" if row.facts["scanned_ratio"] else "",
     ]
-
-
-def _figure(statistic: Statistic | None, seeds: int) -> str:
-    if statistic is None or statistic.mean is None:
-        return "-"
-    scale = SCALES.get(statistic.unit, 1)
-    text = significant(statistic.mean / scale)
-    spread = "" if statistic.sd is None else f" ± {significant(statistic.sd / scale, 2)}"
-    return text + spread + (f" (n={statistic.n})" if statistic.n < seeds else "")
-
-
-def significant(value: float, digits: int = 4) -> str:
-    """A number with so many significant digits, without an exponent where it is of ordinary size."""
-    if value == 0 or not 1e-5 < abs(value) < 1e9:
-        return f"{value:.{digits - 1}g}"
-    places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
-    return f"{value:,.{places}f}"
 
 
 def _safe(value: Any) -> Any:

@@ -1,34 +1,51 @@
-"""Records to rows: one row a backbone and scan, mean and spread over seeds, and the two anchors.
+"""Records to rows: one row a backbone and scan, mean and spread over seeds, differences to the baseline, two anchors.
 
-A column holds figures of one fingerprint; unlike ones are refused, with the field that differs.
+A column holds figures of one fingerprint; unlike ones are refused, with the field that differs. So a suite on several
+data sets has a table for each.
 """
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zigma_bench.errors import ComparisonRefused, UsageError
+from zigma_bench.errors import UsageError
 from zigma_bench.record import Measurement, Record
+from zigma_bench.reports.better import Better, directions
+from zigma_bench.reports.columns import check_columns, check_smoke
+from zigma_bench.reports.compare import Difference, with_differences
+from zigma_bench.reports.statistics import deviation, t_interval
 from zigma_bench.store import TABLE, read_record, read_table_file, stage_folder
 
 
 @dataclass(frozen=True)
 class Statistic:
-    """A figure over seeds: `sd` is None for a single seed, `mean` is None where nothing was measured."""
+    """A figure over seeds: `sd` is None for a single seed, `mean` is None where nothing was measured.
+
+    `ci_low` to `ci_high` is the 95% t-interval of the mean, None below three seeds. `values` holds what each seed gave.
+    """
 
     mean: float | None
     sd: float | None
     n: int
     unit: str
     reason: str | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    better: Better | None = None
+    stage: str = "quality"
+    values: dict[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table. `status` is done, failed or missing; `reason` says why it is not done."""
+    """One row of a table. `status` is done, failed or missing; `reason` says why it is not done.
+
+    `baseline` marks the row that the others' `differences`, by metric, are taken to.
+    """
 
     role: str
     backbone: str | None
@@ -39,11 +56,18 @@ class Row:
     reason: str | None
     metrics: dict[str, Statistic]
     facts: dict[str, Any] = field(default_factory=dict)
+    baseline: bool = False
+    differences: dict[str, Difference] = field(default_factory=dict)
+
+    @property
+    def setting(self) -> dict[str, Any]:
+        """The backend, tokens and batch that a row of an efficiency suite is timed with; nothing in another."""
+        return self.facts.get("setting") or {}
 
 
 @dataclass(frozen=True)
 class Table:
-    """The table of one suite, with what its footer says."""
+    """The table of one suite on one data set, with what its footer says. `data` names one of several."""
 
     suite: str
     question: str
@@ -55,6 +79,17 @@ class Table:
     residual: tuple[str, ...]
     machines: tuple[str, ...]
     rows: tuple[Row, ...]
+    data: str | None = None
+
+    @property
+    def timed_alone(self) -> bool:
+        """Whether it is that of an efficiency suite."""
+        return any(row.setting for row in self.rows)
+
+    @property
+    def baseline_row(self) -> Row | None:
+        """The row that differences are taken to; None where an old table does not name it."""
+        return next((row for row in self.rows if row.baseline), None)
 
     @property
     def metric_names(self) -> list[str]:
@@ -72,22 +107,54 @@ def find_tables(paths: Iterable[Path]) -> list[Table]:
         if not found:
             raise UsageError("no suite has left results here", where=str(path), do="run a suite first")
         folders += found
-    return [read_table(folder) for folder in dict.fromkeys(folders)]
+    return [table for folder in dict.fromkeys(folders) for table in read_tables(folder)]
 
 
-def read_table(folder: Path) -> Table:
-    """The table of the suite whose results lie in `folder`, from its last run."""
-    path = folder / TABLE
-    data = read_table_file(path)
-    if data is None:
-        raise UsageError("no suite has left results here", where=str(folder), do="run a suite first")
-    cells = [_Entry(entry, list(_records(folder, entry))) for entry in data["cells"]]
-    _check_columns(cells, path)
-    rows = tuple(_row(group) for group in _groups(cells))
+def read_tables(folder: Path) -> list[Table]:
+    """The tables of the suite whose results lie in `folder`, from its last run, one a data set."""
+    names = dict.fromkeys(_data_of(entry) for entry in _stored(folder)["cells"])
+    return [read_table(folder, data=name) for name in names]
+
+
+def read_table(folder: Path, *, data: str | None = None) -> Table:
+    """The table of one data set; a suite that has one does not name it."""
+    stored = _stored(folder)
+    cells = [_Entry(entry, list(_records(folder, entry))) for entry in stored["cells"] if _data_of(entry) == data]
+    check_smoke((cell.facts["smoke"] for cell in cells), folder / TABLE)
+    check_columns((m for cell in cells for m in cell.measurements), folder / TABLE)
+    better = directions(record for cell in cells for record in cell.records)
+    rows = with_differences(
+        [_row(group, better) for group in _groups(cells)],
+        _baseline(stored),
+        budget=tuple(stored["budget"]),
+        smoke=stored["smoke"],
+    )
     keys = ("suite", "question", "smoke", "reference", "sample_count", "budget")
-    facts = {key: data[key] for key in keys}
-    residual = tuple(data["residual"])
-    return Table(folder=str(folder), rows=rows, residual=residual, machines=_machines(cells), **facts)
+    facts = {key: stored[key] for key in keys}
+    residual = tuple(stored["residual"])
+    return Table(folder=str(folder), rows=rows, residual=residual, machines=_machines(cells), data=data, **facts)
+
+
+def _stored(folder: Path) -> dict[str, Any]:
+    """What the suite's tables stand on."""
+    stored = read_table_file(folder / TABLE)
+    if stored is None:
+        raise UsageError("no suite has left results here", where=str(folder), do="run a suite first")
+    return stored
+
+
+def _data_of(entry: dict[str, Any]) -> str | None:
+    """The data set of a cell as the table's file names it; files of before this key have one data set."""
+    name: str | None = entry.get("data")
+    return name
+
+
+def _baseline(data: dict[str, Any]) -> tuple[str | None, str | None] | None:
+    """The backbone and scan of the baseline's row; tables of before this key name it in their ceiling."""
+    if (named := data.get("baseline")) is not None:
+        return named["backbone"], named["scan"]
+    ceiling = next((cell for cell in data["cells"] if cell["role"] == "ceiling"), None)
+    return None if ceiling is None else (ceiling["backbone"].removeprefix("untrained "), ceiling["scan"])
 
 
 def _machines(cells: list[_Entry]) -> tuple[str, ...]:
@@ -112,6 +179,10 @@ class _Entry:
     @property
     def measurements(self) -> list[Measurement]:
         return [m for record in self.records if record.stage != "train" for m in record.measurements]
+
+    @property
+    def efficiency(self) -> set[str]:
+        return {m.name for record in self.records if record.stage == "efficiency" for m in record.measurements}
 
     @property
     def failure(self) -> str | None:
@@ -140,7 +211,7 @@ def _groups(cells: list[_Entry]) -> list[list[_Entry]]:
     return [grouped[key] for key in sorted(grouped, key=lambda key: ("floor", "cell", "ceiling").index(key[0]))]
 
 
-def _row(group: list[_Entry]) -> Row:
+def _row(group: list[_Entry], better: dict[str, Better]) -> Row:
     facts = group[0].facts
     done = [cell for cell in group if cell.status == "done"]
     worst = next((cell for cell in group if cell.status == "failed"), None)
@@ -156,7 +227,7 @@ def _row(group: list[_Entry]) -> Row:
         status=status,
         smoke=facts["smoke"],
         reason=reason,
-        metrics=_statistics([m for cell in done for m in cell.measurements]),
+        metrics=_statistics(done, better),
         facts={
             **{key: facts[key] for key in ("parameters", "forward_flops", "scanned_ratio", "tokens")},
             "size_match": facts.get("size_match"),  # tables of before these keys have none
@@ -165,39 +236,34 @@ def _row(group: list[_Entry]) -> Row:
     )
 
 
-def _statistics(measurements: list[Measurement]) -> dict[str, Statistic]:
-    """Mean and standard deviation of every metric over the seeds that have it."""
-    import pandas as pd
-
-    found: dict[str, Statistic] = {}
-    for name in dict.fromkeys(m.name for m in measurements):
-        same = [m for m in measurements if m.name == name]
-        values = pd.Series([m.value for m in same if m.value is not None], dtype="float64")
-        reason = next((m.reason for m in same if m.reason is not None), None)
-        mean = float(values.mean()) if len(values) else None
-        sd = float(values.std(ddof=1)) if len(values) > 1 else None
-        found[name] = Statistic(mean, sd, len(values), same[0].unit, reason)
-    return found
-
-
-def _check_columns(cells: list[_Entry], path: Path) -> None:
-    """Refuse a table in which two figures of one name were measured unlike, or smoke stands beside real runs."""
-    if len({cell.facts["smoke"] for cell in cells}) > 1:
-        raise ComparisonRefused("smoke runs stand beside real ones", where=str(path), do="run the suite again")
-    first: dict[str, Measurement] = {}
+def _statistics(cells: list[_Entry], better: dict[str, Better]) -> dict[str, Statistic]:
+    """Every metric over the seeds that have it."""
+    by_name: dict[str, list[tuple[int, Measurement]]] = {}
     for cell in cells:
         for measurement in cell.measurements:
-            if measurement.value is None:
-                continue
-            other = first.setdefault(measurement.name, measurement)
-            keys = {*other.fingerprint, *measurement.fingerprint}
-            unlike = sorted(k for k in keys if other.fingerprint.get(k) != measurement.fingerprint.get(k))
-            if unlike:
-                field_name = unlike[0]
-                raise ComparisonRefused(
-                    f"two figures called {measurement.name} differ in {', '.join(unlike)}",
-                    where=str(path),
-                    expected=f"{field_name} {other.fingerprint.get(field_name)!r} in every row",
-                    got=measurement.fingerprint.get(field_name),
-                    do="run the suite again, so that all rows are measured alike",
-                )
+            by_name.setdefault(measurement.name, []).append((cell.facts["seed"], measurement))
+    speed = {name for cell in cells for name in cell.efficiency}
+    return {
+        name: _statistic(same, better.get(name), "efficiency" if name in speed else "quality")
+        for name, same in by_name.items()
+    }
+
+
+def _statistic(same: list[tuple[int, Measurement]], better: Better | None, stage: str) -> Statistic:
+    """Mean, standard deviation and interval of one metric of one row."""
+    values = {seed: m.value for seed, m in same if m.value is not None}
+    reason = next((m.reason for _, m in same if m.reason is not None), None)
+    found = list(values.values())
+    interval = t_interval(found)
+    return Statistic(
+        mean=statistics.fmean(found) if found else None,
+        sd=deviation(found),
+        n=len(found),
+        unit=same[0][1].unit,
+        reason=reason,
+        ci_low=interval.low if interval else None,
+        ci_high=interval.high if interval else None,
+        better=better,
+        stage=stage,
+        values=values,
+    )

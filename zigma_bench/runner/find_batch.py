@@ -51,12 +51,13 @@ class Found:
 
 
 def distinct(plan: Plan) -> list[Cell]:
-    """One of the cells that differ in seed or batch alone, with a batch of one."""
+    """One of the cells that differ in seed, batch or images of one shape alone, with a batch of one."""
     found: dict[str, Cell] = {}
     for cell in plan.cells:
         if cell.role == "cell":
             one = cell.model_copy(update={"train": cell.train.model_copy(update={"batch": 1})})
             same = {"seed": 0, "order_digests": (), "train_images": None, "train_seconds": None}
+            same |= {"data": None, "data_fingerprint": ""}
             found.setdefault(one.model_copy(update=same).identity("train", card=""), one)
     return list(found.values())
 

@@ -116,7 +116,7 @@ def write_table(plan: Plan, results: Path, device: Device) -> None:
         hashes = {stage: cell.identity(stage, card=device.card) for stage in cell.stages}
         rows.append({
             "folder": cell_folder(results, cell).name, "stages": hashes, "role": cell.role, "seed": cell.seed,
-            "backbone": cell.backbone_label, "scan": cell.scan_label, "smoke": cell.smoke,
+            "backbone": cell.backbone_label, "scan": cell.scan_label, "smoke": cell.smoke, "data": cell.data_label,
             "parameters": cell.parameters, "forward_flops": sum(cell.forward_flops.values()),
             "scanned_ratio": cell.scanned_ratio, "tokens": cell.tokens,
             "size_match": cell.size_match and cell.size_match.model_dump(mode="json"), "setting": cell.setting,
@@ -129,7 +129,7 @@ def write_table(plan: Plan, results: Path, device: Device) -> None:
     table = {
         "format": 1, "suite": suite.name, "question": plan.question, "smoke": plan.smoke, "budget": spent,
         "reference": suite.reference.split, "sample_count": suite.sample.count, "residual": sorted(residuals),
-        "cells": rows,
+        "baseline": {"backbone": plan.baseline.backbone_label, "scan": plan.baseline.scan_label}, "cells": rows,
     }  # fmt: skip
     path = suite_folder(results, suite.name, smoke=plan.smoke) / TABLE
     if read_table_file(path) != json.loads(json.dumps(table)):

@@ -56,6 +56,11 @@ def check_dataset(dataset: str | Spec, *, plugin: ModuleType | None = None, **op
     return _check("dataset", dataset, plugin, options)
 
 
+def check_transform(transform: str | Spec, *, plugin: ModuleType | None = None, **options: Any) -> Report:
+    """Check a transform on made-up images of 8 x 8 pixels, its options laid over its facts' toy."""
+    return _check("transform", transform, plugin, options)
+
+
 def _check(kind: str, wanted: str | Spec, plugin: ModuleType | None, options: Mapping[str, Any]) -> Report:
     return report_of(find(kind, wanted, plugin), plugin=plugin, options=options).require()
 
@@ -70,13 +75,15 @@ def report_of(spec: Spec, *, plugin: ModuleType | None = None, options: Mapping[
         from zigma_bench.testing.mixer import mixer_report as report
     elif spec.kind == "metric":
         from zigma_bench.testing.metric import metric_report as report
-    else:
-        assert spec.kind == "dataset", spec.kind
+    elif spec.kind == "dataset":
         from zigma_bench.testing.dataset import dataset_report as report
+    else:
+        assert spec.kind == "transform", spec.kind
+        from zigma_bench.testing.transform import transform_report as report
     return report(spec, plugin=plugin, options=options)
 
 
 __all__ = [
     "GRIDS", "Check", "NeedsOptions", "Report", "ScanReport", "check_backbone", "check_dataset", "check_metric",
-    "check_mixer", "check_plugin", "check_scan", "report_of",
+    "check_mixer", "check_plugin", "check_scan", "check_transform", "report_of",
 ]  # fmt: skip

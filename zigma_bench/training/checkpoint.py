@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from zigma_bench.errors import CellFailed
 from zigma_bench.store import sync_folder, write_atomic
 
 KEPT = 2
@@ -36,7 +37,7 @@ def save_checkpoint(
     save_file(_flatten(optimizer), temporary / "optimizer.safetensors")
     write_atomic(temporary / "state.json", json.dumps({**state, "step": step}, allow_nan=False))
     names = sorted(path.name for path in temporary.iterdir())
-    write_atomic(temporary / "manifest.json", json.dumps({name: _sha256(temporary / name) for name in names}))
+    write_atomic(temporary / "manifest.json", json.dumps({name: file_sha256(temporary / name) for name in names}))
     if final.exists():
         shutil.rmtree(final)
     os.replace(temporary, final)
@@ -77,8 +78,13 @@ def save_weights(path: Path, network: nn.Module) -> None:
     sync_folder(path.parent)
 
 
-def load_weights(path: Path, network: nn.Module) -> None:
-    """Fill a network from safetensors; every name must be there and no other."""
+def load_weights(path: Path, network: nn.Module, *, sha256: str | None = None) -> None:
+    """Fill a network from safetensors; every name must be there and no other. CellFailed where the hash is another."""
+    if sha256 is not None and (got := file_sha256(path)) != sha256:
+        raise CellFailed(
+            "the weights are not those that the training left", where=str(path), expected=f"sha256 {sha256}", got=got,
+            do="move the folder of the train stage away; it is then trained again",
+        )  # fmt: skip
     network.load_state_dict(load_file(path), strict=True)
 
 
@@ -102,11 +108,12 @@ def _checkpoints(folder: Path) -> list[Path]:
 def _whole(path: Path) -> bool:
     try:
         manifest: dict[str, str] = json.loads((path / "manifest.json").read_text())
-        return all(_sha256(path / name) == sha for name, sha in manifest.items())
+        return all(file_sha256(path / name) == sha for name, sha in manifest.items())
     except (OSError, ValueError):
         return False
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

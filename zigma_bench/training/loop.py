@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from zigma_bench.errors import Interrupted, NotFinite
 from zigma_bench.images import Images
 from zigma_bench.models.speed import compile_network
+from zigma_bench.plan.cells import Given
 from zigma_bench.suite import Train
 from zigma_bench.training.checkpoint import load_checkpoint, save_checkpoint
 from zigma_bench.training.fault import find_fault, uncompiled
 from zigma_bench.training.health import Health
-from zigma_bench.training.step import Descent, autocast, draw_batch, loss_of, to_floats
+from zigma_bench.training.step import Batch, Descent, autocast, draw_batch, loss_of, to_floats
 
 CHECK_STEPS = 20  # how often the losses are looked at, and a point of the curve is kept
 
@@ -67,9 +68,11 @@ def train(
     folder: Path,
     tell: Callable[[int, str], None],
     stopped: Callable[[], bool],
+    given: Given | None = None,
 ) -> tuple[nn.Module, Progress]:
     """Train a network in place and give its EMA and how it went; resumes from `folder` and checkpoints into it.
 
+    `given`: what the network is conditioned on, which the images must know of themselves.
     `tell(images, text)` reports progress. Raises Interrupted when `stopped()`, and NotFinite when a loss or a gradient
     is not finite, with the step and the place in the network where that began.
     """
@@ -82,22 +85,25 @@ def train(
     if saved:
         health.resume(progress.step, saved.get("health"))
 
+    def batch_of(step: int) -> Batch:
+        return draw_batch(images, recipe, seed, step, device, given)
+
     def look() -> list[float]:
         """The losses since the last look; waits for the device."""
         if bad := int(health.first_bad):
             loss = losses[bad - 1 - progress.step]
-            raise _fault(network, images, recipe, seed, bad, float(loss), device, health)
+            raise _fault(network, batch_of, recipe, bad, float(loss), health)
         values: list[float] = torch.stack(losses).double().tolist() if losses else []
         return values
 
     network.train()
     if recipe.compile:
         compile_network(network, device.type)
-    _warm_up(network, images, recipe, device)  # decoding and compiling are not the network's time
+    _warm_up(network, images, recipe, device, given)  # decoding and compiling are not the network's time
     started, last_save = time.monotonic() - progress.seconds, time.monotonic()
     while goal.fraction(progress) < 1:
         rate = learning_rate(recipe, progress.step * recipe.batch, goal.fraction(progress))
-        losses.append(descent(draw_batch(images, recipe, seed, progress.step, device), rate))
+        losses.append(descent(batch_of(progress.step), rate))
         progress.step += 1
         progress.seconds = time.monotonic() - started
         done = goal.fraction(progress) >= 1
@@ -128,26 +134,20 @@ def learning_rate(recipe: Train, images: int, fraction: float) -> float:
     return rate
 
 
-def _warm_up(network: nn.Module, images: Images, recipe: Train, device: torch.device) -> None:
+def _warm_up(network: nn.Module, images: Images, recipe: Train, device: torch.device, given: Given | None) -> None:
     """Decode the images and build the kernels: one pass that leaves nothing behind."""
     count = recipe.batch if recipe.compile else 1  # what is compiled is compiled for a batch, and for gradients
     x = to_floats(images.take([0] * count), device)
     with torch.set_grad_enabled(recipe.compile), autocast(recipe, device):
-        loss = network(x, torch.zeros(count, device=device)).float().mean()
+        y = () if given is None else (torch.zeros(count, dtype=torch.int64, device=device),)
+        loss = network(x, torch.zeros(count, device=device), *y).float().mean()
     if recipe.compile:
         loss.backward()
         network.zero_grad(set_to_none=True)
 
 
 def _fault(
-    network: nn.Module,
-    images: Images,
-    recipe: Train,
-    seed: int,
-    step: int,
-    loss: float,
-    device: torch.device,
-    health: Health,
+    network: nn.Module, batch_of: Callable[[int], Batch], recipe: Train, step: int, loss: float, health: Health
 ) -> NotFinite:
     """What to say of the first bad step, counted from 1: it is run again from the weights that it began with."""
     what = f"the loss became {loss}" if not math.isfinite(loss) else "the gradient became infinite or NaN"
@@ -155,7 +155,7 @@ def _fault(
     network.zero_grad(set_to_none=True)
 
     def run() -> Tensor:
-        again = loss_of(watched, draw_batch(images, recipe, seed, step - 1, device), recipe)
+        again = loss_of(watched, batch_of(step - 1), recipe)
         health.backward(again)
         return again
 

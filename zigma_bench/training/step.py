@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from zigma_bench.diffusion.guidance import under
 from zigma_bench.diffusion.objective import prediction_loss
-from zigma_bench.images import Images, Pixels
+from zigma_bench.images import Images, Pixels, labels_of
 from zigma_bench.models.speed import record, require_card
+from zigma_bench.plan.cells import Given
 from zigma_bench.plan.diffusion import objective_of
 from zigma_bench.suite import Train
 from zigma_bench.training.ema import update_ema
@@ -24,15 +26,17 @@ from zigma_bench.training.health import Health
 
 @dataclass(frozen=True)
 class Batch:
-    """Images x1 and noise x0 [B, C, H, W] and times t [B], on the device."""
+    """Images x1 and noise x0 [B, C, H, W], times t [B] and the images' labels y [B] or none, on the device."""
 
     x1: Tensor
     x0: Tensor
     t: Tensor
+    y: Tensor | None = None
 
     @property
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.x1, self.x0, self.t
+    def tensors(self) -> tuple[Tensor, ...]:
+        given = (self.x1, self.x0, self.t)
+        return given if self.y is None else (*given, self.y)
 
 
 class Descent:
@@ -104,9 +108,12 @@ class Descent:
             yield from state.values()
 
 
-def draw_batch(images: Images, recipe: Train, seed: int, step: int, device: torch.device) -> Batch:
-    """The images, noise, times and flips of a step; the default generators are seeded for its dropped paths."""
-    x1 = to_floats(images.take(batch_indices(len(images), recipe.batch, seed, step)), device)
+def draw_batch(
+    images: Images, recipe: Train, seed: int, step: int, device: torch.device, given: Given | None = None
+) -> Batch:
+    """The images, noise, times, flips and labels of a step; the default generators are seeded for its dropped paths."""
+    indices = batch_indices(len(images), recipe.batch, seed, step)
+    x1 = to_floats(images.take(indices), device)
     torch.manual_seed(step_seed(seed, step, 4))  # dropped paths, drawn apart from what follows
     draw = torch.Generator(device).manual_seed(step_seed(seed, step, 2))
     start, end = objective_of(recipe).interval
@@ -115,13 +122,18 @@ def draw_batch(images: Images, recipe: Train, seed: int, step: int, device: torc
     if recipe.flip:
         flipped = torch.rand(len(x1), 1, 1, 1, generator=draw, device=device) < 0.5
         x1 = torch.where(flipped, x1.flip(-1), x1)
-    return Batch(x1, x0, t)
+    if given is None:
+        return Batch(x1, x0, t)
+    y = torch.from_numpy(labels_of(images, indices)).to(device)
+    dropped = torch.rand(len(y), generator=draw, device=device) < given.drop_rate(recipe)
+    return Batch(x1, x0, t, torch.where(dropped, given.size, y))
 
 
 def loss_of(network: nn.Module, batch: Batch, recipe: Train) -> Tensor:
     """The mean loss of a batch."""
     with autocast(recipe, batch.x1.device):
-        return prediction_loss(network, batch.x1, batch.x0, batch.t, objective_of(recipe)).mean()
+        said = under(network, batch.y)
+        return prediction_loss(said, batch.x1, batch.x0, batch.t, objective_of(recipe)).mean()
 
 
 def batch_indices(count: int, batch: int, seed: int, step: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

@@ -1,23 +1,21 @@
 """Official checkpoints: networks of ZigMa, DiT and SiT built from the official constructors' arguments and weights.
 
 `load("zigma", state_dict, config)` gives a network with the official `forward(x, t, y=None)`. A file is read with
-`torch.load(path, map_location="cpu", weights_only=True)`.
+`torch.load(path, map_location="cpu", weights_only=True)`. `import_checkpoint` keeps one as a folder, `open_model` gives
+that folder's network.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from zigma_bench.errors import UnknownName
-from zigma_bench.models.official import dit, zigma
-from zigma_bench.models.official.state import Loading, fill, tensors_of
+from zigma_bench.models.official.folder import import_checkpoint, network_of, open_model
+from zigma_bench.models.official.state import fill, tensors_of
 from zigma_bench.ops.backends import resolve
-
-NETWORKS: dict[str, Callable[..., Loading]] = {"zigma": zigma.build, "dit": dit.build_dit, "sit": dit.build_sit}
 
 
 def load(
@@ -42,12 +40,10 @@ def load(
     Raises UnknownName for a name, UsageError for arguments that the constructor has not and for a state dict whose
     names or shapes differ (all of them are listed), NotReady for what the official code does not run.
     """
-    if name not in NETWORKS:
-        raise UnknownName("official network", name, NETWORKS)
-    loading = NETWORKS[name](config, backend=resolve(backend, torch.device(device).type))
+    loading = network_of(name)(config, backend=resolve(backend, torch.device(device).type))
     fill(loading.layout, tensors_of(state_dict, weights), where=f"state dict of {name}")
     loading.finish()
     return loading.network.to(device).eval()
 
 
-__all__ = ["load"]
+__all__ = ["import_checkpoint", "load", "open_model"]

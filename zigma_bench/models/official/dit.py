@@ -66,7 +66,8 @@ def _build(name: str, kind: type[Dit], config: Mapping[str, Any], backend: str) 
     grid = Grid.of_image(chosen.input_size, chosen.input_size, chosen.patch_size)
     spec.facts.check(options, grid=grid, routes=())
     network = kind(options, grid=grid, channels=chosen.in_channels, routes=(), backend=backend)
-    return Loading(network, list(layout(network)), lambda: keep_positions(network.positions, grid))
+    kept = list(layout(network))
+    return Loading(network, kept, lambda: keep_positions(network.positions, grid), chosen, spec, options)
 
 
 def _options(config: DitConfig) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from zigma_bench.errors import UsageError
 from zigma_bench.grid import Grid
 from zigma_bench.models.embed import Positions, sincos_2d
-from zigma_bench.registry import target_spec
+from zigma_bench.registry import Spec, target_spec
 
 CLOSE = 1e-5  # positions that are nearer to the formula's than this are those
 
@@ -37,11 +37,17 @@ class Weight:
 
 @dataclass(frozen=True)
 class Loading:
-    """A network, the official tensors that it waits for, and what is done once it has them."""
+    """A network, the official tensors that it waits for, and what is done once it has them.
+
+    `config`: the constructor's arguments with their defaults; `backbone` and `options`: what they are here.
+    """
 
     network: nn.Module
     layout: Sequence[Weight]
     finish: Callable[[], None]
+    config: Any
+    backbone: Spec
+    options: Any
 
 
 def weight(name: str, *ours: Tensor, shape: Sequence[int] | None = None) -> Weight:

@@ -71,7 +71,7 @@ def build(config: Mapping[str, Any], *, backend: str) -> Loading:
     options = spec.make_options(spec.resolve(_options(chosen), where="config of zigma"))
     spec.facts.check(options, grid=grid, routes=scan.routes)
     network: Zigma = spec.load()(options, grid=grid, channels=chosen.in_channels, routes=scan.routes, backend=backend)
-    return Loading(network, list(layout(network)), lambda: _finish(network, scan))
+    return Loading(network, list(layout(network)), lambda: _finish(network, scan), chosen, spec, options)
 
 
 def _finish(network: Zigma, scan: OfficialScan) -> None:

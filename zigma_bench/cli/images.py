@@ -1,0 +1,102 @@
+"""`quality`: the quality of a suite's drawn images, or of anybody's."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from zigma_bench.cli.suites import DEFAULT_RESULTS, AsJson, DeviceName, Only, Results, Settings, Smoke
+from zigma_bench.cli.suites import quality as quality_of_suite
+from zigma_bench.errors import UsageError
+
+if TYPE_CHECKING:
+    from zigma_bench.standalone.judge import Asked, Judgement
+
+SUITE_HELP = "A suite, a YAML file, whose trained cells are measured; or give --samples."
+SAMPLES_HELP = "Images to measure instead: a folder, a .zip, or a .npz with arr_0 [N, H, W, C]."
+REFERENCE_HELP = "What --samples are measured against: a folder, .zip, .npz, or a suite's YAML file."
+METRICS_HELP = "With --samples: names separated by commas, each NAME or NAME:OPTION=VALUE."
+
+
+def quality(
+    suite: Annotated[Path | None, typer.Argument(help=SUITE_HELP, metavar="[SUITE]")] = None,
+    samples: Annotated[Path | None, typer.Option("--samples", help=SAMPLES_HELP)] = None,
+    reference: Annotated[Path | None, typer.Option("--reference", help=REFERENCE_HELP)] = None,
+    metrics: Annotated[str | None, typer.Option("--metrics", help=METRICS_HELP)] = None,
+    settings: Settings = None,
+    only: Only = None,
+    results: Results = DEFAULT_RESULTS,
+    smoke: Smoke = False,
+    device: DeviceName = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Measure the quality of drawn images, and no more: a suite's, or with --samples anybody's."""
+    if samples is None:
+        _refuse("--samples", reference=reference, metrics=metrics)
+        if suite is None:
+            raise UsageError("there is nothing to measure", expected="a suite's file, or --samples and --reference")
+        quality_of_suite(suite, settings, only, results, smoke, device, as_json)
+        return
+    if suite is not None:
+        raise UsageError("--samples are measured without a suite of their own", got=str(suite), do="leave one out")
+    _refuse("a suite", set=settings, only=only, smoke=smoke or None)
+    if reference is None:
+        raise UsageError("--samples are measured against something", do="give --reference DIR, NPZ or SUITE")
+    _measure(samples, reference, metrics, results, device, as_json)
+
+
+def _refuse(owner: str, **given: object) -> None:
+    """Options that go with something else that was not given."""
+    for name, value in given.items():
+        if value is not None:
+            raise UsageError(f"--{name} goes with {owner}", got=str(value), do=f"leave it out, or give {owner}")
+
+
+def _measure(samples: Path, reference: Path, metrics: str | None, results: Path, device: str, as_json: bool) -> None:
+    from zigma_bench.device import find_device
+    from zigma_bench.standalone.judge import METRICS, judge
+    from zigma_bench.store import check_writable
+
+    target = find_device(device)
+    check_writable(results)
+    asked = _asked(",".join(METRICS) if metrics is None else metrics)
+    print(f"device: {target.name} ({target.card})", file=sys.stderr)
+    found = judge(samples, reference, asked, device=target.name, cache=results / ".cache")
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), indent=1, allow_nan=False))
+    else:
+        _print(found)
+    if found.exit_code:
+        raise typer.Exit(found.exit_code)
+
+
+def _asked(text: str) -> list[Asked]:
+    """`fd-efflite0:size=128,fid`."""
+    from zigma_bench.cli.scans_common import setting_of, split_settings
+    from zigma_bench.standalone.judge import Asked
+
+    found: list[Asked] = []
+    for word in split_settings(text):
+        name, colon, setting = word.strip().partition(":")
+        found.append(Asked(name, dict([setting_of(setting, "--metrics")]) if colon else {}))
+    return found
+
+
+def _print(found: Judgement) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from zigma_bench.cli.show import print_wide
+
+    title = f"{found.n_samples:,} images against {found.n_reference:,}"
+    table = Table(title=Text(title), title_justify="left")
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    table.add_column("")
+    for m in found.measurements:
+        table.add_row(m.name, m.status if m.value is None else f"{m.value:.6g}", Text(m.reason or ""))
+    print_wide(table)

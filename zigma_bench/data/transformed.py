@@ -1,0 +1,67 @@
+"""Images that went through transforms, one after another; the set keeps its number and its splits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from zigma_bench.errors import UsageError
+from zigma_bench.images import Images, Pixels, Splits
+
+MEMORY_BYTES = 2**30  # a split whose pixels fit is transformed once and kept
+CHUNK = 1000  # images at a time
+
+Step = Callable[[Pixels], Pixels]  # uint8 [n, C, H, W] to the same shape
+
+
+@dataclass(frozen=True)
+class TransformedImages:
+    """Images after all steps. If all pixels fit in MEMORY_BYTES the first `take` transforms and keeps them all."""
+
+    images: Images
+    steps: tuple[Step, ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Pixels:
+        wanted = np.asarray(indices, dtype=np.int64)
+        return self._all[wanted] if self._fits else self._made(wanted)
+
+    @cached_property
+    def _fits(self) -> bool:
+        return len(self) > 0 and len(self) * self.images.take([0]).nbytes <= MEMORY_BYTES
+
+    @cached_property
+    def _all(self) -> Pixels:
+        return self._made(np.arange(len(self)))
+
+    def _made(self, indices: npt.NDArray[np.int64]) -> Pixels:
+        pixels = self.images.take(indices[:CHUNK])
+        parts = [self._after(pixels)]
+        for start in range(CHUNK, len(indices), CHUNK):
+            parts.append(self._after(self.images.take(indices[start : start + CHUNK])))
+        return np.concatenate(parts)
+
+    def _after(self, pixels: Pixels) -> Pixels:
+        for step in self.steps if len(pixels) else ():
+            after = step(pixels)
+            if after.dtype != np.uint8 or after.shape != pixels.shape:
+                raise UsageError(
+                    "a transform gives other than it was given",
+                    expected=f"uint8 {list(pixels.shape)}", got=f"{after.dtype} {list(after.shape)}",
+                    do="mend the plugin",
+                )  # fmt: skip
+            pixels = after
+        return pixels
+
+
+def transformed(splits: Splits, steps: Sequence[Step]) -> Splits:
+    """Both sides of a source after all steps; the source itself where there are none."""
+    if not steps:
+        return splits
+    return Splits(*(TransformedImages(images, tuple(steps)) for images in (splits.train, splits.validation)))

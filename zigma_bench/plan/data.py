@@ -1,0 +1,96 @@
+"""The data sets of a suite, resolved: where the images come from, what is done to them, and what they are called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from zigma_bench.errors import UsageError, ZigmaBenchError
+from zigma_bench.plan.cells import Resolved, Transform, digest
+from zigma_bench.plan.resolve import describe, entries, resolve, word
+from zigma_bench.plan.settings import NO_DATA
+from zigma_bench.plugins import Catalogue
+from zigma_bench.registry import DataFacts
+from zigma_bench.suite import Data, Source, Suite
+
+Place = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One entry of a suite's `data`. `facts` are those of the images as networks see them, after the transforms.
+
+    `label` tells it from the suite's others; None where it is the only one. That of an efficiency suite has no `data`.
+    """
+
+    data: Resolved | None
+    transforms: tuple[Transform, ...]
+    facts: DataFacts
+    label: str | None = None
+
+
+def data_sets(suite: Suite, catalogue: Catalogue, source: Source, *, smoke: bool) -> tuple[DataSet, ...]:
+    """The data sets of a suite; two that hold the same images are refused, or one toy where they are toys."""
+    if suite.data is None:
+        return (DataSet(None, (), NO_DATA),)
+    found: dict[str, DataSet] = {}
+    for place, given in entries(suite):
+        data = _resolved(given, place, catalogue, source)
+        if data.facts.fingerprint in found and not smoke:
+            raise UsageError(
+                f"the data set {given.name!r} stands twice", where=source.where(*place), do="keep one of them"
+            )
+        found.setdefault(data.facts.fingerprint, data)
+    return _labelled(tuple(found.values()), catalogue)
+
+
+def _resolved(given: Data, place: Place, catalogue: Catalogue, source: Source) -> DataSet:
+    data = resolve(catalogue, "dataset", given, source.where(*place))
+    facts = describe(catalogue, data, source.where(*place))
+    transforms = []
+    for index, choice in enumerate(given.transforms):
+        where = source.where(*place, "transforms", index)
+        transforms.append(_transform(resolve(catalogue, "transform", choice, where), facts, catalogue, where))
+    if transforms:  # images without any keep the fingerprint of their source, and records their names
+        parts = {"images": facts.fingerprint, "transforms": [item.model_dump(mode="json") for item in transforms]}
+        facts = replace(facts, fingerprint=digest(parts))
+    return DataSet(data, tuple(transforms), facts)
+
+
+def _transform(found: Resolved, facts: DataFacts, catalogue: Catalogue, where: str) -> Transform:
+    """A transform that takes these images, with the digest of what it draws for them."""
+    spec = catalogue.get("transform", found.name)
+    options = spec.make_options(found.options)
+    shape = {"channels": facts.channels, "height": facts.height, "width": facts.width}
+    try:
+        if spec.facts.check is not None:
+            spec.facts.check(options, **shape)
+        drawn = str(spec.facts.digest(options, **shape))
+    except ZigmaBenchError as error:
+        raise error.at(where) from None
+    return Transform(name=found.name, owner=found.owner, options=found.options, digest=drawn)
+
+
+def _labelled(sets: tuple[DataSet, ...], catalogue: Catalogue) -> tuple[DataSet, ...]:
+    """Each with a name, the options in which it differs from others of that name, and its transforms."""
+    if len(sets) == 1:
+        return sets
+    return tuple(replace(item, label=_label(item, sets, catalogue)) for item in sets)
+
+
+def _label(item: DataSet, sets: Sequence[DataSet], catalogue: Catalogue) -> str:
+    data = item.data
+    assert data is not None, "a suite that lists data sets has data"
+    others = [other.data.options for other in sets if other.data is not None and other.data.name == data.name]
+    differing = {key: value for key, value in data.options.items() if len({word(other[key]) for other in others}) > 1}
+    parts = [_words(data.name, differing)]
+    for transform in item.transforms:
+        defaults = {option.name: option.default for option in catalogue.get("transform", transform.name).options}
+        shown = {key: value for key, value in transform.options.items() if value != defaults[key]}
+        parts.append(_words(transform.name, shown))
+    return ", ".join(parts)
+
+
+def _words(name: str, options: Mapping[str, Any]) -> str:
+    return " ".join([name, *(f"{key}={word(value)}" for key, value in sorted(options.items()))])

@@ -1,0 +1,101 @@
+"""Rows against the baseline's row: paired over the seeds that both have, tested where a test can be read.
+
+A comparison is `significant` or `not significant` by its Holm-adjusted p over all tested comparisons of one metric,
+`indicative` below three common seeds, and `untested` where a p would say less than it seems to; `reason` says why.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from zigma_bench.reports.statistics import LEAST_SEEDS, LEVEL, deviation, holm, paired_test, t_interval
+
+if TYPE_CHECKING:
+    from zigma_bench.reports.table import Row
+
+Verdict = Literal["significant", "not significant", "indicative", "untested"]
+
+UNEQUAL_SCANS = "it scans another number of tokens than the baseline at equal images, which is another amount of work"
+SMOKE = "a smoke run"
+NO_SPREAD = "the difference is the same for every seed, and a t-test lives on how it varies"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A row's figure minus the baseline's: mean, standard deviation, 95% t-interval and test over `n` common seeds.
+
+    `ci_low`, `ci_high`, `t`, `p` and `p_holm` are None where there is no test.
+    """
+
+    mean: float
+    sd: float | None
+    n: int
+    verdict: Verdict
+    reason: str | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    t: float | None = None
+    p: float | None = None
+    p_holm: float | None = None
+
+
+def with_differences(
+    rows: Sequence[Row], baseline: tuple[str | None, str | None] | None, *, budget: Sequence[str], smoke: bool
+) -> tuple[Row, ...]:
+    """The rows, those of cells with their differences to the row of `baseline`, a backbone and a scan.
+
+    `budget` names what all cells spend alike: under `flops` or `seconds` unequal scans compare, under `images` not.
+    """
+    base = next((r for r in rows if r.role == "cell" and (r.backbone, r.scan) == baseline), None)
+    if base is None:
+        return tuple(rows)
+    found = [replace(row, baseline=row is base) for row in rows]
+    for name, statistic in base.metrics.items():
+        if statistic.stage != "quality":  # a seed draws no speed, so seeds pair none
+            continue
+        others = [i for i, r in enumerate(rows) if r.role == "cell" and r is not base and name in r.metrics]
+        made = {i: _difference(rows[i], base, name, budget, smoke) for i in others}
+        for i, difference in zip(made, _adjusted(list(made.values())), strict=True):
+            if difference is not None:
+                found[i] = replace(found[i], differences={**found[i].differences, name: difference})
+    return tuple(found)
+
+
+def _difference(row: Row, base: Row, name: str, budget: Sequence[str], smoke: bool) -> Difference | None:
+    """One comparison, its p not adjusted yet; None without a common seed."""
+    ours, theirs = row.metrics[name].values, base.metrics[name].values
+    seeds = sorted(ours.keys() & theirs.keys())
+    if not seeds:
+        return None
+    left, right = [ours[seed] for seed in seeds], [theirs[seed] for seed in seeds]
+    values = [a - b for a, b in zip(left, right, strict=True)]
+    plain = Difference(statistics.fmean(values), deviation(values), len(values), "untested")
+    if smoke:
+        return replace(plain, reason=SMOKE)
+    if "images" in budget and not _equal_scans(row, base):
+        return replace(plain, reason=UNEQUAL_SCANS)
+    if len(seeds) < LEAST_SEEDS:
+        return replace(plain, verdict="indicative", reason=f"{len(seeds)} common seeds of at least {LEAST_SEEDS}")
+    tested, interval = paired_test(left, right), t_interval(values)
+    if tested is None or interval is None:
+        return replace(plain, reason=NO_SPREAD)
+    return replace(plain, ci_low=interval.low, ci_high=interval.high, t=tested[0], p=tested[1])
+
+
+def _adjusted(found: Sequence[Difference | None]) -> list[Difference | None]:
+    """The comparisons of one metric, judged together."""
+    tested = [i for i, difference in enumerate(found) if difference is not None and difference.p is not None]
+    judged = list(found)
+    for i, p in zip(tested, holm([d.p for d in found if d is not None and d.p is not None]), strict=True):
+        difference = found[i]
+        assert difference is not None
+        judged[i] = replace(difference, p_holm=p, verdict="significant" if p < LEVEL else "not significant")
+    return judged
+
+
+def _equal_scans(row: Row, base: Row) -> bool:
+    return math.isclose(row.facts["scanned_ratio"], base.facts["scanned_ratio"], rel_tol=1e-9)

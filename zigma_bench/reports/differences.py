@@ -1,0 +1,116 @@
+"""The second table of a suite: intervals over seeds, and every row against the baseline's, a line a metric and row."""
+
+from __future__ import annotations
+
+from zigma_bench.reports.compare import Difference
+from zigma_bench.reports.figures import (
+    ARROWS,
+    SIGNIFICANT,
+    UNTESTED,
+    interval,
+    probability,
+    shift,
+    shift_interval,
+)
+from zigma_bench.reports.statistics import LEAST_SEEDS, LEVEL
+from zigma_bench.reports.table import Row, Statistic, Table
+
+HEADINGS = ("metric", "row", "mean, 95%", "difference", "difference, 95%", "pairs", "p", "Holm p")
+
+
+def shown(table: Table) -> bool:
+    """Whether there is a second table: seeds to pair, a baseline, and figures that mean something."""
+    several = any(row.seed_count > 1 for row in table.rows if row.role == "cell")
+    return several and table.baseline_row is not None and not table.smoke
+
+
+def title(table: Table) -> str:
+    base = table.baseline_row
+    assert base is not None
+    return f"{table.suite}: intervals over seeds, and differences to {label(base)}"
+
+
+def lines(table: Table) -> list[tuple[str, ...]]:
+    """The cells of every line, as text, under `HEADINGS`."""
+    base = table.baseline_row
+    assert base is not None
+    return [
+        _line(name, row, row.metrics[name])
+        for name, statistic in base.metrics.items()
+        for row in table.rows
+        if statistic.stage == "quality" and row.role == "cell" and name in row.metrics
+    ]
+
+
+def label(row: Row) -> str:
+    """A row as its backbone and scan, and what it is timed with."""
+    given = row.setting
+    timed = f", {given['backend']}, {given['tokens']} tokens, batch {given['batch']}" if given else ""
+    return " ".join(filter(None, (row.backbone, row.scan))) + timed
+
+
+def notes(table: Table) -> list[str]:
+    """What the footer says of seeds, directions and tests."""
+    return [*_direction_notes(table), *(_test_notes(table) if shown(table) else ()), *_seed_notes(table)]
+
+
+def _line(name: str, row: Row, statistic: Statistic) -> tuple[str, ...]:
+    first = (name + ARROWS[statistic.better], label(row), interval(statistic))
+    difference = row.differences.get(name)
+    if difference is None:
+        return (*first, "baseline" if row.baseline else "-", "-", "-", "-", "-")
+    p = probability(difference.p) if difference.p is not None else _unjudged(difference)
+    against = (shift(difference, statistic.unit), shift_interval(difference, statistic.unit), str(difference.n))
+    return (*first, *against, p, probability(difference.p_holm))
+
+
+def _unjudged(difference: Difference) -> str:
+    return "not tested" if difference.verdict == "untested" else difference.verdict
+
+
+def _direction_notes(table: Table) -> list[str]:
+    names = dict.fromkeys((n, s.better, s.stage) for row in table.rows for n, s in row.metrics.items())
+    known = {b for _, b, _ in names if b}
+    unknown = sorted(n for n, b, stage in names if b is None and stage == "quality")
+    text = "; ".join(f"{ARROWS[b].strip()} {b} is better" for b in ("lower", "higher") if b in known)
+    found = [f"{text}."] if text else []
+    if unknown:
+        found.append(
+            f"{', '.join(unknown)}: no metric of this name is registered here, so which way is better is not known."
+        )
+    return found
+
+
+def _test_notes(table: Table) -> list[str]:
+    base = table.baseline_row
+    assert base is not None
+    found = [d for row in table.rows for d in row.differences.values()]
+    if not found:
+        return [f"No differences: no other row has a finished seed in common with {label(base)}, the baseline."]
+    told = ["95%: the t-interval over seeds; nothing is resampled."]
+    if family := _families(table):
+        told.append(
+            f"{SIGNIFICANT} differs from {label(base)}: paired t-test over common seeds, p below {LEVEL} after Holm's "
+            f"correction for all comparisons of the metric ({family})."
+        )
+    reasons = sorted({d.reason for d in found if d.verdict == "untested" and d.reason})
+    return told + [f"{UNTESTED} printed, not tested: {reason}." for reason in reasons]
+
+
+def _families(table: Table) -> str:
+    """How many comparisons of each metric were tested, and so corrected for."""
+    tested = [name for row in table.rows for name, d in row.differences.items() if d.p is not None]
+    return ", ".join(f"{name} {tested.count(name)}" for name in dict.fromkeys(tested))
+
+
+def _seed_notes(table: Table) -> list[str]:
+    rows = [row for row in table.rows if row.role == "cell" and row.seed_count]
+    few = [row for row in rows if row.seed_count < LEAST_SEEDS]
+    if table.smoke or table.timed_alone or not rows:
+        return []
+    if not few:
+        return ["Every row that is there has three seeds or more: results."]
+    if len(few) == len(rows):
+        return ["Fewer than three seeds: indicative, not a result."]
+    named = ", ".join(f"{label(row)} ({row.seed_count})" for row in few)
+    return [f"Rows of three seeds or more are results; fewer are indicative, not a result: {named}."]

@@ -1,0 +1,71 @@
+"""How a figure, an interval, a difference and a p value are written."""
+
+from __future__ import annotations
+
+import math
+
+from zigma_bench.reports.compare import Difference
+from zigma_bench.reports.table import Statistic
+
+SCALES = {"bytes": 2.0**30, "FLOP/s": 1e12, "B/s": 1e9}  # GiB, TFLOP/s, GB/s
+SIGNIFICANT, UNTESTED = "*", "†"
+ARROWS = {"lower": " ↓", "higher": " ↑", None: ""}
+SMALLEST_P = 1e-4
+
+
+def figure(statistic: Statistic | None, seeds: int) -> str:
+    """Mean ± standard deviation, with its own number of seeds where it has fewer than its row."""
+    if statistic is None or statistic.mean is None:
+        return "-"
+    scale = _scale(statistic.unit)
+    text = significant(statistic.mean / scale)
+    spread = "" if statistic.sd is None else f" ± {significant(statistic.sd / scale, 2)}"
+    return text + spread + (f" (n={statistic.n})" if statistic.n < seeds else "")
+
+
+def interval(statistic: Statistic) -> str:
+    """The 95% t-interval of a mean."""
+    if statistic.ci_low is None or statistic.ci_high is None:
+        return "-"
+    scale = _scale(statistic.unit)
+    return f"{significant(statistic.ci_low / scale)} to {significant(statistic.ci_high / scale)}"
+
+
+def mark(difference: Difference | None) -> str:
+    """The sign that the footer explains: tested and significant, or not tested."""
+    if difference is None or difference.verdict not in ("significant", "untested"):
+        return ""
+    return f" {SIGNIFICANT if difference.verdict == 'significant' else UNTESTED}"
+
+
+def shift(difference: Difference, unit: str) -> str:
+    """The mean difference and its mark."""
+    return f"{_signed(difference.mean / _scale(unit))}{mark(difference)}"
+
+
+def shift_interval(difference: Difference, unit: str) -> str:
+    """The 95% t-interval of the mean difference."""
+    if difference.ci_low is None or difference.ci_high is None:
+        return "-"
+    return f"{_signed(difference.ci_low / _scale(unit))} to {_signed(difference.ci_high / _scale(unit))}"
+
+
+def probability(p: float | None) -> str:
+    """A p value with two digits."""
+    return "-" if p is None else f"<{SMALLEST_P:.4f}" if p < SMALLEST_P else f"{p:.2g}"
+
+
+def significant(value: float, digits: int = 4) -> str:
+    """A number with so many significant digits, without an exponent where it is of ordinary size."""
+    if value == 0 or not 1e-5 < abs(value) < 1e9:
+        return f"{value:.{digits - 1}g}"
+    places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{places}f}"
+
+
+def _scale(unit: str) -> float:
+    return SCALES.get(unit, 1)
+
+
+def _signed(value: float) -> str:
+    return ("+" if value > 0 else "") + significant(value, 3)

@@ -1,0 +1,172 @@
+"""Anybody's images as the metrics take them: a folder, a zip of images, ADM's .npz, or what this program left.
+
+A folder's images are those of it and of the folders below, by name; they are decoded when they are taken. All have one
+size, and colour if any of them has.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from zigma_bench.data.decode import FORMATS, flat_image
+from zigma_bench.data.files import below
+from zigma_bench.errors import BadImage, NotReady, UsageError
+from zigma_bench.images import ArrayImages, Images, Pixels
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif")
+SAMPLES, DRAWN = "samples.npy", "images"  # what a cell's stage and `sample MODEL` leave
+ARRAY = "arr_0"
+
+GRAY = ("1", "L", "I;16", "I;16B", "I", "LA")
+
+
+@dataclass(frozen=True)
+class EncodedImages:
+    """Encoded images by name, decoded as they are taken; `read(name)` gives a file's bytes."""
+
+    names: Sequence[str]
+    read: Callable[[str], bytes]
+    where: str
+    shape: tuple[int, int, int]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def take(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Pixels:
+        return np.stack([self._pixels(self.names[int(index)]) for index in indices])
+
+    def _pixels(self, name: str) -> Pixels:
+        image = flat_image(self.read(name), _named(self.where, name))
+        _check_size(image.size, self.shape, _named(self.where, name))
+        pixels = np.asarray(image.convert("RGB" if self.shape[0] == 3 else "L"))
+        return np.ascontiguousarray(pixels[None] if self.shape[0] == 1 else pixels.transpose(2, 0, 1))
+
+
+def open_images(path: Path) -> Images:
+    """The images of a folder, .zip or .npz.
+
+    Raises NotReady for what is not there, UsageError for what holds no images or another array than uint8
+    [N, H, W, 3] or [N, H, W, 1], and BadImage, which names the file, for an image that is broken or of another size.
+    """
+    if path.is_dir():
+        return _of_folder(path)
+    if not path.is_file():
+        raise NotReady("there are no images", where=str(path), do="give a folder, a .zip or a .npz of images")
+    if path.suffix == ".npz":
+        return _of_npz(path)
+    if path.suffix == ".zip":
+        return _of_zip(path)
+    raise UsageError("this is no set of images", where=str(path), expected="a folder, a .zip or a .npz")
+
+
+def _of_folder(path: Path) -> Images:
+    if (path / SAMPLES).is_file():
+        return _of_npy(path / SAMPLES)
+    folder = path / DRAWN if (path / DRAWN / "0000000.png").is_file() else path
+    root = folder.absolute()
+    names = [str(Path(file).relative_to(root)) for file in below(folder, SUFFIXES).files]
+    return _encoded(names, lambda name: (root / name).read_bytes(), str(folder))
+
+
+def _of_zip(path: Path) -> Images:
+    try:
+        archive = zipfile.ZipFile(path)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise UsageError(f"the zip can't be read: {error}", where=str(path)) from None
+    names = sorted(
+        name for name in archive.namelist() if Path(name).suffix.lower() in SUFFIXES and not _hidden(Path(name))
+    )
+
+    def read(name: str) -> bytes:
+        try:
+            return archive.read(name)
+        except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError) as error:
+            raise BadImage(f"the file can't be unpacked: {error}", where=_named(str(path), name)) from None
+
+    return _encoded(names, read, str(path))
+
+
+def _hidden(name: Path) -> bool:
+    return any(part.startswith((".", "__")) for part in name.parts)
+
+
+def _encoded(names: Sequence[str], read: Callable[[str], bytes], where: str) -> EncodedImages:
+    """The set, once the head of every file says the same size."""
+    if not names:
+        raise UsageError("there are no images", where=where, expected=f"files that end in {', '.join(SUFFIXES)}")
+    sizes, gray = [], True
+    for name in names:
+        size, mode = _head(read(name), _named(where, name))
+        sizes.append(size)
+        gray &= mode in GRAY
+    width, height = sizes[0]
+    shape = (1 if gray else 3, height, width)
+    for name, size in zip(names, sizes, strict=True):
+        _check_size(size, shape, _named(where, name), first=_named(where, names[0]))
+    return EncodedImages(names, read, where, shape)
+
+
+def _head(data: bytes, where: str) -> tuple[tuple[int, int], str]:
+    """Upright size and mode; an image whose head can't be read is decoded, which says what is wrong."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            turned = image.getexif().get(0x0112) in (5, 6, 7, 8)
+            return (image.size[::-1] if turned else image.size), image.mode
+    except Exception:  # whatever Pillow runs into, the strict decoder names it
+        whole = flat_image(data, where)
+        return whole.size, whole.mode
+
+
+def _check_size(size: tuple[int, int], shape: tuple[int, int, int], where: str, *, first: str | None = None) -> None:
+    if size != (shape[2], shape[1]):
+        raise BadImage(
+            "the image has another size", where=where,
+            expected=f"{shape[2]} x {shape[1]} pixels" + (f", as {first}" if first else ""),
+            got=f"{size[0]} x {size[1]}", do="bring all images to one size",
+        )  # fmt: skip
+
+
+def _of_npz(path: Path) -> Images:
+    """ADM's layout: uint8 [N, H, W, C] under arr_0."""
+    try:
+        with np.load(path, allow_pickle=False) as held:
+            if ARRAY not in held:
+                raise UsageError(
+                    f"the .npz holds no {ARRAY}", where=str(path), expected="uint8 [N, H, W, 3] (ADM's layout)",
+                    got=", ".join(held.files) or "nothing", do="save it with np.savez(path, images)",
+                )  # fmt: skip
+            array = held[ARRAY]
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UsageError(f"the .npz can't be read: {error}", where=str(path)) from None
+    return _array(array, str(path), channels_at=3)
+
+
+def _of_npy(path: Path) -> Images:
+    """What a cell's sample stage left: uint8 [N, C, H, W]."""
+    try:
+        return _array(np.load(path, allow_pickle=False), str(path), channels_at=1)
+    except (OSError, ValueError, EOFError) as error:
+        raise UsageError(f"the samples can't be read: {error}", where=str(path)) from None
+
+
+def _array(array: npt.NDArray[Any], where: str, *, channels_at: int) -> Images:
+    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[channels_at] not in (1, 3) or not array.size:
+        layout = "[N, H, W, C]" if channels_at == 3 else "[N, C, H, W]"
+        raise UsageError(
+            "these are no images", where=where, expected=f"uint8 {layout} of 1 or 3 channels",
+            got=f"{array.dtype} {list(array.shape)}",
+        )  # fmt: skip
+    return ArrayImages(array.transpose(0, 3, 1, 2) if channels_at == 3 else array)
+
+
+def _named(where: str, name: str) -> str:
+    return f"{where}/{name}"

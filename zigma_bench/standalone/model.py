@@ -1,0 +1,172 @@
+"""An imported model under the samplers here: told its own times, guided, its sigma used where it has one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from zigma_bench.diffusion.conventions import vp_noise_of_dit
+from zigma_bench.diffusion.convert import Network
+from zigma_bench.diffusion.ddpm import dit_schedule, solve_discrete
+from zigma_bench.diffusion.draw import draw
+from zigma_bench.diffusion.guidance import guided
+from zigma_bench.diffusion.noise import StepNoise, image_noise
+from zigma_bench.errors import NotFinite, UsageError
+from zigma_bench.models.official.card import Card
+from zigma_bench.plan.diffusion import check_diffusion, objective_of, sampler_of
+from zigma_bench.standalone.labels import label_of
+from zigma_bench.suite import DISCRETE, Sample, Source, Strict, Train, validated
+
+
+class Recipe(Strict):
+    """What a model was trained to say, and how it is drawn from."""
+
+    train: Train
+    sample: Sample
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is drawn: the recipe, the seed of all noise, and the labels (None: all classes in turn)."""
+
+    card: Card
+    recipe: Recipe
+    seed: int
+    labels: tuple[int, ...] | None
+
+    def __str__(self) -> str:
+        """The sampler with its defaults, as it is told to a person."""
+        sample = self.recipe.sample
+        words = [str(sampler_of(self.recipe.train, sample))]
+        if self.of_dit:
+            variance = f", variance {self.variance}" if self.variance else f", eta {sample.eta or 0.0:g}"
+            words = [f"{sample.solver} on DiT's steps, evaluations {sample.resolved_evaluations}{variance}"]
+        if sample.guidance:
+            words.append(f"guidance {sample.guidance.scale:g} on {sample.guidance.channels} channels")
+        return ", ".join([*words, f"seed {self.seed}"])
+
+    @property
+    def of_dit(self) -> bool:
+        """Whether DiT's own steps are walked."""
+        return self.card.official == "dit" and self.recipe.sample.solver in DISCRETE
+
+    @property
+    def variance(self) -> Literal["small", "large", "learned"] | None:
+        """Of DDPM on DiT's steps: what the network says of it, unless the recipe names another."""
+        sample = self.recipe.sample
+        if not self.of_dit or sample.solver != "ddpm":
+            return None
+        return sample.variance or ("learned" if self.card.learned_sigma else "small")
+
+    def facts(self) -> dict[str, Any]:
+        """All that an image depends on beside its index; dopri5 also on the batch that it is drawn in."""
+        sample = self.recipe.sample
+        free = set() if sample.solver == "dopri5" else {"count", "batch"}
+        return {
+            "model": self.card.model_sha256,
+            "seed": self.seed,
+            "labels": self.labels and list(self.labels),
+            "sample": sample.model_dump(mode="json", exclude=free),
+        }
+
+    def labels_of(self, indices: range | list[int]) -> list[int] | None:
+        """The label of every image; None where there are no classes."""
+        classes = self.card.condition.classes
+        if self.card.condition.kind != "class" or classes is None:
+            return None
+        return [label_of(self.seed, index, classes=classes, chosen=self.labels) for index in indices]
+
+
+def make_order(
+    card: Card, given: dict[str, Any], *, seed: int, labels: tuple[int, ...] | None, places: dict[str, str]
+) -> Order:
+    """The order of keys of a suite's `sample`; UsageError for what makes no sense for this model.
+
+    `places`: how the command spells a key, for errors.
+    """
+    source = Source("sample", "", {("sample", *key.split(".")): where for key, where in places.items()})
+    train = {"path": card.path, "prediction": card.prediction}
+    solver = {"solver": "ddpm"} if card.official == "dit" else {}
+    recipe = validated(Recipe, {"train": train, "sample": solver | given}, source)
+    unguided = recipe.sample.model_copy(update={"guidance": None})
+    check_diffusion(Recipe(train=recipe.train, sample=unguided), source)
+    if recipe.sample.graph:
+        raise UsageError(
+            "a model's launches are not recorded", where=source.where("sample", "graph"), do="leave it out"
+        )
+    order = Order(card, recipe, seed, labels)
+    _check_condition(order, source)
+    return order
+
+
+def _check_condition(order: Order, source: Source) -> None:
+    condition, guidance = order.card.condition, order.recipe.sample.guidance
+    if condition.kind == "text":
+        raise UsageError(
+            "the model is drawn under a text's features, and no text encoder is at hand",
+            do="call official.open_model(DIR) with features of yours",
+        )
+    if condition.kind == "none" and order.labels:
+        raise UsageError("the model has no classes", where="--labels", do="leave labels and class out")
+    top = (condition.classes or 0) - 1
+    if wrong := [label for label in order.labels or () if not 0 <= label <= top]:
+        raise UsageError("a label has no class", where="--labels", expected=f"0 to {top}", got=wrong[0])
+    if guidance is None:
+        return
+    if not condition.null_class:
+        raise UsageError(
+            "the model has no label that stands for none, so there is nothing to guide away from",
+            where=source.where("sample", "guidance"), do="leave guidance out",
+        )  # fmt: skip
+    if order.of_dit and guidance.interval is not None:
+        raise UsageError(
+            f"{order.recipe.sample.solver} tells DiT its steps, and an interval is of times",
+            where=source.where("sample", "guidance"), do="leave the interval out, or take another solver",
+        )  # fmt: skip
+
+
+@torch.no_grad()
+def draw_batch(order: Order, network: Callable[..., Tensor], indices: list[int], device: str) -> Tensor:
+    """The images or latents of some indices, float [B, *shape] on the CPU; each from (seed, index) alone."""
+    shape = order.card.shape
+    noise = torch.stack([image_noise(order.seed, index, shape) for index in indices]).to(device)
+    stirred = StepNoise(order.seed, indices, shape, device)
+    said = _conditioned(order, network, indices, device)
+    sample = order.recipe.sample
+    if order.of_dit:
+        solver: Literal["ddpm", "ddim"] = "ddpm" if sample.solver == "ddpm" else "ddim"
+        drawn, _ = solve_discrete(
+            said,
+            noise,
+            solver=solver,
+            evaluations=sample.resolved_evaluations or 0,
+            step_noise=stirred,
+            schedule=dit_schedule(),
+            variance=order.variance or "small",
+            eta=sample.eta or 0.0,
+        )
+    else:
+        train = order.recipe.train
+        drawn, _ = draw(
+            said, noise, objective=objective_of(train), sampler=sampler_of(train, sample), step_noise=stirred
+        )
+    if not bool(drawn.isfinite().all()):
+        raise NotFinite(f"a sample among {indices[0]} to {indices[-1]} is not finite")
+    return drawn.float().cpu()
+
+
+def _conditioned(order: Order, network: Callable[..., Tensor], indices: list[int], device: str) -> Network:
+    """The network of x and t alone, under each image's label, guided if that is asked for."""
+    if order.card.official == "dit" and not order.of_dit:
+        network = vp_noise_of_dit(network)
+    labels, guidance = order.labels_of(indices), order.recipe.sample.guidance
+    if labels is None:
+        return network
+    y = torch.tensor(labels, device=device)
+    if guidance is None:
+        return lambda x, t: network(x, t, y)
+    return guided(network, y, torch.full_like(y, order.card.condition.classes or 0), guidance)
