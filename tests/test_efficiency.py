@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,8 @@ from zigma_bench.efficiency.timing import MOST_WARM_UPS, Timing, time_calls
 from zigma_bench.errors import Interrupted, UsageError
 from zigma_bench.plan import make_plan
 from zigma_bench.plugins import catalogue
+from zigma_bench.reports.render import footer, to_csv, to_json, to_markdown
+from zigma_bench.reports.table import read_tables
 from zigma_bench.runner.find_batch import Trial, distinct, limit_of, run_trial, search
 from zigma_bench.runner.local import run_plan
 from zigma_bench.suite import Efficiency, load_suite
@@ -150,6 +155,8 @@ def test_an_efficiency_suite_is_a_product_and_an_order_free_backbone_runs_on_one
         ("tokens: [16, 64]", "tokens: [16, 63]", "63 is no square"),
         ("tokens: [16, 64],", "", "efficiency.tokens"),
         ("name: cost", "name: cost\nbudget: {images: 1}", "leave budget out"),
+        ("name: cost", "name: cost\ndata: digits", "leave data out"),
+        ("name: cost", "name: cost\ndata: [digits, gaussian-random-field]", "leave data out"),
         ("name: cost", "name: cost\nseeds: [0, 1]", "one seed"),
         ("batch: [1, 2]", "sample_batch: 3", "leave sample_batch out"),
         ("naive]", "nave]", "did you mean 'naive'"),
@@ -189,6 +196,27 @@ def test_every_stage_is_measured_beside_its_ceilings(alone):
     assert values["latency"].value == pytest.approx(sum(values["latency"].raw) / 3)
     assert {"scan-bytes-per-second", "ceiling-matmul-flops-per-second", "ceiling-copy-bytes-per-second"} < set(values)
     assert not any("backend" in m.fingerprint or "batch" in m.fingerprint for m in found if "latency" not in m.name)
+
+
+def test_labels_need_no_data_and_guidance_costs_two_passes_an_evaluation(alone):
+    zigma, dit = (
+        ("backbone: {name: zigma,", "backbone: {name: zigma, condition: class, classes: 7, null_class: true,"),
+        ("backbone: {name: dit,", "backbone: {name: dit, condition: class, classes: 7,"),
+    )
+    plain = alone(zigma, dit)
+    guided = alone(zigma, dit, ("evaluations: 2", "evaluations: 2, guidance: {scale: 2.0}"))
+    assert all(cell.condition is not None and cell.condition.size == 7 for cell in guided.cells)
+    for cells, passes in ((plain.cells, 2), (guided.cells, 4)):
+        for cell in (cells[0], cells[-1]):
+            seen, network = [], build(cell, "cpu")
+            network.register_forward_pre_hook(lambda module, given, seen=seen: seen.append([*map(len, given)]))
+            stages = {name: calls.make_stage(name, cell, network, CPU) for name in STAGES}
+            assert stages["sample"].passes == passes
+            for name, stage in stages.items():
+                seen.clear()
+                stage.call()
+                size = 2 * stage.batch if passes == 4 and name == "sample" else stage.batch
+                assert seen == [[size] * 3] * (2 if name == "sample" else 1)  # x, t and y
 
 
 def test_memory_that_runs_out_is_a_reason_and_the_other_stages_go_on(alone, monkeypatch):
@@ -249,6 +277,20 @@ def test_rounds_of_cells_alternate_and_the_last_leaves_the_record(alone, tmp_pat
     assert watcher.seen == [(first, True), (second, True)] * 2
     assert len(list((tmp_path / "results").glob("cost/*/*/round-*.json"))) == 4
     assert len(list((tmp_path / "results").glob("cost/*/*/record.json"))) == 2
+    check_report(*read_tables(tmp_path / "results" / "cost"))
+
+
+def check_report(table):
+    """Rows say what they are timed with; speed has a direction, a ceiling of the device has none; no seed is missed."""
+    text = to_markdown([table])
+    assert "| backend | tokens | batch |" in text and "| torch | 16 | 1 |" in text
+    assert "forward images/s ↑" in text and "matmul TFLOP/s |" in text
+    assert "Nothing was trained" in text and "three seeds" not in text and "not known" not in text
+    first, *_ = csv.DictReader(io.StringIO(to_csv([table])))
+    assert (first["backend"], first["tokens"], first["batch"], first["data"]) == ("torch", "16", "1", "")
+    assert json.loads(to_json([table]))["rows"][0]["setting"] == {"backend": "torch", "tokens": 16, "batch": 1}
+    refused = next(line for line in footer(table) if line.startswith("scan-bytes-per-second"))
+    assert refused.startswith("scan-bytes-per-second of dit, torch, 16 tokens, batch 1: ")
 
 
 @pytest.mark.parametrize("most", [0, 1, 2, 3, 7, 8, 100])
@@ -261,6 +303,16 @@ def test_the_search_ends_at_the_largest_batch_and_the_next(most):
 
 def test_batches_are_sought_once_for_cells_that_differ_in_them_alone(alone):
     assert len(distinct(alone())) == 2 * 2 * 2 + 2
+
+
+def test_images_of_one_shape_are_one_to_a_batch(write_suite):
+    digits = "data: {name: digits}"
+    one, two = (
+        make_plan(*load_suite(write_suite((digits, f"data: {data}"))), catalogue())
+        for data in ("digits", "[digits, {name: digits, transforms: [{name: rotate, degrees: 90}]}]")
+    )
+    assert len(two.cells) == 2 * len(one.cells)
+    assert [cell.backbone for cell in distinct(two)] == [cell.backbone for cell in distinct(one)]
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is limited through /proc")
