@@ -96,6 +96,12 @@ def test_fid_is_refused_with_its_reason(folder, tmp_path, monkeypatch):
     assert "128" in said["fd-efflite0"]["fingerprint"]["resize"]
 
 
+def test_an_efficiency_suite_is_no_reference(root, folder, tmp_path):
+    words = ("--samples", folder("a", pixels(4)), "--reference", root / "suites" / "efficiency.yaml")
+    found = run(*words, results=tmp_path / "results")
+    assert found.exit_code == UsageError.exit_code and "an efficiency suite has no data" in found.stderr
+
+
 def test_too_few_images_are_a_refusal(folder, tmp_path):
     place = folder("a", pixels(3))
     words = ("--samples", place, "--reference", place, "--metrics", "kid-efflite0")
