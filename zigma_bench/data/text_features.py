@@ -123,7 +123,7 @@ def with_texts(
     folder = encoders.features_folder(text.images, text.fingerprint, text.tokens)
     if encoders.kept(folder) is None:
         _encode(captions, text, folder, device, tell)
-    store = _opened(captions, text, folder)
+    store = open_kept(captions, text, folder)
     return Splits(train, validation), TextTable(store, masked=text.mask, device=device)
 
 
@@ -164,8 +164,8 @@ def _rows(encoder: Encoder, texts: Sequence[str], text: TextFeatures) -> dict[st
     return {"features": features.astype(DTYPE), "mask": mask}
 
 
-def _opened(captions: Sequence[str], text: TextFeatures, folder: Path) -> ArrayStore:
-    """The store, if it is that of these captions and this encoder."""
+def open_kept(captions: Sequence[str], text: TextFeatures, folder: Path) -> ArrayStore:
+    """Features that are kept, if they are those of these captions and this encoder; NotReady if they are not."""
     held = _held(folder)
     assert held is not None, "it was found, or written just now"
     identity, width = held["identity"], int(held["fields"]["features"]["shape"][1])
