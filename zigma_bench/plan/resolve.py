@@ -11,11 +11,12 @@ import pydantic
 from zigma_bench.errors import UsageError, ZigmaBenchError, nearest
 from zigma_bench.grid import Grid
 from zigma_bench.plan.cells import Resolved
+from zigma_bench.plan.space import TOY
 from zigma_bench.plugins import Catalogue
 from zigma_bench.registry import DataFacts, Spec
 from zigma_bench.scans.layers import routes
 from zigma_bench.scans.route import Route
-from zigma_bench.suite import Budget, Choice, Data, Efficiency, Reference, SizeMatch, Source, Suite
+from zigma_bench.suite import Budget, Choice, Data, Efficiency, Latents, Reference, SizeMatch, Source, Suite
 
 LONGEST_WORD = 40  # of an option's value in a label
 
@@ -88,7 +89,14 @@ def _toy(given: Data, place: tuple[str | int, ...], catalogue: Catalogue, source
         toy = catalogue.get("transform", choice.name).facts.smoke
         transforms.append({"name": choice.name, **choice.options, **toy})
     base = {"name": "digits"} if smoke is None else {"name": given.name, **given.options, **smoke}
+    if given.latents is not None:
+        base |= {"resolution": 2 * base.get("resolution", 8), "latents": _toy_latents(given.latents)}
     return Data.model_validate({**base, "transforms": tuple(transforms)})
+
+
+def _toy_latents(given: Latents) -> dict[str, Any]:
+    """The toy autoencoder, which halves the side: the images are twice as large, so networks see the usual 8 x 8."""
+    return {"autoencoder": TOY, "posterior": given.posterior, "precision": given.precision, "dtype": given.dtype}
 
 
 def resolve(catalogue: Catalogue, kind: str, choice: Choice, where: str) -> Resolved:
