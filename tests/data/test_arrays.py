@@ -85,7 +85,7 @@ def test_a_short_file_and_a_lost_one_are_found(whole: Path, checksums: bool) -> 
     lost.unlink()
     text.write_text("{")
     assert [fault.shard for fault in faults(whole, LAYOUT, checksums=checksums)] == [0, 1, 4]
-    with pytest.raises(NotReady, match="shard 0 is broken: 0000000.length.npy"):
+    with pytest.raises(NotReady, match=r"shard 0 is broken: 0000000.length.npy"):
         open_store(whole, LAYOUT, do="")
 
 
@@ -106,7 +106,7 @@ def test_another_store_is_refused_and_left_alone(whole: Path, other: Layout, nam
 
 
 def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(NotReady, match="no such store yet.*run the encoder"):
+    with pytest.raises(NotReady, match=r"no such store yet.*run the encoder"):
         open_store(tmp_path, LAYOUT, do="run the encoder")
     (tmp_path / "store.json").write_text("[]")
     with pytest.raises(NotReady, match="no description of a store"):
@@ -115,6 +115,6 @@ def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
 
 def test_rows_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     writer = open_writer(tmp_path, LAYOUT)
-    with pytest.raises(UsageError, match="'features' don't fit.*float64"):
+    with pytest.raises(UsageError, match=r"'features' don't fit.*float64"):
         writer.write(0, {"features": FEATURES[:5].astype(np.float64), "length": LENGTHS[:5]})
     assert 0 in writer.due()

@@ -147,9 +147,7 @@ def open_store(folder: Path, layout: Layout, *, do: str) -> ArrayStore:
 
     NotReady where it is absent, another one, or not whole; `do` says how it is written.
     """
-    if not (folder / STORE).exists():
-        raise NotReady("there is no such store yet", where=str(folder), do=do)
-    _check_same(folder, layout.to_json())
+    require_same(folder, layout, do=do)
     if found := faults(folder, layout, checksums=False):
         more = f", and {len(found) - 1} more" if len(found) > 1 else ""
         raise NotReady(f"shard {found[0].shard} {found[0].reason}{more}", where=str(folder), do=do)
@@ -165,6 +163,21 @@ def faults(folder: Path, layout: Layout, *, checksums: bool = True) -> list[Faul
 
     with ThreadPoolExecutor(THREADS) as pool:
         return [fault for fault in pool.map(look, range(len(layout.shards))) if fault is not None]
+
+
+def require_same(folder: Path, layout: Layout, *, do: str = "write it first") -> None:
+    """NotReady where a folder holds no store, or another one than this; its shards are not looked at."""
+    if not (folder / STORE).exists():
+        raise NotReady("there is no such store yet", where=str(folder), do=do)
+    _check_same(folder, layout.to_json())
+
+
+def read_rows(folder: Path) -> int | None:
+    """The rows that a folder's store has, or will have; None where there is none."""
+    try:
+        return int(json.loads((folder / STORE).read_text())["rows"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _fault(folder: Path, layout: Layout, shard: int, checksums: bool) -> str | None:

@@ -43,7 +43,7 @@ def texts_of(text: TextFeatures, prompts: Sequence[str], device: str) -> Prompts
 
 def _kept(text: TextFeatures, prompts: Sequence[str]) -> Rows | None:
     """From the features of the data's captions, if they are kept here and every prompt is one of them."""
-    folder = encoders.features_folder(text.images, text.fingerprint, text.tokens)
+    folder = encoders.features_folder(text.images, text.fingerprint, text.tokens, text.cache)
     if encoders.kept(folder) is None or (captions := _captions(folder)) is None:
         return None
     numbers = {caption: number for number, caption in enumerate(captions)}
@@ -63,7 +63,7 @@ def _captions(folder: Path) -> list[str] | None:
 
 
 def _encoded(text: TextFeatures, prompts: Sequence[str], device: str) -> Rows:
-    facts = encoders.describe(text.encoder, text.revision)
+    facts = encoders.describe(text.encoder, text.revision, text.cache)
     if facts.missing:
         missing = "; ".join(f"{item.what}: {item.do}" for item in facts.missing)
         raise NotReady(f"the encoder {text.encoder!r}, which reads prompts, is not here", do=missing)

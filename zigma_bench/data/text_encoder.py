@@ -18,7 +18,7 @@ import numpy.typing as npt
 from zigma_bench.data.random_words import RandomWords
 from zigma_bench.encoders import INSTALL, MINILM, MINILM_PACKAGE, MINILM_SHA256, RANDOM_WORDS, minilm_folder
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.pretrained import Pretrained, fetch, find
+from zigma_bench.text_model import TextModel, find
 
 CLIP, T5 = ("clip", "clip_text_model"), {"t5": "T5", "mt5": "MT5", "umt5": "UMT5"}
 BATCH = 64  # texts at a time
@@ -46,7 +46,7 @@ def open_encoder(name: str, revision: str | None, device: str = "cpu") -> Encode
     folder = minilm_folder()
     if folder is None:
         raise NotReady(f"the package {MINILM_PACKAGE} is not here, which holds the encoder", where=MINILM, do=INSTALL)
-    encoder = Transformer(Pretrained(MINILM, None, folder), device)
+    encoder = Transformer(find(str(folder), None), device)
     if (sha256 := encoder.weights_sha256()) != MINILM_SHA256:
         raise NotReady(
             "the encoder's weights are another file", where=str(folder), expected=MINILM_SHA256, got=sha256,
@@ -58,8 +58,8 @@ def open_encoder(name: str, revision: str | None, device: str = "cpu") -> Encode
 class Transformer:
     """A pretrained model of `transformers` and its tokenizer."""
 
-    def __init__(self, model: Pretrained, device: str) -> None:
-        folder = fetch(model)
+    def __init__(self, model: TextModel, device: str) -> None:
+        folder = model.fetch()
         transformers = _library()
         self.model, self.device = model, device
         kind = str(model.config().get("model_type"))
@@ -128,7 +128,7 @@ def _library() -> Any:
     return transformers
 
 
-def _class_of(transformers: Any, kind: str, model: Pretrained) -> Any:
+def _class_of(transformers: Any, kind: str, model: TextModel) -> Any:
     """The class that reads texts: of CLIP the text's half, of T5 the encoder."""
     if kind in CLIP:
         return transformers.CLIPTextModel
@@ -142,7 +142,7 @@ def _class_of(transformers: Any, kind: str, model: Pretrained) -> Any:
     return transformers.AutoModel
 
 
-def _check_whole(loading: dict[str, Any], model: Pretrained) -> None:
+def _check_whole(loading: dict[str, Any], model: TextModel) -> None:
     """A weight that the file lacks would be drawn at random; a pooler, which no feature passes through, may lack."""
     missing = sorted(name for name in loading["missing_keys"] if "pooler" not in name)
     wrong = missing + sorted(map(str, loading.get("mismatched_keys", ())))

@@ -32,6 +32,7 @@ from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.images import Images, Labels, Pixels, Splits, captions_of
 from zigma_bench.plan.cells import TextFeatures
 from zigma_bench.store import check_writable, only_writer, write_json
+from zigma_bench.text_model import find
 
 DTYPE = "float16"
 MOST = float(np.finfo(np.float16).max)
@@ -120,7 +121,7 @@ def with_texts(
     numbers: dict[str, int] = {}
     train, validation = (_numbered(images, numbers) for images in (splits.train, splits.validation))
     captions = list(numbers)
-    folder = encoders.features_folder(text.images, text.fingerprint, text.tokens)
+    folder = encoders.features_folder(text.images, text.fingerprint, text.tokens, text.cache)
     if encoders.kept(folder) is None:
         _encode(captions, text, folder, device, tell)
     store = open_kept(captions, text, folder)
@@ -145,7 +146,7 @@ def _encode(captions: Sequence[str], text: TextFeatures, folder: Path, device: s
     name = text.encoder if held is None else str(held["identity"].get("encoder"))
     layout = _layout(captions, text, encoder.width, encoder.weights_sha256(), name)
     texts = [*captions, ""]
-    with only_writer(folder):
+    with only_writer(folder, "these features"):
         writer = open_writer(folder, layout)
         write_json(folder / CAPTIONS, list(captions))
         for shard in writer.due():
@@ -181,8 +182,6 @@ def open_kept(captions: Sequence[str], text: TextFeatures, folder: Path) -> Arra
 
 def _weights_here(text: TextFeatures) -> str | None:
     """The sha256 of an encoder's weights, where they lie in a folder of the user's, whose name says nothing of them."""
-    from zigma_bench.pretrained import find
-
     if text.encoder in (encoders.RANDOM_WORDS, encoders.MINILM) or text.revision is not None:
         return None  # their name and version, or commit, are their identity
     model = find(text.encoder, None)

@@ -12,11 +12,12 @@ from zigma_bench import encoders
 from zigma_bench.errors import UsageError, ZigmaBenchError, nearest
 from zigma_bench.grid import Grid
 from zigma_bench.plan.cells import Resolved
+from zigma_bench.plan.space import TOY
 from zigma_bench.plugins import Catalogue
 from zigma_bench.registry import DataFacts, Spec
 from zigma_bench.scans.layers import routes
 from zigma_bench.scans.route import Route
-from zigma_bench.suite import Budget, Choice, Data, Efficiency, Reference, SizeMatch, Source, Suite
+from zigma_bench.suite import Budget, Choice, Data, Efficiency, Latents, Reference, SizeMatch, Source, Suite
 
 TOY_TOKENS = 8  # of a text in a smoke run
 LONGEST_WORD = 40  # of an option's value in a label
@@ -95,7 +96,14 @@ def _toy(given: Data, place: tuple[str | int, ...], catalogue: Catalogue, source
     if given.text is not None:  # the digits have texts, which no file is needed to read
         toy_text = given.text.model_dump() | {"encoder": encoders.RANDOM_WORDS, "revision": None, "tokens": TOY_TOKENS}
         base = {"name": "digits", "caption": "several", "text": toy_text}
+    if given.latents is not None:
+        base |= {"resolution": 2 * base.get("resolution", 8), "latents": _toy_latents(given.latents)}
     return Data.model_validate({**base, "transforms": tuple(transforms)})
+
+
+def _toy_latents(given: Latents) -> dict[str, Any]:
+    """The toy autoencoder, which halves the side: the images are twice as large, so networks see the usual 8 x 8."""
+    return {"autoencoder": TOY, "posterior": given.posterior, "precision": given.precision, "dtype": given.dtype}
 
 
 def resolve(catalogue: Catalogue, kind: str, choice: Choice, where: str) -> Resolved:

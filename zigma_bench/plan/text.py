@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zigma_bench import encoders
-from zigma_bench.errors import UsageError
+from zigma_bench.errors import UsageError, ZigmaBenchError
 from zigma_bench.plan.cells import TextFeatures
 from zigma_bench.registry import Condition, DataFacts, Missing
 from zigma_bench.suite import TextEncoder
@@ -20,13 +20,16 @@ def text_of(given: TextEncoder, facts: DataFacts, name: str, where: str) -> tupl
             f"the data set {name!r} has no captions to encode", where=where,
             do="name their column with its option caption, or leave text out",
         )  # fmt: skip
-    encoder = encoders.describe(given.encoder, given.revision, where)
+    try:
+        encoder = encoders.describe(given.encoder, given.revision, given.cache)
+    except ZigmaBenchError as error:
+        raise error.at(where) from None
     if encoder.limit is not None and given.tokens > encoder.limit:
         raise UsageError(
             f"the encoder {given.encoder!r} takes fewer tokens", where=where, expected=f"at most {encoder.limit}",
             got=given.tokens, do="lower tokens",
         )  # fmt: skip
-    kept = encoders.kept(encoders.features_folder(facts.fingerprint, encoder.fingerprint, given.tokens))
+    kept = encoders.kept(encoders.features_folder(facts.fingerprint, encoder.fingerprint, given.tokens, given.cache))
     width = encoder.width if kept is None else int(kept["fields"]["features"]["shape"][1])
     features = TextFeatures(
         encoder=given.encoder,
@@ -36,6 +39,7 @@ def text_of(given: TextEncoder, facts: DataFacts, name: str, where: str) -> tupl
         width=width,
         tokens=given.tokens,
         mask=given.mask,
+        cache=given.cache,
     )
     return features, () if kept is not None else encoder.missing
 
