@@ -26,6 +26,7 @@ TARGET_HELP = "A suite, a YAML file, or the folder of an imported model or of a 
 SETTINGS_HELP = "SUITE: KEY.PATH=VALUE, laid over it. MODEL, CELL: KEY=VALUE, a key of a suite's sample."
 SOLVER_HELP = "MODEL, CELL: euler, heun, dopri5, euler-maruyama, heun-sde, ddpm, ddim; euler if absent, ddpm for DiT."
 LABELS_HELP = "MODEL, CELL: labels that images take in turn, such as 207,360; every class in turn if absent."
+AUTOENCODER_HELP = "MODEL of latents: the autoencoder's folder, or owner/name@COMMIT on the Hub, to make pictures with."
 NO_PICTURE = "these are clips, or have other channels than a picture: each lies as .npy"
 PROMPT_HELP = "CELL: a text to draw, of a cell trained on captions; several take turns."
 SAYS_HELP = "What it was trained to say: velocity (default), score or noise."
@@ -92,13 +93,14 @@ def sample(
     backend: Annotated[
         str | None, typer.Option("--backend", help="MODEL, CELL: of scan and convolution; auto.")
     ] = None,
+    autoencoder: Annotated[str | None, typer.Option("--autoencoder", help=AUTOENCODER_HELP)] = None,
 ) -> None:
     """Draw the images of a suite's trained cells, or of an imported model or one trained cell as you ask."""
     from zigma_bench.standalone.target import kind_of
 
     of_model = {
         "out": out, "count": count, "batch": batch, "solver": solver, "evaluations": evaluations, "seed": seed,
-        "labels": labels, "class": label, "guidance": guidance, "backend": backend,
+        "labels": labels, "class": label, "guidance": guidance, "backend": backend, "autoencoder": autoencoder,
         "prompt": prompts,
     }  # fmt: skip
     if (kind := kind_of(target)) == "suite":
@@ -112,7 +114,7 @@ def sample(
     if prompts and count is None:
         given["count"] = len(prompts)
     asked = _Asked(given, settings or [], seed or 0, labels, label, tuple(prompts) if prompts else None)
-    _draw(target, kind, out, asked, device, backend or "auto", as_json)
+    _draw(target, kind, out, asked, device, backend or "auto", autoencoder, as_json)
 
 
 def _refuse(owner: str, do: str, given: Mapping[str, object]) -> None:
@@ -146,8 +148,18 @@ class _Asked:
         return make_order(source, keys, seed=self.seed, labels=labels, places=places, prompts=self.prompts)
 
 
-def _draw(target: Path, kind: str, out: Path | None, asked: _Asked, device: str, backend: str, as_json: bool) -> None:
+def _draw(
+    target: Path,
+    kind: str,
+    out: Path | None,
+    asked: _Asked,
+    device: str,
+    backend: str,
+    autoencoder: str | None,
+    as_json: bool,
+) -> None:
     from zigma_bench.device import find_device
+    from zigma_bench.standalone.decode import decode_folder, decoder_of
     from zigma_bench.standalone.draw import UNDECODED, draw_to_folder
 
     if out is None:
@@ -155,14 +167,23 @@ def _draw(target: Path, kind: str, out: Path | None, asked: _Asked, device: str,
     place = find_device(device)
     order = asked.order(target, kind)
     total = order.recipe.sample.count
+    # what is missing is said before drawing
+    space = order.source.latents if autoencoder is None else decoder_of(order.source, autoencoder)
     print(f"device: {place.name} ({place.card})\ndrawn: {order}", file=sys.stderr)
     files = draw_to_folder(
         order, out, device=place.name, backend=backend,
         tell=lambda done: print(f"{done:,} of {total:,}", file=sys.stderr, flush=True),
     )  # fmt: skip
+    facts, what = order.facts(), str(order.source.space)
+    if space is not None:
+        files = decode_folder(
+            order.source, space, out, count=total, device=place.name,
+            tell=lambda done: print(f"decoded {done:,} of {total:,}", file=sys.stderr, flush=True),
+        )  # fmt: skip
+        facts, what = {**facts, "autoencoder": space.decoding}, f"pictures, decoded in {space.given.precision}"
     if as_json:
-        typer.echo(json.dumps({"folder": str(files), "count": total, **order.facts()}, indent=1))
+        typer.echo(json.dumps({"folder": str(files), "count": total, **facts}, indent=1))
     else:
-        typer.echo(f"{total:,} {order.source.space}: {files}")
-    if not order.source.image:
+        typer.echo(f"{total:,} {what}: {files}")
+    if space is None and not order.source.image:
         print(UNDECODED if order.source.space == "latents" else NO_PICTURE, file=sys.stderr)

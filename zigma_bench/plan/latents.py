@@ -79,6 +79,29 @@ def latent_space(
     )
 
 
+def space_of_latents(given: Latents, *, channels: int, height: int, width: int, where: str) -> LatentSpace:
+    """The space of latents [channels, height, width] that belong to no data set; the Hub's autoencoder is fetched.
+
+    NotReady for an autoencoder that is not there, or whose latents have another number of channels.
+    """
+    files = pretrained(given)
+    files.fetch()
+    if missing := files.missing() + (() if importlib.util.find_spec("diffusers") else (INSTALL,)):
+        raise NotReady("; ".join(f"{item.what}: {item.do}" for item in missing), where=where)
+    config = read_config(files)
+    known = architecture(config, str(files.folder))
+    if known.latent_channels != channels:
+        raise NotReady(
+            "the autoencoder has other latents", where=where, expected=f"{channels} channels",
+            got=known.latent_channels, do="give the one that the model was trained with",
+        )  # fmt: skip
+    return LatentSpace(
+        given=given, weights_sha256=_weights(files), config_sha256=_told(config), latent_channels=channels,
+        factor=known.factor, scale=known.scale, shift=known.shift, images="", channels=known.channels or 3,
+        height=height * known.factor, width=width * known.factor, mirrored=False,
+    )  # fmt: skip
+
+
 def read_config(files: Pretrained) -> dict[str, Any]:
     """The configuration of a diffusers model; NotReady for another kind of model."""
     path = files.folder / CONFIG

@@ -103,7 +103,8 @@ def _toy(given: Data, place: tuple[str | int, ...], catalogue: Catalogue, source
 
 def _toy_latents(given: Latents) -> dict[str, Any]:
     """The toy autoencoder, which halves the side: the images are twice as large, so networks see the usual 8 x 8."""
-    return {"autoencoder": TOY, "posterior": given.posterior, "precision": given.precision, "dtype": given.dtype}
+    kept = given.model_dump(include={"posterior", "precision", "dtype"})
+    return {"autoencoder": TOY, "batch": 128, **kept}
 
 
 def resolve(catalogue: Catalogue, kind: str, choice: Choice, where: str) -> Resolved:

@@ -52,6 +52,12 @@ class LatentSpace(Strict):
         }
 
     @property
+    def decoding(self) -> dict[str, Any]:
+        """All that the pictures of latents depend on."""
+        keys = ("weights_sha256", "config_sha256", "scale", "shift", "precision")
+        return {key: self.cached[key] for key in keys}
+
+    @property
     def facts(self) -> dict[str, Any]:
         """All that training and sampling depend on."""
         return {**self.cached, "posterior": self.given.posterior}

@@ -186,9 +186,14 @@ def _protocol(table: Table) -> list[str]:
         "mean ± standard deviation over seeds.",
         "floor: held-out real images; ceiling: the untrained network. GFLOP: one forward pass of one image by formula; "
         "scanned: tokens scanned a layer / L.",
+        *([RECONSTRUCTION] if any(row.role == "reconstruction" for row in table.rows) else []),
     ]
 
 
+RECONSTRUCTION = (
+    "reconstruction: the floor's images, encoded and decoded, which is rFID where the metric is fid, for networks see "
+    "latents; every row is compared with real images."
+)
 TIMED = [
     "Nothing was trained. GFLOP: one forward pass of one image by formula; scanned: tokens scanned a layer / L; "
     "latency: one image.",

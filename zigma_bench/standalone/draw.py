@@ -19,12 +19,13 @@ from PIL import Image
 from torch import Tensor
 
 from zigma_bench.errors import UsageError
+from zigma_bench.images import Pixels
 from zigma_bench.sampling import GRID_SIDE, save_array, to_pixels, write_grid
 from zigma_bench.standalone.drawable import Drawable
 from zigma_bench.standalone.model import Order, draw_batch
 from zigma_bench.store import SPEC, check_writable, only_writer, write_atomic, write_json
 
-UNDECODED = "these are latents: a picture needs the autoencoder that the model was trained with, which is not here"
+UNDECODED = "these are latents: --autoencoder FOLDER, the one that the model was trained with, makes pictures of them"
 
 
 def draw_to_folder(order: Order, folder: Path, *, device: str, backend: str, tell: Callable[[int], None]) -> Path:
@@ -55,13 +56,18 @@ def draw_to_folder(order: Order, folder: Path, *, device: str, backend: str, tel
             write_json(folder / "labels.json", labels)
         if order.source.image:
             first = range(min(count, GRID_SIDE**2))
-            write_grid(folder / "grid.png", np.stack([_pixels(place(order.source, folder, i)) for i in first]))
+            write_grid(folder / "grid.png", np.stack([read_picture(place(order.source, folder, i)) for i in first]))
     return place(order.source, folder, 0).parent
 
 
 def place(source: Drawable, folder: Path, index: int) -> Path:
     """Where an image lies."""
-    return folder / (f"images/{index:07d}.png" if source.image else f"latents/{index:07d}.npy")
+    return picture_place(folder, index) if source.image else folder / f"latents/{index:07d}.npy"
+
+
+def picture_place(folder: Path, index: int) -> Path:
+    """Where a picture lies, drawn as one or decoded."""
+    return folder / f"images/{index:07d}.png"
 
 
 def _due(order: Order, folder: Path) -> Iterator[list[int]]:
@@ -98,13 +104,19 @@ def _write(path: Path, drawn: Tensor, source: Drawable) -> None:
     if not source.image:
         save_array(path, drawn.numpy())
         return
-    pixels = to_pixels(drawn).transpose(1, 2, 0)
+    write_picture(path, to_pixels(drawn))
+
+
+def write_picture(path: Path, pixels: Pixels) -> None:
+    """uint8 [C, H, W] as PNG."""
+    shown = pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)
     buffer = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if source.shape[0] == 1 else pixels).save(buffer, format="PNG")
+    Image.fromarray(shown).save(buffer, format="PNG")
     write_atomic(path, buffer.getvalue())
 
 
-def _pixels(path: Path) -> Any:
+def read_picture(path: Path) -> Pixels:
+    """A PNG as uint8 [C, H, W]."""
     with Image.open(path) as image:
         pixels = np.asarray(image)
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)

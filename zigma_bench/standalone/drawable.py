@@ -11,6 +11,7 @@ from zigma_bench.diffusion.convert import Network
 from zigma_bench.diffusion.guidance import Texts
 from zigma_bench.models.official import open_model
 from zigma_bench.models.official.card import Card, Condition
+from zigma_bench.plan.space import LatentSpace
 
 
 class Opener(Protocol):
@@ -24,7 +25,8 @@ class Drawable:
     """`sha256`: of the weights. `shape`: [C, H, W], or [T, C, H, W] of a clip. `image`: whether that is a picture.
 
     `train` and `sample`: the keys of a suite that the network has of itself; an order's are laid over those of
-    `sample`. `of_dit`: it is told DiT's steps. `reads_prompts`: whether `open` takes prompts.
+    `sample`. `of_dit`: it is told DiT's steps. `reads_prompts`: whether `open` takes prompts. `latents`: through which
+    autoencoder what it draws becomes pictures, where that is known.
     """
 
     sha256: str
@@ -38,6 +40,7 @@ class Drawable:
     of_dit: bool = False
     learned_sigma: bool = False
     reads_prompts: bool = False
+    latents: LatentSpace | None = None
 
 
 def imported(card: Card, folder: Path) -> Drawable:

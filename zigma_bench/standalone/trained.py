@@ -14,8 +14,10 @@ from zigma_bench.cell import EMA, build
 from zigma_bench.diffusion.convert import Network
 from zigma_bench.diffusion.guidance import Texts
 from zigma_bench.errors import NotReady, UsageError
+from zigma_bench.grid import Grid
 from zigma_bench.models.official.card import Condition
-from zigma_bench.plan import Cell
+from zigma_bench.plan import Cell, cell_routes
+from zigma_bench.plugins import catalogue
 from zigma_bench.record import Record
 from zigma_bench.standalone.drawable import Drawable
 from zigma_bench.store import SPEC, read_record
@@ -29,6 +31,7 @@ def trained(folder: Path) -> Drawable:
     NotReady for a training that isn't done, and for weights that are not those of its record.
     """
     stage, cell, record = _training(folder)
+    _check_orders(cell, folder)
     weights = stage / EMA
     sha256 = str(record.details.get("ema_sha256") or file_sha256(weights))
 
@@ -54,13 +57,14 @@ def trained(folder: Path) -> Drawable:
     return Drawable(
         sha256=sha256,
         shape=(cell.channels, cell.height, cell.width),
-        image=cell.channels in (1, 3),
-        space="pixels",
+        image=cell.latents is None and cell.channels in (1, 3),
+        space="pixels" if cell.latents is None else "latents",
         condition=_condition(cell),
         train=cell.train.model_dump(),
         sample=_sample(cell),
         open=opened,
         reads_prompts=cell.text is not None,
+        latents=cell.latents,
     )
 
 
@@ -83,6 +87,19 @@ def _cell(spec: Path) -> Cell:
             f"this is no cell that this version can read: {str(error).splitlines()[0]}", where=str(spec),
             do="run its suite again",
         ) from None  # fmt: skip
+
+
+def _check_orders(cell: Cell, folder: Path) -> None:
+    """NotReady where the scan gives other orders today than those that the network was trained along."""
+    assert cell.backbone is not None, "a trained cell has a network"
+    options = catalogue().get("backbone", cell.backbone.name).make_options(cell.backbone.options)
+    grid = Grid.of_image(cell.height, cell.width, options.patch)
+    routes = cell_routes(cell.scan, grid=grid, depth=options.depth, seed=cell.seed, catalogue=catalogue())
+    if tuple(route.digest for route in routes) != cell.order_digests:
+        raise NotReady(
+            f"the scan {cell.scan_label!r} gives other orders than those that the network was trained along",
+            where=str(folder), do="bring back the version of the scan that it was trained with",
+        )  # fmt: skip
 
 
 def _condition(cell: Cell) -> Condition:
