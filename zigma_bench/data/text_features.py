@@ -149,20 +149,24 @@ def _encode(captions: Sequence[str], text: TextFeatures, folder: Path, device: s
     with only_writer(folder, "these features"):
         writer = open_writer(folder, layout)
         write_json(folder / CAPTIONS, list(captions))
+        cut = 0
         for shard in writer.due():
             rows = layout.shards[shard]
-            writer.write(shard, _rows(encoder, texts[rows.start : rows.stop], text))
-            tell(rows.stop, "captions encoded")
+            arrays, longer = _rows(encoder, texts[rows.start : rows.stop], text)
+            writer.write(shard, arrays)
+            cut += longer
+            tell(rows.stop, f"captions encoded, {cut} of them cut to {text.tokens} tokens")
 
 
-def _rows(encoder: Encoder, texts: Sequence[str], text: TextFeatures) -> dict[str, npt.NDArray[Any]]:
-    features, mask, _ = encoder(texts, text.tokens)
+def _rows(encoder: Encoder, texts: Sequence[str], text: TextFeatures) -> tuple[dict[str, npt.NDArray[Any]], int]:
+    """The arrays of some texts, and how many of them were longer than the tokens."""
+    features, mask, cut = encoder(texts, text.tokens)
     if not bool((np.abs(features) <= MOST).all()):
         bad = int(np.flatnonzero(~(np.abs(features) <= MOST).all(axis=(1, 2)))[0])
         raise NotReady(
             f"the encoder's features of {texts[bad]!r} don't fit {DTYPE}", where=text.encoder, do="take another encoder"
         )
-    return {"features": features.astype(DTYPE), "mask": mask}
+    return {"features": features.astype(DTYPE), "mask": mask}, cut
 
 
 def open_kept(captions: Sequence[str], text: TextFeatures, folder: Path) -> ArrayStore:
