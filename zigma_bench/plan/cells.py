@@ -11,8 +11,10 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Literal
 
+from zigma_bench.encoders import features_folder
 from zigma_bench.errors import NotReady
 from zigma_bench.plan.diffusion import LINEAR_VELOCITY, Objective, Sampler, objective_of, sampler_of
 from zigma_bench.plan.space import LatentSpace
@@ -105,6 +107,16 @@ class TextFeatures(Strict):
     tokens: int
     mask: bool
     cache: str | None
+
+    @property
+    def folder(self) -> Path:
+        """Where the features are kept."""
+        return features_folder(self.images, self.fingerprint, self.tokens, self.cache)
+
+    def __str__(self) -> str:
+        revision = f" at {self.revision[:8]}" if self.revision else ""
+        mask = ", padding masked" if self.mask else ""
+        return f"{self.encoder}{revision}, {self.tokens} tokens of {self.width or 'unknown'} channels{mask}"
 
 
 class Cell(Strict):
