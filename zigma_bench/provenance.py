@@ -12,7 +12,8 @@ from zigma_bench.device import Device
 from zigma_bench.plan import Cell
 
 LIBRARIES = (
-    "zigma-bench", "torch", "numpy", "torch-fidelity", "torchdiffeq", "datasets", "transformers", "scikit-learn", "pillow", "diffusers",
+    "zigma-bench", "torch", "numpy", "torch-fidelity", "torchdiffeq", "datasets", "scikit-learn", "pillow", "diffusers",
+    "transformers",
 )  # fmt: skip
 
 
