@@ -16,7 +16,7 @@ from diffusers import AutoencoderKL
 
 from zigma_bench.data.autoencoder import open_autoencoder
 from zigma_bench.data.encode import check, encode
-from zigma_bench.data.latents import folder_of, latents_of
+from zigma_bench.data.latents import folder_of, latents_of, reconstructions_of
 from zigma_bench.errors import Interrupted, NotReady, UsageError
 from zigma_bench.images import ArrayImages, Splits
 from zigma_bench.plan.latents import latent_space
@@ -144,6 +144,23 @@ def test_half_floats_are_half_as_large_and_near(autoencoder, tmp_path):
         taken.append(latents_of(SPLITS, space, tmp_path).train.take(range(270)))
     assert sizes[1] < 0.6 * sizes[0] and taken[1].dtype == np.float32
     assert np.allclose(*taken, atol=2e-3) and not np.array_equal(*taken)
+
+
+@pytest.mark.parametrize("posterior", ["sample", "mean"])
+def test_reconstructions_are_the_decoded_latents(posterior, autoencoder, tmp_path):
+    space, _ = space_of(autoencoder, posterior=posterior, batch=7)
+    assert encoded(space, tmp_path) == 300
+    space = space.model_copy(update={"reconstructed": "validation"})
+    with pytest.raises(NotReady, match="no such store yet"):
+        reconstructions_of(SPLITS.validation, space, tmp_path)
+    assert encoded(space, tmp_path) == 30  # of the latents that are there
+    pixels = reconstructions_of(SPLITS.validation, space, tmp_path).take(range(30))
+    latents = latents_of(SPLITS, space, tmp_path).validation.take(range(30))
+    network = AutoencoderKL.from_pretrained(autoencoder, low_cpu_mem_usage=False)
+    with torch.no_grad():
+        images = network.decode(torch.from_numpy(latents) / 0.7 + 0.3).sample
+    assert pixels.dtype == np.uint8
+    assert np.abs(pixels - ((images + 1) * 127.5).round().clamp(0, 255).numpy()).max() <= 1
 
 
 def test_a_stopped_encoding_goes_on_with_the_same_latents(autoencoder, tmp_path):
