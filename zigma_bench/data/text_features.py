@@ -58,6 +58,10 @@ class CaptionedImages:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def decodes(self) -> bool:
+        return bool(getattr(self.images, "decodes", False))
+
     def take(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Pixels:
         return self.images.take(indices)
 

@@ -269,12 +269,16 @@ class Cell(Strict):
                 del data["options"][name]
         return data
 
+    def _reference(self) -> dict[str, Any]:
+        """The reference's keys; what came later counts where it is not what there was before it."""
+        return self.reference.model_dump(mode="json", exclude={"images"} if self.reference.images == "pixels" else None)
+
     def _facts(self, stage: Stage, card: str) -> dict[str, Any]:
         data = {"protocol": PROTOCOL, "smoke": self.smoke, "data": [self._data(), self.data_fingerprint]}
         if self.latents is not None:
             data["latents"] = self.latents.facts
         metrics = [[_dump(metric), *fp] for metric, fp in zip(self.quality, self._weights(), strict=True)]
-        judged = {"reference": _dump(self.reference), "quality": metrics}
+        judged = {"reference": self._reference(), "quality": metrics}
         if self.role in ("floor", "reconstruction"):
             drawn = {**data, "role": self.role, "count": self.sample.count, "reference": self.reference.split}
             return {**drawn, **judged} if stage == "quality" else drawn

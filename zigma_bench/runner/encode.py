@@ -146,17 +146,17 @@ def _error(code: int, reason: str | None, log: Path) -> ZigmaBenchError:
 def state(space: LatentSpace, results: Path) -> str:
     """Where a cache lies and whether it is whole, by its files' names and sizes."""
     from zigma_bench.data.arrays import faults, read_rows
-    from zigma_bench.data.latents import SPLITS, folder_of, layout_of
+    from zigma_bench.data.latents import SPLITS, folder_of, layout_of, stores_of
 
     folder = folder_of(space, results / ".cache")
-    rows = {split: read_rows(folder / split) for split in SPLITS}
+    rows = {name: read_rows(folder / name) for name in stores_of(space)}
     if None in rows.values():
         return f"not encoded yet, which a run does first, into {folder}"
-    layouts = {split: layout_of(space, split, count or 0) for split, count in rows.items()}
-    broken = sum(len(faults(folder / split, layout, checksums=False)) for split, layout in layouts.items())
+    layouts = {name: layout_of(space, name, count or 0) for name, count in rows.items()}
+    broken = sum(len(faults(folder / name, layout, checksums=False)) for name, layout in layouts.items())
     if broken:
         return f"{broken} shards are to be encoded, which a run does first, in {folder}"
-    return f"encoded, {sum(count or 0 for count in rows.values()):,} images in {folder}"
+    return f"encoded, {sum(rows[split] or 0 for split in SPLITS):,} images in {folder}"
 
 
 def text_state(text: TextFeatures) -> str:
