@@ -160,7 +160,7 @@ def _under(life: Life, folder: Path) -> Under | None:
 
     Texts are those of the held-out images in a fixed order. Other conditions are known to `sampling` itself.
     """
-    from zigma_bench.data.text_features import CaptionedImages
+    from zigma_bench.data.captioned import CaptionedImages
     from zigma_bench.sampling import CAPTIONS, Under, sample_rows
 
     if life.cell.text is None:
