@@ -45,7 +45,7 @@ class Estimator:
     def __call__(self, cell: Cell) -> Estimate:
         if cell.timed_alone:
             return Estimate(None, "nothing tells how long timing takes before it was done")
-        if cell.role == "floor":
+        if cell.backbone is None:  # held-out images, whole or reconstructed
             return Estimate(0.0, NOTHING)
         if (speeds := self._measured(cell)) is not None:
             return speeds

@@ -11,14 +11,20 @@ from zigma_bench.device import Device
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.plan import Plan, Stage, make_plan
 from zigma_bench.plugins import catalogue
+from zigma_bench.runner.encode import fetch_autoencoders
 from zigma_bench.runner.estimate import Estimator
 from zigma_bench.runner.local import pending
 from zigma_bench.suite import load_suite
 
 
-def prepare(path: Path, *, settings: Sequence[str], only: str | None, smoke: bool) -> Plan:
-    """The plan of a suite file with settings laid over it, narrowed to the cells that match `only`."""
+def prepare(path: Path, *, settings: Sequence[str], only: str | None, smoke: bool, fetch: bool = False) -> Plan:
+    """The plan of a suite file with settings laid over it, narrowed to the cells that match `only`.
+
+    With `fetch` the autoencoders that it names on the Hub are downloaded first, where the network is allowed.
+    """
     suite, source = load_suite(path, settings=settings)
+    if fetch and not smoke:
+        fetch_autoencoders(suite)
     plan = make_plan(suite, source, catalogue(), smoke=smoke)
     return plan.only(only) if only is not None else plan
 
