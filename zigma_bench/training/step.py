@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from zigma_bench.device import precision_on
 from zigma_bench.diffusion.guidance import Texts, under
 from zigma_bench.diffusion.objective import prediction_loss
 from zigma_bench.images import Images, Pixels, drawn_labels_of
@@ -190,9 +191,9 @@ def to_floats(pixels: Pixels, device: torch.device) -> Tensor:
 
 def autocast(recipe: Train, device: torch.device) -> torch.autocast:
     """bf16 or fp16 where the recipe says so, bf16 where it says `auto` and the device is a GPU; else float32."""
-    enabled = recipe.precision in ("bf16", "fp16") or (recipe.precision == "auto" and device.type == "cuda")
-    dtype = torch.float16 if recipe.precision == "fp16" else torch.bfloat16
-    return torch.autocast(device.type, dtype=dtype, enabled=enabled)
+    precision = precision_on(device.type, recipe.precision)
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")
 
 
 def step_seed(seed: int, step: int, stream: int) -> int:
