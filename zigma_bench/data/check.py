@@ -151,7 +151,11 @@ def _faults(splits: Splits, facts: DataFacts) -> Iterator[ZigmaBenchError]:
 
 def _labels(splits: Splits, classes: int) -> Iterator[ZigmaBenchError]:
     for name, images in (("training", splits.train), ("validation", splits.validation)):
-        labels = labels_of(images, range(len(images)))
+        try:
+            labels = labels_of(images, range(len(images)))
+        except Exception as error:
+            yield _problem(error, f"the classes of the {name} images", NotReady)
+            continue
         for index in np.flatnonzero((labels < 0) | (labels >= classes)):
             where = f"{name} image {index}"
             yield BadImage("its class is none", where=where, expected=f"0 to {classes - 1}", got=int(labels[index]))
