@@ -16,7 +16,11 @@ Pixels = npt.NDArray[np.uint8]
 
 
 class Images(Protocol):
-    """N images of one size. `take(indices)` gives uint8 [n, C, H, W], C 1 or 3, values 0 to 255."""
+    """N images of one size. `take(indices)` gives uint8 [n, C, H, W], C 1 or 3, values 0 to 255.
+
+    Images whose `take` is work, such as decoding, say so by `decodes` (a property that is true), and must pickle:
+    processes then take them ahead of the training. Others are thought to lie in memory.
+    """
 
     def __len__(self) -> int: ...
 
@@ -24,6 +28,11 @@ class Images(Protocol):
 
 
 Labels = npt.NDArray[np.int64]
+
+
+def decodes(images: Images) -> bool:
+    """Whether taking these images is work that processes should do."""
+    return bool(getattr(images, "decodes", False))
 
 
 def labels_of(images: Images, indices: Sequence[int] | npt.NDArray[np.integer]) -> Labels:
@@ -67,6 +76,10 @@ class Subset:
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    @property
+    def decodes(self) -> bool:
+        return decodes(self.images)
 
     def take(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Pixels:
         return self.images.take(self.indices[np.asarray(indices, dtype=np.int64)])

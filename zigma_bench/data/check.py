@@ -12,7 +12,6 @@ is missing.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from zigma_bench.device import cores
 from zigma_bench.errors import BadImage, NotReady, UsageError, ZigmaBenchError
 from zigma_bench.images import Images, Splits, labels_of
 from zigma_bench.registry import DataFacts, Spec, load_target
@@ -67,7 +67,7 @@ def check(spec: Spec, options: Any, *, threads: int | None = None, progress: Pro
 
 def run(parts: Iterable[Part], *, threads: int | None = None, progress: Progress = lambda images: None) -> Found:
     """The sum of what all parts found, in their order; few wait at a time, however many there are."""
-    threads = threads or processors()
+    threads = threads or cores()
     results: dict[int, Found] = {}
     images = 0
     pool = ThreadPoolExecutor(threads)
@@ -159,8 +159,3 @@ def _labels(splits: Splits, classes: int) -> Iterator[ZigmaBenchError]:
         for index in np.flatnonzero((labels < 0) | (labels >= classes)):
             where = f"{name} image {index}"
             yield BadImage("its class is none", where=where, expected=f"0 to {classes - 1}", got=int(labels[index]))
-
-
-def processors() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

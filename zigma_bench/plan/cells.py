@@ -249,7 +249,7 @@ class Cell(Strict):
         }
         trained = {**network, "role": self.role, "seed": self.seed}
         if self.role == "cell":
-            left_out = {"checkpoint_seconds", "drop_condition", *OBJECTIVE_KEYS}
+            left_out = {"checkpoint_seconds", "workers", "drop_condition", *OBJECTIVE_KEYS}
             trained["train"] = self.train.model_dump(mode="json", exclude=left_out)
             if self.condition is not None:
                 trained["drop_condition"] = self.condition.drop_rate(self.train)

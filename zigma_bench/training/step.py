@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from zigma_bench.diffusion.guidance import under
 from zigma_bench.diffusion.objective import prediction_loss
-from zigma_bench.images import Images, Pixels, labels_of
+from zigma_bench.images import Images
 from zigma_bench.models.speed import record, require_card
 from zigma_bench.plan.cells import Given
 from zigma_bench.plan.diffusion import objective_of
 from zigma_bench.suite import Train
 from zigma_bench.training.ema import update_ema
+from zigma_bench.training.feed import Job, Taken
 from zigma_bench.training.health import Health
 
 
@@ -109,11 +110,20 @@ class Descent:
 
 
 def draw_batch(
-    images: Images, recipe: Train, seed: int, step: int, device: torch.device, given: Given | None = None
+    images: Images,
+    recipe: Train,
+    seed: int,
+    step: int,
+    device: torch.device,
+    given: Given | None = None,
+    taken: Taken | None = None,
 ) -> Batch:
-    """The images, noise, times, flips and labels of a step; the default generators are seeded for its dropped paths."""
-    indices = batch_indices(len(images), recipe.batch, seed, step)
-    x1 = to_floats(images.take(indices), device)
+    """The images, noise, times, flips and labels of a step; the default generators are seeded for its dropped paths.
+
+    `taken`: the step's images, where they were taken ahead.
+    """
+    taken = taken or Job(images, recipe.batch, seed, labelled=given is not None).take(step)
+    x1 = to_floats(taken.pixels, device)
     torch.manual_seed(step_seed(seed, step, 4))  # dropped paths, drawn apart from what follows
     draw = torch.Generator(device).manual_seed(step_seed(seed, step, 2))
     start, end = objective_of(recipe).interval
@@ -124,7 +134,8 @@ def draw_batch(
         x1 = torch.where(flipped, x1.flip(-1), x1)
     if given is None:
         return Batch(x1, x0, t)
-    y = torch.from_numpy(labels_of(images, indices)).to(device)
+    assert taken.labels is not None, "they were asked for"
+    y = taken.labels.to(device, non_blocking=True)
     dropped = torch.rand(len(y), generator=draw, device=device) < given.drop_rate(recipe)
     return Batch(x1, x0, t, torch.where(dropped, given.size, y))
 
@@ -136,20 +147,9 @@ def loss_of(network: nn.Module, batch: Batch, recipe: Train) -> Tensor:
         return prediction_loss(said, batch.x1, batch.x0, batch.t, objective_of(recipe)).mean()
 
 
-def batch_indices(count: int, batch: int, seed: int, step: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """The images of a step: epoch after epoch, each in an order drawn from (seed, epoch)."""
-    positions = np.arange(step * batch, (step + 1) * batch)
-    epochs, places = np.divmod(positions, count)
-    indices = np.empty(batch, dtype=np.int64)
-    for epoch in np.unique(epochs):
-        order = np.random.default_rng([seed, int(epoch), 1]).permutation(count)
-        indices[epochs == epoch] = order[places[epochs == epoch]]
-    return indices
-
-
-def to_floats(pixels: Pixels, device: torch.device) -> Tensor:
-    """uint8 [B, C, H, W] -> float32 in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(pixels)).to(device).float().div_(127.5).sub_(1)
+def to_floats(pixels: Tensor, device: torch.device) -> Tensor:
+    """uint8 [B, C, H, W] -> float32 in [-1, 1]; the host does not wait for pixels in pinned memory to be copied."""
+    return pixels.to(device, non_blocking=True).float().div_(127.5).sub_(1)
 
 
 def autocast(recipe: Train, device: torch.device) -> torch.autocast:
