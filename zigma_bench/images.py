@@ -44,6 +44,18 @@ def labels_of(images: Images, indices: Sequence[int] | npt.NDArray[np.integer]) 
     return found
 
 
+def has_order(images: Images) -> bool:
+    """Whether the images come in an order of their own, as those of a stream do: they then have a method `epoch`."""
+    return hasattr(images, "epoch")
+
+
+def epoch_of(images: Images, seed: int, number: int) -> Images:
+    """Images with an order of their own as an epoch sees them: image p of the answer is the p-th that it sees."""
+    assert has_order(images), images
+    found: Images = images.epoch(seed, number)  # type: ignore[attr-defined]
+    return found
+
+
 @dataclass(frozen=True)
 class ArrayImages:
     """Images that lie in memory as one array, uint8 [N, C, H, W], with the class of each or without."""

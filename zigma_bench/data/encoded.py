@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,17 @@ from zigma_bench.images import Labels, Pixels
 MEMORY_BYTES = 2**30  # a split whose pixels fit is decoded once and kept
 SMALL_BYTES = 4096  # images smaller than this spend their time in Python, where threads only wait for each other
 CHUNK = 1000  # rows read at a time
+
+
+class EncodedRows(Protocol):
+    """Encoded images by number: (bytes, where they come from) of each."""
+
+    @property
+    def label(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def read(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> list[tuple[bytes, str]]: ...
 
 
 @dataclass(frozen=True)
@@ -74,7 +85,7 @@ class DecodedImages:
     If all pixels fit in MEMORY_BYTES the first `take` decodes and keeps them all; else each decodes its own.
     """
 
-    rows: Rows
+    rows: EncodedRows
     channels: int
     resolution: int
     resize: Resize

@@ -29,6 +29,11 @@ def load(options: HuggingFaceOptions) -> Splits:
     """
     source = find(options)
     require(source, _label(options, source.train))
+    if options.streaming:
+        from zigma_bench.data import streamed
+
+        with _quiet():
+            return streamed.load(options, source)
     if source.kind == "hub":
         assert options.revision is not None
         options = replace(options, path=str(hub.fetch(options.path, options.revision)))
@@ -47,9 +52,14 @@ def _splits(options: HuggingFaceOptions, source: Source) -> Splits:
         _check_names(builder, options.validation_split, _label(options, source.train))
         _check_apart(builder, options.split, options.validation_split)
         return Splits(train, _images(options, source.train, builder, options.validation_split))
+    return Splits(train, load_validation(options, source))
+
+
+def load_validation(options: HuggingFaceOptions, source: Source) -> Images:
+    """The images of validation_files."""
     assert source.validation is not None
     other = _builder(options, source, source.validation, split_list(options.validation_files))
-    return Splits(train, _images(options, source.validation, other, "train"))
+    return _images(options, source.validation, other, "train")
 
 
 def _builder(options: HuggingFaceOptions, source: Source, listing: Listing, patterns: tuple[str, ...]) -> Any:
@@ -108,7 +118,7 @@ def _images(options: HuggingFaceOptions, listing: Listing, builder: Any, split: 
     where = _label(options, listing)
     _check_names(builder, split, where)
     table = builder.as_dataset(split=split)
-    _check_column(table, options.image, where)
+    check_column(table, options.image, where)
     classes = _classes(options, table, where)
     table = table.select_columns([options.image]).cast_column(options.image, datasets.Image(decode=False))
     if len(table) == 0:
@@ -150,7 +160,7 @@ def _check_names(builder: Any, split: str, where: str) -> None:
             raise UsageError(f"there is no split {name!r}", where=where, expected=f"one of {', '.join(known)}")
 
 
-def _check_column(table: Any, column: str, where: str) -> None:
+def check_column(table: Any, column: str, where: str) -> None:
     """The column must hold encoded images: the feature Image, {bytes, path}, or bytes."""
     import datasets
 

@@ -36,6 +36,10 @@ class HuggingFaceOptions:
     and `validation` (so many images of the training split, held out by a fixed permutation).
 
     `label`: the column of each image's class, whole numbers below `classes`, for networks that are conditioned on it.
+    `streaming`: `count` images are read one after another, from the Hub, parquet, arrow or webdataset files, and never
+    stored; the first `validation` of the stream are held out (or `validation_files` are). Each epoch shuffles them
+    through a buffer of `shuffle_buffer` images (absent: 10,000), without which images that lie together stay together.
+
     `image`: the column. `resize`: the short side is scaled to `resolution` (bicubic, antialiased) and the centre cut
     out, or `none`: an image of any other size is an error. Transparent images are laid on white.
     """
@@ -55,6 +59,9 @@ class HuggingFaceOptions:
     revision: str | None = None
     label: str | None = None
     classes: Count | None = None
+    streaming: bool = False
+    count: Count | None = None
+    shuffle_buffer: Count | None = None
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ Stage = Literal["train", "sample", "quality", "efficiency"]
 STAGES: tuple[Stage, ...] = ("train", "sample", "quality", "efficiency")
 Role = Literal["cell", "floor", "ceiling"]
 DROP_RATE = 0.1  # of DiT, ADM and ZigMa
-LATER_OPTIONS = {"label", "classes"}  # of data sources
+LATER_OPTIONS = {"label", "classes", "streaming", "count", "shuffle_buffer"}  # of data sources
 OBJECTIVE_KEYS = {"path", "prediction", "weighting", "interval"}  # of the recipe: they stand as `Cell.objective_facts`
 
 
@@ -226,7 +226,7 @@ class Cell(Strict):
             return None
         data = _dump(self.data)
         for name in LATER_OPTIONS & data["options"].keys():
-            if data["options"][name] is None:
+            if data["options"][name] in (None, False):
                 del data["options"][name]
         return data
 

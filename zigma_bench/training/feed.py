@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from zigma_bench.device import cores
 from zigma_bench.errors import CellFailed, NotReady, ZigmaBenchError
-from zigma_bench.images import Images, decodes, labels_of
+from zigma_bench.images import Images, decodes, epoch_of, has_order, labels_of
 from zigma_bench.plugins import catalogue
 from zigma_bench.suite import Train
 
@@ -74,9 +74,23 @@ class Job:
 
     def take(self, step: int) -> Taken:
         """The images of a step, taken now."""
+        if has_order(self.images):
+            return self._in_order(step)
         indices = batch_indices(len(self.images), self.batch, self.seed, step)
         pixels = torch.from_numpy(np.ascontiguousarray(self.images.take(indices)))
         return Taken(pixels, torch.from_numpy(labels_of(self.images, indices)) if self.labelled else None)
+
+    def _in_order(self, step: int) -> Taken:
+        """The next images of a stream, epoch after epoch."""
+        pixels, labels = [], []
+        epochs, places = np.divmod(np.arange(step * self.batch, (step + 1) * self.batch), len(self.images))
+        for number in np.unique(epochs):
+            images = epoch_of(self.images, self.seed, int(number))
+            pixels.append(images.take(places[epochs == number]))
+            if self.labelled:
+                labels.append(labels_of(images, places[epochs == number]))
+        found = torch.from_numpy(np.concatenate(pixels))
+        return Taken(found, torch.from_numpy(np.concatenate(labels)) if self.labelled else None)
 
 
 class Feed:
@@ -142,10 +156,11 @@ class Feed:
 
 
 def workers_of(recipe: Train, images: Images) -> int:
-    """How many processes take the images: none where they lie in memory."""
+    """How many processes take the images: none where they lie in memory, one alone where they are a stream."""
     if not decodes(images):
         return 0
-    return min(MOST_WORKERS, max(1, cores() - 1)) if recipe.workers == "auto" else recipe.workers
+    workers = min(MOST_WORKERS, max(1, cores() - 1)) if recipe.workers == "auto" else recipe.workers
+    return min(1, workers) if has_order(images) else workers
 
 
 def _loader(job: Job, steps: Sequence[int], workers: int, card: bool) -> DataLoader[Any]:
