@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 from zigma_bench.data import hub
+from zigma_bench.data.check import check
 from zigma_bench.data.huggingface import load
 from zigma_bench.data.options import HuggingFaceOptions
 from zigma_bench.data.readahead import read_ahead
@@ -28,6 +29,7 @@ from zigma_bench.data.stream import buffered_order
 from zigma_bench.data.transformed import transformed
 from zigma_bench.errors import BadImage, NotReady, UsageError
 from zigma_bench.images import Splits, labels_of
+from zigma_bench.plugins import catalogue
 from zigma_bench.suite import Train
 from zigma_bench.training.feed import Feed, Job
 
@@ -175,6 +177,25 @@ def test_a_copy_of_the_hub_is_streamed_and_nothing_is_downloaded(
     assert asked[0] == ("owner/name", None, commit, True, "train")
 
 
+def test_a_check_reads_a_stream_of_the_hub_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    files, load_dataset = parquet(tmp_path, broken=7), datasets.load_dataset
+    monkeypatch.setattr(
+        datasets, "load_dataset",
+        lambda *_, **__: load_dataset("parquet", data_files={"train": files}, split="train", streaming=True),
+    )  # fmt: skip
+    monkeypatch.setattr(hub, "offline", lambda: False)
+    monkeypatch.setattr(hub, "fetch", lambda name, commit: pytest.fail("a download"))
+    options = HuggingFaceOptions("owner/name", SIZE, validation=5, revision="a" * 40, streaming=True, count=20)
+    found = check(catalogue().get("dataset", "huggingface"), options)
+    (problem,) = found.problems
+    assert found.images == 25 and "owner/name, row 7: the image can't be decoded" in str(problem)
+    options = HuggingFaceOptions("owner/name", SIZE, validation=5, revision="a" * 40, streaming=True, count=99)
+    found = check(catalogue().get("dataset", "huggingface"), options)
+    assert len(found.problems) == 2 and "too few images" in str(found.problems[1])
+
+
 def test_a_stream_that_ends_early_or_breaks_is_a_clear_error(tmp_path: Path) -> None:
     short = streamed(parquet(tmp_path), count=26)
     with pytest.raises(NotReady, match=r"too few images; expected 31 .*; got 30; lower count or validation"):
@@ -192,7 +213,7 @@ def test_a_stream_that_ends_early_or_breaks_is_a_clear_error(tmp_path: Path) -> 
         labels_of(streamed(parquet(tmp_path)).train, [0])
     last = tmp_path / "train-00002-of-00003.parquet"
     last.write_bytes(last.read_bytes()[:-50])
-    with pytest.raises(NotReady, match="the stream broke off"):
+    with pytest.raises(NotReady, match=r"train-00002-of-00003\.parquet: the parquet file can't be opened"):
         trained_on(streamed(str(tmp_path / "train-*.parquet")), range(7))
 
 

@@ -73,7 +73,7 @@ def run(parts: Iterable[Part], *, threads: int | None = None, progress: Progress
     pool = ThreadPoolExecutor(threads)
     try:
         waiting: dict[Any, int] = {}
-        for number, part in enumerate(parts):
+        for number, part in enumerate(_guarded(parts)):
             waiting[pool.submit(_caught, part)] = number
             while len(waiting) >= 2 * threads:
                 images = _collect(waiting, results, images, progress)
@@ -82,6 +82,15 @@ def run(parts: Iterable[Part], *, threads: int | None = None, progress: Progress
     finally:
         pool.shutdown(cancel_futures=True)
     return sum((results[number] for number in sorted(results)), Found())
+
+
+def _guarded(parts: Iterable[Part]) -> Iterator[Part]:
+    """The parts, and where finding the next one fails, one that finds why."""
+    try:
+        yield from parts
+    except Exception as error:
+        found = Found(0, (_problem(error, "data", NotReady),))
+        yield lambda: found
 
 
 def _collect(waiting: dict[Any, int], results: dict[int, Found], images: int, progress: Progress) -> int:

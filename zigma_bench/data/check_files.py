@@ -15,7 +15,7 @@ from zigma_bench.data.encoded import encoded
 from zigma_bench.data.files import gaps
 from zigma_bench.data.options import HuggingFaceOptions
 from zigma_bench.data.source import SUFFIXES, find
-from zigma_bench.data.tar import AGAIN, Sample, samples_of
+from zigma_bench.data.tar import AGAIN, Sample, check_end, samples_of
 from zigma_bench.errors import BadImage, NotReady, UsageError, ZigmaBenchError
 
 OTHER_KEY = "give each sample a key of its own"
@@ -75,6 +75,9 @@ class Keys:
 def parts(options: HuggingFaceOptions) -> Iterator[Part]:
     """A part for every file, for some of many small ones; where all is read, a data set of the Hub is downloaded."""
     source = find(options)
+    if source.kind == "hub" and not source.missing and options.streaming:
+        yield from _stream(options)
+        return
     if source.kind == "hub" and not source.missing:
         assert options.revision is not None
         options = replace(options, path=str(hub.fetch(options.path, options.revision)))
@@ -94,6 +97,31 @@ def parts(options: HuggingFaceOptions) -> Iterator[Part]:
     images = [file for file in files if file.lower().endswith(pictures)]
     for start in range(0, len(images), CHUNK):
         yield functools.partial(_images, judge, images[start : start + CHUNK])
+
+
+def _stream(options: HuggingFaceOptions) -> Iterator[Part]:
+    """The images of a stream of the Hub, which is read once and not stored."""
+    from zigma_bench.data.stream import Stream
+    from zigma_bench.data.streamed import StreamRows
+
+    judge = Judge(options)
+    rows = StreamRows(options, "hub", ())
+    rows.check()
+    assert options.count is not None
+    wanted = Stream(rows, rows.where, classes=False).rows(0, (options.validation or 0) + options.count)
+    some: list[tuple[bytes, str]] = []
+    try:
+        for row in wanted:
+            some.append((row.data, row.where))
+            if len(some) == CHUNK:
+                yield functools.partial(_encoded, judge, some)
+                some = []
+    finally:  # where the stream breaks off too
+        yield functools.partial(_encoded, judge, some)
+
+
+def _encoded(judge: Judge, images: Sequence[tuple[bytes, str]]) -> Found:
+    return Found(len(images), tuple(problem for data, where in images for problem in judge.image(data, where)))
 
 
 def _absent(file: str) -> Found:
@@ -117,15 +145,27 @@ def _images(judge: Judge, files: Sequence[str]) -> Found:
     return Found(len(files), tuple(problems))
 
 
-def _parquet(judge: Judge, file: str) -> Found:
-    """A parquet file, row group by row group, so that a broken one is named and the others are looked at."""
+def check_opens(file: str) -> None:
+    """NotReady for a shard that can't be opened as what its name says; little of it is read."""
+    if file.lower().endswith(".parquet"):
+        _opened_parquet(file).close()
+    elif file.lower().endswith(".tar"):
+        check_end(file)
+
+
+def _opened_parquet(file: str) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        table = pq.ParquetFile(file)
+        return pq.ParquetFile(file)
     except (OSError, pa.ArrowException) as error:
         raise NotReady(f"the parquet file can't be opened ({_line(error)})", where=file, do=AGAIN) from error
+
+
+def _parquet(judge: Judge, file: str) -> Found:
+    """A parquet file, row group by row group, so that a broken one is named and the others are looked at."""
+    table = _opened_parquet(file)
     columns, found, row = _columns(judge, table.schema_arrow.names, file), Found(), 0
     with table:
         for group in range(table.num_row_groups):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from zigma_bench.data import hub
+from zigma_bench.data.check_files import check_opens
 from zigma_bench.data.encoded import DecodedImages, Rows
 from zigma_bench.data.files import Listing, split_list
 from zigma_bench.data.holdout import hold_out
@@ -19,6 +20,8 @@ from zigma_bench.data.options import HuggingFaceOptions
 from zigma_bench.data.source import SUFFIXES, Source, find, require
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.images import Images, Labels, Splits
+
+SPLIT_WORDS = ("train", "val", "dev", "test", "eval", "-of-", "task.toml", "instruction.md")
 
 
 def load(options: HuggingFaceOptions) -> Splits:
@@ -29,6 +32,9 @@ def load(options: HuggingFaceOptions) -> Splits:
     """
     source = find(options)
     require(source, _label(options, source.train))
+    if options.path == "webdataset":  # the end of one that is cut off between two images is like any other end
+        for file in (*source.train.files, *(source.validation.files if source.validation else ())):
+            check_opens(file)
     if options.streaming:
         from zigma_bench.data import streamed
 
@@ -70,6 +76,12 @@ def _builder(options: HuggingFaceOptions, source: Source, listing: Listing, patt
     place: dict[str, Any] = {"data_dir": str(source.base)}
     if patterns:
         place = {"data_files": {"train": [_literal(source, pattern) for pattern in patterns]}}
+    elif options.path == "imagefolder" and not _may_have_splits(source):
+        suffixes = {os.path.splitext(file)[1] for file in source.train.files}
+        kind_of_file = (
+            f"/*{next(iter(suffixes))}" if len(suffixes) == 1 else ""
+        )  # a note beside the images is no matter
+        place = {"data_files": {"train": [f"{glob.escape(str(source.base))}/**{kind_of_file}"]}}
     if options.path == "imagefolder":
         place |= {"drop_labels": options.label is None, "drop_metadata": True}
     kind = options.path if source.kind == "builder" else str(source.base)
@@ -80,8 +92,17 @@ def _builder(options: HuggingFaceOptions, source: Source, listing: Listing, patt
         _check_files(options, builder, listing, where)
         builder.download_and_prepare()
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        for file in listing.files:
+            check_opens(file)  # names the file that is broken, which `datasets` does not
         raise NotReady(f"datasets can't read it: {_root(error)}", where=where) from error
     return builder
+
+
+def _may_have_splits(source: Source) -> bool:
+    """Whether `datasets` may find splits in the names of files; it looks for each of its words in all of them, which
+    takes minutes for 100,000 images, and where it finds none it reads all as `train`."""
+    names = (os.path.relpath(file, source.base).lower() for file in source.train.files)
+    return any(word in name for name in names for word in SPLIT_WORDS)
 
 
 def _literal(source: Source, pattern: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from zigma_bench.data import hub
+from zigma_bench.data.check_files import check_opens
 from zigma_bench.data.encoded import encoded
 from zigma_bench.data.files import split_list
 from zigma_bench.data.options import HuggingFaceOptions
@@ -86,6 +87,8 @@ class StreamRows:
             for number, row in enumerate(table.skip(start), start):
                 yield self._row(row, number)
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+            for file in self.files:
+                check_opens(file)  # names the file, if it is one of this machine
             raise NotReady(f"the stream broke off ({type(error).__name__}: {error})", where=self.where) from error
 
     def _row(self, row: dict[str, Any], number: int) -> Row:
@@ -117,5 +120,7 @@ class StreamRows:
         try:
             return datasets.load_dataset(o.path, o.name, split=o.split, streaming=True, **place)
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+            for file in self.files:
+                check_opens(file)
             what = f"datasets can't stream it ({type(error).__name__}: {error})"
             raise NotReady(what, where=self.where) from error
