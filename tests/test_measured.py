@@ -73,3 +73,10 @@ def test_the_orders_go_on_from_the_records(monkeypatch: pytest.MonkeyPatch) -> N
     records = [json.loads(file.read_text()) for file in files]
     assert len(records) >= 36
     assert {record["identity"] for record in records} <= planned
+    texts = {
+        m["fingerprint"]["reference"]["data"]
+        for r in records
+        for m in r["measurements"]
+        if "reference" in m["fingerprint"]
+    }
+    assert texts == {cell.data_text for cell in cells}  # or the figures of before could not stand beside new ones

@@ -154,8 +154,9 @@ class Cell(Strict):
 
     @property
     def data_text(self) -> str:
-        """The data set with all options, its own and those of its transforms."""
-        return ", ".join(item.label for item in (self.data_set, *self.transforms))
+        """The data set with its options and those of its transforms; fingerprints hold it, so it stays what it was."""
+        data = self.data_set.model_copy(update={"options": _counted(self.data_set.options)})
+        return ", ".join(item.label for item in (data, *self.transforms))
 
     @property
     def slug(self) -> str:
@@ -221,14 +222,11 @@ class Cell(Strict):
         return [s.solver, s.evaluations, *adaptive, *([s.facts()] if s.facts() else []), *guidance]
 
     def _data(self) -> Any:
-        """The data's options; those that came later count where they are set, so that records keep their names."""
+        """The data's options, as they count."""
         if self.data is None:
             return None
         data = _dump(self.data)
-        for name in LATER_OPTIONS & data["options"].keys():
-            if data["options"][name] in (None, False):
-                del data["options"][name]
-        return data
+        return {**data, "options": _counted(data["options"])}
 
     def _facts(self, stage: Stage, card: str) -> dict[str, Any]:
         data = {"protocol": PROTOCOL, "smoke": self.smoke, "data": [self._data(), self.data_fingerprint]}
@@ -282,6 +280,12 @@ def too_few_held_out(sample: Sample, held_out: int) -> NotReady:
         f"the floor needs {sample.count:,} held-out images that are not in the reference, and there are {held_out:,}",
         do="hold out more images, lower sample.count, or set reference.split to train",
     )
+
+
+def _counted(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a data source; those that came later count where they are set: records keep their names."""
+    unset = {key for key in LATER_OPTIONS if options.get(key) is None or options[key] is False}
+    return {key: value for key, value in options.items() if key not in unset}
 
 
 def _joined(*names: str | None) -> str:
