@@ -177,6 +177,20 @@ def test_a_copy_of_the_hub_is_streamed_and_nothing_is_downloaded(
     assert asked[0] == ("owner/name", None, commit, True, "train")
 
 
+def test_a_check_counts_a_stream_of_this_machine(tmp_path: Path) -> None:
+    spec, files = catalogue().get("dataset", "huggingface"), parquet(tmp_path)
+    given: dict[str, Any] = {
+        "path": "parquet",
+        "resolution": SIZE,
+        "data_files": files,
+        "streaming": True,
+        "validation": 5,
+    }
+    assert not check(spec, HuggingFaceOptions(**given, count=25, label="label", classes=3)).problems
+    (problem,) = check(spec, HuggingFaceOptions(**given, count=26)).problems
+    assert "too few images; expected 31" in str(problem)
+
+
 def test_a_check_reads_a_stream_of_the_hub_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 

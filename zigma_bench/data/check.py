@@ -21,7 +21,7 @@ import numpy as np
 
 from zigma_bench.device import cores
 from zigma_bench.errors import BadImage, NotReady, UsageError, ZigmaBenchError
-from zigma_bench.images import Images, Splits, labels_of
+from zigma_bench.images import Images, Splits, has_order, labels_of
 from zigma_bench.registry import DataFacts, Spec, load_target
 
 CHUNK = 100  # images that a part takes at once
@@ -53,7 +53,7 @@ def check(spec: Spec, options: Any, *, threads: int | None = None, progress: Pro
         return Found(0, (error.at(f"data: {spec.name}"),))
     found = Found(0, tuple(NotReady(f"{item.what} is missing", do=item.do) for item in facts.missing))
     if spec.facts.check is not None:
-        found += run(load_target(spec.facts.check)(options), threads=threads, progress=progress)
+        found += run(_own_parts(spec.facts.check, options), threads=threads, progress=progress)
     if found.problems:
         return found
     try:
@@ -82,6 +82,10 @@ def run(parts: Iterable[Part], *, threads: int | None = None, progress: Progress
     finally:
         pool.shutdown(cancel_futures=True)
     return sum((results[number] for number in sorted(results)), Found())
+
+
+def _own_parts(target: str, options: Any) -> Iterator[Part]:
+    yield from load_target(target)(options)
 
 
 def _guarded(parts: Iterable[Part]) -> Iterator[Part]:
@@ -153,6 +157,12 @@ def _faults(splits: Splits, facts: DataFacts) -> Iterator[ZigmaBenchError]:
         yield UsageError("a split has no images", got=f"{len(splits.train)} to train on and {held} held out")
     if facts.held_out is not None and facts.held_out != held:
         yield UsageError("other than the described number is held out", expected=str(facts.held_out), got=held)
+    if has_order(splits.train):  # only its end tells whether a stream has as many as it was said to have
+        try:
+            splits.train.take([len(splits.train) - 1])
+        except Exception as error:
+            yield _problem(error, "the last training image", NotReady)
+            return
     for condition in facts.conditions:
         if condition.kind == "class":
             yield from _labels(splits, condition.size)

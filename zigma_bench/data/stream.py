@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zigma_bench.data.decode import Resize, decode
-from zigma_bench.data.encoded import DecodedImages
+from zigma_bench.data.encoded import SMALL_BYTES, DecodedImages
 from zigma_bench.data.readahead import read_ahead
 from zigma_bench.device import cores
 from zigma_bench.errors import NotReady, UsageError
@@ -137,10 +137,12 @@ class _Reader:
         return len(self.order)
 
     def take(self, places: Indices) -> Pixels:
-        size = self.images.resolution
-        pixels = np.empty((len(places), self.images.channels, size, size), dtype=np.uint8)
+        size, rows = self.images.resolution, self._rows(places)
+        pixels = np.empty((len(rows), self.images.channels, size, size), dtype=np.uint8)
+        small = sum(len(row.data) for row in rows) < SMALL_BYTES * len(rows)
         with ThreadPoolExecutor(cores()) as pool:
-            for index, image in enumerate(pool.map(self.images.decode, self._rows(places))):
+            run = map if small else pool.map
+            for index, image in enumerate(run(self.images.decode, rows)):
                 pixels[index] = image
         return pixels
 
