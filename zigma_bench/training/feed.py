@@ -1,7 +1,7 @@
 """The images of each step, taken ahead of it: by processes where taking is work, on the spot where they lie in memory.
 
 What a step takes depends on (seed, step) alone, so any number of processes gives the same batches, before a restart and
-after it. On a card the pixels wait in pinned memory, and their copy runs beside the step before.
+after it. For a card the pixels wait in pinned memory, so that the host goes on while they are copied.
 """
 
 from __future__ import annotations
