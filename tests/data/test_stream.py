@@ -238,6 +238,7 @@ def test_a_stream_that_ends_early_or_breaks_is_a_clear_error(tmp_path: Path) -> 
         ({"validation": None, "validation_split": "test"}, "holds out its first images"),
         ({"split": "train[:5]"}, "can't be streamed"),
         ({"path": "imagefolder"}, "no stream"),
+        ({"caption": "text"}, "captions of a stream"),
         ({"streaming": False}, "count goes with streaming"),
     ],
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from zigma_bench.data import hub
+from zigma_bench.data.captions import texts_of_cell
 from zigma_bench.data.check import CHUNK, Found, Part
 from zigma_bench.data.decode import MEND, decode
 from zigma_bench.data.encoded import encoded
@@ -27,6 +28,12 @@ class Judge:
     """Looks at one image, and at the class beside it, as the options want them."""
 
     options: HuggingFaceOptions
+
+    @property
+    def columns(self) -> list[str]:
+        """Those that are wanted."""
+        o = self.options
+        return [name for name in (o.image, o.label, o.caption) if name is not None]
 
     def image(self, data: bytes, where: str) -> Iterator[ZigmaBenchError]:
         o = self.options
@@ -58,6 +65,17 @@ class Judge:
         yield from self.cell(batch.column(o.image)[index].as_py(), table, f"row {row}, column {o.image!r}")
         if o.label is not None:
             yield from self.label(batch.column(o.label)[index].as_py(), f"{table}, row {row}, column {o.label!r}")
+        if o.caption is not None:
+            yield from self.caption(batch.column(o.caption)[index].as_py(), f"{table}, row {row}, column {o.caption!r}")
+
+    def caption(self, value: Any, where: str) -> Iterator[ZigmaBenchError]:
+        """A text, or a list of texts."""
+        try:
+            if not isinstance(value, str | list | None):
+                raise UsageError("this is no text", where=where, got=value)
+            texts_of_cell(value, where)
+        except UsageError as error:
+            yield error
 
 
 class Keys:
@@ -84,7 +102,7 @@ def parts(options: HuggingFaceOptions) -> Iterator[Part]:
         source = find(options)
     files = [*source.train.files, *(source.validation.files if source.validation else ())]
     judge, pictures, keys = Judge(options), SUFFIXES["imagefolder"], Keys()
-    shards = [file for file in files if not file.lower().endswith(pictures)]
+    shards = [file for file in files if not file.lower().endswith(pictures) and Path(file).stem != "metadata"]
     for file in gaps(shards):
         yield functools.partial(_absent, file)
     for file in shards:
@@ -196,7 +214,7 @@ def _arrow(judge: Judge, file: str) -> Found:
 
 def _columns(judge: Judge, names: list[str], file: str) -> list[str]:
     """The columns that are wanted; UsageError if one isn't there."""
-    wanted = [name for name in (judge.options.image, judge.options.label) if name is not None]
+    wanted = judge.columns
     for name in wanted:
         if name not in names:
             raise UsageError(f"there is no column {name!r}", where=file, expected=f"one of {', '.join(sorted(names))}")
@@ -239,7 +257,7 @@ def _sample(judge: Judge, sample: Sample, where: str) -> Iterator[ZigmaBenchErro
     o, fields = judge.options, sample.fields
     for name in sample.twice:
         yield BadImage(f"the field {name!r} of the sample stands twice", where=where, do=OTHER_KEY)
-    for name in (name for name in (o.image, o.label) if name is not None and name not in fields):
+    for name in (name for name in judge.columns if name not in fields):
         expected = f"one of {', '.join(sorted(fields))}"
         yield BadImage(f"the sample has no {name!r}", where=where, expected=expected, do="mend the sample")
     if o.image in fields:
@@ -247,6 +265,8 @@ def _sample(judge: Judge, sample: Sample, where: str) -> Iterator[ZigmaBenchErro
     if o.label is not None and o.label in fields:
         text = fields[o.label].strip()
         yield from judge.label(int(text) if text.isdigit() else text, where)
+    if o.caption is not None and o.caption in fields:
+        yield from judge.caption(fields[o.caption].decode("utf-8", "replace"), f"{where}, {o.caption!r}")
 
 
 def _line(error: Exception) -> str:

@@ -10,7 +10,17 @@ import numpy as np
 import numpy.typing as npt
 
 from zigma_bench.errors import UsageError
-from zigma_bench.images import Images, Labels, Pixels, Splits, epoch_of, has_order, labels_of
+from zigma_bench.images import (
+    Images,
+    Labels,
+    Pixels,
+    Splits,
+    Texts,
+    captions_of,
+    epoch_of,
+    has_order,
+    labels_of,
+)  # fmt: skip
 
 MEMORY_BYTES = 2**30  # a split whose pixels fit is transformed once and kept
 CHUNK = 1000  # images at a time
@@ -34,6 +44,9 @@ class TransformedImages:
 
     def labels(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Labels:
         return labels_of(self.images, indices)
+
+    def captions(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> list[Texts]:
+        return captions_of(self.images, indices)
 
     @property
     def decodes(self) -> bool:

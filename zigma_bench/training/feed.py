@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import parent_process
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from zigma_bench.device import cores
 from zigma_bench.errors import CellFailed, NotReady, ZigmaBenchError
-from zigma_bench.images import Images, decodes, epoch_of, has_order, labels_of
+from zigma_bench.images import Images, decodes, drawn_labels_of, epoch_of, has_order, labels_of
 from zigma_bench.plugins import catalogue
 from zigma_bench.suite import Train
 
@@ -35,9 +35,13 @@ AHEAD_BYTES = 2**30  # of pixels that may wait, where one batch a process is les
 AHEAD = 4  # batches a process has ready at most
 
 
+Indices = np.ndarray[tuple[int], np.dtype[np.int64]]
+
+
 @dataclass(frozen=True)
 class Taken:
-    """The images of a step: uint8 [B, C, H, W], and their labels int64 [B] where they are asked for; on the CPU."""
+    """The images of a step, on the CPU: uint8 [B, C, H, W], what `Posteriors` hold of them, or latents; and their
+    labels int64 [B] where they are asked for."""
 
     pixels: Tensor
     labels: Tensor | None
@@ -47,7 +51,25 @@ class Taken:
         return Taken(self.pixels.pin_memory(), None if self.labels is None else self.labels.pin_memory())
 
 
-def batch_indices(count: int, batch: int, seed: int, step: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+@runtime_checkable
+class Posteriors(Protocol):
+    """Images that are kept as distributions, as an autoencoder's latents are: each step draws from them anew.
+
+    `moments` gives what is kept of images, with `flip` of the mirror images of half of them; `drawn` makes float32
+    [B, C, H, W] on a device of it. Both depend on `seed` alone.
+    """
+
+    def moments(self, indices: Indices, *, flip: bool, seed: int) -> np.ndarray[Any, Any]: ...
+
+    def drawn(self, moments: Tensor, *, seed: int, device: torch.device) -> Tensor: ...
+
+
+def step_seed(seed: int, step: int, stream: int) -> int:
+    """A seed of one stream of random numbers in one step."""
+    return int(np.random.SeedSequence([seed, step, stream]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def batch_indices(count: int, batch: int, seed: int, step: int) -> Indices:
     """The images of a step: epoch after epoch, each in an order drawn from (seed, epoch)."""
     positions = np.arange(step * batch, (step + 1) * batch)
     epochs, places = np.divmod(positions, count)
@@ -58,27 +80,34 @@ def batch_indices(count: int, batch: int, seed: int, step: int) -> np.ndarray[tu
 
 
 @functools.lru_cache(maxsize=2)  # a permutation of a million takes longer than a step may
-def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def epoch_order(count: int, seed: int, epoch: int) -> Indices:
     """All images once, in the order of an epoch."""
     return np.random.default_rng([seed, epoch, 1]).permutation(count)
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is taken for the steps of a training."""
+    """What is taken for the steps of a training; `flip` counts for `Posteriors` alone, pixels are mirrored later."""
 
     images: Images
     batch: int
     seed: int
     labelled: bool
+    flip: bool = False
 
     def take(self, step: int) -> Taken:
         """The images of a step, taken now."""
         if has_order(self.images):
             return self._in_order(step)
         indices = batch_indices(len(self.images), self.batch, self.seed, step)
-        pixels = torch.from_numpy(np.ascontiguousarray(self.images.take(indices)))
-        return Taken(pixels, torch.from_numpy(labels_of(self.images, indices)) if self.labelled else None)
+        if isinstance(self.images, Posteriors):
+            pixels = self.images.moments(indices, flip=self.flip, seed=step_seed(self.seed, step, 5))
+        else:
+            pixels = self.images.take(indices)
+        found = torch.from_numpy(np.ascontiguousarray(pixels))
+        if not self.labelled:
+            return Taken(found, None)
+        return Taken(found, torch.from_numpy(drawn_labels_of(self.images, indices, step_seed(self.seed, step, 7))))
 
     def _in_order(self, step: int) -> Taken:
         """The next images of a stream, epoch after epoch."""

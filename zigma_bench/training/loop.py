@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zigma_bench.diffusion.guidance import Texts
 from zigma_bench.errors import Interrupted, NotFinite
 from zigma_bench.images import Images
 from zigma_bench.models.speed import compile_network
@@ -74,10 +75,12 @@ def train(
     tell: Callable[[int, str], None],
     stopped: Callable[[], bool],
     given: Given | None = None,
+    texts: Texts | None = None,
 ) -> tuple[nn.Module, Progress]:
     """Train a network in place and give its EMA and how it went; resumes from `folder` and checkpoints into it.
 
-    `given`: what the network is conditioned on, which the images must know of themselves.
+    `given`: what the network is conditioned on, which the images must know of themselves; of texts they know the
+    numbers, and `texts` gives the features.
     `tell(images, text)` reports progress. Raises Interrupted when `stopped()`, and NotFinite when a loss or a gradient
     is not finite, with the step and the place in the network where that began.
     """
@@ -91,7 +94,7 @@ def train(
         health.resume(progress.step, saved.get("health"))
 
     def batch_of(step: int, taken: Taken | None = None) -> Batch:
-        return draw_batch(images, recipe, seed, step, device, given, taken)
+        return draw_batch(images, recipe, seed, step, device, given, texts, taken)
 
     def look() -> list[float]:
         """The losses since the last look; waits for the device."""
@@ -104,8 +107,8 @@ def train(
     network.train()
     if recipe.compile:
         compile_network(network, device.type)
-    _warm_up(network, images, recipe, device, given)  # decoding and compiling are not the network's time
-    job = Job(images, recipe.batch, seed, labelled=given is not None)
+    _warm_up(network, images, recipe, device, given, texts)  # decoding and compiling are not the network's time
+    job = Job(images, recipe.batch, seed, labelled=given is not None, flip=recipe.flip)
     with Feed(job, recipe, start=progress.step, stop=goal.steps, card=device.type == "cuda") as feed:
         waited, progress.workers = progress.waited, feed.workers
         started, last_save = time.monotonic() - progress.seconds, time.monotonic()
@@ -152,13 +155,21 @@ def learning_rate(recipe: Train, images: int, fraction: float) -> float:
     return rate
 
 
-def _warm_up(network: nn.Module, images: Images, recipe: Train, device: torch.device, given: Given | None) -> None:
+def _warm_up(
+    network: nn.Module,
+    images: Images,
+    recipe: Train,
+    device: torch.device,
+    given: Given | None,
+    texts: Texts | None,
+) -> None:
     """Decode the images and build the kernels: one pass that leaves nothing behind."""
     count = recipe.batch if recipe.compile else 1  # what is compiled is compiled for a batch, and for gradients
     x = to_floats(torch.from_numpy(images.take([0] * count)), device)
     with torch.set_grad_enabled(recipe.compile), autocast(recipe, device):
-        y = () if given is None else (torch.zeros(count, dtype=torch.int64, device=device),)
-        loss = network(x, torch.zeros(count, device=device), *y).float().mean()
+        y: tuple[Tensor, ...] = () if given is None else (torch.zeros(count, dtype=torch.int64, device=device),)
+        told = y if texts is None else texts(*y)
+        loss = network(x, torch.zeros(count, device=device), *told).float().mean()
     if recipe.compile:
         loss.backward()
         network.zero_grad(set_to_none=True)

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zigma_bench.diffusion.guidance import under
+from zigma_bench.device import precision_on
+from zigma_bench.diffusion.guidance import Texts, under
 from zigma_bench.diffusion.objective import prediction_loss
 from zigma_bench.images import Images
 from zigma_bench.models.speed import record, require_card
@@ -21,23 +21,30 @@ from zigma_bench.plan.cells import Given
 from zigma_bench.plan.diffusion import objective_of
 from zigma_bench.suite import Train
 from zigma_bench.training.ema import update_ema
-from zigma_bench.training.feed import Job, Taken
+from zigma_bench.training.feed import Job, Posteriors, Taken, step_seed
 from zigma_bench.training.health import Health
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Images x1 and noise x0 [B, C, H, W], times t [B] and the images' labels y [B] or none, on the device."""
+    """Images x1 and noise x0 [B, C, H, W], times t [B] and what the images are drawn under, on the device: nothing,
+    labels y [B], or the features of texts y [B, S, C] and their mask [B, S] or none."""
 
     x1: Tensor
     x0: Tensor
     t: Tensor
     y: Tensor | None = None
+    mask: Tensor | None = None
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        given = (self.x1, self.x0, self.t)
-        return given if self.y is None else (*given, self.y)
+        return (self.x1, self.x0, self.t, *(self.told or ()))
+
+    @property
+    def told(self) -> tuple[Tensor, ...] | None:
+        """What the network is given beside x and t."""
+        found = tuple(tensor for tensor in (self.y, self.mask) if tensor is not None)
+        return found or None
 
 
 class Descent:
@@ -116,20 +123,26 @@ def draw_batch(
     step: int,
     device: torch.device,
     given: Given | None = None,
+    texts: Texts | None = None,
     taken: Taken | None = None,
 ) -> Batch:
     """The images, noise, times, flips and labels of a step; the default generators are seeded for its dropped paths.
 
-    `taken`: the step's images, where they were taken ahead.
+    Of an image with several texts one is drawn. `texts` gives those that the labels number. `taken`: the step's images,
+    where they were taken ahead.
     """
-    taken = taken or Job(images, recipe.batch, seed, labelled=given is not None).take(step)
-    x1 = to_floats(taken.pixels, device)
+    taken = taken or Job(images, recipe.batch, seed, labelled=given is not None, flip=recipe.flip).take(step)
+    drawn = isinstance(images, Posteriors)
+    if isinstance(images, Posteriors):
+        x1 = images.drawn(taken.pixels, seed=step_seed(seed, step, 5), device=device)
+    else:
+        x1 = to_floats(taken.pixels, device)
     torch.manual_seed(step_seed(seed, step, 4))  # dropped paths, drawn apart from what follows
     draw = torch.Generator(device).manual_seed(step_seed(seed, step, 2))
     start, end = objective_of(recipe).interval
     t = start + (end - start) * torch.rand(len(x1), generator=draw, device=device)
     x0 = torch.randn(x1.shape, generator=draw, device=device)
-    if recipe.flip:
+    if recipe.flip and not drawn:
         flipped = torch.rand(len(x1), 1, 1, 1, generator=draw, device=device) < 0.5
         x1 = torch.where(flipped, x1.flip(-1), x1)
     if given is None:
@@ -137,28 +150,28 @@ def draw_batch(
     assert taken.labels is not None, "they were asked for"
     y = taken.labels.to(device, non_blocking=True)
     dropped = torch.rand(len(y), generator=draw, device=device) < given.drop_rate(recipe)
-    return Batch(x1, x0, t, torch.where(dropped, given.size, y))
+    y = torch.where(dropped, given.size if texts is None else texts.null, y)
+    return Batch(x1, x0, t, *((y,) if texts is None else texts(y)))
 
 
 def loss_of(network: nn.Module, batch: Batch, recipe: Train) -> Tensor:
     """The mean loss of a batch."""
     with autocast(recipe, batch.x1.device):
-        said = under(network, batch.y)
+        said = under(network, batch.told)
         return prediction_loss(said, batch.x1, batch.x0, batch.t, objective_of(recipe)).mean()
 
 
 def to_floats(pixels: Tensor, device: torch.device) -> Tensor:
-    """uint8 [B, C, H, W] -> float32 in [-1, 1]; the host does not wait for pixels in pinned memory to be copied."""
-    return pixels.to(device, non_blocking=True).float().div_(127.5).sub_(1)
+    """uint8 [B, C, H, W] -> float32 in [-1, 1]; latents, float32, as they are.
+
+    The host does not wait until pixels in pinned memory are copied.
+    """
+    there = pixels.to(device, non_blocking=True)
+    return there if there.dtype == torch.float32 else there.float().div_(127.5).sub_(1)
 
 
 def autocast(recipe: Train, device: torch.device) -> torch.autocast:
     """bf16 or fp16 where the recipe says so, bf16 where it says `auto` and the device is a GPU; else float32."""
-    enabled = recipe.precision in ("bf16", "fp16") or (recipe.precision == "auto" and device.type == "cuda")
-    dtype = torch.float16 if recipe.precision == "fp16" else torch.bfloat16
-    return torch.autocast(device.type, dtype=dtype, enabled=enabled)
-
-
-def step_seed(seed: int, step: int, stream: int) -> int:
-    """A seed of one stream of random numbers in one step."""
-    return int(np.random.SeedSequence([seed, step, stream]).generate_state(1, np.uint64)[0] >> 1)
+    precision = precision_on(device.type, recipe.precision)
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")
