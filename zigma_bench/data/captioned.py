@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from zigma_bench.images import Images, Labels, Pixels, Splits, Texts, captions_of
+from zigma_bench.images import Images, Labels, Pixels, Splits, Texts, captions_of, decodes
 
 CHUNK = 10_000  # images whose captions are asked for at a time
 
@@ -31,7 +31,7 @@ class CaptionedImages:
 
     @property
     def decodes(self) -> bool:
-        return bool(getattr(self.images, "decodes", False))
+        return decodes(self.images)
 
     def take(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Pixels:
         return self.images.take(indices)
