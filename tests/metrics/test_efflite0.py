@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 
 import numpy as np
@@ -14,10 +15,13 @@ from zigma_bench.images import ArrayImages, Subset
 from zigma_bench.metrics import features as features_module
 from zigma_bench.metrics.efflite0 import efflite0
 from zigma_bench.metrics.features import RgbPixels, features
-from zigma_bench.metrics.measure import fd_efflite0, kid_efflite0
+from zigma_bench.metrics.measure import measured
 from zigma_bench.metrics.options import Efflite0Options
 from zigma_bench.metrics.subject import Subject
 from zigma_bench.metrics.weights import efflite0_missing, efflite0_path, file_sha256
+
+fd_efflite0 = functools.partial(measured, "fd", "efflite0")
+kid_efflite0 = functools.partial(measured, "kid", "efflite0")
 
 
 def part(images, start, stop):
@@ -104,8 +108,8 @@ def test_every_weight_is_that_of_the_file_and_nothing_trains():
 
 def test_only_the_reference_is_kept_and_another_process_reads_it(subject, tmp_path, monkeypatch):
     kept = dataclasses.replace(subject, cache=tmp_path)
-    first = fd_efflite0(Efflite0Options(), kept)
-    (file,) = (tmp_path / "features").iterdir()
+    first, near = fd_efflite0(Efflite0Options(), kept), kid_efflite0(Efflite0Options(), kept)
+    (file,), (fitted,) = (tmp_path / "features").iterdir(), (tmp_path / "statistics").iterdir()
     features_module._memory.clear()
     extracted = []
     original = features_module._extract
@@ -117,13 +121,15 @@ def test_only_the_reference_is_kept_and_another_process_reads_it(subject, tmp_pa
     monkeypatch.setattr(features_module, "_extract", watched)
     assert fd_efflite0(Efflite0Options(), kept) == first
     assert extracted == [70]
-    kid_efflite0(Efflite0Options(), kept)
+    assert kid_efflite0(Efflite0Options(), kept) == near
     assert extracted == [70]  # both metrics share the features of the samples
-    file.write_bytes(file.read_bytes()[:1000])
+    for damaged in (file, fitted):
+        damaged.write_bytes(damaged.read_bytes()[:1000])
     features_module._memory.clear()
     assert fd_efflite0(Efflite0Options(), kept) == first
-    assert extracted == [70, 70, 90]
+    assert extracted == [70, 90, 70]
     assert np.load(file).shape == (90, 1280)
+    assert np.load(fitted)["root"].shape == (90, 1280)
 
 
 def test_the_global_generator_and_the_settings_are_left_alone(digits):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import pickle
 
 import numpy as np
@@ -12,9 +14,15 @@ from zigma_bench.errors import NotReady
 from zigma_bench.images import ArrayImages
 from zigma_bench.metrics import weights
 from zigma_bench.metrics.inception import inception
-from zigma_bench.metrics.measure import fid, kid_inception
-from zigma_bench.metrics.options import InceptionOptions
+from zigma_bench.metrics.measure import measured
+from zigma_bench.metrics.options import WeightsOptions
 from zigma_bench.metrics.subject import Subject
+
+fid = functools.partial(measured, "fd", "inception")
+kid_inception = functools.partial(measured, "kid", "inception")
+inception_path = functools.partial(weights.weights_path, "inception")
+inception_missing = functools.partial(weights.weights_missing, "inception")
+PUBLISHED = weights.PUBLISHED["inception"]
 
 
 @pytest.fixture
@@ -47,7 +55,7 @@ def test_the_figures_are_torch_fidelitys_on_the_same_folders(folders, inception_
     assert set(arguments) <= set(DEFAULTS)
     theirs = calculate_metrics(**arguments)
     capfd.readouterr()
-    options = InceptionOptions(str(inception_weights))
+    options = WeightsOptions(str(inception_weights))
     for metric, key in ((fid, "frechet_inception_distance"), (kid_inception, "kernel_inception_distance_mean")):
         measured = metric(options, subject)
         assert abs(theirs[key]) > 0.01  # the comparison says something
@@ -56,7 +64,7 @@ def test_the_figures_are_torch_fidelitys_on_the_same_folders(folders, inception_
 
 
 def test_another_file_gives_another_name_and_no_minimum(folders, inception_weights):
-    options = InceptionOptions(str(inception_weights))
+    options = WeightsOptions(str(inception_weights))
     sha = weights.file_sha256(inception_weights)
     assert weights.fid_minimum(options) == 2
     _, subject = folders
@@ -67,8 +75,9 @@ def test_another_file_gives_another_name_and_no_minimum(folders, inception_weigh
 
 
 def test_only_the_published_hash_is_called_fid_and_is_refused_below_2048(folders, inception_weights, monkeypatch):
-    monkeypatch.setattr(weights, "INCEPTION_SHA", weights.file_sha256(inception_weights)[:8])
-    options = InceptionOptions(str(inception_weights))
+    sha8 = weights.file_sha256(inception_weights)[:8]
+    monkeypatch.setitem(weights.PUBLISHED, "inception", dataclasses.replace(PUBLISHED, sha256=sha8))
+    options = WeightsOptions(str(inception_weights))
     _, subject = folders
     assert weights.fid_minimum(options) == 2048
     measured = fid(options, subject)
@@ -80,21 +89,21 @@ def test_only_the_published_hash_is_called_fid_and_is_refused_below_2048(folders
 def test_the_published_name_is_torch_fidelitys():
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
-    assert URL_INCEPTION_V3.rpartition("/")[2] == weights.INCEPTION_FILE
-    assert weights.INCEPTION_FILE.endswith(f"-{weights.INCEPTION_SHA}.pth")
+    assert URL_INCEPTION_V3.rpartition("/")[2] == PUBLISHED.file
+    assert PUBLISHED.file.endswith(f"-{PUBLISHED.sha256}.pth")
 
 
 def test_where_the_weights_are_looked_for(tmp_path, monkeypatch):
     monkeypatch.delenv(weights.FOLDER_VARIABLE, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    options = InceptionOptions()
-    assert weights.inception_path(options) == tmp_path / ".cache/zigma-bench/weights" / weights.INCEPTION_FILE
+    options = WeightsOptions()
+    assert inception_path(options) == tmp_path / ".cache/zigma-bench/weights" / PUBLISHED.file
     monkeypatch.setenv(weights.FOLDER_VARIABLE, str(tmp_path / "kept"))
-    assert weights.inception_path(options) == tmp_path / "kept" / weights.INCEPTION_FILE
-    assert weights.inception_path(InceptionOptions("~/mine.pth")) == tmp_path / "mine.pth"
-    (missing,) = weights.inception_missing(options)
+    assert inception_path(options) == tmp_path / "kept" / PUBLISHED.file
+    assert inception_path(WeightsOptions("~/mine.pth")) == tmp_path / "mine.pth"
+    (missing,) = inception_missing(options)
     assert str(tmp_path / "kept") in missing.what
-    assert all(word in missing.do for word in ("6726825d", weights.INCEPTION_FILE, "'weights'", "ZIGMA_BENCH_WEIGHTS"))
+    assert all(word in missing.do for word in ("6726825d", PUBLISHED.file, "'weights'", "ZIGMA_BENCH_WEIGHTS"))
     assert weights.fid_minimum(options) == 2048
     with pytest.raises(NotReady, match="no Inception v3 weights"):
         fid(options, Subject())
@@ -138,10 +147,10 @@ def test_a_changed_file_has_another_hash(tmp_path):
 
 def test_a_file_that_is_not_its_name_is_refused_with_both_hashes(inception_weights, tmp_path, monkeypatch):
     """Under the published name it would be a broken download; under a name of its own it is other weights."""
-    path = tmp_path / weights.INCEPTION_FILE
+    path = tmp_path / PUBLISHED.file
     path.write_bytes(inception_weights.read_bytes())
-    options = InceptionOptions(str(path))
-    (missing,) = weights.inception_missing(options)
+    options = WeightsOptions(str(path))
+    (missing,) = inception_missing(options)
     sha = weights.file_sha256(path)
     assert all(word in missing.what for word in (str(path), "starts with 6726825d", f"got {sha}"))
     with pytest.raises(NotReady, match=f"expected a sha256 that starts with 6726825d; got {sha}"):
@@ -153,9 +162,9 @@ def test_a_file_that_is_not_its_name_is_refused_with_both_hashes(inception_weigh
     assert sha in measured.reason
     named = tmp_path / f"mine-{sha[:12]}.pth"
     path.rename(named)
-    assert weights.inception_missing(InceptionOptions(str(named))) == ()
+    assert inception_missing(WeightsOptions(str(named))) == ()
 
 
 def test_grey_images_are_taken(inception_weights, noise):
     subject = Subject(samples=noise(4), reference=noise(5, seed=1))
-    assert fid(InceptionOptions(str(inception_weights)), subject).status == "ok"
+    assert fid(WeightsOptions(str(inception_weights)), subject).status == "ok"

@@ -23,7 +23,7 @@ class Efflite0Options:
 
 
 @dataclass(frozen=True)
-class InceptionOptions:
-    """`weights`: the path of a weights file for torch-fidelity's Inception v3; null looks in the usual places."""
+class WeightsOptions:
+    """`weights`: the path of a weights file for the extractor; null looks in the usual places."""
 
     weights: str | None = None
