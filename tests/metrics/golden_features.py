@@ -38,4 +38,8 @@ if __name__ == "__main__":
     from zigma_bench.metrics.golden import STEP
 
     named = {f"efflite0-{size}": np.round(features(size)[:, ::STEP], 9).tolist() for size in SIZES}
-    print("{\n" + ",\n".join(f' "{k}": [\n' + ",\n".join(f"  {json.dumps(r)}" for r in v) + "\n ]" for k, v in named.items()) + "\n}")
+    print(
+        "{\n"
+        + ",\n".join(f' "{k}": [\n' + ",\n".join(f"  {json.dumps(r)}" for r in v) + "\n ]" for k, v in named.items())
+        + "\n}"
+    )

@@ -54,9 +54,9 @@ def test_the_figures_are_torch_fidelitys(subject, size):
     assert set(arguments) <= set(DEFAULTS)  # it ignores names that it does not know
     theirs = calculate_metrics(**arguments)
     fd, kid = (metric(Efflite0Options(size), subject) for metric in (fd_efflite0, kid_efflite0))
-    for measured, key in ((fd, "frechet_inception_distance"), (kid, "kernel_inception_distance_mean")):
-        assert measured.status == "ok"
-        assert abs(measured.value - theirs[key]) <= max(1e-4, 1e-6 * abs(theirs[key])), key
+    for found, key in ((fd, "frechet_inception_distance"), (kid, "kernel_inception_distance_mean")):
+        assert found.status == "ok"
+        assert abs(found.value - theirs[key]) <= max(1e-4, 1e-6 * abs(theirs[key])), key
     assert float(np.std(kid.raw)) == pytest.approx(theirs["kernel_inception_distance_std"], abs=1e-4)
 
 

@@ -13,7 +13,7 @@ import torch
 from zigma_bench.errors import NotReady
 from zigma_bench.images import ArrayImages
 from zigma_bench.metrics import weights
-from zigma_bench.metrics.inception import inception
+from zigma_bench.metrics.inception import NAME, inception
 from zigma_bench.metrics.measure import measured
 from zigma_bench.metrics.options import WeightsOptions
 from zigma_bench.metrics.subject import Subject
@@ -33,7 +33,7 @@ def folders(tmp_path):
     random = np.random.default_rng(0)
     sets = []
     for name, count in (("samples", 12), ("reference", 9)):
-        base = random.integers(0, 256, (count, 3, 1, 1)) if name == "samples" else 128
+        base = random.integers(0, 256, (count, 3, 1, 1))
         pixels = np.clip(base + random.normal(0, 40, (count, 3, 16, 16)), 0, 255).astype(np.uint8)
         (tmp_path / name).mkdir()
         for index, image in enumerate(pixels):
@@ -49,17 +49,25 @@ def test_the_figures_are_torch_fidelitys_on_the_same_folders(folders, inception_
     folder, subject = folders
     arguments = {
         "input1": str(folder / "samples"), "input2": str(folder / "reference"), "fid": True, "kid": True,
-        "kid_subset_size": 4, "feature_extractor_weights_path": str(inception_weights), "cuda": False, "cache": False,
+        "isc": True, "prc": True, "kid_subset_size": 4, "feature_extractor": NAME, "feature_extractor_weights_path": str(inception_weights), "cuda": False, "cache": False,
         "verbose": False, "save_cpu_ram": True,
     }  # fmt: skip
     assert set(arguments) <= set(DEFAULTS)
     theirs = calculate_metrics(**arguments)
     capfd.readouterr()
     options = WeightsOptions(str(inception_weights))
-    for metric, key in ((fid, "frechet_inception_distance"), (kid_inception, "kernel_inception_distance_mean")):
-        measured = metric(options, subject)
+    keys = {
+        "fd": "frechet_inception_distance", "kid": "kernel_inception_distance_mean", "is": "inception_score_mean",
+        "precision": "precision", "recall": "recall",
+    }  # fmt: skip
+    for kind, key in keys.items():
+        found = measured(kind, "inception", options, subject)
         assert abs(theirs[key]) > 0.01  # the comparison says something
-        assert abs(measured.value - theirs[key]) <= max(1e-4, 1e-6 * abs(theirs[key])), (key, measured.value)
+        assert abs(found.value - theirs[key]) <= max(1e-4, 1e-6 * abs(theirs[key])), (key, found.value)
+        if kind == "is":
+            assert found.name.startswith("is-inception-")
+            assert "reference" not in found.fingerprint and "n_reference" not in found.fingerprint
+            assert float(np.std(found.raw)) == pytest.approx(theirs["inception_score_std"], abs=1e-4)
     assert capfd.readouterr() == ("", "")
 
 
@@ -68,9 +76,9 @@ def test_another_file_gives_another_name_and_no_minimum(folders, inception_weigh
     sha = weights.file_sha256(inception_weights)
     assert weights.fid_minimum(options) == 2
     _, subject = folders
-    measured = fid(options, subject)
-    assert (measured.name, measured.status) == (f"fd-inception-{sha[:8]}", "ok")
-    assert measured.fingerprint["weights_sha256"] == sha
+    found = fid(options, subject)
+    assert (found.name, found.status) == (f"fd-inception-{sha[:8]}", "ok")
+    assert found.fingerprint["weights_sha256"] == sha
     assert kid_inception(options, subject).name == f"kid-inception-{sha[:8]}"
 
 
@@ -80,10 +88,16 @@ def test_only_the_published_hash_is_called_fid_and_is_refused_below_2048(folders
     options = WeightsOptions(str(inception_weights))
     _, subject = folders
     assert weights.fid_minimum(options) == 2048
-    measured = fid(options, subject)
-    assert (measured.name, measured.status, measured.value) == ("fid", "refused", None)
-    assert "2,048" in measured.reason
+    found = fid(options, subject)
+    assert (found.name, found.status, found.value) == ("fid", "refused", None)
+    assert "2,048" in found.reason
     assert kid_inception(options, subject).name == "kid"
+    for kind in ("precision", "recall", "density", "coverage", "is"):
+        found = measured(kind, "inception", options, subject)
+        assert (found.name, found.status) == (kind, "ok")
+    extrapolated = measured("fd-infinity", "inception", options, subject)
+    assert (extrapolated.name, extrapolated.status) == ("fid-infinity", "refused")
+    assert "4,096" in extrapolated.reason
 
 
 def test_the_published_name_is_torch_fidelitys():
@@ -157,9 +171,9 @@ def test_a_file_that_is_not_its_name_is_refused_with_both_hashes(inception_weigh
         fid(options, Subject())
     from zigma_bench.cell import measure
 
-    measured = measure("fid", {"weights": str(path)}, Subject())
-    assert (measured.status, measured.value) == ("refused", None)
-    assert sha in measured.reason
+    found = measure("fid", {"weights": str(path)}, Subject())
+    assert (found.status, found.value) == ("refused", None)
+    assert sha in found.reason
     named = tmp_path / f"mine-{sha[:12]}.pth"
     path.rename(named)
     assert inception_missing(WeightsOptions(str(named))) == ()

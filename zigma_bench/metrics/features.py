@@ -38,8 +38,8 @@ _memory: dict[str, Features] = {}
 class Extractor:
     """An extractor that torch-fidelity knows by `name`, its feature layer, and what its features depend on.
 
-    `build()` gives torch-fidelity's module on the CPU, in eval mode. `prepare(pixels)` makes uint8 [n, 3, H, W] what the
-    module takes, where it does not resize by itself.
+    `build()` gives torch-fidelity's module on the CPU, in eval mode. `prepare(pixels)` makes of uint8 [n, 3, H, W] what
+    the module takes, where it does not resize by itself.
     """
 
     name: str
@@ -85,8 +85,8 @@ def features(
 ) -> Features:
     """The features of all images in order, float32 [N, d], read-only.
 
-    `cache` is a folder in which an extractor's first features lie to be compared with, and where `keep` says so those of
-    the images for the next process. NotReady for an extractor that gives other features than it did (`golden`).
+    `cache` is a folder for an extractor's first features, which later ones are compared with, and where `keep` says so
+    for those of the images. NotReady for an extractor that gives other features than it did (`golden`).
     """
     key = content_key(images, extractor, device)
     if key not in _memory:

@@ -43,7 +43,7 @@ def golden_images() -> Pixels:
 
 
 def check_golden(run: Callable[[Pixels], Matrix], extractor: Extractor, cache: Path | None) -> None:
-    """NotReady where the extractor's features, `run(pixels)`, are not the golden ones, or not those of its first use."""
+    """NotReady where the extractor's features, `run(pixels)`, are not golden, or not those of its first use."""
     found = run(golden_images())
     golden = known().get(extractor.name)
     if golden is not None:
@@ -92,5 +92,5 @@ def _compare(found: Matrix, golden: Matrix, name: str, where: str) -> None:
         raise NotReady(
             f"{name} gives other features of eight fixed images than it did", where=where,
             expected=f"at most {TOLERANCE:g} of the largest feature off", got=f"{off:.2g}",
-            do="find what has changed (torch, drivers, settings of the card): its figures do not compare with earlier ones",
+            do="find what has changed (torch, drivers, the card): its figures do not compare with earlier ones",
         )  # fmt: skip

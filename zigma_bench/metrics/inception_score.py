@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import numpy.typing as npt
 from scipy.special import log_softmax
@@ -24,7 +26,7 @@ def inception_score(features: npt.ArrayLike, weight: npt.ArrayLike) -> tuple[flo
     bounds = [i * len(x) // SPLITS for i in range(SPLITS + 1)]
     return tuple(
         _score(log_softmax(x[order[start:stop]] @ w.T, axis=1))
-        for start, stop in zip(bounds[:-1], bounds[1:], strict=True)
+        for start, stop in itertools.pairwise(bounds)
     )
 
 

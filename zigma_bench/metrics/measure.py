@@ -20,7 +20,7 @@ from zigma_bench.metrics.neighbours import DENSITY_NEIGHBOURS, PRECISION_NEIGHBO
 from zigma_bench.metrics.quality import SEED, SUBSETS, kid, kid_subset_size
 from zigma_bench.metrics.reference import reference_gaussian
 from zigma_bench.metrics.subject import Subject
-from zigma_bench.metrics.weights import FID_MINIMUM, PUBLISHED, Given, is_published, weights_missing, weights_path
+from zigma_bench.metrics.weights import FID_MINIMUM, Given, is_published, weights_missing, weights_path
 from zigma_bench.record import Measurement
 
 PROTOCOL = 1
@@ -43,26 +43,26 @@ def measured(kind: Kind, family: Family, options: Any, subject: Subject) -> Meas
 
     Raises NotReady where weights are missing or damaged, UsageError where there are no images to measure.
     """
-    if family == "efflite0":
-        from zigma_bench.metrics.efflite0 import efflite0
-
-        extractor, sha8, path = efflite0(options.size), None, None
-    else:
-        path = _path(family, options)
-        extractor = _opener(family)(path)
-        sha8 = None if is_published(family, path) else extractor.weights_sha256[:8]
+    extractor = extractor_of(family, options)
+    given = None if family == "efflite0" else family
+    path = None if given is None else weights_path(given, options)
+    sha8 = None if given is None or path is None or is_published(given, path) else extractor.weights_sha256[:8]
     field = family == "inception" and sha8 is None
     return MEASURES[kind](Task(metric_name(kind, family, sha8=sha8), extractor, subject, field, path))
 
 
-def _path(given: Given, options: Any) -> Path:
-    for missing in weights_missing(given, options):
+def extractor_of(family: Family, options: Any) -> Extractor:
+    """An extractor with the weights that the options name; NotReady where they are missing or damaged."""
+    if family == "efflite0":
+        from zigma_bench.metrics.efflite0 import efflite0
+
+        return efflite0(options.size)
+    for missing in weights_missing(family, options):
         raise NotReady(missing.what, do=missing.do)
-    return weights_path(given, options)
+    return _opener(family)(weights_path(family, options))
 
 
 def _opener(given: Given) -> Callable[[Path], Extractor]:
-    assert given in PUBLISHED, given
     if given == "inception":
         from zigma_bench.metrics.inception import inception
 

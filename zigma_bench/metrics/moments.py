@@ -31,7 +31,7 @@ Matrix = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Moments:
-    """A file's mean [d] and covariance [d, d], of `count` images under the extractor `maker`; None where it is silent."""
+    """A file's mean [d] and covariance [d, d], of `count` images under the extractor `maker`; None where unsaid."""
 
     mean: Matrix
     covariance: Matrix
@@ -54,7 +54,9 @@ class Moments:
             return f"the reference's statistics differ in {', '.join(unlike)}: {self.maker.get(unlike[0])!r} made them"
         if field and len(self.mean) == FIELD:
             return None
-        return f"the reference's statistics are of {len(self.mean)} features of an extractor that the file does not name"
+        return (
+            f"the reference's statistics are of {len(self.mean)} features of an extractor that the file does not name"
+        )
 
 
 def read_moments(path: Path) -> Moments | None:
@@ -70,7 +72,8 @@ def read_moments(path: Path) -> Moments | None:
     size = mean.size
     if mean.shape != (size,) or covariance.shape != (size, size) or not np.allclose(covariance, covariance.T):
         raise UsageError(
-            "these are no mean and covariance", where=str(path), expected=f"{MEAN} [d] and {COVARIANCE} [d, d], symmetric",
+            "these are no mean and covariance", where=str(path),
+            expected=f"{MEAN} [d] and {COVARIANCE} [d, d], symmetric",
             got=f"{MEAN} {list(mean.shape)} and {COVARIANCE} {list(covariance.shape)}",
         )  # fmt: skip
     sha256 = hashlib.sha256(mean.tobytes() + covariance.tobytes()).hexdigest()

@@ -38,10 +38,11 @@ def _read(given: Given, path: Path) -> Any:
         return load_file(path)
     with warnings.catch_warnings():
         if given == "clip" and is_published(given, path):  # openai/CLIP publishes programs and no state dicts
-            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.filterwarnings("ignore", message=".*torch.jit", category=Warning)
             return dict(torch.jit.load(path, map_location="cpu").state_dict())  # type: ignore[no-untyped-call]
         # what the reader does not support, it refuses
         warnings.filterwarnings("ignore", message="Detected pickle protocol", category=UserWarning)
+        warnings.filterwarnings("ignore", message=".*TorchScript archive", category=UserWarning)
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
