@@ -10,7 +10,12 @@ import pytest
 from zigma_bench.errors import UsageError
 from zigma_bench.plugins import catalogue
 
-NAMES = {"val-loss", "fd-efflite0", "kid-efflite0", "fid", "kid"}
+OTHERS = ("efflite0", "dinov2", "clip")
+COVERS = ("precision", "recall", "density", "coverage")
+NAMES = {"val-loss", "fid", "fid-infinity", "kid", "is", *COVERS}
+NAMES |= {f"{kind}-{other}" for other in OTHERS for kind in ("fd", "kid", *COVERS)}
+NAMES |= {f"fd-{other}-infinity" for other in OTHERS}
+HIGHER = {name for name in NAMES if name == "is" or name.split("-")[0] in COVERS}
 
 
 def test_the_metrics_are_registered_and_load():
@@ -18,7 +23,7 @@ def test_the_metrics_are_registered_and_load():
     assert set(specs) == NAMES
     for spec in specs.values():
         assert callable(spec.load())
-        assert spec.facts.better == "lower"
+        assert spec.facts.better == ("higher" if spec.name in HIGHER else "lower")
         assert spec.make_options(spec.resolve({}, where="here")) == spec.options_class()
 
 
