@@ -9,6 +9,7 @@ import pytest
 
 from zigma_bench.errors import UsageError
 from zigma_bench.plugins import catalogue
+from zigma_bench.testing import check_metric
 
 OTHERS = ("efflite0", "dinov2", "clip")
 COVERS = ("precision", "recall", "density", "coverage")
@@ -35,6 +36,11 @@ def test_they_are_listed_without_torch():
         "heavy = {'torch', 'torch_fidelity', 'scipy', 'pandas', 'PIL'} & set(sys.modules); assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("kind", ["fd", "kid", "precision", "recall", "density", "coverage"])
+def test_each_passes_what_plugins_are_checked_by(kind):
+    assert check_metric(f"{kind}-efflite0").ok
 
 
 @pytest.mark.parametrize(
