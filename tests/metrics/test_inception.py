@@ -48,9 +48,10 @@ def test_the_figures_are_torch_fidelitys_on_the_same_folders(folders, inception_
 
     folder, subject = folders
     arguments = {
-        "input1": str(folder / "samples"), "input2": str(folder / "reference"), "fid": True, "kid": True,
-        "isc": True, "prc": True, "kid_subset_size": 4, "feature_extractor": NAME, "feature_extractor_weights_path": str(inception_weights), "cuda": False, "cache": False,
-        "verbose": False, "save_cpu_ram": True,
+        "input1": str(folder / "samples"), "input2": str(folder / "reference"), "fid": True, "kid": True, "isc": True,
+        "prc": True, "kid_subset_size": 4, "feature_extractor": NAME,
+        "feature_extractor_weights_path": str(inception_weights), "cuda": False, "cache": False, "verbose": False,
+        "save_cpu_ram": True,
     }  # fmt: skip
     assert set(arguments) <= set(DEFAULTS)
     theirs = calculate_metrics(**arguments)

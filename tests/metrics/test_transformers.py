@@ -48,9 +48,9 @@ def dinov2_state(width=64, depth=2, side=37):
         block = {
             "norm1.weight": (width,), "norm1.bias": (width,), "attn.qkv.weight": (3 * width, width),
             "attn.qkv.bias": (3 * width,), "attn.proj.weight": (width, width), "attn.proj.bias": (width,),
-            "ls1.gamma": (width,), "norm2.weight": (width,), "norm2.bias": (width,), "mlp.fc1.weight": (4 * width, width),
-            "mlp.fc1.bias": (4 * width,), "mlp.fc2.weight": (width, 4 * width), "mlp.fc2.bias": (width,),
-            "ls2.gamma": (width,),
+            "ls1.gamma": (width,), "norm2.weight": (width,), "norm2.bias": (width,),
+            "mlp.fc1.weight": (4 * width, width), "mlp.fc1.bias": (4 * width,), "mlp.fc2.weight": (width, 4 * width),
+            "mlp.fc2.bias": (width,), "ls2.gamma": (width,),
         }  # fmt: skip
         shapes |= {f"blocks.{i}.{name}": shape for name, shape in block.items()}
     return drawn(shapes)

@@ -24,10 +24,7 @@ def inception_score(features: npt.ArrayLike, weight: npt.ArrayLike) -> tuple[flo
         return (float("nan"),) * SPLITS
     order = np.random.RandomState(SEED).permutation(len(x))
     bounds = [i * len(x) // SPLITS for i in range(SPLITS + 1)]
-    return tuple(
-        _score(log_softmax(x[order[start:stop]] @ w.T, axis=1))
-        for start, stop in itertools.pairwise(bounds)
-    )
+    return tuple(_score(log_softmax(x[order[start:stop]] @ w.T, axis=1)) for start, stop in itertools.pairwise(bounds))
 
 
 def _score(log_p: npt.NDArray[np.float64]) -> float:
