@@ -67,9 +67,18 @@ def test_the_golden_features_are_float64s_and_float32_is_well_within_the_toleran
     assert off.max() < golden.TOLERANCE / 10
 
 
-@pytest.mark.parametrize("part", ["resize", "weights", "precision"])
-def test_another_resize_other_weights_and_16_bits_are_noticed(part):
+def to_19_bits(x):
+    """Float32 as TensorFloat-32 takes it: ten bits behind the point."""
+    return ((x.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
+
+
+@pytest.mark.parametrize("part", ["resize", "weights", "precision", "tensor-float-32"])
+def test_another_resize_other_weights_and_fewer_bits_are_noticed(part, monkeypatch):
     network = efflite0(64).build()
+    if part == "tensor-float-32":
+        conv = torch.nn.functional.conv2d
+        rounded = lambda x, w, *rest, **more: conv(to_19_bits(x), to_19_bits(w), *rest, **more)  # noqa: E731
+        monkeypatch.setattr(torch.nn.functional, "conv2d", rounded)
     if part == "weights":
         network.network._conv_head.weight.data[400] += 0.01
     pixels = torch.from_numpy(golden_images())

@@ -87,6 +87,17 @@ def test_a_batch_of_adm_is_images_and_statistics(folder, tmp_path):
     assert {name: entry["value"] for name, entry in said[0].items()} == {n: e["value"] for n, e in said[1].items()}
 
 
+def test_a_figure_of_the_samples_alone_needs_no_reference(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("ZIGMA_BENCH_WEIGHTS", str(tmp_path))
+    place = folder("a", pixels(4))
+    found = run("--samples", place, "--metrics", "is", "--json", results=tmp_path)
+    said = json.loads(found.stdout)["is"]
+    assert (found.exit_code, said["status"], said["n_samples"], said["n_reference"]) == (3, "refused", 4, None)
+    assert "Inception" in said["reason"]
+    found = run("--samples", place, "--metrics", "is,fd-efflite0", results=tmp_path)
+    assert "give --reference" in str(found.exception) and "fd-efflite0" in str(found.exception)
+
+
 def test_a_zip_is_a_reference(folder, tmp_path):
     place = folder("a", pixels(6))
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:

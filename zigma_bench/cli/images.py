@@ -55,8 +55,6 @@ def quality(
             raise UsageError("--save-statistics measures against nothing", do="leave --reference and --data out")
         _save(samples, metrics, save, results, device, as_json)
         return
-    if reference is None:
-        raise UsageError("--samples are measured against something", do="give --reference DIR, ZIP, NPZ or SUITE")
     _measure(samples, reference, data, metrics, results, device, as_json)
 
 
@@ -69,7 +67,13 @@ def _refuse(owner: str, **given: object) -> None:
 
 
 def _measure(
-    samples: Path, reference: Path, data: str | None, metrics: str | None, results: Path, device: str, as_json: bool
+    samples: Path,
+    reference: Path | None,
+    data: str | None,
+    metrics: str | None,
+    results: Path,
+    device: str,
+    as_json: bool,
 ) -> None:
     from zigma_bench.standalone.judge import METRICS, judge
 
@@ -126,8 +130,8 @@ def _print(found: Judgement) -> None:
 
     from zigma_bench.cli.show import print_wide
 
-    against = "statistics of an unknown number" if found.n_reference is None else f"{found.n_reference:,}"
-    title = f"{found.n_samples:,} images against {against}"
+    known = found.n_reference is not None
+    title = f"{found.n_samples:,} images" + (f" against {found.n_reference:,}" if known else "")
     table = Table(title=Text(title), title_justify="left")
     table.add_column("metric")
     table.add_column("value", justify="right")

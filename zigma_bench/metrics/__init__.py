@@ -70,7 +70,8 @@ def _measured(kind: Kind, family: Family, options: Any, subject: Subject) -> Mea
 
 def _facts(kind: Kind, family: Family) -> MetricFacts:
     facts = MetricFacts(
-        unit="1", better=WHAT[kind][1], needs="samples", missing=MISSING[family], minimum_images=_minimum(kind, family)
+        unit="1", better=WHAT[kind][1], needs="samples", missing=MISSING[family],
+        minimum_images=_minimum(kind, family), compares=kind != "is",
     )  # fmt: skip
     if family == "efflite0":
         return facts

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 COUNT, SIDE = 8, 32
 STEP = 40  # every 40th feature is golden
-# The largest difference, as a part of the image's largest feature: float32 on processors and cards stays below 1e-5,
-# and TensorFloat-32 or 16 bits, another resize or other weights go above 1e-3.
-TOLERANCE = 1e-4
+# The largest difference, as a part of the image's largest feature. Float32 lies 3e-6 from float64, and TensorFloat-32
+# 2e-3 to 2e-2, as 16 bits, another resize and other weights do or more.
+TOLERANCE = 5e-4
 
 Matrix = npt.NDArray[Any]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,21 +11,23 @@ from typing import Any, Literal
 
 import numpy as np
 
-from zigma_bench.errors import NotReady
 from zigma_bench.images import Images
 from zigma_bench.metrics import COVER_MINIMUM, KID_MINIMUM, SCORE_MINIMUM
+from zigma_bench.metrics.extractors import opened
 from zigma_bench.metrics.features import Extractor, Features, digest_once, features
 from zigma_bench.metrics.gaussian import EXTRAPOLATION_SEED, Gaussian, distance, extrapolated, fitted
+from zigma_bench.metrics.moments import Moments
 from zigma_bench.metrics.names import Family, Kind, metric_name
 from zigma_bench.metrics.neighbours import DENSITY_NEIGHBOURS, PRECISION_NEIGHBOURS, Cover, cover
 from zigma_bench.metrics.quality import SEED, SUBSETS, kid, kid_subset_size
 from zigma_bench.metrics.reference import reference_gaussian
 from zigma_bench.metrics.subject import Subject
-from zigma_bench.metrics.weights import FID_MINIMUM, Given, is_published, weights_missing, weights_path
+from zigma_bench.metrics.weights import FID_MINIMUM
 from zigma_bench.record import Measurement
 
 PROTOCOL = 1
 UNIT = "1"
+Figure = Callable[[Features, Gaussian], tuple[float, tuple[float, ...]]]  # the value and the raw ones that it comes of
 
 
 @dataclass(frozen=True)
@@ -43,37 +46,9 @@ def measured(kind: Kind, family: Family, options: Any, subject: Subject) -> Meas
 
     Raises NotReady where weights are missing or damaged, UsageError where there are no images to measure.
     """
-    extractor = extractor_of(family, options)
-    given = None if family == "efflite0" else family
-    path = None if given is None else weights_path(given, options)
-    sha8 = None if given is None or path is None or is_published(given, path) else extractor.weights_sha256[:8]
+    extractor, path, sha8 = opened(family, options)
     field = family == "inception" and sha8 is None
     return MEASURES[kind](Task(metric_name(kind, family, sha8=sha8), extractor, subject, field, path))
-
-
-def extractor_of(family: Family, options: Any) -> Extractor:
-    """An extractor with the weights that the options name; NotReady where they are missing or damaged."""
-    if family == "efflite0":
-        from zigma_bench.metrics.efflite0 import efflite0
-
-        return efflite0(options.size)
-    for missing in weights_missing(family, options):
-        raise NotReady(missing.what, do=missing.do)
-    return _opener(family)(weights_path(family, options))
-
-
-def _opener(given: Given) -> Callable[[Path], Extractor]:
-    if given == "inception":
-        from zigma_bench.metrics.inception import inception
-
-        return inception
-    if given == "dinov2":
-        from zigma_bench.metrics.dinov2 import dinov2
-
-        return dinov2
-    from zigma_bench.metrics.clip import clip
-
-    return clip
 
 
 def _frechet(task: Task) -> Measurement:
@@ -92,42 +67,37 @@ def _infinity(task: Task) -> Measurement:
     return _to_gaussian(task, 2 * task.extractor.dimensions, facts, figure)
 
 
-def _to_gaussian(
-    task: Task,
-    minimum: int,
-    more: dict[str, Any],
-    figure: Callable[[Features, Gaussian], tuple[float, tuple[float, ...]]],
-) -> Measurement:
+def _to_gaussian(task: Task, minimum: int, more: dict[str, Any], figure: Figure) -> Measurement:
     """A figure of the samples' features against the reference's Gaussian: a file's, where it is of this extractor."""
-    subject, moments = task.subject, task.subject.moments
+    moments = task.subject.moments
     unfit = None if moments is None else moments.unfit(task.extractor.fingerprint(), field=task.field)
-    if unfit is not None and subject.reference is None:
-        return Measurement.refused(task.name, UNIT, f"{unfit}; give images", {})
+    if unfit is not None and task.subject.reference is None:
+        return Measurement.refused(task.name, UNIT, f"{unfit}; give images")
     if moments is not None and unfit is None:
-        samples, count = subject.drawn(), moments.count
-        facts = _facts(task, samples) | {"n_reference": count}
-        facts["reference"] = {**subject.reference_facts, "statistics_sha256": moments.sha256}
+        samples, count, gaussian = task.subject.drawn(), moments.count, moments.gaussian
+        facts = _facts(task, samples) | _moments_facts(task, moments)
     else:
-        samples, reference = subject.compared()
-        count, facts = len(reference), _compared_facts(task, samples, reference)
-    facts |= more
+        samples, reference = task.subject.compared()
+        count, gaussian = len(reference), functools.partial(_of_images, task, reference)
+        facts = _compared_facts(task, samples, reference)
     least = len(samples) if count is None else min(len(samples), count)
     if least < minimum:
-        return _too_few(task, minimum, least, facts)
-    if moments is not None and unfit is None:
-        gaussian = moments.gaussian()
-    else:
-        gaussian = reference_gaussian(reference, task.extractor, device=subject.device, cache=subject.cache)
-    x = _of_samples(task, samples)
-    if not (np.isfinite(x).all() and np.isfinite(gaussian.root).all()):
-        return Measurement.of(task.name, float("nan"), UNIT, fingerprint=facts)
-    value, raw = figure(x, gaussian)
-    return Measurement.of(task.name, value, UNIT, fingerprint=facts, raw=raw)
+        return _too_few(task, minimum, least, facts | more)
+    x, y = _of_samples(task, samples), gaussian()
+    if not (np.isfinite(x).all() and np.isfinite(y.root).all()):
+        return Measurement.of(task.name, float("nan"), UNIT, fingerprint=facts | more)
+    value, raw = figure(x, y)
+    return Measurement.of(task.name, value, UNIT, fingerprint=facts | more, raw=raw)
+
+
+def _of_images(task: Task, reference: Images) -> Gaussian:
+    subject = task.subject
+    return reference_gaussian(reference, task.extractor, device=subject.device, cache=subject.cache)
 
 
 def _kid(task: Task) -> Measurement:
     """The kernel distance: the mean over random subsets, whose size is a rule of the counts."""
-    found = _both(task, "kid")
+    found = _both(task)
     if isinstance(found, Measurement):
         return found
     samples, reference, facts = found
@@ -146,7 +116,7 @@ def _covering(
     """Precision, density or coverage of the samples; `backwards` makes recall of precision."""
 
     def measure(task: Task) -> Measurement:
-        found = _both(task, part)
+        found = _both(task)
         if isinstance(found, Measurement):
             return found
         samples, reference, facts = found
@@ -187,7 +157,7 @@ MEASURES: dict[Kind, Callable[[Task], Measurement]] = {
 }
 
 
-def _both(task: Task, what: str) -> tuple[Images, Images, dict[str, Any]] | Measurement:
+def _both(task: Task) -> tuple[Images, Images, dict[str, Any]] | Measurement:
     """Samples, reference images and the fingerprint; a refusal where the reference is a mean and a covariance alone."""
     subject = task.subject
     if subject.reference is None and subject.moments is not None:
@@ -222,6 +192,12 @@ _covers: deque[tuple[Features, Features, Cover]] = deque(maxlen=2)  # samples in
 def _facts(task: Task, samples: Images) -> dict[str, Any]:
     """What two figures of samples must share to stand in one column."""
     return {"protocol": PROTOCOL, **task.extractor.fingerprint(), "n_samples": len(samples)}
+
+
+def _moments_facts(task: Task, moments: Moments) -> dict[str, Any]:
+    """What a fingerprint says of a reference that is a mean and a covariance."""
+    reference = {**task.subject.reference_facts, "statistics_sha256": moments.sha256}
+    return {"n_reference": moments.count, "reference": reference}
 
 
 def _compared_facts(task: Task, samples: Images, reference: Images) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from zigma_bench.metrics.subject import Subject
 from zigma_bench.plugins import catalogue
 from zigma_bench.record import Measurement
 from zigma_bench.standalone.images import open_images
-from zigma_bench.standalone.reference import open_reference
+from zigma_bench.standalone.reference import Reference, open_reference
 
 METRICS = ("fd-efflite0", "kid-efflite0")  # those whose weights come with the installation
 
@@ -53,7 +53,7 @@ class Judgement:
 
 def judge(
     samples: Path,
-    reference: Path,
+    reference: Path | None,
     asked: Sequence[Asked],
     *,
     device: str,
@@ -62,12 +62,13 @@ def judge(
 ) -> Judgement:
     """Measure samples against a reference: folders, .zip or .npz; a suite file as reference gives its own.
 
-    A reference .npz may hold the mean and covariance of features beside images, or alone. `data` names one of several
-    data sets of a suite. Raises UsageError and NotReady for what can't be read, BadImage for an image that is broken,
-    and UsageError for images of two sizes and for a metric that measures no images.
+    A reference .npz may hold the mean and covariance of features beside images, or alone; `data` names one of several
+    data sets of a suite; figures of the samples alone need none. Raises UsageError and NotReady for what can't be read,
+    BadImage for an image that is broken, and UsageError for images of two sizes and for a metric that measures no
+    images.
     """
     asked = list(checked(asked))
-    drawn, held = open_images(samples), open_reference(reference, data=data)
+    drawn, held = open_images(samples), _reference(reference, asked, data)
     subject = Subject(
         samples=drawn,
         reference=held.images,
@@ -83,6 +84,20 @@ def judge(
             raise error.at(f"{samples} beside {reference}") from None
     found = tuple(measure(metric.name, metric.options, subject) for metric in asked)
     return Judgement(found, len(drawn), held.count)
+
+
+def _reference(path: Path | None, asked: Sequence[Asked], data: str | None) -> Reference:
+    """The reference; none where no metric looks at it."""
+    if path is not None:
+        return open_reference(path, data=data)
+    comparing = [metric.name for metric in asked if catalogue().get("metric", metric.name).facts.compares]
+    if comparing or data is not None:
+        where = f"--metrics {','.join(comparing)}" if comparing else "--data"
+        raise UsageError(
+            "--samples are measured against something", where=where,
+            do="give --reference DIR, ZIP, NPZ or SUITE",
+        )  # fmt: skip
+    return Reference(None, None, {})
 
 
 def checked(asked: Sequence[Asked]) -> Iterator[Asked]:

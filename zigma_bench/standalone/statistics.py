@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.metrics.measure import extractor_of
+from zigma_bench.metrics.extractors import opened
 from zigma_bench.metrics.moments import write_moments
 from zigma_bench.metrics.names import FAMILIES, metric_name
 from zigma_bench.metrics.reference import reference_gaussian
@@ -37,6 +37,6 @@ def save_statistics(samples: Path, asked: Asked, out: Path, *, device: str, cach
         raise NotReady(
             f"{asked.name} needs at least {minimum:,} images", where=str(samples), got=f"{len(images):,}",
         )  # fmt: skip
-    extractor = extractor_of(DISTANCES[asked.name], options)
+    extractor, _, _ = opened(DISTANCES[asked.name], options)
     write_moments(out, reference_gaussian(images, extractor, device=device, cache=cache), extractor.fingerprint())
     return len(images)
