@@ -8,7 +8,8 @@ import functools
 import numpy as np
 import pytest
 
-from zigma_bench.errors import UsageError
+from zigma_bench.cell import measure
+from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.images import Subset
 from zigma_bench.metrics import features as features_module
 from zigma_bench.metrics import measure as measure_module
@@ -55,7 +56,7 @@ def test_the_file_is_used_for_its_own_extractor_and_images_for_others(subject, t
     write_moments(tmp_path / "r.npz", fitted(features(subject.reference, extractor)), extractor.fingerprint())
     moments = read_moments(tmp_path / "r.npz")
     larger = functools.partial(measured, "fd", "efflite0", Efflite0Options(128))
-    refused = larger(dataclasses.replace(subject, reference=None, moments=moments))
+    refused = measure("fd-efflite0", {"size": 128}, dataclasses.replace(subject, reference=None, moments=moments))
     assert refused.status == "refused"
     assert "differ in extractor, resize" in refused.reason and "efflite0-64" in refused.reason
     assert larger(dataclasses.replace(subject, moments=moments)) == larger(subject)
@@ -66,9 +67,9 @@ def test_what_compares_images_one_by_one_is_refused_with_the_reason(kind, subjec
     extractor = efflite0(64)
     write_moments(tmp_path / "r.npz", fitted(features(subject.reference, extractor)), extractor.fingerprint())
     alone = dataclasses.replace(subject, reference=None, moments=read_moments(tmp_path / "r.npz"))
-    found = measured(kind, "efflite0", Efflite0Options(), alone)
-    assert (found.status, found.value) == ("refused", None)
-    assert "a mean and a covariance" in found.reason and found.name in found.reason
+    found = measure(f"{kind}-efflite0", {"size": 64}, alone)
+    assert (found.name, found.status, found.value) == (f"{kind}-efflite0", "refused", None)
+    assert "a mean and a covariance" in found.reason and "give images" in found.reason
 
 
 def test_the_fields_files_are_for_the_published_inception_alone(subject, tmp_path, inception_weights, monkeypatch):
@@ -78,9 +79,11 @@ def test_the_fields_files_are_for_the_published_inception_alone(subject, tmp_pat
     np.savez(tmp_path / "adm.npz", mu=x.mean(0), sigma=np.cov(x, rowvar=False), mu_s=np.zeros(3), sigma_s=np.eye(3))
     moments = read_moments(tmp_path / "adm.npz")
     alone = dataclasses.replace(subject, reference=None, moments=moments)
-    assert "does not name" in fd_efflite0(alone).reason
+    with pytest.raises(NotReady, match=r"does not name.*give images"):
+        fd_efflite0(alone)
     options = WeightsOptions(str(inception_weights))
-    assert measured("fd", "inception", options, alone).status == "refused"  # other weights than the field's
+    with pytest.raises(NotReady, match="2048 features"):  # other weights than the field's
+        measured("fd", "inception", options, alone)
     sha8 = weights.file_sha256(inception_weights)[:8]
     published = dataclasses.replace(weights.PUBLISHED["inception"], sha256=sha8)
     monkeypatch.setitem(weights.PUBLISHED, "inception", published)

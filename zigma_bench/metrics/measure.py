@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from zigma_bench.errors import NotReady
 from zigma_bench.images import Images
 from zigma_bench.metrics import COVER_MINIMUM, KID_MINIMUM, SCORE_MINIMUM
 from zigma_bench.metrics.extractors import opened
@@ -44,7 +45,8 @@ class Task:
 def measured(kind: Kind, family: Family, options: Any, subject: Subject) -> Measurement:
     """A measure on an extractor's features, under the name that its weights give it.
 
-    Raises NotReady where weights are missing or damaged, UsageError where there are no images to measure.
+    Raises NotReady where weights are missing or damaged or the reference is a file of other features, and UsageError
+    where there are no images to measure.
     """
     extractor, path, sha8 = opened(family, options)
     field = family == "inception" and sha8 is None
@@ -72,7 +74,7 @@ def _to_gaussian(task: Task, minimum: int, more: dict[str, Any], figure: Figure)
     moments = task.subject.moments
     unfit = None if moments is None else moments.unfit(task.extractor.fingerprint(), field=task.field)
     if unfit is not None and task.subject.reference is None:
-        return Measurement.refused(task.name, UNIT, f"{unfit}; give images")
+        raise NotReady(unfit, do="give images")
     if moments is not None and unfit is None:
         samples, count, gaussian = task.subject.drawn(), moments.count, moments.gaussian
         facts = _facts(task, samples) | _moments_facts(task, moments)
@@ -97,10 +99,8 @@ def _of_images(task: Task, reference: Images) -> Gaussian:
 
 def _kid(task: Task) -> Measurement:
     """The kernel distance: the mean over random subsets, whose size is a rule of the counts."""
-    found = _both(task)
-    if isinstance(found, Measurement):
-        return found
-    samples, reference, facts = found
+    samples, reference = task.subject.compared()
+    facts = _compared_facts(task, samples, reference)
     size = kid_subset_size(len(samples), len(reference))
     facts |= {"kid_subset_size": size, "kid_subsets": SUBSETS, "kid_seed": SEED}
     if size < 2:
@@ -116,11 +116,8 @@ def _covering(
     """Precision, density or coverage of the samples; `backwards` makes recall of precision."""
 
     def measure(task: Task) -> Measurement:
-        found = _both(task)
-        if isinstance(found, Measurement):
-            return found
-        samples, reference, facts = found
-        facts["neighbours"] = neighbours
+        samples, reference = task.subject.compared()
+        facts = _compared_facts(task, samples, reference) | {"neighbours": neighbours}
         if (least := min(len(samples), len(reference))) < COVER_MINIMUM:
             return _too_few(task, COVER_MINIMUM, least, facts)
         x, y = _of_samples(task, samples), _of_reference(task, reference)
@@ -155,16 +152,6 @@ MEASURES: dict[Kind, Callable[[Task], Measurement]] = {
     "coverage": _covering("coverage", DENSITY_NEIGHBOURS),
     "is": _score,
 }
-
-
-def _both(task: Task) -> tuple[Images, Images, dict[str, Any]] | Measurement:
-    """Samples, reference images and the fingerprint; a refusal where the reference is a mean and a covariance alone."""
-    subject = task.subject
-    if subject.reference is None and subject.moments is not None:
-        reason = f"{task.name} compares images one by one, and the reference holds a mean and a covariance; give images"
-        return Measurement.refused(task.name, UNIT, reason)
-    samples, reference = subject.compared()
-    return samples, reference, _compared_facts(task, samples, reference)
 
 
 def _of_samples(task: Task, samples: Images) -> Features:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zigma_bench.errors import UsageError
+from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.images import Images
 
 if TYPE_CHECKING:
@@ -42,8 +42,16 @@ class Subject:
         return self.samples
 
     def compared(self) -> tuple[Images, Images]:
-        """Samples and reference; UsageError where one is missing or their shapes differ."""
+        """Samples and reference; UsageError where one is missing or their shapes differ.
+
+        NotReady where the reference is a mean and a covariance alone.
+        """
         samples, reference = self.samples, self.reference
+        if reference is None and self.moments is not None:
+            raise NotReady(
+                "this metric compares images one by one, and the reference holds a mean and a covariance",
+                do="give images",
+            )
         if samples is None or reference is None:
             raise UsageError(
                 "this metric compares samples with a reference", got=_lacking(self, "samples", "reference")
