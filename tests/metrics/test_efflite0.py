@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 
 import numpy as np
@@ -15,13 +14,10 @@ from zigma_bench.images import ArrayImages, Subset
 from zigma_bench.metrics import features as features_module
 from zigma_bench.metrics.efflite0 import efflite0
 from zigma_bench.metrics.features import RgbPixels, features
-from zigma_bench.metrics.measure import measured
+from zigma_bench.metrics.measure import fd_efflite0, kid_efflite0
 from zigma_bench.metrics.options import Efflite0Options
 from zigma_bench.metrics.subject import Subject
 from zigma_bench.metrics.weights import efflite0_missing, efflite0_path, file_sha256
-
-fd_efflite0 = functools.partial(measured, "fd", "efflite0")
-kid_efflite0 = functools.partial(measured, "kid", "efflite0")
 
 
 def part(images, start, stop):

@@ -14,14 +14,13 @@ from zigma_bench.errors import NotReady
 from zigma_bench.images import ArrayImages
 from zigma_bench.metrics import weights
 from zigma_bench.metrics.inception import NAME, inception
-from zigma_bench.metrics.measure import measured
-from zigma_bench.metrics.options import WeightsOptions
+from zigma_bench.metrics.measure import fid, measured
+from zigma_bench.metrics.options import InceptionOptions
 from zigma_bench.metrics.subject import Subject
 
-fid = functools.partial(measured, "fd", "inception")
 kid_inception = functools.partial(measured, "kid", "inception")
 inception_path = functools.partial(weights.weights_path, "inception")
-inception_missing = functools.partial(weights.weights_missing, "inception")
+
 PUBLISHED = weights.PUBLISHED["inception"]
 
 
@@ -56,7 +55,7 @@ def test_the_figures_are_torch_fidelitys_on_the_same_folders(folders, inception_
     assert set(arguments) <= set(DEFAULTS)
     theirs = calculate_metrics(**arguments)
     capfd.readouterr()
-    options = WeightsOptions(str(inception_weights))
+    options = InceptionOptions(str(inception_weights))
     keys = {
         "fd": "frechet_inception_distance", "kid": "kernel_inception_distance_mean", "is": "inception_score_mean",
         "precision": "precision", "recall": "recall",
@@ -73,7 +72,7 @@ def test_the_figures_are_torch_fidelitys_on_the_same_folders(folders, inception_
 
 
 def test_another_file_gives_another_name_and_no_minimum(folders, inception_weights):
-    options = WeightsOptions(str(inception_weights))
+    options = InceptionOptions(str(inception_weights))
     sha = weights.file_sha256(inception_weights)
     assert weights.fid_minimum(options) == 2
     _, subject = folders
@@ -86,7 +85,7 @@ def test_another_file_gives_another_name_and_no_minimum(folders, inception_weigh
 def test_only_the_published_hash_is_called_fid_and_is_refused_below_2048(folders, inception_weights, monkeypatch):
     sha8 = weights.file_sha256(inception_weights)[:8]
     monkeypatch.setitem(weights.PUBLISHED, "inception", dataclasses.replace(PUBLISHED, sha256=sha8))
-    options = WeightsOptions(str(inception_weights))
+    options = InceptionOptions(str(inception_weights))
     _, subject = folders
     assert weights.fid_minimum(options) == 2048
     found = fid(options, subject)
@@ -111,12 +110,12 @@ def test_the_published_name_is_torch_fidelitys():
 def test_where_the_weights_are_looked_for(tmp_path, monkeypatch):
     monkeypatch.delenv(weights.FOLDER_VARIABLE, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    options = WeightsOptions()
+    options = InceptionOptions()
     assert inception_path(options) == tmp_path / ".cache/zigma-bench/weights" / PUBLISHED.file
     monkeypatch.setenv(weights.FOLDER_VARIABLE, str(tmp_path / "kept"))
     assert inception_path(options) == tmp_path / "kept" / PUBLISHED.file
-    assert inception_path(WeightsOptions("~/mine.pth")) == tmp_path / "mine.pth"
-    (missing,) = inception_missing(options)
+    assert inception_path(InceptionOptions("~/mine.pth")) == tmp_path / "mine.pth"
+    (missing,) = weights.inception_missing(options)
     assert str(tmp_path / "kept") in missing.what
     assert all(word in missing.do for word in ("6726825d", PUBLISHED.file, "'weights'", "ZIGMA_BENCH_WEIGHTS"))
     assert weights.fid_minimum(options) == 2048
@@ -164,8 +163,8 @@ def test_a_file_that_is_not_its_name_is_refused_with_both_hashes(inception_weigh
     """Under the published name it would be a broken download; under a name of its own it is other weights."""
     path = tmp_path / PUBLISHED.file
     path.write_bytes(inception_weights.read_bytes())
-    options = WeightsOptions(str(path))
-    (missing,) = inception_missing(options)
+    options = InceptionOptions(str(path))
+    (missing,) = weights.inception_missing(options)
     sha = weights.file_sha256(path)
     assert all(word in missing.what for word in (str(path), "starts with 6726825d", f"got {sha}"))
     with pytest.raises(NotReady, match=f"expected a sha256 that starts with 6726825d; got {sha}"):
@@ -177,9 +176,9 @@ def test_a_file_that_is_not_its_name_is_refused_with_both_hashes(inception_weigh
     assert sha in found.reason
     named = tmp_path / f"mine-{sha[:12]}.pth"
     path.rename(named)
-    assert inception_missing(WeightsOptions(str(named))) == ()
+    assert weights.inception_missing(InceptionOptions(str(named))) == ()
 
 
 def test_grey_images_are_taken(inception_weights, noise):
     subject = Subject(samples=noise(4), reference=noise(5, seed=1))
-    assert fid(WeightsOptions(str(inception_weights)), subject).status == "ok"
+    assert fid(InceptionOptions(str(inception_weights)), subject).status == "ok"

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from zigma_bench.hookspecs import hookimpl
 from zigma_bench.metrics import weights
 from zigma_bench.metrics.names import FAMILIES, OF_ALL, Family, Kind, metric_name
-from zigma_bench.metrics.options import Efflite0Options, ValLossOptions, WeightsOptions
+from zigma_bench.metrics.options import (
+    ClipOptions,
+    Dinov2Options,
+    Efflite0Options,
+    InceptionOptions,
+    ValLossOptions,
+)
 from zigma_bench.registry import MetricFacts, Missing
 
 if TYPE_CHECKING:
@@ -24,8 +30,11 @@ NETWORKS: dict[Family, str] = {
     "inception": "Inception v3", "efflite0": "EfficientNet-Lite0", "dinov2": "DINOv2 ViT-L/14", "clip": "CLIP ViT-B/32",
 }  # fmt: skip
 DIMENSIONS: dict[Family, int] = {"inception": 2048, "efflite0": 1280, "dinov2": 1024, "clip": 512}
+OPTIONS: dict[Family, type] = {
+    "inception": InceptionOptions, "efflite0": Efflite0Options, "dinov2": Dinov2Options, "clip": ClipOptions,
+}  # fmt: skip
 MISSING: dict[Family, Callable[[Any], tuple[Missing, ...]]] = {
-    "inception": functools.partial(weights.weights_missing, "inception"),
+    "inception": weights.inception_missing,
     "efflite0": weights.efflite0_missing,
     "dinov2": weights.dinov2_missing,
     "clip": functools.partial(weights.weights_missing, "clip"),
@@ -56,7 +65,7 @@ def register_metrics(register: Callable[..., None]) -> None:
             register(
                 metric_name(kind, family),
                 functools.partial(_measured, kind, family),
-                options=Efflite0Options if family == "efflite0" else WeightsOptions,
+                options=OPTIONS[family],
                 facts=_facts(kind, family),
                 doc=f"{WHAT[kind][0]} on {NETWORKS[family]} features",
             )

@@ -39,7 +39,7 @@ def _opener(given: Given) -> Callable[[Path], Extractor]:
 
         return dinov2
     if given == "clip":
-        from zigma_bench.metrics.clip import clip
+        from zigma_bench.metrics.openai_clip import clip
 
         return clip
     assert_never(given)

@@ -53,6 +53,11 @@ def measured(kind: Kind, family: Family, options: Any, subject: Subject) -> Meas
     return MEASURES[kind](Task(metric_name(kind, family, sha8=sha8), extractor, subject, field, path))
 
 
+fid = functools.partial(measured, "fd", "inception")
+fd_efflite0 = functools.partial(measured, "fd", "efflite0")
+kid_efflite0 = functools.partial(measured, "kid", "efflite0")
+
+
 def _frechet(task: Task) -> Measurement:
     """The Frechet distance; FID has a minimum of 2,048 images, and the distance on other features none."""
     return _to_gaussian(task, FID_MINIMUM if task.field else 2, {}, lambda x, y: (distance(fitted(x), y), ()))

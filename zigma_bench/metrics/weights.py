@@ -76,6 +76,11 @@ def weights_missing(given: Given, options: WeightsOptions) -> tuple[Missing, ...
     )
 
 
+def inception_missing(options: WeightsOptions) -> tuple[Missing, ...]:
+    """What Inception lacks."""
+    return weights_missing("inception", options)
+
+
 def dinov2_missing(options: WeightsOptions) -> tuple[Missing, ...]:
     """What DINOv2 lacks: its weights, or the library that has its network."""
     library = Missing("timm is not installed", 'pip install "zigma-bench[features]"')
@@ -89,6 +94,11 @@ def weights_fingerprint(given: Given, options: WeightsOptions) -> str:
     """The sha256 of the weights that the options name; empty where the file is absent."""
     path = weights_path(given, options)
     return file_sha256(path) if path.is_file() else ""
+
+
+def inception_fingerprint(options: WeightsOptions) -> str:
+    """The sha256 of the weights of Inception; empty where the file is absent."""
+    return weights_fingerprint("inception", options)
 
 
 def is_published(given: Given, path: Path) -> bool:
