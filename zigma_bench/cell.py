@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from zigma_bench.device import Device
 from zigma_bench.errors import Interrupted, NotReady, ZigmaBenchError
-from zigma_bench.images import Images, Splits, Subset
+from zigma_bench.images import Images, Pixels, Splits, Subset
 from zigma_bench.plan import Cell, Stage, cell_routes, held_out_needed, too_few_held_out
 from zigma_bench.plugins import catalogue
 from zigma_bench.record import Measurement, Record
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from zigma_bench.data.text_features import TextTable
     from zigma_bench.data.transformed import Step
+    from zigma_bench.sampling import Under
 
 Tell = Callable[[int, str], None]
 EMA = "ema.safetensors"  # the weights that images are drawn from
@@ -53,8 +55,9 @@ class Parts:
 
     train: Images
     validation: Images
-    floor: Images
+    floor: Subset
     reference: Images
+    texts: TextTable | None = None  # of a cell that is conditioned on a text: the features that its labels number
 
 
 class StageFailed(Exception):
@@ -103,13 +106,13 @@ def train_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str, 
     from zigma_bench.training.checkpoint import file_sha256, save_weights
     from zigma_bench.training.loop import Goal, train
 
-    cell, parts = life.cell, load_parts(life.cell)
+    cell, parts = life.cell, _parts_of(life, "train")
     network = build(cell, life.device.type).to(life.device.name)
     goal = Goal(cell.train_steps, cell.train_seconds)
     total = None if cell.train_steps is None else cell.train_steps * cell.train.batch
     ema, progress = train(
         network,
-        parts.train,
+        seen(life, parts).train,
         recipe=cell.train,
         goal=goal,
         seed=cell.seed,
@@ -118,6 +121,7 @@ def train_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str, 
         tell=life.teller("train", total),
         stopped=life.stopped,
         given=cell.condition,
+        texts=parts.texts,
     )
     save_weights(folder / EMA, ema)
     save_weights(folder / "network.safetensors", network)
@@ -131,35 +135,62 @@ def train_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str, 
 
 
 def sample_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str, Any]]:
-    """Draw the images, a part at a time, and a grid of the first 64; the floor's are held-out images."""
-    from zigma_bench.sampling import SAMPLES, draw_images, save_array, write_grid
+    """Draw the images, a part at a time, and a grid of the first 64; the floor's are held-out images.
 
-    cell = life.cell
+    Latents become pixels through the autoencoder, those that were drawn as those of the held-out images.
+    """
+    from zigma_bench.sampling import SAMPLES, draw_images, in_parts, save_array, write_grid
+
+    cell, tell = life.cell, life.teller("sample", life.cell.sample.count)
     if cell.role == "floor":
         pixels, evaluations = load_parts(cell).floor.take(range(cell.sample.count)), 0
         save_array(folder / SAMPLES, pixels)
+    elif cell.role == "reconstruction":
+        given_back = _reconstructed(life)
+        pixels, evaluations = in_parts(cell, folder, lambda rows: (given_back(rows), 0), tell, life.stopped)
     else:
-        tell = life.teller("sample", cell.sample.count)
-        pixels, evaluations = draw_images(cell, folder, _network_of(life), life.device, tell, life.stopped)
+        network, finish, under = _network_of(life), _finish(life), _under(life, folder)
+        pixels, evaluations = draw_images(cell, folder, network, life.device, tell, life.stopped, finish, under)
     write_grid(folder / "grid.png", pixels)
     return [], {"count": len(pixels), "evaluations": evaluations}
+
+
+def _under(life: Life, folder: Path) -> Under | None:
+    """The text that each image is drawn under, written down beside the images: the same for all scans and seeds.
+
+    Texts are those of the held-out images in a fixed order. Other conditions are known to `sampling` itself.
+    """
+    from zigma_bench.data.text_features import CaptionedImages
+    from zigma_bench.sampling import CAPTIONS, Under, sample_rows
+
+    if life.cell.text is None:
+        return None
+    parts = _parts_of(life, "sample")
+    held = parts.validation
+    assert isinstance(held, CaptionedImages) and parts.texts is not None
+    rows, turns = sample_rows(life.cell.sample.count, len(held))
+    texts = [found[turn % len(found)] for found, turn in zip(held.captions(rows), turns.tolist(), strict=True)]
+    write_json(folder / CAPTIONS, texts)
+    return Under(held.turn_labels(rows, turns), parts.texts.null, parts.texts)
 
 
 def quality_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str, Any]]:
     """Every metric of the suite, each refused or measured under its own name."""
     from zigma_bench.diffusion.convert import linear_velocity_of
+    from zigma_bench.diffusion.guidance import reading
     from zigma_bench.metrics.subject import Subject
     from zigma_bench.sampling import load_images
 
-    cell, parts = life.cell, load_parts(life.cell)
+    cell, parts = life.cell, _parts_of(life, "quality")
     network = None
-    if cell.role != "floor":
-        network = linear_velocity_of(_network_of(life), cell.objective.path, cell.objective.prediction)
+    if cell.backbone is not None:
+        said = _network_of(life) if parts.texts is None else reading(_network_of(life), parts.texts)
+        network = linear_velocity_of(said, cell.objective.path, cell.objective.prediction)
     subject = Subject(
         samples=load_images(life.stage_folder("sample")),
         reference=parts.reference,
         reference_facts={"data": cell.data_text, "split": cell.reference.split},
-        validation=parts.validation,
+        validation=seen(life, parts).validation,
         network=network,
         labelled=cell.condition is not None,
         device=life.device.name,
@@ -230,22 +261,68 @@ def build(cell: Cell, device_type: str) -> nn.Module:
     return network
 
 
-def load_parts(cell: Cell) -> Parts:
-    """The images of a cell; too few for what the suite asks is said before anything is trained."""
+def _parts_of(life: Life, stage: Stage) -> Parts:
+    return load_parts(life.cell, life.device.name, life.teller(stage, None))
+
+
+def load_parts(cell: Cell, device: str = "cpu", tell: Tell = lambda done, text: None) -> Parts:
+    """The images of a cell; too few for what the suite asks is said before anything is trained.
+
+    Of a cell with texts their features too, on the device, where they are made now if they aren't kept.
+    """
     import numpy as np
 
-    from zigma_bench.data.transformed import transformed
+    splits, texts = load_splits(cell), None
+    if cell.text is not None:
+        from zigma_bench.data.text_features import check_width, with_texts
 
-    data = cell.data_set
-    spec = catalogue().get("dataset", data.name)
-    splits: Splits = transformed(spec.load()(spec.make_options(data.options)), _steps(cell))
+        assert cell.condition is not None, "a cell has texts for its condition"
+        splits, texts = with_texts(splits, cell.text, device=device, tell=tell)
+        check_width(texts, cell.condition.size)
     count, held = cell.sample.count, len(splits.validation)
     order = np.random.default_rng(0).permutation(held)
     if cell.quality and held < held_out_needed(cell.sample, cell.reference):
         raise too_few_held_out(cell.sample, held)
     floor = Subset(splits.validation, order[:count])
     rest = splits.train if cell.reference.split == "train" else Subset(splits.validation, order[count:])
-    return Parts(splits.train, splits.validation, floor, rest)
+    return Parts(splits.train, splits.validation, floor, rest, texts)
+
+
+def load_splits(cell: Cell) -> Splits:
+    """The images of a cell's data set after its transforms, as pixels."""
+    from zigma_bench.data.transformed import transformed
+
+    data = cell.data_set
+    spec = catalogue().get("dataset", data.name)
+    return transformed(spec.load()(spec.make_options(data.options)), _steps(cell))
+
+
+def seen(life: Life, parts: Parts) -> Splits:
+    """What the network sees: the images themselves, or their latents; NotReady where those are not encoded."""
+    from zigma_bench.data.latents import latents_of
+
+    pixels, space = Splits(parts.train, parts.validation), life.cell.latents
+    return pixels if space is None else latents_of(pixels, space, life.cache)
+
+
+def _finish(life: Life) -> Callable[[torch.Tensor], Pixels]:
+    """From what a network draws to pixels."""
+    from zigma_bench.data.autoencoder import open_autoencoder
+    from zigma_bench.sampling import to_pixels
+
+    if life.cell.latents is None:
+        return to_pixels
+    autoencoder = open_autoencoder(life.cell.latents, life.device.name)
+    return lambda latents: to_pixels(autoencoder.decode(latents))
+
+
+def _reconstructed(life: Life) -> Callable[[range], Pixels]:
+    """The floor's images as the autoencoder gives them back, from the latents that networks are judged on."""
+    import torch
+
+    parts, finish = load_parts(life.cell), _finish(life)
+    latents = Subset(seen(life, parts).validation, parts.floor.indices)
+    return lambda rows: finish(torch.from_numpy(latents.take(rows)))
 
 
 def _steps(cell: Cell) -> list[Step]:

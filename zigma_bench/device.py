@@ -29,6 +29,13 @@ class Device:
         return self.name.partition(":")[0]
 
 
+def precision_on(device_type: str, asked: str) -> str:
+    """The precision of a recipe: `auto` is bf16 on a card, else fp32."""
+    if asked != "auto":
+        return asked
+    return "bf16" if device_type == "cuda" else "fp32"
+
+
 def find_device(requested: str) -> Device:
     """The device of `auto`, `cpu`, `cuda` or `cuda:N`; `auto` is the first card, else the CPU."""
     match = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", requested)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +16,19 @@ Pixels = npt.NDArray[np.uint8]
 
 
 class Images(Protocol):
-    """N images of one size. `take(indices)` gives uint8 [n, C, H, W], C 1 or 3, values 0 to 255."""
+    """N images of one size. `take(indices)` gives uint8 [n, C, H, W], C 1 or 3, values 0 to 255.
+
+    Latents take the place of images where a network sees them: `take` then gives float32.
+    """
 
     def __len__(self) -> int: ...
 
     def take(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Pixels: ...
+
+
+def floats(taken: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """What was taken, as networks see it, float32: pixels from uint8 to [-1, 1], latents as they are."""
+    return taken if taken.dtype == np.float32 else taken.astype(np.float32) / 127.5 - 1
 
 
 Labels = npt.NDArray[np.int64]
@@ -35,16 +43,44 @@ def labels_of(images: Images, indices: Sequence[int] | npt.NDArray[np.integer]) 
     return found
 
 
+def drawn_labels_of(images: Images, indices: Sequence[int] | npt.NDArray[np.integer], seed: int) -> Labels:
+    """As `labels_of`; of images with several labels each, which have a method `drawn_labels`, one drawn for each."""
+    drawn = getattr(images, "drawn_labels", None)
+    if drawn is None:
+        return labels_of(images, indices)
+    found: Labels = np.asarray(drawn(indices, seed), dtype=np.int64)
+    return found
+
+
+Texts = tuple[str, ...]  # of one image: one or several that all describe it
+
+
+def captions_of(images: Images, indices: Sequence[int] | npt.NDArray[np.integer]) -> list[Texts]:
+    """The texts of each image, of images that have a method `captions`; UsageError of others."""
+    captions = getattr(images, "captions", None)
+    if captions is None:
+        raise UsageError("these images have no captions", got=type(images).__name__)
+    found: list[Texts] = captions(indices)
+    return found
+
+
 @dataclass(frozen=True)
 class ArrayImages:
-    """Images that lie in memory as one array, uint8 [N, C, H, W], with the class of each or without."""
+    """Images that lie in memory as one array, uint8 [N, C, H, W], with the class and the texts of each or without."""
 
     pixels: Pixels
     classes: Labels | None = None
+    texts: Sequence[Texts] | None = None
 
     def __post_init__(self) -> None:
         assert self.pixels.dtype == np.uint8 and self.pixels.ndim == 4, (self.pixels.dtype, self.pixels.shape)
         assert self.classes is None or self.classes.shape == (len(self.pixels),), self.classes
+        assert self.texts is None or len(self.texts) == len(self.pixels), len(self.texts)
+
+    def captions(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> list[Texts]:
+        if self.texts is None:
+            raise UsageError("these images have no captions")
+        return [self.texts[int(index)] for index in indices]
 
     def labels(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Labels:
         if self.classes is None:
@@ -73,6 +109,9 @@ class Subset:
 
     def labels(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Labels:
         return labels_of(self.images, self.indices[np.asarray(indices, dtype=np.int64)])
+
+    def captions(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> list[Texts]:
+        return captions_of(self.images, self.indices[np.asarray(indices, dtype=np.int64)])
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,33 @@ from torch import Tensor
 from zigma_bench.device import Device
 from zigma_bench.diffusion.convert import Network
 from zigma_bench.diffusion.draw import draw
-from zigma_bench.diffusion.guidance import under_labels
+from zigma_bench.diffusion.guidance import Texts, under_labels
 from zigma_bench.diffusion.noise import StepNoise, image_noise
 from zigma_bench.errors import Interrupted, NotFinite
 from zigma_bench.images import ArrayImages, Labels, Pixels
 from zigma_bench.plan import Cell
 from zigma_bench.store import write_atomic
 
-SAMPLES = "samples.npy"
+SAMPLES, CAPTIONS = "samples.npy", "captions.json"
 GRID_SIDE = 8
 LABEL_SEED = 20240531  # part of the protocol, as that of the held-out images
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Under:
+    """What images are drawn under: a label int64 [count] for each, and the one that stands for none; with `texts` they
+    are numbers of texts."""
+
+    labels: Labels
+    dropped: int
+    texts: Texts | None = None
+
+
+def to_pixels(images: Tensor) -> Pixels:
+    """float in [-1, 1] -> uint8, rounded and clamped."""
+    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
 
 
 def draw_images(
@@ -40,8 +56,30 @@ def draw_images(
     device: Device,
     tell: Callable[[int, str], None],
     stopped: Callable[[], bool],
+    finish: Callable[[Tensor], Pixels] = to_pixels,
+    under: Under | None = None,
 ) -> tuple[Pixels, int]:
-    """The cell's images, uint8 [N, C, H, W], written to `folder`, and the evaluations that each part took at most."""
+    """The cell's images, uint8 [N, C, H, W], written to `folder`, and the evaluations that each part took at most.
+
+    `finish` makes pixels of what the network draws. `under`: the label or text of each image; without it those of a
+    cell with classes are drawn in balance.
+    """
+
+    def part(indices: range) -> tuple[Pixels, int]:
+        drawn, spent = draw_part(cell, indices, network, device, under)
+        return finish(drawn), spent
+
+    return in_parts(cell, folder, part, tell, stopped)
+
+
+def in_parts(
+    cell: Cell,
+    folder: Path,
+    draw_pixels: Callable[[range], tuple[Pixels, int]],
+    tell: Callable[[int, str], None],
+    stopped: Callable[[], bool],
+) -> tuple[Pixels, int]:
+    """The pixels of all of a cell's images, drawn a part at a time; a kill costs the part that is being drawn."""
     count, most = cell.sample.count, 0
     ranges = [range(start, min(start + cell.sample.batch, count)) for start in range(0, count, cell.sample.batch)]
     parts = [folder / f"part-{indices.start:07d}-{indices.stop:07d}.npz" for indices in ranges]
@@ -51,7 +89,7 @@ def draw_images(
         if not part.exists():
             if stopped():
                 raise Interrupted(f"stopped after {indices.start} images; the same command goes on from there")
-            pixels, spent = draw_part(cell, indices, network, device)
+            pixels, spent = draw_pixels(indices)
             write_npz(part, pixels=pixels, evaluations=np.array(spent))
         tell(indices.stop, "")
     drawn = []
@@ -67,30 +105,40 @@ def draw_images(
     return pixels, most
 
 
-def draw_part(cell: Cell, indices: range, network: Network, device: Device) -> tuple[Pixels, int]:
-    """The images of some indices, and the evaluations that they took; `network` says what the recipe trained it to."""
+def draw_part(
+    cell: Cell, indices: range, network: Network, device: Device, under: Under | None = None
+) -> tuple[Tensor, int]:
+    """What the network draws of some indices, float [B, C, H, W] on the device, and the evaluations that it took.
+
+    `network` says what the recipe trained it to.
+    """
     shape = (cell.channels, cell.height, cell.width)
     noise = torch.stack([image_noise(cell.seed, index, shape) for index in indices]).to(device.name)
     stirred = StepNoise(cell.seed, indices, shape, device.name)
     said = network
     if cell.condition is not None:
-        y = torch.from_numpy(sample_labels(cell.sample.count, cell.condition.size)[indices]).to(device.name)
-        said = under_labels(network, y, cell.condition.size, cell.sample.guidance)
+        under = under or Under(sample_labels(cell.sample.count, cell.condition.size), cell.condition.size)
+        y = torch.from_numpy(under.labels[indices]).to(device.name)
+        said = under_labels(network, y, under.dropped, cell.sample.guidance, under.texts)
     images, spent = draw(said, noise, objective=cell.objective, sampler=cell.sampler, step_noise=stirred)
     if not bool(images.isfinite().all()):
         raise NotFinite(f"a sample among {indices.start} to {indices.stop - 1} is not finite")
-    return to_pixels(images), spent
+    return images, spent
+
+
+def sample_rows(count: int, rows: int) -> tuple[Labels, Labels]:
+    """The row of every image of a cell among `rows`, each as often or once more, in one fixed order; and its turn.
+
+    The turn is how often the row was taken before, so that a row of several texts gives one after another.
+    """
+    order = np.random.RandomState(LABEL_SEED).permutation(np.arange(count)).astype(np.int64)
+    return order % rows, order // rows
 
 
 def sample_labels(count: int, classes: int) -> Labels:
     """The class of every image of a cell, int64 [count]: each class as often, or once more, in one fixed order."""
     labels: Labels = np.random.RandomState(LABEL_SEED).permutation(np.arange(count) % classes).astype(np.int64)
     return labels
-
-
-def to_pixels(images: Tensor) -> Pixels:
-    """float in [-1, 1] -> uint8, rounded and clamped."""
-    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
 
 
 def load_images(folder: Path) -> ArrayImages:

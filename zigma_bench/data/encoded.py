@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from zigma_bench.data.decode import MEND, Resize, decode
 from zigma_bench.errors import BadImage, UsageError
-from zigma_bench.images import Labels, Pixels
+from zigma_bench.images import Labels, Pixels, Texts
 
 MEMORY_BYTES = 2**30  # a split whose pixels fit is decoded once and kept
 SMALL_BYTES = 4096  # images smaller than this spend their time in Python, where threads only wait for each other
@@ -73,9 +73,17 @@ class DecodedImages:
     resolution: int
     resize: Resize
     classes: Labels | None = None
+    texts: Sequence[Texts] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def captions(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> list[Texts]:
+        if self.texts is None:
+            raise UsageError(
+                "these images have no captions", where=self.rows.label, do="name their column with caption"
+            )
+        return [self.texts[int(index)] for index in indices]
 
     def labels(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Labels:
         if self.classes is None:

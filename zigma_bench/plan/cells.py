@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from zigma_bench.errors import NotReady
 from zigma_bench.plan.diffusion import LINEAR_VELOCITY, Objective, Sampler, objective_of, sampler_of
+from zigma_bench.plan.space import LatentSpace
 from zigma_bench.suite import Efficiency, Reference, Sample, Strict, Train
 
 LONGEST_SLUG = 100
@@ -22,9 +23,9 @@ SIZE_TOLERANCE = 0.02
 PROTOCOL = 1  # raised when the same plan would give other figures
 Stage = Literal["train", "sample", "quality", "efficiency"]
 STAGES: tuple[Stage, ...] = ("train", "sample", "quality", "efficiency")
-Role = Literal["cell", "floor", "ceiling"]
+Role = Literal["cell", "floor", "reconstruction", "ceiling"]
 DROP_RATE = 0.1  # of DiT, ADM and ZigMa
-LATER_OPTIONS = {"label", "classes"}  # of data sources
+LATER_OPTIONS = {"label", "classes", "caption"}  # of data sources
 OBJECTIVE_KEYS = {"path", "prediction", "weighting", "interval"}  # of the recipe: they stand as `Cell.objective_facts`
 
 
@@ -73,11 +74,15 @@ def within(size: int, target: int) -> bool:
 
 
 class Given(Strict):
-    """What the network is given as y: a class of `size`, and `size` itself where `droppable`, for none of them."""
+    """What the network is given as y: a class of `size`, and `size` itself where `droppable`, for none of them; or
+    features of a text, [tokens, size], `masked` with a mask of the tokens that count, and those of an empty text for
+    none."""
 
     kind: Literal["class", "text"]
     size: int
     droppable: bool
+    tokens: int = 0
+    masked: bool = False
 
     def drop_rate(self, train: Train) -> float:
         """How often a training image's condition is dropped."""
@@ -85,8 +90,28 @@ class Given(Strict):
         return asked if asked is not None else DROP_RATE if self.droppable else 0.0
 
 
+class TextFeatures(Strict):
+    """Whence the features of captions come: the encoder as the suite names it, and what they depend on.
+
+    `fingerprint`: that of the encoder. `images`: that of the data set, whatever its transforms. `width`: None where
+    neither the encoder nor its features are here. `cache`: the folder of the features, where the suite names one.
+    """
+
+    encoder: str
+    revision: str | None
+    fingerprint: str
+    images: str
+    width: int | None
+    tokens: int
+    mask: bool
+    cache: str | None
+
+
 class Cell(Strict):
-    """One backbone x scan x data x recipe x seed; `floor` is held-out images, `ceiling` the untrained network."""
+    """One backbone x scan x data x recipe x seed; `floor` is held-out images, `ceiling` the untrained network.
+
+    Where networks see latents there is a second floor: `reconstruction` is the floor's images, encoded and decoded.
+    """
 
     suite: str
     role: Role
@@ -120,6 +145,8 @@ class Cell(Strict):
     condition: Given | None = None
     transforms: tuple[Transform, ...] = ()
     data_label: str | None = None
+    latents: LatentSpace | None = None
+    text: TextFeatures | None = None  # of a cell whose condition is a text
 
     @property
     def label(self) -> str:
@@ -154,7 +181,7 @@ class Cell(Strict):
 
     @property
     def data_text(self) -> str:
-        """The data set with all options, its own and those of its transforms."""
+        """The images with all options, those of the data set and of its transforms."""
         return ", ".join(item.label for item in (self.data_set, *self.transforms))
 
     @property
@@ -232,9 +259,11 @@ class Cell(Strict):
 
     def _facts(self, stage: Stage, card: str) -> dict[str, Any]:
         data = {"protocol": PROTOCOL, "smoke": self.smoke, "data": [self._data(), self.data_fingerprint]}
+        if self.latents is not None:
+            data["latents"] = self.latents.facts
         metrics = [[_dump(metric), *fp] for metric, fp in zip(self.quality, self._weights(), strict=True)]
         judged = {"reference": _dump(self.reference), "quality": metrics}
-        if self.role == "floor":
+        if self.role in ("floor", "reconstruction"):
             drawn = {**data, "role": self.role, "count": self.sample.count, "reference": self.reference.split}
             return {**drawn, **judged} if stage == "quality" else drawn
         network = {
@@ -247,6 +276,8 @@ class Cell(Strict):
             "precision": self.train.precision,
             **self.objective_facts,
         }
+        if self.text is not None:
+            network["text"] = [self.text.fingerprint, self.text.tokens, self.text.mask]
         trained = {**network, "role": self.role, "seed": self.seed}
         if self.role == "cell":
             left_out = {"checkpoint_seconds", "drop_condition", *OBJECTIVE_KEYS}

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zigma_bench.diffusion.guidance import under
+from zigma_bench.device import precision_on
+from zigma_bench.diffusion.guidance import Texts, under
 from zigma_bench.diffusion.objective import prediction_loss
-from zigma_bench.images import Images, Pixels, labels_of
+from zigma_bench.images import Images, Pixels, drawn_labels_of
 from zigma_bench.models.speed import record, require_card
 from zigma_bench.plan.cells import Given
 from zigma_bench.plan.diffusion import objective_of
@@ -23,20 +25,39 @@ from zigma_bench.suite import Train
 from zigma_bench.training.ema import update_ema
 from zigma_bench.training.health import Health
 
+Indices = np.ndarray[tuple[int], np.dtype[np.int64]]
+
 
 @dataclass(frozen=True)
 class Batch:
-    """Images x1 and noise x0 [B, C, H, W], times t [B] and the images' labels y [B] or none, on the device."""
+    """Images x1 and noise x0 [B, C, H, W], times t [B] and what the images are drawn under, on the device: nothing,
+    labels y [B], or the features of texts y [B, S, C] and their mask [B, S] or none."""
 
     x1: Tensor
     x0: Tensor
     t: Tensor
     y: Tensor | None = None
+    mask: Tensor | None = None
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        given = (self.x1, self.x0, self.t)
-        return given if self.y is None else (*given, self.y)
+        return (self.x1, self.x0, self.t, *(self.told or ()))
+
+    @property
+    def told(self) -> tuple[Tensor, ...] | None:
+        """What the network is given beside x and t."""
+        found = tuple(tensor for tensor in (self.y, self.mask) if tensor is not None)
+        return found or None
+
+
+@runtime_checkable
+class Posteriors(Protocol):
+    """Images that are kept as distributions, as an autoencoder's latents are: each step draws from them anew.
+
+    `draw` gives float32 [B, C, H, W] from `seed` alone; with `flip`, half of the images are mirrored.
+    """
+
+    def draw(self, indices: Indices, *, flip: bool, seed: int, device: torch.device) -> Tensor: ...
 
 
 class Descent:
@@ -109,34 +130,48 @@ class Descent:
 
 
 def draw_batch(
-    images: Images, recipe: Train, seed: int, step: int, device: torch.device, given: Given | None = None
+    images: Images,
+    recipe: Train,
+    seed: int,
+    step: int,
+    device: torch.device,
+    given: Given | None = None,
+    texts: Texts | None = None,
 ) -> Batch:
-    """The images, noise, times, flips and labels of a step; the default generators are seeded for its dropped paths."""
+    """The images, noise, times, flips and labels of a step; the default generators are seeded for its dropped paths.
+
+    Of an image with several texts one is drawn. `texts` gives those that the labels number.
+    """
     indices = batch_indices(len(images), recipe.batch, seed, step)
-    x1 = to_floats(images.take(indices), device)
+    drawn = isinstance(images, Posteriors)
+    if isinstance(images, Posteriors):
+        x1 = images.draw(indices, flip=recipe.flip, seed=step_seed(seed, step, 5), device=device)
+    else:
+        x1 = to_floats(images.take(indices), device)
     torch.manual_seed(step_seed(seed, step, 4))  # dropped paths, drawn apart from what follows
     draw = torch.Generator(device).manual_seed(step_seed(seed, step, 2))
     start, end = objective_of(recipe).interval
     t = start + (end - start) * torch.rand(len(x1), generator=draw, device=device)
     x0 = torch.randn(x1.shape, generator=draw, device=device)
-    if recipe.flip:
+    if recipe.flip and not drawn:
         flipped = torch.rand(len(x1), 1, 1, 1, generator=draw, device=device) < 0.5
         x1 = torch.where(flipped, x1.flip(-1), x1)
     if given is None:
         return Batch(x1, x0, t)
-    y = torch.from_numpy(labels_of(images, indices)).to(device)
+    y = torch.from_numpy(drawn_labels_of(images, indices, step_seed(seed, step, 7))).to(device)
     dropped = torch.rand(len(y), generator=draw, device=device) < given.drop_rate(recipe)
-    return Batch(x1, x0, t, torch.where(dropped, given.size, y))
+    y = torch.where(dropped, given.size if texts is None else texts.null, y)
+    return Batch(x1, x0, t, *((y,) if texts is None else texts(y)))
 
 
 def loss_of(network: nn.Module, batch: Batch, recipe: Train) -> Tensor:
     """The mean loss of a batch."""
     with autocast(recipe, batch.x1.device):
-        said = under(network, batch.y)
+        said = under(network, batch.told)
         return prediction_loss(said, batch.x1, batch.x0, batch.t, objective_of(recipe)).mean()
 
 
-def batch_indices(count: int, batch: int, seed: int, step: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def batch_indices(count: int, batch: int, seed: int, step: int) -> Indices:
     """The images of a step: epoch after epoch, each in an order drawn from (seed, epoch)."""
     positions = np.arange(step * batch, (step + 1) * batch)
     epochs, places = np.divmod(positions, count)
@@ -148,15 +183,17 @@ def batch_indices(count: int, batch: int, seed: int, step: int) -> np.ndarray[tu
 
 
 def to_floats(pixels: Pixels, device: torch.device) -> Tensor:
-    """uint8 [B, C, H, W] -> float32 in [-1, 1]."""
+    """uint8 [B, C, H, W] -> float32 in [-1, 1]; latents, float32, as they are."""
+    if pixels.dtype == np.float32:
+        return torch.from_numpy(pixels).to(device)
     return torch.from_numpy(np.ascontiguousarray(pixels)).to(device).float().div_(127.5).sub_(1)
 
 
 def autocast(recipe: Train, device: torch.device) -> torch.autocast:
     """bf16 or fp16 where the recipe says so, bf16 where it says `auto` and the device is a GPU; else float32."""
-    enabled = recipe.precision in ("bf16", "fp16") or (recipe.precision == "auto" and device.type == "cuda")
-    dtype = torch.float16 if recipe.precision == "fp16" else torch.bfloat16
-    return torch.autocast(device.type, dtype=dtype, enabled=enabled)
+    precision = precision_on(device.type, recipe.precision)
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")
 
 
 def step_seed(seed: int, step: int, stream: int) -> int:
