@@ -130,6 +130,10 @@ def train_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str, 
         "train-loss", progress.curve[-1][1], "1", fingerprint={"images": images, **cell.objective_facts}
     )
     details = {"images": images, "steps": progress.step, "seconds": progress.seconds, "curve": progress.curve}
+    details |= {
+        "input_wait": progress.waited / progress.seconds,
+        "input_workers": progress.workers,
+    }  # a share of seconds
     details["ema_sha256"] = file_sha256(folder / EMA)
     return [loss], details | ({"scaling": progress.scaling} if progress.scaling else {})
 

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from zigma_bench.data.options import GaussianRandomFieldOptions
+from zigma_bench.data.random_field import load
 from zigma_bench.diffusion.noise import StepNoise
 from zigma_bench.errors import Interrupted, NotFinite
 from zigma_bench.grid import Grid
@@ -16,6 +18,7 @@ from zigma_bench.models.init import initialise
 from zigma_bench.plugins import catalogue
 from zigma_bench.scans.layers import routes
 from zigma_bench.suite import Train
+from zigma_bench.training.feed import Feed, Job
 from zigma_bench.training.loop import Goal, train
 from zigma_bench.training.step import step_seed
 
@@ -129,3 +132,14 @@ def test_a_recorded_training_is_the_launched_one(tmp_path, recipe):
     assert found[0][0][-1] < found[0][0][0]
     for one, other in zip(found[0][1], found[1][1], strict=True):
         assert (one - other).norm() <= 2e-2 * one.norm() + 1e-3
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_images_wait_in_pinned_memory(workers):
+    fields = load(GaussianRandomFieldOptions(slope=1.0, resolution=8, count=2_000_000, validation=1)).train
+    job = Job(fields, 5, 0, labelled=False)
+    with Feed(job, Train(workers=workers), start=0, stop=3, card=True) as feed:
+        for step in range(3):
+            taken = feed(step)
+            assert taken.pixels.is_pinned()
+            assert torch.equal(taken.pixels, job.take(step).pixels)

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-import os
+import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from zigma_bench.data.decode import MEND, Resize, decode
+from zigma_bench.device import cores
 from zigma_bench.errors import BadImage, UsageError
 from zigma_bench.images import Labels, Pixels, Texts
 
 MEMORY_BYTES = 2**30  # a split whose pixels fit is decoded once and kept
 SMALL_BYTES = 4096  # images smaller than this spend their time in Python, where threads only wait for each other
 CHUNK = 1000  # rows read at a time
+
+
+class EncodedRows(Protocol):
+    """Encoded images by number: (bytes, where they come from) of each."""
+
+    @property
+    def label(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def read(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> list[tuple[bytes, str]]: ...
 
 
 @dataclass(frozen=True)
@@ -43,22 +55,27 @@ class Rows:
         return [self._encoded(cell, int(index)) for cell, index in zip(cells, indices, strict=True)]
 
     def _encoded(self, cell: dict[str, Any] | None, index: int) -> tuple[bytes, str]:
-        where = f"{self.label}, row {index}, column {self.column!r}"
-        if cell is None or (cell["bytes"] is None and not cell["path"]):
-            raise BadImage("the row has no image", where=where, do="remove the row")
-        if cell["bytes"] is not None:
-            return cell["bytes"], f"{where} ({cell['path']})" if cell["path"] else where
-        if cell["path"] not in self.files:  # a table from elsewhere must not make us read this machine's files
-            raise BadImage(
-                "the row points to a file outside the data set",
-                where=where,
-                got=cell["path"],
-                do="embed the image's bytes",
-            )
-        try:
-            return Path(cell["path"]).read_bytes(), f"{cell['path']} (row {index}, column {self.column!r})"
-        except OSError as error:
-            raise BadImage(f"the file can't be read ({error})", where=where, do=MEND) from error
+        return encoded(cell, self.label, f"row {index}, column {self.column!r}", self.files)
+
+
+def encoded(cell: dict[str, Any] | None, table: str, place: str, files: frozenset[str]) -> tuple[bytes, str]:
+    """(encoded bytes, where they come from) of a cell {bytes, path} of a table; a path may be one of `files` alone."""
+    where = f"{table}, {place}"
+    if cell is None or (cell["bytes"] is None and not cell["path"]):
+        raise BadImage("the row has no image", where=where, do="remove the row")
+    if cell["bytes"] is not None:
+        return cell["bytes"], f"{where} ({cell['path']})" if cell["path"] else where
+    if cell["path"] not in files:  # a table from elsewhere must not make us read this machine's files
+        raise BadImage(
+            "the row points to a file outside the data set",
+            where=where,
+            got=cell["path"],
+            do="embed the image's bytes",
+        )
+    try:
+        return Path(cell["path"]).read_bytes(), f"{cell['path']} ({place})"
+    except OSError as error:
+        raise BadImage(f"the file can't be read ({error})", where=where, do=MEND) from error
 
 
 @dataclass(frozen=True)
@@ -68,7 +85,7 @@ class DecodedImages:
     If all pixels fit in MEMORY_BYTES the first `take` decodes and keeps them all; else each decodes its own.
     """
 
-    rows: Rows
+    rows: EncodedRows
     channels: int
     resolution: int
     resize: Resize
@@ -92,9 +109,12 @@ class DecodedImages:
 
     def take(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Pixels:
         wanted = np.asarray(indices, dtype=np.int64)
-        if len(self) * self.channels * self.resolution**2 <= MEMORY_BYTES:
-            return self._all[wanted]
-        return self._decoded(wanted)
+        return self._decoded(wanted) if self.decodes else self._all[wanted]
+
+    @property
+    def decodes(self) -> bool:
+        """Whether the images are too many to be kept."""
+        return len(self) * self.channels * self.resolution**2 > MEMORY_BYTES
 
     @cached_property
     def _all(self) -> Pixels:
@@ -102,11 +122,12 @@ class DecodedImages:
 
     def _decoded(self, indices: npt.NDArray[np.int64]) -> Pixels:
         pixels = np.empty((len(indices), self.channels, self.resolution, self.resolution), dtype=np.uint8)
-        with ThreadPoolExecutor(_threads()) as pool:
+        threads = _threads()
+        with ThreadPoolExecutor(threads) as pool:
             for start in range(0, len(indices), CHUNK):
                 rows = self.rows.read(indices[start : start + CHUNK])
                 small = sum(len(data) for data, _ in rows) < SMALL_BYTES * len(rows)
-                run = map if small else pool.map
+                run = map if small or threads == 1 else pool.map
                 for offset, image in enumerate(run(self._decode, rows)):
                     pixels[start + offset] = image
         return pixels
@@ -117,5 +138,5 @@ class DecodedImages:
 
 
 def _threads() -> int:
-    """One a processor that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """One a processor; one alone in a process that takes images ahead of training, for others like it stand beside."""
+    return cores() if multiprocessing.parent_process() is None else 1

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from zigma_bench.data import hub
-from zigma_bench.data.files import Listing, below, fingerprint, matching, shared, split_list
+from zigma_bench.data.files import Listing, below, fingerprint, matching, missing_shards, shared, split_list
 from zigma_bench.data.options import HuggingFaceOptions
 from zigma_bench.errors import NotReady, UsageError, nearest
 from zigma_bench.registry import Condition, DataFacts, Missing
@@ -25,6 +25,7 @@ METADATA = (".csv", ".jsonl", ".parquet")  # files of a folder of images that ho
 PART = r"[A-Za-z0-9_.-]+(\[[0-9%:-]*\](\([a-z0-9_]+\))?)?"  # such as train, or train[:90%]
 SPLIT = re.compile(rf"{PART}(\+{PART})*")
 NOTHING = Listing(())
+SHUFFLE_BUFFER = 10_000  # images of a stream
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ def describe(options: HuggingFaceOptions) -> DataFacts:
         conditions = (Condition("class", options.classes),)
     if options.caption is not None:
         parts["caption"] = options.caption
+    if options.streaming:
+        parts["stream"] = [options.count, options.shuffle_buffer or SHUFFLE_BUFFER]
     size, told = options.resolution, fingerprint("huggingface", parts)
     facts = DataFacts(options.channels, size, size, told, source.missing, options.validation, conditions)
     return replace(facts, captions=options.caption is not None)
@@ -71,6 +74,7 @@ def find(options: HuggingFaceOptions) -> Source:
     """The source that the options name, with what of it is missing; UsageError for what can never work."""
     _check_validation(options)
     _check_split(options.split)
+    _check_stream(options)
     if (options.label is None) != (options.classes is None):
         raise _wrong("label, the column of classes, goes with classes, their number", "both, or neither")
     patterns = split_list(options.data_files)
@@ -132,6 +136,7 @@ def _listed(
     train = matching(patterns, base) if patterns else below(base, suffixes)
     validation = matching(held_out, base) if held_out else None
     missing = [_missing_file(file) for file in (*train.unmatched, *(validation.unmatched if validation else ()))]
+    missing += [_missing_shard(file) for file in (*_absent(train, patterns), *_absent(validation, held_out))]
     if not train.files and not missing:
         kinds = ", ".join(suffixes or ("data",))
         missing.append(Missing(f"the data of {base} (it holds no {kinds} file)", "put the files there"))
@@ -146,6 +151,20 @@ def _missing_folder(folder: Path) -> Missing:
 
 def _missing_file(file: str) -> Missing:
     return Missing(f"the data file {Path(file).name}", f"put it at {file}, or change the path")
+
+
+def _absent(listing: Listing | None, patterns: tuple[str, ...]) -> list[str]:
+    """Shards that the numbers in the others' names tell of; a shard that was named by itself is meant by itself."""
+    if listing is None:
+        return []
+    named = {Path(pattern).name for pattern in patterns}
+    return missing_shards(file for file in listing.files if Path(file).name not in named)
+
+
+def _missing_shard(file: str) -> Missing:
+    return Missing(
+        f"the shard {Path(file).name}", f"put it at {file}, or name in data_files, one by one, the shards to read"
+    )
 
 
 def _check_validation(options: HuggingFaceOptions) -> None:
@@ -165,6 +184,23 @@ def _check_validation(options: HuggingFaceOptions) -> None:
             raise _wrong(
                 "training and validation read the same split", "two splits without a common image", got=options.split
             )
+
+
+def _check_stream(options: HuggingFaceOptions) -> None:
+    if not options.streaming:
+        if given := [name for name in ("count", "shuffle_buffer") if getattr(options, name) is not None]:
+            raise _wrong(f"{given[0]} goes with streaming", "streaming: true, or neither")
+        return
+    if options.count is None:
+        raise _wrong("a stream does not say how many images it has", "count, the number of images to train on")
+    if options.validation_split is not None:
+        raise _wrong("a stream holds out its first images", "validation, their number, or validation_files")
+    if options.caption is not None:
+        raise _wrong("the captions of a stream can't be encoded before it is read", "captions without streaming")
+    if options.path == "imagefolder":
+        raise _wrong("a folder of images is no stream: it is read as it lies", "streaming with other data")
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", options.split):
+        raise _wrong("a part of a split can't be streamed", "the name of a split", got=options.split)
 
 
 def _check_split(split: str) -> None:

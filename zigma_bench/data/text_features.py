@@ -29,7 +29,7 @@ from zigma_bench import encoders
 from zigma_bench.data.arrays import STORE, ArrayStore, Field, Layout, open_store, open_writer
 from zigma_bench.data.text_encoder import Encoder, open_encoder
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.images import Images, Labels, Pixels, Splits, captions_of
+from zigma_bench.images import Images, Labels, Pixels, Splits, captions_of, decodes
 from zigma_bench.plan.cells import TextFeatures
 from zigma_bench.store import check_writable, only_writer, write_json
 from zigma_bench.text_model import find
@@ -60,6 +60,10 @@ class CaptionedImages:
 
     def take(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Pixels:
         return self.images.take(indices)
+
+    @property
+    def decodes(self) -> bool:
+        return decodes(self.images)
 
     def captions(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> list[tuple[str, ...]]:
         return captions_of(self.images, indices)
