@@ -172,14 +172,15 @@ MASK = ("tokens: 8, mask: true", "tokens: 8")
          ["captions nothing encodes: give data.text an encoder"]),
         ([(DATA[0], "{name: digits, text: {encoder: minilm}}")], UsageError,
          [":3, key data.text", "'digits' has no captions to encode"]),
-        ([*ALL, ("text_tokens: 8", "text_tokens: 9")], NotReady, ["of 9 tokens", "got '10 classes and text features of 8"]),
+        ([*ALL, ("text_tokens: 8", "text_tokens: 9")], NotReady,
+         ["of 9 tokens", "got '10 classes and text features of 8"]),
         ([*ALL, ("text_width: 64", "text_width: 63")], NotReady, ["with 63 channels"]),
         ([*ALL, ("tokens: 8, mask", "tokns: 8, mask")], UsageError,
          ["unknown key 'tokns'", "key data.text.tokns", "did you mean 'tokens'?"]),
         ([DATA, ("encoder: random-words", "encoder: minilm"), ("tokens: 8", "tokens: 513")], UsageError,
          ["key data.text", "expected at most 512; got 513"]),
-        ([DATA, ALONE, ("{name: zigma, width: 32, depth: 2", "{name: u-vit, width: 32, condition: text, text_width: 64, "
-          "text_tokens: 8, depth: 3")], NotReady, ["with a mask, which this backbone does not take"]),
+        ([DATA, ALONE, ("{name: zigma, width: 32, depth: 2", "{name: u-vit, width: 32, condition: text, "
+          "text_width: 64, text_tokens: 8, depth: 3")], NotReady, ["with a mask, which this backbone does not take"]),
         ([DATA, ("encoder: random-words", "encoder: no/where")], NotReady, ["text encoder no/where"]),
     ],
 )  # fmt: skip
@@ -303,6 +304,21 @@ def test_the_captions_are_recorded_beside_the_images(ran) -> None:
     found = [json.loads(file.read_text()) for file in (place / "r" / "tiny").glob("*/sample-*/captions.json")]
     assert len(found) == 3 and all(texts == found[0] for texts in found)  # two scans, and the untrained network
     assert len(found[0]) == 32 and all(text.endswith(("written by hand",)) or " " in text for text in found[0])
+
+
+def test_captions_are_encoded_before_a_run(write_suite, tmp_path) -> None:
+    kept = ("mask: true", f"mask: true, cache: {tmp_path / 'kept'}")
+    words = [str(write_suite(*ALL, kept)), "--results", str(tmp_path / "r"), "--device", "cpu"]
+    runner = CliRunner()
+    planned = runner.invoke(app, ["plan", *words])
+    assert "texts: random-words, 8 tokens of 64 channels, padding masked; not encoded yet" in planned.stdout
+    done = runner.invoke(app, ["data", "encode", *words])
+    assert done.exit_code == 0 and "encoded, 30 captions in" in done.stdout
+    (file,) = (tmp_path / "kept").glob("*/0000000.features.npy")
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(bytes(data))
+    assert "captions, shard 0 is broken" in str(runner.invoke(app, ["data", "encode", *words, "--check"]).exception)
 
 
 def run(*words):

@@ -65,7 +65,7 @@ class TextModel:
         return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
     def fingerprint(self) -> str:
-        """The repository at its commit; of a folder that is here, the sha256 of its weights, configuration, tokenizer."""
+        """The repository at its commit; of a folder that is here, the sha256 of its weights, settings and tokenizer."""
         if self.revision is not None:
             return f"{self.name}@{self.revision}"
         small = {file for pattern in TOKENIZER for file in self.folder.glob(pattern)}

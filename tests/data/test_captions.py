@@ -72,7 +72,7 @@ def test_a_row_without_a_caption_is_named(texts: list[Any], told: str, tmp_path:
 def test_a_column_that_is_not_there(tmp_path: Path) -> None:
     from dataclasses import replace
 
-    with pytest.raises(UsageError, match="no column 'caption'.*one of image, text; set caption to one"):
+    with pytest.raises(UsageError, match=r"no column 'caption'.*one of image, text; set caption to one"):
         load(replace(table(tmp_path, ["a"] * 4), caption="caption"))
 
 
@@ -99,7 +99,7 @@ def test_the_digits_are_named(how_many: Any, count: int) -> None:
         found = captions_of(images, range(100))
         assert all(texts[0] == f"the digit {digits.NAMES[k]}" for k, texts in zip(labels, found, strict=True))
         assert all(len(set(texts)) == count for texts in found)
-    assert len({texts for texts in found}) == 10
+    assert len(set(found)) == 10
     plain, named = digits.describe(DigitsOptions()), digits.describe(DigitsOptions(caption=how_many))
     assert named.captions and not plain.captions and plain.fingerprint != named.fingerprint
 

@@ -1,4 +1,4 @@
-"""Text encoders: their features are the model's, a text's own whatever stands beside it, and what is broken is named."""
+"""Text encoders: features are the model's, a text's own whatever stands beside it, and what is broken is named."""
 
 from __future__ import annotations
 

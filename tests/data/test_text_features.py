@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +18,8 @@ from zigma_bench.data import arrays, text_features
 from zigma_bench.data.prompts import texts_of
 from zigma_bench.data.random_words import RandomWords
 from zigma_bench.data.text_encoder import open_encoder
-from zigma_bench.data.text_features import check_width, with_texts
-from zigma_bench.errors import NotReady, UsageError
+from zigma_bench.data.text_features import check_captions, check_width, encode_captions, with_texts
+from zigma_bench.errors import Interrupted, NotReady, UsageError
 from zigma_bench.images import ArrayImages, Splits, drawn_labels_of, labels_of
 from zigma_bench.plan.cells import TextFeatures
 
@@ -112,6 +115,51 @@ def test_a_killed_encoding_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.allclose(table(torch.arange(8))[0], RandomWords()([*NUMBERS, ""], 6)[0], rtol=1e-3)
 
 
+def test_cells_that_start_at_once_encode_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second waits, however long the first takes."""
+    monkeypatch.setattr("zigma_bench.store.LOCK_SECONDS", 0.05)
+    begun, encoded = threading.Event(), []
+
+    class Slow(RandomWords):
+        def __call__(self, texts, tokens):
+            begun.set()
+            time.sleep(0.5)
+            encoded.extend(texts)
+            return super().__call__(texts, tokens)
+
+    monkeypatch.setattr(text_features, "open_encoder", lambda *words: Slow())
+    text = told()
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(with_texts, SPLITS, text, device="cpu")
+        begun.wait()
+        second = pool.submit(with_texts, SPLITS, text, device="cpu")
+        tables = [found.result()[1] for found in (first, second)]
+    assert encoded == [*NUMBERS, ""]
+    assert torch.equal(tables[0](torch.arange(8))[0], tables[1](torch.arange(8))[0])
+
+
+def test_broken_features_are_found_and_written_again() -> None:
+    text, encoded = told(), []
+
+    def encode() -> int:
+        return encode_captions(SPLITS, text, "cpu", lambda done, words: encoded.append(done), lambda: False)
+
+    assert check_captions(SPLITS, text) == [f"the captions' features in {folder_of(text)} are missing or not whole"]
+    assert encode() == 7 and check_captions(SPLITS, text) == [] and encoded == [8]
+    file = folder_of(text) / "0000000.features.npy"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    (fault,) = check_captions(SPLITS, text)
+    assert fault.startswith("captions, shard 0 is broken")
+    encode()
+    assert file.read_bytes() == whole and encoded == [8, 8]
+    assert encode() == 7 and encoded == [8, 8]
+    with pytest.raises(NotReady, match="another captions_sha256"):
+        check_captions(Splits(SPLITS.validation, SPLITS.train), text)
+    with pytest.raises(Interrupted, match="before shard 0"):
+        encode_captions(SPLITS, told(tokens=5), "cpu", lambda done, words: None, lambda: True)
+
+
 def test_features_go_to_a_machine_without_the_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The suite names the folder of an encoder; where it is not, what is kept under its name says what it was."""
     folder = write_encoder(tmp_path / "encoder", "bert")
@@ -180,7 +228,7 @@ def test_prompts_are_read_as_captions_were(tmp_path: Path) -> None:
             assert torch.allclose(ours.float(), theirs.float(), atol=2e-3)
     alone = open_encoder(str(folder), None)(["a green red cat"], 6)[0]
     assert np.allclose(prompts(torch.tensor([1]))[0], alone, rtol=1e-3, atol=1e-3)
-    with pytest.raises(NotReady, match="1 of the prompts are longer.*at most 6 tokens"):
+    with pytest.raises(NotReady, match=r"1 of the prompts are longer.*at most 6 tokens"):
         texts_of(text, ["a dog", "a a a a a a a"], "cpu")
 
 
@@ -191,7 +239,7 @@ def test_prompts_without_their_encoder(tmp_path: Path) -> None:
     shutil.rmtree(folder)
     captions = texts_of(text, ["many", "a dog"], "cpu")
     assert torch.equal(captions(torch.tensor([0, 1, 2]))[0], table(torch.tensor([5, 2, 7]))[0])
-    with pytest.raises(NotReady, match="which reads prompts, is not here; the text encoder .* put"):
+    with pytest.raises(NotReady, match=r"which reads prompts, is not here; the text encoder .* put"):
         texts_of(text, ["many", "a smile"], "cpu")
     write_encoder(folder, "t5", seed=1)
     with pytest.raises(NotReady, match="another than the network was trained with"):

@@ -15,6 +15,7 @@ from zigma_bench.errors import Interrupted, NotFinite
 from zigma_bench.grid import Grid
 from zigma_bench.images import ArrayImages
 from zigma_bench.models.init import initialise
+from zigma_bench.plan.cells import Given
 from zigma_bench.plugins import catalogue
 from zigma_bench.scans.layers import routes
 from zigma_bench.suite import Train
@@ -128,6 +129,39 @@ def test_a_recorded_training_is_the_launched_one(tmp_path, recipe):
         again = build(width=64, depth=3, patch=2, drop_path=0.3)
         ema, progress = run(again, folder, 40, graph=graph, **options)
         found.append(([loss for _, loss in progress.curve], [*again.parameters(), *ema.parameters()]))
+    assert found[1][0] == pytest.approx(found[0][0], rel=2e-3)
+    assert found[0][0][-1] < found[0][0][0]
+    for one, other in zip(found[0][1], found[1][1], strict=True):
+        assert (one - other).norm() <= 2e-2 * one.norm() + 1e-3
+
+
+class FourTexts:
+    """Features of four texts and of the empty one, of which one token, two and all count."""
+
+    null = 4
+
+    def __init__(self):
+        draw = torch.Generator().manual_seed(0)
+        self.features = torch.randn(5, 16, 24, generator=draw).cuda()
+        self.mask = (torch.arange(16) < torch.tensor([3, 5, 9, 16, 2])[:, None]).cuda()
+
+    def __call__(self, numbers):
+        return self.features[numbers], self.mask[numbers]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_recorded_training_under_texts_is_the_launched_one(tmp_path, compiled):
+    plain = smooth_images(512, 4, 32)
+    images, found = ArrayImages(plain.pixels, np.arange(512) % 4), []
+    for graph in (False, True):
+        network = build(width=64, depth=3, patch=2, condition="text", text_width=24, text_tokens=16)
+        recipe = Train(batch=64, ema=0.9, learning_rate=1e-3, graph=graph, compile=compiled)
+        ema, progress = train(
+            network, images, recipe=recipe, goal=Goal(40, None), seed=SEED, device=torch.device("cuda"),
+            folder=tmp_path / str(graph), tell=lambda done, text: None, stopped=lambda: False,
+            given=Given(kind="text", size=24, droppable=True, tokens=16, masked=True), texts=FourTexts(),
+        )  # fmt: skip
+        found.append(([loss for _, loss in progress.curve], [*network.parameters(), *ema.parameters()]))
     assert found[1][0] == pytest.approx(found[0][0], rel=2e-3)
     assert found[0][0][-1] < found[0][0][0]
     for one, other in zip(found[0][1], found[1][1], strict=True):

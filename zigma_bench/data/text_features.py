@@ -15,21 +15,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from zigma_bench import encoders
-from zigma_bench.data.arrays import STORE, ArrayStore, Field, Layout, open_store, open_writer
+from zigma_bench.data.arrays import STORE, ArrayStore, Field, Layout, faults, open_store, open_writer
+from zigma_bench.data.captioned import numbered
 from zigma_bench.data.text_encoder import Encoder, open_encoder
-from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.images import Images, Labels, Pixels, Splits, captions_of, decodes
+from zigma_bench.errors import Interrupted, NotReady, UsageError
+from zigma_bench.images import Splits
 from zigma_bench.plan.cells import TextFeatures
 from zigma_bench.store import check_writable, only_writer, write_json
 from zigma_bench.text_model import find
@@ -38,52 +39,8 @@ DTYPE = "float16"
 MOST = float(np.finfo(np.float16).max)
 CAPTIONS = "captions.json"
 RESIDENT_BYTES = 2**31  # a table of this size or less is kept on the device
-CHUNK = 10_000  # images whose captions are asked for at a time
 
 Tell = Callable[[int, str], None]
-Ids = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class CaptionedImages:
-    """Images whose labels are the numbers of their captions: image i has `numbers[starts[i] : starts[i + 1]]`.
-
-    `labels` gives an image's first caption, `drawn_labels` one drawn from a seed.
-    """
-
-    images: Images
-    numbers: Ids
-    starts: Ids
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def take(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Pixels:
-        return self.images.take(indices)
-
-    @property
-    def decodes(self) -> bool:
-        return decodes(self.images)
-
-    def captions(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> list[tuple[str, ...]]:
-        return captions_of(self.images, indices)
-
-    def labels(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Labels:
-        return self.turn_labels(indices, np.zeros(len(indices), dtype=np.int64))
-
-    def drawn_labels(self, indices: Sequence[int] | npt.NDArray[np.integer], seed: int) -> Labels:
-        counts = self._counts(indices)
-        return self.turn_labels(indices, np.random.default_rng(seed).integers(0, counts))
-
-    def turn_labels(self, indices: Sequence[int] | npt.NDArray[np.integer], turns: Ids) -> Labels:
-        """The caption of each image whose turn it is; after the last comes the first."""
-        wanted = np.asarray(indices, dtype=np.int64)
-        found: Labels = self.numbers[self.starts[wanted] + turns % self._counts(indices)]
-        return found
-
-    def _counts(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Ids:
-        wanted = np.asarray(indices, dtype=np.int64)
-        return self.starts[wanted + 1] - self.starts[wanted]
 
 
 class TextTable:
@@ -122,39 +79,54 @@ def with_texts(
 
     NotReady where they are neither kept nor can be encoded here, or belong to other captions or another encoder.
     """
-    numbers: dict[str, int] = {}
-    train, validation = (_numbered(images, numbers) for images in (splits.train, splits.validation))
-    captions = list(numbers)
-    folder = encoders.features_folder(text.images, text.fingerprint, text.tokens, text.cache)
-    if encoders.kept(folder) is None:
-        _encode(captions, text, folder, device, tell)
-    store = open_kept(captions, text, folder)
-    return Splits(train, validation), TextTable(store, masked=text.mask, device=device)
+    captioned, captions = numbered(splits)
+    if encoders.kept(text.folder) is None:
+        _encode(captions, text, device, tell)
+    return captioned, TextTable(open_kept(captions, text), masked=text.mask, device=device)
 
 
-def _numbered(images: Images, numbers: dict[str, int]) -> CaptionedImages:
-    """The images with numbers of their captions; a caption that is new takes the next number."""
-    found, starts = [], [0]
-    for start in range(0, len(images), CHUNK):
-        for texts in captions_of(images, range(start, min(start + CHUNK, len(images)))):
-            found += [numbers.setdefault(text, len(numbers)) for text in texts]
-            starts.append(len(found))
-    return CaptionedImages(images, np.array(found, dtype=np.int64), np.array(starts, dtype=np.int64))
+def encode_captions(splits: Splits, text: TextFeatures, device: str, tell: Tell, stopped: Callable[[], bool]) -> int:
+    """Write what is missing or broken of the features of a data set's captions, and give the number of captions.
+
+    Raises as `with_texts` does, and Interrupted when `stopped()`.
+    """
+    _, captions = numbered(splits)
+    if not check_captions(splits, text):
+        return len(captions)
+    _encode(captions, text, device, tell, stopped)
+    return len(captions)
 
 
-def _encode(captions: Sequence[str], text: TextFeatures, folder: Path, device: str, tell: Tell) -> None:
+def check_captions(splits: Splits, text: TextFeatures) -> list[str]:
+    """What is missing or broken of the features of a data set's captions; all checksums are compared."""
+    _, captions = numbered(splits)
+    if encoders.kept(text.folder) is None:
+        return [f"the captions' features in {text.folder} are missing or not whole"]
+    store = open_kept(captions, text)
+    return [f"captions, shard {fault.shard} {fault.reason}" for fault in faults(text.folder, store.layout)]
+
+
+def _encode(
+    captions: Sequence[str],
+    text: TextFeatures,
+    device: str,
+    tell: Tell,
+    stopped: Callable[[], bool] = lambda: False,
+) -> None:
     """Write the features of all captions, a shard at a time; what a kill left is gone on from."""
-    encoder = open_encoder(text.encoder, text.revision, device)
+    encoder, folder = open_encoder(text.encoder, text.revision, device), text.folder
     check_writable(folder)
-    held = _held(folder)
-    name = text.encoder if held is None else str(held["identity"].get("encoder"))
-    layout = _layout(captions, text, encoder.width, encoder.weights_sha256(), name)
     texts = [*captions, ""]
-    with only_writer(folder, "these features"):
+    with filelock.FileLock(folder / ".turn"), only_writer(folder, "these features"):  # cells that start at once wait
+        held = _held(folder)
+        name = text.encoder if held is None else str(held["identity"].get("encoder"))
+        layout = _layout(captions, text, encoder.width, encoder.weights_sha256(), name)
         writer = open_writer(folder, layout)
         write_json(folder / CAPTIONS, list(captions))
         cut = 0
         for shard in writer.due():
+            if stopped():
+                raise Interrupted(f"stopped before shard {shard} of the captions; the same command goes on from there")
             rows = layout.shards[shard]
             arrays, longer = _rows(encoder, texts[rows.start : rows.stop], text)
             writer.write(shard, arrays)
@@ -173,8 +145,9 @@ def _rows(encoder: Encoder, texts: Sequence[str], text: TextFeatures) -> tuple[d
     return {"features": features.astype(DTYPE), "mask": mask}, cut
 
 
-def open_kept(captions: Sequence[str], text: TextFeatures, folder: Path) -> ArrayStore:
+def open_kept(captions: Sequence[str], text: TextFeatures) -> ArrayStore:
     """Features that are kept, if they are those of these captions and this encoder; NotReady if they are not."""
+    folder = text.folder
     held = _held(folder)
     assert held is not None, "it was found, or written just now"
     identity, width = held["identity"], int(held["fields"]["features"]["shape"][1])
@@ -185,7 +158,7 @@ def open_kept(captions: Sequence[str], text: TextFeatures, folder: Path) -> Arra
             expected=found, got=sha256, do="remove the folder, and they are made again",
         )  # fmt: skip
     layout = _layout(captions, text, width, sha256, str(identity.get("encoder")))
-    return open_store(folder, layout, do="remove the folder, and the captions are encoded again")
+    return open_store(folder, layout, do="run `zigma-bench data encode SUITE`, which mends it")
 
 
 def _weights_here(text: TextFeatures) -> str | None:

@@ -55,7 +55,7 @@ def smoke_suite(suite: Suite, catalogue: Catalogue, source: Source) -> Suite:
             "sample": sample,
             "train": train,
             "efficiency": suite.efficiency and _toy_efficiency(suite.efficiency),
-            "reference": Reference(split="train"),
+            "reference": Reference(split="train", images=suite.reference.images),
             "size_match": SizeMatch(by="none"),  # toys are of no size that means anything
         }
     )
