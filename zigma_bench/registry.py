@@ -242,6 +242,8 @@ class MetricFacts:
     `needs`: `samples` (images against a reference) or `network` (the trained network on held-out images).
     `missing(options) -> tuple[Missing, ...]`; `minimum_images`: fewer are refused. `fingerprint(options)`: what the
     figure depends on beyond its options, such as the hash of a weights file; it enters the quality stage's identity.
+    `beside`: metrics that a suite must list with it, since it can't be read alone. `compares`: False for a figure of
+    the samples alone, which no reference enters.
     """
 
     unit: str
@@ -250,6 +252,8 @@ class MetricFacts:
     missing: Callable[[Any], tuple[Missing, ...]] = lambda options: ()
     minimum_images: Callable[[Any], int] = lambda options: 2
     fingerprint: Callable[[Any], str] = lambda options: ""
+    beside: tuple[str, ...] = ()
+    compares: bool = True
 
 
 @dataclass(frozen=True)
