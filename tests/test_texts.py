@@ -355,6 +355,7 @@ def test_a_cell_is_drawn_from_under_prompts(ran, tmp_path) -> None:
         (("--prompt", "a", "--set", "graph=true"), "not recorded"),
         (("--prompt", "a", "--smoke"), "--smoke goes with a suite, and this is a cell"),
         (("--prompt", "a", "--autoencoder", "b"), "no latents"),
+        (("--prompt", "a", "--encoder", "minilm"), "knows the encoder"),
     ],
 )
 def test_orders_of_a_cell_that_make_no_sense(ran, words, told, tmp_path) -> None:

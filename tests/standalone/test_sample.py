@@ -275,3 +275,41 @@ def test_pictures_of_two_autoencoders_do_not_share_a_folder(model, tmp_path):
     done(*words, "--autoencoder", autoencoder(tmp_path / "vae"))
     found = run(*words, "--autoencoder", autoencoder(tmp_path / "other", seed=1))
     assert isinstance(found.exception, UsageError) and "another autoencoder" in str(found.exception)
+
+
+def test_prompts_of_an_imported_model(tmp_path):
+    """Its network under the encoder's features of the prompts, the padding too."""
+    from tiny_encoders import LIMIT, WIDTH, write_encoder
+
+    from zigma_bench.data.text_encoder import open_encoder
+    from zigma_bench.models.official import import_checkpoint
+    from zigma_bench.models.official.zigma import build
+
+    config = {**TEXT["config"], "in_channels": 3, "d_context": WIDTH}
+    draw = torch.Generator().manual_seed(0)
+    layout = build(config, backend="torch").layout
+    torch.save({item.name: 0.1 * torch.randn(item.shape, generator=draw) for item in layout}, tmp_path / "zigma.pt")
+    import_checkpoint("zigma", tmp_path / "zigma.pt", config, tmp_path / "model")
+    encoder = write_encoder(tmp_path / "encoder", "clip")
+    words = ("--encoder", encoder, "--prompt", "a red cat", "--prompt", "many")
+    done(tmp_path / "model", "--out", tmp_path / "a", *words, *QUICK)
+    features, _, _ = open_encoder(str(encoder), None)(["a red cat", "many"], LIMIT)
+    network, y = open_model(tmp_path / "model", backend="torch"), torch.from_numpy(features)
+    noise = torch.stack([image_noise(0, index, (3, 4, 4)) for index in range(2)])
+    with torch.no_grad():
+        images, _ = solve(lambda x, t: network(x, t, y), noise, solver="euler", evaluations=4)
+    for name, pixels in zip(("0000000.png", "0000001.png"), to_pixels(images), strict=True):
+        assert np.abs(drawn(tmp_path / "a")[name].astype(int) - pixels.transpose(1, 2, 0)).max() <= 1
+    for more, told in (
+        (("--guidance", 2), "nothing to guide away from"),
+        (("--encoder", "random-words"), "another width than the model reads"),
+        (("--encoder", "no/where"), "the text encoder is not here"),
+    ):
+        found = run(tmp_path / "model", "--out", tmp_path / "b", *words, *more, *QUICK)
+        assert told in str(found.exception)
+    assert "give --prompt" in str(run(tmp_path / "model", "--out", tmp_path / "b", *words[:2]).exception)
+
+
+def test_an_encoder_is_that_of_a_model_of_texts(model, tmp_path):
+    found = run(model("sit"), "--out", tmp_path / "a", "--encoder", "random-words")
+    assert "reads no text" in str(found.exception) and not (tmp_path / "a").exists()

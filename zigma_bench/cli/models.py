@@ -28,7 +28,8 @@ SOLVER_HELP = "MODEL, CELL: euler, heun, dopri5, euler-maruyama, heun-sde, ddpm,
 LABELS_HELP = "MODEL, CELL: labels that images take in turn, such as 207,360; every class in turn if absent."
 AUTOENCODER_HELP = "MODEL of latents: the autoencoder's folder, or owner/name@COMMIT on the Hub, to make pictures with."
 NO_PICTURE = "these are clips, or have other channels than a picture: each lies as .npy"
-PROMPT_HELP = "CELL: a text to draw, of a cell trained on captions; several take turns."
+PROMPT_HELP = "MODEL, CELL of texts: a text to draw; several take turns."
+ENCODER_HELP = "MODEL of texts: what reads the prompts, minilm, a folder, or owner/name@COMMIT on the Hub."
 SAYS_HELP = "What it was trained to say: velocity (default), score or noise."
 
 
@@ -88,6 +89,7 @@ def sample(
     seed: Annotated[int | None, typer.Option("--seed", help="MODEL, CELL: of all noise; 0 if absent.", min=0)] = None,
     labels: Annotated[str | None, typer.Option("--labels", help=LABELS_HELP)] = None,
     prompts: Annotated[list[str] | None, typer.Option("--prompt", help=PROMPT_HELP)] = None,
+    encoder: Annotated[str | None, typer.Option("--encoder", help=ENCODER_HELP)] = None,
     label: Annotated[int | None, typer.Option("--class", help="MODEL, CELL: one label for all images.")] = None,
     guidance: Annotated[float | None, typer.Option("--guidance", help="MODEL, CELL: the scale; 1 is none.")] = None,
     backend: Annotated[
@@ -101,7 +103,7 @@ def sample(
     of_model = {
         "out": out, "count": count, "batch": batch, "solver": solver, "evaluations": evaluations, "seed": seed,
         "labels": labels, "class": label, "guidance": guidance, "backend": backend, "autoencoder": autoencoder,
-        "prompt": prompts,
+        "prompt": prompts, "encoder": encoder,
     }  # fmt: skip
     if (kind := kind_of(target)) == "suite":
         _refuse("a model, and this is a suite", "set sample.KEY in the suite or with --set", of_model)
@@ -113,7 +115,7 @@ def sample(
     given = {key: of_model[key] for key in ("count", "batch", "solver", "evaluations", "guidance")}
     if prompts and count is None:
         given["count"] = len(prompts)
-    asked = _Asked(given, settings or [], seed or 0, labels, label, tuple(prompts) if prompts else None)
+    asked = _Asked(given, settings or [], seed or 0, labels, label, tuple(prompts) if prompts else None, encoder)
     _draw(target, kind, out, asked, device, backend or "auto", autoencoder, as_json)
 
 
@@ -133,6 +135,7 @@ class _Asked:
     labels: str | None
     label: int | None
     prompts: tuple[str, ...] | None
+    encoder: str | None
 
     def order(self, target: Path, kind: str) -> Order:
         """The order of a model's or a cell's folder."""
@@ -143,7 +146,9 @@ class _Asked:
         from zigma_bench.standalone.words import labels_of, sample_keys
 
         keys, places = sample_keys(self.given, self.settings)
-        source = imported(read_card(target), target) if kind == "model" else trained(target)
+        if kind == "cell" and self.encoder is not None:
+            raise UsageError("the cell knows the encoder of its texts", where="--encoder", do="leave it out")
+        source = imported(read_card(target), target, self.encoder) if kind == "model" else trained(target)
         labels = labels_of(self.labels, self.label)
         return make_order(source, keys, seed=self.seed, labels=labels, places=places, prompts=self.prompts)
 

@@ -7,11 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from zigma_bench import encoders
+from zigma_bench.data.prompts import texts_of
 from zigma_bench.diffusion.convert import Network
 from zigma_bench.diffusion.guidance import Texts
+from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.models.official import open_model
 from zigma_bench.models.official.card import Card, Condition
+from zigma_bench.plan.cells import TextFeatures
 from zigma_bench.plan.space import LatentSpace
+
+CLIP_TOKENS = 77
 
 
 class Opener(Protocol):
@@ -26,7 +32,8 @@ class Drawable:
 
     `train` and `sample`: the keys of a suite that the network has of itself; an order's are laid over those of
     `sample`. `of_dit`: it is told DiT's steps. `reads_prompts`: whether `open` takes prompts. `latents`: through which
-    autoencoder what it draws becomes pictures, where that is known.
+    autoencoder what it draws becomes pictures, where that is known. `encoder`: the fingerprint of that which reads
+    the prompts of an imported model, whose weights do not say which.
     """
 
     sha256: str
@@ -41,13 +48,16 @@ class Drawable:
     learned_sigma: bool = False
     reads_prompts: bool = False
     latents: LatentSpace | None = None
+    encoder: str | None = None
 
 
-def imported(card: Card, folder: Path) -> Drawable:
-    """An imported model."""
+def imported(card: Card, folder: Path, encoder: str | None = None) -> Drawable:
+    """An imported model; with an `encoder`, FOLDER or owner/name@COMMIT of the Hub, one of texts reads prompts."""
+    text = None if encoder is None else _text(card, encoder)
 
-    def opened(prompts: tuple[str, ...] | None, device: str, backend: str) -> tuple[Network, None]:
-        return open_model(folder, backend=backend, device=device).requires_grad_(False), None
+    def opened(prompts: tuple[str, ...] | None, device: str, backend: str) -> tuple[Network, Texts | None]:
+        texts = None if text is None else texts_of(text, prompts or (), device)
+        return open_model(folder, backend=backend, device=device).requires_grad_(False), texts
 
     return Drawable(
         sha256=card.model_sha256,
@@ -60,4 +70,33 @@ def imported(card: Card, folder: Path) -> Drawable:
         open=opened,
         of_dit=card.official == "dit",
         learned_sigma=card.learned_sigma,
+        reads_prompts=text is not None,
+        encoder=None if text is None else text.fingerprint,
     )
+
+
+def _text(card: Card, encoder: str) -> TextFeatures:
+    """How a model's prompts are read: padded to CLIP's 77 tokens, the padding too, as ZigMa's code does.
+
+    UsageError for a model without texts, and for an encoder of another width; NotReady for one that is not here.
+    """
+    if card.condition.kind != "text":
+        raise UsageError(
+            "the network reads no text", where="--encoder", expected=str(card.condition), do="leave it out"
+        )
+    name, at, commit = encoder.rpartition("@")
+    folder = not at or Path(encoder).exists()
+    name, revision = (encoder, None) if folder else (name, commit)
+    facts = encoders.describe(name, revision)
+    if facts.missing:
+        missing = "; ".join(f"{item.what}: {item.do}" for item in facts.missing)
+        raise NotReady("the text encoder is not here", where="--encoder", do=missing)
+    if facts.width not in (None, card.condition.text_width):
+        raise UsageError(
+            "the encoder's features have another width than the model reads", where="--encoder",
+            expected=f"{card.condition.text_width} channels", got=facts.width, do="take the one it was trained with",
+        )  # fmt: skip
+    return TextFeatures(
+        encoder=name, revision=revision, fingerprint=facts.fingerprint, images="", width=facts.width,
+        tokens=min(facts.limit or CLIP_TOKENS, CLIP_TOKENS), mask=False, cache=None,
+    )  # fmt: skip

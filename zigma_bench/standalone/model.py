@@ -73,7 +73,9 @@ class Order:
             "labels": self.labels and list(self.labels),
             "sample": sample.model_dump(mode="json", exclude=free),
         }
-        return found if self.prompts is None else {**found, "prompts": list(self.prompts)}
+        if self.prompts is not None:
+            found["prompts"] = list(self.prompts)
+        return found if self.source.encoder is None else {**found, "encoder": self.source.encoder}
 
     def labels_of(self, indices: range | list[int]) -> list[int] | None:
         """The label of every image, or the number of its prompt; None where there is no condition."""
@@ -117,7 +119,7 @@ def _check_condition(order: Order, source: Source) -> None:
     if condition.kind == "text" and not order.source.reads_prompts:
         raise UsageError(
             "the model is drawn under a text's features, and no text encoder is at hand",
-            do="call official.open_model(DIR) with features of yours",
+            do="give --encoder and --prompt, or call official.open_model(DIR) with features of yours",
         )
     if condition.kind == "text" and not order.prompts:
         raise UsageError("the network is drawn from under a text", do="give --prompt TEXT, once or more")
@@ -130,7 +132,7 @@ def _check_condition(order: Order, source: Source) -> None:
         raise UsageError("a label has no class", where="--labels", expected=f"0 to {top}", got=wrong[0])
     if guidance is None:
         return
-    if condition.kind != "text" and not condition.null_class:
+    if not condition.null_class:
         raise UsageError(
             "the model has no label that stands for none, so there is nothing to guide away from",
             where=source.where("sample", "guidance"), do="leave guidance out",

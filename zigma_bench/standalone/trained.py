@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from zigma_bench.cell import EMA, build
+from zigma_bench.data.prompts import texts_of
 from zigma_bench.diffusion.convert import Network
 from zigma_bench.diffusion.guidance import Texts
 from zigma_bench.errors import NotReady, UsageError
@@ -38,8 +39,6 @@ def trained(folder: Path) -> Drawable:
     def opened(prompts: tuple[str, ...] | None, device: str, backend: str) -> tuple[Network, Texts | None]:
         texts = None
         if cell.text is not None:
-            from zigma_bench.data.prompts import texts_of
-
             texts = texts_of(cell.text, prompts or (), device)
         return _network(cell if backend == "auto" else cell.model_copy(update={"backend": backend}), device), texts
 
@@ -107,7 +106,7 @@ def _condition(cell: Cell) -> Condition:
     if given is None:
         return Condition(kind="none")
     if given.kind == "text":
-        return Condition(kind="text", text_width=given.size)
+        return Condition(kind="text", text_width=given.size, null_class=given.drop_rate(cell.train) > 0)
     return Condition(kind="class", classes=given.size, null_class=given.droppable)
 
 
