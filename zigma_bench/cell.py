@@ -131,8 +131,9 @@ def train_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str, 
 
 
 def sample_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str, Any]]:
-    """Draw the images, a part at a time, and a grid of the first 64; the floor's are held-out images."""
-    from zigma_bench.sampling import SAMPLES, draw_images, save_array, write_grid
+    """Draw the images, a part at a time, and sheets of the first; the floor's are held-out images."""
+    from zigma_bench.sampling import SAMPLES, draw_images, save_array
+    from zigma_bench.sheets import write_sheets
 
     cell = life.cell
     if cell.role == "floor":
@@ -141,7 +142,7 @@ def sample_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str,
     else:
         tell = life.teller("sample", cell.sample.count)
         pixels, evaluations = draw_images(cell, folder, _network_of(life), life.device, tell, life.stopped)
-    write_grid(folder / "grid.png", pixels)
+    write_sheets(folder, pixels)
     return [], {"count": len(pixels), "evaluations": evaluations}
 
 
@@ -219,7 +220,7 @@ def build(cell: Cell, device_type: str) -> nn.Module:
     assert cell.backbone is not None, "a floor has no network"
     spec = catalogue().get("backbone", cell.backbone.name)
     options = spec.make_options(cell.backbone.options)
-    grid = Grid.of_image(cell.height, cell.width, options.patch)
+    grid = Grid.of_image(cell.height, cell.width, options.patch, cell.frames)
     orders = cell_routes(cell.scan, grid=grid, depth=options.depth, seed=cell.seed, catalogue=catalogue())
     backend = resolve(cell.backend, device_type)
     network: nn.Module = spec.load()(options, grid=grid, channels=cell.channels, routes=orders, backend=backend)

@@ -178,6 +178,7 @@ class DataFacts:
 
     `held_out`: the number of validation images, where the options or the source tell it; None where only loading does.
     `conditions`: what it gives beside each image that a network can be conditioned on.
+    `frames`: of a clip; its images are those of [n, T, C, H, W].
     """
 
     channels: int
@@ -187,17 +188,20 @@ class DataFacts:
     missing: tuple[Missing, ...] = ()
     held_out: int | None = None
     conditions: tuple[Condition, ...] = ()
+    frames: int = 1
 
 
 @dataclass(frozen=True)
 class DatasetFacts:
     """`describe(options) -> DataFacts` looks at files but decodes none.
 
-    `smoke`: the option values of a toy of 8 x 8 pixels that needs no file; without it a smoke run takes the digits.
+    `smoke`: the option values of a toy of few pixels that needs no file; without it a smoke run takes the `toy`, an
+    embedded data set, in its place.
     """
 
     describe: Callable[[Any], DataFacts]
     smoke: Mapping[str, Any] | None = None
+    toy: str = "digits"
 
 
 @dataclass(frozen=True)
@@ -218,6 +222,7 @@ class TransformFacts:
 class MetricFacts:
     """What a plan must know of a metric.
 
+    `of`: what it measures: single `images`, the `frames` of clips, whole `clips`, or `either` images or clips.
     `needs`: `samples` (images against a reference) or `network` (the trained network on held-out images).
     `missing(options) -> tuple[Missing, ...]`; `minimum_images`: fewer are refused. `fingerprint(options)`: what the
     figure depends on beyond its options, such as the hash of a weights file; it enters the quality stage's identity.
@@ -229,6 +234,7 @@ class MetricFacts:
     missing: Callable[[Any], tuple[Missing, ...]] = lambda options: ()
     minimum_images: Callable[[Any], int] = lambda options: 2
     fingerprint: Callable[[Any], str] = lambda options: ""
+    of: Literal["images", "frames", "clips", "either"] = "images"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ device or restart (diffusion/noise.py).
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,6 @@ from zigma_bench.plan import Cell
 from zigma_bench.store import write_atomic
 
 SAMPLES = "samples.npy"
-GRID_SIDE = 8
 LABEL_SEED = 20240531  # part of the protocol, as that of the held-out images
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -41,7 +39,7 @@ def draw_images(
     tell: Callable[[int, str], None],
     stopped: Callable[[], bool],
 ) -> tuple[Pixels, int]:
-    """The cell's images, uint8 [N, C, H, W], written to `folder`, and the evaluations that each part took at most."""
+    """The cell's images, uint8 [N, C, H, W] or clips [N, T, C, H, W], written to `folder`, and the evaluations that each part took at most."""
     count, most = cell.sample.count, 0
     ranges = [range(start, min(start + cell.sample.batch, count)) for start in range(0, count, cell.sample.batch)]
     parts = [folder / f"part-{indices.start:07d}-{indices.stop:07d}.npz" for indices in ranges]
@@ -69,7 +67,7 @@ def draw_images(
 
 def draw_part(cell: Cell, indices: range, network: Network, device: Device) -> tuple[Pixels, int]:
     """The images of some indices, and the evaluations that they took; `network` says what the recipe trained it to."""
-    shape = (cell.channels, cell.height, cell.width)
+    shape = cell.shape
     noise = torch.stack([image_noise(cell.seed, index, shape) for index in indices]).to(device.name)
     stirred = StepNoise(cell.seed, indices, shape, device.name)
     said = network
@@ -110,22 +108,3 @@ def write_npz(path: Path, **arrays: Array) -> None:
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     write_atomic(path, buffer.getvalue())
-
-
-def write_grid(path: Path, pixels: Pixels) -> None:
-    """The first 64 images as one PNG, 8 a row, uncurated; small images are enlarged by whole pixels."""
-    from PIL import Image
-
-    shown = pixels[: GRID_SIDE * GRID_SIDE]
-    enlarge = max(1, 48 // max(shown.shape[2:]))
-    tiles = [
-        np.pad(tile, ((0, 0), (1, 1), (1, 1)), constant_values=64)
-        for tile in shown.repeat(enlarge, 2).repeat(enlarge, 3)
-    ]
-    while len(tiles) % GRID_SIDE:
-        tiles.append(np.zeros_like(tiles[0]))
-    rows = [np.concatenate(tiles[i : i + GRID_SIDE], axis=2) for i in range(0, len(tiles), GRID_SIDE)]
-    sheet = np.concatenate(rows, axis=1).transpose(1, 2, 0)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    Image.fromarray(sheet[..., 0] if sheet.shape[2] == 1 else sheet).save(temporary, format="PNG")
-    os.replace(temporary, path)

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from zigma_bench.data import digits, faceshq, random_field, source, transforms
-from zigma_bench.data.options import DigitsOptions, FacesHQOptions, GaussianRandomFieldOptions, HuggingFaceOptions
+from zigma_bench.data import digits, faceshq, moving_digits, random_field, source, transforms
+from zigma_bench.data.options import (
+    DigitsOptions,
+    FacesHQOptions,
+    GaussianRandomFieldOptions,
+    HuggingFaceOptions,
+    MovingDigitsOptions,
+)
 from zigma_bench.hookspecs import hookimpl
 from zigma_bench.registry import DatasetFacts, TransformFacts
 
@@ -29,6 +35,12 @@ def register_datasets(register: Callable[..., None]) -> None:
         "zigma_bench.data.faceshq:load",
         options=FacesHQOptions,
         facts=DatasetFacts(describe=faceshq.describe),
+    )
+    register(
+        "moving-digits",
+        "zigma_bench.data.moving_digits:load",
+        options=MovingDigitsOptions,
+        facts=DatasetFacts(describe=moving_digits.describe, smoke={"frames": 3, "resolution": 12, "clips": 160, "validation": 80}),
     )
     register(
         "gaussian-random-field",

@@ -39,9 +39,13 @@ def describe(options: DigitsOptions) -> DataFacts:
 def load(options: DigitsOptions) -> Splits:
     """The digits as uint8 [N, 1, resolution, resolution], 0 black ground to 255 ink; `validation` of them held out."""
     _check(options)
+    return hold_out(all_digits(options.resolution), options.validation, where="digits")
+
+
+def all_digits(resolution: int = SIDE) -> ArrayImages:
+    """All 1,797 in the order of their file, each with its class."""
     pixels, classes = _table()
-    images = ArrayImages(_scaled(pixels, options.resolution), classes)
-    return hold_out(images, options.validation, where="digits")
+    return ArrayImages(_scaled(pixels, resolution), classes)
 
 
 def _check(options: DigitsOptions) -> None:

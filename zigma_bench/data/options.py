@@ -71,6 +71,20 @@ class FacesHQOptions:
 
 
 @dataclass(frozen=True)
+class MovingDigitsOptions:
+    """Clips of the digits of scikit-learn, each moving through a dark field: one channel, ten classes, no download.
+
+    `frames` of a clip, `resolution` of the field. `clips`: of the first so many digits, one of each. `validation`: clips
+    held out by a fixed permutation; at least one is left for training.
+    """
+
+    frames: Annotated[int, Ge(2), Le(64)] = 8
+    resolution: Annotated[int, Ge(9), Le(256)] = 16
+    clips: Annotated[int, Ge(2), Le(1797)] = 1797
+    validation: Count = 1000
+
+
+@dataclass(frozen=True)
 class GaussianRandomFieldOptions:
     """Gaussian random fields with the power spectrum k^-slope, drawn when they are taken: nothing to download.
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from zigma_bench.hookspecs import hookimpl
 from zigma_bench.metrics import weights
+from zigma_bench.metrics.clip_metrics import register_clip_metrics
 from zigma_bench.metrics.options import Efflite0Options, InceptionOptions, ValLossOptions
 from zigma_bench.registry import MetricFacts
 
@@ -22,7 +23,7 @@ def register_metrics(register: Callable[..., None]) -> None:
         "val-loss",
         "zigma_bench.metrics.val_loss:val_loss",
         options=ValLossOptions,
-        facts=facts(needs="network", minimum_images=lambda options: 1),
+        facts=facts(needs="network", of="either", minimum_images=lambda options: 1),
         doc="Mean squared error of the velocity on held-out images, at 8 fixed times with fixed noise",
     )
     register(
@@ -53,3 +54,4 @@ def register_metrics(register: Callable[..., None]) -> None:
         facts=inception(minimum_images=lambda options: KID_MINIMUM),
         doc="Kernel distance on Inception v3 features (Binkowski 2018); other weights give kid-inception-<sha8>",
     )
+    register_clip_metrics(register)

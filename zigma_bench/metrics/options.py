@@ -27,3 +27,10 @@ class InceptionOptions:
     """`weights`: the path of a weights file for torch-fidelity's Inception v3; null looks in the usual places."""
 
     weights: str | None = None
+
+
+@dataclass(frozen=True)
+class I3dOptions:
+    """`weights`: the path of a TorchScript file of an I3D for FVD; null looks in the usual places."""
+
+    weights: str | None = None

@@ -120,6 +120,7 @@ class Cell(Strict):
     condition: Given | None = None
     transforms: tuple[Transform, ...] = ()
     data_label: str | None = None
+    frames: int = 1
 
     @property
     def label(self) -> str:
@@ -173,6 +174,12 @@ class Cell(Strict):
         if self.role == "cell" and self.efficiency is not None:
             found.append("efficiency")
         return tuple(found)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one image, [C, H, W], or of one clip, [T, C, H, W]."""
+        image = (self.channels, self.height, self.width)
+        return image if self.frames == 1 else (self.frames, *image)
 
     @property
     def train_steps(self) -> int | None:
@@ -243,7 +250,7 @@ class Cell(Strict):
             "scan": _dump(self.scan),
             "orders": self.order_digests,
             "backend": self.backend,
-            "shape": [self.channels, self.height, self.width],
+            "shape": list(self.shape),
             "precision": self.train.precision,
             **self.objective_facts,
         }

@@ -79,7 +79,7 @@ def toys(suite: Suite, catalogue: Catalogue, source: Source) -> tuple[Data, ...]
 
 def _toy(given: Data, place: tuple[str | int, ...], catalogue: Catalogue, source: Source) -> Data:
     where = source.where(*place)
-    smoke = catalogue.get("dataset", given.name, where=where).facts.smoke
+    facts = catalogue.get("dataset", given.name, where=where).facts
     resolve(catalogue, "dataset", given, where)  # typos die here too
     transforms = []
     for index, choice in enumerate(given.transforms):
@@ -87,7 +87,10 @@ def _toy(given: Data, place: tuple[str | int, ...], catalogue: Catalogue, source
         resolve(catalogue, "transform", choice, where)
         toy = catalogue.get("transform", choice.name).facts.smoke
         transforms.append({"name": choice.name, **choice.options, **toy})
-    base = {"name": "digits"} if smoke is None else {"name": given.name, **given.options, **smoke}
+    if facts.smoke is None:
+        base = {"name": facts.toy, **(catalogue.get("dataset", facts.toy).facts.smoke or {})}
+    else:
+        base = {"name": given.name, **given.options, **facts.smoke}
     return Data.model_validate({**base, "transforms": tuple(transforms)})
 
 

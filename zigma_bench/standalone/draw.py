@@ -21,7 +21,8 @@ from torch import Tensor
 from zigma_bench.errors import UsageError
 from zigma_bench.models.official import open_model
 from zigma_bench.models.official.card import Card
-from zigma_bench.sampling import GRID_SIDE, save_array, to_pixels, write_grid
+from zigma_bench.sampling import save_array, to_pixels
+from zigma_bench.sheets import GRID, SIDE, write_grid
 from zigma_bench.standalone.model import Order, draw_batch
 from zigma_bench.store import SPEC, check_writable, only_writer, write_atomic, write_json
 
@@ -51,8 +52,8 @@ def draw_to_folder(
         if (labels := order.labels_of(range(there))) is not None:
             write_json(folder / "labels.json", labels)
         if order.card.image:
-            first = range(min(count, GRID_SIDE**2))
-            write_grid(folder / "grid.png", np.stack([_pixels(place(order.card, folder, i)) for i in first]))
+            first = range(min(count, SIDE**2))
+            write_grid(folder / GRID, np.stack([_pixels(place(order.card, folder, i)) for i in first]))
     return place(order.card, folder, 0).parent
 
 
