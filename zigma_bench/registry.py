@@ -190,6 +190,12 @@ class DataFacts:
     conditions: tuple[Condition, ...] = ()
     frames: int = 1
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one image, [C, H, W], or of one clip, [T, C, H, W]."""
+        image = (self.channels, self.height, self.width)
+        return image if self.frames == 1 else (self.frames, *image)
+
 
 @dataclass(frozen=True)
 class DatasetFacts:
@@ -197,11 +203,14 @@ class DatasetFacts:
 
     `smoke`: the option values of a toy of few pixels that needs no file; without it a smoke run takes the `toy`, an
     embedded data set, in its place.
+    `check`: `"module:function"` that gives the parts of a check of all files (data/check.py); without it a check takes
+    every image of what the data set loads.
     """
 
     describe: Callable[[Any], DataFacts]
     smoke: Mapping[str, Any] | None = None
     toy: str = "digits"
+    check: str | None = None
 
 
 @dataclass(frozen=True)
@@ -254,9 +263,8 @@ class Spec:
         """The target itself, imported now."""
         if not isinstance(self.target, str):
             return self.target
-        module, _, attribute = self.target.partition(":")
         try:
-            return typing.cast(Callable[..., Any], getattr(importlib.import_module(module), attribute))
+            return load_target(self.target)
         except (ImportError, AttributeError) as error:
             raise NotReady(
                 f"{self.kind} {self.name!r} of {self.owner} can't be loaded from {self.target!r}: {error}"
@@ -289,6 +297,12 @@ class Spec:
         """The options as the frozen dataclass that the target takes."""
         assert self.options_class is not None, f"{self.kind} {self.name} takes no options class"
         return self.options_class(**values)
+
+
+def load_target(target: str) -> Callable[..., Any]:
+    """What a text such as `module:function` names, imported now; ImportError or AttributeError where that can't be."""
+    module, _, attribute = target.partition(":")
+    return typing.cast(Callable[..., Any], getattr(importlib.import_module(module), attribute))
 
 
 class Registry:
@@ -403,5 +417,6 @@ def _type_text(annotation: Any) -> str:
 
 __all__ = [
     "BackboneFacts", "Condition", "Cost", "DataFacts", "DatasetFacts", "LearnedScan", "MetricFacts", "Missing",
-    "MixerFacts", "Option", "Registry", "Spec", "TransformFacts", "added", "scan_spec", "sum_by_name", "target_spec",
+    "MixerFacts", "Option", "Registry", "Spec", "TransformFacts", "added", "load_target", "scan_spec",
+    "sum_by_name", "target_spec",
 ]  # fmt: skip

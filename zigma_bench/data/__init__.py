@@ -28,13 +28,13 @@ def register_datasets(register: Callable[..., None]) -> None:
         "huggingface",
         "zigma_bench.data.huggingface:load",
         options=HuggingFaceOptions,
-        facts=DatasetFacts(describe=source.describe),
+        facts=DatasetFacts(describe=source.describe, check="zigma_bench.data.check_files:parts"),
     )
     register(
         "faceshq",
         "zigma_bench.data.faceshq:load",
         options=FacesHQOptions,
-        facts=DatasetFacts(describe=faceshq.describe),
+        facts=DatasetFacts(describe=faceshq.describe, check="zigma_bench.data.faceshq:parts"),
     )
     register(
         "moving-digits",

@@ -43,22 +43,27 @@ class Rows:
         return [self._encoded(cell, int(index)) for cell, index in zip(cells, indices, strict=True)]
 
     def _encoded(self, cell: dict[str, Any] | None, index: int) -> tuple[bytes, str]:
-        where = f"{self.label}, row {index}, column {self.column!r}"
-        if cell is None or (cell["bytes"] is None and not cell["path"]):
-            raise BadImage("the row has no image", where=where, do="remove the row")
-        if cell["bytes"] is not None:
-            return cell["bytes"], f"{where} ({cell['path']})" if cell["path"] else where
-        if cell["path"] not in self.files:  # a table from elsewhere must not make us read this machine's files
-            raise BadImage(
-                "the row points to a file outside the data set",
-                where=where,
-                got=cell["path"],
-                do="embed the image's bytes",
-            )
-        try:
-            return Path(cell["path"]).read_bytes(), f"{cell['path']} (row {index}, column {self.column!r})"
-        except OSError as error:
-            raise BadImage(f"the file can't be read ({error})", where=where, do=MEND) from error
+        return encoded(cell, self.label, f"row {index}, column {self.column!r}", self.files)
+
+
+def encoded(cell: dict[str, Any] | None, table: str, place: str, files: frozenset[str]) -> tuple[bytes, str]:
+    """(encoded bytes, where they come from) of a cell {bytes, path} of a table; a path may be one of `files` alone."""
+    where = f"{table}, {place}"
+    if cell is None or (cell["bytes"] is None and not cell["path"]):
+        raise BadImage("the row has no image", where=where, do="remove the row")
+    if cell["bytes"] is not None:
+        return cell["bytes"], f"{where} ({cell['path']})" if cell["path"] else where
+    if cell["path"] not in files:  # a table from elsewhere must not make us read this machine's files
+        raise BadImage(
+            "the row points to a file outside the data set",
+            where=where,
+            got=cell["path"],
+            do="embed the image's bytes",
+        )
+    try:
+        return Path(cell["path"]).read_bytes(), f"{cell['path']} ({place})"
+    except OSError as error:
+        raise BadImage(f"the file can't be read ({error})", where=where, do=MEND) from error
 
 
 @dataclass(frozen=True)

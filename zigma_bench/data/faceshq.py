@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import glob
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from zigma_bench.data.files import below, fingerprint
 from zigma_bench.data.options import FacesHQOptions, HuggingFaceOptions
 from zigma_bench.errors import NotReady
 from zigma_bench.images import Splits
 from zigma_bench.registry import DataFacts, Missing
+
+if TYPE_CHECKING:
+    from zigma_bench.data.check import Found
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 WHAT = (
@@ -40,6 +45,13 @@ def load(options: FacesHQOptions) -> Splits:
     from zigma_bench.data import huggingface  # brings Pillow, which a description needs not
 
     return huggingface.load(_as_folder(options))
+
+
+def parts(options: FacesHQOptions) -> Iterator[Callable[[], Found]]:
+    """The parts of a check of all images."""
+    from zigma_bench.data import check_files
+
+    return iter(()) if describe(options).missing else check_files.parts(_as_folder(options))
 
 
 def _as_folder(options: FacesHQOptions) -> HuggingFaceOptions:

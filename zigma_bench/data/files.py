@@ -9,12 +9,17 @@ import glob
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from zigma_bench.errors import UsageError
+
+RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # of a pattern, as in shard-{000..010}.tar
+OF_TOTAL = re.compile(r"(?P<before>.*)-(?P<number>\d{5})-of-(?P<total>\d{5})(?P<after>\..*)?", re.DOTALL)
+NUMBERED = re.compile(r"(?P<before>.*?)(?P<number>\d{3,})(?P<after>\D*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class Listing:
 
 
 def split_list(given: list[str] | str | None) -> tuple[str, ...]:
-    """The entries of an option that is a list, or one text separated by commas."""
+    """The entries of an option that is a list, or one text separated by commas; `{000..010}` is eleven entries."""
     if given is None:
         return ()
     entries = given if isinstance(given, list) else [entry.strip() for entry in given.split(",")]
@@ -44,7 +49,52 @@ def split_list(given: list[str] | str | None) -> tuple[str, ...]:
                 got=entry,
                 do="download the file first, or name a data set of the Hub",
             )
-    return tuple(entries)
+    return tuple(one for entry in entries for one in _spelt_out(entry))
+
+
+def _spelt_out(pattern: str) -> Iterator[str]:
+    """A pattern for each number of its ranges, zeros in front as in the first."""
+    found = RANGE.search(pattern)
+    if found is None:
+        yield pattern
+        return
+    first, last = found.groups()
+    if int(last) < int(first):
+        raise UsageError("a range of files runs backwards", got=pattern, expected=f"{{{last}..{first}}}")
+    for number in range(int(first), int(last) + 1):
+        yield from _spelt_out(f"{pattern[: found.start()]}{number:0{len(first)}}{pattern[found.end() :]}")
+
+
+def missing_shards(files: Iterable[str]) -> list[str]:
+    """The files that names such as train-00000-of-00003.parquet say there must be, and that are not among them."""
+    files = set(files)
+    wanted = set()
+    for file in files:
+        if found := OF_TOTAL.fullmatch(file):
+            before, total, after = found["before"], found["total"], found["after"] or ""
+            wanted |= {f"{before}-{number:05}-of-{total}{after}" for number in range(int(total))}
+    return sorted(wanted - files)
+
+
+def gaps(files: Iterable[str]) -> list[str]:
+    """The files that are missing between the first and the last of those whose names differ only in their number.
+
+    Three of them at least: two numbers make no sequence.
+    """
+    files = set(files)
+    rows: dict[tuple[str, int, str], list[int]] = {}
+    for file in files:
+        folder, name = os.path.split(file)
+        found = None if OF_TOTAL.fullmatch(name) else NUMBERED.fullmatch(name)
+        if found:
+            key = (os.path.join(folder, found["before"]), len(found["number"]), found["after"])
+            rows.setdefault(key, []).append(int(found["number"]))
+    wanted = {
+        f"{before}{number:0{width}}{after}"
+        for (before, width, after), numbers in rows.items() if len(numbers) > 2
+        for number in range(min(numbers), max(numbers) + 1)
+    }  # fmt: skip
+    return sorted(wanted - files)
 
 
 def below(folder: Path, suffixes: Iterable[str] | None = None) -> Listing:

@@ -44,6 +44,7 @@ def _splits(options: HuggingFaceOptions, source: Source) -> Splits:
     if options.validation is not None:
         return hold_out(train, options.validation, where=_label(options, source.train))
     if options.validation_split is not None:
+        _check_names(builder, options.validation_split, _label(options, source.train))
         _check_apart(builder, options.split, options.validation_split)
         return Splits(train, _images(options, source.train, builder, options.validation_split))
     assert source.validation is not None
@@ -105,10 +106,7 @@ def _images(options: HuggingFaceOptions, listing: Listing, builder: Any, split: 
     import datasets
 
     where = _label(options, listing)
-    known = sorted(builder.info.splits)
-    for name in (part.partition("[")[0] for part in split.split("+")):
-        if name not in known:
-            raise UsageError(f"there is no split {name!r}", where=where, expected=f"one of {', '.join(known)}")
+    _check_names(builder, split, where)
     table = builder.as_dataset(split=split)
     _check_column(table, options.image, where)
     classes = _classes(options, table, where)
@@ -142,6 +140,14 @@ def _classes(options: HuggingFaceOptions, table: Any, where: str) -> Labels | No
             expected=f"0 to {options.classes - 1}", got=int(values[row]), do="set classes to their number",
         )  # fmt: skip
     return values.astype(np.int64)
+
+
+def _check_names(builder: Any, split: str, where: str) -> None:
+    """UsageError for a split that the files don't give."""
+    known = sorted(builder.info.splits)
+    for name in (part.partition("[")[0] for part in split.split("+")):
+        if name not in known:
+            raise UsageError(f"there is no split {name!r}", where=where, expected=f"one of {', '.join(known)}")
 
 
 def _check_column(table: Any, column: str, where: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from zigma_bench.data import hub
-from zigma_bench.data.files import Listing, below, fingerprint, matching, shared, split_list
+from zigma_bench.data.files import Listing, below, fingerprint, matching, missing_shards, shared, split_list
 from zigma_bench.data.options import HuggingFaceOptions
 from zigma_bench.errors import NotReady, UsageError, nearest
 from zigma_bench.registry import Condition, DataFacts, Missing
@@ -127,6 +127,7 @@ def _listed(
     train = matching(patterns, base) if patterns else below(base, suffixes)
     validation = matching(held_out, base) if held_out else None
     missing = [_missing_file(file) for file in (*train.unmatched, *(validation.unmatched if validation else ()))]
+    missing += [_missing_shard(file) for file in (*_absent(train, patterns), *_absent(validation, held_out))]
     if not train.files and not missing:
         kinds = ", ".join(suffixes or ("data",))
         missing.append(Missing(f"the data of {base} (it holds no {kinds} file)", "put the files there"))
@@ -141,6 +142,20 @@ def _missing_folder(folder: Path) -> Missing:
 
 def _missing_file(file: str) -> Missing:
     return Missing(f"the data file {Path(file).name}", f"put it at {file}, or change the path")
+
+
+def _absent(listing: Listing | None, patterns: tuple[str, ...]) -> list[str]:
+    """Shards that the numbers in the others' names tell of; a shard that was named by itself is meant by itself."""
+    if listing is None:
+        return []
+    named = {Path(pattern).name for pattern in patterns}
+    return missing_shards(file for file in listing.files if Path(file).name not in named)
+
+
+def _missing_shard(file: str) -> Missing:
+    return Missing(
+        f"the shard {Path(file).name}", f"put it at {file}, or name in data_files, one by one, the shards to read"
+    )
 
 
 def _check_validation(options: HuggingFaceOptions) -> None:

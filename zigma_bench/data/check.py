@@ -1,0 +1,162 @@
+"""Looks at every image of a data set before a run does, and lists all that is wrong with it, not only the first.
+
+    found = check(catalogue().get("dataset", name), options)
+    for problem in found.problems:
+        print(problem)
+
+A data set is checked by what it describes and loads: everything that is missing, every image, the sizes of both
+splits, every label. One that can tell more of its files names a function in `DatasetFacts.check`: `function(options)`
+yields parts, each a call that looks at some of the files and gives what it `Found`; it is asked even where something
+is missing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from zigma_bench.errors import BadImage, NotReady, UsageError, ZigmaBenchError
+from zigma_bench.images import Images, Splits, labels_of
+from zigma_bench.registry import DataFacts, Spec, load_target
+
+CHUNK = 100  # images that a part takes at once
+
+
+@dataclass(frozen=True)
+class Found:
+    """How many images were looked at, and what is wrong, each in the words of the error that a run would end with."""
+
+    images: int = 0
+    problems: tuple[ZigmaBenchError, ...] = ()
+
+    def __add__(self, other: Found) -> Found:
+        return Found(self.images + other.images, self.problems + other.problems)
+
+
+Part = Callable[[], Found]
+Progress = Callable[[int], None]  # is told how many images have been looked at
+
+
+def check(spec: Spec, options: Any, *, threads: int | None = None, progress: Progress = lambda images: None) -> Found:
+    """Everything that is wrong with a data set of the registry under `options` (its own, made by `spec.make_options`).
+
+    Images are decoded on `threads` (absent: one a processor). No problem means that a run can read every image.
+    """
+    try:
+        facts: DataFacts = spec.facts.describe(options)
+    except ZigmaBenchError as error:
+        return Found(0, (error.at(f"data: {spec.name}"),))
+    found = Found(0, tuple(NotReady(f"{item.what} is missing", do=item.do) for item in facts.missing))
+    if spec.facts.check is not None:
+        found += run(load_target(spec.facts.check)(options), threads=threads, progress=progress)
+    if found.problems:
+        return found
+    try:
+        splits: Splits = spec.load()(options)
+    except Exception as error:
+        return found + Found(0, (_problem(error, f"data: {spec.name}", NotReady),))
+    if spec.facts.check is None:
+        found += run(parts_of(splits, facts), threads=threads, progress=progress)
+    return found + Found(0, tuple(_faults(splits, facts)))
+
+
+def run(parts: Iterable[Part], *, threads: int | None = None, progress: Progress = lambda images: None) -> Found:
+    """The sum of what all parts found, in their order; few wait at a time, however many there are."""
+    threads = threads or processors()
+    results: dict[int, Found] = {}
+    images = 0
+    pool = ThreadPoolExecutor(threads)
+    try:
+        waiting: dict[Any, int] = {}
+        for number, part in enumerate(parts):
+            waiting[pool.submit(_caught, part)] = number
+            while len(waiting) >= 2 * threads:
+                images = _collect(waiting, results, images, progress)
+        while waiting:
+            images = _collect(waiting, results, images, progress)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return sum((results[number] for number in sorted(results)), Found())
+
+
+def _collect(waiting: dict[Any, int], results: dict[int, Found], images: int, progress: Progress) -> int:
+    done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+    for future in done:
+        found = results[waiting.pop(future)] = future.result()
+        images += found.images
+    progress(images)
+    return images
+
+
+def _caught(part: Part) -> Found:
+    """What a part found; an error that ends it is what is wrong."""
+    try:
+        return part()
+    except Exception as error:
+        return Found(0, (_problem(error, "data", NotReady),))
+
+
+def _problem(error: Exception, where: str, kind: type[ZigmaBenchError]) -> ZigmaBenchError:
+    """An error as a person can read it; readers of broken data raise whatever they run into."""
+    if isinstance(error, ZigmaBenchError):
+        return error.at(where)
+    return kind(f"it can't be read ({type(error).__name__}: {error})", where=where)
+
+
+def parts_of(splits: Splits, facts: DataFacts) -> Iterator[Part]:
+    """Parts that take every image of both splits."""
+    for name, images in (("training", splits.train), ("validation", splits.validation)):
+        for start in range(0, len(images), CHUNK):
+            indices = range(start, min(start + CHUNK, len(images)))
+            yield lambda name=name, images=images, indices=indices: _taken(name, images, indices, facts)  # type: ignore[misc]
+
+
+def _taken(name: str, images: Images, indices: range, facts: DataFacts) -> Found:
+    """Some images, taken together; where that fails one by one, so that each bad one is named."""
+    problems = _wrong(name, images, indices, facts)
+    if problems and len(indices) > 1:
+        problems = [problem for index in indices for problem in _wrong(name, images, range(index, index + 1), facts)]
+    return Found(len(indices), tuple(problems))
+
+
+def _wrong(name: str, images: Images, indices: range, facts: DataFacts) -> list[ZigmaBenchError]:
+    where = f"{name} image {indices[0]}"
+    try:
+        pixels = images.take(indices)
+    except Exception as error:
+        return [_problem(error, where, BadImage)]
+    shape = (len(indices), *facts.shape)
+    if pixels.dtype == np.uint8 and pixels.shape == shape:
+        return []
+    got = f"{pixels.dtype} {list(pixels.shape)}"
+    return [BadImage("the image is not as described", where=where, expected=f"uint8 {list(shape)}", got=got)]
+
+
+def _faults(splits: Splits, facts: DataFacts) -> Iterator[ZigmaBenchError]:
+    """What is wrong with the splits as a whole, and with their labels."""
+    held = len(splits.validation)
+    if not len(splits.train) or not held:
+        yield UsageError("a split has no images", got=f"{len(splits.train)} to train on and {held} held out")
+    if facts.held_out is not None and facts.held_out != held:
+        yield UsageError("other than the described number is held out", expected=str(facts.held_out), got=held)
+    for condition in facts.conditions:
+        if condition.kind == "class":
+            yield from _labels(splits, condition.size)
+
+
+def _labels(splits: Splits, classes: int) -> Iterator[ZigmaBenchError]:
+    for name, images in (("training", splits.train), ("validation", splits.validation)):
+        labels = labels_of(images, range(len(images)))
+        for index in np.flatnonzero((labels < 0) | (labels >= classes)):
+            where = f"{name} image {index}"
+            yield BadImage("its class is none", where=where, expected=f"0 to {classes - 1}", got=int(labels[index]))
+
+
+def processors() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,213 @@
+"""The files of a `huggingface` source, each looked at by itself: one that is broken hides no other."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from zigma_bench.data import hub
+from zigma_bench.data.check import CHUNK, Found, Part
+from zigma_bench.data.decode import MEND, decode
+from zigma_bench.data.encoded import encoded
+from zigma_bench.data.files import gaps
+from zigma_bench.data.options import HuggingFaceOptions
+from zigma_bench.data.source import SUFFIXES, find
+from zigma_bench.data.tar import AGAIN, Sample, samples_of
+from zigma_bench.errors import BadImage, NotReady, UsageError, ZigmaBenchError
+
+OTHER_KEY = "give each sample a key of its own"
+NONE: frozenset[str] = frozenset()  # the files that a row of a table may point to
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Looks at one image, and at the class beside it, as the options want them."""
+
+    options: HuggingFaceOptions
+
+    def image(self, data: bytes, where: str) -> Iterator[ZigmaBenchError]:
+        o = self.options
+        try:
+            decode(data, channels=o.channels, resolution=o.resolution, resize=o.resize, where=where)
+        except BadImage as error:
+            yield error
+
+    def cell(self, cell: Any, table: str, place: str) -> Iterator[ZigmaBenchError]:
+        """A cell of a table: bytes, or {bytes, path}."""
+        try:
+            data, where = encoded(
+                {"bytes": cell, "path": None} if isinstance(cell, bytes) else cell, table, place, NONE
+            )
+        except BadImage as error:
+            yield error
+            return
+        yield from self.image(data, where)
+
+    def label(self, value: Any, where: str) -> Iterator[ZigmaBenchError]:
+        classes = self.options.classes
+        if classes is not None and (type(value) is not int or not 0 <= value < classes):
+            expected = f"a whole number from 0 to {classes - 1}"
+            yield BadImage("the class is none", where=where, expected=expected, got=value, do="mend the row")
+
+    def row(self, batch: Any, index: int, table: str, row: int) -> Iterator[ZigmaBenchError]:
+        """A row of a batch of Arrow."""
+        o = self.options
+        yield from self.cell(batch.column(o.image)[index].as_py(), table, f"row {row}, column {o.image!r}")
+        if o.label is not None:
+            yield from self.label(batch.column(o.label)[index].as_py(), f"{table}, row {row}, column {o.label!r}")
+
+
+class Keys:
+    """The keys of the samples of all tar files, for one that stands twice."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, str] = {}
+
+    def again(self, key: str, place: str) -> str | None:
+        """The place that had this key before, if any."""
+        first = self.seen.setdefault(key, place)  # one step, whatever the threads
+        return None if first == place else first
+
+
+def parts(options: HuggingFaceOptions) -> Iterator[Part]:
+    """A part for every file, for some of many small ones; where all is read, a data set of the Hub is downloaded."""
+    source = find(options)
+    if source.kind == "hub" and not source.missing:
+        assert options.revision is not None
+        options = replace(options, path=str(hub.fetch(options.path, options.revision)))
+        source = find(options)
+    files = [*source.train.files, *(source.validation.files if source.validation else ())]
+    judge, pictures, keys = Judge(options), SUFFIXES["imagefolder"], Keys()
+    shards = [file for file in files if not file.lower().endswith(pictures)]
+    for file in gaps(shards):
+        yield functools.partial(_absent, file)
+    for file in shards:
+        if file.lower().endswith(".parquet"):
+            yield functools.partial(_parquet, judge, file)
+        elif file.lower().endswith(".arrow"):
+            yield functools.partial(_arrow, judge, file)
+        elif file.lower().endswith(".tar"):
+            yield functools.partial(_tar, judge, file, keys)
+    images = [file for file in files if file.lower().endswith(pictures)]
+    for start in range(0, len(images), CHUNK):
+        yield functools.partial(_images, judge, images[start : start + CHUNK])
+
+
+def _absent(file: str) -> Found:
+    do = "put it there, or name the shards one by one"
+    return Found(0, (NotReady("there is no such shard, though there are some before and after it", where=file, do=do),))
+
+
+def _images(judge: Judge, files: Sequence[str]) -> Found:
+    """Image files of a folder."""
+    problems: list[ZigmaBenchError] = []
+    for file in files:
+        try:
+            data = Path(file).read_bytes()
+        except OSError as error:
+            problems.append(BadImage(f"the file can't be read ({error})", where=file, do=MEND))
+            continue
+        if data:
+            problems += judge.image(data, file)
+        else:
+            problems.append(BadImage("the file is empty", where=file, do=MEND))
+    return Found(len(files), tuple(problems))
+
+
+def _parquet(judge: Judge, file: str) -> Found:
+    """A parquet file, row group by row group, so that a broken one is named and the others are looked at."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.ParquetFile(file)
+    except (OSError, pa.ArrowException) as error:
+        raise NotReady(f"the parquet file can't be opened ({_line(error)})", where=file, do=AGAIN) from error
+    columns, found, row = _columns(judge, table.schema_arrow.names, file), Found(), 0
+    with table:
+        for group in range(table.num_row_groups):
+            batches = table.iter_batches(CHUNK, row_groups=[group], columns=columns)
+            found += _rows(judge, batches, file, row, f"row group {group}")
+            row += table.metadata.row_group(group).num_rows
+    return found
+
+
+def _arrow(judge: Judge, file: str) -> Found:
+    """An Arrow file, as a stream or with a footer."""
+    import pyarrow as pa
+
+    with open(file, "rb") as opened:
+        try:
+            if opened.read(6) == b"ARROW1":
+                table = pa.ipc.open_file(file)
+                batches = (table.get_batch(index) for index in range(table.num_record_batches))
+            else:
+                opened.seek(0)
+                table = pa.ipc.open_stream(opened)
+                batches = iter(table)
+        except (OSError, pa.ArrowException) as error:
+            raise NotReady(f"the Arrow file can't be opened ({_line(error)})", where=file, do=AGAIN) from error
+        _columns(judge, table.schema.names, file)
+        return _rows(judge, batches, file, 0, "a batch of rows")
+
+
+def _columns(judge: Judge, names: list[str], file: str) -> list[str]:
+    """The columns that are wanted; UsageError if one isn't there."""
+    wanted = [name for name in (judge.options.image, judge.options.label) if name is not None]
+    for name in wanted:
+        if name not in names:
+            raise UsageError(f"there is no column {name!r}", where=file, expected=f"one of {', '.join(sorted(names))}")
+    return wanted
+
+
+def _rows(judge: Judge, batches: Iterator[Any], file: str, first: int, what: str) -> Found:
+    """The rows of batches of Arrow, the first of them number `first` of the file."""
+    import pyarrow as pa
+
+    problems: list[ZigmaBenchError] = []
+    row = first
+    try:
+        for batch in batches:
+            for index in range(batch.num_rows):
+                problems += judge.row(batch, index, file, row + index)
+            row += batch.num_rows
+    except (OSError, pa.ArrowException) as error:
+        problems.append(NotReady(f"{what} can't be read after row {row} ({_line(error)})", where=file, do=AGAIN))
+    return Found(row - first, tuple(problems))
+
+
+def _tar(judge: Judge, file: str, keys: Keys) -> Found:
+    """A shard of webdataset: every sample has the image (and the class), and its key is that of no other."""
+    problems: list[ZigmaBenchError] = []
+    count = 0
+    try:
+        for sample in samples_of(file):
+            count += 1
+            where = f"{file}, sample {sample.key!r}"
+            if (other := keys.again(sample.key, f"{file}, sample {count}")) is not None:
+                problems.append(BadImage(f"its key was that of {other} before", where=where, do=OTHER_KEY))
+            problems += _sample(judge, sample, where)
+    except NotReady as error:
+        problems.append(error)
+    return Found(count, tuple(problems))
+
+
+def _sample(judge: Judge, sample: Sample, where: str) -> Iterator[ZigmaBenchError]:
+    o, fields = judge.options, sample.fields
+    for name in sample.twice:
+        yield BadImage(f"the field {name!r} of the sample stands twice", where=where, do=OTHER_KEY)
+    for name in (name for name in (o.image, o.label) if name is not None and name not in fields):
+        expected = f"one of {', '.join(sorted(fields))}"
+        yield BadImage(f"the sample has no {name!r}", where=where, expected=expected, do="mend the sample")
+    if o.image in fields:
+        yield from judge.image(fields[o.image], f"{where}, {o.image!r}")
+    if o.label is not None and o.label in fields:
+        text = fields[o.label].strip()
+        yield from judge.label(int(text) if text.isdigit() else text, where)
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
