@@ -36,10 +36,21 @@ def labels_of(images: Images, indices: Sequence[int] | npt.NDArray[np.integer]) 
     return found
 
 
+Texts = tuple[str, ...]  # of one image: one or several that all describe it
+
+
+def captions_of(images: Images, indices: Sequence[int] | npt.NDArray[np.integer]) -> list[Texts]:
+    """The texts of each image, of images that have a method `captions`; UsageError of others."""
+    captions = getattr(images, "captions", None)
+    if captions is None:
+        raise UsageError("these images have no captions", got=type(images).__name__)
+    found: list[Texts] = captions(indices)
+    return found
+
+
 @dataclass(frozen=True)
 class ArrayImages:
-    """Images that lie in memory as one array, uint8 [N, C, H, W] or [N, T, C, H, W], with the class of each or without.
-    """
+    """Images or clips in memory as one array, uint8 [N, C, H, W] or [N, T, C, H, W], with or without the class of each."""
 
     pixels: Pixels
     classes: Labels | None = None
@@ -75,6 +86,9 @@ class Subset:
 
     def labels(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Labels:
         return labels_of(self.images, self.indices[np.asarray(indices, dtype=np.int64)])
+
+    def captions(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> list[Texts]:
+        return captions_of(self.images, self.indices[np.asarray(indices, dtype=np.int64)])
 
 
 @dataclass(frozen=True)

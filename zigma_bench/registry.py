@@ -177,7 +177,8 @@ class DataFacts:
     """What a plan must know of a resolved data source without decoding an image.
 
     `held_out`: the number of validation images, where the options or the source tell it; None where only loading does.
-    `conditions`: what it gives beside each image that a network can be conditioned on.
+    `conditions`: what it gives beside each image that a network can be conditioned on. `captions`: whether a text is
+    beside each image, which becomes a condition where the suite names an encoder.
     `frames`: of a clip; its images are those of [n, T, C, H, W].
     """
 
@@ -188,6 +189,7 @@ class DataFacts:
     missing: tuple[Missing, ...] = ()
     held_out: int | None = None
     conditions: tuple[Condition, ...] = ()
+    captions: bool = False
     frames: int = 1
 
     @property

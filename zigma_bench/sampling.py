@@ -39,7 +39,10 @@ def draw_images(
     tell: Callable[[int, str], None],
     stopped: Callable[[], bool],
 ) -> tuple[Pixels, int]:
-    """The cell's images, uint8 [N, C, H, W] or clips [N, T, C, H, W], written to `folder`, and the evaluations that each part took at most."""
+    """The cell's images, uint8 [N, C, H, W] or clips [N, T, C, H, W], written to `folder`.
+
+    Beside them the evaluations that each part took at most.
+    """
     count, most = cell.sample.count, 0
     ranges = [range(start, min(start + cell.sample.batch, count)) for start in range(0, count, cell.sample.batch)]
     parts = [folder / f"part-{indices.start:07d}-{indices.stop:07d}.npz" for indices in ranges]

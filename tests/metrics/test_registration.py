@@ -11,6 +11,7 @@ from zigma_bench.errors import UsageError
 from zigma_bench.plugins import catalogue
 
 NAMES = {"val-loss", "fd-efflite0", "kid-efflite0", "fid", "kid"}
+NAMES |= {"frame-fid", "frame-fd-efflite0", "frame-kid-efflite0", "fvd"}
 
 
 def test_the_metrics_are_registered_and_load():

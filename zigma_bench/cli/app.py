@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from zigma_bench.cli import about, bench, catalogue, find_batch, images, models, plugins, suites
+from zigma_bench.cli import about, bench, catalogue, data, find_batch, images, models, plugins, suites
 from zigma_bench.plugin_files import add_folder
 
 app = typer.Typer(
@@ -50,3 +50,4 @@ app.add_typer(catalogue.scans, name="scans")
 app.add_typer(catalogue.backbones, name="backbones")
 app.add_typer(plugins.plugins, name="plugins")
 app.add_typer(bench.bench, name="bench")
+app.add_typer(data.data, name="data")

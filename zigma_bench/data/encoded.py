@@ -8,18 +8,31 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from zigma_bench.data.decode import MEND, Resize, decode
 from zigma_bench.errors import BadImage, UsageError
-from zigma_bench.images import Labels, Pixels
+from zigma_bench.images import Labels, Pixels, Texts
 
 MEMORY_BYTES = 2**30  # a split whose pixels fit is decoded once and kept
 SMALL_BYTES = 4096  # images smaller than this spend their time in Python, where threads only wait for each other
 CHUNK = 1000  # rows read at a time
+
+
+class EncodedRows(Protocol):
+    """Encoded images in order; `label` names them all."""
+
+    @property
+    def label(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def read(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> list[tuple[bytes, str]]:
+        """(encoded bytes, where they come from) of each."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -73,14 +86,22 @@ class DecodedImages:
     If all pixels fit in MEMORY_BYTES the first `take` decodes and keeps them all; else each decodes its own.
     """
 
-    rows: Rows
+    rows: EncodedRows
     channels: int
     resolution: int
     resize: Resize
     classes: Labels | None = None
+    texts: Sequence[Texts] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def captions(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> list[Texts]:
+        if self.texts is None:
+            raise UsageError(
+                "these images have no captions", where=self.rows.label, do="name their column with caption"
+            )
+        return [self.texts[int(index)] for index in indices]
 
     def labels(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Labels:
         if self.classes is None:

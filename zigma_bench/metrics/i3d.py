@@ -75,8 +75,9 @@ def _extract(clips: Images, path: Path, device: str) -> Features:
 def _load(path: Path, device: str) -> Any:
     try:
         with warnings.catch_warnings():  # TorchScript is deprecated, and the field's file is one
-            warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
-            return torch.jit.load(str(path), map_location=device).eval()
+            for category in (DeprecationWarning, FutureWarning):
+                warnings.filterwarnings("ignore", message=".*torch.jit", category=category)
+            return torch.jit.load(str(path), map_location=device).eval()  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError) as error:
         raise _unfit(path, str(error)) from error
 
@@ -88,9 +89,7 @@ def _said(network: Any, clips: torch.Tensor, path: Path) -> Features:
         raise _unfit(path, str(error)) from error
     if not isinstance(said, torch.Tensor) or said.ndim != 2 or len(said) != len(clips):
         got = f"{said.dtype} {list(said.shape)}" if isinstance(said, torch.Tensor) else type(said).__name__
-        raise UsageError(
-            "the file gives no features of clips", where=str(path), expected=f"[{len(clips)}, d]", got=got
-        )
+        raise UsageError("the file gives no features of clips", where=str(path), expected=f"[{len(clips)}, d]", got=got)
     return said.float().cpu().numpy()
 
 

@@ -26,7 +26,7 @@ from zigma_bench.training.health import Health
 
 @dataclass(frozen=True)
 class Batch:
-    """Images (or clips) x1 and noise x0 [B, C, H, W], times t [B] and the images' labels y [B] or none, on the device."""
+    """Images or clips x1 and noise x0 [B, ..., C, H, W], times t [B] and labels y [B] or none, on the device."""
 
     x1: Tensor
     x0: Tensor
