@@ -50,7 +50,7 @@ def captions_of(images: Images, indices: Sequence[int] | npt.NDArray[np.integer]
 
 @dataclass(frozen=True)
 class ArrayImages:
-    """Images or clips in memory as one array, uint8 [N, C, H, W] or [N, T, C, H, W], with or without the class of each."""
+    """Images or clips in memory as one array, uint8 [N, C, H, W] or [N, T, C, H, W], with each class or without."""
 
     pixels: Pixels
     classes: Labels | None = None
