@@ -120,8 +120,8 @@ class Ucf101Options:
 class MovingDigitsOptions:
     """Clips of the digits of scikit-learn, each moving through a dark field: one channel, ten classes, no download.
 
-    `frames` of a clip, `resolution` of the field. `clips`: of the first so many digits, one each; `validation` of them are
-    held out by a fixed permutation.
+    `frames` of a clip, `resolution` of the field. `clips`: of the first so many digits, one each; `validation` of them
+    are held out by a fixed permutation.
     """
 
     frames: Annotated[int, Ge(2), Le(64)] = 8
