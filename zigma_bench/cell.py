@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from zigma_bench.device import Device
 from zigma_bench.errors import Interrupted, ZigmaBenchError
-from zigma_bench.images import Images, Splits, Subset
+from zigma_bench.images import Images, Pixels, Splits, Subset
 from zigma_bench.plan import Cell, Stage, cell_routes, held_out_needed, too_few_held_out
 from zigma_bench.plugins import catalogue
 from zigma_bench.record import Measurement, Record
@@ -53,7 +53,7 @@ class Parts:
 
     train: Images
     validation: Images
-    floor: Images
+    floor: Subset
     reference: Images
 
 
@@ -109,7 +109,7 @@ def train_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str, 
     total = None if cell.train_steps is None else cell.train_steps * cell.train.batch
     ema, progress = train(
         network,
-        parts.train,
+        seen(life, parts).train,
         recipe=cell.train,
         goal=goal,
         seed=cell.seed,
@@ -131,17 +131,23 @@ def train_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str, 
 
 
 def sample_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str, Any]]:
-    """Draw the images, a part at a time, and sheets of the first; the floor's are held-out images."""
-    from zigma_bench.sampling import SAMPLES, draw_images, save_array
+    """Draw the images, a part at a time, and sheets of the first; the floor's are held-out images.
+
+    Latents become pixels through the autoencoder, those that were drawn as those of the held-out images.
+    """
+    from zigma_bench.sampling import SAMPLES, draw_images, in_parts, save_array
     from zigma_bench.sheets import write_sheets
 
-    cell = life.cell
+    cell, tell = life.cell, life.teller("sample", life.cell.sample.count)
     if cell.role == "floor":
         pixels, evaluations = load_parts(cell).floor.take(range(cell.sample.count)), 0
         save_array(folder / SAMPLES, pixels)
+    elif cell.role == "reconstruction":
+        given_back = _reconstructed(life)
+        pixels, evaluations = in_parts(cell, folder, lambda rows: (given_back(rows), 0), tell, life.stopped)
     else:
-        tell = life.teller("sample", cell.sample.count)
-        pixels, evaluations = draw_images(cell, folder, _network_of(life), life.device, tell, life.stopped)
+        network, finish = _network_of(life), _finish(life)
+        pixels, evaluations = draw_images(cell, folder, network, life.device, tell, life.stopped, finish)
     write_sheets(folder, pixels)
     return [], {"count": len(pixels), "evaluations": evaluations}
 
@@ -154,13 +160,13 @@ def quality_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str
 
     cell, parts = life.cell, load_parts(life.cell)
     network = None
-    if cell.role != "floor":
+    if cell.backbone is not None:
         network = linear_velocity_of(_network_of(life), cell.objective.path, cell.objective.prediction)
     subject = Subject(
         samples=load_images(life.stage_folder("sample")),
         reference=parts.reference,
         reference_facts={"data": cell.data_text, "split": cell.reference.split},
-        validation=parts.validation,
+        validation=seen(life, parts).validation,
         network=network,
         labelled=cell.condition is not None,
         device=life.device.name,
@@ -232,11 +238,7 @@ def load_parts(cell: Cell) -> Parts:
     """The images of a cell; too few for what the suite asks is said before anything is trained."""
     import numpy as np
 
-    from zigma_bench.data.transformed import transformed
-
-    data = cell.data_set
-    spec = catalogue().get("dataset", data.name)
-    splits: Splits = transformed(spec.load()(spec.make_options(data.options)), _steps(cell))
+    splits = load_splits(cell)
     count, held = cell.sample.count, len(splits.validation)
     order = np.random.default_rng(0).permutation(held)
     if cell.quality and held < held_out_needed(cell.sample, cell.reference):
@@ -244,6 +246,43 @@ def load_parts(cell: Cell) -> Parts:
     floor = Subset(splits.validation, order[:count])
     rest = splits.train if cell.reference.split == "train" else Subset(splits.validation, order[count:])
     return Parts(splits.train, splits.validation, floor, rest)
+
+
+def load_splits(cell: Cell) -> Splits:
+    """The images of a cell's data set after its transforms, as pixels."""
+    from zigma_bench.data.transformed import transformed
+
+    data = cell.data_set
+    spec = catalogue().get("dataset", data.name)
+    return transformed(spec.load()(spec.make_options(data.options)), _steps(cell))
+
+
+def seen(life: Life, parts: Parts) -> Splits:
+    """What the network sees: the images themselves, or their latents; NotReady where those are not encoded."""
+    from zigma_bench.data.latents import latents_of
+
+    pixels, space = Splits(parts.train, parts.validation), life.cell.latents
+    return pixels if space is None else latents_of(pixels, space, life.cache)
+
+
+def _finish(life: Life) -> Callable[[torch.Tensor], Pixels]:
+    """From what a network draws to pixels."""
+    from zigma_bench.data.autoencoder import open_autoencoder
+    from zigma_bench.sampling import to_pixels
+
+    if life.cell.latents is None:
+        return to_pixels
+    autoencoder = open_autoencoder(life.cell.latents, life.device.name)
+    return lambda latents: to_pixels(autoencoder.decode(latents))
+
+
+def _reconstructed(life: Life) -> Callable[[range], Pixels]:
+    """The floor's images as the autoencoder gives them back, from the latents that networks are judged on."""
+    import torch
+
+    parts, finish = load_parts(life.cell), _finish(life)
+    latents = Subset(seen(life, parts).validation, parts.floor.indices)
+    return lambda rows: finish(torch.from_numpy(latents.take(rows)))
 
 
 def _steps(cell: Cell) -> list[Step]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +17,19 @@ Pixels = npt.NDArray[np.uint8]
 
 class Images(Protocol):
     """N images of one size. `take(indices)` gives uint8 [n, C, H, W], C 1 or 3, values 0 to 255; of clips of T frames
-    [n, T, C, H, W]."""
+    [n, T, C, H, W].
+
+    Latents take the place of images where a network sees them: `take` then gives float32.
+    """
 
     def __len__(self) -> int: ...
 
     def take(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Pixels: ...
+
+
+def floats(taken: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """What was taken, as networks see it, float32: pixels from uint8 to [-1, 1], latents as they are."""
+    return taken if taken.dtype == np.float32 else taken.astype(np.float32) / 127.5 - 1
 
 
 Labels = npt.NDArray[np.int64]

@@ -11,7 +11,9 @@ from typing import Any
 from zigma_bench.device import Device
 from zigma_bench.plan import Cell
 
-LIBRARIES = ("zigma-bench", "torch", "numpy", "torch-fidelity", "torchdiffeq", "datasets", "scikit-learn", "pillow")
+LIBRARIES = (
+    "zigma-bench", "torch", "numpy", "torch-fidelity", "torchdiffeq", "datasets", "scikit-learn", "pillow", "diffusers",
+)  # fmt: skip
 
 
 def provenance(cell: Cell, device: Device, started: float) -> dict[str, Any]:

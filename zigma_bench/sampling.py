@@ -31,6 +31,11 @@ LABEL_SEED = 20240531  # part of the protocol, as that of the held-out images
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
+def to_pixels(images: Tensor) -> Pixels:
+    """float in [-1, 1] -> uint8, rounded and clamped."""
+    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+
+
 def draw_images(
     cell: Cell,
     folder: Path,
@@ -38,11 +43,28 @@ def draw_images(
     device: Device,
     tell: Callable[[int, str], None],
     stopped: Callable[[], bool],
+    finish: Callable[[Tensor], Pixels] = to_pixels,
 ) -> tuple[Pixels, int]:
-    """The cell's images, uint8 [N, C, H, W] or clips [N, T, C, H, W], written to `folder`.
+    """The cell's images, uint8 [N, (T,) C, H, W], written to `folder`, and the evaluations that a part took at most.
 
-    Beside them the evaluations that each part took at most.
+    `finish` makes pixels of what the network draws.
     """
+
+    def part(indices: range) -> tuple[Pixels, int]:
+        drawn, spent = draw_part(cell, indices, network, device)
+        return finish(drawn), spent
+
+    return in_parts(cell, folder, part, tell, stopped)
+
+
+def in_parts(
+    cell: Cell,
+    folder: Path,
+    draw_pixels: Callable[[range], tuple[Pixels, int]],
+    tell: Callable[[int, str], None],
+    stopped: Callable[[], bool],
+) -> tuple[Pixels, int]:
+    """The pixels of all of a cell's images, drawn a part at a time; a kill costs the part that is being drawn."""
     count, most = cell.sample.count, 0
     ranges = [range(start, min(start + cell.sample.batch, count)) for start in range(0, count, cell.sample.batch)]
     parts = [folder / f"part-{indices.start:07d}-{indices.stop:07d}.npz" for indices in ranges]
@@ -52,7 +74,7 @@ def draw_images(
         if not part.exists():
             if stopped():
                 raise Interrupted(f"stopped after {indices.start} images; the same command goes on from there")
-            pixels, spent = draw_part(cell, indices, network, device)
+            pixels, spent = draw_pixels(indices)
             write_npz(part, pixels=pixels, evaluations=np.array(spent))
         tell(indices.stop, "")
     drawn = []
@@ -68,8 +90,11 @@ def draw_images(
     return pixels, most
 
 
-def draw_part(cell: Cell, indices: range, network: Network, device: Device) -> tuple[Pixels, int]:
-    """The images of some indices, and the evaluations that they took; `network` says what the recipe trained it to."""
+def draw_part(cell: Cell, indices: range, network: Network, device: Device) -> tuple[Tensor, int]:
+    """What the network draws of some indices, float [B, *cell.shape] on the device, and the evaluations that it took.
+
+    `network` says what the recipe trained it to.
+    """
     shape = cell.shape
     noise = torch.stack([image_noise(cell.seed, index, shape) for index in indices]).to(device.name)
     stirred = StepNoise(cell.seed, indices, shape, device.name)
@@ -80,18 +105,13 @@ def draw_part(cell: Cell, indices: range, network: Network, device: Device) -> t
     images, spent = draw(said, noise, objective=cell.objective, sampler=cell.sampler, step_noise=stirred)
     if not bool(images.isfinite().all()):
         raise NotFinite(f"a sample among {indices.start} to {indices.stop - 1} is not finite")
-    return to_pixels(images), spent
+    return images, spent
 
 
 def sample_labels(count: int, classes: int) -> Labels:
     """The class of every image of a cell, int64 [count]: each class as often, or once more, in one fixed order."""
     labels: Labels = np.random.RandomState(LABEL_SEED).permutation(np.arange(count) % classes).astype(np.int64)
     return labels
-
-
-def to_pixels(images: Tensor) -> Pixels:
-    """float in [-1, 1] -> uint8, rounded and clamped."""
-    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
 
 
 def load_images(folder: Path) -> ArrayImages:

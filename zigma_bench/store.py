@@ -117,8 +117,8 @@ def write_json(path: Path, data: Any) -> None:
 
 
 @contextlib.contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
-    """Hold a cell's lock and clear away what a killed owner was writing.
+def only_writer(folder: Path, what: str = "this cell") -> Iterator[None]:
+    """Hold the lock of a cell, or of what else a folder holds, and clear away what a killed owner was writing.
 
     The kernel lets go of the lock when the owner dies, whatever the owner was doing.
     """
@@ -131,9 +131,7 @@ def only_writer(folder: Path) -> Iterator[None]:
         lock.acquire()
     except filelock.Timeout:
         name = owner.read_text() if owner.exists() else "another process"
-        raise NotReady(
-            "another process is at work on this cell", where=str(folder), got=name, do="wait for it"
-        ) from None
+        raise NotReady(f"another process is at work on {what}", where=str(folder), got=name, do="wait for it") from None
     try:
         for leftover in sorted(folder.rglob(".*.tmp")):  # a folder before its files
             if leftover.is_dir():

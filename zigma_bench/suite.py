@@ -63,10 +63,31 @@ class Choice(pydantic.BaseModel):
         return dict(self.model_extra or {})
 
 
+class Latents(Strict):
+    """The autoencoder (diffusers' AutoencoderKL) whose latents networks see in the place of pixels.
+
+    `autoencoder` is a folder, or owner/name on the Hub at the full commit `revision`; its files may lie in a
+    `subfolder` of either. `posterior`: training draws from each image's posterior anew at every step, as DiT, SiT and
+    ZigMa do, or takes its mean. `precision` is that of encoding and decoding, `batch` the images of one pass of either.
+    The cache keeps means and log-variances in `dtype`, in the folder `cache` or else below the results.
+    """
+
+    autoencoder: Annotated[str, Len(min_length=1)]
+    revision: str | None = None
+    subfolder: str | None = None
+    posterior: Literal["sample", "mean"] = "sample"
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    dtype: Literal["float32", "float16"] = "float32"
+    batch: Count = 16
+    cache: str | None = None
+
+
 class Data(Choice):
-    """A data set with its options, and the transforms that all of its images go through, in order."""
+    """A data set with its options, the transforms that all of its images go through, in order, and the autoencoder that
+    encodes what they give."""
 
     transforms: tuple[Choice, ...] = ()
+    latents: Latents | None = None
 
 
 def _how_many(value: Any) -> str:

@@ -26,26 +26,26 @@ from zigma_bench.store import only_writer, suite_folder
 def main() -> int:
     """Live through the stages of the job on standard input; the exit code says how it ended."""
     job = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     events = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever a library prints goes to the log
     cell = Cell.model_validate_json(json.dumps(job["cell"]))
     results = Path(job["results"])
     folder = suite_folder(results, cell.suite, smoke=cell.smoke) / job["folder"]
-    flag = _stop_flag()
-    _take_device(life_device := Device(**job["device"]))
-    life = Life(cell, folder, results / ".cache", life_device, lambda e: _send(events, e), flag)
+    flag = stop_flag()
+    take_device(life_device := Device(**job["device"]))
+    life = Life(cell, folder, results / ".cache", life_device, lambda e: send(events, e), flag)
     try:
         with only_writer(folder):
             return max((run_stage(life, stage) for stage in job["stages"]), default=0)
     except StageFailed:
         return 1
     except ZigmaBenchError as error:
-        _send(events, {"event": "stopped", "text": str(error)})
+        send(events, {"event": "stopped", "text": str(error)})
         return error.exit_code
 
 
-def _stop_flag() -> Callable[[], bool]:
+def stop_flag() -> Callable[[], bool]:
     """True once the process was asked to stop; a second request ends it at once."""
     asked: list[int] = []
 
@@ -59,7 +59,7 @@ def _stop_flag() -> Callable[[], bool]:
     return lambda: bool(asked)
 
 
-def _take_device(device: Device) -> None:
+def take_device(device: Device) -> None:
     """Make a card the current one, or say that torch can't see it."""
     if device.type == "cuda":
         import torch
@@ -69,12 +69,12 @@ def _take_device(device: Device) -> None:
         torch.cuda.set_device(device.name)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     sys.stdin.read()
     os._exit(Interrupted.exit_code)
 
 
-def _send(events: TextIO, event: dict[str, Any]) -> None:
+def send(events: TextIO, event: dict[str, Any]) -> None:
     events.write(json.dumps(event) + "\n")
 
 

@@ -22,6 +22,7 @@ TARGET_HELP = "A suite, a YAML file, or the folder of an imported model."
 SETTINGS_HELP = "SUITE: KEY.PATH=VALUE, laid over it. MODEL: KEY=VALUE, a key of a suite's sample."
 SOLVER_HELP = "MODEL: euler, heun, dopri5, euler-maruyama, heun-sde, ddpm, ddim; euler if absent, ddpm for DiT."
 LABELS_HELP = "MODEL: labels that images take in turn, such as 207,360; every class in turn if absent."
+AUTOENCODER_HELP = "MODEL of latents: the autoencoder's folder, or owner/name@COMMIT on the Hub, to make pictures with."
 NO_PICTURE = "these are clips, or have other channels than a picture: each lies as .npy"
 SAYS_HELP = "What it was trained to say: velocity (default), score or noise."
 
@@ -82,13 +83,14 @@ def sample(
     label: Annotated[int | None, typer.Option("--class", help="MODEL: one label for all images.")] = None,
     guidance: Annotated[float | None, typer.Option("--guidance", help="MODEL: the scale; 1 is none.")] = None,
     backend: Annotated[str | None, typer.Option("--backend", help="MODEL: of scan and convolution; auto.")] = None,
+    autoencoder: Annotated[str | None, typer.Option("--autoencoder", help=AUTOENCODER_HELP)] = None,
 ) -> None:
     """Draw the images of a suite's trained cells, or of an imported model."""
     from zigma_bench.standalone.target import is_model
 
     of_model = {
         "out": out, "count": count, "batch": batch, "solver": solver, "evaluations": evaluations, "seed": seed,
-        "labels": labels, "class": label, "guidance": guidance, "backend": backend,
+        "labels": labels, "class": label, "guidance": guidance, "backend": backend, "autoencoder": autoencoder,
     }  # fmt: skip
     if not is_model(target):
         _refuse("a model, and this is a suite", "set sample.KEY in the suite or with --set", of_model)
@@ -99,7 +101,7 @@ def sample(
         "a suite, and this is a model", "leave it out", {"only": only, "smoke": smoke or None, "results": elsewhere}
     )
     given = {key: of_model[key] for key in ("count", "batch", "solver", "evaluations", "guidance")}
-    _draw(target, out, given, settings or [], seed or 0, labels, label, device, backend or "auto", as_json)
+    _draw(target, out, given, settings or [], seed or 0, labels, label, device, backend or "auto", autoencoder, as_json)
 
 
 def _refuse(owner: str, do: str, given: Mapping[str, object]) -> None:
@@ -118,10 +120,12 @@ def _draw(
     label: int | None,
     device: str,
     backend: str,
+    autoencoder: str | None,
     as_json: bool,
 ) -> None:
     from zigma_bench.device import find_device
     from zigma_bench.models.official.card import read_card
+    from zigma_bench.standalone.decode import decode_folder, decoder_of
     from zigma_bench.standalone.draw import UNDECODED, draw_to_folder
     from zigma_bench.standalone.model import make_order
     from zigma_bench.standalone.words import labels_of, sample_keys
@@ -133,14 +137,22 @@ def _draw(
     card = read_card(model)
     order = make_order(card, keys, seed=seed, labels=labels_of(labels, label), places=places)
     total = order.recipe.sample.count
+    space = None if autoencoder is None else decoder_of(card, autoencoder)  # what is missing is said before drawing
     print(f"device: {target.name} ({target.card})\ndrawn: {order}", file=sys.stderr)
     files = draw_to_folder(
         order, model, out, device=target.name, backend=backend,
         tell=lambda done: print(f"{done:,} of {total:,}", file=sys.stderr, flush=True),
     )  # fmt: skip
+    facts, what = order.facts(), str(card.space)
+    if space is not None:
+        files = decode_folder(
+            card, space, out, count=total, device=target.name,
+            tell=lambda done: print(f"decoded {done:,} of {total:,}", file=sys.stderr, flush=True),
+        )  # fmt: skip
+        facts, what = {**facts, "autoencoder": space.decoding}, f"pictures, decoded in {space.given.precision}"
     if as_json:
-        typer.echo(json.dumps({"folder": str(files), "count": total, **order.facts()}, indent=1))
+        typer.echo(json.dumps({"folder": str(files), "count": total, **facts}, indent=1))
     else:
-        typer.echo(f"{total:,} {card.space}: {files}")
-    if not card.image:
+        typer.echo(f"{total:,} {what}: {files}")
+    if space is None and not card.image:
         print(UNDECODED if card.space == "latents" else NO_PICTURE, file=sys.stderr)

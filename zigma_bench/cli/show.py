@@ -16,6 +16,7 @@ from zigma_bench.plan import Plan, told
 from zigma_bench.reports import differences
 from zigma_bench.reports.render import differences_to_rich, footer, to_rich
 from zigma_bench.reports.table import Table
+from zigma_bench.runner.encode import cached_cells, state
 from zigma_bench.runner.prepare import estimate
 
 
@@ -44,7 +45,7 @@ def show_plan(plan: Plan, results: Path, device: Device) -> None:
     for cell in plan.cells:
         guess = estimate(cell, results, device)
         total += guess.seconds or 0.0
-        network = cell.role != "floor"
+        network = cell.backbone is not None
         images = (
             f"{cell.train_images:,}" if cell.train_images else f"{cell.train_seconds} s" if cell.train_seconds else ""
         )
@@ -71,6 +72,9 @@ def show_plan(plan: Plan, results: Path, device: Device) -> None:
         f"budget {spent} a cell; {plan.suite.sample.count:,} images drawn a cell; device {device.name} ({device.card})"
     )
     print(f"trained: {plan.cells[0].objective}; drawn: {plan.cells[0].sampler}")
+    for data in cached_cells(plan.cells):
+        assert data.latents is not None, "it has a cache"
+        print(f"latents: {data.latents}; {state(data.latents, results)}")
     for line in told({cell.row: cell.size_match for cell in plan.cells if cell.role == "cell" and cell.size_match}):
         print(line)
     print(

@@ -126,7 +126,7 @@ def _run(
     from zigma_bench.store import suite_folder
 
     target = find_device(device)
-    made = prepare(suite, settings=settings or (), only=only, smoke=smoke)
+    made = prepare(suite, settings=settings or (), only=only, smoke=smoke, fetch=True)
     made.check_ready()
     check_stages(made, stages, results, target)
     print(f"device: {target.name} ({target.card})", file=sys.stderr)

@@ -15,7 +15,7 @@ from zigma_bench.diffusion.convert import Network
 from zigma_bench.diffusion.guidance import under
 from zigma_bench.diffusion.objective import prediction_loss
 from zigma_bench.errors import UsageError
-from zigma_bench.images import Images, Subset, digest, labels_of
+from zigma_bench.images import Images, Subset, digest, floats, labels_of
 from zigma_bench.metrics.options import ValLossOptions
 from zigma_bench.metrics.subject import Subject
 from zigma_bench.record import Measurement
@@ -53,7 +53,7 @@ def velocity_losses(
     with torch.no_grad():
         for start in range(0, len(images), batch):
             indices = range(start, min(start + batch, len(images)))
-            x1 = torch.from_numpy(images.take(indices).astype(np.float32) / 127.5 - 1).to(device)
+            x1 = torch.from_numpy(floats(images.take(indices))).to(device)
             noise = torch.from_numpy(np.stack([fixed_noise(i, x1.shape[1:]) for i in indices])).to(device)
             y = torch.from_numpy(labels_of(images, indices)).to(device) if labelled else None
             for column, time in enumerate(TIMES):

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from zigma_bench.errors import NotReady
 from zigma_bench.plan.diffusion import LINEAR_VELOCITY, Objective, Sampler, objective_of, sampler_of
+from zigma_bench.plan.space import LatentSpace
 from zigma_bench.suite import Efficiency, Reference, Sample, Strict, Train
 
 LONGEST_SLUG = 100
@@ -22,7 +23,7 @@ SIZE_TOLERANCE = 0.02
 PROTOCOL = 1  # raised when the same plan would give other figures
 Stage = Literal["train", "sample", "quality", "efficiency"]
 STAGES: tuple[Stage, ...] = ("train", "sample", "quality", "efficiency")
-Role = Literal["cell", "floor", "ceiling"]
+Role = Literal["cell", "floor", "reconstruction", "ceiling"]
 DROP_RATE = 0.1  # of DiT, ADM and ZigMa
 LATER_OPTIONS = {"label", "classes"}  # of data sources
 OBJECTIVE_KEYS = {"path", "prediction", "weighting", "interval"}  # of the recipe: they stand as `Cell.objective_facts`
@@ -86,7 +87,10 @@ class Given(Strict):
 
 
 class Cell(Strict):
-    """One backbone x scan x data x recipe x seed; `floor` is held-out images, `ceiling` the untrained network."""
+    """One backbone x scan x data x recipe x seed; `floor` is held-out images, `ceiling` the untrained network.
+
+    Where networks see latents there is a second floor: `reconstruction` is the floor's images, encoded and decoded.
+    """
 
     suite: str
     role: Role
@@ -120,6 +124,7 @@ class Cell(Strict):
     condition: Given | None = None
     transforms: tuple[Transform, ...] = ()
     data_label: str | None = None
+    latents: LatentSpace | None = None
     frames: int = 1
 
     @property
@@ -155,7 +160,7 @@ class Cell(Strict):
 
     @property
     def data_text(self) -> str:
-        """The data set with all options, its own and those of its transforms."""
+        """The images with all options, those of the data set and of its transforms."""
         return ", ".join(item.label for item in (self.data_set, *self.transforms))
 
     @property
@@ -239,9 +244,11 @@ class Cell(Strict):
 
     def _facts(self, stage: Stage, card: str) -> dict[str, Any]:
         data = {"protocol": PROTOCOL, "smoke": self.smoke, "data": [self._data(), self.data_fingerprint]}
+        if self.latents is not None:
+            data["latents"] = self.latents.facts
         metrics = [[_dump(metric), *fp] for metric, fp in zip(self.quality, self._weights(), strict=True)]
         judged = {"reference": _dump(self.reference), "quality": metrics}
-        if self.role == "floor":
+        if self.role in ("floor", "reconstruction"):
             drawn = {**data, "role": self.role, "count": self.sample.count, "reference": self.reference.split}
             return {**drawn, **judged} if stage == "quality" else drawn
         network = {

@@ -8,8 +8,10 @@ from typing import Any
 
 from zigma_bench.errors import UsageError, ZigmaBenchError
 from zigma_bench.plan.cells import Resolved, Transform, digest
+from zigma_bench.plan.latents import latent_space
 from zigma_bench.plan.resolve import describe, entries, resolve, word
 from zigma_bench.plan.settings import NO_DATA
+from zigma_bench.plan.space import LatentSpace
 from zigma_bench.plugins import Catalogue
 from zigma_bench.registry import DataFacts
 from zigma_bench.suite import Data, Source, Suite
@@ -19,7 +21,8 @@ Place = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class DataSet:
-    """One entry of a suite's `data`. `facts` are those of the images as networks see them, after the transforms.
+    """One entry of a suite's `data`. `facts` are those of what networks see: the images after the transforms, or their
+    latents in `space`.
 
     `label` tells it from the suite's others; None where it is the only one. That of an efficiency suite has no `data`.
     """
@@ -28,6 +31,7 @@ class DataSet:
     transforms: tuple[Transform, ...]
     facts: DataFacts
     label: str | None = None
+    space: LatentSpace | None = None
 
 
 def data_sets(suite: Suite, catalogue: Catalogue, source: Source, *, smoke: bool) -> tuple[DataSet, ...]:
@@ -36,7 +40,7 @@ def data_sets(suite: Suite, catalogue: Catalogue, source: Source, *, smoke: bool
         return (DataSet(None, (), NO_DATA),)
     found: dict[str, DataSet] = {}
     for place, given in entries(suite):
-        data = _resolved(given, place, catalogue, source)
+        data = _encoded(_resolved(given, place, catalogue, source), given, place, suite, source, smoke)
         if data.facts.fingerprint in found and not smoke:
             raise UsageError(
                 f"the data set {given.name!r} stands twice", where=source.where(*place), do="keep one of them"
@@ -56,6 +60,18 @@ def _resolved(given: Data, place: Place, catalogue: Catalogue, source: Source) -
         parts = {"images": facts.fingerprint, "transforms": [item.model_dump(mode="json") for item in transforms]}
         facts = replace(facts, fingerprint=digest(parts))
     return DataSet(data, tuple(transforms), facts)
+
+
+def _encoded(data: DataSet, given: Data, place: Place, suite: Suite, source: Source, smoke: bool) -> DataSet:
+    """The data set as its autoencoder makes it; as it is where it has none."""
+    if given.latents is None:
+        return data
+    where = source.where(*place, "latents")
+    try:
+        space, facts = latent_space(given.latents, data.facts, mirrored=suite.train.flip, smoke=smoke, where=where)
+    except ZigmaBenchError as error:
+        raise error.at(where) from None
+    return replace(data, facts=facts, space=space)
 
 
 def _transform(found: Resolved, facts: DataFacts, catalogue: Catalogue, where: str) -> Transform:
@@ -89,6 +105,8 @@ def _label(item: DataSet, sets: Sequence[DataSet], catalogue: Catalogue) -> str:
         defaults = {option.name: option.default for option in catalogue.get("transform", transform.name).options}
         shown = {key: value for key, value in transform.options.items() if value != defaults[key]}
         parts.append(_words(transform.name, shown))
+    if item.space is not None:
+        parts.append(f"latents of {word(item.space.given.autoencoder)}")
     return ", ".join(parts)
 
 

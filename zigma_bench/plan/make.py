@@ -180,6 +180,7 @@ def _cells(
                     data=data.data,
                     transforms=data.transforms,
                     data_label=data.label,
+                    latents=data.space,
                     data_fingerprint=facts.fingerprint,
                     channels=facts.channels,
                     height=facts.height,
@@ -364,7 +365,10 @@ def _baseline(suite: Suite, cells: Sequence[Cell], source: Source) -> Cell:
 
 
 def _anchors(baseline: Cell) -> list[Cell]:
-    """Held-out images (the floor) and the baseline's network untrained (the ceiling), both by the cells' protocol."""
+    """Held-out images (the floor) and the baseline's network untrained (the ceiling), both by the cells' protocol.
+
+    Where networks see latents the floor stands twice: as the images are, and as the autoencoder gives them back.
+    """
     none = {"efficiency": None, "train_images": None, "train_seconds": None}
     floor = baseline.model_copy(
         update={
@@ -376,7 +380,9 @@ def _anchors(baseline: Cell) -> list[Cell]:
     ceiling = baseline.model_copy(
         update={"role": "ceiling", "backbone_label": f"untrained {baseline.backbone_label}", **none}
     )
-    return [floor, ceiling]
+    if baseline.latents is None:
+        return [floor, ceiling]
+    return [floor, floor.model_copy(update={"role": "reconstruction"}), ceiling]
 
 
 def _metric_fingerprint(catalogue: Catalogue, metric: Resolved) -> str:

@@ -11,11 +11,12 @@ import pydantic
 from zigma_bench.errors import UsageError, ZigmaBenchError, nearest
 from zigma_bench.grid import Grid
 from zigma_bench.plan.cells import Resolved
+from zigma_bench.plan.space import TOY
 from zigma_bench.plugins import Catalogue
 from zigma_bench.registry import DataFacts, Spec
 from zigma_bench.scans.layers import routes
 from zigma_bench.scans.route import Route
-from zigma_bench.suite import Budget, Choice, Data, Efficiency, Reference, SizeMatch, Source, Suite
+from zigma_bench.suite import Budget, Choice, Data, Efficiency, Latents, Reference, SizeMatch, Source, Suite
 
 LONGEST_WORD = 40  # of an option's value in a label
 
@@ -91,7 +92,15 @@ def _toy(given: Data, place: tuple[str | int, ...], catalogue: Catalogue, source
         base = {"name": facts.toy, **(catalogue.get("dataset", facts.toy).facts.smoke or {})}
     else:
         base = {"name": given.name, **given.options, **facts.smoke}
+    if given.latents is not None:
+        base |= {"resolution": 2 * base.get("resolution", 8), "latents": _toy_latents(given.latents)}
     return Data.model_validate({**base, "transforms": tuple(transforms)})
+
+
+def _toy_latents(given: Latents) -> dict[str, Any]:
+    """The toy autoencoder, which halves the side: the images are twice as large, so networks see the usual 8 x 8."""
+    kept = given.model_dump(include={"posterior", "precision", "dtype"})
+    return {"autoencoder": TOY, "batch": 128, **kept}
 
 
 def resolve(catalogue: Catalogue, kind: str, choice: Choice, where: str) -> Resolved:

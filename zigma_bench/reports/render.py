@@ -39,6 +39,7 @@ HEADINGS = {
     "scan-bytes-per-second": "scan GB/s",
     "ceiling-copy-bytes-per-second": "copy GB/s",
 }
+STYLES = {"floor": "green", "reconstruction": "green", "ceiling": "yellow"}
 BEFORE_METRICS = ("role", "backbone", "scan", "seeds", "params M", "GFLOP", "scanned")
 CSV_ROW = ("suite", "data", "role", "backbone", "scan", *SETTING, "seed_count", "status", "smoke")
 CSV_STATISTIC = ("metric", "mean", "sd", "n", "unit", "ci_low", "ci_high", "better")
@@ -113,7 +114,7 @@ def to_rich(table: Table) -> RichTable:
     cells = [_cells(table, row, names) for row in table.rows]
     shown = _frame(_title(table), head, labels=("role", "backbone", "scan"))
     for row, line in zip(table.rows, cells, strict=True):
-        style = {"floor": "green", "ceiling": "yellow"}.get(row.role, "red" if row.status == "failed" else "")
+        style = STYLES.get(row.role, "red" if row.status == "failed" else "")
         shown.add_row(*_texts(line), style=style)
     return shown
 
@@ -185,9 +186,14 @@ def _protocol(table: Table) -> list[str]:
         "mean ± standard deviation over seeds.",
         "floor: held-out real images; ceiling: the untrained network. GFLOP: one forward pass of one image by formula; "
         "scanned: tokens scanned a layer / L.",
+        *([RECONSTRUCTION] if any(row.role == "reconstruction" for row in table.rows) else []),
     ]
 
 
+RECONSTRUCTION = (
+    "reconstruction: the floor's images, encoded and decoded, which is rFID where the metric is fid, for networks see "
+    "latents; every row is compared with real images."
+)
 TIMED = [
     "Nothing was trained. GFLOP: one forward pass of one image by formula; scanned: tokens scanned a layer / L; "
     "latency: one image.",

@@ -20,6 +20,8 @@ from zigma_bench.reports.compare import Difference, with_differences
 from zigma_bench.reports.statistics import deviation, t_interval
 from zigma_bench.store import TABLE, read_record, read_table_file, stage_folder
 
+ROLES = ("floor", "reconstruction", "cell", "ceiling")  # from the top of a table
+
 
 @dataclass(frozen=True)
 class Statistic:
@@ -208,7 +210,7 @@ def _groups(cells: list[_Entry]) -> list[list[_Entry]]:
     for cell in cells:
         key = (cell.facts["role"], cell.facts["backbone"], cell.facts["scan"], str(cell.facts.get("setting")))
         grouped.setdefault(key, []).append(cell)
-    return [grouped[key] for key in sorted(grouped, key=lambda key: ("floor", "cell", "ceiling").index(key[0]))]
+    return [grouped[key] for key in sorted(grouped, key=lambda key: ROLES.index(key[0]))]
 
 
 def _row(group: list[_Entry], better: dict[str, Better]) -> Row:

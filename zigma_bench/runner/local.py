@@ -7,10 +7,8 @@ a record with the reason and the others still run.
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +18,8 @@ from zigma_bench.device import Device
 from zigma_bench.errors import Interrupted
 from zigma_bench.plan import Cell, Plan, Stage
 from zigma_bench.record import Record
+from zigma_bench.runner.encode import encode_latents
+from zigma_bench.runner.process import start
 from zigma_bench.store import (
     TABLE,
     check_writable,
@@ -77,10 +77,26 @@ def run_plan(plan: Plan, results: Path, device: Device, watcher: Watcher, *, sta
     """Bring every cell of a plan up to date, in order; raises Interrupted when asked to stop."""
     check_writable(suite_folder(results, plan.suite.name, smoke=plan.smoke))
     write_table(plan, results, device)
+    _encode_first(plan, results, device, watcher, stages)
     outcomes = [run_cell(cell, results, device, watcher, stages) for cell in plan.cells]
     for _ in range(rounds_of(plan) - 1):  # of efficiency, the cells alternating
         outcomes = [_next_round(outcome, results, device, watcher, stages) for outcome in outcomes]
     return outcomes
+
+
+def _encode_first(plan: Plan, results: Path, device: Device, watcher: Watcher, stages: Sequence[Stage]) -> None:
+    """Bring the caches up to date that a stage will read; what is there is checked against its checksums."""
+
+    def reads(cell: Cell) -> bool:
+        due = pending(results, cell, stages, device)
+        return "train" in due or "quality" in due or (cell.role == "reconstruction" and bool(due))
+
+    cells = [cell for cell in plan.cells if cell.latents is not None and reads(cell)]
+    if cells:
+        began = time.monotonic()
+        watcher.event(cells[0], {"event": "start", "stage": "encode"})
+        encode_latents(cells, results, device, watcher.event)
+        watcher.event(cells[0], {"event": "done", "stage": "encode", "seconds": time.monotonic() - began})
 
 
 def rounds_of(plan: Plan) -> int:
@@ -147,7 +163,7 @@ def _spawn(
     }  # fmt: skip
     reason: str | None = None
     stage: Stage = stages[0]
-    with (folder / LOG).open("ab") as log, _worker(log) as process:
+    with (folder / LOG).open("ab") as log, start("zigma_bench.worker", log) as process:
         assert process.stdin is not None and process.stdout is not None
         process.stdin.write(json.dumps(job) + "\n")  # left open: the worker ends itself when this process is gone
         process.stdin.flush()
@@ -168,20 +184,6 @@ def _spawn(
         reason = _reason_of(code, folder)
         _write_death(cell, folder, device, stage, reason)
     return reason if code != 0 else None
-
-
-def _worker(log: Any) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "zigma_bench.worker"]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # as nvidia-smi counts
-    return subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=log,
-        text=True,
-        env=environment,
-        start_new_session=True,
-    )
 
 
 def _reason_of(code: int, folder: Path) -> str:

@@ -12,6 +12,7 @@ from zigma_bench.device import Device
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.plan import Cell, Plan, Stage, make_plan
 from zigma_bench.plugins import catalogue
+from zigma_bench.runner.encode import fetch_autoencoders
 from zigma_bench.runner.local import cell_folder, pending
 from zigma_bench.store import read_record, stage_folder
 from zigma_bench.suite import load_suite
@@ -28,9 +29,14 @@ class Estimate:
     source: str
 
 
-def prepare(path: Path, *, settings: Sequence[str], only: str | None, smoke: bool) -> Plan:
-    """The plan of a suite file with settings laid over it, narrowed to the cells that match `only`."""
+def prepare(path: Path, *, settings: Sequence[str], only: str | None, smoke: bool, fetch: bool = False) -> Plan:
+    """The plan of a suite file with settings laid over it, narrowed to the cells that match `only`.
+
+    With `fetch` the autoencoders that it names on the Hub are downloaded first, where the network is allowed.
+    """
     suite, source = load_suite(path, settings=settings)
+    if fetch and not smoke:
+        fetch_autoencoders(suite)
     plan = make_plan(suite, source, catalogue(), smoke=smoke)
     return plan.only(only) if only is not None else plan
 
@@ -70,7 +76,7 @@ def estimate(cell: Cell, results: Path, device: Device) -> Estimate:
     """The time of a cell: from its own efficiency record on this card, else from its FLOPs on a CPU."""
     if cell.timed_alone:
         return Estimate(None, "nothing tells how long timing takes before it was done")
-    drawn = cell.sample.count if cell.role != "floor" else 0
+    drawn = cell.sample.count if cell.backbone is not None else 0
     if (speeds := _measured(cell, results, device)) is not None:
         train, sample = speeds
         return Estimate(_training_seconds(cell, train) + drawn / sample, "its efficiency record")

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from zigma_bench.errors import UsageError
+from zigma_bench.images import Pixels
 from zigma_bench.models.official import open_model
 from zigma_bench.models.official.card import Card
 from zigma_bench.sampling import save_array, to_pixels
@@ -26,7 +27,7 @@ from zigma_bench.sheets import GRID, SIDE, write_grid
 from zigma_bench.standalone.model import Order, draw_batch
 from zigma_bench.store import SPEC, check_writable, only_writer, write_atomic, write_json
 
-UNDECODED = "these are latents: a picture needs the autoencoder that the model was trained with, which is not here"
+UNDECODED = "these are latents: --autoencoder FOLDER, the one that the model was trained with, makes pictures of them"
 
 
 def draw_to_folder(
@@ -53,13 +54,18 @@ def draw_to_folder(
             write_json(folder / "labels.json", labels)
         if order.card.image:
             first = range(min(count, SIDE**2))
-            write_grid(folder / GRID, np.stack([_pixels(place(order.card, folder, i)) for i in first]))
+            write_grid(folder / GRID, np.stack([read_picture(place(order.card, folder, i)) for i in first]))
     return place(order.card, folder, 0).parent
 
 
 def place(card: Card, folder: Path, index: int) -> Path:
     """Where an image lies."""
-    return folder / (f"images/{index:07d}.png" if card.image else f"latents/{index:07d}.npy")
+    return picture_place(folder, index) if card.image else folder / f"latents/{index:07d}.npy"
+
+
+def picture_place(folder: Path, index: int) -> Path:
+    """Where a picture lies, drawn as one or decoded."""
+    return folder / f"images/{index:07d}.png"
 
 
 def _due(order: Order, folder: Path) -> Iterator[list[int]]:
@@ -97,13 +103,19 @@ def _write(path: Path, drawn: Tensor, card: Card) -> None:
     if not card.image:
         save_array(path, drawn.numpy())
         return
-    pixels = to_pixels(drawn).transpose(1, 2, 0)
+    write_picture(path, to_pixels(drawn))
+
+
+def write_picture(path: Path, pixels: Pixels) -> None:
+    """uint8 [C, H, W] as PNG."""
+    shown = pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)
     buffer = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if card.channels == 1 else pixels).save(buffer, format="PNG")
+    Image.fromarray(shown).save(buffer, format="PNG")
     write_atomic(path, buffer.getvalue())
 
 
-def _pixels(path: Path) -> Any:
+def read_picture(path: Path) -> Pixels:
+    """A PNG as uint8 [C, H, W]."""
     with Image.open(path) as image:
         pixels = np.asarray(image)
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)

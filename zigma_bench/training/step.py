@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,6 +24,8 @@ from zigma_bench.suite import Train
 from zigma_bench.training.ema import update_ema
 from zigma_bench.training.health import Health
 
+Indices = np.ndarray[tuple[int], np.dtype[np.int64]]
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -37,6 +40,16 @@ class Batch:
     def tensors(self) -> tuple[Tensor, ...]:
         given = (self.x1, self.x0, self.t)
         return given if self.y is None else (*given, self.y)
+
+
+@runtime_checkable
+class Posteriors(Protocol):
+    """Images that are kept as distributions, as an autoencoder's latents are: each step draws from them anew.
+
+    `draw` gives float32 [B, C, H, W] from `seed` alone; with `flip`, half of the images are mirrored.
+    """
+
+    def draw(self, indices: Indices, *, flip: bool, seed: int, device: torch.device) -> Tensor: ...
 
 
 class Descent:
@@ -113,13 +126,17 @@ def draw_batch(
 ) -> Batch:
     """The images, noise, times, flips and labels of a step; the default generators are seeded for its dropped paths."""
     indices = batch_indices(len(images), recipe.batch, seed, step)
-    x1 = to_floats(images.take(indices), device)
+    drawn = isinstance(images, Posteriors)
+    if isinstance(images, Posteriors):
+        x1 = images.draw(indices, flip=recipe.flip, seed=step_seed(seed, step, 5), device=device)
+    else:
+        x1 = to_floats(images.take(indices), device)
     torch.manual_seed(step_seed(seed, step, 4))  # dropped paths, drawn apart from what follows
     draw = torch.Generator(device).manual_seed(step_seed(seed, step, 2))
     start, end = objective_of(recipe).interval
     t = start + (end - start) * torch.rand(len(x1), generator=draw, device=device)
     x0 = torch.randn(x1.shape, generator=draw, device=device)
-    if recipe.flip:
+    if recipe.flip and not drawn:
         flipped = torch.rand(len(x1), *[1] * (x1.ndim - 1), generator=draw, device=device) < 0.5
         x1 = torch.where(flipped, x1.flip(-1), x1)
     if given is None:
@@ -136,7 +153,7 @@ def loss_of(network: nn.Module, batch: Batch, recipe: Train) -> Tensor:
         return prediction_loss(said, batch.x1, batch.x0, batch.t, objective_of(recipe)).mean()
 
 
-def batch_indices(count: int, batch: int, seed: int, step: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def batch_indices(count: int, batch: int, seed: int, step: int) -> Indices:
     """The images of a step: epoch after epoch, each in an order drawn from (seed, epoch)."""
     positions = np.arange(step * batch, (step + 1) * batch)
     epochs, places = np.divmod(positions, count)
@@ -148,7 +165,9 @@ def batch_indices(count: int, batch: int, seed: int, step: int) -> np.ndarray[tu
 
 
 def to_floats(pixels: Pixels, device: torch.device) -> Tensor:
-    """uint8 [B, C, H, W] -> float32 in [-1, 1]."""
+    """uint8 [B, C, H, W] -> float32 in [-1, 1]; latents, float32, as they are."""
+    if pixels.dtype == np.float32:
+        return torch.from_numpy(pixels).to(device)
     return torch.from_numpy(np.ascontiguousarray(pixels)).to(device).float().div_(127.5).sub_(1)
 
 

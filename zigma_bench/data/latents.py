@@ -1,0 +1,109 @@
+"""Images as an autoencoder's latents, read from a cache that was encoded once.
+
+    CACHE/train/, CACHE/validation/     stores of data/arrays.py
+        moments [2c, h, w]              the means of each image's posterior, then its log-variances, not scaled;
+                                        of a clip [T, 2c, h, w], its frames one by one
+        mirrored [2c, h, w]             those of its mirror image, where training flips
+
+What a network sees is (z - shift) * scale. Training draws z from the posterior, or takes its mean; whoever needs the
+same latents each time, as the validation loss does, is given one draw an image, made from its index alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from zigma_bench.data.arrays import ArrayStore, Field, Layout, open_store
+from zigma_bench.images import Images, Labels, Splits, labels_of
+from zigma_bench.plan.space import LatentSpace
+
+if TYPE_CHECKING:
+    import torch
+
+POSTERIOR_SEED = 20260  # part of the protocol: the fixed draws
+DO = "run `zigma-bench data encode SUITE`, which writes what is missing or broken"
+
+Split = Literal["train", "validation"]
+SPLITS: tuple[Split, ...] = ("train", "validation")
+Indices = Sequence[int] | npt.NDArray[np.integer]
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class LatentImages:
+    """The latents of `images`, in their order: row i of the store is image i."""
+
+    images: Images
+    store: ArrayStore
+    space: LatentSpace
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def labels(self, indices: Indices) -> Labels:
+        return labels_of(self.images, indices)
+
+    def take(self, indices: Indices) -> Array:
+        """The latents as networks see them, float32 [n, (T,) c, h, w]; of each image always the same."""
+        mean, logvar = np.split(self.store.take("moments", indices).astype(np.float32), 2, axis=-3)
+        if self.space.given.posterior == "sample":
+            normal = [fixed_normal(int(index), mean.shape[1:]) for index in indices]
+            mean = mean + np.exp(0.5 * logvar) * np.stack(normal) if normal else mean
+        scale, shift = (np.asarray(v, np.float32).reshape(-1, 1, 1) for v in (self.space.scale, self.space.shift))
+        return (mean - shift) * scale
+
+    def draw(self, indices: Indices, *, flip: bool, seed: int, device: torch.device) -> torch.Tensor:
+        """Those of a training step, float32 [n, c, h, w], from `seed` alone; with `flip`, each mirrored or not."""
+        import torch
+
+        from zigma_bench.data.autoencoder import scaling
+
+        chosen = np.random.default_rng(seed).random(len(indices)) < 0.5 if flip else np.zeros(len(indices), dtype=bool)
+        moments = self.store.take("moments", indices)
+        if chosen.any():
+            moments[chosen] = self.store.take("mirrored", np.asarray(indices)[chosen])
+        mean, logvar = torch.from_numpy(moments).to(device).float().chunk(2, dim=-3)
+        if self.space.given.posterior == "sample":
+            draw = torch.Generator(device).manual_seed(seed)
+            normal = torch.randn(mean.shape, generator=draw, device=device)
+            mean = mean + (0.5 * logvar).exp() * normal
+        scale, shift = scaling(self.space, device)
+        return (mean - shift) * scale
+
+
+def fixed_normal(index: int, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Standard normal noise of an image's fixed draw."""
+    draw = np.random.Generator(np.random.Philox(key=[POSTERIOR_SEED, index]))
+    return draw.standard_normal(shape, dtype=np.float32)
+
+
+def latents_of(splits: Splits, space: LatentSpace, cache: Path) -> Splits:
+    """Both sides of a source as latents; NotReady where the cache is not whole, or holds other latents."""
+
+    def opened(split: Split) -> LatentImages:
+        images: Images = getattr(splits, split)
+        layout = layout_of(space, split, len(images))
+        return LatentImages(images, open_store(folder_of(space, cache) / split, layout, do=DO), space)
+
+    return Splits(opened("train"), opened("validation"))
+
+
+def folder_of(space: LatentSpace, cache: Path) -> Path:
+    """The folder of a space's latents: the suite's, or one of its own below the caches of the results."""
+    own = space.given.cache
+    return cache / "latents" / space.folder_name if own is None else Path(own).expanduser()
+
+
+def layout_of(space: LatentSpace, split: Split, rows: int) -> Layout:
+    """What the store of a split holds."""
+    c, h, w = space.shape
+    frames = () if space.frames == 1 else (space.frames,)
+    field = Field(space.given.dtype, (*frames, 2 * c, h, w))
+    names = ("moments", "mirrored") if space.mirrored and split == "train" else ("moments",)
+    return Layout.of({**space.cached, "split": split}, dict.fromkeys(names, field), rows)

@@ -1,0 +1,69 @@
+"""The process that encodes a data set: a job comes in, events go out, as of a cell's process (worker.py).
+
+A job is one JSON line: a cell, the results, the device, and whether the cache is written or only checked. The last
+event is `encoded`, with the number of images that were, or `checked`, with the faults that were found.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from zigma_bench.cell import load_splits
+from zigma_bench.device import Device
+from zigma_bench.errors import ZigmaBenchError
+from zigma_bench.plan import Cell
+from zigma_bench.worker import end_with_parent, send, stop_flag, take_device
+
+
+def main() -> int:
+    """Bring the cache of the job on standard input up to date, or check it."""
+    job = json.loads(sys.stdin.readline())
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    events = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever a library prints goes to the log
+    cell = Cell.model_validate_json(json.dumps(job["cell"]))
+    stopped, device = stop_flag(), Device(**job["device"])
+    try:
+        take_device(device)
+        work = _check if job["check"] else _encode
+        send(events, work(cell, Path(job["results"]) / ".cache", device, lambda event: send(events, event), stopped))
+    except ZigmaBenchError as error:
+        send(events, {"event": "stopped", "text": str(error)})
+        return error.exit_code
+    return 0
+
+
+def _encode(
+    cell: Cell, cache: Path, device: Device, emit: Callable[[dict[str, Any]], None], stopped: Callable[[], bool]
+) -> dict[str, Any]:
+    from zigma_bench.data.encode import encode
+
+    def tell(done: int, total: int, text: str) -> None:
+        emit({"event": "progress", "stage": "encode", "done": done, "total": total, "text": text})
+
+    assert cell.latents is not None, "the cell sees latents"
+    count = encode(load_splits(cell), cell.latents, cache, device=device.name, tell=tell, stopped=stopped)
+    return {"event": "encoded", "images": count}
+
+
+def _check(
+    cell: Cell, cache: Path, device: Device, emit: Callable[[dict[str, Any]], None], stopped: Callable[[], bool]
+) -> dict[str, Any]:
+    from zigma_bench.data.encode import check
+
+    assert cell.latents is not None, "the cell sees latents"
+    found = check(load_splits(cell), cell.latents, cache)
+    return {
+        "event": "checked",
+        "faults": [f"{split}, shard {f.shard} {f.reason}" for split in found for f in found[split]],
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""Has the latents of a plan encoded before its cells run: a fresh process a cache, as a cell has one."""
+
+from __future__ import annotations
+
+import functools
+import json
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from zigma_bench.device import Device
+from zigma_bench.errors import CellFailed, Interrupted, NotReady, UsageError, ZigmaBenchError
+from zigma_bench.plan import Cell, Plan
+from zigma_bench.plan.latents import pretrained
+from zigma_bench.plan.space import TOY, LatentSpace
+from zigma_bench.runner.process import start
+from zigma_bench.store import check_writable
+from zigma_bench.suite import Data, Suite
+
+Emit = Callable[[dict[str, Any]], None]
+LOG = "encode.log"
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A cache that is whole: its space, and how many images had to be encoded for that."""
+
+    space: LatentSpace
+    images: int
+
+
+def fetch_autoencoders(suite: Suite) -> None:
+    """Download the Hub's autoencoders that a suite names and that are not here; nothing where the network is off."""
+    sets: Sequence[Data] = () if suite.data is None else (suite.data,) if isinstance(suite.data, Data) else suite.data
+    for data in sets:
+        if data.latents is not None and data.latents.autoencoder != TOY:
+            pretrained(data.latents).fetch()
+
+
+def cached_cells(cells: Sequence[Cell]) -> list[Cell]:
+    """One cell for each cache that the cells read."""
+    found: dict[tuple[str, str | None], Cell] = {}
+    for cell in cells:
+        if cell.latents is not None:
+            found.setdefault((cell.latents.folder_name, cell.latents.given.cache), cell)
+    return list(found.values())
+
+
+def encode_latents(
+    cells: Sequence[Cell], results: Path, device: Device, emit: Callable[[Cell, dict[str, Any]], None]
+) -> list[Encoded]:
+    """Write what is missing or broken of the caches that the cells read.
+
+    Raises NotReady for a folder that holds other latents, CellFailed where an image or the process is broken, and
+    Interrupted: what was written stays.
+    """
+    done = []
+    for cell in cached_cells(cells):
+        assert cell.latents is not None, "it has a cache"
+        last = _run(cell, results, device, functools.partial(emit, cell), check=False)
+        done.append(Encoded(cell.latents, last["images"]))
+    return done
+
+
+def check_latents(plan: Plan, results: Path, device: Device) -> list[tuple[LatentSpace, list[str]]]:
+    """What is missing or broken of each cache that a plan reads; NotReady for one that holds other latents."""
+    found = []
+    for cell in cached_cells(plan.cells):
+        assert cell.latents is not None, "it has a cache"
+        found.append((cell.latents, _run(cell, results, device, lambda event: None, check=True)["faults"]))
+    return found
+
+
+def _run(cell: Cell, results: Path, device: Device, emit: Emit, *, check: bool) -> dict[str, Any]:
+    """One job in a fresh process, and its last event."""
+    check_writable(results / ".cache")
+    job = {
+        "cell": cell.model_dump(mode="json"), "results": str(results.resolve()), "device": asdict(device),
+        "check": check,
+    }  # fmt: skip
+    log = results / ".cache" / LOG
+    last: dict[str, Any] = {}
+    with log.open("ab") as written, start("zigma_bench.encode_worker", written) as process:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(json.dumps(job) + "\n")  # left open: the worker ends itself when this process is gone
+        process.stdin.flush()
+        try:
+            for line in process.stdout:
+                last = json.loads(line)
+                emit(last)
+            code = process.wait()
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+            raise Interrupted("interrupted; the same command goes on where it stopped") from None
+    if code != 0:
+        raise _error(code, last["text"] if last.get("event") == "stopped" else None, log)
+    return last
+
+
+def _error(code: int, reason: str | None, log: Path) -> ZigmaBenchError:
+    """What the process ended with, as the error that it is here."""
+    if reason is None:
+        name = signal.Signals(-code).name if code < 0 else f"code {code}"
+        return CellFailed(f"the process that encodes the latents ended with {name}; its log: {log}")
+    kinds: dict[int, type[ZigmaBenchError]] = {kind.exit_code: kind for kind in (UsageError, NotReady, Interrupted)}
+    return kinds.get(code, CellFailed)(reason)
+
+
+def state(space: LatentSpace, results: Path) -> str:
+    """Where a cache lies and whether it is whole, by its files' names and sizes."""
+    from zigma_bench.data.arrays import faults, read_rows
+    from zigma_bench.data.latents import SPLITS, folder_of, layout_of
+
+    folder = folder_of(space, results / ".cache")
+    rows = {split: read_rows(folder / split) for split in SPLITS}
+    if None in rows.values():
+        return f"not encoded yet, which a run does first, into {folder}"
+    layouts = {split: layout_of(space, split, count or 0) for split, count in rows.items()}
+    broken = sum(len(faults(folder / split, layout, checksums=False)) for split, layout in layouts.items())
+    if broken:
+        return f"{broken} shards are to be encoded, which a run does first, in {folder}"
+    return f"encoded, {sum(count or 0 for count in rows.values()):,} images in {folder}"

@@ -1,0 +1,84 @@
+"""The latents of a folder as pictures, through an autoencoder; a picture that is there already is not decoded again.
+
+DIR/  autoencoder.json     which autoencoder the pictures are of; another one is refused
+      images/0000000.png   the picture of latents/0000000.npy
+      grid.png             the first 64 pictures
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from zigma_bench.data.autoencoder import open_autoencoder
+from zigma_bench.errors import UsageError
+from zigma_bench.models.official.card import Card
+from zigma_bench.plan.latents import space_of_latents
+from zigma_bench.plan.space import LatentSpace
+from zigma_bench.sampling import to_pixels
+from zigma_bench.sheets import GRID, SIDE, write_grid
+from zigma_bench.standalone.draw import picture_place, place, read_picture, write_picture
+from zigma_bench.store import only_writer, write_json
+from zigma_bench.suite import Latents
+
+AUTOENCODER = "autoencoder.json"
+
+
+def decoder_of(card: Card, name: str) -> LatentSpace:
+    """The space of a model's latents through FOLDER, or through owner/name@COMMIT of the Hub, which is fetched.
+
+    Raises UsageError for a model whose samples are no latents of pictures, NotReady for an autoencoder that is not
+    there or has other latents.
+    """
+    if card.space != "latents" or len(card.shape) != 3:
+        raise UsageError(
+            "the model draws no latents of pictures", where="--autoencoder", got=f"{card.space} {list(card.shape)}",
+            do="leave it out, or import the model with --space latents",
+        )  # fmt: skip
+    folder, at, commit = name.rpartition("@")
+    given = (
+        Latents(autoencoder=folder, revision=commit) if at and not Path(name).exists() else Latents(autoencoder=name)
+    )
+    channels, height, width = card.shape
+    return space_of_latents(given, channels=channels, height=height, width=width, where="--autoencoder")
+
+
+def decode_folder(
+    card: Card, space: LatentSpace, folder: Path, *, count: int, device: str, tell: Callable[[int], None]
+) -> Path:
+    """Decode the first `count` latents of a folder and give the folder of the pictures; `tell` hears how many are."""
+    with only_writer(folder, "this folder"):
+        _claim(folder, space)
+        due = [index for index in range(count) if not picture_place(folder, index).exists()]
+        autoencoder = open_autoencoder(space, device) if due else None
+        for start in range(0, len(due), space.given.batch):
+            assert autoencoder is not None, "there is something to decode"
+            indices = due[start : start + space.given.batch]
+            latents = np.stack([np.load(place(card, folder, index), allow_pickle=False) for index in indices])
+            for index, pixels in zip(indices, to_pixels(autoencoder.decode(torch.from_numpy(latents))), strict=True):
+                write_picture(picture_place(folder, index), pixels)
+            tell(indices[-1] + 1)
+        first = range(min(count, SIDE**2))
+        write_grid(folder / GRID, np.stack([read_picture(picture_place(folder, index)) for index in first]))
+    return picture_place(folder, 0).parent
+
+
+def _claim(folder: Path, space: LatentSpace) -> None:
+    """Write which autoencoder decodes the folder's latents, or refuse another one than has begun."""
+    path, facts = folder / AUTOENCODER, space.decoding
+    if not path.exists():
+        write_json(path, facts)
+        return
+    try:
+        before = json.loads(path.read_text())
+    except ValueError:
+        before = None
+    if before != facts:
+        raise UsageError(
+            "the folder's pictures are those of another autoencoder", where=str(path),
+            do="give another --out, or remove images and autoencoder.json",
+        )  # fmt: skip
