@@ -278,7 +278,7 @@ def test_a_conditional_backbone_needs_data_with_its_condition(write_suite, monke
     """One error at the place of the entry; with data that says it gives the condition the plan stands."""
     path = write_suite(("{name: dit, width: 32", f"{{name: u-vit, condition: {condition}, {size}, width: 32"),
                        ("depth: 2, patch: 2}\nseeds", "depth: 3, patch: 2}\nseeds"))  # fmt: skip
-    wanted = {"class": Condition("class", 11), "text": Condition("text", 6)}[condition]
+    wanted = {"class": Condition("class", 11), "text": Condition("text", 6, tokens=77)}[condition]
     with pytest.raises(NotReady) as caught:
         plan(path)
     told = str(caught.value)

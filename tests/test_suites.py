@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import io
-import json
-import math
 import time
 from contextlib import redirect_stderr
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from zigma_bench.cell import Life, StageFailed, run_stage
 from zigma_bench.device import find_device
-from zigma_bench.plugins import catalogue
-from zigma_bench.plan import make_plan
-from zigma_bench.reports.render import to_json
-from zigma_bench.reports.table import read_tables
 from zigma_bench.runner import local
 from zigma_bench.runner.prepare import prepare
-from zigma_bench.suite import load_suite
 
 SUITES = sorted((Path(__file__).resolve().parents[1] / "suites").glob("*.yaml"))
 REFUSED = ("fid", "kid", "fvd", "is")  # without their weights
@@ -61,6 +53,8 @@ def test_it_runs_at_toy_scale(path, results, in_this_process):
     started = time.perf_counter()
     made = prepare(path, settings=(), only=None, smoke=True)
     made.check_ready()
-    outcomes = local.run_plan(made, results, find_device("cpu"), Silent(), stages=("train", "sample", "quality", "efficiency"))
+    outcomes = local.run_plan(
+        made, results, find_device("cpu"), Silent(), stages=("train", "sample", "quality", "efficiency")
+    )
     print(f"{path.stem}: {len(outcomes)} cells, {time.perf_counter() - started:.1f} s")
     assert [outcome.reason for outcome in outcomes if outcome.status != "done"] == []

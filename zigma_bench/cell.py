@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from zigma_bench.data.text_features import TextTable
     from zigma_bench.data.transformed import Step
+    from zigma_bench.sampling import Under
 
 Tell = Callable[[int, str], None]
 EMA = "ema.safetensors"  # the weights that images are drawn from
@@ -55,6 +57,7 @@ class Parts:
     validation: Images
     floor: Subset
     reference: Images
+    texts: TextTable | None = None  # of a cell that is conditioned on a text: the features that its labels number
 
 
 class StageFailed(Exception):
@@ -103,7 +106,7 @@ def train_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str, 
     from zigma_bench.training.checkpoint import file_sha256, save_weights
     from zigma_bench.training.loop import Goal, train
 
-    cell, parts = life.cell, load_parts(life.cell)
+    cell, parts = life.cell, _parts_of(life, "train")
     network = build(cell, life.device.type).to(life.device.name)
     goal = Goal(cell.train_steps, cell.train_seconds)
     total = None if cell.train_steps is None else cell.train_steps * cell.train.batch
@@ -118,6 +121,7 @@ def train_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str, 
         tell=life.teller("train", total),
         stopped=life.stopped,
         given=cell.condition,
+        texts=parts.texts,
     )
     save_weights(folder / EMA, ema)
     save_weights(folder / "network.safetensors", network)
@@ -146,22 +150,43 @@ def sample_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str,
         given_back = _reconstructed(life)
         pixels, evaluations = in_parts(cell, folder, lambda rows: (given_back(rows), 0), tell, life.stopped)
     else:
-        network, finish = _network_of(life), _finish(life)
-        pixels, evaluations = draw_images(cell, folder, network, life.device, tell, life.stopped, finish)
+        network, finish, under = _network_of(life), _finish(life), _under(life, folder)
+        pixels, evaluations = draw_images(cell, folder, network, life.device, tell, life.stopped, finish, under)
     write_sheets(folder, pixels)
     return [], {"count": len(pixels), "evaluations": evaluations}
+
+
+def _under(life: Life, folder: Path) -> Under | None:
+    """The text that each image is drawn under, written down beside the images: the same for all scans and seeds.
+
+    Texts are those of the held-out images in a fixed order. Other conditions are known to `sampling` itself.
+    """
+    from zigma_bench.data.text_features import CaptionedImages
+    from zigma_bench.sampling import CAPTIONS, Under, sample_rows
+
+    if life.cell.text is None:
+        return None
+    parts = _parts_of(life, "sample")
+    held = parts.validation
+    assert isinstance(held, CaptionedImages) and parts.texts is not None
+    rows, turns = sample_rows(life.cell.sample.count, len(held))
+    texts = [found[turn % len(found)] for found, turn in zip(held.captions(rows), turns.tolist(), strict=True)]
+    write_json(folder / CAPTIONS, texts)
+    return Under(held.turn_labels(rows, turns), parts.texts.null, parts.texts)
 
 
 def quality_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str, Any]]:
     """Every metric of the suite, each refused or measured under its own name."""
     from zigma_bench.diffusion.convert import linear_velocity_of
+    from zigma_bench.diffusion.guidance import reading
     from zigma_bench.metrics.subject import Subject
     from zigma_bench.sampling import load_images
 
-    cell, parts = life.cell, load_parts(life.cell)
+    cell, parts = life.cell, _parts_of(life, "quality")
     network = None
     if cell.backbone is not None:
-        network = linear_velocity_of(_network_of(life), cell.objective.path, cell.objective.prediction)
+        said = _network_of(life) if parts.texts is None else reading(_network_of(life), parts.texts)
+        network = linear_velocity_of(said, cell.objective.path, cell.objective.prediction)
     subject = Subject(
         samples=load_images(life.stage_folder("sample")),
         reference=parts.reference,
@@ -234,18 +259,31 @@ def build(cell: Cell, device_type: str) -> nn.Module:
     return network
 
 
-def load_parts(cell: Cell) -> Parts:
-    """The images of a cell; too few for what the suite asks is said before anything is trained."""
+def _parts_of(life: Life, stage: Stage) -> Parts:
+    return load_parts(life.cell, life.device.name, life.teller(stage, None))
+
+
+def load_parts(cell: Cell, device: str = "cpu", tell: Tell = lambda done, text: None) -> Parts:
+    """The images of a cell; too few for what the suite asks is said before anything is trained.
+
+    Of a cell with texts their features too, on the device, where they are made now if they aren't kept.
+    """
     import numpy as np
 
-    splits = load_splits(cell)
+    splits, texts = load_splits(cell), None
+    if cell.text is not None:
+        from zigma_bench.data.text_features import check_width, with_texts
+
+        assert cell.condition is not None, "a cell has texts for its condition"
+        splits, texts = with_texts(splits, cell.text, device=device, tell=tell)
+        check_width(texts, cell.condition.size)
     count, held = cell.sample.count, len(splits.validation)
     order = np.random.default_rng(0).permutation(held)
     if cell.quality and held < held_out_needed(cell.sample, cell.reference):
         raise too_few_held_out(cell.sample, held)
     floor = Subset(splits.validation, order[:count])
     rest = splits.train if cell.reference.split == "train" else Subset(splits.validation, order[count:])
-    return Parts(splits.train, splits.validation, floor, rest)
+    return Parts(splits.train, splits.validation, floor, rest, texts)
 
 
 def load_splits(cell: Cell) -> Splits:

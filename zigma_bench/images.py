@@ -44,6 +44,15 @@ def labels_of(images: Images, indices: Sequence[int] | npt.NDArray[np.integer]) 
     return found
 
 
+def drawn_labels_of(images: Images, indices: Sequence[int] | npt.NDArray[np.integer], seed: int) -> Labels:
+    """As `labels_of`; of images with several labels each, which have a method `drawn_labels`, one drawn for each."""
+    drawn = getattr(images, "drawn_labels", None)
+    if drawn is None:
+        return labels_of(images, indices)
+    found: Labels = np.asarray(drawn(indices, seed), dtype=np.int64)
+    return found
+
+
 Texts = tuple[str, ...]  # of one image: one or several that all describe it
 
 
@@ -58,14 +67,21 @@ def captions_of(images: Images, indices: Sequence[int] | npt.NDArray[np.integer]
 
 @dataclass(frozen=True)
 class ArrayImages:
-    """Images or clips in memory as one array, uint8 [N, C, H, W] or [N, T, C, H, W], with each class or without."""
+    """Images or clips in memory as one array, uint8 [N, (T,) C, H, W], with the class and texts of each or without."""
 
     pixels: Pixels
     classes: Labels | None = None
+    texts: Sequence[Texts] | None = None
 
     def __post_init__(self) -> None:
         assert self.pixels.dtype == np.uint8 and self.pixels.ndim in (4, 5), (self.pixels.dtype, self.pixels.shape)
         assert self.classes is None or self.classes.shape == (len(self.pixels),), self.classes
+        assert self.texts is None or len(self.texts) == len(self.pixels), len(self.texts)
+
+    def captions(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> list[Texts]:
+        if self.texts is None:
+            raise UsageError("these images have no captions")
+        return [self.texts[int(index)] for index in indices]
 
     def labels(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Labels:
         if self.classes is None:

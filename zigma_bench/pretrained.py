@@ -65,7 +65,7 @@ class Pretrained:
             return f"put {' and '.join(self.files)} into {self.folder.absolute()}{hint}"
         how = "unset HF_HUB_OFFLINE and run again" if offline() else "run"
         return (
-            f"{how}, to download commit {self.revision[:8]} of {self.name} to {_cache()}, "
+            f"{how}, to download commit {self.revision[:8]} of {self.name} to {hub_cache()}, "
             "or download it elsewhere and give its folder"
         )
 
@@ -80,7 +80,7 @@ class Pretrained:
         prefix = f"{self.subfolder}/" if self.subfolder else ""
         try:
             for file in self.files:
-                huggingface_hub.hf_hub_download(self.name, prefix + file, revision=self.revision, cache_dir=_cache())
+                huggingface_hub.hf_hub_download(self.name, prefix + file, revision=self.revision, cache_dir=hub_cache())
         except (OSError, ValueError) as error:  # the Hub's own errors are OSErrors or ValueErrors
             raise NotReady(f"the Hub does not give the {self.kind}: {error}", where=self.name, do=self.get()) from error
 
@@ -105,10 +105,10 @@ def _file_sha256(path: Path, size: int, changed: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _cache() -> Path:
+def hub_cache() -> Path:
     home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
     return Path(os.path.expanduser(os.environ.get("HF_HUB_CACHE") or os.path.join(home, "hub"))).absolute()
 
 
 def _snapshot(name: str, commit: str) -> Path:
-    return _cache() / ("models--" + name.replace("/", "--")) / "snapshots" / commit
+    return hub_cache() / ("models--" + name.replace("/", "--")) / "snapshots" / commit

@@ -107,15 +107,31 @@ def sum_by_name(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
 class Condition:
     """What an image is drawn under: a `class`, one of `size` labels, or a `text`, features of `size` channels.
 
-    `droppable`: whether the network has a label behind the classes, `size`, that stands for none of them.
+    `droppable`: whether the network has a label behind the classes, `size`, that stands for none of them; for a text
+    the features of an empty one stand. `tokens` of a text: 0 for any number. `masked`: features come with a mask of the
+    tokens that count, or, of a network, it takes one.
     """
 
     kind: Literal["class", "text"]
     size: int
     droppable: bool = field(default=False, compare=False)
+    tokens: int = 0
+    masked: bool = field(default=False, compare=False)
 
     def __str__(self) -> str:
-        return f"{self.size} classes" if self.kind == "class" else f"text features of {self.size} channels"
+        if self.kind == "class":
+            return f"{self.size} classes"
+        tokens = f"{self.tokens} tokens with " if self.tokens else ""
+        return f"text features of {tokens}{self.size or 'unknown'} channels"
+
+    def serves(self, wanted: Condition) -> bool:
+        """Whether data that give this suit a network that takes `wanted`; a size or number that is 0 is not known."""
+        if self.kind != wanted.kind:
+            return False
+        if self.kind == "class":
+            return self.size == wanted.size
+        sizes, tokens = {self.size, wanted.size} - {0}, {self.tokens, wanted.tokens} - {0}
+        return len(sizes) <= 1 and len(tokens) <= 1 and (wanted.masked or not self.masked)
 
 
 @dataclass(frozen=True)

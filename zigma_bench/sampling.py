@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,27 @@ from torch import Tensor
 from zigma_bench.device import Device
 from zigma_bench.diffusion.convert import Network
 from zigma_bench.diffusion.draw import draw
-from zigma_bench.diffusion.guidance import under_labels
+from zigma_bench.diffusion.guidance import Texts, under_labels
 from zigma_bench.diffusion.noise import StepNoise, image_noise
 from zigma_bench.errors import Interrupted, NotFinite
 from zigma_bench.images import ArrayImages, Labels, Pixels
 from zigma_bench.plan import Cell
 from zigma_bench.store import write_atomic
 
-SAMPLES = "samples.npy"
+SAMPLES, CAPTIONS = "samples.npy", "captions.json"
 LABEL_SEED = 20240531  # part of the protocol, as that of the held-out images
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Under:
+    """What images are drawn under: a label int64 [count] for each, and the one that stands for none; with `texts` they
+    are numbers of texts."""
+
+    labels: Labels
+    dropped: int
+    texts: Texts | None = None
 
 
 def to_pixels(images: Tensor) -> Pixels:
@@ -44,14 +55,16 @@ def draw_images(
     tell: Callable[[int, str], None],
     stopped: Callable[[], bool],
     finish: Callable[[Tensor], Pixels] = to_pixels,
+    under: Under | None = None,
 ) -> tuple[Pixels, int]:
     """The cell's images, uint8 [N, (T,) C, H, W], written to `folder`, and the evaluations that a part took at most.
 
-    `finish` makes pixels of what the network draws.
+    `finish` makes pixels of what the network draws. `under`: the label or text of each image; without it those of a
+    cell with classes are drawn in balance.
     """
 
     def part(indices: range) -> tuple[Pixels, int]:
-        drawn, spent = draw_part(cell, indices, network, device)
+        drawn, spent = draw_part(cell, indices, network, device, under)
         return finish(drawn), spent
 
     return in_parts(cell, folder, part, tell, stopped)
@@ -90,7 +103,9 @@ def in_parts(
     return pixels, most
 
 
-def draw_part(cell: Cell, indices: range, network: Network, device: Device) -> tuple[Tensor, int]:
+def draw_part(
+    cell: Cell, indices: range, network: Network, device: Device, under: Under | None = None
+) -> tuple[Tensor, int]:
     """What the network draws of some indices, float [B, *cell.shape] on the device, and the evaluations that it took.
 
     `network` says what the recipe trained it to.
@@ -100,12 +115,22 @@ def draw_part(cell: Cell, indices: range, network: Network, device: Device) -> t
     stirred = StepNoise(cell.seed, indices, shape, device.name)
     said = network
     if cell.condition is not None:
-        y = torch.from_numpy(sample_labels(cell.sample.count, cell.condition.size)[indices]).to(device.name)
-        said = under_labels(network, y, cell.condition.size, cell.sample.guidance)
+        under = under or Under(sample_labels(cell.sample.count, cell.condition.size), cell.condition.size)
+        y = torch.from_numpy(under.labels[indices]).to(device.name)
+        said = under_labels(network, y, under.dropped, cell.sample.guidance, under.texts)
     images, spent = draw(said, noise, objective=cell.objective, sampler=cell.sampler, step_noise=stirred)
     if not bool(images.isfinite().all()):
         raise NotFinite(f"a sample among {indices.start} to {indices.stop - 1} is not finite")
     return images, spent
+
+
+def sample_rows(count: int, rows: int) -> tuple[Labels, Labels]:
+    """The row of every image of a cell among `rows`, each as often or once more, in one fixed order; and its turn.
+
+    The turn is how often the row was taken before, so that a row of several texts gives one after another.
+    """
+    order = np.random.RandomState(LABEL_SEED).permutation(np.arange(count)).astype(np.int64)
+    return order % rows, order // rows
 
 
 def sample_labels(count: int, classes: int) -> Labels:

@@ -82,12 +82,29 @@ class Latents(Strict):
     cache: str | None = None
 
 
+class TextEncoder(Strict):
+    """What makes features of captions: a built-in `encoder` (minilm, random-words), a folder, or owner/name on the Hub
+    at the commit `revision`.
+
+    `tokens` of every text: a longer one is cut, a shorter one padded. With a `mask` networks pass over the padding;
+    without one they read it too, as ZigMa's code does. The features are kept in the folder `cache`, or else below
+    ZIGMA_BENCH_CACHE or ~/.cache/zigma-bench.
+    """
+
+    encoder: Annotated[str, Len(min_length=1)]
+    revision: str | None = None
+    tokens: Annotated[int, Interval(ge=2, le=4096)] = 77
+    mask: bool = False
+    cache: str | None = None
+
+
 class Data(Choice):
-    """A data set with its options, the transforms that all of its images go through, in order, and the autoencoder that
-    encodes what they give."""
+    """A data set with its options, the transforms that all of its images go through, in order, the autoencoder that
+    encodes what they give, and what reads the images' captions."""
 
     transforms: tuple[Choice, ...] = ()
     latents: Latents | None = None
+    text: TextEncoder | None = None
 
 
 def _how_many(value: Any) -> str:
@@ -158,8 +175,8 @@ class Train(Strict):
     The network learns to say its `prediction` on the `path` (diffusion/path.py), the error weighted by `weighting`
     (diffusion/objective.py) at times drawn from `interval` (0 noise, 1 data; absent: SiT's, see plan/diffusion.py).
     `fp16` scales the loss (training/health.py); weights, A, D, dt bias and the residual stay float32 in any precision.
-    `drop_condition` is how often a conditional network is trained without its condition (absent: one time in ten where
-    it has a label for that, as guidance needs it).
+    `drop_condition` is how often a conditional network is trained without its condition, for a text under an empty one
+    (absent: one time in ten where it has a label for that, as guidance needs it).
 
     `checkpoint_seconds` says how much work a kill may cost; it changes no figure and is no part of an identity.
     """
@@ -564,6 +581,7 @@ def _known_keys(location: tuple[str | int, ...]) -> list[str]:
             model = {
                 "compare": Comparison, "baseline": Baseline, "budget": Budget, "train": Train, "sample": Sample,
                 "reference": Reference, "efficiency": Efficiency, "size_match": SizeMatch, "guidance": Guidance,
+                "data": Data, "latents": Latents, "text": TextEncoder,
             }[part]  # fmt: skip
     return sorted(model.model_fields)
 

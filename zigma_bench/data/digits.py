@@ -12,11 +12,12 @@ from zigma_bench.data.files import fingerprint
 from zigma_bench.data.holdout import hold_out
 from zigma_bench.data.options import DigitsOptions
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.images import ArrayImages, Labels, Pixels, Splits
+from zigma_bench.images import ArrayImages, Labels, Pixels, Splits, Texts
 from zigma_bench.registry import Condition, DataFacts, Missing
 
 IMAGES = 1797
 SIDE, CLASSES = 8, 10
+NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 INSTALL = "install scikit-learn, which carries them: pip install scikit-learn"
 
 
@@ -31,21 +32,24 @@ def describe(options: DigitsOptions) -> DataFacts:
         missing = ()
         parts = {"version": importlib.metadata.version("scikit-learn"), "bytes": file.stat().st_size}
     parts |= {"validation": options.validation, "resolution": options.resolution}
-    size = options.resolution
+    if options.caption is not None:
+        parts["caption"] = options.caption
+    size, told = options.resolution, fingerprint("digits", parts)
     conditions = (Condition("class", CLASSES),)
-    return DataFacts(1, size, size, fingerprint("digits", parts), missing, options.validation, conditions)
+    return DataFacts(1, size, size, told, missing, options.validation, conditions, captions=options.caption is not None)
 
 
 def load(options: DigitsOptions) -> Splits:
     """The digits as uint8 [N, 1, resolution, resolution], 0 black ground to 255 ink; `validation` of them held out."""
     _check(options)
-    return hold_out(all_digits(options.resolution), options.validation, where="digits")
+    return hold_out(all_digits(options.resolution, options.caption), options.validation, where="digits")
 
 
-def all_digits(resolution: int = SIDE) -> ArrayImages:
-    """All 1,797 in the order of their file, each with its class."""
+def all_digits(resolution: int = SIDE, caption: str | None = None) -> ArrayImages:
+    """All 1,797 in the order of their file, each with its class and, if asked, its texts."""
     pixels, classes = _table()
-    return ArrayImages(_scaled(pixels, resolution), classes)
+    texts = None if caption is None else [_texts(int(k), caption) for k in classes]
+    return ArrayImages(_scaled(pixels, resolution), classes, texts)
 
 
 def _check(options: DigitsOptions) -> None:
@@ -60,6 +64,13 @@ def _check(options: DigitsOptions) -> None:
         raise UsageError(
             "this is no resolution of the digits", where="digits", expected="a multiple of 8", got=options.resolution
         )
+
+
+def _texts(digit: int, how_many: str) -> Texts:
+    """What a digit's image is described by."""
+    name = NAMES[digit]
+    first = f"the digit {name}"
+    return (first,) if how_many == "one" else (first, f"a handwritten {name}", f"{digit}, written by hand")
 
 
 def _file() -> Path | None:

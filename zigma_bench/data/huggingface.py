@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from zigma_bench.data import hub
+from zigma_bench.data.captions import captions_in
 from zigma_bench.data.encoded import DecodedImages, Rows
 from zigma_bench.data.files import Listing, split_list
 from zigma_bench.data.holdout import hold_out
@@ -61,7 +62,7 @@ def _builder(options: HuggingFaceOptions, source: Source, listing: Listing, patt
     if patterns:
         place = {"data_files": {"train": [_literal(source, pattern) for pattern in patterns]}}
     if options.path == "imagefolder":
-        place |= {"drop_labels": options.label is None, "drop_metadata": True}
+        place |= {"drop_labels": options.label is None, "drop_metadata": options.caption is None}
     kind = options.path if source.kind == "builder" else str(source.base)
     if source.kind == "folder" and "data_dir" in place:
         place = {}
@@ -110,11 +111,12 @@ def _images(options: HuggingFaceOptions, listing: Listing, builder: Any, split: 
     table = builder.as_dataset(split=split)
     _check_column(table, options.image, where)
     classes = _classes(options, table, where)
+    texts = None if options.caption is None else captions_in(table, options.caption, f"{where}, split {split!r}")
     table = table.select_columns([options.image]).cast_column(options.image, datasets.Image(decode=False))
     if len(table) == 0:
         raise UsageError(f"the split {split!r} has no images", where=where)
     rows = Rows(table.with_format("arrow"), options.image, f"{where}, split {split!r}", frozenset(listing.files))
-    return DecodedImages(rows, options.channels, options.resolution, options.resize, classes)
+    return DecodedImages(rows, options.channels, options.resolution, options.resize, classes, texts)
 
 
 def _classes(options: HuggingFaceOptions, table: Any, where: str) -> Labels | None:

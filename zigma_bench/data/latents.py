@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zigma_bench.data.arrays import ArrayStore, Field, Layout, open_store
-from zigma_bench.images import Images, Labels, Splits, labels_of
+from zigma_bench.images import Images, Labels, Splits, drawn_labels_of, labels_of
 from zigma_bench.plan.space import LatentSpace
 
 if TYPE_CHECKING:
@@ -48,6 +48,9 @@ class LatentImages:
 
     def labels(self, indices: Indices) -> Labels:
         return labels_of(self.images, indices)
+
+    def drawn_labels(self, indices: Indices, seed: int) -> Labels:
+        return drawn_labels_of(self.images, indices, seed)
 
     def take(self, indices: Indices) -> Array:
         """The latents as networks see them, float32 [n, (T,) c, h, w]; of each image always the same."""

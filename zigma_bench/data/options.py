@@ -17,10 +17,12 @@ class DigitsOptions:
 
     `validation`: images held out by a fixed permutation; at least one image is left for training.
     `resolution`: a multiple of 8; more than 8 is upscaled (bicubic).
+    `caption`: a text beside each image, such as "the digit seven", or `several`, of which one is drawn at each use.
     """
 
     validation: Count = 1000
     resolution: Annotated[int, Ge(8), Le(1024), MultipleOf(8)] = 8
+    caption: Literal["one", "several"] | None = None
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class HuggingFaceOptions:
     and `validation` (so many images of the training split, held out by a fixed permutation).
 
     `label`: the column of each image's class, whole numbers below `classes`, for networks that are conditioned on it.
+    `caption`: the column of each image's text, or of a list of texts of which one is drawn at each use.
     `image`: the column. `resize`: the short side is scaled to `resolution` (bicubic, antialiased) and the centre cut
     out, or `none`: an image of any other size is an error. Transparent images are laid on white.
     """
@@ -55,6 +58,7 @@ class HuggingFaceOptions:
     revision: str | None = None
     label: str | None = None
     classes: Count | None = None
+    caption: str | None = None
 
 
 @dataclass(frozen=True)

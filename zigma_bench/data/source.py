@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -59,8 +59,11 @@ def describe(options: HuggingFaceOptions) -> DataFacts:
         assert options.classes is not None
         parts |= {"label": options.label, "classes": options.classes}
         conditions = (Condition("class", options.classes),)
+    if options.caption is not None:
+        parts["caption"] = options.caption
     size, told = options.resolution, fingerprint("huggingface", parts)
-    return DataFacts(options.channels, size, size, told, source.missing, options.validation, conditions)
+    facts = DataFacts(options.channels, size, size, told, source.missing, options.validation, conditions)
+    return replace(facts, captions=options.caption is not None)
 
 
 def find(options: HuggingFaceOptions) -> Source:

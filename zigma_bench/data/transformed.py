@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zigma_bench.errors import UsageError
-from zigma_bench.images import Images, Pixels, Splits
+from zigma_bench.images import Images, Labels, Pixels, Splits, Texts, captions_of, labels_of
 
 MEMORY_BYTES = 2**30  # a split whose pixels fit is transformed once and kept
 CHUNK = 1000  # images at a time
@@ -31,6 +31,12 @@ class TransformedImages:
     def take(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Pixels:
         wanted = np.asarray(indices, dtype=np.int64)
         return self._all[wanted] if self._fits else self._made(wanted)
+
+    def labels(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Labels:
+        return labels_of(self.images, indices)
+
+    def captions(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> list[Texts]:
+        return captions_of(self.images, indices)
 
     @cached_property
     def _fits(self) -> bool:

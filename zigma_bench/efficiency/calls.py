@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from zigma_bench.device import Device
 from zigma_bench.diffusion.draw import draw
-from zigma_bench.diffusion.guidance import under, under_labels
+from zigma_bench.diffusion.guidance import under_labels
 from zigma_bench.diffusion.noise import StepNoise
 from zigma_bench.images import ArrayImages
 from zigma_bench.models.speed import Graphed, compile_network, record
@@ -76,7 +76,9 @@ def evaluation(cell: Cell, network: nn.Module, device: Device) -> Callable[..., 
 
 def forward_call(cell: Cell, network: nn.Module, device: Device, batch: int) -> Callable[[], Tensor]:
     """One forward pass without gradients."""
-    evaluate, x = under(evaluation(cell, network, device), _labels(cell, batch, device)), _noise(cell, batch, device)
+    evaluate, x = evaluation(cell, network, device), _noise(cell, batch, device)
+    if cell.condition is not None:
+        evaluate = under_labels(evaluate, _labels(batch, device), cell.condition.size, None, _texts(cell, device))
     t = torch.full((batch,), 0.5, device=device.name)
     return lambda: evaluate(x, t)
 
@@ -85,9 +87,9 @@ def sampling_call(cell: Cell, network: nn.Module, device: Device) -> Callable[[]
     """One whole sampling of a batch, from noise to images, guided where the suite guides."""
     assert cell.efficiency is not None
     evaluate, noise = evaluation(cell, network, device), _noise(cell, cell.efficiency.sample_batch, device)
-    y = _labels(cell, len(noise), device)
-    if cell.condition is not None and y is not None:
-        evaluate = under_labels(evaluate, y, cell.condition.size, cell.sample.guidance)
+    if cell.condition is not None:
+        y, dropped, texts = _labels(len(noise), device), cell.condition.size, _texts(cell, device)
+        evaluate = under_labels(evaluate, y, dropped, cell.sample.guidance, texts)
 
     def call() -> None:
         stirred = StepNoise(cell.seed, range(len(noise)), noise.shape[1:], device.name)
@@ -98,7 +100,8 @@ def sampling_call(cell: Cell, network: nn.Module, device: Device) -> Callable[[]
 
 def backward_call(cell: Cell, network: nn.Module, device: Device) -> Callable[[], None]:
     """The loss of one batch and its gradients; the images, noise and times stay the same."""
-    batch = draw_batch(_images(cell), cell.train, cell.seed, 0, torch.device(device.name), cell.condition)
+    target = torch.device(device.name)
+    batch = draw_batch(_images(cell), cell.train, cell.seed, 0, target, cell.condition, _texts(cell, device))
     _ready_to_train(cell, network, device)
 
     def call() -> None:
@@ -118,10 +121,11 @@ def training_call(cell: Cell, network: nn.Module, device: Device) -> Callable[[]
     ema = copy.deepcopy(network).requires_grad_(False)
     _ready_to_train(cell, network, device)
     health = Health(target, scaled=cell.train.precision == "fp16")
-    descent = Descent(network, ema, cell.train, health, target)
+    descent, texts = Descent(network, ema, cell.train, health, target), _texts(cell, device)
 
     def call() -> None:
-        descent(draw_batch(images, cell.train, cell.seed, 0, target, cell.condition), cell.train.learning_rate)
+        batch = draw_batch(images, cell.train, cell.seed, 0, target, cell.condition, texts)
+        descent(batch, cell.train.learning_rate)
 
     return call
 
@@ -137,13 +141,35 @@ def _noise(cell: Cell, batch: int, device: Device) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device.name)
 
 
-def _labels(cell: Cell, batch: int, device: Device) -> Tensor | None:
-    """The first class for all; None without a condition."""
-    return None if cell.condition is None else torch.zeros(batch, dtype=torch.int64, device=device.name)
+def _labels(batch: int, device: Device) -> Tensor:
+    """The first class, or text, for all."""
+    return torch.zeros(batch, dtype=torch.int64, device=device.name)
+
+
+@dataclass(frozen=True)
+class NoiseTexts:
+    """Two texts of noise, of which the second stands for the empty one: features [2, S, C] on the device."""
+
+    features: Tensor
+    masked: bool
+    null: int = 1
+
+    def __call__(self, numbers: Tensor) -> tuple[Tensor, ...]:
+        features = self.features[numbers]
+        return (features, torch.ones_like(features[..., 0], dtype=torch.bool)) if self.masked else (features,)
+
+
+def _texts(cell: Cell, device: Device) -> NoiseTexts | None:
+    """What stands for the texts of a cell that has them."""
+    given = cell.condition
+    if given is None or given.kind != "text":
+        return None
+    draw = torch.Generator().manual_seed(0)
+    return NoiseTexts(torch.randn(2, given.tokens, given.size, generator=draw).to(device.name), given.masked)
 
 
 def _images(cell: Cell) -> ArrayImages:
-    """Noise, all of the first class."""
+    """Noise, all of the first class or text."""
     shape = (cell.train.batch, *cell.shape)
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     return ArrayImages(images, np.zeros(cell.train.batch, np.int64))

@@ -222,7 +222,9 @@ def condition_of(options: Conditioned) -> Condition | None:
     if options.condition == "class":
         return Condition("class", options.classes, options.null_class)
     if isinstance(options, WithText) and options.condition == "text":
-        return Condition("text", options.text_width)
+        return Condition(
+            "text", options.text_width, tokens=options.text_tokens, masked=isinstance(options, ZigmaOptions)
+        )
     return None
 
 

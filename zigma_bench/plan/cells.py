@@ -25,7 +25,7 @@ Stage = Literal["train", "sample", "quality", "efficiency"]
 STAGES: tuple[Stage, ...] = ("train", "sample", "quality", "efficiency")
 Role = Literal["cell", "floor", "reconstruction", "ceiling"]
 DROP_RATE = 0.1  # of DiT, ADM and ZigMa
-LATER_OPTIONS = {"label", "classes"}  # of data sources
+LATER_OPTIONS = {"label", "classes", "caption"}  # of data sources
 OBJECTIVE_KEYS = {"path", "prediction", "weighting", "interval"}  # of the recipe: they stand as `Cell.objective_facts`
 
 
@@ -74,16 +74,37 @@ def within(size: int, target: int) -> bool:
 
 
 class Given(Strict):
-    """What the network is given as y: a class of `size`, and `size` itself where `droppable`, for none of them."""
+    """What the network is given as y: a class of `size`, and `size` itself where `droppable`, for none of them; or
+    features of a text, [tokens, size], `masked` with a mask of the tokens that count, and those of an empty text for
+    none."""
 
     kind: Literal["class", "text"]
     size: int
     droppable: bool
+    tokens: int = 0
+    masked: bool = False
 
     def drop_rate(self, train: Train) -> float:
         """How often a training image's condition is dropped."""
         asked = train.drop_condition
         return asked if asked is not None else DROP_RATE if self.droppable else 0.0
+
+
+class TextFeatures(Strict):
+    """Whence the features of captions come: the encoder as the suite names it, and what they depend on.
+
+    `fingerprint`: that of the encoder. `images`: that of the data set, whatever its transforms. `width`: None where
+    neither the encoder nor its features are here. `cache`: the folder of the features, where the suite names one.
+    """
+
+    encoder: str
+    revision: str | None
+    fingerprint: str
+    images: str
+    width: int | None
+    tokens: int
+    mask: bool
+    cache: str | None
 
 
 class Cell(Strict):
@@ -126,6 +147,7 @@ class Cell(Strict):
     data_label: str | None = None
     latents: LatentSpace | None = None
     frames: int = 1
+    text: TextFeatures | None = None  # of a cell whose condition is a text
 
     @property
     def label(self) -> str:
@@ -261,6 +283,8 @@ class Cell(Strict):
             "precision": self.train.precision,
             **self.objective_facts,
         }
+        if self.text is not None:
+            network["text"] = [self.text.fingerprint, self.text.tokens, self.text.mask]
         trained = {**network, "role": self.role, "seed": self.seed}
         if self.role == "cell":
             left_out = {"checkpoint_seconds", "drop_condition", *OBJECTIVE_KEYS}

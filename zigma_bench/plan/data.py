@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from zigma_bench.errors import UsageError, ZigmaBenchError
-from zigma_bench.plan.cells import Resolved, Transform, digest
+from zigma_bench.plan.cells import Resolved, TextFeatures, Transform, digest
 from zigma_bench.plan.latents import latent_space
 from zigma_bench.plan.resolve import describe, entries, resolve, word
 from zigma_bench.plan.settings import NO_DATA
 from zigma_bench.plan.space import LatentSpace
+from zigma_bench.plan.text import condition_of, text_of
 from zigma_bench.plugins import Catalogue
 from zigma_bench.registry import DataFacts
 from zigma_bench.suite import Data, Source, Suite
@@ -22,7 +23,7 @@ Place = tuple[str | int, ...]
 @dataclass(frozen=True)
 class DataSet:
     """One entry of a suite's `data`. `facts` are those of what networks see: the images after the transforms, or their
-    latents in `space`.
+    latents in `space`; and, where an encoder is named, the features of their captions, `text`.
 
     `label` tells it from the suite's others; None where it is the only one. That of an efficiency suite has no `data`.
     """
@@ -32,6 +33,7 @@ class DataSet:
     facts: DataFacts
     label: str | None = None
     space: LatentSpace | None = None
+    text: TextFeatures | None = None
 
 
 def data_sets(suite: Suite, catalogue: Catalogue, source: Source, *, smoke: bool) -> tuple[DataSet, ...]:
@@ -52,6 +54,11 @@ def data_sets(suite: Suite, catalogue: Catalogue, source: Source, *, smoke: bool
 def _resolved(given: Data, place: Place, catalogue: Catalogue, source: Source) -> DataSet:
     data = resolve(catalogue, "dataset", given, source.where(*place))
     facts = describe(catalogue, data, source.where(*place))
+    text: TextFeatures | None = None
+    if given.text is not None:
+        text, missing = text_of(given.text, facts, data.name, source.where(*place, "text"))
+        conditions = (*facts.conditions, condition_of(text))
+        facts = replace(facts, conditions=conditions, missing=(*facts.missing, *missing))
     transforms = []
     for index, choice in enumerate(given.transforms):
         where = source.where(*place, "transforms", index)
@@ -59,7 +66,7 @@ def _resolved(given: Data, place: Place, catalogue: Catalogue, source: Source) -
     if transforms:  # images without any keep the fingerprint of their source, and records their names
         parts = {"images": facts.fingerprint, "transforms": [item.model_dump(mode="json") for item in transforms]}
         facts = replace(facts, fingerprint=digest(parts))
-    return DataSet(data, tuple(transforms), facts)
+    return DataSet(data, tuple(transforms), facts, text=text)
 
 
 def _encoded(data: DataSet, given: Data, place: Place, suite: Suite, source: Source, smoke: bool) -> DataSet:

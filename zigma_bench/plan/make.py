@@ -156,7 +156,7 @@ def _cells(
     where = source.where("compare", index, "backbone")
     backbone = resolve(catalogue, "backbone", comparison.backbone, where)
     spec = catalogue.get("backbone", backbone.name)
-    given = _given(spec, backbone, suite, source)
+    given = _given(spec, backbone, suite, data, source)
     settings = settings_of(suite, data.facts, spec, spec.make_options(backbone.options))
     cells = []
     for scan, scan_where in _scans_of(spec, comparison, index, source, catalogue):
@@ -203,6 +203,7 @@ def _cells(
                     metric_fingerprints=tuple(_metric_fingerprint(catalogue, metric) for metric in metrics),
                     timed_alone=suite.timed_alone,
                     condition=given,
+                    text=data.text if given is not None and given.kind == "text" else None,
                 )
             )
     return cells
@@ -243,7 +244,7 @@ def _price(
     return grid, orders, spec.facts.cost(options, grid=grid, channels=facts.channels, routes=orders)
 
 
-def _given(spec: Spec, backbone: Resolved, suite: Suite, source: Source) -> Given | None:
+def _given(spec: Spec, backbone: Resolved, suite: Suite, data: DataSet, source: Source) -> Given | None:
     """What the network is given as y; the suite must not drop or guide what isn't there."""
     wanted = spec.facts.condition(spec.make_options(backbone.options))
     asked = {
@@ -256,19 +257,28 @@ def _given(spec: Spec, backbone: Resolved, suite: Suite, source: Source) -> Give
                 f"there is nothing to {verb}: the backbone {spec.name!r} is drawn from under no condition",
                 where=source.where(*key), do=f"leave {key[1]} out, or give every backbone a condition",
             )  # fmt: skip
-        if is_asked and not wanted.droppable:
+        if is_asked and wanted.kind == "class" and not wanted.droppable:
             raise UsageError(
                 f"the backbone {spec.name!r} has no label for none of its classes, so nothing can {verb} its condition",
                 where=source.where(*key), do=f"set its option null_class to true, or leave {key[1]} out",
             )  # fmt: skip
-    return None if wanted is None else Given(kind=wanted.kind, size=wanted.size, droppable=wanted.droppable)
+    if wanted is None:
+        return None
+    if wanted.kind == "class":
+        return Given(kind="class", size=wanted.size, droppable=wanted.droppable)
+    masked = data.text is not None and data.text.mask
+    return Given(kind="text", size=wanted.size, droppable=True, tokens=wanted.tokens, masked=masked)
 
 
 def _check_condition(spec: Spec, options: Any, facts: DataFacts) -> None:
     """The data must give what the network is conditioned on."""
     wanted = spec.facts.condition(options)
-    if wanted is not None and wanted not in facts.conditions:
+    if wanted is not None and not any(given.serves(wanted) for given in facts.conditions):
         given = " and ".join(map(str, facts.conditions)) or "images alone"
+        if wanted.kind == "text" and facts.captions and "text" not in (c.kind for c in facts.conditions):
+            given += ", whose captions nothing encodes: give data.text an encoder"
+        if wanted.kind == "text" and not wanted.masked and any(condition.masked for condition in facts.conditions):
+            given += " with a mask, which this backbone does not take: leave data.text.mask out"
         raise NotReady(
             f"the backbone {spec.name!r} is conditioned on {wanted}, which the data does not give",
             expected=f"data with {wanted}",
@@ -374,7 +384,7 @@ def _anchors(baseline: Cell) -> list[Cell]:
         update={
             "role": "floor", "backbone": None, "scan": None, "backbone_label": "held-out images", "scan_label": None,
             "order_digests": (), "scanned_ratio": 0.0, "parameters": 0, "forward_flops": {}, "seed": 0,
-            "size_match": None, "condition": None, **none,
+            "size_match": None, "condition": None, "text": None, **none,
         }
     )  # fmt: skip
     ceiling = baseline.model_copy(

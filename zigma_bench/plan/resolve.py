@@ -8,6 +8,7 @@ from typing import Any
 
 import pydantic
 
+from zigma_bench import encoders
 from zigma_bench.errors import UsageError, ZigmaBenchError, nearest
 from zigma_bench.grid import Grid
 from zigma_bench.plan.cells import Resolved
@@ -18,6 +19,7 @@ from zigma_bench.scans.layers import routes
 from zigma_bench.scans.route import Route
 from zigma_bench.suite import Budget, Choice, Data, Efficiency, Latents, Reference, SizeMatch, Source, Suite
 
+TOY_TOKENS = 8  # of a text in a smoke run
 LONGEST_WORD = 40  # of an option's value in a label
 
 
@@ -33,6 +35,8 @@ def smoke_suite(suite: Suite, catalogue: Catalogue, source: Source) -> Suite:
         options = _expand_size(spec, item.backbone.options, source.where("compare", index, "backbone"))
         if options.get("condition") == "class":
             options = {**options, "classes": 10}  # those of the embedded data
+        if options.get("condition") == "text" and not suite.timed_alone:
+            options = {**options, "text_width": encoders.RANDOM_WORDS_WIDTH, "text_tokens": TOY_TOKENS}
         toy = Choice.model_validate({"name": item.backbone.name, **options, **spec.facts.smoke})
         toy_item = item.model_copy(update={"backbone": toy})
         if toy_item not in compare:  # two sizes of one backbone have one toy
@@ -88,10 +92,14 @@ def _toy(given: Data, place: tuple[str | int, ...], catalogue: Catalogue, source
         resolve(catalogue, "transform", choice, where)
         toy = catalogue.get("transform", choice.name).facts.smoke
         transforms.append({"name": choice.name, **choice.options, **toy})
+    base: dict[str, Any]
     if facts.smoke is None:
         base = {"name": facts.toy, **(catalogue.get("dataset", facts.toy).facts.smoke or {})}
     else:
         base = {"name": given.name, **given.options, **facts.smoke}
+    if given.text is not None:  # the digits have texts, which no file is needed to read
+        toy_text = given.text.model_dump() | {"encoder": encoders.RANDOM_WORDS, "revision": None, "tokens": TOY_TOKENS}
+        base = {"name": "digits", "caption": "several", "text": toy_text}
     if given.latents is not None:
         base |= {"resolution": 2 * base.get("resolution", 8), "latents": _toy_latents(given.latents)}
     return Data.model_validate({**base, "transforms": tuple(transforms)})

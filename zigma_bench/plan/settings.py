@@ -37,7 +37,7 @@ def settings_of(suite: Suite, facts: DataFacts, spec: Spec, options: Any) -> lis
     backends = (timed.backends or (suite.backend,))[: 1 if spec.facts.order == "free" else None]
     batches = timed.batch or (suite.train.batch,)
     wanted = spec.facts.condition(options)
-    labels = (wanted,) if wanted is not None and wanted.kind == "class" else ()  # any label takes the same time
+    labels = () if wanted is None else (wanted,)  # any label and any text of so many tokens takes the same time
     found = []
     for backend, tokens, batch in itertools.product(backends, timed.tokens, batches):
         side = options.patch * math.isqrt(tokens)

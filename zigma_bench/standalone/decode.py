@@ -16,39 +16,41 @@ import torch
 
 from zigma_bench.data.autoencoder import open_autoencoder
 from zigma_bench.errors import UsageError
-from zigma_bench.models.official.card import Card
 from zigma_bench.plan.latents import space_of_latents
 from zigma_bench.plan.space import LatentSpace
 from zigma_bench.sampling import to_pixels
 from zigma_bench.sheets import GRID, SIDE, write_grid
 from zigma_bench.standalone.draw import picture_place, place, read_picture, write_picture
+from zigma_bench.standalone.drawable import Drawable
 from zigma_bench.store import only_writer, write_json
 from zigma_bench.suite import Latents
 
 AUTOENCODER = "autoencoder.json"
 
 
-def decoder_of(card: Card, name: str) -> LatentSpace:
+def decoder_of(source: Drawable, name: str) -> LatentSpace:
     """The space of a model's latents through FOLDER, or through owner/name@COMMIT of the Hub, which is fetched.
 
     Raises UsageError for a model whose samples are no latents of pictures, NotReady for an autoencoder that is not
     there or has other latents.
     """
-    if card.space != "latents" or len(card.shape) != 3:
+    if source.latents is not None:
+        raise UsageError("the cell knows the autoencoder of its latents", where="--autoencoder", do="leave it out")
+    if source.space != "latents" or len(source.shape) != 3:
         raise UsageError(
-            "the model draws no latents of pictures", where="--autoencoder", got=f"{card.space} {list(card.shape)}",
+            "the model draws no latents of pictures", where="--autoencoder", got=f"{source.space} {list(source.shape)}",
             do="leave it out, or import the model with --space latents",
         )  # fmt: skip
     folder, at, commit = name.rpartition("@")
     given = (
         Latents(autoencoder=folder, revision=commit) if at and not Path(name).exists() else Latents(autoencoder=name)
     )
-    channels, height, width = card.shape
+    channels, height, width = source.shape
     return space_of_latents(given, channels=channels, height=height, width=width, where="--autoencoder")
 
 
 def decode_folder(
-    card: Card, space: LatentSpace, folder: Path, *, count: int, device: str, tell: Callable[[int], None]
+    source: Drawable, space: LatentSpace, folder: Path, *, count: int, device: str, tell: Callable[[int], None]
 ) -> Path:
     """Decode the first `count` latents of a folder and give the folder of the pictures; `tell` hears how many are."""
     with only_writer(folder, "this folder"):
@@ -58,7 +60,7 @@ def decode_folder(
         for start in range(0, len(due), space.given.batch):
             assert autoencoder is not None, "there is something to decode"
             indices = due[start : start + space.given.batch]
-            latents = np.stack([np.load(place(card, folder, index), allow_pickle=False) for index in indices])
+            latents = np.stack([np.load(place(source, folder, index), allow_pickle=False) for index in indices])
             for index, pixels in zip(indices, to_pixels(autoencoder.decode(torch.from_numpy(latents))), strict=True):
                 write_picture(picture_place(folder, index), pixels)
             tell(indices[-1] + 1)

@@ -1,8 +1,8 @@
-"""An imported model under the samplers here: told its own times, guided, its sigma used where it has one."""
+"""A network with its weights under the samplers here: told its own times, guided, its sigma used where it has one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,11 +13,11 @@ from zigma_bench.diffusion.conventions import vp_noise_of_dit
 from zigma_bench.diffusion.convert import Network
 from zigma_bench.diffusion.ddpm import dit_schedule, solve_discrete
 from zigma_bench.diffusion.draw import draw
-from zigma_bench.diffusion.guidance import guided
+from zigma_bench.diffusion.guidance import Texts, under_labels
 from zigma_bench.diffusion.noise import StepNoise, image_noise
 from zigma_bench.errors import NotFinite, UsageError
-from zigma_bench.models.official.card import Card
 from zigma_bench.plan.diffusion import check_diffusion, objective_of, sampler_of
+from zigma_bench.standalone.drawable import Drawable
 from zigma_bench.standalone.labels import label_of
 from zigma_bench.suite import DISCRETE, Sample, Source, Strict, Train, validated
 
@@ -31,12 +31,13 @@ class Recipe(Strict):
 
 @dataclass(frozen=True)
 class Order:
-    """What is drawn: the recipe, the seed of all noise, and the labels (None: all classes in turn)."""
+    """What is drawn: the recipe, the seed of all noise, the labels (None: all classes in turn), or the prompts."""
 
-    card: Card
+    source: Drawable
     recipe: Recipe
     seed: int
     labels: tuple[int, ...] | None
+    prompts: tuple[str, ...] | None = None
 
     def __str__(self) -> str:
         """The sampler with its defaults, as it is told to a person."""
@@ -52,7 +53,7 @@ class Order:
     @property
     def of_dit(self) -> bool:
         """Whether DiT's own steps are walked."""
-        return self.card.official == "dit" and self.recipe.sample.solver in DISCRETE
+        return self.source.of_dit and self.recipe.sample.solver in DISCRETE
 
     @property
     def variance(self) -> Literal["small", "large", "learned"] | None:
@@ -60,64 +61,76 @@ class Order:
         sample = self.recipe.sample
         if not self.of_dit or sample.solver != "ddpm":
             return None
-        return sample.variance or ("learned" if self.card.learned_sigma else "small")
+        return sample.variance or ("learned" if self.source.learned_sigma else "small")
 
     def facts(self) -> dict[str, Any]:
         """All that an image depends on beside its index; dopri5 also on the batch that it is drawn in."""
         sample = self.recipe.sample
         free = set() if sample.solver == "dopri5" else {"count", "batch"}
-        return {
-            "model": self.card.model_sha256,
+        found = {
+            "model": self.source.sha256,
             "seed": self.seed,
             "labels": self.labels and list(self.labels),
             "sample": sample.model_dump(mode="json", exclude=free),
         }
+        return found if self.prompts is None else {**found, "prompts": list(self.prompts)}
 
     def labels_of(self, indices: range | list[int]) -> list[int] | None:
-        """The label of every image; None where there are no classes."""
-        classes = self.card.condition.classes
-        if self.card.condition.kind != "class" or classes is None:
+        """The label of every image, or the number of its prompt; None where there is no condition."""
+        if self.prompts is not None:
+            return [index % len(self.prompts) for index in indices]
+        classes = self.source.condition.classes
+        if self.source.condition.kind != "class" or classes is None:
             return None
         return [label_of(self.seed, index, classes=classes, chosen=self.labels) for index in indices]
 
 
 def make_order(
-    card: Card, given: dict[str, Any], *, seed: int, labels: tuple[int, ...] | None, places: dict[str, str]
+    drawable: Drawable,
+    given: Mapping[str, Any],
+    *,
+    seed: int,
+    labels: tuple[int, ...] | None,
+    places: Mapping[str, str],
+    prompts: tuple[str, ...] | None = None,
 ) -> Order:
-    """The order of keys of a suite's `sample`; UsageError for what makes no sense for this model.
+    """The order of keys of a suite's `sample`, over those that the network has of itself; UsageError for what makes no
+    sense for it.
 
     `places`: how the command spells a key, for errors.
     """
     source = Source("sample", "", {("sample", *key.split(".")): where for key, where in places.items()})
-    train = {"path": card.path, "prediction": card.prediction}
-    solver = {"solver": "ddpm"} if card.official == "dit" else {}
-    recipe = validated(Recipe, {"train": train, "sample": solver | given}, source)
+    recipe = validated(Recipe, {"train": drawable.train, "sample": {**drawable.sample, **given}}, source)
     unguided = recipe.sample.model_copy(update={"guidance": None})
     check_diffusion(Recipe(train=recipe.train, sample=unguided), source)
     if recipe.sample.graph:
         raise UsageError(
             "a model's launches are not recorded", where=source.where("sample", "graph"), do="leave it out"
         )
-    order = Order(card, recipe, seed, labels)
+    order = Order(drawable, recipe, seed, labels, prompts)
     _check_condition(order, source)
     return order
 
 
 def _check_condition(order: Order, source: Source) -> None:
-    condition, guidance = order.card.condition, order.recipe.sample.guidance
-    if condition.kind == "text":
+    condition, guidance = order.source.condition, order.recipe.sample.guidance
+    if condition.kind == "text" and not order.source.reads_prompts:
         raise UsageError(
             "the model is drawn under a text's features, and no text encoder is at hand",
             do="call official.open_model(DIR) with features of yours",
         )
-    if condition.kind == "none" and order.labels:
+    if condition.kind == "text" and not order.prompts:
+        raise UsageError("the network is drawn from under a text", do="give --prompt TEXT, once or more")
+    if condition.kind != "text" and order.prompts:
+        raise UsageError("the network reads no text", where="--prompt", expected=str(condition), do="leave it out")
+    if condition.kind != "class" and order.labels:
         raise UsageError("the model has no classes", where="--labels", do="leave labels and class out")
     top = (condition.classes or 0) - 1
     if wrong := [label for label in order.labels or () if not 0 <= label <= top]:
         raise UsageError("a label has no class", where="--labels", expected=f"0 to {top}", got=wrong[0])
     if guidance is None:
         return
-    if not condition.null_class:
+    if condition.kind != "text" and not condition.null_class:
         raise UsageError(
             "the model has no label that stands for none, so there is nothing to guide away from",
             where=source.where("sample", "guidance"), do="leave guidance out",
@@ -130,12 +143,15 @@ def _check_condition(order: Order, source: Source) -> None:
 
 
 @torch.no_grad()
-def draw_batch(order: Order, network: Callable[..., Tensor], indices: list[int], device: str) -> Tensor:
-    """The images or latents of some indices, float [B, *shape] on the CPU; each from (seed, index) alone."""
-    shape = order.card.shape
+def draw_batch(order: Order, network: Network, indices: list[int], device: str, texts: Texts | None = None) -> Tensor:
+    """The images or latents of some indices, float [B, *shape] on the CPU; each from (seed, index) alone.
+
+    `texts`: the features of the order's prompts.
+    """
+    shape = order.source.shape
     noise = torch.stack([image_noise(order.seed, index, shape) for index in indices]).to(device)
     stirred = StepNoise(order.seed, indices, shape, device)
-    said = _conditioned(order, network, indices, device)
+    said = _conditioned(order, network, indices, device, texts)
     sample = order.recipe.sample
     if order.of_dit:
         solver: Literal["ddpm", "ddim"] = "ddpm" if sample.solver == "ddpm" else "ddim"
@@ -159,14 +175,12 @@ def draw_batch(order: Order, network: Callable[..., Tensor], indices: list[int],
     return drawn.float().cpu()
 
 
-def _conditioned(order: Order, network: Callable[..., Tensor], indices: list[int], device: str) -> Network:
-    """The network of x and t alone, under each image's label, guided if that is asked for."""
-    if order.card.official == "dit" and not order.of_dit:
+def _conditioned(order: Order, network: Network, indices: list[int], device: str, texts: Texts | None) -> Network:
+    """The network of x and t alone, under each image's label or prompt, guided if that is asked for."""
+    if order.source.of_dit and not order.of_dit:
         network = vp_noise_of_dit(network)
-    labels, guidance = order.labels_of(indices), order.recipe.sample.guidance
+    labels = order.labels_of(indices)
     if labels is None:
         return network
-    y = torch.tensor(labels, device=device)
-    if guidance is None:
-        return lambda x, t: network(x, t, y)
-    return guided(network, y, torch.full_like(y, order.card.condition.classes or 0), guidance)
+    y, dropped = torch.tensor(labels, device=device), order.source.condition.classes or 0
+    return under_labels(network, y, dropped, order.recipe.sample.guidance, texts)

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from zigma_bench.diffusion.guidance import Texts
 from zigma_bench.errors import Interrupted, NotFinite
 from zigma_bench.images import Images
 from zigma_bench.models.speed import compile_network
@@ -69,10 +70,12 @@ def train(
     tell: Callable[[int, str], None],
     stopped: Callable[[], bool],
     given: Given | None = None,
+    texts: Texts | None = None,
 ) -> tuple[nn.Module, Progress]:
     """Train a network in place and give its EMA and how it went; resumes from `folder` and checkpoints into it.
 
-    `given`: what the network is conditioned on, which the images must know of themselves.
+    `given`: what the network is conditioned on, which the images must know of themselves; of texts they know the
+    numbers, and `texts` gives the features.
     `tell(images, text)` reports progress. Raises Interrupted when `stopped()`, and NotFinite when a loss or a gradient
     is not finite, with the step and the place in the network where that began.
     """
@@ -86,7 +89,7 @@ def train(
         health.resume(progress.step, saved.get("health"))
 
     def batch_of(step: int) -> Batch:
-        return draw_batch(images, recipe, seed, step, device, given)
+        return draw_batch(images, recipe, seed, step, device, given, texts)
 
     def look() -> list[float]:
         """The losses since the last look; waits for the device."""
@@ -99,7 +102,7 @@ def train(
     network.train()
     if recipe.compile:
         compile_network(network, device.type)
-    _warm_up(network, images, recipe, device, given)  # decoding and compiling are not the network's time
+    _warm_up(network, images, recipe, device, given, texts)  # decoding and compiling are not the network's time
     started, last_save = time.monotonic() - progress.seconds, time.monotonic()
     while goal.fraction(progress) < 1:
         rate = learning_rate(recipe, progress.step * recipe.batch, goal.fraction(progress))
@@ -134,13 +137,21 @@ def learning_rate(recipe: Train, images: int, fraction: float) -> float:
     return rate
 
 
-def _warm_up(network: nn.Module, images: Images, recipe: Train, device: torch.device, given: Given | None) -> None:
+def _warm_up(
+    network: nn.Module,
+    images: Images,
+    recipe: Train,
+    device: torch.device,
+    given: Given | None,
+    texts: Texts | None,
+) -> None:
     """Decode the images and build the kernels: one pass that leaves nothing behind."""
     count = recipe.batch if recipe.compile else 1  # what is compiled is compiled for a batch, and for gradients
     x = to_floats(images.take([0] * count), device)
     with torch.set_grad_enabled(recipe.compile), autocast(recipe, device):
-        y = () if given is None else (torch.zeros(count, dtype=torch.int64, device=device),)
-        loss = network(x, torch.zeros(count, device=device), *y).float().mean()
+        y: tuple[Tensor, ...] = () if given is None else (torch.zeros(count, dtype=torch.int64, device=device),)
+        told = y if texts is None else texts(*y)
+        loss = network(x, torch.zeros(count, device=device), *told).float().mean()
     if recipe.compile:
         loss.backward()
         network.zero_grad(set_to_none=True)

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zigma_bench.diffusion.guidance import under
+from zigma_bench.diffusion.guidance import Texts, under
 from zigma_bench.diffusion.objective import prediction_loss
-from zigma_bench.images import Images, Pixels, labels_of
+from zigma_bench.images import Images, Pixels, drawn_labels_of
 from zigma_bench.models.speed import record, require_card
 from zigma_bench.plan.cells import Given
 from zigma_bench.plan.diffusion import objective_of
@@ -29,17 +29,24 @@ Indices = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 @dataclass(frozen=True)
 class Batch:
-    """Images or clips x1 and noise x0 [B, ..., C, H, W], times t [B] and labels y [B] or none, on the device."""
+    """Images or clips x1 and noise x0 [B, ..., C, H, W], times t [B] and what they are drawn under, on the device:
+    nothing, labels y [B], or the features of texts y [B, S, C] and their mask [B, S] or none."""
 
     x1: Tensor
     x0: Tensor
     t: Tensor
     y: Tensor | None = None
+    mask: Tensor | None = None
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        given = (self.x1, self.x0, self.t)
-        return given if self.y is None else (*given, self.y)
+        return (self.x1, self.x0, self.t, *(self.told or ()))
+
+    @property
+    def told(self) -> tuple[Tensor, ...] | None:
+        """What the network is given beside x and t."""
+        found = tuple(tensor for tensor in (self.y, self.mask) if tensor is not None)
+        return found or None
 
 
 @runtime_checkable
@@ -122,9 +129,18 @@ class Descent:
 
 
 def draw_batch(
-    images: Images, recipe: Train, seed: int, step: int, device: torch.device, given: Given | None = None
+    images: Images,
+    recipe: Train,
+    seed: int,
+    step: int,
+    device: torch.device,
+    given: Given | None = None,
+    texts: Texts | None = None,
 ) -> Batch:
-    """The images, noise, times, flips and labels of a step; the default generators are seeded for its dropped paths."""
+    """The images, noise, times, flips and labels of a step; the default generators are seeded for its dropped paths.
+
+    Of an image with several texts one is drawn. `texts` gives those that the labels number.
+    """
     indices = batch_indices(len(images), recipe.batch, seed, step)
     drawn = isinstance(images, Posteriors)
     if isinstance(images, Posteriors):
@@ -141,15 +157,16 @@ def draw_batch(
         x1 = torch.where(flipped, x1.flip(-1), x1)
     if given is None:
         return Batch(x1, x0, t)
-    y = torch.from_numpy(labels_of(images, indices)).to(device)
+    y = torch.from_numpy(drawn_labels_of(images, indices, step_seed(seed, step, 7))).to(device)
     dropped = torch.rand(len(y), generator=draw, device=device) < given.drop_rate(recipe)
-    return Batch(x1, x0, t, torch.where(dropped, given.size, y))
+    y = torch.where(dropped, given.size if texts is None else texts.null, y)
+    return Batch(x1, x0, t, *((y,) if texts is None else texts(y)))
 
 
 def loss_of(network: nn.Module, batch: Batch, recipe: Train) -> Tensor:
     """The mean loss of a batch."""
     with autocast(recipe, batch.x1.device):
-        said = under(network, batch.y)
+        said = under(network, batch.told)
         return prediction_loss(said, batch.x1, batch.x0, batch.t, objective_of(recipe)).mean()
 
 

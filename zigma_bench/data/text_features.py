@@ -1,0 +1,223 @@
+"""Captions as features: encoded once for a data set, kept on disk, and read by number.
+
+FOLDER/  store.json, 0000000.features.npy, ...   features float16 [tokens, width] and mask [tokens] of every distinct
+                                                 caption in the order of first use, then of the empty text
+         captions.json                           those captions, for a person and for prompts
+
+The folder holds what the features depend on: the captions' sha256, the encoder's name, commit and fingerprint, the
+sha256 of its weights, and the number of tokens. It can be copied to a machine without the encoder: there captions,
+name, commit and fingerprint are compared, and the weights' sha256 is taken as it stands; where the weights are, they
+are compared too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from zigma_bench import encoders
+from zigma_bench.data.arrays import STORE, ArrayStore, Field, Layout, open_store, open_writer
+from zigma_bench.data.text_encoder import Encoder, open_encoder
+from zigma_bench.errors import NotReady, UsageError
+from zigma_bench.images import Images, Labels, Pixels, Splits, captions_of
+from zigma_bench.plan.cells import TextFeatures
+from zigma_bench.store import check_writable, only_writer, write_json
+from zigma_bench.text_model import find
+
+DTYPE = "float16"
+MOST = float(np.finfo(np.float16).max)
+CAPTIONS = "captions.json"
+RESIDENT_BYTES = 2**31  # a table of this size or less is kept on the device
+CHUNK = 10_000  # images whose captions are asked for at a time
+
+Tell = Callable[[int, str], None]
+Ids = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class CaptionedImages:
+    """Images whose labels are the numbers of their captions: image i has `numbers[starts[i] : starts[i + 1]]`.
+
+    `labels` gives an image's first caption, `drawn_labels` one drawn from a seed.
+    """
+
+    images: Images
+    numbers: Ids
+    starts: Ids
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Pixels:
+        return self.images.take(indices)
+
+    def captions(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> list[tuple[str, ...]]:
+        return captions_of(self.images, indices)
+
+    def labels(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Labels:
+        return self.turn_labels(indices, np.zeros(len(indices), dtype=np.int64))
+
+    def drawn_labels(self, indices: Sequence[int] | npt.NDArray[np.integer], seed: int) -> Labels:
+        counts = self._counts(indices)
+        return self.turn_labels(indices, np.random.default_rng(seed).integers(0, counts))
+
+    def turn_labels(self, indices: Sequence[int] | npt.NDArray[np.integer], turns: Ids) -> Labels:
+        """The caption of each image whose turn it is; after the last comes the first."""
+        wanted = np.asarray(indices, dtype=np.int64)
+        found: Labels = self.numbers[self.starts[wanted] + turns % self._counts(indices)]
+        return found
+
+    def _counts(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Ids:
+        wanted = np.asarray(indices, dtype=np.int64)
+        return self.starts[wanted + 1] - self.starts[wanted]
+
+
+class TextTable:
+    """Features of texts by number, on a device: see `diffusion.guidance.Texts`.
+
+    A call gives features float32 [n, tokens, width] and, where `masked`, a mask bool [n, tokens].
+    """
+
+    def __init__(self, store: ArrayStore, *, masked: bool, device: str) -> None:
+        self.store, self.masked, self.device = store, masked, device
+        self.null = len(store) - 1
+        self.names = ("features", "mask") if masked else ("features",)
+
+    def __call__(self, numbers: Tensor) -> tuple[Tensor, ...]:
+        if self._resident is not None:
+            found = tuple(table[numbers] for table in self._resident)
+        else:
+            rows = numbers.cpu().numpy()
+            found = tuple(torch.from_numpy(self.store.take(name, rows)).to(self.device) for name in self.names)
+        return (found[0].float(), *found[1:])
+
+    @cached_property
+    def _resident(self) -> tuple[Tensor, ...] | None:
+        """The whole table on the device, where it is small."""
+        values = int(np.prod(self.store.layout.fields["features"].shape)) * len(self.store)
+        if values * 2 > RESIDENT_BYTES:
+            return None
+        rows = range(len(self.store))
+        return tuple(torch.from_numpy(self.store.take(name, rows)).to(self.device) for name in self.names)
+
+
+def with_texts(
+    splits: Splits, text: TextFeatures, *, device: str, tell: Tell = lambda done, said: None
+) -> tuple[Splits, TextTable]:
+    """Both sides of a data set with numbered captions, and the features of them all, encoded now if they aren't kept.
+
+    NotReady where they are neither kept nor can be encoded here, or belong to other captions or another encoder.
+    """
+    numbers: dict[str, int] = {}
+    train, validation = (_numbered(images, numbers) for images in (splits.train, splits.validation))
+    captions = list(numbers)
+    folder = encoders.features_folder(text.images, text.fingerprint, text.tokens, text.cache)
+    if encoders.kept(folder) is None:
+        _encode(captions, text, folder, device, tell)
+    store = open_kept(captions, text, folder)
+    return Splits(train, validation), TextTable(store, masked=text.mask, device=device)
+
+
+def _numbered(images: Images, numbers: dict[str, int]) -> CaptionedImages:
+    """The images with numbers of their captions; a caption that is new takes the next number."""
+    found, starts = [], [0]
+    for start in range(0, len(images), CHUNK):
+        for texts in captions_of(images, range(start, min(start + CHUNK, len(images)))):
+            found += [numbers.setdefault(text, len(numbers)) for text in texts]
+            starts.append(len(found))
+    return CaptionedImages(images, np.array(found, dtype=np.int64), np.array(starts, dtype=np.int64))
+
+
+def _encode(captions: Sequence[str], text: TextFeatures, folder: Path, device: str, tell: Tell) -> None:
+    """Write the features of all captions, a shard at a time; what a kill left is gone on from."""
+    encoder = open_encoder(text.encoder, text.revision, device)
+    check_writable(folder)
+    held = _held(folder)
+    name = text.encoder if held is None else str(held["identity"].get("encoder"))
+    layout = _layout(captions, text, encoder.width, encoder.weights_sha256(), name)
+    texts = [*captions, ""]
+    with only_writer(folder, "these features"):
+        writer = open_writer(folder, layout)
+        write_json(folder / CAPTIONS, list(captions))
+        for shard in writer.due():
+            rows = layout.shards[shard]
+            writer.write(shard, _rows(encoder, texts[rows.start : rows.stop], text))
+            tell(rows.stop, "captions encoded")
+
+
+def _rows(encoder: Encoder, texts: Sequence[str], text: TextFeatures) -> dict[str, npt.NDArray[Any]]:
+    features, mask, _ = encoder(texts, text.tokens)
+    if not bool((np.abs(features) <= MOST).all()):
+        bad = int(np.flatnonzero(~(np.abs(features) <= MOST).all(axis=(1, 2)))[0])
+        raise NotReady(
+            f"the encoder's features of {texts[bad]!r} don't fit {DTYPE}", where=text.encoder, do="take another encoder"
+        )
+    return {"features": features.astype(DTYPE), "mask": mask}
+
+
+def open_kept(captions: Sequence[str], text: TextFeatures, folder: Path) -> ArrayStore:
+    """Features that are kept, if they are those of these captions and this encoder; NotReady if they are not."""
+    held = _held(folder)
+    assert held is not None, "it was found, or written just now"
+    identity, width = held["identity"], int(held["fields"]["features"]["shape"][1])
+    sha256 = str(identity.get("weights_sha256"))
+    if (found := _weights_here(text)) is not None and found != sha256:
+        raise NotReady(
+            f"the features were made by other weights than those of {text.encoder} here", where=str(folder),
+            expected=found, got=sha256, do="remove the folder, and they are made again",
+        )  # fmt: skip
+    layout = _layout(captions, text, width, sha256, str(identity.get("encoder")))
+    return open_store(folder, layout, do="remove the folder, and the captions are encoded again")
+
+
+def _weights_here(text: TextFeatures) -> str | None:
+    """The sha256 of an encoder's weights, where they lie in a folder of the user's, whose name says nothing of them."""
+    if text.encoder in (encoders.RANDOM_WORDS, encoders.MINILM) or text.revision is not None:
+        return None  # their name and version, or commit, are their identity
+    model = find(text.encoder, None)
+    return model.weights_sha256() if model.here else None
+
+
+def _held(folder: Path) -> dict[str, Any] | None:
+    """What the folder's store.json says, where there is one."""
+    if not (folder / STORE).exists():
+        return None
+    try:
+        found: dict[str, Any] = json.loads((folder / STORE).read_text(encoding="utf-8"))
+        found["identity"].keys(), found["fields"]["features"]["shape"][1]
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        raise NotReady("this is no store of features", where=str(folder / STORE), do="remove the folder") from None
+    return found
+
+
+def _layout(captions: Sequence[str], text: TextFeatures, width: int, weights_sha256: str, name: str) -> Layout:
+    """`name`: the encoder's as the suite had it that the features were first made for; another name may be the same."""
+    identity = {
+        "captions_sha256": hashlib.sha256(json.dumps(list(captions)).encode()).hexdigest(),
+        "encoder": name,
+        "revision": text.revision,
+        "fingerprint": text.fingerprint,
+        "weights_sha256": weights_sha256,
+        "tokens": text.tokens,
+    }
+    fields = {"features": Field(DTYPE, (text.tokens, width)), "mask": Field("bool", (text.tokens,))}
+    return Layout.of(identity, fields, len(captions) + 1)
+
+
+def check_width(table: TextTable, width: int) -> None:
+    """UsageError for a network that reads features of another width, which a plan without the encoder can't know."""
+    found = table.store.layout.fields["features"].shape[1]
+    if found != width:
+        raise UsageError(
+            "the network reads features of another width than the encoder's", expected=f"text_width: {found}", got=width
+        )
