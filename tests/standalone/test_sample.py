@@ -218,3 +218,60 @@ def test_dopri5_draws_whole_batches(model, tmp_path):
     assert all(np.array_equal(before[name], after[name]) for name in before)
     other = run(folder, "--out", tmp_path / "a", "--solver", "dopri5", "--count", 3, "--batch", 3)
     assert "another sample" in str(other.exception)
+
+
+def autoencoder(folder, latent_channels=4, seed=0):
+    """A small one with random weights, as diffusers saves it: pictures of twice the side."""
+    from diffusers import AutoencoderKL
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+            block_out_channels=(8, 8), latent_channels=latent_channels, norm_num_groups=4, layers_per_block=1,
+        ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+@torch.no_grad()
+def test_latents_become_the_pictures_of_their_autoencoder(model, tmp_path):
+    from diffusers import AutoencoderKL
+
+    words = (model("sit", in_channels=4), "--out", tmp_path / "a", "--count", 3, *QUICK)
+    done(*words)
+    latents = {
+        name: (path := tmp_path / "a" / "latents" / name, path.stat().st_mtime_ns) for name in drawn(tmp_path / "a")
+    }
+    found = done(*words, "--autoencoder", autoencoder(tmp_path / "vae"), "--json")
+    assert json.loads(found.stdout)["autoencoder"]["precision"] == "fp32"
+    network = AutoencoderKL.from_pretrained(tmp_path / "vae", low_cpu_mem_usage=False)
+    for name, (path, written) in latents.items():
+        assert path.stat().st_mtime_ns == written  # what was drawn before is decoded and not drawn again
+        image = network.decode(torch.from_numpy(np.load(path))[None] / 0.18215).sample
+        picture = np.asarray(Image.open(tmp_path / "a" / "images" / name.replace("npy", "png")))
+        assert np.abs(picture.astype(int) - to_pixels(image)[0].transpose(1, 2, 0)).max() <= 1
+        assert picture.shape == (8, 8, 3)
+    with Image.open(tmp_path / "a" / "grid.png") as grid:
+        assert grid.mode == "RGB"
+
+
+def test_an_autoencoder_that_does_not_fit_is_refused_before_anything_is_drawn(model, tmp_path):
+    of_latents, of_pixels = model("sit", in_channels=4), ("--out", tmp_path / "b", "--count", 1, *QUICK)
+    cases = {
+        "expected 4 channels; got 8": autoencoder(tmp_path / "wide", latent_channels=8),
+        "it lacks config.json": tmp_path / "none",
+        "download commit abababab": f"some/vae@{'ab' * 20}",
+    }
+    for said, name in cases.items():
+        found = run(of_latents, *of_pixels, "--autoencoder", name)
+        assert found.exception.exit_code == 3 and said in str(found.exception), found.exception
+    assert not (tmp_path / "b").exists()
+    found = run(model("dit"), *of_pixels, "--autoencoder", autoencoder(tmp_path / "vae"))
+    assert isinstance(found.exception, UsageError) and "no latents" in str(found.exception)
+
+
+def test_pictures_of_two_autoencoders_do_not_share_a_folder(model, tmp_path):
+    words = (model("sit", in_channels=4), "--out", tmp_path / "a", "--count", 1, *QUICK)
+    done(*words, "--autoencoder", autoencoder(tmp_path / "vae"))
+    found = run(*words, "--autoencoder", autoencoder(tmp_path / "other", seed=1))
+    assert isinstance(found.exception, UsageError) and "another autoencoder" in str(found.exception)

@@ -128,7 +128,7 @@ def _trained(space: LatentSpace) -> nn.Module:
 
 
 def _toy(space: LatentSpace) -> nn.Module:
-    """The toy: each weight is drawn from its own name, so that the toy is the same everywhere."""
+    """The toy: each weight is drawn from its own name and no bias is set, so that the toy is the same everywhere."""
     network: nn.Module = _autoencoder_kl().from_config(
         {**TOY_CONFIG, "in_channels": space.channels, "out_channels": space.channels}
     )
@@ -137,6 +137,8 @@ def _toy(space: LatentSpace) -> nn.Module:
             if weight.ndim > 1:
                 draw = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(tuple(weight.shape))
                 weight.copy_(torch.from_numpy(draw) * (2 / weight[0].numel()) ** 0.5)
+            elif name.endswith("bias"):
+                weight.zero_()
     return network
 
 

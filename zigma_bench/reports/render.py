@@ -191,8 +191,8 @@ def _protocol(table: Table) -> list[str]:
 
 
 RECONSTRUCTION = (
-    "reconstruction: the floor's images, encoded and decoded, which is rFID where the metric is fid, for networks see "
-    "latents; every row is compared with real images."
+    "Networks see latents. reconstruction: the floor's images, encoded and decoded (for fid: rFID, against the suite's "
+    "reference); every row is compared with real images."
 )
 TIMED = [
     "Nothing was trained. GFLOP: one forward pass of one image by formula; scanned: tokens scanned a layer / L; "

@@ -57,7 +57,7 @@ def distinct(plan: Plan) -> list[Cell]:
         if cell.role == "cell":
             one = cell.model_copy(update={"train": cell.train.model_copy(update={"batch": 1})})
             same = {"seed": 0, "order_digests": (), "train_images": None, "train_seconds": None}
-            same |= {"data": None, "data_fingerprint": ""}
+            same |= {"data": None, "data_fingerprint": "", "latents": None}
             found.setdefault(one.model_copy(update=same).identity("train", card=""), one)
     return list(found.values())
 

@@ -1,0 +1,205 @@
+"""Suites on latents as a user runs them: encoded first, trained, decoded, judged on pixels; kills and broken caches."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+
+from zigma_bench.cell import Life, load_parts, seen
+from zigma_bench.device import Device
+from zigma_bench.plan import make_plan
+from zigma_bench.plugins import catalogue
+from zigma_bench.runner.prepare import prepare
+from zigma_bench.suite import load_suite
+
+PROGRAM = [sys.executable, "-m", "zigma_bench"]
+SUITE = """# Do latents train?
+name: latent
+data: {name: digits, resolution: 16, latents: {autoencoder: vae}}
+compare:
+  - backbone: {name: zigma, width: 32, depth: 2, patch: 2}
+    scans: [{name: zigzag, paths: 2}]
+budget: {images: 48}
+reference: {split: train}
+train: {batch: 16, flip: true}
+sample: {count: 24, batch: 10, evaluations: 2}
+quality: [val-loss, fd-efflite0]
+"""
+
+
+def run(*words: object, **rest) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*PROGRAM, *map(str, words)], capture_output=True, text=True, **rest)
+
+
+def clear_error(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
+    assert done.returncode == code, (done.returncode, done.stderr)
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("zigma-bench: ")]
+    assert all(word in line for word in words), line
+
+
+def trained(folder: Path, seed: int = 0) -> None:
+    """A small autoencoder of gray images with random weights, as diffusers saves one."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
+        AutoencoderKL(
+            in_channels=1, out_channels=1, block_out_channels=(8, 8), latent_channels=4, norm_num_groups=4,
+            layers_per_block=1, **blocks,
+        ).save_pretrained(folder)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with the suite and its autoencoder, run once."""
+    folder = tmp_path_factory.mktemp("latents")
+    (folder / "suite.yaml").write_text(SUITE)
+    trained(folder / "vae")
+    done = run("run", "suite.yaml", "--json", "--device", "cpu", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    (folder / "table.json").write_text(done.stdout)
+    return folder
+
+
+def test_the_table_has_both_floors_and_says_which(place):
+    rows = json.loads((place / "table.json").read_text())["rows"]
+    assert [row["role"] for row in rows] == ["floor", "reconstruction", "cell", "ceiling"]
+    assert all(row["status"] == "done" for row in rows)
+    assert all(row["metrics"]["fd-efflite0"]["mean"] > 0 for row in rows)
+    assert rows[0]["metrics"]["fd-efflite0"]["mean"] < rows[1]["metrics"]["fd-efflite0"]["mean"]
+    assert rows[2]["metrics"]["val-loss"]["mean"] > 0
+    text = run("report", "results/latent", "--format", "markdown", cwd=place).stdout
+    assert "reconstruction: the floor's images, encoded and decoded" in text
+
+
+def test_samples_are_pixels_and_so_is_what_they_are_compared_with(place):
+    found = {path.parts[-3].split("-")[0]: np.load(path) for path in place.glob("results/latent/*/*/samples.npy")}
+    assert found.keys() == {"floor", "reconstruction", "zigma", "ceiling"}
+    assert {(pixels.dtype.name, pixels.shape) for pixels in found.values()} == {("uint8", (24, 1, 16, 16))}
+    records = [json.loads(path.read_text()) for path in place.glob("results/latent/*/quality-*/record.json")]
+    judged = [m for record in records for m in record["measurements"] if m["name"] == "fd-efflite0"]
+    assert len({json.dumps(m["fingerprint"], sort_keys=True) for m in judged}) == 1 and len(judged) == 4
+
+
+def test_the_reconstruction_is_what_diffusers_gives_back_of_the_floors_images(place, monkeypatch):
+    monkeypatch.chdir(place)
+    (cell,) = [c for c in prepare(Path("suite.yaml"), settings=(), only=None, smoke=False).cells if c.role == "floor"]
+    life = Life(cell, place, Path("results/.cache"), Device("cpu", "test"), lambda e: None, lambda: False)
+    parts = load_parts(cell)
+    latents = seen(life, parts).validation.take(parts.floor.indices)
+    (path,) = place.glob("results/latent/reconstruction-*/sample-*/samples.npy")
+    network = AutoencoderKL.from_pretrained("vae", low_cpu_mem_usage=False)
+    with torch.no_grad():
+        images = network.decode(torch.from_numpy(latents) / 0.18215).sample
+    wanted = ((images + 1) * 127.5).round().clamp(0, 255).numpy()
+    assert np.abs(np.load(path).astype(float) - wanted).max() <= 1
+
+
+def test_a_second_run_does_nothing(place):
+    before = {path: path.stat().st_mtime_ns for path in (place / "results").rglob("*") if path.is_file()}
+    again = run("run", "suite.yaml", "--json", "--device", "cpu", cwd=place)
+    assert again.stdout == (place / "table.json").read_text() and again.stderr.count("done before") == 4
+    assert before == {path: path.stat().st_mtime_ns for path in (place / "results").rglob("*") if path.is_file()}
+
+
+def test_the_plan_says_where_the_latents_are(place, tmp_path):
+    words = ("plan", "suite.yaml", "--device", "cpu")
+    there, absent = run(*words, cwd=place), run(*words, "--results", tmp_path, cwd=place)
+    line = "latents: 4 x 8 x 8 of 1 x 16 x 16 through vae"
+    assert line in there.stdout and "encoded, 1,797 images in results" in there.stdout
+    assert line in absent.stdout and "not encoded yet, which a run does first" in absent.stdout
+    assert "4x8x8" in there.stdout  # what networks see
+
+
+def test_a_cut_cache_is_found_by_check_and_mended_by_a_run(place):
+    (file,) = place.glob("results/.cache/latents/*/train/0000002.mirrored.npy")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    clear_error(run("data", "encode", "suite.yaml", "--check", cwd=place), 3, "train, shard 2", "without --check")
+    (record,) = place.glob("results/latent/zigma-*/quality-*/record.json")
+    measured = record.read_text()
+    record.unlink()  # so that something is to be done
+    done = run("run", "suite.yaml", "--device", "cpu", cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert file.read_bytes() == whole
+    assert json.loads(record.read_text())["measurements"] == json.loads(measured)["measurements"]
+    checked = run("data", "encode", "suite.yaml", "--check", "--json", cwd=place)
+    assert checked.returncode == 0 and "encoded, 1,797 images" in json.loads(checked.stdout)[0]["state"]
+
+
+def test_an_encoding_killed_midway_ends_in_the_same_bytes(place):
+    with subprocess.Popen(
+        [*PROGRAM, "data", "encode", "suite.yaml", "--results", "killed", "--device", "cpu"],
+        cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    ) as process:  # fmt: skip
+        deadline = time.monotonic() + 120
+        while not list(place.glob("killed/.cache/latents/*/train/0000001.json")):
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+    shards = len(list(place.glob("killed/.cache/latents/*/*/0*.json")))
+    done = run("data", "encode", "suite.yaml", "--results", "killed", "--device", "cpu", cwd=place)
+    assert done.returncode == 0 and shards >= 2, done.stderr
+    kept = {path.name: path for path in place.glob("results/.cache/latents/*/train/*.npy")}
+    again = {path.name: path for path in place.glob("killed/.cache/latents/*/train/*.npy")}
+    assert kept.keys() == again.keys() and len(kept) > 2
+    assert all(kept[name].read_bytes() == again[name].read_bytes() for name in kept)
+
+
+def test_another_autoencoder_does_not_read_the_cache_of_the_first(place, tmp_path):
+    shared = f"data.latents.cache={tmp_path / 'cache'}"
+    first = run("data", "encode", "suite.yaml", "--set", shared, "--results", tmp_path, cwd=place)
+    assert first.returncode == 0, first.stderr
+    trained(tmp_path / "other", seed=1)
+    words = ("suite.yaml", "--set", shared, "--set", f"data.latents.autoencoder={tmp_path / 'other'}")
+    for command in (("data", "encode"), ("run",)):
+        done = run(*command, *words, "--results", tmp_path, cwd=place)
+        clear_error(done, 3, "another weights_sha256", "give another folder")
+
+
+def test_a_suite_without_its_autoencoder_stops_and_its_smoke_runs(tmp_path):
+    text = SUITE.replace("autoencoder: vae", f"autoencoder: some/vae, revision: {'ab' * 20}")
+    (tmp_path / "suite.yaml").write_text(text)
+    for command in (("run",), ("data", "encode")):
+        clear_error(run(*command, "suite.yaml", cwd=tmp_path), 3, "some/vae", "download commit abababab")
+    planned = run("plan", "suite.yaml", cwd=tmp_path)
+    assert "4x2x2" in planned.stdout  # as Stable Diffusion's: an eighth of the side
+    words = ("--smoke", "--set", "quality=[val-loss]", "--json", "--device", "cpu")
+    done = run("run", "suite.yaml", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["rows"]
+    assert all(row["smoke"] and row["status"] == "done" for row in rows)
+    assert [row["role"] for row in rows] == ["floor", "reconstruction", "cell", "ceiling"]
+
+
+def test_a_suite_without_latents_has_none_to_encode(write_suite):
+    clear_error(run("data", "encode", write_suite()), 2, "no data of this suite has latents")
+
+
+def test_two_autoencoders_of_one_data_set_make_two_tables(place, write_suite, monkeypatch):
+    monkeypatch.chdir(place)
+    trained(place / "second", seed=1)
+    both = [f"{{name: digits, resolution: 16, latents: {{autoencoder: {name}}}}}" for name in ("vae", "second")]
+    path = write_suite(("{name: digits}", f"[{', '.join(both)}]"), ("patch: 2", "patch: 1"))
+    cells = make_plan(*load_suite(path), catalogue()).cells
+    assert {cell.data_label for cell in cells} == {"digits, latents of vae", "digits, latents of second"}
+
+
+def test_the_quality_command_takes_a_suites_real_images(place):
+    (samples,) = place.glob("results/latent/zigma-*-seed-0-*/sample-*")
+    done = run(
+        "quality", "--samples", samples, "--reference", "suite.yaml", "--metrics", "fd-efflite0", "--json", cwd=place
+    )
+    rows = json.loads((place / "table.json").read_text())["rows"]
+    assert json.loads(done.stdout)["fd-efflite0"]["value"] == pytest.approx(rows[2]["metrics"]["fd-efflite0"]["mean"])
+    with Image.open(samples / "grid.png") as grid:
+        assert grid.mode == "L"
