@@ -50,8 +50,22 @@ def write_strips(path: Path, clips: Pixels) -> None:
 def write_film(path: Path, clips: Pixels) -> None:
     """The first 64 clips, 8 a row, as one animated WebP without loss, 8 frames a second, again and again."""
     shown = clips[: SIDE * SIDE]
-    sheets = [_image(_sheet(shown[:, frame])).convert("RGB") for frame in range(shown.shape[1])]
-    _save(path, sheets, format="WEBP", lossless=True, duration=FRAME_MILLISECONDS, loop=0)
+    save_film(path, np.stack([_sheet(shown[:, frame]) for frame in range(shown.shape[1])]))
+
+
+def save_film(path: Path, frames: Pixels) -> None:
+    """One clip, uint8 [T, C, H, W], as an animated WebP without loss, 8 frames a second, again and again."""
+    images = [_image(frame).convert("RGB") for frame in frames]
+    _save(path, images, format="WEBP", lossless=True, duration=FRAME_MILLISECONDS, loop=0)
+
+
+def read_film(path: Path) -> Pixels:
+    """The frames of an animated WebP, uint8 [T, 3, H, W]."""
+    from PIL import Image, ImageSequence
+
+    with Image.open(path) as film:
+        frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(film)]
+    return np.stack(frames).transpose(0, 3, 1, 2)
 
 
 def _sheet(pixels: Pixels, columns: int = SIDE) -> Pixels:

@@ -57,7 +57,7 @@ def trained(folder: Path) -> Drawable:
     return Drawable(
         sha256=sha256,
         shape=cell.shape,
-        image=cell.latents is None and cell.frames == 1 and cell.channels in (1, 3),
+        image=cell.latents is None and cell.channels in (1, 3),
         space="pixels" if cell.latents is None else "latents",
         condition=_condition(cell),
         train=cell.train.model_dump(),
