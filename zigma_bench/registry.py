@@ -249,8 +249,9 @@ class TransformFacts:
 class MetricFacts:
     """What a plan must know of a metric.
 
-    `of`: what it measures: single `images`, the `frames` of clips, whole `clips`, or `either` images or clips.
-    `needs`: `samples` (images against a reference) or `network` (the trained network on held-out images).
+    `smoke`: the option values of a toy. `of`: what it measures: single `images`, the `frames` of clips, whole `clips`,
+    or `either` images or clips. `needs`: `samples` (images against a reference) or `network` (the trained network on
+    held-out images).
     `missing(options) -> tuple[Missing, ...]`; `minimum_images`: fewer are refused. `fingerprint(options)`: what the
     figure depends on beyond its options, such as the hash of a weights file; it enters the quality stage's identity.
     """
@@ -262,6 +263,7 @@ class MetricFacts:
     minimum_images: Callable[[Any], int] = lambda options: 2
     fingerprint: Callable[[Any], str] = lambda options: ""
     of: Literal["images", "frames", "clips", "either"] = "images"
+    smoke: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ def register_metrics(register: Callable[..., None]) -> None:
         "val-loss",
         "zigma_bench.metrics.val_loss:val_loss",
         options=ValLossOptions,
-        facts=facts(needs="network", of="either", minimum_images=lambda options: 1),
+        facts=facts(needs="network", of="either", minimum_images=lambda options: 1, smoke={"images": 64}),
         doc="Mean squared error of the velocity on held-out images, at 8 fixed times with fixed noise",
     )
     register(

@@ -54,11 +54,20 @@ def smoke_suite(suite: Suite, catalogue: Catalogue, source: Source) -> Suite:
             "budget": None if suite.timed_alone else Budget(images=64),
             "sample": sample,
             "train": train,
+            "quality": tuple(
+                _toy_metric(metric, catalogue, source.where("quality", i)) for i, metric in enumerate(suite.quality)
+            ),
             "efficiency": suite.efficiency and _toy_efficiency(suite.efficiency),
             "reference": Reference(split="train"),
             "size_match": SizeMatch(by="none"),  # toys are of no size that means anything
         }
     )
+
+
+def _toy_metric(metric: Choice, catalogue: Catalogue, where: str) -> Choice:
+    """A metric on fewer images, where it says how."""
+    smoke = catalogue.get("metric", metric.name, where=where).facts.smoke
+    return Choice.model_validate({"name": metric.name, **metric.options, **smoke})
 
 
 def _toy_efficiency(timed: Efficiency) -> Efficiency:
