@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from zigma_bench import encode_worker
 from zigma_bench.cell import Life, StageFailed, run_stage
 from zigma_bench.device import find_device
 from zigma_bench.plan import STAGES
 from zigma_bench.reports.render import to_json
 from zigma_bench.reports.table import read_tables
-from zigma_bench.runner import local
+from zigma_bench.runner import encode, local
 from zigma_bench.runner.prepare import prepare
 from zigma_bench.store import suite_folder
 
@@ -68,7 +69,11 @@ def in_this_process(monkeypatch, results):
             return told.getvalue()
         return None
 
+    def encoded(cell, results, device, emit, check):
+        return encode_worker._encode(cell, results / ".cache", device, emit, lambda: False)
+
     monkeypatch.setattr(local, "_spawn", spawn)
+    monkeypatch.setattr(encode, "_run", encoded)
 
 
 @pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
