@@ -149,6 +149,11 @@ def other_each_time(options):
     return Splits(ArrayImages(_pixels(8, None)), ArrayImages(_pixels(8, None)))
 
 
+def silent(options):
+    texts = [("a", "b"), ("c", " "), ("d",), ("e",)]
+    return Splits(ArrayImages(_pixels(8, 0)[:4], None, texts), ArrayImages(_pixels(8, 1)[:4], None, texts))
+
+
 @hookimpl
 def register_mixers(register):
     for target in (leaky, wrong_cost, unseeded, forgotten, unused, narrow, hidden_state, raises):
@@ -181,3 +186,5 @@ def register_datasets(register):
     for name in ("overlapping", "other-size", "other-each-time"):
         target = f"broken_plugins:{name.replace('-', '_')}"
         register(name, target, options=Options, facts=DatasetFacts(describe=describe))
+    captioned = DatasetFacts(describe=lambda options: DataFacts(1, 8, 8, "the same", captions=True))
+    register("silent", "broken_plugins:silent", options=Options, facts=captioned)

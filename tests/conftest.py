@@ -13,7 +13,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many tests at once as cores: one t
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "tests" / "models"), str(ROOT / "tests" / "diffusion")]
+sys.path[:0] = [str(ROOT / "tests" / part) for part in ("models", "diffusion", "data")]
 
 SUITE = """# Does the test suite run?
 name: tiny
@@ -31,7 +31,7 @@ quality: [val-loss]
 """
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def suite_text() -> str:
     return SUITE
 

@@ -25,7 +25,7 @@ from zigma_bench.suite import load_suite
 PROGRAM = [sys.executable, "-m", "zigma_bench"]
 SUITE = """# Do latents train?
 name: latent
-data: {name: digits, resolution: 16, latents: {autoencoder: vae}}
+data: {name: digits, resolution: 16, validation: 1600, latents: {autoencoder: vae}}
 compare:
   - backbone: {name: zigma, width: 32, depth: 2, patch: 2}
     scans: [{name: zigzag, paths: 2}]
@@ -33,7 +33,7 @@ budget: {images: 48}
 reference: {split: train}
 train: {batch: 16, flip: true}
 sample: {count: 24, batch: 10, evaluations: 2}
-quality: [val-loss, fd-efflite0]
+quality: [{name: val-loss, images: 32}, fd-efflite0]
 """
 
 
@@ -121,10 +121,10 @@ def test_the_plan_says_where_the_latents_are(place, tmp_path):
 
 
 def test_a_cut_cache_is_found_by_check_and_mended_by_a_run(place):
-    (file,) = place.glob("results/.cache/latents/*/train/0000002.mirrored.npy")
+    (file,) = place.glob("results/.cache/latents/*/validation/0000002.moments.npy")
     whole = file.read_bytes()
     file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    clear_error(run("data", "encode", "suite.yaml", "--check", cwd=place), 3, "train, shard 2", "without --check")
+    clear_error(run("data", "encode", "suite.yaml", "--check", cwd=place), 3, "validation, shard 2", "without --check")
     (record,) = place.glob("results/latent/zigma-*/quality-*/record.json")
     measured = record.read_text()
     record.unlink()  # so that something is to be done
@@ -142,23 +142,22 @@ def test_an_encoding_killed_midway_ends_in_the_same_bytes(place):
         cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     ) as process:  # fmt: skip
         deadline = time.monotonic() + 120
-        while not list(place.glob("killed/.cache/latents/*/train/0000001.json")):
+        while not list(place.glob("killed/.cache/latents/*/validation/0000001.json")):
             assert time.monotonic() < deadline and process.poll() is None
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
     shards = len(list(place.glob("killed/.cache/latents/*/*/0*.json")))
     done = run("data", "encode", "suite.yaml", "--results", "killed", "--device", "cpu", cwd=place)
     assert done.returncode == 0 and shards >= 2, done.stderr
-    kept = {path.name: path for path in place.glob("results/.cache/latents/*/train/*.npy")}
-    again = {path.name: path for path in place.glob("killed/.cache/latents/*/train/*.npy")}
+    kept = {path.parts[-2:]: path for path in place.glob("results/.cache/latents/*/*/*.npy")}
+    again = {path.parts[-2:]: path for path in place.glob("killed/.cache/latents/*/*/*.npy")}
     assert kept.keys() == again.keys() and len(kept) > 2
     assert all(kept[name].read_bytes() == again[name].read_bytes() for name in kept)
 
 
 def test_another_autoencoder_does_not_read_the_cache_of_the_first(place, tmp_path):
-    shared = f"data.latents.cache={tmp_path / 'cache'}"
-    first = run("data", "encode", "suite.yaml", "--set", shared, "--results", tmp_path, cwd=place)
-    assert first.returncode == 0, first.stderr
+    (cache,) = place.glob("results/.cache/latents/*")
+    shared = f"data.latents.cache={cache}"
     trained(tmp_path / "other", seed=1)
     words = ("suite.yaml", "--set", shared, "--set", f"data.latents.autoencoder={tmp_path / 'other'}")
     for command in (("data", "encode"), ("run",)):
@@ -169,8 +168,7 @@ def test_another_autoencoder_does_not_read_the_cache_of_the_first(place, tmp_pat
 def test_a_suite_without_its_autoencoder_stops_and_its_smoke_runs(tmp_path):
     text = SUITE.replace("autoencoder: vae", f"autoencoder: some/vae, revision: {'ab' * 20}")
     (tmp_path / "suite.yaml").write_text(text)
-    for command in (("run",), ("data", "encode")):
-        clear_error(run(*command, "suite.yaml", cwd=tmp_path), 3, "some/vae", "download commit abababab")
+    clear_error(run("run", "suite.yaml", cwd=tmp_path), 3, "some/vae", "download commit abababab")
     planned = run("plan", "suite.yaml", cwd=tmp_path)
     assert "4x2x2" in planned.stdout  # as Stable Diffusion's: an eighth of the side
     words = ("--smoke", "--set", "quality=[val-loss]", "--json", "--device", "cpu")
@@ -203,3 +201,23 @@ def test_the_quality_command_takes_a_suites_real_images(place):
     assert json.loads(done.stdout)["fd-efflite0"]["value"] == pytest.approx(rows[2]["metrics"]["fd-efflite0"]["mean"])
     with Image.open(samples / "grid.png") as grid:
         assert grid.mode == "L"
+
+
+def test_only_an_autoencoder_gives_reconstructions(write_suite):
+    path = write_suite(("reference: {split: train}", "reference: {split: train, images: reconstructions}"))
+    clear_error(run("plan", path), 2, "only an autoencoder gives reconstructions", "suite.yaml:10")
+
+
+def test_reconstructions_as_the_reference_change_what_is_measured_and_nothing_else(place):
+    before = {path: path.stat().st_mtime_ns for path in place.glob("results/latent/*/*/samples.npy")}
+    old = json.loads((place / "table.json").read_text())["rows"]
+    words = ("--set", "reference.images=reconstructions", "--json", "--device", "cpu")
+    done = run("run", "suite.yaml", *words, cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert before == {path: path.stat().st_mtime_ns for path in place.glob("results/latent/*/*/samples.npy")}
+    was, now = ({row["role"]: row["metrics"] for row in rows} for rows in (old, json.loads(done.stdout)["rows"]))
+    shown = run("report", "results/latent", "--format", "markdown", cwd=place).stdout
+    assert "against the reconstructed train split" in shown
+    assert was["cell"]["val-loss"] == now["cell"]["val-loss"]
+    assert now["reconstruction"]["fd-efflite0"]["mean"] < was["reconstruction"]["fd-efflite0"]["mean"] / 2
+    assert now["floor"]["fd-efflite0"]["mean"] > 2 * was["floor"]["fd-efflite0"]["mean"]

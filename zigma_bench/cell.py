@@ -189,8 +189,8 @@ def quality_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str
         network = linear_velocity_of(said, cell.objective.path, cell.objective.prediction)
     subject = Subject(
         samples=load_images(life.stage_folder("sample")),
-        reference=parts.reference,
-        reference_facts={"data": cell.data_text, "split": cell.reference.split},
+        reference=_compared_with(life, parts),
+        reference_facts={"data": cell.data_text, "split": cell.reference.label},
         validation=seen(life, parts).validation,
         network=network,
         labelled=cell.condition is not None,
@@ -301,6 +301,20 @@ def seen(life: Life, parts: Parts) -> Splits:
 
     pixels, space = Splits(parts.train, parts.validation), life.cell.latents
     return pixels if space is None else latents_of(pixels, space, life.cache)
+
+
+def _compared_with(life: Life, parts: Parts) -> Images:
+    """The reference: its images themselves, or as the autoencoder gives them back."""
+    from zigma_bench.data.latents import reconstructions_of
+
+    cell = life.cell
+    if cell.reference.images == "pixels":
+        return parts.reference
+    assert cell.latents is not None, "the plan refuses reconstructions without an autoencoder"
+    if cell.reference.split == "train":
+        return reconstructions_of(parts.train, cell.latents, life.cache)
+    assert isinstance(parts.reference, Subset), "a part of the held-out images"
+    return Subset(reconstructions_of(parts.validation, cell.latents, life.cache), parts.reference.indices)
 
 
 def _finish(life: Life) -> Callable[[torch.Tensor], Pixels]:

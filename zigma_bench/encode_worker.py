@@ -1,7 +1,8 @@
-"""The process that encodes a data set: a job comes in, events go out, as of a cell's process (worker.py).
+"""The process that encodes a data set, or its captions: a job comes in, events go out, as in worker.py.
 
-A job is one JSON line: a cell, the results, the device, and whether the cache is written or only checked. The last
-event is `encoded`, with the number of images that were, or `checked`, with the faults that were found.
+A job is one JSON line: a cell, the results, the device, whether it is about texts, and whether the cache is written or
+only checked. The last event is `encoded`, with the number of images or captions that were, or `checked`, with the
+faults that were found.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ def main() -> int:
     stopped, device = stop_flag(), Device(**job["device"])
     try:
         take_device(device)
-        work = _check if job["check"] else _encode
+        works = {"latents": (_encode, _check), "texts": (_encode_texts, _check_texts)}
+        work = works["texts" if job["texts"] else "latents"][job["check"]]
         send(events, work(cell, Path(job["results"]) / ".cache", device, lambda event: send(events, event), stopped))
     except ZigmaBenchError as error:
         send(events, {"event": "stopped", "text": str(error)})
@@ -63,6 +65,27 @@ def _check(
         "event": "checked",
         "faults": [f"{split}, shard {f.shard} {f.reason}" for split in found for f in found[split]],
     }
+
+
+def _encode_texts(
+    cell: Cell, cache: Path, device: Device, emit: Callable[[dict[str, Any]], None], stopped: Callable[[], bool]
+) -> dict[str, Any]:
+    from zigma_bench.data.text_features import encode_captions
+
+    def tell(done: int, text: str) -> None:
+        emit({"event": "progress", "stage": "encode", "done": done, "total": None, "text": text})
+
+    assert cell.text is not None, "the cell reads texts"
+    return {"event": "encoded", "captions": encode_captions(load_splits(cell), cell.text, device.name, tell, stopped)}
+
+
+def _check_texts(
+    cell: Cell, cache: Path, device: Device, emit: Callable[[dict[str, Any]], None], stopped: Callable[[], bool]
+) -> dict[str, Any]:
+    from zigma_bench.data.text_features import check_captions
+
+    assert cell.text is not None, "the cell reads texts"
+    return {"event": "checked", "faults": check_captions(load_splits(cell), cell.text)}
 
 
 if __name__ == "__main__":

@@ -57,7 +57,8 @@ def register_mixers(register: Callable[..., None]) -> None:
 def register_datasets(register: Callable[..., None]) -> None:
     """Add sources of images: `register(name, "module:function", options=Dataclass, facts=DatasetFacts(...))`.
 
-    The function is called as `function(options)` and returns `Splits` of uint8 images [N, C, H, W].
+    The function is called as `function(options)` and returns `Splits` of uint8 images [N, C, H, W]. Images of classes
+    have a method `labels(indices)`, and those beside texts, whose facts say `captions`, a method `captions(indices)`.
     """
 
 

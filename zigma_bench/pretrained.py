@@ -99,7 +99,7 @@ def file_sha256(path: Path) -> str:
     return _file_sha256(path.resolve(), state.st_size, state.st_mtime_ns)
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=64)
 def _file_sha256(path: Path, size: int, changed: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

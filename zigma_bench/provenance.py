@@ -13,6 +13,7 @@ from zigma_bench.plan import Cell
 
 LIBRARIES = (
     "zigma-bench", "torch", "numpy", "torch-fidelity", "torchdiffeq", "datasets", "scikit-learn", "pillow", "diffusers",
+    "transformers",
 )  # fmt: skip
 
 

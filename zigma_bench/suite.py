@@ -271,9 +271,18 @@ class Sample(Strict):
 
 
 class Reference(Strict):
-    """What samples are compared with: the training split, or the held-out images that are not the floor's."""
+    """What samples are compared with: the training split, or the held-out images that are not the floor's.
+
+    `images`: as they are, or, where networks see latents, as the autoencoder gives them back.
+    """
 
     split: Literal["train", "validation"] = "validation"
+    images: Literal["pixels", "reconstructions"] = "pixels"
+
+    @property
+    def label(self) -> str:
+        """`train`, or `reconstructed train`."""
+        return self.split if self.images == "pixels" else f"reconstructed {self.split}"
 
 
 class Efficiency(Strict):

@@ -17,6 +17,7 @@ from zigma_bench.pretrained import Pretrained, file_sha256, hub_cache, offline
 from zigma_bench.registry import Missing
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+TOKENIZER = ("*token*.json", "vocab*", "merges.txt", "*.model")
 PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model"]  # what of a repository is downloaded
 
 
@@ -64,10 +65,12 @@ class TextModel:
         return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
     def fingerprint(self) -> str:
-        """The repository at its commit; of a folder that is here, the sha256 of its configuration and its weights."""
+        """The repository at its commit; of a folder that is here, the sha256 of its weights, settings and tokenizer."""
         if self.revision is not None:
             return f"{self.name}@{self.revision}"
-        text = json.dumps([self.config(), self.weights_sha256()], sort_keys=True)
+        small = {file for pattern in TOKENIZER for file in self.folder.glob(pattern)}
+        hashes = {file.name: file_sha256(file) for file in small}
+        text = json.dumps([self.config(), self.weights_sha256(), hashes], sort_keys=True)
         return f"sha256 {hashlib.sha256(text.encode()).hexdigest()}"
 
     def shape(self) -> tuple[int | None, int | None]:

@@ -16,12 +16,14 @@ from diffusers import AutoencoderKL
 
 from zigma_bench.data.autoencoder import open_autoencoder
 from zigma_bench.data.encode import check, encode
-from zigma_bench.data.latents import folder_of, latents_of
+from zigma_bench.data.latents import folder_of, latents_of, reconstructions_of
 from zigma_bench.errors import Interrupted, NotReady, UsageError
 from zigma_bench.images import ArrayImages, Splits
+from zigma_bench.plan.cells import Given
 from zigma_bench.plan.latents import latent_space
 from zigma_bench.registry import DataFacts
-from zigma_bench.suite import Latents
+from zigma_bench.suite import Latents, Train
+from zigma_bench.training.step import draw_batch
 
 CONFIG = {
     "in_channels": 3, "out_channels": 3, "down_block_types": ["DownEncoderBlock2D"] * 2,
@@ -123,6 +125,21 @@ def test_training_draws_from_the_posterior_anew_in_every_step(autoencoder, tmp_p
     assert np.array_equal(train.take([6, 5]), train.take([5, 6])[::-1])
 
 
+def test_a_step_has_the_same_times_noise_and_labels_however_its_latents_are_drawn(autoencoder, tmp_path):
+    """So the posterior's noise is a stream of its own."""
+    given, device = Given(kind="class", size=7, droppable=True), torch.device("cpu")
+    batches = []
+    for posterior in ("sample", "mean"):
+        space, _ = space_of(autoencoder, posterior=posterior)
+        encoded(space, tmp_path)
+        train = latents_of(SPLITS, space, tmp_path).train
+        batches.append([draw_batch(train, Train(batch=8), 0, step, device, given) for step in (3, 3, 4)])
+    for drawn, mean in zip(*batches, strict=True):
+        assert torch.equal(drawn.x0, mean.x0) and torch.equal(drawn.t, mean.t) and torch.equal(drawn.y, mean.y)
+        assert drawn.x1.shape == (8, 4, 4, 6) and not torch.equal(drawn.x1, mean.x1)
+    assert torch.equal(batches[0][0].x1, batches[0][1].x1) and not torch.equal(batches[0][0].x1, batches[0][2].x1)
+
+
 def test_a_flip_takes_the_mirror_image_of_half_of_the_batch(autoencoder, tmp_path):
     space, _ = space_of(autoencoder, flip=True, posterior="mean")
     encoded(space, tmp_path)
@@ -144,6 +161,23 @@ def test_half_floats_are_half_as_large_and_near(autoencoder, tmp_path):
         taken.append(latents_of(SPLITS, space, tmp_path).train.take(range(270)))
     assert sizes[1] < 0.6 * sizes[0] and taken[1].dtype == np.float32
     assert np.allclose(*taken, atol=2e-3) and not np.array_equal(*taken)
+
+
+@pytest.mark.parametrize("posterior", ["sample", "mean"])
+def test_reconstructions_are_the_decoded_latents(posterior, autoencoder, tmp_path):
+    space, _ = space_of(autoencoder, posterior=posterior, batch=7)
+    assert encoded(space, tmp_path) == 300
+    space = space.model_copy(update={"reconstructed": "validation"})
+    with pytest.raises(NotReady, match="no such store yet"):
+        reconstructions_of(SPLITS.validation, space, tmp_path)
+    assert encoded(space, tmp_path) == 30  # of the latents that are there
+    pixels = reconstructions_of(SPLITS.validation, space, tmp_path).take(range(30))
+    latents = latents_of(SPLITS, space, tmp_path).validation.take(range(30))
+    network = AutoencoderKL.from_pretrained(autoencoder, low_cpu_mem_usage=False)
+    with torch.no_grad():
+        images = network.decode(torch.from_numpy(latents) / 0.7 + 0.3).sample
+    assert pixels.dtype == np.uint8
+    assert np.abs(pixels - ((images + 1) * 127.5).round().clamp(0, 255).numpy()).max() <= 1
 
 
 def test_a_stopped_encoding_goes_on_with_the_same_latents(autoencoder, tmp_path):

@@ -31,9 +31,19 @@ def encode(
     check: Annotated[bool, typer.Option("--check", help=CHECK_HELP)] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write the latents that a suite's networks see into a cache; goes on where it stopped, mends what is broken."""
+    """Write the latents and the features of captions that a suite's networks see into caches; goes on where it stopped,
+    mends what is broken."""
     from zigma_bench.device import find_device
-    from zigma_bench.runner.encode import cached_cells, check_latents, encode_latents, state
+    from zigma_bench.runner.encode import (
+        cached_cells,
+        check_latents,
+        check_texts,
+        encode_latents,
+        encode_texts,
+        state,
+        text_cells,
+        text_state,
+    )
     from zigma_bench.runner.prepare import prepare
     from zigma_bench.runner.watch import watcher
 
@@ -41,22 +51,33 @@ def encode(
     unmeasured = [*(settings or ()), "quality=[]"]  # what metrics lack is no matter here
     made = prepare(suite, settings=unmeasured, only=only, smoke=smoke, fetch=True)
     made.check_ready()
-    if not (cells := cached_cells(made.cells)):
-        raise UsageError("no data of this suite has latents", where=str(suite), do="give its data the key latents")
+    cells, readers = cached_cells(made.cells), text_cells(made.cells)
+    if not cells and not readers:
+        raise UsageError(
+            "no data of this suite has latents, and no network of it reads texts", where=str(suite),
+            do="give its data the key latents or text",
+        )  # fmt: skip
     if check:
         found = check_latents(made, results, target)
-        if faults := [fault for _, of_cache in found for fault in of_cache]:
+        faults = [fault for _, of_cache in found for fault in of_cache]
+        if faults := [*faults, *check_texts(made, results, target)]:
             raise NotReady(
                 f"{len(faults)} shards are missing or broken: {'; '.join(faults)}", where=str(suite),
                 do="run the command again without --check, which encodes them",
             )  # fmt: skip
     else:
         print(f"device: {target.name} ({target.card})", file=sys.stderr)
-        with watcher(len(cells)) as watching:
+        with watcher(len(cells) + len(readers)) as watching:
             encode_latents(made.cells, results, target, watching.event)
+            encode_texts(made.cells, results, target, watching.event)
+    texts = [cell.text for cell in readers if cell.text is not None]
     spaces = [cell.latents for cell in cells if cell.latents is not None]
     if as_json:
-        typer.echo(json.dumps([{**space.facts, "state": state(space, results)} for space in spaces], indent=1))
+        found_latents = [{**space.facts, "state": state(space, results)} for space in spaces]
+        found_texts = [{**text.model_dump(mode="json"), "state": text_state(text)} for text in texts]
+        typer.echo(json.dumps([*found_latents, *found_texts], indent=1))
         return
     for space in spaces:
         typer.echo(f"{space}\n{'checksums are right: ' if check else ''}{state(space, results)}")
+    for text in texts:
+        typer.echo(f"{text}\n{'checksums are right: ' if check else ''}{text_state(text)}")

@@ -16,7 +16,7 @@ from zigma_bench.plan import Plan, told
 from zigma_bench.reports import differences
 from zigma_bench.reports.render import differences_to_rich, footer, to_rich
 from zigma_bench.reports.table import Table
-from zigma_bench.runner.encode import cached_cells, state
+from zigma_bench.runner.encode import cached_cells, state, text_cells, text_state
 from zigma_bench.runner.prepare import estimate
 
 
@@ -75,6 +75,9 @@ def show_plan(plan: Plan, results: Path, device: Device) -> None:
     for data in cached_cells(plan.cells):
         assert data.latents is not None, "it has a cache"
         print(f"latents: {data.latents}; {state(data.latents, results)}")
+    for reader in text_cells(plan.cells):
+        assert reader.text is not None, "it reads texts"
+        print(f"texts: {reader.text}; {text_state(reader.text)}")
     for line in told({cell.row: cell.size_match for cell in plan.cells if cell.role == "cell" and cell.size_match}):
         print(line)
     print(

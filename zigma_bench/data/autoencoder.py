@@ -73,6 +73,12 @@ class Autoencoder:
             raise NotFinite("the autoencoder decodes a latent to what is not finite", do="take precision fp32")
         return images
 
+    def pixels(self, latents: npt.NDArray[np.float32]) -> Pixels:
+        """Latents as networks see them, float32 [n, c, h, w], as images uint8 [n, C, H, W], rounded and clamped."""
+        values = (self.decode(torch.from_numpy(latents)) + 1) * 127.5
+        decoded: Pixels = values.round().clamp(0, 255).to(torch.uint8).numpy()
+        return decoded
+
 
 def scaling(space: LatentSpace, device: str | torch.device) -> tuple[Tensor, Tensor]:
     """Scale and shift of a space, [1 or c, 1, 1] each."""

@@ -5,17 +5,19 @@ What was written before is checked against its checksums; what is missing or bro
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from zigma_bench.data.arrays import Array, ArrayWriter, Fault, faults, open_writer, require_same
 from zigma_bench.data.autoencoder import Autoencoder, open_autoencoder
-from zigma_bench.data.latents import SPLITS, Split, folder_of, layout_of
+from zigma_bench.data.latents import RECONSTRUCTED, SPLITS, folder_of, latents_of, layout_of, stores_of
 from zigma_bench.errors import Interrupted, UsageError
-from zigma_bench.images import Images, Splits
+from zigma_bench.images import Images, Splits, floats
 from zigma_bench.plan.space import LatentSpace
 from zigma_bench.store import check_writable, only_writer
 
@@ -23,10 +25,18 @@ CHUNK_BYTES = 2**26  # of pixels that are decoded at a time
 Tell = Callable[[int, int, str], None]  # images that are encoded, of so many, and a word
 
 
+@dataclass(frozen=True)
+class Part:
+    """A store of the cache, and what makes some of its rows."""
+
+    writer: ArrayWriter
+    rows_of: Callable[[Autoencoder, range], dict[str, Array]]
+
+
 def encode(
     splits: Splits, space: LatentSpace, cache: Path, *, device: str, tell: Tell, stopped: Callable[[], bool]
 ) -> int:
-    """Bring a cache up to date and give the number of images that were encoded.
+    """Bring a cache up to date and give the number of images that were encoded, or decoded for the reference.
 
     Raises NotReady for a folder of other latents and for an autoencoder that is not the planned one, BadImage for an
     image that is broken, Interrupted when `stopped()`: what was written stays.
@@ -35,49 +45,62 @@ def encode(
     _check_free(folder)
     check_writable(folder)
     with only_writer(folder, "this cache"):
-        due = [(writer, images, writer.due()) for writer, images in _writers(splits, space, folder)]
-        total = sum(len(writer.layout.shards[shard]) for writer, _, shards in due for shard in shards)
+        due = [(part, part.writer.due()) for part in _parts(splits, space, cache)]
+        total = sum(len(part.writer.layout.shards[shard]) for part, shards in due for shard in shards)
         done, autoencoder = 0, open_autoencoder(space, device) if total else None
-        for writer, images, shards in due:
+        for part, shards in due:
             for shard in shards:
                 if stopped():
                     raise Interrupted(f"stopped after {done:,} images; the same command goes on from there")
                 assert autoencoder is not None, "there is something to encode"
-                writer.write(shard, _moments(autoencoder, images, writer, shard))
-                done += len(writer.layout.shards[shard])
-                tell(done, total, writer.folder.name)
+                rows = part.writer.layout.shards[shard]
+                part.writer.write(shard, part.rows_of(autoencoder, rows))
+                done += len(rows)
+                tell(done, total, part.writer.folder.name)
     return done
 
 
-def check(splits: Splits, space: LatentSpace, cache: Path) -> dict[Split, list[Fault]]:
-    """The shards of each split that are missing or broken, all checksums compared; NotReady for other latents."""
+def check(splits: Splits, space: LatentSpace, cache: Path) -> dict[str, list[Fault]]:
+    """The shards of each store that are missing or broken, all checksums compared; NotReady for other latents."""
     found = {}
-    for split in SPLITS:
-        folder, layout = folder_of(space, cache) / split, layout_of(space, split, len(getattr(splits, split)))
+    for name in stores_of(space):
+        folder, layout = folder_of(space, cache) / name, layout_of(space, name, len(_side(splits, space, name)))
         require_same(folder, layout)
-        found[split] = faults(folder, layout)
+        found[name] = faults(folder, layout)
     return found
 
 
-def _writers(splits: Splits, space: LatentSpace, folder: Path) -> list[tuple[ArrayWriter, Images]]:
-    """The store of each split and its images; both are opened before anything is encoded."""
-    sides: list[Images] = [getattr(splits, split) for split in SPLITS]
-    layouts = [layout_of(space, split, len(images)) for split, images in zip(SPLITS, sides, strict=True)]
-    writers = [open_writer(folder / split, layout) for split, layout in zip(SPLITS, layouts, strict=True)]
-    return list(zip(writers, sides, strict=True))
+def _parts(splits: Splits, space: LatentSpace, cache: Path) -> list[Part]:
+    """The stores in the order they are written; all are opened before anything is encoded."""
+    parts = []
+    for name in stores_of(space):
+        images = _side(splits, space, name)
+        writer = open_writer(folder_of(space, cache) / name, layout_of(space, name, len(images)))
+        if name in SPLITS:
+            parts.append(Part(writer, functools.partial(_moments, images, tuple(writer.layout.fields))))
+        else:
+            parts.append(Part(writer, functools.partial(_given_back, splits, space, cache)))
+    return parts
+
+
+def _side(splits: Splits, space: LatentSpace, name: str) -> Images:
+    """The images that a store is made of."""
+    side: Images = getattr(splits, name if name in SPLITS else space.reconstructed or "")
+    return side
 
 
 def _check_free(folder: Path) -> None:
     """A folder of a suite's choice must be a cache's already, or hold nothing."""
-    known = {*SPLITS, ".lock", ".owner"}
-    if folder.is_dir() and (foreign := sorted(item.name for item in folder.iterdir() if item.name not in known)):
+    names = sorted(item.name for item in folder.iterdir()) if folder.is_dir() else []
+    known = (*SPLITS, ".lock", ".owner")
+    if foreign := [name for name in names if name not in known and not name.startswith(RECONSTRUCTED)]:
         raise UsageError("the folder of the cache is in use", where=str(folder), got=foreign[0], do="give another one")
 
 
-def _moments(autoencoder: Autoencoder, images: Images, writer: ArrayWriter, shard: int) -> dict[str, Array]:
-    """The rows of a shard; the next images are decoded while the autoencoder is at work."""
-    found: dict[str, list[Array]] = {name: [] for name in writer.layout.fields}
-    chunks = _chunks(writer.layout.shards[shard], autoencoder.space)
+def _moments(images: Images, names: tuple[str, ...], autoencoder: Autoencoder, rows: range) -> dict[str, Array]:
+    """The moments of some images; the next ones are decoded while the autoencoder is at work."""
+    found: dict[str, list[Array]] = {name: [] for name in names}
+    chunks = _chunks(rows, autoencoder.space)
     with ThreadPoolExecutor(1) as reader:
         coming = [reader.submit(images.take, chunks[0])]
         for chunk in [*chunks[1:], None]:
@@ -88,6 +111,16 @@ def _moments(autoencoder: Autoencoder, images: Images, writer: ArrayWriter, shar
                 parts.append(autoencoder.moments(pixels if name == "moments" else pixels[..., ::-1]))
     kept = autoencoder.space.given.dtype
     return {name: np.concatenate(parts).astype(kept) for name, parts in found.items()}
+
+
+def _given_back(
+    splits: Splits, space: LatentSpace, cache: Path, autoencoder: Autoencoder, rows: range
+) -> dict[str, Array]:
+    """Some images of the reference, decoded from the latents that were written before."""
+    latents: Images = getattr(latents_of(splits, space, cache), space.reconstructed or "")
+    batch = space.given.batch
+    parts = [autoencoder.pixels(floats(latents.take(rows[i : i + batch]))) for i in range(0, len(rows), batch)]
+    return {"pixels": np.concatenate(parts)}
 
 
 def _chunks(rows: range, space: LatentSpace) -> list[range]:

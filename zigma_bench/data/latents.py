@@ -4,6 +4,8 @@
         moments [2c, h, w]              the means of each image's posterior, then its log-variances, not scaled;
                                         of a clip [T, 2c, h, w], its frames one by one
         mirrored [2c, h, w]             those of its mirror image, where training flips
+    CACHE/reconstructed-SPLIT-POSTERIOR/  only where the suite's reference is made of them
+        pixels [C, H, W]                uint8, each image decoded from its fixed draw
 
 What a network sees is (z - shift) * scale. Training draws z from the posterior, or takes its mean; whoever needs the
 same latents each time, as the validation loss does, is given one draw an image, made from its index alone.
@@ -14,23 +16,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from zigma_bench.data.arrays import ArrayStore, Field, Layout, open_store
-from zigma_bench.images import Images, Labels, Splits, drawn_labels_of, labels_of
+from zigma_bench.images import Images, Labels, Pixels, Splits, drawn_labels_of, labels_of
 from zigma_bench.plan.space import LatentSpace
 
 if TYPE_CHECKING:
     import torch
 
+RECONSTRUCTED = "reconstructed-"
 POSTERIOR_SEED = 20260  # part of the protocol: the fixed draws
 DO = "run `zigma-bench data encode SUITE`, which writes what is missing or broken"
 
-Split = Literal["train", "validation"]
-SPLITS: tuple[Split, ...] = ("train", "validation")
+SPLITS = ("train", "validation")
 Indices = Sequence[int] | npt.NDArray[np.integer]
 Array = npt.NDArray[Any]
 
@@ -89,12 +91,38 @@ def fixed_normal(index: int, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
 def latents_of(splits: Splits, space: LatentSpace, cache: Path) -> Splits:
     """Both sides of a source as latents; NotReady where the cache is not whole, or holds other latents."""
 
-    def opened(split: Split) -> LatentImages:
+    def opened(split: str) -> LatentImages:
         images: Images = getattr(splits, split)
         layout = layout_of(space, split, len(images))
         return LatentImages(images, open_store(folder_of(space, cache) / split, layout, do=DO), space)
 
     return Splits(opened("train"), opened("validation"))
+
+
+@dataclass(frozen=True)
+class StoredImages:
+    """Images that lie in a store, uint8 [N, C, H, W]."""
+
+    store: ArrayStore
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def take(self, indices: Indices) -> Pixels:
+        return self.store.take("pixels", indices)
+
+
+def reconstructions_of(images: Images, space: LatentSpace, cache: Path) -> StoredImages:
+    """The images of the split that a space keeps decoded, in their order; NotReady where they are not whole."""
+    (name,) = stores_of(space)[len(SPLITS) :]
+    return StoredImages(open_store(folder_of(space, cache) / name, layout_of(space, name, len(images)), do=DO))
+
+
+def stores_of(space: LatentSpace) -> tuple[str, ...]:
+    """The stores of a cache: the latents of both splits, then what is decoded of them."""
+    if space.reconstructed is None:
+        return SPLITS
+    return (*SPLITS, f"{RECONSTRUCTED}{space.reconstructed}-{space.given.posterior}")
 
 
 def folder_of(space: LatentSpace, cache: Path) -> Path:
@@ -103,10 +131,13 @@ def folder_of(space: LatentSpace, cache: Path) -> Path:
     return cache / "latents" / space.folder_name if own is None else Path(own).expanduser()
 
 
-def layout_of(space: LatentSpace, split: Split, rows: int) -> Layout:
-    """What the store of a split holds."""
-    c, h, w = space.shape
+def layout_of(space: LatentSpace, name: str, rows: int) -> Layout:
+    """What one of the stores of a cache holds."""
     frames = () if space.frames == 1 else (space.frames,)
+    if name.startswith(RECONSTRUCTED):
+        pixels = {"pixels": Field("uint8", (*frames, space.channels, space.height, space.width))}
+        return Layout.of({**space.facts, "store": name}, pixels, rows)
+    c, h, w = space.shape
     field = Field(space.given.dtype, (*frames, 2 * c, h, w))
-    names = ("moments", "mirrored") if space.mirrored and split == "train" else ("moments",)
-    return Layout.of({**space.cached, "split": split}, dict.fromkeys(names, field), rows)
+    names = ("moments", "mirrored") if space.mirrored and name == "train" else ("moments",)
+    return Layout.of({**space.cached, "store": name}, dict.fromkeys(names, field), rows)

@@ -38,7 +38,8 @@ class HuggingFaceOptions:
     and `validation` (so many images of the training split, held out by a fixed permutation).
 
     `label`: the column of each image's class, whole numbers below `classes`, for networks that are conditioned on it.
-    `caption`: the column of each image's text, or of a list of texts of which one is drawn at each use.
+    `caption`: the column of each image's text, or of a list of texts of which one is drawn at each use; of a folder of
+    images a column of its `metadata.csv`, `.jsonl` or `.parquet`.
     `image`: the column. `resize`: the short side is scaled to `resolution` (bicubic, antialiased) and the centre cut
     out, or `none`: an image of any other size is an error. Transparent images are laid on white.
     """

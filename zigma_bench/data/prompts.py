@@ -43,13 +43,12 @@ def texts_of(text: TextFeatures, prompts: Sequence[str], device: str) -> Prompts
 
 def _kept(text: TextFeatures, prompts: Sequence[str]) -> Rows | None:
     """From the features of the data's captions, if they are kept here and every prompt is one of them."""
-    folder = encoders.features_folder(text.images, text.fingerprint, text.tokens, text.cache)
-    if encoders.kept(folder) is None or (captions := _captions(folder)) is None:
+    if encoders.kept(text.folder) is None or (captions := _captions(text.folder)) is None:
         return None
     numbers = {caption: number for number, caption in enumerate(captions)}
     if any(prompt not in numbers for prompt in prompts):
         return None
-    store = open_kept(captions, text, folder)
+    store = open_kept(captions, text)
     rows = [*(numbers[prompt] for prompt in prompts), len(captions)]
     return store.take("features", rows), store.take("mask", rows)
 

@@ -21,6 +21,7 @@ SUFFIXES = {  # what `datasets` reads as each kind, of the formats that decode.p
         ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif",
     ),
 }  # fmt: skip
+METADATA = (".csv", ".jsonl", ".parquet")  # files of a folder of images that hold their captions
 PART = r"[A-Za-z0-9_.-]+(\[[0-9%:-]*\](\([a-z0-9_]+\))?)?"  # such as train, or train[:90%]
 SPLIT = re.compile(rf"{PART}(\+{PART})*")
 NOTHING = Listing(())
@@ -76,7 +77,8 @@ def find(options: HuggingFaceOptions) -> Source:
     if options.path in SUFFIXES:
         if not patterns and options.data_dir is None:
             raise _wrong(f"{options.path} needs to know its files", "data_files or data_dir")
-        return _listed(options, "builder", Path(options.data_dir or "."), SUFFIXES[options.path])
+        beside = METADATA if options.path == "imagefolder" and options.caption is not None else ()
+        return _listed(options, "builder", Path(options.data_dir or "."), SUFFIXES[options.path] + beside)
     folder = Path(options.path).expanduser()
     if folder.is_file():
         raise _wrong(

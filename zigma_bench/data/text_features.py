@@ -26,9 +26,9 @@ import torch
 from torch import Tensor
 
 from zigma_bench import encoders
-from zigma_bench.data.arrays import STORE, ArrayStore, Field, Layout, open_store, open_writer
+from zigma_bench.data.arrays import STORE, ArrayStore, Field, Layout, faults, open_store, open_writer
 from zigma_bench.data.text_encoder import Encoder, open_encoder
-from zigma_bench.errors import NotReady, UsageError
+from zigma_bench.errors import Interrupted, NotReady, UsageError
 from zigma_bench.images import Images, Labels, Pixels, Splits, captions_of
 from zigma_bench.plan.cells import TextFeatures
 from zigma_bench.store import check_writable, only_writer, write_json
@@ -57,6 +57,10 @@ class CaptionedImages:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def decodes(self) -> bool:
+        return bool(getattr(self.images, "decodes", False))
 
     def take(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Pixels:
         return self.images.take(indices)
@@ -118,17 +122,41 @@ def with_texts(
 
     NotReady where they are neither kept nor can be encoded here, or belong to other captions or another encoder.
     """
+    numbered, captions = _numbered(splits)
+    if encoders.kept(text.folder) is None:
+        _encode(captions, text, device, tell)
+    return numbered, TextTable(open_kept(captions, text), masked=text.mask, device=device)
+
+
+def encode_captions(splits: Splits, text: TextFeatures, device: str, tell: Tell, stopped: Callable[[], bool]) -> int:
+    """Write what is missing or broken of the features of a data set's captions, and give the number of captions.
+
+    Raises as `with_texts` does, and Interrupted when `stopped()`.
+    """
+    _, captions = _numbered(splits)
+    if not check_captions(splits, text):
+        return len(captions)
+    _encode(captions, text, device, tell, stopped)
+    return len(captions)
+
+
+def check_captions(splits: Splits, text: TextFeatures) -> list[str]:
+    """What is missing or broken of the features of a data set's captions; all checksums are compared."""
+    _, captions = _numbered(splits)
+    if encoders.kept(text.folder) is None:
+        return [f"the captions' features in {text.folder} are missing or not whole"]
+    store = open_kept(captions, text)
+    return [f"captions, shard {fault.shard} {fault.reason}" for fault in faults(text.folder, store.layout)]
+
+
+def _numbered(splits: Splits) -> tuple[Splits, list[str]]:
+    """Both sides with numbered captions, and the captions by number."""
     numbers: dict[str, int] = {}
-    train, validation = (_numbered(images, numbers) for images in (splits.train, splits.validation))
-    captions = list(numbers)
-    folder = encoders.features_folder(text.images, text.fingerprint, text.tokens, text.cache)
-    if encoders.kept(folder) is None:
-        _encode(captions, text, folder, device, tell)
-    store = open_kept(captions, text, folder)
-    return Splits(train, validation), TextTable(store, masked=text.mask, device=device)
+    train, validation = (_with_numbers(images, numbers) for images in (splits.train, splits.validation))
+    return Splits(train, validation), list(numbers)
 
 
-def _numbered(images: Images, numbers: dict[str, int]) -> CaptionedImages:
+def _with_numbers(images: Images, numbers: dict[str, int]) -> CaptionedImages:
     """The images with numbers of their captions; a caption that is new takes the next number."""
     found, starts = [], [0]
     for start in range(0, len(images), CHUNK):
@@ -138,9 +166,15 @@ def _numbered(images: Images, numbers: dict[str, int]) -> CaptionedImages:
     return CaptionedImages(images, np.array(found, dtype=np.int64), np.array(starts, dtype=np.int64))
 
 
-def _encode(captions: Sequence[str], text: TextFeatures, folder: Path, device: str, tell: Tell) -> None:
+def _encode(
+    captions: Sequence[str],
+    text: TextFeatures,
+    device: str,
+    tell: Tell,
+    stopped: Callable[[], bool] = lambda: False,
+) -> None:
     """Write the features of all captions, a shard at a time; what a kill left is gone on from."""
-    encoder = open_encoder(text.encoder, text.revision, device)
+    encoder, folder = open_encoder(text.encoder, text.revision, device), text.folder
     check_writable(folder)
     held = _held(folder)
     name = text.encoder if held is None else str(held["identity"].get("encoder"))
@@ -149,24 +183,31 @@ def _encode(captions: Sequence[str], text: TextFeatures, folder: Path, device: s
     with only_writer(folder, "these features"):
         writer = open_writer(folder, layout)
         write_json(folder / CAPTIONS, list(captions))
+        cut = 0
         for shard in writer.due():
+            if stopped():
+                raise Interrupted(f"stopped before shard {shard} of the captions; the same command goes on from there")
             rows = layout.shards[shard]
-            writer.write(shard, _rows(encoder, texts[rows.start : rows.stop], text))
-            tell(rows.stop, "captions encoded")
+            arrays, longer = _rows(encoder, texts[rows.start : rows.stop], text)
+            writer.write(shard, arrays)
+            cut += longer
+            tell(rows.stop, f"captions encoded, {cut} of them cut to {text.tokens} tokens")
 
 
-def _rows(encoder: Encoder, texts: Sequence[str], text: TextFeatures) -> dict[str, npt.NDArray[Any]]:
-    features, mask, _ = encoder(texts, text.tokens)
+def _rows(encoder: Encoder, texts: Sequence[str], text: TextFeatures) -> tuple[dict[str, npt.NDArray[Any]], int]:
+    """The arrays of some texts, and how many of them were longer than the tokens."""
+    features, mask, cut = encoder(texts, text.tokens)
     if not bool((np.abs(features) <= MOST).all()):
         bad = int(np.flatnonzero(~(np.abs(features) <= MOST).all(axis=(1, 2)))[0])
         raise NotReady(
             f"the encoder's features of {texts[bad]!r} don't fit {DTYPE}", where=text.encoder, do="take another encoder"
         )
-    return {"features": features.astype(DTYPE), "mask": mask}
+    return {"features": features.astype(DTYPE), "mask": mask}, cut
 
 
-def open_kept(captions: Sequence[str], text: TextFeatures, folder: Path) -> ArrayStore:
+def open_kept(captions: Sequence[str], text: TextFeatures) -> ArrayStore:
     """Features that are kept, if they are those of these captions and this encoder; NotReady if they are not."""
+    folder = text.folder
     held = _held(folder)
     assert held is not None, "it was found, or written just now"
     identity, width = held["identity"], int(held["fields"]["features"]["shape"][1])

@@ -11,8 +11,10 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Literal
 
+from zigma_bench.encoders import features_folder
 from zigma_bench.errors import NotReady
 from zigma_bench.plan.diffusion import LINEAR_VELOCITY, Objective, Sampler, objective_of, sampler_of
 from zigma_bench.plan.space import LatentSpace
@@ -105,6 +107,16 @@ class TextFeatures(Strict):
     tokens: int
     mask: bool
     cache: str | None
+
+    @property
+    def folder(self) -> Path:
+        """Where the features are kept."""
+        return features_folder(self.images, self.fingerprint, self.tokens, self.cache)
+
+    def __str__(self) -> str:
+        revision = f" at {self.revision[:8]}" if self.revision else ""
+        mask = ", padding masked" if self.mask else ""
+        return f"{self.encoder}{revision}, {self.tokens} tokens of {self.width or 'unknown'} channels{mask}"
 
 
 class Cell(Strict):
@@ -264,12 +276,16 @@ class Cell(Strict):
                 del data["options"][name]
         return data
 
+    def _reference(self) -> dict[str, Any]:
+        """The reference's keys; what came later counts where it is not what there was before it."""
+        return self.reference.model_dump(mode="json", exclude={"images"} if self.reference.images == "pixels" else None)
+
     def _facts(self, stage: Stage, card: str) -> dict[str, Any]:
         data = {"protocol": PROTOCOL, "smoke": self.smoke, "data": [self._data(), self.data_fingerprint]}
         if self.latents is not None:
             data["latents"] = self.latents.facts
         metrics = [[_dump(metric), *fp] for metric, fp in zip(self.quality, self._weights(), strict=True)]
-        judged = {"reference": _dump(self.reference), "quality": metrics}
+        judged = {"reference": self._reference(), "quality": metrics}
         if self.role in ("floor", "reconstruction"):
             drawn = {**data, "role": self.role, "count": self.sample.count, "reference": self.reference.split}
             return {**drawn, **judged} if stage == "quality" else drawn

@@ -71,11 +71,18 @@ def _resolved(given: Data, place: Place, catalogue: Catalogue, source: Source) -
 
 def _encoded(data: DataSet, given: Data, place: Place, suite: Suite, source: Source, smoke: bool) -> DataSet:
     """The data set as its autoencoder makes it; as it is where it has none."""
+    recon = suite.reference.images == "reconstructions"
+    if given.latents is None and recon:
+        raise UsageError(
+            "only an autoencoder gives reconstructions, and this data has none",
+            where=source.where("reference", "images"), do="give the data the key latents, or take pixels",
+        )  # fmt: skip
     if given.latents is None:
         return data
     where = source.where(*place, "latents")
     try:
         space, facts = latent_space(given.latents, data.facts, mirrored=suite.train.flip, smoke=smoke, where=where)
+        space = space.model_copy(update={"reconstructed": suite.reference.split if recon else None})
     except ZigmaBenchError as error:
         raise error.at(where) from None
     return replace(data, facts=facts, space=space)

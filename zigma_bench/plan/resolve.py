@@ -58,7 +58,7 @@ def smoke_suite(suite: Suite, catalogue: Catalogue, source: Source) -> Suite:
                 _toy_metric(metric, catalogue, source.where("quality", i)) for i, metric in enumerate(suite.quality)
             ),
             "efficiency": suite.efficiency and _toy_efficiency(suite.efficiency),
-            "reference": Reference(split="train"),
+            "reference": Reference(split="train", images=suite.reference.images),
             "size_match": SizeMatch(by="none"),  # toys are of no size that means anything
         }
     )

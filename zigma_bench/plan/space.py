@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from typing import Any, Literal
 
 from zigma_bench.suite import Latents, Strict
 
@@ -17,7 +17,8 @@ class LatentSpace(Strict):
     An image [channels, height, width] becomes a latent z [latent_channels, height / factor, width / factor], of which
     networks see (z - shift) * scale; of a clip's `frames` each one by itself. `images` is the fingerprint of the
     pixels, `mirrored` whether the cache also holds each image's mirror image, encoded: a mirrored latent is not the
-    latent of the mirrored image.
+    latent of the mirrored image. `reconstructed` is the split whose images the cache also holds decoded, as the
+    suite's reference.
     """
 
     given: Latents
@@ -32,6 +33,7 @@ class LatentSpace(Strict):
     height: int
     width: int
     mirrored: bool
+    reconstructed: Literal["train", "validation"] | None = None
     frames: int = 1
 
     @property

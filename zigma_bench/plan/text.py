@@ -29,19 +29,19 @@ def text_of(given: TextEncoder, facts: DataFacts, name: str, where: str) -> tupl
             f"the encoder {given.encoder!r} takes fewer tokens", where=where, expected=f"at most {encoder.limit}",
             got=given.tokens, do="lower tokens",
         )  # fmt: skip
-    kept = encoders.kept(encoders.features_folder(facts.fingerprint, encoder.fingerprint, given.tokens, given.cache))
-    width = encoder.width if kept is None else int(kept["fields"]["features"]["shape"][1])
     features = TextFeatures(
         encoder=given.encoder,
         revision=given.revision,
         fingerprint=encoder.fingerprint,
         images=facts.fingerprint,
-        width=width,
+        width=encoder.width,
         tokens=given.tokens,
         mask=given.mask,
         cache=given.cache,
     )
-    return features, () if kept is not None else encoder.missing
+    if (kept := encoders.kept(features.folder)) is None:
+        return features, encoder.missing
+    return features.model_copy(update={"width": int(kept["fields"]["features"]["shape"][1])}), ()
 
 
 def condition_of(features: TextFeatures) -> Condition:

@@ -192,7 +192,7 @@ def _protocol(table: Table) -> list[str]:
 
 RECONSTRUCTION = (
     "Networks see latents. reconstruction: the floor's images, encoded and decoded (for fid: rFID, against the suite's "
-    "reference); every row is compared with real images."
+    "reference)."
 )
 TIMED = [
     "Nothing was trained. GFLOP: one forward pass of one image by formula; scanned: tokens scanned a layer / L; "

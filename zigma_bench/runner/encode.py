@@ -1,4 +1,8 @@
-"""Has the latents of a plan encoded before its cells run: a fresh process a cache, as a cell has one."""
+"""Has the latents and the captions of a plan encoded: a fresh process a cache, as a cell has one.
+
+Latents are before any cell runs; captions, which take less time, are by the first cell that reads them, unless they
+were encoded before.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from zigma_bench.device import Device
+from zigma_bench.encoders import kept
 from zigma_bench.errors import CellFailed, Interrupted, NotReady, UsageError, ZigmaBenchError
 from zigma_bench.plan import Cell, Plan
+from zigma_bench.plan.cells import TextFeatures
 from zigma_bench.plan.latents import pretrained
 from zigma_bench.plan.space import TOY, LatentSpace
 from zigma_bench.runner.process import start
@@ -73,12 +79,40 @@ def check_latents(plan: Plan, results: Path, device: Device) -> list[tuple[Laten
     return found
 
 
-def _run(cell: Cell, results: Path, device: Device, emit: Emit, *, check: bool) -> dict[str, Any]:
+def text_cells(cells: Sequence[Cell]) -> list[Cell]:
+    """One cell for each set of captions whose features the cells read."""
+    found: dict[Path, Cell] = {}
+    for cell in cells:
+        if cell.text is not None:
+            found.setdefault(cell.text.folder, cell)
+    return list(found.values())
+
+
+def encode_texts(
+    cells: Sequence[Cell], results: Path, device: Device, emit: Callable[[Cell, dict[str, Any]], None]
+) -> None:
+    """Write the features of captions that cells read and that are missing or broken.
+
+    Raises as `encode_latents` does, and NotReady where the encoder is not here.
+    """
+    for cell in text_cells(cells):
+        _run(cell, results, device, functools.partial(emit, cell), check=False, texts=True)
+
+
+def check_texts(plan: Plan, results: Path, device: Device) -> list[str]:
+    """What is missing or broken of the features of captions that a plan reads."""
+    found: list[str] = []
+    for cell in text_cells(plan.cells):
+        found += _run(cell, results, device, lambda event: None, check=True, texts=True)["faults"]
+    return found
+
+
+def _run(cell: Cell, results: Path, device: Device, emit: Emit, *, check: bool, texts: bool = False) -> dict[str, Any]:
     """One job in a fresh process, and its last event."""
     check_writable(results / ".cache")
     job = {
         "cell": cell.model_dump(mode="json"), "results": str(results.resolve()), "device": asdict(device),
-        "check": check,
+        "check": check, "texts": texts,
     }  # fmt: skip
     log = results / ".cache" / LOG
     last: dict[str, Any] = {}
@@ -104,7 +138,7 @@ def _error(code: int, reason: str | None, log: Path) -> ZigmaBenchError:
     """What the process ended with, as the error that it is here."""
     if reason is None:
         name = signal.Signals(-code).name if code < 0 else f"code {code}"
-        return CellFailed(f"the process that encodes the latents ended with {name}; its log: {log}")
+        return CellFailed(f"the process that encodes ended with {name}; its log: {log}")
     kinds: dict[int, type[ZigmaBenchError]] = {kind.exit_code: kind for kind in (UsageError, NotReady, Interrupted)}
     return kinds.get(code, CellFailed)(reason)
 
@@ -112,14 +146,21 @@ def _error(code: int, reason: str | None, log: Path) -> ZigmaBenchError:
 def state(space: LatentSpace, results: Path) -> str:
     """Where a cache lies and whether it is whole, by its files' names and sizes."""
     from zigma_bench.data.arrays import faults, read_rows
-    from zigma_bench.data.latents import SPLITS, folder_of, layout_of
+    from zigma_bench.data.latents import SPLITS, folder_of, layout_of, stores_of
 
     folder = folder_of(space, results / ".cache")
-    rows = {split: read_rows(folder / split) for split in SPLITS}
+    rows = {name: read_rows(folder / name) for name in stores_of(space)}
     if None in rows.values():
         return f"not encoded yet, which a run does first, into {folder}"
-    layouts = {split: layout_of(space, split, count or 0) for split, count in rows.items()}
-    broken = sum(len(faults(folder / split, layout, checksums=False)) for split, layout in layouts.items())
+    layouts = {name: layout_of(space, name, count or 0) for name, count in rows.items()}
+    broken = sum(len(faults(folder / name, layout, checksums=False)) for name, layout in layouts.items())
     if broken:
         return f"{broken} shards are to be encoded, which a run does first, in {folder}"
-    return f"encoded, {sum(count or 0 for count in rows.values()):,} images in {folder}"
+    return f"encoded, {sum(rows[split] or 0 for split in SPLITS):,} images in {folder}"
+
+
+def text_state(text: TextFeatures) -> str:
+    """Where the features of captions lie and whether they are whole, by their shards' marks."""
+    if (store := kept(text.folder)) is None:
+        return f"not encoded yet, which a run does first, into {text.folder}"
+    return f"encoded, {store['rows'] - 1:,} captions in {text.folder}"

@@ -144,7 +144,7 @@ def write_table(plan: Plan, results: Path, device: Device) -> None:
     spent = {} if suite.budget is None else suite.budget.model_dump(exclude_none=True)
     table = {
         "format": 1, "suite": suite.name, "question": plan.question, "smoke": plan.smoke, "budget": spent,
-        "reference": suite.reference.split, "sample_count": suite.sample.count, "residual": sorted(residuals),
+        "reference": suite.reference.label, "sample_count": suite.sample.count, "residual": sorted(residuals),
         "baseline": {"backbone": plan.baseline.backbone_label, "scan": plan.baseline.scan_label}, "cells": rows,
     }  # fmt: skip
     path = suite_folder(results, suite.name, smoke=plan.smoke) / TABLE

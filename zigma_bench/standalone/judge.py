@@ -93,4 +93,9 @@ def _reference(path: Path) -> tuple[Images, dict[str, Any]]:
     if suite.timed_alone:
         raise UsageError("an efficiency suite has no data", where=str(path), expected="a suite with a reference")
     cell = make_plan(suite, source, catalogue()).cells[0]  # all cells of a suite have one reference
+    if cell.reference.images != "pixels":
+        raise UsageError(
+            "the suite's reference is what an autoencoder gives back", where=str(path), expected="images: pixels",
+            do="set reference.images to pixels, or give a folder of images",
+        )  # fmt: skip
     return load_parts(cell).reference, {"data": cell.data_set.label, "split": cell.reference.split}

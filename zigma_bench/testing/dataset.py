@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from zigma_bench.errors import NotReady
-from zigma_bench.images import Images, Splits
+from zigma_bench.images import Images, Splits, captions_of
 from zigma_bench.registry import DataFacts, Spec
 from zigma_bench.testing.lookup import check_options, imports_without_torch, light_module, option_sets
 from zigma_bench.testing.report import Failed, Report, Step, walk
@@ -39,6 +39,7 @@ def dataset_report(spec: Spec, *, plugin: ModuleType | None = None, options: Map
             Step("taken by index", "the same images one by one, twice and turned about", lambda: _by_index(splits)),
             Step("loaded again", "the same images", lambda: _again(splits, _load(spec, values))),
             Step("held out", "no validation image in training", lambda: _held_out(splits)),
+            Step("captions", "texts of each image, where the description says so", lambda: _captions(splits, facts)),
             Step("fingerprint", "another one for other images", lambda: _fingerprint(spec, options)),
         ])  # fmt: skip
     return Report("dataset", spec.name, spec.owner, checks)
@@ -106,6 +107,20 @@ def _held_out(splits: Splits) -> str:
     if double > DOUBLES * len(held):
         raise Failed(f"{double:,} of {len(held):,} validation images are training images")
     return f"{double} of {len(held):,}"
+
+
+def _captions(splits: Splits, facts: DataFacts) -> str:
+    """Every image of both sides has a text or several, none of them empty."""
+    if not facts.captions:
+        return "none said"
+    count = 0
+    for images in (splits.train, splits.validation):
+        found = captions_of(images, range(len(images)))
+        bare = [row for row, texts in enumerate(found) if not texts or not all(text.strip() for text in texts)]
+        if bare or len(found) != len(images):
+            raise Failed(f"no caption, or an empty one, of image {bare[0] if bare else len(found)}")
+        count += sum(map(len, found))
+    return f"{count:,}"
 
 
 def _contents(images: Images) -> list[bytes]:
