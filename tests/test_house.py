@@ -108,6 +108,8 @@ def test_readme_commands_run(command, quick_results, files):
         words = [str(files[0] / w) if (files[0] / w).exists() else w for w in words]
     if words[1] in ("import", "sample"):
         words[words.index("--out") + 1] = str(quick_results / words[1])
+    if "--save-statistics" in words:
+        words[words.index("--save-statistics") + 1] = str(quick_results / "statistics.npz")
     if words[1] == "import":
         words += files[1]
     words = [w.replace("results/quickstart", str(quick_results / "quickstart-smoke")) for w in words]

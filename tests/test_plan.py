@@ -137,7 +137,7 @@ def test_only_keeps_the_anchors(write_suite):
 
 def test_fid_without_weights_is_missing_and_in_smoke_is_not(write_suite, tmp_path, monkeypatch):
     monkeypatch.setenv("ZIGMA_BENCH_WEIGHTS", str(tmp_path))
-    path = write_suite(("[val-loss]", "[val-loss, fid]"))
+    path = write_suite(("[val-loss]", "[val-loss, fid, kid]"))
     text = "; ".join(item.what for item in plan(path).missing)
     assert "2,048" in text
     assert "inception" in text.lower()
@@ -152,9 +152,11 @@ def test_fid_below_2048_images_is_refused_before_anything_runs(write_suite, tmp_
 
     file = tmp_path / "published.pth"
     file.write_bytes(b"stands for the published file")
-    monkeypatch.setattr(weights, "INCEPTION_SHA", weights.file_sha256(file)[:8])
+    published = dataclasses.replace(weights.PUBLISHED["inception"], sha256=weights.file_sha256(file))
+    monkeypatch.setitem(weights.PUBLISHED, "inception", published)
     monkeypatch.setattr("zigma_bench.plan.make._check_held_out", lambda *rest: None)  # the digits have fewer
-    made = plan(write_suite(("[val-loss]", f"[{{name: fid, weights: {file}}}]"), ("count: 32", f"count: {count}")))
+    metrics = f"[{{name: fid, weights: {file}}}, {{name: kid, weights: {file}}}]"
+    made = plan(write_suite(("[val-loss]", metrics), ("count: 32", f"count: {count}")))
     if ready:
         made.check_ready()
         return
@@ -189,6 +191,13 @@ def test_two_sizes_of_one_backbone_have_one_toy(write_suite):
     assert [c.backbone_label for c in toys.cells if c.role == "cell"] == ["zigma", "dit"]
 
 
+def test_kid_stands_beside_fid(write_suite):
+    with pytest.raises(UsageError, match=r"suite\.yaml:\d+, key quality\.1: the metric 'fid' stands alone.*add kid"):
+        plan(write_suite(("[val-loss]", "[val-loss, fid]")))
+    plan(write_suite(("[val-loss]", "[kid, val-loss, fid]")))
+    plan(write_suite(("[val-loss]", "[kid, fd-efflite0, precision]")))
+
+
 def test_a_metric_stands_once(write_suite):
     with pytest.raises(UsageError, match="the metric 'fd-efflite0' stands twice"):
         plan(write_suite(("[val-loss]", "[fd-efflite0, {name: fd-efflite0, size: 128}]")))
@@ -196,7 +205,7 @@ def test_a_metric_stands_once(write_suite):
 
 def test_weights_enter_the_identity_of_quality_alone(write_suite, tmp_path):
     weights = tmp_path / "w.pth"
-    path = write_suite(("[val-loss]", f"[{{name: fid, weights: {weights}}}]"))
+    path = write_suite(("[val-loss]", f"[{{name: kid, weights: {weights}}}]"))
     found = []
     for content in (b"one", b"two"):
         weights.write_bytes(content)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zigma_bench.device import Device
-from zigma_bench.errors import Interrupted, ZigmaBenchError
+from zigma_bench.errors import Interrupted, NotReady, ZigmaBenchError
 from zigma_bench.images import Images, Pixels, Splits, Subset
 from zigma_bench.plan import Cell, Stage, cell_routes, held_out_needed, too_few_held_out
 from zigma_bench.plugins import catalogue
@@ -214,7 +214,10 @@ def measure(name: str, options: dict[str, Any], subject: Any) -> Measurement:
         return Measurement.refused(name, spec.facts.unit, "; ".join(f"{m.what}: {m.do}" for m in missing))
     if spec.facts.needs == "network" and subject.network is None:
         return Measurement.refused(name, spec.facts.unit, "there is no network to measure")
-    measurement: Measurement = spec.load()(chosen, subject)
+    try:
+        measurement: Measurement = spec.load()(chosen, subject)
+    except NotReady as error:  # weights that are no weights, or an extractor that gives other features than it did
+        return Measurement.refused(name, spec.facts.unit, str(error))
     return measurement
 
 

@@ -254,6 +254,8 @@ class MetricFacts:
     held-out images).
     `missing(options) -> tuple[Missing, ...]`; `minimum_images`: fewer are refused. `fingerprint(options)`: what the
     figure depends on beyond its options, such as the hash of a weights file; it enters the quality stage's identity.
+    `beside`: metrics that a suite must list with it, since it can't be read alone. `compares`: False for a figure of
+    the samples alone, which no reference enters.
     """
 
     unit: str
@@ -264,6 +266,8 @@ class MetricFacts:
     fingerprint: Callable[[Any], str] = lambda options: ""
     of: Literal["images", "frames", "clips", "either"] = "images"
     smoke: Mapping[str, Any] = field(default_factory=dict)
+    beside: tuple[str, ...] = ()
+    compares: bool = True
 
 
 @dataclass(frozen=True)

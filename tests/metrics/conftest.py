@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from zigma_bench.images import ArrayImages
+
+sys.path[:0] = [str(Path(__file__).parent)]  # golden_features.py, which is also run by hand
 
 
 @pytest.fixture(autouse=True)

@@ -50,9 +50,9 @@ def test_the_figures_are_torch_fidelitys(subject, size):
     assert set(arguments) <= set(DEFAULTS)  # it ignores names that it does not know
     theirs = calculate_metrics(**arguments)
     fd, kid = (metric(Efflite0Options(size), subject) for metric in (fd_efflite0, kid_efflite0))
-    for measured, key in ((fd, "frechet_inception_distance"), (kid, "kernel_inception_distance_mean")):
-        assert measured.status == "ok"
-        assert abs(measured.value - theirs[key]) <= max(1e-4, 1e-6 * abs(theirs[key])), key
+    for found, key in ((fd, "frechet_inception_distance"), (kid, "kernel_inception_distance_mean")):
+        assert found.status == "ok"
+        assert abs(found.value - theirs[key]) <= max(1e-4, 1e-6 * abs(theirs[key])), key
     assert float(np.std(kid.raw)) == pytest.approx(theirs["kernel_inception_distance_std"], abs=1e-4)
 
 
@@ -104,8 +104,8 @@ def test_every_weight_is_that_of_the_file_and_nothing_trains():
 
 def test_only_the_reference_is_kept_and_another_process_reads_it(subject, tmp_path, monkeypatch):
     kept = dataclasses.replace(subject, cache=tmp_path)
-    first = fd_efflite0(Efflite0Options(), kept)
-    (file,) = (tmp_path / "features").iterdir()
+    first, near = fd_efflite0(Efflite0Options(), kept), kid_efflite0(Efflite0Options(), kept)
+    (file,), (fitted,) = (tmp_path / "features").iterdir(), (tmp_path / "statistics").iterdir()
     features_module._memory.clear()
     extracted = []
     original = features_module._extract
@@ -117,13 +117,15 @@ def test_only_the_reference_is_kept_and_another_process_reads_it(subject, tmp_pa
     monkeypatch.setattr(features_module, "_extract", watched)
     assert fd_efflite0(Efflite0Options(), kept) == first
     assert extracted == [70]
-    kid_efflite0(Efflite0Options(), kept)
+    assert kid_efflite0(Efflite0Options(), kept) == near
     assert extracted == [70]  # both metrics share the features of the samples
-    file.write_bytes(file.read_bytes()[:1000])
+    for damaged in (file, fitted):
+        damaged.write_bytes(damaged.read_bytes()[:1000])
     features_module._memory.clear()
     assert fd_efflite0(Efflite0Options(), kept) == first
     assert extracted == [70, 70, 90]
     assert np.load(file).shape == (90, 1280)
+    assert np.load(fitted)["root"].shape == (90, 1280)
 
 
 def test_the_global_generator_and_the_settings_are_left_alone(digits):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import pickle
 
 import numpy as np
@@ -11,10 +13,15 @@ import torch
 from zigma_bench.errors import NotReady
 from zigma_bench.images import ArrayImages
 from zigma_bench.metrics import weights
-from zigma_bench.metrics.inception import inception
-from zigma_bench.metrics.measure import fid, kid_inception
+from zigma_bench.metrics.inception import NAME, inception
+from zigma_bench.metrics.measure import fid, measured
 from zigma_bench.metrics.options import InceptionOptions
 from zigma_bench.metrics.subject import Subject
+
+kid_inception = functools.partial(measured, "kid", "inception")
+inception_path = functools.partial(weights.weights_path, "inception")
+
+PUBLISHED = weights.PUBLISHED["inception"]
 
 
 @pytest.fixture
@@ -25,7 +32,7 @@ def folders(tmp_path):
     random = np.random.default_rng(0)
     sets = []
     for name, count in (("samples", 12), ("reference", 9)):
-        base = random.integers(0, 256, (count, 3, 1, 1)) if name == "samples" else 128
+        base = random.integers(0, 256, (count, 3, 1, 1))
         pixels = np.clip(base + random.normal(0, 40, (count, 3, 16, 16)), 0, 255).astype(np.uint8)
         (tmp_path / name).mkdir()
         for index, image in enumerate(pixels):
@@ -40,18 +47,27 @@ def test_the_figures_are_torch_fidelitys_on_the_same_folders(folders, inception_
 
     folder, subject = folders
     arguments = {
-        "input1": str(folder / "samples"), "input2": str(folder / "reference"), "fid": True, "kid": True,
-        "kid_subset_size": 4, "feature_extractor_weights_path": str(inception_weights), "cuda": False, "cache": False,
-        "verbose": False, "save_cpu_ram": True,
+        "input1": str(folder / "samples"), "input2": str(folder / "reference"), "fid": True, "kid": True, "isc": True,
+        "prc": True, "kid_subset_size": 4, "feature_extractor": NAME,
+        "feature_extractor_weights_path": str(inception_weights), "cuda": False, "cache": False, "verbose": False,
+        "save_cpu_ram": True,
     }  # fmt: skip
     assert set(arguments) <= set(DEFAULTS)
     theirs = calculate_metrics(**arguments)
     capfd.readouterr()
     options = InceptionOptions(str(inception_weights))
-    for metric, key in ((fid, "frechet_inception_distance"), (kid_inception, "kernel_inception_distance_mean")):
-        measured = metric(options, subject)
+    keys = {
+        "fd": "frechet_inception_distance", "kid": "kernel_inception_distance_mean", "is": "inception_score_mean",
+        "precision": "precision", "recall": "recall",
+    }  # fmt: skip
+    for kind, key in keys.items():
+        found = measured(kind, "inception", options, subject)
         assert abs(theirs[key]) > 0.01  # the comparison says something
-        assert abs(measured.value - theirs[key]) <= max(1e-4, 1e-6 * abs(theirs[key])), (key, measured.value)
+        assert abs(found.value - theirs[key]) <= max(1e-4, 1e-6 * abs(theirs[key])), (key, found.value)
+        if kind == "is":
+            assert found.name.startswith("is-inception-")
+            assert "reference" not in found.fingerprint and "n_reference" not in found.fingerprint
+            assert float(np.std(found.raw)) == pytest.approx(theirs["inception_score_std"], abs=1e-4)
     assert capfd.readouterr() == ("", "")
 
 
@@ -60,41 +76,48 @@ def test_another_file_gives_another_name_and_no_minimum(folders, inception_weigh
     sha = weights.file_sha256(inception_weights)
     assert weights.fid_minimum(options) == 2
     _, subject = folders
-    measured = fid(options, subject)
-    assert (measured.name, measured.status) == (f"fd-inception-{sha[:8]}", "ok")
-    assert measured.fingerprint["weights_sha256"] == sha
+    found = fid(options, subject)
+    assert (found.name, found.status) == (f"fd-inception-{sha[:8]}", "ok")
+    assert found.fingerprint["weights_sha256"] == sha
     assert kid_inception(options, subject).name == f"kid-inception-{sha[:8]}"
 
 
 def test_only_the_published_hash_is_called_fid_and_is_refused_below_2048(folders, inception_weights, monkeypatch):
-    monkeypatch.setattr(weights, "INCEPTION_SHA", weights.file_sha256(inception_weights)[:8])
+    sha8 = weights.file_sha256(inception_weights)[:8]
+    monkeypatch.setitem(weights.PUBLISHED, "inception", dataclasses.replace(PUBLISHED, sha256=sha8))
     options = InceptionOptions(str(inception_weights))
     _, subject = folders
     assert weights.fid_minimum(options) == 2048
-    measured = fid(options, subject)
-    assert (measured.name, measured.status, measured.value) == ("fid", "refused", None)
-    assert "2,048" in measured.reason
+    found = fid(options, subject)
+    assert (found.name, found.status, found.value) == ("fid", "refused", None)
+    assert "2,048" in found.reason
     assert kid_inception(options, subject).name == "kid"
+    for kind in ("precision", "recall", "density", "coverage", "is"):
+        found = measured(kind, "inception", options, subject)
+        assert (found.name, found.status) == (kind, "ok")
+    extrapolated = measured("fd-infinity", "inception", options, subject)
+    assert (extrapolated.name, extrapolated.status) == ("fid-infinity", "refused")
+    assert "4,096" in extrapolated.reason
 
 
 def test_the_published_name_is_torch_fidelitys():
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
-    assert URL_INCEPTION_V3.rpartition("/")[2] == weights.INCEPTION_FILE
-    assert weights.INCEPTION_FILE.endswith(f"-{weights.INCEPTION_SHA}.pth")
+    assert URL_INCEPTION_V3.rpartition("/")[2] == PUBLISHED.file
+    assert PUBLISHED.file.endswith(f"-{PUBLISHED.sha256}.pth")
 
 
 def test_where_the_weights_are_looked_for(tmp_path, monkeypatch):
     monkeypatch.delenv(weights.FOLDER_VARIABLE, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     options = InceptionOptions()
-    assert weights.inception_path(options) == tmp_path / ".cache/zigma-bench/weights" / weights.INCEPTION_FILE
+    assert inception_path(options) == tmp_path / ".cache/zigma-bench/weights" / PUBLISHED.file
     monkeypatch.setenv(weights.FOLDER_VARIABLE, str(tmp_path / "kept"))
-    assert weights.inception_path(options) == tmp_path / "kept" / weights.INCEPTION_FILE
-    assert weights.inception_path(InceptionOptions("~/mine.pth")) == tmp_path / "mine.pth"
+    assert inception_path(options) == tmp_path / "kept" / PUBLISHED.file
+    assert inception_path(InceptionOptions("~/mine.pth")) == tmp_path / "mine.pth"
     (missing,) = weights.inception_missing(options)
     assert str(tmp_path / "kept") in missing.what
-    assert all(word in missing.do for word in ("6726825d", weights.INCEPTION_FILE, "'weights'", "ZIGMA_BENCH_WEIGHTS"))
+    assert all(word in missing.do for word in ("6726825d", PUBLISHED.file, "'weights'", "ZIGMA_BENCH_WEIGHTS"))
     assert weights.fid_minimum(options) == 2048
     with pytest.raises(NotReady, match="no Inception v3 weights"):
         fid(options, Subject())
@@ -138,7 +161,7 @@ def test_a_changed_file_has_another_hash(tmp_path):
 
 def test_a_file_that_is_not_its_name_is_refused_with_both_hashes(inception_weights, tmp_path, monkeypatch):
     """Under the published name it would be a broken download; under a name of its own it is other weights."""
-    path = tmp_path / weights.INCEPTION_FILE
+    path = tmp_path / PUBLISHED.file
     path.write_bytes(inception_weights.read_bytes())
     options = InceptionOptions(str(path))
     (missing,) = weights.inception_missing(options)
@@ -148,9 +171,9 @@ def test_a_file_that_is_not_its_name_is_refused_with_both_hashes(inception_weigh
         fid(options, Subject())
     from zigma_bench.cell import measure
 
-    measured = measure("fid", {"weights": str(path)}, Subject())
-    assert (measured.status, measured.value) == ("refused", None)
-    assert sha in measured.reason
+    found = measure("fid", {"weights": str(path)}, Subject())
+    assert (found.status, found.value) == ("refused", None)
+    assert sha in found.reason
     named = tmp_path / f"mine-{sha[:12]}.pth"
     path.rename(named)
     assert weights.inception_missing(InceptionOptions(str(named))) == ()

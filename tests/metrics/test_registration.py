@@ -9,9 +9,15 @@ import pytest
 
 from zigma_bench.errors import UsageError
 from zigma_bench.plugins import catalogue
+from zigma_bench.testing import check_metric
 
-NAMES = {"val-loss", "fd-efflite0", "kid-efflite0", "fid", "kid"}
-NAMES |= {"frame-fid", "frame-fd-efflite0", "frame-kid-efflite0", "fvd"}
+OTHERS = ("efflite0", "dinov2", "clip")
+COVERS = ("precision", "recall", "density", "coverage")
+NAMES = {"val-loss", "fid", "fid-infinity", "kid", "is", *COVERS}
+NAMES |= {f"{kind}-{other}" for other in OTHERS for kind in ("fd", "kid", *COVERS)}
+NAMES |= {f"fd-{other}-infinity" for other in OTHERS}
+NAMES |= {"frame-fid", "frame-kid", "frame-fd-efflite0", "frame-kid-efflite0", "fvd"}
+HIGHER = {name for name in NAMES if name == "is" or name.split("-")[0] in COVERS}
 
 
 def test_the_metrics_are_registered_and_load():
@@ -19,7 +25,7 @@ def test_the_metrics_are_registered_and_load():
     assert set(specs) == NAMES
     for spec in specs.values():
         assert callable(spec.load())
-        assert spec.facts.better == "lower"
+        assert spec.facts.better == ("higher" if spec.name in HIGHER else "lower")
         assert spec.make_options(spec.resolve({}, where="here")) == spec.options_class()
 
 
@@ -31,6 +37,11 @@ def test_they_are_listed_without_torch():
         "heavy = {'torch', 'torch_fidelity', 'scipy', 'pandas', 'PIL'} & set(sys.modules); assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("kind", ["fd", "kid", "precision", "recall", "density", "coverage"])
+def test_each_passes_what_plugins_are_checked_by(kind):
+    assert check_metric(f"{kind}-efflite0").ok
 
 
 @pytest.mark.parametrize(

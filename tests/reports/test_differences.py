@@ -147,6 +147,13 @@ def test_a_narrow_terminal_loses_no_digit(make_store, width):
         assert word in text, text
 
 
+def test_an_extrapolated_figure_is_called_one(make_store):
+    told = "is extrapolated to infinitely many samples, and measured at none."
+    table = read_table(make_store(KNOWN, metric="fd-efflite0-infinity"))
+    assert f"fd-efflite0-infinity {told}" in footer(table)
+    assert not any(told in line for line in footer(read_table(make_store(KNOWN, metric="fd-efflite0"))))
+
+
 def test_unlike_figures_end_the_command_with_code_4(make_store):
     folder = make_store(KNOWN)
     path = next(folder.glob("zigma-hilbert*-1/quality-*/record.json"))

@@ -20,8 +20,11 @@ def doctor(as_json: AsJson = False) -> None:
         return
     for part, facts in found.items():
         typer.echo(part)
+        together: dict[str, list[str]] = {}  # the metrics of one extractor lack one file
         for name, value in facts.items():
-            typer.echo(f"  {name}: {value}")
+            together.setdefault(str(value) if part == "metrics" else name, []).append(name)
+        for names in together.values():
+            typer.echo(f"  {', '.join(names)}: {facts[names[0]]}")
 
 
 def schema() -> None:

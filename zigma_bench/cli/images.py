@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 SUITE_HELP = "A suite, a YAML file, whose trained cells are measured; or give --samples."
 SAMPLES_HELP = "Images to measure instead: a folder, a .zip, or a .npz with arr_0 [N, H, W, C]."
-REFERENCE_HELP = "What --samples are measured against: a folder, .zip, .npz, or a suite's YAML file."
+REFERENCE_HELP = (
+    "What --samples are measured against: a folder, .zip, .npz (images, or mu and sigma), or a suite's YAML."
+)
+DATA_HELP = "Which data set of a --reference suite, where it has several."
+SAVE_HELP = "Write mu and sigma of --samples as .npz instead, for the one Frechet distance of --metrics (fid)."
 METRICS_HELP = "With --samples: names separated by commas, each NAME or NAME:OPTION=VALUE."
 
 
@@ -27,6 +31,8 @@ def quality(
     samples: Annotated[Path | None, typer.Option("--samples", help=SAMPLES_HELP)] = None,
     reference: Annotated[Path | None, typer.Option("--reference", help=REFERENCE_HELP)] = None,
     metrics: Annotated[str | None, typer.Option("--metrics", help=METRICS_HELP)] = None,
+    data: Annotated[str | None, typer.Option("--data", help=DATA_HELP)] = None,
+    save: Annotated[Path | None, typer.Option("--save-statistics", help=SAVE_HELP)] = None,
     settings: Settings = None,
     only: Only = None,
     results: Results = DEFAULT_RESULTS,
@@ -36,7 +42,7 @@ def quality(
 ) -> None:
     """Measure the quality of drawn images, and no more: a suite's, or with --samples anybody's."""
     if samples is None:
-        _refuse("--samples", reference=reference, metrics=metrics)
+        _refuse("--samples", reference=reference, metrics=metrics, data=data, save_statistics=save)
         if suite is None:
             raise UsageError("there is nothing to measure", expected="a suite's file, or --samples and --reference")
         quality_of_suite(suite, settings, only, results, smoke, device, as_json)
@@ -44,34 +50,66 @@ def quality(
     if suite is not None:
         raise UsageError("--samples are measured without a suite of their own", got=str(suite), do="leave one out")
     _refuse("a suite", set=settings, only=only, smoke=smoke or None)
-    if reference is None:
-        raise UsageError("--samples are measured against something", do="give --reference DIR, NPZ or SUITE")
-    _measure(samples, reference, metrics, results, device, as_json)
+    if save is not None:
+        if reference is not None or data is not None:
+            raise UsageError("--save-statistics measures against nothing", do="leave --reference and --data out")
+        _save(samples, metrics, save, results, device, as_json)
+        return
+    _measure(samples, reference, data, metrics, results, device, as_json)
 
 
 def _refuse(owner: str, **given: object) -> None:
     """Options that go with something else that was not given."""
     for name, value in given.items():
         if value is not None:
+            name = name.replace("_", "-")
             raise UsageError(f"--{name} goes with {owner}", got=str(value), do=f"leave it out, or give {owner}")
 
 
-def _measure(samples: Path, reference: Path, metrics: str | None, results: Path, device: str, as_json: bool) -> None:
-    from zigma_bench.device import find_device
+def _measure(
+    samples: Path,
+    reference: Path | None,
+    data: str | None,
+    metrics: str | None,
+    results: Path,
+    device: str,
+    as_json: bool,
+) -> None:
     from zigma_bench.standalone.judge import METRICS, judge
-    from zigma_bench.store import check_writable
 
-    target = find_device(device)
-    check_writable(results)
     asked = _asked(",".join(METRICS) if metrics is None else metrics)
-    print(f"device: {target.name} ({target.card})", file=sys.stderr)
-    found = judge(samples, reference, asked, device=target.name, cache=results / ".cache")
+    place = _device(device, results)
+    found = judge(samples, reference, asked, device=place, cache=results / ".cache", data=data)
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=1, allow_nan=False))
     else:
         _print(found)
     if found.exit_code:
         raise typer.Exit(found.exit_code)
+
+
+def _save(samples: Path, metrics: str | None, out: Path, results: Path, device: str, as_json: bool) -> None:
+    from zigma_bench.standalone.statistics import save_statistics
+
+    asked = _asked("fid" if metrics is None else metrics)
+    if len(asked) != 1:
+        raise UsageError("statistics are of one extractor", where="--metrics", expected="one metric", got=metrics)
+    count = save_statistics(samples, asked[0], out, device=_device(device, results), cache=results / ".cache")
+    found = {"file": str(out), "metric": asked[0].name, "n": count}
+    typer.echo(
+        json.dumps(found, indent=1) if as_json else f"{out}: mu and sigma of {count:,} images for {asked[0].name}"
+    )
+
+
+def _device(name: str, results: Path) -> str:
+    """The device that figures are computed on, told to the user, once results can be written."""
+    from zigma_bench.device import find_device
+    from zigma_bench.store import check_writable
+
+    target = find_device(name)
+    check_writable(results)
+    print(f"device: {target.name} ({target.card})", file=sys.stderr)
+    return target.name
 
 
 def _asked(text: str) -> list[Asked]:
@@ -92,7 +130,8 @@ def _print(found: Judgement) -> None:
 
     from zigma_bench.cli.show import print_wide
 
-    title = f"{found.n_samples:,} images against {found.n_reference:,}"
+    known = found.n_reference is not None
+    title = f"{found.n_samples:,} images" + (f" against {found.n_reference:,}" if known else "")
     table = Table(title=Text(title), title_justify="left")
     table.add_column("metric")
     table.add_column("value", justify="right")

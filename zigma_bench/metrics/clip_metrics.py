@@ -34,8 +34,15 @@ def register_clip_metrics(register: Callable[..., None]) -> None:
         "frame-fid",
         "zigma_bench.metrics.clips:frame_fid",
         options=InceptionOptions,
-        facts=inception(minimum_images=weights.fid_minimum),
+        facts=inception(minimum_images=weights.fid_minimum, beside=("frame-kid",)),
         doc="FID of single frames; other weights give frame-fd-inception-<sha8>",
+    )
+    register(
+        "frame-kid",
+        "zigma_bench.metrics.clips:frame_kid",
+        options=InceptionOptions,
+        facts=inception(minimum_images=lambda options: KID_MINIMUM),
+        doc="KID of single frames; other weights give frame-kid-inception-<sha8>",
     )
     register(
         "fvd",

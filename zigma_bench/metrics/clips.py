@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -24,6 +26,11 @@ def frame_fid(options: InceptionOptions, subject: Subject) -> Measurement:
     return _of_frames(measure.fid, options, subject)
 
 
+def frame_kid(options: InceptionOptions, subject: Subject) -> Measurement:
+    """KID of all frames; with other weights `frame-kid-inception-<sha8>`."""
+    return _of_frames(functools.partial(measure.measured, "kid", "inception"), options, subject)
+
+
 def frame_fd_efflite0(options: Efflite0Options, subject: Subject) -> Measurement:
     """The Frechet distance of all frames on EfficientNet-Lite0 features."""
     return _of_frames(measure.fd_efflite0, options, subject)
@@ -38,12 +45,24 @@ def _of_frames(metric: Callable[[Any, Subject], Measurement], options: Any, subj
     samples, reference, frames = _clips(subject)
     flat = replace(
         subject,
-        samples=Frames(samples, frames),
-        reference=Frames(reference, frames),
+        samples=_taken_apart(samples, frames),
+        reference=_taken_apart(reference, frames),
         reference_facts={**subject.reference_facts, "frames": frames},
     )
     measured = metric(options, flat)
     return replace(measured, name=f"frame-{measured.name}")
+
+
+def _taken_apart(clips: Images, frames: int) -> Frames:
+    """The frames of clips, the same object for all metrics of a process: what is known of it is found again."""
+    for known in _frames:
+        if known.clips is clips:
+            return known
+    _frames.append(Frames(clips, frames))
+    return _frames[-1]
+
+
+_frames: deque[Frames] = deque(maxlen=2)  # of the samples and of the reference
 
 
 def fvd(options: I3dOptions, subject: Subject) -> Measurement:

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import io
 import json
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,8 @@ import torch
 from torch.utils.data import Dataset
 
 from zigma_bench.errors import UsageError
-from zigma_bench.images import Images, digest
+from zigma_bench.images import ArrayImages, Images, Pixels, digest
+from zigma_bench.metrics.golden import check_golden
 from zigma_bench.store import write_atomic
 
 Features = npt.NDArray[np.float32]
@@ -36,7 +38,8 @@ _memory: dict[str, Features] = {}
 class Extractor:
     """An extractor that torch-fidelity knows by `name`, its feature layer, and what its features depend on.
 
-    `build()` gives torch-fidelity's module on the CPU, in eval mode.
+    `build()` gives torch-fidelity's module on the CPU, in eval mode. `prepare(pixels)` makes of uint8 [n, 3, H, W] what
+    the module takes, where it does not resize by itself.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Extractor:
     weights_sha256: str
     resize: str
     build: Callable[[], Any] = field(compare=False, repr=False)
+    prepare: Callable[[Pixels], Pixels] | None = field(default=None, compare=False, repr=False)
 
     def fingerprint(self) -> dict[str, Any]:
         return {
@@ -57,10 +61,10 @@ class Extractor:
 
 
 class RgbPixels(Dataset[torch.Tensor]):
-    """Images as torch-fidelity takes them: uint8 [3, H, W]; one channel is repeated three times."""
+    """Images as torch-fidelity takes them: uint8 [3, H, W]; one channel is repeated three times, then `prepare`d."""
 
-    def __init__(self, images: Images) -> None:
-        self.images = images
+    def __init__(self, images: Images, prepare: Callable[[Pixels], Pixels] | None = None) -> None:
+        self.images, self.prepare = images, prepare
 
     def __len__(self) -> int:
         return len(self.images)
@@ -72,17 +76,25 @@ class RgbPixels(Dataset[torch.Tensor]):
         pixels = self.images.take(indices)
         if pixels.shape[1] not in (1, 3):
             raise UsageError("the extractor takes images of 1 or 3 channels", got=pixels.shape[1])
-        return list(torch.from_numpy(np.repeat(pixels, 3 // pixels.shape[1], axis=1)))  # repeat always copies
+        pixels = np.repeat(pixels, 3 // pixels.shape[1], axis=1)  # which always copies
+        return list(torch.from_numpy(pixels if self.prepare is None else self.prepare(pixels)))
 
 
-def features(images: Images, extractor: Extractor, *, device: str = "cpu", cache: Path | None = None) -> Features:
-    """The features of all images in order, float32 [N, d], read-only; `cache` keeps them for the next process."""
-    key = _key(images, extractor, device)
+def features(
+    images: Images, extractor: Extractor, *, device: str = "cpu", cache: Path | None = None, keep: bool = True
+) -> Features:
+    """The features of all images in order, float32 [N, d], read-only.
+
+    `cache` is a folder for an extractor's first features, which later ones are compared with, and where `keep` says so
+    for those of the images. NotReady for an extractor that gives other features than it did (`golden`).
+    """
+    key = content_key(images, extractor, device)
     if key not in _memory:
-        found = _read(cache, key, (len(images), extractor.dimensions))
+        kept = cache if keep else None
+        found = _read(kept, key, (len(images), extractor.dimensions))
         if found is None:
-            found = _extract(images, extractor, device)
-            _write(cache, key, found)
+            found = _extract(images, extractor, device, cache)
+            _write(kept, key, found)
         while len(_memory) >= REMEMBERED:
             del _memory[next(iter(_memory))]
         found.flags.writeable = False
@@ -90,27 +102,45 @@ def features(images: Images, extractor: Extractor, *, device: str = "cpu", cache
     return _memory[key]
 
 
-def _key(images: Images, extractor: Extractor, device: str) -> str:
+def content_key(images: Images, extractor: Extractor, device: str) -> str:
+    """What features depend on: the pixels in order with their count, the extractor, and the kind of device."""
     kind = device.partition(":")[0]  # processors and cards differ in the last digits
-    facts = {**extractor.fingerprint(), "pixels": digest(images), "device": kind}
+    facts = {**extractor.fingerprint(), "pixels": digest_once(images), "device": kind}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _extract(images: Images, extractor: Extractor, device: str) -> Features:
-    from torch_fidelity.utils import get_featuresdict_from_dataset
+def digest_once(images: Images) -> str:
+    """The digest of a set, once for all metrics that are measured on it in a row: a large one is decoded for it."""
+    for seen, found in _digested:
+        if seen is images:
+            return found
+    _digested.append((images, digest(images)))
+    return _digested[-1][1]
 
+
+_digested: deque[tuple[Images, str]] = deque(maxlen=2)  # samples and reference
+
+
+def _extract(images: Images, extractor: Extractor, device: str, cache: Path | None) -> Features:
     cuda = torch.device(device).type == "cuda"
     card = torch.cuda.device(device) if cuda else contextlib.nullcontext()
     with card, exact_float32(device), torch.random.fork_rng(devices=[]):  # a DataLoader draws from the global generator
         network = extractor.build().to(device)
-        found = get_featuresdict_from_dataset(
-            RgbPixels(images),
-            network,
-            batch_size=FEATURE_BATCH,
-            cuda=cuda,
-            save_cpu_ram=True,  # no worker processes
-            verbose=False,
-        )
+        check_golden(lambda pixels: _run(ArrayImages(pixels), extractor, network, cuda), extractor, cache)
+        return _run(images, extractor, network, cuda)
+
+
+def _run(images: Images, extractor: Extractor, network: Any, cuda: bool) -> Features:
+    from torch_fidelity.utils import get_featuresdict_from_dataset
+
+    found = get_featuresdict_from_dataset(
+        RgbPixels(images, extractor.prepare),
+        network,
+        batch_size=FEATURE_BATCH,
+        cuda=cuda,
+        save_cpu_ram=True,  # no worker processes
+        verbose=False,
+    )
     result: Features = found[extractor.layer].numpy().astype(np.float32, copy=False)
     assert result.shape == (len(images), extractor.dimensions), result.shape
     return result

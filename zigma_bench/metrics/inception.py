@@ -1,24 +1,25 @@
-"""torch-fidelity's Inception v3 with a weights file at hand: read without running what a pickle could hold."""
+"""torch-fidelity's Inception v3 with a weights file at hand."""
 
 from __future__ import annotations
 
 import functools
 import io
-import pickle
-import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch_fidelity.utils import create_feature_extractor
 
-from zigma_bench.errors import NotReady
 from zigma_bench.metrics.features import Extractor
-from zigma_bench.metrics.weights import INCEPTION_FILE, file_sha256
+from zigma_bench.metrics.state import read_state, unfit
+from zigma_bench.metrics.weights import file_sha256
 
 NAME = "inception-v3-compat"
 LAYER = "2048"
 DIMENSIONS = 2048
+LAST = "fc.weight"
 
 
 def inception(path: Path) -> Extractor:
@@ -33,37 +34,20 @@ def inception(path: Path) -> Extractor:
     )
 
 
+def last_weight(path: Path) -> npt.NDArray[np.float64]:
+    """The weight [1008, 2048] of the layer that makes class scores of the pooled features."""
+    weight = read_state("inception", path).get(LAST)
+    if weight is None or weight.ndim != 2 or weight.shape[1] != DIMENSIONS:
+        raise unfit("inception", path, f"{LAST} {None if weight is None else list(weight.shape)}")
+    return np.asarray(weight.numpy(), np.float64)
+
+
 def _build(path: Path) -> Any:
-    weights = _safe_weights(path)
-    try:
-        return create_feature_extractor(
-            NAME, [LAYER], cuda=False, feature_extractor_weights_path=weights, verbose=False
-        )
-    except RuntimeError as error:  # what load_state_dict says of unlike names or shapes
-        raise _unfit(path, str(error)) from error
-
-
-def _safe_weights(path: Path) -> io.BytesIO:
-    """The tensors of a file, written anew: torch-fidelity loads with weights_only=False, so it never sees the file."""
-    try:
-        with warnings.catch_warnings():  # what the reader does not support, it refuses
-            warnings.filterwarnings("ignore", message="Detected pickle protocol", category=UserWarning)
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise _unfit(path, f"{type(error).__name__} {error}") from error
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise _unfit(path, type(state).__name__)
+    """The module: torch-fidelity loads with weights_only=False, so it is given tensors and never the file."""
     clean = io.BytesIO()
-    torch.save(state, clean)
+    torch.save(read_state("inception", path), clean)
     clean.seek(0)
-    return clean
-
-
-def _unfit(path: Path, got: str) -> NotReady:
-    return NotReady(
-        "these are no weights of torch-fidelity's Inception v3",
-        where=str(path),
-        expected="a state dict of tensors under its names",
-        got=got.strip().splitlines()[0],
-        do=f"use {INCEPTION_FILE}, or leave the metric out",
-    )
+    try:
+        return create_feature_extractor(NAME, [LAYER], cuda=False, feature_extractor_weights_path=clean, verbose=False)
+    except RuntimeError as error:  # what load_state_dict says of unlike names or shapes
+        raise unfit("inception", path, str(error)) from error

@@ -1,108 +1,209 @@
-"""The distances as the suite names them: features of both sets, the figure, and everything that it depends on."""
+"""The measures on features as the suite names them: the figure, and everything that it depends on."""
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
-from zigma_bench.images import Images, digest
-from zigma_bench.metrics.features import Extractor, features
-from zigma_bench.metrics.options import Efflite0Options, InceptionOptions
-from zigma_bench.metrics.quality import SEED, SUBSETS, frechet, kid, kid_subset_size
+import numpy as np
+
+from zigma_bench.errors import NotReady
+from zigma_bench.images import Images
+from zigma_bench.metrics import COVER_MINIMUM, KID_MINIMUM, SCORE_MINIMUM
+from zigma_bench.metrics.extractors import opened
+from zigma_bench.metrics.features import Extractor, Features, digest_once, features
+from zigma_bench.metrics.gaussian import EXTRAPOLATION_SEED, Gaussian, distance, extrapolated, fitted
+from zigma_bench.metrics.moments import Moments
+from zigma_bench.metrics.names import Family, Kind, metric_name
+from zigma_bench.metrics.neighbours import DENSITY_NEIGHBOURS, PRECISION_NEIGHBOURS, Cover, cover
+from zigma_bench.metrics.quality import SEED, SUBSETS, kid, kid_subset_size
+from zigma_bench.metrics.reference import reference_gaussian
 from zigma_bench.metrics.subject import Subject
-from zigma_bench.metrics.weights import FID_MINIMUM, inception_path, is_published
+from zigma_bench.metrics.weights import FID_MINIMUM
 from zigma_bench.record import Measurement
 
 PROTOCOL = 1
 UNIT = "1"
+Figure = Callable[[Features, Gaussian], tuple[float, tuple[float, ...]]]  # the value and the raw ones that it comes of
 
 
-def fd_efflite0(options: Efflite0Options, subject: Subject) -> Measurement:
-    """The Frechet distance on EfficientNet-Lite0 features."""
-    from zigma_bench.metrics.efflite0 import efflite0
+@dataclass(frozen=True)
+class Task:
+    """What is measured of whom: `field` says that it is the published Inception, `weights` is the extractor's file."""
 
-    return _frechet("fd-efflite0", efflite0(options.size), subject, minimum=2)
-
-
-def kid_efflite0(options: Efflite0Options, subject: Subject) -> Measurement:
-    """The kernel distance on EfficientNet-Lite0 features."""
-    from zigma_bench.metrics.efflite0 import efflite0
-
-    return _kid("kid-efflite0", efflite0(options.size), subject)
+    name: str
+    extractor: Extractor
+    subject: Subject
+    field: bool
+    weights: Path | None
 
 
-def fid(options: InceptionOptions, subject: Subject) -> Measurement:
-    """FID with the published weights; with other weights `fd-inception-<sha8>`, which has no minimum of 2,048."""
-    extractor, published = _inception(options)
-    name = "fid" if published else f"fd-inception-{extractor.weights_sha256[:8]}"
-    return _frechet(name, extractor, subject, minimum=FID_MINIMUM if published else 2)
+def measured(kind: Kind, family: Family, options: Any, subject: Subject) -> Measurement:
+    """A measure on an extractor's features, under the name that its weights give it.
+
+    Raises NotReady where weights are missing or damaged or the reference is a file of other features, and UsageError
+    where there are no images to measure.
+    """
+    extractor, path, sha8 = opened(family, options)
+    field = family == "inception" and sha8 is None
+    return MEASURES[kind](Task(metric_name(kind, family, sha8=sha8), extractor, subject, field, path))
 
 
-def kid_inception(options: InceptionOptions, subject: Subject) -> Measurement:
-    """KID with the published weights; with other weights `kid-inception-<sha8>`."""
-    extractor, published = _inception(options)
-    return _kid("kid" if published else f"kid-inception-{extractor.weights_sha256[:8]}", extractor, subject)
+fid = functools.partial(measured, "fd", "inception")
+fd_efflite0 = functools.partial(measured, "fd", "efflite0")
+kid_efflite0 = functools.partial(measured, "kid", "efflite0")
 
 
-def _inception(options: InceptionOptions) -> tuple[Extractor, bool]:
-    from zigma_bench.errors import NotReady
-    from zigma_bench.metrics.inception import inception
-    from zigma_bench.metrics.weights import inception_missing
-
-    for missing in inception_missing(options):
-        raise NotReady(missing.what, do=missing.do)
-    path = inception_path(options)
-    return inception(path), is_published(path)
+def _frechet(task: Task) -> Measurement:
+    """The Frechet distance; FID has a minimum of 2,048 images, and the distance on other features none."""
+    return _to_gaussian(task, FID_MINIMUM if task.field else 2, {}, lambda x, y: (distance(fitted(x), y), ()))
 
 
-def _frechet(name: str, extractor: Extractor, subject: Subject, *, minimum: int) -> Measurement:
-    samples, reference = subject.compared()
-    facts = _fingerprint(extractor, samples, reference, subject)
-    if (least := min(len(samples), len(reference))) < minimum:
-        return Measurement.refused(name, UNIT, _too_few(name, minimum, least), facts)
-    a, b = _both(samples, reference, extractor, subject)
-    return Measurement.of(name, frechet(a, b), UNIT, fingerprint=facts)
+def _infinity(task: Task) -> Measurement:
+    """The distance extrapolated to infinitely many samples, from counts of at least the number of features."""
+    facts = {"extrapolated": "to infinitely many samples, the reference as it is", "seed": EXTRAPOLATION_SEED}
+
+    def figure(x: Features, y: Gaussian) -> tuple[float, tuple[float, ...]]:
+        found = extrapolated(x, y)
+        return found.value, found.values
+
+    return _to_gaussian(task, 2 * task.extractor.dimensions, facts, figure)
 
 
-def _kid(name: str, extractor: Extractor, subject: Subject) -> Measurement:
-    samples, reference = subject.compared()
+def _to_gaussian(task: Task, minimum: int, more: dict[str, Any], figure: Figure) -> Measurement:
+    """A figure of the samples' features against the reference's Gaussian: a file's, where it is of this extractor."""
+    moments = task.subject.moments
+    unfit = None if moments is None else moments.unfit(task.extractor.fingerprint(), field=task.field)
+    if unfit is not None and task.subject.reference is None:
+        raise NotReady(unfit, do="give images")
+    if moments is not None and unfit is None:
+        samples, count, gaussian = task.subject.drawn(), moments.count, moments.gaussian
+        facts = _facts(task, samples) | _moments_facts(task, moments)
+    else:
+        samples, reference = task.subject.compared()
+        count, gaussian = len(reference), functools.partial(_of_images, task, reference)
+        facts = _compared_facts(task, samples, reference)
+    least = len(samples) if count is None else min(len(samples), count)
+    if least < minimum:
+        return _too_few(task, minimum, least, facts | more)
+    x, y = _of_samples(task, samples), gaussian()
+    if not (np.isfinite(x).all() and np.isfinite(y.root).all()):
+        return Measurement.of(task.name, float("nan"), UNIT, fingerprint=facts | more)
+    value, raw = figure(x, y)
+    return Measurement.of(task.name, value, UNIT, fingerprint=facts | more, raw=raw)
+
+
+def _of_images(task: Task, reference: Images) -> Gaussian:
+    subject = task.subject
+    return reference_gaussian(reference, task.extractor, device=subject.device, cache=subject.cache)
+
+
+def _kid(task: Task) -> Measurement:
+    """The kernel distance: the mean over random subsets, whose size is a rule of the counts."""
+    samples, reference = task.subject.compared()
+    facts = _compared_facts(task, samples, reference)
     size = kid_subset_size(len(samples), len(reference))
-    facts = _fingerprint(extractor, samples, reference, subject)
     facts |= {"kid_subset_size": size, "kid_subsets": SUBSETS, "kid_seed": SEED}
     if size < 2:
-        return Measurement.refused(name, UNIT, _too_few(name, 4, min(len(samples), len(reference))), facts)
-    found = kid(*_both(samples, reference, extractor, subject))
-    measured = Measurement.of(name, found.mean, UNIT, fingerprint=facts, raw=found.values)
-    return measured if measured.status == "ok" else Measurement.of(name, found.mean, UNIT, fingerprint=facts)
+        return _too_few(task, KID_MINIMUM, min(len(samples), len(reference)), facts)
+    values = kid(_of_samples(task, samples), _of_reference(task, reference))
+    raw = values.values if np.isfinite(values.mean) else ()  # a record holds no NaN
+    return Measurement.of(task.name, values.mean, UNIT, fingerprint=facts, raw=raw)
 
 
-def _both(samples: Images, reference: Images, extractor: Extractor, subject: Subject) -> tuple[Any, Any]:
-    """Features of both sets; only the reference's are worth keeping for another cell."""
-    return (
-        features(samples, extractor, device=subject.device),
-        features(reference, extractor, device=subject.device, cache=subject.cache),
-    )
+def _covering(
+    part: Literal["inside", "density", "coverage"], neighbours: int, *, backwards: bool = False
+) -> Callable[[Task], Measurement]:
+    """Precision, density or coverage of the samples; `backwards` makes recall of precision."""
+
+    def measure(task: Task) -> Measurement:
+        samples, reference = task.subject.compared()
+        facts = _compared_facts(task, samples, reference) | {"neighbours": neighbours}
+        if (least := min(len(samples), len(reference))) < COVER_MINIMUM:
+            return _too_few(task, COVER_MINIMUM, least, facts)
+        x, y = _of_samples(task, samples), _of_reference(task, reference)
+        covered = _cover_once(y, x, task.subject.device) if backwards else _cover_once(x, y, task.subject.device)
+        return Measurement.of(task.name, getattr(covered, part), UNIT, fingerprint=facts)
+
+    return measure
 
 
-def _fingerprint(extractor: Extractor, samples: Images, reference: Images, subject: Subject) -> dict[str, Any]:
-    """Everything that two figures must share to stand in one column."""
+def _score(task: Task) -> Measurement:
+    """The Inception score of the samples alone."""
+    from zigma_bench.metrics.inception import last_weight
+    from zigma_bench.metrics.inception_score import SEED, SPLITS, inception_score
+
+    assert task.weights is not None, task.name
+    samples = task.subject.drawn()
+    facts = _facts(task, samples) | {"layer": "logits without bias", "splits": SPLITS, "seed": SEED}
+    if len(samples) < SCORE_MINIMUM:
+        return _too_few(task, SCORE_MINIMUM, len(samples), facts, of="the samples")
+    scores = inception_score(_of_samples(task, samples), last_weight(task.weights))
+    raw = scores if np.isfinite(scores).all() else ()
+    return Measurement.of(task.name, float(np.mean(scores)), UNIT, fingerprint=facts, raw=raw)
+
+
+MEASURES: dict[Kind, Callable[[Task], Measurement]] = {
+    "fd": _frechet,
+    "fd-infinity": _infinity,
+    "kid": _kid,
+    "precision": _covering("inside", PRECISION_NEIGHBOURS),
+    "recall": _covering("inside", PRECISION_NEIGHBOURS, backwards=True),
+    "density": _covering("density", DENSITY_NEIGHBOURS),
+    "coverage": _covering("coverage", DENSITY_NEIGHBOURS),
+    "is": _score,
+}
+
+
+def _of_samples(task: Task, samples: Images) -> Features:
+    """The features of the samples, which no other cell has and no cache keeps."""
+    subject = task.subject
+    return features(samples, task.extractor, device=subject.device, cache=subject.cache, keep=False)
+
+
+def _of_reference(task: Task, reference: Images) -> Features:
+    return features(reference, task.extractor, device=task.subject.device, cache=task.subject.cache)
+
+
+def _cover_once(points: Features, centres: Features, device: str) -> Cover:
+    """Precision, density and coverage come of one look at all pairs."""
+    for a, b, found in _covers:
+        if a is points and b is centres:
+            return found
+    _covers.append((points, centres, cover(points, centres, device=device)))
+    return _covers[-1][2]
+
+
+_covers: deque[tuple[Features, Features, Cover]] = deque(maxlen=2)  # samples in the reference, and the other way round
+
+
+def _facts(task: Task, samples: Images) -> dict[str, Any]:
+    """What two figures of samples must share to stand in one column."""
+    return {"protocol": PROTOCOL, **task.extractor.fingerprint(), "n_samples": len(samples)}
+
+
+def _moments_facts(task: Task, moments: Moments) -> dict[str, Any]:
+    """What a fingerprint says of a reference that is a mean and a covariance."""
+    reference = {**task.subject.reference_facts, "statistics_sha256": moments.sha256}
+    return {"n_reference": moments.count, "reference": reference}
+
+
+def _compared_facts(task: Task, samples: Images, reference: Images) -> dict[str, Any]:
+    """The same with the reference."""
     return {
-        "protocol": PROTOCOL,
-        **extractor.fingerprint(),
-        "n_samples": len(samples),
+        **_facts(task, samples),
         "n_reference": len(reference),
-        "reference": {**subject.reference_facts, "sha256": _digest(reference)},
+        "reference": {**task.subject.reference_facts, "sha256": digest_once(reference)},
     }
 
 
-def _digest(reference: Images) -> str:
-    """The digest of a reference, once for all metrics of a process: a large one is decoded for it."""
-    if not _digested or _digested[0][0] is not reference:
-        _digested[:] = [(reference, digest(reference))]
-    return _digested[0][1]
-
-
-_digested: list[tuple[Images, str]] = []
-
-
-def _too_few(name: str, minimum: int, got: int) -> str:
-    return f"{name} needs at least {minimum:,} images in the samples and in the reference, and the smaller has {got:,}"
+def _too_few(
+    task: Task, minimum: int, got: int, facts: dict[str, Any], *, of: str = "the samples and in the reference"
+) -> Measurement:
+    smaller = "the smaller has" if "reference" in of else "there are"
+    reason = f"{task.name} needs at least {minimum:,} images in {of}, and {smaller} {got:,}"
+    return Measurement.refused(task.name, UNIT, reason, facts)

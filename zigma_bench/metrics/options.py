@@ -23,14 +23,27 @@ class Efflite0Options:
 
 
 @dataclass(frozen=True)
-class InceptionOptions:
-    """`weights`: the path of a weights file for torch-fidelity's Inception v3; null looks in the usual places."""
+class WeightsOptions:
+    """`weights`: the path of a weights file for the extractor; null looks in the usual places."""
 
     weights: str | None = None
 
 
 @dataclass(frozen=True)
-class I3dOptions:
-    """`weights`: the path of a TorchScript file of an I3D for FVD; null looks in the usual places."""
+class InceptionOptions(WeightsOptions):
+    """`weights`: the path of a weights file for torch-fidelity's Inception v3; null looks in the usual places."""
 
-    weights: str | None = None
+
+@dataclass(frozen=True)
+class Dinov2Options(WeightsOptions):
+    """`weights`: the path of a weights file of DINOv2's authors; null looks in the usual places."""
+
+
+@dataclass(frozen=True)
+class ClipOptions(WeightsOptions):
+    """`weights`: the path of a weights file of CLIP's authors; null looks in the usual places."""
+
+
+@dataclass(frozen=True)
+class I3dOptions(WeightsOptions):
+    """`weights`: the path of a TorchScript file of an I3D for FVD; null looks in the usual places."""

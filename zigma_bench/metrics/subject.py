@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zigma_bench.errors import UsageError
+from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.images import Images
 
 if TYPE_CHECKING:
     from zigma_bench.diffusion.convert import Network
+    from zigma_bench.metrics.moments import Moments
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class Subject:
     `reference_facts` (dataset, split, ...) goes into the fingerprint. `validation` is what `network` has not seen.
     `network(x [B, C, H, W] in [-1, 1], t [B])` is the velocity on the linear path, [B, C, H, W], whatever the recipe
     has trained; where it is `labelled`, `network(x, t, y)` under the classes y int64 [B], which the validation images
-    know (`images.labels_of`). `cache` keeps features of the reference.
+    know (`images.labels_of`). `cache` keeps features of the reference. `moments`: a file's mean and covariance of the
+    reference, for the extractor that made them.
     """
 
     samples: Images | None = None
@@ -31,10 +33,25 @@ class Subject:
     labelled: bool = False
     device: str = "cpu"
     cache: Path | None = None
+    moments: Moments | None = None
+
+    def drawn(self) -> Images:
+        """The samples; UsageError where there are none."""
+        if self.samples is None or not len(self.samples):
+            raise UsageError("this metric measures samples", got="no samples")
+        return self.samples
 
     def compared(self) -> tuple[Images, Images]:
-        """Samples and reference; UsageError where one is missing or their shapes differ."""
+        """Samples and reference; UsageError where one is missing or their shapes differ.
+
+        NotReady where the reference is a mean and a covariance alone.
+        """
         samples, reference = self.samples, self.reference
+        if reference is None and self.moments is not None:
+            raise NotReady(
+                "this metric compares images one by one, and the reference holds a mean and a covariance",
+                do="give images",
+            )
         if samples is None or reference is None:
             raise UsageError(
                 "this metric compares samples with a reference", got=_lacking(self, "samples", "reference")

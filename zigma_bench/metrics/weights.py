@@ -7,63 +7,125 @@ import hashlib
 import importlib.util
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from zigma_bench.metrics.options import Efflite0Options, InceptionOptions
+from zigma_bench.metrics.options import Efflite0Options, WeightsOptions
 from zigma_bench.registry import Missing
 
 FOLDER_VARIABLE = "ZIGMA_BENCH_WEIGHTS"
-# The conversion of the TensorFlow graph of 2015-12-05 that torch-fidelity publishes with its release v0.2.0; the last
-# part of the name is the start of the file's sha256.
-INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
-INCEPTION_SHA = "6726825d"
 NAMED_HASH = re.compile(r"-([0-9a-f]{8,64})\.\w+$")  # as PyTorch's hub names files
 FID_MINIMUM = 2048  # as many images as features: with fewer the covariance is singular
 
+Given = Literal["inception", "dinov2", "clip"]  # the extractors whose weights a user puts there
 
-def inception_path(options: InceptionOptions) -> Path:
+
+@dataclass(frozen=True)
+class Published:
+    """The weights file that alone gives an extractor's plain names: what it is called, and how its sha256 starts."""
+
+    network: str
+    file: str
+    sha256: str
+    source: str
+
+
+PUBLISHED: dict[Given, Published] = {
+    # the conversion of the TensorFlow graph of 2015-12-05; the last part of the name is the start of the file's sha256
+    "inception": Published(
+        "Inception v3", "weights-inception-2015-12-05-6726825d.pth", "6726825d", "torch-fidelity's release v0.2.0"
+    ),
+    # its authors publish no hash; this is the one that repositories which check it agree on (1,217,586,395 bytes)
+    "dinov2": Published(
+        "DINOv2 ViT-L/14",
+        "dinov2_vitl14_pretrain.pth",
+        "d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428",
+        "the backbone that facebookresearch/dinov2 publishes",
+    ),
+    # the hash stands in the address that openai/CLIP downloads it from
+    "clip": Published(
+        "CLIP ViT-B/32",
+        "ViT-B-32.pt",
+        "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
+        "the file that openai/CLIP publishes",
+    ),
+}
+
+
+def weights_path(given: Given, options: WeightsOptions) -> Path:
     """The weights file: the option, else the folder of ZIGMA_BENCH_WEIGHTS, else ~/.cache/zigma-bench/weights."""
     if options.weights is not None:
         return Path(options.weights).expanduser()
     folder = os.environ.get(FOLDER_VARIABLE)
-    return (Path(folder).expanduser() if folder else Path.home() / ".cache/zigma-bench/weights") / INCEPTION_FILE
+    place = Path(folder).expanduser() if folder else Path.home() / ".cache/zigma-bench/weights"
+    return place / PUBLISHED[given].file
 
 
-def inception_missing(options: InceptionOptions) -> tuple[Missing, ...]:
-    """What is to be done where there is no weights file."""
-    path = inception_path(options)
+def weights_missing(given: Given, options: WeightsOptions) -> tuple[Missing, ...]:
+    """What is to be done where there is no weights file, or another than its name says."""
+    path, published = weights_path(given, options), PUBLISHED[given]
     if path.is_file():
-        return not_its_hash(path)
+        return not_its_hash(path, published.sha256 if path.name == published.file else None)
     return (
         Missing(
-            f"no Inception v3 weights at {path}",
-            f"put {INCEPTION_FILE} (torch-fidelity's release v0.2.0; its sha256 starts with {INCEPTION_SHA}) there, "
+            f"no {published.network} weights at {path}",
+            f"put {published.file} ({published.source}; its sha256 starts with {published.sha256[:8]}) there, "
             f"or in a folder that {FOLDER_VARIABLE} names, or give any path as the metric's option 'weights'",
         ),
     )
 
 
-def is_published(path: Path) -> bool:
+def inception_missing(options: WeightsOptions) -> tuple[Missing, ...]:
+    """What Inception lacks."""
+    return weights_missing("inception", options)
+
+
+def dinov2_missing(options: WeightsOptions) -> tuple[Missing, ...]:
+    """What DINOv2 lacks: its weights, or the library that has its network."""
+    library = Missing("timm is not installed", 'pip install "zigma-bench[features]"')
+    return (
+        *weights_missing("dinov2", options),
+        *(() if importlib.util.find_spec("timm") is not None else (library,)),
+    )
+
+
+def weights_fingerprint(given: Given, options: WeightsOptions) -> str:
+    """The sha256 of the weights that the options name; empty where the file is absent."""
+    path = weights_path(given, options)
+    return file_sha256(path) if path.is_file() else ""
+
+
+def inception_fingerprint(options: WeightsOptions) -> str:
+    """The sha256 of the weights of Inception; empty where the file is absent."""
+    return weights_fingerprint("inception", options)
+
+
+def is_published(given: Given, path: Path) -> bool:
     """Whether a file is the published one, by what it holds and not by its name: only its distance is called FID."""
-    return file_sha256(path).startswith(INCEPTION_SHA)
+    return file_sha256(path).startswith(PUBLISHED[given].sha256)
 
 
-def fid_minimum(options: InceptionOptions) -> int:
+def fid_minimum(options: WeightsOptions) -> int:
     """2,048 images for FID, 2 for the distance on other weights, which carries another name."""
-    path = inception_path(options)
-    return 2 if path.is_file() and not is_published(path) else FID_MINIMUM
+    path = weights_path("inception", options)
+    return 2 if path.is_file() and not is_published("inception", path) else FID_MINIMUM
 
 
-def not_its_hash(path: Path) -> tuple[Missing, ...]:
-    """What is to be done where a file is named by a hash that is not its own: it was cut short or changed."""
+def not_its_hash(path: Path, expected: str | None = None) -> tuple[Missing, ...]:
+    """What is to be done where a file is named by a hash that is not its own: it was cut short or changed.
+
+    `expected`: the hash that its whole name stands for.
+    """
     named = NAMED_HASH.search(path.name)
-    if named is None or file_sha256(path).startswith(named[1]):
+    wanted = expected or (named and named[1])
+    if wanted is None or file_sha256(path).startswith(wanted):
         return ()
     return (
         Missing(
-            f"{path} is not the file that its name says; expected a sha256 that starts with {named[1]}; "
+            f"{path} is not the file that its name says; expected a sha256 that starts with {wanted[:8]}; "
             f"got {file_sha256(path)}",
-            "get the file again, or give it a name without the hash, and its own hash names the metric",
+            "get the file again, or give it a name of its own, and its own hash names the metric",
         ),
     )
 
@@ -94,9 +156,3 @@ def file_sha256(path: Path) -> str:
 def _file_sha256(path: Path, size: int, changed: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def inception_fingerprint(options: InceptionOptions) -> str:
-    """The sha256 of the weights that the options name; empty where the file is absent."""
-    path = inception_path(options)
-    return file_sha256(path) if path.is_file() else ""

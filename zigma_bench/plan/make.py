@@ -65,6 +65,7 @@ def make_plan(suite: Suite, source: Source, catalogue: Catalogue, *, smoke: bool
         resolve(catalogue, "metric", metric, source.where("quality", i)) for i, metric in enumerate(suite.quality)
     )
     _refuse_doubles([metric.name for metric in metrics], source)
+    _require_beside([metric.name for metric in metrics], catalogue, source)
     made = [_cells_on(data, suite, metrics, source, catalogue, smoke) for data in sets]
     all_cells = tuple(cell for cells, _ in made for cell in cells)
     missing = [item for data in sets for item in data.facts.missing]
@@ -311,6 +312,17 @@ def _refuse_doubles(names: Sequence[str], source: Source) -> None:
     for index, name in enumerate(names):
         if name in names[:index]:
             raise UsageError(f"the metric {name!r} stands twice", where=source.where("quality", index), do="keep one")
+
+
+def _require_beside(names: Sequence[str], catalogue: Catalogue, source: Source) -> None:
+    """A metric that can't be read alone needs the others beside it, as fid needs kid."""
+    for index, name in enumerate(names):
+        for other in catalogue.get("metric", name).facts.beside:
+            if other not in names:
+                raise UsageError(
+                    f"the metric {name!r} stands alone", where=source.where("quality", index),
+                    expected=f"{other} beside it, which does not lean on the number of images", do=f"add {other}",
+                )  # fmt: skip
 
 
 def _without_twins(cells: Sequence[Cell]) -> list[Cell]:

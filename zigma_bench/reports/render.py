@@ -181,12 +181,14 @@ def _refusals(table: Table) -> list[str]:
 
 def _protocol(table: Table) -> list[str]:
     spent = ", ".join(f"{value:,} {key}" for key, value in table.budget.items())
+    extrapolated = [name for name in table.metric_names if name.endswith("-infinity")]
     return [
         f"{table.sample_count:,} images a row against the {table.reference} split; budget {spent} a cell; "
         "mean ± standard deviation over seeds.",
         "floor: held-out real images; ceiling: the untrained network. GFLOP: one forward pass of one image by formula; "
         "scanned: tokens scanned a layer / L.",
         *([RECONSTRUCTION] if any(row.role == "reconstruction" for row in table.rows) else []),
+        *(f"{name} is extrapolated to infinitely many samples, and measured at none." for name in extrapolated),
     ]
 
 

@@ -135,10 +135,16 @@ def _check_size(size: tuple[int, int], shape: tuple[int, int, int], where: str, 
         )  # fmt: skip
 
 
+def holds_images(path: Path) -> bool:
+    """Whether a .npz that can be read holds images."""
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
+        return ARRAY in held
+
+
 def _of_npz(path: Path) -> Images:
     """ADM's layout: uint8 [N, H, W, C] under arr_0."""
     try:
-        with np.load(path, allow_pickle=False) as held:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
             if ARRAY not in held:
                 raise UsageError(
                     f"the .npz holds no {ARRAY}", where=str(path), expected="uint8 [N, H, W, 3] (ADM's layout)",

@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zigma_bench.cell import load_parts, measure
+from zigma_bench.cell import measure
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.images import Images
 from zigma_bench.metrics.subject import Subject
-from zigma_bench.plan import make_plan
 from zigma_bench.plugins import catalogue
 from zigma_bench.record import Measurement
 from zigma_bench.standalone.images import open_images
-from zigma_bench.suite import load_suite
+from zigma_bench.standalone.reference import Reference, open_reference
 
 METRICS = ("fd-efflite0", "kid-efflite0")  # those whose weights come with the installation
 
@@ -30,11 +28,11 @@ class Asked:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What every metric said of so many images against so many."""
+    """What every metric said of so many images against so many; None where a file of statistics does not say."""
 
     measurements: tuple[Measurement, ...]
     n_samples: int
-    n_reference: int
+    n_reference: int | None
 
     @property
     def exit_code(self) -> int:
@@ -43,35 +41,66 @@ class Judgement:
         return NotReady.exit_code if "refused" in found else int("nan" in found)
 
     def to_json(self) -> dict[str, Any]:
-        counts = {"n_samples": self.n_samples, "n_reference": self.n_reference}
         return {
             m.name: {
-                "value": m.value, **counts, "fingerprint": m.fingerprint, "status": m.status, "reason": m.reason,
+                "value": m.value, "n_samples": self.n_samples,
+                "n_reference": m.fingerprint.get("n_reference") if m.fingerprint else self.n_reference,
+                "fingerprint": m.fingerprint, "status": m.status, "reason": m.reason,
             }
             for m in self.measurements
         }  # fmt: skip
 
 
 def judge(
-    samples: Path, reference: Path, asked: Sequence[Asked], *, device: str, cache: Path | None = None
+    samples: Path,
+    reference: Path | None,
+    asked: Sequence[Asked],
+    *,
+    device: str,
+    cache: Path | None = None,
+    data: str | None = None,
 ) -> Judgement:
     """Measure samples against a reference: folders, .zip or .npz; a suite file as reference gives its own.
 
-    Raises UsageError and NotReady for what can't be read, BadImage for an image that is broken, and UsageError for
-    images of two sizes and for a metric that measures no images.
+    A reference .npz may hold the mean and covariance of features beside images, or alone; `data` names one of several
+    data sets of a suite; figures of the samples alone need none. Raises UsageError and NotReady for what can't be read,
+    BadImage for an image that is broken, and UsageError for images of two sizes and for a metric that measures no
+    images.
     """
-    asked = list(_checked(asked))
-    drawn, (held, facts) = open_images(samples), _reference(reference)
-    subject = Subject(samples=drawn, reference=held, reference_facts=facts, device=device, cache=cache)
-    try:
-        subject.compared()
-    except UsageError as error:
-        raise error.at(f"{samples} beside {reference}") from None
+    asked = list(checked(asked))
+    drawn, held = open_images(samples), _reference(reference, asked, data)
+    subject = Subject(
+        samples=drawn,
+        reference=held.images,
+        reference_facts=held.facts,
+        device=device,
+        cache=cache,
+        moments=held.moments,
+    )
+    if held.images is not None:
+        try:
+            subject.compared()
+        except UsageError as error:
+            raise error.at(f"{samples} beside {reference}") from None
     found = tuple(measure(metric.name, metric.options, subject) for metric in asked)
-    return Judgement(found, len(drawn), len(held))
+    return Judgement(found, len(drawn), held.count)
 
 
-def _checked(asked: Sequence[Asked]) -> Iterator[Asked]:
+def _reference(path: Path | None, asked: Sequence[Asked], data: str | None) -> Reference:
+    """The reference; none where no metric looks at it."""
+    if path is not None:
+        return open_reference(path, data=data)
+    comparing = [metric.name for metric in asked if catalogue().get("metric", metric.name).facts.compares]
+    if comparing or data is not None:
+        where = f"--metrics {','.join(comparing)}" if comparing else "--data"
+        raise UsageError(
+            "--samples are measured against something", where=where,
+            do="give --reference DIR, ZIP, NPZ or SUITE",
+        )  # fmt: skip
+    return Reference(None, None, {})
+
+
+def checked(asked: Sequence[Asked]) -> Iterator[Asked]:
     """The metrics with all of their options; UsageError for a name that stands twice or judges a network."""
     names = [metric.name for metric in asked]
     for metric in asked:
@@ -83,19 +112,3 @@ def _checked(asked: Sequence[Asked]) -> Iterator[Asked]:
         if names.count(metric.name) > 1:
             raise UsageError(f"the metric {metric.name!r} stands twice", where="--metrics", do="keep one of them")
         yield Asked(metric.name, spec.resolve(metric.options, where=f"--metrics {metric.name}"))
-
-
-def _reference(path: Path) -> tuple[Images, dict[str, Any]]:
-    """The reference, and what a fingerprint says of it beside its pixels."""
-    if path.suffix not in (".yaml", ".yml"):
-        return open_images(path), {"data": path.name}
-    suite, source = load_suite(path)
-    if suite.timed_alone:
-        raise UsageError("an efficiency suite has no data", where=str(path), expected="a suite with a reference")
-    cell = make_plan(suite, source, catalogue()).cells[0]  # all cells of a suite have one reference
-    if cell.reference.images != "pixels":
-        raise UsageError(
-            "the suite's reference is what an autoencoder gives back", where=str(path), expected="images: pixels",
-            do="set reference.images to pixels, or give a folder of images",
-        )  # fmt: skip
-    return load_parts(cell).reference, {"data": cell.data_set.label, "split": cell.reference.split}

@@ -1,0 +1,86 @@
+"""DINOv2 as the field measures with it: ViT-L/14, 224 x 224 by Pillow's bicubic, the class token after the last norm.
+
+Oquab 2023 (arXiv:2304.07193); as an extractor Stein 2023 (arXiv:2306.04675), layer6ai-labs/dgm-eval.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from zigma_bench.metrics.features import Extractor
+from zigma_bench.metrics.state import State, read_state, unfit
+from zigma_bench.metrics.weights import file_sha256
+from zigma_bench.metrics.wrapped import CLASS_TOKEN, Wrapped, squeezed
+
+SIDE, PATCH = 224, 14
+HEAD = 64  # channels of a head, in all sizes
+OFFSET = 0.1  # tokens that the authors add to a side before the positions are resized
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def dinov2(path: Path) -> Extractor:
+    """The extractor with the weights of a file of its authors' names; any size of plain ViT."""
+    sha256 = file_sha256(path)
+    width = _width(path, sha256)
+    return Extractor(
+        name=f"dinov2-{width}",
+        layer=CLASS_TOKEN,
+        dimensions=width,
+        weights_sha256=sha256,
+        resize=f"bicubic of Pillow, uint8, to {SIDE}x{SIDE}",
+        build=functools.partial(_build, path),
+        prepare=functools.partial(squeezed, size=SIDE),
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def _width(path: Path, sha256: str) -> int:
+    return _positions(path, read_state("dinov2", path)).shape[2]
+
+
+def _positions(path: Path, state: State) -> Tensor:
+    """The positions [1, 1 + n * n, d] of a file; NotReady where it has none."""
+    positions = state.get("pos_embed")
+    if positions is None or positions.ndim != 3 or positions.shape[2] % HEAD:
+        raise unfit("dinov2", path, f"pos_embed {None if positions is None else list(positions.shape)}")
+    return positions
+
+
+def _build(path: Path) -> Wrapped:
+    from timm.models.vision_transformer import VisionTransformer
+
+    state = read_state("dinov2", path)
+    width = _positions(path, state).shape[2]
+    depth = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
+    network = VisionTransformer(
+        img_size=SIDE, patch_size=PATCH, embed_dim=width, depth=depth, num_heads=width // HEAD, num_classes=0,
+        init_values=1.0, global_pool="token",
+    )  # fmt: skip
+    resized = {name: value for name, value in state.items() if name != "mask_token"}  # which only training sees
+    resized["pos_embed"] = resized_positions(state["pos_embed"], SIDE // PATCH)
+    try:
+        network.load_state_dict(resized)
+    except RuntimeError as error:
+        raise unfit("dinov2", path, str(error)) from error
+    return Wrapped(f"dinov2-{width}", CLASS_TOKEN, network, MEAN, STD)
+
+
+def resized_positions(positions: Tensor, side: int) -> Tensor:
+    """Positions [1, 1 + n * n, d] of n x n patches for side x side of them, as the authors' code resizes them.
+
+    They scale by (side + 0.1) / n and not to a size, so that the samples lie a little elsewhere.
+    """
+    count = math.isqrt(positions.shape[1] - 1)
+    if count == side:
+        return positions
+    grid = positions[:, 1:].reshape(1, count, count, -1).permute(0, 3, 1, 2).float()
+    scale = (side + OFFSET) / count
+    grid = functional.interpolate(grid, scale_factor=(scale, scale), mode="bicubic")
+    assert grid.shape[2:] == (side, side), grid.shape
+    return torch.cat([positions[:, :1], grid.flatten(2).transpose(1, 2)], 1)

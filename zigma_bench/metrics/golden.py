@@ -1,0 +1,96 @@
+"""Eight fixed images by which an extractor is known again: weights, resize and arithmetic show in their features.
+
+EfficientNet-Lite0, whose weights come with the installation, has golden features in `golden.json`: of each image every
+40th feature, computed once in float64 by `tests/metrics/golden_features.py`. What any other extractor gives is written
+down in the cache at its first use and compared afterwards.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.resources
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from zigma_bench.errors import NotReady
+from zigma_bench.images import Pixels
+from zigma_bench.store import write_atomic
+
+if TYPE_CHECKING:
+    from zigma_bench.metrics.features import Extractor
+
+COUNT, SIDE = 8, 32
+STEP = 40  # every 40th feature is golden
+# The largest difference, as a part of the image's largest feature. Float32 lies 3e-6 from float64, and TensorFloat-32
+# 2e-3 to 2e-2, as 16 bits, another resize and other weights do or more.
+TOLERANCE = 5e-4
+
+Matrix = npt.NDArray[Any]
+
+
+def golden_images() -> Pixels:
+    """The eight images, uint8 [8, 3, 32, 32]: slopes and waves by whole-number arithmetic, the same everywhere."""
+    i, c, y, x = np.ogrid[:COUNT, :3, :SIDE, :SIDE]
+    wave = (x + 1) * (3 * i + 1) + (y + 1) * (5 * i + 2) + 40 * c + x * y * (i + c) // 7
+    return np.asarray(wave % 256, np.uint8)
+
+
+def check_golden(run: Callable[[Pixels], Matrix], extractor: Extractor, cache: Path | None) -> None:
+    """NotReady where the extractor's features, `run(pixels)`, are not golden, or not those of its first use."""
+    found = run(golden_images())
+    golden = known().get(extractor.name)
+    if golden is not None:
+        _compare(found[:, ::STEP], golden, extractor.name, "the golden ones of this installation")
+    elif cache is not None:
+        place = cache / "golden" / f"{extractor.name}-{_key(extractor)}.npy"
+        if not place.is_file():
+            buffer = io.BytesIO()
+            np.save(buffer, found, allow_pickle=False)
+            write_atomic(place, buffer.getvalue())
+        _compare(found, _recorded(place), extractor.name, str(place))
+
+
+@functools.cache
+def known() -> dict[str, Matrix]:
+    """The golden features [8, d / 40] by the extractor's name."""
+    text = (importlib.resources.files("zigma_bench.metrics") / "golden.json").read_text()
+    return {name: np.array(rows) for name, rows in json.loads(text).items()}
+
+
+def _key(extractor: Extractor) -> str:
+    """What features depend on but for the device, whose differences lie within the tolerance."""
+    return hashlib.sha256(json.dumps(extractor.fingerprint(), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _recorded(place: Path) -> Matrix:
+    try:
+        return np.asarray(np.load(place, allow_pickle=False))
+    except (ValueError, EOFError) as error:
+        raise NotReady(
+            f"the features of an extractor's first use can't be read: {error}", where=str(place),
+            do="delete the file; the next use writes it anew",
+        ) from None  # fmt: skip
+
+
+def _compare(found: Matrix, golden: Matrix, name: str, where: str) -> None:
+    if found.shape != golden.shape:
+        raise NotReady(
+            f"{name} gives features of another size than its first ones", where=where,
+            expected=str(list(golden.shape)), got=list(found.shape),
+        )  # fmt: skip
+    if not np.isfinite(found).all():
+        raise NotReady(f"{name} gives features of eight fixed images that are not finite", where=where)
+    off = float((np.abs(found - golden).max(1) / np.abs(golden).max(1)).max())
+    if off > TOLERANCE:
+        raise NotReady(
+            f"{name} gives other features of eight fixed images than it did", where=where,
+            expected=f"at most {TOLERANCE:g} of the largest feature off", got=f"{off:.2g}",
+            do="find what has changed (torch, drivers, the card): its figures do not compare with earlier ones",
+        )  # fmt: skip

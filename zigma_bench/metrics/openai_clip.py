@@ -1,0 +1,69 @@
+"""CLIP as the field measures with it: ViT-B/32, the shorter side to 224 by Pillow's bicubic, the image embedding.
+
+Radford 2021 (arXiv:2103.00020); as an extractor Kynkaanniemi 2023 (arXiv:2203.06026) and clean-fid. The network is
+torch-fidelity's, which itself rounds weights to 16 bits and resizes without a filter; both are left out here.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from pathlib import Path
+
+from torch import nn
+
+from zigma_bench.metrics.features import Extractor
+from zigma_bench.metrics.state import State, read_state, unfit
+from zigma_bench.metrics.weights import file_sha256
+from zigma_bench.metrics.wrapped import EMBEDDING, Wrapped, cropped
+
+PREFIX = "visual."
+SHAPES = {"conv1.weight": 4, "positional_embedding": 2, "proj": 2}  # what tells the sizes, and how many axes it has
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+def clip(path: Path) -> Extractor:
+    """The extractor with the weights of a file of openai/CLIP's names; any of its vision transformers."""
+    sha256 = file_sha256(path)
+    name, dimensions, side = _sizes(path, sha256)
+    return Extractor(
+        name=name,
+        layer=EMBEDDING,
+        dimensions=dimensions,
+        weights_sha256=sha256,
+        resize=f"bicubic of Pillow, uint8, shorter side to {side}, middle {side}x{side}",
+        build=functools.partial(_build, path),
+        prepare=functools.partial(cropped, size=side),
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def _sizes(path: Path, sha256: str) -> tuple[str, int, int]:
+    """The network's name, the length of its embedding, and the side of its images in pixels."""
+    state = _visual(path)
+    patch, tokens = state["conv1.weight"].shape[-1], state["positional_embedding"].shape[0]
+    return f"clip-{patch}", state["proj"].shape[1], patch * math.isqrt(tokens - 1)
+
+
+def _visual(path: Path) -> State:
+    """The tensors of the vision transformer, under its own names; NotReady where there are none."""
+    state = {name.removeprefix(PREFIX): v for name, v in read_state("clip", path).items() if name.startswith(PREFIX)}
+    for name, axes in SHAPES.items():
+        if name not in state or state[name].ndim != axes:
+            raise unfit("clip", path, f"{PREFIX}{name} {list(state[name].shape) if name in state else None}")
+    return state
+
+
+def _build(path: Path) -> Wrapped:
+    from torch_fidelity.feature_extractor_clip import CLIPVisual
+
+    state = {name: value.float() for name, value in _visual(path).items()}
+    name, dimensions, side = _sizes(path, file_sha256(path))
+    width, _, _, patch = state["conv1.weight"].shape
+    layers = len({name.split(".")[2] for name in state if name.startswith("transformer.resblocks.")})
+    network: nn.Module = CLIPVisual(dimensions, side, layers, width, patch).visual
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise unfit("clip", path, str(error)) from error
+    return Wrapped(name, EMBEDDING, network, MEAN, STD)

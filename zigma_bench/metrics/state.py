@@ -1,0 +1,58 @@
+"""The tensors of a weights file, read without running what a pickle could hold."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zigma_bench.errors import NotReady
+from zigma_bench.metrics.weights import PUBLISHED, Given, is_published
+
+State = dict[str, Tensor]
+
+
+def read_state(given: Given, path: Path) -> State:
+    """The tensors by name, on the CPU; NotReady where the file holds anything else.
+
+    A .safetensors file or what `torch.save` wrote of a state dict. A TorchScript program is opened only where the file
+    is the published one, by its hash.
+    """
+    try:
+        state = _read(given, path)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+        raise unfit(given, path, f"{type(error).__name__} {error}") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise unfit(given, path, type(state).__name__)
+    return state
+
+
+def _read(given: Given, path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    with warnings.catch_warnings():
+        if given == "clip" and is_published(given, path):  # openai/CLIP publishes programs and no state dicts
+            warnings.filterwarnings("ignore", message=".*torch.jit", category=Warning)
+            return dict(torch.jit.load(path, map_location="cpu").state_dict())  # type: ignore[no-untyped-call]
+        # what the reader does not support, it refuses
+        warnings.filterwarnings("ignore", message="Detected pickle protocol", category=UserWarning)
+        warnings.filterwarnings("ignore", message=".*TorchScript archive", category=UserWarning)
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def unfit(given: Given, path: Path, got: str) -> NotReady:
+    """What is said of a file whose tensors are not the extractor's."""
+    published = PUBLISHED[given]
+    return NotReady(
+        f"these are no weights of {published.network.split()[0]}",
+        where=str(path),
+        expected=f"a state dict of tensors under the names of {published.file}",
+        got=got.strip().splitlines()[0],
+        do=f"use {published.file}, or leave the metric out",
+    )
