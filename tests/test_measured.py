@@ -7,6 +7,7 @@ import re
 import statistics
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,17 +49,41 @@ def test_orders_on_photographs() -> None:
             assert deviation == pytest.approx(statistics.stdev(found), abs=1.001 * half), (scan, name)
 
 
+def rows_of(kind: str) -> list[dict[str, Any]]:
+    """The rows of all records of a benchmark on this card, a later one's in the place of an earlier one's."""
+    found = {}
+    for file in sorted((ROOT / "results" / "kernels").glob(f"{kind}-NVIDIA-H100*.json")):
+        for row in json.loads(file.read_text())["rows"]:
+            found[tuple(row[key] for key in ("op", "direction", "shape", "backend", "path"))] = row
+    return list(found.values())
+
+
 def test_steps_on_a_card() -> None:
-    newest = max((ROOT / "results" / "kernels").glob("step-NVIDIA-H100*.json"))
-    medians = {
-        (row["op"], row["direction"], row["shape"]): row["median_ms"] for row in json.loads(newest.read_text())["rows"]
-    }
+    ours = [row for row in rows_of("step") if row["backend"] in ("fused", "attention")]
+    medians = {(row["op"], row["direction"], row["shape"]): row["median_ms"] for row in ours}
     table = cells_of("B x L")
     assert set(table) == {shape for _, _, shape in medians}
     order = [(op, f"{what}-graph") for what in ("forward", "train-step") for op in ("zigma", "dit")]
     for shape, cells in table.items():
         assert [float(cell) for cell in cells] == [round(medians[(*key, shape)], 2) for key in order]
     assert re.search(r"ZigMa-B \(768 x 24, 134 M", README)
+
+
+def test_scans_on_a_card() -> None:
+    medians = {
+        (row["shape"], row["backend"], row["path"]): row["median_ms"]
+        for row in rows_of("ops")
+        if (row["op"], row["direction"]) == ("scan", "forward")
+    }
+    table = cells_of("B x L x E")
+    assert set(table) == {shape for shape, _, _ in medians}
+    columns = [("fused", path) for path in ("raster", "zigzag", "hilbert", "random")]
+    columns += [(backend, "random") for backend in ("triton", "mamba-ssm", "pscan")]
+    for shape, cells in table.items():
+        for key, cell in zip(columns, cells, strict=True):
+            assert float(cell) == round(medians[shape, *key], len(cell.partition(".")[2])), (shape, key)
+        raster, *others = (medians[shape, *key] for key in columns[:4])
+        assert max(others) < 1.01 * raster, "what the README says of a path"
 
 
 @pytest.mark.skipif(not (ROOT.parent / "shared" / "data" / "cifar10-jpeg").is_dir(), reason="no shared photographs")
@@ -71,5 +96,5 @@ def test_the_orders_go_on_from_the_records(monkeypatch: pytest.MonkeyPatch) -> N
     planned = {cell.identity(stage, card="") for cell in cells for stage in cell.stages}
     files = list((ROOT / "results" / "orders-cifar").glob("*/*/record.json"))
     records = [json.loads(file.read_text()) for file in files]
-    assert len(records) >= 36
-    assert {record["identity"] for record in records} <= planned
+    assert len(records) == 67  # three stages of 21 cells, two of each anchor
+    assert {record["identity"] for record in records} == planned

@@ -130,6 +130,10 @@ def train_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str, 
         "train-loss", progress.curve[-1][1], "1", fingerprint={"images": images, **cell.objective_facts}
     )
     details = {"images": images, "steps": progress.step, "seconds": progress.seconds, "curve": progress.curve}
+    details |= {
+        "input_wait": progress.waited / progress.seconds,
+        "input_workers": progress.workers,
+    }  # a share of seconds
     details["ema_sha256"] = file_sha256(folder / EMA)
     return [loss], details | ({"scaling": progress.scaling} if progress.scaling else {})
 
@@ -161,7 +165,7 @@ def _under(life: Life, folder: Path) -> Under | None:
 
     Texts are those of the held-out images in a fixed order. Other conditions are known to `sampling` itself.
     """
-    from zigma_bench.data.text_features import CaptionedImages
+    from zigma_bench.data.captioned import CaptionedImages
     from zigma_bench.sampling import CAPTIONS, Under, sample_rows
 
     if life.cell.text is None:

@@ -29,6 +29,13 @@ class Device:
         return self.name.partition(":")[0]
 
 
+def precision_on(device_type: str, asked: str) -> str:
+    """The precision of a recipe: `auto` is bf16 on a card, else fp32."""
+    if asked != "auto":
+        return asked
+    return "bf16" if device_type == "cuda" else "fp32"
+
+
 def find_device(requested: str) -> Device:
     """The device of `auto`, `cpu`, `cuda` or `cuda:N`; `auto` is the first card, else the CPU."""
     match = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", requested)
@@ -125,5 +132,9 @@ def processor() -> str:
     if info.exists():
         found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE)
         model = found.group(1).strip() if found else model
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{model} ({cores} cores)"
+    return f"{model} ({cores()} cores)"
+
+
+def cores() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -59,6 +59,8 @@ def register_datasets(register: Callable[..., None]) -> None:
 
     The function is called as `function(options)` and returns `Splits` of uint8 images [N, C, H, W]. Images of classes
     have a method `labels(indices)`, and those beside texts, whose facts say `captions`, a method `captions(indices)`.
+    Those whose `take` decodes or computes have a property `decodes` that is true, and pickle: processes then take them
+    ahead.
     """
 
 

@@ -20,6 +20,8 @@ class Images(Protocol):
     [n, T, C, H, W].
 
     Latents take the place of images where a network sees them: `take` then gives float32.
+    Images whose `take` is work, such as decoding, say so by `decodes` (a property that is true), and must pickle:
+    processes then take them ahead of the training. Others are thought to lie in memory.
     """
 
     def __len__(self) -> int: ...
@@ -33,6 +35,11 @@ def floats(taken: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
 
 
 Labels = npt.NDArray[np.int64]
+
+
+def decodes(images: Images) -> bool:
+    """Whether taking these images is work that processes should do."""
+    return bool(getattr(images, "decodes", False))
 
 
 def labels_of(images: Images, indices: Sequence[int] | npt.NDArray[np.integer]) -> Labels:
@@ -50,6 +57,18 @@ def drawn_labels_of(images: Images, indices: Sequence[int] | npt.NDArray[np.inte
     if drawn is None:
         return labels_of(images, indices)
     found: Labels = np.asarray(drawn(indices, seed), dtype=np.int64)
+    return found
+
+
+def has_order(images: Images) -> bool:
+    """Whether the images come in an order of their own, as those of a stream do: they then have a method `epoch`."""
+    return hasattr(images, "epoch")
+
+
+def epoch_of(images: Images, seed: int, number: int) -> Images:
+    """Images with an order of their own as an epoch sees them: image p of the answer is the p-th that it sees."""
+    assert has_order(images), images
+    found: Images = images.epoch(seed, number)  # type: ignore[attr-defined]
     return found
 
 
@@ -104,6 +123,10 @@ class Subset:
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    @property
+    def decodes(self) -> bool:
+        return decodes(self.images)
 
     def take(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Pixels:
         return self.images.take(self.indices[np.asarray(indices, dtype=np.int64)])

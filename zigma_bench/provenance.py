@@ -8,7 +8,7 @@ import platform
 import time
 from typing import Any
 
-from zigma_bench.device import Device
+from zigma_bench.device import Device, precision_on
 from zigma_bench.plan import Cell
 
 LIBRARIES = (
@@ -23,9 +23,6 @@ def provenance(cell: Cell, device: Device, started: float) -> dict[str, Any]:
 
     from zigma_bench.ops.backends import resolve
 
-    precision = cell.train.precision
-    if precision == "auto":
-        precision = "bf16" if device.type == "cuda" else "fp32"
     return {
         "versions": {name: version(name) for name in LIBRARIES},
         "python": platform.python_version(),
@@ -34,7 +31,7 @@ def provenance(cell: Cell, device: Device, started: float) -> dict[str, Any]:
         "card": device.card,
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "threads": torch.get_num_threads(),
-        "precision": precision,
+        "precision": precision_on(device.type, cell.train.precision),
         "backend": resolve(cell.backend, device.type),
         "started": started,
         "seconds": time.time() - started,

@@ -178,7 +178,9 @@ class Train(Strict):
     `drop_condition` is how often a conditional network is trained without its condition, for a text under an empty one
     (absent: one time in ten where it has a label for that, as guidance needs it).
 
-    `checkpoint_seconds` says how much work a kill may cost; it changes no figure and is no part of an identity.
+    `checkpoint_seconds` says how much work a kill may cost, and `workers` how many processes take the images ahead of
+    the training where they do not lie in memory (`auto`: one less than there are processors, from 1 to 16; 0: none, the
+    training itself takes them). Neither changes a figure or is part of an identity.
     """
 
     batch: Count = 128
@@ -199,6 +201,7 @@ class Train(Strict):
     weighting: Weighting = "none"
     interval: tuple[Share, Share] | None = None
     checkpoint_seconds: Positive = 60.0
+    workers: Literal["auto"] | Annotated[int, Interval(ge=0, le=256)] = "auto"
 
 
 class Guidance(Strict):

@@ -20,7 +20,7 @@ from zigma_bench.data.files import gaps, missing_shards, split_list
 from zigma_bench.data.huggingface import load
 from zigma_bench.data.options import HuggingFaceOptions
 from zigma_bench.data.source import describe
-from zigma_bench.errors import BadImage, NotReady, UsageError, ZigmaBenchError
+from zigma_bench.errors import BadImage, NotReady, UsageError
 from zigma_bench.images import ArrayImages, Splits
 from zigma_bench.plugins import catalogue
 from zigma_bench.registry import Condition, DataFacts, DatasetFacts, target_spec
@@ -137,6 +137,29 @@ def test_columns_and_labels_of_a_table(tmp_path: Path) -> None:
     assert "split 'test'" in only(checked(**{**given, "validation": None}, validation_split="test"))
 
 
+def test_every_row_without_a_caption_is_named(tmp_path: Path) -> None:
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    cells = pa.array([{"bytes": png(index), "path": None} for index in range(6)], kind)
+    table = pa.table(
+        {"image": cells, "text": ["a", None, "b", " ", "c", "d"], "many": [["a"], ["b", ""], [], ["c"], None, ["d"]]}
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    given: dict[str, Any] = {
+        "path": "parquet", "data_files": str(tmp_path / "a.parquet"), "resolution": 16, "validation": 2,
+    }  # fmt: skip
+    for column, rows in {"text": (1, 3), "many": (1, 2, 4)}.items():
+        words = [str(problem) for problem in checked(**given, caption=column).problems]
+        assert len(words) == len(rows)
+        assert all(f"row {row}, column {column!r}" in text for row, text in zip(rows, words, strict=True))
+        assert all("no caption" in text or "empty" in text for text in words)
+    assert "no column 'caption'; expected one of image, many, text" in only(checked(**given, caption="caption"))
+
+
+def test_a_sample_of_a_tar_file_without_its_caption(tmp_path: Path) -> None:
+    file = shard(tmp_path / "a.tar", ["a", "b"], {"b.txt": b"a word"})
+    assert "sample 'a': the sample has no 'txt'" in str(checked(**tar_options(file, caption="txt")).problems[0])
+
+
 def tar_options(*files: Path, **rest: Any) -> dict[str, Any]:
     named = [str(file) for file in files]
     return {"path": "webdataset", "data_files": named, "image": "png", "resolution": 16, "validation": 1, **rest}
@@ -245,5 +268,6 @@ def test_any_data_set_is_checked_by_what_it_loads(threads: int) -> None:
     assert "is held out" in str(found.problems[0])
     assert [problem.got for problem in found.problems[1:]] == [3] * 37
     wide = check(spec(ArrayImages(np.zeros((2, 1, 4, 5), np.uint8))), NoOptions(), threads=threads)
-    assert all("not as described" in str(problem) for problem in wide.problems) and len(wide.problems) == 2
-    assert all(isinstance(problem, ZigmaBenchError) for problem in wide.problems)
+    words = [str(problem) for problem in wide.problems]
+    assert all("not as described" in text for text in words[:2]) and len(words) == 3
+    assert words[2] == "the classes of the training images: these images have no labels"

@@ -38,6 +38,30 @@ def test_the_centre_is_cut_from_the_scaled_image() -> None:
     np.testing.assert_array_equal(decoded(encoded(image)), scaled.transpose(2, 0, 1))
 
 
+def test_adm_halves_first_and_squash_keeps_no_proportion() -> None:
+    image = Image.fromarray(np.random.RandomState(0).randint(0, 256, (37, 53, 3)).astype(np.uint8))
+    given = {"channels": 3, "resolution": 8, "where": "here"}
+    halved = image.resize((26, 18), Image.Resampling.BOX).resize((13, 9), Image.Resampling.BOX)
+    scaled = np.asarray(halved.resize((round(13 * 8 / 9), 8), Image.Resampling.BICUBIC))
+    left = (scaled.shape[1] - 8) // 2
+    found = decode(encoded(image), resize="adm-center-crop", **given)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(found, scaled[:, left : left + 8].transpose(2, 0, 1))
+    small = Image.fromarray(np.asarray(image)[:15, :15])  # less than twice the resolution: no halving
+    both = [decode(encoded(small), resize=name, **given) for name in ("adm-center-crop", "short-side-center-crop")]  # type: ignore[arg-type]
+    np.testing.assert_array_equal(*both)
+    squashed = decode(encoded(image), resize="squash", **given)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(
+        squashed, np.asarray(image.resize((8, 8), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+    )
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+def test_of_an_animation_the_first_frame_is_taken(kind: str) -> None:
+    frames = [Image.new("RGB", (4, 4), color) for color in ((255, 0, 0), (0, 255, 0), (0, 0, 255))]
+    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], lossless=True)
+    assert decoded(data)[:, 0, 0].tolist() == [255, 0, 0]
+
+
 def test_downscaling_is_antialiased() -> None:
     stripes = np.zeros((64, 64), np.uint8)
     stripes[:, ::2] = 255

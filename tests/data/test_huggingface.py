@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from zigma_bench.data import encoded, hub
+from zigma_bench.data import encoded, hub, huggingface
 from zigma_bench.data.huggingface import load
 from zigma_bench.data.options import HuggingFaceOptions
 from zigma_bench.data.source import describe
@@ -214,8 +215,52 @@ def test_missing_files_are_named_with_their_place(tmp_path: Path, monkeypatch: p
 def test_a_file_that_is_no_parquet(tmp_path: Path) -> None:
     file = tmp_path / "a.parquet"
     file.write_text("not parquet")
-    with pytest.raises(NotReady, match=r"a\.parquet: datasets can't read it"):
+    with pytest.raises(NotReady, match=r"a\.parquet: the parquet file can't be opened"):
         load(HuggingFaceOptions("parquet", 8, data_files=str(file), validation=1))
+
+
+def test_of_many_parquet_files_the_broken_one_is_named(tmp_path: Path) -> None:
+    for name in "abc":
+        some_parquet(tmp_path / f"{name}.parquet", seed=ord(name))
+    (tmp_path / "b.parquet").write_bytes((tmp_path / "b.parquet").read_bytes()[:-9])
+    with pytest.raises(NotReady, match=r"/b\.parquet: the parquet file can't be opened .*; get the file again"):
+        load(HuggingFaceOptions("parquet", 8, data_files=str(tmp_path / "*.parquet"), validation=1))
+
+
+def test_a_tar_file_that_lost_its_end_is_refused_although_all_it_has_can_be_read(tmp_path: Path) -> None:
+    file = tmp_path / "a.tar"
+    with tarfile.open(file, "w") as tar:
+        for number in range(4):
+            info = tarfile.TarInfo(f"{number}.png")
+            info.size = len(png(number))
+            tar.addfile(info, io.BytesIO(png(number)))
+        end = tar.getmembers()[-1].offset
+    given: dict[str, Any] = {"path": "webdataset", "resolution": 8, "data_files": str(file), "image": "png"}
+    options = (
+        HuggingFaceOptions(**given, validation=1),
+        HuggingFaceOptions(**given, validation=1, streaming=True, count=2),
+    )
+    for each in options:
+        assert len(load(each).train) in (2, 3)
+    file.write_bytes(file.read_bytes()[:end])
+    for each in options:
+        with pytest.raises(NotReady, match=r"a\.tar: the tar file is cut off"):
+            load(each)
+
+
+def test_a_folder_without_words_of_splits_is_read_in_the_same_order(
+    pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = pictures("a/b", count=5)
+    shutil.copytree(folder, folder / "c")
+    quick = digest(load(folder_options(folder, validation=3)).train)
+    with monkeypatch.context() as patch:
+        patch.setattr(huggingface, "SPLIT_WORDS", ("",))
+        slow = load(folder_options(folder, validation=3))
+    assert digest(slow.train) == quick and len(slow.train) == 7
+    (folder / "c" / "notes.txt").write_text("no image")
+    moved = folder.rename(folder.parent / "b [1]")  # `datasets` itself finds nothing in such a folder
+    assert digest(load(folder_options(moved, validation=3)).train) == quick
 
 
 def test_a_hub_data_set_is_read_from_its_whole_copy_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +113,29 @@ def test_a_killed_encoding_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     _, table = with_texts(SPLITS, text, device="cpu")
     assert before + encoded == [*NUMBERS, ""]
     assert np.allclose(table(torch.arange(8))[0], RandomWords()([*NUMBERS, ""], 6)[0], rtol=1e-3)
+
+
+def test_cells_that_start_at_once_encode_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second waits, however long the first takes."""
+    monkeypatch.setattr("zigma_bench.store.LOCK_SECONDS", 0.05)
+    begun, encoded = threading.Event(), []
+
+    class Slow(RandomWords):
+        def __call__(self, texts, tokens):
+            begun.set()
+            time.sleep(0.5)
+            encoded.extend(texts)
+            return super().__call__(texts, tokens)
+
+    monkeypatch.setattr(text_features, "open_encoder", lambda *words: Slow())
+    text = told()
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(with_texts, SPLITS, text, device="cpu")
+        begun.wait()
+        second = pool.submit(with_texts, SPLITS, text, device="cpu")
+        tables = [found.result()[1] for found in (first, second)]
+    assert encoded == [*NUMBERS, ""]
+    assert torch.equal(tables[0](torch.arange(8))[0], tables[1](torch.arange(8))[0])
 
 
 def test_broken_features_are_found_and_written_again() -> None:

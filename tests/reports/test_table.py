@@ -72,6 +72,19 @@ def test_unlike_fingerprints_are_refused_with_the_field(store):
     assert caught.value.exit_code == 4
 
 
+def test_a_reference_is_its_pixels_and_not_its_name(store):
+    """A data set that has gained an option is told in other words, and has the pixels that it had."""
+    facts = {"split": "validation", "sha256": "a"}
+    store("cell", "zigma", "raster", 0, 1.0, fingerprint={"reference": {"data": "photographs", **facts}})
+    folder = store(
+        "cell", "zigma", "zigzag", 0, 2.0, fingerprint={"reference": {"data": "photographs label=None", **facts}}
+    )
+    assert len(read_table(folder).rows) == 2
+    store("cell", "zigma", "random", 0, 2.0, fingerprint={"reference": {**facts, "sha256": "b"}})
+    with pytest.raises(ComparisonRefused, match="two figures called fd differ in reference"):
+        read_table(folder)
+
+
 def test_smoke_does_not_stand_beside_real_runs(store):
     store("cell", "zigma", "raster", 0, 1.0)
     with pytest.raises(ComparisonRefused, match="smoke runs stand beside real ones"):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +18,9 @@ from zigma_bench.suite import Train
 from zigma_bench.training import loop
 from zigma_bench.training.checkpoint import load_checkpoint, save_checkpoint
 from zigma_bench.training.ema import update_ema
+from zigma_bench.training.feed import batch_indices
 from zigma_bench.training.loop import Goal, learning_rate, train
-from zigma_bench.training.step import batch_indices, draw_batch, loss_of
+from zigma_bench.training.step import draw_batch, loss_of
 
 IMAGES = ArrayImages(np.random.default_rng(0).integers(0, 256, (50, 1, 4, 4), dtype=np.uint8))
 RECIPE = Train(batch=8, learning_rate=1e-2, ema=0.5, schedule="cosine", warmup_images=16, gradient_clip=1.0, flip=True)
@@ -34,7 +38,7 @@ class Tiny(nn.Module):
         return self.drop(self.layer(flat)).reshape(x.shape)
 
 
-def run(folder, steps=30, stop_at=None, network=None):
+def run(folder, steps=30, stop_at=None, network=None, images=IMAGES, workers="auto"):
     network = network or Tiny()
     seen: list[int] = []
 
@@ -42,8 +46,9 @@ def run(folder, steps=30, stop_at=None, network=None):
         seen.append(1)
         return stop_at is not None and len(seen) >= stop_at
 
+    recipe = RECIPE.model_copy(update={"workers": workers})
     ema, progress = train(
-        network, IMAGES, recipe=RECIPE, goal=Goal(steps, None), seed=3, device=torch.device("cpu"), folder=folder,
+        network, images, recipe=recipe, goal=Goal(steps, None), seed=3, device=torch.device("cpu"), folder=folder,
         tell=lambda done, text: None, stopped=stopped,
     )  # fmt: skip
     return network, ema, progress
@@ -60,6 +65,34 @@ def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path):
     assert progress.step == 30
     assert progress.curve[-1][0] == 240
     assert progress.curve == again_progress.curve  # the looks at the loss fall on the same steps, whatever the stops
+
+
+class Decoded(ArrayImages):
+    """The same images, of which it costs something to take one."""
+
+    decodes = True
+
+    def take(self, indices):
+        time.sleep(0.002)
+        return super().take(indices)
+
+
+def test_processes_and_a_stop_change_nothing_and_the_wait_is_counted(tmp_path, monkeypatch):
+    _, whole, plain = run(tmp_path / "a", images=IMAGES)
+    assert plain.workers == 0
+    images = Decoded(IMAGES.pixels)
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))  # so that a process can import the class
+    monkeypatch.setattr(Decoded, "__module__", Path(__file__).stem)
+    monkeypatch.setitem(sys.modules, Path(__file__).stem, sys.modules[run.__module__])
+    with pytest.raises(Interrupted):
+        run(tmp_path / "b", stop_at=13, images=images)
+    _, ahead, progress = run(tmp_path / "b", images=images)
+    assert progress.workers >= 1 and 0 < progress.waited <= progress.seconds
+    _, alone, slow = run(tmp_path / "c", images=images, workers=0)
+    assert slow.workers == 0 and 30 * 0.002 <= slow.waited <= slow.seconds
+    for parameters in zip(whole.parameters(), ahead.parameters(), alone.parameters(), strict=True):
+        assert torch.equal(parameters[0], parameters[1]) and torch.equal(parameters[0], parameters[2])
+    assert plain.curve == progress.curve == slow.curve
 
 
 def test_a_broken_checkpoint_is_passed_over(tmp_path):

@@ -8,14 +8,18 @@ import numpy as np
 import pytest
 import torch
 
+from zigma_bench.data.options import GaussianRandomFieldOptions
+from zigma_bench.data.random_field import load
 from zigma_bench.diffusion.noise import StepNoise
 from zigma_bench.errors import Interrupted, NotFinite
 from zigma_bench.grid import Grid
 from zigma_bench.images import ArrayImages
 from zigma_bench.models.init import initialise
+from zigma_bench.plan.cells import Given
 from zigma_bench.plugins import catalogue
 from zigma_bench.scans.layers import routes
 from zigma_bench.suite import Train
+from zigma_bench.training.feed import Feed, Job
 from zigma_bench.training.loop import Goal, train
 from zigma_bench.training.step import step_seed
 
@@ -129,3 +133,47 @@ def test_a_recorded_training_is_the_launched_one(tmp_path, recipe):
     assert found[0][0][-1] < found[0][0][0]
     for one, other in zip(found[0][1], found[1][1], strict=True):
         assert (one - other).norm() <= 2e-2 * one.norm() + 1e-3
+
+
+class FourTexts:
+    """Features of four texts and of the empty one, of which one token, two and all count."""
+
+    null = 4
+
+    def __init__(self):
+        draw = torch.Generator().manual_seed(0)
+        self.features = torch.randn(5, 16, 24, generator=draw).cuda()
+        self.mask = (torch.arange(16) < torch.tensor([3, 5, 9, 16, 2])[:, None]).cuda()
+
+    def __call__(self, numbers):
+        return self.features[numbers], self.mask[numbers]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_recorded_training_under_texts_is_the_launched_one(tmp_path, compiled):
+    plain = smooth_images(512, 4, 32)
+    images, found = ArrayImages(plain.pixels, np.arange(512) % 4), []
+    for graph in (False, True):
+        network = build(width=64, depth=3, patch=2, condition="text", text_width=24, text_tokens=16)
+        recipe = Train(batch=64, ema=0.9, learning_rate=1e-3, graph=graph, compile=compiled)
+        ema, progress = train(
+            network, images, recipe=recipe, goal=Goal(40, None), seed=SEED, device=torch.device("cuda"),
+            folder=tmp_path / str(graph), tell=lambda done, text: None, stopped=lambda: False,
+            given=Given(kind="text", size=24, droppable=True, tokens=16, masked=True), texts=FourTexts(),
+        )  # fmt: skip
+        found.append(([loss for _, loss in progress.curve], [*network.parameters(), *ema.parameters()]))
+    assert found[1][0] == pytest.approx(found[0][0], rel=2e-3)
+    assert found[0][0][-1] < found[0][0][0]
+    for one, other in zip(found[0][1], found[1][1], strict=True):
+        assert (one - other).norm() <= 2e-2 * one.norm() + 1e-3
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_images_wait_in_pinned_memory(workers):
+    fields = load(GaussianRandomFieldOptions(slope=1.0, resolution=8, count=2_000_000, validation=1)).train
+    job = Job(fields, 5, 0, labelled=False)
+    with Feed(job, Train(workers=workers), start=0, stop=3, card=True) as feed:
+        for step in range(3):
+            taken = feed(step)
+            assert taken.pixels.is_pinned()
+            assert torch.equal(taken.pixels, job.take(step).pixels)

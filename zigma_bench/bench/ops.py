@@ -39,7 +39,8 @@ SHAPES = {
     "cuda": ("64x256x1536", "16x1024x1536", "4x4096x1536", "1x16384x1536"),
 }
 DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}
-NAIVE_STEPS = 1024  # beyond, a loop over time in Python is left out
+NAIVE_STEPS = {"cpu": 1024, "cuda": 256}  # beyond, a loop over time in Python is left out
+AHEAD_CYCLES = 8_000_000  # a kernel that waits this long (5 ms) lets the launches of a call get ahead of the card
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,12 @@ def bench_ops(
     rows = []
     for op in ops:
         for shape in shapes or [Shape.parse(text) for text in SHAPES[device.type]]:
+            given = inputs(op, shape, device=device.name, dtype=dtype)
+            grad = torch.randn(shape.batch, shape.length, shape.channels).to(device.name, dtype)
             for path in paths:
                 for direction in DIRECTIONS:
                     tell(f"{op} {direction} {shape} {path}")
-                    rows += _case(op, direction, shape, path, dtype, device, seconds, speed)
+                    rows += _case(op, direction, shape, path, given, grad, device, seconds, speed)
     return rows
 
 
@@ -95,21 +98,19 @@ def _case(
     direction: str,
     shape: Shape,
     path: str,
-    dtype: torch.dtype,
+    given: dict[str, torch.Tensor],
+    grad: torch.Tensor,
     device: Device,
     seconds: float,
     speed: float,
 ) -> list[Row]:
     """All backends on one input."""
-    index = torch.from_numpy(find_path(path, shape.length)).to(device.name)
-    given = inputs(op, shape, device=device.name, dtype=dtype)
-    grad = torch.randn(shape.batch, shape.length, shape.channels).to(device.name, dtype)
+    index, dtype = torch.from_numpy(find_path(path, shape.length)).to(device.name), grad.dtype
     backward = direction == "forward+backward"
-    if backward:
-        given = {name: tensor.requires_grad_() for name, tensor in given.items()}
+    given = {name: tensor.detach().requires_grad_(backward) for name, tensor in given.items()}
     calls: dict[str, Callable[[], Any]] = {}
     for backend in backends(op, device.type):
-        if backend == "naive" and shape.length > NAIVE_STEPS:
+        if backend == "naive" and shape.length > NAIVE_STEPS[device.type]:
             continue
         if backward:
             calls[backend] = lambda name=backend: with_gradients(op, name, given, index, grad)  # type: ignore[misc]
@@ -141,17 +142,22 @@ def alternate(calls: dict[str, Callable[[], Any]], seconds: float, device: Devic
         if not waiting:
             break
         for name in waiting:
-            took = timed(calls[name], device)
+            took = timed(calls[name], device, ahead=True)
             if round_number >= 2:
                 found[name].append(took)
     return found
 
 
-def timed(function: Callable[[], Any], device: Device) -> float:
-    """Seconds of one call, the device idle before and after."""
+def timed(function: Callable[[], Any], device: Device, *, ahead: bool = False) -> float:
+    """Seconds of one call, the device idle before and after.
+
+    `ahead`: those of the card alone, as far as the call's launches get ahead of it; else the launches count too.
+    """
     if device.type == "cuda":
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         torch.cuda.synchronize(device.name)
+        if ahead:
+            torch.cuda._sleep(AHEAD_CYCLES)  # type: ignore[no-untyped-call]
         begin.record()
         function()
         end.record()

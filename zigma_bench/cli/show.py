@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console, RenderableType
@@ -17,7 +18,7 @@ from zigma_bench.reports import differences
 from zigma_bench.reports.render import differences_to_rich, footer, to_rich
 from zigma_bench.reports.table import Table
 from zigma_bench.runner.encode import cached_cells, state, text_cells, text_state
-from zigma_bench.runner.prepare import estimate
+from zigma_bench.runner.estimate import NOTHING, Estimate, Estimator
 
 
 def print_table(table: Table) -> None:
@@ -41,10 +42,10 @@ def print_wide(shown: RenderableType) -> None:
 def show_plan(plan: Plan, results: Path, device: Device) -> None:
     """The cells of a plan, a row each."""
     title = f"{plan.suite.name}: {plan.question}"
-    rows, total = [], 0.0
-    for cell in plan.cells:
-        guess = estimate(cell, results, device)
-        total += guess.seconds or 0.0
+    estimator = Estimator(results, device)
+    guesses = [estimator(cell) for cell in plan.cells]
+    rows = []
+    for cell, guess in zip(plan.cells, guesses, strict=True):
         network = cell.backbone is not None
         images = (
             f"{cell.train_images:,}" if cell.train_images else f"{cell.train_seconds} s" if cell.train_seconds else ""
@@ -54,8 +55,9 @@ def show_plan(plan: Plan, results: Path, device: Device) -> None:
             f"{cell.scanned_ratio:g}" if cell.scanned_ratio else "", f"{cell.parameters / 1e6:.2f}" if network else "",
             f"{sum(cell.forward_flops.values()) / 1e9:.3g}" if network else "", scan_share(cell.forward_flops), images,
             "?" if guess.seconds is None else duration(guess.seconds),
+            "" if guess.bytes is None else f"{guess.bytes / 2**30:.2g}",
         ])  # fmt: skip
-    headings = ("cell", "grid px", "tokens", "scanned", "params M", "GFLOP", "scan", "images", "about")
+    headings = ("cell", "grid px", "tokens", "scanned", "params M", "GFLOP", "scan", "images", "about", "GiB")
     shown = RichTable(title=Text(title), title_justify="left")
     for heading, *column in zip(headings, *rows, strict=True):
         widest = None if sys.stdout.isatty() else max(map(len, (heading, *column)))  # spares rich measuring every cell
@@ -80,10 +82,17 @@ def show_plan(plan: Plan, results: Path, device: Device) -> None:
         print(f"texts: {reader.text}; {text_state(reader.text)}")
     for line in told({cell.row: cell.size_match for cell in plan.cells if cell.role == "cell" and cell.size_match}):
         print(line)
-    print(
-        "GFLOP: one forward pass of one image, and what part of it is the scan; "
-        f"about: training and sampling, in all about {duration(total)}"
-    )
+    print("GFLOP: one forward pass of one image, and what part of it is the scan")
+    print(_what_guesses_stand_on(guesses))
+
+
+def _what_guesses_stand_on(guesses: Sequence[Estimate]) -> str:
+    """The total, and the sources of the guesses, each with how many cells it serves."""
+    known = [guess.seconds for guess in guesses if guess.seconds is not None]
+    total = f", in all about {duration(sum(known))}" if len(known) == len(guesses) else ""
+    sources = Counter(guess.source for guess in guesses if guess.source != NOTHING)
+    told = "; ".join(f"{source} ({count} cells)" for source, count in sources.items())
+    return f"about: training and sampling{total}; GiB: at the peak. From {told}"
 
 
 def _say_what_is_timed(plan: Plan, device: Device) -> None:

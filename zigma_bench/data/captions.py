@@ -17,11 +17,11 @@ def captions_in(table: Any, column: str, where: str) -> list[Texts]:
     found: list[Texts] = []
     for start in range(0, len(plain), CHUNK):
         for cell in plain[start : start + CHUNK].column(column).to_pylist():
-            found.append(_texts(cell, f"{where}, row {len(found)}, column {column!r}"))
+            found.append(texts_of_cell(cell, f"{where}, row {len(found)}, column {column!r}"))
     return found
 
 
-def _texts(cell: str | list[str | None] | None, where: str) -> Texts:
+def texts_of_cell(cell: str | list[str | None] | None, where: str) -> Texts:
     """One row's: every text that it holds has a letter, a digit or another sign that can be read."""
     texts = [cell] if isinstance(cell, str) else cell or []
     if not texts:

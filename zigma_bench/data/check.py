@@ -12,7 +12,6 @@ is missing.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -20,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from zigma_bench.device import cores
 from zigma_bench.errors import BadImage, NotReady, UsageError, ZigmaBenchError
-from zigma_bench.images import Images, Splits, labels_of
+from zigma_bench.images import Images, Splits, has_order, labels_of
 from zigma_bench.registry import DataFacts, Spec, load_target
 
 CHUNK = 100  # images that a part takes at once
@@ -53,7 +53,7 @@ def check(spec: Spec, options: Any, *, threads: int | None = None, progress: Pro
         return Found(0, (error.at(f"data: {spec.name}"),))
     found = Found(0, tuple(NotReady(f"{item.what} is missing", do=item.do) for item in facts.missing))
     if spec.facts.check is not None:
-        found += run(load_target(spec.facts.check)(options), threads=threads, progress=progress)
+        found += run(_own_parts(spec.facts.check, options), threads=threads, progress=progress)
     if found.problems:
         return found
     try:
@@ -67,13 +67,13 @@ def check(spec: Spec, options: Any, *, threads: int | None = None, progress: Pro
 
 def run(parts: Iterable[Part], *, threads: int | None = None, progress: Progress = lambda images: None) -> Found:
     """The sum of what all parts found, in their order; few wait at a time, however many there are."""
-    threads = threads or processors()
+    threads = threads or cores()
     results: dict[int, Found] = {}
     images = 0
     pool = ThreadPoolExecutor(threads)
     try:
         waiting: dict[Any, int] = {}
-        for number, part in enumerate(parts):
+        for number, part in enumerate(_guarded(parts)):
             waiting[pool.submit(_caught, part)] = number
             while len(waiting) >= 2 * threads:
                 images = _collect(waiting, results, images, progress)
@@ -82,6 +82,19 @@ def run(parts: Iterable[Part], *, threads: int | None = None, progress: Progress
     finally:
         pool.shutdown(cancel_futures=True)
     return sum((results[number] for number in sorted(results)), Found())
+
+
+def _own_parts(target: str, options: Any) -> Iterator[Part]:
+    yield from load_target(target)(options)
+
+
+def _guarded(parts: Iterable[Part]) -> Iterator[Part]:
+    """The parts, and where finding the next one fails, one that finds why."""
+    try:
+        yield from parts
+    except Exception as error:
+        found = Found(0, (_problem(error, "data", NotReady),))
+        yield lambda: found
 
 
 def _collect(waiting: dict[Any, int], results: dict[int, Found], images: int, progress: Progress) -> int:
@@ -144,6 +157,12 @@ def _faults(splits: Splits, facts: DataFacts) -> Iterator[ZigmaBenchError]:
         yield UsageError("a split has no images", got=f"{len(splits.train)} to train on and {held} held out")
     if facts.held_out is not None and facts.held_out != held:
         yield UsageError("other than the described number is held out", expected=str(facts.held_out), got=held)
+    if has_order(splits.train):  # only its end tells whether a stream has as many as it was said to have
+        try:
+            splits.train.take([len(splits.train) - 1])
+        except Exception as error:
+            yield _problem(error, "the last training image", NotReady)
+            return
     for condition in facts.conditions:
         if condition.kind == "class":
             yield from _labels(splits, condition.size)
@@ -151,12 +170,11 @@ def _faults(splits: Splits, facts: DataFacts) -> Iterator[ZigmaBenchError]:
 
 def _labels(splits: Splits, classes: int) -> Iterator[ZigmaBenchError]:
     for name, images in (("training", splits.train), ("validation", splits.validation)):
-        labels = labels_of(images, range(len(images)))
+        try:
+            labels = labels_of(images, range(len(images)))
+        except Exception as error:
+            yield _problem(error, f"the classes of the {name} images", NotReady)
+            continue
         for index in np.flatnonzero((labels < 0) | (labels >= classes)):
             where = f"{name} image {index}"
             yield BadImage("its class is none", where=where, expected=f"0 to {classes - 1}", got=int(labels[index]))
-
-
-def processors() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from zigma_bench.data import hub
+from zigma_bench.data.captions import texts_of_cell
 from zigma_bench.data.check import CHUNK, Found, Part
 from zigma_bench.data.decode import MEND, decode
 from zigma_bench.data.encoded import encoded
 from zigma_bench.data.files import gaps
 from zigma_bench.data.options import HuggingFaceOptions
 from zigma_bench.data.source import SUFFIXES, find
-from zigma_bench.data.tar import AGAIN, Sample, samples_of
+from zigma_bench.data.tar import AGAIN, Sample, check_end, samples_of
 from zigma_bench.errors import BadImage, NotReady, UsageError, ZigmaBenchError
 
 OTHER_KEY = "give each sample a key of its own"
@@ -27,6 +28,12 @@ class Judge:
     """Looks at one image, and at the class beside it, as the options want them."""
 
     options: HuggingFaceOptions
+
+    @property
+    def columns(self) -> list[str]:
+        """Those that are wanted."""
+        o = self.options
+        return [name for name in (o.image, o.label, o.caption) if name is not None]
 
     def image(self, data: bytes, where: str) -> Iterator[ZigmaBenchError]:
         o = self.options
@@ -58,6 +65,17 @@ class Judge:
         yield from self.cell(batch.column(o.image)[index].as_py(), table, f"row {row}, column {o.image!r}")
         if o.label is not None:
             yield from self.label(batch.column(o.label)[index].as_py(), f"{table}, row {row}, column {o.label!r}")
+        if o.caption is not None:
+            yield from self.caption(batch.column(o.caption)[index].as_py(), f"{table}, row {row}, column {o.caption!r}")
+
+    def caption(self, value: Any, where: str) -> Iterator[ZigmaBenchError]:
+        """A text, or a list of texts."""
+        try:
+            if not isinstance(value, str | list | None):
+                raise UsageError("this is no text", where=where, got=value)
+            texts_of_cell(value, where)
+        except UsageError as error:
+            yield error
 
 
 class Keys:
@@ -75,13 +93,16 @@ class Keys:
 def parts(options: HuggingFaceOptions) -> Iterator[Part]:
     """A part for every file, for some of many small ones; where all is read, a data set of the Hub is downloaded."""
     source = find(options)
+    if source.kind == "hub" and not source.missing and options.streaming:
+        yield from _stream(options)
+        return
     if source.kind == "hub" and not source.missing:
         assert options.revision is not None
         options = replace(options, path=str(hub.fetch(options.path, options.revision)))
         source = find(options)
     files = [*source.train.files, *(source.validation.files if source.validation else ())]
     judge, pictures, keys = Judge(options), SUFFIXES["imagefolder"], Keys()
-    shards = [file for file in files if not file.lower().endswith(pictures)]
+    shards = [file for file in files if not file.lower().endswith(pictures) and Path(file).stem != "metadata"]
     for file in gaps(shards):
         yield functools.partial(_absent, file)
     for file in shards:
@@ -94,6 +115,31 @@ def parts(options: HuggingFaceOptions) -> Iterator[Part]:
     images = [file for file in files if file.lower().endswith(pictures)]
     for start in range(0, len(images), CHUNK):
         yield functools.partial(_images, judge, images[start : start + CHUNK])
+
+
+def _stream(options: HuggingFaceOptions) -> Iterator[Part]:
+    """The images of a stream of the Hub, which is read once and not stored."""
+    from zigma_bench.data.stream import Stream
+    from zigma_bench.data.streamed import StreamRows
+
+    judge = Judge(options)
+    rows = StreamRows(options, "hub", ())
+    rows.check()
+    assert options.count is not None
+    wanted = Stream(rows, rows.where, classes=False).rows(0, (options.validation or 0) + options.count)
+    some: list[tuple[bytes, str]] = []
+    try:
+        for row in wanted:
+            some.append((row.data, row.where))
+            if len(some) == CHUNK:
+                yield functools.partial(_encoded, judge, some)
+                some = []
+    finally:  # where the stream breaks off too
+        yield functools.partial(_encoded, judge, some)
+
+
+def _encoded(judge: Judge, images: Sequence[tuple[bytes, str]]) -> Found:
+    return Found(len(images), tuple(problem for data, where in images for problem in judge.image(data, where)))
 
 
 def _absent(file: str) -> Found:
@@ -117,15 +163,27 @@ def _images(judge: Judge, files: Sequence[str]) -> Found:
     return Found(len(files), tuple(problems))
 
 
-def _parquet(judge: Judge, file: str) -> Found:
-    """A parquet file, row group by row group, so that a broken one is named and the others are looked at."""
+def check_opens(file: str) -> None:
+    """NotReady for a shard that can't be opened as what its name says; little of it is read."""
+    if file.lower().endswith(".parquet"):
+        _opened_parquet(file).close()
+    elif file.lower().endswith(".tar"):
+        check_end(file)
+
+
+def _opened_parquet(file: str) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        table = pq.ParquetFile(file)
+        return pq.ParquetFile(file)
     except (OSError, pa.ArrowException) as error:
         raise NotReady(f"the parquet file can't be opened ({_line(error)})", where=file, do=AGAIN) from error
+
+
+def _parquet(judge: Judge, file: str) -> Found:
+    """A parquet file, row group by row group, so that a broken one is named and the others are looked at."""
+    table = _opened_parquet(file)
     columns, found, row = _columns(judge, table.schema_arrow.names, file), Found(), 0
     with table:
         for group in range(table.num_row_groups):
@@ -156,7 +214,7 @@ def _arrow(judge: Judge, file: str) -> Found:
 
 def _columns(judge: Judge, names: list[str], file: str) -> list[str]:
     """The columns that are wanted; UsageError if one isn't there."""
-    wanted = [name for name in (judge.options.image, judge.options.label) if name is not None]
+    wanted = judge.columns
     for name in wanted:
         if name not in names:
             raise UsageError(f"there is no column {name!r}", where=file, expected=f"one of {', '.join(sorted(names))}")
@@ -199,7 +257,7 @@ def _sample(judge: Judge, sample: Sample, where: str) -> Iterator[ZigmaBenchErro
     o, fields = judge.options, sample.fields
     for name in sample.twice:
         yield BadImage(f"the field {name!r} of the sample stands twice", where=where, do=OTHER_KEY)
-    for name in (name for name in (o.image, o.label) if name is not None and name not in fields):
+    for name in (name for name in judge.columns if name not in fields):
         expected = f"one of {', '.join(sorted(fields))}"
         yield BadImage(f"the sample has no {name!r}", where=where, expected=expected, do="mend the sample")
     if o.image in fields:
@@ -207,6 +265,8 @@ def _sample(judge: Judge, sample: Sample, where: str) -> Iterator[ZigmaBenchErro
     if o.label is not None and o.label in fields:
         text = fields[o.label].strip()
         yield from judge.label(int(text) if text.isdigit() else text, where)
+    if o.caption is not None and o.caption in fields:
+        yield from judge.caption(fields[o.caption].decode("utf-8", "replace"), f"{where}, {o.caption!r}")
 
 
 def _line(error: Exception) -> str:

@@ -20,7 +20,7 @@ MAX_PIXELS = 89_478_485  # Pillow's own limit, at which it only warns
 ORIENTATION_PLACES = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
 MEND = "replace or remove the image"
 
-Resize = Literal["short-side-center-crop", "none"]
+Resize = Literal["short-side-center-crop", "adm-center-crop", "squash", "none"]
 
 
 def decode(data: bytes, *, channels: int, resolution: int, resize: Resize, where: str) -> Pixels:
@@ -104,7 +104,12 @@ def fitted(image: Image.Image, resolution: int, resize: Resize, where: str) -> I
             got=f"{image.width} x {image.height}",
             do="set resize: short-side-center-crop",
         )
-    assert resize == "short-side-center-crop", resize
+    if resize == "squash":
+        return image.resize((resolution, resolution), Image.Resampling.BICUBIC)
+    if resize == "adm-center-crop":
+        image = _halved(image, resolution)
+    else:
+        assert resize == "short-side-center-crop", resize
     short = min(image.size)
     width, height = (max(resolution, round(side * resolution / short)) for side in image.size)
     _check_size(width * height, where)
@@ -112,3 +117,15 @@ def fitted(image: Image.Image, resolution: int, resize: Resize, where: str) -> I
     if short != resolution:
         image = image.resize((width, height), Image.Resampling.BICUBIC)
     return image.crop((left, top, left + resolution, top + resolution))
+
+
+def _halved(image: Image.Image, resolution: int) -> Image.Image:
+    """The image halved by the mean of 2 x 2 pixels for as long as its short side is twice the resolution or more.
+
+    That is how ADM's code (openai/guided-diffusion, guided_diffusion/image_datasets.py), and DiT's and SiT's after it,
+    begin; the bicubic rest and the centre crop are those of short-side-center-crop.
+    """
+    while min(image.size) >= 2 * resolution:
+        width, height = image.size
+        image = image.resize((width // 2, height // 2), Image.Resampling.BOX)
+    return image

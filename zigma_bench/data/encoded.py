@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zigma_bench.data.decode import MEND, Resize, decode
+from zigma_bench.device import cores
 from zigma_bench.errors import BadImage, UsageError
 from zigma_bench.images import Labels, Pixels, Texts
 
@@ -23,16 +24,14 @@ CHUNK = 1000  # rows read at a time
 
 
 class EncodedRows(Protocol):
-    """Encoded images in order; `label` names them all."""
+    """Encoded images by number: (bytes, where they come from) of each."""
 
     @property
     def label(self) -> str: ...
 
     def __len__(self) -> int: ...
 
-    def read(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> list[tuple[bytes, str]]:
-        """(encoded bytes, where they come from) of each."""
-        ...
+    def read(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> list[tuple[bytes, str]]: ...
 
 
 @dataclass(frozen=True)
@@ -110,9 +109,12 @@ class DecodedImages:
 
     def take(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Pixels:
         wanted = np.asarray(indices, dtype=np.int64)
-        if len(self) * self.channels * self.resolution**2 <= MEMORY_BYTES:
-            return self._all[wanted]
-        return self._decoded(wanted)
+        return self._decoded(wanted) if self.decodes else self._all[wanted]
+
+    @property
+    def decodes(self) -> bool:
+        """Whether the images are too many to be kept."""
+        return len(self) * self.channels * self.resolution**2 > MEMORY_BYTES
 
     @cached_property
     def _all(self) -> Pixels:
@@ -120,11 +122,12 @@ class DecodedImages:
 
     def _decoded(self, indices: npt.NDArray[np.int64]) -> Pixels:
         pixels = np.empty((len(indices), self.channels, self.resolution, self.resolution), dtype=np.uint8)
-        with ThreadPoolExecutor(_threads()) as pool:
+        threads = _threads()
+        with ThreadPoolExecutor(threads) as pool:
             for start in range(0, len(indices), CHUNK):
                 rows = self.rows.read(indices[start : start + CHUNK])
                 small = sum(len(data) for data, _ in rows) < SMALL_BYTES * len(rows)
-                run = map if small else pool.map
+                run = map if small or threads == 1 else pool.map
                 for offset, image in enumerate(run(self._decode, rows)):
                     pixels[start + offset] = image
         return pixels
@@ -135,5 +138,5 @@ class DecodedImages:
 
 
 def _threads() -> int:
-    """One a processor that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """One a processor; one alone in a process that takes images ahead of training, for others like it stand beside."""
+    return cores() if multiprocessing.parent_process() is None else 1

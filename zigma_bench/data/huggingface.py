@@ -13,6 +13,7 @@ import numpy as np
 
 from zigma_bench.data import hub
 from zigma_bench.data.captions import captions_in
+from zigma_bench.data.check_files import check_opens
 from zigma_bench.data.encoded import DecodedImages, Rows
 from zigma_bench.data.files import Listing, split_list
 from zigma_bench.data.holdout import hold_out
@@ -20,6 +21,8 @@ from zigma_bench.data.options import HuggingFaceOptions
 from zigma_bench.data.source import SUFFIXES, Source, find, require
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.images import Images, Labels, Splits
+
+SPLIT_WORDS = ("train", "val", "dev", "test", "eval", "-of-", "task.toml", "instruction.md")
 
 
 def load(options: HuggingFaceOptions) -> Splits:
@@ -30,6 +33,14 @@ def load(options: HuggingFaceOptions) -> Splits:
     """
     source = find(options)
     require(source, _label(options, source.train))
+    if options.path == "webdataset":  # the end of one that is cut off between two images is like any other end
+        for file in (*source.train.files, *(source.validation.files if source.validation else ())):
+            check_opens(file)
+    if options.streaming:
+        from zigma_bench.data import streamed
+
+        with _quiet():
+            return streamed.load(options, source)
     if source.kind == "hub":
         assert options.revision is not None
         options = replace(options, path=str(hub.fetch(options.path, options.revision)))
@@ -48,9 +59,14 @@ def _splits(options: HuggingFaceOptions, source: Source) -> Splits:
         _check_names(builder, options.validation_split, _label(options, source.train))
         _check_apart(builder, options.split, options.validation_split)
         return Splits(train, _images(options, source.train, builder, options.validation_split))
+    return Splits(train, load_validation(options, source))
+
+
+def load_validation(options: HuggingFaceOptions, source: Source) -> Images:
+    """The images of validation_files."""
     assert source.validation is not None
     other = _builder(options, source, source.validation, split_list(options.validation_files))
-    return Splits(train, _images(options, source.validation, other, "train"))
+    return _images(options, source.validation, other, "train")
 
 
 def _builder(options: HuggingFaceOptions, source: Source, listing: Listing, patterns: tuple[str, ...]) -> Any:
@@ -61,6 +77,12 @@ def _builder(options: HuggingFaceOptions, source: Source, listing: Listing, patt
     place: dict[str, Any] = {"data_dir": str(source.base)}
     if patterns:
         place = {"data_files": {"train": [_literal(source, pattern) for pattern in patterns]}}
+    elif options.path == "imagefolder" and not _may_have_splits(source):
+        suffixes = {os.path.splitext(file)[1] for file in source.train.files}
+        kind_of_file = (
+            f"/*{next(iter(suffixes))}" if len(suffixes) == 1 else ""
+        )  # a note beside the images is no matter
+        place = {"data_files": {"train": [f"{glob.escape(str(source.base))}/**{kind_of_file}"]}}
     if options.path == "imagefolder":
         place |= {"drop_labels": options.label is None, "drop_metadata": options.caption is None}
     kind = options.path if source.kind == "builder" else str(source.base)
@@ -71,8 +93,17 @@ def _builder(options: HuggingFaceOptions, source: Source, listing: Listing, patt
         _check_files(options, builder, listing, where)
         builder.download_and_prepare()
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        for file in listing.files:
+            check_opens(file)  # names the file that is broken, which `datasets` does not
         raise NotReady(f"datasets can't read it: {_root(error)}", where=where) from error
     return builder
+
+
+def _may_have_splits(source: Source) -> bool:
+    """Whether `datasets` may find splits in the names of files; it looks for each of its words in all of them, which
+    takes minutes for 100,000 images, and where it finds none it reads all as `train`."""
+    names = (os.path.relpath(file, source.base).lower() for file in source.train.files)
+    return any(word in name for name in names for word in SPLIT_WORDS)
 
 
 def _literal(source: Source, pattern: str) -> str:
@@ -109,7 +140,7 @@ def _images(options: HuggingFaceOptions, listing: Listing, builder: Any, split: 
     where = _label(options, listing)
     _check_names(builder, split, where)
     table = builder.as_dataset(split=split)
-    _check_column(table, options.image, where)
+    check_column(table, options.image, where)
     classes = _classes(options, table, where)
     texts = None if options.caption is None else captions_in(table, options.caption, f"{where}, split {split!r}")
     table = table.select_columns([options.image]).cast_column(options.image, datasets.Image(decode=False))
@@ -152,7 +183,7 @@ def _check_names(builder: Any, split: str, where: str) -> None:
             raise UsageError(f"there is no split {name!r}", where=where, expected=f"one of {', '.join(known)}")
 
 
-def _check_column(table: Any, column: str, where: str) -> None:
+def check_column(table: Any, column: str, where: str) -> None:
     """The column must hold encoded images: the feature Image, {bytes, path}, or bytes."""
     import datasets
 

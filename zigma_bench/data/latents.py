@@ -67,13 +67,23 @@ class LatentImages:
         """Those of a training step, float32 [n, c, h, w], from `seed` alone; with `flip`, each mirrored or not."""
         import torch
 
-        from zigma_bench.data.autoencoder import scaling
+        return self.drawn(torch.from_numpy(self.moments(indices, flip=flip, seed=seed)), seed=seed, device=device)
 
+    def moments(self, indices: Indices, *, flip: bool, seed: int) -> Array:
+        """Means and log-variances as they are kept, [n, 2c, h, w]; with `flip`, of the mirror image or not."""
         chosen = np.random.default_rng(seed).random(len(indices)) < 0.5 if flip else np.zeros(len(indices), dtype=bool)
         moments = self.store.take("moments", indices)
         if chosen.any():
             moments[chosen] = self.store.take("mirrored", np.asarray(indices)[chosen])
-        mean, logvar = torch.from_numpy(moments).to(device).float().chunk(2, dim=-3)
+        return moments
+
+    def drawn(self, moments: torch.Tensor, *, seed: int, device: torch.device) -> torch.Tensor:
+        """Latents drawn from the posteriors of moments, on a device, float32 [n, (T,) c, h, w]."""
+        import torch
+
+        from zigma_bench.data.autoencoder import scaling
+
+        mean, logvar = moments.to(device, non_blocking=True).float().chunk(2, dim=-3)
         if self.space.given.posterior == "sample":
             draw = torch.Generator(device).manual_seed(seed)
             normal = torch.randn(mean.shape, generator=draw, device=device)

@@ -40,8 +40,14 @@ class HuggingFaceOptions:
     `label`: the column of each image's class, whole numbers below `classes`, for networks that are conditioned on it.
     `caption`: the column of each image's text, or of a list of texts of which one is drawn at each use; of a folder of
     images a column of its `metadata.csv`, `.jsonl` or `.parquet`.
-    `image`: the column. `resize`: the short side is scaled to `resolution` (bicubic, antialiased) and the centre cut
-    out, or `none`: an image of any other size is an error. Transparent images are laid on white.
+    `streaming`: `count` images are read one after another, from the Hub, parquet, arrow or webdataset files, and never
+    stored; the first `validation` of the stream are held out (or `validation_files` are). Each epoch shuffles them
+    through a buffer of `shuffle_buffer` images (absent: 10,000), without which images that lie together stay together.
+
+    `image`: the column. `resize`: `short-side-center-crop` scales the short side to `resolution` (bicubic, antialiased)
+    and cuts the centre out, `adm-center-crop` halves the image first as ADM and DiT do, `squash` scales both sides,
+    and with `none` an image of any other size is an error. Transparent images are laid on white, 16 bits become 8, CMYK
+    and palettes RGB, and of an animation the first frame is taken.
     """
 
     path: str
@@ -54,12 +60,15 @@ class HuggingFaceOptions:
     validation: Count | None = None
     image: str = "image"
     channels: Literal[1, 3] = 3
-    resize: Literal["short-side-center-crop", "none"] = "short-side-center-crop"
+    resize: Literal["short-side-center-crop", "adm-center-crop", "squash", "none"] = "short-side-center-crop"
     name: str | None = None
     revision: str | None = None
     label: str | None = None
     classes: Count | None = None
     caption: str | None = None
+    streaming: bool = False
+    count: Count | None = None
+    shuffle_buffer: Count | None = None
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ is multiplied by k^(-slope/2), and the mean is dropped. The field is periodic, a
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ VERSION = 1  # raised when the same options would give other pixels
 TRAIN, VALIDATION = 0, 1  # streams of random numbers that have no image in common
 DEVIATIONS = 4.0  # standard deviations of the field between middle grey and black or white
 CHUNK = 500  # images filtered at a time
+MEMORY_BYTES = 2**26  # fields that fit are drawn once and kept
 
 Field = npt.NDArray[np.float64]
 
@@ -68,7 +70,7 @@ def _alone(resolution: int) -> npt.NDArray[np.bool_]:
 
 @dataclass(frozen=True)
 class _Fields:
-    """Fields of one stream; image i is drawn from (seed, stream, i) alone."""
+    """Fields of one stream; image i is drawn from (seed, stream, i) alone, when it is taken or all at once."""
 
     options: GaussianRandomFieldOptions
     stream: int
@@ -77,7 +79,19 @@ class _Fields:
     def __len__(self) -> int:
         return self.count
 
+    @property
+    def decodes(self) -> bool:
+        """Whether the fields are too many to be kept."""
+        return self.count * self.options.channels * self.options.resolution**2 > MEMORY_BYTES
+
+    @functools.cached_property
+    def _all(self) -> Pixels:
+        return self._drawn(range(self.count))
+
     def take(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Pixels:
+        return self._drawn(indices) if self.decodes else self._all[np.asarray(indices, dtype=np.int64)]
+
+    def _drawn(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Pixels:
         wanted = [int(index) for index in np.arange(self.count)[np.asarray(indices, dtype=np.int64)]]
         shaped = filter_of(self.options.resolution, self.options.slope)
         parts = [self._made(wanted[start : start + CHUNK], shaped) for start in range(0, len(wanted), CHUNK)]

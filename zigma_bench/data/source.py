@@ -25,6 +25,7 @@ METADATA = (".csv", ".jsonl", ".parquet")  # files of a folder of images that ho
 PART = r"[A-Za-z0-9_.-]+(\[[0-9%:-]*\](\([a-z0-9_]+\))?)?"  # such as train, or train[:90%]
 SPLIT = re.compile(rf"{PART}(\+{PART})*")
 NOTHING = Listing(())
+SHUFFLE_BUFFER = 10_000  # images of a stream
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ def describe(options: HuggingFaceOptions) -> DataFacts:
         conditions = (Condition("class", options.classes),)
     if options.caption is not None:
         parts["caption"] = options.caption
+    if options.streaming:
+        parts["stream"] = [options.count, options.shuffle_buffer or SHUFFLE_BUFFER]
     size, told = options.resolution, fingerprint("huggingface", parts)
     facts = DataFacts(options.channels, size, size, told, source.missing, options.validation, conditions)
     return replace(facts, captions=options.caption is not None)
@@ -71,6 +74,7 @@ def find(options: HuggingFaceOptions) -> Source:
     """The source that the options name, with what of it is missing; UsageError for what can never work."""
     _check_validation(options)
     _check_split(options.split)
+    _check_stream(options)
     if (options.label is None) != (options.classes is None):
         raise _wrong("label, the column of classes, goes with classes, their number", "both, or neither")
     patterns = split_list(options.data_files)
@@ -180,6 +184,23 @@ def _check_validation(options: HuggingFaceOptions) -> None:
             raise _wrong(
                 "training and validation read the same split", "two splits without a common image", got=options.split
             )
+
+
+def _check_stream(options: HuggingFaceOptions) -> None:
+    if not options.streaming:
+        if given := [name for name in ("count", "shuffle_buffer") if getattr(options, name) is not None]:
+            raise _wrong(f"{given[0]} goes with streaming", "streaming: true, or neither")
+        return
+    if options.count is None:
+        raise _wrong("a stream does not say how many images it has", "count, the number of images to train on")
+    if options.validation_split is not None:
+        raise _wrong("a stream holds out its first images", "validation, their number, or validation_files")
+    if options.caption is not None:
+        raise _wrong("the captions of a stream can't be encoded before it is read", "captions without streaming")
+    if options.path == "imagefolder":
+        raise _wrong("a folder of images is no stream: it is read as it lies", "streaming with other data")
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", options.split):
+        raise _wrong("a part of a split can't be streamed", "the name of a split", got=options.split)
 
 
 def _check_split(split: str) -> None:

@@ -44,6 +44,15 @@ def samples_of(file: str) -> Iterator[Sample]:
         yield sample
 
 
+def check_end(file: str) -> None:
+    """NotReady where a tar file does not end as one does; reads its last block alone."""
+    with open(file, "rb") as opened:
+        opened.seek(0, 2)
+        opened.seek(max(0, opened.tell() - tarfile.BLOCKSIZE))
+        if opened.read() != bytes(tarfile.BLOCKSIZE):
+            raise NotReady("the tar file is cut off: it ends without the end mark", where=file, do=AGAIN)
+
+
 def _members(file: str) -> Iterator[tuple[str, bytes]]:
     """(name, bytes) of each file of a tar file, which must end as one does: a cut between two files is a cut too."""
     try:

@@ -15,11 +15,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -27,9 +27,10 @@ from torch import Tensor
 
 from zigma_bench import encoders
 from zigma_bench.data.arrays import STORE, ArrayStore, Field, Layout, faults, open_store, open_writer
+from zigma_bench.data.captioned import numbered
 from zigma_bench.data.text_encoder import Encoder, open_encoder
 from zigma_bench.errors import Interrupted, NotReady, UsageError
-from zigma_bench.images import Images, Labels, Pixels, Splits, captions_of
+from zigma_bench.images import Splits
 from zigma_bench.plan.cells import TextFeatures
 from zigma_bench.store import check_writable, only_writer, write_json
 from zigma_bench.text_model import find
@@ -38,52 +39,8 @@ DTYPE = "float16"
 MOST = float(np.finfo(np.float16).max)
 CAPTIONS = "captions.json"
 RESIDENT_BYTES = 2**31  # a table of this size or less is kept on the device
-CHUNK = 10_000  # images whose captions are asked for at a time
 
 Tell = Callable[[int, str], None]
-Ids = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class CaptionedImages:
-    """Images whose labels are the numbers of their captions: image i has `numbers[starts[i] : starts[i + 1]]`.
-
-    `labels` gives an image's first caption, `drawn_labels` one drawn from a seed.
-    """
-
-    images: Images
-    numbers: Ids
-    starts: Ids
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    @property
-    def decodes(self) -> bool:
-        return bool(getattr(self.images, "decodes", False))
-
-    def take(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Pixels:
-        return self.images.take(indices)
-
-    def captions(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> list[tuple[str, ...]]:
-        return captions_of(self.images, indices)
-
-    def labels(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Labels:
-        return self.turn_labels(indices, np.zeros(len(indices), dtype=np.int64))
-
-    def drawn_labels(self, indices: Sequence[int] | npt.NDArray[np.integer], seed: int) -> Labels:
-        counts = self._counts(indices)
-        return self.turn_labels(indices, np.random.default_rng(seed).integers(0, counts))
-
-    def turn_labels(self, indices: Sequence[int] | npt.NDArray[np.integer], turns: Ids) -> Labels:
-        """The caption of each image whose turn it is; after the last comes the first."""
-        wanted = np.asarray(indices, dtype=np.int64)
-        found: Labels = self.numbers[self.starts[wanted] + turns % self._counts(indices)]
-        return found
-
-    def _counts(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Ids:
-        wanted = np.asarray(indices, dtype=np.int64)
-        return self.starts[wanted + 1] - self.starts[wanted]
 
 
 class TextTable:
@@ -122,10 +79,10 @@ def with_texts(
 
     NotReady where they are neither kept nor can be encoded here, or belong to other captions or another encoder.
     """
-    numbered, captions = _numbered(splits)
+    captioned, captions = numbered(splits)
     if encoders.kept(text.folder) is None:
         _encode(captions, text, device, tell)
-    return numbered, TextTable(open_kept(captions, text), masked=text.mask, device=device)
+    return captioned, TextTable(open_kept(captions, text), masked=text.mask, device=device)
 
 
 def encode_captions(splits: Splits, text: TextFeatures, device: str, tell: Tell, stopped: Callable[[], bool]) -> int:
@@ -133,7 +90,7 @@ def encode_captions(splits: Splits, text: TextFeatures, device: str, tell: Tell,
 
     Raises as `with_texts` does, and Interrupted when `stopped()`.
     """
-    _, captions = _numbered(splits)
+    _, captions = numbered(splits)
     if not check_captions(splits, text):
         return len(captions)
     _encode(captions, text, device, tell, stopped)
@@ -142,28 +99,11 @@ def encode_captions(splits: Splits, text: TextFeatures, device: str, tell: Tell,
 
 def check_captions(splits: Splits, text: TextFeatures) -> list[str]:
     """What is missing or broken of the features of a data set's captions; all checksums are compared."""
-    _, captions = _numbered(splits)
+    _, captions = numbered(splits)
     if encoders.kept(text.folder) is None:
         return [f"the captions' features in {text.folder} are missing or not whole"]
     store = open_kept(captions, text)
     return [f"captions, shard {fault.shard} {fault.reason}" for fault in faults(text.folder, store.layout)]
-
-
-def _numbered(splits: Splits) -> tuple[Splits, list[str]]:
-    """Both sides with numbered captions, and the captions by number."""
-    numbers: dict[str, int] = {}
-    train, validation = (_with_numbers(images, numbers) for images in (splits.train, splits.validation))
-    return Splits(train, validation), list(numbers)
-
-
-def _with_numbers(images: Images, numbers: dict[str, int]) -> CaptionedImages:
-    """The images with numbers of their captions; a caption that is new takes the next number."""
-    found, starts = [], [0]
-    for start in range(0, len(images), CHUNK):
-        for texts in captions_of(images, range(start, min(start + CHUNK, len(images)))):
-            found += [numbers.setdefault(text, len(numbers)) for text in texts]
-            starts.append(len(found))
-    return CaptionedImages(images, np.array(found, dtype=np.int64), np.array(starts, dtype=np.int64))
 
 
 def _encode(
@@ -176,11 +116,11 @@ def _encode(
     """Write the features of all captions, a shard at a time; what a kill left is gone on from."""
     encoder, folder = open_encoder(text.encoder, text.revision, device), text.folder
     check_writable(folder)
-    held = _held(folder)
-    name = text.encoder if held is None else str(held["identity"].get("encoder"))
-    layout = _layout(captions, text, encoder.width, encoder.weights_sha256(), name)
     texts = [*captions, ""]
-    with only_writer(folder, "these features"):
+    with filelock.FileLock(folder / ".turn"), only_writer(folder, "these features"):  # cells that start at once wait
+        held = _held(folder)
+        name = text.encoder if held is None else str(held["identity"].get("encoder"))
+        layout = _layout(captions, text, encoder.width, encoder.weights_sha256(), name)
         writer = open_writer(folder, layout)
         write_json(folder / CAPTIONS, list(captions))
         cut = 0
@@ -218,7 +158,7 @@ def open_kept(captions: Sequence[str], text: TextFeatures) -> ArrayStore:
             expected=found, got=sha256, do="remove the folder, and they are made again",
         )  # fmt: skip
     layout = _layout(captions, text, width, sha256, str(identity.get("encoder")))
-    return open_store(folder, layout, do="remove the folder, and the captions are encoded again")
+    return open_store(folder, layout, do="run `zigma-bench data encode SUITE`, which mends it")
 
 
 def _weights_here(text: TextFeatures) -> str | None:

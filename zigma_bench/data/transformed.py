@@ -10,7 +10,17 @@ import numpy as np
 import numpy.typing as npt
 
 from zigma_bench.errors import UsageError
-from zigma_bench.images import Images, Labels, Pixels, Splits, Texts, captions_of, labels_of
+from zigma_bench.images import (
+    Images,
+    Labels,
+    Pixels,
+    Splits,
+    Texts,
+    captions_of,
+    epoch_of,
+    has_order,
+    labels_of,
+)  # fmt: skip
 
 MEMORY_BYTES = 2**30  # a split whose pixels fit is transformed once and kept
 CHUNK = 1000  # images at a time
@@ -37,6 +47,11 @@ class TransformedImages:
 
     def captions(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> list[Texts]:
         return captions_of(self.images, indices)
+
+    @property
+    def decodes(self) -> bool:
+        """Whether the images are too many to be kept."""
+        return not self._fits
 
     @cached_property
     def _fits(self) -> bool:
@@ -68,8 +83,25 @@ class TransformedImages:
         return pixels
 
 
+class TransformedStream(TransformedImages):
+    """Images of a stream after all steps: they come in an order of their own, and are never kept."""
+
+    decodes = True
+
+    def take(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Pixels:
+        return self._made(np.asarray(indices, dtype=np.int64))
+
+    def epoch(self, seed: int, number: int) -> TransformedStream:
+        """The images in the order of an epoch."""
+        return TransformedStream(epoch_of(self.images, seed, number), self.steps)
+
+
 def transformed(splits: Splits, steps: Sequence[Step]) -> Splits:
     """Both sides of a source after all steps; the source itself where there are none."""
     if not steps:
         return splits
-    return Splits(*(TransformedImages(images, tuple(steps)) for images in (splits.train, splits.validation)))
+    return Splits(*(_after(images, tuple(steps)) for images in (splits.train, splits.validation)))
+
+
+def _after(images: Images, steps: tuple[Step, ...]) -> TransformedImages:
+    return TransformedStream(images, steps) if has_order(images) else TransformedImages(images, steps)

@@ -8,7 +8,7 @@ Each frame is then scaled and cut as an image is.
 from __future__ import annotations
 
 import importlib.util
-import os
+import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from zigma_bench.data.decode import fitted
 from zigma_bench.data.encoded import MEMORY_BYTES
+from zigma_bench.device import cores
 from zigma_bench.errors import BadImage, NotReady
 from zigma_bench.images import Labels, Pixels
 from zigma_bench.registry import Missing
@@ -129,9 +130,12 @@ class VideoClips:
 
     def take(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Pixels:
         wanted = np.arange(len(self))[np.asarray(indices, dtype=np.int64)]
-        if len(self) * self.cut.frames * 3 * self.resolution**2 <= MEMORY_BYTES:
-            return self._all[wanted]
-        return self._decoded(wanted)
+        return self._decoded(wanted) if self.decodes else self._all[wanted]
+
+    @property
+    def decodes(self) -> bool:
+        """Whether the clips are too many to be kept."""
+        return len(self) * self.cut.frames * 3 * self.resolution**2 > MEMORY_BYTES
 
     @cached_property
     def _all(self) -> Pixels:
@@ -153,5 +157,5 @@ class VideoClips:
 
 
 def _threads() -> int:
-    """One a processor that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """One a processor; one alone in a process that takes clips ahead of training, for others like it stand beside."""
+    return cores() if multiprocessing.parent_process() is None else 1

@@ -27,7 +27,7 @@ Stage = Literal["train", "sample", "quality", "efficiency"]
 STAGES: tuple[Stage, ...] = ("train", "sample", "quality", "efficiency")
 Role = Literal["cell", "floor", "reconstruction", "ceiling"]
 DROP_RATE = 0.1  # of DiT, ADM and ZigMa
-LATER_OPTIONS = {"label", "classes", "caption"}  # of data sources
+LATER_OPTIONS = {"label", "classes", "caption", "streaming", "count", "shuffle_buffer"}  # of data sources
 OBJECTIVE_KEYS = {"path", "prediction", "weighting", "interval"}  # of the recipe: they stand as `Cell.objective_facts`
 
 
@@ -267,14 +267,11 @@ class Cell(Strict):
         return [s.solver, s.evaluations, *adaptive, *([s.facts()] if s.facts() else []), *guidance]
 
     def _data(self) -> Any:
-        """The data's options; those that came later count where they are set, so that records keep their names."""
+        """The data's options, as they count."""
         if self.data is None:
             return None
         data = _dump(self.data)
-        for name in LATER_OPTIONS & data["options"].keys():
-            if data["options"][name] is None:
-                del data["options"][name]
-        return data
+        return {**data, "options": _counted(data["options"])}
 
     def _reference(self) -> dict[str, Any]:
         """The reference's keys; what came later counts where it is not what there was before it."""
@@ -303,7 +300,7 @@ class Cell(Strict):
             network["text"] = [self.text.fingerprint, self.text.tokens, self.text.mask]
         trained = {**network, "role": self.role, "seed": self.seed}
         if self.role == "cell":
-            left_out = {"checkpoint_seconds", "drop_condition", *OBJECTIVE_KEYS}
+            left_out = {"checkpoint_seconds", "workers", "drop_condition", *OBJECTIVE_KEYS}
             trained["train"] = self.train.model_dump(mode="json", exclude=left_out)
             if self.condition is not None:
                 trained["drop_condition"] = self.condition.drop_rate(self.train)
@@ -336,6 +333,12 @@ def too_few_held_out(sample: Sample, held_out: int) -> NotReady:
         f"the floor needs {sample.count:,} held-out images that are not in the reference, and there are {held_out:,}",
         do="hold out more images, lower sample.count, or set reference.split to train",
     )
+
+
+def _counted(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a data source; those that came later count where they are set: records keep their names."""
+    unset = {key for key in LATER_OPTIONS if options.get(key) is None or options[key] is False}
+    return {key: value for key, value in options.items() if key not in unset}
 
 
 def _joined(*names: str | None) -> str:

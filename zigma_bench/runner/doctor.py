@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from typing import Any
 
-from zigma_bench import __version__
+from zigma_bench import __version__, encoders
 from zigma_bench.device import cards, processor
 from zigma_bench.ops.backends import available
 from zigma_bench.plugins import catalogue
@@ -16,7 +16,7 @@ MORE_LIBRARIES = ("torchvision", "pydantic", "typer", "pandas", "safetensors", "
 
 
 def examine() -> dict[str, dict[str, Any]]:
-    """Versions, devices, kernels, mixers, metrics (with the weights that they lack) and plugins."""
+    """Versions, devices, kernels, text encoders, mixers, metrics (with the weights that they lack) and plugins."""
     found = catalogue()
     kernels = {name: reason or "ready" for name, reason in available().items()}
     versions = {name: version(name) or "not installed" for name in (*LIBRARIES[1:], *MORE_LIBRARIES)}
@@ -30,10 +30,17 @@ def examine() -> dict[str, dict[str, Any]]:
         "libraries": versions,
         "devices": {"cpu": processor(), **{f"cuda:{i}": name for i, name in enumerate(cards())}},
         "kernels": kernels,
+        "text encoders": {name: _encoder(name) for name in (encoders.MINILM, encoders.RANDOM_WORDS)},
         "mixers": {spec.name: f"{spec.doc} ({spec.owner})" for spec in found.mixers},
         "metrics": metrics,
         "plugins": {**plugins, **aside},
     }
+
+
+def _encoder(name: str) -> str:
+    """What a built-in text encoder lacks."""
+    missing = encoders.describe(name, None).missing
+    return "; ".join(f"{item.what}: {item.do}" for item in missing) or "ready"
 
 
 def _state(spec: Spec) -> str:

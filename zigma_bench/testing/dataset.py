@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from zigma_bench.errors import NotReady
-from zigma_bench.images import Images, Splits, captions_of
+from zigma_bench.images import Images, Splits, captions_of, decodes
 from zigma_bench.registry import DataFacts, Spec
 from zigma_bench.testing.lookup import check_options, imports_without_torch, light_module, option_sets
 from zigma_bench.testing.report import Failed, Report, Step, walk
@@ -37,6 +38,7 @@ def dataset_report(spec: Spec, *, plugin: ModuleType | None = None, options: Map
             Step("training images", expected, lambda: _fits(splits.train, facts), essential=True),
             Step("validation images", expected, lambda: _fits(splits.validation, facts), essential=True),
             Step("taken by index", "the same images one by one, twice and turned about", lambda: _by_index(splits)),
+            Step("taken by processes", "what `decodes` pickles", lambda: _pickles(splits)),
             Step("loaded again", "the same images", lambda: _again(splits, _load(spec, values))),
             Step("held out", "no validation image in training", lambda: _held_out(splits)),
             Step("captions", "texts of each image, where the description says so", lambda: _captions(splits, facts)),
@@ -90,6 +92,19 @@ def _by_index(splits: Splits) -> str:
         one_by_one = np.concatenate([images.take([index]) for index in wanted])
         if not np.array_equal(images.take(np.array(wanted)), one_by_one):
             raise Failed(f"take({wanted}) differs from its images one by one")
+    return "the same"
+
+
+def _pickles(splits: Splits) -> str:
+    """Images that say that taking them is work are sent to processes, and give the same there."""
+    if not decodes(splits.train):
+        return "not needed: the images lie in memory"
+    try:
+        sent = pickle.loads(pickle.dumps(splits.train))
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise Failed(f"{error}; make their class one of a module") from error
+    if not np.array_equal(sent.take([0]), splits.train.take([0])):
+        raise Failed("other images after it")
     return "the same"
 
 

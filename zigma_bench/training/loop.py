@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from zigma_bench.plan.cells import Given
 from zigma_bench.suite import Train
 from zigma_bench.training.checkpoint import load_checkpoint, save_checkpoint
 from zigma_bench.training.fault import find_fault, uncompiled
+from zigma_bench.training.feed import Feed, Job, Taken
 from zigma_bench.training.health import Health
 from zigma_bench.training.step import Batch, Descent, autocast, draw_batch, loss_of, to_floats
 
@@ -34,13 +36,16 @@ CHECK_STEPS = 20  # how often the losses are looked at, and a point of the curve
 class Progress:
     """Where a training stands: steps done, seconds spent training, and the curve of (images, mean loss).
 
-    `scaling` holds the loss scale of fp16 and the steps that it skipped; other precisions have none.
+    `scaling` holds the loss scale of fp16 and the steps that it skipped; other precisions have none. `waited`: the
+    seconds of them in which the training waited for its images, which `workers` processes take ahead.
     """
 
     step: int = 0
     seconds: float = 0.0
     curve: list[tuple[int, float]] = field(default_factory=list)
     scaling: dict[str, float] = field(default_factory=dict)
+    waited: float = 0.0
+    workers: int = 0
 
 
 @dataclass(frozen=True)
@@ -83,13 +88,13 @@ def train(
     health = Health(device, scaled=recipe.precision == "fp16")
     descent = Descent(network, ema, recipe, health, device)
     saved = load_checkpoint(folder, network, ema, descent.optimizer)
-    progress = Progress(saved["step"], saved["seconds"], [tuple(p) for p in saved["curve"]]) if saved else Progress()
+    progress = _resumed(saved) if saved else Progress()
     losses: list[Tensor] = [torch.tensor(value, device=device) for value in saved["losses"]] if saved else []
     if saved:
         health.resume(progress.step, saved.get("health"))
 
-    def batch_of(step: int) -> Batch:
-        return draw_batch(images, recipe, seed, step, device, given, texts)
+    def batch_of(step: int, taken: Taken | None = None) -> Batch:
+        return draw_batch(images, recipe, seed, step, device, given, texts, taken)
 
     def look() -> list[float]:
         """The losses since the last look; waits for the device."""
@@ -103,28 +108,41 @@ def train(
     if recipe.compile:
         compile_network(network, device.type)
     _warm_up(network, images, recipe, device, given, texts)  # decoding and compiling are not the network's time
-    started, last_save = time.monotonic() - progress.seconds, time.monotonic()
-    while goal.fraction(progress) < 1:
-        rate = learning_rate(recipe, progress.step * recipe.batch, goal.fraction(progress))
-        losses.append(descent(batch_of(progress.step), rate))
-        progress.step += 1
-        progress.seconds = time.monotonic() - started
-        done = goal.fraction(progress) >= 1
-        if len(losses) == CHECK_STEPS or done:
-            values = look()
-            losses.clear()
-            progress.curve.append((progress.step * recipe.batch, sum(values) / len(values)))
-            tell(progress.step * recipe.batch, f"loss {progress.curve[-1][1]:.4f}")
-        stop = stopped() and not done
-        if stop or time.monotonic() - last_save > recipe.checkpoint_seconds:
-            state = {"seconds": progress.seconds, "curve": progress.curve, "losses": look(), "health": health.state()}
-            save_checkpoint(folder, progress.step, network, ema, descent.optimizer, state)
-            last_save = time.monotonic()
-            started = last_save - progress.seconds
-        if stop:
-            raise Interrupted(f"stopped after {progress.step} steps; a checkpoint is written")
+    job = Job(images, recipe.batch, seed, labelled=given is not None, flip=recipe.flip)
+    with Feed(job, recipe, start=progress.step, stop=goal.steps, card=device.type == "cuda") as feed:
+        waited, progress.workers = progress.waited, feed.workers
+        started, last_save = time.monotonic() - progress.seconds, time.monotonic()
+        while goal.fraction(progress) < 1:
+            rate = learning_rate(recipe, progress.step * recipe.batch, goal.fraction(progress))
+            losses.append(descent(batch_of(progress.step, feed(progress.step)), rate))
+            progress.step += 1
+            progress.seconds = time.monotonic() - started
+            progress.waited = waited + feed.waited
+            done = goal.fraction(progress) >= 1
+            if len(losses) == CHECK_STEPS or done:
+                values = look()
+                losses.clear()
+                progress.curve.append((progress.step * recipe.batch, sum(values) / len(values)))
+                tell(progress.step * recipe.batch, f"loss {progress.curve[-1][1]:.4f}")
+            stop = stopped() and not done
+            if stop or time.monotonic() - last_save > recipe.checkpoint_seconds:
+                state = {
+                    "seconds": progress.seconds, "curve": progress.curve, "losses": look(), "health": health.state(),
+                    "waited": progress.waited,
+                }  # fmt: skip
+                save_checkpoint(folder, progress.step, network, ema, descent.optimizer, state)
+                last_save = time.monotonic()
+                started = last_save - progress.seconds
+            if stop:
+                raise Interrupted(f"stopped after {progress.step} steps; a checkpoint is written")
     progress.scaling = health.state() if health.scaled else {}
     return ema, progress
+
+
+def _resumed(saved: dict[str, Any]) -> Progress:
+    """Where a checkpoint says that the training stood."""
+    curve = [tuple(point) for point in saved["curve"]]
+    return Progress(saved["step"], saved["seconds"], curve, waited=saved.get("waited", 0.0))
 
 
 def learning_rate(recipe: Train, images: int, fraction: float) -> float:
@@ -147,7 +165,7 @@ def _warm_up(
 ) -> None:
     """Decode the images and build the kernels: one pass that leaves nothing behind."""
     count = recipe.batch if recipe.compile else 1  # what is compiled is compiled for a batch, and for gradients
-    x = to_floats(images.take([0] * count), device)
+    x = to_floats(torch.from_numpy(images.take([0] * count)), device)
     with torch.set_grad_enabled(recipe.compile), autocast(recipe, device):
         y: tuple[Tensor, ...] = () if given is None else (torch.zeros(count, dtype=torch.int64, device=device),)
         told = y if texts is None else texts(*y)

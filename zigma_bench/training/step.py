@@ -8,23 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from zigma_bench.device import precision_on
 from zigma_bench.diffusion.guidance import Texts, under
 from zigma_bench.diffusion.objective import prediction_loss
-from zigma_bench.images import Images, Pixels, drawn_labels_of
+from zigma_bench.images import Images
 from zigma_bench.models.speed import record, require_card
 from zigma_bench.plan.cells import Given
 from zigma_bench.plan.diffusion import objective_of
 from zigma_bench.suite import Train
 from zigma_bench.training.ema import update_ema
+from zigma_bench.training.feed import Job, Posteriors, Taken, step_seed
 from zigma_bench.training.health import Health
-
-Indices = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -47,16 +45,6 @@ class Batch:
         """What the network is given beside x and t."""
         found = tuple(tensor for tensor in (self.y, self.mask) if tensor is not None)
         return found or None
-
-
-@runtime_checkable
-class Posteriors(Protocol):
-    """Images that are kept as distributions, as an autoencoder's latents are: each step draws from them anew.
-
-    `draw` gives float32 [B, C, H, W] from `seed` alone; with `flip`, half of the images are mirrored.
-    """
-
-    def draw(self, indices: Indices, *, flip: bool, seed: int, device: torch.device) -> Tensor: ...
 
 
 class Descent:
@@ -136,17 +124,19 @@ def draw_batch(
     device: torch.device,
     given: Given | None = None,
     texts: Texts | None = None,
+    taken: Taken | None = None,
 ) -> Batch:
     """The images, noise, times, flips and labels of a step; the default generators are seeded for its dropped paths.
 
-    Of an image with several texts one is drawn. `texts` gives those that the labels number.
+    Of an image with several texts one is drawn. `texts` gives those that the labels number. `taken`: the step's images,
+    where they were taken ahead.
     """
-    indices = batch_indices(len(images), recipe.batch, seed, step)
+    taken = taken or Job(images, recipe.batch, seed, labelled=given is not None, flip=recipe.flip).take(step)
     drawn = isinstance(images, Posteriors)
     if isinstance(images, Posteriors):
-        x1 = images.draw(indices, flip=recipe.flip, seed=step_seed(seed, step, 5), device=device)
+        x1 = images.drawn(taken.pixels, seed=step_seed(seed, step, 5), device=device)
     else:
-        x1 = to_floats(images.take(indices), device)
+        x1 = to_floats(taken.pixels, device)
     torch.manual_seed(step_seed(seed, step, 4))  # dropped paths, drawn apart from what follows
     draw = torch.Generator(device).manual_seed(step_seed(seed, step, 2))
     start, end = objective_of(recipe).interval
@@ -157,7 +147,8 @@ def draw_batch(
         x1 = torch.where(flipped, x1.flip(-1), x1)
     if given is None:
         return Batch(x1, x0, t)
-    y = torch.from_numpy(drawn_labels_of(images, indices, step_seed(seed, step, 7))).to(device)
+    assert taken.labels is not None, "they were asked for"
+    y = taken.labels.to(device, non_blocking=True)
     dropped = torch.rand(len(y), generator=draw, device=device) < given.drop_rate(recipe)
     y = torch.where(dropped, given.size if texts is None else texts.null, y)
     return Batch(x1, x0, t, *((y,) if texts is None else texts(y)))
@@ -170,31 +161,17 @@ def loss_of(network: nn.Module, batch: Batch, recipe: Train) -> Tensor:
         return prediction_loss(said, batch.x1, batch.x0, batch.t, objective_of(recipe)).mean()
 
 
-def batch_indices(count: int, batch: int, seed: int, step: int) -> Indices:
-    """The images of a step: epoch after epoch, each in an order drawn from (seed, epoch)."""
-    positions = np.arange(step * batch, (step + 1) * batch)
-    epochs, places = np.divmod(positions, count)
-    indices = np.empty(batch, dtype=np.int64)
-    for epoch in np.unique(epochs):
-        order = np.random.default_rng([seed, int(epoch), 1]).permutation(count)
-        indices[epochs == epoch] = order[places[epochs == epoch]]
-    return indices
+def to_floats(pixels: Tensor, device: torch.device) -> Tensor:
+    """uint8 [B, C, H, W] -> float32 in [-1, 1]; latents, float32, as they are.
 
-
-def to_floats(pixels: Pixels, device: torch.device) -> Tensor:
-    """uint8 [B, C, H, W] -> float32 in [-1, 1]; latents, float32, as they are."""
-    if pixels.dtype == np.float32:
-        return torch.from_numpy(pixels).to(device)
-    return torch.from_numpy(np.ascontiguousarray(pixels)).to(device).float().div_(127.5).sub_(1)
+    The host does not wait until pixels in pinned memory are copied.
+    """
+    there = pixels.to(device, non_blocking=True)
+    return there if there.dtype == torch.float32 else there.float().div_(127.5).sub_(1)
 
 
 def autocast(recipe: Train, device: torch.device) -> torch.autocast:
     """bf16 or fp16 where the recipe says so, bf16 where it says `auto` and the device is a GPU; else float32."""
-    enabled = recipe.precision in ("bf16", "fp16") or (recipe.precision == "auto" and device.type == "cuda")
-    dtype = torch.float16 if recipe.precision == "fp16" else torch.bfloat16
-    return torch.autocast(device.type, dtype=dtype, enabled=enabled)
-
-
-def step_seed(seed: int, step: int, stream: int) -> int:
-    """A seed of one stream of random numbers in one step."""
-    return int(np.random.SeedSequence([seed, step, stream]).generate_state(1, np.uint64)[0] >> 1)
+    precision = precision_on(device.type, recipe.precision)
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")

@@ -1,0 +1,183 @@
+"""Costs fitted to timed calls: what is found again, what is left out, and what a plan says of it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from zigma_bench.cell import build
+from zigma_bench.device import Device
+from zigma_bench.efficiency import combine, measure, measure_round
+from zigma_bench.efficiency.timing import Timing
+from zigma_bench.errors import ComparisonRefused
+from zigma_bench.plan import make_plan
+from zigma_bench.plugins import catalogue
+from zigma_bench.record import Record
+from zigma_bench.runner.costs import FEWEST_CELLS, fit_costs
+from zigma_bench.runner.estimate import Estimator
+from zigma_bench.runner.local import cell_folder
+from zigma_bench.runner.timed import FEATURES, Kind, Timed, features_of, timed_calls
+from zigma_bench.store import stage_folder, write_record
+from zigma_bench.suite import load_suite
+
+RECORDED = Kind("train-step", "card", "bf16", "zigma", "mamba", recorded=True, compiled=True)
+LAUNCHED = Kind("forward", "card", "fp32", "zigma", "mamba", recorded=False, compiled=False)
+
+
+def cell_of(tokens, depth=12, width=384, batch=None):
+    """A cell of made-up costs, as records write cells down."""
+    flops = {"in_proj": 24 * tokens * depth * width**2, "scan": 200 * tokens * depth * width}
+    return {
+        "forward_flops": flops, "tokens": tokens, "order_digests": ["o"] * depth, "scanned_ratio": 1.0,
+        "parameters": 12 * depth * width**2, "backbone": {"options": {}},
+    }  # fmt: skip
+
+
+def timed(kind, seconds_of, cells, *, backend="auto"):
+    calls = []
+    for number, (tokens, batch, depth) in enumerate(cells):
+        named = dict(zip(FEATURES, features_of(cell_of(tokens, depth), batch), strict=True))
+        seconds, peak = seconds_of(named), 1e8 + 16 * named["parameters"] + 40 * named["activations"]
+        features = tuple(named.values())
+        calls.append(Timed(kind, frozenset((backend, "fused")), f"cell {number}", features, seconds, peak))
+    return calls
+
+
+GRID = [(256, 1, 12), (256, 16, 24), (1024, 1, 12), (1024, 16, 24), (4096, 4, 12), (4096, 16, 24), (16384, 1, 12)]
+
+
+def test_a_sum_of_costs_is_found_again_on_cells_it_has_not_seen():
+    def seconds(named):
+        return 1e-3 + 1.5e-15 * named["dense"] + 4e-14 * named["scan"] + 3e-12 * named["activations"]
+
+    costs = fit_costs(timed(RECORDED, seconds, GRID), RECORDED, "auto")
+    assert costs.cells == len(GRID)
+    for unseen in ((512, 8, 12), (2048, 8, 24), (8192, 2, 12)):
+        (one,) = timed(RECORDED, seconds, [unseen])
+        assert costs.seconds.predict(one.features) == pytest.approx(one.seconds, rel=0.1)
+        assert costs.peak.predict(one.features) == pytest.approx(one.peak, rel=0.1)
+    assert costs.seconds.error < 0.1
+
+
+def test_launching_hides_computing():
+    """Small calls take what their launches take, large ones what they compute."""
+
+    def seconds(named):
+        return max(1e-3 * named["layers"], 2e-15 * named["dense"])
+
+    costs = fit_costs(timed(LAUNCHED, seconds, [*GRID, (256, 2, 24), (65536, 1, 12)]), LAUNCHED, "auto")
+    for unseen in ((256, 4, 12), (16384, 8, 12)):
+        (one,) = timed(LAUNCHED, seconds, [unseen])
+        assert costs.seconds.predict(one.features) == pytest.approx(one.seconds, rel=0.15)
+
+
+def test_the_error_is_that_of_cells_left_out():
+    """One cell that no sum explains is off where it is left out, and the fit can't hide it."""
+
+    def seconds(named):
+        return 1e-15 * named["dense"] + 1e-3
+
+    calls = timed(RECORDED, seconds, GRID)
+    odd = calls[3]
+    calls[3] = Timed(odd.kind, odd.backends, odd.cell, odd.features, 10 * odd.seconds, odd.peak)
+    costs = fit_costs(calls, RECORDED, "auto")
+    assert max(costs.seconds.left_out) > 0.5
+    assert len(costs.seconds.left_out) == len(GRID)
+
+
+def test_unlike_calls_are_not_fitted_together():
+    calls = timed(RECORDED, lambda named: 1.0, GRID[: FEWEST_CELLS - 1])
+    calls += timed(LAUNCHED, lambda named: 1.0, GRID) + timed(RECORDED, lambda named: 1.0, GRID, backend="triton")
+    assert (
+        fit_costs(calls, RECORDED, "auto") == f"{FEWEST_CELLS - 1} cells like it were timed on card, and a fit needs 5"
+    )
+
+
+def test_a_network_without_orders_has_its_depth():
+    cell = {**cell_of(64), "order_digests": [], "backbone": {"options": {"depth": 7}}}
+    assert dict(zip(FEATURES, features_of(cell, 1), strict=True))["layers"] == 7
+    cell["backbone"] = {"options": {}}
+    assert dict(zip(FEATURES, features_of(cell, 1), strict=True))["layers"] == 1
+
+
+DEVICE, PEAK, CALL = Device("cpu", "test"), 1e9, 0.01
+SUITE = """# What do lengths cost?
+name: lengths
+compare:
+  - backbone: {name: zigma, width: 16, depth: 2, patch: 1}
+    scans: [raster]
+sample: {solver: euler, evaluations: 2}
+efficiency: {stages: [forward, train-step], repeats: 3, tokens: [4, 9, 16, 25, 36], batch: [2], channels: 1}
+"""
+TRAINED = """# And how long will a training take?
+name: trained
+data: {name: digits}
+compare:
+  - backbone: {name: zigma, width: 16, depth: 2, patch: 1}
+    scans: [raster]
+seeds: [0]
+budget: {images: 640}
+train: {batch: 2}
+sample: {count: 10, solver: euler, evaluations: 4}
+quality: [val-loss]
+"""
+
+
+@pytest.fixture
+def timed_results(tmp_path, monkeypatch):
+    """A results folder of an efficiency suite of five lengths, run in one process; clock and memory are made up."""
+    bounds = {"matmul_flops_per_second": 1.0, "copy_bytes_per_second": 1.0}
+    monkeypatch.setattr(measure, "ceilings", lambda cell, device: bounds)
+    monkeypatch.setattr(measure, "scan_alone", lambda cell, device, repeats, stopped: {"bytes_per_second": 1.0})
+    monkeypatch.setattr(measure, "peak_memory", lambda device: {"peak-memory": PEAK})
+    monkeypatch.setattr(measure, "time_calls", lambda *arguments: Timing((CALL,) * 3, 1.0, 3, True))
+    (tmp_path / "lengths.yaml").write_text(SUITE)
+    plan = make_plan(*load_suite(tmp_path / "lengths.yaml"), catalogue())
+    for cell in plan.cells:
+        one = measure_round(cell, build(cell, "cpu"), DEVICE, lambda done, text: None, lambda: False)
+        found, details = combine(cell, DEVICE, [one])
+        identity = cell.identity("efficiency", card=DEVICE.card)
+        record = Record(
+            stage="efficiency", identity=identity, cell=cell.model_dump(mode="json"), status="done",
+            measurements=tuple(found), details=json.loads(json.dumps(details)),
+            provenance={"card": "test", "precision": "fp32", "backend": "cpu"},
+        )  # fmt: skip
+        write_record(stage_folder(cell_folder(tmp_path / "results", cell), "efficiency", identity), record)
+    return tmp_path / "results"
+
+
+def test_a_plan_stands_on_the_records_of_this_card(tmp_path, timed_results):
+    (tmp_path / "trained.yaml").write_text(TRAINED)
+    cell, floor, ceiling = make_plan(*load_suite(tmp_path / "trained.yaml"), catalogue()).cells
+    calls = timed_calls(timed_results, "test")
+    assert {call.kind.call for call in calls} == {"forward", "train-step"}
+    assert len(calls) == 10
+    guess = Estimator(timed_results, DEVICE)(cell)
+    assert "fitted to 5 cells timed here" in guess.source
+    assert guess.seconds == pytest.approx(640 / 2 * CALL + 4 * CALL, rel=0.2)  # of 10 images at once
+    assert guess.bytes == pytest.approx(PEAK, rel=0.2)
+    assert Estimator(timed_results, DEVICE)(floor).seconds == 0.0
+    assert 0 < Estimator(timed_results, DEVICE)(ceiling).seconds < guess.seconds
+    assert Estimator(timed_results, Device("cpu", "another"))(cell).source == "FLOPs, to a factor of 3"
+    on_card = Estimator(timed_results, Device("cuda:0", "another card"))(cell)
+    assert on_card.seconds is None
+    assert "0 cells like it were timed on another card, and a fit needs 5" in on_card.source
+
+
+def test_a_broken_record_is_named(tmp_path):
+    folder = tmp_path / "suite" / "cell-1" / "efficiency-1"
+    folder.mkdir(parents=True)
+    (folder / "record.json").write_text("{")
+    with pytest.raises(ComparisonRefused, match="no record of zigma-bench"):
+        timed_calls(tmp_path, "test")
+
+
+def test_features_are_numbers_of_a_planned_cell(tmp_path):
+    (tmp_path / "trained.yaml").write_text(TRAINED)
+    cell = make_plan(*load_suite(tmp_path / "trained.yaml"), catalogue()).cells[0]
+    named = dict(zip(FEATURES, features_of(cell.model_dump(mode="json"), 8), strict=True))
+    assert named["dense"] + named["scan"] == 8 * sum(cell.forward_flops.values())
+    assert (named["layers"], named["attention"], named["longest path"]) == (2, 0, 2 * 64)
+    assert np.isfinite(list(named.values())).all()

@@ -1,0 +1,225 @@
+"""Images that come one after another, from the Hub or from shards, and are never stored whole.
+
+An epoch shuffles them through a buffer: it holds the next `buffer` images of the stream, one of them is drawn, and the
+next takes its place. Which image is drawn when follows from (seed, epoch) and the two numbers alone, so a training that
+goes on in the middle of an epoch skips to the first image that is still to come, and sees the same images.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from zigma_bench.data.decode import Resize, decode
+from zigma_bench.data.encoded import SMALL_BYTES, DecodedImages
+from zigma_bench.data.readahead import read_ahead
+from zigma_bench.device import cores
+from zigma_bench.errors import NotReady, UsageError
+from zigma_bench.images import Labels, Pixels
+
+READ_AHEAD = 1000  # encoded images that wait for their turn
+
+Indices = Sequence[int] | npt.NDArray[np.integer]
+
+
+@dataclass(frozen=True)
+class Row:
+    """An encoded image of a stream, where it comes from, and its class, if there is one."""
+
+    data: bytes
+    where: str
+    label: int | None
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Rows in a fixed order: `open(start)` gives those from number `start` on. It must pickle.
+
+    `label` names it in errors; `classes` says whether its rows have a class.
+    """
+
+    open: Callable[[int], Iterator[Row]]
+    label: str
+    classes: bool
+
+    def rows(self, start: int, count: int) -> Iterator[Row]:
+        """`count` rows; NotReady if the stream ends before."""
+        done = 0
+        for row in itertools.islice(self.open(start), count):
+            yield row
+            done += 1
+        if done < count:
+            raise NotReady(
+                "the stream has too few images", where=self.label, expected=f"{start + count:,} (validation and count)",
+                got=start + done, do="lower count or validation",
+            )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=2)
+def buffered_order(count: int, buffer: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    """The numbers 0 to count - 1 as a shuffle buffer gives them: number i never before place i - buffer + 1."""
+    generator = np.random.default_rng([seed, epoch, 1])
+    held = list(range(min(buffer, count)))
+    given = []
+    for number, place in enumerate(generator.integers(len(held), size=count - len(held)).tolist(), len(held)):
+        given.append(held[place])
+        held[place] = number
+    return np.concatenate([np.array(given, dtype=np.int64), generator.permutation(np.array(held, dtype=np.int64))])
+
+
+class StreamedImages:
+    """`count` images of a stream after the first `skip`: uint8 [count, channels, resolution, resolution].
+
+    `take` reads from the start to what it is asked for, and goes on from there where that comes later. A training takes
+    the images of its `epoch`s.
+    """
+
+    decodes = True
+
+    def __init__(
+        self, stream: Stream, *, skip: int, count: int, buffer: int, channels: int, resolution: int, resize: Resize
+    ) -> None:
+        self.stream, self.skip, self.count, self.buffer = stream, skip, count, buffer
+        self.channels, self.resolution, self.resize = channels, resolution, resize
+        self._reader = _Reader(self, np.arange(count), ahead=0)
+        self._epochs: dict[tuple[int, int], _Reader] = {}
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __reduce__(self) -> tuple[Any, ...]:  # a copy in another process reads for itself
+        rest = {key: getattr(self, key) for key in ("skip", "count", "buffer", "channels", "resolution", "resize")}
+        return functools.partial(StreamedImages, self.stream, **rest), ()
+
+    def take(self, indices: Indices) -> Pixels:
+        return self._reader.take(indices)
+
+    def labels(self, indices: Indices) -> Labels:
+        return self._reader.labels(indices)
+
+    def epoch(self, seed: int, number: int) -> _Reader:
+        """The images in the order of an epoch: place p of it is the p-th image that a training sees."""
+        key = (seed, number)
+        if key not in self._epochs:
+            if len(self._epochs) > 1:
+                del self._epochs[min(self._epochs)]
+            self._epochs[key] = _Reader(self, buffered_order(self.count, self.buffer, seed, number), ahead=READ_AHEAD)
+        return self._epochs[key]
+
+    def decode(self, row: Row) -> Pixels:
+        size = {"channels": self.channels, "resolution": self.resolution}
+        return decode(row.data, **size, resize=self.resize, where=row.where)
+
+
+class _Reader:
+    """The images of a stream in some order; a place that lies behind the last one begins the stream anew.
+
+    `ahead` rows are read on a thread of their own before they are asked for.
+    """
+
+    def __init__(self, images: StreamedImages, order: npt.NDArray[np.int64], *, ahead: int) -> None:
+        self.images, self.order, self.ahead = images, order, ahead
+        self.place_of = np.argsort(order)
+        self.rows: Iterator[Row] | None = None
+        self.number = self.place = 0  # of the row that comes next from the stream, and of the next to be given
+        self.held: dict[int, Row] = {}
+        self.last: tuple[list[int], list[Row]] = ([], [])
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def take(self, places: Indices) -> Pixels:
+        size, rows = self.images.resolution, self._rows(places)
+        pixels = np.empty((len(rows), self.images.channels, size, size), dtype=np.uint8)
+        small = sum(len(row.data) for row in rows) < SMALL_BYTES * len(rows)
+        with ThreadPoolExecutor(cores()) as pool:
+            run = map if small else pool.map
+            for index, image in enumerate(run(self.images.decode, rows)):
+                pixels[index] = image
+        return pixels
+
+    def labels(self, places: Indices) -> Labels:
+        if not self.images.stream.classes:
+            raise UsageError(
+                "these images have no labels", where=self.images.stream.label, do="name their column with label"
+            )
+        return np.array([row.label for row in self._rows(places)], dtype=np.int64)
+
+    def _rows(self, places: Indices) -> list[Row]:
+        """The rows of some places; those of the last call are kept, for labels are asked for after the pixels."""
+        wanted = [int(place) for place in np.arange(len(self))[np.asarray(places, dtype=np.int64)]]
+        if wanted != self.last[0]:
+            found = {place: self._row(place) for place in sorted(set(wanted))}
+            self.last = (wanted, [found[place] for place in wanted])
+        return self.last[1]
+
+    def _row(self, place: int) -> Row:
+        if self.rows is None or place < self.place:
+            self._seek(place)
+        assert self.rows is not None
+        wanted = int(self.order[place])
+        while self.number <= wanted:
+            row = next(self.rows)
+            if self.place_of[self.number] >= place:
+                self.held[self.number] = row
+            self.number += 1
+        for passed in range(self.place, place):
+            self.held.pop(int(self.order[passed]), None)
+        self.place = place + 1
+        return self.held.pop(wanted)
+
+    def _seek(self, place: int) -> None:
+        """Begin at the first row that a place from here on needs."""
+        self.number, self.place, self.held = int(self.order[place:].min()), place, {}
+        start, images = self.number, self.images
+        rows = images.stream.rows(images.skip + start, images.count - start)
+        self.rows = read_ahead(rows, self.ahead) if self.ahead else rows
+
+
+@dataclass(frozen=True)
+class HeldRows:
+    """Encoded images in memory, read like those of a table."""
+
+    encoded: tuple[tuple[bytes, str], ...]
+    label: str
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+    def read(self, indices: Indices) -> list[tuple[bytes, str]]:
+        return [self.encoded[int(index)] for index in indices]
+
+
+@dataclass(frozen=True)
+class HeadImages:
+    """The first `count` images of a stream, read when they are first taken and kept encoded."""
+
+    stream: Stream
+    count: int
+    channels: int
+    resolution: int
+    resize: Resize
+
+    def __len__(self) -> int:
+        return self.count
+
+    def take(self, indices: Indices) -> Pixels:
+        return self._images.take(indices)
+
+    def labels(self, indices: Indices) -> Labels:
+        return self._images.labels(indices)
+
+    @cached_property
+    def _images(self) -> DecodedImages:
+        rows = list(self.stream.rows(0, self.count))
+        classes = np.array([row.label for row in rows], dtype=np.int64) if self.stream.classes else None
+        held = HeldRows(tuple((row.data, row.where) for row in rows), self.stream.label)
+        return DecodedImages(held, self.channels, self.resolution, self.resize, classes)

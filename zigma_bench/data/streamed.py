@@ -1,0 +1,126 @@
+"""A `huggingface` source as a stream: read with `datasets` from the Hub or from shards, and copied nowhere."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from zigma_bench.data import hub
+from zigma_bench.data.check_files import check_opens
+from zigma_bench.data.encoded import encoded
+from zigma_bench.data.files import split_list
+from zigma_bench.data.options import HuggingFaceOptions
+from zigma_bench.data.source import SHUFFLE_BUFFER, Source, find
+from zigma_bench.data.stream import HeadImages, Row, Stream, StreamedImages
+from zigma_bench.errors import BadImage, NotReady, UsageError
+from zigma_bench.images import Images, Splits
+
+NO_FILES: frozenset[str] = frozenset()  # that a row may point to
+
+
+def load(options: HuggingFaceOptions, source: Source) -> Splits:
+    """The images of a stream; nothing but its beginning is read before they are taken."""
+    if source.kind == "hub" and options.revision and hub.is_here(options.path, options.revision):
+        options = replace(options, path=str(hub.fetch(options.path, options.revision)))  # the copy gives the same rows
+        source = find(options)
+    named = replace(options, path=str(source.base)) if source.kind == "folder" else options
+    rows = StreamRows(named, source.kind, source.train.files)
+    rows.check()
+    stream = Stream(rows, rows.where, options.label is not None)
+    size: dict[str, Any] = {
+        "channels": options.channels, "resolution": options.resolution, "resize": options.resize,
+    }  # fmt: skip
+    assert options.count is not None
+    buffer = options.shuffle_buffer or SHUFFLE_BUFFER
+    train = StreamedImages(stream, skip=options.validation or 0, count=options.count, buffer=buffer, **size)
+    if options.validation is not None:
+        return Splits(train, HeadImages(stream, options.validation, **size))
+    return Splits(train, _validation(options, source))
+
+
+def _validation(options: HuggingFaceOptions, source: Source) -> Images:
+    """The images of validation_files, which are few and lie here: not a stream."""
+    from zigma_bench.data import huggingface
+
+    return huggingface.load_validation(replace(options, streaming=False, count=None, shuffle_buffer=None), source)
+
+
+@dataclass(frozen=True)
+class StreamRows:
+    """The rows of a source, called with the number of the first one that is wanted.
+
+    Rows before it are read and passed over: a stream can't be entered in the middle.
+    """
+
+    options: HuggingFaceOptions
+    kind: str
+    files: tuple[str, ...]
+
+    @property
+    def where(self) -> str:
+        more = f" and {len(self.files) - 1} more" if len(self.files) > 1 else ""
+        return self.files[0] + more if self.files else self.options.path
+
+    def check(self) -> None:
+        """UsageError for a column that isn't there, or holds no images; reads the beginning of the first file."""
+        from zigma_bench.data.huggingface import check_column
+
+        table = self._table()
+        if table.column_names is None:
+            raise NotReady("the stream does not say which columns it has", where=self.where, do="leave streaming out")
+        check_column(table, self.options.image, self.where)
+        if self.options.label is not None and self.options.label not in table.column_names:
+            raise UsageError(
+                f"there is no column {self.options.label!r}", where=self.where,
+                expected=f"one of {', '.join(sorted(table.column_names))}", do="set label to one",
+            )  # fmt: skip
+
+    def __call__(self, start: int) -> Iterator[Row]:
+        import datasets
+
+        o = self.options
+        columns = [name for name in (o.image, o.label) if name is not None]
+        table = self._table().select_columns(columns).cast_column(o.image, datasets.Image(decode=False))
+        try:
+            for number, row in enumerate(table.skip(start), start):
+                yield self._row(row, number)
+        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+            for file in self.files:
+                check_opens(file)  # names the file, if it is one of this machine
+            raise NotReady(f"the stream broke off ({type(error).__name__}: {error})", where=self.where) from error
+
+    def _row(self, row: dict[str, Any], number: int) -> Row:
+        data, where = encoded(row[self.options.image], self.where, f"row {number}", NO_FILES)
+        if self.options.label is None:
+            return Row(data, where, None)
+        label, classes = row[self.options.label], self.options.classes
+        assert classes is not None
+        if type(label) is not int or not 0 <= label < classes:
+            raise BadImage(
+                "the class of the row is none", where=where, expected=f"0 to {classes - 1}", got=label,
+                do="set classes to their number",
+            )  # fmt: skip
+        return Row(data, where, label)
+
+    def _table(self) -> Any:
+        import datasets
+
+        o = self.options
+        place: dict[str, Any] = {}
+        if self.kind == "hub":
+            place = {
+                "revision": o.revision,
+                "data_dir": o.data_dir,
+                "data_files": list(split_list(o.data_files)) or None,
+            }
+        elif self.kind == "builder" or o.data_files is not None:
+            place = {"data_files": {"train": [glob.escape(file) for file in self.files]}}
+        try:
+            return datasets.load_dataset(o.path, o.name, split=o.split, streaming=True, **place)
+        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+            for file in self.files:
+                check_opens(file)
+            what = f"datasets can't stream it ({type(error).__name__}: {error})"
+            raise NotReady(what, where=self.where) from error

@@ -1,0 +1,270 @@
+"""The images of each step, taken ahead of it: by processes where taking is work, on the spot where they lie in memory.
+
+What a step takes depends on (seed, step) alone, so any number of processes gives the same batches, before a restart and
+after it. For a card the pixels wait in pinned memory, so that the host goes on while they are copied.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import pickle
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing import parent_process
+from types import TracebackType
+from typing import Any, Protocol, Self, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from zigma_bench.device import cores
+from zigma_bench.errors import CellFailed, NotReady, ZigmaBenchError
+from zigma_bench.images import Images, decodes, drawn_labels_of, epoch_of, has_order, labels_of
+from zigma_bench.plugins import catalogue
+from zigma_bench.suite import Train
+
+MOST_WORKERS = 16
+AHEAD_BYTES = 2**30  # of pixels that may wait, where one batch a process is less
+AHEAD = 4  # batches a process has ready at most
+
+
+Indices = np.ndarray[tuple[int], np.dtype[np.int64]]
+
+
+@dataclass(frozen=True)
+class Taken:
+    """The images of a step, on the CPU: uint8 [B, C, H, W], what `Posteriors` hold of them, or latents; and their
+    labels int64 [B] where they are asked for."""
+
+    pixels: Tensor
+    labels: Tensor | None
+
+    def pin_memory(self) -> Taken:
+        """The same in memory that a card copies from by itself; the name is DataLoader's."""
+        return Taken(self.pixels.pin_memory(), None if self.labels is None else self.labels.pin_memory())
+
+
+@runtime_checkable
+class Posteriors(Protocol):
+    """Images that are kept as distributions, as an autoencoder's latents are: each step draws from them anew.
+
+    `moments` gives what is kept of images, with `flip` of the mirror images of half of them; `drawn` makes float32
+    [B, C, H, W] on a device of it. Both depend on `seed` alone.
+    """
+
+    def moments(self, indices: Indices, *, flip: bool, seed: int) -> np.ndarray[Any, Any]: ...
+
+    def drawn(self, moments: Tensor, *, seed: int, device: torch.device) -> Tensor: ...
+
+
+def step_seed(seed: int, step: int, stream: int) -> int:
+    """A seed of one stream of random numbers in one step."""
+    return int(np.random.SeedSequence([seed, step, stream]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def batch_indices(count: int, batch: int, seed: int, step: int) -> Indices:
+    """The images of a step: epoch after epoch, each in an order drawn from (seed, epoch)."""
+    positions = np.arange(step * batch, (step + 1) * batch)
+    epochs, places = np.divmod(positions, count)
+    indices = np.empty(batch, dtype=np.int64)
+    for epoch in np.unique(epochs):
+        indices[epochs == epoch] = epoch_order(count, seed, int(epoch))[places[epochs == epoch]]
+    return indices
+
+
+@functools.lru_cache(maxsize=2)  # a permutation of a million takes longer than a step may
+def epoch_order(count: int, seed: int, epoch: int) -> Indices:
+    """All images once, in the order of an epoch."""
+    return np.random.default_rng([seed, epoch, 1]).permutation(count)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is taken for the steps of a training; `flip` counts for `Posteriors` alone, pixels are mirrored later."""
+
+    images: Images
+    batch: int
+    seed: int
+    labelled: bool
+    flip: bool = False
+
+    def take(self, step: int) -> Taken:
+        """The images of a step, taken now."""
+        if has_order(self.images):
+            return self._in_order(step)
+        indices = batch_indices(len(self.images), self.batch, self.seed, step)
+        if isinstance(self.images, Posteriors):
+            pixels = self.images.moments(indices, flip=self.flip, seed=step_seed(self.seed, step, 5))
+        else:
+            pixels = self.images.take(indices)
+        found = torch.from_numpy(np.ascontiguousarray(pixels))
+        if not self.labelled:
+            return Taken(found, None)
+        return Taken(found, torch.from_numpy(drawn_labels_of(self.images, indices, step_seed(self.seed, step, 7))))
+
+    def _in_order(self, step: int) -> Taken:
+        """The next images of a stream, epoch after epoch."""
+        pixels, labels = [], []
+        epochs, places = np.divmod(np.arange(step * self.batch, (step + 1) * self.batch), len(self.images))
+        for number in np.unique(epochs):
+            images = epoch_of(self.images, self.seed, int(number))
+            pixels.append(images.take(places[epochs == number]))
+            if self.labelled:
+                labels.append(labels_of(images, places[epochs == number]))
+        found = torch.from_numpy(np.concatenate(pixels))
+        return Taken(found, torch.from_numpy(np.concatenate(labels)) if self.labelled else None)
+
+
+class Feed:
+    """Gives the images of one step after another, and counts the seconds that were waited for them.
+
+    Used as a context: its processes end with it, or when this process is gone. One that ends before is a CellFailed.
+    """
+
+    def __init__(self, job: Job, recipe: Train, *, start: int, stop: int | None, card: bool) -> None:
+        self.job, self.card = job, card
+        self.workers = workers_of(recipe, job.images)
+        self.waited = 0.0
+        self.steps = range(start, 2**62 if stop is None else max(start, stop))
+        self.ahead: Any = None  # the iterator of a DataLoader
+        self.first: Any = None
+
+    def __enter__(self) -> Self:
+        if self.workers and len(self.steps):
+            self.ahead = iter(_loader(self.job, self.steps, self.workers, self.card))
+            try:
+                with _losses_told():
+                    self.first = next(self.ahead)  # the processes have begun, which is not the network's time
+            except BaseException:
+                self._close()
+                raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with _losses_told():
+            try:
+                if error is not None:
+                    raise error
+            finally:
+                self._close()
+
+    def _close(self) -> None:
+        """End the processes; torch watches them, and would raise for a lost one again whenever any process ends."""
+        if self.ahead is not None:
+            self.ahead._shutdown_workers()
+        self.ahead = self.first = None
+
+    def __call__(self, step: int) -> Taken:
+        """The images of a step; they come in the order of the steps alone."""
+        begun = time.perf_counter()
+        taken = self._now(step) if self.ahead is None else self._next(step)
+        self.waited += time.perf_counter() - begun
+        return taken
+
+    def _now(self, step: int) -> Taken:
+        taken = self.job.take(step)
+        return taken.pin_memory() if self.card else taken
+
+    def _next(self, step: int) -> Taken:
+        assert self.ahead is not None
+        number, taken = self.first or next(self.ahead)
+        self.first = None
+        if isinstance(taken, Exception):
+            raise taken
+        assert number == step, (number, step)
+        return taken  # type: ignore[no-any-return]
+
+
+def workers_of(recipe: Train, images: Images) -> int:
+    """How many processes take the images: none where they lie in memory, one alone where they are a stream."""
+    if not decodes(images):
+        return 0
+    workers = min(MOST_WORKERS, max(1, cores() - 1)) if recipe.workers == "auto" else recipe.workers
+    return min(1, workers) if has_order(images) else workers
+
+
+def _loader(job: Job, steps: Sequence[int], workers: int, card: bool) -> DataLoader[Any]:
+    """Processes that take the images of steps; few batches wait where they are large."""
+    bytes_ahead = job.images.take([0]).nbytes * job.batch * workers
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="This DataLoader will create")  # the suite said how many
+        return DataLoader(
+            _Sent(_pickled(job)),
+            batch_size=None,
+            sampler=steps,
+            num_workers=workers,
+            prefetch_factor=max(1, min(AHEAD, AHEAD_BYTES // bytes_ahead)),
+            pin_memory=card,
+            collate_fn=_unchanged,
+            worker_init_fn=_end_with_parent,
+            multiprocessing_context="spawn",  # a fork would take the card's context and the threads along
+            generator=torch.Generator(),  # not the default one, which the network draws from
+        )
+
+
+class _Sent(Dataset[Any]):
+    """A job as its process gets it: step by step, an error in the place of what could not be taken."""
+
+    def __init__(self, pickled: bytes) -> None:
+        self.pickled = pickled
+        self.job: Job | None = None
+
+    def __getitem__(self, step: int) -> tuple[int, Taken | ZigmaBenchError]:
+        if self.job is None:
+            catalogue()  # a plugin's modules can be imported from now on
+            self.job = pickle.loads(self.pickled)
+        assert self.job is not None
+        try:
+            return step, self.job.take(step)
+        except ZigmaBenchError as error:
+            return step, error
+
+
+def _pickled(job: Job) -> bytes:
+    try:
+        return pickle.dumps(job)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise NotReady(
+            f"these images can't be sent to a process ({error})", got=type(job.images).__name__,
+            do="make their class one of a module, or set train.workers to 0",
+        ) from None  # fmt: skip
+
+
+def _unchanged(taken: Any) -> Any:
+    return taken
+
+
+def _end_with_parent(number: int) -> None:
+    """Have this process end at once when the one that trains is gone."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextlib.contextmanager
+def _losses_told() -> Iterator[None]:
+    """CellFailed where torch says that a process of a DataLoader is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise CellFailed(
+            f"a process that takes images was ended from outside: {str(error).splitlines()[0]}",
+            where="train.workers",
+            do="lower train.workers or train.batch, or give the machine more memory or shared memory (/dev/shm)",
+        ) from error
