@@ -121,3 +121,4 @@ def test_another_file_of_weights_is_another_record(noise, tmp_path):
 def test_features_that_are_not_finite_are_refused_at_the_start(noise, tmp_path):
     with pytest.raises(NotReady, match="not finite"):
         features(noise(4, (3, 8, 8)), of_mean(float("nan")), cache=tmp_path)
+    assert not (tmp_path / "golden").exists()

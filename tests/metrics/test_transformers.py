@@ -238,6 +238,18 @@ def test_what_is_no_such_file_is_refused_with_the_place(given, tmp_path, monkeyp
         (dinov2 if given == "dinov2" else clip)(other).build()
 
 
+def test_safetensors_are_read(weights_file, tmp_path):
+    from safetensors.torch import save_file
+
+    place = tmp_path / "w.safetensors"
+    save_file(dinov2_state(), place)
+    images = pictures(2, 20, 20)
+    assert np.array_equal(features(images, dinov2(place)), features(images, dinov2(weights_file("dinov2"))))
+    place.write_bytes(place.read_bytes()[:1000])
+    with pytest.raises(NotReady, match=r"w\.safetensors.*no weights of DINOv2"):
+        dinov2(place)
+
+
 def test_timm_is_asked_for(monkeypatch):
     monkeypatch.setattr(weights.importlib.util, "find_spec", lambda name: None)
     assert any("zigma-bench[features]" in missing.do for missing in weights.dinov2_missing(WeightsOptions()))

@@ -60,7 +60,7 @@ def _build(path: Path) -> Wrapped:
     depth = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
     network = VisionTransformer(
         img_size=SIDE, patch_size=PATCH, embed_dim=width, depth=depth, num_heads=width // HEAD, num_classes=0,
-        init_values=1.0, global_pool="token",
+        init_values=1.0, global_pool="token", weight_init="skip",
     )  # fmt: skip
     resized = {name: value for name, value in state.items() if name != "mask_token"}  # which only training sees
     resized["pos_embed"] = resized_positions(state["pos_embed"], SIDE // PATCH)

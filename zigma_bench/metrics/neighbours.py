@@ -18,7 +18,7 @@ from torch import Tensor
 PRECISION_NEIGHBOURS = 3  # Kynkaanniemi 2019 (arXiv:1904.06991), and torch-fidelity's default
 DENSITY_NEIGHBOURS = 5  # Naeem 2020 (arXiv:2002.09797)
 ROWS, COLUMNS = 2048, 8192
-ROUNDING = 1e-12  # of a squared distance, as a part of the squared norms that it is the difference of
+ROUNDING = 2e-12  # of a squared distance, as a part of the squared length of either end
 ON_THE_SPHERE = 1e-10  # of a squared radius
 
 Features = npt.NDArray[np.float32]
@@ -80,9 +80,10 @@ def radii(features: Features, neighbours: tuple[int, ...], *, device: str = "cpu
 
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:
     """|x_i - y_j|^2, float64 [n, m]; zero where it is no more than rounding."""
-    squares = (x**2).sum(1)[:, None] + (y**2).sum(1)
-    squared = torch.addmm(squares, x, y.T, alpha=-2)
-    return torch.where(squared > ROUNDING * squares, squared, 0.0)
+    lengths = (x**2).sum(1)[:, None]
+    squared = torch.addmm((y**2).sum(1), x, y.T, alpha=-2)
+    squared += lengths
+    return squared.masked_fill_(squared <= ROUNDING * lengths, 0.0)  # near each other, both are as long
 
 
 def _blocks(features: Features, size: int, device: str) -> Iterator[Tensor]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from zigma_bench.errors import NotReady
@@ -24,7 +25,7 @@ def read_state(given: Given, path: Path) -> State:
     """
     try:
         state = _read(given, path)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError, OSError) as error:
         raise unfit(given, path, f"{type(error).__name__} {error}") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise unfit(given, path, type(state).__name__)

@@ -44,8 +44,9 @@ def open_reference(path: Path, *, data: str | None = None) -> Reference:
     if data is not None:
         raise UsageError("only a suite has data sets to choose from", where=OPTION, got=data, do=f"leave {OPTION} out")
     moments = read_moments(path) if path.suffix == ".npz" and path.is_file() else None
-    images = open_images(path) if moments is None or holds_images(path) else None
-    return Reference(images, moments, {"data": path.name})
+    if moments is not None and not holds_images(path):
+        return Reference(None, moments, {"data": path.name})
+    return Reference(open_images(path), moments, {"data": path.name})
 
 
 def _cell(path: Path, data: str | None) -> Cell:
