@@ -179,6 +179,16 @@ def test_a_suite_without_its_autoencoder_stops_and_its_smoke_runs(tmp_path):
     assert [row["role"] for row in rows] == ["floor", "reconstruction", "cell", "ceiling"]
 
 
+def test_an_encoding_that_can_not_be_says_why_before_any_cell_runs(place, tmp_path):
+    """Weights that are cut off are found before anything is encoded."""
+    trained(tmp_path / "cut")
+    file = tmp_path / "cut" / "diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[:5000])
+    words = ("--set", f"data.latents.autoencoder={tmp_path / 'cut'}", "--results", tmp_path, "--device", "cpu")
+    clear_error(run("run", "suite.yaml", *words, cwd=place), 3, "the autoencoder can't be read", "safetensors")
+    assert not list(tmp_path.glob("latent/*/*/record.json"))
+
+
 def test_a_suite_without_latents_has_none_to_encode(write_suite):
     clear_error(run("data", "encode", write_suite()), 2, "no data of this suite has latents")
 

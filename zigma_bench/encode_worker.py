@@ -11,13 +11,14 @@ import json
 import os
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from zigma_bench.cell import load_splits
 from zigma_bench.device import Device
-from zigma_bench.errors import ZigmaBenchError
+from zigma_bench.errors import CellFailed, ZigmaBenchError
 from zigma_bench.plan import Cell
 from zigma_bench.worker import end_with_parent, send, stop_flag, take_device
 
@@ -38,7 +39,18 @@ def main() -> int:
     except ZigmaBenchError as error:
         send(events, {"event": "stopped", "text": str(error)})
         return error.exit_code
+    except Exception as error:  # whatever it was, it is said where the run is watched
+        traceback.print_exc()
+        send(events, {"event": "stopped", "text": _told(error)})
+        return CellFailed.exit_code
     return 0
+
+
+def _told(error: Exception) -> str:
+    from zigma_bench.efficiency.timing import out_of_memory
+
+    hint = "; lower data.latents.batch" if out_of_memory(error) else ""
+    return f"the latents are not encoded: {type(error).__name__}: {error}{hint}"
 
 
 def _encode(

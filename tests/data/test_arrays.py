@@ -118,3 +118,17 @@ def test_rows_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"'features' don't fit.*float64"):
         writer.write(0, {"features": FEATURES[:5].astype(np.float64), "length": LENGTHS[:5]})
     assert 0 in writer.due()
+
+
+def test_a_full_disk_is_an_error_and_leaves_the_other_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = open_writer(tmp_path, LAYOUT)
+    fill(writer, [0])
+
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("zigma_bench.data.arrays.write_atomic", full)
+    with pytest.raises(NotReady, match=r"shard 1 can't be written: No space left.*make room"):
+        fill(writer, [1])
+    monkeypatch.undo()
+    assert writer.due() == [1, 2, 3, 4]

@@ -93,16 +93,25 @@ class ArrayWriter:
         return [fault.shard for fault in faults(self.folder, self.layout)]
 
     def write(self, shard: int, arrays: Mapping[str, Array]) -> None:
-        """Write the rows of a shard, [rows of the shard, *shape] for each field; whole or absent after a kill."""
+        """Write the rows of a shard, [rows of the shard, *shape] for each field; whole or absent after a kill.
+
+        NotReady where the disk takes no more.
+        """
         mark = _mark(self.folder, shard)
         mark.unlink(missing_ok=True)  # a broken shard counts as missing while it is written again
         assert arrays.keys() == self.layout.fields.keys(), (arrays.keys(), self.layout.fields.keys())
         hashes = {}
-        for name, field in self.layout.fields.items():
-            data = _encoded(arrays[name], field, len(self.layout.shards[shard]), name)
-            write_atomic(_file(self.folder, shard, name), data)
-            hashes[name] = hashlib.sha256(data).hexdigest()
-        write_json(mark, {"sha256": hashes})
+        try:
+            for name, field in self.layout.fields.items():
+                data = _encoded(arrays[name], field, len(self.layout.shards[shard]), name)
+                write_atomic(_file(self.folder, shard, name), data)
+                hashes[name] = hashlib.sha256(data).hexdigest()
+            write_json(mark, {"sha256": hashes})
+        except OSError as error:
+            raise NotReady(
+                f"shard {shard} can't be written: {error.strerror}", where=str(self.folder),
+                do="make room, and run the same command again: what was written stays",
+            ) from None  # fmt: skip
 
 
 def open_writer(folder: Path, layout: Layout) -> ArrayWriter:

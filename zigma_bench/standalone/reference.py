@@ -40,6 +40,11 @@ def open_reference(path: Path, *, data: str | None = None) -> Reference:
     """
     if path.suffix in (".yaml", ".yml"):
         cell = _cell(path, data)
+        if cell.reference.images != "pixels":
+            raise UsageError(
+                "the suite's reference is what an autoencoder gives back", where=str(path), expected="images: pixels",
+                do="set reference.images to pixels, or give a folder of images",
+            )  # fmt: skip
         return Reference(load_parts(cell).reference, None, {"data": cell.data_text, "split": cell.reference.split})
     if data is not None:
         raise UsageError("only a suite has data sets to choose from", where=OPTION, got=data, do=f"leave {OPTION} out")
