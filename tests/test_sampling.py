@@ -11,7 +11,8 @@ from zigma_bench.device import Device
 from zigma_bench.errors import Interrupted, NotFinite
 from zigma_bench.plan import make_plan
 from zigma_bench.plugins import catalogue
-from zigma_bench.sampling import draw_images, image_noise, load_images, to_pixels, write_grid
+from zigma_bench.sampling import draw_images, image_noise, load_images, to_pixels
+from zigma_bench.sheets import write_grid
 from zigma_bench.suite import load_suite
 
 CPU = Device("cpu", "test")

@@ -139,11 +139,12 @@ def train_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str, 
 
 
 def sample_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str, Any]]:
-    """Draw the images, a part at a time, and a grid of the first 64; the floor's are held-out images.
+    """Draw the images, a part at a time, and sheets of the first; the floor's are held-out images.
 
     Latents become pixels through the autoencoder, those that were drawn as those of the held-out images.
     """
-    from zigma_bench.sampling import SAMPLES, draw_images, in_parts, save_array, write_grid
+    from zigma_bench.sampling import SAMPLES, draw_images, in_parts, save_array
+    from zigma_bench.sheets import write_sheets
 
     cell, tell = life.cell, life.teller("sample", life.cell.sample.count)
     if cell.role == "floor":
@@ -155,7 +156,7 @@ def sample_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str,
     else:
         network, finish, under = _network_of(life), _finish(life), _under(life, folder)
         pixels, evaluations = draw_images(cell, folder, network, life.device, tell, life.stopped, finish, under)
-    write_grid(folder / "grid.png", pixels)
+    write_sheets(folder, pixels)
     return [], {"count": len(pixels), "evaluations": evaluations}
 
 
@@ -257,7 +258,7 @@ def build(cell: Cell, device_type: str) -> nn.Module:
     assert cell.backbone is not None, "a floor has no network"
     spec = catalogue().get("backbone", cell.backbone.name)
     options = spec.make_options(cell.backbone.options)
-    grid = Grid.of_image(cell.height, cell.width, options.patch)
+    grid = Grid.of_image(cell.height, cell.width, options.patch, cell.frames)
     orders = cell_routes(cell.scan, grid=grid, depth=options.depth, seed=cell.seed, catalogue=catalogue())
     backend = resolve(cell.backend, device_type)
     network: nn.Module = spec.load()(options, grid=grid, channels=cell.channels, routes=orders, backend=backend)

@@ -50,11 +50,11 @@ class Grid:
         return cls(height, width, frames[0] if frames else 1)
 
     @classmethod
-    def of_image(cls, height: int, width: int, patch: int) -> Grid:
-        """The tokens of an image of height x width pixels, cut into patches of p x p."""
+    def of_image(cls, height: int, width: int, patch: int, frames: int = 1) -> Grid:
+        """The tokens of an image of height x width pixels, cut into patches of p x p, or of a clip's frames."""
         if height % patch or width % patch:
             raise NotReady(
                 f"patches of {patch} x {patch} do not divide an image of {height} x {width}",
                 do="choose another patch or another resolution",
             )
-        return cls(height // patch, width // patch)
+        return cls(height // patch, width // patch, frames)

@@ -1,4 +1,4 @@
-"""Images as the program hands them around: uint8, channel first, taken by index, decoded when asked for."""
+"""Images and clips as the program hands them around: uint8, channel first, taken by index, decoded when asked for."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ Pixels = npt.NDArray[np.uint8]
 
 
 class Images(Protocol):
-    """N images of one size. `take(indices)` gives uint8 [n, C, H, W], C 1 or 3, values 0 to 255.
+    """N images of one size. `take(indices)` gives uint8 [n, C, H, W], C 1 or 3, values 0 to 255; of clips of T frames
+    [n, T, C, H, W].
 
     Latents take the place of images where a network sees them: `take` then gives float32.
     Images whose `take` is work, such as decoding, say so by `decodes` (a property that is true), and must pickle:
@@ -85,14 +86,14 @@ def captions_of(images: Images, indices: Sequence[int] | npt.NDArray[np.integer]
 
 @dataclass(frozen=True)
 class ArrayImages:
-    """Images that lie in memory as one array, uint8 [N, C, H, W], with the class and the texts of each or without."""
+    """Images or clips in memory as one array, uint8 [N, (T,) C, H, W], with the class and texts of each or without."""
 
     pixels: Pixels
     classes: Labels | None = None
     texts: Sequence[Texts] | None = None
 
     def __post_init__(self) -> None:
-        assert self.pixels.dtype == np.uint8 and self.pixels.ndim == 4, (self.pixels.dtype, self.pixels.shape)
+        assert self.pixels.dtype == np.uint8 and self.pixels.ndim in (4, 5), (self.pixels.dtype, self.pixels.shape)
         assert self.classes is None or self.classes.shape == (len(self.pixels),), self.classes
         assert self.texts is None or len(self.texts) == len(self.pixels), len(self.texts)
 
@@ -135,6 +136,22 @@ class Subset:
 
     def captions(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> list[Texts]:
         return captions_of(self.images, self.indices[np.asarray(indices, dtype=np.int64)])
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The frames of clips, each as an image of its own: those of the first clip, then those of the second."""
+
+    clips: Images
+    frames: int
+
+    def __len__(self) -> int:
+        return len(self.clips) * self.frames
+
+    def take(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Pixels:
+        clips, places = np.divmod(np.asarray(indices, dtype=np.int64), self.frames)
+        wanted, rows = np.unique(clips, return_inverse=True)  # a clip is decoded once for all of its frames
+        return self.clips.take(wanted)[rows, places]
 
 
 @dataclass(frozen=True)

@@ -195,6 +195,7 @@ class DataFacts:
     `held_out`: the number of validation images, where the options or the source tell it; None where only loading does.
     `conditions`: what it gives beside each image that a network can be conditioned on. `captions`: whether a text is
     beside each image, which becomes a condition where the suite names an encoder.
+    `frames`: of a clip; its images are those of [n, T, C, H, W].
     """
 
     channels: int
@@ -205,19 +206,28 @@ class DataFacts:
     held_out: int | None = None
     conditions: tuple[Condition, ...] = ()
     captions: bool = False
+    frames: int = 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one image, [C, H, W], or of one clip, [T, C, H, W]."""
+        image = (self.channels, self.height, self.width)
+        return image if self.frames == 1 else (self.frames, *image)
 
 
 @dataclass(frozen=True)
 class DatasetFacts:
     """`describe(options) -> DataFacts` looks at files but decodes none.
 
-    `smoke`: the option values of a toy of 8 x 8 pixels that needs no file; without it a smoke run takes the digits.
+    `smoke`: the option values of a toy of few pixels that needs no file; without it a smoke run takes the `toy`, an
+    embedded data set, in its place.
     `check`: `"module:function"` that gives the parts of a check of all files (data/check.py); without it a check takes
     every image of what the data set loads.
     """
 
     describe: Callable[[Any], DataFacts]
     smoke: Mapping[str, Any] | None = None
+    toy: str = "digits"
     check: str | None = None
 
 
@@ -239,7 +249,9 @@ class TransformFacts:
 class MetricFacts:
     """What a plan must know of a metric.
 
-    `needs`: `samples` (images against a reference) or `network` (the trained network on held-out images).
+    `smoke`: the option values of a toy. `of`: what it measures: single `images`, the `frames` of clips, whole `clips`,
+    or `either` images or clips. `needs`: `samples` (images against a reference) or `network` (the trained network on
+    held-out images).
     `missing(options) -> tuple[Missing, ...]`; `minimum_images`: fewer are refused. `fingerprint(options)`: what the
     figure depends on beyond its options, such as the hash of a weights file; it enters the quality stage's identity.
     `beside`: metrics that a suite must list with it, since it can't be read alone. `compares`: False for a figure of
@@ -252,6 +264,8 @@ class MetricFacts:
     missing: Callable[[Any], tuple[Missing, ...]] = lambda options: ()
     minimum_images: Callable[[Any], int] = lambda options: 2
     fingerprint: Callable[[Any], str] = lambda options: ""
+    of: Literal["images", "frames", "clips", "either"] = "images"
+    smoke: Mapping[str, Any] = field(default_factory=dict)
     beside: tuple[str, ...] = ()
     compares: bool = True
 

@@ -7,7 +7,6 @@ device or restart (diffusion/noise.py).
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,6 @@ from zigma_bench.plan import Cell
 from zigma_bench.store import write_atomic
 
 SAMPLES, CAPTIONS = "samples.npy", "captions.json"
-GRID_SIDE = 8
 LABEL_SEED = 20240531  # part of the protocol, as that of the held-out images
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -59,7 +57,7 @@ def draw_images(
     finish: Callable[[Tensor], Pixels] = to_pixels,
     under: Under | None = None,
 ) -> tuple[Pixels, int]:
-    """The cell's images, uint8 [N, C, H, W], written to `folder`, and the evaluations that each part took at most.
+    """The cell's images, uint8 [N, (T,) C, H, W], written to `folder`, and the evaluations that a part took at most.
 
     `finish` makes pixels of what the network draws. `under`: the label or text of each image; without it those of a
     cell with classes are drawn in balance.
@@ -108,11 +106,11 @@ def in_parts(
 def draw_part(
     cell: Cell, indices: range, network: Network, device: Device, under: Under | None = None
 ) -> tuple[Tensor, int]:
-    """What the network draws of some indices, float [B, C, H, W] on the device, and the evaluations that it took.
+    """What the network draws of some indices, float [B, *cell.shape] on the device, and the evaluations that it took.
 
     `network` says what the recipe trained it to.
     """
-    shape = (cell.channels, cell.height, cell.width)
+    shape = cell.shape
     noise = torch.stack([image_noise(cell.seed, index, shape) for index in indices]).to(device.name)
     stirred = StepNoise(cell.seed, indices, shape, device.name)
     said = network
@@ -158,22 +156,3 @@ def write_npz(path: Path, **arrays: Array) -> None:
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     write_atomic(path, buffer.getvalue())
-
-
-def write_grid(path: Path, pixels: Pixels) -> None:
-    """The first 64 images as one PNG, 8 a row, uncurated; small images are enlarged by whole pixels."""
-    from PIL import Image
-
-    shown = pixels[: GRID_SIDE * GRID_SIDE]
-    enlarge = max(1, 48 // max(shown.shape[2:]))
-    tiles = [
-        np.pad(tile, ((0, 0), (1, 1), (1, 1)), constant_values=64)
-        for tile in shown.repeat(enlarge, 2).repeat(enlarge, 3)
-    ]
-    while len(tiles) % GRID_SIDE:
-        tiles.append(np.zeros_like(tiles[0]))
-    rows = [np.concatenate(tiles[i : i + GRID_SIDE], axis=2) for i in range(0, len(tiles), GRID_SIDE)]
-    sheet = np.concatenate(rows, axis=1).transpose(1, 2, 0)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    Image.fromarray(sheet[..., 0] if sheet.shape[2] == 1 else sheet).save(temporary, format="PNG")
-    os.replace(temporary, path)

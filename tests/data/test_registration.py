@@ -20,13 +20,16 @@ def specs() -> dict[str, Spec]:
 
 def test_all_sources_load_and_describe_themselves() -> None:
     found = specs()
-    assert sorted(found) == ["digits", "faceshq", "gaussian-random-field", "huggingface"]
+    assert sorted(found) == [
+        "coco", "digits", "faceshq", "gaussian-random-field", "huggingface", "mm-celeba", "moving-digits", "ucf101",
+    ]  # fmt: skip
     given = {"huggingface": {"path": "parquet", "resolution": 8, "data_files": "absent.parquet", "validation": 1}}
     given["gaussian-random-field"] = {"slope": 2.0}
     for name, spec in found.items():
         options = spec.make_options(spec.resolve(given.get(name, {}), where="test"))
         facts = spec.facts.describe(options)
-        assert len(facts.fingerprint) == 64 and facts.held_out == options.validation
+        held_out = {"coco": 40_504, "ucf101": None}.get(name, getattr(options, "validation", None))
+        assert len(facts.fingerprint) == 64 and facts.held_out == held_out
         assert callable(spec.load())
 
 

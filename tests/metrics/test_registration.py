@@ -16,6 +16,7 @@ COVERS = ("precision", "recall", "density", "coverage")
 NAMES = {"val-loss", "fid", "fid-infinity", "kid", "is", *COVERS}
 NAMES |= {f"{kind}-{other}" for other in OTHERS for kind in ("fd", "kid", *COVERS)}
 NAMES |= {f"fd-{other}-infinity" for other in OTHERS}
+NAMES |= {"frame-fid", "frame-kid", "frame-fd-efflite0", "frame-kid-efflite0", "fvd"}
 HIGHER = {name for name in NAMES if name == "is" or name.split("-")[0] in COVERS}
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from zigma_bench.cli.data_check import check as check_data
 from zigma_bench.cli.suites import DEFAULT_RESULTS, AsJson, DeviceName, Only, Results, Settings, Smoke, SuiteFile
 from zigma_bench.errors import NotReady, UsageError
 
@@ -16,9 +17,7 @@ data = typer.Typer(help="Prepare and check the data of a suite.", no_args_is_hel
 CHECK_HELP = "Compare the checksums of what is there, and write nothing; code 3 where something is missing or broken."
 
 
-@data.callback()
-def _group() -> None:
-    """A group, however many commands it has."""
+data.command("check")(check_data)
 
 
 @data.command()

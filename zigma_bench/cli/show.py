@@ -51,7 +51,7 @@ def show_plan(plan: Plan, results: Path, device: Device) -> None:
             f"{cell.train_images:,}" if cell.train_images else f"{cell.train_seconds} s" if cell.train_seconds else ""
         )
         rows.append([
-            cell.label, f"{cell.channels}x{cell.height}x{cell.width}", f"{cell.tokens:,}" if network else "",
+            cell.label, "x".join(map(str, cell.shape)), f"{cell.tokens:,}" if network else "",
             f"{cell.scanned_ratio:g}" if cell.scanned_ratio else "", f"{cell.parameters / 1e6:.2f}" if network else "",
             f"{sum(cell.forward_flops.values()) / 1e9:.3g}" if network else "", scan_share(cell.forward_flops), images,
             "?" if guess.seconds is None else duration(guess.seconds),

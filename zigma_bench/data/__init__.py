@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from zigma_bench.data import digits, faceshq, random_field, source, transforms
-from zigma_bench.data.options import DigitsOptions, FacesHQOptions, GaussianRandomFieldOptions, HuggingFaceOptions
+from zigma_bench.data import coco, digits, faceshq, mm_celeba, moving_digits, random_field, source, transforms, ucf101
+from zigma_bench.data.options import (
+    CocoOptions,
+    DigitsOptions,
+    FacesHQOptions,
+    GaussianRandomFieldOptions,
+    HuggingFaceOptions,
+    MmCelebaOptions,
+    MovingDigitsOptions,
+    Ucf101Options,
+)
 from zigma_bench.hookspecs import hookimpl
 from zigma_bench.registry import DatasetFacts, TransformFacts
 
@@ -29,6 +38,32 @@ def register_datasets(register: Callable[..., None]) -> None:
         "zigma_bench.data.faceshq:load",
         options=FacesHQOptions,
         facts=DatasetFacts(describe=faceshq.describe, check="zigma_bench.data.faceshq:parts"),
+    )
+    register(
+        "mm-celeba",
+        "zigma_bench.data.mm_celeba:load",
+        options=MmCelebaOptions,
+        facts=DatasetFacts(describe=mm_celeba.describe, check="zigma_bench.data.mm_celeba:parts"),
+    )
+    register(
+        "coco",
+        "zigma_bench.data.coco:load",
+        options=CocoOptions,
+        facts=DatasetFacts(describe=coco.describe, check="zigma_bench.data.coco:parts"),
+    )
+    register(
+        "ucf101",
+        "zigma_bench.data.ucf101:load",
+        options=Ucf101Options,
+        facts=DatasetFacts(describe=ucf101.describe, check="zigma_bench.data.ucf101:parts", toy="moving-digits"),
+    )
+    register(
+        "moving-digits",
+        "zigma_bench.data.moving_digits:load",
+        options=MovingDigitsOptions,
+        facts=DatasetFacts(
+            describe=moving_digits.describe, smoke={"frames": 3, "resolution": 12, "clips": 160, "validation": 80}
+        ),
     )
     register(
         "gaussian-random-field",

@@ -36,7 +36,13 @@ class Autoencoder:
     device: str
 
     def moments(self, pixels: Pixels) -> Moments:
-        """uint8 [n, C, H, W] -> float32 [n, 2c, h, w]: the posterior's means, then its log-variances, not scaled."""
+        """uint8 [n, C, H, W] -> float32 [n, 2c, h, w]: the posterior's means, then its log-variances, not scaled.
+
+        The frames of clips [n, T, C, H, W] go through it one by one.
+        """
+        if pixels.ndim == 5:
+            flat = self.moments(pixels.reshape(-1, *pixels.shape[2:]))
+            return flat.reshape(*pixels.shape[:2], *flat.shape[1:])
         parts = []
         with torch.no_grad(), arithmetic(self.space.given.precision, self.device):
             for start in range(0, len(pixels), self.space.given.batch):
@@ -50,7 +56,13 @@ class Autoencoder:
         return found
 
     def decode(self, latents: Tensor) -> Tensor:
-        """What networks draw, [n, c, h, w], as images [n, C, H, W] with values about [-1, 1], float32 on the CPU."""
+        """What networks draw, [n, c, h, w], as images [n, C, H, W] with values about [-1, 1], float32 on the CPU.
+
+        The frames of clips [n, T, c, h, w] come back one by one.
+        """
+        if latents.ndim == 5:
+            flat = self.decode(latents.flatten(0, 1))
+            return flat.reshape(*latents.shape[:2], *flat.shape[1:])
         parts = []
         scale, shift = scaling(self.space, self.device)
         with torch.no_grad(), arithmetic(self.space.given.precision, self.device):

@@ -143,7 +143,7 @@ def _wrong(name: str, images: Images, indices: range, facts: DataFacts) -> list[
         pixels = images.take(indices)
     except Exception as error:
         return [_problem(error, where, BadImage)]
-    shape = (len(indices), facts.channels, facts.height, facts.width)
+    shape = (len(indices), *facts.shape)
     if pixels.dtype == np.uint8 and pixels.shape == shape:
         return []
     got = f"{pixels.dtype} {list(pixels.shape)}"

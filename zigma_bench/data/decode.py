@@ -26,7 +26,7 @@ Resize = Literal["short-side-center-crop", "adm-center-crop", "squash", "none"]
 def decode(data: bytes, *, channels: int, resolution: int, resize: Resize, where: str) -> Pixels:
     """An encoded image as uint8 [channels, resolution, resolution]; BadImage, which names `where`, if it is broken."""
     image = flat_image(data, where).convert("RGB" if channels == 3 else "L")
-    image = _fitted(image, resolution, resize, where)
+    image = fitted(image, resolution, resize, where)
     pixels = np.asarray(image)
     return np.ascontiguousarray(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1))
 
@@ -92,7 +92,7 @@ def _flat(image: Image.Image, where: str) -> Image.Image:
     return image
 
 
-def _fitted(image: Image.Image, resolution: int, resize: Resize, where: str) -> Image.Image:
+def fitted(image: Image.Image, resolution: int, resize: Resize, where: str) -> Image.Image:
     """The image at resolution x resolution."""
     if image.size == (resolution, resolution):
         return image

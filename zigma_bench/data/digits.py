@@ -42,10 +42,14 @@ def describe(options: DigitsOptions) -> DataFacts:
 def load(options: DigitsOptions) -> Splits:
     """The digits as uint8 [N, 1, resolution, resolution], 0 black ground to 255 ink; `validation` of them held out."""
     _check(options)
+    return hold_out(all_digits(options.resolution, options.caption), options.validation, where="digits")
+
+
+def all_digits(resolution: int = SIDE, caption: str | None = None) -> ArrayImages:
+    """All 1,797 in the order of their file, each with its class and, if asked, its texts."""
     pixels, classes = _table()
-    texts = None if options.caption is None else [_texts(int(k), options.caption) for k in classes]
-    images = ArrayImages(_scaled(pixels, options.resolution), classes, texts)
-    return hold_out(images, options.validation, where="digits")
+    texts = None if caption is None else [_texts(int(k), caption) for k in classes]
+    return ArrayImages(_scaled(pixels, resolution), classes, texts)
 
 
 def _check(options: DigitsOptions) -> None:

@@ -125,6 +125,6 @@ def _given_back(
 
 def _chunks(rows: range, space: LatentSpace) -> list[range]:
     """The rows in whole batches of the autoencoder, as many as CHUNK_BYTES of pixels hold, and one at least."""
-    batches = max(1, CHUNK_BYTES // (space.channels * space.height * space.width * space.given.batch))
+    batches = max(1, CHUNK_BYTES // (space.frames * space.channels * space.height * space.width * space.given.batch))
     size = batches * space.given.batch
     return [rows[i : i + size] for i in range(0, len(rows), size)]

@@ -24,7 +24,8 @@ WHAT = (
 )
 GET = (
     "get the images from the projects CelebA-HQ (tkarras/progressive_growing_of_gans) and FFHQ (NVlabs/ffhq-dataset) "
-    "under their licences, and put them, in any folders, as {root}/**/*.png or *.jpg; or set root"
+    "under their licences, and put them, in any folders, as {root}/**/*.png or *.jpg, or set root; then look at them "
+    "all: zigma-bench data check faceshq --from {root}"
 )
 
 

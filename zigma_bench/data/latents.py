@@ -1,7 +1,8 @@
 """Images as an autoencoder's latents, read from a cache that was encoded once.
 
     CACHE/train/, CACHE/validation/     stores of data/arrays.py
-        moments [2c, h, w]              the means of each image's posterior, then its log-variances, not scaled
+        moments [2c, h, w]              the means of each image's posterior, then its log-variances, not scaled;
+                                        of a clip [T, 2c, h, w], its frames one by one
         mirrored [2c, h, w]             those of its mirror image, where training flips
     CACHE/reconstructed-SPLIT-POSTERIOR/  only where the suite's reference is made of them
         pixels [C, H, W]                uint8, each image decoded from its fixed draw
@@ -54,8 +55,8 @@ class LatentImages:
         return drawn_labels_of(self.images, indices, seed)
 
     def take(self, indices: Indices) -> Array:
-        """The latents as networks see them, float32 [n, c, h, w]; of each image always the same."""
-        mean, logvar = np.split(self.store.take("moments", indices).astype(np.float32), 2, axis=1)
+        """The latents as networks see them, float32 [n, (T,) c, h, w]; of each image always the same."""
+        mean, logvar = np.split(self.store.take("moments", indices).astype(np.float32), 2, axis=-3)
         if self.space.given.posterior == "sample":
             normal = [fixed_normal(int(index), mean.shape[1:]) for index in indices]
             mean = mean + np.exp(0.5 * logvar) * np.stack(normal) if normal else mean
@@ -77,12 +78,12 @@ class LatentImages:
         return moments
 
     def drawn(self, moments: torch.Tensor, *, seed: int, device: torch.device) -> torch.Tensor:
-        """Latents drawn from the posteriors of moments, on a device, float32 [n, c, h, w]."""
+        """Latents drawn from the posteriors of moments, on a device, float32 [n, (T,) c, h, w]."""
         import torch
 
         from zigma_bench.data.autoencoder import scaling
 
-        mean, logvar = moments.to(device, non_blocking=True).float().chunk(2, dim=1)
+        mean, logvar = moments.to(device, non_blocking=True).float().chunk(2, dim=-3)
         if self.space.given.posterior == "sample":
             draw = torch.Generator(device).manual_seed(seed)
             normal = torch.randn(mean.shape, generator=draw, device=device)
@@ -142,10 +143,11 @@ def folder_of(space: LatentSpace, cache: Path) -> Path:
 
 def layout_of(space: LatentSpace, name: str, rows: int) -> Layout:
     """What one of the stores of a cache holds."""
+    frames = () if space.frames == 1 else (space.frames,)
     if name.startswith(RECONSTRUCTED):
-        pixels = {"pixels": Field("uint8", (space.channels, space.height, space.width))}
+        pixels = {"pixels": Field("uint8", (*frames, space.channels, space.height, space.width))}
         return Layout.of({**space.facts, "store": name}, pixels, rows)
     c, h, w = space.shape
-    field = Field(space.given.dtype, (2 * c, h, w))
+    field = Field(space.given.dtype, (*frames, 2 * c, h, w))
     names = ("moments", "mirrored") if space.mirrored and name == "train" else ("moments",)
     return Layout.of({**space.cached, "store": name}, dict.fromkeys(names, field), rows)

@@ -85,6 +85,66 @@ class FacesHQOptions:
 
 
 @dataclass(frozen=True)
+class MmCelebaOptions:
+    """Multi-Modal-CelebA-HQ: the 30,000 faces of CelebA-HQ, each with ten texts, in a folder that you provide.
+
+    `root`: the folder of images/N.jpg and celeba-caption/N.txt. Images are scaled down to `resolution`. `images`: how
+    many there must be, the first so many of the set. `validation`: images held out by a fixed permutation.
+    """
+
+    root: str = "data/mm-celeba"
+    resolution: Resolution = 256
+    images: Annotated[int, Ge(2), Le(30_000)] = 30_000
+    validation: Count = 6000
+
+
+@dataclass(frozen=True)
+class CocoOptions:
+    """MS-COCO: photographs with about five texts each, in a folder that you provide; its own validation split.
+
+    `root`: the folder of train2014, val2014 and annotations (`edition`: or those of 2017). The short side is scaled to
+    `resolution` and the centre cut out. `train_images`, `validation_images`: how many there must be, if not all.
+    """
+
+    root: str = "data/coco"
+    edition: Literal["2014", "2017"] = "2014"
+    resolution: Resolution = 256
+    train_images: Count | None = None
+    validation_images: Count | None = None
+
+
+@dataclass(frozen=True)
+class Ucf101Options:
+    """UCF101: clips of videos of 101 human actions, in a folder that you provide; videos are read by PyAV.
+
+    `root`: the folder of UCF-101 and ucfTrainTestlist; `split`: which of its three lists, whose test videos are held
+    out. A clip has `frames` that lie `stride` apart, and a video gives `clips`: one from its middle, or so many evenly
+    spread from its first frame to its last. The short side is scaled to `resolution` and the centre cut out.
+    """
+
+    root: str = "data/ucf101"
+    resolution: Resolution = 256
+    frames: Annotated[int, Ge(2), Le(256)] = 16
+    stride: Annotated[int, Ge(1), Le(64)] = 1
+    clips: Annotated[int, Ge(1), Le(64)] = 1
+    split: Literal[1, 2, 3] = 1
+
+
+@dataclass(frozen=True)
+class MovingDigitsOptions:
+    """Clips of the digits of scikit-learn, each moving through a dark field: one channel, ten classes, no download.
+
+    `frames` of a clip, `resolution` of the field. `clips`: of the first so many digits, one each; `validation` of them
+    are held out by a fixed permutation.
+    """
+
+    frames: Annotated[int, Ge(2), Le(64)] = 8
+    resolution: Annotated[int, Ge(9), Le(256)] = 16
+    clips: Annotated[int, Ge(2), Le(1797)] = 1797
+    validation: Count = 1000
+
+
+@dataclass(frozen=True)
 class GaussianRandomFieldOptions:
     """Gaussian random fields with the power spectrum k^-slope, drawn when they are taken: nothing to download.
 

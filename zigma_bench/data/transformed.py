@@ -25,7 +25,7 @@ from zigma_bench.images import (
 MEMORY_BYTES = 2**30  # a split whose pixels fit is transformed once and kept
 CHUNK = 1000  # images at a time
 
-Step = Callable[[Pixels], Pixels]  # uint8 [n, C, H, W] to the same shape
+Step = Callable[[Pixels], Pixels]  # uint8 [n, C, H, W] to the same shape; of clips, each frame is an image
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,8 @@ class TransformedImages:
         return np.concatenate(parts)
 
     def _after(self, pixels: Pixels) -> Pixels:
+        if pixels.ndim == 5:
+            return self._after(pixels.reshape(-1, *pixels.shape[2:])).reshape(pixels.shape)
         for step in self.steps if len(pixels) else ():
             after = step(pixels)
             if after.dtype != np.uint8 or after.shape != pixels.shape:

@@ -53,10 +53,12 @@ def guided(network: Network, y: Told, dropped: Told, guidance: Guidance) -> Netw
         halves = zip(parts_of(y), parts_of(dropped), strict=True)
         both = network(torch.cat([x, x]), torch.cat([t, t]), *(torch.cat(pair) for pair in halves))
         with_, without = both.chunk(2)
-        channels = x.shape[1] if guidance.channels == "all" else min(DIT_CHANNELS, x.shape[1])
+        axis = x.ndim - 3  # of channels, in an image [B, C, H, W] and in a clip [B, T, C, H, W]
+        channels = x.shape[axis] if guidance.channels == "all" else min(DIT_CHANNELS, x.shape[axis])
         scale = scale_at(t, guidance).reshape(-1, *[1] * (x.ndim - 1))
-        steered = without[:, :channels] + scale * (with_ - without)[:, :channels]
-        return torch.cat([steered, with_[:, channels:]], dim=1)
+        steered = without.narrow(axis, 0, channels) + scale * (with_ - without).narrow(axis, 0, channels)
+        beyond = with_.narrow(axis, channels, with_.shape[axis] - channels)
+        return torch.cat([steered, beyond], dim=axis)
 
     return run
 

@@ -137,7 +137,7 @@ def _ready_to_train(cell: Cell, network: nn.Module, device: Device) -> None:
 
 
 def _noise(cell: Cell, batch: int, device: Device) -> Tensor:
-    shape = (batch, cell.channels, cell.height, cell.width)
+    shape = (batch, *cell.shape)
     return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device.name)
 
 
@@ -170,6 +170,6 @@ def _texts(cell: Cell, device: Device) -> NoiseTexts | None:
 
 def _images(cell: Cell) -> ArrayImages:
     """Noise, all of the first class or text."""
-    shape = (cell.train.batch, cell.channels, cell.height, cell.width)
+    shape = (cell.train.batch, *cell.shape)
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     return ArrayImages(images, np.zeros(cell.train.batch, np.int64))

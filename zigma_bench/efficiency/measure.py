@@ -19,7 +19,16 @@ from zigma_bench.device import Device
 from zigma_bench.efficiency.calls import STAGES, make_stage
 from zigma_bench.efficiency.card import Meter, find_meter, joules_a_call
 from zigma_bench.efficiency.ceilings import ceilings, scan_alone
-from zigma_bench.efficiency.timing import AGREEMENT, Timing, out_of_memory, peak_memory, release, time_calls
+from zigma_bench.efficiency.timing import (
+    AGREEMENT,
+    CALLS_IN_A_ROW,
+    MOST_WARM_UPS,
+    Timing,
+    out_of_memory,
+    peak_memory,
+    release,
+    time_calls,
+)
 from zigma_bench.ops.backends import resolve
 from zigma_bench.plan import Cell
 from zigma_bench.record import Measurement
@@ -76,7 +85,8 @@ def _measure_stage(
     def timed() -> Round:
         stage = make_stage(name, cell, network, device)
         before = meter.state()
-        timing = time_calls(stage.call, repeats, device, stopped)
+        most = CALLS_IN_A_ROW if cell.smoke else MOST_WARM_UPS  # no figure of a smoke run means anything
+        timing = time_calls(stage.call, repeats, device, stopped, most=most)
         after, memory = meter.state(), peak_memory(device)
         joules = joules_a_call(stage.call, device, meter)
         card = {"before": before, "after": after}

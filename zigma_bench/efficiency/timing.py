@@ -68,8 +68,10 @@ class Timing:
         )
 
 
-def time_calls(call: Callable[[], object], repeats: int, device: Device, stopped: Callable[[], bool]) -> Timing:
-    """Warm up until stable, then time `repeats` calls; raises Interrupted when `stopped()`."""
+def time_calls(
+    call: Callable[[], object], repeats: int, device: Device, stopped: Callable[[], bool], *, most: int = MOST_WARM_UPS
+) -> Timing:
+    """Warm up until stable, or `most` calls, then time `repeats` calls; raises Interrupted when `stopped()`."""
 
     def timed() -> tuple[float, float | None]:
         if stopped():
@@ -78,7 +80,7 @@ def time_calls(call: Callable[[], object], repeats: int, device: Device, stopped
 
     first, _ = timed()
     warm_ups: list[float] = []
-    while not _agree(warm_ups[-CALLS_IN_A_ROW:]) and len(warm_ups) < MOST_WARM_UPS:
+    while not _agree(warm_ups[-CALLS_IN_A_ROW:]) and len(warm_ups) < most:
         warm_ups.append(timed()[0])
     counted = [timed() for _ in range(repeats)]
     by_card = tuple(seconds for _, seconds in counted if seconds is not None)

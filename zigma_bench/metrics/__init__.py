@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from zigma_bench.hookspecs import hookimpl
 from zigma_bench.metrics import weights
+from zigma_bench.metrics.clip_metrics import register_clip_metrics
 from zigma_bench.metrics.names import FAMILIES, OF_ALL, Family, Kind, metric_name
 from zigma_bench.metrics.options import (
     ClipOptions,
@@ -57,7 +58,14 @@ def register_metrics(register: Callable[..., None]) -> None:
         "val-loss",
         "zigma_bench.metrics.val_loss:val_loss",
         options=ValLossOptions,
-        facts=MetricFacts(unit="1", better="lower", needs="network", minimum_images=lambda options: 1),
+        facts=MetricFacts(
+            unit="1",
+            better="lower",
+            needs="network",
+            of="either",
+            minimum_images=lambda options: 1,
+            smoke={"images": 64},
+        ),
         doc="Mean squared error of the velocity on held-out images, at 8 fixed times with fixed noise",
     )
     for family in FAMILIES:
@@ -69,6 +77,7 @@ def register_metrics(register: Callable[..., None]) -> None:
                 facts=_facts(kind, family),
                 doc=f"{WHAT[kind][0]} on {NETWORKS[family]} features",
             )
+    register_clip_metrics(register)
 
 
 def _measured(kind: Kind, family: Family, options: Any, subject: Subject) -> Measurement:

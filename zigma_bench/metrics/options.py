@@ -42,3 +42,8 @@ class Dinov2Options(WeightsOptions):
 @dataclass(frozen=True)
 class ClipOptions(WeightsOptions):
     """`weights`: the path of a weights file of CLIP's authors; null looks in the usual places."""
+
+
+@dataclass(frozen=True)
+class I3dOptions(WeightsOptions):
+    """`weights`: the path of a TorchScript file of an I3D for FVD; null looks in the usual places."""

@@ -158,6 +158,7 @@ class Cell(Strict):
     transforms: tuple[Transform, ...] = ()
     data_label: str | None = None
     latents: LatentSpace | None = None
+    frames: int = 1
     text: TextFeatures | None = None  # of a cell whose condition is a text
 
     @property
@@ -212,6 +213,12 @@ class Cell(Strict):
         if self.role == "cell" and self.efficiency is not None:
             found.append("efficiency")
         return tuple(found)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one image, [C, H, W], or of one clip, [T, C, H, W]."""
+        image = (self.channels, self.height, self.width)
+        return image if self.frames == 1 else (self.frames, *image)
 
     @property
     def train_steps(self) -> int | None:
@@ -285,7 +292,7 @@ class Cell(Strict):
             "scan": _dump(self.scan),
             "orders": self.order_digests,
             "backend": self.backend,
-            "shape": [self.channels, self.height, self.width],
+            "shape": list(self.shape),
             "precision": self.train.precision,
             **self.objective_facts,
         }

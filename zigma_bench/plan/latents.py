@@ -70,7 +70,7 @@ def latent_space(
     space = LatentSpace(
         given=given, weights_sha256=hashes[0], config_sha256=hashes[1], latent_channels=known.latent_channels,
         factor=known.factor, scale=known.scale, shift=known.shift, images=facts.fingerprint, channels=facts.channels,
-        height=facts.height, width=facts.width, mirrored=mirrored,
+        height=facts.height, width=facts.width, mirrored=mirrored, frames=facts.frames,
     )  # fmt: skip
     channels, height, width = space.shape
     told = digest({"latents": space.facts})

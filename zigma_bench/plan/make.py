@@ -69,7 +69,8 @@ def make_plan(suite: Suite, source: Source, catalogue: Catalogue, *, smoke: bool
     made = [_cells_on(data, suite, metrics, source, catalogue, smoke) for data in sets]
     all_cells = tuple(cell for cells, _ in made for cell in cells)
     missing = [item for data in sets for item in data.facts.missing]
-    missing += _missing_metrics(catalogue, suite, metrics, smoke)
+    frames = min(data.facts.frames for data in sets)
+    missing += _missing_metrics(catalogue, suite, metrics, frames, smoke)
     missing = list(dict.fromkeys(missing))
     return Plan(suite, source.question, source.file, all_cells, tuple(missing), smoke, all_cells, made[0][1])
 
@@ -84,6 +85,7 @@ def _cells_on(
 ) -> tuple[list[Cell], Cell]:
     """All cells on one data set, its two anchors among them, and a cell of the baseline's row."""
     _check_held_out(suite, data.facts, source)
+    _check_metrics(catalogue, metrics, data.facts, source)
 
     def entry(index: int, comparison: Comparison) -> list[Cell]:
         return _cells(suite, comparison, index, data, metrics, source, catalogue, smoke)
@@ -184,6 +186,7 @@ def _cells(
                     channels=facts.channels,
                     height=facts.height,
                     width=facts.width,
+                    frames=facts.frames,
                     seed=seed,
                     order_digests=tuple(route.digest for route in orders),
                     scanned_ratio=sum(r.scanned_ratio for r in orders) / len(orders) if orders else 0.0,
@@ -234,7 +237,7 @@ def _price(
 ) -> tuple[Grid, tuple[Route, ...], Cost]:
     """The grid, the checked orders and the cost of one cell's network."""
     options = spec.make_options(backbone.options)
-    grid = Grid.of_image(facts.height, facts.width, options.patch)
+    grid = Grid.of_image(facts.height, facts.width, options.patch, facts.frames)
     orders = cell_routes(scan, grid=grid, depth=options.depth, seed=seed, catalogue=catalogue)
     if spec.facts.check is not None:
         spec.facts.check(options, grid=grid, routes=orders)
@@ -409,7 +412,22 @@ def _metric_fingerprint(catalogue: Catalogue, metric: Resolved) -> str:
     return str(spec.facts.fingerprint(spec.make_options(metric.options)))
 
 
-def _missing_metrics(catalogue: Catalogue, suite: Suite, metrics: Sequence[Resolved], smoke: bool) -> list[Missing]:
+def _check_metrics(catalogue: Catalogue, metrics: Sequence[Resolved], facts: DataFacts, source: Source) -> None:
+    """A metric of images is not one of clips, nor the other way round."""
+    fitting = ("either", "frames", "clips") if facts.frames > 1 else ("either", "images")
+    for index, metric in enumerate(metrics):
+        of = catalogue.get("metric", metric.name).facts.of
+        if of not in fitting:
+            got = f"clips of {facts.frames} frames" if facts.frames > 1 else "single images"
+            raise UsageError(
+                f"the metric {metric.name!r} is one of {of}", where=source.where("quality", index), expected=f"{of}",
+                got=got, do="take frame-fd-efflite0 or frame-kid-efflite0" if facts.frames > 1 else "take fd-efflite0",
+            )  # fmt: skip
+
+
+def _missing_metrics(
+    catalogue: Catalogue, suite: Suite, metrics: Sequence[Resolved], frames: int, smoke: bool
+) -> list[Missing]:
     """What the metrics lack; a smoke run measures what it can and writes the rest down as refused."""
     if smoke:
         return []
@@ -419,10 +437,12 @@ def _missing_metrics(catalogue: Catalogue, suite: Suite, metrics: Sequence[Resol
         options = spec.make_options(metric.options)
         missing += spec.facts.missing(options)
         minimum = spec.facts.minimum_images(options)
-        if spec.facts.needs == "samples" and suite.sample.count < minimum:
+        count = suite.sample.count * (frames if spec.facts.of == "frames" else 1)
+        if spec.facts.needs == "samples" and count < minimum:
+            drawn = f"sample.count is {suite.sample.count:,}" + (f" clips of {frames} frames" if frames > 1 else "")
             missing.append(
                 Missing(
-                    f"{metric.name} needs at least {minimum:,} images and sample.count is {suite.sample.count:,}",
+                    f"{metric.name} needs at least {minimum:,} images and {drawn}",
                     "raise sample.count, or take a metric such as kid-efflite0 or fd-efflite0",
                 )
             )

@@ -54,11 +54,20 @@ def smoke_suite(suite: Suite, catalogue: Catalogue, source: Source) -> Suite:
             "budget": None if suite.timed_alone else Budget(images=64),
             "sample": sample,
             "train": train,
+            "quality": tuple(
+                _toy_metric(metric, catalogue, source.where("quality", i)) for i, metric in enumerate(suite.quality)
+            ),
             "efficiency": suite.efficiency and _toy_efficiency(suite.efficiency),
             "reference": Reference(split="train", images=suite.reference.images),
             "size_match": SizeMatch(by="none"),  # toys are of no size that means anything
         }
     )
+
+
+def _toy_metric(metric: Choice, catalogue: Catalogue, where: str) -> Choice:
+    """A metric on fewer images, where it says how."""
+    smoke = catalogue.get("metric", metric.name, where=where).facts.smoke
+    return Choice.model_validate({"name": metric.name, **metric.options, **smoke})
 
 
 def _toy_efficiency(timed: Efficiency) -> Efficiency:
@@ -84,7 +93,7 @@ def toys(suite: Suite, catalogue: Catalogue, source: Source) -> tuple[Data, ...]
 
 def _toy(given: Data, place: tuple[str | int, ...], catalogue: Catalogue, source: Source) -> Data:
     where = source.where(*place)
-    smoke = catalogue.get("dataset", given.name, where=where).facts.smoke
+    facts = catalogue.get("dataset", given.name, where=where).facts
     resolve(catalogue, "dataset", given, where)  # typos die here too
     transforms = []
     for index, choice in enumerate(given.transforms):
@@ -92,7 +101,11 @@ def _toy(given: Data, place: tuple[str | int, ...], catalogue: Catalogue, source
         resolve(catalogue, "transform", choice, where)
         toy = catalogue.get("transform", choice.name).facts.smoke
         transforms.append({"name": choice.name, **choice.options, **toy})
-    base: dict[str, Any] = {"name": "digits"} if smoke is None else {"name": given.name, **given.options, **smoke}
+    base: dict[str, Any]
+    if facts.smoke is None:
+        base = {"name": facts.toy, **(catalogue.get("dataset", facts.toy).facts.smoke or {})}
+    else:
+        base = {"name": given.name, **given.options, **facts.smoke}
     if given.text is not None:  # the digits have texts, which no file is needed to read
         toy_text = given.text.model_dump() | {"encoder": encoders.RANDOM_WORDS, "revision": None, "tokens": TOY_TOKENS}
         base = {"name": "digits", "caption": "several", "text": toy_text}

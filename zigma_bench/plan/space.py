@@ -15,9 +15,10 @@ class LatentSpace(Strict):
     """`given` as the suite has it. The autoencoder is known by the sha256 of its weights and of its configuration.
 
     An image [channels, height, width] becomes a latent z [latent_channels, height / factor, width / factor], of which
-    networks see (z - shift) * scale. `images` is the fingerprint of the pixels, `mirrored` whether the cache also
-    holds each image's mirror image, encoded: a mirrored latent is not the latent of the mirrored image. `reconstructed`
-    is the split whose images the cache also holds decoded, as the suite's reference.
+    networks see (z - shift) * scale; of a clip's `frames` each one by itself. `images` is the fingerprint of the
+    pixels, `mirrored` whether the cache also holds each image's mirror image, encoded: a mirrored latent is not the
+    latent of the mirrored image. `reconstructed` is the split whose images the cache also holds decoded, as the
+    suite's reference.
     """
 
     given: Latents
@@ -33,10 +34,11 @@ class LatentSpace(Strict):
     width: int
     mirrored: bool
     reconstructed: Literal["train", "validation"] | None = None
+    frames: int = 1
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """[channels, height, width] of a latent."""
+        """[channels, height, width] of a latent, of a clip's that of one frame."""
         return self.latent_channels, self.height // self.factor, self.width // self.factor
 
     @property
@@ -71,9 +73,10 @@ class LatentSpace(Strict):
 
     def __str__(self) -> str:
         c, h, w = self.shape
+        clip = f", {self.frames} frames each" if self.frames > 1 else ""
         flips = ", mirror images encoded" if self.mirrored else ""
         return (
             f"{c} x {h} x {w} of {self.channels} x {self.height} x {self.width} through {self.given.autoencoder} "
             f"({self.weights_sha256[:8] or 'absent'}), {self.given.precision}, "
-            f"posterior: {self.given.posterior}{flips}"
+            f"posterior: {self.given.posterior}{flips}{clip}"
         )

@@ -1,7 +1,7 @@
 """Walks a plan on this machine: a fresh process a cell, one at a time, and only the stages that are not done.
 
-Efficiency has a process of its own, so that nothing a cell did before is in its memory peak. A cell that fails leaves
-a record with the reason and the others still run.
+Efficiency has a process of its own, so that nothing a cell did before is in its memory peak (but in a smoke run, whose
+figures mean nothing). A cell that fails leaves a record with the reason and the others still run.
 """
 
 from __future__ import annotations
@@ -119,10 +119,17 @@ def run_cell(cell: Cell, results: Path, device: Device, watcher: Watcher, stages
     watcher.begin(cell, due)
     if not due:
         return Outcome(cell, folder, "skipped")
-    for group in (tuple(s for s in due if s != "efficiency"), tuple(s for s in due if s == "efficiency")):
+    for group in _processes(cell, due):
         if group and (reason := _spawn(cell, folder, results, device, watcher, group)) is not None:
             return Outcome(cell, folder, "failed", reason)
     return Outcome(cell, folder, "done")
+
+
+def _processes(cell: Cell, due: Sequence[Stage]) -> list[tuple[Stage, ...]]:
+    """The stages that share a process: efficiency has its own, but in a smoke run, where starting one is most of it."""
+    if cell.smoke:
+        return [tuple(due)]
+    return [tuple(s for s in due if s != "efficiency"), tuple(s for s in due if s == "efficiency")]
 
 
 def write_table(plan: Plan, results: Path, device: Device) -> None:

@@ -18,7 +18,8 @@ from zigma_bench.data.autoencoder import open_autoencoder
 from zigma_bench.errors import UsageError
 from zigma_bench.plan.latents import space_of_latents
 from zigma_bench.plan.space import LatentSpace
-from zigma_bench.sampling import GRID_SIDE, to_pixels, write_grid
+from zigma_bench.sampling import to_pixels
+from zigma_bench.sheets import SIDE, write_sheets
 from zigma_bench.standalone.draw import picture_place, place, read_picture, write_picture
 from zigma_bench.standalone.drawable import Drawable
 from zigma_bench.store import only_writer, write_json
@@ -54,18 +55,18 @@ def decode_folder(
     """Decode the first `count` latents of a folder and give the folder of the pictures; `tell` hears how many are."""
     with only_writer(folder, "this folder"):
         _claim(folder, space)
-        due = [index for index in range(count) if not picture_place(folder, index).exists()]
+        due = [index for index in range(count) if not picture_place(source, folder, index).exists()]
         autoencoder = open_autoencoder(space, device) if due else None
         for start in range(0, len(due), space.given.batch):
             assert autoencoder is not None, "there is something to decode"
             indices = due[start : start + space.given.batch]
             latents = np.stack([np.load(place(source, folder, index), allow_pickle=False) for index in indices])
             for index, pixels in zip(indices, to_pixels(autoencoder.decode(torch.from_numpy(latents))), strict=True):
-                write_picture(picture_place(folder, index), pixels)
+                write_picture(picture_place(source, folder, index), pixels)
             tell(indices[-1] + 1)
-        first = range(min(count, GRID_SIDE**2))
-        write_grid(folder / "grid.png", np.stack([read_picture(picture_place(folder, index)) for index in first]))
-    return picture_place(folder, 0).parent
+        first = range(min(count, SIDE**2))
+        write_sheets(folder, np.stack([read_picture(picture_place(source, folder, index)) for index in first]))
+    return picture_place(source, folder, 0).parent
 
 
 def _claim(folder: Path, space: LatentSpace) -> None:

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from zigma_bench.errors import UsageError
 from zigma_bench.images import Pixels
-from zigma_bench.sampling import GRID_SIDE, save_array, to_pixels, write_grid
+from zigma_bench.sampling import save_array, to_pixels
+from zigma_bench.sheets import SIDE, read_film, save_film, write_sheets
 from zigma_bench.standalone.drawable import Drawable
 from zigma_bench.standalone.model import Order, draw_batch
 from zigma_bench.store import SPEC, check_writable, only_writer, write_atomic, write_json
@@ -55,19 +56,19 @@ def draw_to_folder(order: Order, folder: Path, *, device: str, backend: str, tel
         elif labels is not None:
             write_json(folder / "labels.json", labels)
         if order.source.image:
-            first = range(min(count, GRID_SIDE**2))
-            write_grid(folder / "grid.png", np.stack([read_picture(place(order.source, folder, i)) for i in first]))
+            first = range(min(count, SIDE**2))
+            write_sheets(folder, np.stack([read_picture(place(order.source, folder, i)) for i in first]))
     return place(order.source, folder, 0).parent
 
 
 def place(source: Drawable, folder: Path, index: int) -> Path:
     """Where an image lies."""
-    return picture_place(folder, index) if source.image else folder / f"latents/{index:07d}.npy"
+    return picture_place(source, folder, index) if source.image else folder / f"latents/{index:07d}.npy"
 
 
-def picture_place(folder: Path, index: int) -> Path:
-    """Where a picture lies, drawn as one or decoded."""
-    return folder / f"images/{index:07d}.png"
+def picture_place(source: Drawable, folder: Path, index: int) -> Path:
+    """Where a picture or a clip lies, drawn as one or decoded."""
+    return folder / f"images/{index:07d}.{'webp' if source.clip else 'png'}"
 
 
 def _due(order: Order, folder: Path) -> Iterator[list[int]]:
@@ -108,7 +109,10 @@ def _write(path: Path, drawn: Tensor, source: Drawable) -> None:
 
 
 def write_picture(path: Path, pixels: Pixels) -> None:
-    """uint8 [C, H, W] as PNG."""
+    """uint8 [C, H, W] as PNG, a clip [T, C, H, W] as an animated WebP."""
+    if pixels.ndim == 4:
+        save_film(path, pixels)
+        return
     shown = pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)
     buffer = io.BytesIO()
     Image.fromarray(shown).save(buffer, format="PNG")
@@ -116,7 +120,9 @@ def write_picture(path: Path, pixels: Pixels) -> None:
 
 
 def read_picture(path: Path) -> Pixels:
-    """A PNG as uint8 [C, H, W]."""
+    """A PNG as uint8 [C, H, W], an animated WebP as uint8 [T, 3, H, W]."""
+    if path.suffix == ".webp":
+        return read_film(path)
     with Image.open(path) as image:
         pixels = np.asarray(image)
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)

@@ -28,7 +28,8 @@ class Opener(Protocol):
 
 @dataclass(frozen=True)
 class Drawable:
-    """`sha256`: of the weights. `shape`: [C, H, W], or [T, C, H, W] of a clip. `image`: whether that is a picture.
+    """`sha256`: of the weights. `shape`: [C, H, W], or [T, C, H, W] of a clip. `image`: whether that is a picture, or a
+    clip of pictures.
 
     `train` and `sample`: the keys of a suite that the network has of itself; an order's are laid over those of
     `sample`. `of_dit`: it is told DiT's steps. `reads_prompts`: whether `open` takes prompts. `latents`: through which
@@ -49,6 +50,11 @@ class Drawable:
     reads_prompts: bool = False
     latents: LatentSpace | None = None
     encoder: str | None = None
+
+    @property
+    def clip(self) -> bool:
+        """Whether it draws clips."""
+        return len(self.shape) == 4
 
 
 def imported(card: Card, folder: Path, encoder: str | None = None) -> Drawable:

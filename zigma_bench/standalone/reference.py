@@ -59,6 +59,11 @@ def _cell(path: Path, data: str | None) -> Cell:
     suite, source = load_suite(path)
     if suite.timed_alone:
         raise UsageError("an efficiency suite has no data", where=str(path), expected="a suite with a reference")
+    if suite.reference.images != "pixels":
+        raise UsageError(
+            "the suite's reference is what an autoencoder gives back", where=str(path), expected="images: pixels",
+            do="set reference.images to pixels, or give a folder of images",
+        )  # fmt: skip
     cells = {cell.data_label or cell.data_set.name: cell for cell in make_plan(suite, source, catalogue()).cells}
     if data is None and len(cells) == 1:
         return next(iter(cells.values()))

@@ -55,7 +55,7 @@ def trained(folder: Path) -> Drawable:
 
     return Drawable(
         sha256=sha256,
-        shape=(cell.channels, cell.height, cell.width),
+        shape=cell.shape,
         image=cell.latents is None and cell.channels in (1, 3),
         space="pixels" if cell.latents is None else "latents",
         condition=_condition(cell),
@@ -92,7 +92,7 @@ def _check_orders(cell: Cell, folder: Path) -> None:
     """NotReady where the scan gives other orders today than those that the network was trained along."""
     assert cell.backbone is not None, "a trained cell has a network"
     options = catalogue().get("backbone", cell.backbone.name).make_options(cell.backbone.options)
-    grid = Grid.of_image(cell.height, cell.width, options.patch)
+    grid = Grid.of_image(cell.height, cell.width, options.patch, cell.frames)
     routes = cell_routes(cell.scan, grid=grid, depth=options.depth, seed=cell.seed, catalogue=catalogue())
     if tuple(route.digest for route in routes) != cell.order_digests:
         raise NotReady(

@@ -33,7 +33,7 @@ def dataset_report(spec: Spec, *, plugin: ModuleType | None = None, options: Map
     ])  # fmt: skip
     if checks[-1].ok:
         facts, splits = _facts(spec, values), _load(spec, values)
-        expected = f"uint8 [n, {facts.channels}, {facts.height}, {facts.width}], as described"
+        expected = f"uint8 [n, {', '.join(map(str, facts.shape))}], as described"
         checks += walk([
             Step("training images", expected, lambda: _fits(splits.train, facts), essential=True),
             Step("validation images", expected, lambda: _fits(splits.validation, facts), essential=True),
@@ -79,7 +79,7 @@ def _sizes(splits: Splits) -> str:
 def _fits(images: Images, facts: DataFacts) -> str:
     count = min(len(images), 8)
     found = images.take(range(count))
-    expected = (count, facts.channels, facts.height, facts.width)
+    expected = (count, *facts.shape)
     if not isinstance(found, np.ndarray) or found.dtype != np.uint8 or found.shape != expected:
         raise Failed(f"{getattr(found, 'dtype', type(found).__name__)} {getattr(found, 'shape', '')}")
     return f"{found.dtype} {list(found.shape)}"

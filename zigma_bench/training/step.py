@@ -27,8 +27,8 @@ from zigma_bench.training.health import Health
 
 @dataclass(frozen=True)
 class Batch:
-    """Images x1 and noise x0 [B, C, H, W], times t [B] and what the images are drawn under, on the device: nothing,
-    labels y [B], or the features of texts y [B, S, C] and their mask [B, S] or none."""
+    """Images or clips x1 and noise x0 [B, ..., C, H, W], times t [B] and what they are drawn under, on the device:
+    nothing, labels y [B], or the features of texts y [B, S, C] and their mask [B, S] or none."""
 
     x1: Tensor
     x0: Tensor
@@ -143,7 +143,7 @@ def draw_batch(
     t = start + (end - start) * torch.rand(len(x1), generator=draw, device=device)
     x0 = torch.randn(x1.shape, generator=draw, device=device)
     if recipe.flip and not drawn:
-        flipped = torch.rand(len(x1), 1, 1, 1, generator=draw, device=device) < 0.5
+        flipped = torch.rand(len(x1), *[1] * (x1.ndim - 1), generator=draw, device=device) < 0.5
         x1 = torch.where(flipped, x1.flip(-1), x1)
     if given is None:
         return Batch(x1, x0, t)

@@ -1,0 +1,141 @@
+"""`data check`: everything that is wrong with a data set, or with those of a suite, listed before a run meets it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from zigma_bench.cli.suites import AsJson
+from zigma_bench.errors import UsageError, ZigmaBenchError
+
+if TYPE_CHECKING:
+    from zigma_bench.data.check import Found
+
+NAME_HELP = "The name of a data set, or a suite, a YAML file, whose data sets are looked at."
+FROM_HELP = "The folder that holds it; the data set's own option root or data_dir else."
+SET_HELP = "OPTION=VALUE of the data set; a suite's are in its file."
+PLACES = ("root", "data_dir")  # options that name the folder of a data set
+TOLD_IMAGES = 5000  # how often progress is told
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A data set and its options."""
+
+    name: str
+    options: dict[str, Any]
+    where: str
+
+
+def check(
+    name: Annotated[str, typer.Argument(help=NAME_HELP, metavar="NAME|SUITE")],
+    folder: Annotated[Path | None, typer.Option("--from", metavar="DIR", help=FROM_HELP)] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help=SET_HELP)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List all that is wrong with a data set: missing files, broken images, absent texts; code 3 where anything is."""
+    asked = _of_suite(Path(name), settings) if name.endswith((".yaml", ".yml")) else [_of_words(name, settings)]
+    if folder is not None:
+        asked = [_from(item, folder) for item in asked]
+    found = [(item, _look(item)) for item in _once(asked)]
+    if as_json:
+        typer.echo(json.dumps({"checked": [_document(*pair) for pair in found]}, indent=1))
+    else:
+        for pair in found:
+            _show(*pair)
+    if any(result.problems for _, result in found):
+        raise typer.Exit(3)
+
+
+def _of_suite(path: Path, settings: list[str] | None) -> list[Asked]:
+    from zigma_bench.plan.resolve import entries
+    from zigma_bench.suite import load_suite
+
+    suite, source = load_suite(path, settings=settings or ())
+    found = [Asked(given.name, _plain(given.options), source.where(*place)) for place, given in entries(suite)]
+    if not found:
+        raise UsageError("the suite has no data", where=str(path), expected="the key data")
+    return found
+
+
+def _of_words(name: str, settings: list[str] | None) -> Asked:
+    from zigma_bench.suite import parse_value
+
+    options = {}
+    for setting in settings or ():
+        key, equals, value = setting.partition("=")
+        if not equals or not key:
+            raise UsageError("this is no setting", where=f"--set {setting}", expected="OPTION=VALUE")
+        options[key] = parse_value(value, f"--set {setting}")
+    return Asked(name, options, f"data check {name}")
+
+
+def _from(asked: Asked, folder: Path) -> Asked:
+    """The same data set in another folder."""
+    from zigma_bench.plugins import catalogue
+
+    known = {option.name for option in catalogue().get("dataset", asked.name, where=asked.where).options}
+    place = next((name for name in PLACES if name in known), None)
+    if place is None:
+        raise UsageError(f"the data set {asked.name!r} is of no folder", where="--from", do="leave --from out")
+    return replace(asked, options={**asked.options, place: str(folder)})
+
+
+def _once(asked: list[Asked]) -> list[Asked]:
+    """Each data set once: where two differ in their resolution alone, the larger."""
+    kept: dict[str, Asked] = {}
+    for item in sorted(asked, key=lambda item: int(item.options.get("resolution", 0))):
+        rest = {key: value for key, value in item.options.items() if key != "resolution"}
+        kept[json.dumps([item.name, rest], sort_keys=True)] = item
+    return list(kept.values())
+
+
+def _look(asked: Asked) -> Found:
+    from zigma_bench.data.check import check as look
+    from zigma_bench.plugins import catalogue
+
+    spec = catalogue().get("dataset", asked.name, where=asked.where)
+    options = spec.make_options(spec.resolve(asked.options, where=asked.where))
+    told = 0
+
+    def progress(images: int) -> None:
+        nonlocal told
+        if images // TOLD_IMAGES > told // TOLD_IMAGES:
+            print(f"{asked.name}: {images:,} looked at", file=sys.stderr)
+        told = images
+
+    return look(spec, options, progress=progress)
+
+
+def _document(asked: Asked, found: Found) -> dict[str, Any]:
+    return {
+        "data": asked.name,
+        "options": asked.options,
+        "images": found.images,
+        "problems": [_problem(problem) for problem in found.problems],
+    }
+
+
+def _problem(problem: ZigmaBenchError) -> dict[str, Any]:
+    got = None if problem.got is None else str(problem.got)
+    return {
+        "where": problem.where, "what": problem.what, "expected": problem.expected, "got": got, "do": problem.do,
+    }  # fmt: skip
+
+
+def _show(asked: Asked, found: Found) -> None:
+    for problem in found.problems:
+        typer.echo(str(problem))
+    words = f"{len(found.problems):,} problem(s)" if found.problems else "nothing is wrong"
+    typer.echo(f"{asked.name}: {found.images:,} images looked at, {words}")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value

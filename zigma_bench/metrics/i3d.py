@@ -1,0 +1,104 @@
+"""Features of clips by a TorchScript file such as StyleGAN-V's I3D, which does its own resizing.
+
+The file is called as `file(clips, rescale=True, resize=True, return_features=True)` with clips float32 [B, 3, T, H, W]
+from 0 to 255, as StyleGAN-V calls it: rescaled to [-1, 1], resized to 224 x 224 (bilinear), before the last softmax.
+ZigMa's code passes `rescale=False`, so that its network saw numbers up to 255; its figures compare with nobody's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from zigma_bench.errors import NotReady, UsageError
+from zigma_bench.images import Images, digest
+from zigma_bench.metrics.features import Features, exact_float32
+from zigma_bench.metrics.i3d_weights import I3D_FILE
+from zigma_bench.metrics.weights import file_sha256
+from zigma_bench.store import write_atomic
+
+CLIP_BATCH = 8  # fixed: kernels are chosen by batch size, and features differ in the last digits
+
+
+def i3d_facts(path: Path) -> dict[str, Any]:
+    """What the features depend on."""
+    return {
+        "extractor": "i3d-torchscript",
+        "weights_sha256": file_sha256(path),
+        "resize": "the file's own, bilinear to 224x224, from [-1, 1]",
+        "feature_batch": CLIP_BATCH,
+    }
+
+
+def clip_features(clips: Images, path: Path, *, device: str = "cpu", cache: Path | None = None) -> Features:
+    """The features of all clips in order, float32 [N, d]; `cache` keeps them for the next process."""
+    facts = {**i3d_facts(path), "pixels": digest(clips), "device": device.partition(":")[0]}
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    place = None if cache is None else cache / "features" / f"{key}.npy"
+    if place is not None and (known := _read(place, len(clips))) is not None:
+        return known
+    found = _extract(clips, path, device)
+    if place is not None:
+        buffer = io.BytesIO()
+        np.save(buffer, found, allow_pickle=False)
+        write_atomic(place, buffer.getvalue())
+    return found
+
+
+def _read(place: Path, count: int) -> Features | None:
+    """The features of an earlier process; a file that is damaged is made again."""
+    try:
+        found: Features = np.load(place, allow_pickle=False)
+    except (FileNotFoundError, ValueError, EOFError):
+        return None
+    return found if found.ndim == 2 and len(found) == count and found.dtype == np.float32 else None
+
+
+def _extract(clips: Images, path: Path, device: str) -> Features:
+    network = _load(path, device)
+    parts = []
+    with torch.no_grad(), exact_float32(device):
+        for start in range(0, len(clips), CLIP_BATCH):
+            pixels = clips.take(range(start, min(start + CLIP_BATCH, len(clips))))  # [B, T, C, H, W]
+            given = np.repeat(pixels, 3 // pixels.shape[2], axis=2).transpose(0, 2, 1, 3, 4)
+            parts.append(_said(network, torch.from_numpy(given.astype(np.float32)).to(device), path))
+    return np.concatenate(parts)
+
+
+def _load(path: Path, device: str) -> Any:
+    try:
+        with warnings.catch_warnings():  # TorchScript is deprecated, and the field's file is one
+            for category in (DeprecationWarning, FutureWarning):
+                warnings.filterwarnings("ignore", message=".*torch.jit", category=category)
+            return torch.jit.load(str(path), map_location=device).eval()  # type: ignore[no-untyped-call]
+    except (RuntimeError, ValueError) as error:
+        raise _unfit(path, str(error)) from error
+
+
+def _said(network: Any, clips: torch.Tensor, path: Path) -> Features:
+    try:
+        said = network(clips, rescale=True, resize=True, return_features=True)
+    except RuntimeError as error:  # TorchScript's own errors are RuntimeErrors
+        raise _unfit(path, str(error)) from error
+    if not isinstance(said, torch.Tensor) or said.ndim != 2 or len(said) != len(clips):
+        got = f"{said.dtype} {list(said.shape)}" if isinstance(said, torch.Tensor) else type(said).__name__
+        raise UsageError("the file gives no features of clips", where=str(path), expected=f"[{len(clips)}, d]", got=got)
+    return said.float().cpu().numpy()
+
+
+def _unfit(path: Path, got: str) -> NotReady:
+    lines = [line for line in got.strip().splitlines() if line]
+    return NotReady(
+        "this is no TorchScript file that takes clips",
+        where=str(path),
+        expected="file(clips [B, 3, T, H, W], rescale=True, resize=True, return_features=True)",
+        got=lines[-1] if lines else "",
+        do=f"use {I3D_FILE}, or leave the metric out",
+    )
