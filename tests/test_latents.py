@@ -17,12 +17,15 @@ from PIL import Image
 
 from zigma_bench.cell import Life, load_parts, seen
 from zigma_bench.device import Device
+from zigma_bench.errors import NotReady
 from zigma_bench.plan import make_plan
 from zigma_bench.plugins import catalogue
+from zigma_bench.pretrained import Pretrained
 from zigma_bench.runner.prepare import prepare
 from zigma_bench.suite import load_suite
 
 PROGRAM = [sys.executable, "-m", "zigma_bench"]
+DATA = "{name: digits, resolution: 16, validation: 1600,"
 SUITE = """# Do latents train?
 name: latent
 data: {name: digits, resolution: 16, validation: 1600, latents: {autoencoder: vae}}
@@ -177,6 +180,21 @@ def test_a_suite_without_its_autoencoder_stops_and_its_smoke_runs(tmp_path):
     rows = json.loads(done.stdout)["rows"]
     assert all(row["smoke"] and row["status"] == "done" for row in rows)
     assert [row["role"] for row in rows] == ["floor", "reconstruction", "cell", "ceiling"]
+
+
+def test_what_a_person_must_provide_is_said_before_a_download(tmp_path, monkeypatch):
+    fetched = []
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(Pretrained, "fetch", lambda files: fetched.append(files.name))
+    hub = f"{{autoencoder: owner/vae, revision: {'a' * 40}}}"
+    for data, downloads in ((f"{{name: faceshq, root: {tmp_path}, resolution: 256,", []), (DATA, ["owner/vae"])):
+        (tmp_path / "suite.yaml").write_text(SUITE.replace(DATA, data).replace("{autoencoder: vae}", hub))
+        plan = prepare(tmp_path / "suite.yaml", settings=["quality=[val-loss]"], only=None, smoke=False, fetch=True)
+        assert fetched == downloads
+        with pytest.raises(NotReady, match=r"owner/vae") as caught:
+            plan.check_ready()
+        assert ("FacesHQ" in str(caught.value)) == (not downloads)
 
 
 def test_an_encoding_that_can_not_be_says_why_before_any_cell_runs(place, tmp_path):

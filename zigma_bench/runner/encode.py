@@ -21,6 +21,7 @@ from zigma_bench.plan import Cell, Plan
 from zigma_bench.plan.cells import TextFeatures
 from zigma_bench.plan.latents import pretrained
 from zigma_bench.plan.space import TOY, LatentSpace
+from zigma_bench.pretrained import Pretrained, offline
 from zigma_bench.runner.process import start
 from zigma_bench.store import check_writable
 from zigma_bench.suite import Data, Suite
@@ -37,12 +38,12 @@ class Encoded:
     images: int
 
 
-def fetch_autoencoders(suite: Suite) -> None:
-    """Download the Hub's autoencoders that a suite names and that are not here; nothing where the network is off."""
+def of_the_hub(suite: Suite) -> list[Pretrained]:
+    """The autoencoders of the Hub that a suite names and that are not here, and that a run may download."""
     sets: Sequence[Data] = () if suite.data is None else (suite.data,) if isinstance(suite.data, Data) else suite.data
-    for data in sets:
-        if data.latents is not None and data.latents.autoencoder != TOY:
-            pretrained(data.latents).fetch()
+    given = [data.latents for data in sets if data.latents is not None and data.latents.autoencoder != TOY]
+    named = dict.fromkeys(pretrained(latents) for latents in given)
+    return [] if offline() else [files for files in named if files.revision is not None and files.absent]
 
 
 def cached_cells(cells: Sequence[Cell]) -> list[Cell]:

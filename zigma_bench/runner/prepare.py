@@ -11,7 +11,7 @@ from zigma_bench.device import Device
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.plan import Plan, Stage, make_plan
 from zigma_bench.plugins import catalogue
-from zigma_bench.runner.encode import fetch_autoencoders
+from zigma_bench.runner.encode import of_the_hub
 from zigma_bench.runner.estimate import Estimator
 from zigma_bench.runner.local import pending
 from zigma_bench.suite import load_suite
@@ -20,12 +20,17 @@ from zigma_bench.suite import load_suite
 def prepare(path: Path, *, settings: Sequence[str], only: str | None, smoke: bool, fetch: bool = False) -> Plan:
     """The plan of a suite file with settings laid over it, narrowed to the cells that match `only`.
 
-    With `fetch` the autoencoders that it names on the Hub are downloaded first, where the network is allowed.
+    With `fetch` the autoencoders that it names on the Hub are downloaded, where the network is allowed and nothing else
+    is missing: what a person must provide is said before hours of downloads.
     """
     suite, source = load_suite(path, settings=settings)
-    if fetch and not smoke:
-        fetch_autoencoders(suite)
     plan = make_plan(suite, source, catalogue(), smoke=smoke)
+    absent = of_the_hub(suite) if fetch and not smoke else []
+    downloaded = {item for files in absent for item in files.missing()}
+    if absent and downloaded.issuperset(plan.missing):
+        for files in absent:
+            files.fetch()
+        plan = make_plan(suite, source, catalogue())
     return plan.only(only) if only is not None else plan
 
 
