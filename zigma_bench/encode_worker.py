@@ -7,10 +7,7 @@ faults that were found.
 
 from __future__ import annotations
 
-import json
-import os
 import sys
-import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -20,16 +17,12 @@ from zigma_bench.cell import load_splits
 from zigma_bench.device import Device
 from zigma_bench.errors import CellFailed, ZigmaBenchError
 from zigma_bench.plan import Cell
-from zigma_bench.worker import end_with_parent, send, stop_flag, take_device
+from zigma_bench.worker import send, stop_flag, take_device, take_job
 
 
 def main() -> int:
     """Bring the cache of the job on standard input up to date, or check it."""
-    job = json.loads(sys.stdin.readline())
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    events = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # whatever a library prints goes to the log
-    cell = Cell.model_validate_json(json.dumps(job["cell"]))
+    job, cell, events = take_job()
     stopped, device = stop_flag(), Device(**job["device"])
     try:
         take_device(device)

@@ -25,11 +25,7 @@ from zigma_bench.store import only_writer, suite_folder
 
 def main() -> int:
     """Live through the stages of the job on standard input; the exit code says how it ended."""
-    job = json.loads(sys.stdin.readline())
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    events = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # whatever a library prints goes to the log
-    cell = Cell.model_validate_json(json.dumps(job["cell"]))
+    job, cell, events = take_job()
     results = Path(job["results"])
     folder = suite_folder(results, cell.suite, smoke=cell.smoke) / job["folder"]
     flag = stop_flag()
@@ -43,6 +39,16 @@ def main() -> int:
     except ZigmaBenchError as error:
         send(events, {"event": "stopped", "text": str(error)})
         return error.exit_code
+
+
+def take_job() -> tuple[dict[str, Any], Cell, TextIO]:
+    """The job in the first line of standard input, its cell, and where events go; from here on this process ends with
+    its parent."""
+    job = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    events = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever a library prints goes to the log
+    return job, Cell.model_validate_json(json.dumps(job["cell"])), events
 
 
 def stop_flag() -> Callable[[], bool]:
@@ -69,7 +75,7 @@ def take_device(device: Device) -> None:
         torch.cuda.set_device(device.name)
 
 
-def end_with_parent() -> None:
+def _end_with_parent() -> None:
     sys.stdin.read()
     os._exit(Interrupted.exit_code)
 

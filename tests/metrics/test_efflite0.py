@@ -17,7 +17,8 @@ from zigma_bench.metrics.features import RgbPixels, features
 from zigma_bench.metrics.measure import fd_efflite0, kid_efflite0
 from zigma_bench.metrics.options import Efflite0Options
 from zigma_bench.metrics.subject import Subject
-from zigma_bench.metrics.weights import efflite0_missing, efflite0_path, file_sha256
+from zigma_bench.metrics.weights import efflite0_missing, efflite0_path
+from zigma_bench.pretrained import file_sha256
 
 
 def part(images, start, stop):

@@ -15,7 +15,8 @@ from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 
 from zigma_bench.metrics.features import Extractor
-from zigma_bench.metrics.weights import efflite0_path, file_sha256
+from zigma_bench.metrics.weights import efflite0_path
+from zigma_bench.pretrained import file_sha256
 
 LAYER = "pooled"
 DIMENSIONS = 1280

@@ -21,7 +21,7 @@ from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.images import Images, digest
 from zigma_bench.metrics.features import Features, exact_float32
 from zigma_bench.metrics.i3d_weights import I3D_FILE
-from zigma_bench.metrics.weights import file_sha256
+from zigma_bench.pretrained import file_sha256
 from zigma_bench.store import write_atomic
 
 CLIP_BATCH = 8  # fixed: kernels are chosen by batch size, and features differ in the last digits

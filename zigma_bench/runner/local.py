@@ -19,7 +19,7 @@ from zigma_bench.errors import Interrupted
 from zigma_bench.plan import Cell, Plan, Stage
 from zigma_bench.record import Record
 from zigma_bench.runner.encode import encode_latents
-from zigma_bench.runner.process import start
+from zigma_bench.runner.process import INTERRUPTED, run_job
 from zigma_bench.store import (
     TABLE,
     check_writable,
@@ -170,23 +170,16 @@ def _spawn(
     }  # fmt: skip
     reason: str | None = None
     stage: Stage = stages[0]
-    with (folder / LOG).open("ab") as log, start("zigma_bench.worker", log) as process:
-        assert process.stdin is not None and process.stdout is not None
-        process.stdin.write(json.dumps(job) + "\n")  # left open: the worker ends itself when this process is gone
-        process.stdin.flush()
-        try:
-            for line in process.stdout:
-                event = json.loads(line)
-                stage = event.get("stage", stage)
-                reason = event["text"] if event["event"] in ("failed", "stopped") else reason
-                watcher.event(cell, event)
-            code = process.wait()
-        except KeyboardInterrupt:
-            process.send_signal(signal.SIGTERM)
-            process.wait()
-            raise Interrupted("interrupted; the same command goes on where it stopped") from None
+
+    def heard(event: dict[str, Any]) -> None:
+        nonlocal stage, reason
+        stage = event.get("stage", stage)
+        reason = event["text"] if event["event"] in ("failed", "stopped") else reason
+        watcher.event(cell, event)
+
+    code = run_job("zigma_bench.worker", job, folder / LOG, heard)
     if code == Interrupted.exit_code:
-        raise Interrupted(reason or "interrupted; the same command goes on where it stopped")
+        raise Interrupted(reason or INTERRUPTED)
     if code != 0 and reason is None:
         reason = _reason_of(code, folder)
         _write_death(cell, folder, device, stage, reason)
