@@ -1,0 +1,52 @@
+"""A suite: typed, frozen sections, and the reading of its file."""
+
+from zigma_bench.suite.base import Choice, Strict
+from zigma_bench.suite.data import Data, Latents, TextEncoder
+from zigma_bench.suite.read import Source, load_suite, parse_value, parse_yaml, validated
+from zigma_bench.suite.recipe import (
+    DISCRETE,
+    SDES,
+    DiffusionForm,
+    Guidance,
+    LastStep,
+    PathName,
+    Prediction,
+    Sample,
+    Solver,
+    Train,
+    Variance,
+    Weighting,
+)
+from zigma_bench.suite.sections import Budget, Comparison, Efficiency, Reference, SizeMatch
+from zigma_bench.suite.whole import Suite
+
+__all__ = [
+    "DISCRETE",
+    "SDES",
+    "Budget",
+    "Choice",
+    "Comparison",
+    "Data",
+    "DiffusionForm",
+    "Efficiency",
+    "Guidance",
+    "LastStep",
+    "Latents",
+    "PathName",
+    "Prediction",
+    "Reference",
+    "Sample",
+    "SizeMatch",
+    "Solver",
+    "Source",
+    "Strict",
+    "Suite",
+    "TextEncoder",
+    "Train",
+    "Variance",
+    "Weighting",
+    "load_suite",
+    "parse_value",
+    "parse_yaml",
+    "validated",
+]

@@ -1,0 +1,38 @@
+"""What the sections of a suite are made of."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import pydantic
+from annotated_types import Ge, Gt, Interval
+
+NAME = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,79}$"
+
+Count = Annotated[int, Ge(1)]
+Positive = Annotated[float, Gt(0)]
+Share = Annotated[float, Interval(ge=0, le=1)]
+
+
+class Strict(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Choice(pydantic.BaseModel):
+    """A registered name with its options: `raster`, or `{name: zigzag, paths: 8}`."""
+
+    model_config = pydantic.ConfigDict(extra="allow", strict=True, frozen=True)
+    name: Annotated[str, pydantic.StringConstraints(pattern=NAME)]
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: Any, handler: pydantic.GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [{"type": "string", "pattern": NAME}, handler(core)]}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})

@@ -1,0 +1,249 @@
+"""A suite read from its file: YAML taken strictly, and each fault with file, line, key, expected, got and nearest.
+
+Strict means: unknown and duplicate keys, aliases, a quoted number and a value of another type are errors, and numbers
+are those of YAML 1.2 (an unquoted `1e-4` is a number, `010` is ten, `no` is text).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+import yaml
+
+from zigma_bench.errors import UsageError, nearest
+from zigma_bench.suite.base import Strict
+from zigma_bench.suite.data import Data, Latents, TextEncoder
+from zigma_bench.suite.recipe import Guidance, Sample, Train
+from zigma_bench.suite.sections import Baseline, Budget, Comparison, Efficiency, Reference, SizeMatch
+from zigma_bench.suite.whole import Suite
+
+MAX_BYTES = 1_000_000
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where each key of a suite was written, for errors that come later."""
+
+    file: str
+    question: str
+    places: Mapping[tuple[str | int, ...], str] = field(default_factory=dict)
+
+    def where(self, *location: str | int) -> str:
+        """`FILE:LINE, key a.b` of the deepest known place on the way to `location`."""
+        for length in range(len(location), -1, -1):
+            if location[:length] in self.places:
+                key = dotted(location)
+                return f"{self.places[location[:length]]}" + (f", key {key}" if key else "")
+        return self.file
+
+
+def load_suite(path: Path, *, settings: Sequence[str] = ()) -> tuple[Suite, Source]:
+    """The suite of a file, with `key.path=value` settings laid over it."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise UsageError("the suite is too large", where=str(path), expected=f"at most {MAX_BYTES:,} bytes")
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        near = nearest(path.name, [p.name for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else [])
+        raise UsageError("there is no such suite", where=str(path), nearest=near) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the suite can't be read: {error}", where=str(path)) from None
+    data, places = parse_yaml(text, str(path))
+    for setting in settings:
+        _apply(setting, data, places)
+    source = Source(str(path), question_of(text), places)
+    return validated(Suite, data, source), source
+
+
+M = TypeVar("M", bound=Strict)
+
+
+def validated(model: type[M], data: Mapping[str, Any], source: Source) -> M:
+    """A mapping as a suite, or as sections of one under their names; UsageError with the first fault."""
+    try:
+        return model.model_validate(_tuples(data))
+    except pydantic.ValidationError as error:
+        raise _explain(error, source) from None
+
+
+def question_of(text: str) -> str:
+    """The first line of a suite, which is the question that it answers."""
+    first = text.splitlines()[0] if text else ""
+    return first.lstrip("# ").split("     ")[0].strip() if first.startswith("#") else ""
+
+
+def _scalar(loader: Any, node: yaml.Node) -> str:
+    assert isinstance(node, yaml.ScalarNode)
+    return str(loader.construct_scalar(node))
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader with the scalars of YAML 1.2's core schema."""
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
+    ("int", r"^[-+]?[0-9]+$", "-+0123456789"),
+    ("float", r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$", "-+.0123456789"),
+    ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first))
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(_scalar(loader, node)))
+_Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(_scalar(loader, node)))
+
+
+def parse_yaml(
+    text: str, file: str, *, what: str = "suite", keys: str = "name, data, compare and budget"
+) -> tuple[dict[str, Any], dict[tuple[str | int, ...], str]]:
+    """The mapping of a YAML text and the line of every key in it; `what` it is and its `keys`, for errors."""
+    try:
+        loader = _Loader(text)
+        for token in yaml.scan(text):
+            if isinstance(token, yaml.AliasToken | yaml.AnchorToken | yaml.TagToken):
+                raise UsageError(
+                    f"anchors, aliases and tags are not allowed in a {what}",
+                    where=f"{file}:{token.start_mark.line + 1}",
+                )
+        node = loader.get_single_node()
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{file}:{mark.line + 1}" if mark else file
+        raise UsageError(f"this is no YAML: {getattr(error, 'problem', None) or error}", where=place) from None
+    if node is None:
+        raise UsageError(f"the {what} is empty", where=file, expected=f"keys such as {keys}")
+    if not isinstance(node, yaml.MappingNode):
+        kind = "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
+        raise UsageError(f"the {what} is {kind}", where=f"{file}:1", expected=f"keys such as {keys}")
+    places: dict[tuple[str | int, ...], str] = {(): file}
+    return _construct(loader, node, (), file, places), places
+
+
+def _construct(
+    loader: _Loader,
+    node: yaml.Node,
+    location: tuple[str | int, ...],
+    file: str,
+    places: dict[tuple[str | int, ...], str],
+) -> Any:
+    line = f"{file}:{node.start_mark.line + 1}"
+    places[location] = line if location else file
+    if isinstance(node, yaml.SequenceNode):
+        return [_construct(loader, item, (*location, i), file, places) for i, item in enumerate(node.value)]
+    if not isinstance(node, yaml.MappingNode):
+        return loader.construct_object(node)
+    found: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        key = loader.construct_object(key_node)
+        line = f"{file}:{key_node.start_mark.line + 1}"
+        if not isinstance(key, str):
+            raise UsageError("a key is not text", where=line, got=key)
+        if key in found:
+            raise UsageError(f"the key {key!r} stands twice", where=line, do="keep one of them")
+        found[key] = _construct(loader, value_node, (*location, key), file, places)
+        places[(*location, key)] = line
+    return found
+
+
+def parse_value(text: str, where: str) -> Any:
+    """A single YAML value given on the command line."""
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        return None if node is None else _construct(loader, node, (), where, {})
+    except yaml.YAMLError as error:
+        raise UsageError(f"this is no YAML value: {error}", where=where) from None
+
+
+def _apply(setting: str, data: dict[str, Any], places: dict[tuple[str | int, ...], str]) -> None:
+    key, equals, value = setting.partition("=")
+    where = f"--set {setting}"
+    parts = key.split(".")
+    if not equals or not all(parts):
+        raise UsageError("this is no setting", where=where, expected="KEY.PATH=VALUE, such as budget.images=20000")
+    target: Any = data
+    location: list[str | int] = []
+    for part in parts[:-1]:
+        step = _step(target, part, where)
+        inner = target.get(step) if isinstance(target, dict) else target[step]
+        if not isinstance(inner, dict | list):  # `raster` becomes `{name: raster}`, an absent key an empty mapping
+            target[step] = {"name": inner} if isinstance(inner, str) else {}
+        target = target[step]
+        location.append(step)
+    last = _step(target, parts[-1], where)
+    target[last] = parse_value(value, where)
+    places[(*location, last)] = where
+
+
+def _step(target: Any, part: str, where: str) -> str | int:
+    if isinstance(target, dict):
+        return part
+    if part.isascii() and part.isdigit() and int(part) < len(target):
+        return int(part)
+    raise UsageError(f"{part!r} is no place of a list", where=where, expected=f"a number from 0 to {len(target) - 1}")
+
+
+def _tuples(value: Any) -> Any:
+    """Lists as tuples, which the frozen models hold."""
+    if isinstance(value, list):
+        return tuple(_tuples(item) for item in value)
+    if isinstance(value, Mapping):
+        return {key: _tuples(item) for key, item in value.items()}
+    return value
+
+
+def _explain(error: pydantic.ValidationError, source: Source) -> UsageError:
+    """The first fault that pydantic found, in our words."""
+    faults = sorted(error.errors(include_url=False), key=lambda fault: fault["type"] != "extra_forbidden")
+    fault = faults[0]  # a misspelt key first: the key that it misspells is missing too
+    location = tuple(part for part in fault["loc"] if _is_place(part))
+    rest = f"; {len(faults) - 1} more fault(s) after it" if len(faults) > 1 else ""
+    where = source.where(*location)
+    if fault["type"] == "extra_forbidden":
+        known = _known_keys(location[:-1])
+        return UsageError(
+            f"unknown key {location[-1]!r}{rest}",
+            where=where,
+            expected=f"one of {', '.join(known)}",
+            nearest=nearest(str(location[-1]), known),
+        )
+    if fault["type"] == "lacking":
+        return UsageError(f"the key {fault['msg']!r} is missing{rest}", where=where)
+    if fault["type"] == "missing":
+        return UsageError(f"the key {dotted(location)!r} is missing{rest}", where=source.where(*location[:-1]))
+    message = fault["msg"].removeprefix("Value error, ")
+    message = message.replace("Input should be", "should be").replace("a valid tuple", "a list")
+    got = _plain(fault["input"]) if location else None  # not the whole suite
+    return UsageError(f"{message}{rest}", where=where, got=got)
+
+
+def _known_keys(location: tuple[str | int, ...]) -> list[str]:
+    """The keys of the model at a place of a suite."""
+    model: Any = Suite
+    for part in location:
+        if isinstance(part, str):
+            model = {
+                "compare": Comparison, "baseline": Baseline, "budget": Budget, "train": Train, "sample": Sample,
+                "reference": Reference, "efficiency": Efficiency, "size_match": SizeMatch, "guidance": Guidance,
+                "data": Data, "latents": Latents, "text": TextEncoder,
+            }[part]  # fmt: skip
+    return sorted(model.model_fields)
+
+
+def _is_place(part: str | int) -> bool:
+    """pydantic names the branches of a union in its locations; a suite has no such keys."""
+    return isinstance(part, int) or not re.search(r"[\[(]|^Choice$|^Efficiency$|^Baseline$|^Guidance$", part)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def dotted(location: Iterable[str | int]) -> str:
+    """`compare.0.scans.1`, as `--set` takes it."""
+    return ".".join(map(str, location))

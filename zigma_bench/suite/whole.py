@@ -1,0 +1,71 @@
+"""A whole suite."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import pydantic
+from annotated_types import Interval, Len
+from pydantic_core import PydanticCustomError
+
+from zigma_bench.suite.base import NAME, Choice, Strict
+from zigma_bench.suite.data import DataSets
+from zigma_bench.suite.recipe import Sample, Train
+from zigma_bench.suite.sections import Baseline, Budget, Comparison, Efficiency, Reference, SizeMatch
+
+
+class Suite(Strict):
+    """A suite file. `data` is one data set, or a list of them: everything is then run, and tabulated, on each.
+
+    An efficiency suite, which lists `efficiency.tokens`, has no data, budget, quality or sizes.
+    """
+
+    name: Annotated[str, pydantic.StringConstraints(pattern=NAME)]
+    data: DataSets | None = None
+    compare: Annotated[tuple[Comparison, ...], Len(min_length=1)]
+    baseline: Baseline | None = None
+    seeds: Annotated[tuple[Annotated[int, Interval(ge=0, le=2**31 - 1)], ...], Len(min_length=1)] = (0,)
+    budget: Budget | None = None
+    size_match: SizeMatch = SizeMatch(by="none")
+    backend: str = "auto"
+    reference: Reference = Reference()
+    train: Train = Train()
+    sample: Sample = Sample()
+    quality: tuple[Choice, ...] = ()
+    efficiency: Efficiency | None = None
+
+    @pydantic.field_validator("name")
+    @classmethod
+    def _no_smoke(cls, name: str) -> str:
+        if name.endswith("-smoke"):
+            raise ValueError("a name that ends in -smoke is kept for smoke runs")
+        return name
+
+    @property
+    def timed_alone(self) -> bool:
+        """Whether its cells are timed and do nothing else."""
+        return self.efficiency is not None and self.efficiency.tokens is not None
+
+    @pydantic.model_validator(mode="after")
+    def _whole(self) -> Suite:
+        if self.efficiency is not None:
+            self.efficiency.check_keys()
+        vain = {"data": self.data, "budget": self.budget, "quality": self.quality}
+        if not self.timed_alone:
+            for key in ("data", "budget"):
+                if vain[key] is None:
+                    raise PydanticCustomError("lacking", "{key}", {"key": key})
+            return self
+        given = [key for key, value in vain.items() if value] + ["size_match"] * (self.size_match.by != "none")
+        if given:
+            raise ValueError(f"an efficiency suite (it lists efficiency.tokens) trains nothing: leave {given[0]} out")
+        if len(self.seeds) > 1:
+            raise ValueError("an efficiency suite has one seed: its rounds are what it repeats")
+        return self
+
+    @pydantic.field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) != len(seeds):
+            raise ValueError("a seed stands twice")
+        return seeds
