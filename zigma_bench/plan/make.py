@@ -14,7 +14,9 @@ from zigma_bench.plan.cells import Cell, Given, Resolved, held_out_needed, too_f
 from zigma_bench.plan.data import DataSet, data_sets
 from zigma_bench.plan.diffusion import check_diffusion
 from zigma_bench.plan.match import Solved, match_sizes, noted
-from zigma_bench.plan.resolve import cell_routes, resolve, smoke_suite, with_options, word
+from zigma_bench.plan.metrics import check_metrics, metric_fingerprint, missing_metrics, refuse_doubles, require_beside
+from zigma_bench.plan.resolve import cell_routes, resolve, smoke_suite, with_options
+from zigma_bench.plan.rows import anchors_of, find_baseline, label_all
 from zigma_bench.plan.settings import settings_of
 from zigma_bench.plugins import Catalogue
 from zigma_bench.registry import Cost, DataFacts, Missing, Spec
@@ -64,13 +66,13 @@ def make_plan(suite: Suite, source: Source, catalogue: Catalogue, *, smoke: bool
     metrics = tuple(
         resolve(catalogue, "metric", metric, source.where("quality", i)) for i, metric in enumerate(suite.quality)
     )
-    _refuse_doubles([metric.name for metric in metrics], source)
-    _require_beside([metric.name for metric in metrics], catalogue, source)
+    refuse_doubles([metric.name for metric in metrics], source)
+    require_beside([metric.name for metric in metrics], catalogue, source)
     made = [_cells_on(data, suite, metrics, source, catalogue, smoke) for data in sets]
     all_cells = tuple(cell for cells, _ in made for cell in cells)
     missing = [item for data in sets for item in data.facts.missing]
     frames = min(data.facts.frames for data in sets)
-    missing += _missing_metrics(catalogue, suite, metrics, frames, smoke)
+    missing += missing_metrics(catalogue, suite, metrics, frames, smoke)
     missing = list(dict.fromkeys(missing))
     return Plan(suite, source.question, source.file, all_cells, tuple(missing), smoke, all_cells, made[0][1])
 
@@ -85,7 +87,7 @@ def _cells_on(
 ) -> tuple[list[Cell], Cell]:
     """All cells on one data set, its two anchors among them, and a cell of the baseline's row."""
     _check_held_out(suite, data.facts, source)
-    _check_metrics(catalogue, metrics, data.facts, source)
+    check_metrics(catalogue, metrics, data.facts, source)
 
     def entry(index: int, comparison: Comparison) -> list[Cell]:
         return _cells(suite, comparison, index, data, metrics, source, catalogue, smoke)
@@ -94,13 +96,13 @@ def _cells_on(
     cells = [cell for group in groups for cell in group]
     cells = _without_twins(cells) if smoke else cells  # two sizes of one backbone have one toy
     _refuse_twins(cells, source)
-    cells = _label(cells, catalogue)
-    baseline = _baseline(suite, cells, source)
+    cells = label_all(cells, catalogue)
+    baseline = find_baseline(suite, cells, source)
     if suite.size_match.by != "none":
         position = cells.index(baseline)
         cells = _matched(suite, groups, baseline, entry, data.facts, source, catalogue)
         baseline = cells[position]
-    return [*cells, *(_anchors(baseline) if metrics else ())], baseline
+    return [*cells, *(anchors_of(baseline) if metrics else ())], baseline
 
 
 def _check_backends(suite: Suite, source: Source) -> None:
@@ -138,7 +140,7 @@ def _matched(
         cells = entry(index, comparison.model_copy(update={"backbone": backbone}))
         found += [(cell, solved) for cell in cells]
     _refuse_twins([cell for cell, _ in found], source)
-    labelled = _label([cell for cell, _ in found], catalogue)
+    labelled = label_all([cell for cell, _ in found], catalogue)
     same = next(cell for cell in labelled if cell.identity("train", card="") == baseline.identity("train", card=""))
     return [noted(cell, same, suite.size_match, found[i][1]) for i, cell in enumerate(labelled)]
 
@@ -201,7 +203,7 @@ def _cells(
                     parameters=cost.parameters,
                     forward_flops=dict(cost.forward_flops),
                     tokens=grid.tokens,
-                    metric_fingerprints=tuple(_metric_fingerprint(catalogue, metric) for metric in metrics),
+                    metric_fingerprints=tuple(metric_fingerprint(catalogue, metric) for metric in metrics),
                     timed_alone=suite.timed_alone,
                     condition=given,
                     text=data.text if given is not None and given.kind == "text" else None,
@@ -308,23 +310,6 @@ def _check_held_out(suite: Suite, facts: DataFacts, source: Source) -> None:
         raise too_few_held_out(suite.sample, facts.held_out).at(source.where("sample", "count"))
 
 
-def _refuse_doubles(names: Sequence[str], source: Source) -> None:
-    for index, name in enumerate(names):
-        if name in names[:index]:
-            raise UsageError(f"the metric {name!r} stands twice", where=source.where("quality", index), do="keep one")
-
-
-def _require_beside(names: Sequence[str], catalogue: Catalogue, source: Source) -> None:
-    """A metric that can't be read alone needs the others beside it, as fid needs kid."""
-    for index, name in enumerate(names):
-        for other in catalogue.get("metric", name).facts.beside:
-            if other not in names:
-                raise UsageError(
-                    f"the metric {name!r} stands alone", where=source.where("quality", index),
-                    expected=f"{other} beside it, which does not lean on the number of images", do=f"add {other}",
-                )  # fmt: skip
-
-
 def _without_twins(cells: Sequence[Cell]) -> list[Cell]:
     return list({cell.identity("train", card=""): cell for cell in cells}.values())
 
@@ -338,115 +323,6 @@ def _refuse_twins(cells: Sequence[Cell], source: Source) -> None:
             scan = f" with the scan {cell.scan.label!r}" if cell.scan else ""
             raise UsageError(f"the backbone {cell.backbone.name!r}{scan} stands twice", where=source.where("compare"))
         seen.add(key)
-
-
-def _label(cells: Sequence[Cell], catalogue: Catalogue) -> list[Cell]:
-    """Short labels: a backbone's name, with the options in which two of the same name differ; a scan's with options."""
-    values: dict[tuple[str, str], set[str]] = {}
-    for cell in cells:
-        assert cell.backbone is not None
-        for key, value in cell.backbone.options.items():
-            values.setdefault((cell.backbone.name, key), set()).add(word(value))
-    labelled = []
-    for cell in cells:
-        assert cell.backbone is not None
-        name, options = cell.backbone.name, cell.backbone.options
-        shown = (key for key in sorted(options) if len(values[name, key]) > 1 or _another_mixer(key, options[key]))
-        words = [name, *(f"{key}={word(options[key])}" for key in shown)]
-        scan = None if cell.scan is None else scan_label(catalogue.get("scan", cell.scan.name), cell.scan)
-        labelled.append(cell.model_copy(update={"backbone_label": " ".join(words), "scan_label": scan}))
-    return labelled
-
-
-def scan_label(spec: Spec, scan: Resolved) -> str:
-    """`zigzag paths=8`: whole numbers always, other options where they are not at their default."""
-    defaults = {option.name: option.default for option in spec.options}
-    shown = (key for key, value in sorted(scan.options.items()) if type(value) is int or value != defaults[key])
-    return " ".join([scan.name, *(f"{key}={word(scan.options[key])}" for key in shown)])
-
-
-def _another_mixer(key: str, value: Any) -> bool:
-    """A mixer that is not the default makes another network, and its row must say so."""
-    return key == "mixer" and isinstance(value, dict) and value["name"] != "mamba"
-
-
-def _baseline(suite: Suite, cells: Sequence[Cell], source: Source) -> Cell:
-    """The first cell of the row that differences are taken against; the first cell when the suite names none."""
-    if suite.baseline is None:
-        return cells[0]
-    for cell in cells:
-        assert cell.backbone is not None
-        names = (cell.backbone.name, cell.backbone_label)
-        scans = (None, cell.scan.name if cell.scan else None, cell.scan_label)
-        if suite.baseline.backbone in names and suite.baseline.scan in scans:
-            return cell
-    labels = sorted({f"{{backbone: {c.backbone_label}, scan: {c.scan_label}}}" for c in cells})
-    raise UsageError(
-        "the baseline is no row of this suite", where=source.where("baseline"), expected=" or ".join(labels)
-    )
-
-
-def _anchors(baseline: Cell) -> list[Cell]:
-    """Held-out images (the floor) and the baseline's network untrained (the ceiling), both by the cells' protocol.
-
-    Where networks see latents the floor stands twice: as the images are, and as the autoencoder gives them back.
-    """
-    none = {"efficiency": None, "train_images": None, "train_seconds": None}
-    floor = baseline.model_copy(
-        update={
-            "role": "floor", "backbone": None, "scan": None, "backbone_label": "held-out images", "scan_label": None,
-            "order_digests": (), "scanned_ratio": 0.0, "parameters": 0, "forward_flops": {}, "seed": 0,
-            "size_match": None, "condition": None, "text": None, **none,
-        }
-    )  # fmt: skip
-    ceiling = baseline.model_copy(
-        update={"role": "ceiling", "backbone_label": f"untrained {baseline.backbone_label}", **none}
-    )
-    if baseline.latents is None:
-        return [floor, ceiling]
-    return [floor, floor.model_copy(update={"role": "reconstruction"}), ceiling]
-
-
-def _metric_fingerprint(catalogue: Catalogue, metric: Resolved) -> str:
-    spec = catalogue.get("metric", metric.name)
-    return str(spec.facts.fingerprint(spec.make_options(metric.options)))
-
-
-def _check_metrics(catalogue: Catalogue, metrics: Sequence[Resolved], facts: DataFacts, source: Source) -> None:
-    """A metric of images is not one of clips, nor the other way round."""
-    fitting = ("either", "frames", "clips") if facts.frames > 1 else ("either", "images")
-    for index, metric in enumerate(metrics):
-        of = catalogue.get("metric", metric.name).facts.of
-        if of not in fitting:
-            got = f"clips of {facts.frames} frames" if facts.frames > 1 else "single images"
-            raise UsageError(
-                f"the metric {metric.name!r} is one of {of}", where=source.where("quality", index), expected=f"{of}",
-                got=got, do="take frame-fd-efflite0 or frame-kid-efflite0" if facts.frames > 1 else "take fd-efflite0",
-            )  # fmt: skip
-
-
-def _missing_metrics(
-    catalogue: Catalogue, suite: Suite, metrics: Sequence[Resolved], frames: int, smoke: bool
-) -> list[Missing]:
-    """What the metrics lack; a smoke run measures what it can and writes the rest down as refused."""
-    if smoke:
-        return []
-    missing: list[Missing] = []
-    for metric in metrics:
-        spec = catalogue.get("metric", metric.name)
-        options = spec.make_options(metric.options)
-        missing += spec.facts.missing(options)
-        minimum = spec.facts.minimum_images(options)
-        count = suite.sample.count * (frames if spec.facts.of == "frames" else 1)
-        if spec.facts.needs == "samples" and count < minimum:
-            drawn = f"sample.count is {suite.sample.count:,}" + (f" clips of {frames} frames" if frames > 1 else "")
-            missing.append(
-                Missing(
-                    f"{metric.name} needs at least {minimum:,} images and {drawn}",
-                    "raise sample.count, or take a metric such as kid-efflite0 or fd-efflite0",
-                )
-            )
-    return list(dict.fromkeys(missing))  # two metrics may lack the same file
 
 
 def _matches(cell: Cell, wanted: str) -> bool:

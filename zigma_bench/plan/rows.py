@@ -1,0 +1,80 @@
+"""The rows of a suite's table: their labels, the baseline among them, and the anchors around them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from zigma_bench.errors import UsageError
+from zigma_bench.plan.cells import Cell, Resolved
+from zigma_bench.plan.resolve import word
+from zigma_bench.plugins import Catalogue
+from zigma_bench.registry import Spec
+from zigma_bench.suite import Source, Suite
+
+
+def label_all(cells: Sequence[Cell], catalogue: Catalogue) -> list[Cell]:
+    """Short labels: a backbone's name, with the options in which two of the same name differ; a scan's with options."""
+    values: dict[tuple[str, str], set[str]] = {}
+    for cell in cells:
+        assert cell.backbone is not None
+        for key, value in cell.backbone.options.items():
+            values.setdefault((cell.backbone.name, key), set()).add(word(value))
+    labelled = []
+    for cell in cells:
+        assert cell.backbone is not None
+        name, options = cell.backbone.name, cell.backbone.options
+        shown = (key for key in sorted(options) if len(values[name, key]) > 1 or _another_mixer(key, options[key]))
+        words = [name, *(f"{key}={word(options[key])}" for key in shown)]
+        scan = None if cell.scan is None else scan_label(catalogue.get("scan", cell.scan.name), cell.scan)
+        labelled.append(cell.model_copy(update={"backbone_label": " ".join(words), "scan_label": scan}))
+    return labelled
+
+
+def scan_label(spec: Spec, scan: Resolved) -> str:
+    """`zigzag paths=8`: whole numbers always, other options where they are not at their default."""
+    defaults = {option.name: option.default for option in spec.options}
+    shown = (key for key, value in sorted(scan.options.items()) if type(value) is int or value != defaults[key])
+    return " ".join([scan.name, *(f"{key}={word(scan.options[key])}" for key in shown)])
+
+
+def _another_mixer(key: str, value: Any) -> bool:
+    """A mixer that is not the default makes another network, and its row must say so."""
+    return key == "mixer" and isinstance(value, dict) and value["name"] != "mamba"
+
+
+def find_baseline(suite: Suite, cells: Sequence[Cell], source: Source) -> Cell:
+    """The first cell of the row that differences are taken against; the first cell when the suite names none."""
+    if suite.baseline is None:
+        return cells[0]
+    for cell in cells:
+        assert cell.backbone is not None
+        names = (cell.backbone.name, cell.backbone_label)
+        scans = (None, cell.scan.name if cell.scan else None, cell.scan_label)
+        if suite.baseline.backbone in names and suite.baseline.scan in scans:
+            return cell
+    labels = sorted({f"{{backbone: {c.backbone_label}, scan: {c.scan_label}}}" for c in cells})
+    raise UsageError(
+        "the baseline is no row of this suite", where=source.where("baseline"), expected=" or ".join(labels)
+    )
+
+
+def anchors_of(baseline: Cell) -> list[Cell]:
+    """Held-out images (the floor) and the baseline's network untrained (the ceiling), both by the cells' protocol.
+
+    Where networks see latents the floor stands twice: as the images are, and as the autoencoder gives them back.
+    """
+    none = {"efficiency": None, "train_images": None, "train_seconds": None}
+    floor = baseline.model_copy(
+        update={
+            "role": "floor", "backbone": None, "scan": None, "backbone_label": "held-out images", "scan_label": None,
+            "order_digests": (), "scanned_ratio": 0.0, "parameters": 0, "forward_flops": {}, "seed": 0,
+            "size_match": None, "condition": None, "text": None, **none,
+        }
+    )  # fmt: skip
+    ceiling = baseline.model_copy(
+        update={"role": "ceiling", "backbone_label": f"untrained {baseline.backbone_label}", **none}
+    )
+    if baseline.latents is None:
+        return [floor, ceiling]
+    return [floor, floor.model_copy(update={"role": "reconstruction"}), ceiling]
