@@ -132,7 +132,7 @@ def timed_results(tmp_path, monkeypatch):
     monkeypatch.setattr(measure, "ceilings", lambda cell, device: bounds)
     monkeypatch.setattr(measure, "scan_alone", lambda cell, device, repeats, stopped: {"bytes_per_second": 1.0})
     monkeypatch.setattr(measure, "peak_memory", lambda device: {"peak-memory": PEAK})
-    monkeypatch.setattr(measure, "time_calls", lambda *arguments: Timing((CALL,) * 3, 1.0, 3, True))
+    monkeypatch.setattr(measure, "time_calls", lambda *arguments, **named: Timing((CALL,) * 3, 1.0, 3, True))
     (tmp_path / "lengths.yaml").write_text(SUITE)
     plan = make_plan(*load_suite(tmp_path / "lengths.yaml"), catalogue())
     for cell in plan.cells:

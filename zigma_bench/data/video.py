@@ -19,13 +19,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from zigma_bench.data.decode import fitted
-from zigma_bench.data.encoded import MEMORY_BYTES
 from zigma_bench.device import cores
 from zigma_bench.errors import BadImage, NotReady
 from zigma_bench.images import Labels, Pixels
 from zigma_bench.registry import Missing
 
+MEMORY_BYTES = 2**30  # a split whose pixels fit is decoded once and kept
 MAX_FRAMES = 20_000  # of one video, which is held in memory while its clips are cut out
 LOST = 0.1  # the share of the frames that its head tells of which may be missing: old encoders count one or two more
 MEND = "replace or remove the video"
@@ -95,6 +94,8 @@ def read_frames(path: Path) -> list[Any]:
 
 def read_clips(path: Path, cut: Cut, wanted: Sequence[int], *, resolution: int) -> Pixels:
     """Some of a video's clips, uint8 [n, frames, 3, resolution, resolution]; BadImage where it is too short."""
+    from zigma_bench.data.decode import fitted  # brings Pillow, which a description needs not
+
     frames = read_frames(path)
     if len(frames) < cut.span:
         raise BadImage(
