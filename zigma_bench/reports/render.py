@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from zigma_bench.plan import Match, told
 from zigma_bench.reports import differences
 from zigma_bench.reports.compare import Difference
+from zigma_bench.reports.crossings import crossings
 from zigma_bench.reports.figures import ARROWS, figure, mark
 from zigma_bench.reports.table import Row, Table
 
@@ -163,6 +164,7 @@ def footer(table: Table) -> list[str]:
     if table.smoke:
         lines.insert(0, "SMOKE RUN at toy scale: these figures mean nothing.")
     lines += differences.notes(table)
+    lines += [f"{crossing}." for crossing in crossings(table)]
     lines += [f"{row.role} {differences.label(row)}: {row.status}: {row.reason}" for row in table.rows if row.reason]
     return [*lines, *_refusals(table)]
 

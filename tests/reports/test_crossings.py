@@ -1,0 +1,77 @@
+"""Curves over length that are known to cross, to meet nowhere, and to lack points."""
+
+from __future__ import annotations
+
+import pytest
+
+from zigma_bench.reports.crossings import crossings
+from zigma_bench.reports.render import footer
+from zigma_bench.reports.table import Row, Statistic, Table
+
+LENGTHS = (256, 1024, 4096, 16384)
+
+
+def row(backbone, tokens, value, *, batch=1, backend="auto", scan=None, unit="1/s", name="train-images-per-second"):
+    better = {"1/s": "higher", "s": "lower", "bytes": "lower"}[unit]
+    statistic = Statistic(value, None, 1, unit, better=better, stage="efficiency")
+    facts = {
+        "parameters": 1, "forward_flops": {}, "scanned_ratio": 1.0, "tokens": tokens, "size_match": None,
+        "setting": {"backend": backend, "tokens": tokens, "batch": batch},
+    }  # fmt: skip
+    return Row("cell", backbone, scan, 1, "done", False, None, {name: statistic}, facts)
+
+
+def table(*rows):
+    return Table("suite", "Why?", "folder", False, "validation", 0, {}, (), (), tuple(rows))
+
+
+def curves(exponents, **options):
+    """Images a second that fall as a power of the length, of each backbone from one value at 1,024 tokens on."""
+    return [row(name, n, c * (n / 1024) ** -e, **options) for name, (c, e) in exponents.items() for n in LENGTHS]
+
+
+def test_two_powers_cross_where_algebra_says():
+    """100 (n / 1024)^-2 and 50 (n / 1024)^-1 are equal at n = 2048."""
+    (found,) = crossings(table(*curves({"dit": (100, 2), "zigma": (50, 1)})))
+    assert (found.ahead, found.behind, found.batch) == ("zigma", "dit", 1)
+    assert found.tokens == pytest.approx(2048)
+    assert str(found) == "train-images-per-second, batch 1: zigma overtakes dit at about 2,048 tokens"
+
+
+def test_seconds_are_better_where_they_are_fewer():
+    rows = [row(name, n, c * (n / 1024) ** e, unit="s", name="latency") for name, c, e in
+            (("dit", 1, 2), ("zigma", 2, 1)) for n in LENGTHS]  # fmt: skip
+    (found,) = crossings(table(*rows))
+    assert (found.ahead, found.behind, found.tokens) == ("zigma", "dit", pytest.approx(2048))
+
+
+def test_what_is_no_race_is_not_told():
+    apart = curves({"dit": (100, 1), "zigma": (50, 1)})  # never meet
+    memory = curves({"dit": (100, 2), "zigma": (50, 1)}, unit="bytes", name="train-step-peak-memory")
+    batches = curves({"dit": (100, 2)}, batch=1) + curves({"zigma": (50, 1)}, batch=16)
+    scans = curves({"zigma": (100, 2)}, scan="raster") + curves({"zigma": (50, 1)}, scan="zigzag")
+    for rows in (apart, memory, batches, scans):
+        assert crossings(table(*rows)) == []
+
+
+def test_a_length_without_a_figure_is_passed_over():
+    """Between the lengths beside it the curves are still lines of logarithms."""
+    rows = [one for one in curves({"dit": (100, 2), "zigma": (50, 1)}) if one.setting["tokens"] != 4096]
+    rows.append(row("dit", 4096, None))
+    (found,) = crossings(table(*rows))
+    assert found.tokens == pytest.approx(2048)
+
+
+def test_backends_of_one_network_are_told_apart_and_the_footer_names_all():
+    rows = curves({"dit": (100, 2)}) + curves({"zigma": (50, 1)}, backend="fused")
+    rows += curves({"zigma": (25, 1)}, backend="torch")
+    lines = footer(table(*rows))
+    assert "train-images-per-second, batch 1: zigma (fused) overtakes dit at about 2,048 tokens." in lines
+    assert "train-images-per-second, batch 1: zigma (torch) overtakes dit at about 4,096 tokens." in lines
+
+
+def test_curves_that_meet_at_a_length_that_was_timed_cross_there():
+    rows = [row("dit", n, v) for n, v in ((256, 8), (1024, 4), (4096, 2))]
+    rows += [row("zigma", n, v) for n, v in ((256, 6), (1024, 4), (4096, 3))]
+    (found,) = crossings(table(*rows))
+    assert (found.ahead, found.tokens) == ("zigma", pytest.approx(1024))
