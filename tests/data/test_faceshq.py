@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from zigma_bench.data import faceshq
+from zigma_bench.data.check import check
 from zigma_bench.data.faceshq import describe, load
 from zigma_bench.data.options import FacesHQOptions
 from zigma_bench.errors import NotReady
+from zigma_bench.plugins import catalogue
 
 
 def test_every_image_below_the_root_is_read(pictures: Callable[..., Path], tmp_path: Path) -> None:
@@ -33,3 +36,13 @@ def test_without_images_the_plan_says_how_to_get_them(tmp_path: Path) -> None:
         assert "CC BY-NC-SA 4.0" in missing.what and f"{root}/**/*.png" in missing.do
         with pytest.raises(NotReady, match="ffhq-dataset"):
             load(FacesHQOptions(str(root)))
+
+
+def test_a_check_counts_them(pictures: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures("faces", count=3, size=256, seed=1)
+    spec = catalogue().get("dataset", "faceshq")
+    options = FacesHQOptions(str(tmp_path / "faces"), 256, 1)
+    (problem,) = check(spec, options).problems
+    assert "these are not all of FacesHQ" in str(problem) and "expected 100,000 images; got 3" in str(problem)
+    monkeypatch.setattr(faceshq, "IMAGES", 3)
+    assert check(spec, options).problems == ()
