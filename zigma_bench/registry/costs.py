@@ -1,0 +1,98 @@
+"""What is missing, what a network costs, and what it is conditioned on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from zigma_bench.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Something that must be present before a plan can run, and how to get it."""
+
+    what: str
+    do: str
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a network costs by formula: parameters, and FLOPs of one forward pass of one image by operator.
+
+    One multiply-add is 2 FLOPs. `scan` is the selective scan alone. `parts`: the parameters by operator, under the same
+    names; None where a formula does not tell them apart. Costs add up name by name.
+    """
+
+    parameters: int
+    forward_flops: Mapping[str, int]
+    parts: Mapping[str, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.parts is not None and sum(self.parts.values()) != self.parameters:
+            raise UsageError(
+                "the parts of a cost do not add up to its parameters", expected=f"{self.parameters:,}",
+                got=sum(self.parts.values()),
+            )  # fmt: skip
+
+    @classmethod
+    def of(cls, parts: Mapping[str, int], forward_flops: Mapping[str, int]) -> Cost:
+        """A cost whose parameters are those of its parts."""
+        return cls(sum(parts.values()), forward_flops, parts)
+
+    @property
+    def total_flops(self) -> int:
+        return sum(self.forward_flops.values())
+
+    def within(self, name: str) -> Cost:
+        """The same cost, its parameters under one name where its formula does not tell them apart."""
+        return self if self.parts is not None else Cost(self.parameters, self.forward_flops, {name: self.parameters})
+
+
+def added(costs: Iterable[Cost]) -> Cost:
+    """The sum of costs, name by name; its parts are known where those of all are."""
+    costs = list(costs)
+    known = [cost.parts for cost in costs if cost.parts is not None]
+    parts = sum_by_name(known) if len(known) == len(costs) else None
+    return Cost(sum(cost.parameters for cost in costs), sum_by_name(cost.forward_flops for cost in costs), parts)
+
+
+def sum_by_name(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Counts added up under each name, in the order in which the names first come."""
+    found: dict[str, int] = {}
+    for mapping in counts:
+        for name, count in mapping.items():
+            found[name] = found.get(name, 0) + count
+    return found
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What an image is drawn under: a `class`, one of `size` labels, or a `text`, features of `size` channels.
+
+    `droppable`: whether the network has a label behind the classes, `size`, that stands for none of them; for a text
+    the features of an empty one stand. `tokens` of a text: 0 for any number. `masked`: features come with a mask of the
+    tokens that count, or, of a network, it takes one.
+    """
+
+    kind: Literal["class", "text"]
+    size: int
+    droppable: bool = field(default=False, compare=False)
+    tokens: int = 0
+    masked: bool = field(default=False, compare=False)
+
+    def __str__(self) -> str:
+        if self.kind == "class":
+            return f"{self.size} classes"
+        tokens = f"{self.tokens} tokens with " if self.tokens else ""
+        return f"text features of {tokens}{self.size or 'unknown'} channels"
+
+    def serves(self, wanted: Condition) -> bool:
+        """Whether data that give this suit a network that takes `wanted`; a size or number that is 0 is not known."""
+        if self.kind != wanted.kind:
+            return False
+        if self.kind == "class":
+            return self.size == wanted.size
+        sizes, tokens = {self.size, wanted.size} - {0}, {self.tokens, wanted.tokens} - {0}
+        return len(sizes) <= 1 and len(tokens) <= 1 and (wanted.masked or not self.masked)
