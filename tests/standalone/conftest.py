@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from golden import CASES, official_weights
+from PIL import Image
 
 TEXT = CASES["zigzagN8_text_d3"]
 PLAIN = CASES["zigzagN8_uncond_d3"]
@@ -31,6 +32,20 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """`folder(name, pixels)`: PNGs."""
+
+    def write(name, images):
+        place = tmp_path / name
+        place.mkdir()
+        for index, image in enumerate(images):
+            Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(place / f"{index:03d}.png")
+        return place
+
+    return write
 
 
 @pytest.fixture

@@ -29,20 +29,6 @@ def pixels(count, shape=(8, 8, 3), seed=0):
     return np.random.default_rng(seed).integers(0, 256, (count, *shape), dtype=np.uint8)
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """`folder(name, pixels)`: PNGs."""
-
-    def write(name, images):
-        place = tmp_path / name
-        place.mkdir()
-        for index, image in enumerate(images):
-            Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(place / f"{index:03d}.png")
-        return place
-
-    return write
-
-
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_folder_a_zip_and_an_npz_are_the_same_images(channels, folder, tmp_path):
     images = pixels(5, (6, 8, channels))

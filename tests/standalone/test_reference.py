@@ -7,7 +7,6 @@ import zipfile
 
 import numpy as np
 import pytest
-from PIL import Image
 from typer.testing import CliRunner
 
 from zigma_bench.cell import load_parts
@@ -27,20 +26,6 @@ def run(*words, results):
 def pixels(count, shape=(8, 8, 3), seed=0):
     draw = np.random.default_rng(seed)
     return (draw.integers(0, 200, (count, 1, 1, 1)) + draw.integers(0, 56, (count, *shape))).astype(np.uint8)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """`folder(name, pixels)`: PNGs."""
-
-    def write(name, images):
-        place = tmp_path / name
-        place.mkdir()
-        for index, image in enumerate(images):
-            Image.fromarray(image).save(place / f"{index:03d}.png")
-        return place
-
-    return write
 
 
 def test_saved_statistics_measure_as_the_images_do(folder, tmp_path):
