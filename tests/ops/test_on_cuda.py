@@ -188,7 +188,9 @@ def test_no_segment_sees_what_another_holds(backend: str, segments: bool) -> Non
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 2e-5), (torch.bfloat16, 2e-2)])
 @pytest.mark.parametrize("segments", [False, True])
-def test_the_whole_branch_equals_its_parts(dtype: torch.dtype, bound: float, segments: bool) -> None:
+@pytest.mark.parametrize("projected", [False, True])
+def test_the_whole_branch_equals_its_parts(dtype: torch.dtype, bound: float, segments: bool, projected: bool) -> None:
+    """`projected`: with out_proj, whose gradient is of the outputs that the backward writes again."""
     rng = torch.Generator().manual_seed(0)
     E, N, R, L = 96, 16, 6, 130
 
@@ -200,6 +202,8 @@ def test_the_whole_branch_equals_its_parts(dtype: torch.dtype, bound: float, seg
         "x_proj": normal(R + 2 * N, E) / E**0.5, "dt_proj": normal(E, R) / R**0.5, "dt_bias": normal(E) - 3,
         "A": -torch.rand(E, N, generator=rng) * N - 0.1, "D": normal(E),
     }  # fmt: skip
+    if projected:
+        given["out_proj"] = normal(40, E) / E**0.5
     path, since = torch.randperm(L, generator=rng), some_segments(L) if segments else None
 
     def parts(*, path: torch.Tensor, since: torch.Tensor | None, backend: str, **all: torch.Tensor) -> torch.Tensor:
@@ -207,14 +211,17 @@ def test_the_whole_branch_equals_its_parts(dtype: torch.dtype, bound: float, seg
         x, z = all["xz"].chunk(2, -1)
         u = causal_conv(x, all["conv_weight"], all["conv_bias"], **along)
         dt, B, C = (u @ all["x_proj"].t()).split([R, N, N], -1)
-        return selective_scan(
+        y = selective_scan(
             u, dt @ all["dt_proj"].t(), all["A"], B, C, D=all["D"], z=z, delta_bias=all["dt_bias"], **along
         )
+        return y @ all["out_proj"].t() if projected else y
 
     def whole(*, path: torch.Tensor, since: torch.Tensor | None, backend: str, **all: torch.Tensor) -> torch.Tensor:
-        xz = all.pop("xz")
+        xz, out_proj = all.pop("xz"), all.pop("out_proj", None)
         own = {name: tensor[None] for name, tensor in all.items()}
-        return mamba_inner(xz, **own, path=path[None], since=None if since is None else since[None])[0]
+        since = None if since is None else since[None]
+        y = mamba_inner(xz, **own, path=path[None], since=since, out_proj=out_proj)
+        return y if projected else y[0]
 
     rounded = {name: value.to(dtype).double() for name, value in given.items()}
     expected = with_gradients(parts, rounded, path, "cpu", torch.float64, "naive", since)

@@ -19,7 +19,7 @@ from zigma_bench.models.attention import Attention, Mlp
 from zigma_bench.models.condition import make_condition, refuse_condition
 from zigma_bench.models.embed import PatchEmbed, Positions, TimeEmbed, ZeroLinear, check_images, unpatchify
 from zigma_bench.models.options import DitOptions
-from zigma_bench.models.stack import run
+from zigma_bench.models.stack import Stack
 from zigma_bench.scans.route import Route
 
 NORM_EPS = 1e-6
@@ -57,9 +57,7 @@ class Dit(nn.Module):
         self.positions = Positions("sincos", grid, options.width)
         self.time_embed = TimeEmbed(options.width, scale=self.time_scale)
         self.condition = make_condition(options, options.width)
-        self.blocks = nn.ModuleList(
-            Block(options.width, options.head_count, options.mlp_ratio) for _ in range(options.depth)
-        )
+        self.blocks = Stack(Block(options.width, options.head_count, options.mlp_ratio) for _ in range(options.depth))
         self.final_modulation = ZeroLinear(options.width, 2 * options.width)
         self.head = ZeroLinear(options.width, options.patch**2 * channels * (2 if options.learn_sigma else 1))
 
@@ -71,8 +69,7 @@ class Dit(nn.Module):
         check_images(x, t, grid=self.grid, channels=self.channels, patch=self.patch)
         c = self._conditioned(t, y)  # [B, D]
         x = self.positions(self.patch_embed(x))  # [B, L, D]
-        for block in self.blocks:
-            x = run(block, x, c, checkpointing=self.checkpointing)
+        (x,) = self.blocks.through((x,), (c,), checkpointing=self.checkpointing)
         shift, scale = self.final_modulation(nn.functional.silu(c))[:, None].chunk(2, dim=-1)
         return unpatchify(self.head(modulated(x, shift, scale)), self.grid, self.patch)
 

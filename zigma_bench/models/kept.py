@@ -4,9 +4,9 @@ What autograd keeps of the operators as they are written here, uncompiled: the i
 Left out: weights and their copies, gradients, the optimiser, what an operator needs only while it runs, and what is
 small (means and rates of norms, the embedding of time, indices). tests/models/test_kept.py counts what is kept.
 
-`fused` computes u and delta again and keeps a state in 64 steps, `cpu` one in 8, `torch` one in 16. On a card a norm is
-one kernel; elsewhere it keeps its normalised input too, but for `cpu` where the scale of the stream is part of it.
-Under bfloat16 the portable backends keep float32 copies.
+`fused` computes u, delta and, of a sum of paths, y again and keeps a state in 64 steps, `cpu` one in 8, `torch` one in
+16. On a card a norm is one kernel; elsewhere it keeps its normalised input too, but for `cpu` where the scale of the
+stream is part of it. Under bfloat16 the portable backends keep float32 copies.
 
 L tokens, D width, E inner channels, N state, R rank of dt, F channels and S steps of a path, n bytes of a number.
 """
@@ -47,8 +47,8 @@ def mamba_kept(
     paths = [_mamba_path(block, route, backend, n)] * route.K
     copied = backend != "fused" and n < WIDE and _gated(route)  # the halves of in_proj's output
     in_place = not _gathers(route) and (backend == "fused" or (backend == "cpu" and n == WIDE))
-    half = n * L * E
-    ends = {"in_proj": n * L * D, "conv": half * in_place, "scan": half * (not copied), "out_proj": half}
+    half, again = n * L * E, backend == "fused" and _whole(route) and route.merge == "sum"  # y
+    ends = {"in_proj": n * L * D, "conv": half * in_place, "scan": half * (not copied), "out_proj": half * (not again)}
     return sum_by_name([ends, *paths, _behind(route, n, L, E), {} if _gated(route) else _gate(route, n, L, E)])
 
 
@@ -60,8 +60,7 @@ def _mamba_path(block: ZigmaOptions, route: Route, backend: str, n: int) -> dict
     projected, copies = n * S * (R + 2 * N), 0 if n == WIDE else WIDE * S * F
     gathered = n * S * F if _gathers(route) and backend != "torch" else 0
     if backend == "fused":
-        again = not (_gathers(route) or route.stages or route.features or route.merge == "concat")  # u and delta
-        u = 0 if again else n * S * F
+        u = 0 if _whole(route) else n * S * F
         marked = n * S * N * bool(route.features)  # B with what is added
         return {"conv": gathered, "x_proj": u, "dt_proj": projected, "scan": u + states + marked}
     if backend == "cpu":
@@ -81,6 +80,11 @@ def _refuse_learned(route: Route) -> None:
 def _gathers(route: Route) -> bool:
     """Whether rows are gathered before the operators and put back behind them: pads, and parts of the tokens."""
     return route.pad_count > 0 or route.merge == "scatter"
+
+
+def _whole(route: Route) -> bool:
+    """Whether `fused` takes the layer as one operator, which computes u and delta again."""
+    return not (_gathers(route) or route.stages or route.features or route.merge == "concat")
 
 
 def _gated(route: Route) -> bool:

@@ -144,6 +144,8 @@ class MambaMixer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.order is not None:
             return self._along_learned(x)
+        if self.whole and self.merge_name == "sum":
+            return self._whole(self.in_proj(x), self.out_proj.weight)
         if self.whole:
             return self.out_proj(self.merge(self._whole(self.in_proj(x)).unbind(0)))  # type: ignore[no-any-return]
         x, z = self.in_proj(x, apart=True)  # [B, L, E] each
@@ -174,14 +176,14 @@ class MambaMixer(nn.Module):
     def _branch(self, number: int) -> nn.Module:
         return self.branches[number if self.share == "separate" else 0]
 
-    def _whole(self, xz: Tensor) -> Tensor:
-        """All paths [K, B, L, E] as one operator of the backend `fused`."""
+    def _whole(self, xz: Tensor, out_proj: Tensor | None = None) -> Tensor:
+        """All paths [K, B, L, E], or out_proj of their sum, as one operator of the backend `fused`."""
         walks = [self._walk(k) for k in range(len(self.walks))]
         branches = [self._branch(k) for k in range(len(walks))]
         parameters = zip(*(branch.parameters_of_scan for branch in branches if isinstance(branch, Branch)), strict=True)
         return mamba_inner(
             xz, *map(_stacked, parameters), path=_stacked([walk.path for walk in walks]),
-            since=_stacked([walk.since for walk in walks]),
+            since=_stacked([walk.since for walk in walks]), out_proj=out_proj,
         )  # fmt: skip
 
     def _cascade(self, x: Tensor, z: Tensor, behind: Tensor | None) -> Tensor:

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from zigma_bench.errors import NotReady
+from zigma_bench.models.stack import Stack
 
 
 def compile_network(network: nn.Module, device_type: str) -> None:
-    """Compile the network's `blocks` (layers that share one program), or the whole network if it has none, in place.
+    """Compile the network's `blocks` (whose layers share programs), or the whole network if it has none, in place.
 
     A graph break is an error. Names of parameters stay. Raises NotReady on a CPU, whose operators PyTorch can't trace.
     """
@@ -20,7 +21,7 @@ def compile_network(network: nn.Module, device_type: str) -> None:
     blocks = getattr(network, "blocks", None)
     parts = list(blocks) if isinstance(blocks, nn.ModuleList) else [network]
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 8 + 4 * len(parts))
-    for part in parts:
+    for part in [blocks] if isinstance(blocks, Stack) else parts:
         part.compile(fullgraph=True, options=_options())
 
 

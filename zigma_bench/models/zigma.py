@@ -31,7 +31,7 @@ from zigma_bench.models.embed import (
 )
 from zigma_bench.models.mixers import make_mixer
 from zigma_bench.models.options import ZigmaOptions
-from zigma_bench.models.stack import run
+from zigma_bench.models.stack import Stack
 from zigma_bench.ops.modulated_norm import modulated_norm
 from zigma_bench.scans.route import Route
 
@@ -109,7 +109,7 @@ class Zigma(nn.Module):
         self.condition = make_condition(options, options.width)
         rates = [0.0, *torch.linspace(0, options.drop_path, options.depth).tolist()]  # official: shifted by one
         kind = TextBlock if options.condition == "text" else Block
-        self.blocks = nn.ModuleList(
+        self.blocks = Stack(
             kind(
                 options.width,
                 make_mixer(options.layer(number), grid=grid, route=route, backend=backend),
@@ -127,9 +127,7 @@ class Zigma(nn.Module):
         check_images(x, t, grid=self.grid, channels=self.channels, patch=self.patch)
         c, text = self._conditioned(t, y, mask)  # [B, D], and text tokens with their mask
         x = self.positions(self.patch_embed(x))  # [B, L, D]
-        r: Tensor | None = None
-        for block in self.blocks:
-            x, r = run(block, x, r, c, *text, checkpointing=self.checkpointing)
+        x, r = self.blocks.through((x, None), (c, *text), checkpointing=self.checkpointing)
         x = self.final_norm(self.final_drop(x).float() + r)
         x = nn.functional.layer_norm(x, x.shape[-1:], eps=FINAL_EPS)
         return unpatchify(self.head(x), self.grid, self.patch)

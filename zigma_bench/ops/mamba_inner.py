@@ -1,8 +1,9 @@
 """The inner part of a Mamba mixer as one operator on an NVIDIA card: convolution, projections, scan and gate.
 
 `zigma_bench.models.mixer.Branch` computes the same with the operators one by one. As one it keeps less for the backward
-(the projections of u and some states; u and delta are computed again, as in mamba-ssm's mamba_inner_fn) and writes the
-two halves of the gradient of xz into one tensor.
+(the projections of u and some states; u and delta are computed again, as in mamba-ssm's mamba_inner_fn, and with
+out_proj so is y, which the scan's backward meets on its way) and writes the two halves of the gradient of xz into one
+tensor.
 """
 
 from __future__ import annotations
@@ -34,20 +35,21 @@ def mamba_inner(
     *,
     path: Tensor | None,
     since: Tensor | None,
+    out_proj: Tensor | None = None,
 ) -> Tensor:
     """xz [B, L, 2E] -> [K, B, L, E]: u = causal_conv(x); dt, B, C = x_proj u; delta = dt_proj dt; y = selective_scan.
 
-    K paths, each with parameters of its own.
+    K paths, each with parameters of its own. With out_proj [D, E]: out_proj of the sum over the paths, [B, L, D].
 
     conv_weight [K, E, W]; x_proj [K, R + 2N, E]; dt_proj [K, E, R]; A [K, E, N]; conv_bias, dt_bias, D [K, E]. The
     projections are computed in xz's dtype, the rest in float32. path and since [K, L] or None, as in `selective_scan`.
     """
     selective_scan.check_states(A.shape[2])
-    parameters = (conv_weight, conv_bias, x_proj, dt_proj, dt_bias, A, D)
+    parameters = (conv_weight, conv_bias, x_proj, dt_proj, dt_bias, A, D, *(() if out_proj is None else (out_proj,)))
     save = torch.is_grad_enabled() and (xz.requires_grad or any(tensor.requires_grad for tensor in parameters))
     y: Tensor = _forward(
         xz, conv_weight.float(), conv_bias.float(), x_proj.to(xz.dtype), dt_proj.to(xz.dtype), dt_bias.float(),
-        A.float(), D.float(), path, since, save,
+        A.float(), D.float(), None if out_proj is None else out_proj.to(xz.dtype), path, since, save,
     )[0]  # fmt: skip
     return y
 
@@ -70,13 +72,17 @@ def _times(a: Tensor, b: Tensor) -> Tensor:
 
 def _run(
     xz: Tensor, conv_weight: Tensor, conv_bias: Tensor, x_proj: Tensor, dt_proj: Tensor, dt_bias: Tensor, A: Tensor,
-    D: Tensor, path: Tensor | None, since: Tensor | None, save: bool,
+    D: Tensor, out_proj: Tensor | None, path: Tensor | None, since: Tensor | None, save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     x, z = _both(xz, len(A))
     u = conv.forward(x, conv_weight.contiguous(), conv_bias.contiguous(), path, since, True)
     projected = _times(u.flatten(1, 2), x_proj.mT).view(*u.shape[:3], -1)
     y, saved = launch.forward(_inputs(z, u, projected, dt_proj, dt_bias, A, D, path, since), save=save)
-    return y, projected, saved
+    return y if out_proj is None else _sum(y) @ out_proj.t(), projected, saved
+
+
+def _sum(paths: Tensor) -> Tensor:
+    return paths[0] if len(paths) == 1 else paths.sum(0)
 
 
 def _both(xz: Tensor, paths: int) -> tuple[Tensor, ...]:
@@ -86,18 +92,19 @@ def _both(xz: Tensor, paths: int) -> tuple[Tensor, ...]:
 
 def _shapes(
     xz: Tensor, conv_weight: Tensor, conv_bias: Tensor, x_proj: Tensor, dt_proj: Tensor, dt_bias: Tensor, A: Tensor,
-    D: Tensor, path: Tensor | None, since: Tensor | None, save: bool,
+    D: Tensor, out_proj: Tensor | None, path: Tensor | None, since: Tensor | None, save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     batch, length, _ = xz.shape
     paths, channels, states = A.shape
     shape = (paths, batch, -(-length // SAVE), channels, states) if save else (0,)
-    y, projected = (xz.new_empty(paths, batch, length, size) for size in (channels, x_proj.shape[1]))
-    return y, projected, A.new_empty(shape)
+    out = (paths, batch, length, channels) if out_proj is None else (batch, length, out_proj.shape[0])
+    return xz.new_empty(out), xz.new_empty(paths, batch, length, x_proj.shape[1]), A.new_empty(shape)
 
 
 def _run_backward(
     grad: Tensor, projected: Tensor, saved: Tensor, xz: Tensor, conv_weight: Tensor, conv_bias: Tensor, x_proj: Tensor,
-    dt_proj: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor, path: Tensor | None, since: Tensor | None,
+    dt_proj: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor, out_proj: Tensor | None, path: Tensor | None,
+    since: Tensor | None,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     x, z = _both(xz, len(A))
     conv_weight, conv_bias = conv_weight.contiguous(), conv_bias.contiguous()
@@ -106,7 +113,12 @@ def _run_backward(
     given = _inputs(z, u, projected, dt_proj, dt_bias, A, D, path, since)
     grad_xz = torch.empty_like(xz, memory_format=torch.contiguous_format)
     halves = grad_xz[None].chunk(2, dim=-1)  # which a single path writes at once
-    found = launch.backward(given, dense_rows(grad), saved, grad_z=halves[1] if alone else None)
+    of_y = grad if out_proj is None else (grad @ out_proj).expand_as(u)
+    y = None  # of a single path it takes the rows of its gradient, each once that is read
+    if out_proj is not None:
+        y = of_y if alone else torch.empty_like(u)
+    found = launch.backward(given, dense_rows(of_y), saved, grad_z=halves[1] if alone else None, y=y)
+    of_out_proj = grad.new_empty(0) if y is None else grad.flatten(0, 1).t() @ _sum(y).flatten(0, 1)
     grad_projected = torch.empty_like(projected)
     grad_projected[..., rank:] = found.BC.flatten(3)
     rows, grad_rows, grad_delta, grad_u = (
@@ -125,12 +137,16 @@ def _run_backward(
         for half, grads in zip(halves, (grad_x, found.z), strict=True):
             half[0] = grads.sum(0)
     of_x_proj, of_dt_proj = _times(grad_rows.mT, u.flatten(1, 2)), _times(grad_delta.mT, rows[..., :rank])
-    return grad_xz, of_weight, of_bias, of_x_proj, of_dt_proj, found.bias, found.A, found.D
+    return grad_xz, of_weight, of_bias, of_x_proj, of_dt_proj, found.bias, found.A, found.D, of_out_proj
 
 
-def _flops(xz: Any, conv_weight: Any, conv_bias: Any, x_proj: Any, dt_proj: Any, dt_bias: Any, A: Any, *_: Any) -> int:
+def _flops(
+    xz: Any, conv_weight: Any, conv_bias: Any, x_proj: Any, dt_proj: Any, dt_bias: Any, A: Any, D: Any, out_proj: Any,
+    *_: Any,
+) -> int:  # fmt: skip
     rows = (A[0], *xz[:2], A[1])
     projections = 2 * math.prod(map(int, rows)) * int(x_proj[1] + dt_proj[2])
+    projections += 0 if out_proj is None else 2 * math.prod(map(int, (*xz[:2], *out_proj)))
     return projections + causal_conv.flops(rows, conv_weight) + selective_scan.flops(rows, rows, A)
 
 
@@ -140,12 +156,13 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
 
 
 def _differentiate(ctx: Any, grad: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-    return (*_backward(grad, *ctx.saved_tensors), None, None, None)
+    *found, of_out_proj = _backward(grad, *ctx.saved_tensors)
+    return (*found, None if ctx.saved_tensors[10] is None else of_out_proj, None, None, None)
 
 
 ARGUMENTS = (
     "Tensor xz, Tensor conv_weight, Tensor conv_bias, Tensor x_proj, Tensor dt_proj, Tensor dt_bias, Tensor A, "
-    "Tensor D, Tensor? path, Tensor? since"
+    "Tensor D, Tensor? out_proj, Tensor? path, Tensor? since"
 )
 _forward = define(
     "mamba_inner",
@@ -158,10 +175,11 @@ _forward = define(
 )
 _backward = define(
     "mamba_inner_backward",
-    f"(Tensor grad, Tensor projected, Tensor saved, {ARGUMENTS}) -> ({', '.join(['Tensor'] * 8)})",
+    f"(Tensor grad, Tensor projected, Tensor saved, {ARGUMENTS}) -> ({', '.join(['Tensor'] * 9)})",
     _run_backward,
     lambda grad, projected, saved, *inputs: tuple(
-        torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in inputs[:8]
+        grad.new_empty(0) if tensor is None else torch.empty_like(tensor, memory_format=torch.contiguous_format)
+        for tensor in inputs[:9]
     ),
     lambda grad, projected, saved, *arguments: 2 * _flops(*arguments),
 )

@@ -20,7 +20,7 @@ SAVE = 64  # steps between saved states; parts of a path are multiples of it
 OUTPUTS, END_STATES, ADJOINTS = range(3)
 MOST_STATES = 64
 SETTINGS = ("IO", "BC", "VECTOR", "VECTOR_BC", "GATED", "SOFTPLUS", "SEGMENTS")  # of both
-SCAN, SCAN_BACKWARD = Layout(7, 9, 6), Layout(9, 13, 6)  # `Scan` of scan.cu, `ScanBackward` of scan_backward.cu
+SCAN, SCAN_BACKWARD = Layout(7, 9, 6), Layout(10, 13, 6)  # `Scan` of scan.cu, `ScanBackward` of scan_backward.cu
 SHAPES = {1: (128, 5), 2: (64, 4), 4: (64, 3), 8: (32, 2)}  # channels of a block and resident blocks, by lanes
 
 
@@ -144,9 +144,11 @@ def _scan_kernel(index: int, mode: int, plan: Plan, states: int, settings: tuple
 
 
 @functools.cache
-def _backward_kernel(index: int, size: int, groups: int, plan: BackwardPlan, settings: tuple[Setting, ...]) -> Kernel:
+def _backward_kernel(
+    index: int, size: int, groups: int, plan: BackwardPlan, outputs: bool, settings: tuple[Setting, ...]
+) -> Kernel:
     return kernel(
-        BACKWARD, "scan_backward", index, S=size, GROUPS=groups, WARPS=plan.warps, BLOCKS=plan.blocks,
+        BACKWARD, "scan_backward", index, S=size, GROUPS=groups, WARPS=plan.warps, BLOCKS=plan.blocks, OUTPUTS=outputs,
         EXACT=settings[0] == torch.float32, **dict(zip(SETTINGS, settings, strict=True)),
     )  # fmt: skip
 
@@ -257,9 +259,10 @@ def backward(
     saved: Tensor,
     *,
     grad_z: Tensor | None = None,
+    y: Tensor | None = None,
     plan: BackwardPlan | None = None,
 ) -> Gradients:
-    """Gradients from that of the output; `grad_z` may be given to be written."""
+    """Gradients from that of the output; `grad_z` may be given to be written, and `y` for the output itself again."""
     paths, batch, length, channels, states = given.sizes
     if plan is None:
         index, bytes_each = given.u.get_device(), max(given.u.element_size(), given.B.element_size())
@@ -280,15 +283,15 @@ def backward(
     if plan.parts > 1:
         adjoints, sums = _carried(given, ADJOINTS, plan.first, grad)
     call = SCAN_BACKWARD.pack(
-        (given.u, given.delta, given.z, given.B, given.C, grad, grad_u, grad_delta, grad_z),
+        (given.u, given.delta, given.z, given.B, given.C, grad, grad_u, grad_delta, grad_z, y),
         (
             given.A, given.D, given.bias, given.path, given.since, saved, adjoints, sums,
             grad_BC, grad_A, grad_D, grad_bias, grad_initial,
         ),
         (batch, length, channels, states, plan.parts, part_length(length, plan.parts)),
     )  # fmt: skip
-    settings = given.settings(grad, grad_u, grad_delta, grad_z)
-    built = _backward_kernel(given.u.get_device(), size, groups, plan, settings)
+    settings = given.settings(grad, grad_u, grad_delta, grad_z, y)
+    built = _backward_kernel(given.u.get_device(), size, groups, plan, y is not None, settings)
     built.launch((grad_BC.shape[0], paths * batch, plan.parts), (32 * plan.warps, 1, 1), call)
     return Gradients(
         grad_u,

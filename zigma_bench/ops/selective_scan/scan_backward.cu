@@ -13,11 +13,11 @@
 // equal bits.
 //
 // Set before this text: IO, BC, S (1 or 2), GROUPS (of 8 * S states: a warp each), WARPS, BLOCKS, VECTOR, VECTOR_BC, GATED,
-// SOFTPLUS, SEGMENTS, EXACT (products in three parts, for float32 rows).
+// SOFTPLUS, SEGMENTS, OUTPUTS (y, the scan's output, is written again), EXACT (products in three parts, for float32 rows).
 
 struct ScanBackward {
   Rows u, delta, z, B, C, grad;             // as read
-  Rows grad_u, grad_delta, grad_z;          // as written
+  Rows grad_u, grad_delta, grad_z, y;       // as written
   const float *A, *D, *bias;                // [K, E, N], [K, E], [K, E]
   const int64 *path, *since;                // [K, L]; null: as the rows lie; one segment
   const float *saved, *adjoints, *sums;     // [K, B, L / SAVE, E, N]; [K, B, parts, E, N] and [K, B, parts, E] of ADJOINTS
@@ -43,7 +43,7 @@ using Plane = char[SAVE * PITCH];               // rows of a chunk
 
 struct Shared {
   alignas(16) Plane ahead[2][2];                         // u, delta of a chunk and of the one before it
-  alignas(16) Plane late[LATE];                          // grad, z; all are overwritten by the gradients
+  alignas(16) Plane late[LATE];                          // grad, z; all are overwritten by the gradients, grad by y
   alignas(16) BC projected[2][SAVE * ALL];               // B, C as they come
   alignas(16) float BC_[SAVE][GROUPS][8][2 * S];         // B of the states of lane j, then C
   alignas(16) float before[SUBS][THREADS][NUMBERS];      // states before every 8th step
@@ -405,7 +405,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) scan_backward(cons
         const float y = own_sums[3 * s], gB = own_sums[3 * s + 1], exponent = own_sums[3 * s + 2];
         const float d = shared.d[warp][sub][s][lane], u = number(ahead[0], sub, s);
         const float grad = number(shared.late[0], sub, s), z = GATED ? number(shared.late[LATE - 1], sub, s) : 1.0f;
-        const float gy = GATED ? grad * z * gate[s] : grad;
+        const float open = GATED ? z * gate[s] : 1.0f, gy = grad * open;
         const float slope = SOFTPLUS ? sigmoid(number(ahead[1], sub, s) + bias) : 1.0f;
         const float through = inside(sub, s) ? slope * fmaf(u, gB, LN2 * exponent) : 0.0f;
         const float gate_slope = gate[s] * fmaf(z, 1.0f - gate[s], 1.0f);
@@ -415,6 +415,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) scan_backward(cons
         }
         if (group != 0) continue;
         if (GATED) keep(shared.late[LATE - 1], sub, s, grad * fmaf(D, u, y) * gate_slope);
+        if (OUTPUTS) keep(shared.late[0], sub, s, fmaf(D, u, y) * open);
         keep(ahead[0], sub, s, fmaf(D, gy, d * gB));
         keep(ahead[1], sub, s, through);
         grad_D = fmaf(gy, u, grad_D);
@@ -435,9 +436,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) scan_backward(cons
       const int row = rows[t];
       if (row < 0 || origin + c >= p.channels) continue;
 #pragma unroll
-      for (int output = 0; output < 2 + GATED; output++) {
-        const Rows& rows_ = output == 0 ? p.grad_u : output == 1 ? p.grad_delta : p.grad_z;
-        const char* from = (output == 2 ? shared.late[LATE - 1] : ahead[output]) + t * PITCH + c * sizeof(IO);
+      for (int output = 0; output < 4; output++) {
+        if (output == 2 && !GATED || output == 3 && !OUTPUTS) continue;
+        const Rows& rows_ = output == 0 ? p.grad_u : output == 1 ? p.grad_delta : output == 2 ? p.grad_z : p.y;
+        const Plane& plane = output < 2 ? ahead[output] : shared.late[output == 2 ? LATE - 1 : 0];
+        const char* from = plane + t * PITCH + c * sizeof(IO);
         char* to = row_of(rows_, sample, row) + (origin + c) * sizeof(IO);
         if (VECTOR) *reinterpret_cast<int4*>(to) = *reinterpret_cast<const int4*>(from);
         else *reinterpret_cast<IO*>(to) = *reinterpret_cast<const IO*>(from);
