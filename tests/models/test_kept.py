@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from unittest import mock
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.grid import Grid
-from zigma_bench.models import kept
+from zigma_bench.models import kept, zigma
 from zigma_bench.models.init import initialise
 from zigma_bench.models.options import MambaOptions, ZigmaOptions
 from zigma_bench.ops import arguments
@@ -51,7 +51,9 @@ class Case:
 
     def _of_batch(self, batch, backend, precision):
         given = {"grid": self.grid, "channels": CHANNELS, "routes": self.routes, "backend": backend}
-        network = self.spec.load()(self.options, **given)
+        imagined = mock.patch.object(zigma, "launcher", return_value="triton")
+        with imagined if backend == "fused" else nullcontext():
+            network = self.spec.load()(self.options, **given)
         initialise(network, 0)
         tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
         with ExitStack() as stack:
@@ -76,11 +78,9 @@ class Case:
         return sum(storage.nbytes() for storage in found.values())
 
     def norms_of_a_cpu(self):
-        """What norms keep beside their input where they are no kernel: the input, normalised, in float32."""
-        if self.spec.name == "dit":
-            return 0
-        inner = self.options.inner * self.options.depth if self.options.mixer != "mamba" else 0
-        return 4 * self.grid.tokens * ((self.options.depth + 1) * self.options.width + inner)
+        """What mamba-2's norms keep beside their input where they are no kernel: the input, normalised, in float32."""
+        mamba = self.spec.name == "dit" or self.options.mixer == "mamba"
+        return 0 if mamba else 4 * self.grid.tokens * self.options.depth * self.options.inner
 
 
 def backends():

@@ -17,6 +17,7 @@ from zigma_bench.models.options import ZigmaOptions
 from zigma_bench.models.zigma import Zigma
 from zigma_bench.ops import arguments, backends
 from zigma_bench.ops.causal_conv import causal_conv
+from zigma_bench.ops.residual_norm import residual_norm
 from zigma_bench.ops.selective_scan import selective_scan, triton_launch
 from zigma_bench.ops.ssd import ssd
 from zigma_bench.registry import scan_spec
@@ -235,3 +236,41 @@ def test_operators_are_well_registered() -> None:
     torch.library.opcheck(ops.triton_selective_scan, (u, delta, A, B, C, D, z, bias, True, path, None, True))
     weight = torch.randn(2, 4, requires_grad=True)
     torch.library.opcheck(ops.triton_causal_conv, (u, weight, bias, path, None, True))
+
+
+@pytest.mark.parametrize(("batch", "length", "width"), [(1, 1, 1), (2, 7, 33), (3, 70, 96), (2, 5, 768)])
+@pytest.mark.parametrize("given", ["all", "no skip", "no drop", "first"])
+@pytest.mark.parametrize("projected", [True, False])
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 2e-5), (torch.bfloat16, 2e-2)])
+def test_the_residual_norm(
+    batch: int, length: int, width: int, given: str, projected: bool, dtype: torch.dtype, bound: float
+) -> None:
+    """Against PyTorch in float64; gate, shift and scale are chunks of one tensor, as a network has them."""
+    rng = torch.Generator().manual_seed(width)
+    shapes = {"r": (batch, length, width), "y": (batch, length, width), "three": (batch, 3 * width), "before": (width,)}
+    shapes |= {"weight": (width,), "projection": (2 * width, width)}
+    values = {name: torch.randn(*shape, generator=rng) for name, shape in shapes.items()}
+    values["projection"] /= width**0.5
+    values["y"] = values["y"].to(dtype).float()
+    kept = None if given == "no drop" else torch.arange(batch) % 2 * 1.25
+    absent = {"first": ("y", "before"), "no skip": ("before",)}.get(given, ())
+
+    def run(backend: str, wide: torch.dtype) -> list[torch.Tensor]:
+        made = dtype if backend == "triton" else wide
+        leaves = {name: x.to(wide).requires_grad_() for name, x in values.items() if name not in absent}
+        leaves = leaves if projected else {name: x for name, x in leaves.items() if name != "projection"}
+        shift, scale, gate = leaves["three"].chunk(3, -1)
+        y = leaves.get("y")
+        out = residual_norm(
+            leaves["r"], None if y is None else y.to(made),
+            None if y is None else gate, leaves.get("before"), None if kept is None or y is None else kept.to(wide),
+            leaves["weight"], shift, scale, leaves.get("projection"), eps=1e-5, dtype=made, backend=backend,
+        )  # fmt: skip
+        assert backend != "triton" or (out[0].dtype, out[1].dtype) == (torch.float32, dtype)
+        draw = torch.Generator().manual_seed(1)
+        grads = [torch.randn(x.shape, generator=draw).to(x.dtype) for x in out]
+        return [x.detach().double() for x in (*out, *torch.autograd.grad(out, list(leaves.values()), grads))]
+
+    for found, expected in zip(run("triton", torch.float32), run("torch", torch.float64), strict=True):
+        assert found.isfinite().all()
+        assert (found - expected).norm() <= bound * expected.norm() + 1e-6

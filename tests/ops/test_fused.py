@@ -51,8 +51,8 @@ def test_sources_compile_for_cards(io: torch.dtype, card: tuple[int, int]) -> No
     for mode in (scan.OUTPUTS, scan.END_STATES, scan.ADJOINTS):
         settings = common(io, MODE=mode, S=4, G=4, CHANNELS=64, BLOCKS=3, SEGMENTS=1)
         assert program.compiled(scan.FORWARD, card, settings)[:4] == b"\x7fELF"
-    odd = common(io, S=1, GROUPS=1, WARPS=2, BLOCKS=1, EXACT=0, VECTOR=0, VECTOR_BC=0, GATED=0)
-    wide = common(io, S=2, GROUPS=4, WARPS=8, BLOCKS=1, EXACT=1, SEGMENTS=1)
+    odd = common(io, S=1, GROUPS=1, WARPS=2, BLOCKS=1, OUTPUTS=0, EXACT=0, VECTOR=0, VECTOR_BC=0, GATED=0)
+    wide = common(io, S=2, GROUPS=4, WARPS=8, BLOCKS=1, OUTPUTS=1, EXACT=1, SEGMENTS=1)
     for settings in (odd, wide):
         assert program.compiled(scan.BACKWARD, card, settings)[:4] == b"\x7fELF"
     settings = {"IO": io, "WIDTH": 4, "RUN": 32, "BATCH": 4, "X": 128, "Y": 1, "VECTOR": 1, "SILU": 1, "SEGMENTS": 1}
@@ -89,7 +89,7 @@ def fields(source: Path, name: str) -> list[str]:
     ("source", "name", "layout", "counts"),
     [
         (scan.FORWARD, "Scan", scan.SCAN, (7, 9, 6)),
-        (scan.BACKWARD, "ScanBackward", scan.SCAN_BACKWARD, (9, 13, 6)),
+        (scan.BACKWARD, "ScanBackward", scan.SCAN_BACKWARD, (10, 13, 6)),
         (conv.SOURCE, "Conv", conv.CONV, (4, 5, 4)),
     ],
 )
@@ -122,7 +122,9 @@ def test_rows_that_may_be_read_in_pieces() -> None:
 def test_shared_memory_is_what_the_source_says(states: int, warps: int, io: torch.dtype) -> None:
     told = scan.backward_shared_bytes(warps, states, io.itemsize)
     size, groups = 1 if states <= 8 else 2, max(1, scan.padded(states) // 16)
-    binary = program.compiled(scan.BACKWARD, (9, 0), common(io, S=size, GROUPS=groups, WARPS=warps, BLOCKS=1, EXACT=0))
+    binary = program.compiled(
+        scan.BACKWARD, (9, 0), common(io, S=size, GROUPS=groups, WARPS=warps, BLOCKS=1, OUTPUTS=1, EXACT=0)
+    )
     assert struct.pack("<i", told) in binary  # the value of shared_bytes
 
 

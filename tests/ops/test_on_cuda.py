@@ -315,7 +315,7 @@ def test_a_block_allocates_as_much_along_any_path(backend: str) -> None:
         ).cuda()
         x, c = torch.randn(2, 1024, 64, device="cuda"), torch.randn(2, 64, device="cuda")
         with torch.no_grad(), torch.autocast("cuda", dtype=torch.bfloat16):
-            return allocated(lambda: network.blocks[0](x, None, c))
+            return allocated(lambda: network.blocks[0](x, None, None, None, c))
 
     assert block("raster") == block("zigzag") == block("random")
 

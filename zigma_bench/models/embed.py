@@ -155,5 +155,13 @@ class DropPath(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.rate == 0:
             return x
-        keep = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) >= self.rate
-        return x * keep / (1 - self.rate)
+        return x * self._keep(x).view(-1, *[1] * (x.ndim - 1)) / (1 - self.rate)
+
+    def factors(self, x: Tensor) -> Tensor | None:
+        """What each sample of x is multiplied by [B]; None if all are kept."""
+        if not self.training or self.rate == 0:
+            return None
+        return self._keep(x) / (1 - self.rate)
+
+    def _keep(self, x: Tensor) -> Tensor:
+        return torch.rand(x.shape[0], device=x.device) >= self.rate

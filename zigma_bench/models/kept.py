@@ -48,7 +48,8 @@ def mamba_kept(
     copied = backend != "fused" and n < WIDE and _gated(route)  # the halves of in_proj's output
     in_place = not _gathers(route) and (backend == "fused" or (backend == "cpu" and n == WIDE))
     half, again = n * L * E, backend == "fused" and _whole(route) and route.merge == "sum"  # y
-    ends = {"in_proj": n * L * D, "conv": half * in_place, "scan": half * (not copied), "out_proj": half * (not again)}
+    in_proj = n * L * D * (not (backend == "fused" and _whole(route)))  # else it is computed again by the norm before
+    ends = {"in_proj": in_proj, "conv": half * in_place, "scan": half * (not copied), "out_proj": half * (not again)}
     return sum_by_name([ends, *paths, _behind(route, n, L, E), {} if _gated(route) else _gate(route, n, L, E)])
 
 
@@ -117,7 +118,7 @@ def mamba2_kept(
     rows = {"conv": n * S * (F + BC + H) * (K if _gathers(route) else once)}
     if backend == "torch" or (n < WIDE and backend == "cpu"):  # float32 in order, and the sums before SiLU
         rows = {"conv": (2 if backend == "torch" else 1) * K * WIDE * S * (F + BC)}
-    projected = 0 if n == WIDE else once * n * L * D  # another copy of the token in bfloat16
+    projected = 0 if n == WIDE or backend == "fused" else once * n * L * D  # another copy of the token in bfloat16
     projected = K * n * S * (F + D) if route.merge == "scatter" else projected
     scan = K * (n * S * (F + BC) + WIDE * S * H)
     normed = 3 if backend == "fused" else 4  # y, SiLU(z), their product
@@ -143,6 +144,8 @@ def zigma_kept(
     n, D, L = number_bytes(precision, backend), options.width, grid.tokens
     norm = WIDE * L * D * (1 if backend == "fused" else 2)
     layer = {"norm": norm, "adaln": WIDE * L * D + n * L * D + n * 4 * D}  # what is scaled, what is gated, and by what
+    if backend == "fused":  # one operator from a mixer to the next, which computes all again
+        layer = {"norm": norm, "adaln": n * L * D + n * 4 * D}
     if backend == "cpu":  # norm and scale are one operator, which computes its output again
         layer = {"norm": WIDE * L * D, "adaln": n * L * D + n * 4 * D}
     given: dict[str, Any] = {"grid": grid, "backend": backend, "precision": precision}

@@ -141,13 +141,20 @@ class MambaMixer(nn.Module):
         self.whole = backend == "fused" and in_place and route.merge not in ("scatter", "concat")
         self.out_proj = OutProjection(E, block.width, block.depth)
 
-    def forward(self, x: Tensor) -> Tensor:
+    @property
+    def first(self) -> Tensor | None:
+        """The projection [2E, D] that may act before the mixer is called with `projected`; None if it may not."""
+        return self.in_proj.weight if self.whole else None
+
+    def forward(self, x: Tensor, *, projected: bool = False) -> Tensor:
+        """`projected`: x is what `first` gave, [B, L, 2E]."""
         if self.order is not None:
             return self._along_learned(x)
-        if self.whole and self.merge_name == "sum":
-            return self._whole(self.in_proj(x), self.out_proj.weight)
         if self.whole:
-            return self.out_proj(self.merge(self._whole(self.in_proj(x)).unbind(0)))  # type: ignore[no-any-return]
+            xz = x if projected else self.in_proj(x)
+            if self.merge_name == "sum":
+                return self._whole(xz, self.out_proj.weight)
+            return self.out_proj(self.merge(self._whole(xz).unbind(0)))  # type: ignore[no-any-return]
         x, z = self.in_proj(x, apart=True)  # [B, L, E] each
         behind = self.zeros if self.pads is None else self.pads.table
         if self.stages is not None:

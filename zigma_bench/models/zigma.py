@@ -13,6 +13,7 @@ B batch, C channels, H x W pixels, L tokens, S text tokens, D width.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,10 +30,13 @@ from zigma_bench.models.embed import (
     check_images,
     unpatchify,
 )
+from zigma_bench.models.mixer import MambaMixer
 from zigma_bench.models.mixers import make_mixer
 from zigma_bench.models.options import ZigmaOptions
 from zigma_bench.models.stack import Stack
+from zigma_bench.ops.backends import available
 from zigma_bench.ops.modulated_norm import modulated_norm
+from zigma_bench.ops.residual_norm import residual_norm
 from zigma_bench.scans.route import Route
 
 NORM_EPS, FINAL_EPS = 1e-5, 1e-6
@@ -72,6 +76,38 @@ class Block(nn.Module):
         return (torch.addcmul(n.to(branch.dtype), gate, branch) if self.residual == "official" else gate * branch), r
 
 
+class CardBlock(Block):
+    """The same layer as a card runs it: what follows the mixer waits for the next layer, whose norm reads the rows.
+
+    (r, y, gate, before) and c -> the same behind this layer: the stream is r, to which the next layer adds gate y and
+    the norm of r times `before` (None: nothing); y and what follows are None before the first layer.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.launcher = launcher()
+
+    def forward(  # type: ignore[override]
+        self, r: Tensor, y: Tensor | None, gate: Tensor | None, before: Tensor | None, c: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        shift, scale, own_gate = self.modulation(nn.functional.silu(c)).chunk(3, dim=-1)  # [B, D] each
+        projection = self.mixer.first if isinstance(self.mixer, MambaMixer) else None
+        kept = None if y is None else self.drop_path.factors(r)
+        device = r.device.type
+        r, rows = residual_norm(
+            r, y, gate, before, kept, self.norm.weight, shift, scale, projection, eps=NORM_EPS, backend=self.launcher,
+            dtype=torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32,
+        )  # fmt: skip
+        y = self.mixer(rows) if projection is None else self.mixer(rows, projected=True)
+        skip = self.norm.weight.view(-1) if self.residual == "official" else None  # no leaf: hooks of modules take none
+        return r, y, own_gate, skip
+
+
+def launcher() -> str:
+    """What runs `residual_norm` on a card: Triton, or PyTorch where it can't launch."""
+    return "torch" if available()["triton"] else "triton"
+
+
 class TextBlock(Block):
     """A block, then cross-attention to text tokens [B, S, D] under a modulation and a gate of its own."""
 
@@ -108,7 +144,8 @@ class Zigma(nn.Module):
         self.time_embed = TimeEmbed(options.width)
         self.condition = make_condition(options, options.width)
         rates = [0.0, *torch.linspace(0, options.drop_path, options.depth).tolist()]  # official: shifted by one
-        kind = TextBlock if options.condition == "text" else Block
+        self.launcher = launcher() if backend in ("fused", "triton") and options.condition != "text" else None
+        kind = TextBlock if options.condition == "text" else Block if self.launcher is None else CardBlock
         self.blocks = Stack(
             kind(
                 options.width,
@@ -127,10 +164,23 @@ class Zigma(nn.Module):
         check_images(x, t, grid=self.grid, channels=self.channels, patch=self.patch)
         c, text = self._conditioned(t, y, mask)  # [B, D], and text tokens with their mask
         x = self.positions(self.patch_embed(x))  # [B, L, D]
-        x, r = self.blocks.through((x, None), (c, *text), checkpointing=self.checkpointing)
-        x = self.final_norm(self.final_drop(x).float() + r)
+        x = self._through_blocks(x, c, *text)
         x = nn.functional.layer_norm(x, x.shape[-1:], eps=FINAL_EPS)
         return unpatchify(self.head(x), self.grid, self.patch)
+
+    def _through_blocks(self, x: Tensor, c: Tensor, *text: Tensor | None) -> Tensor:
+        """What the first tokens have become behind the final norm [B, L, D], in float32."""
+        if self.launcher is not None:
+            first = (x.float(), None, None, None)
+            r, y, gate, before = self.blocks.through(first, (c,), checkpointing=self.checkpointing)
+            zeros, kept = torch.zeros_like(c), self.final_drop.factors(x)
+            _, x = residual_norm(
+                r, y, gate, before, kept, self.final_norm.weight, zeros, zeros, None, eps=NORM_EPS,
+                dtype=torch.float32, backend=self.launcher,
+            )  # fmt: skip
+            return x
+        x, r = self.blocks.through((x, None), (c, *text), checkpointing=self.checkpointing)
+        return self.final_norm(self.final_drop(x).float() + r)  # type: ignore[no-any-return]
 
     def _conditioned(
         self, t: Tensor, y: Tensor | None, mask: Tensor | None

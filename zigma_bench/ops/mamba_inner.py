@@ -48,8 +48,8 @@ def mamba_inner(
     parameters = (conv_weight, conv_bias, x_proj, dt_proj, dt_bias, A, D, *(() if out_proj is None else (out_proj,)))
     save = torch.is_grad_enabled() and (xz.requires_grad or any(tensor.requires_grad for tensor in parameters))
     y: Tensor = _forward(
-        xz, conv_weight.float(), conv_bias.float(), x_proj.to(xz.dtype), dt_proj.to(xz.dtype), dt_bias.float(),
-        A.float(), D.float(), None if out_proj is None else out_proj.to(xz.dtype), path, since, save,
+        xz, conv_weight.float(), conv_bias.float(), x_proj, dt_proj, dt_bias.float(), A.float(), D.float(), out_proj,
+        path, since, save,
     )[0]  # fmt: skip
     return y
 
@@ -75,10 +75,16 @@ def _run(
     D: Tensor, out_proj: Tensor | None, path: Tensor | None, since: Tensor | None, save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     x, z = _both(xz, len(A))
+    x_proj, dt_proj, out_proj = _as(xz, x_proj, dt_proj, out_proj)
     u = conv.forward(x, conv_weight.contiguous(), conv_bias.contiguous(), path, since, True)
     projected = _times(u.flatten(1, 2), x_proj.mT).view(*u.shape[:3], -1)
     y, saved = launch.forward(_inputs(z, u, projected, dt_proj, dt_bias, A, D, path, since), save=save)
     return y if out_proj is None else _sum(y) @ out_proj.t(), projected, saved
+
+
+def _as(rows: Tensor, *weights: Tensor | None) -> Any:
+    """Weights in the dtype of the rows: made again by the backward, which so keeps no copies."""
+    return (None if weight is None else weight.to(rows.dtype) for weight in weights)
 
 
 def _sum(paths: Tensor) -> Tensor:
@@ -107,6 +113,8 @@ def _run_backward(
     since: Tensor | None,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     x, z = _both(xz, len(A))
+    wide = [x_proj, dt_proj, grad if out_proj is None else out_proj]
+    x_proj, dt_proj, out_proj = _as(xz, x_proj, dt_proj, out_proj)
     conv_weight, conv_bias = conv_weight.contiguous(), conv_bias.contiguous()
     rank, alone = dt_proj.shape[2], len(A) == 1
     u = conv.forward(x, conv_weight, conv_bias, path, since, True)
@@ -117,7 +125,9 @@ def _run_backward(
     y = None  # of a single path it takes the rows of its gradient, each once that is read
     if out_proj is not None:
         y = of_y if alone else torch.empty_like(u)
-    found = launch.backward(given, dense_rows(of_y), saved, grad_z=halves[1] if alone else None, y=y)
+    found = launch.backward(
+        given, dense_rows(of_y), saved, grad_z=halves[1] if alone else None, y=y, grad_delta=given.delta
+    )
     of_out_proj = grad.new_empty(0) if y is None else grad.flatten(0, 1).t() @ _sum(y).flatten(0, 1)
     grad_projected = torch.empty_like(projected)
     grad_projected[..., rank:] = found.BC.flatten(3)
@@ -137,6 +147,9 @@ def _run_backward(
         for half, grads in zip(halves, (grad_x, found.z), strict=True):
             half[0] = grads.sum(0)
     of_x_proj, of_dt_proj = _times(grad_rows.mT, u.flatten(1, 2)), _times(grad_delta.mT, rows[..., :rank])
+    of_x_proj, of_dt_proj, of_out_proj = (
+        of_one.to(weight.dtype) for of_one, weight in zip((of_x_proj, of_dt_proj, of_out_proj), wide, strict=True)
+    )
     return grad_xz, of_weight, of_bias, of_x_proj, of_dt_proj, found.bias, found.A, found.D, of_out_proj
 
 

@@ -259,10 +259,12 @@ def backward(
     saved: Tensor,
     *,
     grad_z: Tensor | None = None,
+    grad_delta: Tensor | None = None,
     y: Tensor | None = None,
     plan: BackwardPlan | None = None,
 ) -> Gradients:
-    """Gradients from that of the output; `grad_z` may be given to be written, and `y` for the output itself again."""
+    """Gradients from that of the output; `grad_z` and `grad_delta` may be given to be written, and `y` for the output
+    itself again. A row is written once it is read, so that grad_delta may be delta, and y the output's gradient."""
     paths, batch, length, channels, states = given.sizes
     if plan is None:
         index, bytes_each = given.u.get_device(), max(given.u.element_size(), given.B.element_size())
@@ -271,7 +273,8 @@ def backward(
     groups = max(1, padded(states) // 16)
     size = 1 if states <= 8 else 2
     width, columns = 8 * plan.warps // groups, 8 * size * groups
-    grad_u, grad_delta = (torch.empty_like(given.u, memory_format=torch.contiguous_format) for _ in range(2))
+    grad_u = torch.empty_like(given.u, memory_format=torch.contiguous_format)
+    grad_delta = torch.empty_like(grad_u) if grad_delta is None else grad_delta
     if given.z is not None and grad_z is None:
         grad_z = torch.empty_like(grad_u)
 
