@@ -21,6 +21,7 @@ from zigma_bench.models.zigma import Zigma
 from zigma_bench.ops.backends import available
 from zigma_bench.ops.causal_conv import causal_conv
 from zigma_bench.ops.mamba_inner import mamba_inner
+from zigma_bench.ops.residual_norm import residual_norm
 from zigma_bench.ops.selective_scan import selective_scan
 from zigma_bench.plugins import catalogue
 from zigma_bench.registry import scan_spec
@@ -226,6 +227,34 @@ def test_the_whole_branch_equals_its_parts(dtype: torch.dtype, bound: float, seg
     rounded = {name: value.to(dtype).double() for name, value in given.items()}
     expected = with_gradients(parts, rounded, path, "cpu", torch.float64, "naive", since)
     agree(with_gradients(whole, given, path, "cuda", dtype, "fused", since), expected, bound)
+
+
+@pytest.mark.skipif(bool(available()["triton"]), reason="triton can't run here")
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 2e-5), (torch.bfloat16, 2e-2), (torch.float16, 4e-3)])
+@pytest.mark.parametrize(("batch", "length", "width"), [(3, 65, 48), (16, 1024, 768), (1, 4096, 1000), (2, 33, 2048)])
+def test_the_residual_norm(batch: int, length: int, width: int, dtype: torch.dtype, bound: float) -> None:
+    rng = torch.Generator().manual_seed(0)
+    shapes = {"r": (batch, length, width), "y": (batch, length, width), "three": (batch, 3 * width)}
+    shapes |= {"before": (width,), "weight": (width,), "projection": (96, width)}
+    values = {name: torch.randn(*shape, generator=rng) for name, shape in shapes.items()}
+    values["projection"] /= width**0.5
+    values["y"] = values["y"].to(dtype).float()
+    grads = [torch.randn(batch, length, size, generator=rng) for size in (width, 96)]
+    kept = torch.arange(batch).float() % 2 * 1.25
+
+    def run(backend: str, wide: torch.dtype, made: torch.dtype) -> list[torch.Tensor]:
+        leaves = {name: value.cuda().to(wide).requires_grad_() for name, value in values.items()}
+        shift, scale, gate = leaves["three"].chunk(3, -1)
+        out = residual_norm(
+            leaves["r"], leaves["y"].to(made), gate, leaves["before"], kept.cuda().to(wide), leaves["weight"], shift,
+            scale, leaves["projection"], eps=1e-5, dtype=made, backend=backend,
+        )  # fmt: skip
+        given = [grad.cuda().to(x.dtype) for grad, x in zip(grads, out, strict=True)]
+        return [x.detach().double().cpu() for x in (*out, *torch.autograd.grad(out, list(leaves.values()), given))]
+
+    found = run("triton", torch.float32, dtype)
+    agree(found, run("torch", torch.float64, torch.float64), bound)
+    assert all(torch.equal(one, two) for one, two in zip(found, run("triton", torch.float32, dtype), strict=True))
 
 
 def test_pytorch_finds_the_operators_well_registered() -> None:

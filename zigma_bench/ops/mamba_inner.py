@@ -18,6 +18,7 @@ from zigma_bench.ops.arguments import dense_rows
 from zigma_bench.ops.causal_conv import fused as causal_conv
 from zigma_bench.ops.causal_conv import launch as conv
 from zigma_bench.ops.cuda.library import define
+from zigma_bench.ops.products import product
 from zigma_bench.ops.selective_scan import fused as selective_scan
 from zigma_bench.ops.selective_scan import launch
 from zigma_bench.ops.selective_scan.launch import SAVE, Inputs
@@ -70,6 +71,11 @@ def _times(a: Tensor, b: Tensor) -> Tensor:
     return (a[0] @ b[0])[None] if len(a) == 1 else torch.bmm(a, b)
 
 
+def _product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """The same in another dtype."""
+    return product(a[0], b[0], dtype)[None] if len(a) == 1 else product(a, b, dtype)
+
+
 def _run(
     xz: Tensor, conv_weight: Tensor, conv_bias: Tensor, x_proj: Tensor, dt_proj: Tensor, dt_bias: Tensor, A: Tensor,
     D: Tensor, out_proj: Tensor | None, path: Tensor | None, since: Tensor | None, save: bool,
@@ -113,14 +119,14 @@ def _run_backward(
     since: Tensor | None,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     x, z = _both(xz, len(A))
-    wide = [x_proj, dt_proj, grad if out_proj is None else out_proj]
+    wide = x_proj.dtype  # of all weights
     x_proj, dt_proj, out_proj = _as(xz, x_proj, dt_proj, out_proj)
     conv_weight, conv_bias = conv_weight.contiguous(), conv_bias.contiguous()
     rank, alone = dt_proj.shape[2], len(A) == 1
-    u = conv.forward(x, conv_weight, conv_bias, path, since, True)
-    given = _inputs(z, u, projected, dt_proj, dt_bias, A, D, path, since)
     grad_xz = torch.empty_like(xz, memory_format=torch.contiguous_format)
-    halves = grad_xz[None].chunk(2, dim=-1)  # which a single path writes at once
+    halves = grad_xz[None].chunk(2, dim=-1)  # a single path writes them at once; u lies where the first one will
+    u = conv.forward(x, conv_weight, conv_bias, path, since, True, y=halves[0] if alone else None)
+    given = _inputs(z, u, projected, dt_proj, dt_bias, A, D, path, since)
     of_y = grad if out_proj is None else (grad @ out_proj).expand_as(u)
     y = None  # of a single path it takes the rows of its gradient, each once that is read
     if out_proj is not None:
@@ -128,13 +134,15 @@ def _run_backward(
     found = launch.backward(
         given, dense_rows(of_y), saved, grad_z=halves[1] if alone else None, y=y, grad_delta=given.delta
     )
-    of_out_proj = grad.new_empty(0) if y is None else grad.flatten(0, 1).t() @ _sum(y).flatten(0, 1)
+    of_out_proj = A.new_empty(0) if y is None else product(grad.flatten(0, 1).t(), _sum(y).flatten(0, 1), wide)
     grad_projected = torch.empty_like(projected)
     grad_projected[..., rank:] = found.BC.flatten(3)
     rows, grad_rows, grad_delta, grad_u = (
         tensor.flatten(1, 2) for tensor in (projected, grad_projected, found.delta, found.u)
     )
     grad_rows[..., :rank] = _times(grad_delta, dt_proj)
+    of_x_proj = _product(grad_rows.mT, u.flatten(1, 2), wide)
+    of_dt_proj = _product(grad_delta.mT, rows[..., :rank], wide)
     if alone:
         grad_u[0].addmm_(grad_rows[0], x_proj[0])
     else:
@@ -146,10 +154,6 @@ def _run_backward(
         assert found.z is not None
         for half, grads in zip(halves, (grad_x, found.z), strict=True):
             half[0] = grads.sum(0)
-    of_x_proj, of_dt_proj = _times(grad_rows.mT, u.flatten(1, 2)), _times(grad_delta.mT, rows[..., :rank])
-    of_x_proj, of_dt_proj, of_out_proj = (
-        of_one.to(weight.dtype) for of_one, weight in zip((of_x_proj, of_dt_proj, of_out_proj), wide, strict=True)
-    )
     return grad_xz, of_weight, of_bias, of_x_proj, of_dt_proj, found.bias, found.A, found.D, of_out_proj
 
 
@@ -191,7 +195,7 @@ _backward = define(
     f"(Tensor grad, Tensor projected, Tensor saved, {ARGUMENTS}) -> ({', '.join(['Tensor'] * 9)})",
     _run_backward,
     lambda grad, projected, saved, *inputs: tuple(
-        grad.new_empty(0) if tensor is None else torch.empty_like(tensor, memory_format=torch.contiguous_format)
+        inputs[6].new_empty(0) if tensor is None else torch.empty_like(tensor, memory_format=torch.contiguous_format)
         for tensor in inputs[:9]
     ),
     lambda grad, projected, saved, *arguments: 2 * _flops(*arguments),

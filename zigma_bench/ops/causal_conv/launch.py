@@ -17,9 +17,21 @@ VECTOR = 4  # channels of a thread
 CONV = Layout(4, 5, 4)  # `Conv` of conv.cu
 
 
-def forward(x: Tensor, weight: Tensor, bias: Tensor, path: Tensor | None, since: Tensor | None, silu: bool) -> Tensor:
-    """y [K, B, L, E] in x's dtype; weight [K, E, W] and bias [K, E] float32, path and since [K, L], contiguous."""
-    y = torch.empty_like(x, memory_format=torch.contiguous_format)
+def forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    path: Tensor | None,
+    since: Tensor | None,
+    silu: bool,
+    *,
+    y: Tensor | None = None,
+) -> Tensor:
+    """y [K, B, L, E] in x's dtype; weight [K, E, W] and bias [K, E] float32, path and since [K, L], contiguous.
+
+    `y` may be given to be written.
+    """
+    y = torch.empty_like(x, memory_format=torch.contiguous_format) if y is None else y
     _launch("conv", RUN, BATCH, (x, y, None, None), weight, bias, path, since, silu, None)
     return y
 

@@ -115,3 +115,42 @@ def gradients(
         tl.store(of_sample + 3 * place - 2 * d + 2 * width, tl.sum(sum_y, 0)[None, :], mask=inside)
         if before is not None:
             tl.store(of_all + 2 * place - d + width, tl.sum(sum_x, 0)[None, :], mask=inside)
+
+
+@triton.jit
+def total(of, first, count, step, d, inside, ROWS: tl.constexpr, D: tl.constexpr):
+    """The sum of `count` rows, `step` numbers apart, in one order."""
+    found = tl.zeros([ROWS, D], tl.float32)
+    for start in range(0, count, ROWS):
+        row = start + tl.arange(0, ROWS)[:, None]
+        found += tl.load(of + first + row * step + d, mask=(row < count) & inside, other=0.0)
+    return tl.sum(found, 0)[None, :]
+
+
+@triton.jit
+def keep(to, at, found, inside):
+    if to is not None:
+        tl.store(to + at, found.to(to.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def add_up(
+    of_sample, of_all, of_gate, of_before, of_weight, of_shift, of_scale, strips, samples, width,
+    ROWS: tl.constexpr, D: tl.constexpr,
+):  # fmt: skip
+    """The strips of `gradients` added up: of_gate, of_shift, of_scale [B, D]; of_before, of_weight [D]."""
+    d = tl.program_id(0) * D + tl.arange(0, D)[None, :]
+    inside = d < width
+    batch = tl.program_id(1).to(tl.int64)
+    if batch < samples:
+        first = batch * strips * 3 * width
+        keep(of_shift, batch * width + d, total(of_sample, first, strips, 3 * width, d, inside, ROWS, D), inside)
+        first += width
+        keep(of_scale, batch * width + d, total(of_sample, first, strips, 3 * width, d, inside, ROWS, D), inside)
+        if of_gate is not None:
+            first += width
+            keep(of_gate, batch * width + d, total(of_sample, first, strips, 3 * width, d, inside, ROWS, D), inside)
+    else:
+        keep(of_weight, d, total(of_all, 0, samples * strips, 2 * width, d, inside, ROWS, D), inside)
+        if of_before is not None:
+            keep(of_before, d, total(of_all, width, samples * strips, 2 * width, d, inside, ROWS, D), inside)
