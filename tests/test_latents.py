@@ -95,7 +95,7 @@ def test_samples_are_pixels_and_so_is_what_they_are_compared_with(place):
 
 def test_the_reconstruction_is_what_diffusers_gives_back_of_the_floors_images(place, monkeypatch):
     monkeypatch.chdir(place)
-    (cell,) = [c for c in prepare(Path("suite.yaml"), settings=(), only=None, smoke=False).cells if c.role == "floor"]
+    (cell,) = [c for c in prepare(Path("suite.yaml"), settings=(), only=(), smoke=False).cells if c.role == "floor"]
     life = Life(cell, place, Path("results/.cache"), Device("cpu", "test"), lambda e: None, lambda: False)
     parts = load_parts(cell)
     latents = seen(life, parts).validation.take(parts.floor.indices)
@@ -190,7 +190,7 @@ def test_what_a_person_must_provide_is_said_before_a_download(tmp_path, monkeypa
     hub = f"{{autoencoder: owner/vae, revision: {'a' * 40}}}"
     for data, downloads in ((f"{{name: faceshq, root: {tmp_path}, resolution: 256,", []), (DATA, ["owner/vae"])):
         (tmp_path / "suite.yaml").write_text(SUITE.replace(DATA, data).replace("{autoencoder: vae}", hub))
-        plan = prepare(tmp_path / "suite.yaml", settings=["quality=[val-loss]"], only=None, smoke=False, fetch=True)
+        plan = prepare(tmp_path / "suite.yaml", settings=["quality=[val-loss]"], only=(), smoke=False, fetch=True)
         assert fetched == downloads
         with pytest.raises(NotReady, match=r"owner/vae") as caught:
             plan.check_ready()

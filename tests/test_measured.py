@@ -93,7 +93,7 @@ def test_suites_go_on_from_the_records(suite: str, count: int, monkeypatch: pyte
     from zigma_bench.runner.prepare import prepare
 
     monkeypatch.chdir(ROOT)
-    cells = prepare(Path(f"suites/{suite}.yaml"), settings=(), only=None, smoke=False).cells
+    cells = prepare(Path(f"suites/{suite}.yaml"), settings=(), only=(), smoke=False).cells
     planned = {cell.identity(stage, card="") for cell in cells for stage in cell.stages}
     files = list((ROOT / "results" / suite).glob("*/*/record.json"))
     records = [json.loads(file.read_text()) for file in files]

@@ -132,8 +132,10 @@ def test_the_floor_stands_for_any_recipe(write_suite):
 def test_only_keeps_the_anchors(write_suite):
     made = plan(write_suite()).only("zigzag")
     assert [c.role for c in made.cells] == ["cell", "cell", "floor", "ceiling"]
-    with pytest.raises(UsageError, match="no cell matches"):
-        plan(write_suite()).only("hilbert")
+    both = plan(write_suite()).only("raster", "zigzag")
+    assert [c.label for c in both.cells] == [c.label for c in plan(write_suite()).cells if "dit" not in c.label]
+    with pytest.raises(UsageError, match=r"no cell matches.*got 'hilbert'"):
+        plan(write_suite()).only("zigzag", "hilbert")
 
 
 def test_fid_without_weights_is_missing_and_in_smoke_is_not(write_suite, tmp_path, monkeypatch):
@@ -177,7 +179,7 @@ def test_smoke_is_toy_scale_on_embedded_data(write_suite):
 def test_planning_needs_no_torch(write_suite):
     code = (
         "import sys; from pathlib import Path; from zigma_bench.runner.prepare import prepare;"
-        f"prepare(Path({str(write_suite())!r}), settings=[], only=None, smoke=False);"
+        f"prepare(Path({str(write_suite())!r}), settings=[], only=(), smoke=False);"
         "assert 'torch' not in sys.modules and 'sklearn' not in sys.modules and 'datasets' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

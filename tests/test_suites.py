@@ -78,7 +78,7 @@ def in_this_process(monkeypatch, results):
 
 @pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
 def test_it_plans_and_its_first_line_is_a_question(path):
-    made = prepare(path, settings=(), only=None, smoke=False)
+    made = prepare(path, settings=(), only=(), smoke=False)
     assert made.question.endswith("?")
     assert any(cell.role == "cell" for cell in made.cells)
     assert len({cell.identity("train", card="") for cell in made.cells if cell.role == "cell"}) == len(
@@ -91,7 +91,7 @@ def test_a_suite_of_the_paper_says_what_to_get(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ZIGMA_BENCH_WEIGHTS", str(tmp_path))
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    made = prepare(path, settings=(), only=None, smoke=False)
+    made = prepare(path, settings=(), only=(), smoke=False)
     tokens, words = PAPER[path.stem]
     assert max(cell.tokens for cell in made.cells) == tokens
     assert {cell.seed for cell in made.cells if cell.role == "cell"} == {0, 1, 2}
@@ -114,7 +114,7 @@ def test_run_without_data_stops_with_code_3_and_the_command_that_checks_it(root,
 
 @pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
 def test_it_runs_at_toy_scale(path, results, in_this_process):
-    made, device = prepare(path, settings=(), only=None, smoke=True), find_device("cpu")
+    made, device = prepare(path, settings=(), only=(), smoke=True), find_device("cpu")
     made.check_ready()
     outcomes = local.run_plan(made, results, device, Silent(), stages=STAGES)
     assert [outcome.reason for outcome in outcomes if outcome.status != "done"] == []
@@ -132,7 +132,7 @@ def test_it_runs_at_toy_scale(path, results, in_this_process):
 
 
 def test_clips_are_drawn_as_films_and_strips_of_frames(root, results, in_this_process):
-    made = prepare(root / "suites/ucf101.yaml", settings=(), only="zigzag", smoke=True)
+    made = prepare(root / "suites/ucf101.yaml", settings=(), only=("zigzag",), smoke=True)
     local.run_plan(made, results, find_device("cpu"), Silent(), stages=("train", "sample"))
     folder = suite_folder(results, "ucf101", smoke=True)
     films = sorted(folder.glob("*/sample-*/clips.webp"))

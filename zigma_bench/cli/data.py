@@ -49,7 +49,7 @@ def encode(
 
     target = find_device(device)
     unmeasured = [*(settings or ()), "quality=[]"]  # what metrics lack is no matter here
-    made = prepare(suite, settings=unmeasured, only=only, smoke=smoke, fetch=True)
+    made = prepare(suite, settings=unmeasured, only=only or (), smoke=smoke, fetch=True)
     made.check_ready()
     cells, readers = cached_cells(made.cells), text_cells(made.cells)
     if not cells and not readers:

@@ -31,7 +31,7 @@ def find_batch(
     from zigma_bench.store import check_writable, suite_folder, write_json
 
     target = find_device(device)
-    made = prepare(suite, settings=settings or (), only=only, smoke=smoke)
+    made = prepare(suite, settings=settings or (), only=only or (), smoke=smoke)
     limit, folder = limit_of(target, memory), suite_folder(results, made.suite.name, smoke=smoke)
     check_writable(folder)
     found = [find(cell, target, limit, lambda text: print(text, file=sys.stderr)) for cell in distinct(made)]

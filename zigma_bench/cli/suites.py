@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 SuiteFile = Annotated[Path, typer.Argument(help="The suite, a YAML file.", metavar="SUITE")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="KEY.PATH=VALUE, laid over the suite.")]
-Only = Annotated[str | None, typer.Option("--only", help="Only cells whose label contains or matches this.")]
+Only = Annotated[
+    list[str] | None, typer.Option("--only", help="Only cells whose label contains or matches this; several add up.")
+]
 Results = Annotated[Path, typer.Option("--results", help="The folder of all results.")]
 Smoke = Annotated[bool, typer.Option("--smoke", help="Toy scale on embedded data: exercises every stage.")]
 DeviceName = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
@@ -70,7 +72,7 @@ def plan(
     from zigma_bench.runner.prepare import plan_json, prepare
 
     target = find_device(device)
-    made = prepare(suite, settings=settings or (), only=only, smoke=smoke)
+    made = prepare(suite, settings=settings or (), only=only or (), smoke=smoke)
     if as_json:
         typer.echo(json.dumps(plan_json(made, results, target), indent=1, allow_nan=False))
     else:
@@ -111,7 +113,7 @@ def show_tables(tables: Sequence[Table], output: str) -> None:
 def _run(
     suite: Path,
     settings: list[str] | None,
-    only: str | None,
+    only: list[str] | None,
     results: Path,
     smoke: bool,
     device: str,
@@ -126,7 +128,7 @@ def _run(
     from zigma_bench.store import suite_folder
 
     target = find_device(device)
-    made = prepare(suite, settings=settings or (), only=only, smoke=smoke, fetch=True)
+    made = prepare(suite, settings=settings or (), only=only or (), smoke=smoke, fetch=True)
     made.check_ready()
     check_stages(made, stages, results, target)
     print(f"device: {target.name} ({target.card})", file=sys.stderr)

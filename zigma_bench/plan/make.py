@@ -39,14 +39,19 @@ class Plan:
     all_cells: tuple[Cell, ...]
     baseline: Cell
 
-    def only(self, pattern: str) -> Plan:
-        """The cells whose label matches a pattern: a part of it, or a glob; anchors stay."""
-        wanted = pattern.lower()
-        kept = tuple(cell for cell in self.cells if cell.role != "cell" or _matches(cell, wanted))
-        if not any(cell.role == "cell" for cell in kept):
-            labels = ", ".join(cell.label for cell in self.cells if cell.role == "cell")
-            raise UsageError("no cell matches", where="--only", expected=f"a part of one of: {labels}", got=pattern)
-        return replace(self, cells=kept)
+    def only(self, *patterns: str) -> Plan:
+        """The cells whose label matches one of the patterns: a part of it, or a glob; anchors stay.
+
+        UsageError for a pattern that no cell matches.
+        """
+        cells = [cell for cell in self.cells if cell.role == "cell"]
+        wanted = {pattern: [cell for cell in cells if _matches(cell, pattern.lower())] for pattern in patterns}
+        for pattern, found in wanted.items():
+            if not found:
+                labels = ", ".join(cell.label for cell in cells)
+                raise UsageError("no cell matches", where="--only", expected=f"a part of one of: {labels}", got=pattern)
+        kept = {cell.label for found in wanted.values() for cell in found}
+        return replace(self, cells=tuple(cell for cell in self.cells if cell.role != "cell" or cell.label in kept))
 
     def check_ready(self) -> None:
         """Stop with code 3 where something is missing."""

@@ -17,8 +17,8 @@ from zigma_bench.runner.local import pending
 from zigma_bench.suite import load_suite
 
 
-def prepare(path: Path, *, settings: Sequence[str], only: str | None, smoke: bool, fetch: bool = False) -> Plan:
-    """The plan of a suite file with settings laid over it, narrowed to the cells that match `only`.
+def prepare(path: Path, *, settings: Sequence[str], only: Sequence[str], smoke: bool, fetch: bool = False) -> Plan:
+    """The plan of a suite file with settings laid over it, narrowed to the cells that match one of `only`, if any.
 
     With `fetch` the autoencoders that it names on the Hub are downloaded, where the network is allowed and nothing else
     is missing: what a person must provide is said before hours of downloads.
@@ -31,7 +31,7 @@ def prepare(path: Path, *, settings: Sequence[str], only: str | None, smoke: boo
         for files in absent:
             files.fetch()
         plan = make_plan(suite, source, catalogue())
-    return plan.only(only) if only is not None else plan
+    return plan.only(*only) if only else plan
 
 
 def check_stages(plan: Plan, stages: Sequence[Stage], results: Path, device: Device) -> None:
