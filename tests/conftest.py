@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many tests at once as cores: one thread each, or they wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -55,3 +57,22 @@ def write_suite(tmp_path):
 @pytest.fixture(scope="session")
 def root() -> Path:
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def quickstart(tmp_path_factory) -> Path:
+    """A folder with the results of the quickstart at toy scale, and its table in first.json.
+
+    It is run once, by whichever of pytest's processes comes first: who writes to the results takes a copy.
+    """
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    folder = shared / "quickstart"
+    with FileLock(shared / "quickstart.lock"):
+        if not (folder / "first.json").exists():
+            words = ("run", str(ROOT / "suites/quickstart.yaml"), "--smoke", "--results", str(folder / "results"))
+            command = [sys.executable, "-m", "zigma_bench", *words, "--json"]
+            done = subprocess.run(command, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            (folder / "first.json").write_text(done.stdout)
+    return folder
