@@ -17,6 +17,8 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests" / part) for part in ("models", "diffusion", "data")]
 
+LONG = ("test_end_to_end.py", "test_house.py", "test_latents.py", "test_suites.py", "test_texts.py")  # half of the time
+
 SUITE = """# Does the test suite run?
 name: tiny
 data: {name: digits}
@@ -31,6 +33,12 @@ train: {batch: 16}
 sample: {count: 32, batch: 16, evaluations: 2}
 quality: [val-loss]
 """
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long files first: one process has them, with what their tests share, and the end is of short tests, so that
+    no process waits for the other."""
+    items.sort(key=lambda item: item.path.parent != ROOT / "tests" or item.path.name not in LONG)
 
 
 @pytest.fixture(scope="session")
