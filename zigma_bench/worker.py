@@ -7,7 +7,6 @@ its end means that the parent is gone, and the cell ends too.
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import signal
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from zigma_bench.cell import Life, StageFailed, run_stage
-from zigma_bench.device import Device
+from zigma_bench.device import Device, calm_collector
 from zigma_bench.errors import Interrupted, NotReady, ZigmaBenchError
 from zigma_bench.plan import Cell
 from zigma_bench.store import only_writer, suite_folder
@@ -51,12 +50,6 @@ def take_job() -> tuple[dict[str, Any], Cell, TextIO]:
     events = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever a library prints goes to the log
     return job, Cell.model_validate_json(json.dumps(job["cell"])), events
-
-
-def calm_collector() -> None:
-    """Have Python look for garbage less often: importing torch makes a million objects, and of the time that takes a
-    fifth went to looking among them."""
-    gc.set_threshold(50_000)
 
 
 def stop_flag() -> Callable[[], bool]:
