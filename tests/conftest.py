@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many tests at once as cores: one thread each, or they wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -14,6 +16,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests" / part) for part in ("models", "diffusion", "data")]
+
+LONG = ("test_end_to_end.py", "test_house.py", "test_latents.py", "test_suites.py", "test_texts.py")  # half of the time
 
 SUITE = """# Does the test suite run?
 name: tiny
@@ -29,6 +33,12 @@ train: {batch: 16}
 sample: {count: 32, batch: 16, evaluations: 2}
 quality: [val-loss]
 """
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long files first: one process has them, with what their tests share, and the end is of short tests, so that
+    no process waits for the other."""
+    items.sort(key=lambda item: item.path.parent != ROOT / "tests" or item.path.name not in LONG)
 
 
 @pytest.fixture(scope="session")
@@ -55,3 +65,22 @@ def write_suite(tmp_path):
 @pytest.fixture(scope="session")
 def root() -> Path:
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def quickstart(tmp_path_factory) -> Path:
+    """A folder with the results of the quickstart at toy scale, and its table in first.json.
+
+    It is run once, by whichever of pytest's processes comes first: who writes to the results takes a copy.
+    """
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    folder = shared / "quickstart"
+    with FileLock(shared / "quickstart.lock"):
+        if not (folder / "first.json").exists():
+            words = ("run", str(ROOT / "suites/quickstart.yaml"), "--smoke", "--results", str(folder / "results"))
+            command = [sys.executable, "-m", "zigma_bench", *words, "--json"]
+            done = subprocess.run(command, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            (folder / "first.json").write_text(done.stdout)
+    return folder

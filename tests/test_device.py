@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -92,3 +93,13 @@ def test_amd_cards_are_found_where_torch_is_for_rocm(cards, amd, monkeypatch):
     assert device.cards() == ("AMD gfx90a",)
     amd(90402, hip="None")
     assert device.find_device("auto").name == "cpu"
+
+
+@pytest.mark.parametrize(
+    "start", ["from zigma_bench.__main__ import main as start", "from zigma_bench.worker import take_job as start"]
+)
+def test_the_program_and_its_cells_look_for_garbage_seldom(start):
+    code = f"import gc, sys; sys.argv = ['zigma-bench', '--help']\n{start}\ntry:\n    start()\n"
+    code += "except (SystemExit, ValueError):  # there is no job\n    assert gc.get_threshold()[0] == 50_000"
+    done = subprocess.run([sys.executable, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import gc
 import io
 import json
+import weakref
 from pathlib import Path
 
 import pytest
@@ -110,6 +112,24 @@ def test_flops_are_those_of_the_formulas_with_the_scan_apart(write_suite):
     }  # fmt: skip
     assert calls.make_stage("sample", timed(zigma), build(zigma, "cpu"), CPU).passes == 2  # evaluations
     assert flop_rate(dit, 2, 1.0)["scan_flops"] == 0
+
+
+def test_collections_within_a_round_leave_out_what_was_alive_and_take_what_was_not():
+    class Node: ...
+
+    def cycle():
+        node = Node()
+        node.itself = node
+        return weakref.ref(node)
+
+    old = cycle()
+    with timing.collector_at_ease():
+        assert old() is None
+        assert gc.get_freeze_count() > 10_000
+        new = cycle()
+        timing.release(CPU)
+        assert new() is None
+    assert gc.get_freeze_count() == 0
 
 
 ALONE = """# What does it cost?

@@ -55,20 +55,18 @@ def clear_error(done: subprocess.CompletedProcess[str], code: int, *words: str) 
 
 
 @pytest.fixture(scope="module")
-def smoke(tmp_path_factory, root):
+def smoke(quickstart, root):
     """The quickstart at toy scale, run twice."""
-    results = tmp_path_factory.mktemp("smoke")
-    words = ("run", root / "suites" / "quickstart.yaml", "--smoke", "--results", results, "--json")
-    first = run(*words)
+    results, first = quickstart / "results", (quickstart / "first.json").read_text()
     written = {path: path.stat().st_mtime_ns for path in results.rglob("*") if path.is_file()}
-    second = run(*words)
+    second = run("run", root / "suites" / "quickstart.yaml", "--smoke", "--results", results, "--json")
     after = {path: path.stat().st_mtime_ns for path in results.rglob("*") if path.is_file()}
     return results, first, second, written, after
 
 
 def test_a_suite_ends_in_a_table(smoke):
     results, first, *_ = smoke
-    table = rows(first)
+    table = json.loads(first)["rows"]
     assert [row["role"] for row in table] == ["floor", *["cell"] * 4, "ceiling"]
     assert {row["backbone"] for row in table if row["role"] == "cell"} == {"zigma", "vision-mamba", "dit"}
     assert all(row["status"] == "done" and row["smoke"] for row in table)
@@ -90,7 +88,7 @@ def test_a_suite_ends_in_a_table(smoke):
 def test_a_second_run_does_nothing_and_says_the_same(smoke):
     _, first, second, written, after = smoke
     assert after == written
-    assert second.stdout == first.stdout
+    assert second.stdout == first
     assert second.stderr.count("done before") == 6
 
 
@@ -106,18 +104,28 @@ def test_records_say_where_they_come_from(smoke):
 
 
 def test_floor_below_ceiling_even_at_toy_scale(smoke):
-    table = {row["role"]: row["metrics"]["fd-efflite0"]["mean"] for row in rows(smoke[1])}
+    table = {row["role"]: row["metrics"]["fd-efflite0"]["mean"] for row in json.loads(smoke[1])["rows"]}
     assert table["floor"] < table["ceiling"]
 
 
+LONGER = (*ONE_CELL, ("{images: 64}", "{images: 4800}"), ("{batch: 16}", "{batch: 16, checkpoint_seconds: 0.2}"))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, suite_text):
+    """The suite that is killed, run to its end in one go: its table and its results."""
+    folder = tmp_path_factory.mktemp("whole")
+    for old, new in LONGER:
+        suite_text = suite_text.replace(old, new)
+    (folder / "suite.yaml").write_text(suite_text)
+    done = run("run", folder / "suite.yaml", "--results", folder / "results", "--json")
+    assert done.returncode == 0, done.stderr
+    return done.stdout, folder / "results"
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_killed_anywhere_it_ends_in_the_same_figures(write_suite, tmp_path, number):
-    path = write_suite(
-        *ONE_CELL, ("{images: 64}", "{images: 4800}"), ("{batch: 16}", "{batch: 16, checkpoint_seconds: 0.2}")
-    )
-    whole = run("run", path, "--results", tmp_path / "whole", "--json")
-    assert whole.returncode == 0, whole.stderr
-    results = tmp_path / "killed"
+def test_killed_anywhere_it_ends_in_the_same_figures(write_suite, tmp_path, whole, number):
+    path, results = write_suite(*LONGER), tmp_path / "killed"
     for wanted in ("train-*/checkpoint-*/manifest.json", "sample-*/part-*.npz"):
         with subprocess.Popen(
             [*PROGRAM, "run", str(path), "--results", str(results)],
@@ -132,8 +140,7 @@ def test_killed_anywhere_it_ends_in_the_same_figures(write_suite, tmp_path, numb
         assert process.returncode in (-signal.SIGKILL, 75, 0)
         assert wanted.startswith("sample") or process.returncode != 0
     again = run("run", path, "--results", results, "--json")
-    assert again.stdout == whole.stdout
-    assert figures(results) == figures(tmp_path / "whole")
+    assert (again.stdout, figures(results)) == (whole[0], figures(whole[1]))
     assert not list(results.rglob("*.tmp"))
     assert not list(results.rglob("checkpoint-*"))
 
@@ -190,7 +197,7 @@ def test_a_cell_that_fails_is_a_row_and_the_others_run(write_suite, tmp_path):
 
 def test_a_nan_is_a_failed_row(write_suite, tmp_path):
     path = write_suite(*ONE_CELL, ("{batch: 16}", "{batch: 16, learning_rate: 1e30}"))
-    done = run("run", path, "--results", tmp_path / "results", "--json")
+    done = run("train", path, "--results", tmp_path / "results", "--json")
     assert done.returncode == 1
     (row,) = [row for row in rows(done) if row["role"] == "cell"]
     assert row["status"] == "failed"
@@ -252,14 +259,14 @@ def test_a_corrupt_image_is_the_cells_reason(write_suite, tmp_path):
         Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / f"{index:03d}.png")
     (folder / "041.png").write_bytes((folder / "041.png").read_bytes()[:60])
     data = f"{{name: huggingface, path: imagefolder, data_dir: {folder}, validation: 40, resolution: 8}}"
-    done = run("run", write_suite(*ONE_CELL, ("{name: digits}", data)), "--results", tmp_path / "results", "--json")
+    done = run("train", write_suite(*ONE_CELL, ("{name: digits}", data)), "--results", tmp_path / "results", "--json")
     assert done.returncode == 1
     assert "041.png" in next(row["reason"] for row in rows(done) if row["role"] == "cell")
 
 
 def test_a_record_of_a_newer_format_is_refused(write_suite, tmp_path):
     path, results = write_suite(*ONE_CELL), tmp_path / "results"
-    assert run("run", path, "--results", results).returncode == 0
+    assert run("train", path, "--results", results).returncode == 0
     record = next(results.glob("*/zigma*/train-*/record.json"))
     record.write_text(json.dumps({**json.loads(record.read_text()), "format": 99}))
     clear_error(run("run", path, "--results", results), 4, "format that this version can't read", "got 99")
@@ -275,7 +282,7 @@ def test_too_few_held_out_images_end_before_training(write_suite, tmp_path):
     files = f"data_files: {tmp_path}/train/*.png, validation_files: {tmp_path}/held/*.png"
     data = f"{{name: huggingface, path: imagefolder, {files}, resolution: 8, channels: 1}}"
     path = write_suite(*ONE_CELL, ("{name: digits}", data))
-    done = run("run", path, "--results", tmp_path / "results", "--json")
+    done = run("train", path, "--results", tmp_path / "results", "--json")
     assert done.returncode == 1, done.stderr
     (row,) = [row for row in rows(done) if row["role"] == "cell"]
     assert row["reason"].startswith("train: the floor needs 32 held-out images")

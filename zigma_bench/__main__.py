@@ -16,8 +16,10 @@ def main() -> None:
 
         print(f"zigma-bench {__version__}")
         return
+    from zigma_bench.device import calm_collector
     from zigma_bench.errors import ZigmaBenchError
 
+    calm_collector()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         from zigma_bench.plugin_files import take_option

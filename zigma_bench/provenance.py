@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 import platform
@@ -39,8 +40,9 @@ def provenance(cell: Cell, device: Device, started: float) -> dict[str, Any]:
     }
 
 
+@functools.cache
 def version(name: str) -> str | None:
-    """The installed version of a distribution, or None."""
+    """The installed version of a distribution, or None; read once, for each stage's record names ten of them."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from zigma_bench.cell import Life, StageFailed, run_stage
-from zigma_bench.device import Device
+from zigma_bench.device import Device, calm_collector
 from zigma_bench.errors import Interrupted, NotReady, ZigmaBenchError
 from zigma_bench.plan import Cell
 from zigma_bench.store import only_writer, suite_folder
@@ -44,6 +44,7 @@ def main() -> int:
 def take_job() -> tuple[dict[str, Any], Cell, TextIO]:
     """The job in the first line of standard input, its cell, and where events go; from here on this process ends with
     its parent."""
+    calm_collector()
     job = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     events = os.fdopen(os.dup(1), "w", buffering=1)

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+import triton.language as tl
+from triton.runtime import interpreter
 
 from zigma_bench.errors import NotReady
 from zigma_bench.grid import Grid
@@ -32,6 +34,18 @@ def poisoned() -> Iterator[None]:
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(autouse=True)
+def patched_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton patches its language at a launch, and at every call of a helper again, which is a third of the time."""
+    patch = interpreter._patch_lang
+
+    def once(fn: Any) -> Any:
+        seen = [value for value in fn.__globals__.values() if value is tl or value is tl.core]
+        return patch(fn) if any(tl.core.is_builtin(lang.load) for lang in seen) else None
+
+    monkeypatch.setattr(interpreter, "_patch_lang", once)
 
 
 @pytest.fixture

@@ -118,6 +118,36 @@ def test_a_process_that_is_killed_in_the_middle_is_a_clear_error() -> None:
         killed()
 
 
+@pytest.mark.parametrize(
+    "error", [EOFError(), ConnectionResetError("reset by peer"), ConnectionRefusedError("refused")]
+)
+def test_a_process_that_is_killed_while_its_batch_is_fetched_is_one_too(error: Exception) -> None:
+    def cut() -> Iterator[Any]:
+        raise error
+        yield
+
+    def killed() -> None:
+        with Feed(JOB, Train(batch=5, workers=0), start=0, stop=2, card=False) as feed:
+            feed.ahead = cut()  # type: ignore[assignment]
+            try:
+                feed(0)
+            finally:
+                feed.ahead = None
+
+    with pytest.raises(CellFailed, match=rf"was ended from outside: .*{type(error).__name__}"):
+        killed()
+
+
+def test_an_error_of_the_training_itself_is_not_taken_for_one() -> None:
+    def train() -> None:
+        with Feed(JOB, Train(batch=5, workers=0), start=0, stop=2, card=False) as feed:
+            feed(0)
+            raise EOFError("a file of somebody's own")
+
+    with pytest.raises(EOFError, match="somebody's own"):
+        train()
+
+
 class Slow(ArrayImages):
     decodes = True
 

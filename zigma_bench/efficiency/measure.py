@@ -24,6 +24,7 @@ from zigma_bench.efficiency.timing import (
     CALLS_IN_A_ROW,
     MOST_WARM_UPS,
     Timing,
+    collector_at_ease,
     out_of_memory,
     peak_memory,
     release,
@@ -55,6 +56,11 @@ def measure_efficiency(
 
 def measure_round(cell: Cell, network: nn.Module, device: Device, tell: Tell, stopped: Callable[[], bool]) -> Round:
     """Every stage of the cell once, and the ceilings last, for they are hungry too."""
+    with collector_at_ease():
+        return _round(cell, network, device, tell, stopped)
+
+
+def _round(cell: Cell, network: nn.Module, device: Device, tell: Tell, stopped: Callable[[], bool]) -> Round:
     assert cell.efficiency is not None
     meter, stages = find_meter(device), dict[str, Round]()
     network = network.to(device.name)

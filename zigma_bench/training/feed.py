@@ -141,7 +141,7 @@ class Feed:
             self.ahead = iter(_loader(self.job, self.steps, self.workers, self.card))
             try:
                 with _losses_told():
-                    self.first = next(self.ahead)  # the processes have begun, which is not the network's time
+                    self.first = _received(self.ahead)  # the processes have begun, which is not the network's time
             except BaseException:
                 self._close()
                 raise
@@ -176,7 +176,7 @@ class Feed:
 
     def _next(self, step: int) -> Taken:
         assert self.ahead is not None
-        number, taken = self.first or next(self.ahead)
+        number, taken = self.first or _received(self.ahead)
         self.first = None
         if isinstance(taken, Exception):
             raise taken
@@ -255,6 +255,14 @@ def _end_with_parent(number: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def _received(ahead: Iterator[Any]) -> Any:
+    """The next batch of a DataLoader; torch fetches its memory from the process that took it, over a socket."""
+    try:
+        return next(ahead)
+    except (EOFError, ConnectionError) as error:
+        raise _lost(f"{type(error).__name__} while its batch was fetched") from error
+
+
 @contextlib.contextmanager
 def _losses_told() -> Iterator[None]:
     """CellFailed where torch says that a process of a DataLoader is gone."""
@@ -263,8 +271,12 @@ def _losses_told() -> Iterator[None]:
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        raise CellFailed(
-            f"a process that takes images was ended from outside: {str(error).splitlines()[0]}",
-            where="train.workers",
-            do="lower train.workers or train.batch, or give the machine more memory or shared memory (/dev/shm)",
-        ) from error
+        raise _lost(str(error).splitlines()[0]) from error
+
+
+def _lost(told: str) -> CellFailed:
+    return CellFailed(
+        f"a process that takes images was ended from outside: {told}",
+        where="train.workers",
+        do="lower train.workers or train.batch, or give the machine more memory or shared memory (/dev/shm)",
+    )
