@@ -30,6 +30,7 @@ class Asked:
     name: str
     options: dict[str, Any]
     where: str
+    random_crop: int | None = None
 
 
 def check(
@@ -57,7 +58,8 @@ def _of_suite(path: Path, settings: list[str] | None) -> list[Asked]:
     from zigma_bench.suite import load_suite
 
     suite, source = load_suite(path, settings=settings or ())
-    found = [Asked(given.name, _plain(given.options), source.where(*place)) for place, given in entries(suite)]
+    crop = suite.train.random_crop
+    found = [Asked(given.name, _plain(given.options), source.where(*place), crop) for place, given in entries(suite)]
     if not found:
         raise UsageError("the suite has no data", where=str(path), expected="the key data")
     return found
@@ -109,7 +111,7 @@ def _look(asked: Asked) -> Found:
             print(f"{asked.name}: {images:,} looked at", file=sys.stderr)
         told = images
 
-    return look(spec, options, progress=progress)
+    return look(spec, options, progress=progress, random_crop=asked.random_crop)
 
 
 def _document(asked: Asked, found: Found) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from zigma_bench.images import Images, Labels, Pixels, Splits, Texts, captions_of, decodes
+from zigma_bench.images import Crop, Images, Labels, Pixels, Splits, Texts, captions_of, cropped, decodes
 
 CHUNK = 10_000  # images whose captions are asked for at a time
 
@@ -35,6 +35,9 @@ class CaptionedImages:
 
     def take(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Pixels:
         return self.images.take(indices)
+
+    def cropped(self, indices: Sequence[int] | npt.NDArray[np.integer], crops: Sequence[Crop]) -> Pixels:
+        return cropped(self.images, indices, crops)
 
     def captions(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> list[Texts]:
         return captions_of(self.images, indices)

@@ -67,7 +67,7 @@ def describe(options: HuggingFaceOptions) -> DataFacts:
         parts["stream"] = [options.count, options.shuffle_buffer or SHUFFLE_BUFFER]
     size, told = options.resolution, fingerprint("huggingface", parts)
     facts = DataFacts(options.channels, size, size, told, source.missing, options.validation, conditions)
-    return replace(facts, captions=options.caption is not None)
+    return replace(facts, captions=options.caption is not None, crops=options.resize != "none")
 
 
 def find(options: HuggingFaceOptions) -> Source:

@@ -23,7 +23,7 @@ from zigma_bench.data.encoded import SMALL_BYTES, DecodedImages
 from zigma_bench.data.readahead import read_ahead
 from zigma_bench.device import cores
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.images import Labels, Pixels
+from zigma_bench.images import Crop, Labels, Pixels
 
 READ_AHEAD = 1000  # encoded images that wait for their turn
 
@@ -102,6 +102,9 @@ class StreamedImages:
     def take(self, indices: Indices) -> Pixels:
         return self._reader.take(indices)
 
+    def cropped(self, indices: Indices, crops: Sequence[Crop]) -> Pixels:
+        return self._reader.cropped(indices, crops)
+
     def labels(self, indices: Indices) -> Labels:
         return self._reader.labels(indices)
 
@@ -114,9 +117,9 @@ class StreamedImages:
             self._epochs[key] = _Reader(self, buffered_order(self.count, self.buffer, seed, number), ahead=READ_AHEAD)
         return self._epochs[key]
 
-    def decode(self, row: Row) -> Pixels:
+    def decode(self, row: Row, crop: Crop | None) -> Pixels:
         size = {"channels": self.channels, "resolution": self.resolution}
-        return decode(row.data, **size, resize=self.resize, where=row.where)
+        return decode(row.data, **size, resize=self.resize, where=row.where, crop=crop)
 
 
 class _Reader:
@@ -137,12 +140,18 @@ class _Reader:
         return len(self.order)
 
     def take(self, places: Indices) -> Pixels:
+        return self._decoded(places, [None] * len(places))
+
+    def cropped(self, places: Indices, crops: Sequence[Crop]) -> Pixels:
+        return self._decoded(places, crops)
+
+    def _decoded(self, places: Indices, crops: Sequence[Crop | None]) -> Pixels:
         size, rows = self.images.resolution, self._rows(places)
         pixels = np.empty((len(rows), self.images.channels, size, size), dtype=np.uint8)
         small = sum(len(row.data) for row in rows) < SMALL_BYTES * len(rows)
         with ThreadPoolExecutor(cores()) as pool:
             run = map if small else pool.map
-            for index, image in enumerate(run(self.images.decode, rows)):
+            for index, image in enumerate(run(self.images.decode, rows, crops)):
                 pixels[index] = image
         return pixels
 

@@ -26,7 +26,18 @@ from torch.utils.data import DataLoader, Dataset
 
 from zigma_bench.device import cores
 from zigma_bench.errors import CellFailed, NotReady, ZigmaBenchError
-from zigma_bench.images import Images, decodes, drawn_labels_of, epoch_of, has_order, labels_of
+from zigma_bench.images import (
+    Crop,
+    Images,
+    Pixels,
+    cropped,
+    decodes,
+    drawn_labels_of,
+    epoch_of,
+    has_order,
+    labels_of,
+    random_crops,
+)  # fmt: skip
 from zigma_bench.plugins import catalogue
 from zigma_bench.suite import Train
 
@@ -87,13 +98,22 @@ def epoch_order(count: int, seed: int, epoch: int) -> Indices:
 
 @dataclass(frozen=True)
 class Job:
-    """What is taken for the steps of a training; `flip` counts for `Posteriors` alone, pixels are mirrored later."""
+    """What is taken for the steps of a training; `flip` counts for `Posteriors` alone, pixels are mirrored later.
+
+    With `random_crop` each image is cut at a place drawn from (seed, step).
+    """
 
     images: Images
     batch: int
     seed: int
     labelled: bool
     flip: bool = False
+    random_crop: int | None = None
+
+    @classmethod
+    def of(cls, images: Images, recipe: Train, seed: int, *, labelled: bool) -> Job:
+        """What a recipe takes."""
+        return cls(images, recipe.batch, seed, labelled, recipe.flip, recipe.random_crop)
 
     def take(self, step: int) -> Taken:
         """The images of a step, taken now."""
@@ -103,7 +123,7 @@ class Job:
         if isinstance(self.images, Posteriors):
             pixels = self.images.moments(indices, flip=self.flip, seed=step_seed(self.seed, step, 5))
         else:
-            pixels = self.images.take(indices)
+            pixels = _cut(self.images, indices, self._crops(step))
         found = torch.from_numpy(np.ascontiguousarray(pixels))
         if not self.labelled:
             return Taken(found, None)
@@ -111,15 +131,30 @@ class Job:
 
     def _in_order(self, step: int) -> Taken:
         """The next images of a stream, epoch after epoch."""
-        pixels, labels = [], []
+        pixels, labels, crops = [], [], self._crops(step)
         epochs, places = np.divmod(np.arange(step * self.batch, (step + 1) * self.batch), len(self.images))
         for number in np.unique(epochs):
-            images = epoch_of(self.images, self.seed, int(number))
-            pixels.append(images.take(places[epochs == number]))
+            images, rows = epoch_of(self.images, self.seed, int(number)), np.flatnonzero(epochs == number)
+            pixels.append(_cut(images, places[rows], None if crops is None else [crops[row] for row in rows]))
             if self.labelled:
-                labels.append(labels_of(images, places[epochs == number]))
+                labels.append(labels_of(images, places[rows]))
         found = torch.from_numpy(np.concatenate(pixels))
         return Taken(found, torch.from_numpy(np.concatenate(labels)) if self.labelled else None)
+
+    def _crops(self, step: int) -> list[Crop] | None:
+        if self.random_crop is None:
+            return None
+        return random_crops(self.batch, self.random_crop, step_seed(self.seed, step, 8))
+
+    def like(self, count: int) -> Pixels:
+        """So many images of a training, to measure and to warm up with: always its first."""
+        if self.random_crop is None or has_order(self.images):
+            return self.images.take([0] * count)
+        return cropped(self.images, [0] * count, random_crops(count, self.random_crop, 0))
+
+
+def _cut(images: Images, indices: Indices, crops: Sequence[Crop] | None) -> Pixels:
+    return images.take(indices) if crops is None else cropped(images, indices, crops)
 
 
 class Feed:
@@ -185,8 +220,11 @@ class Feed:
 
 
 def workers_of(recipe: Train, images: Images) -> int:
-    """How many processes take the images: none where they lie in memory, one alone where they are a stream."""
-    if not decodes(images):
+    """How many processes take the images: none where they lie in memory, one alone where they are a stream.
+
+    What is cut anew at each use is decoded at each use.
+    """
+    if recipe.random_crop is None and not decodes(images):
         return 0
     workers = min(MOST_WORKERS, max(1, cores() - 1)) if recipe.workers == "auto" else recipe.workers
     return min(1, workers) if has_order(images) else workers
@@ -194,7 +232,7 @@ def workers_of(recipe: Train, images: Images) -> int:
 
 def _loader(job: Job, steps: Sequence[int], workers: int, card: bool) -> DataLoader[Any]:
     """Processes that take the images of steps; few batches wait where they are large."""
-    bytes_ahead = job.images.take([0]).nbytes * job.batch * workers
+    bytes_ahead = job.like(1).nbytes * job.batch * workers
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="This DataLoader will create")  # the suite said how many
         return DataLoader(
