@@ -12,7 +12,7 @@ CHUNK = 10_000  # rows read at a time
 
 def captions_in(table: Any, column: str, where: str) -> list[Texts]:
     """The texts of every row of a `datasets.Dataset`; UsageError, which names the row, for one without any text."""
-    _check_column(table, column, where)
+    check_captions(table, column, where)
     plain = table.select_columns([column]).with_format("arrow")
     found: list[Texts] = []
     for start in range(0, len(plain), CHUNK):
@@ -33,8 +33,8 @@ def texts_of_cell(cell: str | list[str | None] | None, where: str) -> Texts:
     return tuple(str(text) for text in texts)
 
 
-def _check_column(table: Any, column: str, where: str) -> None:
-    """The column must hold texts or lists of texts."""
+def check_captions(table: Any, column: str, where: str) -> None:
+    """UsageError for a column that isn't there, or holds neither texts nor lists of texts."""
     import datasets
 
     names = sorted(table.column_names)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -59,14 +60,14 @@ class Judge:
             expected = f"a whole number from 0 to {classes - 1}"
             yield BadImage("the class is none", where=where, expected=expected, got=value, do="mend the row")
 
-    def row(self, batch: Any, index: int, table: str, row: int) -> Iterator[ZigmaBenchError]:
-        """A row of a batch of Arrow."""
+    def row(self, cells: Mapping[str, Any], table: str, row: int) -> Iterator[ZigmaBenchError]:
+        """A row of a table, by column."""
         o = self.options
-        yield from self.cell(batch.column(o.image)[index].as_py(), table, f"row {row}, column {o.image!r}")
+        yield from self.cell(cells[o.image], table, f"row {row}, column {o.image!r}")
         if o.label is not None:
-            yield from self.label(batch.column(o.label)[index].as_py(), f"{table}, row {row}, column {o.label!r}")
+            yield from self.label(cells[o.label], f"{table}, row {row}, column {o.label!r}")
         if o.caption is not None:
-            yield from self.caption(batch.column(o.caption)[index].as_py(), f"{table}, row {row}, column {o.caption!r}")
+            yield from self.caption(cells[o.caption], f"{table}, row {row}, column {o.caption!r}")
 
     def caption(self, value: Any, where: str) -> Iterator[ZigmaBenchError]:
         """A text, or a list of texts."""
@@ -118,28 +119,32 @@ def parts(options: HuggingFaceOptions) -> Iterator[Part]:
 
 
 def _stream(options: HuggingFaceOptions) -> Iterator[Part]:
-    """The images of a stream of the Hub, which is read once and not stored."""
-    from zigma_bench.data.stream import Stream
+    """The rows of a stream of the Hub, which is read once and not stored."""
+    from zigma_bench.data.stream import too_few
     from zigma_bench.data.streamed import StreamRows
 
     judge = Judge(options)
     rows = StreamRows(options, "hub", ())
     rows.check()
     assert options.count is not None
-    wanted = Stream(rows, rows.where, classes=False).rows(0, (options.validation or 0) + options.count)
-    some: list[tuple[bytes, str]] = []
+    wanted, done = (options.validation or 0) + options.count, 0
+    some: list[dict[str, Any]] = []
     try:
-        for row in wanted:
-            some.append((row.data, row.where))
+        for cells in itertools.islice(rows.cells(0), wanted):
+            some.append(cells)
             if len(some) == CHUNK:
-                yield functools.partial(_encoded, judge, some)
-                some = []
+                yield functools.partial(_streamed, judge, some, rows.where, done)
+                done, some = done + CHUNK, []
+        if (got := done + len(some)) < wanted:
+            raise too_few(rows.where, wanted, got)
     finally:  # where the stream breaks off too
-        yield functools.partial(_encoded, judge, some)
+        yield functools.partial(_streamed, judge, some, rows.where, done)
 
 
-def _encoded(judge: Judge, images: Sequence[tuple[bytes, str]]) -> Found:
-    return Found(len(images), tuple(problem for data, where in images for problem in judge.image(data, where)))
+def _streamed(judge: Judge, rows: Sequence[dict[str, Any]], where: str, first: int) -> Found:
+    """Rows of a stream, the first of them number `first`."""
+    numbered = enumerate(rows, first)
+    return Found(len(rows), tuple(problem for row, cells in numbered for problem in judge.row(cells, where, row)))
 
 
 def _absent(file: str) -> Found:
@@ -230,7 +235,8 @@ def _rows(judge: Judge, batches: Iterator[Any], file: str, first: int, what: str
     try:
         for batch in batches:
             for index in range(batch.num_rows):
-                problems += judge.row(batch, index, file, row + index)
+                cells = {name: batch.column(name)[index].as_py() for name in judge.columns}
+                problems += judge.row(cells, file, row + index)
             row += batch.num_rows
     except (OSError, pa.ArrowException) as error:
         problems.append(NotReady(f"{what} can't be read after row {row} ({_line(error)})", where=file, do=AGAIN))

@@ -195,8 +195,6 @@ def _check_stream(options: HuggingFaceOptions) -> None:
         raise _wrong("a stream does not say how many images it has", "count, the number of images to train on")
     if options.validation_split is not None:
         raise _wrong("a stream holds out its first images", "validation, their number, or validation_files")
-    if options.caption is not None:
-        raise _wrong("the captions of a stream can't be encoded before it is read", "captions without streaming")
     if options.path == "imagefolder":
         raise _wrong("a folder of images is no stream: it is read as it lies", "streaming with other data")
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", options.split):

@@ -35,7 +35,6 @@ from zigma_bench.images import (
     drawn_labels_of,
     epoch_of,
     has_order,
-    labels_of,
     random_crops,
 )  # fmt: skip
 from zigma_bench.plugins import catalogue
@@ -137,7 +136,8 @@ class Job:
             images, rows = epoch_of(self.images, self.seed, int(number)), np.flatnonzero(epochs == number)
             pixels.append(_cut(images, places[rows], None if crops is None else [crops[row] for row in rows]))
             if self.labelled:
-                labels.append(labels_of(images, places[rows]))
+                drawn = step_seed(self.seed, step, 7) + int(number)  # a step may reach into the next epoch
+                labels.append(drawn_labels_of(images, places[rows], drawn))
         found = torch.from_numpy(np.concatenate(pixels))
         return Taken(found, torch.from_numpy(np.concatenate(labels)) if self.labelled else None)
 
