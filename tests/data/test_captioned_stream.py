@@ -172,7 +172,7 @@ def test_a_stream_that_changed_is_not_paired_with_old_features(tmp_path: Path) -
 @pytest.mark.parametrize(("text", "reason"), [([], "no caption"), (["fine", " "], "caption 1 of the row is empty")])
 def test_a_row_without_a_caption_is_named(tmp_path: Path, text: list[str], reason: str) -> None:
     files = parquet(tmp_path, r11=text)
-    with pytest.raises(UsageError, match=rf"row 11, column 'text': .*{reason}"):
+    with pytest.raises(NotReady, match=rf"row 11, column 'text': .*{reason}"):
         with_texts(opened(files), told(), device="cpu")
     given: dict[str, Any] = {"path": "parquet", "validation": 5, "count": 25, "caption": "text", "streaming": True}
     found = check(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,9 +15,8 @@ from zigma_bench.data.captions import texts_of_cell
 from zigma_bench.data.check import CHUNK, Found, Part
 from zigma_bench.data.decode import MEND, decode
 from zigma_bench.data.encoded import encoded
-from zigma_bench.data.files import gaps
 from zigma_bench.data.options import HuggingFaceOptions
-from zigma_bench.data.source import SUFFIXES, find
+from zigma_bench.data.source import SUFFIXES, Source, find
 from zigma_bench.data.tar import AGAIN, Sample, check_end, samples_of
 from zigma_bench.errors import BadImage, NotReady, UsageError, ZigmaBenchError
 
@@ -75,7 +75,7 @@ class Judge:
             if not isinstance(value, str | list | None):
                 raise UsageError("this is no text", where=where, got=value)
             texts_of_cell(value, where)
-        except UsageError as error:
+        except (NotReady, UsageError) as error:
             yield error
 
 
@@ -104,8 +104,6 @@ def parts(options: HuggingFaceOptions) -> Iterator[Part]:
     files = [*source.train.files, *(source.validation.files if source.validation else ())]
     judge, pictures, keys = Judge(options), SUFFIXES["imagefolder"], Keys()
     shards = [file for file in files if not file.lower().endswith(pictures) and Path(file).stem != "metadata"]
-    for file in gaps(shards):
-        yield functools.partial(_absent, file)
     for file in shards:
         if file.lower().endswith(".parquet"):
             yield functools.partial(_parquet, judge, file)
@@ -114,6 +112,8 @@ def parts(options: HuggingFaceOptions) -> Iterator[Part]:
         elif file.lower().endswith(".tar"):
             yield functools.partial(_tar, judge, file, keys)
     images = [file for file in files if file.lower().endswith(pictures)]
+    if images and options.caption is not None:
+        yield functools.partial(_metadata, judge, source)
     for start in range(0, len(images), CHUNK):
         yield functools.partial(_images, judge, images[start : start + CHUNK])
 
@@ -147,9 +147,24 @@ def _streamed(judge: Judge, rows: Sequence[dict[str, Any]], where: str, first: i
     return Found(len(rows), tuple(problem for row, cells in numbered for problem in judge.row(cells, where, row)))
 
 
-def _absent(file: str) -> Found:
-    do = "put it there, or name the shards one by one"
-    return Found(0, (NotReady("there is no such shard, though there are some before and after it", where=file, do=do),))
+def _metadata(judge: Judge, source: Source) -> Found:
+    """The captions of a folder of images: those that lack, and those that are empty."""
+    from zigma_bench.data.huggingface import LINE, builders, without_metadata
+
+    problems: list[ZigmaBenchError] = []
+    column = judge.options.caption
+    assert column is not None, "captions are asked for"
+    for builder, listing in builders(judge.options, source):
+        for file in without_metadata(builder, listing):
+            problems.append(BadImage("the image has no line in the metadata beside it", where=file, do=LINE))
+        for split in builder.info.splits:
+            table = builder.as_dataset(split=split)
+            if column not in table.column_names:
+                expected = f"one of {', '.join(sorted(table.column_names))}"
+                raise UsageError(f"there is no column {column!r}", where=str(source.base), expected=expected)
+            for row, text in enumerate(table.with_format("arrow")[:][column].to_pylist()):
+                problems += judge.caption(text, f"{source.base}, split {split!r}, row {row}, column {column!r}")
+    return Found(0, tuple(problems))
 
 
 def _images(judge: Judge, files: Sequence[str]) -> Found:
@@ -174,6 +189,30 @@ def check_opens(file: str) -> None:
         _opened_parquet(file).close()
     elif file.lower().endswith(".tar"):
         check_end(file)
+
+
+def check_reads(file: str) -> None:
+    """NotReady for a shard, or a list of captions, that can't be read to its end; all of it is read."""
+    import pyarrow as pa
+
+    check_opens(file)
+    if file.lower().endswith(".jsonl"):
+        _check_lines(file)
+    if file.lower().endswith(".parquet"):
+        with _opened_parquet(file) as table:
+            for group in range(table.num_row_groups):
+                try:
+                    table.read_row_group(group)
+                except (OSError, pa.ArrowException) as error:
+                    raise NotReady(f"row group {group} can't be read ({_line(error)})", where=file, do=AGAIN) from error
+
+
+def _check_lines(file: str) -> None:
+    for number, line in enumerate(Path(file).read_bytes().splitlines(), 1):
+        try:
+            json.loads(line or b"{}")
+        except ValueError as error:
+            raise NotReady(f"this is no JSON ({error})", where=f"{file}:{number}", do="mend the line") from error
 
 
 def _opened_parquet(file: str) -> Any:

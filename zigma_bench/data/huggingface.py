@@ -13,7 +13,7 @@ import numpy as np
 
 from zigma_bench.data import hub
 from zigma_bench.data.captions import captions_in
-from zigma_bench.data.check_files import check_opens
+from zigma_bench.data.check_files import check_opens, check_reads
 from zigma_bench.data.encoded import DecodedImages, Rows
 from zigma_bench.data.files import Listing, split_list
 from zigma_bench.data.holdout import hold_out
@@ -22,6 +22,7 @@ from zigma_bench.data.source import SUFFIXES, Source, find, require
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.images import Images, Labels, Splits
 
+LINE = "write one for each, or remove the image"
 SPLIT_WORDS = ("train", "val", "dev", "test", "eval", "-of-", "task.toml", "instruction.md")
 
 
@@ -69,6 +70,13 @@ def load_validation(options: HuggingFaceOptions, source: Source) -> Images:
     return _images(options, source.validation, other, "train")
 
 
+def builders(options: HuggingFaceOptions, source: Source) -> Iterator[tuple[Any, Listing]]:
+    """The `datasets` builder of each set of files, with the files."""
+    yield _builder(options, source, source.train, split_list(options.data_files)), source.train
+    if source.validation is not None:
+        yield _builder(options, source, source.validation, split_list(options.validation_files)), source.validation
+
+
 def _builder(options: HuggingFaceOptions, source: Source, listing: Listing, patterns: tuple[str, ...]) -> Any:
     """The `datasets` builder of the listed files, its cache filled."""
     import datasets
@@ -94,7 +102,7 @@ def _builder(options: HuggingFaceOptions, source: Source, listing: Listing, patt
         builder.download_and_prepare()
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         for file in listing.files:
-            check_opens(file)  # names the file that is broken, which `datasets` does not
+            check_reads(file)  # names the file that is broken, which `datasets` does not
         raise NotReady(f"datasets can't read it: {_root(error)}", where=where) from error
     return builder
 
@@ -139,6 +147,9 @@ def _images(options: HuggingFaceOptions, listing: Listing, builder: Any, split: 
 
     where = _label(options, listing)
     _check_names(builder, split, where)
+    if lost := without_metadata(builder, listing):
+        shown = ", ".join(lost[:5]) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
+        raise NotReady(f"{len(lost)} images have no line in the metadata beside them", where=shown, do=LINE)
     table = builder.as_dataset(split=split)
     check_column(table, options.image, where)
     classes = _classes(options, table, where)
@@ -148,6 +159,22 @@ def _images(options: HuggingFaceOptions, listing: Listing, builder: Any, split: 
         raise UsageError(f"the split {split!r} has no images", where=where)
     rows = Rows(table.with_format("arrow"), options.image, f"{where}, split {split!r}", frozenset(listing.files))
     return DecodedImages(rows, options.channels, options.resolution, options.resize, classes, texts)
+
+
+def without_metadata(builder: Any, listing: Listing) -> list[str]:
+    """The images of a folder that its metadata file passes over, which `datasets` then leaves out without a word."""
+    from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+
+    pictures = [file for file in listing.files if file.lower().endswith(SUFFIXES["imagefolder"])]
+    if not isinstance(builder, ImageFolder) or sum(s.num_examples for s in builder.info.splits.values()) >= len(
+        pictures
+    ):
+        return []
+    read = set()
+    for split in builder.info.splits:
+        table = builder.as_dataset(split=split).with_format("arrow")
+        read |= {os.path.realpath(path) for path in table[:]["image"].combine_chunks().field("path").to_pylist()}
+    return [file for file in pictures if os.path.realpath(file) not in read]
 
 
 def _classes(options: HuggingFaceOptions, table: Any, where: str) -> Labels | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from zigma_bench.data import hub
-from zigma_bench.data.files import Listing, below, fingerprint, matching, missing_shards, shared, split_list
+from zigma_bench.data.files import Listing, below, fingerprint, gaps, matching, missing_shards, shared, split_list
 from zigma_bench.data.options import HuggingFaceOptions
 from zigma_bench.errors import NotReady, UsageError, nearest
 from zigma_bench.registry import Condition, DataFacts, Missing
@@ -21,6 +21,7 @@ SUFFIXES = {  # what `datasets` reads as each kind, of the formats that decode.p
         ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif",
     ),
 }  # fmt: skip
+SHARDS = (".parquet", ".arrow", ".tar")
 METADATA = (".csv", ".jsonl", ".parquet")  # files of a folder of images that hold their captions
 PART = r"[A-Za-z0-9_.-]+(\[[0-9%:-]*\](\([a-z0-9_]+\))?)?"  # such as train, or train[:90%]
 SPLIT = re.compile(rf"{PART}(\+{PART})*")
@@ -158,7 +159,8 @@ def _absent(listing: Listing | None, patterns: tuple[str, ...]) -> list[str]:
     if listing is None:
         return []
     named = {Path(pattern).name for pattern in patterns}
-    return missing_shards(file for file in listing.files if Path(file).name not in named)
+    files = [file for file in listing.files if Path(file).name not in named]
+    return [*missing_shards(files), *gaps(file for file in files if Path(file).suffix.lower() in SHARDS)]
 
 
 def _missing_shard(file: str) -> Missing:

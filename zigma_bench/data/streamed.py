@@ -9,7 +9,7 @@ from typing import Any
 
 from zigma_bench.data import hub
 from zigma_bench.data.captions import check_captions, texts_of_cell
-from zigma_bench.data.check_files import check_opens
+from zigma_bench.data.check_files import check_opens, check_reads
 from zigma_bench.data.encoded import encoded
 from zigma_bench.data.files import split_list
 from zigma_bench.data.options import HuggingFaceOptions
@@ -97,7 +97,7 @@ class StreamRows:
             yield from table.skip(start)
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
             for file in self.files:
-                check_opens(file)  # names the file, if it is one of this machine
+                check_reads(file)  # names the file, if it is one of this machine
             raise NotReady(f"the stream broke off ({type(error).__name__}: {error})", where=self.where) from error
 
     def _row(self, cells: dict[str, Any], number: int) -> Row:
