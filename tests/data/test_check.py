@@ -215,21 +215,26 @@ def test_shards_that_are_missing_in_the_middle(tmp_path: Path) -> None:
 def test_captions_that_a_folder_lacks_are_all_named(pictures: Pictures) -> None:
     place = pictures(count=9)
     (place / "007.png").write_text("no picture")  # which hides nothing
-    lines = [{"file_name": f"{i:03}.png", "text": f"picture {i}" if i not in (2, 5) else " "} for i in range(9)]
+    lines = [{"file_name": f"{i:03}.png", "text": f"picture {i}" if i not in (2, 5) else " "} for i in range(11)]
     metadata = place / "metadata.jsonl"
     metadata.write_text(
         "\n".join(json.dumps(line) for line in lines if line["file_name"] not in ("003.png", "006.png"))
     )
     found = checked(**folder(place, caption="text"))
     told = [str(problem) for problem in found.problems]
-    assert len(told) == 5 and "007.png: the image can't be decoded" in told[-1]
-    assert all("no line in the metadata" in text for text in told[:2]) and "003.png" in told[0] and "006.png" in told[1]
-    assert all("the row's caption is empty" in text for text in told[2:4]) and "row 2," in told[2]
-    with pytest.raises(NotReady, match=r"003\.png, .*006\.png: 2 images have no line in the metadata"):
+    assert len(told) == 7 and "007.png: the image can't be decoded" in told[6]
+    assert all("no line of the metadata" in text for text in told[:2]) and "003.png" in told[0] and "006.png" in told[1]
+    assert all("an image that is not there" in text for text in told[2:4]) and "009.png" in told[2]  # as many as lack
+    assert all("the row's caption is empty" in text for text in told[4:6]) and "row 2," in told[4]
+    with pytest.raises(NotReady, match=r"003\.png, .*006\.png: no line of the metadata"):
         load(HuggingFaceOptions(**folder(place, caption="text")))
     bare = HuggingFaceOptions(str(place), 16, validation=2)  # the metadata is read here too, and would drop them
-    with pytest.raises(NotReady, match="2 images have no line in the metadata"):
+    with pytest.raises(NotReady, match="no line of the metadata"):
         load(bare)
+    (place / "metadata.csv").write_text('file_name,text\n000.png,one\n001.png,"tw')
+    metadata.unlink()
+    assert any("metadata.csv:3: the table can't" in str(p) for p in checked(**folder(place, caption="text")).problems)
+    (place / "metadata.csv").unlink()
     metadata.write_text('{"file_name": "000.png"}\n{"file_name": "001.p')
     assert any("metadata.jsonl:2: this is no JSON" in str(p) for p in checked(**folder(place, caption="text")).problems)
 

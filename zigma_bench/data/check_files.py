@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import functools
 import itertools
 import json
@@ -149,14 +150,17 @@ def _streamed(judge: Judge, rows: Sequence[dict[str, Any]], where: str, first: i
 
 def _metadata(judge: Judge, source: Source) -> Found:
     """The captions of a folder of images: those that lack, and those that are empty."""
-    from zigma_bench.data.huggingface import LINE, builders, without_metadata
+    from zigma_bench.data import huggingface as hf
 
     problems: list[ZigmaBenchError] = []
     column = judge.options.caption
     assert column is not None, "captions are asked for"
-    for builder, listing in builders(judge.options, source):
-        for file in without_metadata(builder, listing):
-            problems.append(BadImage("the image has no line in the metadata beside it", where=file, do=LINE))
+    with hf.quiet():
+        opened = list(hf.builders(judge.options, source))
+    for builder, listing in opened:
+        passed_over, absent = hf.unlike_metadata(builder, listing)
+        problems += [NotReady(hf.PASSED_OVER, where=file, do=hf.LINE) for file in passed_over]
+        problems += [NotReady(hf.NAMES_NONE, where=file, do=hf.NO_LINE) for file in absent]
         for split in builder.info.splits:
             table = builder.as_dataset(split=split)
             if column not in table.column_names:
@@ -198,6 +202,8 @@ def check_reads(file: str) -> None:
     check_opens(file)
     if file.lower().endswith(".jsonl"):
         _check_lines(file)
+    if file.lower().endswith(".csv"):
+        _check_table(file)
     if file.lower().endswith(".parquet"):
         with _opened_parquet(file) as table:
             for group in range(table.num_row_groups):
@@ -205,6 +211,17 @@ def check_reads(file: str) -> None:
                     table.read_row_group(group)
                 except (OSError, pa.ArrowException) as error:
                     raise NotReady(f"row group {group} can't be read ({_line(error)})", where=file, do=AGAIN) from error
+
+
+def _check_table(file: str) -> None:
+    with open(file, newline="", encoding="utf-8", errors="replace") as opened:
+        rows = csv.reader(opened, strict=True)
+        try:
+            for _ in rows:
+                pass
+        except csv.Error as error:
+            where = f"{file}:{rows.line_num}"
+            raise NotReady(f"the table can't be read ({error})", where=where, do="mend the line") from error
 
 
 def _check_lines(file: str) -> None:

@@ -18,11 +18,12 @@ from zigma_bench.data.encoded import DecodedImages, Rows
 from zigma_bench.data.files import Listing, split_list
 from zigma_bench.data.holdout import hold_out
 from zigma_bench.data.options import HuggingFaceOptions
-from zigma_bench.data.source import SUFFIXES, Source, find, require
+from zigma_bench.data.source import METADATA, SUFFIXES, Source, find, require
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.images import Images, Labels, Splits
 
-LINE = "write one for each, or remove the image"
+PASSED_OVER, LINE = "no line of the metadata beside it names the image", "write one for each, or remove the image"
+NAMES_NONE, NO_LINE = "a line of the metadata names an image that is not there", "put it there, or remove the line"
 SPLIT_WORDS = ("train", "val", "dev", "test", "eval", "-of-", "task.toml", "instruction.md")
 
 
@@ -40,14 +41,14 @@ def load(options: HuggingFaceOptions) -> Splits:
     if options.streaming:
         from zigma_bench.data import streamed
 
-        with _quiet():
+        with quiet():
             return streamed.load(options, source)
     if source.kind == "hub":
         assert options.revision is not None
         options = replace(options, path=str(hub.fetch(options.path, options.revision)))
         source = find(options)
         require(source, options.path)
-    with _quiet():
+    with quiet():
         return _splits(options, source)
 
 
@@ -147,9 +148,7 @@ def _images(options: HuggingFaceOptions, listing: Listing, builder: Any, split: 
 
     where = _label(options, listing)
     _check_names(builder, split, where)
-    if lost := without_metadata(builder, listing):
-        shown = ", ".join(lost[:5]) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
-        raise NotReady(f"{len(lost)} images have no line in the metadata beside them", where=shown, do=LINE)
+    _check_metadata(builder, listing)
     table = builder.as_dataset(split=split)
     check_column(table, options.image, where)
     classes = _classes(options, table, where)
@@ -161,20 +160,28 @@ def _images(options: HuggingFaceOptions, listing: Listing, builder: Any, split: 
     return DecodedImages(rows, options.channels, options.resolution, options.resize, classes, texts)
 
 
-def without_metadata(builder: Any, listing: Listing) -> list[str]:
-    """The images of a folder that its metadata file passes over, which `datasets` then leaves out without a word."""
+def unlike_metadata(builder: Any, listing: Listing) -> tuple[list[str], list[str]]:
+    """The images of a folder that its metadata passes over, which `datasets` leaves out without a word, and the images
+    that it names and that are not there."""
     from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
-    pictures = [file for file in listing.files if file.lower().endswith(SUFFIXES["imagefolder"])]
-    if not isinstance(builder, ImageFolder) or sum(s.num_examples for s in builder.info.splits.values()) >= len(
-        pictures
-    ):
-        return []
-    read = set()
+    if not isinstance(builder, ImageFolder) or not any(file.lower().endswith(METADATA) for file in listing.files):
+        return [], []
+    pictures = {os.path.realpath(file) for file in listing.files if file.lower().endswith(SUFFIXES["imagefolder"])}
+    named: set[str] = set()
     for split in builder.info.splits:
         table = builder.as_dataset(split=split).with_format("arrow")
-        read |= {os.path.realpath(path) for path in table[:]["image"].combine_chunks().field("path").to_pylist()}
-    return [file for file in pictures if os.path.realpath(file) not in read]
+        named |= {os.path.realpath(path) for path in table[:]["image"].combine_chunks().field("path").to_pylist()}
+    return sorted(pictures - named), sorted(named - pictures)
+
+
+def _check_metadata(builder: Any, listing: Listing) -> None:
+    for files, what, do in zip(
+        unlike_metadata(builder, listing), (PASSED_OVER, NAMES_NONE), (LINE, NO_LINE), strict=True
+    ):
+        if files:
+            shown = ", ".join(files[:5]) + (f" and {len(files) - 5} more" if len(files) > 5 else "")
+            raise NotReady(what, where=shown, do=do)
 
 
 def _classes(options: HuggingFaceOptions, table: Any, where: str) -> Labels | None:
@@ -250,7 +257,7 @@ def _label(options: HuggingFaceOptions, listing: Listing) -> str:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars of `datasets` within; its settings are put back after."""
     import datasets
 
