@@ -225,3 +225,9 @@ def test_data_check_of_a_suite_knows_its_crop(write_suite: Any, tmp_path: Path) 
     path = write_suite(("{name: digits}", data), CROPPED)
     found = CliRunner().invoke(app, ["data", "check", str(path)])
     assert found.exit_code == 3 and "row 20" in found.stdout and "random_crop" in found.stdout
+
+
+def test_an_efficiency_suite_has_nothing_to_cut(root: Path) -> None:
+    suite, source = load_suite(root / "suites" / "efficiency.yaml", settings=["train.random_crop=300"])
+    with pytest.raises(UsageError, match="an efficiency suite has no images to cut"):
+        make_plan(suite, source, catalogue())
