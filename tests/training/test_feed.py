@@ -118,6 +118,18 @@ def test_a_process_that_is_killed_in_the_middle_is_a_clear_error() -> None:
         killed()
 
 
+@pytest.mark.parametrize("error", [ConnectionResetError("reset"), EOFError(), FileNotFoundError("no socket")])
+def test_a_process_that_dies_while_it_hands_a_batch_over_is_a_clear_error(error: Exception) -> None:
+    def handed() -> Iterator[Any]:
+        raise error
+        yield
+
+    feed = Feed(JOB, Train(batch=5, workers=1), start=0, stop=2, card=False)
+    feed.ahead = handed()
+    with pytest.raises(CellFailed, match="was ended from outside"):
+        feed(0)
+
+
 class Slow(ArrayImages):
     decodes = True
 

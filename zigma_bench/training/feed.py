@@ -211,7 +211,10 @@ class Feed:
 
     def _next(self, step: int) -> Taken:
         assert self.ahead is not None
-        number, taken = self.first or next(self.ahead)
+        try:
+            number, taken = self.first or next(self.ahead)
+        except (OSError, EOFError) as error:  # gone while it handed a batch over: errors of images come as its answer
+            raise _lost(error) from error
         self.first = None
         if isinstance(taken, Exception):
             raise taken
@@ -301,8 +304,12 @@ def _losses_told() -> Iterator[None]:
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        raise CellFailed(
-            f"a process that takes images was ended from outside: {str(error).splitlines()[0]}",
-            where="train.workers",
-            do="lower train.workers or train.batch, or give the machine more memory or shared memory (/dev/shm)",
-        ) from error
+        raise _lost(error) from error
+
+
+def _lost(error: Exception) -> CellFailed:
+    said = (str(error).splitlines() or [type(error).__name__])[0]
+    return CellFailed(
+        f"a process that takes images was ended from outside: {said}", where="train.workers",
+        do="lower train.workers or train.batch, or give the machine more memory or shared memory (/dev/shm)",
+    )  # fmt: skip
