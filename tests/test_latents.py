@@ -166,6 +166,12 @@ def test_another_autoencoder_does_not_read_the_cache_of_the_first(place, tmp_pat
     for command in (("data", "encode"), ("run",)):
         done = run(*command, *words, "--results", tmp_path, cwd=place)
         clear_error(done, 3, "another weights_sha256", "give another folder")
+    done = run("data", "encode", "--check", *words, "--results", tmp_path, cwd=place)
+    clear_error(done, 3, "another weights_sha256", "give another folder")
+    done = run("data", "check", *words, cwd=place)
+    assert done.returncode == 3 and "another weights_sha256" in done.stdout, done.stdout
+    done = run("data", "check", "suite.yaml", "--set", shared, cwd=place)
+    assert done.returncode == 0 and f"latents in {cache}: nothing is wrong" in done.stdout, done.stdout
 
 
 def test_a_suite_without_its_autoencoder_stops_and_its_smoke_runs(tmp_path):

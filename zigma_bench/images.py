@@ -72,6 +72,32 @@ def epoch_of(images: Images, seed: int, number: int) -> Images:
     return found
 
 
+@dataclass(frozen=True)
+class Crop:
+    """Where a training image is cut, once its short side is scaled to `short_side` pixels: at `across` and `down` of
+    the places that there are, each from 0 to below 1."""
+
+    short_side: int
+    across: float
+    down: float
+
+
+def random_crops(count: int, short_side: int, seed: int) -> list[Crop]:
+    """So many crops, drawn from `seed` alone."""
+    return [Crop(short_side, *places) for places in np.random.default_rng(seed).random((count, 2)).tolist()]
+
+
+def cropped(images: Images, indices: Sequence[int] | npt.NDArray[np.integer], crops: Sequence[Crop]) -> Pixels:
+    """As `take`, each image cut as its crop says, of images that have a method `cropped`; UsageError of others."""
+    cut = getattr(images, "cropped", None)
+    if cut is None:
+        raise UsageError(
+            "these images can't be cut anew", where="train.random_crop", got=type(images).__name__, do="leave it out"
+        )
+    found: Pixels = cut(indices, crops)
+    return found
+
+
 Texts = tuple[str, ...]  # of one image: one or several that all describe it
 
 
@@ -130,6 +156,9 @@ class Subset:
 
     def take(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Pixels:
         return self.images.take(self.indices[np.asarray(indices, dtype=np.int64)])
+
+    def cropped(self, indices: Sequence[int] | npt.NDArray[np.integer], crops: Sequence[Crop]) -> Pixels:
+        return cropped(self.images, self.indices[np.asarray(indices, dtype=np.int64)], crops)
 
     def labels(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Labels:
         return labels_of(self.images, self.indices[np.asarray(indices, dtype=np.int64)])

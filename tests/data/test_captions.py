@@ -18,7 +18,7 @@ from zigma_bench.data.huggingface import load
 from zigma_bench.data.options import DigitsOptions, HuggingFaceOptions
 from zigma_bench.data.source import describe
 from zigma_bench.data.transformed import transformed
-from zigma_bench.errors import UsageError
+from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.images import Splits, captions_of, labels_of
 
 from .conftest import SHARED
@@ -64,9 +64,10 @@ def test_every_image_has_its_own_captions(several: bool, tmp_path: Path) -> None
     ],
 )
 def test_a_row_without_a_caption_is_named(texts: list[Any], told: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises((NotReady, UsageError)) as caught:
         load(table(tmp_path, texts))
     assert told in str(caught.value)
+    assert isinstance(caught.value, UsageError) == (texts == [1, 2, 3, 4])  # a wrong option, or data that lack
 
 
 def test_a_column_that_is_not_there(tmp_path: Path) -> None:

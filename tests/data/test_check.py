@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,7 @@ from zigma_bench.images import ArrayImages, Splits
 from zigma_bench.plugins import catalogue
 from zigma_bench.registry import Condition, DataFacts, DatasetFacts, target_spec
 
+KIND = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 Pictures = Callable[..., Path]
 
 
@@ -210,11 +212,61 @@ def test_shards_that_are_missing_in_the_middle(tmp_path: Path) -> None:
     assert not describe(HuggingFaceOptions(**given, data_files=named)).missing
 
 
+def test_captions_that_a_folder_lacks_are_all_named(pictures: Pictures) -> None:
+    place = pictures(count=9)
+    (place / "007.png").write_text("no picture")  # which hides nothing
+    lines = [{"file_name": f"{i:03}.png", "text": f"picture {i}" if i not in (2, 5) else " "} for i in range(11)]
+    metadata = place / "metadata.jsonl"
+    metadata.write_text(
+        "\n".join(json.dumps(line) for line in lines if line["file_name"] not in ("003.png", "006.png"))
+    )
+    found = checked(**folder(place, caption="text"))
+    told = [str(problem) for problem in found.problems]
+    assert len(told) == 7 and "007.png: the image can't be decoded" in told[6]
+    assert all("no line of the metadata" in text for text in told[:2]) and "003.png" in told[0] and "006.png" in told[1]
+    assert all("an image that is not there" in text for text in told[2:4]) and "009.png" in told[2]  # as many as lack
+    assert all("the row's caption is empty" in text for text in told[4:6]) and "row 2," in told[4]
+    with pytest.raises(NotReady, match=r"003\.png, .*006\.png: no line of the metadata"):
+        load(HuggingFaceOptions(**folder(place, caption="text")))
+    bare = HuggingFaceOptions(str(place), 16, validation=2)  # the metadata is read here too, and would drop them
+    with pytest.raises(NotReady, match="no line of the metadata"):
+        load(bare)
+    (place / "metadata.csv").write_text('file_name,text\n000.png,one\n001.png,"tw')
+    metadata.unlink()
+    assert any("metadata.csv:3: the table can't" in str(p) for p in checked(**folder(place, caption="text")).problems)
+    (place / "metadata.csv").unlink()
+    metadata.write_text('{"file_name": "000.png"}\n{"file_name": "001.p')
+    assert any("metadata.jsonl:2: this is no JSON" in str(p) for p in checked(**folder(place, caption="text")).problems)
+
+
+def test_a_run_names_the_file_that_is_damaged_inside(tmp_path: Path) -> None:
+    for number in range(3):
+        table = pa.table({"image": pa.array([{"bytes": png(i), "path": None} for i in range(12)], KIND)})
+        pq.write_table(table, tmp_path / f"train-{number:05}-of-00003.parquet", row_group_size=4)
+    broken = tmp_path / "train-00001-of-00003.parquet"
+    data = bytearray(broken.read_bytes())
+    data[400:900] = b"\xa5" * 500
+    broken.write_bytes(bytes(data))
+    given = {"path": "parquet", "data_files": str(tmp_path / "*.parquet"), "resolution": 16, "validation": 2}
+    named = r"train-00001-of-00003\.parquet: row group 0 can't be read"
+    with pytest.raises(NotReady, match=named):
+        load(HuggingFaceOptions(**given))
+    stream = load(HuggingFaceOptions(**given, streaming=True, count=30)).train
+    with pytest.raises(NotReady, match=named):
+        stream.take(range(30))
+    assert "train-00001-of-00003.parquet" in only(checked(**given))
+
+
 def test_a_gap_among_numbered_shards(tmp_path: Path) -> None:
     for number in (7, 8, 10):
         shard(tmp_path / f"{number:04}.tar", [f"{number}"])
-    found = checked(**{**tar_options(), "data_files": str(tmp_path / "*.tar")})
-    assert "0009.tar: there is no such shard" in only(found) and found.images == 3
+    given = {**tar_options(), "data_files": str(tmp_path / "*.tar")}
+    found = checked(**given)
+    assert "the shard 0009.tar is missing; put it at" in only(found) and found.images == 3
+    with pytest.raises(NotReady, match=r"the shard 0009\.tar is missing"):  # a run does not begin without it
+        load(HuggingFaceOptions(**given))
+    named = {**given, "data_files": [str(tmp_path / f"{number:04}.tar") for number in (7, 8, 10)]}
+    assert not checked(**named).problems and len(load(HuggingFaceOptions(**named)).train) == 2
     assert gaps(["a/x-001", "a/x-004"]) == [] and gaps(["a/001.b", "b/002.b", "a/04.b"]) == []
     assert missing_shards(["t-00000-of-00002", "v-00001-of-00002.x"]) == ["t-00001-of-00002", "v-00000-of-00002.x"]
     assert split_list("a{8..10}") == ("a8", "a9", "a10") and split_list("a{08..10}") == ("a08", "a09", "a10")

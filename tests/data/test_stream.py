@@ -50,7 +50,8 @@ def parquet(folder: Path, sizes: tuple[int, ...] = (10, 7, 13), broken: int | No
     for shard, size in enumerate(sizes):
         numbers = range(first, first + size)
         cells = [{"bytes": b"no picture" if n == broken else png(n), "path": None} for n in numbers]
-        table = pa.table({"image": pa.array(cells, kind), "label": [n % 3 for n in numbers]})
+        texts = [[f"picture {n}", f"a picture of {n // 2}"] for n in numbers]
+        table = pa.table({"image": pa.array(cells, kind), "label": [n % 3 for n in numbers], "text": texts})
         pq.write_table(table, folder / f"train-{shard:05}-of-{len(sizes):05}.parquet", row_group_size=4)
         first += size
     return str(folder / "train-*.parquet")
@@ -204,7 +205,7 @@ def test_a_check_reads_a_stream_of_the_hub_once(tmp_path: Path, monkeypatch: pyt
     options = HuggingFaceOptions("owner/name", SIZE, validation=5, revision="a" * 40, streaming=True, count=20)
     found = check(catalogue().get("dataset", "huggingface"), options)
     (problem,) = found.problems
-    assert found.images == 25 and "owner/name, row 7: the image can't be decoded" in str(problem)
+    assert found.images == 25 and "owner/name, row 7, column 'image': the image can't be decoded" in str(problem)
     options = HuggingFaceOptions("owner/name", SIZE, validation=5, revision="a" * 40, streaming=True, count=99)
     found = check(catalogue().get("dataset", "huggingface"), options)
     assert len(found.problems) == 2 and "too few images" in str(found.problems[1])
@@ -219,7 +220,7 @@ def test_a_stream_that_ends_early_or_breaks_is_a_clear_error(tmp_path: Path) -> 
         trained_on(bad, range(7))
     with pytest.raises(BadImage, match="the class of the row is none; expected 0 to 1; got 2"):
         trained_on(streamed(parquet(tmp_path), label="label", classes=2), range(7), labelled=True)
-    with pytest.raises(UsageError, match="no column 'picture'; expected one of image, label"):
+    with pytest.raises(UsageError, match="no column 'picture'; expected one of image, label, text"):
         streamed(parquet(tmp_path), image="picture")
     with pytest.raises(UsageError, match="no column 'kind'"):
         streamed(parquet(tmp_path), label="kind", classes=2)
@@ -238,7 +239,6 @@ def test_a_stream_that_ends_early_or_breaks_is_a_clear_error(tmp_path: Path) -> 
         ({"validation": None, "validation_split": "test"}, "holds out its first images"),
         ({"split": "train[:5]"}, "can't be streamed"),
         ({"path": "imagefolder"}, "no stream"),
-        ({"caption": "text"}, "captions of a stream"),
         ({"streaming": False}, "count goes with streaming"),
     ],
 )

@@ -22,7 +22,7 @@ from zigma_bench.images import ArrayImages, Subset, decodes
 from zigma_bench.plugins import catalogue
 from zigma_bench.suite import Train
 from zigma_bench.training import feed as module
-from zigma_bench.training.feed import Feed, Job, workers_of
+from zigma_bench.training.feed import AHEAD, Feed, Job, Taken, workers_of
 
 ROOT = Path(__file__).resolve().parents[2]
 FIELDS = load(GaussianRandomFieldOptions(slope=1.0, resolution=8, count=2_000_000, validation=1)).train  # 128 MB: drawn
@@ -118,9 +118,7 @@ def test_a_process_that_is_killed_in_the_middle_is_a_clear_error() -> None:
         killed()
 
 
-@pytest.mark.parametrize(
-    "error", [EOFError(), ConnectionResetError("reset by peer"), ConnectionRefusedError("refused")]
-)
+@pytest.mark.parametrize("error", [EOFError(), ConnectionResetError("reset by peer"), FileNotFoundError("no socket")])
 def test_a_process_that_is_killed_while_its_batch_is_fetched_is_one_too(error: Exception) -> None:
     def cut() -> Iterator[Any]:
         raise error
@@ -146,6 +144,62 @@ def test_an_error_of_the_training_itself_is_not_taken_for_one() -> None:
 
     with pytest.raises(EOFError, match="somebody's own"):
         train()
+
+
+@pytest.fixture
+def pinned(monkeypatch: pytest.MonkeyPatch) -> list[Taken]:
+    """What was pinned, in the order of it, where there is no card."""
+    found: list[Taken] = []
+
+    def pin(self: Taken) -> Taken:
+        found.append(self)
+        return self
+
+    monkeypatch.setattr(Taken, "pin_memory", pin)
+    return found
+
+
+def test_for_a_card_a_thread_pins_the_next_steps_and_no_more(pinned: list[Taken]) -> None:
+    with Feed(JOB, Train(batch=5, workers=0), start=3, stop=20, card=True) as feed:
+        for step in range(3, 20):
+            taken = feed(step)
+            assert torch.equal(taken.pixels, JOB.take(step).pixels) and any(taken is one for one in pinned)
+            assert len(pinned) <= step - 3 + 1 + AHEAD
+    assert len(pinned) == 17 and feed.thread is None
+
+
+@pytest.mark.usefixtures("pinned")
+def test_a_training_that_ends_early_ends_the_thread() -> None:
+    with Feed(JOB, Train(batch=5, workers=0), start=0, stop=None, card=True) as feed:
+        feed(0)
+    assert feed.thread is None and not feed.queue
+
+
+@pytest.mark.usefixtures("pinned")
+def test_an_error_in_that_thread_is_told_at_its_step(bad: Any) -> None:
+    def train() -> None:
+        with Feed(Job(bad(), 5, 0, labelled=False), Train(batch=5, workers=0), start=0, stop=2, card=True) as feed:
+            feed(0)
+            feed(1)
+
+    with pytest.raises(BadImage, match="row 7"):
+        train()
+
+
+def test_a_process_that_aborts_once_it_is_told_to_end_spoils_nothing() -> None:
+    told = []
+    with Feed(JOB, Train(batch=5, workers=1), start=0, stop=100, card=False) as feed:
+        feed(0)
+        end = feed.ahead._shutdown_workers
+
+        def shutdown() -> None:
+            end()
+            if not told:
+                told.append(True)
+                raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Aborted.")
+
+        feed.ahead._shutdown_workers = shutdown
+    assert told
 
 
 class Slow(ArrayImages):

@@ -30,6 +30,7 @@ class Asked:
     name: str
     options: dict[str, Any]
     where: str
+    random_crop: int | None = None
 
 
 def check(
@@ -43,6 +44,8 @@ def check(
     if folder is not None:
         asked = [_from(item, folder) for item in asked]
     found = [(item, _look(item)) for item in _once(asked)]
+    if name.endswith((".yaml", ".yml")) and not any(result.problems for _, result in found):
+        found += _caches(Path(name), settings, folder)  # of images that are whole: a cache belongs to all of them
     if as_json:
         typer.echo(json.dumps({"checked": [_document(*pair) for pair in found]}, indent=1))
     else:
@@ -57,10 +60,31 @@ def _of_suite(path: Path, settings: list[str] | None) -> list[Asked]:
     from zigma_bench.suite import load_suite
 
     suite, source = load_suite(path, settings=settings or ())
-    found = [Asked(given.name, _plain(given.options), source.where(*place)) for place, given in entries(suite)]
+    crop = suite.train.random_crop
+    found = [Asked(given.name, _plain(given.options), source.where(*place), crop) for place, given in entries(suite)]
     if not found:
         raise UsageError("the suite has no data", where=str(path), expected="the key data")
     return found
+
+
+def _caches(path: Path, settings: list[str] | None, folder: Path | None) -> list[tuple[Asked, Found]]:
+    """What is wrong with the caches of latents that a suite names; they belong to images where the suite has them."""
+    from zigma_bench.data.check import Found
+    from zigma_bench.plan.data import data_sets
+    from zigma_bench.plugins import catalogue
+    from zigma_bench.runner.encode import foreign_caches
+    from zigma_bench.suite import load_suite
+
+    suite, source = load_suite(path, settings=settings or ())
+    spaces = [item.space for item in data_sets(suite, catalogue(), source, smoke=False) if item.space is not None]
+    if spaces and folder is not None:
+        print("caches of latents are not looked at with --from: set the folder in the suite", file=sys.stderr)
+        return []
+    here = [space for space in spaces if space.given.cache is not None and space.weights_sha256]
+    return [
+        (Asked(f"latents in {space.given.cache}", {}, str(path)), Found(0, tuple(foreign_caches([space]))))
+        for space in here
+    ]
 
 
 def _of_words(name: str, settings: list[str] | None) -> Asked:
@@ -109,7 +133,7 @@ def _look(asked: Asked) -> Found:
             print(f"{asked.name}: {images:,} looked at", file=sys.stderr)
         told = images
 
-    return look(spec, options, progress=progress)
+    return look(spec, options, progress=progress, random_crop=asked.random_crop)
 
 
 def _document(asked: Asked, found: Found) -> dict[str, Any]:
@@ -132,7 +156,7 @@ def _show(asked: Asked, found: Found) -> None:
     for problem in found.problems:
         typer.echo(str(problem))
     words = f"{len(found.problems):,} problem(s)" if found.problems else "nothing is wrong"
-    typer.echo(f"{asked.name}: {found.images:,} images looked at, {words}")
+    typer.echo(f"{asked.name}: {f'{found.images:,} images looked at, ' if found.images else ''}{words}")
 
 
 def _plain(value: Any) -> Any:

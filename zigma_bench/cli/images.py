@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from zigma_bench.standalone.judge import Asked, Judgement
 
 SUITE_HELP = "A suite, a YAML file, whose trained cells are measured; or give --samples."
-SAMPLES_HELP = "Images to measure instead: a folder, a .zip, or a .npz with arr_0 [N, H, W, C]."
+SAMPLES_HELP = "Images or clips to measure instead: a folder, a .zip of images, or a .npz with arr_0 [N, (T,) H, W, C]."
 REFERENCE_HELP = (
     "What --samples are measured against: a folder, .zip, .npz (images, or mu and sigma), or a suite's YAML."
 )
@@ -75,9 +75,9 @@ def _measure(
     device: str,
     as_json: bool,
 ) -> None:
-    from zigma_bench.standalone.judge import METRICS, judge
+    from zigma_bench.standalone.judge import judge
 
-    asked = _asked(",".join(METRICS) if metrics is None else metrics)
+    asked = None if metrics is None else _asked(metrics)
     place = _device(device, results)
     found = judge(samples, reference, asked, device=place, cache=results / ".cache", data=data)
     if as_json:
@@ -131,7 +131,8 @@ def _print(found: Judgement) -> None:
     from zigma_bench.cli.show import print_wide
 
     known = found.n_reference is not None
-    title = f"{found.n_samples:,} images" + (f" against {found.n_reference:,}" if known else "")
+    what = "images" if found.frames is None else f"clips of {found.frames} frames"
+    title = f"{found.n_samples:,} {what}" + (f" against {found.n_reference:,}" if known else "")
     table = Table(title=Text(title), title_justify="left")
     table.add_column("metric")
     table.add_column("value", justify="right")

@@ -19,6 +19,7 @@ from zigma_bench.reports.render import differences_to_rich, footer, to_rich
 from zigma_bench.reports.table import Table
 from zigma_bench.runner.encode import cached_cells, state, text_cells, text_state
 from zigma_bench.runner.estimate import NOTHING, Estimate, Estimator
+from zigma_bench.suite import Train
 
 
 def print_table(table: Table) -> None:
@@ -74,6 +75,8 @@ def show_plan(plan: Plan, results: Path, device: Device) -> None:
         f"budget {spent} a cell; {plan.suite.sample.count:,} images drawn a cell; device {device.name} ({device.card})"
     )
     print(f"trained: {plan.cells[0].objective}; drawn: {plan.cells[0].sampler}")
+    if told_of_images := augmented(plan.suite.train):
+        print(f"training images: {told_of_images}; all others are as they are, cut at the centre")
     for data in cached_cells(plan.cells):
         assert data.latents is not None, "it has a cache"
         print(f"latents: {data.latents}; {state(data.latents, results)}")
@@ -84,6 +87,13 @@ def show_plan(plan: Plan, results: Path, device: Device) -> None:
         print(line)
     print("GFLOP: one forward pass of one image, and what part of it is the scan")
     print(_what_guesses_stand_on(guesses))
+
+
+def augmented(recipe: Train) -> str:
+    """What is done to training images at each use; nothing where nothing is."""
+    crop = f"scaled to a short side of {recipe.random_crop} and cut at a random place"
+    words = {crop: recipe.random_crop is not None, "mirrored half of the time": recipe.flip}
+    return ", ".join(word for word, said in words.items() if said)
 
 
 def _what_guesses_stand_on(guesses: Sequence[Estimate]) -> str:

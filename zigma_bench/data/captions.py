@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from zigma_bench.errors import UsageError
+from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.images import Texts
 
 CHUNK = 10_000  # rows read at a time
 
 
 def captions_in(table: Any, column: str, where: str) -> list[Texts]:
-    """The texts of every row of a `datasets.Dataset`; UsageError, which names the row, for one without any text."""
-    _check_column(table, column, where)
+    """The texts of every row of a `datasets.Dataset`; NotReady, which names the row, for one without any text."""
+    check_captions(table, column, where)
     plain = table.select_columns([column]).with_format("arrow")
     found: list[Texts] = []
     for start in range(0, len(plain), CHUNK):
@@ -25,16 +25,16 @@ def texts_of_cell(cell: str | list[str | None] | None, where: str) -> Texts:
     """One row's: every text that it holds has a letter, a digit or another sign that can be read."""
     texts = [cell] if isinstance(cell, str) else cell or []
     if not texts:
-        raise UsageError("the row has no caption", where=where, do="remove the row, or write one")
+        raise NotReady("the row has no caption", where=where, do="remove the row, or write one")
     for number, text in enumerate(texts):
         if text is None or not text.strip():
             which = f"caption {number} of the row" if isinstance(cell, list) else "the row's caption"
-            raise UsageError(f"{which} is empty", where=where, got=text, do="remove it, or write one")
+            raise NotReady(f"{which} is empty", where=where, got=text, do="remove it, or write one")
     return tuple(str(text) for text in texts)
 
 
-def _check_column(table: Any, column: str, where: str) -> None:
-    """The column must hold texts or lists of texts."""
+def check_captions(table: Any, column: str, where: str) -> None:
+    """UsageError for a column that isn't there, or holds neither texts nor lists of texts."""
     import datasets
 
     names = sorted(table.column_names)

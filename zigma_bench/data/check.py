@@ -21,7 +21,7 @@ import numpy as np
 
 from zigma_bench.device import cores
 from zigma_bench.errors import BadImage, NotReady, UsageError, ZigmaBenchError
-from zigma_bench.images import Images, Splits, has_order, labels_of
+from zigma_bench.images import Crop, Images, Splits, cropped, has_order, labels_of
 from zigma_bench.registry import DataFacts, Spec, load_target
 
 CHUNK = 100  # images that a part takes at once
@@ -42,10 +42,18 @@ Part = Callable[[], Found]
 Progress = Callable[[int], None]  # is told how many images have been looked at
 
 
-def check(spec: Spec, options: Any, *, threads: int | None = None, progress: Progress = lambda images: None) -> Found:
+def check(
+    spec: Spec,
+    options: Any,
+    *,
+    threads: int | None = None,
+    progress: Progress = lambda images: None,
+    random_crop: int | None = None,
+) -> Found:
     """Everything that is wrong with a data set of the registry under `options` (its own, made by `spec.make_options`).
 
-    Images are decoded on `threads` (absent: one a processor). No problem means that a run can read every image.
+    Images are decoded on `threads` (absent: one a processor); with `random_crop`, a recipe's, training images are cut
+    as it says too. No problem means that a run can read every image.
     """
     try:
         facts: DataFacts = spec.facts.describe(options)
@@ -62,7 +70,10 @@ def check(spec: Spec, options: Any, *, threads: int | None = None, progress: Pro
         return found + Found(0, (_problem(error, f"data: {spec.name}", NotReady),))
     if spec.facts.check is None:
         found += run(parts_of(splits, facts), threads=threads, progress=progress)
-    return found + Found(0, tuple(_faults(splits, facts)))
+    found += Found(0, tuple(_faults(splits, facts)))
+    if random_crop is not None and not found.problems:
+        found += run(_cut_parts(splits.train, random_crop), threads=threads)
+    return found
 
 
 def run(parts: Iterable[Part], *, threads: int | None = None, progress: Progress = lambda images: None) -> Found:
@@ -148,6 +159,28 @@ def _wrong(name: str, images: Images, indices: range, facts: DataFacts) -> list[
         return []
     got = f"{pixels.dtype} {list(pixels.shape)}"
     return [BadImage("the image is not as described", where=where, expected=f"uint8 {list(shape)}", got=got)]
+
+
+def _cut_parts(images: Images, short_side: int) -> Iterator[Part]:
+    """Parts that cut every training image; of a stream, which is read in its order, a single one."""
+    chunks = [range(start, min(start + CHUNK, len(images))) for start in range(0, len(images), CHUNK)]
+
+    def look(some: list[range]) -> Found:
+        return Found(0, tuple(problem for chunk in some for problem in _uncut(images, chunk, short_side)))
+
+    for some in [chunks] if has_order(images) else [[chunk] for chunk in chunks]:
+        yield lambda some=some: look(some)  # type: ignore[misc]
+
+
+def _uncut(images: Images, indices: range, short_side: int) -> list[ZigmaBenchError]:
+    """The images that can't be cut, each by itself."""
+    try:
+        cropped(images, indices, [Crop(short_side, 0.5, 0.5)] * len(indices))
+    except Exception as error:
+        if len(indices) == 1:
+            return [_problem(error, f"training image {indices[0]}", BadImage)]
+        return [problem for index in indices for problem in _uncut(images, range(index, index + 1), short_side)]
+    return []
 
 
 def _faults(splits: Splits, facts: DataFacts) -> Iterator[ZigmaBenchError]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import functools
-from collections.abc import Iterator, Sequence
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +16,8 @@ from zigma_bench.data.captions import texts_of_cell
 from zigma_bench.data.check import CHUNK, Found, Part
 from zigma_bench.data.decode import MEND, decode
 from zigma_bench.data.encoded import encoded
-from zigma_bench.data.files import gaps
 from zigma_bench.data.options import HuggingFaceOptions
-from zigma_bench.data.source import SUFFIXES, find
+from zigma_bench.data.source import SUFFIXES, Source, find
 from zigma_bench.data.tar import AGAIN, Sample, check_end, samples_of
 from zigma_bench.errors import BadImage, NotReady, UsageError, ZigmaBenchError
 
@@ -59,14 +61,14 @@ class Judge:
             expected = f"a whole number from 0 to {classes - 1}"
             yield BadImage("the class is none", where=where, expected=expected, got=value, do="mend the row")
 
-    def row(self, batch: Any, index: int, table: str, row: int) -> Iterator[ZigmaBenchError]:
-        """A row of a batch of Arrow."""
+    def row(self, cells: Mapping[str, Any], table: str, row: int) -> Iterator[ZigmaBenchError]:
+        """A row of a table, by column."""
         o = self.options
-        yield from self.cell(batch.column(o.image)[index].as_py(), table, f"row {row}, column {o.image!r}")
+        yield from self.cell(cells[o.image], table, f"row {row}, column {o.image!r}")
         if o.label is not None:
-            yield from self.label(batch.column(o.label)[index].as_py(), f"{table}, row {row}, column {o.label!r}")
+            yield from self.label(cells[o.label], f"{table}, row {row}, column {o.label!r}")
         if o.caption is not None:
-            yield from self.caption(batch.column(o.caption)[index].as_py(), f"{table}, row {row}, column {o.caption!r}")
+            yield from self.caption(cells[o.caption], f"{table}, row {row}, column {o.caption!r}")
 
     def caption(self, value: Any, where: str) -> Iterator[ZigmaBenchError]:
         """A text, or a list of texts."""
@@ -74,7 +76,7 @@ class Judge:
             if not isinstance(value, str | list | None):
                 raise UsageError("this is no text", where=where, got=value)
             texts_of_cell(value, where)
-        except UsageError as error:
+        except (NotReady, UsageError) as error:
             yield error
 
 
@@ -103,8 +105,6 @@ def parts(options: HuggingFaceOptions) -> Iterator[Part]:
     files = [*source.train.files, *(source.validation.files if source.validation else ())]
     judge, pictures, keys = Judge(options), SUFFIXES["imagefolder"], Keys()
     shards = [file for file in files if not file.lower().endswith(pictures) and Path(file).stem != "metadata"]
-    for file in gaps(shards):
-        yield functools.partial(_absent, file)
     for file in shards:
         if file.lower().endswith(".parquet"):
             yield functools.partial(_parquet, judge, file)
@@ -113,38 +113,62 @@ def parts(options: HuggingFaceOptions) -> Iterator[Part]:
         elif file.lower().endswith(".tar"):
             yield functools.partial(_tar, judge, file, keys)
     images = [file for file in files if file.lower().endswith(pictures)]
+    if images and options.caption is not None:
+        yield functools.partial(_metadata, judge, source)
     for start in range(0, len(images), CHUNK):
         yield functools.partial(_images, judge, images[start : start + CHUNK])
 
 
 def _stream(options: HuggingFaceOptions) -> Iterator[Part]:
-    """The images of a stream of the Hub, which is read once and not stored."""
-    from zigma_bench.data.stream import Stream
+    """The rows of a stream of the Hub, which is read once and not stored."""
+    from zigma_bench.data.stream import too_few
     from zigma_bench.data.streamed import StreamRows
 
     judge = Judge(options)
     rows = StreamRows(options, "hub", ())
     rows.check()
     assert options.count is not None
-    wanted = Stream(rows, rows.where, classes=False).rows(0, (options.validation or 0) + options.count)
-    some: list[tuple[bytes, str]] = []
+    wanted, done = (options.validation or 0) + options.count, 0
+    some: list[dict[str, Any]] = []
     try:
-        for row in wanted:
-            some.append((row.data, row.where))
+        for cells in itertools.islice(rows.cells(0), wanted):
+            some.append(cells)
             if len(some) == CHUNK:
-                yield functools.partial(_encoded, judge, some)
-                some = []
+                yield functools.partial(_streamed, judge, some, rows.where, done)
+                done, some = done + CHUNK, []
+        if (got := done + len(some)) < wanted:
+            raise too_few(rows.where, wanted, got)
     finally:  # where the stream breaks off too
-        yield functools.partial(_encoded, judge, some)
+        yield functools.partial(_streamed, judge, some, rows.where, done)
 
 
-def _encoded(judge: Judge, images: Sequence[tuple[bytes, str]]) -> Found:
-    return Found(len(images), tuple(problem for data, where in images for problem in judge.image(data, where)))
+def _streamed(judge: Judge, rows: Sequence[dict[str, Any]], where: str, first: int) -> Found:
+    """Rows of a stream, the first of them number `first`."""
+    numbered = enumerate(rows, first)
+    return Found(len(rows), tuple(problem for row, cells in numbered for problem in judge.row(cells, where, row)))
 
 
-def _absent(file: str) -> Found:
-    do = "put it there, or name the shards one by one"
-    return Found(0, (NotReady("there is no such shard, though there are some before and after it", where=file, do=do),))
+def _metadata(judge: Judge, source: Source) -> Found:
+    """The captions of a folder of images: those that lack, and those that are empty."""
+    from zigma_bench.data import huggingface as hf
+
+    problems: list[ZigmaBenchError] = []
+    column = judge.options.caption
+    assert column is not None, "captions are asked for"
+    with hf.quiet():
+        opened = list(hf.builders(judge.options, source))
+    for builder, listing in opened:
+        passed_over, absent = hf.unlike_metadata(builder, listing)
+        problems += [NotReady(hf.PASSED_OVER, where=file, do=hf.LINE) for file in passed_over]
+        problems += [NotReady(hf.NAMES_NONE, where=file, do=hf.NO_LINE) for file in absent]
+        for split in builder.info.splits:
+            table = builder.as_dataset(split=split)
+            if column not in table.column_names:
+                expected = f"one of {', '.join(sorted(table.column_names))}"
+                raise UsageError(f"there is no column {column!r}", where=str(source.base), expected=expected)
+            for row, text in enumerate(table.with_format("arrow")[:][column].to_pylist()):
+                problems += judge.caption(text, f"{source.base}, split {split!r}, row {row}, column {column!r}")
+    return Found(0, tuple(problems))
 
 
 def _images(judge: Judge, files: Sequence[str]) -> Found:
@@ -169,6 +193,43 @@ def check_opens(file: str) -> None:
         _opened_parquet(file).close()
     elif file.lower().endswith(".tar"):
         check_end(file)
+
+
+def check_reads(file: str) -> None:
+    """NotReady for a shard, or a list of captions, that can't be read to its end; all of it is read."""
+    import pyarrow as pa
+
+    check_opens(file)
+    if file.lower().endswith(".jsonl"):
+        _check_lines(file)
+    if file.lower().endswith(".csv"):
+        _check_table(file)
+    if file.lower().endswith(".parquet"):
+        with _opened_parquet(file) as table:
+            for group in range(table.num_row_groups):
+                try:
+                    table.read_row_group(group)
+                except (OSError, pa.ArrowException) as error:
+                    raise NotReady(f"row group {group} can't be read ({_line(error)})", where=file, do=AGAIN) from error
+
+
+def _check_table(file: str) -> None:
+    with open(file, newline="", encoding="utf-8", errors="replace") as opened:
+        rows = csv.reader(opened, strict=True)
+        try:
+            for _ in rows:
+                pass
+        except csv.Error as error:
+            where = f"{file}:{rows.line_num}"
+            raise NotReady(f"the table can't be read ({error})", where=where, do="mend the line") from error
+
+
+def _check_lines(file: str) -> None:
+    for number, line in enumerate(Path(file).read_bytes().splitlines(), 1):
+        try:
+            json.loads(line or b"{}")
+        except ValueError as error:
+            raise NotReady(f"this is no JSON ({error})", where=f"{file}:{number}", do="mend the line") from error
 
 
 def _opened_parquet(file: str) -> Any:
@@ -230,7 +291,8 @@ def _rows(judge: Judge, batches: Iterator[Any], file: str, first: int, what: str
     try:
         for batch in batches:
             for index in range(batch.num_rows):
-                problems += judge.row(batch, index, file, row + index)
+                cells = {name: batch.column(name)[index].as_py() for name in judge.columns}
+                problems += judge.row(cells, file, row + index)
             row += batch.num_rows
     except (OSError, pa.ArrowException) as error:
         problems.append(NotReady(f"{what} can't be read after row {row} ({_line(error)})", where=file, do=AGAIN))

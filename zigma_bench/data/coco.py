@@ -38,7 +38,7 @@ def describe(options: CocoOptions) -> DataFacts:
     listed = [sorted((file.name, file.stat().st_size) for file in _files(side)) for side in (train, val)]
     told = fingerprint("coco", {"resolution": options.resolution, "texts": files, "files": listed})
     side = options.resolution
-    return DataFacts(3, side, side, told, _missing(options), val.count, captions=True)
+    return DataFacts(3, side, side, told, _missing(options), val.count, captions=True, crops=True)
 
 
 def load(options: CocoOptions) -> Splits:

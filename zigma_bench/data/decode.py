@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from zigma_bench.errors import BadImage
-from zigma_bench.images import Pixels
+from zigma_bench.images import Crop, Pixels
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")  # none of them starts another program
 MAX_PIXELS = 89_478_485  # Pillow's own limit, at which it only warns
@@ -23,10 +23,15 @@ MEND = "replace or remove the image"
 Resize = Literal["short-side-center-crop", "adm-center-crop", "squash", "none"]
 
 
-def decode(data: bytes, *, channels: int, resolution: int, resize: Resize, where: str) -> Pixels:
-    """An encoded image as uint8 [channels, resolution, resolution]; BadImage, which names `where`, if it is broken."""
+def decode(
+    data: bytes, *, channels: int, resolution: int, resize: Resize, where: str, crop: Crop | None = None
+) -> Pixels:
+    """An encoded image as uint8 [channels, resolution, resolution], its centre or a `crop` of it.
+
+    BadImage, which names `where`, if it is broken.
+    """
     image = flat_image(data, where).convert("RGB" if channels == 3 else "L")
-    image = fitted(image, resolution, resize, where)
+    image = fitted(image, resolution, resize, where) if crop is None else cut(image, resolution, resize, crop, where)
     pixels = np.asarray(image)
     return np.ascontiguousarray(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1))
 
@@ -104,28 +109,47 @@ def fitted(image: Image.Image, resolution: int, resize: Resize, where: str) -> I
             got=f"{image.width} x {image.height}",
             do="set resize: short-side-center-crop",
         )
+    scaled = _scaled(image, resolution, resize, where)
+    left, top = (scaled.width - resolution) // 2, (scaled.height - resolution) // 2
+    return scaled.crop((left, top, left + resolution, top + resolution))
+
+
+def cut(image: Image.Image, resolution: int, resize: Resize, crop: Crop, where: str) -> Image.Image:
+    """A crop of the image, resolution x resolution; BadImage where the image is smaller than that."""
+    if min(image.size) < resolution:
+        raise BadImage(
+            "the image is smaller than what train.random_crop cuts out of it", where=where,
+            expected=f"at least {resolution} pixels a side", got=f"{image.width} x {image.height}",
+            do="remove the image, or leave random_crop out",
+        )  # fmt: skip
+    scaled = _scaled(image, crop.short_side, resize, where)
+    left, top = int(crop.across * (scaled.width - resolution + 1)), int(crop.down * (scaled.height - resolution + 1))
+    return scaled.crop((left, top, left + resolution, top + resolution))
+
+
+def _scaled(image: Image.Image, short_side: int, resize: Resize, where: str) -> Image.Image:
+    """The image with so many pixels on its short side, or squashed on both; bicubic."""
     if resize == "squash":
-        return image.resize((resolution, resolution), Image.Resampling.BICUBIC)
+        return image.resize((short_side, short_side), Image.Resampling.BICUBIC)
     if resize == "adm-center-crop":
-        image = _halved(image, resolution)
+        image = _halved(image, short_side)
     else:
         assert resize == "short-side-center-crop", resize
     short = min(image.size)
-    width, height = (max(resolution, round(side * resolution / short)) for side in image.size)
+    if short == short_side:
+        return image
+    width, height = (max(short_side, round(side * short_side / short)) for side in image.size)
     _check_size(width * height, where)
-    left, top = (width - resolution) // 2, (height - resolution) // 2
-    if short != resolution:
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
-    return image.crop((left, top, left + resolution, top + resolution))
+    return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
-def _halved(image: Image.Image, resolution: int) -> Image.Image:
-    """The image halved by the mean of 2 x 2 pixels for as long as its short side is twice the resolution or more.
+def _halved(image: Image.Image, short_side: int) -> Image.Image:
+    """The image halved by the mean of 2 x 2 pixels for as long as its short side is twice `short_side` or more.
 
-    That is how ADM's code (openai/guided-diffusion, guided_diffusion/image_datasets.py), and DiT's and SiT's after it,
-    begin; the bicubic rest and the centre crop are those of short-side-center-crop.
+    That is how ADM's code (openai/guided-diffusion, guided_diffusion/image_datasets.py: center_crop_arr and
+    random_crop_arr), and DiT's and SiT's after it, begin; the bicubic rest is that of short-side-center-crop.
     """
-    while min(image.size) >= 2 * resolution:
+    while min(image.size) >= 2 * short_side:
         width, height = image.size
         image = image.resize((width // 2, height // 2), Image.Resampling.BOX)
     return image

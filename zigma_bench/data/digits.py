@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from zigma_bench.data.files import fingerprint
 from zigma_bench.data.holdout import hold_out
 from zigma_bench.data.options import DigitsOptions
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.images import ArrayImages, Labels, Pixels, Splits, Texts
+from zigma_bench.images import ArrayImages, Crop, Labels, Pixels, Splits, Texts
 from zigma_bench.registry import Condition, DataFacts, Missing
 
 IMAGES = 1797
@@ -36,7 +38,10 @@ def describe(options: DigitsOptions) -> DataFacts:
         parts["caption"] = options.caption
     size, told = options.resolution, fingerprint("digits", parts)
     conditions = (Condition("class", CLASSES),)
-    return DataFacts(1, size, size, told, missing, options.validation, conditions, captions=options.caption is not None)
+    return DataFacts(
+        1, size, size, told, missing, options.validation, conditions, captions=options.caption is not None,
+        crops=options.resolution == SIDE,
+    )  # fmt: skip
 
 
 def load(options: DigitsOptions) -> Splits:
@@ -45,10 +50,27 @@ def load(options: DigitsOptions) -> Splits:
     return hold_out(all_digits(options.resolution, options.caption), options.validation, where="digits")
 
 
+class Digits(ArrayImages):
+    """Digits of their own size, which a crop is cut out of once they are scaled."""
+
+    def cropped(self, indices: Sequence[int] | npt.NDArray[np.integer], crops: Sequence[Crop]) -> Pixels:
+        from PIL import Image
+
+        from zigma_bench.data.decode import cut
+
+        found = [
+            np.asarray(cut(Image.fromarray(image[0]), SIDE, "squash", crop, "digits"))
+            for image, crop in zip(self.take(indices), crops, strict=True)
+        ]
+        return np.stack(found)[:, None]
+
+
 def all_digits(resolution: int = SIDE, caption: str | None = None) -> ArrayImages:
     """All 1,797 in the order of their file, each with its class and, if asked, its texts."""
     pixels, classes = _table()
     texts = None if caption is None else [_texts(int(k), caption) for k in classes]
+    if resolution == SIDE:
+        return Digits(pixels, classes, texts)
     return ArrayImages(_scaled(pixels, resolution), classes, texts)
 
 
@@ -98,8 +120,6 @@ def _table() -> tuple[Pixels, Labels]:
 
 def _scaled(pixels: Pixels, resolution: int) -> Pixels:
     """[N, 1, 8, 8] to [N, 1, R, R], bicubic."""
-    if resolution == SIDE:
-        return pixels
     from PIL import Image
 
     size = (resolution, resolution)

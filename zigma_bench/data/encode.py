@@ -65,7 +65,7 @@ def check(splits: Splits, space: LatentSpace, cache: Path) -> dict[str, list[Fau
     found = {}
     for name in stores_of(space):
         folder, layout = folder_of(space, cache) / name, layout_of(space, name, len(_side(splits, space, name)))
-        require_same(folder, layout)
+        require_same(folder, layout, do="run the command again without --check, which encodes them")
         found[name] = faults(folder, layout)
     return found
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from zigma_bench.data.decode import MEND, Resize, decode
 from zigma_bench.device import cores
 from zigma_bench.errors import BadImage, UsageError
-from zigma_bench.images import Labels, Pixels, Texts
+from zigma_bench.images import Crop, Labels, Pixels, Texts
 
 MEMORY_BYTES = 2**30  # a split whose pixels fit is decoded once and kept
 SMALL_BYTES = 4096  # images smaller than this spend their time in Python, where threads only wait for each other
@@ -111,6 +111,10 @@ class DecodedImages:
         wanted = np.asarray(indices, dtype=np.int64)
         return self._decoded(wanted) if self.decodes else self._all[wanted]
 
+    def cropped(self, indices: Sequence[int] | npt.NDArray[np.integer], crops: Sequence[Crop]) -> Pixels:
+        """As `take`, each image cut as its crop says, and never kept."""
+        return self._decoded(np.asarray(indices, dtype=np.int64), crops)
+
     @property
     def decodes(self) -> bool:
         """Whether the images are too many to be kept."""
@@ -120,7 +124,7 @@ class DecodedImages:
     def _all(self) -> Pixels:
         return self._decoded(np.arange(len(self)))
 
-    def _decoded(self, indices: npt.NDArray[np.int64]) -> Pixels:
+    def _decoded(self, indices: npt.NDArray[np.int64], crops: Sequence[Crop] | None = None) -> Pixels:
         pixels = np.empty((len(indices), self.channels, self.resolution, self.resolution), dtype=np.uint8)
         threads = _threads()
         with ThreadPoolExecutor(threads) as pool:
@@ -128,13 +132,14 @@ class DecodedImages:
                 rows = self.rows.read(indices[start : start + CHUNK])
                 small = sum(len(data) for data, _ in rows) < SMALL_BYTES * len(rows)
                 run = map if small or threads == 1 else pool.map
-                for offset, image in enumerate(run(self._decode, rows)):
+                cuts = [None] * len(rows) if crops is None else crops[start : start + CHUNK]
+                for offset, image in enumerate(run(self._decode, rows, cuts)):
                     pixels[start + offset] = image
         return pixels
 
-    def _decode(self, row: tuple[bytes, str]) -> Pixels:
-        data, where = row
-        return decode(data, channels=self.channels, resolution=self.resolution, resize=self.resize, where=where)
+    def _decode(self, row: tuple[bytes, str], crop: Crop | None) -> Pixels:
+        size: dict[str, Any] = {"channels": self.channels, "resolution": self.resolution, "resize": self.resize}
+        return decode(row[0], **size, where=row[1], crop=crop)
 
 
 def _threads() -> int:

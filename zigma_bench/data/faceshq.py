@@ -35,9 +35,8 @@ def describe(options: FacesHQOptions) -> DataFacts:
     files = below(_root(options), SUFFIXES)
     missing = () if files.files else (Missing(f"{WHAT} in {options.root}", GET.format(root=_root(options))),)
     parts = {"resolution": options.resolution, "validation": options.validation, "files": files.sizes()}
-    return DataFacts(
-        3, options.resolution, options.resolution, fingerprint("faceshq", parts), missing, options.validation
-    )
+    side, told = options.resolution, fingerprint("faceshq", parts)
+    return DataFacts(3, side, side, told, missing, options.validation, crops=True)
 
 
 def load(options: FacesHQOptions) -> Splits:

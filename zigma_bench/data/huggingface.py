@@ -13,15 +13,17 @@ import numpy as np
 
 from zigma_bench.data import hub
 from zigma_bench.data.captions import captions_in
-from zigma_bench.data.check_files import check_opens
+from zigma_bench.data.check_files import check_opens, check_reads
 from zigma_bench.data.encoded import DecodedImages, Rows
 from zigma_bench.data.files import Listing, split_list
 from zigma_bench.data.holdout import hold_out
 from zigma_bench.data.options import HuggingFaceOptions
-from zigma_bench.data.source import SUFFIXES, Source, find, require
+from zigma_bench.data.source import METADATA, SUFFIXES, Source, find, require
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.images import Images, Labels, Splits
 
+PASSED_OVER, LINE = "no line of the metadata beside it names the image", "write one for each, or remove the image"
+NAMES_NONE, NO_LINE = "a line of the metadata names an image that is not there", "put it there, or remove the line"
 SPLIT_WORDS = ("train", "val", "dev", "test", "eval", "-of-", "task.toml", "instruction.md")
 
 
@@ -39,14 +41,14 @@ def load(options: HuggingFaceOptions) -> Splits:
     if options.streaming:
         from zigma_bench.data import streamed
 
-        with _quiet():
+        with quiet():
             return streamed.load(options, source)
     if source.kind == "hub":
         assert options.revision is not None
         options = replace(options, path=str(hub.fetch(options.path, options.revision)))
         source = find(options)
         require(source, options.path)
-    with _quiet():
+    with quiet():
         return _splits(options, source)
 
 
@@ -67,6 +69,13 @@ def load_validation(options: HuggingFaceOptions, source: Source) -> Images:
     assert source.validation is not None
     other = _builder(options, source, source.validation, split_list(options.validation_files))
     return _images(options, source.validation, other, "train")
+
+
+def builders(options: HuggingFaceOptions, source: Source) -> Iterator[tuple[Any, Listing]]:
+    """The `datasets` builder of each set of files, with the files."""
+    yield _builder(options, source, source.train, split_list(options.data_files)), source.train
+    if source.validation is not None:
+        yield _builder(options, source, source.validation, split_list(options.validation_files)), source.validation
 
 
 def _builder(options: HuggingFaceOptions, source: Source, listing: Listing, patterns: tuple[str, ...]) -> Any:
@@ -94,7 +103,7 @@ def _builder(options: HuggingFaceOptions, source: Source, listing: Listing, patt
         builder.download_and_prepare()
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         for file in listing.files:
-            check_opens(file)  # names the file that is broken, which `datasets` does not
+            check_reads(file)  # names the file that is broken, which `datasets` does not
         raise NotReady(f"datasets can't read it: {_root(error)}", where=where) from error
     return builder
 
@@ -139,6 +148,7 @@ def _images(options: HuggingFaceOptions, listing: Listing, builder: Any, split: 
 
     where = _label(options, listing)
     _check_names(builder, split, where)
+    _check_metadata(builder, listing)
     table = builder.as_dataset(split=split)
     check_column(table, options.image, where)
     classes = _classes(options, table, where)
@@ -148,6 +158,30 @@ def _images(options: HuggingFaceOptions, listing: Listing, builder: Any, split: 
         raise UsageError(f"the split {split!r} has no images", where=where)
     rows = Rows(table.with_format("arrow"), options.image, f"{where}, split {split!r}", frozenset(listing.files))
     return DecodedImages(rows, options.channels, options.resolution, options.resize, classes, texts)
+
+
+def unlike_metadata(builder: Any, listing: Listing) -> tuple[list[str], list[str]]:
+    """The images of a folder that its metadata passes over, which `datasets` leaves out without a word, and the images
+    that it names and that are not there."""
+    from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+
+    if not isinstance(builder, ImageFolder) or not any(file.lower().endswith(METADATA) for file in listing.files):
+        return [], []
+    pictures = {os.path.realpath(file) for file in listing.files if file.lower().endswith(SUFFIXES["imagefolder"])}
+    named: set[str] = set()
+    for split in builder.info.splits:
+        table = builder.as_dataset(split=split).with_format("arrow")
+        named |= {os.path.realpath(path) for path in table[:]["image"].combine_chunks().field("path").to_pylist()}
+    return sorted(pictures - named), sorted(named - pictures)
+
+
+def _check_metadata(builder: Any, listing: Listing) -> None:
+    for files, what, do in zip(
+        unlike_metadata(builder, listing), (PASSED_OVER, NAMES_NONE), (LINE, NO_LINE), strict=True
+    ):
+        if files:
+            shown = ", ".join(files[:5]) + (f" and {len(files) - 5} more" if len(files) > 5 else "")
+            raise NotReady(what, where=shown, do=do)
 
 
 def _classes(options: HuggingFaceOptions, table: Any, where: str) -> Labels | None:
@@ -223,7 +257,7 @@ def _label(options: HuggingFaceOptions, listing: Listing) -> str:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars of `datasets` within; its settings are put back after."""
     import datasets
 

@@ -36,7 +36,7 @@ def describe(options: MmCelebaOptions) -> DataFacts:
     root, found = root_of(options.root), _images(options)
     files, side = [*found.values(), *(_text(root, number) for number in found)], options.resolution
     told = fingerprint("mm-celeba", {"resolution": side, "validation": options.validation, "files": sizes(files, root)})
-    return DataFacts(3, side, side, told, _missing(options), options.validation, captions=True)
+    return DataFacts(3, side, side, told, _missing(options), options.validation, captions=True, crops=True)
 
 
 def load(options: MmCelebaOptions) -> Splits:

@@ -43,6 +43,7 @@ class HuggingFaceOptions:
     `streaming`: `count` images are read one after another, from the Hub, parquet, arrow or webdataset files, and never
     stored; the first `validation` of the stream are held out (or `validation_files` are). Each epoch shuffles them
     through a buffer of `shuffle_buffer` images (absent: 10,000), without which images that lie together stay together.
+    Captions are read once before the training, without the images, so that their features are there when it begins.
 
     `image`: the column. `resize`: `short-side-center-crop` scales the short side to `resolution` (bicubic, antialiased)
     and cuts the centre out, `adm-center-crop` halves the image first as ADM and DiT do, `squash` scales both sides,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from zigma_bench.data import hub
-from zigma_bench.data.files import Listing, below, fingerprint, matching, missing_shards, shared, split_list
+from zigma_bench.data.files import Listing, below, fingerprint, gaps, matching, missing_shards, shared, split_list
 from zigma_bench.data.options import HuggingFaceOptions
 from zigma_bench.errors import NotReady, UsageError, nearest
 from zigma_bench.registry import Condition, DataFacts, Missing
@@ -21,6 +21,7 @@ SUFFIXES = {  # what `datasets` reads as each kind, of the formats that decode.p
         ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif",
     ),
 }  # fmt: skip
+SHARDS = (".parquet", ".arrow", ".tar")
 METADATA = (".csv", ".jsonl", ".parquet")  # files of a folder of images that hold their captions
 PART = r"[A-Za-z0-9_.-]+(\[[0-9%:-]*\](\([a-z0-9_]+\))?)?"  # such as train, or train[:90%]
 SPLIT = re.compile(rf"{PART}(\+{PART})*")
@@ -67,7 +68,7 @@ def describe(options: HuggingFaceOptions) -> DataFacts:
         parts["stream"] = [options.count, options.shuffle_buffer or SHUFFLE_BUFFER]
     size, told = options.resolution, fingerprint("huggingface", parts)
     facts = DataFacts(options.channels, size, size, told, source.missing, options.validation, conditions)
-    return replace(facts, captions=options.caption is not None)
+    return replace(facts, captions=options.caption is not None, crops=options.resize != "none")
 
 
 def find(options: HuggingFaceOptions) -> Source:
@@ -158,7 +159,8 @@ def _absent(listing: Listing | None, patterns: tuple[str, ...]) -> list[str]:
     if listing is None:
         return []
     named = {Path(pattern).name for pattern in patterns}
-    return missing_shards(file for file in listing.files if Path(file).name not in named)
+    files = [file for file in listing.files if Path(file).name not in named]
+    return [*missing_shards(files), *gaps(file for file in files if Path(file).suffix.lower() in SHARDS)]
 
 
 def _missing_shard(file: str) -> Missing:
@@ -195,8 +197,6 @@ def _check_stream(options: HuggingFaceOptions) -> None:
         raise _wrong("a stream does not say how many images it has", "count, the number of images to train on")
     if options.validation_split is not None:
         raise _wrong("a stream holds out its first images", "validation, their number, or validation_files")
-    if options.caption is not None:
-        raise _wrong("the captions of a stream can't be encoded before it is read", "captions without streaming")
     if options.path == "imagefolder":
         raise _wrong("a folder of images is no stream: it is read as it lies", "streaming with other data")
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", options.split):

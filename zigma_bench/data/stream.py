@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ from zigma_bench.data.encoded import SMALL_BYTES, DecodedImages
 from zigma_bench.data.readahead import read_ahead
 from zigma_bench.device import cores
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.images import Labels, Pixels
+from zigma_bench.images import Crop, Labels, Pixels, Texts
 
 READ_AHEAD = 1000  # encoded images that wait for their turn
 
@@ -32,35 +32,60 @@ Indices = Sequence[int] | npt.NDArray[np.integer]
 
 @dataclass(frozen=True)
 class Row:
-    """An encoded image of a stream, where it comes from, and its class, if there is one."""
+    """An encoded image of a stream, where it comes from, and its class and texts, if there are any."""
 
     data: bytes
     where: str
     label: int | None
+    texts: Texts | None
+
+
+class Opened(Protocol):
+    """The rows of a stream from number `start` on; with `pictures` false without their images, `data` empty."""
+
+    def __call__(self, start: int, *, pictures: bool = True) -> Iterator[Row]: ...
 
 
 @dataclass(frozen=True)
 class Stream:
-    """Rows in a fixed order: `open(start)` gives those from number `start` on. It must pickle.
+    """Rows in a fixed order. It must pickle.
 
-    `label` names it in errors; `classes` says whether its rows have a class.
+    `label` names it in errors; `classes` and `captions` say whether its rows have a class, and texts.
     """
 
-    open: Callable[[int], Iterator[Row]]
+    open: Opened
     label: str
     classes: bool
+    captions: bool
 
-    def rows(self, start: int, count: int) -> Iterator[Row]:
+    def rows(self, start: int, count: int, *, pictures: bool = True) -> Iterator[Row]:
         """`count` rows; NotReady if the stream ends before."""
         done = 0
-        for row in itertools.islice(self.open(start), count):
+        for row in itertools.islice(self.open(start, pictures=pictures), count):
             yield row
             done += 1
         if done < count:
-            raise NotReady(
-                "the stream has too few images", where=self.label, expected=f"{start + count:,} (validation and count)",
-                got=start + done, do="lower count or validation",
-            )  # fmt: skip
+            raise too_few(self.label, start + count, start + done)
+
+    def labels_of(self, rows: Iterable[Row]) -> Labels:
+        """The classes of some rows; UsageError where they have none."""
+        if not self.classes:
+            raise UsageError("these images have no labels", where=self.label, do="name their column with label")
+        return np.array([row.label for row in rows], dtype=np.int64)
+
+    def texts_of(self, rows: Iterable[Row]) -> list[Texts]:
+        """The texts of some rows; UsageError where they have none."""
+        if not self.captions:
+            raise UsageError("these images have no captions", where=self.label, do="name their column with caption")
+        return [row.texts or () for row in rows]
+
+
+def too_few(label: str, expected: int, got: int) -> NotReady:
+    """The error of a stream that ends before it has given what was asked of it."""
+    return NotReady(
+        "the stream has too few images", where=label, expected=f"{expected:,} (validation and count)", got=got,
+        do="lower count or validation",
+    )  # fmt: skip
 
 
 @functools.lru_cache(maxsize=2)
@@ -79,7 +104,7 @@ class StreamedImages:
     """`count` images of a stream after the first `skip`: uint8 [count, channels, resolution, resolution].
 
     `take` reads from the start to what it is asked for, and goes on from there where that comes later. A training takes
-    the images of its `epoch`s.
+    the images of its `epoch`s. What stands beside the images is read once, without them, and kept.
     """
 
     decodes = True
@@ -102,8 +127,18 @@ class StreamedImages:
     def take(self, indices: Indices) -> Pixels:
         return self._reader.take(indices)
 
+    def cropped(self, indices: Indices, crops: Sequence[Crop]) -> Pixels:
+        return self._reader.cropped(indices, crops)
+
     def labels(self, indices: Indices) -> Labels:
-        return self._reader.labels(indices)
+        return self.stream.labels_of(self._beside[int(index)] for index in indices)
+
+    def captions(self, indices: Indices) -> list[Texts]:
+        return self.stream.texts_of(self._beside[int(index)] for index in indices)
+
+    @cached_property
+    def _beside(self) -> list[Row]:
+        return list(self.stream.rows(self.skip, self.count, pictures=False))
 
     def epoch(self, seed: int, number: int) -> _Reader:
         """The images in the order of an epoch: place p of it is the p-th image that a training sees."""
@@ -114,9 +149,9 @@ class StreamedImages:
             self._epochs[key] = _Reader(self, buffered_order(self.count, self.buffer, seed, number), ahead=READ_AHEAD)
         return self._epochs[key]
 
-    def decode(self, row: Row) -> Pixels:
+    def decode(self, row: Row, crop: Crop | None) -> Pixels:
         size = {"channels": self.channels, "resolution": self.resolution}
-        return decode(row.data, **size, resize=self.resize, where=row.where)
+        return decode(row.data, **size, resize=self.resize, where=row.where, crop=crop)
 
 
 class _Reader:
@@ -137,21 +172,26 @@ class _Reader:
         return len(self.order)
 
     def take(self, places: Indices) -> Pixels:
+        return self._decoded(places, [None] * len(places))
+
+    def cropped(self, places: Indices, crops: Sequence[Crop]) -> Pixels:
+        return self._decoded(places, crops)
+
+    def _decoded(self, places: Indices, crops: Sequence[Crop | None]) -> Pixels:
         size, rows = self.images.resolution, self._rows(places)
         pixels = np.empty((len(rows), self.images.channels, size, size), dtype=np.uint8)
         small = sum(len(row.data) for row in rows) < SMALL_BYTES * len(rows)
         with ThreadPoolExecutor(cores()) as pool:
             run = map if small else pool.map
-            for index, image in enumerate(run(self.images.decode, rows)):
+            for index, image in enumerate(run(self.images.decode, rows, crops)):
                 pixels[index] = image
         return pixels
 
     def labels(self, places: Indices) -> Labels:
-        if not self.images.stream.classes:
-            raise UsageError(
-                "these images have no labels", where=self.images.stream.label, do="name their column with label"
-            )
-        return np.array([row.label for row in self._rows(places)], dtype=np.int64)
+        return self.images.stream.labels_of(self._rows(places))
+
+    def captions(self, places: Indices) -> list[Texts]:
+        return self.images.stream.texts_of(self._rows(places))
 
     def _rows(self, places: Indices) -> list[Row]:
         """The rows of some places; those of the last call are kept, for labels are asked for after the pixels."""
@@ -217,9 +257,13 @@ class HeadImages:
     def labels(self, indices: Indices) -> Labels:
         return self._images.labels(indices)
 
+    def captions(self, indices: Indices) -> list[Texts]:
+        return self._images.captions(indices)
+
     @cached_property
     def _images(self) -> DecodedImages:
         rows = list(self.stream.rows(0, self.count))
-        classes = np.array([row.label for row in rows], dtype=np.int64) if self.stream.classes else None
+        classes = self.stream.labels_of(rows) if self.stream.classes else None
+        texts = self.stream.texts_of(rows) if self.stream.captions else None
         held = HeldRows(tuple((row.data, row.where) for row in rows), self.stream.label)
-        return DecodedImages(held, self.channels, self.resolution, self.resize, classes)
+        return DecodedImages(held, self.channels, self.resolution, self.resize, classes, texts)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from zigma_bench.data import hub
-from zigma_bench.data.check_files import check_opens
+from zigma_bench.data.captions import check_captions, texts_of_cell
+from zigma_bench.data.check_files import check_opens, check_reads
 from zigma_bench.data.encoded import encoded
 from zigma_bench.data.files import split_list
 from zigma_bench.data.options import HuggingFaceOptions
@@ -28,7 +29,7 @@ def load(options: HuggingFaceOptions, source: Source) -> Splits:
     named = replace(options, path=str(source.base)) if source.kind == "folder" else options
     rows = StreamRows(named, source.kind, source.train.files)
     rows.check()
-    stream = Stream(rows, rows.where, options.label is not None)
+    stream = Stream(rows, rows.where, options.label is not None, options.caption is not None)
     size: dict[str, Any] = {
         "channels": options.channels, "resolution": options.resolution, "resize": options.resize,
     }  # fmt: skip
@@ -71,40 +72,52 @@ class StreamRows:
         if table.column_names is None:
             raise NotReady("the stream does not say which columns it has", where=self.where, do="leave streaming out")
         check_column(table, self.options.image, self.where)
+        if self.options.caption is not None:
+            check_captions(table, self.options.caption, self.where)
         if self.options.label is not None and self.options.label not in table.column_names:
             raise UsageError(
                 f"there is no column {self.options.label!r}", where=self.where,
                 expected=f"one of {', '.join(sorted(table.column_names))}", do="set label to one",
             )  # fmt: skip
 
-    def __call__(self, start: int) -> Iterator[Row]:
+    def __call__(self, start: int, *, pictures: bool = True) -> Iterator[Row]:
+        for number, cells in enumerate(self.cells(start, pictures=pictures), start):
+            yield self._row(cells, number)
+
+    def cells(self, start: int, *, pictures: bool = True) -> Iterator[dict[str, Any]]:
+        """The columns that are wanted of each row, as they stand there, without the image where no `pictures` are."""
         import datasets
 
         o = self.options
-        columns = [name for name in (o.image, o.label) if name is not None]
-        table = self._table().select_columns(columns).cast_column(o.image, datasets.Image(decode=False))
+        columns = [name for name in (o.image if pictures else None, o.label, o.caption) if name is not None]
+        table = self._table(columns).select_columns(columns)
+        if pictures:
+            table = table.cast_column(o.image, datasets.Image(decode=False))
         try:
-            for number, row in enumerate(table.skip(start), start):
-                yield self._row(row, number)
+            yield from table.skip(start)
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
             for file in self.files:
-                check_opens(file)  # names the file, if it is one of this machine
+                check_reads(file)  # names the file, if it is one of this machine
             raise NotReady(f"the stream broke off ({type(error).__name__}: {error})", where=self.where) from error
 
-    def _row(self, row: dict[str, Any], number: int) -> Row:
-        data, where = encoded(row[self.options.image], self.where, f"row {number}", NO_FILES)
-        if self.options.label is None:
-            return Row(data, where, None)
-        label, classes = row[self.options.label], self.options.classes
+    def _row(self, cells: dict[str, Any], number: int) -> Row:
+        o, data, where = self.options, b"", f"{self.where}, row {number}"
+        if o.image in cells:
+            data, where = encoded(cells[o.image], self.where, f"row {number}", NO_FILES)
+        texts = None if o.caption is None else texts_of_cell(cells[o.caption], f"{where}, column {o.caption!r}")
+        if o.label is None:
+            return Row(data, where, None, texts)
+        label, classes = cells[o.label], o.classes
         assert classes is not None
         if type(label) is not int or not 0 <= label < classes:
             raise BadImage(
                 "the class of the row is none", where=where, expected=f"0 to {classes - 1}", got=label,
                 do="set classes to their number",
             )  # fmt: skip
-        return Row(data, where, label)
+        return Row(data, where, label, texts)
 
-    def _table(self) -> Any:
+    def _table(self, columns: list[str] | None = None) -> Any:
+        """The table; of parquet files no more than the `columns` is read."""
         import datasets
 
         o = self.options
@@ -117,6 +130,8 @@ class StreamRows:
             }
         elif self.kind == "builder" or o.data_files is not None:
             place = {"data_files": {"train": [glob.escape(file) for file in self.files]}}
+        if o.path == "parquet":
+            place["columns"] = columns
         try:
             return datasets.load_dataset(o.path, o.name, split=o.split, streaming=True, **place)
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:

@@ -3,6 +3,7 @@
 FOLDER/  store.json, 0000000.features.npy, ...   features float16 [tokens, width] and mask [tokens] of every distinct
                                                  caption in the order of first use, then of the empty text
          captions.json                           those captions, for a person and for prompts
+         stream.npz                              which of them each training image of a stream has, in its order
 
 The folder holds what the features depend on: the captions' sha256, the encoder's name, commit and fingerprint, the
 sha256 of its weights, and the number of tokens. It can be copied to a machine without the encoder: there captions,
@@ -13,7 +14,10 @@ are compared too.
 from __future__ import annotations
 
 import hashlib
+import io
+import itertools
 import json
+import zipfile
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -27,17 +31,17 @@ from torch import Tensor
 
 from zigma_bench import encoders
 from zigma_bench.data.arrays import STORE, ArrayStore, Field, Layout, faults, open_store, open_writer
-from zigma_bench.data.captioned import numbered
+from zigma_bench.data.captioned import CaptionedStream, numbered
 from zigma_bench.data.text_encoder import Encoder, open_encoder
 from zigma_bench.errors import Interrupted, NotReady, UsageError
-from zigma_bench.images import Splits
+from zigma_bench.images import Images, Splits, Texts, has_order
 from zigma_bench.plan.cells import TextFeatures
-from zigma_bench.store import check_writable, only_writer, write_json
+from zigma_bench.store import check_writable, only_writer, write_atomic, write_json
 from zigma_bench.text_model import find
 
 DTYPE = "float16"
 MOST = float(np.finfo(np.float16).max)
-CAPTIONS = "captions.json"
+CAPTIONS, STREAM = "captions.json", "stream.npz"
 RESIDENT_BYTES = 2**31  # a table of this size or less is kept on the device
 
 Tell = Callable[[int, str], None]
@@ -79,9 +83,10 @@ def with_texts(
 
     NotReady where they are neither kept nor can be encoded here, or belong to other captions or another encoder.
     """
-    captioned, captions = numbered(splits)
+    captioned, captions = numbered(splits, _of_stream(splits.train, text.folder))
     if encoders.kept(text.folder) is None:
         _encode(captions, text, device, tell)
+        _remember(captioned.train, text.folder)
     return captioned, TextTable(open_kept(captions, text), masked=text.mask, device=device)
 
 
@@ -90,20 +95,47 @@ def encode_captions(splits: Splits, text: TextFeatures, device: str, tell: Tell,
 
     Raises as `with_texts` does, and Interrupted when `stopped()`.
     """
-    _, captions = numbered(splits)
-    if not check_captions(splits, text):
-        return len(captions)
-    _encode(captions, text, device, tell, stopped)
+    captioned, captions = numbered(splits)
+    if check_captions(splits, text):
+        _encode(captions, text, device, tell, stopped)
+        _remember(captioned.train, text.folder)
     return len(captions)
 
 
 def check_captions(splits: Splits, text: TextFeatures) -> list[str]:
     """What is missing or broken of the features of a data set's captions; all checksums are compared."""
-    _, captions = numbered(splits)
+    captioned, captions = numbered(splits)
     if encoders.kept(text.folder) is None:
         return [f"the captions' features in {text.folder} are missing or not whole"]
     store = open_kept(captions, text)
-    return [f"captions, shard {fault.shard} {fault.reason}" for fault in faults(text.folder, store.layout)]
+    found = [f"captions, shard {fault.shard} {fault.reason}" for fault in faults(text.folder, store.layout)]
+    if has_order(splits.train):
+        rows = range(len(captioned.train))
+        if _of_stream(splits.train, text.folder) != captioned.train.captions(rows):  # type: ignore[attr-defined]
+            found.append(f"{text.folder / STREAM} is missing or not of this stream")
+    return found
+
+
+def _of_stream(images: Images, folder: Path) -> list[Texts] | None:
+    """The captions of a stream as they were read when they were encoded; None where they are to be read."""
+    if not has_order(images):
+        return None
+    try:
+        captions = json.loads((folder / CAPTIONS).read_text(encoding="utf-8"))
+        with np.load(folder / STREAM, allow_pickle=False) as held:
+            numbers, starts = held["numbers"].tolist(), held["starts"].tolist()
+        texts = [tuple(captions[n] for n in numbers[i:j]) for i, j in itertools.pairwise(starts)]
+    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile):
+        return None
+    return texts if len(texts) == len(images) else None
+
+
+def _remember(images: Images, folder: Path) -> None:
+    """Keep which captions the images of a stream have, so that no other process reads it for them."""
+    if isinstance(images, CaptionedStream):
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, numbers=images.numbers, starts=images.starts)
+        write_atomic(folder / STREAM, buffer.getvalue())
 
 
 def _encode(

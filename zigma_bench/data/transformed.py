@@ -11,12 +11,14 @@ import numpy.typing as npt
 
 from zigma_bench.errors import UsageError
 from zigma_bench.images import (
+    Crop,
     Images,
     Labels,
     Pixels,
     Splits,
     Texts,
     captions_of,
+    cropped,
     epoch_of,
     has_order,
     labels_of,
@@ -41,6 +43,10 @@ class TransformedImages:
     def take(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Pixels:
         wanted = np.asarray(indices, dtype=np.int64)
         return self._all[wanted] if self._fits else self._made(wanted)
+
+    def cropped(self, indices: Sequence[int] | npt.NDArray[np.integer], crops: Sequence[Crop]) -> Pixels:
+        """The images cut as their crops say, then transformed, and never kept."""
+        return self._after(cropped(self.images, indices, crops))
 
     def labels(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Labels:
         return labels_of(self.images, indices)

@@ -23,6 +23,7 @@ from zigma_bench.diffusion.noise import StepNoise
 from zigma_bench.images import ArrayImages
 from zigma_bench.models.speed import Graphed, compile_network, record
 from zigma_bench.plan import Cell
+from zigma_bench.suite import Train
 from zigma_bench.training.health import Health
 from zigma_bench.training.step import Descent, autocast, draw_batch, loss_of
 
@@ -101,7 +102,7 @@ def sampling_call(cell: Cell, network: nn.Module, device: Device) -> Callable[[]
 def backward_call(cell: Cell, network: nn.Module, device: Device) -> Callable[[], None]:
     """The loss of one batch and its gradients; the images, noise and times stay the same."""
     target = torch.device(device.name)
-    batch = draw_batch(_images(cell), cell.train, cell.seed, 0, target, cell.condition, _texts(cell, device))
+    batch = draw_batch(_images(cell), _recipe(cell), cell.seed, 0, target, cell.condition, _texts(cell, device))
     _ready_to_train(cell, network, device)
 
     def call() -> None:
@@ -121,13 +122,18 @@ def training_call(cell: Cell, network: nn.Module, device: Device) -> Callable[[]
     ema = copy.deepcopy(network).requires_grad_(False)
     _ready_to_train(cell, network, device)
     health = Health(target, scaled=cell.train.precision == "fp16")
-    descent, texts = Descent(network, ema, cell.train, health, target), _texts(cell, device)
+    descent, texts, recipe = Descent(network, ema, cell.train, health, target), _texts(cell, device), _recipe(cell)
 
     def call() -> None:
-        batch = draw_batch(images, cell.train, cell.seed, 0, target, cell.condition, texts)
+        batch = draw_batch(images, recipe, cell.seed, 0, target, cell.condition, texts)
         descent(batch, cell.train.learning_rate)
 
     return call
+
+
+def _recipe(cell: Cell) -> Train:
+    """The cell's, for images that lie in memory: cutting them out of larger ones is work of processes beside it."""
+    return cell.train.model_copy(update={"random_crop": None})
 
 
 def _ready_to_train(cell: Cell, network: nn.Module, device: Device) -> None:

@@ -301,6 +301,8 @@ class Cell(Strict):
         trained = {**network, "role": self.role, "seed": self.seed}
         if self.role == "cell":
             left_out = {"checkpoint_seconds", "workers", "drop_condition", *OBJECTIVE_KEYS}
+            if self.train.random_crop is None:  # the key came later: records keep their names
+                left_out.add("random_crop")
             trained["train"] = self.train.model_dump(mode="json", exclude=left_out)
             if self.condition is not None:
                 trained["drop_condition"] = self.condition.drop_rate(self.train)

@@ -39,10 +39,15 @@ class DataSet:
 def data_sets(suite: Suite, catalogue: Catalogue, source: Source, *, smoke: bool) -> tuple[DataSet, ...]:
     """The data sets of a suite; two that hold the same images are refused, or one toy where they are toys."""
     if suite.data is None:
+        if suite.train.random_crop is not None:
+            raise _no_crop(source, "an efficiency suite has no images to cut", "leave it out")
         return (DataSet(None, (), NO_DATA),)
     found: dict[str, DataSet] = {}
     for place, given in entries(suite):
-        data = _encoded(_resolved(given, place, catalogue, source), given, place, suite, source, smoke)
+        pixels = _resolved(given, place, catalogue, source)
+        if suite.train.random_crop is not None:
+            _check_crop(suite.train.random_crop, given, pixels.facts, source)
+        data = _encoded(pixels, given, place, suite, source, smoke)
         if data.facts.fingerprint in found and not smoke:
             raise UsageError(
                 f"the data set {given.name!r} stands twice", where=source.where(*place), do="keep one of them"
@@ -67,6 +72,32 @@ def _resolved(given: Data, place: Place, catalogue: Catalogue, source: Source) -
         parts = {"images": facts.fingerprint, "transforms": [item.model_dump(mode="json") for item in transforms]}
         facts = replace(facts, fingerprint=digest(parts))
     return DataSet(data, tuple(transforms), facts, text=text)
+
+
+def _check_crop(short_side: int, given: Data, facts: DataFacts, source: Source) -> None:
+    """UsageError where the training images of a data set can't be cut anew at each use."""
+    name = given.name
+    if given.latents is not None:
+        raise _no_crop(
+            source, f"the latents of {name!r} are encoded once, of each image's centre",
+            "leave it out, or train on pixels",
+        )  # fmt: skip
+    if facts.frames > 1:
+        raise _no_crop(source, f"the clips of {name!r} are cut at their centre alone", "leave it out")
+    if not facts.crops:
+        raise _no_crop(
+            source, f"the data set {name!r} gives its images at one size, with nothing around them to cut away",
+            "leave it out, or take image files under another resize than none",
+        )  # fmt: skip
+    if short_side < max(facts.height, facts.width):
+        raise _no_crop(
+            source, "the crop is larger than what it is cut out of", "raise it, or lower the resolution",
+            expected=f"at least the resolution, {max(facts.height, facts.width)}", got=short_side,
+        )  # fmt: skip
+
+
+def _no_crop(source: Source, what: str, do: str, **rest: Any) -> UsageError:
+    return UsageError(what, where=source.where("train", "random_crop"), do=do, **rest)
 
 
 def _encoded(data: DataSet, given: Data, place: Place, suite: Suite, source: Source, smoke: bool) -> DataSet:

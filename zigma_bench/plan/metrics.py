@@ -35,15 +35,20 @@ def metric_fingerprint(catalogue: Catalogue, metric: Resolved) -> str:
 
 def check_metrics(catalogue: Catalogue, metrics: Sequence[Resolved], facts: DataFacts, source: Source) -> None:
     """A metric of images is not one of clips, nor the other way round."""
-    fitting = ("either", "frames", "clips") if facts.frames > 1 else ("either", "images")
+    frames = facts.frames if facts.frames > 1 else None
     for index, metric in enumerate(metrics):
-        of = catalogue.get("metric", metric.name).facts.of
-        if of not in fitting:
-            got = f"clips of {facts.frames} frames" if facts.frames > 1 else "single images"
-            raise UsageError(
-                f"the metric {metric.name!r} is one of {of}", where=source.where("quality", index), expected=f"{of}",
-                got=got, do="take frame-fd-efflite0 or frame-kid-efflite0" if facts.frames > 1 else "take fd-efflite0",
-            )  # fmt: skip
+        check_metric(catalogue, metric.name, frames, source.where("quality", index))
+
+
+def check_metric(catalogue: Catalogue, name: str, frames: int | None, where: str) -> None:
+    """UsageError for a metric that does not measure single images, or clips where they have `frames`."""
+    of = catalogue.get("metric", name).facts.of
+    if of not in (("either", "images") if frames is None else ("either", "frames", "clips")):
+        got = "single images" if frames is None else f"clips of {frames} frames"
+        raise UsageError(
+            f"the metric {name!r} is one of {of}", where=where, expected=of, got=got,
+            do="take fd-efflite0" if frames is None else "take frame-fd-efflite0 or frame-kid-efflite0",
+        )  # fmt: skip
 
 
 def missing_metrics(

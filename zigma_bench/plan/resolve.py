@@ -20,6 +20,7 @@ from zigma_bench.scans.route import Route
 from zigma_bench.suite import Budget, Choice, Data, Efficiency, Latents, Reference, SizeMatch, Source, Suite
 
 TOY_TOKENS = 8  # of a text in a smoke run
+TOY_CROP = 10  # of which 8 x 8 pixels are cut
 LONGEST_WORD = 40  # of an option's value in a label
 
 
@@ -45,6 +46,8 @@ def smoke_suite(suite: Suite, catalogue: Catalogue, source: Source) -> Suite:
     evaluations = None if solver == "dopri5" else 4 + suite.sample.last_evaluations
     sample = suite.sample.model_copy(update={"count": 32, "batch": 16, "evaluations": evaluations, "graph": False})
     train = suite.train.model_copy(update={"batch": 16, "warmup_images": 0, "compile": False, "graph": False})
+    if train.random_crop is not None:
+        train = train.model_copy(update={"random_crop": TOY_CROP})
     return suite.model_copy(
         update={
             "data": None if suite.timed_alone else toys(suite, catalogue, source),

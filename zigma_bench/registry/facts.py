@@ -71,7 +71,8 @@ class DataFacts:
     `held_out`: the number of validation images, where the options or the source tell it; None where only loading does.
     `conditions`: what it gives beside each image that a network can be conditioned on. `captions`: whether a text is
     beside each image, which becomes a condition where the suite names an encoder.
-    `frames`: of a clip; its images are those of [n, T, C, H, W].
+    `frames`: of a clip; its images are those of [n, T, C, H, W]. `crops`: whether its training images can be cut at
+    other places than their centre: they then have a method `cropped` (images.py).
     """
 
     channels: int
@@ -83,6 +84,7 @@ class DataFacts:
     conditions: tuple[Condition, ...] = ()
     captions: bool = False
     frames: int = 1
+    crops: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:

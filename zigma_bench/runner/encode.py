@@ -137,6 +137,24 @@ def _error(code: int, reason: str | None, log: Path) -> ZigmaBenchError:
     return kinds.get(code, CellFailed)(reason)
 
 
+def foreign_caches(spaces: Sequence[LatentSpace]) -> list[NotReady]:
+    """The caches that a suite names and that hold latents of another autoencoder, or of other images."""
+    from zigma_bench.data.arrays import read_rows, require_same
+    from zigma_bench.data.latents import folder_of, layout_of, stores_of
+
+    found = []
+    for space in spaces:
+        for name in stores_of(space) if space.given.cache is not None else ():
+            folder = folder_of(space, Path()) / name
+            if (rows := read_rows(folder)) is None:  # not written yet, which a run does first
+                continue
+            try:
+                require_same(folder, layout_of(space, name, rows))
+            except NotReady as error:
+                found.append(error)
+    return found
+
+
 def state(space: LatentSpace, results: Path) -> str:
     """Where a cache lies and whether it is whole, by its files' names and sizes."""
     from zigma_bench.data.arrays import faults, read_rows

@@ -1,7 +1,7 @@
 """Anybody's images as the metrics take them: a folder, a zip of images, ADM's .npz, or what this program left.
 
 A folder's images are those of it and of the folders below, by name; they are decoded when they are taken. All have one
-size, and colour if any of them has.
+size, and colour if any of them has. A folder of videos or animations holds clips (clips.py).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from zigma_bench.data.decode import FORMATS, flat_image
 from zigma_bench.data.files import below
 from zigma_bench.errors import BadImage, NotReady, UsageError
 from zigma_bench.images import ArrayImages, Images, Pixels
+from zigma_bench.standalone.clips import ANIMATIONS, VIDEOS, is_clip, open_clips
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif")
 SAMPLES, DRAWN = "samples.npy", "images"  # what a cell's stage and `sample MODEL` leave
@@ -52,10 +53,11 @@ class EncodedImages:
 
 
 def open_images(path: Path) -> Images:
-    """The images of a folder, .zip or .npz.
+    """The images of a folder, .zip or .npz, or the clips of a folder or .npz.
 
-    Raises NotReady for what is not there, UsageError for what holds no images or another array than uint8
-    [N, H, W, 3] or [N, H, W, 1], and BadImage, which names the file, for an image that is broken or of another size.
+    Raises NotReady for what is not there, UsageError for what holds no images, images and clips, or another array than
+    uint8 [N, (T,) H, W, 3] or [N, (T,) H, W, 1], and BadImage, which names the file, for an image that is broken or of
+    another size, and a clip of another length.
     """
     if path.is_dir():
         return _of_folder(path)
@@ -71,9 +73,20 @@ def open_images(path: Path) -> Images:
 def _of_folder(path: Path) -> Images:
     if (path / SAMPLES).is_file():
         return _of_npy(path / SAMPLES)
-    folder = path / DRAWN if (path / DRAWN / "0000000.png").is_file() else path
+    drawn = any((path / DRAWN / f"0000000.{kind}").is_file() for kind in ("png", "webp"))
+    folder = path / DRAWN if drawn else path
     root = folder.absolute()
-    names = [str(Path(file).relative_to(root)) for file in below(folder, SUFFIXES).files]
+    files = [Path(file) for file in below(folder, (*SUFFIXES, *VIDEOS)).files]
+    names = [str(file.relative_to(root)) for file in files]
+    clips = [is_clip(file) for file in files]
+    if True in clips and False in clips:
+        raise UsageError(
+            "the folder holds clips and single images", where=str(folder), expected="one of both",
+            got=f"the clip {names[clips.index(True)]} and the image {names[clips.index(False)]}",
+            do="move one of both out of it",
+        )  # fmt: skip
+    if any(clips):
+        return open_clips(files)
     return _encoded(names, lambda name: (root / name).read_bytes(), str(folder))
 
 
@@ -82,9 +95,10 @@ def _of_zip(path: Path) -> Images:
         archive = zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile) as error:
         raise UsageError(f"the zip can't be read: {error}", where=str(path)) from None
-    names = sorted(
-        name for name in archive.namelist() if Path(name).suffix.lower() in SUFFIXES and not _hidden(Path(name))
-    )
+    shown = [name for name in archive.namelist() if not _hidden(Path(name))]
+    names = sorted(name for name in shown if Path(name).suffix.lower() in SUFFIXES)
+    if videos := [name for name in shown if Path(name).suffix.lower() in VIDEOS]:
+        raise UsageError("clips are not read from a zip", where=str(path), got=videos[0], do="unpack it into a folder")
 
     def read(name: str) -> bytes:
         try:
@@ -102,10 +116,13 @@ def _hidden(name: Path) -> bool:
 def _encoded(names: Sequence[str], read: Callable[[str], bytes], where: str) -> EncodedImages:
     """The set, once the head of every file says the same size."""
     if not names:
-        raise UsageError("there are no images", where=where, expected=f"files that end in {', '.join(SUFFIXES)}")
+        kinds = ", ".join((*SUFFIXES, *VIDEOS))
+        raise UsageError("there are no images and no clips", where=where, expected=f"files that end in {kinds}")
     sizes, gray = [], True
     for name in names:
-        size, mode = _head(read(name), _named(where, name))
+        size, mode, frames = _head(read(name), _named(where, name))
+        if frames > 1 and Path(name).suffix.lower() in ANIMATIONS:  # of a zip: those of a folder are clips
+            raise UsageError("clips are not read from a zip", where=_named(where, name), do="unpack it into a folder")
         sizes.append(size)
         gray &= mode in GRAY
     width, height = sizes[0]
@@ -115,15 +132,18 @@ def _encoded(names: Sequence[str], read: Callable[[str], bytes], where: str) -> 
     return EncodedImages(names, read, where, shape)
 
 
-def _head(data: bytes, where: str) -> tuple[tuple[int, int], str]:
-    """Upright size and mode; an image whose head can't be read is decoded, which says what is wrong."""
+def _head(data: bytes, where: str) -> tuple[tuple[int, int], str, int]:
+    """Upright size, mode and number of frames.
+
+    An image whose head can't be read is decoded, which says what is wrong.
+    """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             turned = image.getexif().get(0x0112) in (5, 6, 7, 8)
-            return (image.size[::-1] if turned else image.size), image.mode
+            return (image.size[::-1] if turned else image.size), image.mode, getattr(image, "n_frames", 1)
     except Exception:  # whatever Pillow runs into, the strict decoder names it
         whole = flat_image(data, where)
-        return whole.size, whole.mode
+        return whole.size, whole.mode, 1
 
 
 def _check_size(size: tuple[int, int], shape: tuple[int, int, int], where: str, *, first: str | None = None) -> None:
@@ -142,7 +162,7 @@ def holds_images(path: Path) -> bool:
 
 
 def _of_npz(path: Path) -> Images:
-    """ADM's layout: uint8 [N, H, W, C] under arr_0."""
+    """ADM's layout: uint8 [N, H, W, C] under arr_0; of clips [N, T, H, W, C]."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
             if ARRAY not in held:
@@ -153,25 +173,25 @@ def _of_npz(path: Path) -> Images:
             array = held[ARRAY]
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UsageError(f"the .npz can't be read: {error}", where=str(path)) from None
-    return _array(array, str(path), channels_at=3)
+    return _array(array, str(path), channels_at=-1)
 
 
 def _of_npy(path: Path) -> Images:
-    """What a cell's sample stage left: uint8 [N, C, H, W]."""
+    """What a cell's sample stage left: uint8 [N, (T,) C, H, W]."""
     try:
-        return _array(np.load(path, allow_pickle=False), str(path), channels_at=1)
+        return _array(np.load(path, allow_pickle=False), str(path), channels_at=-3)
     except (OSError, ValueError, EOFError) as error:
         raise UsageError(f"the samples can't be read: {error}", where=str(path)) from None
 
 
 def _array(array: npt.NDArray[Any], where: str, *, channels_at: int) -> Images:
-    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[channels_at] not in (1, 3) or not array.size:
-        layout = "[N, H, W, C]" if channels_at == 3 else "[N, C, H, W]"
+    if array.dtype != np.uint8 or array.ndim not in (4, 5) or array.shape[channels_at] not in (1, 3) or not array.size:
+        layout = "[N, (T,) H, W, C]" if channels_at == -1 else "[N, (T,) C, H, W]"
         raise UsageError(
             "these are no images", where=where, expected=f"uint8 {layout} of 1 or 3 channels",
             got=f"{array.dtype} {list(array.shape)}",
         )  # fmt: skip
-    return ArrayImages(array.transpose(0, 3, 1, 2) if channels_at == 3 else array)
+    return ArrayImages(np.moveaxis(array, channels_at, -3))
 
 
 def _named(where: str, name: str) -> str:

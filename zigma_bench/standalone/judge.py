@@ -1,4 +1,4 @@
-"""The quality of anybody's images: the metrics of a cell on samples and a reference that belong to none."""
+"""The quality of anybody's images or clips: the metrics of a cell on samples and a reference that belong to none."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ from typing import Any
 
 from zigma_bench.cell import measure
 from zigma_bench.errors import NotReady, UsageError
+from zigma_bench.images import Images
 from zigma_bench.metrics.subject import Subject
+from zigma_bench.plan.metrics import check_metric
 from zigma_bench.plugins import catalogue
 from zigma_bench.record import Measurement
+from zigma_bench.standalone.clips import same_colour
 from zigma_bench.standalone.images import open_images
 from zigma_bench.standalone.reference import Reference, open_reference
 
 METRICS = ("fd-efflite0", "kid-efflite0")  # those whose weights come with the installation
+CLIP_METRICS = tuple(f"frame-{name}" for name in METRICS)
 
 
 @dataclass(frozen=True)
@@ -28,11 +32,15 @@ class Asked:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What every metric said of so many images against so many; None where a file of statistics does not say."""
+    """What every metric said of so many images against so many; None where a file of statistics does not say.
+
+    Of clips of `frames` it is they that are counted, and by a metric of frames, in its fingerprint, the frames.
+    """
 
     measurements: tuple[Measurement, ...]
     n_samples: int
     n_reference: int | None
+    frames: int | None
 
     @property
     def exit_code(self) -> int:
@@ -43,7 +51,8 @@ class Judgement:
     def to_json(self) -> dict[str, Any]:
         return {
             m.name: {
-                "value": m.value, "n_samples": self.n_samples,
+                "value": m.value,
+                "n_samples": m.fingerprint["n_samples"] if m.fingerprint else self.n_samples,
                 "n_reference": m.fingerprint.get("n_reference") if m.fingerprint else self.n_reference,
                 "fingerprint": m.fingerprint, "status": m.status, "reason": m.reason,
             }
@@ -54,7 +63,7 @@ class Judgement:
 def judge(
     samples: Path,
     reference: Path | None,
-    asked: Sequence[Asked],
+    asked: Sequence[Asked] | None,
     *,
     device: str,
     cache: Path | None = None,
@@ -62,28 +71,45 @@ def judge(
 ) -> Judgement:
     """Measure samples against a reference: folders, .zip or .npz; a suite file as reference gives its own.
 
+    `asked`: METRICS, or those of clips, where it is None.
+
     A reference .npz may hold the mean and covariance of features beside images, or alone; `data` names one of several
     data sets of a suite; figures of the samples alone need none. Raises UsageError and NotReady for what can't be read,
     BadImage for an image that is broken, and UsageError for images of two sizes and for a metric that measures no
     images.
     """
-    asked = list(checked(asked))
-    drawn, held = open_images(samples), _reference(reference, asked, data)
+    asked = None if asked is None else list(checked(asked))
+    drawn = open_images(samples)
+    frames = frames_of(drawn)
+    if asked is None:
+        asked = list(checked([Asked(name, {}) for name in (METRICS if frames is None else CLIP_METRICS)]))
+    for metric in asked:
+        check_metric(catalogue(), metric.name, frames, f"--metrics {metric.name}")
+    held = _reference(reference, asked, data)
+    against = held.images
+    if against is not None:
+        drawn, against = same_colour(drawn, against)
     subject = Subject(
         samples=drawn,
-        reference=held.images,
+        reference=against,
         reference_facts=held.facts,
         device=device,
         cache=cache,
         moments=held.moments,
     )
-    if held.images is not None:
+    if against is not None:
         try:
             subject.compared()
         except UsageError as error:
             raise error.at(f"{samples} beside {reference}") from None
     found = tuple(measure(metric.name, metric.options, subject) for metric in asked)
-    return Judgement(found, len(drawn), held.count)
+    return Judgement(found, len(drawn), held.count, frames)
+
+
+def frames_of(images: Images) -> int | None:
+    """The frames of each clip; None of single images."""
+    shape = images.take([0]).shape[1:]
+    return int(shape[0]) if len(shape) == 4 else None
 
 
 def _reference(path: Path | None, asked: Sequence[Asked], data: str | None) -> Reference:

@@ -11,7 +11,7 @@ from zigma_bench.metrics.names import FAMILIES, metric_name
 from zigma_bench.metrics.reference import reference_gaussian
 from zigma_bench.plugins import catalogue
 from zigma_bench.standalone.images import open_images
-from zigma_bench.standalone.judge import Asked, checked
+from zigma_bench.standalone.judge import Asked, checked, frames_of
 
 DISTANCES = {metric_name("fd", family): family for family in FAMILIES}
 
@@ -33,6 +33,11 @@ def save_statistics(samples: Path, asked: Asked, out: Path, *, device: str, cach
     for missing in spec.facts.missing(options):
         raise NotReady(missing.what, do=missing.do)
     images, minimum = open_images(samples), spec.facts.minimum_images(options)
+    if frames_of(images) is not None:
+        raise UsageError(
+            "statistics are of single images", where=str(samples), got="clips",
+            do="give both folders of clips, with --reference",
+        )  # fmt: skip
     if len(images) < minimum:
         raise NotReady(
             f"{asked.name} needs at least {minimum:,} images", where=str(samples), got=f"{len(images):,}",

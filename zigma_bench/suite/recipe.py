@@ -31,6 +31,10 @@ class Train(Strict):
     `drop_condition` is how often a conditional network is trained without its condition, for a text under an empty one
     (absent: one time in ten where it has a label for that, as guidance needs it).
 
+    Training images are mirrored half of the time with `flip`, and with `random_crop` scaled so that the short side has
+    so many pixels and cut to the resolution at a random place; both are drawn at each use. Held-out and reference
+    images stay as they are, cut at the centre.
+
     `checkpoint_seconds` says how much work a kill may cost, and `workers` how many processes take the images ahead of
     the training where they do not lie in memory (`auto`: one less than there are processors, from 1 to 16; 0: none, the
     training itself takes them). Neither changes a figure or is part of an identity.
@@ -46,6 +50,7 @@ class Train(Strict):
     ema: Annotated[float, Ge(0), Lt(1)] = 0.9999
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     flip: bool = False
+    random_crop: Count | None = None
     compile: bool = False
     graph: bool = False
     drop_condition: Annotated[float, Ge(0), Lt(1)] | None = None

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from zigma_bench.errors import NotReady
-from zigma_bench.images import Images, Splits, captions_of, decodes
+from zigma_bench.images import Images, Splits, captions_of, cropped, decodes, random_crops
 from zigma_bench.registry import DataFacts, Spec
 from zigma_bench.testing.lookup import check_options, imports_without_torch, light_module, option_sets
 from zigma_bench.testing.report import Failed, Report, Step, walk
@@ -42,6 +42,7 @@ def dataset_report(spec: Spec, *, plugin: ModuleType | None = None, options: Map
             Step("loaded again", "the same images", lambda: _again(splits, _load(spec, values))),
             Step("held out", "no validation image in training", lambda: _held_out(splits)),
             Step("captions", "texts of each image, where the description says so", lambda: _captions(splits, facts)),
+            Step("crops", "images of the same size, where the description says so", lambda: _crops(splits, facts)),
             Step("fingerprint", "another one for other images", lambda: _fingerprint(spec, options)),
         ])  # fmt: skip
     return Report("dataset", spec.name, spec.owner, checks)
@@ -136,6 +137,20 @@ def _captions(splits: Splits, facts: DataFacts) -> str:
             raise Failed(f"no caption, or an empty one, of image {bare[0] if bare else len(found)}")
         count += sum(map(len, found))
     return f"{count:,}"
+
+
+def _crops(splits: Splits, facts: DataFacts) -> str:
+    """Training images that can be cut anew keep their size, and depend on their crop alone."""
+    if not facts.crops:
+        return "none said"
+    count = min(len(splits.train), 8)
+    crops = random_crops(count, facts.height + 2, 0)
+    first, again = (cropped(splits.train, range(count), crops) for _ in range(2))
+    if first.dtype != np.uint8 or first.shape != (count, *facts.shape):
+        raise Failed(f"{first.dtype} {list(first.shape)}")
+    if not np.array_equal(first, again):
+        raise Failed("other images under the same crops")
+    return "the same size"
 
 
 def _contents(images: Images) -> list[bytes]:

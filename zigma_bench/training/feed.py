@@ -1,4 +1,4 @@
-"""The images of each step, taken ahead of it: by processes where taking is work, on the spot where they lie in memory.
+"""The images of each step, taken ahead of it: by processes where taking is work, by a thread where they lie in memory.
 
 What a step takes depends on (seed, step) alone, so any number of processes gives the same batches, before a restart and
 after it. For a card the pixels wait in pinned memory, so that the host goes on while they are copied.
@@ -13,7 +13,9 @@ import pickle
 import threading
 import time
 import warnings
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import parent_process
 from types import TracebackType
@@ -26,7 +28,17 @@ from torch.utils.data import DataLoader, Dataset
 
 from zigma_bench.device import cores
 from zigma_bench.errors import CellFailed, NotReady, ZigmaBenchError
-from zigma_bench.images import Images, decodes, drawn_labels_of, epoch_of, has_order, labels_of
+from zigma_bench.images import (
+    Crop,
+    Images,
+    Pixels,
+    cropped,
+    decodes,
+    drawn_labels_of,
+    epoch_of,
+    has_order,
+    random_crops,
+)  # fmt: skip
 from zigma_bench.plugins import catalogue
 from zigma_bench.suite import Train
 
@@ -87,13 +99,22 @@ def epoch_order(count: int, seed: int, epoch: int) -> Indices:
 
 @dataclass(frozen=True)
 class Job:
-    """What is taken for the steps of a training; `flip` counts for `Posteriors` alone, pixels are mirrored later."""
+    """What is taken for the steps of a training; `flip` counts for `Posteriors` alone, pixels are mirrored later.
+
+    With `random_crop` each image is cut at a place drawn from (seed, step).
+    """
 
     images: Images
     batch: int
     seed: int
     labelled: bool
     flip: bool = False
+    random_crop: int | None = None
+
+    @classmethod
+    def of(cls, images: Images, recipe: Train, seed: int, *, labelled: bool) -> Job:
+        """What a recipe takes."""
+        return cls(images, recipe.batch, seed, labelled, recipe.flip, recipe.random_crop)
 
     def take(self, step: int) -> Taken:
         """The images of a step, taken now."""
@@ -103,7 +124,7 @@ class Job:
         if isinstance(self.images, Posteriors):
             pixels = self.images.moments(indices, flip=self.flip, seed=step_seed(self.seed, step, 5))
         else:
-            pixels = self.images.take(indices)
+            pixels = _cut(self.images, indices, self._crops(step))
         found = torch.from_numpy(np.ascontiguousarray(pixels))
         if not self.labelled:
             return Taken(found, None)
@@ -111,15 +132,31 @@ class Job:
 
     def _in_order(self, step: int) -> Taken:
         """The next images of a stream, epoch after epoch."""
-        pixels, labels = [], []
+        pixels, labels, crops = [], [], self._crops(step)
         epochs, places = np.divmod(np.arange(step * self.batch, (step + 1) * self.batch), len(self.images))
         for number in np.unique(epochs):
-            images = epoch_of(self.images, self.seed, int(number))
-            pixels.append(images.take(places[epochs == number]))
+            images, rows = epoch_of(self.images, self.seed, int(number)), np.flatnonzero(epochs == number)
+            pixels.append(_cut(images, places[rows], None if crops is None else [crops[row] for row in rows]))
             if self.labelled:
-                labels.append(labels_of(images, places[epochs == number]))
+                drawn = step_seed(self.seed, step, 7) + int(number)  # a step may reach into the next epoch
+                labels.append(drawn_labels_of(images, places[rows], drawn))
         found = torch.from_numpy(np.concatenate(pixels))
         return Taken(found, torch.from_numpy(np.concatenate(labels)) if self.labelled else None)
+
+    def _crops(self, step: int) -> list[Crop] | None:
+        if self.random_crop is None:
+            return None
+        return random_crops(self.batch, self.random_crop, step_seed(self.seed, step, 8))
+
+    def like(self, count: int) -> Pixels:
+        """So many images of a training, to measure and to warm up with: always its first."""
+        if self.random_crop is None or has_order(self.images):
+            return self.images.take([0] * count)
+        return cropped(self.images, [0] * count, random_crops(count, self.random_crop, 0))
+
+
+def _cut(images: Images, indices: Indices, crops: Sequence[Crop] | None) -> Pixels:
+    return images.take(indices) if crops is None else cropped(images, indices, crops)
 
 
 class Feed:
@@ -135,6 +172,9 @@ class Feed:
         self.steps = range(start, 2**62 if stop is None else max(start, stop))
         self.ahead: Any = None  # the iterator of a DataLoader
         self.first: Any = None
+        self.thread: ThreadPoolExecutor | None = None  # on a card without processes: pins the next steps' images
+        self.queue: deque[tuple[int, Future[Taken]]] = deque()
+        self.most = 0  # of that queue, beside the step's own
 
     def __enter__(self) -> Self:
         if self.workers and len(self.steps):
@@ -145,6 +185,8 @@ class Feed:
             except BaseException:
                 self._close()
                 raise
+        elif self.card:
+            self.thread, self.most = ThreadPoolExecutor(1, thread_name_prefix="images"), _ahead(self.job, 1)
         return self
 
     def __exit__(
@@ -158,21 +200,40 @@ class Feed:
                 self._close()
 
     def _close(self) -> None:
-        """End the processes; torch watches them, and would raise for a lost one again whenever any process ends."""
+        """End the processes; torch watches them, and would raise for a lost one again whenever any process ends.
+
+        How one ends that is told to end says nothing of what was taken.
+        """
+        if self.thread is not None:
+            self.thread.shutdown(wait=True, cancel_futures=True)
         if self.ahead is not None:
-            self.ahead._shutdown_workers()
-        self.ahead = self.first = None
+            try:
+                self.ahead._shutdown_workers()
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):
+                    raise
+        self.ahead = self.first = self.thread = None
+        self.queue.clear()
 
     def __call__(self, step: int) -> Taken:
         """The images of a step; they come in the order of the steps alone."""
         begun = time.perf_counter()
-        taken = self._now(step) if self.ahead is None else self._next(step)
+        taken = self._next(step) if self.ahead is not None else self._pinned(step) if self.card else self.job.take(step)
         self.waited += time.perf_counter() - begun
         return taken
 
-    def _now(self, step: int) -> Taken:
-        taken = self.job.take(step)
-        return taken.pin_memory() if self.card else taken
+    def _pinned(self, step: int) -> Taken:
+        """Taken and pinned by the thread while the steps before are computed."""
+        assert self.thread is not None, "a feed is used as a context"
+        if self.queue and self.queue[0][0] != step:
+            self.queue.clear()
+        begin = self.queue[-1][0] + 1 if self.queue else step
+        for number in range(begin, min(step + self.most + 1, self.steps.stop)):
+            self.queue.append((number, self.thread.submit(self._pin, number)))
+        return self.queue.popleft()[1].result()
+
+    def _pin(self, step: int) -> Taken:
+        return self.job.take(step).pin_memory()
 
     def _next(self, step: int) -> Taken:
         assert self.ahead is not None
@@ -185,8 +246,11 @@ class Feed:
 
 
 def workers_of(recipe: Train, images: Images) -> int:
-    """How many processes take the images: none where they lie in memory, one alone where they are a stream."""
-    if not decodes(images):
+    """How many processes take the images: none where they lie in memory, one alone where they are a stream.
+
+    What is cut anew at each use is decoded at each use.
+    """
+    if recipe.random_crop is None and not decodes(images):
         return 0
     workers = min(MOST_WORKERS, max(1, cores() - 1)) if recipe.workers == "auto" else recipe.workers
     return min(1, workers) if has_order(images) else workers
@@ -194,7 +258,6 @@ def workers_of(recipe: Train, images: Images) -> int:
 
 def _loader(job: Job, steps: Sequence[int], workers: int, card: bool) -> DataLoader[Any]:
     """Processes that take the images of steps; few batches wait where they are large."""
-    bytes_ahead = job.images.take([0]).nbytes * job.batch * workers
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="This DataLoader will create")  # the suite said how many
         return DataLoader(
@@ -202,13 +265,18 @@ def _loader(job: Job, steps: Sequence[int], workers: int, card: bool) -> DataLoa
             batch_size=None,
             sampler=steps,
             num_workers=workers,
-            prefetch_factor=max(1, min(AHEAD, AHEAD_BYTES // bytes_ahead)),
+            prefetch_factor=_ahead(job, workers),
             pin_memory=card,
             collate_fn=_unchanged,
             worker_init_fn=_end_with_parent,
             multiprocessing_context="spawn",  # a fork would take the card's context and the threads along
             generator=torch.Generator(),  # not the default one, which the network draws from
         )
+
+
+def _ahead(job: Job, takers: int) -> int:
+    """How many batches each of these takers has ready at most."""
+    return max(1, min(AHEAD, AHEAD_BYTES // (job.like(1).nbytes * job.batch * takers)))
 
 
 class _Sent(Dataset[Any]):
@@ -256,10 +324,13 @@ def _end_with_parent(number: int) -> None:
 
 
 def _received(ahead: Iterator[Any]) -> Any:
-    """The next batch of a DataLoader; torch fetches its memory from the process that took it, over a socket."""
+    """The next batch of a DataLoader; torch fetches its memory from the process that took it, over a socket.
+
+    Errors of images come as its answer, so that another one of files is of this socket.
+    """
     try:
         return next(ahead)
-    except (EOFError, ConnectionError) as error:
+    except (EOFError, OSError) as error:
         raise _lost(f"{type(error).__name__} while its batch was fetched") from error
 
 

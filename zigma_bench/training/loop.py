@@ -1,7 +1,7 @@
 """Training: AdamW on the loss of the recipe's prediction, an EMA of the weights, and a stop at the budget.
 
-Step s of seed i takes its images, times, noise, flips and dropped paths from (i, s) alone: the same for every scan and
-backbone, and the same after a restart.
+Step s of seed i takes its images, times, noise, flips, crops and dropped paths from (i, s) alone: the same for every
+scan and backbone, and the same after a restart.
 """
 
 from __future__ import annotations
@@ -107,8 +107,8 @@ def train(
     network.train()
     if recipe.compile:
         compile_network(network, device.type)
-    _warm_up(network, images, recipe, device, given, texts)  # decoding and compiling are not the network's time
-    job = Job(images, recipe.batch, seed, labelled=given is not None, flip=recipe.flip)
+    job = Job.of(images, recipe, seed, labelled=given is not None)
+    _warm_up(network, job, recipe, device, given, texts)  # decoding and compiling are not the network's time
     with Feed(job, recipe, start=progress.step, stop=goal.steps, card=device.type == "cuda") as feed:
         waited, progress.workers = progress.waited, feed.workers
         started, last_save = time.monotonic() - progress.seconds, time.monotonic()
@@ -157,7 +157,7 @@ def learning_rate(recipe: Train, images: int, fraction: float) -> float:
 
 def _warm_up(
     network: nn.Module,
-    images: Images,
+    job: Job,
     recipe: Train,
     device: torch.device,
     given: Given | None,
@@ -165,7 +165,7 @@ def _warm_up(
 ) -> None:
     """Decode the images and build the kernels: one pass that leaves nothing behind."""
     count = recipe.batch if recipe.compile else 1  # what is compiled is compiled for a batch, and for gradients
-    x = to_floats(torch.from_numpy(images.take([0] * count)), device)
+    x = to_floats(torch.from_numpy(job.like(count)), device)
     with torch.set_grad_enabled(recipe.compile), autocast(recipe, device):
         y: tuple[Tensor, ...] = () if given is None else (torch.zeros(count, dtype=torch.int64, device=device),)
         told = y if texts is None else texts(*y)

@@ -126,12 +126,13 @@ def draw_batch(
     texts: Texts | None = None,
     taken: Taken | None = None,
 ) -> Batch:
-    """The images, noise, times, flips and labels of a step; the default generators are seeded for its dropped paths.
+    """The images, noise, times, flips, crops and labels of a step.
 
+    The default generators are seeded for its dropped paths.
     Of an image with several texts one is drawn. `texts` gives those that the labels number. `taken`: the step's images,
     where they were taken ahead.
     """
-    taken = taken or Job(images, recipe.batch, seed, labelled=given is not None, flip=recipe.flip).take(step)
+    taken = taken or Job.of(images, recipe, seed, labelled=given is not None).take(step)
     drawn = isinstance(images, Posteriors)
     if isinstance(images, Posteriors):
         x1 = images.drawn(taken.pixels, seed=step_seed(seed, step, 5), device=device)
