@@ -5,12 +5,10 @@ The calls of all backends alternate, so that a busy machine slows all of them; r
 
 from __future__ import annotations
 
-import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,8 +27,6 @@ from zigma_bench.bench.cases import (
     with_gradients,
 )
 from zigma_bench.device import Device
-from zigma_bench.provenance import LIBRARIES, version
-from zigma_bench.store import write_json
 
 DIRECTIONS = ("forward", "forward+backward")
 PEERS = ("naive", "torch", PEER, "mamba-ssm")
@@ -70,10 +66,12 @@ def bench_ops(
     paths: Sequence[str] = ("raster", "random"),
     seconds: float = 1.0,
     tell: Callable[[str], None] = lambda text: None,
+    keep: Callable[[Sequence[Row]], None] = lambda rows: None,
 ) -> list[Row]:
     """All rows; CellFailed before the first timing of a backend whose results are wrong.
 
-    `seconds`: about how long the rounds of one operator, direction, shape and path last for each backend.
+    `seconds`: about how long the rounds of one operator, direction, shape and path last for each backend; `keep` is
+    given all rows so far, again and again.
     """
     dtype = DTYPES[device.type]
     for op in ops:
@@ -81,7 +79,7 @@ def bench_ops(
             tell(f"checking {op} of {backend}")
             gate(op, backend, device=device.name, dtype=dtype)
     speed = copy_bytes_per_second(device)
-    rows = []
+    rows: list[Row] = []
     for op in ops:
         for shape in shapes or [Shape.parse(text) for text in SHAPES[device.type]]:
             given = inputs(op, shape, device=device.name, dtype=dtype)
@@ -90,6 +88,7 @@ def bench_ops(
                 for direction in DIRECTIONS:
                     tell(f"{op} {direction} {shape} {path}")
                     rows += _case(op, direction, shape, path, given, grad, device, seconds, speed)
+                    keep(rows)
     return rows
 
 
@@ -185,18 +184,3 @@ def copy_bytes_per_second(device: Device) -> float:
     target = torch.empty_like(source)
     times = [timed(lambda: target.copy_(source), device) for _ in range(7)]
     return 2 * source.numel() / statistics.median(times[2:])
-
-
-def write_record(kind: str, rows: Sequence[Any], device: Device, results: Path) -> Path:
-    """Write the rows of a benchmark with the card and the versions; nothing that was written before is touched."""
-    card = re.sub(r"[^A-Za-z0-9]+", "-", device.card).strip("-")
-    file = results / "kernels" / f"{kind}-{card}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.json"
-    document: dict[str, Any] = {
-        "card": device.card,
-        "device": device.name,
-        "threads": torch.get_num_threads(),
-        "versions": {name: version(name) for name in (*LIBRARIES, "mamba-ssm", "triton")},
-        "rows": [row.to_json() for row in rows],
-    }
-    write_json(file, document)
-    return file

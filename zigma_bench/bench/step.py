@@ -96,8 +96,10 @@ def bench_step(
     repeats: int = 12,
     compiled: bool = True,
     tell: Callable[[str], None] = lambda text: None,
+    keep: Callable[[Sequence[StepRow]], None] = lambda rows: None,
 ) -> list[StepRow]:
-    """All rows; CellFailed before the first timing if a backend's operators are wrong."""
+    """All rows; CellFailed before the first timing if a backend's operators are wrong. `keep` is given all rows so far,
+    again and again."""
     for path in paths:
         if path not in PATHS:
             raise UsageError("the step is not timed along this path", expected=", ".join(PATHS), got=path)
@@ -116,6 +118,7 @@ def bench_step(
             tell(f"{name} {backend} {path} {shape}")
             compiles = compiled and device.type == "cuda" and backend != "mamba-ssm"  # whose launches PyTorch can't see
             found += _case(name, backend, path, shape, device, repeats, compiles)
+            keep([*rows, *_with_ratios(found)])
         rows += _with_ratios(found)
     return rows
 

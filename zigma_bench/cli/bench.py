@@ -36,7 +36,8 @@ def bench_operators(
 ) -> None:
     """Time every backend of the scan and of the convolution beside its peers, forward and forward+backward."""
     from zigma_bench.bench.cases import OPS, Shape
-    from zigma_bench.bench.ops import bench_ops, write_record
+    from zigma_bench.bench.ops import bench_ops
+    from zigma_bench.bench.record import kept
     from zigma_bench.device import find_device
     from zigma_bench.errors import UnknownName
     from zigma_bench.store import check_writable
@@ -46,15 +47,16 @@ def bench_operators(
             raise UnknownName("operator", name, OPS, where="--op")
     found = find_device(device)
     check_writable(results)
-    rows = bench_ops(
-        found,
-        ops=op or OPS,
-        shapes=[Shape.parse(text) for text in shape or ()],
-        paths=path or ("raster", "random"),
-        seconds=seconds,
-        tell=lambda text: print(text, file=sys.stderr),
-    )
-    file = write_record("ops", rows, found, results)
+    with kept("ops", found, results) as (file, keep):
+        rows = bench_ops(
+            found,
+            ops=op or OPS,
+            shapes=[Shape.parse(text) for text in shape or ()],
+            paths=path or ("raster", "random"),
+            seconds=seconds,
+            tell=lambda text: print(text, file=sys.stderr),
+            keep=keep,
+        )
     if as_json:
         typer.echo(json.dumps([row.to_json() for row in rows], indent=1))
     else:
@@ -73,22 +75,23 @@ def bench_whole_steps(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
 ) -> None:
     """Time forward passes and training steps of ZigMa along some paths beside a DiT of as many parameters."""
-    from zigma_bench.bench.ops import write_record
+    from zigma_bench.bench.record import kept
     from zigma_bench.bench.step import PATHS, Tokens, bench_step
     from zigma_bench.device import find_device
     from zigma_bench.store import check_writable
 
     found = find_device(device)
     check_writable(results)
-    rows = bench_step(
-        found,
-        shapes=[Tokens.parse(text) for text in shape or ()],
-        paths=path or tuple(PATHS),
-        repeats=repeats,
-        compiled=compiled,
-        tell=lambda text: print(text, file=sys.stderr),
-    )
-    file = write_record("step", rows, found, results)
+    with kept("step", found, results) as (file, keep):
+        rows = bench_step(
+            found,
+            shapes=[Tokens.parse(text) for text in shape or ()],
+            paths=path or tuple(PATHS),
+            repeats=repeats,
+            compiled=compiled,
+            tell=lambda text: print(text, file=sys.stderr),
+            keep=keep,
+        )
     if as_json:
         typer.echo(json.dumps([row.to_json() for row in rows], indent=1))
     else:

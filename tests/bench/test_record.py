@@ -1,0 +1,55 @@
+"""A benchmark's record: written as the rows come, so that an interruption loses none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from zigma_bench.bench import ops
+from zigma_bench.bench.cases import Shape
+from zigma_bench.bench.record import kept
+from zigma_bench.bench.step import Tokens, bench_step
+from zigma_bench.device import Device
+from zigma_bench.errors import Interrupted
+
+CPU = Device("cpu", "a processor")
+
+
+def stopped(results: Path, after: int) -> None:
+    """A benchmark of operators that is interrupted once so many cases are kept."""
+    seen = []
+    with kept("ops", CPU, results) as (_, keep):
+
+        def count_and_keep(rows):
+            if len(seen) == after:
+                raise KeyboardInterrupt
+            seen.append(len(rows))
+            keep(rows)
+
+        ops.bench_ops(CPU, ops=["conv"], shapes=[Shape(1, 4, 8)], paths=["raster"], seconds=0.01, keep=count_and_keep)
+
+
+def test_an_interrupted_benchmark_keeps_what_it_timed(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted, match="what was timed before is in") as caught:
+        stopped(tmp_path, after=1)
+    (file,) = (tmp_path / "kernels").glob("ops-a-processor-*.json")
+    assert caught.value.exit_code == 75 and str(file) in str(caught.value)
+    assert {(row["op"], row["direction"]) for row in json.loads(file.read_text())["rows"]} == {("conv", "forward")}
+
+
+def test_nothing_is_written_before_the_first_case(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted, match="nothing was timed before"):
+        stopped(tmp_path, after=0)
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_steps_are_kept_case_by_case_with_the_ratios_that_are_known() -> None:
+    seen: list[list[int]] = []
+    rows = bench_step(
+        CPU, shapes=[Tokens(1, 16)], paths=["raster"], repeats=3,
+        keep=lambda rows: seen.append([len(row.ratio) for row in rows]),
+    )  # fmt: skip
+    assert seen[-1] == [len(row.ratio) for row in rows]
+    assert [len(one) for one in seen] == list(range(2, len(rows) + 1, 2)) and seen[0] == [0, 0]

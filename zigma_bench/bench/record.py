@@ -1,0 +1,46 @@
+"""What a benchmark has timed, on the disk as soon as it is timed."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zigma_bench.device import Device
+from zigma_bench.errors import Interrupted
+from zigma_bench.provenance import LIBRARIES, version
+from zigma_bench.store import write_json
+
+
+class BenchRecord:
+    """A file of rows with the card and the versions; nothing that was written before it is touched."""
+
+    def __init__(self, kind: str, device: Device, results: Path) -> None:
+        card = re.sub(r"[^A-Za-z0-9]+", "-", device.card).strip("-")
+        self.file = results / "kernels" / f"{kind}-{card}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.json"
+        self.facts = {
+            "card": device.card,
+            "device": device.name,
+            "threads": torch.get_num_threads(),
+            "versions": {name: version(name) for name in (*LIBRARIES, "mamba-ssm", "triton")},
+        }
+
+    def keep(self, rows: Sequence[Any]) -> None:
+        """Write all rows so far."""
+        write_json(self.file, {**self.facts, "rows": [row.to_json() for row in rows]})
+
+
+@contextlib.contextmanager
+def kept(kind: str, device: Device, results: Path) -> Iterator[tuple[Path, Callable[[Sequence[Any]], None]]]:
+    """A record's file, and what keeps rows in it; an interruption says where those are that were timed before it."""
+    record = BenchRecord(kind, device, results)
+    try:
+        yield record.file, record.keep
+    except KeyboardInterrupt:
+        there = f"what was timed before is in {record.file}" if record.file.exists() else "nothing was timed before"
+        raise Interrupted(f"interrupted; {there}") from None
