@@ -288,3 +288,19 @@ def test_the_residual_norm(
     for found, expected in zip(run("triton", torch.float32), run("torch", torch.float64), strict=True):
         assert found.isfinite().all()
         assert (found - expected).norm() <= bound * expected.norm() + 1e-6
+
+
+def test_pytorch_finds_the_residual_norm_well_registered() -> None:
+    import zigma_bench.ops.residual_norm.triton_norm  # noqa: F401  (which defines it)
+
+    def leaves(*shape: int, count: int) -> list[torch.Tensor]:
+        return [torch.randn(shape, requires_grad=True) for _ in range(count)]
+
+    r, y = leaves(2, 7, 40, count=2)
+    gate, shift, scale = leaves(2, 40, count=3)
+    before, weight = leaves(40, count=2)
+    (projection,) = leaves(80, 40, count=1)
+    torch.library.opcheck(
+        torch.ops.zigma_bench.residual_norm,
+        (r, y, gate, before, None, weight, shift, scale, projection, 1e-5, torch.float32),
+    )

@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from zigma_bench.bench.cases import Shape, call, inputs
 from zigma_bench.data.options import GaussianRandomFieldOptions
 from zigma_bench.data.random_field import load
+from zigma_bench.device import find_device
 from zigma_bench.diffusion.noise import StepNoise
+from zigma_bench.efficiency.ceilings import SCANS, _without_launches
+from zigma_bench.efficiency.timing import timed_call
 from zigma_bench.errors import Interrupted, NotFinite
 from zigma_bench.grid import Grid
 from zigma_bench.images import ArrayImages
@@ -177,3 +181,14 @@ def test_images_wait_in_pinned_memory(workers):
             taken = feed(step)
             assert taken.pixels.is_pinned()
             assert torch.equal(taken.pixels, job.take(step).pixels)
+
+
+def test_a_scan_alone_is_timed_without_its_launches():
+    """Twenty of them are one graph."""
+    given, path = inputs("scan", Shape(1, 1024, 1536), device="cuda", dtype=torch.bfloat16), torch.arange(1024).cuda()
+    device = find_device("cuda")
+    with torch.no_grad():
+        run, count = _without_launches(lambda: call("scan", "fused", given, path), device)
+    assert count == SCANS
+    by_wall, by_card = timed_call(run, device)
+    assert by_card < by_wall
