@@ -198,7 +198,24 @@ def test_what_makes_calls_faster_is_part_of_the_identity(alone):
     plain = alone().cells[0]
     compiled = plain.model_copy(update={"train": plain.train.model_copy(update={"compile": True})})
     graph = plain.model_copy(update={"sample": plain.sample.model_copy(update={"graph": True})})
-    assert len({cell.identity("efficiency", card="") for cell in (plain, compiled, graph)}) == 3
+    drawn = plain.model_copy(update={"sample": plain.sample.model_copy(update={"compile": True})})
+    assert len({cell.identity("efficiency", card="") for cell in (plain, compiled, graph, drawn)}) == 4
+    assert len({cell.identity("sample", card="") for cell in (plain, graph, drawn)}) == 1
+
+
+@pytest.mark.parametrize(("part", "stage"), [("sample", "forward"), ("train", "train-step")])
+def test_a_stage_is_compiled_where_its_own_key_says_so(alone, monkeypatch, part, stage):
+    """Whatever the stage before it was; compiled, which a CPU can't follow, by a stand-in."""
+    plain, asked = alone().cells[0], []
+    monkeypatch.setattr(calls, "compile_network", lambda network, device_type, key: asked.append(key))
+    cell = plain.model_copy(update={part: getattr(plain, part).model_copy(update={"compile": True})})
+    network = build(cell, "cpu")
+    for name in ("forward", "train-step"):
+        network.blocks.compile(backend="eager")  # as another stage would have left it
+        facts = calls.make_stage(name, cell, network, CPU).facts
+        assert network.blocks._compiled_call_impl is None
+        assert bool(facts.get("compile")) == (name == stage)
+    assert asked == [f"{part}.compile"]
 
 
 def test_every_stage_is_measured_beside_its_ceilings(alone):

@@ -360,7 +360,7 @@ def _network_of(life: Life) -> Callable[..., torch.Tensor]:
     """
     import torch
 
-    from zigma_bench.models.speed import Graphed
+    from zigma_bench.models.speed import Graphed, compile_network
     from zigma_bench.training.checkpoint import load_weights
     from zigma_bench.training.step import autocast
 
@@ -372,6 +372,8 @@ def _network_of(life: Life) -> Callable[..., torch.Tensor]:
         load_weights(life.stage_folder("train") / EMA, network, sha256=sha256)
     network.to(life.device.name).eval().requires_grad_(False)
     device = torch.device(life.device.name)
+    if life.cell.sample.compile:
+        compile_network(network, device.type, "sample.compile")
 
     def said(x: torch.Tensor, t: torch.Tensor, *y: torch.Tensor) -> torch.Tensor:
         with autocast(life.cell.train, device):

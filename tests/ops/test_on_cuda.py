@@ -399,13 +399,13 @@ def test_equals_the_official_network(backend: str) -> None:
 
 
 def test_a_suite_runs_and_goes_on(write_suite: Any, tmp_path: Path) -> None:
-    path = write_suite(("seeds: [0, 1]", "seeds: [0]"))
+    path = write_suite(("seeds: [0, 1]", "seeds: [0]"), ("sample: {", "sample: {compile: true, "))
     command = [sys.executable, "-m", "zigma_bench", "run", str(path), "--results", str(tmp_path / "r"), "--json"]
     first = subprocess.run([*command, "--device", "cuda"], capture_output=True, text=True, check=False)
     assert first.returncode == 0, first.stderr
     again = subprocess.run([*command, "--device", "cuda"], capture_output=True, text=True, check=False)
     assert again.stdout == first.stdout
-    on_cpu = [*command[:-2], str(tmp_path / "cpu"), "--json", "--device", "cpu"]
+    on_cpu = [*command[:-2], str(tmp_path / "cpu"), "--json", "--device", "cpu", "--set", "sample.compile=false"]
     whole = subprocess.run(on_cpu, capture_output=True, text=True, check=False)
     assert whole.returncode == 0, whole.stderr
     for mine, other in zip(json.loads(first.stdout)["rows"], json.loads(whole.stdout)["rows"], strict=True):

@@ -1,6 +1,7 @@
 """What is timed: one call of each stage, on a network as sampling or as training has it.
 
-`latency`, `forward` and `sample` run as sampling does: no gradients, launches recorded where `sample.graph` says so.
+`latency`, `forward` and `sample` run as sampling does: no gradients, compiled where `sample.compile` says so, launches
+recorded where `sample.graph` does.
 `forward-backward` and `train-step` run as training does: compiled where `train.compile` says so, recorded where
 `train.graph` does. They come in the order of STAGES, for on a CPU a peak is counted from the start of the process.
 """
@@ -21,7 +22,7 @@ from zigma_bench.diffusion.draw import draw
 from zigma_bench.diffusion.guidance import under_labels
 from zigma_bench.diffusion.noise import StepNoise
 from zigma_bench.images import ArrayImages
-from zigma_bench.models.speed import Graphed, compile_network, record
+from zigma_bench.models.speed import Graphed, compile_network, record, uncompile
 from zigma_bench.plan import Cell
 from zigma_bench.suite import Train
 from zigma_bench.training.health import Health
@@ -46,15 +47,16 @@ class Stage:
 def make_stage(name: str, cell: Cell, network: nn.Module, device: Device) -> Stage:
     """The stage of a name, on a network that lies on the device."""
     train, graph = cell.train, {"graph": cell.train.graph, "compile": cell.train.compile}
+    drawn = {"graph": cell.sample.graph, **({"compile": True} if cell.sample.compile else {})}
     if name == "latency":
-        return Stage(forward_call(cell, network, device, 1), 1, 1, {"graph": cell.sample.graph})
+        return Stage(forward_call(cell, network, device, 1), 1, 1, drawn)
     if name == "forward":
         call = forward_call(cell, network, device, train.batch)
-        return Stage(call, train.batch, 1, {"graph": cell.sample.graph})
+        return Stage(call, train.batch, 1, drawn)
     if name == "sample":
         assert cell.efficiency is not None and cell.sampler.evaluations is not None
         settings = {"solver": cell.sampler.solver, "evaluations": cell.sampler.evaluations}
-        settings |= {"graph": cell.sample.graph, **cell.sampler.facts()}
+        settings |= {**drawn, **cell.sampler.facts()}
         passes = cell.sampler.evaluations * (1 if cell.sample.guidance is None else 2)  # with and without the label
         return Stage(sampling_call(cell, network, device), cell.efficiency.sample_batch, passes, settings)
     if name == "forward-backward":
@@ -66,6 +68,7 @@ def make_stage(name: str, cell: Cell, network: nn.Module, device: Device) -> Sta
 def evaluation(cell: Cell, network: nn.Module, device: Device) -> Callable[..., Tensor]:
     """(x, t), and y where there is a condition, to what the network says, as sampling calls it."""
     network.eval()
+    _compiled(network, device, "sample.compile" if cell.sample.compile else None)
     target = torch.device(device.name)
 
     def said(x: Tensor, t: Tensor, *y: Tensor) -> Tensor:
@@ -138,8 +141,14 @@ def _recipe(cell: Cell) -> Train:
 
 def _ready_to_train(cell: Cell, network: nn.Module, device: Device) -> None:
     network.train()
-    if cell.train.compile:
-        compile_network(network, device.type)
+    _compiled(network, device, "train.compile" if cell.train.compile else None)
+
+
+def _compiled(network: nn.Module, device: Device, key: str | None) -> None:
+    """Compile the network for a key of the suite, or have it as it is, whatever a stage before this one asked for."""
+    uncompile(network)
+    if key is not None:
+        compile_network(network, device.type, key)
 
 
 def _noise(cell: Cell, batch: int, device: Device) -> Tensor:

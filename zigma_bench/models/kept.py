@@ -118,7 +118,7 @@ def mamba2_kept(
     rows = {"conv": n * S * (F + BC + H) * (K if _gathers(route) else once)}
     if backend == "torch" or (n < WIDE and backend == "cpu"):  # float32 in order, and the sums before SiLU
         rows = {"conv": (2 if backend == "torch" else 1) * K * WIDE * S * (F + BC)}
-    projected = 0 if n == WIDE or backend == "fused" else once * n * L * D  # another copy of the token in bfloat16
+    projected = 0 if n == WIDE else once * n * L * D  # another copy of the token in bfloat16
     projected = K * n * S * (F + D) if route.merge == "scatter" else projected
     scan = K * (n * S * (F + BC) + WIDE * S * H)
     normed = 3 if backend == "fused" else 4  # y, SiLU(z), their product

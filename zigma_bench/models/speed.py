@@ -12,17 +12,24 @@ from zigma_bench.errors import NotReady
 from zigma_bench.models.stack import Stack
 
 
-def compile_network(network: nn.Module, device_type: str) -> None:
+def compile_network(network: nn.Module, device_type: str, key: str = "train.compile") -> None:
     """Compile the network's `blocks` (whose layers share programs), or the whole network if it has none, in place.
 
-    A graph break is an error. Names of parameters stay. Raises NotReady on a CPU, whose operators PyTorch can't trace.
+    A graph break is an error. Names of parameters stay. Raises NotReady on a CPU, whose operators PyTorch can't trace;
+    `key`: the suite's key that asked for it.
     """
-    require_card(device_type, "train.compile")
+    require_card(device_type, key)
     blocks = getattr(network, "blocks", None)
     parts = list(blocks) if isinstance(blocks, nn.ModuleList) else [network]
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 8 + 4 * len(parts))
     for part in [blocks] if isinstance(blocks, Stack) else parts:
         part.compile(fullgraph=True, options=_options())
+
+
+def uncompile(network: nn.Module) -> None:
+    """Undo `compile_network`."""
+    for module in network.modules():
+        module._compiled_call_impl = None
 
 
 def _options() -> dict[str, Any]:

@@ -92,11 +92,11 @@ class CardBlock(Block):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         shift, scale, own_gate = self.modulation(nn.functional.silu(c)).chunk(3, dim=-1)  # [B, D] each
         projection = self.mixer.first if isinstance(self.mixer, MambaMixer) else None
-        kept = None if y is None else self.drop_path.factors(r)
-        device = r.device.type
+        kept, device = None if y is None else self.drop_path.factors(r), r.device.type
+        narrow = projection is not None and torch.is_autocast_enabled(device)  # other mixers are given float32
         r, rows = residual_norm(
-            r, y, gate, before, kept, self.norm.weight, shift, scale, projection, eps=NORM_EPS, backend=self.launcher,
-            dtype=torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32,
+            r, y, gate, before, kept, self.norm.weight, shift, scale, projection, eps=NORM_EPS,
+            dtype=torch.get_autocast_dtype(device) if narrow else torch.float32, backend=self.launcher,
         )  # fmt: skip
         y = self.mixer(rows) if projection is None else self.mixer(rows, projected=True)
         skip = self.norm.weight.view(-1) if self.residual == "official" else None  # no leaf: hooks of modules take none

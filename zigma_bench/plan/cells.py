@@ -253,7 +253,10 @@ class Cell(Strict):
 
     def _speedups(self) -> list[str]:
         """The keys of the recipe that make calls faster and no figure another, where they are set."""
-        said = {"compile": self.train.compile, "graph": self.train.graph, "sample.graph": self.sample.graph}
+        said = {
+            "compile": self.train.compile, "graph": self.train.graph, "sample.graph": self.sample.graph,
+            "sample.compile": self.sample.compile,
+        }  # fmt: skip
         return [key for key, value in said.items() if value]
 
     def _weights(self) -> list[list[str]]:

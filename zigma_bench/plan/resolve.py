@@ -42,10 +42,10 @@ def smoke_suite(suite: Suite, catalogue: Catalogue, source: Source) -> Suite:
         toy_item = item.model_copy(update={"backbone": toy})
         if toy_item not in compare:  # two sizes of one backbone have one toy
             compare.append(toy_item)
-    solver = suite.sample.solver
+    solver, plain = suite.sample.solver, {"compile": False, "graph": False}
     evaluations = None if solver == "dopri5" else 4 + suite.sample.last_evaluations
-    sample = suite.sample.model_copy(update={"count": 32, "batch": 16, "evaluations": evaluations, "graph": False})
-    train = suite.train.model_copy(update={"batch": 16, "warmup_images": 0, "compile": False, "graph": False})
+    sample = suite.sample.model_copy(update={"count": 32, "batch": 16, "evaluations": evaluations, **plain})
+    train = suite.train.model_copy(update={"batch": 16, "warmup_images": 0, **plain})
     if train.random_crop is not None:
         train = train.model_copy(update={"random_crop": TOY_CROP})
     return suite.model_copy(

@@ -87,7 +87,7 @@ def kind_of(cell: Mapping[str, Any], call: Call, card: str, precision: str) -> K
         backbone=cell["backbone"]["name"],
         mixer=str(mixer["name"] if isinstance(mixer, Mapping) else mixer),
         recorded=bool(train.get("graph", False) if training else cell["sample"].get("graph", False)),
-        compiled=bool(train.get("compile", False)) and training,
+        compiled=bool((train if training else cell["sample"]).get("compile", False)),
     )
 
 

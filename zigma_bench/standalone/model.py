@@ -105,10 +105,9 @@ def make_order(
     recipe = validated(Recipe, {"train": drawable.train, "sample": {**drawable.sample, **given}}, source)
     unguided = recipe.sample.model_copy(update={"guidance": None})
     check_diffusion(Recipe(train=recipe.train, sample=unguided), source)
-    if recipe.sample.graph:
-        raise UsageError(
-            "a model's launches are not recorded", where=source.where("sample", "graph"), do="leave it out"
-        )
+    for key, what in (("graph", "a model's launches are not recorded"), ("compile", "a model is not compiled")):
+        if getattr(recipe.sample, key):
+            raise UsageError(what, where=source.where("sample", key), do="leave it out")
     order = Order(drawable, recipe, seed, labels, prompts)
     _check_condition(order, source)
     return order

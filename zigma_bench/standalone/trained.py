@@ -113,4 +113,4 @@ def _condition(cell: Cell) -> Condition:
 def _sample(cell: Cell) -> dict[str, Any]:
     """The cell's own sampling; its launches are not recorded, for there are few."""
     own = cell.sample.model_dump(exclude_none=True)
-    return {**own, "graph": False}
+    return {**own, "compile": False, "graph": False}

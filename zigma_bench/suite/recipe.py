@@ -78,7 +78,8 @@ class Sample(Strict):
     `interval` is the times that are crossed (absent: SiT's, see plan/diffusion.py). Of SDEs alone: the noise's form and
     scale (`diffusion`, `diffusion_norm`; diffusion/sde.py), and the `last_step` from the interval's end to 1. Of ddpm
     alone: `variance`. Of ddim alone: `eta`, the share of ddpm's noise. What is absent takes its default.
-    `graph` records the launches of an evaluation once and replays them (a CUDA graph, on an NVIDIA card).
+    On an NVIDIA card `compile` has PyTorch compile the network's blocks, and `graph` records the launches of an
+    evaluation once and replays them (a CUDA graph).
     """
 
     count: Count = 1000
@@ -92,6 +93,7 @@ class Sample(Strict):
     variance: Variance | None = None
     eta: Share | None = None
     guidance: Guidance | None = None
+    compile: bool = False
     graph: bool = False
     rtol: Positive = 1e-3
     atol: Positive = 1e-6
