@@ -89,7 +89,7 @@ def record(function: Callable[[], Any], key: str) -> tuple[torch.cuda.CUDAGraph,
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     try:
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # others may pin memory meanwhile
             output = function()
     except RuntimeError as error:
         raise NotReady(
