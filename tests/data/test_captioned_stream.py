@@ -32,7 +32,8 @@ from zigma_bench.images import Images, Splits, captions_of, drawn_labels_of, epo
 from zigma_bench.plan.cells import Given, TextFeatures
 from zigma_bench.plugins import catalogue
 from zigma_bench.suite import Train
-from zigma_bench.training.feed import Feed, Job
+from zigma_bench.training.feed import Feed
+from zigma_bench.training.job import Job
 from zigma_bench.training.step import draw_batch
 
 SIZE, CPU = 4, torch.device("cpu")

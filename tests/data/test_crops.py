@@ -28,7 +28,8 @@ from zigma_bench.images import ArrayImages, Crop, Splits, cropped, random_crops
 from zigma_bench.plan import make_plan
 from zigma_bench.plugins import catalogue
 from zigma_bench.suite import Train, load_suite
-from zigma_bench.training.feed import Feed, Job
+from zigma_bench.training.feed import Feed
+from zigma_bench.training.job import Job
 from zigma_bench.training.step import draw_batch
 
 SIZE = 8

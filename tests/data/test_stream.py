@@ -31,7 +31,8 @@ from zigma_bench.errors import BadImage, NotReady, UsageError
 from zigma_bench.images import Splits, labels_of
 from zigma_bench.plugins import catalogue
 from zigma_bench.suite import Train
-from zigma_bench.training.feed import Feed, Job
+from zigma_bench.training.feed import Feed
+from zigma_bench.training.job import Job
 
 SIZE = 4
 

@@ -21,8 +21,9 @@ from zigma_bench.errors import BadImage, CellFailed, NotReady
 from zigma_bench.images import ArrayImages, Subset, decodes
 from zigma_bench.plugins import catalogue
 from zigma_bench.suite import Train
-from zigma_bench.training import feed as module
-from zigma_bench.training.feed import AHEAD, Feed, Job, Taken, workers_of
+from zigma_bench.training import job as module
+from zigma_bench.training.feed import AHEAD, Feed, workers_of
+from zigma_bench.training.job import Job, Taken
 
 ROOT = Path(__file__).resolve().parents[2]
 FIELDS = load(GaussianRandomFieldOptions(slope=1.0, resolution=8, count=2_000_000, validation=1)).train  # 128 MB: drawn
@@ -237,7 +238,8 @@ ORPHANS = """
 from zigma_bench.data.options import GaussianRandomFieldOptions
 from zigma_bench.data.random_field import load
 from zigma_bench.suite import Train
-from zigma_bench.training.feed import Feed, Job
+from zigma_bench.training.feed import Feed
+from zigma_bench.training.job import Job
 
 if __name__ == "__main__":
     images = load(GaussianRandomFieldOptions(slope=1.0, resolution=8, count=2_000_000, validation=1)).train

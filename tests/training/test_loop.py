@@ -18,7 +18,7 @@ from zigma_bench.suite import Train
 from zigma_bench.training import loop
 from zigma_bench.training.checkpoint import load_checkpoint, save_checkpoint
 from zigma_bench.training.ema import update_ema
-from zigma_bench.training.feed import batch_indices
+from zigma_bench.training.job import batch_indices
 from zigma_bench.training.loop import Goal, learning_rate, train
 from zigma_bench.training.step import draw_batch, loss_of
 

@@ -23,7 +23,8 @@ from zigma_bench.plan.cells import Given
 from zigma_bench.plugins import catalogue
 from zigma_bench.scans.layers import routes
 from zigma_bench.suite import Train
-from zigma_bench.training.feed import Feed, Job
+from zigma_bench.training.feed import Feed
+from zigma_bench.training.job import Job
 from zigma_bench.training.loop import Goal, train
 from zigma_bench.training.step import step_seed
 

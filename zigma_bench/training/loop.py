@@ -25,8 +25,9 @@ from zigma_bench.plan.cells import Given
 from zigma_bench.suite import Train
 from zigma_bench.training.checkpoint import load_checkpoint, save_checkpoint
 from zigma_bench.training.fault import find_fault, uncompiled
-from zigma_bench.training.feed import Feed, Job, Taken
+from zigma_bench.training.feed import Feed
 from zigma_bench.training.health import Health
+from zigma_bench.training.job import Job, Taken
 from zigma_bench.training.step import Batch, Descent, autocast, draw_batch, loss_of, to_floats
 
 CHECK_STEPS = 20  # how often the losses are looked at, and a point of the curve is kept

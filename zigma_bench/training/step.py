@@ -21,8 +21,8 @@ from zigma_bench.plan.cells import Given
 from zigma_bench.plan.diffusion import objective_of
 from zigma_bench.suite import Train
 from zigma_bench.training.ema import update_ema
-from zigma_bench.training.feed import Job, Posteriors, Taken, step_seed
 from zigma_bench.training.health import Health
+from zigma_bench.training.job import Job, Posteriors, Taken, step_seed
 
 
 @dataclass(frozen=True)
