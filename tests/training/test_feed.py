@@ -272,3 +272,27 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+LARGE = """
+from zigma_bench.data.options import GaussianRandomFieldOptions
+from zigma_bench.data.random_field import load
+from zigma_bench.suite import Train
+from zigma_bench.training.feed import Feed
+from zigma_bench.training.job import Job
+
+if __name__ == "__main__":
+    images = load(GaussianRandomFieldOptions(slope=1.0, resolution=512, count=10_000, validation=1)).train
+    with Feed(Job(images, 64, 0, labelled=False), Train(batch=64, workers=1), start=0, stop=None, card=False) as feed:
+        feed(0)
+"""
+
+
+def test_a_process_that_hands_over_a_large_batch_ends_quietly(tmp_path: Path) -> None:
+    """It is told to end while a thread of its own is inside PyTorch, under whom Python's end would abort."""
+    (tmp_path / "main.py").write_text(LARGE)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "main.py")], capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0 and "terminate" not in done.stderr and "Abort" not in done.stderr, done.stderr

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing import parent_process
+from multiprocessing.util import Finalize
 from types import TracebackType
 from typing import Any, Self
 
@@ -187,7 +188,11 @@ def _unchanged(taken: Any) -> Any:
 
 
 def _end_with_parent(number: int) -> None:
-    """Have this process end at once when the one that trains is gone."""
+    """Have this process end at once when the one that trains is gone, and when it is told to end.
+
+    A thread that hands a batch over may then be inside PyTorch, where Python's orderly end would abort the process.
+    """
+    Finalize(None, os._exit, args=(0,), exitpriority=-100)
     parent = parent_process()
     assert parent is not None
 
