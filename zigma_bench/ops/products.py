@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 def product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-    """a [..., I, J] times b [..., J, M] in `dtype`: on a card the sums are rounded once, to it."""
+    """a [I, J] or [K, I, J] times b, alike, in `dtype`: on an NVIDIA card the sums are rounded once, to it."""
     if a.dtype == dtype:
         return a @ b
-    if not a.is_cuda or dtype != torch.float32:
+    if not a.is_cuda or torch.version.hip is not None or dtype != torch.float32:
         return (a @ b).to(dtype)
     found: Tensor = (torch.mm if a.dim() == 2 else torch.bmm)(a, b, out_dtype=dtype)
     return found
