@@ -101,7 +101,7 @@ def _cells_on(
     cells = [cell for group in groups for cell in group]
     cells = _without_twins(cells) if smoke else cells  # two sizes of one backbone have one toy
     _refuse_twins(cells, source)
-    cells = label_all(cells, catalogue)
+    cells = label_all(cells, catalogue, suite.train)
     baseline = find_baseline(suite, cells, source)
     if suite.size_match.by != "none":
         position = cells.index(baseline)
@@ -145,7 +145,7 @@ def _matched(
         cells = entry(index, comparison.model_copy(update={"backbone": backbone}))
         found += [(cell, solved) for cell in cells]
     _refuse_twins([cell for cell, _ in found], source)
-    labelled = label_all([cell for cell, _ in found], catalogue)
+    labelled = label_all([cell for cell, _ in found], catalogue, suite.train)
     same = next(cell for cell in labelled if cell.identity("train", card="") == baseline.identity("train", card=""))
     return [noted(cell, same, suite.size_match, found[i][1]) for i, cell in enumerate(labelled)]
 
@@ -198,7 +198,7 @@ def _cells(
                     order_digests=tuple(route.digest for route in orders),
                     scanned_ratio=sum(r.scanned_ratio for r in orders) / len(orders) if orders else 0.0,
                     backend=setting.backend,
-                    train=setting.train,
+                    train=setting.train if comparison.train is None else comparison.train.over(setting.train),
                     train_images=images,
                     train_seconds=seconds,
                     sample=suite.sample,

@@ -17,7 +17,7 @@ from zigma_bench.plugins import Catalogue
 from zigma_bench.registry import DataFacts, Spec
 from zigma_bench.scans.layers import routes
 from zigma_bench.scans.route import Route
-from zigma_bench.suite import Budget, Choice, Data, Efficiency, Latents, Reference, SizeMatch, Source, Suite
+from zigma_bench.suite import Budget, Choice, Data, Efficiency, Latents, OwnRecipe, Reference, SizeMatch, Source, Suite
 
 TOY_TOKENS = 8  # of a text in a smoke run
 TOY_CROP = 10  # of which 8 x 8 pixels are cut
@@ -39,7 +39,8 @@ def smoke_suite(suite: Suite, catalogue: Catalogue, source: Source) -> Suite:
         if options.get("condition") == "text" and not suite.timed_alone:
             options = {**options, "text_width": encoders.RANDOM_WORDS_WIDTH, "text_tokens": TOY_TOKENS}
         toy = Choice.model_validate({"name": item.backbone.name, **options, **spec.facts.smoke})
-        toy_item = item.model_copy(update={"backbone": toy})
+        own = item.train and OwnRecipe(**item.train.model_dump(exclude_unset=True, exclude={"warmup_images"}))
+        toy_item = item.model_copy(update={"backbone": toy, "train": own})
         if toy_item not in compare:  # two sizes of one backbone have one toy
             compare.append(toy_item)
     solver, plain = suite.sample.solver, {"compile": False, "graph": False}

@@ -10,11 +10,12 @@ from zigma_bench.plan.cells import Cell, Resolved
 from zigma_bench.plan.resolve import word
 from zigma_bench.plugins import Catalogue
 from zigma_bench.registry import Spec
-from zigma_bench.suite import Source, Suite
+from zigma_bench.suite import Source, Suite, Train, own_keys
 
 
-def label_all(cells: Sequence[Cell], catalogue: Catalogue) -> list[Cell]:
-    """Short labels: a backbone's name, with the options in which two of the same name differ; a scan's with options."""
+def label_all(cells: Sequence[Cell], catalogue: Catalogue, recipe: Train) -> list[Cell]:
+    """Short labels: a backbone's name, with the options in which two of the same name differ, and what its recipe has
+    unlike the suite's; a scan's with options."""
     values: dict[tuple[str, str], set[str]] = {}
     for cell in cells:
         assert cell.backbone is not None
@@ -26,6 +27,7 @@ def label_all(cells: Sequence[Cell], catalogue: Catalogue) -> list[Cell]:
         name, options = cell.backbone.name, cell.backbone.options
         shown = (key for key in sorted(options) if len(values[name, key]) > 1 or _another_mixer(key, options[key]))
         words = [name, *(f"{key}={word(options[key])}" for key in shown)]
+        words += [f"{key}={word(value)}" for key, value in own_keys(cell.train, recipe).items()]
         scan = None if cell.scan is None else scan_label(catalogue.get("scan", cell.scan.name), cell.scan)
         labelled.append(cell.model_copy(update={"backbone_label": " ".join(words), "scan_label": scan}))
     return labelled

@@ -9,6 +9,7 @@ from zigma_bench.suite.recipe import (
     DiffusionForm,
     Guidance,
     LastStep,
+    OwnRecipe,
     PathName,
     Prediction,
     Sample,
@@ -16,6 +17,7 @@ from zigma_bench.suite.recipe import (
     Train,
     Variance,
     Weighting,
+    own_keys,
 )
 from zigma_bench.suite.sections import Budget, Comparison, Efficiency, Reference, SizeMatch
 from zigma_bench.suite.whole import Suite
@@ -32,6 +34,7 @@ __all__ = [
     "Guidance",
     "LastStep",
     "Latents",
+    "OwnRecipe",
     "PathName",
     "Prediction",
     "Reference",
@@ -46,6 +49,7 @@ __all__ = [
     "Variance",
     "Weighting",
     "load_suite",
+    "own_keys",
     "parse_value",
     "parse_yaml",
     "validated",

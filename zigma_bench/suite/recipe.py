@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 from annotated_types import Ge, Interval, Lt
@@ -60,6 +60,37 @@ class Train(Strict):
     interval: tuple[Share, Share] | None = None
     checkpoint_seconds: Positive = 60.0
     workers: Literal["auto"] | Annotated[int, Interval(ge=0, le=256)] = "auto"
+
+
+class OwnRecipe(Strict):
+    """What one entry of `compare` trains by in the place of the suite's `train`.
+
+    How a network is best taught differs between backbones; what it is taught, and how much, may not.
+    """
+
+    learning_rate: Positive | None = None
+    schedule: Literal["constant", "cosine"] | None = None
+    warmup_images: Annotated[int, Ge(0)] | None = None
+    weight_decay: Annotated[float, Ge(0)] | None = None
+    betas: tuple[Annotated[float, Ge(0), Lt(1)], Annotated[float, Ge(0), Lt(1)]] | None = None
+    gradient_clip: Positive | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _nulls_clip_alone(self) -> OwnRecipe:
+        nulls = [key for key in self.model_fields_set if getattr(self, key) is None and key != "gradient_clip"]
+        if nulls:
+            raise ValueError(f"{nulls[0]} is null; leave it out to take the suite's")
+        return self
+
+    def over(self, recipe: Train) -> Train:
+        """The suite's recipe with these keys."""
+        return recipe.model_copy(update={key: getattr(self, key) for key in self.model_fields_set})
+
+
+def own_keys(recipe: Train, suite: Train) -> dict[str, Any]:
+    """In what a cell's recipe is not the suite's, of the keys that an entry may have of its own."""
+    found = {key: getattr(recipe, key) for key in sorted(OwnRecipe.model_fields)}
+    return {key: value for key, value in found.items() if value != getattr(suite, key)}
 
 
 class Guidance(Strict):

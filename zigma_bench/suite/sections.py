@@ -9,15 +9,20 @@ import pydantic
 from annotated_types import Interval, Len
 
 from zigma_bench.suite.base import Choice, Count, Positive, Strict
+from zigma_bench.suite.recipe import OwnRecipe
 
 TimedStage = Literal["latency", "forward", "sample", "forward-backward", "train-step"]
 
 
 class Comparison(Strict):
-    """One backbone with the scans that it is compared under; without scans it takes its own."""
+    """One backbone with the scans that it is compared under; without scans it takes its own.
+
+    `train`: keys of the recipe that are its own; its rows say them.
+    """
 
     backbone: Choice
     scans: Annotated[tuple[Choice, ...], Len(min_length=1)] | None = None
+    train: OwnRecipe | None = None
 
 
 class Baseline(Strict):
