@@ -17,12 +17,13 @@ from triton.runtime import interpreter
 from zigma_bench.errors import NotReady
 from zigma_bench.grid import Grid
 from zigma_bench.models.options import ZigmaOptions
-from zigma_bench.models.zigma import Zigma
+from zigma_bench.models.zigma import CardBlock, Zigma
 from zigma_bench.ops import arguments, backends
 from zigma_bench.ops.causal_conv import causal_conv
 from zigma_bench.ops.residual_norm import residual_norm
 from zigma_bench.ops.selective_scan import selective_scan, triton_launch
 from zigma_bench.ops.ssd import ssd
+from zigma_bench.plugins import catalogue
 from zigma_bench.registry import scan_spec
 from zigma_bench.scans.layers import routes
 from zigma_bench.scans.zigzag import zigzag
@@ -225,6 +226,36 @@ def test_network_equals_the_naive_one() -> None:
         y = network(x, t)
         found[backend] = [y.detach(), *torch.autograd.grad(y.square().mean(), list(network.parameters()))]
     agree(found["triton"], [tensor.double() for tensor in found["naive"]], 2e-5)
+
+
+@pytest.mark.parametrize(
+    ("mixer", "residual", "checkpointing"),
+    [
+        ("mamba", "official", False), ("mamba", "textbook", True),
+        ("attention", "official", True), ("attention", "textbook", False),
+    ],
+)  # fmt: skip
+def test_the_layers_of_a_card_train_as_the_plain_ones(mixer: str, residual: str, checkpointing: bool) -> None:
+    """With classes and dropped paths, drawn alike, and a mixer whose projection the norm may not take."""
+    backbone = catalogue().get("backbone", "zigma")
+    words = {"width": 8, "depth": 3, "patch": 1, "drop_path": 0.5, "condition": "class", "classes": 3}
+    words |= {"residual": residual, "gradient_checkpointing": checkpointing}
+    words["mixer"] = mixer if mixer == "mamba" else {"name": mixer, "options": {"heads": 2}}
+    options = backbone.make_options(backbone.resolve(words, where="test"))
+    spec, grid = scan_spec("zigzag", zigzag, owner="test"), Grid(2, 3)
+    orders = routes(spec, grid=grid, depth=3, seed=0, options=spec.resolve({"paths": 8}, where="test"))
+    x, y = torch.randn(6, 3, 2, 3, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 3
+    found = []
+    for backend in ("naive", "triton"):
+        network = Zigma(options, grid=grid, channels=3, routes=orders, backend=backend).train()
+        assert isinstance(network.blocks[0], CardBlock) == (backend == "triton")
+        draw = torch.Generator().manual_seed(1)
+        for parameter in network.parameters():
+            torch.nn.init.normal_(parameter, std=0.3, generator=draw)
+        torch.manual_seed(3)
+        out = network(x, torch.linspace(0, 1, 6), y)
+        found.append([out.detach(), *torch.autograd.grad(out.square().mean(), list(network.parameters()))])
+    agree(found[1], [tensor.double() for tensor in found[0]], 2e-5)
 
 
 def test_ssd_runs_its_portable_form_as_network_mixers_ask() -> None:
