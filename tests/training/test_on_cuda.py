@@ -68,7 +68,7 @@ def test_zigma_b_trains_without_nan(tmp_path, precision):
     network = build(width=768, depth=24, patch=2)
     streams = []
     for block in network.blocks:
-        block.register_forward_hook(lambda module, args, output: streams.append(output[1].dtype))
+        block.register_forward_hook(lambda module, args, output: streams.append(output[0].dtype))  # (r, y, ...)
     started = time.monotonic()
     ema, progress = run(network, tmp_path, STEPS, precision=precision, learning_rate=2e-4, gradient_clip=1.0)
     print(f"{precision}: {STEPS} steps in {time.monotonic() - started:.0f} s, {progress.scaling}, {progress.curve}")
