@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from zigma_bench.reports.crossings import crossings
+from zigma_bench.reports.table import read_table
 from zigma_bench.runner.costs import fit_costs
 from zigma_bench.runner.timed import timed_calls
 
@@ -20,7 +22,7 @@ CARD = "NVIDIA H100 80GB HBM3"
 SETTINGS = {  # under which a suite was run there
     "efficiency": [
         "efficiency.batch=[1]", "efficiency.rounds=1", "efficiency.repeats=5", "efficiency.stages=[forward,train-step]",
-        "train.compile=true", "train.graph=true", "sample.graph=true",
+        "train.compile=true", "train.graph=true", "sample.graph=true", "sample.compile=true",
     ]
 }  # fmt: skip
 METRICS = ("val-loss", "fd-efflite0", "kid-efflite0")
@@ -78,13 +80,18 @@ def test_backbones_on_photographs() -> None:
 
 
 @pytest.mark.parametrize("call", ["train-step", "forward"])
-def test_costs_on_a_card_are_predicted(call: Any) -> None:
-    """ZigMa of two sizes, from 256 to 65,536 tokens, each cell left out in turn: within 15% in time and memory."""
+@pytest.mark.parametrize(("backbone", "worst"), [("zigma", 0.15), ("vision-mamba", 0.4), ("dit", 0.46)])
+def test_costs_on_a_card_are_predicted(call: Any, backbone: str, worst: float) -> None:
+    """From 256 to 65,536 tokens, each cell left out in turn, in time and memory: ZigMa, of which cells of two sizes are
+    alike, within 15%; the others within 15% at the median, and far off where their only small network is left out."""
     timed = timed_calls(ROOT / "results", CARD)
-    (kind,) = {one.kind for one in timed if (one.kind.call, one.kind.backbone) == (call, "zigma")}
+    (kind,) = {
+        one.kind for one in timed if (one.kind.call, one.kind.backbone) == (call, backbone) and one.kind.compiled
+    }
     costs = fit_costs(timed, kind, "fused")
-    assert not isinstance(costs, str) and costs.cells >= 7
-    assert max(*costs.seconds.left_out, *costs.peak.left_out) < 0.15
+    assert not isinstance(costs, str) and costs.cells >= 5
+    assert max(costs.seconds.error, costs.peak.error) < 0.15
+    assert max(*costs.seconds.left_out, *costs.peak.left_out) < worst
 
 
 def rows_of(kind: str) -> list[dict[str, Any]]:
@@ -107,13 +114,16 @@ def test_steps_on_a_card() -> None:
     assert re.search(r"ZigMa-B \(768 x 24, 134 M", README)
 
 
-def test_scans_on_a_card() -> None:
+@pytest.mark.parametrize(
+    ("direction", "heading"), [("forward", "B x L x E"), ("forward+backward", "B x L x E, both ways")]
+)
+def test_scans_on_a_card(direction: str, heading: str) -> None:
     medians = {
         (row["shape"], row["backend"], row["path"]): row["median_ms"]
         for row in rows_of("ops")
-        if (row["op"], row["direction"]) == ("scan", "forward")
+        if (row["op"], row["direction"]) == ("scan", direction)
     }
-    table = cells_of("B x L x E")
+    table = cells_of(heading)
     assert set(table) == {shape for shape, _, _ in medians}
     columns = [("fused", path) for path in ("raster", "zigzag", "hilbert", "random")]
     columns += [(backend, "random") for backend in ("triton", "mamba-ssm", "pscan")]
@@ -124,8 +134,40 @@ def test_scans_on_a_card() -> None:
         assert max(others) < 1.01 * raster, "what the README says of a path"
 
 
+def test_lengths_on_a_card() -> None:
+    """The table of lengths, and the crossings that the report names."""
+    found: dict[tuple[str, int], dict[str, float]] = {}
+    for file in (ROOT / "results" / "efficiency").glob("*/*/record.json"):
+        record = json.loads(file.read_text())
+        values = {m["name"]: m["value"] for m in record["measurements"]}
+        found[record["cell"]["backbone_label"], record["cell"]["tokens"]] = values
+    backbones = ("zigma", "vision-mamba", "dit")
+    table = cells_of("tokens")
+    assert {(backbone, int(length.replace(",", ""))) for backbone in backbones for length in table} == set(found)
+    for length, cells in table.items():
+        rows = [found[backbone, int(length.replace(",", ""))] for backbone in backbones]
+        told = [1000 / row[f"{call}-images-per-second"] for call in ("forward", "train") for row in rows]
+        assert [float(cell) for cell in cells[:6]] == [round(value, 2) for value in told], length
+        assert [float(cell) for cell in cells[6:]] == [round(row["train-step-peak-memory"] / 2**30, 1) for row in rows]
+    joules = {backbone: found[backbone, 65536]["train-step-joules-per-image"] for backbone in backbones}
+    assert f"ZigMa takes {joules['zigma']:.0f} joules of the card, one of DiT {joules['dit']:.0f}." in README
+
+    crossed = {
+        (crossing.metric, crossing.ahead, crossing.behind): f"{crossing.tokens:,.0f}"
+        for crossing in crossings(read_table(ROOT / "results" / "efficiency"))
+    }
+    forward, train = "forward-images-per-second", "train-images-per-second"
+    told = " ".join(README.split())
+    zigma = [crossed[call, "zigma zigzag paths=8", "dit"] for call in (forward, train)]
+    assert f"ZigMa overtakes DiT at about {zigma[0]} tokens forward and {zigma[1]} in training" in told
+    mamba = [crossed[call, "vision-mamba bidirectional", "dit"] for call in (forward, train)]
+    assert f"VisionMamba at {mamba[0]} and {mamba[1]}." in told
+
+
 @pytest.mark.skipif(not (ROOT.parent / "shared" / "data" / "cifar10-jpeg").is_dir(), reason="no shared photographs")
-@pytest.mark.parametrize(("suite", "count"), [("orders-cifar", 67), ("backbones", 31), ("efficiency", 7)])
+@pytest.mark.parametrize(
+    ("suite", "count"), [("orders-cifar", 67), ("backbones", 31), ("efficiency", 15), ("emoji", 7)]
+)
 def test_suites_go_on_from_the_records(suite: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each record has the identity that its suite's plan gives the stage today, so a run does not begin anew."""
     from zigma_bench.runner.prepare import prepare
