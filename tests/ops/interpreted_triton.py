@@ -5,6 +5,7 @@ Every input is a view with rows or channels apart, and what the operators alloca
 
 from __future__ import annotations
 
+import copy
 import importlib
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +17,7 @@ from triton.runtime import interpreter
 
 from zigma_bench.errors import NotReady
 from zigma_bench.grid import Grid
+from zigma_bench.models import speed
 from zigma_bench.models.options import ZigmaOptions
 from zigma_bench.models.zigma import CardBlock, Zigma
 from zigma_bench.ops import arguments, backends
@@ -264,14 +266,56 @@ def test_ssd_runs_its_portable_form_as_network_mixers_ask() -> None:
     assert torch.equal(ssd(**given, backend="triton"), ssd(**given, backend="torch"))
 
 
-def test_a_network_compiles_whole_and_equals_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arguments, "_visits_each_once", lambda path: True)  # NumPy's, which no card is asked
-    network, x, t = small_network("triton")
-    compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
+IMAGE, CLIP = Grid(2, 3), Grid(2, 2, frames=2)
+CONDITIONS = {"text": {"text_width": 5, "text_tokens": 4}, "class": {"classes": 3}}
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # the compiler reads it itself
+@pytest.mark.parametrize(
+    ("backbone", "scan", "grid", "condition"),
+    [
+        ("zigma", "zigzag-video", CLIP, "class"), ("vision-mamba", "bidirectional", IMAGE, "text"),
+        ("hybrid", "zigzag", IMAGE, "class"), ("dit", None, IMAGE, "class"), ("u-vit", None, IMAGE, "class"),
+    ],
+)  # fmt: skip
+def test_networks_of_the_suites_compile_whole_and_equal_themselves(
+    backbone: str, scan: str | None, grid: Grid, condition: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `train.compile` and `sample.compile` do it, but for the code that a card would run."""
+    monkeypatch.setattr(arguments, "_visits_each_once", lambda path: True)  # values, which no card is asked
+    monkeypatch.setattr(arguments, "check_since", lambda since, like, where: None)
+    monkeypatch.setattr(speed, "require_card", lambda device_type, key: None)
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, *, options, **how: compiler(f, backend="aot_eager", **how))
+    spec = catalogue().get("backbone", backbone)
+    words = {"width": 16, "depth": 3, "patch": 1, "heads": 2, "every": 2, "condition": condition, "drop_path": 0.0}
+    words |= CONDITIONS[condition]
+    known = {option.name for option in spec.options}
+    options = spec.make_options(spec.resolve({k: v for k, v in words.items() if k in known}, where="test"))
+    orders: Any = ()
+    if scan is not None:
+        order = catalogue().get("scan", scan)
+        orders = routes(order, grid=grid, depth=3, seed=0, options=order.resolve({}, where="test"))
+    network = spec.load()(options, grid=grid, channels=3, routes=orders, backend="triton")
+    draw = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3, generator=draw)
+    plain = copy.deepcopy(network)
+    speed.compile_network(network, "cpu")
+
+    def given(batch: int) -> tuple[torch.Tensor, ...]:
+        x = torch.randn(batch, *((2,) if grid.video else ()), 3, grid.height, grid.width, generator=draw)
+        mask = torch.arange(4) < torch.arange(1, batch + 1)[:, None]
+        y = (torch.randn(batch, 4, 5, generator=draw), mask) if condition == "text" else (torch.arange(batch) % 3,)
+        return x, torch.rand(batch, generator=draw), *y
+
+    trained, drawn = given(3), given(2)
     found, expected = (
-        torch.autograd.grad(run(x, t).square().mean(), list(network.parameters())) for run in (compiled, network)
+        torch.autograd.grad(run(*trained).square().mean(), list(run.parameters())) for run in (network, plain)
     )
     agree(list(found), [tensor.double() for tensor in expected], 1e-5)
+    with torch.no_grad():
+        agree([network(*drawn)], [plain(*drawn).double()], 1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # which opcheck reads itself

@@ -23,7 +23,7 @@ def compile_network(network: nn.Module, device_type: str, key: str = "train.comp
     parts = list(blocks) if isinstance(blocks, nn.ModuleList) else [network]
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 8 + 4 * len(parts))
     for part in [blocks] if isinstance(blocks, Stack) else parts:
-        part.compile(fullgraph=True, options=_options())
+        part.compile(fullgraph=True, dynamic=False, options=_options())
 
 
 def uncompile(network: nn.Module) -> None:
