@@ -332,6 +332,7 @@ def test_photographs_from_a_parquet_file(root, tmp_path):
         pytest.skip("the CIFAR-10 parquet files are not beside the project")
     small = ["budget.images=64", "train.batch=16", "sample.count=32", "sample.evaluations=2", "sample.batch=32"]
     small += ["compare.0.backbone.depth=2", "compare.0.backbone.width=32", "quality=[val-loss]", "efficiency=null"]
+    small += [f"{stage}.{what}=false" for stage in ("train", "sample") for what in ("compile", "graph")]
     settings = [word for setting in small for word in ("--set", setting)]
     words = ("run", "suites/cifar10-small.yaml", "--only", "zigma", *settings, "--results", tmp_path, "--json")
     table = rows(run(*words, cwd=root))
