@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from typer.testing import CliRunner
 
 from zigma_bench import device
+from zigma_bench.cli.app import app
 from zigma_bench.errors import NotReady, UsageError
+from zigma_bench.runner.prepare import prepare
 
 
 @pytest.fixture
@@ -103,3 +109,24 @@ def test_the_program_and_its_cells_look_for_garbage_seldom(start):
     code += "except (SystemExit, ValueError):  # there is no job\n    assert gc.get_threshold()[0] == 50_000"
     done = subprocess.run([sys.executable, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_suite_that_asks_for_a_card_is_refused_before_it_runs_elsewhere(write_suite, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = str(write_suite(("train: {", "train: {graph: true, "), ("sample: {", "sample: {compile: true, ")))
+    keys = r"an NVIDIA card for train.graph, sample.compile \(the device is cpu\).*--set train.graph=false"
+    for command in ("plan", "run", "train"):
+        refused = CliRunner().invoke(app, [command, path, "--device", "cpu"])
+        assert isinstance(refused.exception, NotReady) and re.search(keys, str(refused.exception)), command
+    planned = CliRunner().invoke(app, ["plan", path, "--device", "cpu", "--json"])
+    (missing,) = json.loads(planned.stdout)["missing"]
+    assert missing["do"].endswith("--set train.graph=false --set sample.compile=false")
+    words = ["find-batch", path, "--device", "cpu", "--memory", "1"]
+    with pytest.raises(NotReady, match=r"an NVIDIA card for train.graph \(the device is cpu\)"):
+        CliRunner().invoke(app, words, catch_exceptions=False)
+    assert not (tmp_path / "results").exists()
+
+    without = ["--set", "train.graph=false", "--set", "sample.compile=false"]
+    assert CliRunner().invoke(app, ["plan", path, "--device", "cpu", *without]).exit_code == 0
+    (plan := prepare(Path(path), settings=(), only=(), smoke=False)).check_ready("cuda")
+    assert plan.missing_on("cuda") == ()

@@ -32,6 +32,7 @@ def find_batch(
 
     target = find_device(device)
     made = prepare(suite, settings=settings or (), only=only or (), smoke=smoke)
+    made.check_card(target.type, "train")
     limit, folder = limit_of(target, memory), suite_folder(results, made.suite.name, smoke=smoke)
     check_writable(folder)
     found = [find(cell, target, limit, lambda text: print(text, file=sys.stderr)) for cell in distinct(made)]

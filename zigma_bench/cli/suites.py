@@ -77,7 +77,7 @@ def plan(
         typer.echo(json.dumps(plan_json(made, results, target), indent=1, allow_nan=False))
     else:
         show_plan(made, results, target)
-    made.check_ready()
+    made.check_ready(target.type)
 
 
 def report(
@@ -129,7 +129,7 @@ def _run(
 
     target = find_device(device)
     made = prepare(suite, settings=settings or (), only=only or (), smoke=smoke, fetch=True)
-    made.check_ready()
+    made.check_ready(target.type)
     check_stages(made, stages, results, target)
     print(f"device: {target.name} ({target.card})", file=sys.stderr)
     with watcher(len(made.cells) * rounds_of(made)) as watching:

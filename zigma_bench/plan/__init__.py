@@ -4,8 +4,9 @@ Nothing here imports torch or decodes an image, so a wrong suite dies before a d
 """
 
 from zigma_bench.plan.cells import STAGES, Cell, Match, Resolved, Stage, held_out_needed, too_few_held_out
-from zigma_bench.plan.make import Plan, make_plan
+from zigma_bench.plan.make import make_plan
 from zigma_bench.plan.match import told
+from zigma_bench.plan.plan import Plan
 from zigma_bench.plan.resolve import cell_routes
 
 __all__ = [

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import Any
 
 from zigma_bench.errors import NotReady, UnknownName, UsageError, ZigmaBenchError
@@ -15,50 +13,16 @@ from zigma_bench.plan.data import DataSet, data_sets
 from zigma_bench.plan.diffusion import check_diffusion
 from zigma_bench.plan.match import Solved, match_sizes, noted
 from zigma_bench.plan.metrics import check_metrics, metric_fingerprint, missing_metrics, refuse_doubles, require_beside
+from zigma_bench.plan.plan import Plan
 from zigma_bench.plan.resolve import cell_routes, resolve, smoke_suite, with_options
 from zigma_bench.plan.rows import anchors_of, find_baseline, label_all
 from zigma_bench.plan.settings import settings_of
 from zigma_bench.plugins import Catalogue
-from zigma_bench.registry import Cost, DataFacts, Missing, Spec
+from zigma_bench.registry import Cost, DataFacts, Spec
 from zigma_bench.scans.route import Route
 from zigma_bench.suite import Choice, Comparison, Source, Suite
 
 BACKENDS = ("auto", "naive", "torch", "cpu", "fused", "triton", "mamba-ssm")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The suite resolved: its cells in order, what is missing before they can run, and a cell of the baseline's row."""
-
-    suite: Suite
-    question: str
-    file: str
-    cells: tuple[Cell, ...]
-    missing: tuple[Missing, ...]
-    smoke: bool
-    all_cells: tuple[Cell, ...]
-    baseline: Cell
-
-    def only(self, *patterns: str) -> Plan:
-        """The cells whose label matches one of the patterns: a part of it, or a glob; anchors stay.
-
-        UsageError for a pattern that no cell matches.
-        """
-        cells = [cell for cell in self.cells if cell.role == "cell"]
-        wanted = {pattern: [cell for cell in cells if _matches(cell, pattern.lower())] for pattern in patterns}
-        for pattern, found in wanted.items():
-            if not found:
-                labels = ", ".join(cell.label for cell in cells)
-                raise UsageError("no cell matches", where="--only", expected=f"a part of one of: {labels}", got=pattern)
-        kept = {cell.label for found in wanted.values() for cell in found}
-        return replace(self, cells=tuple(cell for cell in self.cells if cell.role != "cell" or cell.label in kept))
-
-    def check_ready(self) -> None:
-        """Stop with code 3 where something is missing."""
-        if self.missing:
-            raise NotReady(
-                "; and ".join(f"{item.what}: {item.do}" for item in self.missing), where=f"{self.file}, can't run"
-            )
 
 
 def make_plan(suite: Suite, source: Source, catalogue: Catalogue, *, smoke: bool = False) -> Plan:
@@ -328,8 +292,3 @@ def _refuse_twins(cells: Sequence[Cell], source: Source) -> None:
             scan = f" with the scan {cell.scan.label!r}" if cell.scan else ""
             raise UsageError(f"the backbone {cell.backbone.name!r}{scan} stands twice", where=source.where("compare"))
         seen.add(key)
-
-
-def _matches(cell: Cell, wanted: str) -> bool:
-    label = cell.label.lower()
-    return wanted in label or fnmatchcase(label, wanted)

@@ -55,7 +55,7 @@ def plan_json(plan: Plan, results: Path, device: Device) -> dict[str, Any]:
             "identity": {stage: cell.identity(stage, card=device.card) for stage in cell.stages},
             "estimated_seconds": guess.seconds, "estimated_bytes": guess.bytes, "estimate_from": guess.source,
         })  # fmt: skip
-    missing = [{"what": item.what, "do": item.do} for item in plan.missing]
+    missing = [{"what": item.what, "do": item.do} for item in plan.missing_on(device.type)]
     return {
         "suite": plan.suite.name,
         "question": plan.question,
