@@ -18,12 +18,12 @@ from zigma_bench.record import Record
 from zigma_bench.runner.costs import FEWEST_CELLS, fit_costs
 from zigma_bench.runner.estimate import Estimator
 from zigma_bench.runner.local import cell_folder
-from zigma_bench.runner.timed import FEATURES, Kind, Timed, features_of, timed_calls
+from zigma_bench.runner.timed import FEATURES, Kind, Timed, features_of, network_of, timed_calls
 from zigma_bench.store import stage_folder, write_record
 from zigma_bench.suite import load_suite
 
-RECORDED = Kind("train-step", "card", "bf16", "zigma", "mamba", recorded=True, compiled=True)
-LAUNCHED = Kind("forward", "card", "fp32", "zigma", "mamba", recorded=False, compiled=False)
+RECORDED = Kind("train-step", "card", "bf16", "mamba", recorded=True, compiled=True)
+LAUNCHED = Kind("forward", "card", "fp32", "mamba", recorded=False, compiled=False)
 
 
 def cell_of(tokens, depth=12, width=384, batch=None):
@@ -93,6 +93,21 @@ def test_unlike_calls_are_not_fitted_together():
     assert (
         fit_costs(calls, RECORDED, "auto") == f"{FEWEST_CELLS - 1} cells like it were timed on card, and a fit needs 5"
     )
+
+
+@pytest.mark.parametrize(
+    ("backbone", "options", "flops", "network"),
+    [
+        ("zigma", {"mixer": {"name": "mamba", "options": {}}}, {"scan": 2, "attention": 3}, "mamba"),
+        ("hybrid", {"mixer": "mamba"}, {"scan": 2, "attention": 3}, "mamba"),
+        ("vision-mamba", {"mixer": {"name": "mamba-2", "options": {}}}, {}, "mamba-2"),
+        ("dit", {}, {"attention": 3, "scan": 0}, "attention"),
+        ("convolutions", {}, {"dense": 1, "attention": 0}, "convolutions"),
+    ],
+)
+def test_networks_of_the_same_operators_are_fitted_together(backbone, options, flops, network):
+    cell = {"backbone": {"name": backbone, "options": options}, "forward_flops": flops}
+    assert network_of(cell) == network
 
 
 def test_a_network_without_orders_has_its_depth():

@@ -79,19 +79,26 @@ def test_backbones_on_photographs() -> None:
             assert float(cell) == round(found, len(cell.partition(".")[2])), (backbone, scan, name)
 
 
-@pytest.mark.parametrize("call", ["train-step", "forward"])
-@pytest.mark.parametrize(("backbone", "worst"), [("zigma", 0.15), ("vision-mamba", 0.4), ("dit", 0.46)])
-def test_costs_on_a_card_are_predicted(call: Any, backbone: str, worst: float) -> None:
-    """From 256 to 65,536 tokens, each cell left out in turn, in time and memory: ZigMa, of which cells of two sizes are
-    alike, within 15%; the others within 15% at the median, and far off where their only small network is left out."""
+@pytest.mark.parametrize(
+    ("call", "network", "names", "worst"),
+    [
+        ("train-step", "mamba", "14 cells of ZigMa, VisionMamba and the hybrid", 0.15),
+        ("train-step", "attention", "7 of DiT and U-ViT", 0.2),  # of small ones there are two
+        ("forward", "mamba", None, 0.165), ("forward", "attention", None, 0.15),
+    ],
+)  # fmt: skip
+def test_costs_on_a_card_are_predicted(call: Any, network: str, names: str | None, worst: float) -> None:
+    """From 256 to 65,536 tokens, each cell left out in turn."""
     timed = timed_calls(ROOT / "results", CARD)
-    (kind,) = {
-        one.kind for one in timed if (one.kind.call, one.kind.backbone) == (call, backbone) and one.kind.compiled
-    }
+    (kind,) = {one.kind for one in timed if (one.kind.call, one.kind.network) == (call, network) and one.kind.compiled}
     costs = fit_costs(timed, kind, "fused")
-    assert not isinstance(costs, str) and costs.cells >= 5
-    assert max(costs.seconds.error, costs.peak.error) < 0.15
+    assert not isinstance(costs, str)
+    assert max(costs.seconds.error, costs.peak.error) < 0.08
     assert max(*costs.seconds.left_out, *costs.peak.left_out) < worst
+    if names is not None:
+        time, memory = (f"{fit.error:.0%} and {max(fit.left_out):.0%}" for fit in (costs.seconds, costs.peak))
+        told = f"{names}: {time} in time, {memory} in memory" if network == "mamba" else f"{names}: {time}, {memory}"
+        assert names.startswith(f"{costs.cells} ") and told in " ".join(README.split())
 
 
 def rows_of(kind: str) -> list[dict[str, Any]]:

@@ -19,13 +19,13 @@ FEATURES = ("call", "layers", "dense", "attention", "scan", "activations", "para
 
 @dataclass(frozen=True)
 class Kind:
-    """Calls that one fit may hold: of one card, precision and backend, one backbone and mixer, launched alike."""
+    """Calls that one fit may hold: of one card, precision and backend, launched alike, of networks that run the same
+    operators (`network_of`)."""
 
     call: Call
     card: str
     precision: str
-    backbone: str
-    mixer: str
+    network: str
     recorded: bool
     compiled: bool
 
@@ -77,18 +77,23 @@ def layers_of(cell: Mapping[str, Any]) -> int:
 
 def kind_of(cell: Mapping[str, Any], call: Call, card: str, precision: str) -> Kind:
     """The kind of a cell's calls on a card, at the precision that its own comes to there."""
-    options, train = cell["backbone"]["options"], cell["train"]
-    mixer = options.get("mixer")
-    training = call == "train-step"
+    train, training = cell["train"], call == "train-step"
     return Kind(
         call=call,
         card=card,
         precision=precision,
-        backbone=cell["backbone"]["name"],
-        mixer=str(mixer["name"] if isinstance(mixer, Mapping) else mixer),
+        network=network_of(cell),
         recorded=bool(train.get("graph", False) if training else cell["sample"].get("graph", False)),
         compiled=bool((train if training else cell["sample"]).get("compile", False)),
     )
+
+
+def network_of(cell: Mapping[str, Any]) -> str:
+    """What a network runs: its mixer; of a backbone without one attention, if its FLOPs have some, or itself."""
+    mixer = cell["backbone"]["options"].get("mixer")
+    if mixer is not None:
+        return str(mixer["name"] if isinstance(mixer, Mapping) else mixer)
+    return "attention" if cell["forward_flops"].get("attention") else str(cell["backbone"]["name"])
 
 
 def _record(file: Path) -> Record:
