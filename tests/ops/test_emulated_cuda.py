@@ -1,0 +1,205 @@
+"""The kernels in CUDA C++ on an emulated card: against the naive loop in float64, and what the emulation finds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import emulated
+import pytest
+import torch
+from torch import Tensor
+
+from zigma_bench.ops.causal_conv import causal_conv
+from zigma_bench.ops.causal_conv import launch as conv
+from zigma_bench.ops.compiler import find_compiler
+from zigma_bench.ops.cuda.program import Layout
+from zigma_bench.ops.selective_scan import launch, selective_scan
+from zigma_bench.ops.selective_scan.launch import BackwardPlan, Inputs, Plan
+
+pytestmark = pytest.mark.skipif(find_compiler() is None, reason="no C++ compiler")
+BF16, FP32 = torch.bfloat16, torch.float32
+BOUNDS = {BF16: 1e-2, FP32: 3e-5}
+NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
+
+
+@pytest.fixture(autouse=True)
+def card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one of 132 processors; empty memory is NaN."""
+    for module in (launch, conv):
+        monkeypatch.setattr(module, "kernel", emulated.kernel)
+    for cached in (launch._scan_kernel, launch._backward_kernel, conv._kernel):
+        cached.cache_clear()
+    monkeypatch.setattr(launch, "_processors", lambda index: 132)
+    monkeypatch.setattr(launch, "most_shared_bytes", lambda index: 232_448)
+    empty, empty_like = torch.empty, torch.empty_like
+    monkeypatch.setattr(torch, "empty", lambda *shape, **how: empty(*shape, **how).fill_(torch.nan))
+    monkeypatch.setattr(torch, "empty_like", lambda tensor, **how: empty_like(tensor, **how).fill_(torch.nan))
+
+
+def some_segments(length: int) -> Tensor:
+    starts = torch.rand(length, generator=torch.Generator().manual_seed(3)) < 0.1
+    starts[[step for step in (0, 15, 16, 17, 64, 65) if step < length]] = True
+    return (starts * torch.arange(length)).cummax(0).values
+
+
+def scan_inputs(batch: int, length: int, channels: int, states: int, dtype: torch.dtype) -> dict[str, Tensor]:
+    rng = torch.Generator().manual_seed(states)
+
+    def rows(width: int) -> Tensor:
+        return torch.randn(batch, length, width, generator=rng).to(dtype)
+
+    def one(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=rng)
+
+    return {
+        "u": rows(channels), "delta": rows(channels), "A": -one(channels, states).abs() * states - 0.1,
+        "B": rows(states), "C": rows(states), "D": one(channels), "z": rows(channels), "delta_bias": one(channels) - 3,
+    }  # fmt: skip
+
+
+def inputs_of(given: dict[str, Tensor], path: Tensor, since: Tensor | None, initial: Tensor | None = None) -> Inputs:
+    u, delta, A, B, C, D, z, bias = (given[name][None] if name in given else None for name in NAMES)
+    assert u is not None and delta is not None and A is not None and B is not None and C is not None
+    assert D is not None and bias is not None
+    orders = (path[None], None if since is None else since[None])
+    return Inputs(u, delta, A, B, C, D, z, bias, True, *orders, None if initial is None else initial[None])
+
+
+def expected_of(
+    given: dict[str, Tensor], grad: Tensor, path: Tensor, since: Tensor | None, initial: Tensor | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    leaves = {name: tensor.double().requires_grad_() for name, tensor in given.items()}
+    if initial is not None:
+        leaves["initial"] = initial.double().requires_grad_()
+    y = selective_scan(**leaves, path=path, since=since, delta_softplus=True, backend="naive")
+    return y.detach(), dict(zip(leaves, torch.autograd.grad(y, list(leaves.values()), grad.double()), strict=True))
+
+
+def agree(mine: Tensor | None, right: Tensor, bound: float, what: str = "") -> None:
+    assert mine is not None
+    error = (mine.double() - right).norm() / right.norm().clamp_min(1e-30)
+    assert error < bound, (what, float(error))
+
+
+def both_ways(run: Any, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """What a run gives, to the bit the same whichever warp goes first."""
+    found = [tensor for tensor in run() if tensor is not None]
+    monkeypatch.setattr(emulated.Emulated, "backwards", True)
+    for one, other in zip(found, (tensor for tensor in run() if tensor is not None), strict=True):
+        assert torch.equal(one, other)
+    monkeypatch.setattr(emulated.Emulated, "backwards", False)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("plan", "states", "channels", "dtype", "segments"),
+    [
+        (Plan(1, 128, 5, 1), 16, 24, BF16, False), (Plan(2, 64, 4, 1), 16, 37, FP32, True),
+        (Plan(4, 64, 3, 2), 12, 24, BF16, True), (Plan(8, 32, 2, 3), 16, 24, FP32, False),
+        (Plan(4, 64, 3, 1), 40, 7, FP32, False), (Plan(1, 128, 5, 2), 1, 24, BF16, True),
+    ],
+)  # fmt: skip
+def test_the_scan(
+    plan: Plan, states: int, channels: int, dtype: torch.dtype, segments: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    length = 150
+    given, path = scan_inputs(2, length, channels, states, dtype), torch.randperm(length)
+    since, initial = some_segments(length) if segments else None, torch.randn(2, channels, states)
+    expected, _ = expected_of(given, given["u"], path, since, initial)
+    inputs = inputs_of(given, path, since, initial)
+    out, saved = both_ways(lambda: launch.forward(inputs, save=True, plan=plan), monkeypatch)
+    agree(out[0], expected, BOUNDS[dtype])
+    assert torch.equal(saved[0, :, 0], initial) and saved.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("states", "channels", "parts", "dtype", "segments", "gated"),
+    [
+        (16, 24, 1, FP32, False, True), (16, 37, 2, BF16, True, True), (7, 16, 3, FP32, True, False),
+        (40, 16, 1, BF16, False, True),
+    ],
+)  # fmt: skip
+def test_its_gradients(
+    states: int, channels: int, parts: int, dtype: torch.dtype, segments: bool, gated: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The output, too, is written again; with a gate over its own gradient."""
+    length = 150
+    given, path = scan_inputs(1, length, channels, states, dtype), torch.randperm(length)
+    if not gated:
+        del given["z"]
+    since, initial = some_segments(length) if segments else None, torch.randn(1, channels, states)
+    grad = torch.randn(1, length, channels, generator=torch.Generator().manual_seed(9)).to(dtype)
+    y, expected = expected_of(given, grad, path, since, initial)
+    inputs = inputs_of(given, path, since, initial)
+    _, saved = launch.forward(inputs, save=True)
+    usual = launch.plan_backward(1, length, channels, states, 132, 4, 232_448)
+    first = Plan(4, 64, 3, launch.whole_parts(length, parts))
+    plan = BackwardPlan(usual.warps, usual.blocks, first.parts, first)
+
+    def run() -> tuple[Tensor | None, ...]:
+        of_y = grad[None].clone()
+        again = of_y if gated else torch.full_like(of_y, torch.nan)
+        found = launch.backward(inputs, of_y, saved, y=again, plan=plan)
+        return found.u, found.delta, found.A, found.BC, found.D, found.bias, found.initial, again, found.z
+
+    of_u, of_delta, of_A, of_BC, of_D, of_bias, of_initial, again, *of_z = both_ways(run, monkeypatch)
+    mine = {
+        "u": of_u, "delta": of_delta, "A": of_A, "B": of_BC[..., 0, :], "C": of_BC[..., 1, :], "D": of_D,
+        "delta_bias": of_bias, "initial": of_initial,
+    }  # fmt: skip
+    mine |= {"z": of_z[0]} if gated else {}
+    assert mine.keys() == expected.keys()
+    for name, right in expected.items():
+        agree(mine[name][0], right, BOUNDS[dtype], name)
+    agree(again[0], y, BOUNDS[dtype], "y")
+
+
+@pytest.mark.parametrize(("channels", "dtype", "segments"), [(24, BF16, False), (24, FP32, True), (37, BF16, True)])
+def test_the_convolution(channels: int, dtype: torch.dtype, segments: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    length, rng = 70, torch.Generator().manual_seed(1)
+    x, weight, bias = (
+        torch.randn(shape, generator=rng) for shape in ((2, length, channels), (channels, 4), (channels,))
+    )
+    x, path, since = x.to(dtype), torch.randperm(length), some_segments(length) if segments else None
+    grad = torch.randn(2, length, channels, generator=rng).to(dtype)
+    leaves = [tensor.double().requires_grad_() for tensor in (x, weight, bias)]
+    y = causal_conv(*leaves, path=path, since=since, activation="silu", backend="naive")
+    expected = torch.autograd.grad(y, leaves, grad.double())
+    given = (x[None], weight[None], bias[None], path[None], None if since is None else since[None], True)
+
+    def run() -> tuple[Tensor, ...]:
+        return conv.forward(*given), *conv.backward(grad[None], *given)
+
+    for mine, right in zip(both_ways(run, monkeypatch), (y.detach(), *expected), strict=True):
+        agree(mine[0], right, BOUNDS[dtype])
+
+
+def run_source(source: str, folder: Path, threads: int) -> Tensor:
+    """A kernel `one` on 64 numbers, each 1 before."""
+    file = folder / "one.cu"
+    begin = "extern __shared__ char memory[]; float* shared = (float*)memory;"
+    file.write_text(
+        'struct One { float* x; };\nextern "C" __device__ const int shared_bytes = 256;\n'
+        f'extern "C" __global__ void one(const One p) {{ {begin} {source} }}'
+    )
+    x = torch.ones(64)
+    emulated.kernel(file, "one", -1).launch((1, 1, 1), (threads, 1, 1), Layout(0, 1, 0).pack((), (x,), ()))
+    return x
+
+
+def test_the_emulation_finds_what_a_card_would_hide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    turned = "shared[threadIdx.x] = threadIdx.x; %s p.x[threadIdx.x] = shared[63 - threadIdx.x];"
+    right = torch.arange(63, -1, -1).float()
+    for backwards in (False, True):
+        monkeypatch.setattr(emulated.Emulated, "backwards", backwards)
+        assert torch.equal(run_source(turned % "__syncthreads();", tmp_path, 64), right)
+        found = run_source(turned % "", tmp_path, 64)  # each order shows NaN where the other is right
+        assert torch.equal(found.isnan(), torch.arange(64) < 32 if not backwards else torch.arange(64) >= 32)
+    copied = "copy16(shared + 4 * threadIdx.x, p.x + 4 * threadIdx.x); commit(); %s __syncthreads(); "
+    copied += "p.x[threadIdx.x] = shared[threadIdx.x] + 1;"
+    assert torch.equal(run_source(copied % "wait<0>();", tmp_path, 16)[:16], torch.full((16,), 2.0))
+    assert run_source(copied % "", tmp_path, 16)[:16].isnan().all()
+    with pytest.raises(RuntimeError, match="deadlock"):
+        run_source("if (threadIdx.x) __syncthreads(); else while (p.x[1] == 1) __syncwarp();", tmp_path, 64)
