@@ -10,12 +10,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from zigma_bench.grid import Grid
+from zigma_bench.models.options import ZigmaOptions
+from zigma_bench.models.zigma import Zigma
+from zigma_bench.ops import mamba_inner
 from zigma_bench.ops.causal_conv import causal_conv
 from zigma_bench.ops.causal_conv import launch as conv
 from zigma_bench.ops.compiler import find_compiler
 from zigma_bench.ops.cuda.program import Layout
 from zigma_bench.ops.selective_scan import launch, selective_scan
 from zigma_bench.ops.selective_scan.launch import BackwardPlan, Inputs, Plan
+from zigma_bench.plugins import catalogue
+from zigma_bench.scans.layers import routes
 
 pytestmark = pytest.mark.skipif(find_compiler() is None, reason="no C++ compiler")
 BF16, FP32 = torch.bfloat16, torch.float32
@@ -174,6 +180,29 @@ def test_the_convolution(channels: int, dtype: torch.dtype, segments: bool, monk
 
     for mine, right in zip(both_ways(run, monkeypatch), (y.detach(), *expected), strict=True):
         agree(mine[0], right, BOUNDS[dtype])
+
+
+@pytest.mark.parametrize(
+    ("scan", "frames"), [("zigzag", 1), ("zigzag-video", 2), ("bidirectional", 1), ("cross-scan", 1)]
+)
+def test_a_network_equals_the_naive_one(scan: str, frames: int) -> None:
+    """With what Mamba's inner operator puts where: one path and several, own and shared parameters, segments."""
+    grid, spec = Grid(5, 8, frames), catalogue().get("scan", scan)
+    orders = routes(spec, grid=grid, depth=3, seed=0, options=spec.resolve({}, where="test"))
+    options = ZigmaOptions(width=16, depth=3, patch=1, drop_path=0.0)
+    x = torch.randn(2, *((frames,) if frames > 1 else ()), 3, 5, 8, generator=torch.Generator().manual_seed(1))
+    found = []
+    with torch.library._scoped_library("zigma_bench", "FRAGMENT") as on_cpu:
+        on_cpu.impl("mamba_inner", mamba_inner._run, "CPU")
+        on_cpu.impl("mamba_inner_backward", mamba_inner._run_backward, "CPU")
+        for backend in ("naive", "fused"):
+            network = Zigma(options, grid=grid, channels=3, routes=orders, backend=backend)
+            for number, parameter in enumerate(network.parameters()):
+                torch.nn.init.normal_(parameter, std=0.2, generator=torch.Generator().manual_seed(number))
+            y = network(x, torch.tensor([0.2, 0.7]))
+            found.append([y.detach(), *torch.autograd.grad(y.square().mean(), list(network.parameters()))])
+    for number, (mine, right) in enumerate(zip(found[1], found[0], strict=True)):
+        agree(mine, right.double(), 2e-5, str(number))
 
 
 def run_source(source: str, folder: Path, threads: int) -> Tensor:
