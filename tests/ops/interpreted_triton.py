@@ -145,6 +145,19 @@ def test_scan_in_several_parts(segments: bool) -> None:
     check(selective_scan, given, path=path, since=some_segments(131) if segments else None)
 
 
+@pytest.mark.parametrize("segments", [False, True])
+@pytest.mark.parametrize("length", [1, 131])
+@pytest.mark.usefixtures("three_parts")
+def test_scan_from_a_state(length: int, segments: bool) -> None:
+    """A segment that begins at the first step sees it, and so does what a later part is handed."""
+    given, path = scan_inputs(1, length, 5, 7)
+    given["initial"] = torch.randn(1, 5, 7, generator=torch.Generator().manual_seed(1))
+    since = None
+    if segments:  # the first one reaches into the second part
+        since = (torch.arange(length) >= 70) * 70
+    check(selective_scan, given, path=path, since=since)
+
+
 @pytest.mark.parametrize("left_out", ["D", "z", "delta_bias", "softplus", "path"])
 def test_scan_with_something_left_out(left_out: str) -> None:
     given, path = scan_inputs(1, 11, 5, 3)
