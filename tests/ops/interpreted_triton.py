@@ -18,7 +18,7 @@ from zigma_bench.errors import NotReady
 from zigma_bench.grid import Grid
 from zigma_bench.models.options import ZigmaOptions
 from zigma_bench.models.zigma import CardBlock, Zigma
-from zigma_bench.ops import arguments, backends
+from zigma_bench.ops import backends
 from zigma_bench.ops.causal_conv import causal_conv
 from zigma_bench.ops.residual_norm import residual_norm
 from zigma_bench.ops.selective_scan import selective_scan, triton_launch
@@ -277,8 +277,7 @@ def test_ssd_runs_its_portable_form_as_network_mixers_ask() -> None:
     assert torch.equal(ssd(**given, backend="triton"), ssd(**given, backend="torch"))
 
 
-def test_a_network_compiles_whole_and_equals_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arguments, "_visits_each_once", lambda path: True)  # NumPy's, which no card is asked
+def test_a_network_compiles_whole_and_equals_itself() -> None:
     network, x, t = small_network("triton")
     compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
     found, expected = (
@@ -294,7 +293,9 @@ def test_operators_are_well_registered() -> None:
     given, path = scan_inputs(1, 3, 2, 2)
     u, delta, A, B, C, D, z, bias = (given[name].requires_grad_() for name in given)
     ops = torch.ops.zigma_bench
-    torch.library.opcheck(ops.triton_selective_scan, (u, delta, A, B, C, D, z, bias, True, path, None, True))
+    for initial in (None, torch.randn(1, 2, 2, requires_grad=True)):
+        arguments_ = (u, delta, A, B, C, D, z, bias, True, path, None, initial, True)
+        torch.library.opcheck(ops.triton_selective_scan, arguments_)
     weight = torch.randn(2, 4, requires_grad=True)
     torch.library.opcheck(ops.triton_causal_conv, (u, weight, bias, path, None, True))
     shapes = [(1, 3, 8), (1, 3, 8), (1, 8), (8,), (8,), (1, 8), (1, 8), (9, 8)]
