@@ -111,6 +111,19 @@ def test_its_own_scan_and_none(call):
     assert json.loads(call("dit/S/2", "--json"))["schedule"] == []
 
 
+def test_a_network_of_clips(call):
+    """The layers of a factorised scan walk within frames and through time in turns, over the tokens of all frames."""
+    words = ("zigma:width=32,depth=3,patch=2", "--grid", "4x8x12", "--scan", "zigzag-video", "--set", "order=sst")
+    out = call(*words)
+    assert "3 x 8 x 12 values in each of 4 frames, 4x4x6 = 96 tokens" in out
+    found = json.loads(call(*words, "--json"))
+    assert (found["image"], found["grid"], found["tokens"]) == ([4, 3, 8, 12], "4x4x6", 96)
+    assert all(path["steps"] == 96 for layer in found["schedule"] for path in layer["paths"])
+    assert [path["along"] for layer in found["schedule"] for path in layer["paths"]] == ["rows", "columns", "time"]
+    picture = json.loads(call("zigma:width=32,depth=3,patch=2", "--grid", "8x12", "--json"))
+    assert found["forward_flops"]["scan"] == 4 * picture["forward_flops"]["scan"]
+
+
 def test_the_name_alone_shows_its_options_as_ever(call):
     assert "size B/PATCH: width 768, depth 24" in call("zigma")
 
@@ -124,7 +137,8 @@ def test_the_name_alone_shows_its_options_as_ever(call):
         (["zigma", "--grid", "8x8"], 2, "the network's size is missing; expected zigma/SIZE/PATCH"),
         (["zigma/B/3", "--grid", "32x32"], 3, "--grid 32x32: patches of 3 x 3 do not divide an image of 32 x 32"),
         (["zigma/B/2", "--grid", "32"], 2, "--grid: this is no grid"),
-        (["zigma/B/2", "--grid", "2x32x32"], 2, "networks take pictures, not clips"),
+        (["dit/B/2", "--grid", "2x32x32"], 3, "dit and sit"),
+        (["zigma:width=32,depth=2,patch=2,positions=sincos", "--grid", "2x8x8"], 3, "those of one picture"),
         (["zigma/B/2", "--scan", "zigzga"], 2, "no scan is called 'zigzga'"),
         (["zigma/B/2", "--scan", "zigzag", "--set", "paths=9"], 2, "option 'paths' has a wrong value"),
         (["zigma/B/2", "--scan", "zigzag:paths=2", "--set", "paths=2"], 2, "the option 'paths' stands twice"),

@@ -317,6 +317,19 @@ def test_rounds_of_cells_alternate_and_the_last_leaves_the_record(alone, tmp_pat
     check_report(*read_tables(tmp_path / "results" / "cost"))
 
 
+def test_a_backend_that_can_not_run_here_is_a_row_with_its_reason(alone, tmp_path):
+    lists = (("tokens: [16, 64]", "tokens: [16]"), ("batch: [1, 2]", "batch: [1]"), ("[torch, naive]", "[mamba-ssm]"))
+    small = ("stages: [latency, forward, forward-backward, train-step, sample]", "stages: [forward]")
+    plan = alone(small, *lists, ("[raster, {name: zigzag, paths: 8}]", "[raster]")).only("zigma")
+    (outcome,) = run_plan(plan, tmp_path / "results", CPU, Silent(), stages=("efficiency",))
+    assert outcome.status == "failed"
+    (table,) = read_tables(tmp_path / "results" / "cost")
+    told = next(line for line in footer(table) if line.startswith("cell zigma raster"))
+    assert "failed: efficiency: the backend 'mamba-ssm' doesn't run on this device; expected cuda; got 'cpu'" in told
+    (record,) = (tmp_path / "results").glob("cost/*/*/record.json")
+    assert json.loads(record.read_text())["provenance"]["backend"] is None
+
+
 def check_report(table):
     """Rows say what they are timed with; speed has a direction, a ceiling of the device has none; no seed is missed."""
     text = to_markdown([table])

@@ -142,7 +142,7 @@ def test_one_network_is_compared_under_all_of_its_scans(write_suite):
 
 def test_what_can_not_be_reached_is_one_error_with_the_nearest(write_suite):
     with pytest.raises(UsageError) as caught:
-        plan(write_suite(), "size_match=parameters")
+        plan(write_suite(), "size_match={by: parameters, solve: depth}")
     text = str(caught.value)
     for word in (
         "suite.yaml:7, key compare.1.backbone",
@@ -155,6 +155,26 @@ def test_what_can_not_be_reached_is_one_error_with_the_nearest(write_suite):
         assert word in text
     made = cells(plan(write_suite(), "size_match={by: parameters, solve: both}", "compare.1.backbone.heads=2"))
     assert abs(made[-1].parameters / made[0].parameters - 1) <= 0.02
+
+
+SMALL = "\n".join((
+    "  - backbone: {name: vision-mamba, width: 96, depth: 4, patch: 1}",
+    "  - backbone: {name: dit, width: 96, depth: 5, patch: 1}",
+    "  - backbone: {name: sit, width: 96, depth: 5, patch: 1}",
+    "  - backbone: {name: u-vit, width: 96, depth: 5, patch: 1}",
+    "  - backbone: {name: hybrid, width: 96, depth: 6, patch: 1}",
+    "    scans: [raster]",
+))  # fmt: skip
+
+
+@pytest.mark.parametrize("by", ["parameters", "flops"])
+def test_the_word_alone_brings_small_networks_to_a_size_too(write_suite, by):
+    """Where a layer is a tenth of the network and heads divide few widths, neither depth nor width does it alone."""
+    small = ("{name: zigma, width: 32, depth: 2, patch: 2}", "{name: zigma, width: 96, depth: 6, patch: 1}")
+    made = cells(plan(write_suite(small, (FOUR[0], SMALL)), f"size_match={by}"))
+    assert {cell.backbone.name for cell in made} == {"zigma", "vision-mamba", "dit", "sit", "u-vit", "hybrid"}
+    for cell in made:
+        assert abs(size(cell, by) / size(made[0], by) - 1) <= 0.02, cell.label
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 from zigma_bench.device import Device, precision_on
+from zigma_bench.errors import NotReady
 from zigma_bench.plan import Cell
 
 LIBRARIES = (
@@ -22,8 +23,6 @@ def provenance(cell: Cell, device: Device, started: float) -> dict[str, Any]:
     """Everything about this process that a reader of its record may want to know."""
     import torch
 
-    from zigma_bench.ops.backends import resolve
-
     return {
         "versions": {name: version(name) for name in LIBRARIES},
         "python": platform.python_version(),
@@ -33,11 +32,21 @@ def provenance(cell: Cell, device: Device, started: float) -> dict[str, Any]:
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "threads": torch.get_num_threads(),
         "precision": precision_on(device.type, cell.train.precision),
-        "backend": resolve(cell.backend, device.type),
+        "backend": _backend(cell, device),
         "started": started,
         "seconds": time.time() - started,
         "environment": {key: os.environ[key] for key in sorted(os.environ) if key.startswith(("ZIGMA_BENCH_", "OMP_"))},
     }
+
+
+def _backend(cell: Cell, device: Device) -> str | None:
+    """What ran the operators; None where the backend asked for can't run here, which a failed cell's reason says."""
+    from zigma_bench.ops.backends import resolve
+
+    try:
+        return resolve(cell.backend, device.type)
+    except NotReady:
+        return None
 
 
 @functools.cache

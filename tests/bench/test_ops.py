@@ -79,6 +79,15 @@ def test_paths_and_shapes_that_do_not_fit():
             Shape.parse(wrong)
 
 
+def test_a_path_that_does_not_fit_is_told_before_anything_is_run():
+    told = []
+    with pytest.raises(UsageError, match="no scan is called 'rastr'"):
+        ops.bench_ops(CPU, shapes=[Shape(1, 4, 8)], paths=["raster", "rastr"], tell=told.append)
+    with pytest.raises(UsageError, match="one path of all tokens"):
+        ops.bench_ops(CPU, shapes=[Shape(1, 4, 8)], paths=["raster", "cross-scan"], tell=told.append)
+    assert not told
+
+
 def test_the_command_prints_json_and_leaves_a_record(tmp_path):
     words = [
         "bench",

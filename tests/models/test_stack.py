@@ -1,4 +1,4 @@
-"""Blocks one after another, as they are, compiled in spans, and with what they compute made again."""
+"""Blocks one after another, as they are, compiled in spans, and with what they compute made again; whole networks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from zigma_bench.grid import Grid
+from zigma_bench.models.init import initialise
+from zigma_bench.models.options import ZigmaOptions
 from zigma_bench.models.stack import SPAN, Stack
+from zigma_bench.models.zigma import Zigma
+from zigma_bench.plugins import catalogue
+from zigma_bench.scans.layers import routes
 
 
 class Two(nn.Module):
@@ -70,3 +76,22 @@ def test_a_copy_is_not_compiled_and_names_stay() -> None:
     blocks.compile(backend="eager")
     assert blocks._compiled_call_impl is not None and copy.deepcopy(blocks)._compiled_call_impl is None
     assert list(blocks.state_dict()) == names == [f"{number}.weight" for number in range(4)]
+
+
+@pytest.mark.filterwarnings("ignore")  # PyTorch's compiler about itself
+@pytest.mark.parametrize(("mixer", "height"), [("mamba", 2), ("mamba-2", 8), ("attention", 2)])
+def test_a_network_is_traced_whole(mixer: str, height: int) -> None:
+    """No operator breaks the graph where its numbers can be looked at, as those of a path on a CPU can."""
+    grid, spec = Grid(height, 9), catalogue().get("scan", "zigzag")  # of mamba-2 two chunks
+    orders = routes(spec, grid=grid, depth=1, seed=0, options=spec.resolve({}, where="test"))
+    options = ZigmaOptions(width=32, depth=1, patch=1, mixer=mixer, drop_path=0)
+    network = Zigma(options, grid=grid, channels=1, routes=orders, backend="torch")
+    initialise(network, 0)
+    torch._dynamo.reset()
+    x, t = torch.linspace(-1, 1, grid.tokens).reshape(1, 1, height, 9), torch.tensor([0.3])
+    results = []
+    for run in (network, torch.compile(network, fullgraph=True, backend="aot_eager")):
+        y = run(x, t)
+        results.append([y.detach(), *torch.autograd.grad(y.square().mean(), list(network.parameters()))])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other)

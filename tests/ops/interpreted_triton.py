@@ -20,7 +20,7 @@ from zigma_bench.grid import Grid
 from zigma_bench.models import speed
 from zigma_bench.models.options import ZigmaOptions
 from zigma_bench.models.zigma import CardBlock, Zigma
-from zigma_bench.ops import arguments, backends
+from zigma_bench.ops import backends
 from zigma_bench.ops.causal_conv import causal_conv
 from zigma_bench.ops.residual_norm import residual_norm
 from zigma_bench.ops.selective_scan import selective_scan, triton_launch
@@ -145,6 +145,19 @@ def test_scan_in_one_part(batch: int, length: int, channels: int, states: int, s
 def test_scan_in_several_parts(segments: bool) -> None:
     given, path = scan_inputs(1, 131, 5, 7)
     check(selective_scan, given, path=path, since=some_segments(131) if segments else None)
+
+
+@pytest.mark.parametrize("segments", [False, True])
+@pytest.mark.parametrize("length", [1, 131])
+@pytest.mark.usefixtures("three_parts")
+def test_scan_from_a_state(length: int, segments: bool) -> None:
+    """A segment that begins at the first step sees it, and so does what a later part is handed."""
+    given, path = scan_inputs(1, length, 5, 7)
+    given["initial"] = torch.randn(1, 5, 7, generator=torch.Generator().manual_seed(1))
+    since = None
+    if segments:  # the first one reaches into the second part
+        since = (torch.arange(length) >= 70) * 70
+    check(selective_scan, given, path=path, since=since)
 
 
 @pytest.mark.parametrize("left_out", ["D", "z", "delta_bias", "softplus", "path"])
@@ -282,8 +295,6 @@ def test_networks_of_the_suites_compile_whole_and_equal_themselves(
     backbone: str, scan: str | None, grid: Grid, condition: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As `train.compile` and `sample.compile` do it, but for the code that a card would run."""
-    monkeypatch.setattr(arguments, "_visits_each_once", lambda path: True)  # values, which no card is asked
-    monkeypatch.setattr(arguments, "check_since", lambda since, like, where: None)
     monkeypatch.setattr(speed, "require_card", lambda device_type, key: None)
     compiler = torch.compile
     monkeypatch.setattr(torch, "compile", lambda f, *, options, **how: compiler(f, backend="aot_eager", **how))
@@ -325,7 +336,9 @@ def test_operators_are_well_registered() -> None:
     given, path = scan_inputs(1, 3, 2, 2)
     u, delta, A, B, C, D, z, bias = (given[name].requires_grad_() for name in given)
     ops = torch.ops.zigma_bench
-    torch.library.opcheck(ops.triton_selective_scan, (u, delta, A, B, C, D, z, bias, True, path, None, True))
+    for initial in (None, torch.randn(1, 2, 2, requires_grad=True)):
+        arguments_ = (u, delta, A, B, C, D, z, bias, True, path, None, initial, True)
+        torch.library.opcheck(ops.triton_selective_scan, arguments_)
     weight = torch.randn(2, 4, requires_grad=True)
     torch.library.opcheck(ops.triton_causal_conv, (u, weight, bias, path, None, True))
     shapes = [(1, 3, 8), (1, 3, 8), (1, 8), (8,), (8,), (1, 8), (1, 8), (9, 8)]

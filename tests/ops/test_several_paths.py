@@ -12,7 +12,8 @@ from zigma_bench.ops.backends import available
 from zigma_bench.ops.causal_conv import causal_conv
 from zigma_bench.ops.selective_scan import selective_scan
 
-BOUNDS = {"naive": 1e-12, "torch": 1e-12, "cpu": 3e-6, "fused": 3e-5}
+BOUNDS = {"naive": 1e-12, "torch": 1e-12, "cpu": 3e-6, "fused": 3e-5, "triton": 3e-5}
+CARD = ("fused", "triton")
 BATCH, LENGTH, CHANNELS, STATES = 2, 70, 20, 5
 ONE = {
     "u": (BATCH, LENGTH, CHANNELS), "delta": (BATCH, LENGTH, CHANNELS), "A": (CHANNELS, STATES),
@@ -43,7 +44,7 @@ def inputs(paths: int, separate: tuple[str, ...]) -> dict[str, Any]:
 
 def run(given: dict[str, Any], backend: str) -> list[torch.Tensor]:
     """The output and the gradient of every floating input, in float64 on the CPU."""
-    device = "cuda" if backend == "fused" else "cpu"
+    device = "cuda" if backend in CARD else "cpu"
     dtype = torch.float64 if backend in ("naive", "torch") else torch.float32
     tensors = {name: x.to(device, dtype if x.is_floating_point() else x.dtype) for name, x in given.items()}
     leaves = [x.requires_grad_() for x in tensors.values() if x.is_floating_point()]
@@ -90,7 +91,7 @@ def test_a_scan_goes_on_from_the_state_that_another_left(backend: str) -> None:
 
 def test_convolutions_of_several_paths_stay_apart(backend: str) -> None:
     rng = torch.Generator().manual_seed(0)
-    device, dtype = ("cuda", torch.float32) if backend == "fused" else ("cpu", torch.float32)
+    device, dtype = ("cuda", torch.float32) if backend in CARD else ("cpu", torch.float32)
     x, weight, bias = (torch.randn(*shape, generator=rng) for shape in [(2, 40, 12), (3, 12, 4), (12,)])
     path = torch.stack([torch.randperm(40, generator=rng) for _ in range(3)])
     x, weight, bias, path = (tensor.to(device) for tensor in (x.to(dtype), weight, bias, path))

@@ -83,13 +83,14 @@ def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
 
 def scan_for(card: int, compiled: Any, dtype: torch.dtype, states: int, since: torch.Tensor | None) -> dict[str, str]:
-    """The code of a scan of two parts, with its gradients."""
+    """The code of a scan of two parts, with its gradients; from a state where there are segments."""
     from zigma_bench.ops.selective_scan import triton_launch as launch
 
     code: dict[str, str] = compiled(launch, card, "stage", "outputs", "hand_on", "gradients")
     rows, B, path = torch.zeros(1, 128, 40, dtype=dtype), torch.zeros(1, 128, states, dtype=dtype), torch.arange(128)
     A, D = torch.zeros(40, states), torch.zeros(40)
-    given = launch.Inputs(rows, rows, A, B, B, D, rows, D, True, path, since)
+    initial = None if since is None else torch.zeros(1, 40, states)
+    given = launch.Inputs(rows, rows, A, B, B, D, rows, D, True, path, since, initial)
     launch.backward(given, rows, launch.forward(given, save=True)[1])
     return code
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import pickle
 import sys
 import types
 from collections import defaultdict
@@ -90,6 +91,26 @@ def test_a_pickle_with_code_is_told_and_not_run(zipped, released, tmp_path):
     with pytest.raises(UsageError, match=r"holds code.*posix\.mkdir.*nothing of it was run"):
         import_checkpoint("dit", tmp_path / "dit.pt", DIT, tmp_path / "model")
     assert not (tmp_path / "ran").exists() and not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("saved", ["pickle", "zip", "legacy"])
+def test_code_is_told_whatever_the_pickle(protocol, saved, tmp_path):
+    content = {"ema": {"a": "a"}, "more": [Code(tmp_path / "ran"), os.path.join]}
+    if saved == "pickle":
+        (tmp_path / "dit.pt").write_bytes(pickle.dumps(content, protocol=protocol))
+    else:
+        zipped = saved == "zip"
+        torch.save(content, tmp_path / "dit.pt", pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(UsageError, match=r"holds code.*posix\.mkdir.*nothing of it was run"):
+        import_checkpoint("dit", tmp_path / "dit.pt", DIT, tmp_path / "model")
+    assert not (tmp_path / "ran").exists() and not (tmp_path / "model").exists()
+
+
+def test_a_pickle_that_is_cut_off_is_damaged(tmp_path):
+    (tmp_path / "dit.pt").write_bytes(pickle.dumps({"ema": "weights " * 9}, protocol=4)[:40])
+    with pytest.raises(UsageError, match=r"damaged.*40 bytes"):
+        import_checkpoint("dit", tmp_path / "dit.pt", DIT, tmp_path / "model")
 
 
 def test_the_arguments_of_a_training_script_are_passed_over(tmp_path, monkeypatch):

@@ -17,9 +17,11 @@ from zigma_bench.diffusion.solver import solve
 from zigma_bench.errors import UsageError
 from zigma_bench.models.official import open_model
 from zigma_bench.sampling import to_pixels
+from zigma_bench.sheets import read_film
+from zigma_bench.standalone.images import open_images
 from zigma_bench.standalone.labels import label_of
 
-from .conftest import TEXT
+from .conftest import PLAIN, TEXT
 
 QUICK = ("--evaluations", 4, "--device", "cpu", "--backend", "torch")
 
@@ -126,6 +128,51 @@ def test_latents_are_no_pictures(model, tmp_path):
     latents = drawn(tmp_path / "a")
     assert sorted(latents) == ["0000000.npy", "0000001.npy"] and not list(tmp_path.glob("a/**/*.png"))
     assert all(value.shape == (4, 4, 4) and value.dtype == np.float32 for value in latents.values())
+
+
+@pytest.fixture
+def clips(tmp_path):
+    """`clips(channels)`: the folder of an imported ZigMa of two frames, and its network."""
+    from zigma_bench.models.official import import_checkpoint
+    from zigma_bench.models.official.zigma import build
+
+    def make(channels):
+        config = {**PLAIN["config"], "in_channels": channels, "scan_type": "zzvideo_sst", "video_frames": 2}
+        draw = torch.Generator().manual_seed(0)
+        layout = build(config, backend="torch").layout
+        torch.save({item.name: 0.1 * torch.randn(item.shape, generator=draw) for item in layout}, tmp_path / "zigma.pt")
+        import_checkpoint("zigma", tmp_path / "zigma.pt", config, tmp_path / f"model-{channels}")
+        return tmp_path / f"model-{channels}", open_model(tmp_path / f"model-{channels}", backend="torch")
+
+    return make
+
+
+@torch.no_grad()
+def test_clips_of_an_imported_model_are_films_that_quality_reads(clips, tmp_path):
+    folder, network = clips(3)
+    done(folder, "--out", tmp_path / "a", "--count", 2, *QUICK)
+    noise = torch.stack([image_noise(0, index, (2, 3, 4, 4)) for index in range(2)])
+    images, _ = solve(network, noise, solver="euler", evaluations=4)
+    expected = to_pixels(images)
+    for index in range(2):
+        film = read_film(tmp_path / "a" / "images" / f"{index:07d}.webp")
+        assert np.abs(film.astype(int) - expected[index]).max() <= 1
+    assert (tmp_path / "a" / "grid.png").is_file() and (tmp_path / "a" / "clips.webp").is_file()
+    assert open_images(tmp_path / "a").take([0, 1]).shape == (2, 2, 3, 4, 4)
+
+
+@torch.no_grad()
+def test_latents_of_clips_become_films_frame_by_frame(clips, tmp_path):
+    from diffusers import AutoencoderKL
+
+    folder, _ = clips(4)
+    done(folder, "--out", tmp_path / "a", "--count", 2, *QUICK, "--autoencoder", autoencoder(tmp_path / "vae"))
+    network = AutoencoderKL.from_pretrained(tmp_path / "vae", low_cpu_mem_usage=False)
+    for index in range(2):
+        latents = torch.from_numpy(np.load(tmp_path / "a" / "latents" / f"{index:07d}.npy"))
+        film = read_film(tmp_path / "a" / "images" / f"{index:07d}.webp")
+        assert latents.shape == (2, 4, 4, 4) and film.shape == (2, 3, 8, 8)
+        assert np.abs(film.astype(int) - to_pixels(network.decode(latents / 0.18215).sample)).max() <= 1
 
 
 def test_zigma_is_drawn_without_a_condition(model, tmp_path):

@@ -68,12 +68,17 @@ def bench_ops(
     tell: Callable[[str], None] = lambda text: None,
     keep: Callable[[Sequence[Row]], None] = lambda rows: None,
 ) -> list[Row]:
-    """All rows; CellFailed before the first timing of a backend whose results are wrong.
+    """All rows; CellFailed before the first timing of a backend whose results are wrong, UsageError for a wrong path
+    before anything is run.
 
     `seconds`: about how long the rounds of one operator, direction, shape and path last for each backend; `keep` is
     given all rows so far, again and again.
     """
     dtype = DTYPES[device.type]
+    shapes = shapes or [Shape.parse(text) for text in SHAPES[device.type]]
+    for shape in shapes:
+        for path in paths:
+            find_path(path, shape.length)
     for op in ops:
         for backend in backends(op, device.type):
             tell(f"checking {op} of {backend}")
@@ -81,7 +86,7 @@ def bench_ops(
     speed = copy_bytes_per_second(device)
     rows: list[Row] = []
     for op in ops:
-        for shape in shapes or [Shape.parse(text) for text in SHAPES[device.type]]:
+        for shape in shapes:
             given = inputs(op, shape, device=device.name, dtype=dtype)
             grad = torch.randn(shape.batch, shape.length, shape.channels).to(device.name, dtype)
             for path in paths:

@@ -21,12 +21,13 @@ PRECISIONS = ("fp32", "bf16")
 
 @dataclass(frozen=True)
 class Network:
-    """A network as it was asked for, with its cost. `kept`: bytes by precision and operator, or why nobody knows."""
+    """A network as it was asked for, with its cost. `image`: [C, H, W], or [T, C, H, W] of a clip. `kept`: bytes by
+    precision and operator, or why nobody knows."""
 
     label: str
     backbone: Resolved
     scan: Resolved | None
-    image: tuple[int, int, int]
+    image: tuple[int, ...]
     grid: Grid
     routes: tuple[Route, ...]
     cost: Cost
@@ -37,13 +38,14 @@ class Network:
 def find_network(
     text: str, *, image: str, channels: int, scan: str | None, settings: Sequence[str], seed: int, backend: str
 ) -> Network:
-    """The network of NAME/SIZE/PATCH or NAME:OPTION=VALUE,... on an image of H x W, its layers under a scan."""
+    """The network of NAME/SIZE/PATCH or NAME:OPTION=VALUE,... on an image HxW or a clip TxHxW, its layers under a
+    scan."""
     backbone = _backbone(text)
     spec = catalogue().get("backbone", backbone.name)
     found = _scan(spec, scan, settings)
-    size, options = _image(image, channels), spec.make_options(backbone.options)
+    pixels, options = _pixels(image, channels), spec.make_options(backbone.options)
     try:
-        grid = Grid.of_image(*size[1:], options.patch)
+        grid = Grid.of_image(pixels.height, pixels.width, options.patch, pixels.frames)
     except NotReady as error:
         raise error.at(f"--grid {image}") from None
     routes = cell_routes(found, grid=grid, depth=options.depth, seed=seed, catalogue=catalogue())
@@ -51,6 +53,8 @@ def find_network(
         spec.facts.check(options, grid=grid, routes=routes)
     given = {"grid": grid, "channels": channels, "routes": routes}
     cost = spec.facts.cost(options, **given).within("not told apart")
+    frames = (pixels.frames,) if pixels.video else ()
+    size = (*frames, channels, pixels.height, pixels.width)
     return Network(text, backbone, found, size, grid, routes, cost, backend, _kept(spec, options, given, backend))
 
 
@@ -91,16 +95,14 @@ def _once(*given: Sequence[tuple[str, Any]], where: str) -> dict[str, Any]:
     return found
 
 
-def _image(text: str, channels: int) -> tuple[int, int, int]:
+def _pixels(text: str, channels: int) -> Grid:
     try:
-        grid = Grid.parse(text)
+        found = Grid.parse(text)
     except UsageError as error:
         raise error.at("--grid") from None
-    if grid.video:
-        raise UsageError("networks take pictures, not clips", where="--grid", expected="HxW", got=text)
     if channels < 1:
         raise UsageError("an image has at least one channel", where="--channels", got=channels)
-    return channels, grid.height, grid.width
+    return found
 
 
 def _kept(spec: Spec, options: Any, given: Mapping[str, Any], backend: str) -> Mapping[str, Mapping[str, int]] | str:

@@ -26,10 +26,11 @@ def show_network(network: Network, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(to_json(network), indent=1))
         return
-    channels, height, width = network.image
+    channels, height, width = network.image[-3:]
+    frames = f" in each of {network.grid.frames} frames," if network.grid.video else " in"
     shape = ", ".join(f"{key} {value}" for key, value in network.backbone.options.items() if type(value) is int)
     print(f"{network.label}: {shape}")
-    print(f"{channels} x {height} x {width} values in {network.grid} = {network.grid.tokens:,} tokens")
+    print(f"{channels} x {height} x {width} values{frames} {network.grid} = {network.grid.tokens:,} tokens")
     print_wide(_operators(network))
     print("FLOP: one forward pass of one image by formula, 1 multiply-add being 2. Norms,")
     print("activations and other work on single values are not counted.")

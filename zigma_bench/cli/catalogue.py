@@ -93,7 +93,9 @@ def list_backbones(as_json: AsJson = False) -> None:
 @backbones.command("show")
 def show_backbone(
     name: Annotated[str, typer.Argument(help="A name, or a network: zigma/B/2, or zigma:width=96,depth=6,patch=2.")],
-    grid: Annotated[str | None, typer.Option("--grid", help="HxW of the image, in values; 32x32 if absent.")] = None,
+    grid: Annotated[
+        str | None, typer.Option("--grid", help="HxW of the image, TxHxW of a clip, in values; 32x32 if absent.")
+    ] = None,
     scan: Annotated[
         str | None, typer.Option("--scan", help="A scan; its options may follow as in zigzag:paths=2.")
     ] = None,

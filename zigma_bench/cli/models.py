@@ -27,7 +27,7 @@ SETTINGS_HELP = "SUITE: KEY.PATH=VALUE, laid over it. MODEL, CELL: KEY=VALUE, a 
 SOLVER_HELP = "MODEL, CELL: euler, heun, dopri5, euler-maruyama, heun-sde, ddpm, ddim; euler if absent, ddpm for DiT."
 LABELS_HELP = "MODEL, CELL: labels that images take in turn, such as 207,360; every class in turn if absent."
 AUTOENCODER_HELP = "MODEL of latents: the autoencoder's folder, or owner/name@COMMIT on the Hub, to make pictures with."
-NO_PICTURE = "these are clips, or have other channels than a picture: each lies as .npy"
+NO_PICTURE = "these have other channels than a picture: each lies as .npy"
 PROMPT_HELP = "MODEL, CELL of texts: a text to draw; several take turns."
 ENCODER_HELP = "MODEL of texts: what reads the prompts, minilm, a folder, or owner/name@COMMIT on the Hub."
 SAYS_HELP = "What it was trained to say: velocity (default), score or noise."

@@ -47,14 +47,22 @@ def check_sequence(name: str, tensor: Tensor, *, where: str) -> None:
 def check_path(path: Tensor | None, like: Tensor, *, where: str) -> None:
     """UsageError unless the path is int64 [L] on the device of `like` [B, L, E] and visits every row once.
 
-    On a GPU the values are not looked at: that would stop the queue. The plan has checked them.
+    On a GPU the values are not looked at: that would stop the queue. Nor are they when PyTorch traces, where there are
+    none. The plan has checked them.
     """
     if path is None:
         return
     _check_whole_numbers("the path", path, like, where=where)
     length = len(path)
-    if path.device.type == "cpu" and not _visits_each_once(path):
+    if _has_values(path) and not _visits_each_once(path):
         raise UsageError(f"the path doesn't visit each of the rows 0 to {length - 1} once", where=where)
+
+
+def _has_values(tensor: Tensor) -> bool:
+    """Whether the numbers can be looked at in passing."""
+    import torch
+
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def _visits_each_once(path: Tensor) -> bool:
@@ -70,14 +78,14 @@ def _visits_each_once(path: Tensor) -> bool:
 def check_since(since: Tensor | None, like: Tensor, *, where: str) -> None:
     """UsageError unless `since` is int64 [L] on the device of `like` [B, L, E]: 0 first, then i or as at step i - 1.
 
-    On a GPU the values are not looked at, as those of the path.
+    On a GPU and when PyTorch traces the values are not looked at, as those of the path.
     """
     if since is None:
         return
     import torch
 
     _check_whole_numbers("since", since, like, where=where)
-    if since.device.type != "cpu":
+    if not _has_values(since):
         return
     wrong = (since != torch.arange(len(since))) & (since != since.roll(1))
     wrong[0] = since[0] != 0  # which the roll has compared with the last step

@@ -59,7 +59,7 @@ def around(size: Callable[[int], int | None], target: int, *, start: int, step: 
 def candidates(given: Mapping[str, int], size: Size, target: int) -> Iterator[Found]:
     """What is tried in turn: the values given, then each option by itself, from rounder values to less round ones.
 
-    Where the width may be solved too, the depth is from a half to twice of what it was.
+    Where the width may be solved too, the depth is from a half to twice of what it was, and pairs of both come last.
     """
     if (found := size({})) is not None:
         yield Found({}, found)
@@ -67,6 +67,8 @@ def candidates(given: Mapping[str, int], size: Size, target: int) -> Iterator[Fo
         free = name == "width" or len(given) == 1
         tried = _along(name, value, {}, size, target)
         yield from (found for found in tried if free or value <= 2 * found.values[name] <= 4 * value)
+    if len(given) > 1:
+        yield from pairs(given, size, target)
 
 
 def pairs(given: Mapping[str, int], size: Size, target: int) -> Iterator[Found]:
@@ -183,11 +185,10 @@ def _unreachable(
     if nearest is not None:
         shape = " and ".join(f"{name} {value}" for name, value in nearest.values.items()) or "its own shape"
         got = f"{nearest.size:,} ({nearest.size / target - 1:+.1%}) with {shape}"
-    joined = " and ".join(names) if wanted.solve == "both" else " or ".join(names)
-    more = "" if wanted.solve == "both" else f"say size_match: {{by: {wanted.by}, solve: both}}, or "
+    more = "" if wanted.solve in ("either", "both") else f"say size_match: {{by: {wanted.by}, solve: both}}, or "
     heads = "give it heads that divide more widths, or " if "heads" in backbone.options else ""
     return UsageError(
-        f"no {joined} brings the backbone {backbone.name!r} to the {wanted.by} of {baseline.row!r}",
+        f"no {' and '.join(names)} brings the backbone {backbone.name!r} to the {wanted.by} of {baseline.row!r}",
         expected=f"{target:,} to 2%",
         got=got,
         do=f"{more}{heads}set size_match to none",

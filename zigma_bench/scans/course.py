@@ -1,4 +1,4 @@
-"""A path in words: where it begins, which way it goes on, and whether it follows rows or columns."""
+"""A path in words: where it begins, which way it goes on, and whether it follows rows, columns or time."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ MOSTLY = 2  # times as many steps one way as the other
 
 @dataclass(frozen=True)
 class Course:
-    """`begins`: the corner of the first token, or its (row, column). `along`: `rows`, `columns`, `both`, or `none`
-    of them: which way the steps to a neighbour mostly lead. `first`: the first tokens, -1 for a pad. `steps`: of all.
+    """`begins`: the corner of the first token, or its (row, column), and of a clip its frame. `along`: `rows`,
+    `columns`, of a clip `time`, `both` (of a clip `several`), or `none` of them: which way the steps to a neighbour
+    mostly lead. `first`: the first tokens, -1 for a pad. `steps`: of all.
     """
 
     begins: str
@@ -31,11 +32,15 @@ class Course:
 
 
 def course(path: Ints, grid: Grid) -> Course:
-    """The words for a checked path [S] on the grid of a picture."""
+    """The words for a checked path [S] on a grid."""
     tokens = path[path != PAD]
     rows, columns = np.divmod(tokens, grid.width)
+    times, rows = np.divmod(rows, grid.height)
+    begins = _place(int(rows[0]), int(columns[0]), grid)
+    if grid.video:
+        begins = f"{begins}, frame {times[0]}"
     first = tuple(int(token) for token in path[:FIRST])
-    return Course(_place(int(rows[0]), int(columns[0]), grid), _along(rows, columns), first, len(path))
+    return Course(begins, _along({"rows": columns, "columns": rows, "time": times}, grid), first, len(path))
 
 
 def _place(row: int, column: int, grid: Grid) -> str:
@@ -43,12 +48,14 @@ def _place(row: int, column: int, grid: Grid) -> str:
     return f"{sides[0]} {sides[1]}" if all(sides) else f"({row}, {column})"
 
 
-def _along(rows: Ints, columns: Ints) -> str:
-    """Steps to a neighbour in the row against steps to one in the column."""
-    down, right = np.abs(np.diff(rows)), np.abs(np.diff(columns))
-    in_rows, in_columns = int(((down == 0) & (right == 1)).sum()), int(((down == 1) & (right == 0)).sum())
-    if 2 * (in_rows + in_columns) < len(down):
+def _along(axes: dict[str, Ints], grid: Grid) -> str:
+    """Steps to a neighbour along each of the axes, which change one coordinate by one, against those along others."""
+    steps = {name: np.abs(np.diff(places)) for name, places in axes.items()}
+    moved = sum(steps.values())
+    counts = {name: int(((changed == 1) & (moved == 1)).sum()) for name, changed in steps.items()}
+    total, most = sum(counts.values()), max(counts, key=lambda name: counts[name])
+    if 2 * total < len(steps[most]):
         return "none"
-    if in_rows > MOSTLY * in_columns:
-        return "rows"
-    return "columns" if in_columns > MOSTLY * in_rows else "both"
+    if counts[most] > MOSTLY * (total - counts[most]):
+        return most
+    return "several" if grid.video else "both"

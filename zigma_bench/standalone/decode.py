@@ -1,7 +1,7 @@
 """The latents of a folder as pictures, through an autoencoder; a picture that is there already is not decoded again.
 
 DIR/  autoencoder.json     which autoencoder the pictures are of; another one is refused
-      images/0000000.png   the picture of latents/0000000.npy
+      images/0000000.png   the picture of latents/0000000.npy, or .webp, the clip
       grid.png             the first 64 pictures
 """
 
@@ -31,21 +31,21 @@ AUTOENCODER = "autoencoder.json"
 def decoder_of(source: Drawable, name: str) -> LatentSpace:
     """The space of a model's latents through FOLDER, or through owner/name@COMMIT of the Hub, which is fetched.
 
-    Raises UsageError for a model whose samples are no latents of pictures, NotReady for an autoencoder that is not
-    there or has other latents.
+    Of clips it is that of a frame. Raises UsageError for a model whose samples are no latents, NotReady for an
+    autoencoder that is not there or has other latents.
     """
     if source.latents is not None:
         raise UsageError("the cell knows the autoencoder of its latents", where="--autoencoder", do="leave it out")
-    if source.space != "latents" or len(source.shape) != 3:
+    if source.space != "latents":
         raise UsageError(
-            "the model draws no latents of pictures", where="--autoencoder", got=f"{source.space} {list(source.shape)}",
+            "the model draws no latents", where="--autoencoder", got=f"{source.space} {list(source.shape)}",
             do="leave it out, or import the model with --space latents",
         )  # fmt: skip
     folder, at, commit = name.rpartition("@")
     given = (
         Latents(autoencoder=folder, revision=commit) if at and not Path(name).exists() else Latents(autoencoder=name)
     )
-    channels, height, width = source.shape
+    channels, height, width = source.shape[-3:]
     return space_of_latents(given, channels=channels, height=height, width=width, where="--autoencoder")
 
 

@@ -1,7 +1,7 @@
 """Drawing from an imported model or a trained cell into a folder, a file an image; what is there is not drawn again.
 
 DIR/  spec.json            what every image depends on; another order is refused
-      images/0000000.png   or latents/0000000.npy, float32, where they are no pictures
+      images/0000000.png   .webp of a clip, or latents/0000000.npy, float32, where they are no pictures
       labels.json          the label of each image, of a model with classes; prompts.json its prompt
       grid.png             the first 64 pictures
 """

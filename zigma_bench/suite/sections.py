@@ -49,8 +49,8 @@ class Budget(Strict):
 class SizeMatch(Strict):
     """What is equal among backbones, to 2%: the word alone, or with what is solved for it.
 
-    `either`: the depth, to a half or twice at most, and where that can't be the width; `both`: the width at other
-    depths too.
+    `either`: the depth, to a half or twice at most, where that can't be the width, and where neither can be the width
+    at other depths; `both`: that at once.
     """
 
     by: Literal["none", "parameters", "flops"]

@@ -78,8 +78,8 @@ class Card(Strict):
 
     @property
     def image(self) -> bool:
-        """Whether what it draws is a picture, of 1 or 3 channels in [-1, 1], and not latents or a clip."""
-        return self.space == "pixels" and len(self.shape) == 3 and self.channels in (1, 3)
+        """Whether what it draws is a picture, of 1 or 3 channels in [-1, 1], or a clip of such, and not latents."""
+        return self.space == "pixels" and self.channels in (1, 3)
 
     def readme(self) -> str:
         """The card as a page."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from zigma_bench.errors import NotReady, UsageError
+from zigma_bench.models.official.pickled import foreign_names
 
 ARGUMENTS = re.compile(
     r"omegaconf\.[\w.]+|argparse\.Namespace|typing\.Any|collections\.defaultdict|pathlib\.(Posix|Windows)?Path"
@@ -53,14 +54,11 @@ def read_released(path: Path) -> Mapping[str, Any]:
     if code := [name for name in unknown if not ARGUMENTS.fullmatch(name)]:
         raise _holds_code(path, code)
     try:
-        with _as_ignored(unknown):
+        with _as_ignored(unknown), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a protocol that torch.load then refuses
             found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except pickle.UnpicklingError as error:
-        if names := re.findall(r"GLOBAL ([\w.]+)", str(error)):
-            raise _holds_code(path, names) from None
-        raise _damaged(path, error) from None
     except Exception as error:  # a damaged file raises whatever its reader runs into
-        raise _damaged(path, error) from None
+        raise _unreadable(path, error) from None
     if not isinstance(found, Mapping):
         raise UsageError(
             "this is no checkpoint", where=str(path), expected="a mapping of names to tensors", got=type(found).__name__
@@ -79,7 +77,7 @@ def _names_in(path: Path) -> list[str]:
     try:
         return sorted(set(torch.serialization.get_unsafe_globals_in_checkpoint(path)))
     except Exception as error:
-        raise _damaged(path, error) from None
+        raise _unreadable(path, error) from None
 
 
 def _as_ignored(names: list[str]) -> contextlib.AbstractContextManager[Any]:
@@ -101,6 +99,12 @@ def _holds_code(path: Path, names: list[str]) -> UsageError:
         expected="tensors, which weights_only=True reads",
         do="take the file from its publisher, or ask whoever made it for the weights alone, as safetensors",
     )
+
+
+def _unreadable(path: Path, error: Exception) -> UsageError:
+    """A pickle with code, or a damaged file; torch names what it refuses for some of a pickle's protocols alone."""
+    names = re.findall(r"GLOBAL ([\w.]+)", str(error)) or foreign_names(path)
+    return _holds_code(path, names) if names else _damaged(path, error)
 
 
 def _damaged(path: Path, error: Exception) -> UsageError:

@@ -22,18 +22,19 @@ from zigma_bench.ops.selective_scan.triton_kernels import (
     step_size,
 )
 
-MORE_TENSORS = ["kept", "grad_u", "grad_delta", "grad_z", "grad_pairs", "grad_A", "grad_D", "grad_bias"]
+MORE_TENSORS = ["kept", "grad_u", "grad_delta", "grad_z", "grad_pairs", "grad_A", "grad_D", "grad_bias",
+                "grad_initial"]  # fmt: skip
 
 
 @triton.jit(do_not_specialize=ROWS + SIZES, do_not_specialize_on_alignment=TENSORS + MORE_TENSORS)
 def gradients(
     u, delta, z, out, A, D, bias, path, since, staged, saved, ends, sums, kept,
-    grad_u, grad_delta, grad_z, grad_pairs, grad_A, grad_D, grad_bias,
+    grad_u, grad_delta, grad_z, grad_pairs, grad_A, grad_D, grad_bias, grad_initial,
     u_batch, u_row, delta_batch, delta_row, z_batch, z_row, out_batch, out_row, length, channels, parts, part,
     N: tl.constexpr, NB: tl.constexpr, E: tl.constexpr, T: tl.constexpr, SAVE: tl.constexpr, SOFTPLUS: tl.constexpr,
 ):  # fmt: skip
     """grad_u, grad_delta, grad_z [B, L, E]; grad_pairs [blocks, B, L, 2, NB] of B and C; grad_A [B, parts, N, E];
-    grad_D, grad_bias [B, parts, E].
+    grad_D, grad_bias [B, parts, E]; grad_initial [B, N, E], or none.
 
     `out` is the output's gradient, `saved` as `outputs` wrote it, `ends` and `sums` those of `hand_on` with BACK;
     `kept` [programs, SAVE / T, NB, E] is memory for states.
@@ -137,5 +138,7 @@ def gradients(
         tl.debug_barrier()  # all have read what the next chunk overwrites
     place = batch * parts + at
     tl.store(grad_A + place * channels * N + n * channels + e[None, :], of_A, mask=both)
+    if grad_initial is not None:
+        tl.store(grad_initial + batch * channels * N + n * channels + e[None, :], r, mask=both & (at == 0))
     tl.store(grad_D + place * channels + e, of_D, mask=inside)
     tl.store(grad_bias + place * channels + e, of_bias, mask=inside)

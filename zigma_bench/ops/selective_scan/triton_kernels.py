@@ -12,7 +12,7 @@ import triton.language as tl
 LOG2E, LN2 = tl.constexpr(1.4426950408889634), tl.constexpr(0.6931471805599453)
 ROWS = ["u_batch", "u_row", "delta_batch", "delta_row", "z_batch", "z_row", "out_batch", "out_row"]
 SIZES = ["length", "channels", "parts", "part"]
-TENSORS = ["u", "delta", "z", "out", "A", "D", "bias", "staged", "saved", "ends", "sums"]
+TENSORS = ["u", "delta", "z", "out", "A", "D", "bias", "staged", "initial", "saved", "ends", "sums"]
 
 
 @triton.jit
@@ -45,8 +45,8 @@ def row_at(path, step, there):
 
 @triton.jit
 def starts(since, step, there):
-    """Whether a segment starts at a step."""
-    return tl.load(since + step, mask=there, other=-1) == step
+    """Whether a segment starts at a step; the first one goes on from the state that is given."""
+    return (tl.load(since + step, mask=there, other=-1) == step) & (step > 0)
 
 
 @triton.jit
@@ -83,11 +83,12 @@ def stage(
 
 @triton.jit(do_not_specialize=ROWS + SIZES, do_not_specialize_on_alignment=TENSORS)
 def outputs(
-    u, delta, z, out, A, D, bias, path, since, staged, saved, ends, sums,
+    u, delta, z, out, A, D, bias, path, since, staged, initial, saved, ends, sums,
     u_batch, u_row, delta_batch, delta_row, z_batch, z_row, out_batch, out_row, length, channels, parts, part,
     N: tl.constexpr, NB: tl.constexpr, E: tl.constexpr, T: tl.constexpr, SAVE: tl.constexpr, SOFTPLUS: tl.constexpr,
 ):  # fmt: skip
-    """out [B, L, E]; with `saved`, the state before every SAVE-th step [B, L / SAVE, N, E].
+    """out [B, L, E] from the state `initial` [B, N, E], else zero; with `saved`, the state before every SAVE-th step
+    [B, L / SAVE, N, E].
 
     `ends` [B, parts, N, E] and `sums` [B, parts, E] are those of `hand_on`, read where there are several parts.
     """
@@ -106,6 +107,8 @@ def outputs(
     out += batch * out_batch
     staged += batch * length * 2 * NB
     h = tl.zeros([NB, E], tl.float32)
+    if initial is not None:
+        h = tl.load(initial + batch * channels * N + n * channels + e[None, :], mask=both, other=0.0)
     if ends is not None:
         for before in range(at):
             h = carry(h, A_, ends, sums, batch * parts + before, channels, N, n, e, both)

@@ -94,7 +94,9 @@ def forward(given: Inputs, *, save: bool) -> tuple[Tensor, Tensor]:
     with current(given.u.device):
         A, pairs = given.A.t().contiguous(), staged(given)
         ends, sums = _carried(given, plan, out, A, pairs, back=False)
-        tensors = (A, given.D, given.bias, given.path, given.since, pairs, saved if save else None, ends, sums)
+        initial = None if given.initial is None else given.initial.mT.contiguous()
+        kept = saved if save else None
+        tensors = (A, given.D, given.bias, given.path, given.since, pairs, initial, kept, ends, sums)
         _launch(outputs, given, plan, plan.parts, out, *tensors, T=AHEAD, SAVE=SAVE)
     return out, saved
 
@@ -112,12 +114,13 @@ def backward(given: Inputs, grad: Tensor, saved: Tensor) -> Gradients:
     of_BC = _floats(given, blocks, batch, length, 2, NB)
     of_A = _floats(given, batch, plan.parts, states, channels)
     of_D, of_bias = (_floats(given, batch, plan.parts, channels) for _ in range(2))
+    of_initial = None if given.initial is None else _floats(given, batch, states, channels)
     with current(given.u.device):
         A, pairs = given.A.t().contiguous(), staged(given)
         ends, sums = _carried(given, plan, grad, A, pairs, back=True)
         tensors = (
             A, given.D, given.bias, given.path, given.since, pairs, saved, ends, sums, kept,
-            of_u, of_delta, of_z, of_BC, of_A, of_D, of_bias,
+            of_u, of_delta, of_z, of_BC, of_A, of_D, of_bias, of_initial,
         )  # fmt: skip
         _launch(gradients, given, plan, plan.parts, grad, *tensors, T=AHEAD_BACKWARD, SAVE=SAVE)
     return Gradients(
@@ -128,4 +131,5 @@ def backward(given: Inputs, grad: Tensor, saved: Tensor) -> Gradients:
         of_D.sum((0, 1)),
         of_z,
         of_bias.sum((0, 1)),
+        None if of_initial is None else of_initial.mT.contiguous(),
     )

@@ -127,7 +127,7 @@ def _cut(tensor: Tensor, chunk: int) -> Tensor:
 def _inside(x: Tensor, sums: Tensor, B: Tensor, C: Tensor, step: Tensor, began: Tensor, wide: torch.dtype) -> Tensor:
     """What the steps before it in the same chunk and segment give to each: [B, K, Q, H, P], in the dtype of x."""
     seen = (step[:, None, :] < step[:, :, None]) & (step[:, None, :] >= began[:, :, None])  # [K, Q, Q]
-    decays = _decays(sums, sums, seen[:, None], wide)  # [B, K, H, Q, Q]
+    decays = _decays(sums, sums.view_as(sums), seen[:, None], wide)  # [B, K, H, Q, Q]; Dynamo takes no tensor twice
     likeness = C.transpose(2, 3) @ B.permute(0, 1, 3, 4, 2)  # C_i . B_j, [B, K, G, Q, Q]
     matrix = likeness[:, :, :, None] * torch.unflatten(decays, 2, (B.shape[3], -1))  # [B, K, G, R, Q, Q]
     y: Tensor = matrix.flatten(2, 3).to(x.dtype) @ x.transpose(2, 3)

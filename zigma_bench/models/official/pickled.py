@@ -1,0 +1,51 @@
+"""The names that a pickle asks for, read from its opcodes: nothing of it is loaded or run."""
+
+from __future__ import annotations
+
+import contextlib
+import pickletools
+import re
+import zipfile
+from pathlib import Path
+from typing import IO
+
+OF_TENSORS = re.compile(r"collections\.OrderedDict|torch\._utils\._rebuild\w+|torch\.\w+")
+LEGACY = 5  # pickles in a file that PyTorch did not zip: two numbers, the machine, the content, the storages' names
+STRINGS = ("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8")
+
+
+def foreign_names(path: Path) -> list[str]:
+    """What the pickles of a file, zipped or not, ask for beyond tensors, up to where it ends or is damaged."""
+    names: set[str] = set()
+    with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile):  # damaged, which others tell
+        if not zipfile.is_zipfile(path):
+            with path.open("rb") as file:
+                for _ in range(LEGACY):
+                    _read(file, names)
+        else:
+            with zipfile.ZipFile(path) as archive:
+                for entry in archive.namelist():
+                    if entry.endswith("data.pkl"):
+                        with archive.open(entry) as file:
+                            _read(file, names)
+    return sorted(name for name in names if not OF_TENSORS.fullmatch(name))
+
+
+def _read(file: IO[bytes], names: set[str]) -> None:
+    """Since protocol 4 a name is two strings on the stack, which may come from the memo."""
+    last: str | None = None
+    pushed: list[str | None] = []
+    memo: list[str | None] = []
+    for opcode, argument, _ in pickletools.genops(file):
+        if opcode.name == "GLOBAL":
+            names.add(str(argument).replace(" ", "."))
+        elif opcode.name == "STACK_GLOBAL":
+            names.add(".".join(str(part) for part in pushed[-2:]))
+        elif opcode.name == "MEMOIZE":
+            memo.append(last)
+            continue
+        last = argument if opcode.name in STRINGS else None
+        if opcode.name in ("BINGET", "LONG_BINGET") and isinstance(argument, int) and argument < len(memo):
+            last = memo[argument]
+        if last is not None:
+            pushed.append(last)
