@@ -72,7 +72,7 @@ def _caches(path: Path, settings: list[str] | None, folder: Path | None) -> list
     from zigma_bench.data.check import Found
     from zigma_bench.plan.data import data_sets
     from zigma_bench.plugins import catalogue
-    from zigma_bench.runner.encode import foreign_caches
+    from zigma_bench.runner.encode import cache_problems
     from zigma_bench.suite import load_suite
 
     suite, source = load_suite(path, settings=settings or ())
@@ -82,7 +82,7 @@ def _caches(path: Path, settings: list[str] | None, folder: Path | None) -> list
         return []
     here = [space for space in spaces if space.given.cache is not None and space.weights_sha256]
     return [
-        (Asked(f"latents in {space.given.cache}", {}, str(path)), Found(0, tuple(foreign_caches([space]))))
+        (Asked(f"latents in {space.given.cache}", {}, str(path)), Found(0, tuple(cache_problems(space))))
         for space in here
     ]
 
