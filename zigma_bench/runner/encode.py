@@ -189,3 +189,17 @@ def text_state(text: TextFeatures) -> str:
     if (store := kept(text.folder)) is None:
         return f"not encoded yet, which a run does first, into {text.folder}"
     return f"encoded, {store['rows'] - 1:,} captions in {text.folder}"
+
+
+def text_problems(text: TextFeatures) -> list[NotReady]:
+    """The shards of kept features of captions that are broken, all checksums compared; of what is not whole yet, none:
+    a run goes on with it."""
+    from zigma_bench.data.arrays import Field, Layout, faults
+
+    if (store := kept(text.folder)) is None:
+        return []
+    fields = {name: Field(field["dtype"], tuple(field["shape"])) for name, field in store["fields"].items()}
+    layout = Layout(store["identity"], fields, store["rows"], store["shard_rows"])
+    do = "run `zigma-bench data encode SUITE`, which mends it"
+    found = faults(text.folder, layout)
+    return [NotReady(f"captions, shard {fault.shard} {fault.reason}", where=str(text.folder), do=do) for fault in found]
