@@ -6,6 +6,8 @@ import csv
 import gc
 import io
 import json
+import signal
+import subprocess
 import weakref
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from zigma_bench.efficiency.calls import STAGES
 from zigma_bench.efficiency.card import Meter, find_meter
 from zigma_bench.efficiency.measure import flop_rate
 from zigma_bench.efficiency.timing import MOST_WARM_UPS, Timing, time_calls
-from zigma_bench.errors import Interrupted, UsageError
+from zigma_bench.errors import CellFailed, Interrupted, UsageError
 from zigma_bench.plan import make_plan
 from zigma_bench.plugins import catalogue
 from zigma_bench.reports.render import footer, to_csv, to_json, to_markdown
@@ -363,6 +365,12 @@ def test_images_of_one_shape_are_one_to_a_batch(write_suite):
     )
     assert len(two.cells) == 2 * len(one.cells)
     assert [cell.backbone for cell in distinct(two)] == [cell.backbone for cell in distinct(one)]
+
+
+def test_a_step_that_ends_without_a_word_is_named_by_its_signal(alone, monkeypatch):
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], -signal.SIGSEGV, "", ""))
+    with pytest.raises(CellFailed, match="a training step of 2 images fails: its process ended with SIGSEGV"):
+        run_trial(alone().cells[0], 2, CPU, 2**30)
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is limited through /proc")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -170,8 +171,29 @@ def test_another_autoencoder_does_not_read_the_cache_of_the_first(place, tmp_pat
     clear_error(done, 3, "another weights_sha256", "give another folder")
     done = run("data", "check", *words, cwd=place)
     assert done.returncode == 3 and "another weights_sha256" in done.stdout, done.stdout
+    planned = run("plan", *words, cwd=place).stdout
+    assert "another weights_sha256" in planned and "images in results" not in planned
     done = run("data", "check", "suite.yaml", "--set", shared, cwd=place)
     assert done.returncode == 0 and f"latents in {cache}: nothing is wrong" in done.stdout, done.stdout
+
+
+def test_a_check_finds_shards_of_a_cache_that_are_broken_or_lack_between_others(place, tmp_path):
+    (kept,) = place.glob("results/.cache/latents/*")
+    shutil.copytree(kept, cache := tmp_path / "cache")
+    words = ("data", "check", "suite.yaml", "--set", f"data.latents.cache={cache}")
+    file = cache / "validation" / "0000002.moments.npy"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    (cache / "validation" / "0000004.json").unlink()
+    done = run(*words, cwd=place)
+    assert done.returncode == 3 and "2 problem(s)" in done.stdout, done.stdout
+    assert "shard 2 is broken" in done.stdout and "shard 4 is missing; run `zigma-bench data encode" in done.stdout
+    for mark in (cache / "validation").glob("00000*.json"):  # an encoding that was stopped has none of the last ones
+        if mark.name >= "0000002":
+            mark.unlink()
+    done = run(*words, cwd=place)
+    assert done.returncode == 0 and "nothing is wrong" in done.stdout, done.stdout
+    (cache / "train" / "store.json").write_text("{")
+    assert "this is no description of a store" in run(*words, cwd=place).stdout
 
 
 def test_a_suite_without_its_autoencoder_stops_and_its_smoke_runs(tmp_path):

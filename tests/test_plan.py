@@ -277,11 +277,14 @@ def test_two_sizes_of_one_backbone_are_one_toy_under_smoke(write_suite):
 
 def test_too_few_held_out_images_are_told_before_anything_is_trained(write_suite):
     few = write_suite(("{name: digits}", "{name: digits, validation: 31}"))
-    with pytest.raises(NotReady, match=r"suite.yaml:\d+, key sample.count: the floor needs 32 .* there are 31"):
+    with pytest.raises(NotReady, match=r"suite.yaml:\d+, key sample.count: the floor needs 32 .* there are 31") as told:
         plan(few)
+    assert "set reference.split" not in str(told.value)  # it is train already
     enough = write_suite(("{name: digits}", "{name: digits, validation: 33}"))
     assert plan(enough).cells
-    with pytest.raises(NotReady, match="there are 33"):
+    with pytest.raises(
+        NotReady, match=r"32 held-out images and the reference at least 2 others, and there are 33; .* to train"
+    ):
         plan(enough, settings=["reference.split=validation"])
 
 

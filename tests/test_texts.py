@@ -314,11 +314,19 @@ def test_captions_are_encoded_before_a_run(write_suite, tmp_path) -> None:
     assert "texts: random-words, 8 tokens of 64 channels, padding masked; not encoded yet" in planned.stdout
     done = runner.invoke(app, ["data", "encode", *words])
     assert done.exit_code == 0 and "encoded, 30 captions in" in done.stdout
+    checked = runner.invoke(app, ["data", "check", words[0]])
+    assert checked.exit_code == 0 and "encoded, 30 captions in" in checked.stdout, checked.output
     (file,) = (tmp_path / "kept").glob("*/0000000.features.npy")
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(bytes(data))
     assert "captions, shard 0 is broken" in str(runner.invoke(app, ["data", "encode", *words, "--check"]).exception)
+    checked = runner.invoke(app, ["data", "check", words[0]])
+    assert checked.exit_code == 3 and "captions, shard 0 is broken" in checked.stdout, checked.output
+    started = runner.invoke(app, ["run", *words])  # before any cell
+    assert isinstance(started.exception, NotReady) and "captions, shard 0 is broken" in str(started.exception)
+    assert runner.invoke(app, ["data", "encode", *words]).exit_code == 0
+    assert runner.invoke(app, ["data", "check", words[0]]).exit_code == 0
 
 
 def run(*words):

@@ -287,7 +287,7 @@ def load_parts(cell: Cell, device: str = "cpu", tell: Tell = lambda done, text: 
     count, held = cell.sample.count, len(splits.validation)
     order = np.random.default_rng(0).permutation(held)
     if cell.quality and held < held_out_needed(cell.sample, cell.reference):
-        raise too_few_held_out(cell.sample, held)
+        raise too_few_held_out(cell.sample, cell.reference, held)
     floor = Subset(splits.validation, order[:count])
     rest = splits.train if cell.reference.split == "train" else Subset(splits.validation, order[count:])
     return Parts(splits.train, splits.validation, floor, rest, texts)

@@ -268,6 +268,10 @@ def test_a_gap_among_numbered_shards(tmp_path: Path) -> None:
     named = {**given, "data_files": [str(tmp_path / f"{number:04}.tar") for number in (7, 8, 10)]}
     assert not checked(**named).problems and len(load(HuggingFaceOptions(**named)).train) == 2
     assert gaps(["a/x-001", "a/x-004"]) == [] and gaps(["a/001.b", "b/002.b", "a/04.b"]) == []
+    assert gaps([f"a/part-{n}.b" for n in (8, 9, 11)]) == ["a/part-10.b"]  # as most tools number them
+    assert gaps([f"x_{n:02}.b" for n in (0, 1, 7)]) == [f"x_{n:02}.b" for n in range(2, 7)]
+    assert gaps(["faces-64.b", "faces-128.b", "faces-256.b"]) == []  # sizes
+    assert gaps([f"{n}.b" for n in (20240101, 20240201, 20250101)]) == []  # days
     assert missing_shards(["t-00000-of-00002", "v-00001-of-00002.x"]) == ["t-00001-of-00002", "v-00000-of-00002.x"]
     assert split_list("a{8..10}") == ("a8", "a9", "a10") and split_list("a{08..10}") == ("a08", "a09", "a10")
     with pytest.raises(UsageError, match="backwards"):

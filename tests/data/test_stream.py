@@ -191,6 +191,8 @@ def test_a_check_counts_a_stream_of_this_machine(tmp_path: Path) -> None:
     assert not check(spec, HuggingFaceOptions(**given, count=25, label="label", classes=3)).problems
     (problem,) = check(spec, HuggingFaceOptions(**given, count=26)).problems
     assert "too few images; expected 31" in str(problem)
+    (problem,) = check(spec, HuggingFaceOptions(**given, count=99)).problems
+    assert "expected 104 (validation and count); got '103 at most'; lower" in str(problem)  # 30 are there
 
 
 def test_a_check_reads_a_stream_of_the_hub_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,8 +130,8 @@ class Evil:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"no weights at all", pickle.dumps({"x": Evil()}), "tensor", "unlike"],
-    ids=["empty", "text", "pickle", "tensor", "unlike"],
+    [b"", b"no weights at all", b"junk\n", pickle.dumps({"x": Evil()}), "tensor", "unlike"],
+    ids=["empty", "text", "opcodes", "pickle", "tensor", "unlike"],
 )
 def test_a_file_that_holds_something_else_is_named_and_never_run(content, tmp_path, capfd):
     path = tmp_path / "bad.pth"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import subprocess
 import sys
 from typing import Any
 
@@ -216,6 +217,30 @@ def test_fresh_memory_is_not_relied_on() -> None:
         assert all(map(torch.equal, run(given, "cpu", torch.float32), expected))
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+STARVED = """
+import resource, torch
+from zigma_bench.ops.selective_scan import selective_scan
+torch.set_num_threads(1)
+rows = 40_000  # the sums over the batch take 46 MB of the kernel's own; its outputs take 13
+u, delta, B, C = (torch.ones(rows, 1, 16, requires_grad=True) for _ in range(4))
+A = torch.full((16, 16), -1.0, requires_grad=True)
+y = selective_scan(u, delta, A, B, C, backend="cpu").sum()
+pages = int(open("/proc/self/statm").read().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 28 * 2**20, -1))
+try:
+    y.backward()
+except MemoryError as error:
+    print(error)
+"""
+
+
+@needs_compiler
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc says how much memory a process has")
+def test_a_kernel_without_memory_is_an_error_and_no_crash() -> None:
+    done = subprocess.run([sys.executable, "-c", STARVED], capture_output=True, text=True)
+    assert done.returncode == 0 and "scan_backward of the backend 'cpu' gets no memory" in done.stdout, done.stderr
 
 
 @needs_compiler

@@ -68,23 +68,25 @@ def _of_suite(path: Path, settings: list[str] | None) -> list[Asked]:
 
 
 def _caches(path: Path, settings: list[str] | None, folder: Path | None) -> list[tuple[Asked, Found]]:
-    """What is wrong with the caches of latents that a suite names; they belong to images where the suite has them."""
+    """What is wrong with the caches of latents that a suite names, and with the features of captions that are kept;
+    they belong to images where the suite has them."""
     from zigma_bench.data.check import Found
     from zigma_bench.plan.data import data_sets
     from zigma_bench.plugins import catalogue
-    from zigma_bench.runner.encode import foreign_caches
+    from zigma_bench.runner.encode import cache_problems, text_problems, text_state
     from zigma_bench.suite import load_suite
 
     suite, source = load_suite(path, settings=settings or ())
-    spaces = [item.space for item in data_sets(suite, catalogue(), source, smoke=False) if item.space is not None]
-    if spaces and folder is not None:
-        print("caches of latents are not looked at with --from: set the folder in the suite", file=sys.stderr)
+    sets = data_sets(suite, catalogue(), source, smoke=False)
+    spaces = [item.space for item in sets if item.space is not None]
+    texts = {item.text.folder: item.text for item in sets if item.text is not None}
+    if (spaces or texts) and folder is not None:
+        print("caches are not looked at with --from: set the folder in the suite", file=sys.stderr)
         return []
     here = [space for space in spaces if space.given.cache is not None and space.weights_sha256]
-    return [
-        (Asked(f"latents in {space.given.cache}", {}, str(path)), Found(0, tuple(foreign_caches([space]))))
-        for space in here
-    ]
+    found = [(f"latents in {space.given.cache}", cache_problems(space)) for space in here]
+    found += [(f"texts: {text_state(text)}", text_problems(text)) for text in texts.values()]
+    return [(Asked(name, {}, str(path)), Found(0, tuple(problems))) for name, problems in found]
 
 
 def _of_words(name: str, settings: list[str] | None) -> Asked:

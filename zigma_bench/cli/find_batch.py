@@ -45,5 +45,6 @@ def find_batch(
         peak = "" if one.peak_bytes is None else f", peak {one.peak_bytes / 2**30:.2f} GiB"
         typer.echo(f"{one.label}: batch {one.batch:,}{peak}")
     least = min(one.batch for one in found)
-    typer.echo(f"within {limit / 2**30:.2f} GiB of {target.card}; all fit train.batch={least:,}")
+    all_fit = f"all fit train.batch={least:,}" if least else "one image does not fit where the batch is 0"
+    typer.echo(f"within {limit / 2**30:.2f} GiB of {target.card}; {all_fit}")
     typer.echo(f"record: {folder / 'find-batch.json'}")

@@ -122,7 +122,8 @@ def sample(
 def _refuse(owner: str, do: str, given: Mapping[str, object]) -> None:
     for name, value in given.items():
         if value is not None:
-            raise UsageError(f"--{name} goes with {owner}", got=str(value), do=do)
+            got = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            raise UsageError(f"--{name} goes with {owner}", got=got, do=do)
 
 
 @dataclass(frozen=True)
@@ -189,6 +190,6 @@ def _draw(
     if as_json:
         typer.echo(json.dumps({"folder": str(files), "count": total, **facts}, indent=1))
     else:
-        typer.echo(f"{total:,} {what}: {files}")
+        typer.echo(f"{total:,} image{'s' * (total > 1)} ({what}): {files}")
     if space is None and not order.source.image:
         print(UNDECODED if order.source.space == "latents" else NO_PICTURE, file=sys.stderr)

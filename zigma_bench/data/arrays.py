@@ -28,6 +28,7 @@ from zigma_bench.store import write_atomic, write_json
 
 FORMAT = 1
 STORE = "store.json"
+MISSING = "is missing"
 FEWEST_ROWS, MOST_SHARDS = 256, 128  # of a shard, of a store: each open shard holds a file handle a field
 THREADS = 8  # hashing lets go of Python's lock
 DTYPES = ("float16", "float32", "float64", "uint8", "int32", "int64", "bool")
@@ -79,6 +80,11 @@ class Fault:
 
     shard: int
     reason: str
+
+    @property
+    def absent(self) -> bool:
+        """Whether it was never written whole; a shard that was is broken."""
+        return self.reason == MISSING
 
 
 @dataclass(frozen=True)
@@ -193,7 +199,7 @@ def _fault(folder: Path, layout: Layout, shard: int, checksums: bool) -> str | N
     try:
         hashes = json.loads(_mark(folder, shard).read_text())["sha256"]
     except FileNotFoundError:
-        return "is missing"
+        return MISSING
     except (ValueError, KeyError, TypeError):
         return "has a broken list of checksums"
     for name, field in layout.fields.items():

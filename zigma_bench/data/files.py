@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from zigma_bench.errors import UsageError
 
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # of a pattern, as in shard-{000..010}.tar
 OF_TOTAL = re.compile(r"(?P<before>.*)-(?P<number>\d{5})-of-(?P<total>\d{5})(?P<after>\..*)?", re.DOTALL)
-NUMBERED = re.compile(r"(?P<before>.*?)(?P<number>\d{3,})(?P<after>\D*)", re.DOTALL)
+NUMBERED = re.compile(r"(?P<before>.*?)(?P<number>\d+)(?P<after>\D*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -79,22 +79,27 @@ def missing_shards(files: Iterable[str]) -> list[str]:
 def gaps(files: Iterable[str]) -> list[str]:
     """The files that are missing between the first and the last of those whose names differ only in their number.
 
-    Three of them at least: two numbers make no sequence.
+    Three of them at least: two numbers make no sequence. Numbers without zeros in front (part-8, part-10) may be sizes,
+    dates or versions as well: they are a sequence where no more are missing than are there.
     """
     files = set(files)
-    rows: dict[tuple[str, int, str], list[int]] = {}
+    rows: dict[tuple[str, str], list[str]] = {}
     for file in files:
         folder, name = os.path.split(file)
         found = None if OF_TOTAL.fullmatch(name) else NUMBERED.fullmatch(name)
         if found:
-            key = (os.path.join(folder, found["before"]), len(found["number"]), found["after"])
-            rows.setdefault(key, []).append(int(found["number"]))
-    wanted = {
-        f"{before}{number:0{width}}{after}"
-        for (before, width, after), numbers in rows.items() if len(numbers) > 2
-        for number in range(min(numbers), max(numbers) + 1)
-    }  # fmt: skip
-    return sorted(wanted - files)
+            rows.setdefault((os.path.join(folder, found["before"]), found["after"]), []).append(found["number"])
+    return sorted(f"{before}{number}{after}" for (before, after), given in rows.items() for number in _between(given))
+
+
+def _between(given: Sequence[str]) -> Iterator[str]:
+    """The numbers that lack among some, as they are written."""
+    padded = any(number.startswith("0") and len(number) > 1 for number in given)
+    for width in {len(number) for number in given} if padded else {0}:
+        numbers = {int(number) for number in given if len(number) == width or not padded}
+        span = range(min(numbers), max(numbers) + 1)
+        if len(numbers) > 2 and (padded or len(span) <= 2 * len(numbers)):
+            yield from (f"{number:0{width}}" for number in span if number not in numbers)
 
 
 def below(folder: Path, suffixes: Iterable[str] | None = None) -> Listing:

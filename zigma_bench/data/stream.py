@@ -65,7 +65,8 @@ class Stream:
             yield row
             done += 1
         if done < count:
-            raise too_few(self.label, start + count, start + done)
+            got = start + done if done or not start else f"{start} at most"  # rows that are passed over are not counted
+            raise too_few(self.label, start + count, got)
 
     def labels_of(self, rows: Iterable[Row]) -> Labels:
         """The classes of some rows; UsageError where they have none."""
@@ -80,7 +81,7 @@ class Stream:
         return [row.texts or () for row in rows]
 
 
-def too_few(label: str, expected: int, got: int) -> NotReady:
+def too_few(label: str, expected: int, got: int | str) -> NotReady:
     """The error of a stream that ends before it has given what was asked of it."""
     return NotReady(
         "the stream has too few images", where=label, expected=f"{expected:,} (validation and count)", got=got,

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from zigma_bench.errors import NotReady
 
@@ -63,6 +64,16 @@ def compiled(source: Path) -> Path:
 def library(source: Path) -> ctypes.CDLL:
     """The compiled source, loaded once a process."""
     return ctypes.CDLL(str(compiled(source)))
+
+
+def answering(function: Any, arguments: type[ctypes.Structure]) -> None:
+    """Declare a function of simd.h's `answer`, called with a structure: MemoryError where it had no memory to work."""
+
+    def check(answer: int, called: Any, given: Any) -> None:
+        if answer:
+            raise MemoryError(f"{called.__name__} of the backend 'cpu' gets no memory to work in")
+
+    function.restype, function.argtypes, function.errcheck = ctypes.c_int, (ctypes.POINTER(arguments),), check
 
 
 def _digest(source: Path, compiler: str) -> str:

@@ -241,6 +241,7 @@ static void on_threads(int64_t threads, const Run& run) {
     return parallel([](void* own) { (*static_cast<const Run*>(own))(); }, const_cast<Run*>(&run),
                     static_cast<unsigned>(threads), 0);
   std::vector<std::thread> others;
+  others.reserve(static_cast<size_t>(threads));
   for (int64_t i = 1; i < threads; i++) {
     try {
       others.emplace_back(run);
@@ -253,15 +254,33 @@ static void on_threads(int64_t threads, const Run& run) {
 }
 
 // Calls make(): a worker, once a thread; then worker(task) for tasks 0 .. tasks - 1, each on whichever thread is free.
-// Tasks must write to places of their own: the result then is the same for any number of threads.
+// Tasks must write to places of their own: the result then is the same for any number of threads. Where a thread gets
+// no memory, std::bad_alloc leaves this once all have ended: none may leave a thread, nor OpenMP's parallel region.
 template <class Make>
 static void for_each_task(int64_t tasks, int64_t threads, const Make& make) {
   std::atomic<int64_t> next{0};
+  std::atomic<bool> starved{false};
   on_threads(tasks > 1 ? threads : 1, [&] {
     FlushDenormals flush;
-    auto worker = make();
-    for (int64_t task; (task = next.fetch_add(1)) < tasks;) worker(task);
+    try {
+      auto worker = make();
+      for (int64_t task; (task = next.fetch_add(1)) < tasks;) worker(task);
+    } catch (const std::bad_alloc&) {
+      starved = true;
+    }
   });
+  if (starved) throw std::bad_alloc();
+}
+
+// What a call from Python answers: 0, or 1 where memory ran out. An exception must not reach Python, which is C.
+template <class Run>
+static int answer(const Run& run) {
+  try {
+    run();
+    return 0;
+  } catch (const std::bad_alloc&) {
+    return 1;
+  }
 }
 
 // Channels in blocks of LANES, and the blocks in groups: a task is one batch entry and one group. The shape alone

@@ -332,11 +332,13 @@ def held_out_needed(sample: Sample, reference: Reference) -> int:
     return sample.count if reference.split == "train" else sample.count + 2
 
 
-def too_few_held_out(sample: Sample, held_out: int) -> NotReady:
+def too_few_held_out(sample: Sample, reference: Reference, held_out: int) -> NotReady:
     """The error of a source that holds fewer images out than the suite draws."""
+    apart = reference.split != "train"
+    others = f" and the reference at least {held_out_needed(sample, reference) - sample.count} others" if apart else ""
     return NotReady(
-        f"the floor needs {sample.count:,} held-out images that are not in the reference, and there are {held_out:,}",
-        do="hold out more images, lower sample.count, or set reference.split to train",
+        f"the floor needs {sample.count:,} held-out images{others}, and there are {held_out:,}",
+        do="hold out more images, or lower sample.count" + (", or set reference.split to train" if apart else ""),
     )
 
 

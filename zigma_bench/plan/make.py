@@ -276,7 +276,7 @@ def _check_held_out(suite: Suite, facts: DataFacts, source: Source) -> None:
     """The floor's images and the reference's must be there, as far as the source tells how many it has."""
     needed = held_out_needed(suite.sample, suite.reference)
     if suite.quality and facts.held_out is not None and facts.held_out < needed:
-        raise too_few_held_out(suite.sample, facts.held_out).at(source.where("sample", "count"))
+        raise too_few_held_out(suite.sample, suite.reference, facts.held_out).at(source.where("sample", "count"))
 
 
 def _without_twins(cells: Sequence[Cell]) -> list[Cell]:

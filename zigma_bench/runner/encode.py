@@ -137,38 +137,51 @@ def _error(code: int, reason: str | None, log: Path) -> ZigmaBenchError:
     return kinds.get(code, CellFailed)(reason)
 
 
-def foreign_caches(spaces: Sequence[LatentSpace]) -> list[NotReady]:
-    """The caches that a suite names and that hold latents of another autoencoder, or of other images."""
-    from zigma_bench.data.arrays import read_rows, require_same
-    from zigma_bench.data.latents import folder_of, layout_of, stores_of
+def cache_problems(space: LatentSpace) -> list[NotReady]:
+    """What is wrong with the cache that a suite names: latents of another autoencoder or of other images, and shards
+    that are broken or lack between others, all checksums compared. What is not written yet is no problem."""
+    from zigma_bench.data.arrays import STORE, faults, read_rows, require_same
+    from zigma_bench.data.latents import DO, folder_of, layout_of, stores_of
 
     found = []
-    for space in spaces:
-        for name in stores_of(space) if space.given.cache is not None else ():
-            folder = folder_of(space, Path()) / name
-            if (rows := read_rows(folder)) is None:  # not written yet, which a run does first
-                continue
-            try:
-                require_same(folder, layout_of(space, name, rows))
-            except NotReady as error:
-                found.append(error)
+    for name in stores_of(space):
+        folder = folder_of(space, Path()) / name
+        if not (folder / STORE).exists():
+            continue
+        layout = layout_of(space, name, read_rows(folder) or 0)
+        try:
+            require_same(folder, layout)
+        except NotReady as error:
+            found.append(error)
+            continue
+        broken = faults(folder, layout)
+        ends = [shard for shard in range(len(layout.shards)) if shard not in {fault.shard for fault in broken}]
+        for fault in broken:
+            if not fault.absent or fault.shard < max(ends, default=0):
+                found.append(NotReady(f"shard {fault.shard} {fault.reason}", where=str(folder), do=DO))
     return found
 
 
 def state(space: LatentSpace, results: Path) -> str:
-    """Where a cache lies and whether it is whole, by its files' names and sizes."""
-    from zigma_bench.data.arrays import faults, read_rows
+    """Where a cache lies and whether it is whole, by its files' names and sizes, or why it is no cache of the space."""
+    from zigma_bench.data.arrays import STORE, faults, read_rows, require_same
     from zigma_bench.data.latents import SPLITS, folder_of, layout_of, stores_of
 
     folder = folder_of(space, results / ".cache")
-    rows = {name: read_rows(folder / name) for name in stores_of(space)}
-    if None in rows.values():
+    rows = {name: read_rows(folder / name) or 0 for name in stores_of(space)}
+    layouts = {name: layout_of(space, name, count) for name, count in rows.items()}
+    try:
+        there = [name for name in layouts if (folder / name / STORE).exists()]
+        for name in there:
+            require_same(folder / name, layouts[name])
+    except NotReady as error:
+        return str(error)
+    if len(there) < len(layouts):
         return f"not encoded yet, which a run does first, into {folder}"
-    layouts = {name: layout_of(space, name, count or 0) for name, count in rows.items()}
     broken = sum(len(faults(folder / name, layout, checksums=False)) for name, layout in layouts.items())
     if broken:
         return f"{broken} shards are to be encoded, which a run does first, in {folder}"
-    return f"encoded, {sum(rows[split] or 0 for split in SPLITS):,} images in {folder}"
+    return f"encoded, {sum(rows[split] for split in SPLITS):,} images in {folder}"
 
 
 def text_state(text: TextFeatures) -> str:
@@ -176,3 +189,17 @@ def text_state(text: TextFeatures) -> str:
     if (store := kept(text.folder)) is None:
         return f"not encoded yet, which a run does first, into {text.folder}"
     return f"encoded, {store['rows'] - 1:,} captions in {text.folder}"
+
+
+def text_problems(text: TextFeatures) -> list[NotReady]:
+    """The shards of kept features of captions that are broken, all checksums compared; of what is not whole yet, none:
+    a run goes on with it."""
+    from zigma_bench.data.arrays import Field, Layout, faults
+
+    if (store := kept(text.folder)) is None:
+        return []
+    fields = {name: Field(field["dtype"], tuple(field["shape"])) for name, field in store["fields"].items()}
+    layout = Layout(store["identity"], fields, store["rows"], store["shard_rows"])
+    do = "run `zigma-bench data encode SUITE`, which mends it"
+    found = faults(text.folder, layout)
+    return [NotReady(f"captions, shard {fault.shard} {fault.reason}", where=str(text.folder), do=do) for fault in found]

@@ -113,7 +113,8 @@ def run_trial(cell: Cell, batch: int, device: Device, limit_bytes: int) -> Trial
         return Trial(batch, **json.loads(done.stdout))
     if -done.returncode in KILLED:
         return Trial(batch, False, None, f"its process was ended by {signal.Signals(-done.returncode).name}")
-    last = (done.stderr.strip().splitlines() or ["no word"])[-1]
+    ended = signal.Signals(-done.returncode).name if done.returncode < 0 else f"code {done.returncode}"
+    last = (done.stderr.strip().splitlines() or [f"its process ended with {ended}, and no word"])[-1]
     raise CellFailed(f"a training step of {batch:,} images fails: {last}", where=_name(cell))
 
 

@@ -18,7 +18,7 @@ from zigma_bench.device import Device
 from zigma_bench.errors import Interrupted
 from zigma_bench.plan import Cell, Plan, Stage
 from zigma_bench.record import Record
-from zigma_bench.runner.encode import encode_latents
+from zigma_bench.runner.encode import encode_latents, text_cells, text_problems
 from zigma_bench.runner.process import INTERRUPTED, run_job
 from zigma_bench.store import (
     TABLE,
@@ -85,13 +85,21 @@ def run_plan(plan: Plan, results: Path, device: Device, watcher: Watcher, *, sta
 
 
 def _encode_first(plan: Plan, results: Path, device: Device, watcher: Watcher, stages: Sequence[Stage]) -> None:
-    """Bring the caches up to date that a stage will read; what is there is checked against its checksums."""
+    """Bring the caches up to date that a stage will read; what is there is checked against its checksums.
+
+    NotReady where features of captions are broken: those that are not there yet the first cell makes.
+    """
 
     def reads(cell: Cell) -> bool:
-        due = pending(results, cell, stages, device)
-        return "train" in due or "quality" in due or (cell.role == "reconstruction" and bool(due))
+        left = pending(results, cell, stages, device)
+        return "train" in left or "quality" in left or (cell.role == "reconstruction" and bool(left))
 
-    cells = [cell for cell in plan.cells if cell.latents is not None and reads(cell)]
+    due = [cell for cell in plan.cells if reads(cell)]
+    for cell in text_cells(due):
+        assert cell.text is not None, "it reads texts"
+        if problems := text_problems(cell.text):
+            raise problems[0]
+    cells = [cell for cell in due if cell.latents is not None]
     if cells:
         began = time.monotonic()
         watcher.event(cells[0], {"event": "start", "stage": "encode"})

@@ -125,10 +125,10 @@ def _check_condition(order: Order, source: Source) -> None:
     if condition.kind != "text" and order.prompts:
         raise UsageError("the network reads no text", where="--prompt", expected=str(condition), do="leave it out")
     if condition.kind != "class" and order.labels:
-        raise UsageError("the model has no classes", where="--labels", do="leave labels and class out")
+        raise UsageError("the model has no classes", where="--labels or --class", do="leave them out")
     top = (condition.classes or 0) - 1
     if wrong := [label for label in order.labels or () if not 0 <= label <= top]:
-        raise UsageError("a label has no class", where="--labels", expected=f"0 to {top}", got=wrong[0])
+        raise UsageError("a label has no class", where="--labels or --class", expected=f"0 to {top}", got=wrong[0])
     if guidance is None:
         return
     if not condition.null_class:

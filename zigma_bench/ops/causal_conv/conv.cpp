@@ -142,6 +142,6 @@ static void backward(const Conv& c) {
 
 extern "C" {
 int64_t conv_arguments_bytes() { return sizeof(Conv); }
-void conv_forward(const Conv* c) { c->width == 4 ? forward<4>(*c) : forward<0>(*c); }
-void conv_backward(const Conv* c) { c->width == 4 ? backward<4>(*c) : backward<0>(*c); }
+int conv_forward(const Conv* c) { return answer([&] { c->width == 4 ? forward<4>(*c) : forward<0>(*c); }); }
+int conv_backward(const Conv* c) { return answer([&] { c->width == 4 ? backward<4>(*c) : backward<0>(*c); }); }
 }

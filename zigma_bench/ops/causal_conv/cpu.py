@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from zigma_bench.ops.arguments import Rows, address, dense_rows
-from zigma_bench.ops.compiler import library
+from zigma_bench.ops.compiler import answering, library
 
 SOURCE = Path(__file__).with_name("conv.cpp")
 SIZES = ("batch", "length", "channels", "width", "silu", "threads")
@@ -41,7 +41,7 @@ def _library() -> ctypes.CDLL:
     loaded = library(SOURCE)
     loaded.conv_arguments_bytes.restype = ctypes.c_int64
     for name in ("conv_forward", "conv_backward"):
-        getattr(loaded, name).restype, getattr(loaded, name).argtypes = None, (ctypes.POINTER(_Conv),)
+        answering(getattr(loaded, name), _Conv)
     assert loaded.conv_arguments_bytes() == ctypes.sizeof(_Conv)
     return loaded
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from zigma_bench.ops.arguments import address
-from zigma_bench.ops.compiler import library
+from zigma_bench.ops.compiler import answering, library
 
 SOURCE = Path(__file__).with_name("norm.cpp")
 SIZES = ("batch", "length", "width", "threads")
@@ -36,7 +36,7 @@ def _library() -> ctypes.CDLL:
     loaded = library(SOURCE)
     loaded.norm_arguments_bytes.restype = ctypes.c_int64
     for name in ("norm_forward", "norm_backward"):
-        getattr(loaded, name).restype, getattr(loaded, name).argtypes = None, (ctypes.POINTER(_Norm),)
+        answering(getattr(loaded, name), _Norm)
     assert loaded.norm_arguments_bytes() == ctypes.sizeof(_Norm)
     return loaded
 

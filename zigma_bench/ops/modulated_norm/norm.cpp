@@ -69,6 +69,14 @@ static void backward_row(const Norm& n, int64_t b, int64_t row, Sums* sums) {
   }
 }
 
+static void forward(const Norm& n) {
+  for_each_task(n.batch, n.threads, [&] {
+    return [&](int64_t b) {
+      for (int64_t t = 0; t < n.length; t++) forward_row(n, b, b * n.length + t);
+    };
+  });
+}
+
 static void backward(const Norm& n) {
   const int64_t D = n.width, vectors = (D + LANES - 1) / LANES;
   Scratch memory(n.batch * vectors * 3);
@@ -93,12 +101,6 @@ static void backward(const Norm& n) {
 
 extern "C" {
 int64_t norm_arguments_bytes() { return sizeof(Norm); }
-void norm_forward(const Norm* n) {
-  for_each_task(n->batch, n->threads, [&] {
-    return [&](int64_t b) {
-      for (int64_t t = 0; t < n->length; t++) forward_row(*n, b, b * n->length + t);
-    };
-  });
-}
-void norm_backward(const Norm* n) { backward(*n); }
+int norm_forward(const Norm* n) { return answer([&] { forward(*n); }); }
+int norm_backward(const Norm* n) { return answer([&] { backward(*n); }); }
 }

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from zigma_bench.ops.arguments import Rows, address, dense_rows
-from zigma_bench.ops.compiler import library
+from zigma_bench.ops.compiler import answering, library
 
 SOURCE = Path(__file__).with_name("scan.cpp")
 SIZES = ("batch", "length", "channels", "states", "softplus", "threads")
@@ -38,7 +38,7 @@ def _library() -> ctypes.CDLL:
     for name in ("scan_arguments_bytes", "scan_chunk", "scan_lanes"):
         getattr(loaded, name).restype = ctypes.c_int64
     for name in ("scan_forward", "scan_backward"):
-        getattr(loaded, name).restype, getattr(loaded, name).argtypes = None, (ctypes.POINTER(_Scan),)
+        answering(getattr(loaded, name), _Scan)
     assert loaded.scan_arguments_bytes() == ctypes.sizeof(_Scan)
     return loaded
 

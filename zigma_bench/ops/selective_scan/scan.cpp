@@ -349,8 +349,8 @@ extern "C" {
 int64_t scan_arguments_bytes() { return sizeof(Scan); }
 int64_t scan_chunk() { return CHUNK; }
 int64_t scan_lanes() { return LANES; }
-void scan_forward(const Scan* s) { forward(*s); }
-void scan_backward(const Scan* s) { backward(*s); }
+int scan_forward(const Scan* s) { return answer([&] { forward(*s); }); }
+int scan_backward(const Scan* s) { return answer([&] { backward(*s); }); }
 
 // exp and softplus of `count` floats in place, for the tests of their accuracy.
 void scan_exp(float* x, int64_t count) {
