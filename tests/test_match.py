@@ -175,6 +175,14 @@ def test_the_word_alone_brings_small_networks_to_a_size_too(write_suite, by):
     assert {cell.backbone.name for cell in made} == {"zigma", "vision-mamba", "dit", "sit", "u-vit", "hybrid"}
     for cell in made:
         assert abs(size(cell, by) / size(made[0], by) - 1) <= 0.02, cell.label
+    small_heads = {cell.backbone.name: cell for cell in made if "heads" in cell.size_match.chosen}
+    assert "u-vit" in small_heads and "zigma" not in small_heads
+    u_vit = small_heads["u-vit"]
+    assert u_vit.backbone.options["heads"] in (
+        u_vit.backbone.options["width"] // 16,
+        u_vit.backbone.options["width"] // 8,
+    )
+    assert f"heads {u_vit.backbone.options['heads']} (" in u_vit.size_match.summary
 
 
 @pytest.mark.parametrize(

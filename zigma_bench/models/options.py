@@ -140,7 +140,7 @@ class Mamba2Options:
 class AttentionOptions:
     """Softmax attention along each path of the layer's route: one that visits every token once does not matter to it.
 
-    `heads` of a path; without it one for every 64 channels, else for every 32, 16 or 8.
+    `heads` of a path; without it one for every 64 channels, else one for every 32.
     """
 
     heads: Positive | None = None
@@ -172,7 +172,7 @@ class DitOptions(Labelled):
 
     @property
     def head_count(self) -> int:
-        """The heads given, else one for every 64 channels, else for every 32, 16 or 8."""
+        """The heads given, else one for every 64 channels, else one for every 32."""
         return head_count(self.width, self.heads)
 
 
@@ -202,16 +202,13 @@ class UvitOptions(WithText):
         return 1 + {"none": 0, "class": 1, "text": self.text_tokens}[self.condition]
 
 
-HEADS = (64, 32, 16, 8)  # channels of a head: the most that divide the width
-
-
 def head_count(width: int, heads: int | None) -> int:
-    """The heads given, else one for every 64 channels, else for every 32, 16 or 8; NotReady where they don't divide."""
+    """The heads given, else one for every 64 channels, else one for every 32; NotReady where they don't divide."""
     if heads is not None:
         if width % heads:
             raise NotReady(f"{heads} heads do not divide a width of {width}", do="choose other heads")
         return heads
-    for size in HEADS:
+    for size in (64, 32):
         if width % size == 0:
             return width // size
-    raise NotReady(f"a width of {width} is no multiple of 8, so the number of heads must be given", do="set heads")
+    raise NotReady(f"a width of {width} is no multiple of 32, so the number of heads must be given", do="set heads")

@@ -51,7 +51,8 @@ class Transform(Resolved):
 
 
 class Match(Strict):
-    """How a cell's network came to its size: what the suite gave and what was chosen, empty where nothing was."""
+    """How a cell's network came to its size: what the suite gave and what was chosen, empty where nothing was; heads
+    that the suite left open are chosen alone."""
 
     by: Literal["parameters", "flops"]
     reference: str
@@ -62,10 +63,11 @@ class Match(Strict):
 
     @property
     def summary(self) -> str:
-        """`depth 5 -> 7 (+1.2%)`; nothing for the reference itself and for what has its very size."""
+        """`width 96 -> 104, heads 13 (+1.2%)`; nothing for the reference itself and for what has its very size."""
         if not self.chosen and self.achieved == self.target:
             return ""
-        words = [f"{name} {self.given[name]} -> {value}" for name, value in self.chosen.items()] or ["as it is"]
+        from_ = {name: f"{value} -> " for name, value in self.given.items()}
+        words = [f"{name} {from_.get(name, '')}{value}" for name, value in self.chosen.items()] or ["as it is"]
         far = "" if within(self.achieved, self.target) else ": this scan makes it another size"
         return f"{', '.join(words)} ({self.achieved / self.target - 1:+.1%}{far})"
 

@@ -19,6 +19,7 @@ from zigma_bench.suite import SizeMatch
 STEPS = {"depth": (1,), "width": (64, 32, 16, 8, 4, 2, 1)}  # round widths first
 MOST = {"depth": 512, "width": 65_536}
 FARTHEST = 64  # steps to the next valid value
+HEADS = (None, 16, 8)  # channels of a head where the suite leaves heads open: the backbone's own, then less usual ones
 
 Size = Callable[[Mapping[str, int]], int | None]  # of the options given, or None where the backbone refuses them
 Price = Callable[[Spec, Resolved, Cell], Cost]  # of a backbone in the place of a cell's
@@ -134,13 +135,16 @@ def _solve(cell: Cell, baseline: Cell, wanted: SizeMatch, price: Price, spec: Sp
     assert cell.backbone is not None
     names = _options(cell.backbone, wanted.solve)
     given = {name: cell.backbone.options[name] for name in names}
-    target, size = size_of(baseline, wanted.by), _sizer(cell, wanted.by, price, spec)
-    nearest: Found | None = None
-    for found in (pairs if wanted.solve == "both" else candidates)(given, size, target):
-        if within(found.size, target):
-            return Solved({name: given[name] for name in found.values}, found.values)
-        if nearest is None or abs(found.size - target) < abs(nearest.size - target):
-            nearest = found
+    target, nearest = size_of(baseline, wanted.by), None
+    for channels in HEADS if cell.backbone.options.get("heads", 0) is None else HEADS[:1]:
+        size = _sizer(cell, wanted.by, price, spec, channels)
+        for found in (pairs if wanted.solve == "both" else candidates)(given, size, target):
+            if within(found.size, target):
+                shape = {**cell.backbone.options, **found.values}
+                heads = {} if channels is None else {"heads": shape["width"] // channels}
+                return Solved({name: given[name] for name in found.values}, {**found.values, **heads})
+            if nearest is None or abs(found.size - target) < abs(nearest.size - target):
+                nearest = found
     raise _unreachable(cell.backbone, names, baseline, wanted, nearest)
 
 
@@ -159,13 +163,19 @@ def _options(backbone: Resolved, solve: str) -> list[str]:
     return present
 
 
-def _sizer(cell: Cell, by: str, price: Price, spec: Spec) -> Size:
-    """The size of the cell's network with other values of some options, or None where it refuses them."""
+def _sizer(cell: Cell, by: str, price: Price, spec: Spec, channels: int | None) -> Size:
+    """The size of the cell's network with other values of some options, or None where it refuses them; `channels`: of
+    a head, if not the backbone's own."""
     known = {option.name: option for option in spec.options}
     backbone = cell.backbone
     assert backbone is not None
 
     def size(values: Mapping[str, int]) -> int | None:
+        if channels is not None:
+            width = {**backbone.options, **values}["width"]
+            if width % channels:
+                return None
+            values = {**values, "heads": width // channels}
         try:
             checked = {name: known[name].check(value, where="size_match") for name, value in values.items()}
             other = backbone.model_copy(update={"options": {**backbone.options, **checked}})
