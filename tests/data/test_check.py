@@ -79,6 +79,17 @@ def test_whole_sources_have_no_problem(tmp_path: Path, pictures: Pictures) -> No
         assert seen == Found(count)
 
 
+def test_images_smaller_than_asked_for_are_counted(tmp_path: Path, pictures: Pictures) -> None:
+    """They are enlarged, which is no error and never silent."""
+    small = {"resolution": 64}
+    for seen, count in (
+        (checked(**{**folder(pictures(count=250)), **small}), 250),
+        (checked(path="parquet", data_files=str(parquet(tmp_path / "a.parquet")), validation=2, **small), 12),
+        (checked(**{**tar_options(shard(tmp_path / "a.tar", ["a", "b", "c"])), **small}), 3),
+    ):
+        assert seen == Found(count, enlarged=count)
+
+
 def test_every_broken_file_of_a_folder_is_named(pictures: Pictures) -> None:
     place = pictures(count=9)
     (place / "001.png").write_text("no picture")

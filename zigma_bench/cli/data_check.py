@@ -143,6 +143,7 @@ def _document(asked: Asked, found: Found) -> dict[str, Any]:
         "data": asked.name,
         "options": asked.options,
         "images": found.images,
+        "enlarged": found.enlarged,
         "problems": [_problem(problem) for problem in found.problems],
     }
 
@@ -158,7 +159,9 @@ def _show(asked: Asked, found: Found) -> None:
     for problem in found.problems:
         typer.echo(str(problem))
     words = f"{len(found.problems):,} problem(s)" if found.problems else "nothing is wrong"
-    typer.echo(f"{asked.name}: {f'{found.images:,} images looked at, ' if found.images else ''}{words}")
+    looked_at = f"{found.images:,} images looked at, " if found.images else ""
+    small = f"; {found.enlarged:,} are smaller than asked for, and are enlarged" if found.enlarged else ""
+    typer.echo(f"{asked.name}: {looked_at}{words}{small}")
 
 
 def _plain(value: Any) -> Any:

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from zigma_bench.data.decode import enlarged
 from zigma_bench.device import cores
 from zigma_bench.errors import BadImage, NotReady, UsageError, ZigmaBenchError
 from zigma_bench.images import Crop, Images, Splits, cropped, has_order, labels_of
@@ -29,13 +30,15 @@ CHUNK = 100  # images that a part takes at once
 
 @dataclass(frozen=True)
 class Found:
-    """How many images were looked at, and what is wrong, each in the words of the error that a run would end with."""
+    """How many images were looked at, how many (of clips frames) are smaller than asked for and so are enlarged,
+    and what is wrong, each in the words of the error that a run would end with."""
 
     images: int = 0
     problems: tuple[ZigmaBenchError, ...] = ()
+    enlarged: int = 0
 
     def __add__(self, other: Found) -> Found:
-        return Found(self.images + other.images, self.problems + other.problems)
+        return Found(self.images + other.images, self.problems + other.problems, self.enlarged + other.enlarged)
 
 
 Part = Callable[[], Found]
@@ -118,9 +121,10 @@ def _collect(waiting: dict[Any, int], results: dict[int, Found], images: int, pr
 
 
 def _caught(part: Part) -> Found:
-    """What a part found; an error that ends it is what is wrong."""
+    """What a part found, on the thread that decodes its images; an error that ends it is what is wrong."""
+    enlarged.images = 0
     try:
-        return part()
+        return replace(found := part(), enlarged=found.enlarged + enlarged.images)
     except Exception as error:
         return Found(0, (_problem(error, "data", NotReady),))
 
@@ -144,6 +148,7 @@ def _taken(name: str, images: Images, indices: range, facts: DataFacts) -> Found
     """Some images, taken together; where that fails one by one, so that each bad one is named."""
     problems = _wrong(name, images, indices, facts)
     if problems and len(indices) > 1:
+        enlarged.images = 0
         problems = [problem for index in indices for problem in _wrong(name, images, range(index, index + 1), facts)]
     return Found(len(indices), tuple(problems))
 

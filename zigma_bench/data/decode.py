@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import io
+import threading
 from typing import Literal
 
 import numpy as np
@@ -21,6 +22,15 @@ ORIENTATION_PLACES = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp
 MEND = "replace or remove the image"
 
 Resize = Literal["short-side-center-crop", "adm-center-crop", "squash", "none"]
+
+
+class Enlarged(threading.local):
+    """How many images a thread has made larger than they were."""
+
+    images = 0
+
+
+enlarged = Enlarged()
 
 
 def decode(
@@ -109,6 +119,7 @@ def fitted(image: Image.Image, resolution: int, resize: Resize, where: str) -> I
             got=f"{image.width} x {image.height}",
             do="set resize: short-side-center-crop",
         )
+    enlarged.images += min(image.size) < resolution
     scaled = _scaled(image, resolution, resize, where)
     left, top = (scaled.width - resolution) // 2, (scaled.height - resolution) // 2
     return scaled.crop((left, top, left + resolution, top + resolution))
