@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_encoders import WIDTH, write_encoder
 from typer.testing import CliRunner
 
 from zigma_bench.cell import load_parts
@@ -23,12 +24,14 @@ from zigma_bench.grid import Grid
 from zigma_bench.images import ArrayImages, Splits, Subset, captions_of
 from zigma_bench.metrics.val_loss import velocity_losses
 from zigma_bench.models.init import initialise
-from zigma_bench.plan import make_plan
+from zigma_bench.plan import Plan, make_plan
 from zigma_bench.plan.cells import Given
 from zigma_bench.plugins import catalogue
+from zigma_bench.runner.prepare import prepare
 from zigma_bench.sampling import Under, draw_part, sample_rows
 from zigma_bench.scans.layers import routes
 from zigma_bench.suite import Guidance, Train, load_suite
+from zigma_bench.text_model import TextModel
 from zigma_bench.training.loop import Goal, train
 from zigma_bench.training.step import draw_batch
 
@@ -304,6 +307,32 @@ def test_the_captions_are_recorded_beside_the_images(ran) -> None:
     found = [json.loads(file.read_text()) for file in (place / "r" / "tiny").glob("*/sample-*/captions.json")]
     assert len(found) == 3 and all(texts == found[0] for texts in found)  # two scans, and the untrained network
     assert len(found[0]) == 32 and all(text.endswith(("written by hand",)) or " " in text for text in found[0])
+
+
+def test_an_encoder_of_the_hub_is_fetched_before_the_first_cell(write_suite, tmp_path, monkeypatch) -> None:
+    """And not before a person has provided the rest, nor by a plan, nor where its features are kept."""
+    commit, fetched = "ab" * 20, []
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+
+    def fetch(model: TextModel) -> None:
+        fetched.append(model.name)
+        write_encoder(tmp_path / "hub" / "models--some--encoder" / "snapshots" / commit, "clip")
+
+    monkeypatch.setattr(TextModel, "fetch", fetch)
+    named = ("encoder: random-words", f"encoder: some/encoder, revision: {commit}")
+    path = write_suite(*ALL, named, ("text_width: 64", f"text_width: {WIDTH}"))
+
+    def ready(*settings: str, **how: bool) -> Plan:
+        return prepare(path, settings=settings, only=(), smoke=False, **how)
+
+    (missing,) = ready().missing
+    assert missing.what == "the text encoder some/encoder" and "run, to download commit abababab" in missing.do
+    assert len(ready("quality=[fid,kid]", fetch=True).missing) > 1 and not fetched
+    assert ready(fetch=True).missing == () and fetched == ["some/encoder"]
+    assert ready().cells[1].text.width == WIDTH  # known before any cell runs
+    ready(fetch=True)
+    assert fetched == ["some/encoder"]
 
 
 def test_captions_are_encoded_before_a_run(write_suite, tmp_path) -> None:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.pretrained import offline
 from zigma_bench.registry import Missing
 from zigma_bench.text_model import WEIGHTS, find
 
@@ -57,10 +56,8 @@ def describe(encoder: str, revision: str | None, cache: str | None = None) -> En
     model = find(encoder, revision)
     if model.here:
         return EncoderFacts(model.fingerprint(), *model.shape(), _without_library())
-    loaded_by_run = model.revision is not None and not offline()
-    missing = () if loaded_by_run else (model.missing(),)
     fingerprint = model.fingerprint() if model.revision is not None else _remembered(model.name, cache)
-    return EncoderFacts(fingerprint, None, None, (*_without_library(), *missing))
+    return EncoderFacts(fingerprint, None, None, (*_without_library(), *model.missing()))
 
 
 def minilm_folder() -> Path | None:

@@ -81,19 +81,22 @@ class TextModel:
         limit = text.get("max_position_embeddings")
         return (widths[0] if widths else None), (limit if isinstance(limit, int) else None)
 
-    def missing(self) -> Missing:
+    def missing(self) -> tuple[Missing, ...]:
         """How to get a model that is not here."""
+        if self.here:
+            return ()
         if self.revision is None and self.folder.is_dir():
             lacking = CONFIG if not (self.folder / CONFIG).is_file() else f"{WEIGHTS} (or its shards)"
-            return Missing(f"{lacking} of the text encoder {self.name}", f"put it into {self.folder.absolute()}")
-        return Missing(f"the text encoder {self.name}", self.files.get())
+            return (Missing(f"{lacking} of the text encoder {self.name}", f"put it into {self.folder.absolute()}"),)
+        return (Missing(f"the text encoder {self.name}", self.files.get()),)
 
     def fetch(self) -> Path:
         """Its folder, downloaded now where it is a repository's and not here; NotReady where that can't be."""
         if self.here:
             return self.folder
         if self.revision is None or offline():
-            raise NotReady(f"{self.missing().what} is not here", do=self.missing().do)
+            (missing,) = self.missing()
+            raise NotReady(f"{missing.what} is not here", do=missing.do)
         import huggingface_hub
         from huggingface_hub.utils.tqdm import disable_progress_bars
 

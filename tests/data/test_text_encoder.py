@@ -101,7 +101,8 @@ def test_an_encoder_of_the_hub_is_its_name_and_commit(monkeypatch: pytest.Monkey
     with pytest.raises(NotReady, match="unset HF_HUB_OFFLINE"):
         open_encoder(name, COMMIT)
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    assert encoders.describe(name, COMMIT).missing == ()  # a run downloads it
+    (missing,) = encoders.describe(name, COMMIT).missing
+    assert missing.do.startswith("run, to download commit")
     place = tmp_path / "models--openai--clip-vit-large-patch14" / "snapshots" / COMMIT
     write_encoder(place, "clip")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

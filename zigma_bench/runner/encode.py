@@ -11,7 +11,7 @@ import signal
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from zigma_bench.device import Device
 from zigma_bench.encoders import kept
@@ -20,10 +20,12 @@ from zigma_bench.plan import Cell, Plan
 from zigma_bench.plan.cells import TextFeatures
 from zigma_bench.plan.latents import pretrained
 from zigma_bench.plan.space import TOY, LatentSpace
-from zigma_bench.pretrained import Pretrained, offline
+from zigma_bench.pretrained import offline
+from zigma_bench.registry import Missing
 from zigma_bench.runner.process import run_job
 from zigma_bench.store import check_writable
 from zigma_bench.suite import Data, Suite
+from zigma_bench.text_model import find as text_model
 
 Emit = Callable[[dict[str, Any]], None]
 LOG = "encode.log"
@@ -37,12 +39,26 @@ class Encoded:
     images: int
 
 
-def of_the_hub(suite: Suite) -> list[Pretrained]:
-    """The autoencoders of the Hub that a suite names and that are not here, and that a run may download."""
+class OfTheHub(Protocol):
+    """A model that a run may download where it is missing."""
+
+    def missing(self) -> tuple[Missing, ...]: ...
+
+    def fetch(self) -> object: ...
+
+
+def of_the_hub(suite: Suite) -> list[OfTheHub]:
+    """The autoencoders and text encoders of the Hub that a suite names, where the network is allowed."""
+    if offline():
+        return []
     sets: Sequence[Data] = () if suite.data is None else (suite.data,) if isinstance(suite.data, Data) else suite.data
-    given = [data.latents for data in sets if data.latents is not None and data.latents.autoencoder != TOY]
-    named = dict.fromkeys(pretrained(latents) for latents in given)
-    return [] if offline() else [files for files in named if files.revision is not None and files.absent]
+    encoded = [data.latents for data in sets if data.latents is not None and data.latents.autoencoder != TOY]
+    read = [data.text for data in sets if data.text is not None and data.text.revision is not None]
+    named = dict.fromkeys(pretrained(latents) for latents in encoded)
+    return [
+        *(files for files in named if files.revision is not None),
+        *dict.fromkeys(text_model(text.encoder, text.revision) for text in read),
+    ]
 
 
 def cached_cells(cells: Sequence[Cell]) -> list[Cell]:

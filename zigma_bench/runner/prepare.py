@@ -20,16 +20,16 @@ from zigma_bench.suite import load_suite
 def prepare(path: Path, *, settings: Sequence[str], only: Sequence[str], smoke: bool, fetch: bool = False) -> Plan:
     """The plan of a suite file with settings laid over it, narrowed to the cells that match one of `only`, if any.
 
-    With `fetch` the autoencoders that it names on the Hub are downloaded, where the network is allowed and nothing else
-    is missing: what a person must provide is said before hours of downloads.
+    With `fetch` the autoencoders and text encoders that it names on the Hub and that are missing are downloaded, where
+    the network is allowed and nothing else is missing: what a person must provide is said before hours of downloads.
     """
     suite, source = load_suite(path, settings=settings)
     plan = make_plan(suite, source, catalogue(), smoke=smoke)
-    absent = of_the_hub(suite) if fetch and not smoke else []
-    downloaded = {item for files in absent for item in files.missing()}
-    if absent and downloaded.issuperset(plan.missing):
-        for files in absent:
-            files.fetch()
+    models = of_the_hub(suite) if fetch and not smoke and plan.missing else []
+    absent = {item: model for model in models for item in model.missing() if item in plan.missing}
+    if absent and set(plan.missing) == set(absent):
+        for model in absent.values():
+            model.fetch()
         plan = make_plan(suite, source, catalogue())
     return plan.only(*only) if only else plan
 
