@@ -119,6 +119,12 @@ def test_steps_on_a_card() -> None:
     for shape, cells in table.items():
         assert [float(cell) for cell in cells] == [round(medians[(*key, shape)], 2) for key in order]
     assert re.search(r"ZigMa-B \(768 x 24, 134 M", README)
+    large = set(table) - {"1x1024"}
+    told = []
+    for op in ("zigma", "dit"):
+        slower = [medians[op, "train-step", shape] / medians[op, "train-step-graph", shape] for shape in large]
+        told += [f"{min(slower):.1f} to {max(slower):.1f} times"]
+    assert f"16,000 tokens take {told[0]} as long, DiT's {told[1]}." in " ".join(README.split())
 
 
 @pytest.mark.parametrize(
