@@ -299,14 +299,14 @@ def test_networks_of_the_suites_compile_whole_and_equal_themselves(
     compiler = torch.compile
     monkeypatch.setattr(torch, "compile", lambda f, *, options, **how: compiler(f, backend="aot_eager", **how))
     spec = catalogue().get("backbone", backbone)
-    words = {"width": 16, "depth": 3, "patch": 1, "heads": 2, "every": 2, "condition": condition, "drop_path": 0.0}
+    words = {"width": 16, "depth": 2, "patch": 1, "heads": 2, "every": 2, "condition": condition, "drop_path": 0.0}
     words |= CONDITIONS[condition]
     known = {option.name for option in spec.options}
     options = spec.make_options(spec.resolve({k: v for k, v in words.items() if k in known}, where="test"))
     orders: Any = ()
     if scan is not None:
         order = catalogue().get("scan", scan)
-        orders = routes(order, grid=grid, depth=3, seed=0, options=order.resolve({}, where="test"))
+        orders = routes(order, grid=grid, depth=options.depth, seed=0, options=order.resolve({}, where="test"))
     network = spec.load()(options, grid=grid, channels=3, routes=orders, backend="triton")
     draw = torch.Generator().manual_seed(0)
     for parameter in network.parameters():
