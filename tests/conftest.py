@@ -15,7 +15,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many tests at once as cores: one t
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "tests" / part) for part in ("models", "diffusion", "data", "ops")]
+sys.path[:0] = [str(ROOT / "tests" / part) for part in ("models", "diffusion", "data", "ops", "reports")]
 
 LONG = ("test_end_to_end.py", "test_house.py", "test_latents.py", "test_suites.py", "test_texts.py")  # half of the time
 

@@ -83,6 +83,7 @@ def plan(
 def report(
     paths: Annotated[list[Path] | None, typer.Argument(help="Results folders; all of results/ by default.")] = None,
     output: Annotated[str, typer.Option("--format", help="terminal, markdown, csv or json.")] = "terminal",
+    plot: Annotated[Path | None, typer.Option(help="PNG or SVG: an efficiency suite's curves over length.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Tabulate records: mean and spread over seeds, the two anchors, and what failed."""
@@ -94,7 +95,12 @@ def report(
         raise UsageError(
             "there is no such format", where="--format", expected=", ".join(FORMATS), got=output, nearest=near
         )
-    show_tables(find_tables(paths or [DEFAULT_RESULTS]), "json" if as_json else output)
+    tables = find_tables(paths or [DEFAULT_RESULTS])
+    if plot is not None:
+        from zigma_bench.reports.curves import draw_curves
+
+        draw_curves(tables, plot)
+    show_tables(tables, "json" if as_json else output)
 
 
 def show_tables(tables: Sequence[Table], output: str) -> None:

@@ -22,6 +22,7 @@ class Curve:
     """One metric of one network, scan, backend and batch by the number of tokens; `rising` where more is better."""
 
     metric: str
+    unit: str
     label: str
     backbone: str | None
     batch: int
@@ -46,9 +47,14 @@ class Crossing:
 
 def crossings(table: Table) -> list[Crossing]:
     """All crossings of unlike backbones in an efficiency suite's table; another suite's has none."""
-    pairs = combinations(list(_curves(table)), 2)
+    pairs = combinations(curves(table), 2)
     raced = ((a, b) for a, b in pairs if (a.metric, a.batch) == (b.metric, b.batch) and a.backbone != b.backbone)
     return [crossing for a, b in raced for crossing in _between(a, b)]
+
+
+def curves(table: Table) -> list[Curve]:
+    """The speeds of each network over length; a table of another suite has none."""
+    return list(_curves(table))
 
 
 def _curves(table: Table) -> Iterator[Curve]:
@@ -65,7 +71,7 @@ def _curves(table: Table) -> Iterator[Curve]:
             first = next(iter(statistics.values()))
             if first.unit in SPEEDS and first.better is not None:
                 label = f"{name} ({backend})" if name in several else name
-                yield Curve(metric, label, rows[0].backbone, batch, first.better == "higher", points)
+                yield Curve(metric, first.unit, label, rows[0].backbone, batch, first.better == "higher", points)
 
 
 def _between(a: Curve, b: Curve) -> Iterator[Crossing]:

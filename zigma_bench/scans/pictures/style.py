@@ -1,13 +1,20 @@
-"""What all drawings share: the colours of time and of marks, and how large marks are."""
+"""What all drawings share: the colours of time, of marks and of curves, and how large marks are."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 Floats = npt.NDArray[np.float64]
 
 FRAMES = 120  # of a film at most, and shades of a line
+LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000", "#8c6bb1")  # Okabe and Ito's
+MARKS = "osD^vPX*"
 INK, GREY, MUTED, PAD = "#222222", "#d9d9d9", "#555555", "#c0392b"
 
 
@@ -26,3 +33,17 @@ def clip(value: float, least: float, most: float) -> float:
 def disc(points: float) -> float:
     """The size of a disc on a cell of so many points."""
     return clip(0.42 * points, 3, 6.5)
+
+
+def logarithmic(axes: Axes) -> None:
+    """Curves on both scales logarithmic: powers of two across, and upwards 1, 2 and 5 of each power of ten."""
+    from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
+
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.xaxis.set(major_formatter="{x:g}", minor_locator=NullLocator())
+    axes.yaxis.set(major_locator=LogLocator(10, (1, 2, 5)), major_formatter="{x:g}", minor_formatter=NullFormatter())
+    axes.tick_params(labelsize=7.5, width=0.6)
+    axes.grid(color="#eeeeee", lw=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,92 @@
+"""An efficiency suite as a page: a panel for each speed and batch, a curve for each network over its tokens."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zigma_bench.errors import UsageError, nearest
+from zigma_bench.reports.crossings import Crossing, Curve, crossings, curves
+from zigma_bench.reports.table import Table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+ACROSS, WIDE, HIGH, LEGEND = 3, 4.0, 3.1, 2.3  # panels in a row; inches of a panel, and of the labels beside them
+SUFFIXES = (".png", ".svg")
+
+
+def draw_curves(tables: Sequence[Table], file: Path) -> None:
+    """Write the page of the only table among these that has curves, as PNG or SVG.
+
+    UsageError where none has or several have, and for a file of another kind.
+    """
+    from zigma_bench.scans.pictures import save_png, save_svg
+
+    if file.suffix.lower() not in SUFFIXES:
+        raise UsageError(
+            "curves are drawn as PNG or SVG", where="--plot", expected="a file that ends with .png or .svg",
+            got=file.name, nearest=nearest(file.suffix.lower(), SUFFIXES),
+        )  # fmt: skip
+    drawable = [table for table in tables if _several(table)]
+    if len(drawable) != 1:
+        raise UsageError(
+            "one efficiency suite is drawn, which was timed at two lengths at least", where="--plot",
+            got=", ".join(table.suite for table in drawable) or f"none among {len(tables)} table(s)",
+            do="name the folder of its results",
+        )  # fmt: skip
+    (save_png if file.suffix.lower() == ".png" else save_svg)(_page(drawable[0]), file)
+
+
+def _several(table: Table) -> list[Curve]:
+    return [curve for curve in curves(table) if len(curve.points) > 1]
+
+
+def _page(table: Table) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    found, met = _several(table), crossings(table)
+    panels = list(dict.fromkeys((curve.metric, curve.batch) for curve in found))
+    labels = list(dict.fromkeys(curve.label for curve in found))
+    across = min(ACROSS, len(panels))
+    down = -(-len(panels) // across)
+    figure = Figure((across * WIDE + LEGEND, down * HIGH + 0.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(down, across, squeeze=False)
+    for axes, panel in zip(grid.flat, panels, strict=False):
+        own = [curve for curve in found if (curve.metric, curve.batch) == panel]
+        _panel(axes, own, labels, [one for one in met if (one.metric, one.batch) == panel])
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    figure.suptitle("\n".join((f"{table.suite}: {table.question}", "; ".join(table.machines))), size=9)
+    handles = {handle.get_label(): handle for axes in grid.flat for handle in axes.get_lines()}
+    shown = {textwrap.fill(label, 30): handles[label] for label in labels}
+    figure.legend(shown.values(), shown.keys(), loc="outside right upper", frameon=False, fontsize=7.5)
+    return figure
+
+
+def _panel(axes: Axes, own: Sequence[Curve], labels: Sequence[str], met: Sequence[Crossing]) -> None:
+    from zigma_bench.scans.pictures.style import GREY, LINES, MARKS, MUTED, logarithmic
+
+    for curve in own:
+        number = labels.index(curve.label)
+        axes.plot(
+            list(curve.points), list(curve.points.values()), label=curve.label, lw=1.3, ms=4.5,
+            color=LINES[number % len(LINES)], marker=MARKS[number % len(MARKS)],
+        )  # fmt: skip
+    logarithmic(axes)
+    for number, crossing in enumerate(sorted(met, key=lambda one: one.tokens)):
+        axes.axvline(crossing.tokens, color=GREY, lw=1, zorder=0)
+        place = (crossing.tokens, 0.03 + 0.07 * (number % 3))
+        axes.annotate(
+            f"{crossing.tokens:,.0f}", place, xycoords=("data", "axes fraction"), size=6.5, color=MUTED, ha="center",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
+        )  # fmt: skip
+    better = "higher" if own[0].rising else "lower"
+    axes.set_title(f"{own[0].metric}, batch {own[0].batch}: {better} is better", size=8)
+    axes.set_xlabel("tokens", size=8)
+    axes.set_ylabel(own[0].unit, size=8)
