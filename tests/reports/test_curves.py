@@ -36,6 +36,12 @@ def test_a_panel_for_each_speed_and_batch_with_its_curves_and_crossings(tmp_path
     assert {"zigma", "dit", "2,048", "tokens", "suite: Why?"} < shown and not any("memory" in word for word in shown)
 
 
+def test_crossings_that_would_hide_each_other_are_counted(tmp_path):
+    many = {f"zigma {number}": (20 * number, 1) for number in range(1, 8)}
+    draw_curves([table(*curves({"dit": (300, 2), **many}))], file := tmp_path / "a.svg")
+    assert "7 crossings: see the report" in words(file) and "2,048" not in words(file)
+
+
 def test_the_curves_of_the_records_are_drawn(tmp_path):
     file = tmp_path / "lengths.png"
     done = CliRunner().invoke(app, ["report", str(ROOT / "results" / "efficiency"), "--plot", str(file), "--json"])

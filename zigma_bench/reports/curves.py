@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ACROSS, WIDE, HIGH, LEGEND = 3, 4.0, 3.1, 2.3  # panels in a row; inches of a panel, and of the labels beside them
+MARKED = 6  # crossings of a panel; more hide each other, and the report names them all
 SUFFIXES = (".png", ".svg")
 
 
@@ -79,6 +80,9 @@ def _panel(axes: Axes, own: Sequence[Curve], labels: Sequence[str], met: Sequenc
             color=LINES[number % len(LINES)], marker=MARKS[number % len(MARKS)],
         )  # fmt: skip
     logarithmic(axes)
+    if len(met) > MARKED:
+        axes.text(0.02, 0.03, f"{len(met)} crossings: see the report", transform=axes.transAxes, size=6.5, color=MUTED)
+        met = ()
     for number, crossing in enumerate(sorted(met, key=lambda one: one.tokens)):
         axes.axvline(crossing.tokens, color=GREY, lw=1, zorder=0)
         place = (crossing.tokens, 0.03 + 0.07 * (number % 3))
