@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -323,12 +324,13 @@ def test_an_encoder_of_the_hub_is_fetched_before_the_first_cell(write_suite, tmp
     named = ("encoder: random-words", f"encoder: some/encoder, revision: {commit}")
     path = write_suite(*ALL, named, ("text_width: 64", f"text_width: {WIDTH}"))
 
-    def ready(*settings: str, **how: bool) -> Plan:
+    def ready(*settings: str, **how: Any) -> Plan:
         return prepare(path, settings=settings, only=(), smoke=False, **how)
 
     (missing,) = ready().missing
     assert missing.what == "the text encoder some/encoder" and "run, to download commit abababab" in missing.do
     assert len(ready("quality=[fid,kid]", fetch=True).missing) > 1 and not fetched
+    assert ready("train.graph=true", fetch=True, device_type="cpu").missing and not fetched  # nor without a card
     assert ready(fetch=True).missing == () and fetched == ["some/encoder"]
     assert ready().cells[1].text.width == WIDTH  # known before any cell runs
     ready(fetch=True)

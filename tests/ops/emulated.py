@@ -22,23 +22,23 @@ class Emulated:
 
     backwards = False
 
-    def __init__(self, library: ctypes.CDLL) -> None:
-        self.library = library
+    def __init__(self, code: ctypes.CDLL) -> None:
+        self.code = code
 
     def launch(self, grid: tuple[int, int, int], threads: tuple[int, int, int], arguments: program.Arguments) -> None:
-        assert ctypes.c_int.in_dll(self.library, "shared_bytes").value <= 1 << 18
-        if self.library.run(arguments, *grid, *threads, int(self.backwards)):
+        assert ctypes.c_int.in_dll(self.code, "shared_bytes").value <= 1 << 18
+        if self.code.run(arguments, *grid, *threads, int(self.backwards)):
             raise RuntimeError("deadlock: threads of a block wait for some that don't come")
 
 
 @functools.cache
 def _built(text: str) -> ctypes.CDLL:
-    folder = Path(tempfile.mkdtemp())
-    source, target = folder / "kernel.cpp", folder / "kernel.so"
-    source.write_text(text)
-    done = subprocess.run([require_compiler(), *FLAGS, "-o", target, source], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return ctypes.CDLL(str(target))
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "kernel.cpp", Path(folder) / "kernel.so"
+        source.write_text(text)
+        done = subprocess.run([require_compiler(), *FLAGS, "-o", target, source], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-4000:]
+        return ctypes.CDLL(str(target))
 
 
 def kernel(source: Path, name: str, index: int, **settings: program.Setting) -> Emulated:

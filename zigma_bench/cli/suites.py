@@ -134,7 +134,7 @@ def _run(
     from zigma_bench.store import suite_folder
 
     target = find_device(device)
-    made = prepare(suite, settings=settings or (), only=only or (), smoke=smoke, fetch=True)
+    made = prepare(suite, settings=settings or (), only=only or (), smoke=smoke, fetch=True, device_type=target.type)
     made.check_ready(target.type)
     check_stages(made, stages, results, target)
     print(f"device: {target.name} ({target.card})", file=sys.stderr)

@@ -17,17 +17,26 @@ from zigma_bench.runner.local import pending
 from zigma_bench.suite import load_suite
 
 
-def prepare(path: Path, *, settings: Sequence[str], only: Sequence[str], smoke: bool, fetch: bool = False) -> Plan:
+def prepare(
+    path: Path,
+    *,
+    settings: Sequence[str],
+    only: Sequence[str],
+    smoke: bool,
+    fetch: bool = False,
+    device_type: str | None = None,
+) -> Plan:
     """The plan of a suite file with settings laid over it, narrowed to the cells that match one of `only`, if any.
 
     With `fetch` the autoencoders and text encoders that it names on the Hub and that are missing are downloaded, where
-    the network is allowed and nothing else is missing: what a person must provide is said before hours of downloads.
+    the network is allowed and nothing else is missing, here and on a device: what a person must provide is said before
+    hours of downloads.
     """
     suite, source = load_suite(path, settings=settings)
     plan = make_plan(suite, source, catalogue(), smoke=smoke)
     models = of_the_hub(suite) if fetch and not smoke and plan.missing else []
     absent = {item: model for model in models for item in model.missing() if item in plan.missing}
-    if absent and set(plan.missing) == set(absent):
+    if absent and len(absent) == len(plan.missing if device_type is None else plan.missing_on(device_type)):
         for model in absent.values():
             model.fetch()
         plan = make_plan(suite, source, catalogue())
