@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import functools
+import json
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zigma_bench.device import Device
-from zigma_bench.errors import Interrupted, NotReady, ZigmaBenchError
+from zigma_bench.due import find_due, hashes_read, reads_network
+from zigma_bench.errors import CellFailed, Interrupted, NotReady, ZigmaBenchError
 from zigma_bench.images import Images, Pixels, Splits, Subset
+from zigma_bench.notices import notice
 from zigma_bench.plan import Cell, Stage, cell_routes, held_out_needed, too_few_held_out
 from zigma_bench.plugins import catalogue
+from zigma_bench.provenance import provenance
 from zigma_bench.record import Measurement, Record
-from zigma_bench.store import SPEC, read_record, stage_folder, write_json, write_record
+from zigma_bench.sealed import Parts, hashes_of
+from zigma_bench.store import (
+    EMA,
+    SAMPLES,
+    SPEC,
+    clear_finished,
+    read_record,
+    stage_folder,
+    write_json,
+    write_record,
+)
+
+NETWORK = "network.safetensors"  # the weights without averaging
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +43,6 @@ if TYPE_CHECKING:
     from zigma_bench.sampling import Under
 
 Tell = Callable[[int, str], None]
-EMA = "ema.safetensors"  # the weights that images are drawn from
 
 
 @dataclass
@@ -42,7 +57,20 @@ class Life:
     stopped: Callable[[], bool]
 
     def stage_folder(self, stage: Stage) -> Path:
-        return stage_folder(self.folder, stage, self.cell.identity(stage, card=self.device.card))
+        return stage_folder(self.folder, stage, self.identity(stage))
+
+    def identity(self, stage: Stage) -> str:
+        return self.cell.identity(stage, card=self.device.card)
+
+    def record(self, stage: Stage) -> Record | None:
+        """The record of a stage of this cell that is done."""
+        record = read_record(self.stage_folder(stage), self.identity(stage))
+        return record if record is not None and record.status == "done" else None
+
+    def inputs(self, stage: Stage) -> dict[str, str]:
+        """The sha256 of each file of an earlier stage that a stage reads, by STAGE/FILE."""
+        records = {source: self.record(source) for source in self.cell.stages}
+        return hashes_read(self.cell, stage, {source: found for source, found in records.items() if found is not None})
 
     def teller(self, stage: Stage, total: int | None) -> Tell:
         base = {"event": "progress", "stage": stage, "total": total}
@@ -50,7 +78,16 @@ class Life:
 
 
 @dataclass(frozen=True)
-class Parts:
+class Result:
+    """What a stage has found: its figures, details for the record, and the files that later stages read."""
+
+    measurements: list[Measurement]
+    details: dict[str, Any]
+    files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ImageParts:
     """The images of a cell by use: no image of `train` is in `validation`, and none of `floor` in `reference`."""
 
     train: Images
@@ -64,46 +101,76 @@ class StageFailed(Exception):
     """A stage left a failed record; the later ones of the cell can't run."""
 
 
-def run_stage(life: Life, stage: Stage) -> int:
+def run_due(life: Life, wanted: Sequence[Stage]) -> None:
+    """Do the stages among `wanted` that are due, and those before them whose files are lost; hold the cell's lock.
+
+    What is due is read again after each stage, for it depends on the files that the stage has written. Of an efficiency
+    stage with rounds to come, one round is done.
+    """
+    done: list[Stage] = []
+    while True:
+        due = find_due(life.cell, life.folder, life.device, wanted)
+        for text in due.altered:
+            notice(text)
+        left = [stage for stage in due.stages if stage != "efficiency" or stage not in done]
+        if not left:
+            return
+        if left[0] in done:
+            raise CellFailed(
+                f"the stage {left[0]} is due again right after it was done: its files change under the run",
+                where=str(life.stage_folder(left[0])), do="look for another program that writes there",
+            )  # fmt: skip
+        run_stage(life, left[0])
+        done.append(left[0])
+
+
+def run_stage(life: Life, stage: Stage) -> None:
     """Do one stage and leave its record; a failure leaves a record with the reason and ends the cell.
 
     An efficiency stage with rounds to come leaves none yet.
     """
-    from zigma_bench.provenance import provenance
-
-    folder = life.stage_folder(stage)
-    started = time.time()
-    identity = life.cell.identity(stage, card=life.device.card)
+    folder, started, identity = life.stage_folder(stage), time.time(), life.identity(stage)
     facts = life.cell.model_dump(mode="json")
-    write_json(folder / SPEC, {"stage": stage, "identity": identity, "cell": facts})
     life.emit({"event": "start", "stage": stage})
     try:
+        write_json(folder / SPEC, {"stage": stage, "identity": identity, "cell": facts})
+        inputs = life.inputs(stage)
         found = STAGES[stage](life, folder)
+        if found is not None:
+            write_record(folder, _record_of(life, stage, found, inputs, started))
+            clear_finished(folder)  # not before the record: until then it is all that a kill would leave
     except Interrupted:
         raise
     except Exception as error:  # whatever it was, it is this cell's row, and the other cells go on
         traceback.print_exc()
         reason = str(error) if isinstance(error, ZigmaBenchError) else f"{type(error).__name__}: {error}"
+        life.emit({"event": "failed", "stage": stage, "text": reason})
         origin = provenance(life.cell, life.device, started)
         write_record(folder, Record(stage, identity, facts, "failed", reason=reason, provenance=origin))
-        life.emit({"event": "failed", "stage": stage, "text": reason})
         raise StageFailed from None
-    if found is not None:
-        origin = provenance(life.cell, life.device, started)
-        write_record(folder, Record(stage, identity, facts, "done", tuple(found[0]), None, origin, found[1]))
-    if stage == "train":
-        from zigma_bench.training.checkpoint import drop_checkpoints
-
-        drop_checkpoints(folder)  # not before the record: until then they are all that a kill would leave
     life.emit({"event": "done", "stage": stage, "seconds": time.time() - started})
-    return 0
 
 
-def train_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str, Any]]:
+def _record_of(life: Life, stage: Stage, found: Result, inputs: dict[str, str], started: float) -> Record:
+    """The record of a stage that is done."""
+    return Record(
+        stage=stage,
+        identity=life.identity(stage),
+        cell=life.cell.model_dump(mode="json"),
+        status="done",
+        measurements=tuple(found.measurements),
+        provenance=provenance(life.cell, life.device, started),
+        details=found.details,
+        files=hashes_of(life.stage_folder(stage), found.files),
+        inputs=inputs,
+    )
+
+
+def train_stage(life: Life, folder: Path) -> Result:
     """Train to the budget and keep the weights and their EMA."""
     import torch
 
-    from zigma_bench.training.checkpoint import file_sha256, save_weights
+    from zigma_bench.training.checkpoint import save_weights
     from zigma_bench.training.loop import Goal, train
 
     cell, parts = life.cell, _parts_of(life, "train")
@@ -124,7 +191,7 @@ def train_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str, 
         texts=parts.texts,
     )
     save_weights(folder / EMA, ema)
-    save_weights(folder / "network.safetensors", network)
+    save_weights(folder / NETWORK, network)
     images = progress.step * cell.train.batch
     loss = Measurement.of(
         "train-loss", progress.curve[-1][1], "1", fingerprint={"images": images, **cell.objective_facts}
@@ -134,30 +201,31 @@ def train_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str, 
         "input_wait": progress.waited / progress.seconds,
         "input_workers": progress.workers,
     }  # a share of seconds
-    details["ema_sha256"] = file_sha256(folder / EMA)
-    return [loss], details | ({"scaling": progress.scaling} if progress.scaling else {})
+    return Result([loss], details | ({"scaling": progress.scaling} if progress.scaling else {}), (EMA, NETWORK))
 
 
-def sample_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str, Any]]:
+def sample_stage(life: Life, folder: Path) -> Result:
     """Draw the images, a part at a time, and sheets of the first; the floor's are held-out images.
 
     Latents become pixels through the autoencoder, those that were drawn as those of the held-out images.
     """
-    from zigma_bench.sampling import SAMPLES, draw_images, in_parts, save_array
+    from zigma_bench.sampling import CAPTIONS, draw_images, in_parts, save_array
     from zigma_bench.sheets import write_sheets
 
     cell, tell = life.cell, life.teller("sample", life.cell.sample.count)
+    parts = Parts(folder, life.inputs("sample"))
     if cell.role == "floor":
         pixels, evaluations = load_parts(cell).floor.take(range(cell.sample.count)), 0
         save_array(folder / SAMPLES, pixels)
     elif cell.role == "reconstruction":
         given_back = _reconstructed(life)
-        pixels, evaluations = in_parts(cell, folder, lambda rows: (given_back(rows), 0), tell, life.stopped)
+        pixels, evaluations = in_parts(cell, parts, lambda rows: (given_back(rows), 0), tell, life.stopped)
     else:
         network, finish, under = _network_of(life), _finish(life), _under(life, folder)
-        pixels, evaluations = draw_images(cell, folder, network, life.device, tell, life.stopped, finish, under)
+        pixels, evaluations = draw_images(cell, parts, network, life.device, tell, life.stopped, finish, under)
     write_sheets(folder, pixels)
-    return [], {"count": len(pixels), "evaluations": evaluations}
+    files = (SAMPLES,) if cell.text is None or cell.role != "cell" else (SAMPLES, CAPTIONS)
+    return Result([], {"count": len(pixels), "evaluations": evaluations}, files)
 
 
 def _under(life: Life, folder: Path) -> Under | None:
@@ -179,7 +247,7 @@ def _under(life: Life, folder: Path) -> Under | None:
     return Under(held.turn_labels(rows, turns), parts.texts.null, parts.texts)
 
 
-def quality_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str, Any]]:
+def quality_stage(life: Life, folder: Path) -> Result:
     """Every metric of the suite, each refused or measured under its own name."""
     from zigma_bench.diffusion.convert import linear_velocity_of
     from zigma_bench.diffusion.guidance import reading
@@ -188,11 +256,11 @@ def quality_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str
 
     cell, parts = life.cell, _parts_of(life, "quality")
     network = None
-    if cell.backbone is not None:
+    if reads_network(cell):
         said = _network_of(life) if parts.texts is None else reading(_network_of(life), parts.texts)
         network = linear_velocity_of(said, cell.objective.path, cell.objective.prediction)
     subject = Subject(
-        samples=load_images(life.stage_folder("sample")),
+        samples=load_images(life.stage_folder("sample"), sha256=life.inputs("quality")[f"sample/{SAMPLES}"]),
         reference=_compared_with(life, parts),
         reference_facts={"data": cell.data_text, "split": cell.reference.label},
         validation=seen(life, parts).validation,
@@ -207,7 +275,7 @@ def quality_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str
             raise Interrupted("stopped between two metrics; the same command measures them again")
         life.teller("quality", len(cell.quality))(index, metric.name)
         found.append(measure(metric.name, metric.options, subject))
-    return found, {}
+    return Result(found, {})
 
 
 def measure(name: str, options: dict[str, Any], subject: Any) -> Measurement:
@@ -225,23 +293,26 @@ def measure(name: str, options: dict[str, Any], subject: Any) -> Measurement:
     return measurement
 
 
-def efficiency_stage(life: Life, folder: Path) -> tuple[list[Measurement], dict[str, Any]] | None:
+def efficiency_stage(life: Life, folder: Path) -> Result | None:
     """One round of speed and memory of a fresh network of the same shape; the last round makes the figures."""
-    import json
-
     from zigma_bench.efficiency import combine, measure_round
 
     assert life.cell.efficiency is not None
-    files = [folder / f"round-{number}.json" for number in range(life.cell.efficiency.rounds)]
-    due = next((file for file in files if not file.exists()), files[-1])
-    network = build(life.cell, life.device.type)
-    write_json(due, measure_round(life.cell, network, life.device, life.teller("efficiency", None), life.stopped))
-    if due != files[-1]:
+    names = tuple(f"round-{number}.json" for number in range(life.cell.efficiency.rounds))
+    parts = Parts(folder, {})
+    due = next((name for name in names if name not in parts), None)
+    if due is not None:
+        network = build(life.cell, life.device.type)
+        found = measure_round(life.cell, network, life.device, life.teller("efficiency", None), life.stopped)
+        write_json(folder / due, found)
+        parts.add(due)
+    if any(name not in parts for name in names):
         return None
-    return combine(life.cell, life.device, [json.loads(file.read_text()) for file in files])
+    rounds = [json.loads((folder / name).read_bytes()) for name in names]
+    return Result(*combine(life.cell, life.device, rounds), names)
 
 
-STAGES: dict[Stage, Callable[[Life, Path], tuple[list[Measurement], dict[str, Any]] | None]] = {
+STAGES: dict[Stage, Callable[[Life, Path], Result | None]] = {
     "train": train_stage,
     "sample": sample_stage,
     "quality": quality_stage,
@@ -266,11 +337,11 @@ def build(cell: Cell, device_type: str) -> nn.Module:
     return network
 
 
-def _parts_of(life: Life, stage: Stage) -> Parts:
+def _parts_of(life: Life, stage: Stage) -> ImageParts:
     return load_parts(life.cell, life.device.name, life.teller(stage, None))
 
 
-def load_parts(cell: Cell, device: str = "cpu", tell: Tell = lambda done, text: None) -> Parts:
+def load_parts(cell: Cell, device: str = "cpu", tell: Tell = lambda done, text: None) -> ImageParts:
     """The images of a cell; too few for what the suite asks is said before anything is trained.
 
     Of a cell with texts their features too, on the device, where they are made now if they aren't kept.
@@ -290,7 +361,7 @@ def load_parts(cell: Cell, device: str = "cpu", tell: Tell = lambda done, text: 
         raise too_few_held_out(cell.sample, cell.reference, held)
     floor = Subset(splits.validation, order[:count])
     rest = splits.train if cell.reference.split == "train" else Subset(splits.validation, order[count:])
-    return Parts(splits.train, splits.validation, floor, rest, texts)
+    return ImageParts(splits.train, splits.validation, floor, rest, texts)
 
 
 def load_splits(cell: Cell) -> Splits:
@@ -302,7 +373,7 @@ def load_splits(cell: Cell) -> Splits:
     return transformed(spec.load()(spec.make_options(data.options)), _steps(cell))
 
 
-def seen(life: Life, parts: Parts) -> Splits:
+def seen(life: Life, parts: ImageParts) -> Splits:
     """What the network sees: the images themselves, or their latents; NotReady where those are not encoded."""
     from zigma_bench.data.latents import latents_of
 
@@ -310,7 +381,7 @@ def seen(life: Life, parts: Parts) -> Splits:
     return pixels if space is None else latents_of(pixels, space, life.cache)
 
 
-def _compared_with(life: Life, parts: Parts) -> Images:
+def _compared_with(life: Life, parts: ImageParts) -> Images:
     """The reference: its images themselves, or as the autoencoder gives them back."""
     from zigma_bench.data.latents import reconstructions_of
 
@@ -366,10 +437,9 @@ def _network_of(life: Life) -> Callable[..., torch.Tensor]:
 
     network = build(life.cell, life.device.type)
     if life.cell.role == "cell":
-        trained = read_record(life.stage_folder("train"))
+        trained = life.record("train")
         assert trained is not None, "a stage follows training"
-        sha256 = trained.details.get("ema_sha256")  # records of before this key have none
-        load_weights(life.stage_folder("train") / EMA, network, sha256=sha256)
+        load_weights(life.stage_folder("train") / EMA, network, sha256=trained.files[EMA])
     network.to(life.device.name).eval().requires_grad_(False)
     device = torch.device(life.device.name)
     if life.cell.sample.compile:

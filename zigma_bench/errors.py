@@ -5,7 +5,9 @@ ZigmaBenchError                 1
 |  +- UnknownName               2   no such scan, backbone, dataset, metric or backend
 +- NotReady                     3   the plan can't run: data, weights, plugin, geometry, folder
 |  +- BrokenScan                3   an order that misses or repeats a token (scans/route.py)
+|  +- Busy                      3   another process holds the lock of a folder
 +- ComparisonRefused            4   figures that must not stand in one table
+|  +- NewerFormat               4   a record or table that only a later version can read
 +- CellFailed                   1   a cell stopped; the others go on
 |  +- NotFinite                 1   the loss became NaN or infinite
 |  +- BadImage                  1   an image of a dataset can't be decoded
@@ -78,10 +80,18 @@ class NotReady(ZigmaBenchError):
     exit_code = 3
 
 
+class Busy(NotReady):
+    """Another process is at work in a folder; waiting for it is all there is to do."""
+
+
 class ComparisonRefused(ZigmaBenchError):
     """Figures that were measured unlike and must not stand in one table."""
 
     exit_code = 4
+
+
+class NewerFormat(ComparisonRefused):
+    """A file of results has a format that this version does not know."""
 
 
 class CellFailed(ZigmaBenchError):

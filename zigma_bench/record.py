@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from zigma_bench.errors import ComparisonRefused
+from zigma_bench.errors import ComparisonRefused, NewerFormat
 
 FORMAT = 1
 
@@ -46,7 +46,11 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Record:
-    """The record of one stage of one cell."""
+    """The record of one stage of one cell.
+
+    `files`: the sha256 of each file of the stage that a later stage reads. `inputs`: the sha256 of each file of an
+    earlier stage that this one has read, by STAGE/FILE.
+    """
 
     stage: str
     identity: str
@@ -56,6 +60,8 @@ class Record:
     reason: str | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
 
     def to_json(self) -> str:
@@ -73,7 +79,7 @@ class Record:
         except (ValueError, KeyError, TypeError) as error:
             raise ComparisonRefused(f"this is no record of zigma-bench ({error!r})", where=where, do=do) from None
         if not isinstance(version, int) or version > FORMAT or version < 1:
-            raise ComparisonRefused(
+            raise NewerFormat(
                 "the record has a format that this version can't read",
                 where=where,
                 expected=f"format 1 to {FORMAT}",

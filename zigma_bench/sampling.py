@@ -6,6 +6,7 @@ device or restart (diffusion/noise.py).
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,12 +22,13 @@ from zigma_bench.diffusion.convert import Network
 from zigma_bench.diffusion.draw import draw
 from zigma_bench.diffusion.guidance import Texts, under_labels
 from zigma_bench.diffusion.noise import StepNoise, image_noise
-from zigma_bench.errors import Interrupted, NotFinite
+from zigma_bench.errors import CellFailed, Interrupted, NotFinite
 from zigma_bench.images import ArrayImages, Labels, Pixels
 from zigma_bench.plan import Cell
-from zigma_bench.store import write_atomic
+from zigma_bench.sealed import Parts
+from zigma_bench.store import SAMPLES, write_atomic
 
-SAMPLES, CAPTIONS = "samples.npy", "captions.json"
+CAPTIONS = "captions.json"
 LABEL_SEED = 20240531  # part of the protocol, as that of the held-out images
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -49,7 +51,7 @@ def to_pixels(images: Tensor) -> Pixels:
 
 def draw_images(
     cell: Cell,
-    folder: Path,
+    parts: Parts,
     network: Network,
     device: Device,
     tell: Callable[[int, str], None],
@@ -57,7 +59,7 @@ def draw_images(
     finish: Callable[[Tensor], Pixels] = to_pixels,
     under: Under | None = None,
 ) -> tuple[Pixels, int]:
-    """The cell's images, uint8 [N, (T,) C, H, W], written to `folder`, and the evaluations that a part took at most.
+    """The cell's images, uint8 [N, (T,) C, H, W], written to the folder of `parts`, and the most evaluations of a part.
 
     `finish` makes pixels of what the network draws. `under`: the label or text of each image; without it those of a
     cell with classes are drawn in balance.
@@ -67,40 +69,42 @@ def draw_images(
         drawn, spent = draw_part(cell, indices, network, device, under)
         return finish(drawn), spent
 
-    return in_parts(cell, folder, part, tell, stopped)
+    return in_parts(cell, parts, part, tell, stopped)
 
 
 def in_parts(
     cell: Cell,
-    folder: Path,
+    parts: Parts,
     draw_pixels: Callable[[range], tuple[Pixels, int]],
     tell: Callable[[int, str], None],
     stopped: Callable[[], bool],
 ) -> tuple[Pixels, int]:
     """The pixels of all of a cell's images, drawn a part at a time; a kill costs the part that is being drawn."""
-    count, most = cell.sample.count, 0
-    ranges = [range(start, min(start + cell.sample.batch, count)) for start in range(0, count, cell.sample.batch)]
-    parts = [folder / f"part-{indices.start:07d}-{indices.stop:07d}.npz" for indices in ranges]
-    for foreign in set(folder.glob("part-*")) - set(parts):  # left by a run with another batch
-        foreign.unlink()
-    for indices, part in zip(ranges, parts, strict=True):
-        if not part.exists():
+    folder, drawn, most = parts.folder, [], 0
+    ranges = part_ranges(cell.sample.count, cell.sample.batch)
+    for indices, name in ranges.items():
+        if name not in parts:
             if stopped():
                 raise Interrupted(f"stopped after {indices.start} images; the same command goes on from there")
             pixels, spent = draw_pixels(indices)
-            write_npz(part, pixels=pixels, evaluations=np.array(spent))
+            write_npz(folder / name, pixels=pixels, evaluations=np.array(spent))
+            parts.add(name)
         tell(indices.stop, "")
-    drawn = []
-    for part in parts:
-        with np.load(part, allow_pickle=False) as saved:
+    for name in ranges.values():
+        with np.load(folder / name, allow_pickle=False) as saved:
             drawn.append(saved["pixels"])
             most = max(most, int(saved["evaluations"]))
     pixels = np.concatenate(drawn)
-    assert len(pixels) == count, (len(pixels), count)
+    assert len(pixels) == cell.sample.count, (len(pixels), cell.sample.count)
     save_array(folder / SAMPLES, pixels)
-    for part in parts:
-        part.unlink()
     return pixels, most
+
+
+def part_ranges(count: int, batch: int) -> dict[range, str]:
+    """The indices of each part of a sampling, with the name of its file."""
+    starts = range(0, count, batch)
+    ranges = [range(start, min(start + batch, count)) for start in starts]
+    return {indices: f"part-{indices.start:07d}-{indices.stop:07d}.npz" for indices in ranges}
 
 
 def draw_part(
@@ -139,9 +143,15 @@ def sample_labels(count: int, classes: int) -> Labels:
     return labels
 
 
-def load_images(folder: Path) -> ArrayImages:
-    """The images that a sample stage left."""
-    return ArrayImages(np.load(folder / SAMPLES, allow_pickle=False))
+def load_images(folder: Path, *, sha256: str) -> ArrayImages:
+    """The images that a sample stage has left; CellFailed where the file is not the one that it wrote."""
+    data = (folder / SAMPLES).read_bytes()
+    if (got := hashlib.sha256(data).hexdigest()) != sha256:
+        raise CellFailed(
+            "the images are not those that were drawn", where=str(folder / SAMPLES), expected=f"sha256 {sha256}",
+            got=got, do="run the suite again: they are drawn again",
+        )  # fmt: skip
+    return ArrayImages(np.load(io.BytesIO(data), allow_pickle=False))
 
 
 def save_array(path: Path, array: Array) -> None:

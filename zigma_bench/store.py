@@ -6,11 +6,15 @@
     RESULTS/<suite>/table.json                                 which records the last run of the suite stands on
 
 State is read from files alone. A record counts when its identity is the one that was asked for.
+
+Whoever writes a temporary file or folder (`.NAME.*.tmp`) holds a lock on it, which the kernel releases when the process
+dies. So anyone may remove what is not locked (`clear_temporary`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -20,30 +24,127 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from zigma_bench.errors import ComparisonRefused, NotReady
+from zigma_bench.errors import Busy, ComparisonRefused, NotReady
 from zigma_bench.record import Record
 
 LOCK_SECONDS = 5  # long enough for a worker whose parent was killed to end itself
 RECORD, SPEC, TABLE = "record.json", "spec.json", "table.json"
+EMA, SAMPLES = "ema.safetensors", "samples.npy"  # the weights that images are drawn from, and the images
+CHECKPOINTS, PARTS, WRITTEN = "checkpoint-*", "part-*", "written.json"  # of a stage that is not done
 TABLE_FORMAT = 1
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:
     """Write a file so that a reader, now or after a crash, finds the old one whole or the new one whole."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """An empty temporary file beside `path`, to be written in place; it takes the place of `path` at the end."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    handle, temporary = _locked_temporary(path)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
+        os.fsync(handle)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
+    finally:
+        os.close(handle)  # which releases the lock
     sync_folder(path.parent)
+
+
+def _locked_temporary(path: Path) -> tuple[int, Path]:
+    """The handle of a locked temporary file beside `path`, and its name."""
+    while True:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:  # zero: somebody removed it before it was locked
+            return handle, Path(name)
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path`, to take its place or to move a file out of; removed at the end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = _locked_folder(path)
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(handle)
+
+
+def _locked_folder(path: Path) -> tuple[int, Path]:
+    """The handle of a locked temporary folder beside `path`, and its name."""
+    while True:
+        name = tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        with contextlib.suppress(FileNotFoundError):  # somebody removed it before it was locked
+            handle = os.open(name, os.O_RDONLY)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            if os.path.isdir(name):
+                os.chmod(name, 0o755)
+                return handle, Path(name)
+            os.close(handle)
+
+
+def clear_temporary(root: Path) -> None:
+    """Remove the temporary files and folders below a folder that no living process is writing."""
+    for place, folders, names in os.walk(root):
+        for name in (*folders, *names):
+            if name.startswith(".") and name.endswith(".tmp"):
+                _remove_unlocked(Path(place, name))
+        folders[:] = [name for name in folders if not name.endswith(".tmp")]
+
+
+def clear_finished(stage: Path) -> None:
+    """Remove the checkpoints and parts of a stage that is done."""
+    for pattern in (CHECKPOINTS, PARTS, WRITTEN):
+        for path in stage.glob(pattern):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def clear_leftovers(results: Path) -> None:
+    """Remove what killed processes left below a results folder: temporary files, and what finished stages need no more.
+
+    A cell at which a process is at work is passed over.
+    """
+    clear_temporary(results)
+    patterns = [f"*/*/*/{pattern}" for pattern in (CHECKPOINTS, PARTS, WRITTEN)]
+    for stage in {path.parent for pattern in patterns for path in results.glob(pattern)}:
+        with contextlib.suppress(ComparisonRefused, Busy):
+            record = read_record(stage)
+            if record is not None and record.status == "done" and not has_writer(stage.parent):
+                with only_writer(stage.parent):
+                    clear_finished(stage)
+
+
+def _remove_unlocked(path: Path) -> None:
+    """Remove a temporary file or folder, unless its writer lives or has just put it in its place."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return
+    except OSError:  # a link or a socket by this name is nothing that is written here
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except BlockingIOError:
+        return
+    finally:
+        os.close(handle)
 
 
 def sync_folder(folder: Path) -> None:
@@ -120,25 +221,41 @@ def write_json(path: Path, data: Any) -> None:
 def only_writer(folder: Path, what: str = "this cell") -> Iterator[None]:
     """Hold the lock of a cell, or of what else a folder holds, and clear away what a killed owner was writing.
 
-    The kernel lets go of the lock when the owner dies, whatever the owner was doing.
+    Busy where another process holds it. The kernel releases the lock when the owner dies, however it dies.
     """
     import filelock
 
     folder.mkdir(parents=True, exist_ok=True)
-    owner = folder / ".owner"
-    lock = filelock.FileLock(folder / ".lock", timeout=LOCK_SECONDS)
+    owner, lock = folder / ".owner", filelock.FileLock(folder / ".lock", timeout=LOCK_SECONDS)
     try:
         lock.acquire()
     except filelock.Timeout:
-        name = owner.read_text() if owner.exists() else "another process"
-        raise NotReady(f"another process is at work on {what}", where=str(folder), got=name, do="wait for it") from None
+        raise Busy(f"another process is at work on {what}", where=str(folder), got=owner_of(folder)) from None
     try:
-        for leftover in sorted(folder.rglob(".*.tmp")):  # a folder before its files
-            if leftover.is_dir():
-                shutil.rmtree(leftover)
-            else:
-                leftover.unlink(missing_ok=True)
+        clear_temporary(folder)
         write_atomic(owner, f"{socket.gethostname()} process {os.getpid()}")
         yield
     finally:
+        owner.unlink(missing_ok=True)
         lock.release()
+
+
+def has_writer(folder: Path) -> bool:
+    """Whether a process holds the lock of a folder now."""
+    import filelock
+
+    if not (folder / ".lock").exists():
+        return False
+    try:
+        with filelock.FileLock(folder / ".lock", timeout=0):
+            return False
+    except filelock.Timeout:
+        return True
+
+
+def owner_of(folder: Path) -> str:
+    """The process that holds the lock of a folder, as far as it is known."""
+    try:
+        return (folder / ".owner").read_text(errors="replace")[:200]
+    except OSError:
+        return "another process"

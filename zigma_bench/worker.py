@@ -1,6 +1,7 @@
-"""The process of one cell: a job comes in, events go out, and the cell lives through the stages that are due.
+"""The process of one cell: a job comes in, events go out, and the stages that are due are done.
 
-The parent hands over a job in a line of standard input (the cell, its folder, the stages that are due, the device) and
+The parent hands over a job in a line of standard input (the cell, its folder, the stages to bring up to date, the
+device) and
 reads one JSON line an event from standard output; all other output goes to the cell's log. Standard input stays open:
 its end means that the parent is gone, and the cell ends too.
 """
@@ -16,29 +17,35 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
-from zigma_bench.cell import Life, StageFailed, run_stage
+from zigma_bench.cell import Life, StageFailed, run_due
 from zigma_bench.device import Device, calm_collector
-from zigma_bench.errors import Interrupted, NotReady, ZigmaBenchError
+from zigma_bench.errors import Busy, Interrupted, NotReady, ZigmaBenchError
+from zigma_bench.notices import send_notices_to
 from zigma_bench.plan import Cell
 from zigma_bench.store import only_writer, suite_folder
 
 
 def main() -> int:
-    """Live through the stages of the job on standard input; the exit code says how it ended."""
+    """Do what is due of the job on standard input; the exit code says how it ended, and an event what was busy."""
     job, cell, events = take_job()
     results = Path(job["results"])
     folder = suite_folder(results, cell.suite, smoke=cell.smoke) / job["folder"]
     flag = stop_flag()
-    take_device(life_device := Device(**job["device"]))
-    life = Life(cell, folder, results / ".cache", life_device, lambda e: send(events, e), flag)
+    device = Device(**job["device"])
+    life = Life(cell, folder, results / ".cache", device, lambda event: send(events, event), flag)
+    send_notices_to(lambda text: send(events, {"event": "notice", "text": text}))
     try:
+        take_device(device)
         with only_writer(folder):
-            return max((run_stage(life, stage) for stage in job["stages"]), default=0)
+            run_due(life, job["stages"])
     except StageFailed:
         return 1
+    except Busy as error:
+        send(events, {"event": "busy", "text": str(error)})
     except ZigmaBenchError as error:
         send(events, {"event": "stopped", "text": str(error)})
         return error.exit_code
+    return 0
 
 
 def take_job() -> tuple[dict[str, Any], Cell, TextIO]:

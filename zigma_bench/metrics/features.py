@@ -24,11 +24,12 @@ from torch.utils.data import Dataset
 from zigma_bench.errors import UsageError
 from zigma_bench.images import ArrayImages, Images, Pixels, digest
 from zigma_bench.metrics.golden import check_golden
-from zigma_bench.store import write_atomic
+from zigma_bench.sealed import read_entry, write_entry
 
 Features = npt.NDArray[np.float32]
 
 FEATURE_BATCH = 64  # fixed: kernels are chosen by batch size, and features differ in the last digits
+FEATURES = "features"  # a folder of the cache
 REMEMBERED = 4  # sets of features kept in this process: two metrics on one extractor share them
 
 _memory: dict[str, Features] = {}
@@ -162,22 +163,17 @@ def exact_float32(device: str) -> Iterator[None]:
 
 
 def _read(cache: Path | None, key: str, shape: tuple[int, int]) -> Features | None:
-    """The features of an earlier process; a file that is damaged is made again."""
-    if cache is None:
+    """The features of an earlier process."""
+    data = None if cache is None else read_entry(cache / FEATURES, key, ".npy")
+    if data is None:
         return None
-    try:
-        found = np.load(_place(cache, key), allow_pickle=False)
-    except (FileNotFoundError, ValueError, EOFError):
-        return None
-    return found if found.shape == shape and found.dtype == np.float32 else None
+    found: Features = np.load(io.BytesIO(data), allow_pickle=False)
+    assert found.shape == shape and found.dtype == np.float32, (found.shape, found.dtype)
+    return found
 
 
 def _write(cache: Path | None, key: str, found: Features) -> None:
     if cache is not None:
         buffer = io.BytesIO()
         np.save(buffer, found, allow_pickle=False)
-        write_atomic(_place(cache, key), buffer.getvalue())
-
-
-def _place(cache: Path, key: str) -> Path:
-    return cache / "features" / f"{key}.npy"
+        write_entry(cache / FEATURES, key, ".npy", buffer.getvalue())

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from zigma_bench.errors import NotReady
 from zigma_bench.images import Pixels
-from zigma_bench.store import write_atomic
+from zigma_bench.sealed import read_entry, write_entry
 
 if TYPE_CHECKING:
     from zigma_bench.metrics.features import Extractor
@@ -50,12 +50,14 @@ def check_golden(run: Callable[[Pixels], Matrix], extractor: Extractor, cache: P
         _compare(found[:, ::STEP], golden, extractor.name, "the golden ones of this installation")
     elif cache is not None:  # without it there is nothing to compare with
         found = _finite(run(golden_images()), extractor.name)
-        place = cache / "golden" / f"{extractor.name}-{_key(extractor)}.npy"
-        if not place.is_file():
+        folder, key = cache / "golden", f"{extractor.name}-{_key(extractor)}"
+        data = read_entry(folder, key, ".npy")
+        if data is None:
             buffer = io.BytesIO()
             np.save(buffer, found, allow_pickle=False)
-            write_atomic(place, buffer.getvalue())
-        _compare(found, _recorded(place), extractor.name, str(place))
+            data = buffer.getvalue()
+            write_entry(folder, key, ".npy", data)
+        _compare(found, np.asarray(np.load(io.BytesIO(data), allow_pickle=False)), extractor.name, str(folder / key))
 
 
 @functools.cache
@@ -68,16 +70,6 @@ def known() -> dict[str, Matrix]:
 def _key(extractor: Extractor) -> str:
     """What features depend on but for the device, whose differences lie within the tolerance."""
     return hashlib.sha256(json.dumps(extractor.fingerprint(), sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _recorded(place: Path) -> Matrix:
-    try:
-        return np.asarray(np.load(place, allow_pickle=False))
-    except (ValueError, EOFError) as error:
-        raise NotReady(
-            f"the features of an extractor's first use can't be read: {error}", where=str(place),
-            do="delete the file; the next use writes it anew",
-        ) from None  # fmt: skip
 
 
 def _finite(found: Matrix, name: str) -> Matrix:

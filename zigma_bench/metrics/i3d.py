@@ -19,10 +19,10 @@ import torch
 
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.images import Images, digest
-from zigma_bench.metrics.features import Features, exact_float32
+from zigma_bench.metrics.features import FEATURES, Features, exact_float32
 from zigma_bench.metrics.i3d_weights import I3D_FILE
 from zigma_bench.pretrained import file_sha256
-from zigma_bench.store import write_atomic
+from zigma_bench.sealed import read_entry, write_entry
 
 CLIP_BATCH = 8  # fixed: kernels are chosen by batch size, and features differ in the last digits
 
@@ -41,24 +41,16 @@ def clip_features(clips: Images, path: Path, *, device: str = "cpu", cache: Path
     """The features of all clips in order, float32 [N, d]; `cache` keeps them for the next process."""
     facts = {**i3d_facts(path), "pixels": digest(clips), "device": device.partition(":")[0]}
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-    place = None if cache is None else cache / "features" / f"{key}.npy"
-    if place is not None and (known := _read(place, len(clips))) is not None:
+    data = None if cache is None else read_entry(cache / FEATURES, key, ".npy")
+    if data is not None:
+        known: Features = np.load(io.BytesIO(data), allow_pickle=False)
         return known
     found = _extract(clips, path, device)
-    if place is not None:
+    if cache is not None:
         buffer = io.BytesIO()
         np.save(buffer, found, allow_pickle=False)
-        write_atomic(place, buffer.getvalue())
+        write_entry(cache / FEATURES, key, ".npy", buffer.getvalue())
     return found
-
-
-def _read(place: Path, count: int) -> Features | None:
-    """The features of an earlier process; a file that is damaged is made again."""
-    try:
-        found: Features = np.load(place, allow_pickle=False)
-    except (FileNotFoundError, ValueError, EOFError):
-        return None
-    return found if found.ndim == 2 and len(found) == count and found.dtype == np.float32 else None
 
 
 def _extract(clips: Images, path: Path, device: str) -> Features:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from zigma_bench.device import Device, precision_on
+from zigma_bench.due import cell_folder
 from zigma_bench.plan import Cell
 from zigma_bench.runner.costs import Costs, fit_costs
-from zigma_bench.runner.local import cell_folder
 from zigma_bench.runner.timed import Call, Kind, Timed, features_of, kind_of, timed_calls
 from zigma_bench.store import read_record, stage_folder
 

@@ -6,16 +6,18 @@ figures mean nothing). A cell that fails leaves a record with the reason and the
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from zigma_bench.device import Device
-from zigma_bench.errors import Interrupted
+from zigma_bench.due import cell_folder, find_due
+from zigma_bench.errors import ComparisonRefused, Interrupted
 from zigma_bench.plan import Cell, Plan, Stage
 from zigma_bench.record import Record
 from zigma_bench.runner.encode import encode_latents, text_cells, text_problems
@@ -23,7 +25,9 @@ from zigma_bench.runner.process import INTERRUPTED, run_job
 from zigma_bench.store import (
     TABLE,
     check_writable,
-    read_record,
+    clear_leftovers,
+    has_writer,
+    owner_of,
     read_table_file,
     stage_folder,
     suite_folder,
@@ -32,6 +36,7 @@ from zigma_bench.store import (
 )
 
 LOG = "log.txt"
+WAIT_SECONDS = 0.5  # between two looks at a lock
 
 
 class Watcher(Protocol):
@@ -44,7 +49,8 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a cell: `done`, `failed` (with the reason) or `skipped` (everything was done before)."""
+    """What became of a cell: `done`, `failed` (with the reason), `skipped` (everything was done before) or `busy`
+    (another process is at work on it)."""
 
     cell: Cell
     folder: Path
@@ -52,35 +58,21 @@ class Outcome:
     reason: str | None = None
 
 
-def cell_folder(results: Path, cell: Cell) -> Path:
-    """The folder of a cell: its label made safe, and the hash of what it trains."""
-    base: Stage = "train" if cell.role == "cell" else "sample"
-    identity = cell.identity(base, card="")
-    suite = suite_folder(results, cell.suite, smoke=cell.smoke)
-    earlier = sorted(suite.glob(f"*-{identity[:8]}"))  # under the label that it had when the suite had other rows
-    return earlier[0] if earlier else suite / f"{cell.slug}-{identity[:8]}"
-
-
-def pending(results: Path, cell: Cell, stages: Iterable[Stage], device: Device) -> list[Stage]:
-    """The stages among `stages` that have no record of success under their identity, and all that follow from them."""
-    folder, due = cell_folder(results, cell), list[Stage]()
-    for stage in cell.stages:
-        identity = cell.identity(stage, card=device.card)
-        record = read_record(stage_folder(folder, stage, identity), identity)
-        follows = stage in ("sample", "quality") and ("train" in due or "sample" in due)
-        if stage in stages and (record is None or record.status != "done" or follows):
-            due.append(stage)
-    return due
-
-
 def run_plan(plan: Plan, results: Path, device: Device, watcher: Watcher, *, stages: Sequence[Stage]) -> list[Outcome]:
-    """Bring every cell of a plan up to date, in order; raises Interrupted when asked to stop."""
+    """Bring every cell of a plan up to date, in order; raises Interrupted when asked to stop.
+
+    Cells at which another process is at work come last, once it has let go of them.
+    """
     check_writable(suite_folder(results, plan.suite.name, smoke=plan.smoke))
+    clear_leftovers(results)
     write_table(plan, results, device)
     _encode_first(plan, results, device, watcher, stages)
-    outcomes = [run_cell(cell, results, device, watcher, stages) for cell in plan.cells]
+    run = functools.partial(run_cell, results=results, device=device, watcher=watcher, stages=stages)
+    outcomes = [run(cell) for cell in plan.cells]
     for _ in range(rounds_of(plan) - 1):  # of efficiency, the cells alternating
-        outcomes = [_next_round(outcome, results, device, watcher, stages) for outcome in outcomes]
+        outcomes = [_next_round(outcome, run) for outcome in outcomes]
+    outcomes = [_after_waiting(outcome, run, watcher, rounds_of(plan)) for outcome in outcomes]
+    clear_leftovers(results)
     return outcomes
 
 
@@ -91,7 +83,10 @@ def _encode_first(plan: Plan, results: Path, device: Device, watcher: Watcher, s
     """
 
     def reads(cell: Cell) -> bool:
-        left = pending(results, cell, stages, device)
+        try:
+            left = find_due(cell, cell_folder(results, cell), device, stages).stages
+        except ComparisonRefused:  # its row says why
+            return False
         return "train" in left or "quality" in left or (cell.role == "reconstruction" and bool(left))
 
     due = [cell for cell in plan.cells if reads(cell)]
@@ -112,32 +107,59 @@ def rounds_of(plan: Plan) -> int:
     return 1 if plan.suite.efficiency is None else plan.suite.efficiency.rounds
 
 
-def _next_round(before: Outcome, results: Path, device: Device, watcher: Watcher, stages: Sequence[Stage]) -> Outcome:
+def _next_round(before: Outcome, run: Callable[[Cell], Outcome]) -> Outcome:
     """One round more of a cell that has not failed."""
     if before.status == "failed":
         return before
-    after = run_cell(before.cell, results, device, watcher, stages)
+    after = run(before.cell)
     return before if after.status == "skipped" else after
+
+
+def _after_waiting(before: Outcome, run: Callable[[Cell], Outcome], watcher: Watcher, rounds: int) -> Outcome:
+    """What becomes of a cell that was busy, once the process that was at work on it has let go of it."""
+    if before.status != "busy":
+        return before
+    outcome = before
+    while outcome.status == "busy":
+        watcher.event(before.cell, {"event": "notice", "text": f"waiting for {owner_of(before.folder)} to finish it"})
+        while has_writer(before.folder):
+            time.sleep(WAIT_SECONDS)
+        outcome = run(before.cell)
+    for _ in range(rounds - 1):
+        outcome = _next_round(outcome, run)
+    return outcome
 
 
 def run_cell(cell: Cell, results: Path, device: Device, watcher: Watcher, stages: Sequence[Stage]) -> Outcome:
     """Bring one cell up to date."""
     folder = cell_folder(results, cell)
-    due = pending(results, cell, stages, device)
+    try:
+        due = find_due(cell, folder, device, stages).stages
+    except ComparisonRefused as error:
+        watcher.begin(cell, ())
+        watcher.event(cell, {"event": "stopped", "text": str(error)})
+        return Outcome(cell, folder, "failed", str(error))
     watcher.begin(cell, due)
     if not due:
         return Outcome(cell, folder, "skipped")
-    for group in _processes(cell, due):
-        if group and (reason := _spawn(cell, folder, results, device, watcher, group)) is not None:
-            return Outcome(cell, folder, "failed", reason)
+    if has_writer(folder):
+        return Outcome(cell, folder, "busy")
+    for group in _processes(cell, stages, due):
+        outcome = _spawn(cell, folder, results, device, watcher, group)
+        if outcome.status != "done":
+            return outcome
     return Outcome(cell, folder, "done")
 
 
-def _processes(cell: Cell, due: Sequence[Stage]) -> list[tuple[Stage, ...]]:
-    """The stages that share a process: efficiency has its own, but in a smoke run, where starting one is most of it."""
+def _processes(cell: Cell, stages: Sequence[Stage], due: Sequence[Stage]) -> list[tuple[Stage, ...]]:
+    """The stages that share a process, of those asked for: efficiency has its own, but in a smoke run, where starting
+    one is most of it. What another stage needs is done in its process."""
+    asked = tuple(stage for stage in cell.stages if stage in stages)
     if cell.smoke:
-        return [tuple(due)]
-    return [tuple(s for s in due if s != "efficiency"), tuple(s for s in due if s == "efficiency")]
+        return [asked]
+    alone = tuple(stage for stage in due if stage == "efficiency")
+    together = tuple(stage for stage in asked if stage != "efficiency")
+    return [group for group in (together if set(due) - set(alone) else (), alone) if group]
 
 
 def write_table(plan: Plan, results: Path, device: Device) -> None:
@@ -169,29 +191,35 @@ def write_table(plan: Plan, results: Path, device: Device) -> None:
 
 def _spawn(
     cell: Cell, folder: Path, results: Path, device: Device, watcher: Watcher, stages: Sequence[Stage]
-) -> str | None:
-    """Run stages in a fresh process; gives the reason of a failure, or None."""
+) -> Outcome:
+    """Bring stages up to date in a fresh process."""
     folder.mkdir(parents=True, exist_ok=True)
     job = {
         "cell": cell.model_dump(mode="json"), "results": str(results.resolve()), "folder": folder.name,
         "stages": list(stages), "device": asdict(device),
     }  # fmt: skip
     reason: str | None = None
+    busy = False
     stage: Stage = stages[0]
 
     def heard(event: dict[str, Any]) -> None:
-        nonlocal stage, reason
+        nonlocal stage, reason, busy
         stage = event.get("stage", stage)
+        busy = busy or event["event"] == "busy"
         reason = event["text"] if event["event"] in ("failed", "stopped") else reason
         watcher.event(cell, event)
 
     code = run_job("zigma_bench.worker", job, folder / LOG, heard)
     if code == Interrupted.exit_code:
         raise Interrupted(reason or INTERRUPTED)
-    if code != 0 and reason is None:
+    if code == 0:
+        return Outcome(cell, folder, "busy" if busy else "done")
+    if reason is None and not find_due(cell, folder, device, stages).stages:
+        return Outcome(cell, folder, "done")  # it died after its last record
+    if reason is None:
         reason = _reason_of(code, folder)
         _write_death(cell, folder, device, stage, reason)
-    return reason if code != 0 else None
+    return Outcome(cell, folder, "failed", reason)
 
 
 def _reason_of(code: int, folder: Path) -> str:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from zigma_bench.device import Device
+from zigma_bench.due import cell_folder, find_due
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.plan import Plan, Stage, make_plan
 from zigma_bench.plugins import catalogue
 from zigma_bench.runner.encode import of_the_hub
 from zigma_bench.runner.estimate import Estimator
-from zigma_bench.runner.local import pending
 from zigma_bench.suite import load_suite
 
 
@@ -48,9 +48,10 @@ def check_stages(plan: Plan, stages: Sequence[Stage], results: Path, device: Dev
     if not any(stage in cell.stages for cell in plan.cells for stage in stages):
         raise UsageError(f"no cell of this suite has the stage {' or '.join(stages)}", where=plan.file)
     for cell in plan.cells:
-        for stage in cell.stages[: max((cell.stages.index(s) for s in stages if s in cell.stages), default=0)]:
-            if stage not in stages and stage != "efficiency" and pending(results, cell, (stage,), device):
-                raise NotReady(f"the stage {stage} of this cell is not done", where=cell.label, do=f"run {stage} first")
+        last = max((cell.stages.index(stage) for stage in stages if stage in cell.stages), default=0)
+        earlier = [stage for stage in cell.stages[:last] if stage not in (*stages, "efficiency")]
+        if due := find_due(cell, cell_folder(results, cell), device, earlier).stages:
+            raise NotReady(f"the stage {due[0]} of this cell is not done", where=cell.label, do=f"run {due[0]} first")
 
 
 def plan_json(plan: Plan, results: Path, device: Device) -> dict[str, Any]:

@@ -41,6 +41,8 @@ class PlainWatcher:
                 self._say(cell, f"{stage} {event['done']:,}{total} {event['text']}".rstrip())
         elif kind == "done":
             self._say(cell, f"{stage} done in {event['seconds']:.1f} s")
+        elif kind == "notice":
+            self._say(cell, event["text"])
         elif kind in ("failed", "stopped"):
             self._say(cell, f"{stage} {kind}: {event['text']}")
 
@@ -97,6 +99,8 @@ class LiveWatcher:
             self.progress.reset(self.stage, description=f"  {stage}", total=None, note="", visible=True)
         elif kind == "progress":
             self.progress.update(self.stage, completed=event["done"], total=event["total"], note=event["text"])
+        elif kind == "notice":
+            self.progress.console.print(f"{cell.label}: {event['text']}", markup=False, highlight=False)
         elif kind in ("failed", "stopped"):
             self.progress.console.print(f"{cell.label}: {stage} {kind}: {event['text']}", markup=False, highlight=False)
 

@@ -10,7 +10,7 @@ import pydantic
 import torch
 from torch import Tensor
 
-from zigma_bench.cell import EMA, build
+from zigma_bench.cell import build
 from zigma_bench.data.prompts import texts_of
 from zigma_bench.diffusion.convert import Network
 from zigma_bench.diffusion.guidance import Texts
@@ -21,8 +21,8 @@ from zigma_bench.plan import Cell, cell_routes
 from zigma_bench.plugins import catalogue
 from zigma_bench.record import Record
 from zigma_bench.standalone.drawable import Drawable
-from zigma_bench.store import SPEC, read_record
-from zigma_bench.training.checkpoint import file_sha256, load_weights
+from zigma_bench.store import EMA, SPEC, read_record
+from zigma_bench.training.checkpoint import load_weights
 from zigma_bench.training.step import autocast
 
 
@@ -34,7 +34,7 @@ def trained(folder: Path) -> Drawable:
     stage, cell, record = _training(folder)
     _check_orders(cell, folder)
     weights = stage / EMA
-    sha256 = str(record.details.get("ema_sha256") or file_sha256(weights))
+    sha256 = record.files[EMA]
 
     def opened(prompts: tuple[str, ...] | None, device: str, backend: str) -> tuple[Network, Texts | None]:
         texts = None

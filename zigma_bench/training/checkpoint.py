@@ -7,7 +7,6 @@ The newest two are kept; a resume takes the newest whose hashes hold.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -19,7 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from zigma_bench.errors import CellFailed
-from zigma_bench.store import sync_folder, write_atomic
+from zigma_bench.notices import notice
+from zigma_bench.sealed import altered, file_sha256, hashes_of
+from zigma_bench.store import CHECKPOINTS, sync_folder, temporary_folder, write_atomic
 
 KEPT = 2
 
@@ -29,18 +30,16 @@ def save_checkpoint(
 ) -> None:
     """Write the checkpoint of a step and drop all but the newest two."""
     final = folder / f"checkpoint-{step:09d}"
-    temporary = folder / f".checkpoint-{step:09d}.{os.getpid()}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    save_weights(temporary / "network.safetensors", network)
-    save_weights(temporary / "ema.safetensors", ema)
-    save_file(_flatten(optimizer), temporary / "optimizer.safetensors")
-    write_atomic(temporary / "state.json", json.dumps({**state, "step": step}, allow_nan=False))
-    names = sorted(path.name for path in temporary.iterdir())
-    write_atomic(temporary / "manifest.json", json.dumps({name: file_sha256(temporary / name) for name in names}))
-    if final.exists():
-        shutil.rmtree(final)
-    os.replace(temporary, final)
+    with temporary_folder(final) as temporary:
+        save_weights(temporary / "network.safetensors", network)
+        save_weights(temporary / "ema.safetensors", ema)
+        save_file(_flatten(optimizer), temporary / "optimizer.safetensors")
+        write_atomic(temporary / "state.json", json.dumps({**state, "step": step}, allow_nan=False))
+        names = sorted(path.name for path in temporary.iterdir())
+        write_atomic(temporary / "manifest.json", json.dumps(hashes_of(temporary, names)))
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(temporary, final)
     sync_folder(folder)
     for old in _checkpoints(folder)[:-KEPT]:
         shutil.rmtree(old)
@@ -52,6 +51,7 @@ def load_checkpoint(
     """Fill all three in place from the newest whole checkpoint and give its state, or None where there is none."""
     for path in reversed(_checkpoints(folder)):
         if not _whole(path):
+            notice(altered(path))
             shutil.rmtree(path)
             continue
         load_weights(path / "network.safetensors", network)
@@ -62,19 +62,14 @@ def load_checkpoint(
     return None
 
 
-def drop_checkpoints(folder: Path) -> None:
-    """Remove all checkpoints of a finished training."""
-    for path in _checkpoints(folder):
-        shutil.rmtree(path)
-
-
 def save_weights(path: Path, network: nn.Module) -> None:
-    """A network's parameters as safetensors, atomically."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    save_file({name: value.detach().contiguous().cpu() for name, value in network.state_dict().items()}, temporary)
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    """A network's parameters as safetensors, whole or absent."""
+    weights = {name: value.detach().contiguous().cpu() for name, value in network.state_dict().items()}
+    with temporary_folder(path) as temporary:
+        save_file(weights, temporary / path.name)
+        with (temporary / path.name).open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary / path.name, path)
     sync_folder(path.parent)
 
 
@@ -83,7 +78,7 @@ def load_weights(path: Path, network: nn.Module, *, sha256: str | None = None) -
     if sha256 is not None and (got := file_sha256(path)) != sha256:
         raise CellFailed(
             "the weights are not those that the training left", where=str(path), expected=f"sha256 {sha256}", got=got,
-            do="move the folder of the train stage away; it is then trained again",
+            do="run the suite again: it is trained again",
         )  # fmt: skip
     network.load_state_dict(load_file(path), strict=True)
 
@@ -102,7 +97,7 @@ def _unflatten(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    return sorted(folder.glob("checkpoint-*"))
+    return sorted(folder.glob(CHECKPOINTS))
 
 
 def _whole(path: Path) -> bool:
@@ -111,9 +106,3 @@ def _whole(path: Path) -> bool:
         return all(file_sha256(path / name) == sha for name, sha in manifest.items())
     except (OSError, ValueError):
         return False
-
-
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
