@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -60,6 +62,28 @@ def write_suite(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture
+def cells_in_this_process(monkeypatch) -> None:
+    """Cells run in this process: a fresh one for each, as users have, takes seconds to import torch."""
+    from zigma_bench.cell import Life, StageFailed, run_due
+    from zigma_bench.runner import local
+    from zigma_bench.store import only_writer
+
+    def spawn(cell, folder, results, device, watcher, stages):
+        folder.mkdir(parents=True, exist_ok=True)
+        events = []
+        life = Life(cell, folder, results / ".cache", device, events.append, lambda: False)
+        log = io.StringIO()
+        try:
+            with contextlib.redirect_stderr(log), only_writer(folder):
+                run_due(life, stages)
+        except StageFailed:
+            return local.Outcome(cell, folder, "failed", f"{events[-1]['text']}\n{log.getvalue()}")
+        return local.Outcome(cell, folder, "done")
+
+    monkeypatch.setattr(local, "_spawn", spawn)
 
 
 @pytest.fixture(scope="session")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from zigma_bench.device import Device
-from zigma_bench.errors import Interrupted, NotFinite
+from zigma_bench.errors import CellFailed, Interrupted, NotFinite
 from zigma_bench.plan import make_plan
 from zigma_bench.plugins import catalogue
 from zigma_bench.sampling import draw_images, image_noise, load_images, to_pixels
+from zigma_bench.sealed import Parts, file_sha256
 from zigma_bench.sheets import write_grid
 from zigma_bench.suite import load_suite
 
@@ -28,9 +31,9 @@ def halfway(x, t):
     return torch.tanh(x) - t[:, None, None, None]
 
 
-def draw(cell, folder, *, batch, network=halfway, stopped=lambda: False):
+def draw(cell, folder, *, batch, network=halfway, stopped=lambda: False, inputs=MappingProxyType({})):
     cell = cell.model_copy(update={"sample": cell.sample.model_copy(update={"batch": batch})})
-    return draw_images(cell, folder, network, CPU, lambda done, text: None, stopped)
+    return draw_images(cell, Parts(folder, inputs), network, CPU, lambda done, text: None, stopped)
 
 
 def test_the_same_set_for_any_batch(cell, tmp_path):
@@ -54,8 +57,11 @@ def test_a_stopped_drawing_goes_on(cell, tmp_path):
     again, _ = draw(cell, tmp_path / "part", batch=8, network=counting)
     assert np.array_equal(again, whole)
     assert sum(drawn) == 8 * evaluations  # three of the four parts were kept
-    assert np.array_equal(load_images(tmp_path / "part").pixels, whole)
-    assert [p.name for p in (tmp_path / "part").iterdir()] == ["samples.npy"]
+    samples = tmp_path / "part" / "samples.npy"
+    assert np.array_equal(load_images(tmp_path / "part", sha256=file_sha256(samples)).pixels, whole)
+    with pytest.raises(CellFailed, match="not those that were drawn") as caught:
+        load_images(tmp_path / "part", sha256="0" * 64)
+    assert "run the suite again" in str(caught.value)
 
 
 @pytest.mark.parametrize("solver", ["euler-maruyama", "heun-sde", "ddpm", "ddim"])
@@ -115,3 +121,25 @@ def test_parts_of_another_batch_are_not_mixed_in(cell, tmp_path):
         draw(cell, tmp_path / "part", batch=8, stopped=lambda: len(calls) > 1 or bool(calls.append(1)))
     again, _ = draw(cell, tmp_path / "part", batch=5)
     assert np.array_equal(again, whole)
+
+
+def test_parts_of_other_weights_are_not_mixed_in(cell, tmp_path):
+    """A sampling that was killed, a training that was done again to other weights, and the sampling after it."""
+    calls: list[int] = []
+    with pytest.raises(Interrupted):
+        draw(cell, tmp_path, batch=8, inputs={"w": "1"}, stopped=lambda: len(calls) > 1 or bool(calls.append(1)))
+    assert len(list(tmp_path.glob("part-*"))) == 2
+    whole, _ = draw(cell, tmp_path / "whole", batch=8, network=lambda x, t: -x)
+    again, _ = draw(cell, tmp_path, batch=8, inputs={"w": "2"}, network=lambda x, t: -x)
+    assert np.array_equal(again, whole)
+
+
+def test_an_altered_part_is_reported_and_drawn_again(cell, tmp_path, capsys):
+    whole, _ = draw(cell, tmp_path / "whole", batch=8)
+    calls: list[int] = []
+    with pytest.raises(Interrupted):
+        draw(cell, tmp_path, batch=8, stopped=lambda: len(calls) > 1 or bool(calls.append(1)))
+    np.savez(tmp_path / "part-0000000-0000008.npz", pixels=whole[8:16], evaluations=np.array(2))
+    again, _ = draw(cell, tmp_path, batch=8)
+    assert np.array_equal(again, whole)
+    assert "part-0000000-0000008.npz: the file is altered" in capsys.readouterr().err

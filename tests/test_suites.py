@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import subprocess
 import sys
@@ -14,7 +12,6 @@ import pytest
 from PIL import Image
 
 from zigma_bench import encode_worker
-from zigma_bench.cell import Life, StageFailed, run_stage
 from zigma_bench.device import find_device
 from zigma_bench.plan import STAGES
 from zigma_bench.reports.render import to_json
@@ -53,26 +50,12 @@ def results(tmp_path_factory):
 
 
 @pytest.fixture
-def in_this_process(monkeypatch, results):
-    """Cells live in this process: a fresh one for each, as tests of the runner have, takes seconds to import torch."""
+def in_this_process(monkeypatch, results, cells_in_this_process):
     monkeypatch.setenv("ZIGMA_BENCH_CACHE", str(results / "features"))
-
-    def spawn(cell, folder, results, device, watcher, stages):
-        folder.mkdir(parents=True, exist_ok=True)
-        life = Life(cell, folder, results / ".cache", device, lambda event: None, lambda: False)
-        told = io.StringIO()
-        try:
-            with contextlib.redirect_stderr(told):
-                for stage in stages:
-                    run_stage(life, stage)
-        except StageFailed:
-            return told.getvalue()
-        return None
 
     def encoded(cell, results, device, emit, check):
         return encode_worker._encode(cell, results / ".cache", device, emit, lambda: False)
 
-    monkeypatch.setattr(local, "_spawn", spawn)
     monkeypatch.setattr(encode, "_run", encoded)
 
 

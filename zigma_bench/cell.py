@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zigma_bench.device import Device
-from zigma_bench.due import find_due, hashes_read, reads_network
+from zigma_bench.due import find_due, hashes_read, inputs_of, reads_network
 from zigma_bench.errors import CellFailed, Interrupted, NotReady, ZigmaBenchError
 from zigma_bench.images import Images, Pixels, Splits, Subset
 from zigma_bench.notices import notice
@@ -69,7 +69,7 @@ class Life:
 
     def inputs(self, stage: Stage) -> dict[str, str]:
         """The sha256 of each file of an earlier stage that a stage reads, by STAGE/FILE."""
-        records = {source: self.record(source) for source in self.cell.stages}
+        records = {source: self.record(source) for source in inputs_of(self.cell, stage)}
         return hashes_read(self.cell, stage, {source: found for source, found in records.items() if found is not None})
 
     def teller(self, stage: Stage, total: int | None) -> Tell:

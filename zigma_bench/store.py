@@ -183,7 +183,7 @@ def read_record(folder: Path, identity: str | None = None) -> Record | None:
     path = folder / RECORD
     try:
         text = path.read_bytes().decode(errors="replace")  # what is no text is no JSON either, and is named below
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     record = Record.from_json(text, where=str(path))
     return record if identity is None or record.identity == identity else None

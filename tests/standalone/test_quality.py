@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from zigma_bench.cell import Life, run_stage
+from zigma_bench.cell import Life, run_due
 from zigma_bench.cli.app import app
 from zigma_bench.device import Device
 from zigma_bench.errors import BadImage, NotReady, UsageError
@@ -51,8 +51,7 @@ def test_figures_are_those_of_a_cell(write_suite, tmp_path):
     cells = make_plan(*load_suite(suite), catalogue()).cells
     floor = next(cell for cell in cells if cell.role == "floor")
     life = Life(floor, tmp_path / "cell", tmp_path, Device("cpu", "-"), lambda event: None, lambda: False)
-    for stage in ("sample", "quality"):
-        run_stage(life, stage)
+    run_due(life, ("sample", "quality"))
     record = json.loads((life.stage_folder("quality") / "record.json").read_text())
     samples, place = life.stage_folder("sample"), tmp_path / "pictures"
     place.mkdir()
