@@ -16,6 +16,7 @@ from typing import Any
 from zigma_bench.cell import load_splits
 from zigma_bench.device import Device
 from zigma_bench.errors import CellFailed, ZigmaBenchError
+from zigma_bench.notices import send_notices_to
 from zigma_bench.plan import Cell
 from zigma_bench.worker import send, stop_flag, take_device, take_job
 
@@ -24,6 +25,7 @@ def main() -> int:
     """Bring the cache of the job on standard input up to date, or check it."""
     job, cell, events = take_job()
     stopped, device = stop_flag(), Device(**job["device"])
+    send_notices_to(lambda text: send(events, {"event": "notice", "stage": "encode", "text": text}))
     try:
         take_device(device)
         works = {"latents": (_encode, _check), "texts": (_encode_texts, _check_texts)}

@@ -20,7 +20,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -218,19 +218,24 @@ def write_json(path: Path, data: Any) -> None:
 
 
 @contextlib.contextmanager
-def only_writer(folder: Path, what: str = "this cell") -> Iterator[None]:
+def only_writer(
+    folder: Path, what: str = "this cell", *, wait: bool = False, stopped: Callable[[], bool] = lambda: False
+) -> Iterator[None]:
     """Hold the lock of a cell, or of what else a folder holds, and clear away what a killed owner was writing.
 
-    Busy where another process holds it. The kernel releases the lock when the owner dies, however it dies.
+    Busy where another process holds it; with `wait` only once `stopped()`. The kernel releases the lock when the owner
+    dies, however it dies.
     """
     import filelock
 
     folder.mkdir(parents=True, exist_ok=True)
     owner, lock = folder / ".owner", filelock.FileLock(folder / ".lock", timeout=LOCK_SECONDS)
-    try:
-        lock.acquire()
-    except filelock.Timeout:
-        raise Busy(f"another process is at work on {what}", where=str(folder), got=owner_of(folder)) from None
+    while not lock.is_locked:
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            if not wait or stopped():
+                raise Busy(f"another process is at work on {what}", where=str(folder), got=owner_of(folder)) from None
     try:
         clear_temporary(folder)
         write_atomic(owner, f"{socket.gethostname()} process {os.getpid()}")

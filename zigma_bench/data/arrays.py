@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zigma_bench.errors import NotReady, UsageError
+from zigma_bench.notices import notice
 from zigma_bench.store import write_atomic, write_json
 
 FORMAT = 1
@@ -95,8 +96,12 @@ class ArrayWriter:
     layout: Layout
 
     def due(self) -> list[int]:
-        """The shards that are missing or broken: all checksums are compared."""
-        return [fault.shard for fault in faults(self.folder, self.layout)]
+        """The shards that are missing or broken: all checksums are compared, and what is broken is reported."""
+        found = faults(self.folder, self.layout)
+        for fault in found:
+            if not fault.absent:
+                notice(f"{self.folder}: shard {fault.shard} {fault.reason}; it is made again")
+        return [fault.shard for fault in found]
 
     def write(self, shard: int, arrays: Mapping[str, Array]) -> None:
         """Write the rows of a shard, [rows of the shard, *shape] for each field; whole or absent after a kill.

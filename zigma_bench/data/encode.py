@@ -44,7 +44,7 @@ def encode(
     folder = folder_of(space, cache)
     _check_free(folder)
     check_writable(folder)
-    with only_writer(folder, "this cache"):
+    with only_writer(folder, "this cache", wait=True, stopped=stopped):
         due = [(part, part.writer.due()) for part in _parts(splits, space, cache)]
         total = sum(len(part.writer.layout.shards[shard]) for part, shards in due for shard in shards)
         done, autoencoder = 0, open_autoencoder(space, device) if total else None
