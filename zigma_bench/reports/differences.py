@@ -7,6 +7,7 @@ from zigma_bench.reports.figures import (
     ARROWS,
     SIGNIFICANT,
     UNTESTED,
+    column,
     interval,
     probability,
     shift,
@@ -55,7 +56,7 @@ def notes(table: Table) -> list[str]:
 
 
 def _line(name: str, row: Row, statistic: Statistic) -> tuple[str, ...]:
-    first = (name + ARROWS[statistic.better], label(row), interval(statistic))
+    first = (column(name, statistic), label(row), interval(statistic))
     difference = row.differences.get(name)
     if difference is None:
         return (*first, "baseline" if row.baseline else "-", "-", "-", "-", "-")

@@ -38,8 +38,10 @@ def update_ema(average: nn.Module, network: nn.Module, decay: float | Tensor) ->
 
     `decay`: a number, or float64 without dimensions on the device, which a recorded graph reads at every replay.
     """
-    averages, weights = list(average.parameters()), list(network.parameters())
+    averages: list[Tensor] = list(average.parameters())
+    weights: list[Tensor] = list(network.parameters())
     if isinstance(decay, Tensor):
-        torch._foreach_lerp_(averages, weights, [(1 - decay).to(weights[0].dtype)] * len(weights))
+        shares = [(1 - decay).to(weights[0].dtype)] * len(weights)
+        torch._foreach_lerp_(averages, weights, shares)  # type: ignore[arg-type]  # its stub knows numbers alone
     else:
         torch._foreach_lerp_(averages, weights, 1 - decay)
