@@ -23,8 +23,12 @@ def figure(statistic: Statistic | None, seeds: int) -> str:
     scale = _scale(statistic.unit)
     text = significant(statistic.mean / scale)
     spread = "" if statistic.sd is None else f" ± {significant(statistic.sd / scale, 2)}"
-    untrained = f" {UNTRAINED}" if statistic.against_untrained == "no better" else ""
-    return text + spread + (f" (n={statistic.n})" if statistic.n < seeds else "") + untrained
+    return text + spread + (f" (n={statistic.n})" if statistic.n < seeds else "") + untrained(statistic)
+
+
+def untrained(statistic: Statistic) -> str:
+    """The mark of a figure that is no better than the untrained network's."""
+    return f" {UNTRAINED}" if statistic.against_untrained == "no better" else ""
 
 
 def column(name: str, statistic: Statistic) -> str:

@@ -170,7 +170,7 @@ def footer(table: Table) -> list[str]:
     lines += [f"{crossing}." for crossing in crossings(table)]
     lines += [f"{row.role} {differences.label(row)}: {row.status}: {row.reason}" for row in table.rows if row.reason]
     if any(s.against_untrained == "no better" for row in table.rows for s in row.metrics.values()):
-        lines.append(f"{UNTRAINED} {NO_BETTER} (the ceiling).")
+        lines.append(f"{UNTRAINED} {NO_BETTER} (the ceiling) on this metric.")
     return [*lines, *_refusals(table)]
 
 

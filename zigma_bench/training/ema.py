@@ -42,6 +42,6 @@ def update_ema(average: nn.Module, network: nn.Module, decay: float | Tensor) ->
     weights: list[Tensor] = list(network.parameters())
     if isinstance(decay, Tensor):
         shares = [(1 - decay).to(weights[0].dtype)] * len(weights)
-        torch._foreach_lerp_(averages, weights, shares)  # type: ignore[arg-type]  # its stub knows numbers alone
+        torch._foreach_lerp_(averages, weights, shares)
     else:
         torch._foreach_lerp_(averages, weights, 1 - decay)
