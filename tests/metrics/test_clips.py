@@ -15,7 +15,7 @@ from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.images import ArrayImages
 from zigma_bench.metrics import clips, i3d_weights, measure
 from zigma_bench.metrics.i3d import CLIP_BATCH, clip_features
-from zigma_bench.metrics.options import Efflite0Options, I3dOptions, InceptionOptions
+from zigma_bench.metrics.options import EffliteOptions, I3dOptions, InceptionOptions
 from zigma_bench.metrics.quality import frechet
 from zigma_bench.metrics.subject import Subject
 
@@ -54,7 +54,7 @@ def flat(images) -> ArrayImages:
 
 def test_a_figure_of_frames_is_that_of_the_frames_as_images(subject):
     images = replace(subject, samples=flat(subject.samples), reference=flat(subject.reference))
-    chosen = Efflite0Options()
+    chosen = EffliteOptions()
     for of_frames, of_images in (
         (clips.frame_fd_efflite0, measure.fd_efflite0), (clips.frame_kid_efflite0, measure.kid_efflite0),
     ):  # fmt: skip
@@ -82,7 +82,7 @@ def test_the_order_of_frames_matters_to_fvd_alone(subject, i3d):
     assert clips.fvd(options, same).value == pytest.approx(0, abs=1e-6)
     assert clips.fvd(options, jumbled).value > 1
     assert clips.fvd(options, still).value > 1
-    assert clips.frame_fd_efflite0(Efflite0Options(), jumbled).value == pytest.approx(0, abs=1e-6)
+    assert clips.frame_fd_efflite0(EffliteOptions(), jumbled).value == pytest.approx(0, abs=1e-6)
 
 
 def test_fvd_is_the_frechet_distance_of_what_the_file_says(subject, i3d):

@@ -12,12 +12,12 @@ import torch
 from zigma_bench.errors import UsageError
 from zigma_bench.images import ArrayImages, Subset
 from zigma_bench.metrics import features as features_module
-from zigma_bench.metrics.efflite0 import efflite0
+from zigma_bench.metrics.efflite import efflite
 from zigma_bench.metrics.features import RgbPixels, features
 from zigma_bench.metrics.measure import fd_efflite0, kid_efflite0
-from zigma_bench.metrics.options import Efflite0Options
+from zigma_bench.metrics.options import EffliteOptions
 from zigma_bench.metrics.subject import Subject
-from zigma_bench.metrics.weights import efflite0_missing, efflite0_path
+from zigma_bench.metrics.weights import efflite_missing, efflite_path
 from zigma_bench.pretrained import file_sha256
 
 
@@ -41,7 +41,7 @@ def test_the_figures_are_torch_fidelitys(subject, size):
     from torch_fidelity import calculate_metrics
     from torch_fidelity.defaults import DEFAULTS
 
-    extractor = efflite0(size)
+    extractor = efflite("efflite0", size)
     samples, reference = subject.compared()
     arguments = {
         "input1": RgbPixels(samples), "input2": RgbPixels(reference), "feature_extractor": extractor.name,
@@ -50,7 +50,7 @@ def test_the_figures_are_torch_fidelitys(subject, size):
     }  # fmt: skip
     assert set(arguments) <= set(DEFAULTS)  # it ignores names that it does not know
     theirs = calculate_metrics(**arguments)
-    fd, kid = (metric(Efflite0Options(size), subject) for metric in (fd_efflite0, kid_efflite0))
+    fd, kid = (metric(EffliteOptions(size), subject) for metric in (fd_efflite0, kid_efflite0))
     for found, key in ((fd, "frechet_inception_distance"), (kid, "kernel_inception_distance_mean")):
         assert found.status == "ok"
         assert abs(found.value - theirs[key]) <= max(1e-4, 1e-6 * abs(theirs[key])), key
@@ -60,22 +60,23 @@ def test_the_figures_are_torch_fidelitys(subject, size):
 def test_noise_is_farther_from_digits_than_other_digits_are(subject, noise):
     noisy = dataclasses.replace(subject, samples=noise(70))
     for metric in (fd_efflite0, kid_efflite0):
-        assert metric(Efflite0Options(), noisy).value > 5 * metric(Efflite0Options(), subject).value
+        assert metric(EffliteOptions(), noisy).value > 5 * metric(EffliteOptions(), subject).value
 
 
 def test_the_fingerprint_says_all_that_the_figure_depends_on(subject):
-    kid = kid_efflite0(Efflite0Options(128), subject)
+    kid = kid_efflite0(EffliteOptions(128), subject)
     assert kid.name == "kid-efflite0"
     facts = json.loads(json.dumps(kid.fingerprint))
     reference = facts.pop("reference")
     assert (reference.pop("sha256"), reference) == (reference_digest(subject), {"dataset": "digits", "split": "train"})
     assert facts == {
-        "protocol": 1, "extractor": "efflite0-128", "layer": "pooled", "weights_sha256": file_sha256(efflite0_path()),
+        "protocol": 1, "extractor": "efflite0-128", "layer": "pooled",
+        "weights_sha256": file_sha256(efflite_path("efflite0")),
         "resize": "bicubic, antialiased, float, to 128x128", "feature_batch": 64, "n_samples": 70, "n_reference": 90,
         "kid_subset_size": 35, "kid_subsets": 100, "kid_seed": 2020,
     }  # fmt: skip
     other = dataclasses.replace(subject, reference=part(subject.reference, 1, 90))
-    assert fd_efflite0(Efflite0Options(), other).fingerprint != fd_efflite0(Efflite0Options(), subject).fingerprint
+    assert fd_efflite0(EffliteOptions(), other).fingerprint != fd_efflite0(EffliteOptions(), subject).fingerprint
 
 
 def reference_digest(subject):
@@ -86,26 +87,26 @@ def reference_digest(subject):
 
 def test_features_are_float32_in_order_and_grey_equals_three_equal_channels(digits):
     few = part(digits, 0, 5)
-    found = features(few, efflite0(64))
+    found = features(few, efflite("efflite0", 64))
     assert (found.dtype, found.shape) == (np.float32, (5, 1280))
     coloured = ArrayImages(np.repeat(few.take(range(5)), 3, axis=1))
-    assert np.array_equal(features(coloured, efflite0(64)), found)
-    backward = features(Subset(digits, np.arange(5)[::-1].copy()), efflite0(64))
+    assert np.array_equal(features(coloured, efflite("efflite0", 64)), found)
+    backward = features(Subset(digits, np.arange(5)[::-1].copy()), efflite("efflite0", 64))
     assert np.allclose(backward[::-1], found, atol=1e-4)
     assert not np.allclose(backward, found, atol=1e-2)
 
 
 def test_every_weight_is_that_of_the_file_and_nothing_trains():
-    network = efflite0(64).build().network
+    network = efflite("efflite0", 64).build().network
     assert not network.training
     assert not any(p.requires_grad for p in network.parameters())
-    state = torch.load(efflite0_path(), weights_only=True)
+    state = torch.load(efflite_path("efflite0"), weights_only=True)
     assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
 
 
 def test_only_the_reference_is_kept_and_another_process_reads_it(subject, tmp_path, monkeypatch):
     kept = dataclasses.replace(subject, cache=tmp_path)
-    first, near = fd_efflite0(Efflite0Options(), kept), kid_efflite0(Efflite0Options(), kept)
+    first, near = fd_efflite0(EffliteOptions(), kept), kid_efflite0(EffliteOptions(), kept)
     (file,), (fitted,) = (tmp_path / "features").iterdir(), (tmp_path / "statistics").iterdir()
     features_module._memory.clear()
     extracted = []
@@ -116,14 +117,14 @@ def test_only_the_reference_is_kept_and_another_process_reads_it(subject, tmp_pa
         return original(images, *rest)
 
     monkeypatch.setattr(features_module, "_extract", watched)
-    assert fd_efflite0(Efflite0Options(), kept) == first
+    assert fd_efflite0(EffliteOptions(), kept) == first
     assert extracted == [70]
-    assert kid_efflite0(Efflite0Options(), kept) == near
+    assert kid_efflite0(EffliteOptions(), kept) == near
     assert extracted == [70]  # both metrics share the features of the samples
     for damaged in (file, fitted):
         damaged.write_bytes(damaged.read_bytes()[:1000])
     features_module._memory.clear()
-    assert fd_efflite0(Efflite0Options(), kept) == first
+    assert fd_efflite0(EffliteOptions(), kept) == first
     assert extracted == [70, 70, 90]
     assert np.load(file).shape == (90, 1280)
     assert np.load(fitted)["root"].shape == (90, 1280)
@@ -134,31 +135,31 @@ def test_the_global_generator_and_the_settings_are_left_alone(digits):
     expected = torch.rand(3)
     torch.manual_seed(1)
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
-    features(part(digits, 0, 3), efflite0(64))
+    features(part(digits, 0, 3), efflite("efflite0", 64))
     assert torch.equal(torch.rand(3), expected)
     assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark) == before
 
 
 def test_nothing_is_printed(subject, capfd):
-    fd_efflite0(Efflite0Options(), subject)
-    kid_efflite0(Efflite0Options(), subject)
+    fd_efflite0(EffliteOptions(), subject)
+    kid_efflite0(EffliteOptions(), subject)
     assert capfd.readouterr() == ("", "")
 
 
 def test_features_that_are_nan_become_a_status(subject, monkeypatch):
     monkeypatch.setattr(features_module, "_extract", lambda images, *rest: np.full((len(images), 1280), np.nan, "f"))
     for metric in (fd_efflite0, kid_efflite0):
-        measured = metric(Efflite0Options(), subject)
+        measured = metric(EffliteOptions(), subject)
         assert (measured.status, measured.value, measured.raw) == ("nan", None, ())
 
 
 def test_too_few_images_are_refused_with_the_reason(subject):
     few = dataclasses.replace(subject, samples=part(subject.samples, 0, 3))
-    kid = kid_efflite0(Efflite0Options(), few)
+    kid = kid_efflite0(EffliteOptions(), few)
     assert kid.status == "refused"
     assert "at least 4" in kid.reason
     one = dataclasses.replace(subject, samples=part(subject.samples, 0, 1))
-    assert fd_efflite0(Efflite0Options(), one).status == "refused"
+    assert fd_efflite0(EffliteOptions(), one).status == "refused"
 
 
 @pytest.mark.parametrize(
@@ -171,14 +172,14 @@ def test_too_few_images_are_refused_with_the_reason(subject):
 )
 def test_what_can_not_be_compared_is_an_error(subject, change, words):
     with pytest.raises(UsageError, match=words):
-        fd_efflite0(Efflite0Options(), dataclasses.replace(subject, **change))
+        fd_efflite0(EffliteOptions(), dataclasses.replace(subject, **change))
 
 
 def test_a_changed_file_is_named_with_both_hashes(tmp_path, monkeypatch):
-    assert efflite0_missing(Efflite0Options()) == ()
-    path = tmp_path / efflite0_path().name
-    path.write_bytes(efflite0_path().read_bytes()[:-1] + b"?")
-    monkeypatch.setattr("zigma_bench.metrics.weights.efflite0_path", lambda: path)
-    (missing,) = efflite0_missing(Efflite0Options())
+    assert efflite_missing("efflite0", EffliteOptions()) == ()
+    path = tmp_path / efflite_path("efflite0").name
+    path.write_bytes(efflite_path("efflite0").read_bytes()[:-1] + b"?")
+    monkeypatch.setattr("zigma_bench.metrics.weights.efflite_path", lambda family: path)
+    (missing,) = efflite_missing("efflite0", EffliteOptions())
     assert str(path) in missing.what
     assert f"starts with 57934424; got {file_sha256(path)}" in missing.what

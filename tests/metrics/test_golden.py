@@ -17,7 +17,7 @@ from zigma_bench.errors import NotReady
 from zigma_bench.images import ArrayImages
 from zigma_bench.metrics import features as features_module
 from zigma_bench.metrics import golden
-from zigma_bench.metrics.efflite0 import efflite0
+from zigma_bench.metrics.efflite import efflite
 from zigma_bench.metrics.features import Extractor, features
 from zigma_bench.metrics.golden import STEP, check_golden, golden_images, known
 from zigma_bench.metrics.subject import Subject
@@ -62,7 +62,7 @@ def test_the_golden_features_are_float64s_and_float32_is_well_within_the_toleran
     exact = computed(size)
     assert rows == pytest.approx(exact[:, ::STEP], abs=1e-8)
     assert all(np.count_nonzero(row) >= 8 for row in rows)
-    found = features(ArrayImages(golden_images()), efflite0(size))
+    found = features(ArrayImages(golden_images()), efflite("efflite0", size))
     off = np.abs(found - exact).max(1) / exact.max(1)
     assert off.max() < golden.TOLERANCE / 10
 
@@ -74,7 +74,7 @@ def to_19_bits(x):
 
 @pytest.mark.parametrize("part", ["resize", "weights", "precision", "tensor-float-32"])
 def test_another_resize_other_weights_and_fewer_bits_are_noticed(part, monkeypatch):
-    network = efflite0(64).build()
+    network = efflite("efflite0", 64).build()
     if part == "tensor-float-32":
         conv = torch.nn.functional.conv2d
         rounded = lambda x, w, *rest, **more: conv(to_19_bits(x), to_19_bits(w), *rest, **more)  # noqa: E731
@@ -87,7 +87,7 @@ def test_another_resize_other_weights_and_fewer_bits_are_noticed(part, monkeypat
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=part == "precision"):
         found = network(pixels)[0].float().numpy()
     with pytest.raises(NotReady, match="other features of eight fixed images"):
-        check_golden(lambda images: found, efflite0(64), None)
+        check_golden(lambda images: found, efflite("efflite0", 64), None)
 
 
 def test_a_drifted_extractor_is_a_refused_row(digits, monkeypatch):

@@ -14,15 +14,15 @@ from zigma_bench.images import Subset
 from zigma_bench.metrics import features as features_module
 from zigma_bench.metrics import measure as measure_module
 from zigma_bench.metrics import weights
-from zigma_bench.metrics.efflite0 import efflite0
+from zigma_bench.metrics.efflite import efflite
 from zigma_bench.metrics.features import Extractor, features
 from zigma_bench.metrics.gaussian import fitted
 from zigma_bench.metrics.measure import measured
 from zigma_bench.metrics.moments import read_moments, write_moments
-from zigma_bench.metrics.options import Efflite0Options, WeightsOptions
+from zigma_bench.metrics.options import EffliteOptions, WeightsOptions
 from zigma_bench.metrics.subject import Subject
 
-fd_efflite0 = functools.partial(measured, "fd", "efflite0", Efflite0Options())
+fd_efflite0 = functools.partial(measured, "fd", "efflite0", EffliteOptions())
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +37,7 @@ def subject(digits) -> Subject:
 
 
 def test_a_file_written_here_gives_the_figure_of_its_images(subject, tmp_path):
-    extractor = efflite0(64)
+    extractor = efflite("efflite0", 64)
     write_moments(tmp_path / "r.npz", fitted(features(subject.reference, extractor)), extractor.fingerprint())
     moments = read_moments(tmp_path / "r.npz")
     alone = dataclasses.replace(subject, reference=None, moments=moments)
@@ -52,10 +52,10 @@ def test_a_file_written_here_gives_the_figure_of_its_images(subject, tmp_path):
 
 
 def test_the_file_is_used_for_its_own_extractor_and_images_for_others(subject, tmp_path):
-    extractor = efflite0(64)
+    extractor = efflite("efflite0", 64)
     write_moments(tmp_path / "r.npz", fitted(features(subject.reference, extractor)), extractor.fingerprint())
     moments = read_moments(tmp_path / "r.npz")
-    larger = functools.partial(measured, "fd", "efflite0", Efflite0Options(128))
+    larger = functools.partial(measured, "fd", "efflite0", EffliteOptions(128))
     refused = measure("fd-efflite0", {"size": 128}, dataclasses.replace(subject, reference=None, moments=moments))
     assert refused.status == "refused"
     assert "differ in extractor, resize" in refused.reason and "efflite0-64" in refused.reason
@@ -64,7 +64,7 @@ def test_the_file_is_used_for_its_own_extractor_and_images_for_others(subject, t
 
 @pytest.mark.parametrize("kind", ["kid", "precision", "recall", "density", "coverage"])
 def test_what_compares_images_one_by_one_is_refused_with_the_reason(kind, subject, tmp_path):
-    extractor = efflite0(64)
+    extractor = efflite("efflite0", 64)
     write_moments(tmp_path / "r.npz", fitted(features(subject.reference, extractor)), extractor.fingerprint())
     alone = dataclasses.replace(subject, reference=None, moments=read_moments(tmp_path / "r.npz"))
     found = measure(f"{kind}-efflite0", {"size": 64}, alone)
@@ -138,12 +138,12 @@ def test_a_reference_is_fitted_once(subject, tmp_path, monkeypatch):
 
     fits = []
     monkeypatch.setattr(module, "fitted", lambda x: fits.append(len(x)) or fitted(x))
-    first = reference_gaussian(subject.reference, efflite0(64), cache=tmp_path)
-    again = reference_gaussian(Subset(subject.reference, np.arange(60)), efflite0(64), cache=tmp_path)
+    first = reference_gaussian(subject.reference, efflite("efflite0", 64), cache=tmp_path)
+    again = reference_gaussian(Subset(subject.reference, np.arange(60)), efflite("efflite0", 64), cache=tmp_path)
     assert fits == [60]
     assert np.array_equal(first.root, again.root) and np.array_equal(first.mean, again.mean) and again.count == 60
-    reference_gaussian(Subset(subject.reference, np.arange(59)), efflite0(64), cache=tmp_path)
-    reference_gaussian(Subset(subject.reference, np.arange(60)[::-1].copy()), efflite0(64), cache=tmp_path)
-    other: Extractor = dataclasses.replace(efflite0(64), resize="another")
+    reference_gaussian(Subset(subject.reference, np.arange(59)), efflite("efflite0", 64), cache=tmp_path)
+    reference_gaussian(Subset(subject.reference, np.arange(60)[::-1].copy()), efflite("efflite0", 64), cache=tmp_path)
+    other: Extractor = dataclasses.replace(efflite("efflite0", 64), resize="another")
     reference_gaussian(subject.reference, other, cache=tmp_path)
     assert fits == [60, 59, 60, 60]

@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from zigma_bench.cli.app import app
-from zigma_bench.metrics.efflite0 import efflite0
+from zigma_bench.metrics.efflite import efflite
 from zigma_bench.metrics.features import features
 from zigma_bench.standalone.images import open_images
 
@@ -46,13 +46,13 @@ def test_one_set_of_figures(folders, tmp_path):
     assert ran.exit_code == 0, ran.exception
     ours = json.loads(ran.stdout)
     theirs = calculate_metrics(
-        input1=str(samples), input2=str(reference), feature_extractor=efflite0(64).name, fid=True, kid=True, prc=True,
-        kid_subset_size=COUNT // 2, cuda=False, cache=False, verbose=False, save_cpu_ram=True,
+        input1=str(samples), input2=str(reference), feature_extractor=efflite("efflite0", 64).name, fid=True, kid=True,
+        prc=True, kid_subset_size=COUNT // 2, cuda=False, cache=False, verbose=False, save_cpu_ram=True,
     )  # fmt: skip
     for name, key in zip(NAMES, KEYS, strict=True):
         assert ours[name]["value"] == pytest.approx(theirs[key], rel=1e-6, abs=1e-4), name
         assert (ours[name]["n_samples"], ours[name]["n_reference"]) == (COUNT, COUNT)
-    a, b = (features(open_images(folder), efflite0(64)).astype(np.float64) for folder in folders)
+    a, b = (features(open_images(folder), efflite("efflite0", 64)).astype(np.float64) for folder in folders)
     root = (a - a.mean(0)) / np.sqrt(COUNT - 1) @ ((b - b.mean(0)) / np.sqrt(COUNT - 1)).T
     traces = a.var(0, ddof=1).sum() + b.var(0, ddof=1).sum() - 2 * np.linalg.norm(root, "nuc")
     assert ours["fd-efflite0"]["value"] == pytest.approx(((a.mean(0) - b.mean(0)) ** 2).sum() + traces, abs=1e-4)

@@ -61,7 +61,7 @@ def curve(images, found, positions, *, shuffled_noise=False):
         batch = draw_batch(images, RECIPE, SEED, step, CPU)
         if shuffled_noise:
             batch = dataclasses.replace(batch, x0=torch.from_numpy(shuffle_patches(SHUFFLE, batch.x0.numpy())))
-        losses.append(float(descent(batch, RECIPE.learning_rate)))
+        losses.append(float(descent(batch, RECIPE.learning_rate, RECIPE.ema)))
     return np.array(losses)
 
 

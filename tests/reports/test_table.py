@@ -60,6 +60,7 @@ def test_json_holds_the_promised_shape(store):
     (row,) = json.loads(to_json(find_tables([folder])))["rows"]
     assert {"role", "backbone", "scan", "seed_count", "status", "smoke", "metrics"} <= set(row)
     promised = {"mean": 1.0, "sd": None, "n": 1, "unit": "1", "reason": None, "ci_low": None, "ci_high": None}
+    promised |= {"extractor": None, "against_untrained": None}
     assert row["metrics"]["fd"] == promised | {"better": None, "stage": "quality", "values": {"0": 1.0}}
     assert (row["baseline"], row["differences"]) == (False, {})
 

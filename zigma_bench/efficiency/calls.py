@@ -129,7 +129,7 @@ def training_call(cell: Cell, network: nn.Module, device: Device) -> Callable[[]
 
     def call() -> None:
         batch = draw_batch(images, recipe, cell.seed, 0, target, cell.condition, texts)
-        descent(batch, cell.train.learning_rate)
+        descent(batch, cell.train.learning_rate, cell.train.ema)
 
     return call
 

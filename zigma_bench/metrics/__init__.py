@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from zigma_bench.hookspecs import hookimpl
 from zigma_bench.metrics import weights
-from zigma_bench.metrics.clip_metrics import register_clip_metrics
+from zigma_bench.metrics.clip_metrics import EFFLITE_SMOKE, register_clip_metrics
 from zigma_bench.metrics.names import FAMILIES, OF_ALL, Family, Kind, metric_name
 from zigma_bench.metrics.options import (
     ClipOptions,
     Dinov2Options,
-    Efflite0Options,
+    EffliteOptions,
     InceptionOptions,
     ValLossOptions,
 )
@@ -28,15 +28,18 @@ KID_MINIMUM = 4  # subsets of half the smaller set, and an unbiased estimate nee
 COVER_MINIMUM = 6  # a fifth neighbour, and the image itself
 SCORE_MINIMUM = 10  # the Inception score is taken of ten parts
 NETWORKS: dict[Family, str] = {
-    "inception": "Inception v3", "efflite0": "EfficientNet-Lite0", "dinov2": "DINOv2 ViT-L/14", "clip": "CLIP ViT-B/32",
+    "inception": "Inception v3", "efflite0": "EfficientNet-Lite0", "efflite2": "EfficientNet-Lite2",
+    "dinov2": "DINOv2 ViT-L/14", "clip": "CLIP ViT-B/32",
 }  # fmt: skip
-DIMENSIONS: dict[Family, int] = {"inception": 2048, "efflite0": 1280, "dinov2": 1024, "clip": 512}
+DIMENSIONS: dict[Family, int] = {"inception": 2048, "efflite0": 1280, "efflite2": 1280, "dinov2": 1024, "clip": 512}
 OPTIONS: dict[Family, type] = {
-    "inception": InceptionOptions, "efflite0": Efflite0Options, "dinov2": Dinov2Options, "clip": ClipOptions,
+    "inception": InceptionOptions, "efflite0": EffliteOptions, "efflite2": EffliteOptions,
+    "dinov2": Dinov2Options, "clip": ClipOptions,
 }  # fmt: skip
 MISSING: dict[Family, Callable[[Any], tuple[Missing, ...]]] = {
     "inception": weights.inception_missing,
-    "efflite0": weights.efflite0_missing,
+    "efflite0": functools.partial(weights.efflite_missing, "efflite0"),
+    "efflite2": functools.partial(weights.efflite_missing, "efflite2"),
     "dinov2": weights.dinov2_missing,
     "clip": functools.partial(weights.weights_missing, "clip"),
 }
@@ -91,8 +94,8 @@ def _facts(kind: Kind, family: Family) -> MetricFacts:
         unit="1", better=WHAT[kind][1], needs="samples", missing=MISSING[family],
         minimum_images=_minimum(kind, family), compares=kind != "is",
     )  # fmt: skip
-    if family == "efflite0":
-        return facts
+    if family == "efflite0" or family == "efflite2":
+        return replace(facts, smoke=EFFLITE_SMOKE)
     beside = ("kid",) if (kind, family) == ("fd", "inception") else ()
     return replace(facts, fingerprint=functools.partial(weights.weights_fingerprint, family), beside=beside)
 

@@ -6,30 +6,36 @@ import functools
 from collections.abc import Callable
 
 from zigma_bench.metrics import i3d_weights, weights
-from zigma_bench.metrics.options import Efflite0Options, I3dOptions, InceptionOptions
+from zigma_bench.metrics.names import EFFLITES
+from zigma_bench.metrics.options import EffliteOptions, I3dOptions, InceptionOptions
 from zigma_bench.registry import MetricFacts
 
 KID_MINIMUM = 4  # as for images
+EFFLITE_SMOKE = {"size": 64}  # of a toy
 
 
 def register_clip_metrics(register: Callable[..., None]) -> None:
     """`frame-` before a metric of images is that metric on all frames of all clips."""
     facts = functools.partial(MetricFacts, unit="1", better="lower", needs="samples", of="frames")
     inception = functools.partial(facts, missing=weights.inception_missing, fingerprint=weights.inception_fingerprint)
-    register(
-        "frame-fd-efflite0",
-        "zigma_bench.metrics.clips:frame_fd_efflite0",
-        options=Efflite0Options,
-        facts=facts(missing=weights.efflite0_missing),
-        doc="Frechet distance on EfficientNet-Lite0 features of single frames; blind to motion",
-    )
-    register(
-        "frame-kid-efflite0",
-        "zigma_bench.metrics.clips:frame_kid_efflite0",
-        options=Efflite0Options,
-        facts=facts(missing=weights.efflite0_missing, minimum_images=lambda options: KID_MINIMUM),
-        doc="Kernel distance on EfficientNet-Lite0 features of single frames; blind to motion",
-    )
+    for family in EFFLITES:
+        efflite = functools.partial(
+            facts, missing=functools.partial(weights.efflite_missing, family), smoke=EFFLITE_SMOKE
+        )
+        register(
+            f"frame-fd-{family}",
+            f"zigma_bench.metrics.clips:frame_fd_{family}",
+            options=EffliteOptions,
+            facts=efflite(),
+            doc=f"Frechet distance on EfficientNet-Lite{family[-1]} features of single frames; blind to motion",
+        )
+        register(
+            f"frame-kid-{family}",
+            f"zigma_bench.metrics.clips:frame_kid_{family}",
+            options=EffliteOptions,
+            facts=efflite(minimum_images=lambda options: KID_MINIMUM),
+            doc=f"Kernel distance on EfficientNet-Lite{family[-1]} features of single frames; blind to motion",
+        )
     register(
         "frame-fid",
         "zigma_bench.metrics.clips:frame_fid",

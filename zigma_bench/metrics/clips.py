@@ -13,7 +13,8 @@ from zigma_bench.images import Frames, Images, digest
 from zigma_bench.metrics import measure
 from zigma_bench.metrics.i3d import clip_features, i3d_facts
 from zigma_bench.metrics.i3d_weights import FVD_MINIMUM, SHORTEST_CLIP, i3d_missing, i3d_path, is_published
-from zigma_bench.metrics.options import Efflite0Options, I3dOptions, InceptionOptions
+from zigma_bench.metrics.names import Efflite, Kind
+from zigma_bench.metrics.options import EffliteOptions, I3dOptions, InceptionOptions
 from zigma_bench.metrics.quality import frechet
 from zigma_bench.metrics.subject import Subject
 from zigma_bench.record import Measurement
@@ -31,14 +32,15 @@ def frame_kid(options: InceptionOptions, subject: Subject) -> Measurement:
     return _of_frames(functools.partial(measure.measured, "kid", "inception"), options, subject)
 
 
-def frame_fd_efflite0(options: Efflite0Options, subject: Subject) -> Measurement:
-    """The Frechet distance of all frames on EfficientNet-Lite0 features."""
-    return _of_frames(measure.fd_efflite0, options, subject)
+def _frame_efflite(kind: Kind, family: Efflite, options: EffliteOptions, subject: Subject) -> Measurement:
+    """A distance of all frames on the features of an EfficientNet-Lite."""
+    return _of_frames(functools.partial(measure.measured, kind, family), options, subject)
 
 
-def frame_kid_efflite0(options: Efflite0Options, subject: Subject) -> Measurement:
-    """The kernel distance of all frames on EfficientNet-Lite0 features."""
-    return _of_frames(measure.kid_efflite0, options, subject)
+frame_fd_efflite0 = functools.partial(_frame_efflite, "fd", "efflite0")
+frame_kid_efflite0 = functools.partial(_frame_efflite, "kid", "efflite0")
+frame_fd_efflite2 = functools.partial(_frame_efflite, "fd", "efflite2")
+frame_kid_efflite2 = functools.partial(_frame_efflite, "kid", "efflite2")
 
 
 def _of_frames(metric: Callable[[Any, Subject], Measurement], options: Any, subject: Subject) -> Measurement:

@@ -18,10 +18,10 @@ def opened(family: Family, options: Any) -> tuple[Extractor, Path | None, str | 
     The file is None where the weights come with the installation, and the sha256 where they are the published ones.
     NotReady where they are missing or damaged.
     """
-    if family == "efflite0":
-        from zigma_bench.metrics.efflite0 import efflite0
+    if family == "efflite0" or family == "efflite2":
+        from zigma_bench.metrics.efflite import efflite
 
-        return efflite0(options.size), None, None
+        return efflite(family, options.size), None, None
     for missing in weights_missing(family, options):
         raise NotReady(missing.what, do=missing.do)
     path = weights_path(family, options)

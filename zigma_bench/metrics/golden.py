@@ -1,8 +1,8 @@
 """Eight fixed images by which an extractor is known again: weights, resize and arithmetic show in their features.
 
-EfficientNet-Lite0, whose weights come with the installation, has golden features in `golden.json`: of each image every
-40th feature, computed once in float64 by `tests/metrics/golden_features.py`. What any other extractor gives is written
-down in the cache at its first use and compared afterwards.
+EfficientNet-Lite0 and -Lite2, whose weights come with the installation, have golden features of every size in
+`golden.json`: of each image every 40th feature, computed once in float64 by `tests/metrics/golden_features.py`. What
+any other extractor gives is written down in the cache at its first use and compared afterwards.
 """
 
 from __future__ import annotations

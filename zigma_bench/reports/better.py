@@ -1,18 +1,24 @@
-"""Which way each figure is better: as its metric registers it, and by the unit for speed and memory."""
+"""Which way each figure is better, as its metric registers it, and whether it is better than an untrained network's."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
 
 from zigma_bench.record import Record
 
+if TYPE_CHECKING:
+    from zigma_bench.reports.table import Row, Statistic
+
 Better = Literal["lower", "higher"]
+Against = Literal["better", "no better"]
 
 OF_UNIT: dict[str, Better] = {
     "1/s": "higher", "bytes": "lower", "s": "lower", "J": "lower", "FLOP/s": "higher", "B/s": "higher",
 }  # fmt: skip
 CEILING = "ceiling-"  # figures of the device, which are neither
+NO_BETTER = "no better than the untrained network"
 
 
 def directions(records: Iterable[Record]) -> dict[str, Better]:
@@ -30,3 +36,35 @@ def directions(records: Iterable[Record]) -> dict[str, Better]:
                 if metric["name"] in catalogue().metrics:
                     found[measurement.name] = catalogue().metrics.get(metric["name"]).facts.better
     return found
+
+
+def with_untrained(rows: Sequence[Row]) -> tuple[Row, ...]:
+    """The rows, each figure of quality judged against that of the ceiling, the untrained network.
+
+    The mean over seeds is judged. A figure stays unjudged where the ceiling has none, and where no metric of its name
+    is registered, so that the better direction is not known.
+    """
+    ceiling = next((row for row in rows if row.role == "ceiling"), None)
+    if ceiling is None:
+        return tuple(rows)
+    return tuple(row if row is ceiling else replace(row, metrics=_judged(row, ceiling)) for row in rows)
+
+
+def _judged(row: Row, ceiling: Row) -> dict[str, Statistic]:
+    against = {name: _against(found, ceiling.metrics.get(name)) for name, found in row.metrics.items()}
+    return {name: replace(found, against_untrained=against[name]) for name, found in row.metrics.items()}
+
+
+def _against(found: Statistic, untrained: Statistic | None) -> Against | None:
+    if untrained is None or untrained.mean is None or found.mean is None:
+        return None
+    if found.stage != "quality" or found.better is None:
+        return None
+    gain = untrained.mean - found.mean if found.better == "lower" else found.mean - untrained.mean
+    return "better" if gain > 0 else "no better"
+
+
+def explain(statistic: Statistic) -> str | None:
+    """Why a figure is missing or must not be trusted; None where nothing is wrong."""
+    reasons = (NO_BETTER if statistic.against_untrained == "no better" else None, statistic.reason)
+    return "; ".join(filter(None, reasons)) or None

@@ -7,10 +7,12 @@ from zigma_bench.reports.figures import (
     ARROWS,
     SIGNIFICANT,
     UNTESTED,
+    column,
     interval,
     probability,
     shift,
     shift_interval,
+    untrained,
 )
 from zigma_bench.reports.statistics import LEAST_SEEDS, LEVEL
 from zigma_bench.reports.table import Row, Statistic, Table
@@ -55,7 +57,7 @@ def notes(table: Table) -> list[str]:
 
 
 def _line(name: str, row: Row, statistic: Statistic) -> tuple[str, ...]:
-    first = (name + ARROWS[statistic.better], label(row), interval(statistic))
+    first = (column(name, statistic), label(row) + untrained(statistic), interval(statistic))
     difference = row.differences.get(name)
     if difference is None:
         return (*first, "baseline" if row.baseline else "-", "-", "-", "-", "-")

@@ -3,24 +3,40 @@
 from __future__ import annotations
 
 import math
+import re
 
 from zigma_bench.reports.compare import Difference
 from zigma_bench.reports.table import Statistic
 
 SCALES = {"bytes": 2.0**30, "FLOP/s": 1e12, "B/s": 1e9}  # GiB, TFLOP/s, GB/s
-SIGNIFICANT, UNTESTED = "*", "†"
+SIGNIFICANT, UNTESTED, UNTRAINED = "*", "†", "‡"
+SIZED = re.compile(r"(efflite\d+)-(\d+)")  # an extractor whose size in pixels is an option
 ARROWS = {"lower": " ↓", "higher": " ↑", None: ""}
 SMALLEST_P = 1e-4
 
 
 def figure(statistic: Statistic | None, seeds: int) -> str:
-    """Mean ± standard deviation, with its own number of seeds where it has fewer than its row."""
+    """Mean ± standard deviation, with its own number of seeds where it has fewer than its row, and the mark of a row
+    that is no better than the untrained network."""
     if statistic is None or statistic.mean is None:
         return "-"
     scale = _scale(statistic.unit)
     text = significant(statistic.mean / scale)
     spread = "" if statistic.sd is None else f" ± {significant(statistic.sd / scale, 2)}"
-    return text + spread + (f" (n={statistic.n})" if statistic.n < seeds else "")
+    return text + spread + (f" (n={statistic.n})" if statistic.n < seeds else "") + untrained(statistic)
+
+
+def untrained(statistic: Statistic) -> str:
+    """The mark of a figure that is no better than the untrained network's."""
+    return f" {UNTRAINED}" if statistic.against_untrained == "no better" else ""
+
+
+def column(name: str, statistic: Statistic) -> str:
+    """A metric's name as a heading: with the size in pixels of its extractor, and which way it is better."""
+    sized = SIZED.fullmatch(statistic.extractor or "")
+    if sized is not None:
+        name = name.replace(sized[1], f"{sized[1]}@{sized[2]}")
+    return name + ARROWS[statistic.better]
 
 
 def interval(statistic: Statistic) -> str:

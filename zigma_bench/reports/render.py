@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from zigma_bench.plan import Match, told
 from zigma_bench.reports import differences
+from zigma_bench.reports.better import NO_BETTER, explain
 from zigma_bench.reports.compare import Difference
 from zigma_bench.reports.crossings import crossings
-from zigma_bench.reports.figures import ARROWS, figure, mark
+from zigma_bench.reports.figures import UNTRAINED, column, figure, mark
 from zigma_bench.reports.table import Row, Table
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ HEADINGS = {
 STYLES = {"floor": "green", "reconstruction": "green", "ceiling": "yellow"}
 BEFORE_METRICS = ("role", "backbone", "scan", "seeds", "params M", "GFLOP", "scanned")
 CSV_ROW = ("suite", "data", "role", "backbone", "scan", *SETTING, "seed_count", "status", "smoke")
-CSV_STATISTIC = ("metric", "mean", "sd", "n", "unit", "ci_low", "ci_high", "better")
+CSV_STATISTIC = ("metric", "mean", "sd", "n", "unit", "ci_low", "ci_high", "better", "extractor", "against_untrained")
 CSV_DIFFERENCE = ("mean", "sd", "n", "ci_low", "ci_high", "t", "p", "p_holm", "verdict", "reason")
 HIDDEN = (
     "-peak-memory-reserved", "-memory-on-device", "-joules-per-image", "latency-peak-memory",
@@ -58,6 +59,8 @@ def to_json(tables: Sequence[Table]) -> str:
         for row in table.rows:
             data = asdict(row)
             facts = data.pop("facts")
+            for name, statistic in row.metrics.items():
+                data["metrics"][name]["reason"] = explain(statistic)
             place = {"suite": table.suite, "data": table.data, "reference": table.reference}
             rows.append({**place, **data, **facts})
     return json.dumps({"rows": rows}, indent=1, allow_nan=False)
@@ -77,7 +80,7 @@ def to_csv(tables: Sequence[Table]) -> str:
                 values = (name, *(getattr(s, key) for key in CSV_STATISTIC[1:]))
                 against = row.differences.get(name)
                 shift = [None if against is None else getattr(against, key) for key in CSV_DIFFERENCE]
-                writer.writerow([_safe(value) for value in (*base, *values, *shift, s.reason or row.reason)])
+                writer.writerow([_safe(value) for value in (*base, *values, *shift, explain(s) or row.reason)])
             if not row.metrics:
                 none = ("", None, None, 0, *[None] * (len(CSV_STATISTIC) + len(CSV_DIFFERENCE) - 4))
                 writer.writerow([_safe(value) for value in (*base, *none, row.reason)])
@@ -166,6 +169,8 @@ def footer(table: Table) -> list[str]:
     lines += differences.notes(table)
     lines += [f"{crossing}." for crossing in crossings(table)]
     lines += [f"{row.role} {differences.label(row)}: {row.status}: {row.reason}" for row in table.rows if row.reason]
+    if any(s.against_untrained == "no better" for row in table.rows for s in row.metrics.values()):
+        lines.append(f"{UNTRAINED} {NO_BETTER} (the ceiling) on this metric.")
     return [*lines, *_refusals(table)]
 
 
@@ -231,9 +236,9 @@ def _head(table: Table, names: Sequence[str]) -> list[str]:
 
 
 def _heading(table: Table, name: str) -> str:
-    """A column's name, and which way its figures are better."""
-    better = next(row.metrics[name].better for row in table.rows if name in row.metrics)
-    return HEADINGS.get(name, name) + ARROWS[better]
+    """A column's name, the size of its extractor, and which way its figures are better."""
+    statistic = next(row.metrics[name] for row in table.rows if name in row.metrics)
+    return column(HEADINGS.get(name, name), statistic)
 
 
 def _cells(table: Table, row: Row, names: Sequence[str]) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from zigma_bench.errors import UsageError
 from zigma_bench.record import Measurement, Record
-from zigma_bench.reports.better import Better, directions
+from zigma_bench.reports.better import Against, Better, directions, with_untrained
 from zigma_bench.reports.columns import check_columns, check_smoke
 from zigma_bench.reports.compare import Difference, with_differences
 from zigma_bench.reports.statistics import deviation, t_interval
@@ -28,6 +28,8 @@ class Statistic:
     """A figure over seeds: `sd` is None for a single seed, `mean` is None where nothing was measured.
 
     `ci_low` to `ci_high` is the 95% t-interval of the mean, None below three seeds. `values` holds what each seed gave.
+    `extractor`: the network whose features were compared, with its size in pixels where that is an option.
+    `against_untrained`: whether the mean is better than the untrained network's; None where that is not known.
     """
 
     mean: float | None
@@ -40,6 +42,8 @@ class Statistic:
     better: Better | None = None
     stage: str = "quality"
     values: dict[int, float] = field(default_factory=dict)
+    extractor: str | None = None
+    against_untrained: Against | None = None
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,7 @@ def read_table(folder: Path, *, data: str | None = None) -> Table:
     check_columns((m for cell in cells for m in cell.measurements), folder / TABLE)
     better = directions(record for cell in cells for record in cell.records)
     rows = with_differences(
-        [_row(group, better) for group in _groups(cells)],
+        with_untrained([_row(group, better) for group in _groups(cells)]),
         _baseline(stored),
         budget=tuple(stored["budget"]),
         smoke=stored["smoke"],
@@ -268,4 +272,5 @@ def _statistic(same: list[tuple[int, Measurement]], better: Better | None, stage
         better=better,
         stage=stage,
         values=values,
+        extractor=next((m.fingerprint["extractor"] for _, m in same if "extractor" in m.fingerprint), None),
     )

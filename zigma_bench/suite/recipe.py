@@ -21,7 +21,11 @@ DISCRETE: tuple[Solver, ...] = ("ddpm", "ddim")
 
 
 class Train(Strict):
-    """The recipe. `ema` is the decay a step; `warmup_images` ramp the learning rate up linearly from zero; `compile`
+    """The recipe. `ema` is the decay a step of the average of the weights that images are drawn from. With `ema_warmup`
+    the decay of step s is min(ema, (1 + s) / (10 + s)), so that a short training does not draw from its first weights
+    (training/ema.py; huggingface/diffusers, EMAModel); `false` takes `ema` throughout.
+
+    `warmup_images` ramp the learning rate up linearly from zero; `compile`
     has PyTorch compile the network's blocks, `graph` records the launches of a step once and replays them (a CUDA
     graph; both on an NVIDIA card).
 
@@ -48,6 +52,7 @@ class Train(Strict):
     betas: tuple[Annotated[float, Ge(0), Lt(1)], Annotated[float, Ge(0), Lt(1)]] = (0.9, 0.999)
     gradient_clip: Positive | None = None
     ema: Annotated[float, Ge(0), Lt(1)] = 0.9999
+    ema_warmup: bool = True
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     flip: bool = False
     random_crop: Count | None = None

@@ -24,6 +24,7 @@ from zigma_bench.models.speed import compile_network
 from zigma_bench.plan.cells import Given
 from zigma_bench.suite import Train
 from zigma_bench.training.checkpoint import load_checkpoint, save_checkpoint
+from zigma_bench.training.ema import ema_decay
 from zigma_bench.training.fault import find_fault, uncompiled
 from zigma_bench.training.feed import Feed
 from zigma_bench.training.health import Health
@@ -115,7 +116,8 @@ def train(
         started, last_save = time.monotonic() - progress.seconds, time.monotonic()
         while goal.fraction(progress) < 1:
             rate = learning_rate(recipe, progress.step * recipe.batch, goal.fraction(progress))
-            losses.append(descent(batch_of(progress.step, feed(progress.step)), rate))
+            decay = ema_decay(recipe, progress.step)
+            losses.append(descent(batch_of(progress.step, feed(progress.step)), rate, decay))
             progress.step += 1
             progress.seconds = time.monotonic() - started
             progress.waited = waited + feed.waited

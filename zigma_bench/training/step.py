@@ -1,7 +1,7 @@
 """One step of a training: its batch, drawn from (seed, step) alone, its loss, and the update with the EMA.
 
 On an NVIDIA card the launches of a step can be recorded once and replayed (`train.graph`): what a step is given then
-lies in places that the launches read, the learning rate among them.
+lies in places that the launches read, the learning rate and the decay of the EMA among them.
 """
 
 from __future__ import annotations
@@ -63,17 +63,22 @@ class Descent:
             fused=True,
             capturable=recipe.graph,
         )
+        self.decay = torch.zeros((), dtype=torch.float64, device=device)  # of the EMA, which a recorded step reads
         self.recorded: tuple[torch.cuda.CUDAGraph, Batch, Tensor] | None = None
 
-    def __call__(self, batch: Batch, rate: float) -> Tensor:
-        """One step at a learning rate, unless `health` stops it; gives the batch's mean loss, still on the device."""
+    def __call__(self, batch: Batch, rate: float, decay: float) -> Tensor:
+        """One step at a learning rate and a decay of the EMA, unless `health` stops it.
+
+        Gives the batch's mean loss, still on the device.
+        """
         for group in self.optimizer.param_groups:
             if self.recipe.graph:
                 group["lr"].fill_(rate)
             else:
                 group["lr"] = rate
         if not self.recipe.graph:
-            return self._descend(batch)
+            return self._descend(batch, decay)
+        self.decay.fill_(decay)
         if self.recorded is None:
             self.recorded = self._record(batch)
         graph, places, loss = self.recorded
@@ -82,12 +87,12 @@ class Descent:
         graph.replay()
         return loss.clone()
 
-    def _descend(self, batch: Batch) -> Tensor:
+    def _descend(self, batch: Batch, decay: float | Tensor) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
         loss = loss_of(self.network, batch, self.recipe)
         self.health.backward(loss)
         self.health.update(self.network, self.optimizer, loss.detach(), clip=self.recipe.gradient_clip)
-        update_ema(self.ema, self.network, self.recipe.ema)
+        update_ema(self.ema, self.network, decay)
         return loss.detach()
 
     def _record(self, batch: Batch) -> tuple[torch.cuda.CUDAGraph, Batch, Tensor]:
@@ -96,7 +101,7 @@ class Descent:
         fresh = not self.optimizer.state
         kept = [tensor.clone() for tensor in self._moved()]
         random = torch.cuda.get_rng_state()
-        graph, loss = record(lambda: self._descend(places), "train.graph")
+        graph, loss = record(lambda: self._descend(places, self.decay), "train.graph")
         if fresh:
             for state in self.optimizer.state.values():
                 for tensor in state.values():
