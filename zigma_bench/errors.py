@@ -5,6 +5,7 @@ ZigmaBenchError                 1
 |  +- UnknownName               2   no such scan, backbone, dataset, metric or backend
 +- NotReady                     3   the plan can't run: data, weights, plugin, geometry, folder
 |  +- BrokenScan                3   an order that misses or repeats a token (scans/route.py)
++- BrokenPlugin                 3   a plugin's code failed, or gave something else than its hook says
 +- ComparisonRefused            4   figures that must not stand in one table
 +- CellFailed                   1   a cell stopped; the others go on
 |  +- NotFinite                 1   the loss became NaN or infinite
@@ -74,6 +75,12 @@ class UnknownName(UsageError):
 
 class NotReady(ZigmaBenchError):
     """The plan can't run: data, weights, a plugin or a backend is missing, or a geometry doesn't fit."""
+
+    exit_code = 3
+
+
+class BrokenPlugin(ZigmaBenchError):
+    """A plugin's code raised an exception, or gave something else than its hook says."""
 
     exit_code = 3
 
