@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zigma_bench.device import Device
-from zigma_bench.errors import Interrupted, NotReady, ZigmaBenchError
+from zigma_bench.errors import Interrupted, NotReady
 from zigma_bench.images import Images, Pixels, Splits, Subset
+from zigma_bench.interrupts import contained
 from zigma_bench.plan import Cell, Stage, cell_routes, held_out_needed, too_few_held_out
-from zigma_bench.plugins import catalogue
+from zigma_bench.plugins import catalogue, reason_of
 from zigma_bench.record import Measurement, Record
 from zigma_bench.store import SPEC, read_record, stage_folder, write_json, write_record
 
@@ -78,12 +79,13 @@ def run_stage(life: Life, stage: Stage) -> int:
     write_json(folder / SPEC, {"stage": stage, "identity": identity, "cell": facts})
     life.emit({"event": "start", "stage": stage})
     try:
-        found = STAGES[stage](life, folder)
+        with contained():  # exit() in a plugin is a failed cell too
+            found = STAGES[stage](life, folder)
     except Interrupted:
         raise
     except Exception as error:  # whatever it was, it is this cell's row, and the other cells go on
         traceback.print_exc()
-        reason = str(error) if isinstance(error, ZigmaBenchError) else f"{type(error).__name__}: {error}"
+        reason = reason_of(error)
         origin = provenance(life.cell, life.device, started)
         write_record(folder, Record(stage, identity, facts, "failed", reason=reason, provenance=origin))
         life.emit({"event": "failed", "stage": stage, "text": reason})
@@ -259,7 +261,9 @@ def build(cell: Cell, device_type: str) -> nn.Module:
     spec = catalogue().get("backbone", cell.backbone.name)
     options = spec.make_options(cell.backbone.options)
     grid = Grid.of_image(cell.height, cell.width, options.patch, cell.frames)
-    orders = cell_routes(cell.scan, grid=grid, depth=options.depth, seed=cell.seed, catalogue=catalogue())
+    orders = cell_routes(
+        cell.scan, grid=grid, depth=options.depth, seed=cell.seed, catalogue=catalogue(), planned=cell.order_digests
+    )
     backend = resolve(cell.backend, device_type)
     network: nn.Module = spec.load()(options, grid=grid, channels=cell.channels, routes=orders, backend=backend)
     initialise(network, cell.seed)

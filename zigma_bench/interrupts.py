@@ -38,7 +38,7 @@ def contained() -> Iterator[None]:
 
 @contextmanager
 def noted_interrupts() -> Iterator[list[int]]:
-    """Inside, the signals that ask the program to end are noted as they are delivered; what they do is as before."""
+    """Inside, the signals that raise KeyboardInterrupt are noted as they are delivered; what they do is as before."""
     noted: list[int] = []
     if threading.current_thread() is not threading.main_thread():  # no other thread gets signals
         yield noted
@@ -65,5 +65,8 @@ def words_of(error: BaseException) -> str:
 def _note(
     noted: list[int], handler: Callable[[int, FrameType | None], Any], number: int, frame: FrameType | None
 ) -> None:
-    noted.append(number)
-    handler(number, frame)
+    try:
+        handler(number, frame)
+    except KeyboardInterrupt:  # a handler that raises nothing has the program end later
+        noted.append(number)
+        raise

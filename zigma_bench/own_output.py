@@ -20,16 +20,14 @@ def reserve_stdout() -> None:
 
     Where it is closed, or stands for something else than file descriptor 1, as under pytest, nothing is changed.
     """
-    if sys.stdout is None or sys.stdout is not sys.__stdout__ or sys.stdout.fileno() != 1:
+    given = sys.stdout
+    if given is None or given is not sys.__stdout__ or given.fileno() != 1:
         return
-    sys.stdout.flush()
+    given.flush()
     own = os.dup(1)
     _send_to_stderr(1)
     sys.stdout = OwnOutput(
-        open(own, "wb"),
-        encoding=sys.stdout.encoding,
-        errors=sys.stdout.errors,
-        line_buffering=os.isatty(own),
+        os.fdopen(own, "wb"), encoding=given.encoding, errors=given.errors, line_buffering=os.isatty(own)
     )
 
 

@@ -121,7 +121,7 @@ def broken_plugin(error: BaseException) -> BrokenPlugin | None:
     return BrokenPlugin(f"a plugin failed with {words_of(error)}", where=place, do="mend the plugin")
 
 
-def told(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """An exception in a line: an error of ours as it says, any other with its type, and the line of a plugin's code."""
     text = str(error) if isinstance(error, ZigmaBenchError) else words_of(error)
     place = place_in_plugins(error)
