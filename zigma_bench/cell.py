@@ -261,9 +261,8 @@ def build(cell: Cell, device_type: str) -> nn.Module:
     spec = catalogue().get("backbone", cell.backbone.name)
     options = spec.make_options(cell.backbone.options)
     grid = Grid.of_image(cell.height, cell.width, options.patch, cell.frames)
-    orders = cell_routes(
-        cell.scan, grid=grid, depth=options.depth, seed=cell.seed, catalogue=catalogue(), planned=cell.order_digests
-    )
+    planned, known = cell.order_digests, catalogue()
+    orders = cell_routes(cell.scan, grid=grid, depth=options.depth, seed=cell.seed, catalogue=known, planned=planned)
     backend = resolve(cell.backend, device_type)
     network: nn.Module = spec.load()(options, grid=grid, channels=cell.channels, routes=orders, backend=backend)
     initialise(network, cell.seed)

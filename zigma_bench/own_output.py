@@ -21,7 +21,7 @@ def reserve_stdout() -> None:
     Where it is closed, or stands for something else than file descriptor 1, as under pytest, nothing is changed.
     """
     given = sys.stdout
-    if given is None or given is not sys.__stdout__ or given.fileno() != 1:
+    if not isinstance(given, io.TextIOWrapper) or id(given) != id(sys.__stdout__) or given.fileno() != 1:
         return
     given.flush()
     own = os.dup(1)

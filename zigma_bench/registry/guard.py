@@ -22,7 +22,7 @@ from zigma_bench.registry.facts import (
 )
 from zigma_bench.registry.specs import Spec
 
-FACTS = {
+FACTS: dict[str, type[Any]] = {
     "scan": LearnedScan,
     "backbone": BackboneFacts,
     "mixer": MixerFacts,
@@ -46,9 +46,10 @@ def guarded(spec: Spec) -> Spec:
             got=type(spec.facts).__name__,
         )  # fmt: skip
     _check_choices(spec)
-    fields = {field.name: getattr(spec.facts, field.name) for field in dataclasses.fields(spec.facts)}
+    facts: Any = spec.facts
+    fields = {field.name: getattr(facts, field.name) for field in dataclasses.fields(facts)}
     functions = {name: _guarded(spec, name, value) for name, value in fields.items() if callable(value)}
-    return dataclasses.replace(spec, facts=dataclasses.replace(spec.facts, **functions))
+    return dataclasses.replace(spec, facts=dataclasses.replace(facts, **functions))
 
 
 def _who(spec: Spec) -> str:
