@@ -37,7 +37,7 @@ def network_steps(case: Built) -> list[Step]:
         Step("parameters", "as many as the cost formula says", lambda: same_parameters(case)),
         Step("FLOPs", "whole numbers by operator, and those of one sample in all", lambda: _counted_flops(case)),
         Step("first weights", "finite, and the same for the same seed", lambda: _same_weights(case), essential=True),
-        Step("output", f"finite float32 {list(case.shape)}", lambda: _output(case), essential=True),
+        Step("output", f"finite float32 {list(case.shape)}, the same when called again", lambda: _output(case), essential=True),
         Step("gradients", "finite, for every parameter and the input", lambda: _gradients(case)),
         Step("samples apart", f"each of {count} outputs depends on its own input alone", lambda: _apart(case)),
         Step("state dict", "saved and loaded, the same outputs", lambda: _round_trip(case)),
@@ -111,13 +111,16 @@ def _same_weights(case: Built) -> str:
 
 def _output(case: Built) -> str:
     with torch.no_grad():
-        found = stirred(case)(*case.inputs)
+        network = stirred(case)
+        found, again = network(*case.inputs), network(*case.inputs)
     if not isinstance(found, Tensor):
         raise Failed(f"a {type(found).__name__}")
     if tuple(found.shape) != case.shape or found.dtype != torch.float32:
         raise Failed(f"{found.dtype} {list(found.shape)}")
     if not torch.isfinite(found).all():
         raise Failed("values that are not finite")
+    if not torch.equal(found, again):
+        raise Failed("another output for the same input; in evaluation nothing is drawn by chance")
     return f"{found.dtype} {list(found.shape)}".replace("torch.", "")
 
 
