@@ -37,7 +37,12 @@ def network_steps(case: Built) -> list[Step]:
         Step("parameters", "as many as the cost formula says", lambda: same_parameters(case)),
         Step("FLOPs", "whole numbers by operator, and those of one sample in all", lambda: _counted_flops(case)),
         Step("first weights", "finite, and the same for the same seed", lambda: _same_weights(case), essential=True),
-        Step("output", f"finite float32 {list(case.shape)}, the same when called again", lambda: _output(case), essential=True),
+        Step(
+            "output",
+            f"finite float32 {list(case.shape)}, the same when called again",
+            lambda: _output(case),
+            essential=True,
+        ),
         Step("gradients", "finite, for every parameter and the input", lambda: _gradients(case)),
         Step("samples apart", f"each of {count} outputs depends on its own input alone", lambda: _apart(case)),
         Step("state dict", "saved and loaded, the same outputs", lambda: _round_trip(case)),
