@@ -43,11 +43,11 @@ def count_flops(network: nn.Module, inputs: tuple[Tensor, ...]) -> Counted:
     return Counted(counter.get_total_flops(), values.count, tuple(sorted(values.foreign)))
 
 
-class _Values(TorchDispatchMode):
+class _Values(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the values that operators read and write; what a view shows is neither."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.count, self.foreign = 0, set[str]()
 
     def __torch_dispatch__(

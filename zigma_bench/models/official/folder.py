@@ -137,9 +137,10 @@ def _built(name: str, config: Mapping[str, Any]) -> Loading:
     """The network that waits for its weights; UsageError for one that memory does not hold."""
     try:
         return network_of(name)(config, backend=resolve("torch", "cpu"))
-    except (RuntimeError, MemoryError, OverflowError, ValueError) as error:  # of torch and NumPy, for sizes
+    except (RuntimeError, MemoryError, OverflowError, ValueError, TypeError) as error:  # of torch and NumPy, for sizes
+        first = (str(error).splitlines() or ["no reason"])[0][:200]
         raise UsageError(
-            f"the network that the config describes can't be built ({type(error).__name__}: {error})"[:500],
+            f"the network that the config describes can't be built ({type(error).__name__}: {first})",
             where=f"config of {name}", do="give the arguments that the network was trained with",
         ) from None  # fmt: skip
 

@@ -26,6 +26,7 @@ SETS = {  # under which names a training script saves its weights
 AROUND = ("state_dict", "module", "checkpoint")  # mappings that hold one or both
 BEFORE = (*SETS["ema"], *SETS["model"], "module", "net")  # parts that wrappers put before every name
 INSIDE = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # parts that may stand anywhere
+DEEP = 8  # mappings in one another
 COUNTERS = ("n_averaged", "initted", "step", "num_updates", "decay")  # beside the weights of an averaged model
 
 
@@ -75,34 +76,36 @@ def linear(name: str, *layers: nn.Module) -> list[Weight]:
     return found
 
 
-def weight_sets(given: Any) -> dict[str, Mapping[Any, Any]]:
+def weight_sets(given: Any, deep: int = DEEP) -> dict[str, Mapping[Any, Any]]:
     """The sets of weights of a checkpoint: `ema`, `model` or both where it names them, else `only`.
 
     Mappings such as `{"state_dict": {"ema": ...}}` are opened, and names such as `ema.blocks.0` taken apart. UsageError
-    for what is no mapping, and for two mappings of which each may be the weights.
+    for what is no mapping, for two mappings of which each may be the weights, and for more than `deep` in one another.
     """
     if not isinstance(given, Mapping):
         raise UsageError(
             "this is no state dict", expected="a mapping of names to tensors", got=type(given).__name__,
             do="give torch.load(path, map_location='cpu', weights_only=True), or network.state_dict()",
         )  # fmt: skip
+    if not deep:
+        raise UsageError("this is no state dict", expected=f"weights within {DEEP} mappings", got="more")
     found = {}
     for chosen, names in SETS.items():
         nested = [name for name in names if isinstance(given.get(name), Mapping)]
         if len(nested) > 1:
             raise UsageError("several entries may be the weights", got=nested, do="save one of them alone")
         if nested:
-            found[chosen] = _opened(given[nested[0]], chosen)
+            found[chosen] = _opened(given[nested[0]], chosen, deep - 1)
     if found:
         return found
     if (inner := next((name for name in AROUND if isinstance(given.get(name), Mapping)), None)) is not None:
-        return weight_sets(given[inner])
+        return weight_sets(given[inner], deep - 1)
     return _apart(given)
 
 
-def _opened(given: Mapping[Any, Any], chosen: str) -> Mapping[Any, Any]:
+def _opened(given: Mapping[Any, Any], chosen: str, deep: int) -> Mapping[Any, Any]:
     """The weights in a set: itself, or what a mapping in it holds."""
-    inner = weight_sets(given)
+    inner = weight_sets(given, deep)
     return inner[chosen] if chosen in inner else next(iter(inner.values()))
 
 
@@ -146,7 +149,7 @@ def tensors_of(given: Mapping[str, Any], chosen: str) -> dict[str, Tensor]:
 
 
 def _wrapper(name: Any) -> bool:
-    return isinstance(name, str) and name.partition(".")[0] in BEFORE and "." in name
+    return isinstance(name, str) and name.partition(".")[0] in (*BEFORE, *INSIDE) and "." in name
 
 
 def _counts(name: Any, value: Any) -> bool:
