@@ -58,7 +58,10 @@ def noted_interrupts() -> Iterator[list[int]]:
 def words_of(error: BaseException) -> str:
     """An exception as its type and its text: `SystemExit: 3`."""
     cause = error.__cause__ if isinstance(error, Escaped) and error.__cause__ is not None else error
-    text = str(cause)
+    try:
+        text = str(cause)
+    except Exception as broken:  # an exception's own code may fail too
+        text = f"(its text raises {type(broken).__name__})"
     return f"{type(cause).__name__}: {text}" if text else type(cause).__name__
 
 

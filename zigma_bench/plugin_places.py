@@ -36,7 +36,7 @@ def _unreadable_line(error: BaseException, within: Collection[str] | None) -> st
         return None
     if within is not None and not any(Path(error.filename).is_relative_to(_own(file)) for file in within):
         return None
-    return f"{_short(error.filename)}:{error.lineno}"
+    return f"{_short(error.filename)}:{error.lineno}" if error.lineno else _short(error.filename)
 
 
 def _deepest(error: BaseException, within: Collection[str] | None) -> str | None:
