@@ -48,9 +48,9 @@ class OwnOutput(io.TextIOWrapper):
 
 def _written_by_us() -> bool:
     """Whether the first caller outside of what the commands write through is the program's own code."""
-    frame = sys._getframe(2)
+    frame = sys._getframe(1).f_back  # none where `atexit` calls print itself
     while frame is not None and _writes(frame.f_globals.get("__name__", "")):
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return frame is not None and os.path.abspath(frame.f_code.co_filename).startswith(OURS)
 
 

@@ -310,7 +310,7 @@ def test_what_wrappers_add_to_names_is_taken_away(given):
         ({NAME: VALUE.to_sparse()}, f"not dense: {NAME} .torch.sparse_coo"),
         ({NAME: VALUE.to(torch.int8)}, f"not of floating-point numbers: {NAME} .torch.int8"),
         ({NAME: VALUE.to(torch.complex64)}, f"not of floating-point numbers: {NAME} .torch.complex64"),
-        ({NAME: VALUE * math.nan}, f"NaN or infinite: {NAME} .256 of 256 values"),
+        ({NAME: VALUE * math.nan}, f"NaN or infinite: {NAME} .8,192 of 8,192 values"),
         ({NAME: VALUE.double().fill_(1e300)}, f"NaN or infinite: {NAME}"),
         ({f"_orig_mod.{NAME}": VALUE}, f"two tensors stand for one.*{NAME}"),
         ({"x": torch.ones(1).expand(10**12)}, "unexpected: x"),
