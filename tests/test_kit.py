@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from zigma_bench.cli.plugins import next_steps
 from zigma_bench.errors import NotReady, UnknownName, UsageError
 from zigma_bench.kit import KINDS, words, write_plugin
 
@@ -31,6 +32,14 @@ def test_the_tests_of_a_new_plugin_pass_at_once(kind, tmp_path):
     assert done.returncode == 0, done.stdout
     clean = run("ruff", "check", "--isolated", "--line-length", "120", "--select", "E,F,I,B,UP,RET", ".", cwd=folder)
     assert clean.returncode == 0, clean.stdout
+
+
+def test_the_next_step_is_a_path_for_pip():
+    steps = next_steps(Path("zigma-bench-mine"), "mine")
+    assert (
+        steps == "pytest ./zigma-bench-mine; then pip install ./zigma-bench-mine; then zigma-bench plugins check mine"
+    )
+    assert "pip install '/a b/x'" in next_steps(Path("/a b/x"), "x")
 
 
 def test_a_new_plugin_installs_and_is_found(tmp_path):

@@ -12,13 +12,16 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
 from zigma_bench.cell import build
 from zigma_bench.device import Device
-from zigma_bench.errors import NotReady
+from zigma_bench.errors import CellFailed, NotReady
+from zigma_bench.interrupts import contained
 from zigma_bench.plan import Cell
+from zigma_bench.plugins import reason_of
 
 STEPS = 2  # the second has the optimiser's state from its start
 
@@ -29,7 +32,14 @@ def main() -> int:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints
     cell = Cell.model_validate_json(json.dumps(job["cell"]))
-    answers.write(json.dumps(try_batch(cell, Device(**job["device"]), job["limit_bytes"])) + "\n")
+    try:
+        with contained():
+            answer = try_batch(cell, Device(**job["device"]), job["limit_bytes"])
+    except Exception as error:  # the last line is what the command says of it
+        traceback.print_exc()
+        print(reason_of(error), file=sys.stderr)
+        return CellFailed.exit_code
+    answers.write(json.dumps(answer) + "\n")
     answers.close()
     return 0
 

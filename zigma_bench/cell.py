@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from zigma_bench.device import Device
 from zigma_bench.due import find_due, hashes_read, inputs_of, reads_network
-from zigma_bench.errors import CellFailed, Interrupted, NotReady, ZigmaBenchError
+from zigma_bench.errors import CellFailed, Interrupted, NotReady
 from zigma_bench.images import Images, Pixels, Splits, Subset
+from zigma_bench.interrupts import contained
 from zigma_bench.notices import notice
 from zigma_bench.plan import Cell, Stage, cell_routes, held_out_needed, too_few_held_out
-from zigma_bench.plugins import catalogue
+from zigma_bench.plugins import catalogue, reason_of
 from zigma_bench.provenance import provenance
 from zigma_bench.record import Measurement, Record
 from zigma_bench.sealed import Parts, hashes_of
@@ -135,7 +136,8 @@ def run_stage(life: Life, stage: Stage) -> None:
     try:
         write_json(folder / SPEC, {"stage": stage, "identity": identity, "cell": facts})
         inputs = life.inputs(stage)
-        found = STAGES[stage](life, folder)
+        with contained():  # exit() in a plugin is a failed cell too
+            found = STAGES[stage](life, folder)
         if found is not None:
             write_record(folder, _record_of(life, stage, found, inputs, started))
             clear_finished(folder)  # not before the record: until then it is all that a kill would leave
@@ -143,7 +145,7 @@ def run_stage(life: Life, stage: Stage) -> None:
         raise
     except Exception as error:  # whatever it was, it is this cell's row, and the other cells go on
         traceback.print_exc()
-        reason = str(error) if isinstance(error, ZigmaBenchError) else f"{type(error).__name__}: {error}"
+        reason = reason_of(error)
         life.emit({"event": "failed", "stage": stage, "text": reason})
         origin = provenance(life.cell, life.device, started)
         write_record(folder, Record(stage, identity, facts, "failed", reason=reason, provenance=origin))
@@ -330,7 +332,8 @@ def build(cell: Cell, device_type: str) -> nn.Module:
     spec = catalogue().get("backbone", cell.backbone.name)
     options = spec.make_options(cell.backbone.options)
     grid = Grid.of_image(cell.height, cell.width, options.patch, cell.frames)
-    orders = cell_routes(cell.scan, grid=grid, depth=options.depth, seed=cell.seed, catalogue=catalogue())
+    planned, known = cell.order_digests, catalogue()
+    orders = cell_routes(cell.scan, grid=grid, depth=options.depth, seed=cell.seed, catalogue=known, planned=planned)
     backend = resolve(cell.backend, device_type)
     network: nn.Module = spec.load()(options, grid=grid, channels=cell.channels, routes=orders, backend=backend)
     initialise(network, cell.seed)

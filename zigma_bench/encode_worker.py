@@ -16,8 +16,10 @@ from typing import Any
 from zigma_bench.cell import load_splits
 from zigma_bench.device import Device
 from zigma_bench.errors import CellFailed, ZigmaBenchError
+from zigma_bench.interrupts import contained
 from zigma_bench.notices import send_notices_to
 from zigma_bench.plan import Cell
+from zigma_bench.plugins import reason_of
 from zigma_bench.worker import send, stop_flag, take_device, take_job
 
 
@@ -30,7 +32,9 @@ def main() -> int:
         take_device(device)
         works = {"latents": (_encode, _check), "texts": (_encode_texts, _check_texts)}
         work = works["texts" if job["texts"] else "latents"][job["check"]]
-        send(events, work(cell, Path(job["results"]) / ".cache", device, lambda event: send(events, event), stopped))
+        with contained():
+            done = work(cell, Path(job["results"]) / ".cache", device, lambda event: send(events, event), stopped)
+        send(events, done)
     except ZigmaBenchError as error:
         send(events, {"event": "stopped", "text": str(error)})
         return error.exit_code
@@ -45,7 +49,7 @@ def _told(error: Exception) -> str:
     from zigma_bench.efficiency.timing import out_of_memory
 
     hint = "; lower data.latents.batch" if out_of_memory(error) else ""
-    return f"the latents are not encoded: {type(error).__name__}: {error}{hint}"
+    return f"the latents are not encoded: {reason_of(error)}{hint}"
 
 
 def _encode(

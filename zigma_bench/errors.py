@@ -6,6 +6,7 @@ ZigmaBenchError                 1
 +- NotReady                     3   the plan can't run: data, weights, plugin, geometry, folder
 |  +- BrokenScan                3   an order that misses or repeats a token (scans/route.py)
 |  +- Busy                      3   another process holds the lock of a folder
++- BrokenPlugin                 3   a plugin's code failed, or gave something else than its hook says
 +- ComparisonRefused            4   figures that must not stand in one table
 |  +- NewerFormat               4   a record or table that only a later version can read
 +- CellFailed                   1   a cell stopped; the others go on
@@ -82,6 +83,12 @@ class NotReady(ZigmaBenchError):
 
 class Busy(NotReady):
     """Another process is at work in a folder; waiting for it is all there is to do."""
+
+
+class BrokenPlugin(ZigmaBenchError):
+    """A plugin's code raised an exception, or gave something else than its hook says."""
+
+    exit_code = 3
 
 
 class ComparisonRefused(ZigmaBenchError):

@@ -80,7 +80,11 @@ class PluginFile:
 
     @property
     def owner(self) -> str:
-        """`columns.py sha256:0123456789ab`."""
+        """`columns.py sha256:0123456789ab`; of a file that can't be read, which `load` says, its name alone."""
+        try:
+            self.source  # noqa: B018
+        except OSError:
+            return self.path.name
         return f"{self.path.name} sha256:{hashlib.sha256(self.source).hexdigest()[:12]}"
 
     def load(self) -> ModuleType:
@@ -96,8 +100,10 @@ class PluginFile:
         sys.modules[self.name] = module
         try:
             spec.loader.exec_module(module)
-        except BaseException:
+        except BaseException as error:
             del sys.modules[self.name]
+            if isinstance(error, SyntaxError):
+                error.filename = error.filename or str(self.path)  # Python names none for null bytes
             raise
         return module
 

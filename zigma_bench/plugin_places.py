@@ -12,28 +12,36 @@ PYTHON = Path(os.__file__).resolve().parent
 INSTALLED = ("site-packages", "dist-packages")  # lies inside PYTHON, and is not Python's own
 
 
-def place_of(error: BaseException, within: Collection[str] | None = None) -> str | None:
+def place_of(error: BaseException, within: Collection[str] | None = None, *, alone: bool = False) -> str | None:
     """`FILE:LINE` of the deepest frame of a plugin that an exception went through, or None where there is none.
 
-    What the framework raised about a plugin's exception is looked through to that exception. `within`: the files of
-    the plugins' modules; without it, the first file that is neither ours, nor pluggy's, nor Python's.
+    What the framework raised about a plugin's exception is looked through to that exception, unless it stands `alone`.
+    `within`: the files of the plugins' modules; without it, the first file that is neither ours, nor pluggy's, nor
+    Python's.
     """
     chain: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in chain:
         chain.append(cause)
-        cause = cause.__cause__ or cause.__context__
+        cause = None if alone else cause.__cause__ or cause.__context__
     for found in reversed(chain):
-        if within is None and isinstance(found, SyntaxError) and found.filename:
-            return f"{_short(found.filename)}:{found.lineno}"
-        if (place := _deepest(found, within)) is not None:
+        if (place := _unreadable_line(found, within) or _deepest(found, within)) is not None:
             return place
     return None
 
 
+def _unreadable_line(error: BaseException, within: Collection[str] | None) -> str | None:
+    """The line of a plugin that Python can't read: no frame stands for it."""
+    if not isinstance(error, SyntaxError) or not error.filename:
+        return None
+    if within is not None and not any(Path(error.filename).is_relative_to(_own(file)) for file in within):
+        return None
+    return f"{_short(error.filename)}:{error.lineno}" if error.lineno else _short(error.filename)
+
+
 def _deepest(error: BaseException, within: Collection[str] | None) -> str | None:
     """The deepest frame in the plugin's own files: what numpy raises is told where the plugin called numpy."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename[0] != "<"]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename[:1] not in ("", "<")]
     if within is None:
         first = next((frame for frame in frames if not _framework(frame.filename)), None)
         owned = set() if first is None else {_own(first.filename)}

@@ -22,10 +22,11 @@ from typing import Any
 import pluggy
 
 from zigma_bench import hookspecs
-from zigma_bench.errors import NotReady, UnknownName, UsageError, ZigmaBenchError, nearest
+from zigma_bench.errors import BrokenPlugin, NotReady, UnknownName, UsageError, ZigmaBenchError, nearest
+from zigma_bench.interrupts import Escaped, contained, words_of
 from zigma_bench.plugin_files import plugin_files
 from zigma_bench.plugin_places import place_of
-from zigma_bench.registry import Option, Registry, Spec, scan_spec, target_spec
+from zigma_bench.registry import Option, Registry, Spec, guarded, scan_spec, target_spec
 
 BUILTIN = "zigma-bench"
 BUILTIN_MODULES = ("zigma_bench.scans", "zigma_bench.models", "zigma_bench.data", "zigma_bench.metrics")
@@ -106,11 +107,38 @@ def catalogue() -> Catalogue:
 
 def place_in_plugins(error: BaseException) -> str | None:
     """`FILE:LINE` of the plugin's code that an error came from; None where no plugin had a part in it."""
-    if not catalogue.cache_info().currsize:
+    return place_of(error, _plugin_files())
+
+
+def broken_plugin(error: BaseException) -> BrokenPlugin | None:
+    """The error of the plugin whose code raised an exception of no kind of ours; None where none did.
+
+    Of SystemExit only its own frames count, for an ordinary end of the program may follow an error of a plugin.
+    """
+    place = place_of(error, _plugin_files(), alone=isinstance(error, SystemExit))
+    if place is None:
         return None
-    names = [plugin.module for plugin in catalogue().plugins if plugin.owner != BUILTIN]
-    files = [getattr(sys.modules.get(name), "__file__", None) for name in names]
-    return place_of(error, [file for file in files if file])
+    return BrokenPlugin(f"a plugin failed with {words_of(error)}", where=place, do="mend the plugin")
+
+
+def reason_of(error: BaseException) -> str:
+    """An exception in a line: an error of ours as it says, any other with its type, and the line of a plugin's code."""
+    text = str(error) if isinstance(error, ZigmaBenchError) else words_of(error)
+    place = place_in_plugins(error)
+    return f"{text} (raised at {place})" if place else text
+
+
+def _plugin_files() -> list[str]:
+    """The files of all modules that plugins registered something from, as far as they are imported."""
+    if not catalogue.cache_info().currsize:
+        return []
+    found = catalogue()
+    names = {plugin.module for plugin in found.plugins if plugin.owner != BUILTIN}
+    for kind in HOOKS.values():
+        specs = [spec for spec in found.registry(kind) if spec.owner != BUILTIN]
+        names |= {spec.target.partition(":")[0] for spec in specs if isinstance(spec.target, str)}
+    files = [getattr(sys.modules.get(name), "__file__", None) for name in sorted(names)]
+    return [file for file in files if file]
 
 
 @dataclass(frozen=True)
@@ -147,13 +175,14 @@ def _add(found: Catalogue, name: str, owner: str, load: Callable[[], Any]) -> No
     """Load one plugin and take what it registers, all or nothing."""
     plugin: Any = None
     try:
-        plugin = load()
-        specs = specs_of(plugin, name, owner)
+        with contained():
+            plugin = load()
+            specs = specs_of(plugin, name, owner)
         for spec in specs:
             registry = found.registry(spec.kind)
             if spec.name in registry:
                 registry.add(spec)  # raises, naming both owners
-    except (Exception, SystemExit) as error:  # a plugin may raise anything; it must not take the program down
+    except Exception as error:  # a plugin may raise anything; it must not take the program down
         found.problems.append(PluginProblem(name, owner, _reason(error, plugin), traceback.format_exc()))
         return
     for spec in specs:
@@ -169,9 +198,11 @@ def _reason(error: BaseException, plugin: Any) -> str:
         error.do = error.do or "mend the plugin"
         return str(error.at(place) if place else error)
     if isinstance(error, SyntaxError):
-        text, do = f"SyntaxError: {error.msg}", "mend the line"
+        text, do = f"{type(error).__name__}: {error.msg}", "mend the line"
+    elif isinstance(error, Escaped) and isinstance(error.__cause__, SystemExit | KeyboardInterrupt):
+        text, do = words_of(error), "take the call that ends the program out of the plugin"
     else:
-        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        text = words_of(error)
         imports = isinstance(error, ImportError)
         do = "install what it imports, or mend the import" if imports else "mend the plugin"
     return f"{place}: {text}; {do}" if place else f"{text}; {do}"
@@ -197,7 +228,7 @@ def specs_of(plugin: Any, name: str, owner: str) -> list[Spec]:
                 raise UsageError(f"{owner} registers the {kind} {name!r} twice", do="keep one of them")
             for option in spec.options:
                 _check_default(spec, option)
-            specs.append(spec)
+            specs.append(spec if owner == BUILTIN else guarded(spec))
 
         getattr(plugin, hook)(register)
     return specs

@@ -53,7 +53,8 @@ def take_job() -> tuple[dict[str, Any], Cell, TextIO]:
     its parent."""
     calm_collector()
     job = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(os.dup(0),), daemon=True).start()
+    sys.stdin = open(os.devnull)  # noqa: SIM115 - exit() closes it, which waits for ever for a thread that reads it
     events = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever a library prints goes to the log
     return job, Cell.model_validate_json(json.dumps(job["cell"])), events
@@ -83,8 +84,9 @@ def take_device(device: Device) -> None:
         torch.cuda.set_device(device.name)
 
 
-def _end_with_parent() -> None:
-    sys.stdin.read()
+def _end_with_parent(parent: int) -> None:
+    while os.read(parent, 4096):
+        pass
     os._exit(Interrupted.exit_code)
 
 

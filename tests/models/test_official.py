@@ -271,3 +271,59 @@ def test_a_network_without_dropped_labels_has_no_row_for_them():
         network(golden_input([1, 3, 8, 8]), torch.tensor([5]), torch.tensor([10]))
     with pytest.raises(UsageError, match="got no labels"):
         network(golden_input([1, 3, 8, 8]), torch.tensor([5]))
+
+
+WEIGHTS = official_weights(TEXT["param_order"])
+NAME = "blocks.1.msa.to_q.weight"
+VALUE = WEIGHTS[NAME]
+
+
+def renamed(change):
+    return {change(name): value for name, value in WEIGHTS.items()}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        renamed(lambda name: f"_orig_mod.{name}"),
+        renamed(lambda name: f"module._orig_mod.{name}"),
+        renamed(lambda name: name.replace("blocks.0.", "blocks.0._orig_mod.")),
+        {"state_dict": {"ema": renamed(lambda name: f"ema.{name}")}, "epoch": 3},
+        {**renamed(lambda name: f"_orig_mod.module.{name}"), "n_averaged": torch.tensor(3)},
+        {**renamed(lambda name: f"ema.{name}"), **{f"model.{n}": 0 * v for n, v in WEIGHTS.items()}},
+    ],
+    ids=["compiled", "both", "inside", "nested", "averaged", "side by side"],
+)
+def test_what_wrappers_add_to_names_is_taken_away(given):
+    np.testing.assert_allclose(
+        output(load("zigma", given, TEXT["config"]), TEXT), golden_output(TEXT), atol=1e-4, rtol=0
+    )
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({0: VALUE}, "a name that is no text: 0 .int"),
+        ({NAME: None}, f"no tensor: {NAME} .NoneType"),
+        ({NAME: VALUE.to("meta")}, f"a meta tensor.*{NAME}"),
+        ({NAME: VALUE.to_sparse()}, f"not dense: {NAME} .torch.sparse_coo"),
+        ({NAME: VALUE.to(torch.int8)}, f"not of floating-point numbers: {NAME} .torch.int8"),
+        ({NAME: VALUE.to(torch.complex64)}, f"not of floating-point numbers: {NAME} .torch.complex64"),
+        ({NAME: VALUE * math.nan}, f"NaN or infinite: {NAME} .8,192 of 8,192 values"),
+        ({NAME: VALUE.double().fill_(1e300)}, f"NaN or infinite: {NAME}"),
+        ({f"_orig_mod.{NAME}": VALUE}, f"two tensors stand for one.*{NAME}"),
+        ({"x": torch.ones(1).expand(10**12)}, "unexpected: x"),
+        ({f"x{i}": VALUE for i in range(99)}, "and 79 more of 99"),
+    ],
+)
+def test_tensors_that_no_network_can_have_are_named(change, words):
+    with pytest.raises(UsageError, match=words):
+        load("zigma", {**WEIGHTS, **change}, TEXT["config"])
+
+
+def test_mappings_within_themselves_are_refused():
+    given: dict = {}
+    given["model"] = given
+    with pytest.raises(UsageError, match="within 8 mappings"):
+        load("zigma", given, TEXT["config"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -50,7 +52,13 @@ def new_plugin(
     from zigma_bench.kit import write_plugin
 
     made = write_plugin(name, kind, folder)
-    typer.echo(f"{made}: pytest {made}; then pip install {made}; then zigma-bench plugins check {name}")
+    typer.echo(f"{made}: {next_steps(made, name)}")
+
+
+def next_steps(folder: Path, name: str) -> str:
+    """What to type next, for a shell: pip takes a path without a slash for a name on PyPI."""
+    place = shlex.quote(str(folder) if folder.is_absolute() else f".{os.sep}{folder}")
+    return f"pytest {place}; then pip install {place}; then zigma-bench plugins check {shlex.quote(name)}"
 
 
 @plugins.command("check")

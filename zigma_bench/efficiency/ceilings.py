@@ -114,4 +114,6 @@ def _first_route(cell: Cell) -> Route:
     assert cell.backbone is not None
     options = catalogue().get("backbone", cell.backbone.name).make_options(cell.backbone.options)
     grid = Grid.of_image(cell.height, cell.width, options.patch, cell.frames)
-    return cell_routes(cell.scan, grid=grid, depth=options.depth, seed=cell.seed, catalogue=catalogue())[0]
+    return cell_routes(
+        cell.scan, grid=grid, depth=options.depth, seed=cell.seed, catalogue=catalogue(), planned=cell.order_digests
+    )[0]

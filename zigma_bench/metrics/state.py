@@ -11,6 +11,7 @@ from torch import Tensor
 
 from zigma_bench.errors import NotReady
 from zigma_bench.metrics.weights import PUBLISHED, Given, is_published
+from zigma_bench.models.tensors import faults_of, listed, not_finite
 
 State = dict[str, Tensor]
 
@@ -25,8 +26,10 @@ def read_state(given: Given, path: Path) -> State:
         state = _read(given, path)
     except Exception as error:  # a file of something else raises whatever its reader runs into
         raise unfit(given, path, f"{type(error).__name__} {error}") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict):
         raise unfit(given, path, type(state).__name__)
+    if faults := faults_of(state, floating=False) or not_finite(state):
+        raise unfit(given, path, listed(faults))
     return state
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pydantic
@@ -13,15 +14,16 @@ from zigma_bench.errors import UsageError, ZigmaBenchError, nearest
 from zigma_bench.grid import Grid
 from zigma_bench.plan.cells import Resolved
 from zigma_bench.plan.space import TOY
-from zigma_bench.plugins import Catalogue
+from zigma_bench.plugins import BUILTIN, Catalogue
 from zigma_bench.registry import DataFacts, Spec
-from zigma_bench.scans.layers import routes
-from zigma_bench.scans.route import Route
+from zigma_bench.scans.layers import fresh_routes, routes
+from zigma_bench.scans.route import BrokenScan, Route
 from zigma_bench.suite import Budget, Choice, Data, Efficiency, Latents, OwnRecipe, Reference, SizeMatch, Source, Suite
 
 TOY_TOKENS = 8  # of a text in a smoke run
 TOY_CROP = 10  # of which 8 x 8 pixels are cut
 LONGEST_WORD = 40  # of an option's value in a label
+DIGITS = 12  # of a digest in an error
 
 
 def smoke_suite(suite: Suite, catalogue: Catalogue, source: Source) -> Suite:
@@ -193,11 +195,44 @@ def word(value: Any) -> str:
     return f"{text[: LONGEST_WORD - 10]}...{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
-def cell_routes(scan: Resolved | None, *, grid: Grid, depth: int, seed: int, catalogue: Catalogue) -> tuple[Route, ...]:
-    """The route of every layer; none for an order-free backbone."""
+def cell_routes(
+    scan: Resolved | None,
+    *,
+    grid: Grid,
+    depth: int,
+    seed: int,
+    catalogue: Catalogue,
+    planned: Sequence[str] | None = None,
+) -> tuple[Route, ...]:
+    """The route of every layer; none for an order-free backbone.
+
+    `planned`: the digests of the orders that a plan holds; BrokenScan where today's are others. Without it these orders
+    are for a plan, and BrokenScan is raised where a plugin's scan, called again, gives others.
+    """
     if scan is None:
         return ()
-    return routes(catalogue.get("scan", scan.name), grid=grid, depth=depth, seed=seed, options=scan.options)
+    spec = catalogue.get("scan", scan.name)
+    found = routes(spec, grid=grid, depth=depth, seed=seed, options=scan.options)
+    digests = [route.digest for route in found]
+    if planned is not None:
+        _check_same(spec, list(planned), digests, "gives another order than the one that was planned")
+    elif spec.owner != BUILTIN:
+        again = fresh_routes(spec, grid=grid, depth=depth, seed=seed, options=scan.options)
+        _check_same(spec, digests, [route.digest for route in again], "gives another order when it is called again")
+    return found
+
+
+def _check_same(spec: Spec, expected: Sequence[str], found: Sequence[str], what: str) -> None:
+    """BrokenScan for the first layer whose order has another digest."""
+    for layer, (wanted, got) in enumerate(itertools.zip_longest(expected, found, fillvalue="none")):
+        if wanted != got:
+            raise BrokenScan(
+                f"the scan {what}: the same arguments must give the same order, in every process",
+                where=f"scan {spec.name!r} of {spec.owner}, layer {layer}",
+                expected=f"the order with the digest {wanted[:DIGITS]}", got=got[:DIGITS],
+                do="draw random numbers from np.random.default_rng([seed, layer]), and let nothing else enter the "
+                "order: no clock, no hash() and no state between calls",
+            )  # fmt: skip
 
 
 def _plain(value: Any) -> Any:

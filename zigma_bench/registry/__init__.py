@@ -10,6 +10,7 @@ from zigma_bench.registry.facts import (
     MixerFacts,
     TransformFacts,
 )
+from zigma_bench.registry.guard import guarded
 from zigma_bench.registry.specs import RESERVED, Option, Registry, Spec, load_target, scan_spec, target_spec
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Spec",
     "TransformFacts",
     "added",
+    "guarded",
     "load_target",
     "scan_spec",
     "sum_by_name",

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from zigma_bench.errors import NotReady, UnknownName, UsageError, nearest
+from zigma_bench.errors import NotReady, UnknownName, UsageError, ZigmaBenchError, nearest
+from zigma_bench.interrupts import contained, words_of
 
 RESERVED = ("grid", "layer", "depth", "seed")  # what the framework hands to a scan; everything else is an option
 REQUIRED = inspect.Parameter.empty
@@ -36,12 +37,19 @@ class Option:
         """The value, if it is of the option's type (strictly: a quoted number is text)."""
         import pydantic
 
+        adapter = pydantic.TypeAdapter(self.annotation)  # raises pydantic's errors for what is no type
         try:
-            checked = pydantic.TypeAdapter(self.annotation).validate_python(value, strict=True)
+            with contained():  # a plugin's validator may raise anything
+                checked = adapter.validate_python(value, strict=True)
             if type(checked) is type(value) or (isinstance(checked, float) and type(value) is int):
                 return checked  # a Literal takes True for 1, even strictly
         except pydantic.ValidationError:
             pass
+        except Exception as error:
+            raise UsageError(
+                f"option {self.name!r} can't be checked, its type raises {words_of(error)}", where=where, got=value,
+                do="give another value, or mend the option's validator",
+            ) from error  # fmt: skip
         raise UsageError(f"option {self.name!r} has a wrong value", where=where, expected=self.type_text, got=value)
 
 
@@ -63,11 +71,19 @@ class Spec:
         if not isinstance(self.target, str):
             return self.target
         try:
-            return load_target(self.target)
-        except (ImportError, AttributeError) as error:
+            with contained():
+                target = load_target(self.target)
+        except Exception as error:  # an import runs a plugin's code, which may raise anything
+            reason = str(error) if isinstance(error, ImportError | AttributeError) else words_of(error)
             raise NotReady(
-                f"{self.kind} {self.name!r} of {self.owner} can't be loaded from {self.target!r}: {error}"
+                f"{self.kind} {self.name!r} of {self.owner} can't be loaded from {self.target!r}: {reason}"
             ) from error
+        if not callable(target):
+            raise NotReady(
+                f"{self.kind} {self.name!r} of {self.owner} can't be loaded from {self.target!r}",
+                expected="a class or a function", got=target,
+            )  # fmt: skip
+        return target
 
     def resolve(self, given: Mapping[str, Any], *, where: str) -> dict[str, Any]:
         """All options with defaults filled in and every given value checked; sorted by name."""
@@ -95,7 +111,16 @@ class Spec:
     def make_options(self, values: Mapping[str, Any]) -> Any:
         """The options as the frozen dataclass that the target takes."""
         assert self.options_class is not None, f"{self.kind} {self.name} takes no options class"
-        return self.options_class(**values)
+        try:
+            with contained():
+                return self.options_class(**values)
+        except ZigmaBenchError:
+            raise
+        except Exception as error:  # of a plugin's `__post_init__`
+            raise UsageError(
+                f"the options of {self.kind} {self.name!r} of {self.owner} are refused with {words_of(error)}",
+                got=dict(values), do="give other values, or mend the plugin",
+            ) from error  # fmt: skip
 
 
 def load_target(target: str) -> Callable[..., Any]:

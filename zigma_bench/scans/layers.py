@@ -13,6 +13,7 @@ import numpy as np
 
 from zigma_bench.errors import UsageError, ZigmaBenchError
 from zigma_bench.grid import Grid
+from zigma_bench.interrupts import contained, words_of
 from zigma_bench.scans.route import BrokenScan, LearnedOrder, Route
 
 RESERVED = ("grid", "layer", "depth", "seed")
@@ -109,14 +110,15 @@ def _route(request: _Request, layer: int) -> Route:
     """One layer's route: called, put into form, checked."""
     who = request.who(layer)
     try:
-        value = _call(request, layer)
+        with contained():
+            value = _call(request, layer)
         route = value if isinstance(value, Route) else Route(value)
     except ZigmaBenchError as error:
         error.where = f"{who}, {error.where}" if error.where else who
         raise
     except Exception as error:  # a plugin may raise anything; the plan must say whose it is
         raise BrokenScan(
-            f"the scan failed on the grid {request.grid} with {type(error).__name__}: {error}",
+            f"the scan failed on the grid {request.grid} with {words_of(error)}",
             where=who,
             do="mend the scan, or refuse the grid with zigma_bench.errors.NotReady",
         ) from error

@@ -51,6 +51,7 @@ def learned_steps(spec: Spec, values: Mapping[str, Any]) -> list[Step]:
     return [
         *shared,
         Step("paths", paths, lambda: _paths(spec, case)),
+        Step("paths again", "the same for the same features, in evaluation", lambda: _paths_again(case)),
         Step("a gradient", "for every parameter, through the weight", lambda: _gradient(case)),
     ]
 
@@ -68,6 +69,20 @@ def _paths(spec: Spec, case: Built) -> str:
     if weight is not None and tuple(weight.shape) != (BATCH, GRID.tokens):
         raise Failed(f"a weight of {list(weight.shape)}")
     return f"{list(paths.shape)}, weight {'none' if weight is None else list(weight.shape)}"
+
+
+def _paths_again(case: Built) -> str:
+    """An order that is drawn by chance in evaluation is another in each figure that is made of the network."""
+    from zigma_bench.testing.network import stirred
+
+    network = stirred(case)
+    with torch.no_grad():
+        first, second = (network.order(*case.inputs)[0] for _ in range(2))  # type: ignore[operator]
+    if not torch.equal(first, second):
+        raise Failed(
+            f"{first[0, 0, :8].tolist()} and then {second[0, 0, :8].tolist()}; make the order of the features alone"
+        )
+    return "the same"
 
 
 def _gradient(case: Built) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from zigma_bench.models.init import generator, initialise
 from zigma_bench.registry import Cost
+from zigma_bench.testing.flops import compare_flops
 from zigma_bench.testing.report import Failed, Step
 from zigma_bench.training.checkpoint import load_weights, save_weights
 
@@ -34,9 +35,14 @@ def network_steps(case: Built) -> list[Step]:
     return [
         Step("builds", "an nn.Module", lambda: type(_fresh(case, 0)).__name__, essential=True),
         Step("parameters", "as many as the cost formula says", lambda: same_parameters(case)),
-        Step("FLOPs", "whole numbers of at least 0, not all 0", lambda: _counted_flops(case)),
+        Step("FLOPs", "whole numbers by operator, and those of one sample in all", lambda: _counted_flops(case)),
         Step("first weights", "finite, and the same for the same seed", lambda: _same_weights(case), essential=True),
-        Step("output", f"finite float32 {list(case.shape)}", lambda: _output(case), essential=True),
+        Step(
+            "output",
+            f"finite float32 {list(case.shape)}, the same when called again",
+            lambda: _output(case),
+            essential=True,
+        ),
         Step("gradients", "finite, for every parameter and the input", lambda: _gradients(case)),
         Step("samples apart", f"each of {count} outputs depends on its own input alone", lambda: _apart(case)),
         Step("state dict", "saved and loaded, the same outputs", lambda: _round_trip(case)),
@@ -87,11 +93,11 @@ def _fresh(case: Built, seed: int) -> nn.Module:
 
 
 def _counted_flops(case: Built) -> str:
-    flops = dict(case.cost().forward_flops)
-    bad = {name: value for name, value in flops.items() if not isinstance(value, int) or value < 0}
-    if bad or not sum(flops.values()):
-        raise Failed(f"{bad or flops}")
-    return f"{sum(flops.values()):,} in {', '.join(flops)}"
+    cost = case.cost()
+    bad = {name: value for name, value in cost.forward_flops.items() if type(value) is not int or value < 0}
+    if bad:
+        raise Failed(f"{bad}")
+    return compare_flops(lambda: stirred(case), case.inputs, cost)
 
 
 def _same_weights(case: Built) -> str:
@@ -110,13 +116,16 @@ def _same_weights(case: Built) -> str:
 
 def _output(case: Built) -> str:
     with torch.no_grad():
-        found = stirred(case)(*case.inputs)
+        network = stirred(case)
+        found, again = network(*case.inputs), network(*case.inputs)
     if not isinstance(found, Tensor):
         raise Failed(f"a {type(found).__name__}")
     if tuple(found.shape) != case.shape or found.dtype != torch.float32:
         raise Failed(f"{found.dtype} {list(found.shape)}")
     if not torch.isfinite(found).all():
         raise Failed("values that are not finite")
+    if not torch.equal(found, again):
+        raise Failed("another output for the same input; in evaluation nothing is drawn by chance")
     return f"{found.dtype} {list(found.shape)}".replace("torch.", "")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from zigma_bench.errors import ZigmaBenchError
+from zigma_bench.interrupts import contained, words_of
 from zigma_bench.plugin_places import place_of
 
 
@@ -63,7 +64,8 @@ def walk(steps: Sequence[Step]) -> tuple[Check, ...]:
     checks = []
     for step in steps:
         try:
-            check = Check(step.what, step.expected, step.look(), True)
+            with contained():
+                check = Check(step.what, step.expected, step.look(), True)
         except Exception as error:  # a plugin may raise anything
             check = Check(step.what, step.expected, told(error), False)
         checks.append(check)
@@ -76,7 +78,7 @@ def told(error: Exception) -> str:
     """An exception as a line: what it says, and where in the plugin's code it was raised."""
     if isinstance(error, Failed):
         return str(error)
-    text = str(error) if isinstance(error, ZigmaBenchError) else f"{type(error).__name__}: {error}"
+    text = str(error) if isinstance(error, ZigmaBenchError) else words_of(error)
     place = place_of(error)
     if place is None and error.__traceback__ is not None:
         last = traceback.extract_tb(error.__traceback__)[-1]

@@ -36,13 +36,15 @@ from zigma_bench.models.official.card import (
     read_card,
 )
 from zigma_bench.models.official.released import read_released, sha256_of
-from zigma_bench.models.official.state import Loading, fill, tensors_of
+from zigma_bench.models.official.state import Loading, fill, tensors_of, weight_sets
+from zigma_bench.models.tensors import listed, not_finite
 from zigma_bench.ops.backends import resolve
 from zigma_bench.plan import Resolved
 from zigma_bench.store import sync_folder, write_atomic, write_json
 from zigma_bench.suite import PathName, Prediction
 
 NETWORKS: dict[str, Callable[..., Loading]] = {"zigma": zigma.build, "dit": dit.build_dit, "sit": dit.build_sit}
+SIZES = ("embed_dim", "hidden_size", "in_channels", "img_dim", "input_size", "num_classes", "d_context")
 UNSAID = ("device", "dtype")  # of ZigMa's constructor: where it ran, and float32
 
 
@@ -74,13 +76,15 @@ def import_checkpoint(
     code, for arguments that the constructor has not, for names and shapes that differ (all are listed), and for a
     folder that is in use.
     """
-    build = network_of(name)
+    network_of(name)
     _check_free(folder)
     _check_objective(name, path, prediction)
-    loading = build(config, backend=resolve("torch", "cpu"))
     given = read_released(file)
     chosen = _chosen(given, weights, file)
-    fill(loading.layout, _tensors(given, chosen, file), where=str(file))
+    tensors = _tensors(given, chosen, file)
+    _check_sizes(name, config, tensors)
+    loading = _built(name, config)
+    fill(loading.layout, tensors, where=str(file))
     loading.finish()
     origin = Origin(file=file.name, bytes=file.stat().st_size, sha256=sha256_of(file), weights=chosen)
     facts = _facts(name, loading, space)
@@ -111,12 +115,15 @@ def open_model(folder: str | Path, *, backend: str = "auto", device: str = "cpu"
 
 def _chosen(given: Mapping[str, Any], asked: Literal["ema", "model"] | None, file: Path) -> Weights:
     """Which weights of the file are taken: those asked for, else its EMA, else its model, else all that it is."""
-    nested = [key for key in ("ema", "model") if isinstance(given.get(key), Mapping)]
-    if not nested and asked is not None:
+    try:
+        sets = weight_sets(given)
+    except UsageError as error:
+        raise error.at(str(file)) from None
+    if "only" not in sets:
+        return asked or ("ema" if "ema" in sets else "model")
+    if asked is not None:
         raise UsageError(f"the file holds one set of weights, and none is called {asked!r}", where=str(file))
-    if not nested:
-        return "only"
-    return asked or ("ema" if "ema" in nested else "model")
+    return "only"
 
 
 def _tensors(given: Mapping[str, Any], chosen: Weights, file: Path) -> dict[str, Tensor]:
@@ -124,6 +131,31 @@ def _tensors(given: Mapping[str, Any], chosen: Weights, file: Path) -> dict[str,
         return tensors_of(given, chosen)
     except UsageError as error:
         raise error.at(str(file)) from None
+
+
+def _built(name: str, config: Mapping[str, Any]) -> Loading:
+    """The network that waits for its weights; UsageError for one that memory does not hold."""
+    try:
+        return network_of(name)(config, backend=resolve("torch", "cpu"))
+    except (RuntimeError, MemoryError, OverflowError, ValueError, TypeError) as error:  # of torch and NumPy, for sizes
+        first = (str(error).splitlines() or ["no reason"])[0][:200]
+        raise UsageError(
+            f"the network that the config describes can't be built ({type(error).__name__}: {first})",
+            where=f"config of {name}", do="give the arguments that the network was trained with",
+        ) from None  # fmt: skip
+
+
+def _check_sizes(name: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """UsageError for a network that is far larger than the file, before memory is taken for it."""
+    values = sum(tensor.numel() for tensor in tensors.values())
+    limits = dict.fromkeys(SIZES, values) | {"depth": len(tensors)}
+    for key, most in limits.items():
+        if type(config.get(key)) is int and config[key] > most:
+            raise UsageError(
+                "the config describes a larger network than the file holds", where=f"config of {name}, key {key}",
+                expected=f"at most {most:,}, for {len(tensors):,} tensors of {values:,} values", got=config[key],
+                do="give the arguments that the network was trained with",
+            )  # fmt: skip
 
 
 def _check_free(folder: Path) -> None:
@@ -202,6 +234,11 @@ def _read_weights(path: Path, card: Card) -> dict[str, Tensor]:
                 "the weights are not those of the card", where=str(path), expected=f"sha256 {card.model_sha256}",
                 got=found, do="import the model again",
             )  # fmt: skip
-        return load_file(path)
+        weights = load_file(path)
     except (OSError, SafetensorError) as error:
         raise UsageError(f"the weights can't be read: {error}", where=str(path), do="import the model again") from None
+    if bad := not_finite(weights):
+        raise UsageError(
+            f"the weights hold values that are no numbers: {listed(bad)}", where=str(path), do="import another file"
+        )
+    return weights

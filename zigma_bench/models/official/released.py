@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from zigma_bench.errors import NotReady, UsageError
@@ -88,7 +87,7 @@ def _as_ignored(names: list[str]) -> contextlib.AbstractContextManager[Any]:
 def _read_safetensors(path: Path) -> Mapping[str, Any]:
     try:
         return load_file(path)
-    except (SafetensorError, OSError) as error:
+    except Exception as error:  # SafetensorError, OSError, and what torch says of a type or a size that it has not
         raise _damaged(path, error) from None
 
 

@@ -1,0 +1,66 @@
+"""What is wrong with the tensors of a weights file, by name: what no network can be filled with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LISTED = 20  # names of one fault; more are counted
+LONGEST_NAME = 120
+
+
+def faults_of(tensors: Mapping[Any, Any], *, floating: bool = True) -> dict[str, list[str]]:
+    """The entries that are no usable tensors, by fault. `floating`: tensors of whole numbers are a fault too."""
+    found: dict[str, list[str]] = {}
+    for name, value in tensors.items():
+        if (fault := _fault(name, value, floating=floating)) is not None:
+            found.setdefault(fault[0], []).append(f"{name_text(name)}{fault[1]}")
+    return found
+
+
+def _fault(name: Any, value: Any, *, floating: bool) -> tuple[str, str] | None:
+    """The fault of one entry, and what is added to its name."""
+    if not isinstance(name, str):
+        return "a name that is no text", f" ({type(name).__name__})"
+    if not isinstance(value, Tensor):
+        return "no tensor", f" ({type(value).__name__})"
+    if value.is_meta:
+        return "a meta tensor, which holds a shape and no values", ""
+    if value.is_quantized:
+        return "quantized", f" ({value.dtype})"
+    if value.is_nested or value.layout is not torch.strided:
+        return "not dense", f" ({'nested' if value.is_nested else value.layout})"
+    if floating and not value.is_floating_point():
+        return "not of floating-point numbers", f" ({value.dtype})"
+    return None
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """The tensors that hold NaN or infinite values in float32, with their number."""
+    bad = []
+    for name, value in tensors.items():
+        if value.is_floating_point() or value.is_complex():
+            count = value.numel() - int((value if value.is_complex() else value.float()).isfinite().sum())
+            if count:
+                bad.append(f"{name_text(name)} ({count:,} of {value.numel():,} values)")
+    return {"NaN or infinite": bad} if bad else {}
+
+
+def listed(faults: Mapping[str, Iterable[str]]) -> str:
+    """Faults in a line, each with its names; a long list is cut and counted."""
+    parts = []
+    for fault, names in faults.items():
+        names = list(names)
+        rest = f", and {len(names) - LISTED:,} more of {len(names):,}" if len(names) > LISTED else ""
+        if names:
+            parts.append(f"{fault}: {', '.join(names[:LISTED])}{rest}")
+    return "; ".join(parts)
+
+
+def name_text(name: Any) -> str:
+    """A name of a file as an error shows it: no control characters, and not endless."""
+    text = name if isinstance(name, str) and name.isprintable() and name else repr(name)
+    return text if len(text) <= LONGEST_NAME else f"{text[:LONGEST_NAME]}..."

@@ -1,0 +1,80 @@
+"""The FLOPs that a module takes, counted by PyTorch, beside those that its formula declares.
+
+PyTorch counts matrix products, convolutions and attention. Of all other operators the values that they read and write
+are counted: a formula may declare a few FLOPs for each (a scan does), and no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from zigma_bench.registry import Cost
+from zigma_bench.testing.report import Failed
+
+LESS = 0.02  # a formula may leave out this share, such as that of a small projection
+A_VALUE, A_SCANNED_VALUE = 1, 3  # FLOPs for each value that other operators read or write; in a scan they do more
+
+
+@dataclass(frozen=True)
+class Counted:
+    """`products`: FLOPs that PyTorch counts. `values`: read and written by all other operators. `foreign`: operators
+    that are not PyTorch's own, whose work nobody can count."""
+
+    products: int
+    values: int
+    foreign: tuple[str, ...]
+
+
+def count_flops(network: nn.Module, inputs: tuple[Tensor, ...]) -> Counted:
+    """Those of one forward pass of one sample, in evaluation."""
+    one = [value[:1] for value in inputs]
+    values = _Values()
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, values:
+        network.eval()(*one)
+    return Counted(counter.get_total_flops(), values.count, tuple(sorted(values.foreign)))
+
+
+class _Values(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the values that operators read and write; what a view shows is neither."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count, self.foreign = 0, set[str]()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if func.namespace not in ("aten", "prim", "prims"):
+            self.foreign.add(str(func))
+        if not func.is_view:
+            leaves = tree_leaves((args, kwargs, found))
+            self.count += sum(leaf.numel() for leaf in leaves if isinstance(leaf, Tensor))
+        return found
+
+
+def compare_flops(build: Callable[[], nn.Module], inputs: tuple[Tensor, ...], cost: Cost) -> str:
+    """The declared FLOPs in words; Failed where they are too few, or more than the network can take."""
+    declared = cost.total_flops
+    counted = count_flops(build(), inputs)
+    words = f"{declared:,} by the formula, {counted.products:,} counted by PyTorch in products and convolutions"
+    if declared < (1 - LESS) * counted.products:
+        raise Failed(f"{words}; the formula leaves some out")
+    if counted.foreign:
+        return f"{words}; {', '.join(counted.foreign)} can't be counted"
+    scan = cost.forward_flops.get("scan", 0)
+    for part, flops, each in (("", declared, A_SCANNED_VALUE), (" without the scan", declared - scan, A_VALUE)):
+        room = each * counted.values
+        if flops > counted.products + room:
+            most = f"all else reads and writes {counted.values:,} values, which takes at most {room:,}"
+            raise Failed(f"{words}; {most}, so {flops:,}{part} are too many")
+    return f"{words}, in {', '.join(cost.forward_flops)}" if cost.forward_flops else "none declared, none counted"
