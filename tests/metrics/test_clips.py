@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from dataclasses import replace
 
@@ -54,9 +55,11 @@ def flat(images) -> ArrayImages:
 
 def test_a_figure_of_frames_is_that_of_the_frames_as_images(subject):
     images = replace(subject, samples=flat(subject.samples), reference=flat(subject.reference))
-    chosen = EffliteOptions()
+    chosen = EffliteOptions(64)
     for of_frames, of_images in (
         (clips.frame_fd_efflite0, measure.fd_efflite0), (clips.frame_kid_efflite0, measure.kid_efflite0),
+        (clips.frame_fd_efflite2, functools.partial(measure.measured, "fd", "efflite2")),
+        (clips.frame_kid_efflite2, functools.partial(measure.measured, "kid", "efflite2")),
     ):  # fmt: skip
         found, expected = of_frames(chosen, subject), of_images(chosen, images)
         assert found.name == f"frame-{expected.name}"
@@ -82,7 +85,7 @@ def test_the_order_of_frames_matters_to_fvd_alone(subject, i3d):
     assert clips.fvd(options, same).value == pytest.approx(0, abs=1e-6)
     assert clips.fvd(options, jumbled).value > 1
     assert clips.fvd(options, still).value > 1
-    assert clips.frame_fd_efflite0(EffliteOptions(), jumbled).value == pytest.approx(0, abs=1e-6)
+    assert clips.frame_fd_efflite0(EffliteOptions(64), jumbled).value == pytest.approx(0, abs=1e-6)
 
 
 def test_fvd_is_the_frechet_distance_of_what_the_file_says(subject, i3d):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -20,6 +21,8 @@ from zigma_bench.metrics import golden
 from zigma_bench.metrics.efflite import efflite
 from zigma_bench.metrics.features import Extractor, features
 from zigma_bench.metrics.golden import STEP, check_golden, golden_images, known
+from zigma_bench.metrics.names import EFFLITES
+from zigma_bench.metrics.options import EffliteSize
 from zigma_bench.metrics.subject import Subject
 
 
@@ -56,15 +59,26 @@ def test_the_images_are_the_same_everywhere():
     assert images[i, c, y, x] == (6 * 10 + 10 * 17 + 80 + 45 * 5 // 7) % 256
 
 
+@pytest.mark.parametrize("family", EFFLITES)
 @pytest.mark.parametrize("size", [64, 128])
-def test_the_golden_features_are_float64s_and_float32_is_well_within_the_tolerance(size):
-    rows = known()[f"efflite0-{size}"]
-    exact = computed(size)
+def test_the_golden_features_are_float64s_and_float32_is_well_within_the_tolerance(family, size):
+    rows = known()[f"{family}-{size}"]
+    exact = computed(family, size)
     assert rows == pytest.approx(exact[:, ::STEP], abs=1e-8)
     assert all(np.count_nonzero(row) >= 8 for row in rows)
-    found = features(ArrayImages(golden_images()), efflite("efflite0", size))
+    found = features(ArrayImages(golden_images()), efflite(family, size))
     off = np.abs(found - exact).max(1) / exact.max(1)
     assert off.max() < golden.TOLERANCE / 10
+
+
+def test_every_size_of_every_installed_extractor_has_golden_features():
+    assert set(known()) == {f"{family}-{size}" for family in EFFLITES for size in get_args(EffliteSize)}
+    for name, rows in known().items():
+        family, size = name.split("-")
+        found = features(ArrayImages(golden_images()), efflite(family, int(size)))[:, ::STEP]
+        assert (np.abs(found - rows).max(1) / rows.max(1)).max() < golden.TOLERANCE / 10
+    spaces = [rows.ravel() for rows in known().values()]
+    assert all(not np.allclose(a, b, atol=0.1) for i, a in enumerate(spaces) for b in spaces[:i])
 
 
 def to_19_bits(x):

