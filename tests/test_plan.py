@@ -437,3 +437,30 @@ def test_smoke_keeps_the_solver(write_suite):
     for solver, evaluations in (("heun-sde", 5), ("euler-maruyama", 5), ("ddim", 4), ("dopri5", None)):
         sampler = plan(write_suite(VP, (", evaluations: 2", f", solver: {solver}")), smoke=True).cells[0].sampler
         assert (sampler.solver, sampler.evaluations) == (solver, evaluations)
+
+
+def test_a_default_that_is_written_out_changes_no_identity(write_suite):
+    """So an option that is added later, whose default is what was done before, leaves records as they are."""
+    explicit = write_suite(
+        ("width: 32, depth: 2, patch: 2}\n    scans: [raster, {name: zigzag, paths: 8}", "width: 32, depth: 2, patch: 2, residual: official}\n"
+         "    scans: [raster, {name: zigzag, paths: 8, mode: layerwise}"),
+        ("{name: digits}", "{name: digits, validation: 1000, caption: null}"),
+        ("train: {batch: 16}", "train: {batch: 16, flip: false, ema: 0.9999, random_crop: null, betas: [0.9, 0.999]}"),
+        ("quality: [val-loss]", "quality: [{name: val-loss, images: 512}]"), name="explicit.yaml",
+    )  # fmt: skip
+    short = make_plan(*load_suite(write_suite()), catalogue()).cells
+    long = make_plan(*load_suite(explicit), catalogue()).cells
+    for one, other in zip(short, long, strict=True):
+        for stage in one.stages:
+            assert one.identity(stage, card="") == other.identity(stage, card=""), (one.label, stage)
+    for change in (
+        ("ema: 0.9999", "ema: 0.5"),
+        ("residual: official", "residual: textbook"),
+        ("flip: false", "flip: true"),
+    ):
+        text = explicit.read_text()
+        assert change[0] in text
+        explicit.write_text(text.replace(*change))
+        changed = make_plan(*load_suite(explicit), catalogue()).cells[0]
+        assert changed.identity("train", card="") != short[0].identity("train", card=""), change
+        explicit.write_text(text)

@@ -1,6 +1,7 @@
 """A cell: the unit that runs, resumes and fails, and the identity of each of its stages.
 
-An identity is a hash of all that can change a result, stage by stage; labels, times and places never enter it.
+An identity is a hash of all that can change a result, stage by stage; labels, times and places never enter it. What
+equals its registered default is left out, so that a new option changes no identity.
 """
 
 from __future__ import annotations
@@ -14,20 +15,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic_core import to_jsonable_python
+
 from zigma_bench.encoders import features_folder
 from zigma_bench.errors import NotReady
 from zigma_bench.plan.diffusion import LINEAR_VELOCITY, Objective, Sampler, objective_of, sampler_of
 from zigma_bench.plan.space import LatentSpace
+from zigma_bench.plugins import catalogue
 from zigma_bench.suite import Efficiency, Reference, Sample, Strict, Train
 
 LONGEST_SLUG = 100
 SIZE_TOLERANCE = 0.02
-PROTOCOL = 1  # raised when the same plan would give other figures
+PROTOCOL = 2  # raised when the same plan would give other figures, as where a default changes
 Stage = Literal["train", "sample", "quality", "efficiency"]
 STAGES: tuple[Stage, ...] = ("train", "sample", "quality", "efficiency")
 Role = Literal["cell", "floor", "reconstruction", "ceiling"]
 DROP_RATE = 0.1  # of DiT, ADM and ZigMa
-LATER_OPTIONS = {"label", "classes", "caption", "streaming", "count", "shuffle_buffer"}  # of data sources
 OBJECTIVE_KEYS = {"path", "prediction", "weighting", "interval"}  # of the recipe: they stand as `Cell.objective_facts`
 
 
@@ -250,8 +253,7 @@ class Cell(Strict):
     def _timed(self) -> Any:
         """What is timed and how often; lists of an efficiency suite are resolved to one value of each cell."""
         lists = {"tokens", "batch", "backends", "channels"}
-        unsaid = lists | ({"rounds"} if self.efficiency is not None and self.efficiency.rounds == 1 else set())
-        return None if self.efficiency is None else self.efficiency.model_dump(mode="json", exclude=unsaid)
+        return None if self.efficiency is None else _set_keys(self.efficiency, exclude=lists)
 
     def _speedups(self) -> list[str]:
         """The keys of the recipe that make calls faster and no figure another, where they are set."""
@@ -268,33 +270,26 @@ class Cell(Strict):
         """What the images depend on; the batch counts for dopri5, whose steps are those of the whole batch."""
         s = self.sampler
         adaptive = [s.rtol, s.atol, self.sample.batch] if s.solver == "dopri5" else []
-        guidance = [] if self.sample.guidance is None else [self.sample.guidance.model_dump(mode="json")]
+        guidance = [] if self.sample.guidance is None else [_set_keys(self.sample.guidance)]
         return [s.solver, s.evaluations, *adaptive, *([s.facts()] if s.facts() else []), *guidance]
 
     def _data(self) -> Any:
         """The data's options, as they count."""
-        if self.data is None:
-            return None
-        data = _dump(self.data)
-        return {**data, "options": _counted(data["options"])}
-
-    def _reference(self) -> dict[str, Any]:
-        """The reference's keys; what came later counts where it is not what there was before it."""
-        return self.reference.model_dump(mode="json", exclude={"images"} if self.reference.images == "pixels" else None)
+        return _chosen("dataset", self.data)
 
     def _facts(self, stage: Stage, card: str) -> dict[str, Any]:
         data = {"protocol": PROTOCOL, "smoke": self.smoke, "data": [self._data(), self.data_fingerprint]}
         if self.latents is not None:
             data["latents"] = self.latents.facts
-        metrics = [[_dump(metric), *fp] for metric, fp in zip(self.quality, self._weights(), strict=True)]
-        judged = {"reference": self._reference(), "quality": metrics}
+        metrics = [[_chosen("metric", metric), *fp] for metric, fp in zip(self.quality, self._weights(), strict=True)]
+        judged = {"reference": _set_keys(self.reference), "quality": metrics}
         if self.role in ("floor", "reconstruction"):
             drawn = {**data, "role": self.role, "count": self.sample.count, "reference": self.reference.split}
             return {**drawn, **judged} if stage == "quality" else drawn
         network = {
             **data,
-            "backbone": _dump(self.backbone),
-            "scan": _dump(self.scan),
+            "backbone": _chosen("backbone", self.backbone),
+            "scan": _chosen("scan", self.scan),
             "orders": self.order_digests,
             "backend": self.backend,
             "shape": list(self.shape),
@@ -306,9 +301,7 @@ class Cell(Strict):
         trained = {**network, "role": self.role, "seed": self.seed}
         if self.role == "cell":
             left_out = {"checkpoint_seconds", "workers", "drop_condition", *OBJECTIVE_KEYS}
-            if self.train.random_crop is None:  # the key came later: records keep their names
-                left_out.add("random_crop")
-            trained["train"] = self.train.model_dump(mode="json", exclude=left_out)
+            trained["train"] = _set_keys(self.train, exclude=left_out)
             if self.condition is not None:
                 trained["drop_condition"] = self.condition.drop_rate(self.train)
             trained["budget"] = [self.train_images, self.train_seconds]
@@ -344,18 +337,24 @@ def too_few_held_out(sample: Sample, reference: Reference, held_out: int) -> Not
     )
 
 
-def _counted(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a data source; those that came later count where they are set: records keep their names."""
-    unset = {key for key in LATER_OPTIONS if options.get(key) is None or options[key] is False}
-    return {key: value for key, value in options.items() if key not in unset}
-
-
 def _joined(*names: str | None) -> str:
     return " · ".join(name for name in names if name)
 
 
-def _dump(model: Strict | None) -> Any:
-    return None if model is None else model.model_dump(mode="json")
+def _set_keys(model: Strict, *, exclude: set[str] | None = None) -> dict[str, Any]:
+    """The keys of a part of the suite that are not what they are by default."""
+    return model.model_dump(mode="json", exclude=exclude, exclude_defaults=True)
+
+
+def _chosen(kind: str, item: Resolved | None) -> Any:
+    """A registered name with its owner and the options that are not what they are by default."""
+    if item is None:
+        return None
+    options = item.model_dump(mode="json")["options"]
+    for option in catalogue().get(kind, item.name).options:
+        if not option.required and options.get(option.name) == to_jsonable_python(option.default):
+            options.pop(option.name, None)
+    return {"name": item.name, "owner": item.owner, "options": options}
 
 
 def digest(facts: Mapping[str, Any]) -> str:
