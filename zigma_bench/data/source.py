@@ -41,7 +41,7 @@ class Source:
 
 
 def describe(options: HuggingFaceOptions) -> DataFacts:
-    """Facts of the images that the options mean, from names and sizes of files; the network is never touched.
+    """Facts of the images that the options mean, from names and contents of files; the network is never touched.
 
     UsageError for options that contradict each other. A data set of the Hub counts as missing when HF_HUB_OFFLINE is
     set and no whole copy is in the cache; without it the run downloads the data set.
@@ -52,8 +52,8 @@ def describe(options: HuggingFaceOptions) -> DataFacts:
         for key in ("split", "validation_split", "validation", "image", "resolution", "channels", "resize", "name")
     }
     parts["kind"] = options.path if source.kind == "builder" else source.kind
-    parts["train"] = source.train.sizes()
-    parts["held_out"] = source.validation.sizes() if source.validation else None
+    parts["train"] = source.train.hashes()
+    parts["held_out"] = source.validation.hashes() if source.validation else None
     if source.kind == "hub":
         parts["hub"] = [options.path, options.revision, options.data_dir]
         parts["hub_files"] = [split_list(options.data_files), split_list(options.validation_files)]
