@@ -107,7 +107,9 @@ def below(folder: Path, suffixes: Iterable[str] | None = None) -> Listing:
     for place, folders, names in os.walk(folder.absolute()):
         folders[:] = [name for name in folders if not name.startswith((".", "__"))]
         shown = [name for name in names if not name.startswith(".")]
-        found += [os.path.join(place, name) for name in shown if wanted is None or Path(name).suffix.lower() in wanted]
+        found += [
+            os.path.join(place, name) for name in shown if wanted is None or os.path.splitext(name)[1].lower() in wanted
+        ]
     return Listing(tuple(sorted(found)))
 
 

@@ -19,6 +19,7 @@ from contextlib import closing, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote
 
 from zigma_bench.device import cores
@@ -38,8 +39,7 @@ TABLE = """CREATE TABLE IF NOT EXISTS files
     (number INTEGER PRIMARY KEY, path BLOB UNIQUE, state TEXT, sha256 BLOB, seal BLOB)"""
 
 
-@dataclass(frozen=True)
-class Known:
+class Known(NamedTuple):
     """A file as it was when it was looked at: `path`, with links of its folder resolved, and what `stat` says."""
 
     file: str
@@ -88,6 +88,15 @@ def hashes_of(files: Sequence[str | os.PathLike[str]]) -> list[str]:
     store.write([(item, value) for item, value in fresh if found.get(item.path) != value and item.changed_ns < settled])
     found |= {item.path: sha256 for item, sha256 in fresh}
     return [found[item.path].hex() for item in known]
+
+
+def changed_unseen(file: str) -> NotReady:
+    """The error of a file whose content changed while its size, times and inode stayed."""
+    return NotReady(
+        "the file holds other bytes than when its hash was remembered, though its size, times and inode are the same",
+        where=file,
+        do="check the disk and where the file came from; the hash is that of the bytes again, and a run trains anew",
+    )
 
 
 def named_hashes(files: Sequence[str | os.PathLike[str]]) -> list[tuple[str, str]]:

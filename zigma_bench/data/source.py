@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -159,8 +160,8 @@ def _absent(listing: Listing | None, patterns: tuple[str, ...]) -> list[str]:
     if listing is None:
         return []
     named = {Path(pattern).name for pattern in patterns}
-    files = [file for file in listing.files if Path(file).name not in named]
-    return [*missing_shards(files), *gaps(file for file in files if Path(file).suffix.lower() in SHARDS)]
+    files = [file for file in listing.files if os.path.basename(file) not in named]
+    return [*missing_shards(files), *gaps(file for file in files if file.lower().endswith(SHARDS))]
 
 
 def _missing_shard(file: str) -> Missing:

@@ -162,6 +162,7 @@ class Cell(Strict):
     latents: LatentSpace | None = None
     frames: int = 1
     text: TextFeatures | None = None  # of a cell whose condition is a text
+    data_places: tuple[str, ...] = ()  # the options of the data that only say where its files are
 
     @property
     def label(self) -> str:
@@ -272,11 +273,12 @@ class Cell(Strict):
         return [s.solver, s.evaluations, *adaptive, *([s.facts()] if s.facts() else []), *guidance]
 
     def _data(self) -> Any:
-        """The data's options, as they count."""
+        """The data's options, as they count: the fingerprint stands for the files, wherever they are."""
         if self.data is None:
             return None
         data = _dump(self.data)
-        return {**data, "options": _counted(data["options"])}
+        options = {key: value for key, value in data["options"].items() if key not in self.data_places}
+        return {**data, "options": _counted(options)}
 
     def _reference(self) -> dict[str, Any]:
         """The reference's keys; what came later counts where it is not what there was before it."""
