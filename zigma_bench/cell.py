@@ -369,8 +369,10 @@ def load_parts(cell: Cell, device: str = "cpu", tell: Tell = lambda done, text: 
 
 def load_splits(cell: Cell) -> Splits:
     """The images of a cell's data set after its transforms, as pixels."""
+    from zigma_bench.data.planned import check_planned
     from zigma_bench.data.transformed import transformed
 
+    check_planned(cell)
     data = cell.data_set
     spec = catalogue().get("dataset", data.name)
     return transformed(spec.load()(spec.make_options(data.options)), _steps(cell))

@@ -68,12 +68,17 @@ def minilm_folder() -> Path | None:
     return Path(found.submodule_search_locations[0]) / "model"
 
 
+def cache_root() -> Path:
+    """The folder of what is remembered between runs: that of ZIGMA_BENCH_CACHE, or ~/.cache/zigma-bench."""
+    folder = os.environ.get(CACHE_VARIABLE)
+    return Path(folder).expanduser() if folder else Path.home() / ".cache" / "zigma-bench"
+
+
 def features_root(cache: str | None) -> Path:
     """Where features are kept: the suite's folder, else `text` in that of ZIGMA_BENCH_CACHE or ~/.cache/zigma-bench."""
     if cache is not None:
         return Path(cache).expanduser()
-    folder = os.environ.get(CACHE_VARIABLE)
-    return (Path(folder).expanduser() if folder else Path.home() / ".cache" / "zigma-bench") / "text"
+    return cache_root() / "text"
 
 
 def features_folder(data_fingerprint: str, encoder_fingerprint: str, tokens: int, cache: str | None) -> Path:

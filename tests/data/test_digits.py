@@ -66,12 +66,14 @@ def test_what_does_not_fit_is_refused_by_the_plan_and_the_run(options: DigitsOpt
             function(options)
 
 
-def test_fingerprint_holds_the_options_and_the_version(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fingerprint_holds_the_options_and_the_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prints = {
         digits.describe(options).fingerprint for options in (DigitsOptions(), DigitsOptions(5), DigitsOptions(5, 16))
     }
     assert len(prints) == 3
-    monkeypatch.setattr("importlib.metadata.version", lambda name: "0.0")
+    other = tmp_path / "digits.csv.gz"
+    other.write_bytes(b"others")
+    monkeypatch.setattr(digits, "_file", lambda: other)
     assert digits.describe(DigitsOptions()).fingerprint not in prints
 
 

@@ -31,31 +31,37 @@ def register_datasets(register: Callable[..., None]) -> None:
         "huggingface",
         "zigma_bench.data.huggingface:load",
         options=HuggingFaceOptions,
-        facts=DatasetFacts(describe=source.describe, check="zigma_bench.data.check_files:parts"),
+        facts=DatasetFacts(
+            describe=source.describe,
+            check="zigma_bench.data.check_files:parts",
+            places=("data_dir", "data_files", "validation_files"),
+        ),
     )
     register(
         "faceshq",
         "zigma_bench.data.faceshq:load",
         options=FacesHQOptions,
-        facts=DatasetFacts(describe=faceshq.describe, check="zigma_bench.data.faceshq:parts"),
+        facts=DatasetFacts(describe=faceshq.describe, check="zigma_bench.data.faceshq:parts", places=("root",)),
     )
     register(
         "mm-celeba",
         "zigma_bench.data.mm_celeba:load",
         options=MmCelebaOptions,
-        facts=DatasetFacts(describe=mm_celeba.describe, check="zigma_bench.data.mm_celeba:parts"),
+        facts=DatasetFacts(describe=mm_celeba.describe, check="zigma_bench.data.mm_celeba:parts", places=("root",)),
     )
     register(
         "coco",
         "zigma_bench.data.coco:load",
         options=CocoOptions,
-        facts=DatasetFacts(describe=coco.describe, check="zigma_bench.data.coco:parts"),
+        facts=DatasetFacts(describe=coco.describe, check="zigma_bench.data.coco:parts", places=("root",)),
     )
     register(
         "ucf101",
         "zigma_bench.data.ucf101:load",
         options=Ucf101Options,
-        facts=DatasetFacts(describe=ucf101.describe, check="zigma_bench.data.ucf101:parts", toy="moving-digits"),
+        facts=DatasetFacts(
+            describe=ucf101.describe, check="zigma_bench.data.ucf101:parts", places=("root",), toy="moving-digits"
+        ),
     )
     register(
         "moving-digits",

@@ -4,10 +4,10 @@
     for problem in found.problems:
         print(problem)
 
-A data set is checked by what it describes and loads: everything that is missing, every image, the sizes of both
-splits, every label. One that can tell more of its files names a function in `DatasetFacts.check`: `function(options)`
-yields parts, each a call that looks at some of the files and gives what it `Found`; it is asked even where something
-is missing.
+A data set is checked by what it describes and loads: the hash of every file, computed anew and compared with the one
+that is remembered, everything that is missing, every image, the sizes of both splits, every label. One that can tell
+more of its files names a function in `DatasetFacts.check`: `function(options)` yields parts, each a call that looks at
+some of the files and gives what it `Found`; it is asked even where something is missing.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from zigma_bench.data.decode import enlarged
+from zigma_bench.data.hashes import changed_unseen, rehashing
 from zigma_bench.device import cores
 from zigma_bench.errors import BadImage, NotReady, UsageError, ZigmaBenchError
 from zigma_bench.images import Crop, Images, Splits, cropped, has_order, labels_of
@@ -59,9 +60,18 @@ def check(
     as it says too. No problem means that a run can read every image.
     """
     try:
-        facts: DataFacts = spec.facts.describe(options)
+        with rehashing() as rehash:
+            facts: DataFacts = spec.facts.describe(options)
     except ZigmaBenchError as error:
         return Found(0, (error.at(f"data: {spec.name}"),))
+    found = _found(spec, options, facts, threads, progress, random_crop)
+    return found + Found(0, tuple(changed_unseen(file) for file in rehash.wrong))
+
+
+def _found(
+    spec: Spec, options: Any, facts: DataFacts, threads: int | None, progress: Progress, random_crop: int | None
+) -> Found:
+    """Everything that is wrong with a data set of these facts."""
     found = Found(0, tuple(NotReady(f"{item.what} is missing", do=item.do) for item in facts.missing))
     if spec.facts.check is not None:
         found += run(_own_parts(spec.facts.check, options), threads=threads, progress=progress)

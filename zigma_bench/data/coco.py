@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from zigma_bench.data.files import fingerprint
 from zigma_bench.data.options import CocoOptions
-from zigma_bench.data.provided import FileRows, Provided, image_parts, root_of
+from zigma_bench.data.provided import FileRows, Provided, hashes, image_parts, root_of
 from zigma_bench.errors import BadImage, NotReady, ZigmaBenchError
 from zigma_bench.images import Images, Splits, Texts
 from zigma_bench.registry import DataFacts, Missing
@@ -32,11 +32,10 @@ class Side:
 
 
 def describe(options: CocoOptions) -> DataFacts:
-    """Facts of the folder, from names and sizes of its files; no file of texts is read."""
+    """Facts of the folder, from names and contents of its files."""
     train, val = _sides(options)
-    files = [(side.texts.name, side.texts.stat().st_size if side.texts.is_file() else 0) for side in (train, val)]
-    listed = [sorted((file.name, file.stat().st_size) for file in _files(side)) for side in (train, val)]
-    told = fingerprint("coco", {"resolution": options.resolution, "texts": files, "files": listed})
+    files = [file for side in (train, val) for file in (side.texts, *sorted(_files(side)))]
+    told = fingerprint("coco", {"resolution": options.resolution, "files": hashes(files, root_of(options.root))})
     side = options.resolution
     return DataFacts(3, side, side, told, _missing(options), val.count, captions=True, crops=True)
 

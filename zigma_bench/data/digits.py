@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
+import hashlib
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,10 +29,10 @@ def describe(options: DigitsOptions) -> DataFacts:
     file = _file()
     if file is None:
         missing: tuple[Missing, ...] = (Missing("the digits of scikit-learn", INSTALL),)
-        parts: dict[str, object] = {"version": None}
+        parts: dict[str, object] = {"sha256": None}
     else:
         missing = ()
-        parts = {"version": importlib.metadata.version("scikit-learn"), "bytes": file.stat().st_size}
+        parts = {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
     parts |= {"validation": options.validation, "resolution": options.resolution}
     if options.caption is not None:
         parts["caption"] = options.caption

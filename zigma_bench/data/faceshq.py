@@ -31,10 +31,10 @@ GET = (
 
 
 def describe(options: FacesHQOptions) -> DataFacts:
-    """Facts of the folder, from names and sizes of its files; without images it is missing, with the way to fill it."""
+    """Facts of the folder, from names and contents of its files; an empty one is missing, with the way to fill it."""
     files = below(_root(options), SUFFIXES)
     missing = () if files.files else (Missing(f"{WHAT} in {options.root}", GET.format(root=_root(options))),)
-    parts = {"resolution": options.resolution, "validation": options.validation, "files": files.sizes()}
+    parts = {"resolution": options.resolution, "validation": options.validation, "files": files.hashes()}
     side, told = options.resolution, fingerprint("faceshq", parts)
     return DataFacts(3, side, side, told, missing, options.validation, crops=True)
 

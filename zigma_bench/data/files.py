@@ -1,6 +1,6 @@
-"""Which local files a data source is made of: their names and sizes, never their contents.
+"""Which local files a data source is made of, and the fingerprint of their names and contents.
 
-Nothing here imports `datasets` or decodes an image, so a plan can ask in milliseconds.
+Nothing here imports `datasets` or decodes an image.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zigma_bench.data.hashes import named_hashes
 from zigma_bench.errors import UsageError
 
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # of a pattern, as in shard-{000..010}.tar
@@ -29,12 +30,9 @@ class Listing:
     files: tuple[str, ...]
     unmatched: tuple[str, ...] = ()
 
-    def sizes(self) -> list[tuple[str, int]]:
-        """(name, bytes) of each file; names are relative to the deepest folder that holds them all."""
-        if not self.files:
-            return []
-        root = os.path.commonpath([os.path.dirname(file) for file in self.files])
-        return [(Path(os.path.relpath(file, root)).as_posix(), os.stat(file).st_size) for file in self.files]
+    def hashes(self) -> list[tuple[str, str]]:
+        """(name, sha256) of each file; names are relative to the deepest folder that holds them all."""
+        return named_hashes(self.files)
 
 
 def split_list(given: list[str] | str | None) -> tuple[str, ...]:
@@ -109,7 +107,9 @@ def below(folder: Path, suffixes: Iterable[str] | None = None) -> Listing:
     for place, folders, names in os.walk(folder.absolute()):
         folders[:] = [name for name in folders if not name.startswith((".", "__"))]
         shown = [name for name in names if not name.startswith(".")]
-        found += [os.path.join(place, name) for name in shown if wanted is None or Path(name).suffix.lower() in wanted]
+        found += [
+            os.path.join(place, name) for name in shown if wanted is None or os.path.splitext(name)[1].lower() in wanted
+        ]
     return Listing(tuple(sorted(found)))
 
 
@@ -155,6 +155,6 @@ def _real_paths(files: Iterable[str]) -> dict[tuple[int, int], list[str]]:
 
 
 def fingerprint(source: str, parts: Mapping[str, Any]) -> str:
-    """The sha256 of what determines the pixels of a source, as 64 hex digits."""
+    """The sha256 of what determines the pixels of a source, the hashes of its files among it, as 64 hex digits."""
     text = json.dumps({"source": source, **parts}, sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()

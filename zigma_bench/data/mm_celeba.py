@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from zigma_bench.data.files import fingerprint
 from zigma_bench.data.options import MmCelebaOptions
-from zigma_bench.data.provided import SUFFIXES, FileRows, Provided, image_parts, root_of, sizes
+from zigma_bench.data.provided import SUFFIXES, FileRows, Provided, hashes, image_parts, root_of
 from zigma_bench.errors import BadImage, NotReady, UsageError
 from zigma_bench.images import Splits, Texts
 from zigma_bench.registry import DataFacts, Missing
@@ -27,7 +27,7 @@ SET = Provided(
 
 
 def describe(options: MmCelebaOptions) -> DataFacts:
-    """Facts of the folder, from names and sizes of its files."""
+    """Facts of the folder, from names and contents of its files."""
     if options.validation >= options.images:
         raise UsageError(
             "validation leaves no image to train on", where="mm-celeba", expected=f"1 to {options.images - 1}",
@@ -35,7 +35,9 @@ def describe(options: MmCelebaOptions) -> DataFacts:
         )  # fmt: skip
     root, found = root_of(options.root), _images(options)
     files, side = [*found.values(), *(_text(root, number) for number in found)], options.resolution
-    told = fingerprint("mm-celeba", {"resolution": side, "validation": options.validation, "files": sizes(files, root)})
+    told = fingerprint(
+        "mm-celeba", {"resolution": side, "validation": options.validation, "files": hashes(files, root)}
+    )
     return DataFacts(3, side, side, told, _missing(options), options.validation, captions=True, crops=True)
 
 

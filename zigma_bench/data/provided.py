@@ -5,8 +5,7 @@ Their sources say what is missing with the way to get it; images of such a set a
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from zigma_bench.data.hashes import hashes_of
 from zigma_bench.registry import Missing
 
 if TYPE_CHECKING:
@@ -95,6 +95,8 @@ def root_of(given: str) -> Path:
     return Path(given).expanduser().absolute()
 
 
-def sizes(files: Sequence[Path], root: Path) -> list[tuple[str, int]]:
-    """(name below the root, bytes) of each file that is there."""
-    return [(file.relative_to(root).as_posix(), os.stat(file).st_size) for file in files if file.is_file()]
+def hashes(files: Iterable[Path], root: Path) -> list[tuple[str, str]]:
+    """(name below the root, sha256) of each file that is there."""
+    there = [file for file in files if file.is_file()]
+    names = [file.relative_to(root).as_posix() for file in there]
+    return list(zip(names, hashes_of(there), strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,7 +42,7 @@ class Source:
 
 
 def describe(options: HuggingFaceOptions) -> DataFacts:
-    """Facts of the images that the options mean, from names and sizes of files; the network is never touched.
+    """Facts of the images that the options mean, from names and contents of files; the network is never touched.
 
     UsageError for options that contradict each other. A data set of the Hub counts as missing when HF_HUB_OFFLINE is
     set and no whole copy is in the cache; without it the run downloads the data set.
@@ -52,8 +53,8 @@ def describe(options: HuggingFaceOptions) -> DataFacts:
         for key in ("split", "validation_split", "validation", "image", "resolution", "channels", "resize", "name")
     }
     parts["kind"] = options.path if source.kind == "builder" else source.kind
-    parts["train"] = source.train.sizes()
-    parts["held_out"] = source.validation.sizes() if source.validation else None
+    parts["train"] = source.train.hashes()
+    parts["held_out"] = source.validation.hashes() if source.validation else None
     if source.kind == "hub":
         parts["hub"] = [options.path, options.revision, options.data_dir]
         parts["hub_files"] = [split_list(options.data_files), split_list(options.validation_files)]
@@ -159,8 +160,8 @@ def _absent(listing: Listing | None, patterns: tuple[str, ...]) -> list[str]:
     if listing is None:
         return []
     named = {Path(pattern).name for pattern in patterns}
-    files = [file for file in listing.files if Path(file).name not in named]
-    return [*missing_shards(files), *gaps(file for file in files if Path(file).suffix.lower() in SHARDS)]
+    files = [file for file in listing.files if os.path.basename(file) not in named]
+    return [*missing_shards(files), *gaps(file for file in files if file.lower().endswith(SHARDS))]
 
 
 def _missing_shard(file: str) -> Missing:

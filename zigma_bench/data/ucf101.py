@@ -12,7 +12,7 @@ import numpy as np
 
 from zigma_bench.data.files import fingerprint
 from zigma_bench.data.options import Ucf101Options
-from zigma_bench.data.provided import Provided, root_of, sizes
+from zigma_bench.data.provided import Provided, hashes, root_of
 from zigma_bench.data.video import Cut, VideoClips, pyav_missing, read_clips
 from zigma_bench.errors import BadImage, NotReady
 from zigma_bench.images import Splits
@@ -40,7 +40,7 @@ class Listed:
 
 
 def describe(options: Ucf101Options) -> DataFacts:
-    """Facts of the folder, from its lists and from names and sizes of its videos."""
+    """Facts of the folder, from its lists and from names and contents of its videos."""
     root = root_of(options.root)
     absent = [file for file in _lists(options) if not file.is_file()]
     if absent:
@@ -48,14 +48,14 @@ def describe(options: Ucf101Options) -> DataFacts:
         return _facts(options, [], 0, (SET.missing(root, but), *pyav_missing()))
     train, held = _listed(options)
     names = (*train.names, *held.names)
-    there = sizes([root / VIDEOS / name for name in names], root)
+    there = hashes([root / VIDEOS / name for name in names], root)
     missing = pyav_missing()
     if len(there) < len(names):
         missing = (
             SET.missing(root, f"there are {len(there):,} of {len(names):,} videos that its lists name"),
             *missing,
         )
-    return _facts(options, [*there, *sizes(_lists(options), root)], len(held.names) * options.clips, missing)
+    return _facts(options, [*there, *hashes(_lists(options), root)], len(held.names) * options.clips, missing)
 
 
 def load(options: Ucf101Options) -> Splits:
@@ -93,7 +93,7 @@ def _look(options: Ucf101Options, file: Path) -> Found:
     return Found(1)
 
 
-def _facts(options: Ucf101Options, files: list[tuple[str, int]], held: int, missing: tuple[Missing, ...]) -> DataFacts:
+def _facts(options: Ucf101Options, files: list[tuple[str, str]], held: int, missing: tuple[Missing, ...]) -> DataFacts:
     cut = {key: getattr(options, key) for key in ("frames", "stride", "clips", "resolution", "split")}
     told, side = fingerprint("ucf101", {**cut, "files": files}), options.resolution
     conditions = (Condition("class", CLASSES),)

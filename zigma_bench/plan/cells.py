@@ -165,6 +165,7 @@ class Cell(Strict):
     latents: LatentSpace | None = None
     frames: int = 1
     text: TextFeatures | None = None  # of a cell whose condition is a text
+    data_places: tuple[str, ...] = ()  # the options of the data that only say where its files are
 
     @property
     def label(self) -> str:
@@ -274,8 +275,8 @@ class Cell(Strict):
         return [s.solver, s.evaluations, *adaptive, *([s.facts()] if s.facts() else []), *guidance]
 
     def _data(self) -> Any:
-        """The data's options, as they count."""
-        return _chosen("dataset", self.data)
+        """The data's options, as they count: the fingerprint stands for the files, wherever they are."""
+        return _chosen("dataset", self.data, exclude=self.data_places)
 
     def _facts(self, stage: Stage, card: str) -> dict[str, Any]:
         data = {"protocol": PROTOCOL, "smoke": self.smoke, "data": [self._data(), self.data_fingerprint]}
@@ -346,13 +347,14 @@ def _set_keys(model: Strict, *, exclude: set[str] | None = None) -> dict[str, An
     return model.model_dump(mode="json", exclude=exclude, exclude_defaults=True)
 
 
-def _chosen(kind: str, item: Resolved | None) -> Any:
+def _chosen(kind: str, item: Resolved | None, *, exclude: tuple[str, ...] = ()) -> Any:
     """A registered name with its owner and the options that are not what they are by default."""
     if item is None:
         return None
     options = item.model_dump(mode="json")["options"]
     for option in catalogue().get(kind, item.name).options:
-        if not option.required and options.get(option.name) == to_jsonable_python(option.default):
+        is_default = not option.required and options.get(option.name) == to_jsonable_python(option.default)
+        if is_default or option.name in exclude:
             options.pop(option.name, None)
     return {"name": item.name, "owner": item.owner, "options": options}
 

@@ -25,6 +25,7 @@ class DataSet:
     """One entry of a suite's `data`. `facts` are those of what networks see: the images after the transforms, or their
     latents in `space`; and, where an encoder is named, the features of their captions, `text`.
 
+    `places`: the options that only say where its files are.
     `label` tells it from the suite's others; None where it is the only one. That of an efficiency suite has no `data`.
     """
 
@@ -34,6 +35,7 @@ class DataSet:
     label: str | None = None
     space: LatentSpace | None = None
     text: TextFeatures | None = None
+    places: tuple[str, ...] = ()
 
 
 def data_sets(suite: Suite, catalogue: Catalogue, source: Source, *, smoke: bool) -> tuple[DataSet, ...]:
@@ -68,10 +70,16 @@ def _resolved(given: Data, place: Place, catalogue: Catalogue, source: Source) -
     for index, choice in enumerate(given.transforms):
         where = source.where(*place, "transforms", index)
         transforms.append(_transform(resolve(catalogue, "transform", choice, where), facts, catalogue, where))
-    if transforms:  # images without any keep the fingerprint of their source, and records their names
-        parts = {"images": facts.fingerprint, "transforms": [item.model_dump(mode="json") for item in transforms]}
-        facts = replace(facts, fingerprint=digest(parts))
-    return DataSet(data, tuple(transforms), facts, text=text)
+    facts = replace(facts, fingerprint=fingerprint_after(facts.fingerprint, transforms))
+    places = catalogue.get("dataset", data.name).facts.places
+    return DataSet(data, tuple(transforms), facts, text=text, places=places)
+
+
+def fingerprint_after(images: str, transforms: Sequence[Transform]) -> str:
+    """The fingerprint of images after transforms; without any it is that of the images."""
+    if not transforms:
+        return images
+    return digest({"images": images, "transforms": [item.model_dump(mode="json") for item in transforms]})
 
 
 def _check_crop(short_side: int, given: Data, facts: DataFacts, source: Source) -> None:

@@ -152,6 +152,7 @@ def _cells(
                     data=data.data,
                     transforms=data.transforms,
                     data_label=data.label,
+                    data_places=data.places,
                     latents=data.space,
                     data_fingerprint=facts.fingerprint,
                     channels=facts.channels,

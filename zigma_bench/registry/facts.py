@@ -101,12 +101,15 @@ class DatasetFacts:
     embedded data set, in its place.
     `check`: `"module:function"` that gives the parts of a check of all files (data/check.py); without it a check takes
     every image of what the data set loads.
+    `places`: the options that only say where the files are. They are no part of a cell's identity, so the fingerprint
+    must hold the files' contents.
     """
 
     describe: Callable[[Any], DataFacts]
     smoke: Mapping[str, Any] | None = None
     toy: str = "digits"
     check: str | None = None
+    places: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
