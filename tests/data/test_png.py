@@ -35,11 +35,11 @@ def read(data: bytes) -> None:
     decode(data, channels=3, resolution=4, resize="none", where="photos/a.png")
 
 
-WHOLE = png(chunk(b"IHDR", HEAD), chunk(b"tEXt", b"a\0b"), chunk(b"IDAT", ROWS), chunk(b"IEND"))
+WHOLE = png(chunk(b"IHDR", HEAD), chunk(b"IDAT", ROWS), chunk(b"tEXt", b"a\0b"), chunk(b"IEND"))
 INDEXED = zlib.compress(b"\0\0\0\0\0" * 4)
 DAMAGES = {
-    "the checksum (CRC) of its chunk 2, IDAT, is wrong": flipped(WHOLE, WHOLE.index(b"IDAT") + 4 + len(ROWS)),
-    "the checksum (CRC) of its chunk 1, tEXt, is wrong": flipped(WHOLE, WHOLE.index(b"tEXt") + 6),
+    "the checksum (CRC) of its chunk 1, IDAT, is wrong": flipped(WHOLE, WHOLE.index(b"IDAT") + 4 + len(ROWS)),
+    "the checksum (CRC) of its chunk 2, tEXt, is wrong": flipped(WHOLE, WHOLE.index(b"tEXt") + 6),
     "the checksum (CRC) of its chunk 3, IEND, is wrong": flipped(WHOLE, -1),
     "no end mark (IEND)": WHOLE[:-12],
     "cut off within the head of a chunk": WHOLE[:-4],
