@@ -47,9 +47,7 @@ class Judge:
     def cell(self, cell: Any, table: str, place: str) -> Iterator[ZigmaBenchError]:
         """A cell of a table: bytes, or {bytes, path}."""
         try:
-            data, where = encoded(
-                {"bytes": cell, "path": None} if isinstance(cell, bytes) else cell, table, place, NONE
-            )
+            data, where = encoded(cell, table, place, NONE)
         except BadImage as error:
             yield error
             return
@@ -158,7 +156,7 @@ def _metadata(judge: Judge, source: Source) -> Found:
     with hf.quiet():
         opened = list(hf.builders(judge.options, source))
     for builder, listing in opened:
-        passed_over, absent = hf.unlike_metadata(builder, listing)
+        passed_over, absent = hf.unlike_metadata(builder, listing, judge.options.image)
         problems += [NotReady(hf.PASSED_OVER, where=file, do=hf.LINE) for file in passed_over]
         problems += [NotReady(hf.NAMES_NONE, where=file, do=hf.NO_LINE) for file in absent]
         for split in builder.info.splits:

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from zigma_bench.data.png import check_png
 from zigma_bench.errors import BadImage
 from zigma_bench.images import Crop, Pixels
 
@@ -57,6 +58,7 @@ def _opened(data: bytes, where: str) -> Image.Image:
         with Image.open(io.BytesIO(data), formats=_formats()) as image:
             _check_size(image.width * image.height, where)
             image.load()
+            check_png(data, where, MEND)  # after Pillow, which names what it finds itself
             return ImageOps.exif_transpose(image) if _may_be_turned(image) else image
     except BadImage:
         raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,7 +36,7 @@ class EncodedRows(Protocol):
 
 @dataclass(frozen=True)
 class Rows:
-    """A column of images as `datasets` gives it, not decoded: {bytes, path} in each row.
+    """A column of images as `datasets` gives it, not decoded: bytes, or {bytes, path}, in each row.
 
     `table` is a `datasets.Dataset` in arrow format. A row that holds only a path may name one of `files`, nothing else.
     """
@@ -54,26 +54,29 @@ class Rows:
         cells = self.table[[int(index) for index in indices]].column(self.column).to_pylist()
         return [self._encoded(cell, int(index)) for cell, index in zip(cells, indices, strict=True)]
 
-    def _encoded(self, cell: dict[str, Any] | None, index: int) -> tuple[bytes, str]:
+    def _encoded(self, cell: Mapping[str, Any] | bytes | None, index: int) -> tuple[bytes, str]:
         return encoded(cell, self.label, f"row {index}, column {self.column!r}", self.files)
 
 
-def encoded(cell: dict[str, Any] | None, table: str, place: str, files: frozenset[str]) -> tuple[bytes, str]:
-    """(encoded bytes, where they come from) of a cell {bytes, path} of a table; a path may be one of `files` alone."""
+def encoded(cell: Mapping[str, Any] | bytes | None, table: str, place: str, files: frozenset[str]) -> tuple[bytes, str]:
+    """(encoded bytes, where they come from) of a cell of a table: bytes, or {bytes, path}; a path may be one of `files`
+    alone."""
     where = f"{table}, {place}"
-    if cell is None or (cell["bytes"] is None and not cell["path"]):
+    cell = {"bytes": cell} if isinstance(cell, bytes) else cell or {}
+    data, path = cell.get("bytes"), cell.get("path")
+    if data is None and not path:
         raise BadImage("the row has no image", where=where, do="remove the row")
-    if cell["bytes"] is not None:
-        return cell["bytes"], f"{where} ({cell['path']})" if cell["path"] else where
-    if cell["path"] not in files:  # a table from elsewhere must not make us read this machine's files
+    if data is not None:
+        return data, f"{where} ({path})" if path else where
+    if path not in files:  # a table from elsewhere must not make us read this machine's files
         raise BadImage(
             "the row points to a file outside the data set",
             where=where,
-            got=cell["path"],
+            got=path,
             do="embed the image's bytes",
         )
     try:
-        return Path(cell["path"]).read_bytes(), f"{cell['path']} ({place})"
+        return Path(path).read_bytes(), f"{path} ({place})"
     except OSError as error:
         raise BadImage(f"the file can't be read ({error})", where=where, do=MEND) from error
 

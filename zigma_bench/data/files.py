@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from zigma_bench.data.hashes import named_hashes
+from zigma_bench.data.folder import check_file, files_below
 from zigma_bench.errors import UsageError
 
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # of a pattern, as in shard-{000..010}.tar
@@ -33,6 +34,9 @@ class Listing:
     def hashes(self) -> list[tuple[str, str]]:
         """(name, sha256) of each file; names are relative to the deepest folder that holds them all."""
         return named_hashes(self.files)
+
+
+NOTHING = Listing(())
 
 
 def split_list(given: list[str] | str | None) -> tuple[str, ...]:
@@ -102,15 +106,10 @@ def _between(given: Sequence[str]) -> Iterator[str]:
 
 def below(folder: Path, suffixes: Iterable[str] | None = None) -> Listing:
     """Every file below a folder, by name, without hidden ones; only those with one of the suffixes, if given."""
-    wanted = None if suffixes is None else set(suffixes)
-    found = []
-    for place, folders, names in os.walk(folder.absolute()):
-        folders[:] = [name for name in folders if not name.startswith((".", "__"))]
-        shown = [name for name in names if not name.startswith(".")]
-        found += [
-            os.path.join(place, name) for name in shown if wanted is None or os.path.splitext(name)[1].lower() in wanted
-        ]
-    return Listing(tuple(sorted(found)))
+    if not folder.is_dir():
+        return NOTHING
+    files = files_below(folder)
+    return Listing(tuple(file for file in files if suffixes is None or file.lower().endswith(tuple(suffixes))))
 
 
 def matching(patterns: Iterable[str], base: Path) -> Listing:
@@ -131,12 +130,27 @@ def matching(patterns: Iterable[str], base: Path) -> Listing:
 
 
 def _globbed(pattern: str) -> list[str]:
-    """The files of a glob, sorted; like `datasets`, without folders such as __MACOSX that the pattern doesn't name."""
+    """The files of a glob, sorted, without folders such as __MACOSX that the pattern doesn't name.
+
+    NotReady, which names it, for a link that leads nowhere and for a named pipe, socket or device file among them.
+    """
     named = set(Path(pattern).parts)
-    files = (file for file in glob.glob(pattern, recursive=True) if os.path.isfile(file))
-    return sorted(
-        file for file in files if not any(p.startswith("__") and p not in named for p in Path(file).parent.parts)
-    )
+    found = sorted(glob.glob(_escaped(pattern), recursive=True))
+    shown = [file for file in found if not any(p.startswith("__") and p not in named for p in Path(file).parent.parts)]
+    files = [file for file in shown if not os.path.isdir(file)]
+    for file in files:
+        check_file(file)
+    return files
+
+
+def _escaped(pattern: str) -> str:
+    """The pattern, those of its folders taken literally that are there by that name, brackets and all."""
+    place, parts = Path(pattern).anchor, list(Path(pattern).parts[1:])
+    escaped = place
+    while parts and os.path.lexists(os.path.join(place, parts[0])):
+        place, escaped = os.path.join(place, parts[0]), os.path.join(escaped, glob.escape(parts[0]))
+        del parts[0]
+    return os.path.join(escaped, *parts)
 
 
 def shared(first: Listing, second: Listing) -> list[str]:

@@ -7,6 +7,7 @@ import glob
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,17 +15,20 @@ import numpy as np
 from zigma_bench.data import hub
 from zigma_bench.data.captions import captions_in
 from zigma_bench.data.check_files import check_opens, check_reads
+from zigma_bench.data.counts import images_in
 from zigma_bench.data.encoded import DecodedImages, Rows
 from zigma_bench.data.files import Listing, split_list
+from zigma_bench.data.folder import unreadable
 from zigma_bench.data.holdout import hold_out
 from zigma_bench.data.options import HuggingFaceOptions
-from zigma_bench.data.source import METADATA, SUFFIXES, Source, find, require
+from zigma_bench.data.source import METADATA_FILES, SUFFIXES, Source, builder_kind, find, reads_metadata, require
+from zigma_bench.data.splits import files_of_splits, split_names
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.images import Images, Labels, Splits
 
 PASSED_OVER, LINE = "no line of the metadata beside it names the image", "write one for each, or remove the image"
+BINARY = ("binary", "large_binary", "fixed_size_binary")  # binary_view too; of Arrow types
 NAMES_NONE, NO_LINE = "a line of the metadata names an image that is not there", "put it there, or remove the line"
-SPLIT_WORDS = ("train", "val", "dev", "test", "eval", "-of-", "task.toml", "instruction.md")
 
 
 def load(options: HuggingFaceOptions) -> Splits:
@@ -79,46 +83,130 @@ def builders(options: HuggingFaceOptions, source: Source) -> Iterator[tuple[Any,
 
 
 def _builder(options: HuggingFaceOptions, source: Source, listing: Listing, patterns: tuple[str, ...]) -> Any:
-    """The `datasets` builder of the listed files, its cache filled."""
+    """The `datasets` builder of the listed files, its cache filled with every one of their images."""
     import datasets
 
     where = _label(options, listing)
-    place: dict[str, Any] = {"data_dir": str(source.base)}
-    if patterns:
-        place = {"data_files": {"train": [_literal(source, pattern) for pattern in patterns]}}
-    elif options.path == "imagefolder" and not _may_have_splits(source):
-        suffixes = {os.path.splitext(file)[1] for file in source.train.files}
-        kind_of_file = (
-            f"/*{next(iter(suffixes))}" if len(suffixes) == 1 else ""
-        )  # a note beside the images is no matter
-        place = {"data_files": {"train": [f"{glob.escape(str(source.base))}/**{kind_of_file}"]}}
-    if options.path == "imagefolder":
-        place |= {"drop_labels": options.label is None, "drop_metadata": options.caption is None}
-    kind = options.path if source.kind == "builder" else str(source.base)
-    if source.kind == "folder" and "data_dir" in place:
-        place = {}
     try:
-        builder = datasets.load_dataset_builder(kind, options.name, **place)
-        _check_files(options, builder, listing, where)
+        builder = open_builder(options, source, listing, patterns)
         builder.download_and_prepare()
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         for file in listing.files:
             check_reads(file)  # names the file that is broken, which `datasets` does not
         raise NotReady(f"datasets can't read it: {_root(error)}", where=where) from error
+    _check_none_lost(builder, options, source, listing)
     return builder
 
 
-def _may_have_splits(source: Source) -> bool:
-    """Whether `datasets` may find splits in the names of files; it looks for each of its words in all of them, which
-    takes minutes for 100,000 images, and where it finds none it reads all as `train`."""
-    names = (os.path.relpath(file, source.base).lower() for file in source.train.files)
-    return any(word in name for name in names for word in SPLIT_WORDS)
+def open_builder(options: HuggingFaceOptions, source: Source, listing: Listing, patterns: tuple[str, ...]) -> Any:
+    """The `datasets` builder of the listed files.
+
+    It is handed their names and splits, so that it interprets none. A folder that says itself how it is read, such as
+    the copy of a data set of the Hub, is left to `datasets`.
+    """
+    kind = builder_kind(options, source.kind, listing.files)
+    if kind is None:
+        return _own_builder(options, source, listing, patterns)
+    images = [file for file in listing.files if _is_read(file, kind)]
+    splits = _splits_of(options, source, images, kind, patterns)
+    rest: dict[str, Any] = {}
+    if kind == "imagefolder":
+        beside = [file for file in listing.files if Path(file).name in METADATA_FILES]
+        beside = beside if source.kind == "folder" or reads_metadata(options) else []
+        splits = _with_metadata(splits, beside, source)
+        rest = {"drop_labels": options.label is None, "drop_metadata": not beside}
+    return _class_of(kind)(dataset_name=kind, data_files=_data_files(splits), hash=datasets_version(), **rest)
 
 
-def _literal(source: Source, pattern: str) -> str:
-    """A pattern as an absolute one, special characters in the folder above it taken literally."""
-    full = os.path.normpath(os.path.join(source.base, os.path.expanduser(pattern)))
-    return glob.escape(full) if os.path.isfile(full) else full
+def _is_read(file: str, kind: str) -> bool:
+    return kind != "imagefolder" or file.lower().endswith(SUFFIXES[kind])
+
+
+def _splits_of(
+    options: HuggingFaceOptions, source: Source, files: list[str], kind: str, patterns: tuple[str, ...]
+) -> dict[str, tuple[str, ...]]:
+    """The files by split; those that the options name are all of `train`."""
+    if patterns or not files:
+        return {"train": tuple(files)}
+    asked = split_names(options.split, options.validation_split)
+    base = str(source.base)
+    return dict(files_of_splits(files, source.base, asked, shards=kind != "imagefolder", where=base))
+
+
+def _with_metadata(splits: dict[str, tuple[str, ...]], beside: list[str], source: Source) -> dict[str, tuple[str, ...]]:
+    """The files of each split with the metadata that lies in the folders of its images."""
+    if len(splits) == 1:
+        return {split: (*files, *beside) for split, files in splits.items()}
+    found = {split: list(files) for split, files in splits.items()}
+    for file in beside:
+        folder = os.path.dirname(file) + os.sep
+        owners = [split for split, files in splits.items() if any(image.startswith(folder) for image in files)]
+        if len(owners) != 1:
+            raise UsageError(
+                "the metadata belongs to no split, or to several", where=file, do="write one in the folder of each split"
+            )
+        found[owners[0]].append(file)
+    return {split: tuple(files) for split, files in found.items()}
+
+
+def _class_of(kind: str) -> Any:
+    from datasets.packaged_modules.arrow.arrow import Arrow
+    from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+    from datasets.packaged_modules.parquet.parquet import Parquet
+    from datasets.packaged_modules.webdataset.webdataset import WebDataset
+
+    return {"arrow": Arrow, "imagefolder": ImageFolder, "parquet": Parquet, "webdataset": WebDataset}[kind]
+
+
+def _data_files(splits: dict[str, tuple[str, ...]]) -> Any:
+    """The files as `datasets` holds them: its cache is another one where any of them has changed."""
+    from datasets.data_files import DataFilesDict, DataFilesList
+
+    return DataFilesDict({split: DataFilesList(list(files), [_state(f) for f in files]) for split, files in splits.items()})
+
+
+def _state(file: str) -> tuple[str, ...]:
+    try:
+        found = os.stat(file)
+    except OSError as error:
+        raise unreadable(file, error) from None
+    return tuple(str(item) for item in (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino))
+
+
+def datasets_version() -> str:
+    """The version of `datasets`, whose caches are read by no other."""
+    import datasets
+
+    return str(datasets.__version__)
+
+
+def _own_builder(options: HuggingFaceOptions, source: Source, listing: Listing, patterns: tuple[str, ...]) -> Any:
+    """The builder of a folder whose files `datasets` finds by itself; it must read all that options and plan name."""
+    import datasets
+
+    place = {"data_files": {"train": [glob.escape(file) for file in listing.files]}} if patterns else {}
+    builder = datasets.load_dataset_builder(str(source.base), options.name, **place)
+    found = {os.path.realpath(str(file)) for files in builder.config.data_files.values() for file in files}
+    if unknown := found - {os.path.realpath(file) for file in listing.files}:
+        raise UsageError(
+            "datasets would read a file that the plan doesn't know", where=_label(options, listing),
+            got=sorted(unknown)[0], do="name the files with data_files",
+        )  # fmt: skip
+    return builder
+
+
+def _check_none_lost(builder: Any, options: HuggingFaceOptions, source: Source, listing: Listing) -> None:
+    """NotReady where the files hold another number of images than the builder gives."""
+    kind = builder_kind(options, source.kind, listing.files)
+    if kind is None or (kind == "imagefolder" and not builder.config.drop_metadata):
+        return  # `_check_metadata` compares images with the lines that name them
+    held = sum(images_in(file, kind) for file in listing.files if _is_read(file, kind))
+    got = sum(info.num_examples for info in builder.info.splits.values())
+    if got != held:
+        raise NotReady(
+            "datasets reads another number of images than the files hold", where=_label(options, listing),
+            expected=held, got=got, do="name the files with data_files, or write them as parquet",
+        )  # fmt: skip
 
 
 def _root(error: BaseException) -> str:
@@ -128,56 +216,42 @@ def _root(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _check_files(options: HuggingFaceOptions, builder: Any, listing: Listing, where: str) -> None:
-    """`datasets` must read the files that the plan's fingerprint holds, all of them and no others."""
-    files = {os.path.realpath(str(file)) for files in builder.config.data_files.values() for file in files}
-    if unknown := files - {os.path.realpath(file) for file in listing.files}:
-        raise UsageError(
-            "datasets would read a file that the plan doesn't know", where=where, got=sorted(unknown)[0],
-            do="name the files with data_files",
-        )  # fmt: skip
-    suffixes = SUFFIXES.get(options.path, ()) if options.data_files else ()  # in a folder, splits may leave files out
-    for file in listing.files:
-        if file.lower().endswith(suffixes) and suffixes and os.path.realpath(file) not in files:
-            raise UsageError("datasets passes over a file", where=where, got=file, do="rename it, or don't name it")
-
-
 def _images(options: HuggingFaceOptions, listing: Listing, builder: Any, split: str) -> Images:
     """The images of one split, encoded as they lie there."""
-    import datasets
-
     where = _label(options, listing)
     _check_names(builder, split, where)
-    _check_metadata(builder, listing)
     table = builder.as_dataset(split=split)
     check_column(table, options.image, where)
+    _check_metadata(builder, listing, options.image)
     classes = _classes(options, table, where)
     texts = None if options.caption is None else captions_in(table, options.caption, f"{where}, split {split!r}")
-    table = table.select_columns([options.image]).cast_column(options.image, datasets.Image(decode=False))
+    table = table.select_columns([options.image])
     if len(table) == 0:
         raise UsageError(f"the split {split!r} has no images", where=where)
     rows = Rows(table.with_format("arrow"), options.image, f"{where}, split {split!r}", frozenset(listing.files))
     return DecodedImages(rows, options.channels, options.resolution, options.resize, classes, texts)
 
 
-def unlike_metadata(builder: Any, listing: Listing) -> tuple[list[str], list[str]]:
+def unlike_metadata(builder: Any, listing: Listing, column: str) -> tuple[list[str], list[str]]:
     """The images of a folder that its metadata passes over, which `datasets` leaves out without a word, and the images
     that it names and that are not there."""
     from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
-    if not isinstance(builder, ImageFolder) or not any(file.lower().endswith(METADATA) for file in listing.files):
+    if not isinstance(builder, ImageFolder) or builder.config.drop_metadata:
+        return [], []
+    if not any(Path(file).name in METADATA_FILES for file in listing.files):
         return [], []
     pictures = {os.path.realpath(file) for file in listing.files if file.lower().endswith(SUFFIXES["imagefolder"])}
     named: set[str] = set()
     for split in builder.info.splits:
         table = builder.as_dataset(split=split).with_format("arrow")
-        named |= {os.path.realpath(path) for path in table[:]["image"].combine_chunks().field("path").to_pylist()}
+        named |= {os.path.realpath(cell["path"]) for cell in table[:][column].to_pylist()}
     return sorted(pictures - named), sorted(named - pictures)
 
 
-def _check_metadata(builder: Any, listing: Listing) -> None:
+def _check_metadata(builder: Any, listing: Listing, column: str) -> None:
     for files, what, do in zip(
-        unlike_metadata(builder, listing), (PASSED_OVER, NAMES_NONE), (LINE, NO_LINE), strict=True
+        unlike_metadata(builder, listing, column), (PASSED_OVER, NAMES_NONE), (LINE, NO_LINE), strict=True
     ):
         if files:
             shown = ", ".join(files[:5]) + (f" and {len(files) - 5} more" if len(files) > 5 else "")
@@ -227,9 +301,14 @@ def check_column(table: Any, column: str, where: str) -> None:
             f"there is no column {column!r}", where=where, expected=f"one of {', '.join(names)}", do="set image to one"
         )
     feature = table.features[column]
-    plain = isinstance(feature, dict) and sorted(feature) == ["bytes", "path"]
-    if not (plain or isinstance(feature, datasets.Image) or feature == datasets.Value("binary")):
-        raise UsageError(f"the column {column!r} holds no images", where=where, expected="images", got=str(feature))
+    if isinstance(feature, dict) and set(feature) <= {"bytes", "path"}:
+        feature = feature.get("bytes")
+    binary = isinstance(feature, datasets.Value) and feature.dtype.startswith(BINARY)
+    if not (binary or isinstance(feature, datasets.Image)):
+        raise UsageError(
+            f"the column {column!r} holds no images", where=where, expected="images, or their encoded bytes",
+            got=str(table.features[column]),
+        )  # fmt: skip
 
 
 def _check_apart(builder: Any, train: str, validation: str) -> None:

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from zigma_bench.data import hub
 from zigma_bench.data.files import Listing, below, fingerprint, gaps, matching, missing_shards, shared, split_list
+from zigma_bench.data.folder import IMAGES, check_none_passed_over
 from zigma_bench.data.options import HuggingFaceOptions
+from zigma_bench.data.splits import split_names
 from zigma_bench.errors import NotReady, UsageError, nearest
 from zigma_bench.registry import Condition, DataFacts, Missing
 
-SUFFIXES = {  # what `datasets` reads as each kind, of the formats that decode.py takes
+SUFFIXES = {  # what is read as each kind
     "parquet": (".parquet",),
     "arrow": (".arrow",),
     "webdataset": (".tar",),
-    "imagefolder": (
-        ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif",
-    ),
-}  # fmt: skip
+    "imagefolder": IMAGES,
+}
 SHARDS = (".parquet", ".arrow", ".tar")
+METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+CONFIGS = b"\nconfigs:"  # the key of a README.md that says which files are which split
 METADATA = (".csv", ".jsonl", ".parquet")  # files of a folder of images that hold their captions
 PART = r"[A-Za-z0-9_.-]+(\[[0-9%:-]*\](\([a-z0-9_]+\))?)?"  # such as train, or train[:90%]
 SPLIT = re.compile(rf"{PART}(\+{PART})*")
@@ -83,7 +86,7 @@ def find(options: HuggingFaceOptions) -> Source:
     if options.path in SUFFIXES:
         if not patterns and options.data_dir is None:
             raise _wrong(f"{options.path} needs to know its files", "data_files or data_dir")
-        beside = METADATA if options.path == "imagefolder" and options.caption is not None else ()
+        beside = METADATA if options.path == "imagefolder" and reads_metadata(options) else ()
         return _listed(options, "builder", Path(options.data_dir or "."), SUFFIXES[options.path] + beside)
     folder = Path(options.path).expanduser()
     if folder.is_file():
@@ -135,8 +138,13 @@ def _listed(
         return Source(kind, base, missing=(_missing_folder(base),))
     base = base.expanduser().absolute()
     patterns, held_out = split_list(options.data_files), split_list(options.validation_files)
-    train = matching(patterns, base) if patterns else below(base, suffixes)
+    train = matching(patterns, base) if patterns else below(base)
     validation = matching(held_out, base) if held_out else None
+    if not _has_own_reader(options, kind, train):
+        for listing in (train, validation or NOTHING):
+            _check_all_are_read(options, kind, listing, named=bool(patterns))
+    if suffixes is not None and not patterns:
+        train = Listing(tuple(file for file in train.files if file.lower().endswith(suffixes)))
     missing = [_missing_file(file) for file in (*train.unmatched, *(validation.unmatched if validation else ()))]
     missing += [_missing_shard(file) for file in (*_absent(train, patterns), *_absent(validation, held_out))]
     if not train.files and not missing:
@@ -145,6 +153,51 @@ def _listed(
     if validation and (both := shared(train, validation)):
         raise _wrong(f"{both[0]} is among the training and the validation files", "two sets that share no file")
     return Source(kind, base, train, validation, tuple(missing))
+
+
+def reads_metadata(options: HuggingFaceOptions) -> bool:
+    """Whether a folder of images is read with the metadata.csv, .jsonl or .parquet that lies in it."""
+    return options.caption is not None or options.label not in (None, "label")
+
+
+def builder_kind(options: HuggingFaceOptions, kind: str, files: Sequence[str]) -> str | None:
+    """The key of SUFFIXES as which local files are read; None for those that `datasets` alone knows how to read.
+
+    UsageError for a folder that holds files of two kinds.
+    """
+    if options.path in SUFFIXES:
+        return options.path
+    if _has_own_reader(options, kind, Listing(tuple(files))):
+        return None
+    data = [file for file in files if Path(file).name not in METADATA_FILES]
+    found = {kind: next((f for f in data if f.lower().endswith(ends)), None) for kind, ends in SUFFIXES.items()}
+    there = {kind: file for kind, file in found.items() if file is not None}
+    if len(there) > 1:
+        raise _wrong(
+            f"{options.path!r} holds data of {len(there)} kinds", "one kind", got=", ".join(there.values()),
+            do=f"write path: one of {', '.join(there)}, and data_dir or data_files",
+        )  # fmt: skip
+    return next(iter(there), None)
+
+
+def _has_own_reader(options: HuggingFaceOptions, kind: str, listing: Listing) -> bool:
+    """Whether a folder says itself which of its files are read: a data set of the Hub, or one with such a README.md."""
+    if kind != "folder":
+        return False
+    if options.revision is not None or options.name is not None:
+        return True
+    notes = [file for file in listing.files if Path(file).name == "README.md"]
+    return any(CONFIGS in Path(file).read_bytes() for file in notes)
+
+
+def _check_all_are_read(options: HuggingFaceOptions, kind: str, listing: Listing, *, named: bool) -> None:
+    """NotReady for a file beside those that are read that looks like data too."""
+    found = builder_kind(options, kind, listing.files)
+    if found == "imagefolder":
+        images = [file for file in listing.files if Path(file).name not in METADATA_FILES]
+        check_none_passed_over(images, SUFFIXES[found], "the reader of a folder of images")
+    elif found is not None and not named:
+        check_none_passed_over(listing.files, SUFFIXES[found], f"the reader of {found} files", shards=True)
 
 
 def _missing_folder(folder: Path) -> Missing:
@@ -182,8 +235,8 @@ def _check_validation(options: HuggingFaceOptions) -> None:
     if options.validation_split is not None:
         _check_split(options.validation_split)
         ours, theirs = _whole_splits(options.split), _whole_splits(options.validation_split)
-        same = options.split == options.validation_split or ours & _names(options.validation_split)
-        if same or theirs & _names(options.split):
+        same = options.split == options.validation_split or ours & split_names(options.validation_split)
+        if same or theirs & split_names(options.split):
             raise _wrong(
                 "training and validation read the same split", "two splits without a common image", got=options.split
             )
@@ -207,11 +260,6 @@ def _check_stream(options: HuggingFaceOptions) -> None:
 def _check_split(split: str) -> None:
     if not SPLIT.fullmatch(split):
         raise _wrong("this is no split", "a name, or a part of one such as train[:90%]", got=split)
-
-
-def _names(split: str) -> set[str]:
-    """The splits that a text such as `train[:10%]+test` takes images from."""
-    return {part.partition("[")[0] for part in split.split("+")}
 
 
 def _whole_splits(split: str) -> set[str]:

@@ -1,0 +1,155 @@
+"""Lists the files below folders, strictly: an entry that can't be read is an error that names it, never left out.
+
+Symbolic links are followed. Hidden files and folders (.NAME, and folders __NAME) are left out, as documented. Notes,
+such as README.txt, may lie beside the images; an image that no reader here takes may not.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from zigma_bench.errors import NotReady, ZigmaBenchError
+
+IMAGES = (  # of the formats that decode.py takes
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm",
+    ".pbm", ".pnm", ".avif",
+)  # fmt: skip
+VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm")
+OTHER_IMAGES = (  # of other formats
+    ".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".jpm", ".jxr", ".wdp", ".jif",
+    ".jfi", ".mpo", ".svg", ".svgz", ".tga", ".icb", ".vda", ".vst", ".ico", ".cur", ".icns", ".psd", ".psb", ".xcf",
+    ".exr", ".hdr", ".dds", ".pcx", ".dcx", ".dib", ".pfm", ".pam", ".qoi", ".ras", ".sgi", ".rgb", ".rgba", ".bw",
+    ".xbm", ".xpm", ".pcd", ".wmf", ".emf", ".eps", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2",
+    ".raf", ".pef", ".srw", ".fits", ".fit", ".dcm", ".blp", ".jng", ".flif", ".bpg", ".ktx",
+)  # fmt: skip
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
+SHARDS = (".parquet", ".pq", ".parq", ".arrow", ".feather", ".tar")
+NOTES = (".txt", ".md", ".json", ".jsonl", ".csv", ".tsv", ".yaml", ".yml", ".html", ".xml", ".py", ".pdf", ".db")
+SPECIAL = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device file",
+    stat.S_IFBLK: "a device file",
+}
+HEADS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
+REMOVE = "remove it, or replace it by a file"
+CONVERT = "convert it to PNG, or remove it"
+
+
+def files_below(folder: Path) -> list[str]:
+    """Every file below a folder as an absolute path, sorted, without hidden ones.
+
+    NotReady, which names the first such entry, for a link that leads nowhere or to a folder that was listed before, a
+    named pipe, socket or device file, a name that is no UTF-8, and a folder that can't be listed.
+    """
+    found: list[str] = []
+    listed: dict[tuple[int, int], str] = {}
+    due = [str(folder.absolute())]
+    while due:
+        place = due.pop()
+        _check_new(place, listed)
+        for entry in _entries(place):
+            if entry.is_dir():
+                due += [] if entry.name.startswith("__") else [entry.path]
+            else:
+                check_file(entry.path, is_file=entry.is_file())
+                found.append(entry.path)
+    return sorted(found)
+
+
+def files_in(folder: Path) -> list[Path]:
+    """The files of a folder itself, sorted, without hidden ones; NotReady as of `files_below`."""
+    files = [entry for entry in _entries(str(folder.absolute())) if not entry.is_dir()]
+    for entry in files:
+        check_file(entry.path, is_file=entry.is_file())
+    return sorted(Path(entry.path) for entry in files)
+
+
+def check_file(path: str, *, is_file: bool | None = None) -> None:
+    """NotReady for a path that is no file that can be opened; `is_file`: what is known of it without another look."""
+    if is_file if is_file is not None else os.path.isfile(path):
+        return
+    try:
+        kind = SPECIAL.get(stat.S_IFMT(os.stat(path).st_mode), "no file")
+    except FileNotFoundError:
+        if os.path.islink(path):
+            what = f"the link leads to a file that is not there, {os.readlink(path)}"
+            raise NotReady(what, where=path, do="remove the link, or put the file there") from None
+        raise NotReady("there is no such file", where=path) from None
+    except OSError as error:  # such as a link to itself
+        raise NotReady(f"the file can't be reached ({error.strerror})", where=path, do=REMOVE) from None
+    raise NotReady(f"this is {kind}, not a file of data", where=path, do=REMOVE)
+
+
+def check_none_passed_over(files: Iterable[str], taken: Sequence[str], what: str, *, shards: bool = False) -> None:
+    """NotReady for images, and for archives, that a reader of files with the suffixes `taken` would leave out.
+
+    `shards`: of a folder of shards, where files of the other kinds count, and single images are notes.
+    """
+    left = [file for file in files if not file.lower().endswith(tuple(taken))]
+    lost = [file for file in left if (_is_shard(file) if shards else _is_image(file))]
+    if lost:
+        more = f" and {len(lost) - 1:,} more" if len(lost) > 1 else ""
+        raise NotReady(
+            f"{what} would pass over this file", where=f"{lost[0]}{more}", expected=f"files that end in {', '.join(taken)}",
+            do="unpack it, or remove it" if lost[0].lower().endswith(ARCHIVES) else CONVERT,
+        )  # fmt: skip
+
+
+def _is_shard(file: str) -> bool:
+    return file.lower().endswith((*SHARDS, *ARCHIVES))
+
+
+def _is_image(file: str) -> bool:
+    """Whether a file's name, or its first bytes, are those of an image, a video, a shard or an archive."""
+    name = file.lower()
+    if name.endswith((*IMAGES, *OTHER_IMAGES, *VIDEOS, *ARCHIVES, *SHARDS)):
+        return True
+    if name.endswith(NOTES):
+        return False
+    try:
+        with open(file, "rb") as opened:
+            head = opened.read(16)
+    except OSError as error:
+        raise unreadable(file, error) from None
+    return head.startswith(HEADS) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP") or head[4:8] == b"ftyp"
+
+
+def unreadable(path: str, error: OSError) -> ZigmaBenchError:
+    """The error of a file or folder of data that the system doesn't let us read."""
+    return NotReady(f"it can't be read ({error.strerror})", where=path, do="make it readable, or remove it")
+
+
+def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
+    """What a folder holds that is not hidden."""
+    try:
+        with os.scandir(folder) as entries:
+            shown = [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        raise NotReady(
+            f"the folder can't be listed ({error.strerror})", where=folder, do="make it readable, or remove it"
+        ) from None
+    for entry in shown:
+        try:
+            entry.name.encode()
+        except UnicodeEncodeError:
+            name = os.fsencode(entry.path).decode("utf-8", "backslashreplace")
+            raise NotReady("the name is no UTF-8", where=name, do="rename it") from None
+    yield from shown
+
+
+def _check_new(folder: str, listed: dict[tuple[int, int], str]) -> None:
+    """NotReady for a folder that has been listed under another name, as by a link to a folder above it."""
+    try:
+        state = os.stat(folder)
+    except OSError as error:
+        raise unreadable(folder, error) from None
+    first = listed.setdefault((state.st_dev, state.st_ino), folder)
+    if first != folder:
+        raise NotReady(
+            "this link leads to a folder whose images are read already", where=folder, got=first,
+            do="remove the link, or one of both",
+        )  # fmt: skip
