@@ -41,7 +41,15 @@ def test_one_set_of_figures(folders, tmp_path):
     from torch_fidelity import calculate_metrics
 
     samples, reference = folders
-    words = ["--samples", samples, "--reference", reference, "--metrics", ",".join(NAMES), "--json"]
+    words = [
+        "--samples",
+        samples,
+        "--reference",
+        reference,
+        "--metrics",
+        ",".join(f"{name}:size=64" for name in NAMES),
+        "--json",
+    ]
     ran = CliRunner().invoke(app, ["quality", *map(str, words), "--device", "cpu", "--results", str(tmp_path / "r")])
     assert ran.exit_code == 0, ran.exception
     ours = json.loads(ran.stdout)
