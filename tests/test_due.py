@@ -23,7 +23,7 @@ from zigma_bench.sealed import file_sha256
 CPU = Device("cpu", "test")
 SUITE = """# Does a toy run go through?
 name: toy
-data: {name: digits}
+data: {name: digits, validation: 100}
 compare:
   - backbone: {name: zigma, width: 16, depth: 2, patch: 4}
     scans: [raster]
@@ -31,7 +31,7 @@ seeds: [0]
 budget: {images: 64}
 train: {batch: 16, checkpoint_seconds: 1}
 sample: {count: 24, batch: 12, evaluations: 2}
-quality: [val-loss, kid-efflite0]
+quality: [val-loss, {name: kid-efflite0, size: 64}]
 """
 
 
@@ -167,7 +167,7 @@ def test_images_of_earlier_weights_are_drawn_again(run):
 
 def test_a_metric_of_images_alone_needs_no_weights(run):
     run.file("train-*/ema.safetensors").unlink()
-    assert run("quality=[kid-efflite0]") == ["done"] * 3
+    assert run("quality=[{name: kid-efflite0, size: 64}]") == ["done"] * 3
     assert not list(run.results.glob("toy/zigma*/train-*/ema.safetensors"))
 
 

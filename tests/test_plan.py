@@ -442,8 +442,10 @@ def test_smoke_keeps_the_solver(write_suite):
 def test_a_default_that_is_written_out_changes_no_identity(write_suite):
     """So an option that is added later, whose default is what was done before, leaves records as they are."""
     explicit = write_suite(
-        ("width: 32, depth: 2, patch: 2}\n    scans: [raster, {name: zigzag, paths: 8}", "width: 32, depth: 2, patch: 2, residual: official}\n"
-         "    scans: [raster, {name: zigzag, paths: 8, mode: layerwise}"),
+        (
+            "width: 32, depth: 2, patch: 2}\n    scans: [raster, {name: zigzag, paths: 8}",
+            "width: 32, depth: 2, patch: 2, residual: official}\n    scans: [raster, {name: zigzag, mode: layerwise}",
+        ),
         ("{name: digits}", "{name: digits, validation: 1000, caption: null}"),
         ("train: {batch: 16}", "train: {batch: 16, flip: false, ema: 0.9999, random_crop: null, betas: [0.9, 0.999]}"),
         ("quality: [val-loss]", "quality: [{name: val-loss, images: 512}]"), name="explicit.yaml",

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zigma_bench.data.hashes import named_hashes
 from zigma_bench.data.folder import check_file, files_below
+from zigma_bench.data.hashes import named_hashes
 from zigma_bench.errors import UsageError
 
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # of a pattern, as in shard-{000..010}.tar

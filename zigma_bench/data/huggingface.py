@@ -143,7 +143,9 @@ def _with_metadata(splits: dict[str, tuple[str, ...]], beside: list[str], source
         owners = [split for split, files in splits.items() if any(image.startswith(folder) for image in files)]
         if len(owners) != 1:
             raise UsageError(
-                "the metadata belongs to no split, or to several", where=file, do="write one in the folder of each split"
+                "the metadata belongs to no split, or to several",
+                where=file,
+                do="write one in the folder of each split",
             )
         found[owners[0]].append(file)
     return {split: tuple(files) for split, files in found.items()}
@@ -162,7 +164,9 @@ def _data_files(splits: dict[str, tuple[str, ...]]) -> Any:
     """The files as `datasets` holds them: its cache is another one where any of them has changed."""
     from datasets.data_files import DataFilesDict, DataFilesList
 
-    return DataFilesDict({split: DataFilesList(list(files), [_state(f) for f in files]) for split, files in splits.items()})
+    return DataFilesDict(
+        {split: DataFilesList(list(files), [_state(f) for f in files]) for split, files in splits.items()}
+    )
 
 
 def _state(file: str) -> tuple[str, ...]:
