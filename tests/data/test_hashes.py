@@ -253,6 +253,9 @@ def test_a_cell_whose_data_changed_after_the_plan_is_refused(pictures: Callable[
     text, now = str(caught.value), cell_of(place, tmp_path).data_fingerprint
     assert "huggingface" in text and cell.data_fingerprint in text and now in text
     assert len(load_splits(cell_of(place, tmp_path)).train) == 3
+    place.rename(tmp_path / "elsewhere")
+    with pytest.raises(NotReady, match="pictures is missing; put the images at"):
+        load_splits(cell)
 
 
 def identities(cell: Cell) -> Any:

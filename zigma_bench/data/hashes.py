@@ -101,7 +101,7 @@ def changed_unseen(file: str) -> NotReady:
 
 def named_hashes(files: Sequence[str | os.PathLike[str]]) -> list[tuple[str, str]]:
     """(name, sha256) of each file, in order; names are relative to the deepest folder that holds them all."""
-    paths = [os.path.abspath(file) for file in files]
+    paths = [os.path.join(os.getcwd(), file) for file in files]
     if not paths:
         return []
     root = os.path.join(os.path.commonpath({os.path.dirname(path) for path in paths}), "")

@@ -8,10 +8,13 @@ from zigma_bench.plugins import catalogue
 
 
 def check_planned(cell: Cell) -> None:
-    """NotReady if the files of a cell's data set changed after the plan was made: its figures would be of others."""
+    """NotReady if files of a cell's data set are missing or changed after the plan was made."""
     data = cell.data_set
     spec = catalogue().get("dataset", data.name)
-    found = fingerprint_after(spec.facts.describe(spec.make_options(data.options)).fingerprint, cell.transforms)
+    facts = spec.facts.describe(spec.make_options(data.options))
+    for missing in facts.missing:
+        raise NotReady(f"{missing.what} is missing", where=f"data: {data.name}", do=missing.do)
+    found = fingerprint_after(facts.fingerprint, cell.transforms)
     planned = cell.data_fingerprint if cell.latents is None else cell.latents.images
     if found != planned:
         raise NotReady(
