@@ -11,6 +11,7 @@ State is read from files alone. A record counts when its identity is the one tha
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -20,12 +21,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from zigma_bench.errors import ComparisonRefused, NotReady
+from zigma_bench.errors import ComparisonRefused, NotReady, system_fault
+from zigma_bench.json_files import check_finite, parse_json, read_text
 from zigma_bench.record import Record
 
 LOCK_SECONDS = 5  # long enough for a worker whose parent was killed to end itself
 RECORD, SPEC, TABLE = "record.json", "spec.json", "table.json"
 TABLE_FORMAT = 1
+LEAST_BYTES = 2**20  # that must fit before anything begins
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:
@@ -39,7 +42,9 @@ def write_atomic(path: Path, data: str | bytes) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError):  # a full disk names no file
+            error.filename, error.filename2 = str(path), None
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
@@ -55,18 +60,37 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def check_writable(results: Path) -> None:
-    """Stop with code 3 before the expensive step where the results folder can't be written."""
+def check_writable(results: Path, needed_bytes: int = LEAST_BYTES) -> None:
+    """Stop with code 3 before the expensive step where the results folder can't take so many bytes.
+
+    They are reserved and let go again: what a disk reports as free may be beyond a quota or a limit.
+    """
+    do = "take another one with --results DIR"
     try:
         results.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=results):
-            pass
+        with tempfile.TemporaryFile(dir=results) as file:
+            _reserve(file.fileno(), needed_bytes)
     except OSError as error:
-        raise NotReady(
-            f"the results folder can't be written: {error.strerror}",
-            where=str(results),
-            do="give another one with --results DIR",
-        ) from None
+        fault = system_fault(error)
+        what = f"the results folder can't be written: {fault.what if fault else error}"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            free = shutil.disk_usage(results).free
+            need = f"space for {needed_bytes:,} bytes, about what one cell writes"
+            raise NotReady(what, where=str(results), expected=need, got=f"{free:,} bytes free", do=do) from None
+        raise NotReady(what, where=str(results), do=do) from None
+
+
+def _reserve(handle: int, count: int) -> None:
+    """Take `count` bytes on the disk of an open file, by writing where the file system knows no other way."""
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(handle, 0, count)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENODEV, errno.ENOSYS):
+                raise
+    for start in range(0, count, LEAST_BYTES):
+        os.write(handle, bytes(min(LEAST_BYTES, count - start)))
 
 
 def suite_folder(results: Path, suite: str, *, smoke: bool) -> Path:
@@ -81,7 +105,7 @@ def read_record(folder: Path, identity: str | None = None) -> Record | None:
     """The record of a stage, or None where there is none of this identity."""
     path = folder / RECORD
     try:
-        text = path.read_bytes().decode(errors="replace")  # what is no text is no JSON either, and is named below
+        text = read_text(path, do="move it away; the stage is then done again")
     except FileNotFoundError:
         return None
     record = Record.from_json(text, where=str(path))
@@ -91,12 +115,14 @@ def read_record(folder: Path, identity: str | None = None) -> Record | None:
 def read_table_file(path: Path) -> dict[str, Any] | None:
     """What a suite's table stands on, or None where there is none; a newer format is refused."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(read_text(path))
+        check_finite(data)
         version = data["format"]
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError):
-        raise ComparisonRefused("this is no table of zigma-bench", where=str(path), do="move the file away") from None
+    except (ValueError, KeyError, TypeError) as error:
+        what = f"this is no table of zigma-bench ({error!r})"
+        raise ComparisonRefused(what, where=str(path), do="move the file away") from None
     if version != TABLE_FORMAT:
         raise ComparisonRefused(
             "the table has a format that this version can't read",

@@ -74,7 +74,7 @@ def plan(
     target = find_device(device)
     made = prepare(suite, settings=settings or (), only=only or (), smoke=smoke)
     if as_json:
-        typer.echo(json.dumps(plan_json(made, results, target), indent=1, allow_nan=False))
+        print(json.dumps(plan_json(made, results, target), indent=1, allow_nan=False))
     else:
         show_plan(made, results, target)
     made.check_ready(target.type)
@@ -113,7 +113,7 @@ def show_tables(tables: Sequence[Table], output: str) -> None:
             print_table(table)
     else:
         text = {"json": render.to_json, "csv": render.to_csv, "markdown": render.to_markdown}[output](tables)
-        typer.echo(text.rstrip("\n"))
+        print(text.rstrip("\n"))
 
 
 def _run(
