@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 import traceback
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zigma_bench.device import Device
-from zigma_bench.errors import Interrupted, NotReady, ZigmaBenchError
+from zigma_bench.errors import Interrupted, NotReady, reason_of
 from zigma_bench.images import Images, Pixels, Splits, Subset
 from zigma_bench.plan import Cell, Stage, cell_routes, held_out_needed, too_few_held_out
 from zigma_bench.plugins import catalogue
@@ -83,9 +84,10 @@ def run_stage(life: Life, stage: Stage) -> int:
         raise
     except Exception as error:  # whatever it was, it is this cell's row, and the other cells go on
         traceback.print_exc()
-        reason = str(error) if isinstance(error, ZigmaBenchError) else f"{type(error).__name__}: {error}"
+        reason = reason_of(error)
         origin = provenance(life.cell, life.device, started)
-        write_record(folder, Record(stage, identity, facts, "failed", reason=reason, provenance=origin))
+        with contextlib.suppress(OSError):  # on a full disk the event alone tells
+            write_record(folder, Record(stage, identity, facts, "failed", reason=reason, provenance=origin))
         life.emit({"event": "failed", "stage": stage, "text": reason})
         raise StageFailed from None
     if found is not None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from zigma_bench.cell import load_splits
 from zigma_bench.device import Device
-from zigma_bench.errors import CellFailed, ZigmaBenchError
+from zigma_bench.errors import CellFailed, ZigmaBenchError, reason_of
 from zigma_bench.plan import Cell
 from zigma_bench.worker import send, stop_flag, take_device, take_job
 
@@ -32,6 +32,9 @@ def main() -> int:
     except ZigmaBenchError as error:
         send(events, {"event": "stopped", "text": str(error)})
         return error.exit_code
+    except OSError as error:
+        send(events, {"event": "stopped", "text": reason_of(error)})
+        return CellFailed.exit_code
     except Exception as error:  # whatever it was, it is said where the run is watched
         traceback.print_exc()
         send(events, {"event": "stopped", "text": _told(error)})

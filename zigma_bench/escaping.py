@@ -81,4 +81,3 @@ def _plain_sign(sign: str) -> str:
         return _shown(sign)
     bare = unicodedata.normalize("NFKD", sign).encode("ascii", "ignore").decode("ascii")
     return bare if bare.isprintable() and bare else "?"
-

@@ -7,6 +7,7 @@ its end means that the parent is gone, and the cell ends too.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -18,7 +19,7 @@ from typing import Any, TextIO
 
 from zigma_bench.cell import Life, StageFailed, run_stage
 from zigma_bench.device import Device, calm_collector
-from zigma_bench.errors import Interrupted, NotReady, ZigmaBenchError
+from zigma_bench.errors import Interrupted, NotReady, system_fault
 from zigma_bench.plan import Cell
 from zigma_bench.store import only_writer, suite_folder
 
@@ -36,9 +37,11 @@ def main() -> int:
             return max((run_stage(life, stage) for stage in job["stages"]), default=0)
     except StageFailed:
         return 1
-    except ZigmaBenchError as error:
-        send(events, {"event": "stopped", "text": str(error)})
-        return error.exit_code
+    except Exception as error:
+        if (fault := system_fault(error)) is None:
+            raise
+        send(events, {"event": "stopped", "text": str(fault)})
+        return fault.exit_code
 
 
 def take_job() -> tuple[dict[str, Any], Cell, TextIO]:
@@ -82,7 +85,8 @@ def _end_with_parent() -> None:
 
 
 def send(events: TextIO, event: dict[str, Any]) -> None:
-    events.write(json.dumps(event) + "\n")
+    with contextlib.suppress(BrokenPipeError):  # the parent is gone, and this process ends with it
+        events.write(json.dumps(event) + "\n")
 
 
 if __name__ == "__main__":

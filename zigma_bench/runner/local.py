@@ -6,6 +6,7 @@ figures mean nothing). A cell that fails leaves a record with the reason and the
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import time
@@ -15,12 +16,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from zigma_bench.device import Device
-from zigma_bench.errors import Interrupted
+from zigma_bench.errors import ComparisonRefused, Interrupted, reason_of
 from zigma_bench.plan import Cell, Plan, Stage
 from zigma_bench.record import Record
 from zigma_bench.runner.encode import encode_latents, text_cells, text_problems
 from zigma_bench.runner.process import INTERRUPTED, run_job
 from zigma_bench.store import (
+    LEAST_BYTES,
     TABLE,
     check_writable,
     read_record,
@@ -75,13 +77,28 @@ def pending(results: Path, cell: Cell, stages: Iterable[Stage], device: Device) 
 
 def run_plan(plan: Plan, results: Path, device: Device, watcher: Watcher, *, stages: Sequence[Stage]) -> list[Outcome]:
     """Bring every cell of a plan up to date, in order; raises Interrupted when asked to stop."""
-    check_writable(suite_folder(results, plan.suite.name, smoke=plan.smoke))
+    check_writable(
+        suite_folder(results, plan.suite.name, smoke=plan.smoke), _needed_bytes(plan, results, device, stages)
+    )
     write_table(plan, results, device)
     _encode_first(plan, results, device, watcher, stages)
     outcomes = [run_cell(cell, results, device, watcher, stages) for cell in plan.cells]
     for _ in range(rounds_of(plan) - 1):  # of efficiency, the cells alternating
         outcomes = [_next_round(outcome, results, device, watcher, stages) for outcome in outcomes]
     return outcomes
+
+
+def _needed_bytes(plan: Plan, results: Path, device: Device, stages: Sequence[Stage]) -> int:
+    """About what the largest cell that is due writes at once: two checkpoints of weights, averages and Adam's moments,
+    and its images twice; nothing where nothing is due."""
+    most = 0
+    for cell in plan.cells:
+        with contextlib.suppress(ComparisonRefused):
+            if pending(results, cell, stages, device):
+                trained = cell.parameters * 4 * 8 if "train" in stages and cell.role == "cell" else 0
+                images = cell.sample.count * cell.frames * cell.height * cell.width * 3 if not cell.timed_alone else 0
+                most = max(most, LEAST_BYTES, trained + 2 * images)
+    return most
 
 
 def _encode_first(plan: Plan, results: Path, device: Device, watcher: Watcher, stages: Sequence[Stage]) -> None:
@@ -91,7 +108,10 @@ def _encode_first(plan: Plan, results: Path, device: Device, watcher: Watcher, s
     """
 
     def reads(cell: Cell) -> bool:
-        left = pending(results, cell, stages, device)
+        try:
+            left = pending(results, cell, stages, device)
+        except ComparisonRefused:  # a broken record, which the cell itself will report
+            return False
         return "train" in left or "quality" in left or (cell.role == "reconstruction" and bool(left))
 
     due = [cell for cell in plan.cells if reads(cell)]
@@ -121,7 +141,17 @@ def _next_round(before: Outcome, results: Path, device: Device, watcher: Watcher
 
 
 def run_cell(cell: Cell, results: Path, device: Device, watcher: Watcher, stages: Sequence[Stage]) -> Outcome:
-    """Bring one cell up to date."""
+    """Bring one cell up to date; a broken record or a failing disk costs this cell alone."""
+    try:
+        return _up_to_date(cell, results, device, watcher, stages)
+    except (OSError, ComparisonRefused) as error:
+        reason = reason_of(error)
+        watcher.event(cell, {"event": "failed", "stage": "", "text": reason})
+        folder = results / cell.suite if isinstance(error, OSError) else cell_folder(results, cell)
+        return Outcome(cell, folder, "failed", reason)
+
+
+def _up_to_date(cell: Cell, results: Path, device: Device, watcher: Watcher, stages: Sequence[Stage]) -> Outcome:
     folder = cell_folder(results, cell)
     due = pending(results, cell, stages, device)
     watcher.begin(cell, due)
@@ -190,7 +220,8 @@ def _spawn(
         raise Interrupted(reason or INTERRUPTED)
     if code != 0 and reason is None:
         reason = _reason_of(code, folder)
-        _write_death(cell, folder, device, stage, reason)
+        with contextlib.suppress(OSError):  # on a full disk the outcome alone tells
+            _write_death(cell, folder, device, stage, reason)
     return reason if code != 0 else None
 
 
