@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import sys
 from collections.abc import Iterator
 
-from zigma_bench.errors import NotReady, OutputLost, ZigmaBenchError, system_fault
+from zigma_bench.errors import OutputLost, ZigmaBenchError, system_fault
 from zigma_bench.escaping import visible, write_plainly
 
 CLICK_INTERRUPTED = 130  # how Typer answers a KeyboardInterrupt
@@ -53,14 +54,44 @@ def boundary() -> Iterator[None]:
     except KeyboardInterrupt:
         code = INTERRUPTED
         _complain("interrupted; the same command goes on where it stopped")
-    except BrokenPipeError:
-        code = _give_up_output()
     except Exception as error:
         code = _explain(error)
-    if (lost := _flush_output()) is not None:
-        _complain(str(lost))
-        code = code or lost.exit_code
-    sys.exit(code)
+    lost = _flush()
+    sys.exit(code or lost)
+
+
+class Output(io.TextIOWrapper):
+    """Standard output, whose failure is an error of its own: a full disk behind it is not that of the results."""
+
+    def write(self, text: str) -> int:
+        with _losing():
+            return super().write(text)
+
+    def flush(self) -> None:
+        with _losing():
+            super().flush()
+
+
+@contextlib.contextmanager
+def _losing() -> Iterator[None]:
+    """Turn a failure to write into OutputLost, after which standard output leads nowhere and nothing else complains."""
+    try:
+        yield
+    except BrokenPipeError:
+        _silence(1)
+        raise OutputLost("standard output was closed before everything was written") from None
+    except OSError as error:
+        _silence(1)
+        reason = system_fault(error)
+        what = reason.what if reason is not None else str(error)
+        do = "the same command prints it again"
+        raise OutputLost(f"standard output can't be written: {what}", do=do) from None
+
+
+def _silence(number: int) -> None:
+    """Send a stream nowhere."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), number)
 
 
 def _explain(error: Exception) -> int:
@@ -68,8 +99,6 @@ def _explain(error: Exception) -> int:
     fault = system_fault(error)
     if fault is None:
         raise error
-    if isinstance(error, OSError) and error.filename is None and _flush_fails():
-        fault = _lost(error)
     _complain(f"{fault}{_raised_at(error)}")
     return fault.exit_code
 
@@ -89,8 +118,9 @@ def _open_streams() -> None:
     closed = sys.stdout is None
     if closed:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-    write_plainly(sys.stdout)
     write_plainly(sys.stderr)
+    encoding, lines = sys.stdout.encoding, sys.stdout.isatty()
+    sys.stdout = sys.__stdout__ = Output(sys.stdout.detach(), encoding, write_plainly(), line_buffering=lines)  # type: ignore[misc]
     if closed:
         raise OutputLost("standard output is closed", do="send it to a file, or to /dev/null")
 
@@ -103,42 +133,17 @@ def _is_open(number: int) -> bool:
     return True
 
 
-def _flush_fails() -> bool:
-    """Whether standard output holds text that it can't get rid of."""
+def _flush() -> int:
+    """Write out what is left; the code of a failure, or 0."""
+    code = 0
     try:
         sys.stdout.flush()
-    except (OSError, ValueError):
-        return True
-    return False
-
-
-def _flush_output() -> ZigmaBenchError | None:
-    """Write out what is left; the error that this comes to, after which nothing more is tried."""
-    lost: ZigmaBenchError | None = None
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _give_up_output()
-        lost = OutputLost("standard output was closed before everything was written")
-    except (OSError, ValueError) as error:
-        _give_up_output()
-        lost = _lost(error)
+    except ZigmaBenchError as error:
+        _complain(str(error))
+        code = error.exit_code
     with contextlib.suppress(OSError, ValueError):
         sys.stderr.flush()
-    return lost
-
-
-def _lost(error: Exception) -> ZigmaBenchError:
-    reason = system_fault(error)
-    what = reason.what if isinstance(reason, NotReady) else str(error)
-    return OutputLost(f"standard output can't be written: {what}", do="the same command prints it again")
-
-
-def _give_up_output() -> int:
-    """Send standard output nowhere, so that nothing complains at the end of the process."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    return OutputLost.exit_code
+    return code
 
 
 def _complain(text: str) -> None:
@@ -146,8 +151,7 @@ def _complain(text: str) -> None:
     try:
         print(f"zigma-bench: {visible(text)}", file=sys.stderr, flush=True)
     except (OSError, ValueError):
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        _silence(2)
 
 
 def _raised_at(error: Exception) -> str:

@@ -7,6 +7,7 @@ write a stand-in for a sign that their encoding lacks.
 from __future__ import annotations
 
 import codecs
+import io
 import re
 import unicodedata
 from typing import TextIO
@@ -24,7 +25,7 @@ HANDLER = "zigma-bench-plain"
 
 
 def visible(text: str) -> str:
-    r"""The text on one line, with `\n` and `\x1b` written out for signs that would act on a terminal or can't be seen."""
+    r"""The text on one line: `\n` and `\x1b` stand for signs that would act on a terminal or that can't be seen."""
     return text if text.isascii() and text.isprintable() else "".join(map(_shown, text))
 
 
@@ -59,11 +60,12 @@ def csv_cell(value: object) -> object:
     return f"'{plain}" if plain and formula else plain
 
 
-def write_plainly(stream: TextIO) -> None:
-    """Have a stream write a stand-in for each sign that its encoding lacks."""
+def write_plainly(stream: TextIO | None = None) -> str:
+    """Have a stream write a stand-in for each sign that its encoding lacks; gives the name of the handler of errors."""
     codecs.register_error(HANDLER, _stand_in)
-    if hasattr(stream, "reconfigure"):
+    if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors=HANDLER)
+    return HANDLER
 
 
 def _stand_in(error: UnicodeError) -> tuple[str, int]:

@@ -14,8 +14,8 @@ from zigma_bench.store import TABLE, read_table_file
 
 Whole = Annotated[int, Interval(ge=0, le=10**30)]
 Amount = Annotated[float, Interval(ge=0, le=1e30)]
-Folder = Annotated[str, pydantic.StringConstraints(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}$")]
-Identity = Annotated[str, pydantic.StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,200}$")]
+Folder = Annotated[str, pydantic.StringConstraints(pattern=r"^[^/\\\\\x00.][^/\\\\\x00]{0,254}$")]
+Identity = Annotated[str, pydantic.StringConstraints(pattern=r"^[^/\\\\\x00]{1,200}$")]
 Stage = Literal["train", "sample", "quality", "efficiency"]
 Text = Annotated[str, Len(max_length=10_000)]
 
