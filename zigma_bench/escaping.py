@@ -44,7 +44,7 @@ def markdown(text: str) -> str:
     """Text that ends no cell of a table and begins no emphasis, link, image, HTML, heading or list."""
     plain = MARKUP.sub(r"\\\1", visible(text).replace("&", "&amp;").lstrip(" "))
     plain = plain.replace("://", "&#58;//").replace("www.", "www&#46;")  # which GitHub turns into links
-    return re.sub(r"^(?:([#+=-])|(\d+)([.)]))", _unlisted, plain)
+    return re.sub(r"^(?:([#+=-])|(\d+)([.)])(?=\s|$))", _unlisted, plain)
 
 
 def _unlisted(found: re.Match[str]) -> str:

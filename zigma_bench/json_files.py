@@ -1,4 +1,4 @@
-"""JSON files of this program read back: regular files of bounded size, and each fault is one error that names the file."""
+"""JSON files of this program read back: regular files of bounded size; each fault is one error that names the file."""
 
 from __future__ import annotations
 
