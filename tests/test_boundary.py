@@ -1,4 +1,4 @@
-"""What a disk, a file or a terminal does to the program: one sentence and a documented code; and text that acts on none."""
+"""What a disk, a file or a terminal does to the program: one sentence and a documented code; and inert text."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_terminal_that_lacks_signs(encoding):
 def test_text_acts_on_nothing():
     assert visible("a\x1b[2J\n\x85\u202e\x7f\ud800") == "a\\x1b[2J\\n\\x85\\u202e\\x7f\\ud800"
     assert visible("é 漢 ±") == "é 漢 ±"
-    assert markdown("a|b*`<script>![](x)\n# c") == "a\\|b\\*\\`\\<script\\>!\\[\\](x)\\n# c"
+    assert markdown("a|b*`<script>![](x)\n# c") == "a\\|b\\*\\`\\<script\\>!\\[\\](x)\\\\n# c"
     assert markdown("# a") == "\\# a"
     assert markdown("6.133 ± 1.2") == "6.133 ± 1.2"
     assert "://" not in markdown("https://example.org")

@@ -134,7 +134,7 @@ def test_the_question_stands_behind_what_editors_put_before_it(tmp_path, suite_t
     [
         ("budget:", "Budget:", [":9", "unknown key 'Budget'", "did you mean 'budget'"]),
         ("seeds: [0, 1]", f"seeds: [{'7' * 5000}]", [":8", "seeds.0", "5,000 digits"]),
-        ("name: tiny", f"{'7' * 5000}: tiny", [":2", "5,000 digits"]),
+        ("name: tiny", f"{'7' * 900}: tiny", [":2", "900 digits"]),
         ("seeds: [0, 1]", f"seeds: {'[' * 1000}{']' * 1000}", [":8", "nested too deeply"]),
         ("name: tiny", "name: \x00tiny", [":2", "is not allowed"]),
         ("name: tiny", "name: tiny\n---\nname: b", ["another document"]),

@@ -119,8 +119,10 @@ def _open_streams() -> None:
     if closed:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     write_plainly(sys.stderr)
-    encoding, lines = sys.stdout.encoding, sys.stdout.isatty()
-    sys.stdout = sys.__stdout__ = Output(sys.stdout.detach(), encoding, write_plainly(), line_buffering=lines)  # type: ignore[misc]
+    plain = write_plainly()
+    if isinstance(out := sys.stdout, io.TextIOWrapper):
+        encoding, lines = out.encoding, out.isatty()
+        sys.stdout = Output(out.detach(), encoding, plain, line_buffering=lines)
     if closed:
         raise OutputLost("standard output is closed", do="send it to a file, or to /dev/null")
 
