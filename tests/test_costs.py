@@ -11,7 +11,6 @@ from zigma_bench.cell import build
 from zigma_bench.device import Device
 from zigma_bench.efficiency import combine, measure, measure_round
 from zigma_bench.efficiency.timing import Timing
-from zigma_bench.errors import ComparisonRefused
 from zigma_bench.plan import make_plan
 from zigma_bench.plugins import catalogue
 from zigma_bench.record import Record
@@ -181,12 +180,21 @@ def test_a_plan_stands_on_the_records_of_this_card(tmp_path, timed_results):
     assert "0 cells like it were timed on another card, and a fit needs 5" in on_card.source
 
 
-def test_a_broken_record_is_named(tmp_path):
+SHAPELESS = (
+    '{"format": 1, "measurements": [], "stage": "efficiency", "identity": "a", "cell": {}, "status": "done", '
+    '"provenance": {"card": "test"}, "details": {}}'
+)
+
+
+@pytest.mark.parametrize("text", ["{", SHAPELESS])
+def test_a_broken_record_is_named_in_one_line_and_left_out(tmp_path, text, capsys):
     folder = tmp_path / "suite" / "cell-1" / "efficiency-1"
     folder.mkdir(parents=True)
-    (folder / "record.json").write_text("{")
-    with pytest.raises(ComparisonRefused, match="no record of zigma-bench"):
-        timed_calls(tmp_path, "test")
+    (folder / "record.json").write_text(text)
+    assert timed_calls(tmp_path, "test") == []
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "left out of the estimates" in line
+    assert str(folder / "record.json") in line
 
 
 def test_features_are_numbers_of_a_planned_cell(tmp_path):

@@ -120,3 +120,56 @@ def test_settings_are_laid_over_the_file(write_suite):
     assert "KEY.PATH=VALUE" in fault(path, settings=["budget"])
     assert "is no place of a list" in fault(path, settings=["compare.7.scans=[raster]"])
     assert "did you mean 'budget'" in fault(path, settings=["budgt.images=3"])
+
+
+@pytest.mark.parametrize("start", ["\ufeff", "---\n", "%YAML 1.1\n---\n", "\n\n", "\ufeff---\r\n", "#\n"])
+def test_the_question_stands_behind_what_editors_put_before_it(tmp_path, suite_text, start):
+    path = tmp_path / "suite.yaml"
+    path.write_text(start + suite_text, encoding="utf-8")
+    assert load_suite(path)[1].question == "Does the test suite run?"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("budget:", "Budget:", [":9", "unknown key 'Budget'", "did you mean 'budget'"]),
+        ("seeds: [0, 1]", f"seeds: [{'7' * 5000}]", [":8", "seeds.0", "5,000 digits"]),
+        ("name: tiny", f"{'7' * 900}: tiny", [":2", "900 digits"]),
+        ("seeds: [0, 1]", f"seeds: {'[' * 1000}{']' * 1000}", [":8", "nested too deeply"]),
+        ("name: tiny", "name: \x00tiny", [":2", "is not allowed"]),
+        ("name: tiny", "name: tiny\n---\nname: b", ["another document"]),
+        ("name: tiny", "? [a]\n: tiny", [":2", "a key is not text"]),
+        ("name: tiny", f"name: {'x' * 100_000}", ["key name", "characters)"]),
+    ],
+)
+def test_what_would_break_a_reader_is_one_short_line(write_suite, old, new, words):
+    text = fault(write_suite((old, new)))
+    for word in words:
+        assert word in text
+    assert len(text) < 1000
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [f"budget.images={'7' * 5000}", "train=&a [*a]", "seeds=*x", f"seeds={'[' * 1000}", f"seeds.{'9' * 5000}=1",
+     f"{'a.' * 2000}b=1", "train=!!python/name:os.system x"],
+)  # fmt: skip
+def test_settings_that_would_break_a_reader(write_suite, setting):
+    text = fault(write_suite(), settings=[setting])
+    assert "--set" in text
+    assert len(text) < 1000
+
+
+def test_a_suite_in_another_encoding(tmp_path, suite_text):
+    path = tmp_path / "suite.yaml"
+    path.write_bytes(suite_text.encode("utf-16"))
+    assert "not encoded as UTF-8" in fault(path)
+
+
+def test_a_network_that_is_too_deep_is_refused_at_once(write_suite):
+    from zigma_bench.plan import make_plan
+    from zigma_bench.plugins import catalogue
+
+    suite, source = load_suite(write_suite(), settings=["compare.0.backbone.depth=1000000000"])
+    with pytest.raises(UsageError, match=r"too deep.*10,000"):
+        make_plan(suite, source, catalogue())

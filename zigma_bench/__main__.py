@@ -2,51 +2,122 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
-if TYPE_CHECKING:
-    from zigma_bench.errors import ZigmaBenchError
+from zigma_bench.errors import OutputLost, ZigmaBenchError, system_fault
+from zigma_bench.escaping import visible, write_plainly
+from zigma_bench.own_output import reserve_stdout, send_nowhere
 
 CLICK_INTERRUPTED = 130  # how Typer answers a KeyboardInterrupt
+INTERRUPTED = 75
 
 
 def main() -> None:
     """Run the command line; exit codes: 0 done, 1 a cell failed, 2 usage, 3 can't run, 4 refused, 75 interrupted."""
-    if sys.argv[1:] == ["--version"]:
-        from zigma_bench import __version__
+    with boundary():
+        if sys.argv[1:] == ["--version"]:
+            from zigma_bench import __version__
 
-        print(f"zigma-bench {__version__}")
-        return
-    from zigma_bench.device import calm_collector
-    from zigma_bench.errors import ZigmaBenchError
-    from zigma_bench.interrupts import noted_interrupts
-    from zigma_bench.own_output import reserve_stdout
+            print(f"zigma-bench {__version__}")
+            return
+        from zigma_bench.device import calm_collector
+        from zigma_bench.interrupts import noted_interrupts
 
-    calm_collector()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    reserve_stdout()
-    try:
+        calm_collector()
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         with noted_interrupts() as interrupted:
             _run(interrupted)
-    except ZigmaBenchError as error:
-        print(f"zigma-bench: {error}{_raised_at(error)}", file=sys.stderr)
-        sys.exit(error.exit_code)
+
+
+@contextlib.contextmanager
+def boundary() -> Iterator[None]:
+    """Turn what a person, a disk, a file or a terminal causes inside into one sentence on standard error and its code.
+
+    Any other exception is a fault of the program and leaves its traceback.
+    """
+    code: int | str | None = 0
+    try:
+        _open_streams()
+        yield
     except SystemExit as end:
-        if end.code == CLICK_INTERRUPTED:
-            print("zigma-bench: interrupted; the same command goes on where it stopped", file=sys.stderr)
-            sys.exit(75)
-        raise
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        code = end.code
+        if code == CLICK_INTERRUPTED:
+            code = INTERRUPTED
+            _complain("interrupted; the same command goes on where it stopped")
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+        _complain("interrupted; the same command goes on where it stopped")
+    except Exception as error:
+        code = _explain(error)
+    lost = _flush()
+    sys.exit(code or lost)
+
+
+def _explain(error: Exception) -> int:
+    """Write an error down and give its code; what is no error of a person or a system is raised again."""
+    fault = system_fault(error)
+    if fault is None:
+        raise error
+    _complain(f"{fault}{_raised_at(error)}")
+    return fault.exit_code
+
+
+def _open_streams() -> None:
+    """Make sure that the three standard streams are there and take any sign.
+
+    A closed descriptor is opened on nothing, or the next file would take its number and get what libraries print.
+    """
+    lacking = [number for number in range(3) if not _is_open(number)]
+    for number in lacking:
+        os.open(os.devnull, os.O_RDONLY if number == 0 else os.O_WRONLY)  # the lowest free number
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115 - as long as the process
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    closed = sys.stdout is None
+    if closed:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    write_plainly(sys.stderr)
+    reserve_stdout(write_plainly())
+    if closed:
+        raise OutputLost("standard output is closed", do="send it to a file, or to /dev/null")
+
+
+def _is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
+
+
+def _flush() -> int:
+    """Write out what is left; the code of a failure, or 0."""
+    code = 0
+    try:
+        sys.stdout.flush()
+    except ZigmaBenchError as error:
+        _complain(str(error))
+        code = error.exit_code
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.flush()
+    return code
+
+
+def _complain(text: str) -> None:
+    """One line on standard error; nothing more can be done where that fails."""
+    try:
+        print(f"zigma-bench: {visible(text)}", file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        send_nowhere(2)
 
 
 def _run(interrupted: list[int]) -> None:
     """The command; what a plugin raises in it is a BrokenPlugin, unless the user interrupted."""
-    from zigma_bench.errors import ZigmaBenchError
     from zigma_bench.plugin_files import take_option
 
     sys.argv[1:] = take_option(sys.argv[1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import time
@@ -148,7 +149,8 @@ def run_stage(life: Life, stage: Stage) -> None:
         reason = reason_of(error)
         life.emit({"event": "failed", "stage": stage, "text": reason})
         origin = provenance(life.cell, life.device, started)
-        write_record(folder, Record(stage, identity, facts, "failed", reason=reason, provenance=origin))
+        with contextlib.suppress(OSError):  # on a full disk the event alone reports it
+            write_record(folder, Record(stage, identity, facts, "failed", reason=reason, provenance=origin))
         raise StageFailed from None
     life.emit({"event": "done", "stage": stage, "seconds": time.time() - started})
 

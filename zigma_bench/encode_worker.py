@@ -38,6 +38,9 @@ def main() -> int:
     except ZigmaBenchError as error:
         send(events, {"event": "stopped", "text": str(error)})
         return error.exit_code
+    except OSError as error:
+        send(events, {"event": "stopped", "text": reason_of(error)})
+        return CellFailed.exit_code
     except Exception as error:  # whatever it was, it is said where the run is watched
         traceback.print_exc()
         send(events, {"event": "stopped", "text": _told(error)})

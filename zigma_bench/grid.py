@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from zigma_bench.errors import NotReady, UsageError
 
+MOST_TOKENS = 2**22  # an order of more would take gigabytes
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -22,6 +24,8 @@ class Grid:
         for name in ("height", "width", "frames"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise UsageError(f"a grid's {name} must be a whole number of at least 1", got=getattr(self, name))
+        if self.tokens > MOST_TOKENS:
+            raise UsageError("the grid is too large", expected=f"at most {MOST_TOKENS:,} tokens", got=self.tokens)
 
     @property
     def tokens(self) -> int:
@@ -44,7 +48,8 @@ class Grid:
     def parse(cls, text: str) -> Grid:
         """A grid from 'HxW' or 'TxHxW'."""
         sides = text.lower().split("x")
-        if len(sides) not in (2, 3) or not all(side.isascii() and side.isdigit() and int(side) > 0 for side in sides):
+        numbers = all(side.isascii() and side.isdigit() and len(side) < 10 and int(side) > 0 for side in sides)
+        if len(sides) not in (2, 3) or not numbers:
             raise UsageError("this is no grid", expected="HxW or TxHxW, such as 8x12", got=text)
         *frames, height, width = map(int, sides)
         return cls(height, width, frames[0] if frames else 1)

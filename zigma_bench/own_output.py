@@ -5,33 +5,65 @@ So `--json` is one document, whatever a plugin, its threads, its processes or it
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from zigma_bench.errors import OutputLost, system_fault
 
 OURS = str(Path(__file__).resolve().parent) + os.sep
 WRITERS = ("click", "typer", "rich", "json", "contextlib")  # what the commands write through
 
 
-def reserve_stdout() -> None:
-    """Keep standard output for the program's own commands from here on.
+def reserve_stdout(errors: str) -> None:
+    """Keep standard output for the program's own commands from here on; `errors` names its handler of encoding errors.
 
-    Where it is closed, or stands for something else than file descriptor 1, as under pytest, nothing is changed.
+    Where it stands for something else than file descriptor 1, as under pytest, nothing is changed.
     """
     given = sys.stdout
-    if not isinstance(given, io.TextIOWrapper) or id(given) != id(sys.__stdout__) or given.fileno() != 1:
+    if not isinstance(given, io.TextIOWrapper) or given is not sys.__stdout__ or given.fileno() != 1:
         return
     given.flush()
-    own = os.dup(1)
+    own, lines = os.dup(1), os.isatty(1)
     _send_to_stderr(1)
-    sys.stdout = OwnOutput(
-        os.fdopen(own, "wb"), encoding=given.encoding, errors=given.errors, line_buffering=os.isatty(own)
-    )
+    sys.stdout = OwnOutput(os.fdopen(own, "wb"), encoding=given.encoding, errors=errors, line_buffering=lines)
 
 
-class OwnOutput(io.TextIOWrapper):
+class Output(io.TextIOWrapper):
+    """Standard output, whose failure is an error of its own: a full disk behind it is not that of the results."""
+
+    def write(self, text: str) -> int:
+        with self._losing():
+            return super().write(text)
+
+    def flush(self) -> None:
+        with self._losing():
+            super().flush()
+
+    @contextlib.contextmanager
+    def _losing(self) -> Iterator[None]:
+        """Turn a failure to write into OutputLost, after which the output leads nowhere and nothing else complains."""
+        try:
+            yield
+        except BrokenPipeError:
+            self._silence()
+            raise OutputLost("standard output was closed before everything was written") from None
+        except OSError as error:
+            self._silence()
+            reason = system_fault(error)
+            what = reason.what if reason is not None else str(error)
+            do = "the same command prints it again"
+            raise OutputLost(f"standard output can't be written: {what}", do=do) from None
+
+    def _silence(self) -> None:
+        send_nowhere(self.fileno())
+
+
+class OwnOutput(Output):
     """Standard output that passes on what others than the program's commands write to standard error."""
 
     def write(self, text: str) -> int:
@@ -63,6 +95,12 @@ def _send_to_stderr(number: int) -> None:
     try:
         os.dup2(2, number)
     except OSError:
+        send_nowhere(number)
+
+
+def send_nowhere(number: int) -> None:
+    """Have a file descriptor lead nowhere."""
+    with contextlib.suppress(OSError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, number)
         os.close(nowhere)

@@ -22,7 +22,8 @@ from typing import Any
 import pluggy
 
 from zigma_bench import hookspecs
-from zigma_bench.errors import BrokenPlugin, NotReady, UnknownName, UsageError, ZigmaBenchError, nearest
+from zigma_bench.errors import BrokenPlugin, NotReady, UnknownName, UsageError, ZigmaBenchError, nearest, system_fault
+from zigma_bench.escaping import visible
 from zigma_bench.interrupts import Escaped, contained, words_of
 from zigma_bench.plugin_files import plugin_files
 from zigma_bench.plugin_places import place_of
@@ -123,7 +124,8 @@ def broken_plugin(error: BaseException) -> BrokenPlugin | None:
 
 def reason_of(error: BaseException) -> str:
     """An exception in a line: an error of ours as it says, any other with its type, and the line of a plugin's code."""
-    text = str(error) if isinstance(error, ZigmaBenchError) else words_of(error)
+    fault = system_fault(error)
+    text = visible(words_of(error)) if fault is None else str(fault)
     place = place_in_plugins(error)
     return f"{text} (raised at {place})" if place else text
 

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from zigma_bench.errors import ComparisonRefused, NewerFormat
+from zigma_bench.escaping import shortened
+from zigma_bench.json_files import check_finite, parse_json
 
 FORMAT = 1
+LARGEST = 1e100  # of a figure: its square is still a number
 
 Status = Literal["ok", "refused", "nan"]
 
@@ -74,11 +78,11 @@ class Record:
         """A record read back; a newer format is refused, a broken file is an error that names it."""
         do = "move the file away; the stage is then done again"
         try:
-            data = json.loads(text)
+            data = parse_json(text)
             version = data["format"]
         except (ValueError, KeyError, TypeError) as error:
             raise ComparisonRefused(f"this is no record of zigma-bench ({error!r})", where=where, do=do) from None
-        if not isinstance(version, int) or version > FORMAT or version < 1:
+        if type(version) is not int or version > FORMAT or version < 1:
             raise NewerFormat(
                 "the record has a format that this version can't read",
                 where=where,
@@ -88,20 +92,46 @@ class Record:
             )
         try:
             data["measurements"] = tuple(_measurement(item) for item in data["measurements"])
-            return cls(**data)
-        except (KeyError, TypeError, ValueError) as error:
+            record = cls(**data)
+            _check_fields(record, RECORD_FIELDS)
+            check_finite((record.cell, record.provenance, record.details, [m.fingerprint for m in record.measurements]))
+            return record
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            text = shortened(str(error))
             raise ComparisonRefused(
-                f"the record lacks a field, has one too many or a wrong one ({error})", where=where, do=do
+                f"the record lacks a field, has one too many or a wrong one ({text})", where=where, do=do
             ) from None
+
+
+MEASUREMENT_FIELDS: Mapping[str, tuple[Any, ...]] = {
+    "name": (str,), "unit": (str,), "fingerprint": (dict,), "status": ("ok", "refused", "nan"),
+    "reason": (str, type(None)),
+}  # fmt: skip
+RECORD_FIELDS: Mapping[str, tuple[Any, ...]] = {
+    "stage": ("train", "sample", "quality", "efficiency"), "identity": (str,), "cell": (dict,),
+    "status": ("done", "failed"), "reason": (str, type(None)), "provenance": (dict,), "details": (dict,),
+}  # fmt: skip
+
+
+def _check_fields(found: object, fields: Mapping[str, tuple[Any, ...]]) -> None:
+    """ValueError for a field that is of none of its types and none of its words."""
+    for name, allowed in fields.items():
+        value = getattr(found, name)
+        if not any(isinstance(value, one) if isinstance(one, type) else value == one for one in allowed):
+            words = " or ".join(one.__name__ if isinstance(one, type) else repr(one) for one in allowed)
+            raise ValueError(f"{name} is {value!r} and should be {words}")
 
 
 def _measurement(item: dict[str, Any]) -> Measurement:
     """A figure read back; ValueError for one that no stage leaves: not finite, or with a status that denies it."""
     found = Measurement(**{**item, "raw": tuple(item["raw"])})
+    _check_fields(found, MEASUREMENT_FIELDS)
     values = (*found.raw, *(() if found.value is None else (found.value,)))
     for value in values:
         if type(value) not in (int, float) or not math.isfinite(value):
             raise ValueError(f"{found.name} holds {value!r}, which is no finite number")
+        if abs(value) > LARGEST:
+            raise ValueError(f"{found.name} holds {value:.3g}, which is no figure of a measurement")
     if (found.value is None) != (found.status != "ok"):
         raise ValueError(f"{found.name} has the value {found.value!r} and the status {found.status!r}")
     return found

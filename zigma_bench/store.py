@@ -14,6 +14,7 @@ dies. So anyone may remove what is not locked (`clear_temporary`).
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -24,7 +25,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from zigma_bench.errors import Busy, ComparisonRefused, NotReady
+from zigma_bench.errors import Busy, ComparisonRefused, NotReady, system_fault
+from zigma_bench.json_files import check_finite, parse_json, read_text
 from zigma_bench.record import Record
 
 LOCK_SECONDS = 5  # long enough for a worker whose parent was killed to end itself
@@ -32,6 +34,7 @@ RECORD, SPEC, TABLE = "record.json", "spec.json", "table.json"
 EMA, SAMPLES = "ema.safetensors", "samples.npy"  # the weights that images are drawn from, and the images
 CHECKPOINTS, PARTS, WRITTEN = "checkpoint-*", "part-*", "written.json"  # of a stage that is not done
 TABLE_FORMAT = 1
+LEAST_BYTES = 2**20  # that must fit before anything begins
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:
@@ -50,8 +53,11 @@ def replacing(path: Path) -> Iterator[Path]:
         os.fsync(handle)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        if isinstance(error, OSError):  # a full disk names no file
+            error.filename, error.filename2 = str(path), None
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
         raise
     finally:
         os.close(handle)  # which releases the lock
@@ -156,18 +162,37 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def check_writable(results: Path) -> None:
-    """Stop with code 3 before the expensive step where the results folder can't be written."""
+def check_writable(results: Path, needed_bytes: int = LEAST_BYTES) -> None:
+    """Stop with code 3 before the expensive step where the results folder can't take so many bytes.
+
+    They are reserved and let go again: what a disk reports as free may be beyond a quota or a limit.
+    """
+    do = "take another one with --results DIR"
     try:
         results.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=results):
-            pass
+        with tempfile.TemporaryFile(dir=results) as file:
+            _reserve(file.fileno(), needed_bytes)
     except OSError as error:
-        raise NotReady(
-            f"the results folder can't be written: {error.strerror}",
-            where=str(results),
-            do="give another one with --results DIR",
-        ) from None
+        fault = system_fault(error)
+        what = f"the results folder can't be written: {fault.what if fault else error}"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            free = shutil.disk_usage(results).free
+            need = f"space for {needed_bytes:,} bytes, about what one cell writes"
+            raise NotReady(what, where=str(results), expected=need, got=f"{free:,} bytes free", do=do) from None
+        raise NotReady(what, where=str(results), do=do) from None
+
+
+def _reserve(handle: int, count: int) -> None:
+    """Take `count` bytes on the disk of an open file, by writing where the file system knows no other way."""
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(handle, 0, count)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENODEV, errno.ENOSYS):
+                raise
+    for start in range(0, count, LEAST_BYTES):
+        os.write(handle, bytes(min(LEAST_BYTES, count - start)))
 
 
 def suite_folder(results: Path, suite: str, *, smoke: bool) -> Path:
@@ -182,8 +207,8 @@ def read_record(folder: Path, identity: str | None = None) -> Record | None:
     """The record of a stage, or None where there is none of this identity."""
     path = folder / RECORD
     try:
-        text = path.read_bytes().decode(errors="replace")  # what is no text is no JSON either, and is named below
-    except (FileNotFoundError, NotADirectoryError):
+        text = read_text(path, do="move it away; the stage is then done again")
+    except FileNotFoundError:
         return None
     record = Record.from_json(text, where=str(path))
     return record if identity is None or record.identity == identity else None
@@ -192,12 +217,14 @@ def read_record(folder: Path, identity: str | None = None) -> Record | None:
 def read_table_file(path: Path) -> dict[str, Any] | None:
     """What a suite's table stands on, or None where there is none; a newer format is refused."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(read_text(path))
+        check_finite(data)
         version = data["format"]
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError):
-        raise ComparisonRefused("this is no table of zigma-bench", where=str(path), do="move the file away") from None
+    except (ValueError, KeyError, TypeError) as error:
+        what = f"this is no table of zigma-bench ({error!r})"
+        raise ComparisonRefused(what, where=str(path), do="move the file away") from None
     if version != TABLE_FORMAT:
         raise ComparisonRefused(
             "the table has a format that this version can't read",

@@ -8,6 +8,7 @@ its end means that the parent is gone, and the cell ends too.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -19,7 +20,7 @@ from typing import Any, TextIO
 
 from zigma_bench.cell import Life, StageFailed, run_due
 from zigma_bench.device import Device, calm_collector
-from zigma_bench.errors import Busy, Interrupted, NotReady, ZigmaBenchError
+from zigma_bench.errors import Busy, Interrupted, NotReady, system_fault
 from zigma_bench.notices import send_notices_to
 from zigma_bench.plan import Cell
 from zigma_bench.store import only_writer, suite_folder
@@ -42,9 +43,11 @@ def main() -> int:
         return 1
     except Busy as error:
         send(events, {"event": "busy", "text": str(error)})
-    except ZigmaBenchError as error:
-        send(events, {"event": "stopped", "text": str(error)})
-        return error.exit_code
+    except Exception as error:
+        if (fault := system_fault(error)) is None:
+            raise
+        send(events, {"event": "stopped", "text": str(fault)})
+        return fault.exit_code
     return 0
 
 
@@ -91,7 +94,8 @@ def _end_with_parent(parent: int) -> None:
 
 
 def send(events: TextIO, event: dict[str, Any]) -> None:
-    events.write(json.dumps(event) + "\n")
+    with contextlib.suppress(BrokenPipeError):  # the parent is gone, and this process ends with it
+        events.write(json.dumps(event) + "\n")
 
 
 if __name__ == "__main__":

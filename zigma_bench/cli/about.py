@@ -16,15 +16,15 @@ def doctor(as_json: AsJson = False) -> None:
 
     found = examine()
     if as_json:
-        typer.echo(json.dumps(found, indent=1))
+        print(json.dumps(found, indent=1))
         return
     for part, facts in found.items():
-        typer.echo(part)
+        print(part)
         together: dict[str, list[str]] = {}  # the metrics of one extractor lack one file
         for name, value in facts.items():
             together.setdefault(str(value) if part == "metrics" else name, []).append(name)
         for names in together.values():
-            typer.echo(f"  {', '.join(names)}: {facts[names[0]]}")
+            print(f"  {', '.join(names)}: {facts[names[0]]}")
 
 
 def schema() -> None:
@@ -32,4 +32,4 @@ def schema() -> None:
     from zigma_bench.suite import Suite
 
     document: dict[str, Any] = Suite.model_json_schema()
-    typer.echo(json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **document}, indent=1))
+    print(json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **document}, indent=1))

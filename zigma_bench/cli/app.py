@@ -36,7 +36,7 @@ def _main(
     if version:  # with other words beside it; alone it is answered before this module is imported
         from zigma_bench import __version__
 
-        typer.echo(f"zigma-bench {__version__}")
+        print(f"zigma-bench {__version__}")
         raise typer.Exit()
 
 

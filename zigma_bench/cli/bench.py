@@ -58,10 +58,10 @@ def bench_operators(
             keep=keep,
         )
     if as_json:
-        typer.echo(json.dumps([row.to_json() for row in rows], indent=1))
+        print(json.dumps([row.to_json() for row in rows], indent=1))
     else:
         _print(rows, found)
-        typer.echo(f"record: {file}")
+        print(f"record: {file}")
 
 
 @bench.command("step")
@@ -93,10 +93,10 @@ def bench_whole_steps(
             keep=keep,
         )
     if as_json:
-        typer.echo(json.dumps([row.to_json() for row in rows], indent=1))
+        print(json.dumps([row.to_json() for row in rows], indent=1))
     else:
         _print_steps(rows, found)
-        typer.echo(f"record: {file}")
+        print(f"record: {file}")
 
 
 def _print_steps(rows: list[StepRow], device: Device) -> None:

@@ -126,28 +126,28 @@ def _show_options(spec: Spec, as_json: bool) -> None:
     """Its options, named sizes, and whether the order of tokens matters to it."""
     facts = {"order": spec.facts.order, "default_scan": spec.facts.default_scan, "sizes": dict(spec.facts.sizes)}
     if as_json:
-        typer.echo(json.dumps({**_describe(spec), **facts}, indent=1))
+        print(json.dumps({**_describe(spec), **facts}, indent=1))
         return
     _print_spec(spec)
     order = "matters" if spec.facts.order == "scan" else "does not matter (one cell, whatever the scans)"
-    typer.echo(f"  the order of tokens {order}; its own scan: {spec.facts.default_scan or 'none'}")
+    print(f"  the order of tokens {order}; its own scan: {spec.facts.default_scan or 'none'}")
     for size, options in spec.facts.sizes.items():
-        typer.echo(f"  size {size}/PATCH: " + ", ".join(f"{key} {value}" for key, value in options.items()))
+        print(f"  size {size}/PATCH: " + ", ".join(f"{key} {value}" for key, value in options.items()))
 
 
 def _list(registry: Registry, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps([_describe(spec) for spec in registry], indent=1))
+        print(json.dumps([_describe(spec) for spec in registry], indent=1))
         return
     for spec in registry:
         _print_spec(spec)
 
 
 def _print_spec(spec: Spec) -> None:
-    typer.echo(f"{spec.name} ({spec.owner}): {spec.doc}")
+    print(f"{spec.name} ({spec.owner}): {spec.doc}")
     for option in spec.options:
         default = "required" if option.required else f"default {json.dumps(option.default)}"
-        typer.echo(f"  {option.name}: {option.type_text}; {default}")
+        print(f"  {option.name}: {option.type_text}; {default}")
 
 
 def _describe(spec: Spec) -> dict[str, Any]:

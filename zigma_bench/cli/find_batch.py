@@ -39,12 +39,12 @@ def find_batch(
     document = {"card": target.card, "limit_bytes": limit, "cells": [one.to_json() for one in found]}
     write_json(folder / "find-batch.json", document)
     if as_json:
-        typer.echo(json.dumps(document, indent=1))
+        print(json.dumps(document, indent=1))
         return
     for one in found:
         peak = "" if one.peak_bytes is None else f", peak {one.peak_bytes / 2**30:.2f} GiB"
-        typer.echo(f"{one.label}: batch {one.batch:,}{peak}")
+        print(f"{one.label}: batch {one.batch:,}{peak}")
     least = min(one.batch for one in found)
     all_fit = f"all fit train.batch={least:,}" if least else "one image does not fit where the batch is 0"
-    typer.echo(f"within {limit / 2**30:.2f} GiB of {target.card}; {all_fit}")
-    typer.echo(f"record: {folder / 'find-batch.json'}")
+    print(f"within {limit / 2**30:.2f} GiB of {target.card}; {all_fit}")
+    print(f"record: {folder / 'find-batch.json'}")

@@ -81,7 +81,7 @@ def _measure(
     place = _device(device, results)
     found = judge(samples, reference, asked, device=place, cache=results / ".cache", data=data)
     if as_json:
-        typer.echo(json.dumps(found.to_json(), indent=1, allow_nan=False))
+        print(json.dumps(found.to_json(), indent=1, allow_nan=False))
     else:
         _print(found)
     if found.exit_code:
@@ -96,9 +96,7 @@ def _save(samples: Path, metrics: str | None, out: Path, results: Path, device: 
         raise UsageError("statistics are of one extractor", where="--metrics", expected="one metric", got=metrics)
     count = save_statistics(samples, asked[0], out, device=_device(device, results), cache=results / ".cache")
     found = {"file": str(out), "metric": asked[0].name, "n": count}
-    typer.echo(
-        json.dumps(found, indent=1) if as_json else f"{out}: mu and sigma of {count:,} images for {asked[0].name}"
-    )
+    print(json.dumps(found, indent=1) if as_json else f"{out}: mu and sigma of {count:,} images for {asked[0].name}")
 
 
 def _device(name: str, results: Path) -> str:

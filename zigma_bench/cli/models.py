@@ -67,8 +67,8 @@ def import_model(
         prediction=prediction,
         space=space,
     )
-    typer.echo(card.readme().partition("\n\n`")[0])
-    typer.echo(f"\nmodel: {out}")
+    print(card.readme().partition("\n\n`")[0])
+    print(f"\nmodel: {out}")
 
 
 def sample(
@@ -188,8 +188,8 @@ def _draw(
         )  # fmt: skip
         facts, what = {**facts, "autoencoder": space.decoding}, f"pictures, decoded in {space.given.precision}"
     if as_json:
-        typer.echo(json.dumps({"folder": str(files), "count": total, **facts}, indent=1))
+        print(json.dumps({"folder": str(files), "count": total, **facts}, indent=1))
     else:
-        typer.echo(f"{total:,} image{'s' * (total > 1)} ({what}): {files}")
+        print(f"{total:,} image{'s' * (total > 1)} ({what}): {files}")
     if space is None and not order.source.image:
         print(UNDECODED if order.source.space == "latents" else NO_PICTURE, file=sys.stderr)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.measure import Measurement
+from rich.segment import Segment
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from zigma_bench.device import Device
+from zigma_bench.escaping import visible
 from zigma_bench.plan import Plan, told
 from zigma_bench.reports import differences
 from zigma_bench.reports.render import differences_to_rich, footer, to_rich
@@ -28,21 +30,32 @@ def print_table(table: Table) -> None:
     if differences.shown(table):
         print_wide(differences_to_rich(table))
     for line in footer(table):
-        print(line)
+        print(visible(line))
+
+
+class InertConsole(Console):
+    """A console on which no text can act: what would is written out (`escaping.visible`)."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """The segments of what is shown, their text on lines of its own."""
+        for segment in super().render(renderable, options):
+            yield (
+                segment if segment.control else segment._replace(text="\n".join(map(visible, segment.text.split("\n"))))
+            )
 
 
 def print_wide(shown: RenderableType) -> None:
     """Print without cutting: where no terminal sets the width, the table does."""
-    console = Console()
+    console: Console = InertConsole()
     if not sys.stdout.isatty():
         wide = Console(width=1000)
-        console = Console(width=max(80, Measurement.get(wide, wide.options, shown).maximum))
+        console = InertConsole(width=max(80, Measurement.get(wide, wide.options, shown).maximum))
     console.print(shown)
 
 
 def show_plan(plan: Plan, results: Path, device: Device) -> None:
     """The cells of a plan, a row each."""
-    title = f"{plan.suite.name}: {plan.question}"
+    title = visible(f"{plan.suite.name}: {plan.question}")
     estimator = Estimator(results, device)
     guesses = [estimator(cell) for cell in plan.cells]
     rows = []
@@ -64,7 +77,7 @@ def show_plan(plan: Plan, results: Path, device: Device) -> None:
         widest = None if sys.stdout.isatty() else max(map(len, (heading, *column)))  # spares rich measuring every cell
         shown.add_column(heading, justify="left" if heading == "cell" else "right", width=widest)
     for row in rows:
-        shown.add_row(*map(Text, row))
+        shown.add_row(*(Text(visible(text)) for text in row))
     print_wide(shown)
     if plan.suite.timed_alone:
         _say_what_is_timed(plan, device)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zigma_bench.errors import UsageError, nearest
+from zigma_bench.errors import CellFailed, UsageError, nearest
 
 if TYPE_CHECKING:
     from zigma_bench.plan import Stage
@@ -74,7 +74,7 @@ def plan(
     target = find_device(device)
     made = prepare(suite, settings=settings or (), only=only or (), smoke=smoke)
     if as_json:
-        typer.echo(json.dumps(plan_json(made, results, target), indent=1, allow_nan=False))
+        print(json.dumps(plan_json(made, results, target), indent=1, allow_nan=False))
     else:
         show_plan(made, results, target)
     made.check_ready(target.type)
@@ -101,6 +101,9 @@ def report(
 
         draw_curves(tables, plot)
     show_tables(tables, "json" if as_json else output)
+    if broken := [fault for table in tables for fault in table.broken]:
+        more = f"; {len(broken) - 1} more record(s) can't be read either" if len(broken) > 1 else ""
+        raise CellFailed(f"{broken[0]}{more}")
 
 
 def show_tables(tables: Sequence[Table], output: str) -> None:
@@ -113,7 +116,7 @@ def show_tables(tables: Sequence[Table], output: str) -> None:
             print_table(table)
     else:
         text = {"json": render.to_json, "csv": render.to_csv, "markdown": render.to_markdown}[output](tables)
-        typer.echo(text.rstrip("\n"))
+        print(text.rstrip("\n"))
 
 
 def _run(
@@ -141,7 +144,8 @@ def _run(
     with watcher(len(made.cells) * rounds_of(made)) as watching:
         outcomes = run_plan(made, results, target, watching, stages=stages)
     folder = suite_folder(results, made.suite.name, smoke=smoke)
-    show_tables(read_tables(folder), "json" if as_json else "terminal")
+    failed = {outcome.folder.name: outcome.reason or "" for outcome in outcomes if outcome.status == "failed"}
+    show_tables(read_tables(folder, failed), "json" if as_json else "terminal")
     if not made.suite.timed_alone:
         print(f"sample grids: {folder}/*/sample-*/grid.png", file=sys.stderr)
     print(f"records:      {folder}/*/*/record.json", file=sys.stderr)

@@ -19,6 +19,7 @@ from zigma_bench.plan.rows import anchors_of, find_baseline, label_all
 from zigma_bench.plan.settings import settings_of
 from zigma_bench.plugins import Catalogue
 from zigma_bench.registry import Cost, DataFacts, Spec
+from zigma_bench.scans.layers import MOST_LAYERS
 from zigma_bench.scans.route import Route
 from zigma_bench.suite import Choice, Comparison, Source, Suite
 
@@ -209,6 +210,9 @@ def _price(
 ) -> tuple[Grid, tuple[Route, ...], Cost]:
     """The grid, the checked orders and the cost of one cell's network."""
     options = spec.make_options(backbone.options)
+    if options.depth > MOST_LAYERS:
+        most = f"a depth of at most {MOST_LAYERS:,}"
+        raise UsageError(f"backbone {spec.name!r} is too deep", expected=most, got=options.depth)
     grid = Grid.of_image(facts.height, facts.width, options.patch, facts.frames)
     orders = cell_routes(scan, grid=grid, depth=options.depth, seed=seed, catalogue=catalogue)
     if spec.facts.check is not None:

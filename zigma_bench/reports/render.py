@@ -8,8 +8,9 @@ import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from zigma_bench.escaping import csv_cell, markdown, visible
 from zigma_bench.plan import Match, told
 from zigma_bench.reports import differences
 from zigma_bench.reports.better import NO_BETTER, explain
@@ -80,10 +81,10 @@ def to_csv(tables: Sequence[Table]) -> str:
                 values = (name, *(getattr(s, key) for key in CSV_STATISTIC[1:]))
                 against = row.differences.get(name)
                 shift = [None if against is None else getattr(against, key) for key in CSV_DIFFERENCE]
-                writer.writerow([_safe(value) for value in (*base, *values, *shift, explain(s) or row.reason)])
+                writer.writerow([csv_cell(value) for value in (*base, *values, *shift, explain(s) or row.reason)])
             if not row.metrics:
                 none = ("", None, None, 0, *[None] * (len(CSV_STATISTIC) + len(CSV_DIFFERENCE) - 4))
-                writer.writerow([_safe(value) for value in (*base, *none, row.reason)])
+                writer.writerow([csv_cell(value) for value in (*base, *none, row.reason)])
     return out.getvalue()
 
 
@@ -93,22 +94,27 @@ def to_markdown(tables: Sequence[Table]) -> str:
     for table in tables:
         names = _shown(table)
         head = _head(table, names)
-        lines = [f"### {_title(table)}", "", *_markdown(head, [_cells(table, row, names) for row in table.rows]), ""]
+        lines = [
+            f"### {markdown(_title(table))}",
+            "",
+            *_markdown(head, [_cells(table, row, names) for row in table.rows]),
+            "",
+        ]
         if differences.shown(table):
             second = _markdown(differences.HEADINGS, differences.lines(table))
-            lines += [f"#### {differences.title(table)}", "", *second, ""]
-        blocks.append("\n".join([*lines, *map(_inline, footer(table))]))
+            lines += [f"#### {markdown(differences.title(table))}", "", *second, ""]
+        blocks.append("\n\n".join(["\n".join(lines).rstrip("\n"), "\n".join(map(markdown, footer(table)))]))
     return "\n\n".join(blocks)
 
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return lines + ["| " + " | ".join(_inline(cell) for cell in cells) + " |" for cells in rows]
+    lines = ["| " + " | ".join(map(_cell, head)) + " |", "|" + "---|" * len(head)]
+    return lines + ["| " + " | ".join(map(_cell, cells)) + " |" for cells in rows]
 
 
-def _inline(cell: str) -> str:
-    """Text that ends no cell and begins no emphasis."""
-    return cell.replace("|", "\\|").replace("*", "\\*")
+def _cell(text: str) -> str:
+    """A cell of a table, where a sign at the start begins no list."""
+    return markdown(text) if text[:1] not in ("-", "+") else text[0] + markdown(text[1:])
 
 
 def to_rich(table: Table) -> RichTable:
@@ -141,17 +147,17 @@ def _frame(title: str, head: Sequence[str], *, labels: Sequence[str]) -> RichTab
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    shown = RichTable(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    shown = RichTable(title=Text(visible(title)), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     shown.padding = (0, 0, 0, 1)
     for heading in head:
-        shown.add_column(heading, justify="left" if heading in labels else "right", overflow="fold")
+        shown.add_column(Text(visible(heading)), justify="left" if heading in labels else "right", overflow="fold")
     return shown
 
 
 def _texts(cells: Sequence[str]) -> list[Text]:
     from rich.text import Text
 
-    return [Text(cell) for cell in cells]
+    return [Text(visible(cell)) for cell in cells]
 
 
 def footer(table: Table) -> list[str]:
@@ -261,7 +267,3 @@ def _facts(row: Row) -> list[str]:
         f"{row.facts['forward_flops'] / 1e9:.3g}" if network else "",
         f"{row.facts['scanned_ratio']:g}" if row.facts["scanned_ratio"] else "",
     ]
-
-
-def _safe(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value[:1] in tuple("=+-@\t\r") else value

@@ -7,18 +7,19 @@ data sets has a table for each.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zigma_bench.errors import UsageError
+from zigma_bench.errors import ComparisonRefused, UsageError
 from zigma_bench.record import Measurement, Record
 from zigma_bench.reports.better import Against, Better, directions, with_untrained
 from zigma_bench.reports.columns import check_columns, check_smoke
 from zigma_bench.reports.compare import Difference, with_differences
 from zigma_bench.reports.statistics import deviation, t_interval
-from zigma_bench.store import TABLE, read_record, read_table_file, stage_folder
+from zigma_bench.reports.stored import read_stored
+from zigma_bench.store import RECORD, TABLE, read_record, stage_folder
 
 ROLES = ("floor", "reconstruction", "cell", "ceiling")  # from the top of a table
 
@@ -86,6 +87,7 @@ class Table:
     machines: tuple[str, ...]
     rows: tuple[Row, ...]
     data: str | None = None
+    broken: tuple[str, ...] = ()  # records that can't be read, each with its file and reason
 
     @property
     def timed_alone(self) -> bool:
@@ -116,16 +118,19 @@ def find_tables(paths: Iterable[Path]) -> list[Table]:
     return [table for folder in dict.fromkeys(folders) for table in read_tables(folder)]
 
 
-def read_tables(folder: Path) -> list[Table]:
-    """The tables of the suite whose results lie in `folder`, from its last run, one a data set."""
-    names = dict.fromkeys(_data_of(entry) for entry in _stored(folder)["cells"])
-    return [read_table(folder, data=name) for name in names]
+def read_tables(folder: Path, failed: Mapping[str, str] | None = None) -> list[Table]:
+    """The tables of the suite whose results lie in `folder`, from its last run, one a data set.
+
+    `failed`: the reasons of cells that failed in this run, by their folders, which a full disk may have no record of.
+    """
+    names = dict.fromkeys(_data_of(entry) for entry in read_stored(folder)["cells"])
+    return [read_table(folder, data=name, failed=failed) for name in names]
 
 
-def read_table(folder: Path, *, data: str | None = None) -> Table:
-    """The table of one data set; a suite that has one does not name it."""
-    stored = _stored(folder)
-    cells = [_Entry(entry, list(_records(folder, entry))) for entry in stored["cells"] if _data_of(entry) == data]
+def read_table(folder: Path, *, data: str | None = None, failed: Mapping[str, str] | None = None) -> Table:
+    """The table of one data set; a suite that has one does not name it. A record that can't be read costs its row."""
+    stored = read_stored(folder)
+    cells = [_entry(folder, entry, failed or {}) for entry in stored["cells"] if _data_of(entry) == data]
     check_smoke((cell.facts["smoke"] for cell in cells), folder / TABLE)
     check_columns((m for cell in cells for m in cell.measurements), folder / TABLE)
     better = directions(record for cell in cells for record in cell.records)
@@ -138,15 +143,9 @@ def read_table(folder: Path, *, data: str | None = None) -> Table:
     keys = ("suite", "question", "smoke", "reference", "sample_count", "budget")
     facts = {key: stored[key] for key in keys}
     residual = tuple(stored["residual"])
-    return Table(folder=str(folder), rows=rows, residual=residual, machines=_machines(cells), data=data, **facts)
-
-
-def _stored(folder: Path) -> dict[str, Any]:
-    """What the suite's tables stand on."""
-    stored = read_table_file(folder / TABLE)
-    if stored is None:
-        raise UsageError("no suite has left results here", where=str(folder), do="run a suite first")
-    return stored
+    broken = tuple(cell.broken for cell in cells if cell.broken is not None)
+    machines = _machines(cells)
+    return Table(folder=str(folder), rows=rows, residual=residual, machines=machines, data=data, broken=broken, **facts)
 
 
 def _data_of(entry: dict[str, Any]) -> str | None:
@@ -160,7 +159,7 @@ def _baseline(data: dict[str, Any]) -> tuple[str | None, str | None] | None:
     if (named := data.get("baseline")) is not None:
         return named["backbone"], named["scan"]
     ceiling = next((cell for cell in data["cells"] if cell["role"] == "ceiling"), None)
-    return None if ceiling is None else (ceiling["backbone"].removeprefix("untrained "), ceiling["scan"])
+    return None if ceiling is None else ((ceiling["backbone"] or "").removeprefix("untrained "), ceiling["scan"])
 
 
 def _machines(cells: list[_Entry]) -> tuple[str, ...]:
@@ -181,6 +180,8 @@ class _Entry:
 
     facts: dict[str, Any]
     records: list[Record]
+    broken: str | None = None  # a record that can't be read, with its file
+    failed: str | None = None  # in the run that asks
 
     @property
     def measurements(self) -> list[Measurement]:
@@ -192,6 +193,8 @@ class _Entry:
 
     @property
     def failure(self) -> str | None:
+        if self.broken or self.failed:
+            return self.broken or self.failed
         return next((f"{r.stage}: {r.reason}" for r in self.records if r.status == "failed"), None)
 
     @property
@@ -201,11 +204,32 @@ class _Entry:
         return "done" if len(self.records) == len(self.facts["stages"]) else "missing"
 
 
+def _entry(folder: Path, facts: dict[str, Any], failed: Mapping[str, str]) -> _Entry:
+    """A cell with its records; one that can't be read is its failure, and it has none of their figures."""
+    reason = failed.get(facts["folder"])
+    try:
+        return _Entry(facts, list(_records(folder, facts)), failed=reason)
+    except ComparisonRefused as error:
+        return _Entry(facts, [], broken=str(error), failed=reason)
+
+
 def _records(folder: Path, entry: dict[str, Any]) -> Iterator[Record]:
     for stage, identity in entry["stages"].items():
         record = read_record(stage_folder(folder / entry["folder"], stage, identity), identity)
         if record is not None:
+            _check_use(record, stage_folder(folder / entry["folder"], stage, identity))
             yield record
+
+
+def _check_use(record: Record, folder: Path) -> None:
+    """ComparisonRefused for a record that lacks what a table reads of it."""
+    origin, asked = record.provenance, record.cell.get("quality", [])
+    known = all(isinstance(origin.get(key), str) for key in ("card", "precision", "backend"))
+    names = isinstance(asked, list) and all(isinstance(m, dict) and isinstance(m.get("name"), str) for m in asked)
+    if (origin and not known) or not names:
+        what = "where it was measured" if names else "the metrics of its cell"
+        do = "move it away; the stage is then done again"
+        raise ComparisonRefused(f"the record does not name {what}", where=str(folder / RECORD), do=do)
 
 
 def _groups(cells: list[_Entry]) -> list[list[_Entry]]:

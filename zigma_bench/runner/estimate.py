@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +12,7 @@ from typing import Any
 
 from zigma_bench.device import Device, precision_on
 from zigma_bench.due import cell_folder
+from zigma_bench.errors import ComparisonRefused
 from zigma_bench.plan import Cell
 from zigma_bench.runner.costs import Costs, fit_costs
 from zigma_bench.runner.timed import Call, Kind, Timed, features_of, kind_of, timed_calls
@@ -60,7 +62,11 @@ class Estimator:
         if cell.role != "cell" or cell.efficiency is None:
             return None
         identity = cell.identity("efficiency", card=self.device.card)
-        record = read_record(stage_folder(cell_folder(self.results, cell), "efficiency", identity), identity)
+        try:
+            record = read_record(stage_folder(cell_folder(self.results, cell), "efficiency", identity), identity)
+        except ComparisonRefused as error:
+            print(f"zigma-bench: left out of the estimates: {error}", file=sys.stderr)
+            record = None
         values = {m.name: m.value for m in record.measurements} if record else {}
         train, sample = values.get("train-images-per-second"), values.get("sample-images-per-second")
         if not train or not sample:

@@ -6,6 +6,7 @@ figures mean nothing). A cell that fails leaves a record with the reason and the
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import signal
@@ -19,10 +20,12 @@ from zigma_bench.device import Device
 from zigma_bench.due import cell_folder, find_due
 from zigma_bench.errors import ComparisonRefused, Interrupted
 from zigma_bench.plan import Cell, Plan, Stage
+from zigma_bench.plugins import reason_of
 from zigma_bench.record import Record
 from zigma_bench.runner.encode import encode_latents, text_cells, text_problems
 from zigma_bench.runner.process import INTERRUPTED, run_job
 from zigma_bench.store import (
+    LEAST_BYTES,
     TABLE,
     check_writable,
     clear_leftovers,
@@ -63,8 +66,10 @@ def run_plan(plan: Plan, results: Path, device: Device, watcher: Watcher, *, sta
 
     Cells at which another process is at work come last, once it has let go of them.
     """
-    check_writable(suite_folder(results, plan.suite.name, smoke=plan.smoke))
+    folder = suite_folder(results, plan.suite.name, smoke=plan.smoke)
+    check_writable(folder)
     clear_leftovers(results)
+    check_writable(folder, _needed_bytes(plan, results, device, stages))
     write_table(plan, results, device)
     _encode_first(plan, results, device, watcher, stages)
     run = functools.partial(run_cell, results=results, device=device, watcher=watcher, stages=stages)
@@ -74,6 +79,19 @@ def run_plan(plan: Plan, results: Path, device: Device, watcher: Watcher, *, sta
     outcomes = [_after_waiting(outcome, run, watcher, rounds_of(plan)) for outcome in outcomes]
     clear_leftovers(results)
     return outcomes
+
+
+def _needed_bytes(plan: Plan, results: Path, device: Device, stages: Sequence[Stage]) -> int:
+    """About what the largest cell that is due writes at once: two checkpoints of weights, averages and Adam's moments,
+    and its images twice; nothing where nothing is due."""
+    most = 0
+    for cell in plan.cells:
+        with contextlib.suppress(ComparisonRefused):
+            if find_due(cell, cell_folder(results, cell), device, stages).stages:
+                trained = cell.parameters * 4 * 8 if "train" in stages and cell.role == "cell" else 0
+                images = cell.sample.count * cell.frames * cell.height * cell.width * 3 if not cell.timed_alone else 0
+                most = max(most, LEAST_BYTES, trained + 2 * images)
+    return most
 
 
 def _encode_first(plan: Plan, results: Path, device: Device, watcher: Watcher, stages: Sequence[Stage]) -> None:
@@ -131,14 +149,19 @@ def _after_waiting(before: Outcome, run: Callable[[Cell], Outcome], watcher: Wat
 
 
 def run_cell(cell: Cell, results: Path, device: Device, watcher: Watcher, stages: Sequence[Stage]) -> Outcome:
-    """Bring one cell up to date."""
-    folder = cell_folder(results, cell)
+    """Bring one cell up to date; a broken record or a failing disk costs this cell alone."""
     try:
-        due = find_due(cell, folder, device, stages).stages
-    except ComparisonRefused as error:
-        watcher.begin(cell, ())
-        watcher.event(cell, {"event": "stopped", "text": str(error)})
-        return Outcome(cell, folder, "failed", str(error))
+        return _up_to_date(cell, results, device, watcher, stages)
+    except (OSError, ComparisonRefused) as error:
+        reason = reason_of(error)
+        watcher.event(cell, {"event": "failed", "stage": "", "text": reason})
+        folder = results / cell.suite if isinstance(error, OSError) else cell_folder(results, cell)
+        return Outcome(cell, folder, "failed", reason)
+
+
+def _up_to_date(cell: Cell, results: Path, device: Device, watcher: Watcher, stages: Sequence[Stage]) -> Outcome:
+    folder = cell_folder(results, cell)
+    due = find_due(cell, folder, device, stages).stages
     watcher.begin(cell, due)
     if not due:
         return Outcome(cell, folder, "skipped")
@@ -218,7 +241,8 @@ def _spawn(
         return Outcome(cell, folder, "done")  # it died after its last record
     if reason is None:
         reason = _reason_of(code, folder)
-        _write_death(cell, folder, device, stage, reason)
+        with contextlib.suppress(OSError):  # on a full disk the outcome alone has the reason
+            _write_death(cell, folder, device, stage, reason)
     return Outcome(cell, folder, "failed", reason)
 
 

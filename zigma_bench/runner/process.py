@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -23,9 +24,10 @@ def run_job(module: str, job: Mapping[str, Any], log: Path, heard: Callable[[dic
     """
     with log.open("ab") as written, _start(module, written) as process:
         assert process.stdin is not None and process.stdout is not None
-        process.stdin.write(json.dumps(job) + "\n")  # left open: the process ends itself when this one is gone
-        process.stdin.flush()
         try:
+            with contextlib.suppress(BrokenPipeError):  # it ended at once; its code is what counts
+                process.stdin.write(json.dumps(job) + "\n")  # left open: the process ends itself when this one is gone
+                process.stdin.flush()
             for line in process.stdout:
                 heard(json.loads(line))
             return process.wait()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from zigma_bench.errors import ComparisonRefused
+from zigma_bench.escaping import visible
 from zigma_bench.record import Record
 from zigma_bench.store import read_record
 
@@ -48,13 +50,19 @@ class Timed:
 def timed_calls(results: Path, card: str) -> list[Timed]:
     """All calls of this card in the efficiency records of a results folder; unstable ones are left out.
 
-    A record that can't be read is an error of `store.read_record`.
+    A record that can't be read is none of this plan's: one line on standard error names it, and the rest count.
     """
     found: list[Timed] = []
     for file in sorted(results.glob("*/*/efficiency-*/record.json")):
-        record = _record(file)
-        if record.status == "done" and record.provenance.get("card") == card:
-            found += _calls(record)
+        try:
+            record = _record(file)
+            if record.status == "done" and record.provenance.get("card") == card:
+                found += list(_calls(record))
+        except ComparisonRefused as error:
+            print(f"zigma-bench: left out of the estimates: {error}", file=sys.stderr)
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+            what = f"it is of another shape ({visible(repr(error))})"
+            print(f"zigma-bench: left out of the estimates: {visible(str(file))}: {what}", file=sys.stderr)
     return found
 
 

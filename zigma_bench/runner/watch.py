@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
+from zigma_bench.escaping import visible
 from zigma_bench.plan import Cell, Stage
 
 LINE_SECONDS = 15.0  # how often a running stage prints a plain line
@@ -47,7 +48,7 @@ class PlainWatcher:
             self._say(cell, f"{stage} {kind}: {event['text']}")
 
     def _say(self, cell: Cell, text: str) -> None:
-        print(f"[{self.number}/{self.total}] {cell.label}: {text}", file=sys.stderr, flush=True)
+        print(visible(f"[{self.number}/{self.total}] {cell.label}: {text}"), file=sys.stderr, flush=True)
 
 
 class LiveWatcher:
@@ -90,7 +91,7 @@ class LiveWatcher:
         self.progress.stop()
 
     def begin(self, cell: Cell, stages: Sequence[Stage]) -> None:
-        self.progress.update(self.cells, completed=self.begun, note=cell.label)
+        self.progress.update(self.cells, completed=self.begun, note=visible(cell.label))
         self.begun += 1
 
     def event(self, cell: Cell, event: dict[str, Any]) -> None:
@@ -98,11 +99,12 @@ class LiveWatcher:
         if kind == "start":
             self.progress.reset(self.stage, description=f"  {stage}", total=None, note="", visible=True)
         elif kind == "progress":
-            self.progress.update(self.stage, completed=event["done"], total=event["total"], note=event["text"])
+            self.progress.update(self.stage, completed=event["done"], total=event["total"], note=visible(event["text"]))
         elif kind == "notice":
-            self.progress.console.print(f"{cell.label}: {event['text']}", markup=False, highlight=False)
+            self.progress.console.print(visible(f"{cell.label}: {event['text']}"), markup=False, highlight=False)
         elif kind in ("failed", "stopped"):
-            self.progress.console.print(f"{cell.label}: {stage} {kind}: {event['text']}", markup=False, highlight=False)
+            line = visible(f"{cell.label}: {stage} {kind}: {event['text']}")
+            self.progress.console.print(line, markup=False, highlight=False)
 
 
 def watcher(total: int) -> LiveWatcher | PlainWatcher:

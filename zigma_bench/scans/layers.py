@@ -17,6 +17,7 @@ from zigma_bench.interrupts import contained, words_of
 from zigma_bench.scans.route import BrokenScan, LearnedOrder, Route
 
 RESERVED = ("grid", "layer", "depth", "seed")
+MOST_LAYERS = 10_000
 REMEMBERED = 64  # calls; the largest plans hold some tens of scans
 
 
@@ -50,6 +51,8 @@ def routes(
     """
     if depth < 1:
         raise UsageError("a network has at least one layer", got=depth)
+    if depth > MOST_LAYERS:
+        raise UsageError("the network is too deep", expected=f"a depth of at most {MOST_LAYERS:,}", got=depth)
     options = dict(options or {})
     if spec.facts is not None:
         return learned_routes(spec, grid=grid, depth=depth, options=options)

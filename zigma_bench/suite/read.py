@@ -6,8 +6,10 @@ are those of YAML 1.2 (an unquoted `1e-4` is a number, `010` is ten, `no` is tex
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import stat
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,14 +17,22 @@ from typing import Any, TypeVar
 import pydantic
 import yaml
 
-from zigma_bench.errors import UsageError, nearest
+from zigma_bench.errors import UsageError, nearest, system_fault
+from zigma_bench.escaping import shortened
 from zigma_bench.suite.base import Strict
 from zigma_bench.suite.data import Data, Latents, TextEncoder
 from zigma_bench.suite.recipe import Guidance, Sample, Train
 from zigma_bench.suite.sections import Baseline, Budget, Comparison, Efficiency, Reference, SizeMatch
 from zigma_bench.suite.whole import Suite
 
-MAX_BYTES = 1_000_000
+MAX_BYTES = 256_000
+MAX_DEPTH = 50  # of lists and mappings in one another
+MAX_DIGITS = 18
+LONGEST = 80  # signs of a key or a setting in a message
+DEVICES = (Path("/dev"), Path("/proc"))  # where a shell puts what it pipes to a command
+OPENING = (yaml.BlockSequenceStartToken, yaml.BlockMappingStartToken, yaml.FlowSequenceStartToken,
+           yaml.FlowMappingStartToken)  # fmt: skip
+CLOSING = (yaml.BlockEndToken, yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken)
 
 
 @dataclass(frozen=True)
@@ -38,26 +48,44 @@ class Source:
         for length in range(len(location), -1, -1):
             if location[:length] in self.places:
                 key = dotted(location)
-                return f"{self.places[location[:length]]}" + (f", key {key}" if key else "")
+                return f"{self.places[location[:length]]}" + (f", key {shortened(key, LONGEST)}" if key else "")
         return self.file
 
 
 def load_suite(path: Path, *, settings: Sequence[str] = ()) -> tuple[Suite, Source]:
     """The suite of a file, with `key.path=value` settings laid over it."""
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise UsageError("the suite is too large", where=str(path), expected=f"at most {MAX_BYTES:,} bytes")
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        near = nearest(path.name, [p.name for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else [])
-        raise UsageError("there is no such suite", where=str(path), nearest=near) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the suite can't be read: {error}", where=str(path)) from None
+    text = _read(path)
     data, places = parse_yaml(text, str(path))
     for setting in settings:
         _apply(setting, data, places)
     source = Source(str(path), question_of(text), places)
     return validated(Suite, data, source), source
+
+
+def _read(path: Path) -> str:
+    """The text of a suite file, without its byte-order mark."""
+    try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode) and not any(folder in path.parents for folder in DEVICES):
+            kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"  # a pipe may never give anything
+            raise UsageError(f"the suite is {kind}", where=str(path), expected="a YAML file")
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        near = nearest(path.name, [p.name for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else [])
+        raise UsageError("there is no such suite", where=str(path), nearest=near) from None
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
+        raise UsageError(f"the suite can't be read: {system_fault(error) or error}", where=str(path)) from None
+    if len(data) > MAX_BYTES:
+        raise UsageError("the suite is too large", where=str(path), expected=f"at most {MAX_BYTES:,} bytes")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise UsageError(
+            f"the suite can't be read: it is not encoded as UTF-8 (byte {error.start + 1})",
+            where=f"{path}:{line}", do="save it as UTF-8",
+        ) from None  # fmt: skip
 
 
 M = TypeVar("M", bound=Strict)
@@ -72,9 +100,15 @@ def validated(model: type[M], data: Mapping[str, Any], source: Source) -> M:
 
 
 def question_of(text: str) -> str:
-    """The first line of a suite, which is the question that it answers."""
-    first = text.splitlines()[0] if text else ""
-    return first.lstrip("# ").split("     ")[0].strip() if first.startswith("#") else ""
+    """The first line of a suite that says something, which is the question that it answers where it is a comment.
+
+    A byte-order mark, directives, a line of `---` and empty lines come before it.
+    """
+    for line in text.removeprefix("\ufeff").splitlines():
+        first = line.removeprefix("---").strip() if line.startswith("---") else line.strip()
+        if first.strip("# \t") and not line.startswith("%"):
+            return first.lstrip("# ").split("     ")[0].strip() if first.startswith("#") else ""
+    return ""
 
 
 def _scalar(loader: Any, node: yaml.Node) -> str:
@@ -102,19 +136,7 @@ def parse_yaml(
     text: str, file: str, *, what: str = "suite", keys: str = "name, data, compare and budget"
 ) -> tuple[dict[str, Any], dict[tuple[str | int, ...], str]]:
     """The mapping of a YAML text and the line of every key in it; `what` it is and its `keys`, for errors."""
-    try:
-        loader = _Loader(text)
-        for token in yaml.scan(text):
-            if isinstance(token, yaml.AliasToken | yaml.AnchorToken | yaml.TagToken):
-                raise UsageError(
-                    f"anchors, aliases and tags are not allowed in a {what}",
-                    where=f"{file}:{token.start_mark.line + 1}",
-                )
-        node = loader.get_single_node()
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{file}:{mark.line + 1}" if mark else file
-        raise UsageError(f"this is no YAML: {getattr(error, 'problem', None) or error}", where=place) from None
+    loader, node = _compose(text, what, lambda line: f"{file}:{line}")
     if node is None:
         raise UsageError(f"the {what} is empty", where=file, expected=f"keys such as {keys}")
     if not isinstance(node, yaml.MappingNode):
@@ -122,6 +144,54 @@ def parse_yaml(
         raise UsageError(f"the {what} is {kind}", where=f"{file}:1", expected=f"keys such as {keys}")
     places: dict[tuple[str | int, ...], str] = {(): file}
     return _construct(loader, node, (), file, places), places
+
+
+def _compose(text: str, what: str, place: Callable[[int], str]) -> tuple[_Loader, yaml.Node | None]:
+    """The nodes of a YAML text, after every token of it was checked; `place` names a line in errors."""
+    try:
+        _check_tokens(text, what, place)
+        loader = _Loader(text)
+        return loader, loader.get_single_node()
+    except yaml.reader.ReaderError as error:
+        line = text[: error.position].count("\n") + 1
+        sign = f"the character {chr(error.character)!r}" if isinstance(error.character, int) else "a character"
+        raise UsageError(f"{sign} is not allowed in a {what}", where=place(line)) from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        words = " ".join(filter(None, (error.context, error.problem)))
+        raise UsageError(f"this is no YAML: {words}", where=place(mark.line + 1 if mark else 1)) from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise UsageError(f"this is no YAML: {error}", where=place(1)) from None
+
+
+def _check_tokens(text: str, what: str, place: Callable[[int], str]) -> None:
+    """UsageError for anchors, aliases and tags, and for lists and mappings too deep in one another."""
+    depth = 0
+    for token in yaml.scan(text):
+        line = token.start_mark.line + 1
+        if isinstance(token, yaml.AliasToken | yaml.AnchorToken | yaml.TagToken):
+            raise UsageError(f"anchors, aliases and tags are not allowed in a {what}", where=place(line))
+        depth += isinstance(token, OPENING) - isinstance(token, CLOSING)
+        if depth > MAX_DEPTH:
+            raise UsageError(
+                f"the {what} is nested too deeply", where=place(line), expected=f"at most {MAX_DEPTH} levels"
+            )
+
+
+def _value(loader: _Loader, node: yaml.Node, where: str) -> Any:
+    """The value of a single node; UsageError for a number that nothing can be of."""
+    if isinstance(node, yaml.ScalarNode) and node.tag.endswith((":int", ":float")):
+        digits = node.value.lstrip("+-0")
+        if node.tag.endswith(":int") and len(digits) > MAX_DIGITS:
+            got = f"{len(digits):,} digits"
+            raise UsageError(
+                "the whole number is too large", where=where, expected=f"at most {MAX_DIGITS} digits", got=got
+            )
+        if not math.isfinite(float(node.value)):
+            raise UsageError(
+                "the number is too large", where=where, expected="a finite number", got=shortened(node.value, LONGEST)
+            )
+    return loader.construct_object(node)
 
 
 def _construct(
@@ -136,15 +206,15 @@ def _construct(
     if isinstance(node, yaml.SequenceNode):
         return [_construct(loader, item, (*location, i), file, places) for i, item in enumerate(node.value)]
     if not isinstance(node, yaml.MappingNode):
-        return loader.construct_object(node)
+        return _value(loader, node, f"{line}, key {shortened(dotted(location), LONGEST)}" if location else line)
     found: dict[str, Any] = {}
     for key_node, value_node in node.value:
-        key = loader.construct_object(key_node)
         line = f"{file}:{key_node.start_mark.line + 1}"
-        if not isinstance(key, str):
+        key = _value(loader, key_node, line) if isinstance(key_node, yaml.ScalarNode) else key_node.tag.split(":")[-1]
+        if not isinstance(key, str) or not isinstance(key_node, yaml.ScalarNode):
             raise UsageError("a key is not text", where=line, got=key)
         if key in found:
-            raise UsageError(f"the key {key!r} stands twice", where=line, do="keep one of them")
+            raise UsageError(f"the key {shortened(key, LONGEST)!r} stands twice", where=line, do="keep one of them")
         found[key] = _construct(loader, value_node, (*location, key), file, places)
         places[(*location, key)] = line
     return found
@@ -152,19 +222,17 @@ def _construct(
 
 def parse_value(text: str, where: str) -> Any:
     """A single YAML value given on the command line."""
-    try:
-        loader = _Loader(text)
-        node = loader.get_single_node()
-        return None if node is None else _construct(loader, node, (), where, {})
-    except yaml.YAMLError as error:
-        raise UsageError(f"this is no YAML value: {error}", where=where) from None
+    loader, node = _compose(text, "value", lambda line: where)
+    if isinstance(node, yaml.ScalarNode):
+        return _value(loader, node, where)
+    return None if node is None else _construct(loader, node, (), where, {})
 
 
 def _apply(setting: str, data: dict[str, Any], places: dict[tuple[str | int, ...], str]) -> None:
     key, equals, value = setting.partition("=")
-    where = f"--set {setting}"
+    where = f"--set {shortened(setting, LONGEST)}"
     parts = key.split(".")
-    if not equals or not all(parts):
+    if not equals or not all(parts) or len(parts) > MAX_DEPTH:
         raise UsageError("this is no setting", where=where, expected="KEY.PATH=VALUE, such as budget.images=20000")
     target: Any = data
     location: list[str | int] = []
@@ -183,9 +251,13 @@ def _apply(setting: str, data: dict[str, Any], places: dict[tuple[str | int, ...
 def _step(target: Any, part: str, where: str) -> str | int:
     if isinstance(target, dict):
         return part
-    if part.isascii() and part.isdigit() and int(part) < len(target):
+    if part.isascii() and part.isdigit() and len(part) <= MAX_DIGITS and int(part) < len(target):
         return int(part)
-    raise UsageError(f"{part!r} is no place of a list", where=where, expected=f"a number from 0 to {len(target) - 1}")
+    raise UsageError(
+        f"{shortened(part, LONGEST)!r} is no place of a list",
+        where=where,
+        expected=f"a number from 0 to {len(target) - 1}",
+    )
 
 
 def _tuples(value: Any) -> Any:
@@ -201,13 +273,13 @@ def _explain(error: pydantic.ValidationError, source: Source) -> UsageError:
     """The first fault that pydantic found, in our words."""
     faults = sorted(error.errors(include_url=False), key=lambda fault: fault["type"] != "extra_forbidden")
     fault = faults[0]  # a misspelt key first: the key that it misspells is missing too
-    location = tuple(part for part in fault["loc"] if _is_place(part))
+    location = _place_of(fault["loc"], source)
     rest = f"; {len(faults) - 1} more fault(s) after it" if len(faults) > 1 else ""
     where = source.where(*location)
     if fault["type"] == "extra_forbidden":
         known = _known_keys(location[:-1])
         return UsageError(
-            f"unknown key {location[-1]!r}{rest}",
+            f"unknown key {shortened(str(location[-1]), LONGEST)!r}{rest}",
             where=where,
             expected=f"one of {', '.join(known)}",
             nearest=nearest(str(location[-1]), known),
@@ -231,8 +303,17 @@ def _known_keys(location: tuple[str | int, ...]) -> list[str]:
                 "compare": Comparison, "baseline": Baseline, "budget": Budget, "train": Train, "sample": Sample,
                 "reference": Reference, "efficiency": Efficiency, "size_match": SizeMatch, "guidance": Guidance,
                 "data": Data, "latents": Latents, "text": TextEncoder,
-            }[part]  # fmt: skip
+            }.get(part, model)  # fmt: skip
     return sorted(model.model_fields)
+
+
+def _place_of(parts: Sequence[str | int], source: Source) -> tuple[str | int, ...]:
+    """A fault's location without what pydantic adds; a key of the suite is never left out, whatever it is called."""
+    location: tuple[str | int, ...] = ()
+    for part in parts:
+        if _is_place(part) or (*location, part) in source.places:
+            location = (*location, part)
+    return location
 
 
 def _is_place(part: str | int) -> bool:

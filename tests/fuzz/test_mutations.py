@@ -1,0 +1,159 @@
+"""Mutated suites, records and tables: each ends normally or with one error of the documented kind, on one inert line.
+
+ZIGMA_BENCH_MUTATIONS sets how many of each there are (300), ZIGMA_BENCH_MUTATION_SEED the first seed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import unicodedata
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+
+sys.path.insert(0, str(Path(__file__).parent))
+from mutations import as_json, mutated_document, mutated_text
+
+from zigma_bench.cli.suites import show_tables
+from zigma_bench.errors import ZigmaBenchError
+from zigma_bench.plan import make_plan
+from zigma_bench.plugins import catalogue
+from zigma_bench.record import Measurement, Record
+from zigma_bench.reports.table import find_tables
+from zigma_bench.store import stage_folder, write_json, write_record
+from zigma_bench.suite import load_suite
+
+COUNT = int(os.environ.get("ZIGMA_BENCH_MUTATIONS", "300"))
+FIRST = int(os.environ.get("ZIGMA_BENCH_MUTATION_SEED", "0"))
+SECONDS = 10
+CODES = {1, 2, 3, 4, 75}
+
+
+@contextlib.contextmanager
+def within(seconds):
+    """Fail where it takes longer."""
+
+    def late(number, frame):
+        raise AssertionError(f"no end within {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def ended(work) -> int:
+    """The code that a piece of work ends with; whatever else than an error of the project comes out is a fault."""
+    try:
+        with within(SECONDS):
+            work()
+    except ZigmaBenchError as error:
+        caught = error
+    else:
+        return 0
+    assert inert(str(caught)), repr(str(caught))
+    assert len(str(caught)) < 5000
+    return caught.exit_code
+
+
+def inert(text: str, allowed: str = "") -> bool:
+    return not any(unicodedata.category(sign) in ("Cc", "Cs") and sign not in allowed for sign in text)
+
+
+def planned(path: Path) -> None:
+    suite, source = load_suite(path)
+    make_plan(suite, source, catalogue())
+
+
+def test_mutated_suites(tmp_path, suite_text):
+    path, document, codes = tmp_path / "suite.yaml", yaml.safe_load(suite_text), Counter()
+    for seed in range(FIRST, FIRST + COUNT):
+        draw = random.Random(seed)
+        text = mutated_text(suite_text, draw) if seed % 2 else as_json(mutated_document(document, draw)) or "{"
+        path.write_bytes(text.encode("utf-8", "surrogatepass"))
+        try:
+            codes[ended(functools.partial(planned, path))] += 1
+        except BaseException as error:
+            raise AssertionError(f"seed {seed}: {type(error).__name__}: {error}") from error
+    print("suites:", dict(codes))
+    assert set(codes) <= CODES | {0}
+    assert codes[2] > COUNT / 4  # the mutations do break suites
+
+
+@pytest.fixture
+def results(tmp_path):
+    """A suite of two scans with two seeds and both anchors."""
+    folder, cells = tmp_path / "base" / "toy", []
+    rows = [("floor", "held-out images", None), ("cell", "zigma", "raster"), ("cell", "zigma", "zigzag"),
+            ("ceiling", "untrained zigma", "raster")]  # fmt: skip
+    origin = {"card": "a card", "precision": "fp32", "backend": "cpu"}
+    for number, (role, backbone, scan) in enumerate(rows):
+        for seed in range(2 if role == "cell" else 1):
+            identity, name = f"{number}{seed}".ljust(64, "0"), f"cell-{number}-{seed}"
+            cells.append({
+                "folder": name, "stages": {"quality": identity}, "role": role, "seed": seed, "smoke": False,
+                "data": None,
+                "backbone": backbone, "scan": scan, "parameters": 10, "forward_flops": 20, "scanned_ratio": 1.0,
+                "tokens": 4, "size_match": None, "setting": None,
+            })  # fmt: skip
+            found = Measurement.of(
+                "val-loss", 1.0 + number + seed / 8, "1", fingerprint={"n_images": 9}, raw=(1.0, 2.0)
+            )
+            cell = {"quality": [{"name": "val-loss"}]}
+            made = Record("quality", identity, cell, "done", (found,), provenance=origin)
+            write_record(stage_folder(folder / name, "quality", identity), made)
+    write_json(folder / "table.json", {
+        "format": 1, "suite": "toy", "question": "Why?", "smoke": False, "budget": {"images": 5},
+        "reference": "train", "sample_count": 9, "residual": ["official"], "cells": cells,
+        "baseline": {"backbone": "zigma", "scan": "raster"},
+    })  # fmt: skip
+    return folder
+
+
+def reported(folder: Path, broken: list[str]) -> None:
+    """All formats, and nothing in them acts."""
+    tables = find_tables([folder])
+    broken += [fault for table in tables for fault in table.broken]
+    for output in ("terminal", "markdown", "csv", "json"):
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            show_tables(tables, output)
+        assert inert(out.getvalue(), "\n"), output
+        if output == "json":
+            json.loads(out.getvalue(), parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+
+
+def test_mutated_records_and_tables(results, tmp_path):
+    files = [results / "table.json", *sorted(results.rglob("record.json"))]
+    folder, codes, broken = tmp_path / "toy", Counter(), 0
+    for seed in range(FIRST, FIRST + COUNT):
+        draw = random.Random(seed)
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(results, folder)
+        source = files[0] if draw.random() < 0.5 else draw.choice(files[1:])
+        text = source.read_text()
+        made = mutated_text(text, draw) if seed % 2 else as_json(mutated_document(json.loads(text), draw)) or "[" * 9999
+        (folder / source.relative_to(results)).write_bytes(made.encode("utf-8", "surrogatepass"))
+        try:
+            found: list[str] = []
+            codes[ended(functools.partial(reported, folder, found))] += 1
+            broken += bool(found)
+        except BaseException as error:
+            raise AssertionError(f"seed {seed}, {source.name}: {type(error).__name__}: {error}") from error
+    print("records and tables:", dict(codes), "with a broken row:", broken)
+    assert set(codes) <= {0, 4}
+    assert codes[4] > COUNT / 8
+    assert broken > COUNT / 8
