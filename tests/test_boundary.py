@@ -11,8 +11,9 @@ import sys
 import pytest
 
 from zigma_bench import store
-from zigma_bench.errors import ComparisonRefused, NotReady, UsageError, nearest, reason_of, system_fault
+from zigma_bench.errors import ComparisonRefused, NotReady, UsageError, nearest, system_fault
 from zigma_bench.escaping import csv_cell, markdown, visible, write_plainly
+from zigma_bench.plugins import reason_of
 from zigma_bench.suite import load_suite
 
 PROGRAM = [sys.executable, "-m", "zigma_bench"]
