@@ -16,6 +16,7 @@ from zigma_bench.device import Device
 from zigma_bench.due import cell_folder, find_due
 from zigma_bench.errors import NewerFormat
 from zigma_bench.plan import STAGES
+from zigma_bench.reports.table import read_table
 from zigma_bench.runner import local
 from zigma_bench.runner.prepare import prepare
 from zigma_bench.sealed import file_sha256
@@ -163,6 +164,19 @@ def test_images_of_earlier_weights_are_drawn_again(run):
     assert run() == ["done", "skipped", "skipped"]
     assert not np.array_equal(np.load(run.file("sample-*/samples.npy")), images)
     assert run.figures() != before
+
+
+def test_a_table_shows_no_figure_of_earlier_weights(run):
+    """Of a training that was done again by itself, with the images and the figures of the one before."""
+    (row,) = [row for row in read_table(run.results / "toy").rows if row.role == "cell"]
+    assert row.status == "done" and row.metrics["val-loss"].mean is not None
+    weights = run.file("train-*/ema.safetensors")
+    run.change("train", files={"ema.safetensors": "0" * 64, "network.safetensors": file_sha256(weights)})
+    run.change(
+        "quality", inputs={"sample/samples.npy": run.record("sample")["files"]["samples.npy"]}
+    )  # of images alone
+    (row,) = [row for row in read_table(run.results / "toy").rows if row.role == "cell"]
+    assert row.status == "missing" and "run the suite again" in row.reason and not row.metrics
 
 
 def test_a_metric_of_images_alone_needs_no_weights(run):

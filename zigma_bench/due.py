@@ -82,6 +82,16 @@ def outdated(record: Record, records: Mapping[str, Record]) -> str | None:
     return None
 
 
+def without_outdated(records: Mapping[str, Record]) -> dict[str, Record]:
+    """The records of a cell, in the order of its stages, less those that do not belong to the ones before them."""
+    found: dict[str, Record] = {}
+    for stage, record in records.items():
+        sources = {name.partition("/")[0] for name in record.inputs} & records.keys()
+        if sources <= found.keys() and outdated(record, records) is None:
+            found[stage] = record
+    return found
+
+
 class _Search:
     """One look at a cell's records and, for what is due, at the files."""
 

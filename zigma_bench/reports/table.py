@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from zigma_bench.due import without_outdated
 from zigma_bench.errors import ComparisonRefused, UsageError
 from zigma_bench.record import Measurement, Record
 from zigma_bench.reports.better import Against, Better, directions, with_untrained
@@ -208,7 +209,8 @@ def _entry(folder: Path, facts: dict[str, Any], failed: Mapping[str, str]) -> _E
     """A cell with its records; one that can't be read is its failure, and it has none of their figures."""
     reason = failed.get(facts["folder"])
     try:
-        return _Entry(facts, list(_records(folder, facts)), failed=reason)
+        records = without_outdated({record.stage: record for record in _records(folder, facts)})
+        return _Entry(facts, list(records.values()), failed=reason)
     except ComparisonRefused as error:
         return _Entry(facts, [], broken=str(error), failed=reason)
 
