@@ -188,3 +188,5 @@ def register_datasets(register):
         register(name, target, options=Options, facts=DatasetFacts(describe=describe))
     captioned = DatasetFacts(describe=lambda options: DataFacts(1, 8, 8, "the same", captions=True))
     register("silent", "broken_plugins:silent", options=Options, facts=captioned)
+    placed = DatasetFacts(describe=describe, places=("folder",))
+    register("misplaced", "broken_plugins:silent", options=Options, facts=placed)

@@ -249,6 +249,7 @@ def broken():
         ("dataset", "overlapping", "held out", "4 of 4 validation images are training images"),
         ("dataset", "other-size", "training images", r"\(8, 1, 4, 4\)"),
         ("dataset", "other-each-time", "loaded again", "other images"),
+        ("dataset", "misplaced", "description", "places names 'folder', which is no option"),
         ("dataset", "silent", "captions", "an empty one, of image 1"),
     ],
 )

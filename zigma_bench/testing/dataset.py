@@ -66,6 +66,8 @@ def _described(spec: Spec, values: Mapping[str, Any]) -> str:
         raise Failed(f"{first}, then {second}")
     if first.channels not in (1, 3) or not first.fingerprint:
         raise Failed(f"{first}; channels are 1 or 3, and the fingerprint is a text")
+    if unknown := set(spec.facts.places) - {option.name for option in spec.options}:
+        raise Failed(f"places names {min(unknown)!r}, which is no option of the data set")
     return f"{first.channels} x {first.height} x {first.width}, fingerprint {first.fingerprint[:12]}"
 
 
