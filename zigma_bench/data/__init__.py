@@ -25,44 +25,63 @@ def register_datasets(register: Callable[..., None]) -> None:
         "digits",
         "zigma_bench.data.digits:load",
         options=DigitsOptions,
-        facts=DatasetFacts(describe=digits.describe),
+        facts=DatasetFacts(describe=digits.describe, count="zigma_bench.data.digits:count"),
     )
     register(
         "huggingface",
         "zigma_bench.data.huggingface:load",
         options=HuggingFaceOptions,
-        facts=DatasetFacts(describe=source.describe, check="zigma_bench.data.check_files:parts"),
+        facts=DatasetFacts(
+            describe=source.describe,
+            check="zigma_bench.data.check_files:parts",
+            count="zigma_bench.data.counts:count_huggingface",
+        ),
     )
     register(
         "faceshq",
         "zigma_bench.data.faceshq:load",
         options=FacesHQOptions,
-        facts=DatasetFacts(describe=faceshq.describe, check="zigma_bench.data.faceshq:parts"),
+        facts=DatasetFacts(
+            describe=faceshq.describe, check="zigma_bench.data.faceshq:parts", count="zigma_bench.data.faceshq:count"
+        ),
     )
     register(
         "mm-celeba",
         "zigma_bench.data.mm_celeba:load",
         options=MmCelebaOptions,
-        facts=DatasetFacts(describe=mm_celeba.describe, check="zigma_bench.data.mm_celeba:parts"),
+        facts=DatasetFacts(
+            describe=mm_celeba.describe,
+            check="zigma_bench.data.mm_celeba:parts",
+            count="zigma_bench.data.mm_celeba:count",
+        ),
     )
     register(
         "coco",
         "zigma_bench.data.coco:load",
         options=CocoOptions,
-        facts=DatasetFacts(describe=coco.describe, check="zigma_bench.data.coco:parts"),
+        facts=DatasetFacts(
+            describe=coco.describe, check="zigma_bench.data.coco:parts", count="zigma_bench.data.coco:count"
+        ),
     )
     register(
         "ucf101",
         "zigma_bench.data.ucf101:load",
         options=Ucf101Options,
-        facts=DatasetFacts(describe=ucf101.describe, check="zigma_bench.data.ucf101:parts", toy="moving-digits"),
+        facts=DatasetFacts(
+            describe=ucf101.describe,
+            check="zigma_bench.data.ucf101:parts",
+            count="zigma_bench.data.ucf101:count",
+            toy="moving-digits",
+        ),
     )
     register(
         "moving-digits",
         "zigma_bench.data.moving_digits:load",
         options=MovingDigitsOptions,
         facts=DatasetFacts(
-            describe=moving_digits.describe, smoke={"frames": 3, "resolution": 12, "clips": 160, "validation": 80}
+            describe=moving_digits.describe,
+            count="zigma_bench.data.moving_digits:count",
+            smoke={"frames": 3, "resolution": 12, "clips": 160, "validation": 80},
         ),
     )
     register(
@@ -70,7 +89,9 @@ def register_datasets(register: Callable[..., None]) -> None:
         "zigma_bench.data.random_field:load",
         options=GaussianRandomFieldOptions,
         facts=DatasetFacts(
-            describe=random_field.describe, smoke={"resolution": 8, "channels": 1, "count": 200, "validation": 100}
+            describe=random_field.describe,
+            count="zigma_bench.data.random_field:count",
+            smoke={"resolution": 8, "channels": 1, "count": 200, "validation": 100},
         ),
     )
 

@@ -143,7 +143,9 @@ def _with_metadata(splits: dict[str, tuple[str, ...]], beside: list[str], source
         owners = [split for split, files in splits.items() if any(image.startswith(folder) for image in files)]
         if len(owners) != 1:
             raise UsageError(
-                "the metadata belongs to no split, or to several", where=file, do="write one in the folder of each split"
+                "the metadata belongs to no split, or to several",
+                where=file,
+                do="write one in the folder of each split",
             )
         found[owners[0]].append(file)
     return {split: tuple(files) for split, files in found.items()}
@@ -210,7 +212,7 @@ def _check_none_lost(builder: Any, options: HuggingFaceOptions, source: Source, 
     if got != held:
         raise NotReady(
             "datasets reads another number of images than the files hold", where=_label(options, listing),
-            expected=held, got=got, do="name the files with data_files, or write them as parquet",
+            expected=str(held), got=got, do="name the files with data_files, or write them as parquet",
         )  # fmt: skip
 
 

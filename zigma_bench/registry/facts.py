@@ -107,6 +107,7 @@ class DatasetFacts:
     smoke: Mapping[str, Any] | None = None
     toy: str = "digits"
     check: str | None = None
+    count: str | None = None
 
 
 @dataclass(frozen=True)
