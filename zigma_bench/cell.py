@@ -174,10 +174,13 @@ def train_stage(life: Life, folder: Path) -> Result:
     """Train to the budget and keep the weights and their EMA."""
     import torch
 
+    from zigma_bench.data.counts import facts_of_images
     from zigma_bench.training.checkpoint import save_weights
     from zigma_bench.training.loop import Goal, train
 
     cell, parts = life.cell, _parts_of(life, "train")
+    classes = cell.condition.size if cell.condition is not None and cell.condition.kind == "class" else None
+    available = facts_of_images(Splits(parts.train, parts.validation), classes)
     network = build(cell, life.device.type).to(life.device.name)
     goal = Goal(cell.train_steps, cell.train_seconds)
     total = None if cell.train_steps is None else cell.train_steps * cell.train.batch
@@ -201,6 +204,7 @@ def train_stage(life: Life, folder: Path) -> Result:
         "train-loss", progress.curve[-1][1], "1", fingerprint={"images": images, **cell.objective_facts}
     )
     details = {"images": images, "steps": progress.step, "seconds": progress.seconds, "curve": progress.curve}
+    details |= available
     details |= {
         "input_wait": progress.waited / progress.seconds,
         "input_workers": progress.workers,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from zigma_bench.device import Device
 from zigma_bench.errors import ComparisonRefused, NewerFormat
-from zigma_bench.plan import Cell, Stage
+from zigma_bench.plan import STAGES, Cell, Stage
 from zigma_bench.plugins import catalogue
 from zigma_bench.record import Record
 from zigma_bench.sealed import State, altered, state_of
@@ -85,7 +85,8 @@ def outdated(record: Record, records: Mapping[str, Record]) -> str | None:
 def without_outdated(records: Mapping[str, Record]) -> dict[str, Record]:
     """The records of a cell, in the order of its stages, less those that do not belong to the ones before them."""
     found: dict[str, Record] = {}
-    for stage, record in records.items():
+    for stage in (stage for stage in STAGES if stage in records):
+        record = records[stage]
         sources = {name.partition("/")[0] for name in record.inputs} & records.keys()
         if sources <= found.keys() and outdated(record, records) is None:
             found[stage] = record

@@ -191,6 +191,21 @@ class Splits:
     validation: Images
 
 
+@dataclass(frozen=True)
+class Counts:
+    """How many images of a data set are trained on and held out, and how many classes they show; None: unknown."""
+
+    train: int | None
+    validation: int | None
+    classes: int | None = None
+
+    def __str__(self) -> str:
+        """As in `1,000 images to train on, 200 held out, 10 classes found`."""
+        train, held = ("?" if count is None else f"{count:,}" for count in (self.train, self.validation))
+        classes = "" if self.classes is None else f", {self.classes:,} classes found"
+        return f"{train} images to train on, {held} held out{classes}"
+
+
 def digest(images: Images, *, batch: int = 256) -> str:
     """The sha256 of all pixels in order, with the shape: the same for the same pictures wherever they come from."""
     total = hashlib.sha256()

@@ -144,6 +144,9 @@ def _document(asked: Asked, found: Found) -> dict[str, Any]:
         "options": asked.options,
         "images": found.images,
         "enlarged": found.enlarged,
+        "train_images": None if found.counts is None else found.counts.train,
+        "validation_images": None if found.counts is None else found.counts.validation,
+        "classes_found": None if found.counts is None else found.counts.classes,
         "problems": [_problem(problem) for problem in found.problems],
     }
 
@@ -160,8 +163,9 @@ def _show(asked: Asked, found: Found) -> None:
         typer.echo(str(problem))
     words = f"{len(found.problems):,} problem(s)" if found.problems else "nothing is wrong"
     looked_at = f"{found.images:,} images looked at, " if found.images else ""
+    counts = "" if found.counts is None else f" ({found.counts})"
     small = f"; {found.enlarged:,} are smaller than asked for, and are enlarged" if found.enlarged else ""
-    typer.echo(f"{asked.name}: {looked_at}{words}{small}")
+    typer.echo(f"{asked.name}: {looked_at}{words}{counts}{small}")
 
 
 def _plain(value: Any) -> Any:

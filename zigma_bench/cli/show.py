@@ -21,6 +21,7 @@ from zigma_bench.reports.render import differences_to_rich, footer, to_rich
 from zigma_bench.reports.table import Table
 from zigma_bench.runner.encode import cached_cells, state, text_cells, text_state
 from zigma_bench.runner.estimate import NOTHING, Estimate, Estimator
+from zigma_bench.runner.prepare import image_counts
 from zigma_bench.suite import Train
 
 
@@ -90,6 +91,8 @@ def show_plan(plan: Plan, results: Path, device: Device) -> None:
     print(f"trained: {plan.cells[0].objective}; drawn: {plan.cells[0].sampler}")
     if told_of_images := augmented(plan.suite.train):
         print(f"training images: {told_of_images}; all others are as they are, cut at the centre")
+    for label, counts in image_counts(plan.cells):
+        print(f"data {label}: {counts}")
     for data in cached_cells(plan.cells):
         assert data.latents is not None, "it has a cache"
         print(f"latents: {data.latents}; {state(data.latents, results)}")

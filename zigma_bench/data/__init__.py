@@ -25,7 +25,7 @@ def register_datasets(register: Callable[..., None]) -> None:
         "digits",
         "zigma_bench.data.digits:load",
         options=DigitsOptions,
-        facts=DatasetFacts(describe=digits.describe),
+        facts=DatasetFacts(describe=digits.describe, count="zigma_bench.data.digits:count"),
     )
     register(
         "huggingface",
@@ -34,6 +34,7 @@ def register_datasets(register: Callable[..., None]) -> None:
         facts=DatasetFacts(
             describe=source.describe,
             check="zigma_bench.data.check_files:parts",
+            count="zigma_bench.data.counts:count_huggingface",
             places=("data_dir", "data_files", "validation_files"),
         ),
     )
@@ -41,26 +42,45 @@ def register_datasets(register: Callable[..., None]) -> None:
         "faceshq",
         "zigma_bench.data.faceshq:load",
         options=FacesHQOptions,
-        facts=DatasetFacts(describe=faceshq.describe, check="zigma_bench.data.faceshq:parts", places=("root",)),
+        facts=DatasetFacts(
+            describe=faceshq.describe,
+            check="zigma_bench.data.faceshq:parts",
+            count="zigma_bench.data.faceshq:count",
+            places=("root",),
+        ),
     )
     register(
         "mm-celeba",
         "zigma_bench.data.mm_celeba:load",
         options=MmCelebaOptions,
-        facts=DatasetFacts(describe=mm_celeba.describe, check="zigma_bench.data.mm_celeba:parts", places=("root",)),
+        facts=DatasetFacts(
+            describe=mm_celeba.describe,
+            check="zigma_bench.data.mm_celeba:parts",
+            count="zigma_bench.data.mm_celeba:count",
+            places=("root",),
+        ),
     )
     register(
         "coco",
         "zigma_bench.data.coco:load",
         options=CocoOptions,
-        facts=DatasetFacts(describe=coco.describe, check="zigma_bench.data.coco:parts", places=("root",)),
+        facts=DatasetFacts(
+            describe=coco.describe,
+            check="zigma_bench.data.coco:parts",
+            count="zigma_bench.data.coco:count",
+            places=("root",),
+        ),
     )
     register(
         "ucf101",
         "zigma_bench.data.ucf101:load",
         options=Ucf101Options,
         facts=DatasetFacts(
-            describe=ucf101.describe, check="zigma_bench.data.ucf101:parts", places=("root",), toy="moving-digits"
+            describe=ucf101.describe,
+            check="zigma_bench.data.ucf101:parts",
+            count="zigma_bench.data.ucf101:count",
+            places=("root",),
+            toy="moving-digits",
         ),
     )
     register(
@@ -68,7 +88,9 @@ def register_datasets(register: Callable[..., None]) -> None:
         "zigma_bench.data.moving_digits:load",
         options=MovingDigitsOptions,
         facts=DatasetFacts(
-            describe=moving_digits.describe, smoke={"frames": 3, "resolution": 12, "clips": 160, "validation": 80}
+            describe=moving_digits.describe,
+            count="zigma_bench.data.moving_digits:count",
+            smoke={"frames": 3, "resolution": 12, "clips": 160, "validation": 80},
         ),
     )
     register(
@@ -76,7 +98,9 @@ def register_datasets(register: Callable[..., None]) -> None:
         "zigma_bench.data.random_field:load",
         options=GaussianRandomFieldOptions,
         facts=DatasetFacts(
-            describe=random_field.describe, smoke={"resolution": 8, "channels": 1, "count": 200, "validation": 100}
+            describe=random_field.describe,
+            count="zigma_bench.data.random_field:count",
+            smoke={"resolution": 8, "channels": 1, "count": 200, "validation": 100},
         ),
     )
 

@@ -14,16 +14,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from zigma_bench.data.counts import missing_classes
 from zigma_bench.data.decode import enlarged
 from zigma_bench.data.hashes import changed_unseen, rehashing
 from zigma_bench.device import cores
 from zigma_bench.errors import BadImage, NotReady, UsageError, ZigmaBenchError
-from zigma_bench.images import Crop, Images, Splits, cropped, has_order, labels_of
+from zigma_bench.images import Counts, Crop, Images, Splits, cropped, has_order, labels_of
 from zigma_bench.registry import DataFacts, Spec, load_target
 
 CHUNK = 100  # images that a part takes at once
@@ -32,14 +33,17 @@ CHUNK = 100  # images that a part takes at once
 @dataclass(frozen=True)
 class Found:
     """How many images were looked at, how many (of clips frames) are smaller than asked for and so are enlarged,
-    and what is wrong, each in the words of the error that a run would end with."""
+    and what is wrong, each in the words of the error that a run would end with. `counts`: of the data set as a whole,
+    where it could be loaded."""
 
     images: int = 0
     problems: tuple[ZigmaBenchError, ...] = ()
     enlarged: int = 0
+    counts: Counts | None = field(default=None, compare=False)
 
     def __add__(self, other: Found) -> Found:
-        return Found(self.images + other.images, self.problems + other.problems, self.enlarged + other.enlarged)
+        images, small = self.images + other.images, self.enlarged + other.enlarged
+        return Found(images, self.problems + other.problems, small, self.counts or other.counts)
 
 
 Part = Callable[[], Found]
@@ -83,10 +87,21 @@ def _found(
         return found + Found(0, (_problem(error, f"data: {spec.name}", NotReady),))
     if spec.facts.check is None:
         found += run(parts_of(splits, facts), threads=threads, progress=progress)
-    found += Found(0, tuple(_faults(splits, facts)))
+    found += Found(0, tuple(_faults(splits, facts)), counts=_counts(splits, facts))
     if random_crop is not None and not found.problems:
         found += run(_cut_parts(splits.train, random_crop), threads=threads)
     return found
+
+
+def _counts(splits: Splits, facts: DataFacts) -> Counts:
+    """What a run trains on and holds out; classes are those of the training images, of a stream none."""
+    classes = None
+    if any(item.kind == "class" for item in facts.conditions) and not has_order(splits.train):
+        try:
+            classes = len(np.unique(labels_of(splits.train, range(len(splits.train)))))
+        except Exception:
+            classes = None  # `_labels` names what is wrong
+    return Counts(len(splits.train), len(splits.validation), classes)
 
 
 def run(parts: Iterable[Part], *, threads: int | None = None, progress: Progress = lambda images: None) -> Found:
@@ -223,6 +238,8 @@ def _labels(splits: Splits, classes: int) -> Iterator[ZigmaBenchError]:
         except Exception as error:
             yield _problem(error, f"the classes of the {name} images", NotReady)
             continue
+        if name == "training" and (problem := missing_classes(labels, classes)) is not None:
+            yield problem
         for index in np.flatnonzero((labels < 0) | (labels >= classes)):
             where = f"{name} image {index}"
             yield BadImage("its class is none", where=where, expected=f"0 to {classes - 1}", got=int(labels[index]))

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zigma_bench.data.files import fingerprint
+from zigma_bench.data.folder import check_none_passed_over, files_in
 from zigma_bench.data.options import CocoOptions
 from zigma_bench.data.provided import FileRows, Provided, hashes, image_parts, root_of
 from zigma_bench.errors import BadImage, NotReady, ZigmaBenchError
-from zigma_bench.images import Images, Splits, Texts
+from zigma_bench.images import Counts, Images, Splits, Texts
 from zigma_bench.registry import DataFacts, Missing
 
 if TYPE_CHECKING:
@@ -46,6 +47,12 @@ def load(options: CocoOptions) -> Splits:
         raise NotReady(f"{missing.what} is missing", where="data: coco", do=missing.do)
     train, val = (_images(side, options.resolution) for side in _sides(options))
     return Splits(train, val)
+
+
+def count(options: CocoOptions) -> Counts:
+    """How many photographs are trained on and held out."""
+    train, val = _sides(options)
+    return Counts(train.count, val.count)
 
 
 def parts(options: CocoOptions) -> Iterator[Callable[[], Found]]:
@@ -141,4 +148,9 @@ def _sides(options: CocoOptions) -> tuple[Side, Side]:
 
 
 def _files(side: Side) -> list[Path]:
-    return [file for file in side.images.iterdir() if file.suffix.lower() == ".jpg"] if side.images.is_dir() else []
+    """The photographs of a side; NotReady for an image of another format, which would be passed over."""
+    if not side.images.is_dir():
+        return []
+    files = files_in(side.images)
+    check_none_passed_over(map(str, files), (".jpg",), "coco")
+    return [file for file in files if file.suffix.lower() == ".jpg"]

@@ -14,7 +14,7 @@ from zigma_bench.data.files import fingerprint
 from zigma_bench.data.holdout import hold_out
 from zigma_bench.data.options import DigitsOptions
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.images import ArrayImages, Crop, Labels, Pixels, Splits, Texts
+from zigma_bench.images import ArrayImages, Counts, Crop, Labels, Pixels, Splits, Texts
 from zigma_bench.registry import Condition, DataFacts, Missing
 
 IMAGES = 1797
@@ -48,6 +48,11 @@ def load(options: DigitsOptions) -> Splits:
     """The digits as uint8 [N, 1, resolution, resolution], 0 black ground to 255 ink; `validation` of them held out."""
     _check(options)
     return hold_out(all_digits(options.resolution, options.caption), options.validation, where="digits")
+
+
+def count(options: DigitsOptions) -> Counts:
+    """How many digits are trained on and held out."""
+    return Counts(IMAGES - options.validation, options.validation, CLASSES)
 
 
 class Digits(ArrayImages):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zigma_bench.data.files import below, fingerprint
+from zigma_bench.data.files import Listing, below, fingerprint
+from zigma_bench.data.folder import check_none_passed_over
 from zigma_bench.data.options import FacesHQOptions, HuggingFaceOptions
 from zigma_bench.errors import NotReady
-from zigma_bench.images import Splits
+from zigma_bench.images import Counts, Splits
 from zigma_bench.registry import DataFacts, Missing
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ GET = (
 
 
 def describe(options: FacesHQOptions) -> DataFacts:
-    """Facts of the folder, from names and contents of its files; an empty one is missing, with the way to fill it."""
-    files = below(_root(options), SUFFIXES)
+    """Facts of the folder, from names and contents of its files; without images it is missing."""
+    files = _faces(options)
     missing = () if files.files else (Missing(f"{WHAT} in {options.root}", GET.format(root=_root(options))),)
     parts = {"resolution": options.resolution, "validation": options.validation, "files": files.hashes()}
     side, told = options.resolution, fingerprint("faceshq", parts)
@@ -48,6 +48,11 @@ def load(options: FacesHQOptions) -> Splits:
     return huggingface.load(_as_folder(options))
 
 
+def count(options: FacesHQOptions) -> Counts:
+    """How many faces are trained on and held out."""
+    return Counts(len(_faces(options).files) - options.validation, options.validation)
+
+
 def parts(options: FacesHQOptions) -> Iterator[Callable[[], Found]]:
     """The parts of a check: how many images there are, and each of them."""
     from zigma_bench.data import check_files
@@ -60,22 +65,27 @@ def parts(options: FacesHQOptions) -> Iterator[Callable[[], Found]]:
 def _counted(options: FacesHQOptions) -> Found:
     from zigma_bench.data.check import Found
 
-    count = len(below(_root(options), SUFFIXES).files)
-    if count == IMAGES:
+    there = len(_faces(options).files)
+    if there == IMAGES:
         return Found(0, ())
     error = NotReady(
-        "these are not all of FacesHQ", where=str(_root(options)), expected=f"{IMAGES:,} images", got=count,
+        "these are not all of FacesHQ", where=str(_root(options)), expected=f"{IMAGES:,} images", got=there,
         do="add what lacks; a run takes what is there",
     )  # fmt: skip
     return Found(0, (error,))
 
 
 def _as_folder(options: FacesHQOptions) -> HuggingFaceOptions:
-    """The same images for `imagefolder`: by pattern, since folders called train or test are no splits here."""
-    found = sorted({Path(file).suffix for file in below(_root(options), SUFFIXES).files})
-    patterns = [f"{glob.escape(str(_root(options)))}/**/*{suffix}" for suffix in found]
-    plain = HuggingFaceOptions("imagefolder", options.resolution, data_files=patterns)
-    return replace(plain, validation=options.validation)
+    """The same images for `imagefolder`: each by its name, since folders called train or test are no splits here."""
+    files = [glob.escape(file) for file in _faces(options).files]
+    return HuggingFaceOptions("imagefolder", options.resolution, data_files=files, validation=options.validation)
+
+
+def _faces(options: FacesHQOptions) -> Listing:
+    """Every image below the root; NotReady for an image of another format, which would be passed over."""
+    listing = below(_root(options))
+    check_none_passed_over(listing.files, SUFFIXES, "faceshq")
+    return Listing(tuple(file for file in listing.files if file.lower().endswith(SUFFIXES)))
 
 
 def _root(options: FacesHQOptions) -> Path:

@@ -68,6 +68,15 @@ def files_in(folder: Path) -> list[Path]:
     return sorted(Path(entry.path) for entry in files)
 
 
+def folders_in(folder: Path) -> list[Path]:
+    """The folders of a folder itself, sorted, without hidden ones; NotReady as of `files_below`."""
+    return sorted(
+        Path(entry.path)
+        for entry in _entries(str(folder.absolute()))
+        if entry.is_dir() and not entry.name.startswith("__")
+    )
+
+
 def check_file(path: str, *, is_file: bool | None = None) -> None:
     """NotReady for a path that is no file that can be opened; `is_file`: what is known of it without another look."""
     if is_file if is_file is not None else os.path.isfile(path):
@@ -94,7 +103,8 @@ def check_none_passed_over(files: Iterable[str], taken: Sequence[str], what: str
     if lost:
         more = f" and {len(lost) - 1:,} more" if len(lost) > 1 else ""
         raise NotReady(
-            f"{what} would pass over this file", where=f"{lost[0]}{more}", expected=f"files that end in {', '.join(taken)}",
+            f"{what} would pass over this file", where=f"{lost[0]}{more}",
+            expected=f"files that end in {', '.join(taken)}",
             do="unpack it, or remove it" if lost[0].lower().endswith(ARCHIVES) else CONVERT,
         )  # fmt: skip
 

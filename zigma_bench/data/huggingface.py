@@ -164,9 +164,12 @@ def _data_files(splits: dict[str, tuple[str, ...]]) -> Any:
     """The files as `datasets` holds them: its cache is another one where any of them has changed."""
     from datasets.data_files import DataFilesDict, DataFilesList
 
-    return DataFilesDict(
-        {split: DataFilesList(list(files), [_state(f) for f in files]) for split, files in splits.items()}
-    )
+    found = {}
+    for split, files in splits.items():
+        if chained := next((file for file in files if "::" in file), None):
+            raise UsageError("datasets takes '::' in a path for the sign of an archive", where=chained, do="rename it")
+        found[split] = DataFilesList(list(files), [_state(file) for file in files])
+    return DataFilesDict(found)
 
 
 def _state(file: str) -> tuple[str, ...]:
@@ -209,7 +212,7 @@ def _check_none_lost(builder: Any, options: HuggingFaceOptions, source: Source, 
     if got != held:
         raise NotReady(
             "datasets reads another number of images than the files hold", where=_label(options, listing),
-            expected=held, got=got, do="name the files with data_files, or write them as parquet",
+            expected=str(held), got=got, do="name the files with data_files, or write them as parquet",
         )  # fmt: skip
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zigma_bench.data.files import fingerprint
+from zigma_bench.data.folder import files_in
 from zigma_bench.data.options import MmCelebaOptions
 from zigma_bench.data.provided import SUFFIXES, FileRows, Provided, hashes, image_parts, root_of
 from zigma_bench.errors import BadImage, NotReady, UsageError
-from zigma_bench.images import Splits, Texts
+from zigma_bench.images import Counts, Splits, Texts
 from zigma_bench.registry import DataFacts, Missing
 
 if TYPE_CHECKING:
@@ -53,6 +54,11 @@ def load(options: MmCelebaOptions) -> Splits:
     rows = FileRows(tuple(found.values()), str(root / IMAGES))
     images = DecodedImages(rows, 3, options.resolution, "short-side-center-crop", texts=texts)
     return hold_out(images, options.validation, where="mm-celeba")
+
+
+def count(options: MmCelebaOptions) -> Counts:
+    """How many faces are trained on and held out."""
+    return Counts(options.images - options.validation, options.validation)
 
 
 def parts(options: MmCelebaOptions) -> Iterator[Callable[[], Found]]:
@@ -106,8 +112,11 @@ def _images(options: MmCelebaOptions) -> dict[int, Path]:
     folder = root_of(options.root) / IMAGES
     if not folder.is_dir():
         return {}
-    files = [file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and file.stem.isdecimal()]
-    numbered = {int(file.stem): file for file in files}
+    files = [file for file in files_in(folder) if file.suffix.lower() in SUFFIXES and file.stem.isdecimal()]
+    numbered: dict[int, Path] = {}
+    for file in files:
+        if (first := numbered.setdefault(int(file.stem), file)) != file:
+            raise NotReady("two files have one number", where=str(file), got=str(first), do="remove one of both")
     return {number: numbered[number] for number in sorted(numbered) if number < options.images}
 
 

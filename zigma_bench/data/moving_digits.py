@@ -17,7 +17,7 @@ from zigma_bench.data.files import fingerprint
 from zigma_bench.data.holdout import hold_out
 from zigma_bench.data.options import DigitsOptions, MovingDigitsOptions
 from zigma_bench.errors import UsageError
-from zigma_bench.images import ArrayImages, Labels, Pixels, Splits
+from zigma_bench.images import ArrayImages, Counts, Labels, Pixels, Splits
 from zigma_bench.registry import DataFacts
 
 VERSION = 1  # raised when the same options would give other pixels
@@ -40,6 +40,11 @@ def load(options: MovingDigitsOptions) -> Splits:
     """The clips as uint8 [N, frames, 1, resolution, resolution]; `validation` of them held out."""
     _check(options)
     return hold_out(_Clips(digits.all_digits(), options), options.validation, where="moving-digits")
+
+
+def count(options: MovingDigitsOptions) -> Counts:
+    """How many clips are trained on and held out."""
+    return Counts(options.clips - options.validation, options.validation)
 
 
 def motion_of(index: int, *, frames: int, room: int) -> Places:

@@ -61,6 +61,8 @@ def read_image(file: Path) -> bytes:
     from zigma_bench.data.decode import MEND
     from zigma_bench.errors import BadImage
 
+    if not file.is_file():
+        raise BadImage("this is no file, or a link that leads nowhere", where=str(file), do=MEND)
     try:
         data = file.read_bytes()
     except OSError as error:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from zigma_bench.data.files import fingerprint
 from zigma_bench.data.options import GaussianRandomFieldOptions
-from zigma_bench.images import Pixels, Splits
+from zigma_bench.images import Counts, Pixels, Splits
 from zigma_bench.registry import DataFacts
 
 VERSION = 1  # raised when the same options would give other pixels
@@ -50,6 +50,11 @@ def load(options: GaussianRandomFieldOptions) -> Splits:
         _Fields(options, TRAIN, options.count),
         _Fields(options, VALIDATION, options.validation),
     )
+
+
+def count(options: GaussianRandomFieldOptions) -> Counts:
+    """How many fields are trained on and held out."""
+    return Counts(options.count, options.validation)
 
 
 def filter_of(resolution: int, slope: float) -> Field:

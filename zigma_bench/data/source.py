@@ -11,7 +11,7 @@ from typing import Literal
 
 from zigma_bench.data import hub
 from zigma_bench.data.files import Listing, below, fingerprint, gaps, matching, missing_shards, shared, split_list
-from zigma_bench.data.folder import IMAGES, check_none_passed_over
+from zigma_bench.data.folder import IMAGES, check_none_passed_over, folders_in
 from zigma_bench.data.options import HuggingFaceOptions
 from zigma_bench.data.splits import split_names
 from zigma_bench.errors import NotReady, UsageError, nearest
@@ -152,7 +152,9 @@ def _listed(
         missing.append(Missing(f"the data of {base} (it holds no {kinds} file)", "put the files there"))
     if validation and (both := shared(train, validation)):
         raise _wrong(f"{both[0]} is among the training and the validation files", "two sets that share no file")
-    return Source(kind, base, train, validation, tuple(missing))
+    source = Source(kind, base, train, validation, tuple(missing))
+    _check_classes(options, source)
+    return source
 
 
 def reads_metadata(options: HuggingFaceOptions) -> bool:
@@ -198,6 +200,46 @@ def _check_all_are_read(options: HuggingFaceOptions, kind: str, listing: Listing
         check_none_passed_over(images, SUFFIXES[found], "the reader of a folder of images")
     elif found is not None and not named:
         check_none_passed_over(listing.files, SUFFIXES[found], f"the reader of {found} files", shards=True)
+
+
+def classes_of_folders(options: HuggingFaceOptions, source: Source) -> list[str] | None:
+    """The names of the class folders, sorted, so that a name's place is the number of its class; None where the
+    classes don't come from folders."""
+    if options.label != "label" or builder_kind(options, source.kind, source.train.files) != "imagefolder":
+        return None
+    if source.kind == "folder" and any(Path(file).name in METADATA_FILES for file in source.train.files):
+        return None
+    folders = {os.path.dirname(file) for file in source.train.files if file.lower().endswith(IMAGES)}
+    return sorted({os.path.basename(folder) for folder in folders})
+
+
+def _check_classes(options: HuggingFaceOptions, source: Source) -> None:
+    """NotReady for a class folder without an image, and for another number of class folders than `classes`."""
+    names = classes_of_folders(options, source)
+    if names is None or source.missing:
+        return
+    if not split_list(options.data_files):
+        _check_no_empty_class(source)
+    if len(names) != options.classes:
+        shown = ", ".join(names[:10]) + (f" and {len(names) - 10:,} more" if len(names) > 10 else "")
+        raise NotReady(
+            f"there are images of {len(names):,} classes only" if len(names) < (options.classes or 0)
+            else f"there are images of {len(names):,} classes", where=str(source.base),
+            expected=f"{options.classes:,} class folders with images, as classes says", got=shown,
+            do=f"set classes: {len(names)}, or correct the folders",
+        )  # fmt: skip
+
+
+def _check_no_empty_class(source: Source) -> None:
+    """NotReady for a folder beside the class folders in which no image is."""
+    folders = {os.path.dirname(file) for file in source.train.files if file.lower().endswith(IMAGES)}
+    filled = {above for folder in folders for above in (folder, *map(str, Path(folder).parents))}
+    for parent in sorted({os.path.dirname(folder) for folder in folders if folder != str(source.base)}):
+        for folder in folders_in(Path(parent)):
+            if str(folder) not in filled:
+                raise NotReady(
+                    "the class folder holds no image", where=str(folder), do="put images there, or remove it"
+                )
 
 
 def _missing_folder(folder: Path) -> Missing:

@@ -15,7 +15,7 @@ from zigma_bench.data.options import Ucf101Options
 from zigma_bench.data.provided import Provided, hashes, root_of
 from zigma_bench.data.video import Cut, VideoClips, pyav_missing, read_clips
 from zigma_bench.errors import BadImage, NotReady
-from zigma_bench.images import Splits
+from zigma_bench.images import Counts, Splits
 from zigma_bench.registry import Condition, DataFacts, Missing
 
 if TYPE_CHECKING:
@@ -70,6 +70,15 @@ def load(options: Ucf101Options) -> Splits:
 
     train, held = _listed(options)
     return Splits(clips(train), clips(held))
+
+
+def count(options: Ucf101Options) -> Counts:
+    """How many clips are trained on and held out, as the lists of videos say."""
+    if not all(file.is_file() for file in _lists(options)):
+        return Counts(None, None)
+    train, held = _listed(options)
+    found = len(set(train.classes))
+    return Counts(len(train.names) * options.clips, len(held.names) * options.clips, found)
 
 
 def parts(options: Ucf101Options) -> Iterator[Callable[[], Found]]:

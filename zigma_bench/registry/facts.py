@@ -110,6 +110,7 @@ class DatasetFacts:
     toy: str = "digits"
     check: str | None = None
     places: tuple[str, ...] = ()
+    count: str | None = None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from typing import Any
 from zigma_bench.device import Device
 from zigma_bench.due import cell_folder, find_due
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.plan import Plan, Stage, make_plan
+from zigma_bench.images import Counts
+from zigma_bench.plan import Cell, Plan, Stage, make_plan
 from zigma_bench.plugins import catalogue
 from zigma_bench.runner.encode import of_the_hub
 from zigma_bench.runner.estimate import Estimator
@@ -72,4 +73,17 @@ def plan_json(plan: Plan, results: Path, device: Device) -> dict[str, Any]:
         "smoke": plan.smoke,
         "cells": cells,
         "missing": missing,
+        "data": [{"data": label, **asdict(counts)} for label, counts in image_counts(plan.cells)],
     }
+
+
+def image_counts(cells: Sequence[Cell]) -> list[tuple[str, Counts]]:
+    """Each data set of some cells by its label, with the number of its images, of which none is decoded."""
+    from zigma_bench.data.counts import counts_of
+
+    sets = {cell.data_text: (cell.data_label or cell.data.name, cell.data) for cell in cells if cell.data is not None}
+    found = []
+    for label, data in sets.values():
+        spec = catalogue().get("dataset", data.name)
+        found.append((label, counts_of(spec, spec.make_options(data.options))))
+    return found
