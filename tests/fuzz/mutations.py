@@ -14,7 +14,8 @@ SCRAPS = (
     "2026-11-30", "NaN", "Infinity", ".inf", "null", "true", "x" * 3000, "=cmd()", "<script>", "[red]", "![](x)",
 )  # fmt: skip
 VALUES = (
-    None, True, False, 0, -1, 1, 2**31, 10**18, 10**30, 10**400, 0.5, -0.0, 1e308, 1e-308, float("nan"), float("inf"), "", "x",
+    None, True, False, 0, -1, 1, 2**31, 10**18, 10**30, 10**400, 0.5, -0.0, 1e308, 1e-308, float("nan"), float("inf"),
+    "", "x",
     "\x1b[2J",
     "../../etc", "a\nb", "=1+1", "\ud800", "x" * 5000, [], {}, [[]], [1, "a"], {"name": "x"}, {"": 0},
 )  # fmt: skip
