@@ -25,6 +25,7 @@ from collections.abc import Iterable
 
 from zigma_bench.escaping import shortened, visible
 
+LONGEST_TEXT = 2000  # of what is wrong
 LONGEST_NAME = 100  # that a nearest name is looked for
 
 
@@ -48,7 +49,8 @@ class ZigmaBenchError(Exception):
         super().__init__(what)
 
     def __str__(self) -> str:
-        text = f"{self.where}: {self.what}" if self.where else self.what
+        what = shortened(self.what, LONGEST_TEXT)
+        text = f"{self.where}: {what}" if self.where else what
         if self.expected is not None:
             text += f"; expected {self.expected}"
         if self.got is not None:

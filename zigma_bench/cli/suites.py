@@ -145,7 +145,11 @@ def _run(
         outcomes = run_plan(made, results, target, watching, stages=stages)
     folder = suite_folder(results, made.suite.name, smoke=smoke)
     failed = {outcome.folder.name: outcome.reason or "" for outcome in outcomes if outcome.status == "failed"}
-    show_tables(read_tables(folder, failed), "json" if as_json else "terminal")
+    try:
+        tables = read_tables(folder, failed)
+    except UsageError as error:  # its table was there when the run began
+        raise CellFailed("the results folder was removed during the run", where=str(folder), do=error.do) from None
+    show_tables(tables, "json" if as_json else "terminal")
     if not made.suite.timed_alone:
         print(f"sample grids: {folder}/*/sample-*/grid.png", file=sys.stderr)
     print(f"records:      {folder}/*/*/record.json", file=sys.stderr)

@@ -155,8 +155,7 @@ def run_cell(cell: Cell, results: Path, device: Device, watcher: Watcher, stages
     except (OSError, ComparisonRefused) as error:
         reason = reason_of(error)
         watcher.event(cell, {"event": "failed", "stage": "", "text": reason})
-        folder = results / cell.suite if isinstance(error, OSError) else cell_folder(results, cell)
-        return Outcome(cell, folder, "failed", reason)
+        return Outcome(cell, cell_folder(results, cell), "failed", reason)
 
 
 def _up_to_date(cell: Cell, results: Path, device: Device, watcher: Watcher, stages: Sequence[Stage]) -> Outcome:

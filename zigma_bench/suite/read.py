@@ -213,6 +213,8 @@ def _construct(
         key = _value(loader, key_node, line) if isinstance(key_node, yaml.ScalarNode) else key_node.tag.split(":")[-1]
         if not isinstance(key, str) or not isinstance(key_node, yaml.ScalarNode):
             raise UsageError("a key is not text", where=line, got=key)
+        if len(key) > LONGEST:
+            raise UsageError("a key is too long", where=line, expected=f"at most {LONGEST} characters", got=key)
         if key in found:
             raise UsageError(f"the key {shortened(key, LONGEST)!r} stands twice", where=line, do="keep one of them")
         found[key] = _construct(loader, value_node, (*location, key), file, places)
