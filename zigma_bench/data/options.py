@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Interval, Le, MultipleOf
 
-Count = Annotated[int, Ge(1)]
+Count = Annotated[int, Interval(ge=1, le=10**12)]  # more images than any data set has
 Resolution = Annotated[int, Ge(1), Le(4096)]
 
 

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
-from annotated_types import Ge, Gt, Interval, Le
+from annotated_types import Gt, Interval, Le
 
 from zigma_bench.errors import NotReady
 from zigma_bench.images import Pixels
@@ -29,7 +29,7 @@ class ShufflePatches:
     that was patch `permutation[i]`.
     """
 
-    patch: Annotated[int, Ge(1)]
+    patch: Annotated[int, Interval(ge=1, le=65_536)]
     seed: Annotated[int, Interval(ge=0, le=2**31 - 1)] = 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from annotated_types import Ge
+from annotated_types import Interval
 
 EffliteSize = Literal[64, 128, 160, 224]  # as large as Lite0 was trained with
 
@@ -14,7 +14,7 @@ EffliteSize = Literal[64, 128, 160, 224]  # as large as Lite0 was trained with
 class ValLossOptions:
     """`images`: the first so many held-out images are measured, or all where there are fewer."""
 
-    images: Annotated[int, Ge(1)] = 512
+    images: Annotated[int, Interval(ge=1, le=10**9)] = 512
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,9 @@ from annotated_types import Ge, Interval, Lt
 
 from zigma_bench.errors import NotReady
 
-Positive = Annotated[int, Ge(1)]
+Positive = Annotated[int, Interval(ge=1, le=65_536)]  # a plan counts in these, and must end in good time
+Depth = Annotated[int, Interval(ge=1, le=512)]  # layers, each with its own order
+Classes = Annotated[int, Interval(ge=1, le=10_000_000)]
 Rate = Annotated[float, Ge(0), Lt(1)]
 
 
@@ -22,7 +24,7 @@ class Conditioned:
     """
 
     condition: Literal["none", "class", "text"] = "none"
-    classes: Positive = 1000
+    classes: Classes = 1000
     null_class: bool = False
     gradient_checkpointing: bool = False
 
@@ -40,7 +42,7 @@ class ZigmaOptions(WithText):
     """ZigMa: adaLN blocks of Mamba, each layer reading the tokens along its own path (arXiv 2403.13802)."""
 
     width: Positive
-    depth: Positive
+    depth: Depth
     patch: Positive
     expand: Positive = 2
     state: Annotated[int, Interval(ge=1, le=64)] = 16
@@ -164,7 +166,7 @@ class DitOptions(Labelled):
     """DiT: adaLN-Zero blocks of softmax attention and an MLP, the order-free control (arXiv 2212.09748)."""
 
     width: Positive
-    depth: Positive
+    depth: Depth
     patch: Positive
     heads: Positive | None = None
     mlp_ratio: Positive = 4
@@ -186,7 +188,7 @@ class UvitOptions(WithText):
     """U-ViT: attention over patches, time and condition as tokens, with long skips (arXiv 2209.12152)."""
 
     width: Positive
-    depth: Positive
+    depth: Depth
     patch: Positive
     heads: Positive | None = None
     mlp_ratio: Positive = 4

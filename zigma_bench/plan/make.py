@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from zigma_bench.scans.layers import MOST_LAYERS
 from zigma_bench.scans.route import Route
 from zigma_bench.suite import Choice, Comparison, Source, Suite
 
+MAX_CELLS = 10_000
 BACKENDS = ("auto", "naive", "torch", "cpu", "fused", "triton", "mamba-ssm")
 
 
@@ -56,6 +58,7 @@ def _cells_on(
     smoke: bool,
 ) -> tuple[list[Cell], Cell]:
     """All cells on one data set, its two anchors among them, and a cell of the baseline's row."""
+    _check_number(suite, source)
     _check_held_out(suite, data.facts, source)
     check_metrics(catalogue, metrics, data.facts, source)
 
@@ -73,6 +76,18 @@ def _cells_on(
         cells = _matched(suite, groups, baseline, entry, data.facts, source, catalogue)
         baseline = cells[position]
     return [*cells, *(anchors_of(baseline) if metrics else ())], baseline
+
+
+def _check_number(suite: Suite, source: Source) -> None:
+    """Refuse a suite of more cells than anybody runs: each of them is planned."""
+    timed = suite.efficiency
+    settings = [len(values or "_") for values in ((timed.tokens, timed.batch, timed.backends) if timed else ())]
+    rows = sum(len(comparison.scans or "_") for comparison in suite.compare)
+    count = rows * len(suite.seeds) * math.prod(settings)
+    if count > MAX_CELLS:
+        raise UsageError(
+            "the suite has too many cells", where=source.where("compare"), expected=f"at most {MAX_CELLS:,}", got=count
+        )
 
 
 def _check_backends(suite: Suite, source: Source) -> None:

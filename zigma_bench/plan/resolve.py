@@ -10,7 +10,7 @@ from typing import Any
 import pydantic
 
 from zigma_bench import encoders
-from zigma_bench.errors import UsageError, ZigmaBenchError, nearest
+from zigma_bench.errors import NotReady, UsageError, ZigmaBenchError, nearest
 from zigma_bench.grid import Grid
 from zigma_bench.plan.cells import Resolved
 from zigma_bench.plan.space import TOY
@@ -22,6 +22,7 @@ from zigma_bench.suite import Budget, Choice, Data, Efficiency, Latents, OwnReci
 
 TOY_TOKENS = 8  # of a text in a smoke run
 TOY_CROP = 10  # of which 8 x 8 pixels are cut
+MAX_PLACES = 2**27  # tokens of all layers of a network, whose orders are computed in memory
 LONGEST_WORD = 40  # of an option's value in a label
 DIGITS = 12  # of a digest in an error
 
@@ -211,6 +212,11 @@ def cell_routes(
     """
     if scan is None:
         return ()
+    if depth * grid.tokens > MAX_PLACES:
+        raise NotReady(
+            "the orders of all layers are too long to plan", expected=f"at most {MAX_PLACES:,} tokens over all layers",
+            got=f"{depth} layers of {grid.tokens:,} tokens", do="take a larger patch, a smaller image or fewer layers",
+        )  # fmt: skip
     spec = catalogue.get("scan", scan.name)
     found = routes(spec, grid=grid, depth=depth, seed=seed, options=scan.options)
     digests = [route.digest for route in found]

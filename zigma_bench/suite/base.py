@@ -5,12 +5,17 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import pydantic
-from annotated_types import Ge, Gt, Interval
+from annotated_types import Interval
 
 NAME = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,79}$"
 
-Count = Annotated[int, Ge(1)]
-Positive = Annotated[float, Gt(0)]
+# The bounds are far above what is ever run, and far below what can't be computed with.
+Images = Annotated[int, Interval(ge=1, le=10**12)]  # seen in training
+Drawn = Annotated[int, Interval(ge=1, le=10**9)]  # images of a set of samples
+Batch = Annotated[int, Interval(ge=1, le=1_000_000)]
+Side = Annotated[int, Interval(ge=1, le=65_536)]  # pixels of a side, or channels
+Positive = Annotated[float, Interval(gt=0, le=1e30)]
+Name = Annotated[str, pydantic.StringConstraints(max_length=4096)]  # of a file, a revision, or what is registered
 Share = Annotated[float, Interval(ge=0, le=1)]
 
 

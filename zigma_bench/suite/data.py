@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 from annotated_types import Interval, Len
 
-from zigma_bench.suite.base import Choice, Count, Strict
+from zigma_bench.suite.base import Batch, Choice, Name, Strict
 
 
 class Latents(Strict):
@@ -19,14 +19,14 @@ class Latents(Strict):
     The cache keeps means and log-variances in `dtype`, in the folder `cache` or else below the results.
     """
 
-    autoencoder: Annotated[str, Len(min_length=1)]
-    revision: str | None = None
-    subfolder: str | None = None
+    autoencoder: Annotated[Name, Len(min_length=1)]
+    revision: Name | None = None
+    subfolder: Name | None = None
     posterior: Literal["sample", "mean"] = "sample"
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     dtype: Literal["float32", "float16"] = "float32"
-    batch: Count = 16
-    cache: str | None = None
+    batch: Batch = 16
+    cache: Name | None = None
 
 
 class TextEncoder(Strict):
@@ -38,18 +38,18 @@ class TextEncoder(Strict):
     ZIGMA_BENCH_CACHE or ~/.cache/zigma-bench.
     """
 
-    encoder: Annotated[str, Len(min_length=1)]
-    revision: str | None = None
+    encoder: Annotated[Name, Len(min_length=1)]
+    revision: Name | None = None
     tokens: Annotated[int, Interval(ge=2, le=4096)] = 77
     mask: bool = False
-    cache: str | None = None
+    cache: Name | None = None
 
 
 class Data(Choice):
     """A data set with its options, the transforms that all of its images go through, in order, the autoencoder that
     encodes what they give, and what reads the images' captions."""
 
-    transforms: tuple[Choice, ...] = ()
+    transforms: Annotated[tuple[Choice, ...], Len(max_length=100)] = ()
     latents: Latents | None = None
     text: TextEncoder | None = None
 
@@ -60,5 +60,5 @@ def _how_many(value: Any) -> str:
 
 # the tags are no places of a suite: see `_is_place`
 One = Annotated[Data, pydantic.Tag("[one]")]
-Several = Annotated[tuple[Data, ...], Len(min_length=1), pydantic.Tag("[several]")]
+Several = Annotated[tuple[Data, ...], Len(1, 100), pydantic.Tag("[several]")]
 DataSets = Annotated[One | Several, pydantic.Discriminator(_how_many)]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 from annotated_types import Ge, Interval, Lt
 
-from zigma_bench.suite.base import Count, Positive, Share, Strict
+from zigma_bench.suite.base import Batch, Drawn, Positive, Share, Side, Strict
 
 PathName = Literal["linear", "gvp", "vp"]
 Prediction = Literal["velocity", "score", "noise"]
@@ -44,18 +44,18 @@ class Train(Strict):
     training itself takes them). Neither changes a figure or is part of an identity.
     """
 
-    batch: Count = 128
+    batch: Batch = 128
     learning_rate: Positive = 1e-4
     schedule: Literal["constant", "cosine"] = "constant"
-    warmup_images: Annotated[int, Ge(0)] = 0
-    weight_decay: Annotated[float, Ge(0)] = 0.0
+    warmup_images: Annotated[int, Interval(ge=0, le=10**12)] = 0
+    weight_decay: Annotated[float, Interval(ge=0, le=1e30)] = 0.0
     betas: tuple[Annotated[float, Ge(0), Lt(1)], Annotated[float, Ge(0), Lt(1)]] = (0.9, 0.999)
     gradient_clip: Positive | None = None
     ema: Annotated[float, Ge(0), Lt(1)] = 0.9999
     ema_warmup: bool = True
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     flip: bool = False
-    random_crop: Count | None = None
+    random_crop: Side | None = None
     compile: bool = False
     graph: bool = False
     drop_condition: Annotated[float, Ge(0), Lt(1)] | None = None
@@ -75,8 +75,8 @@ class OwnRecipe(Strict):
 
     learning_rate: Positive | None = None
     schedule: Literal["constant", "cosine"] | None = None
-    warmup_images: Annotated[int, Ge(0)] | None = None
-    weight_decay: Annotated[float, Ge(0)] | None = None
+    warmup_images: Annotated[int, Interval(ge=0, le=10**12)] | None = None
+    weight_decay: Annotated[float, Interval(ge=0, le=1e30)] | None = None
     betas: tuple[Annotated[float, Ge(0), Lt(1)], Annotated[float, Ge(0), Lt(1)]] | None = None
     gradient_clip: Positive | None = None
 
@@ -118,10 +118,10 @@ class Sample(Strict):
     evaluation once and replays them (a CUDA graph).
     """
 
-    count: Count = 1000
-    batch: Count = 250
+    count: Drawn = 1000
+    batch: Batch = 250
     solver: Solver = "euler"
-    evaluations: Count | None = None
+    evaluations: Annotated[int, Interval(ge=1, le=1_000_000)] | None = None
     interval: tuple[Share, Share] | None = None
     diffusion: DiffusionForm | None = None
     diffusion_norm: Positive | None = None

@@ -8,9 +8,11 @@ from typing import Annotated, Any, Literal
 import pydantic
 from annotated_types import Interval, Len
 
-from zigma_bench.suite.base import Choice, Count, Positive, Strict
+from zigma_bench.suite.base import Batch, Choice, Images, Name, Positive, Side, Strict
 from zigma_bench.suite.recipe import OwnRecipe
 
+MAX_LIST = 1_000  # entries of a list of a suite
+Tokens = Annotated[int, Interval(ge=1, le=2**24)]  # of a grid
 TimedStage = Literal["latency", "forward", "sample", "forward-backward", "train-step"]
 
 
@@ -21,21 +23,21 @@ class Comparison(Strict):
     """
 
     backbone: Choice
-    scans: Annotated[tuple[Choice, ...], Len(min_length=1)] | None = None
+    scans: Annotated[tuple[Choice, ...], Len(1, MAX_LIST)] | None = None
     train: OwnRecipe | None = None
 
 
 class Baseline(Strict):
     """The row that the others are read against; the ceiling is its network, untrained."""
 
-    backbone: str
-    scan: str | None = None
+    backbone: Name
+    scan: Name | None = None
 
 
 class Budget(Strict):
     """What all cells spend alike: exactly one of images, flops (of training) and seconds (of training)."""
 
-    images: Count | None = None
+    images: Images | None = None
     flops: Positive | None = None
     seconds: Positive | None = None
 
@@ -94,14 +96,14 @@ class Efficiency(Strict):
     that of `train`) for images of `channels`; sampling takes that batch too, and latency is timed beside the first.
     """
 
-    stages: Annotated[tuple[TimedStage, ...], Len(min_length=1)] = ("train-step", "sample")
+    stages: Annotated[tuple[TimedStage, ...], Len(1, MAX_LIST)] = ("train-step", "sample")
     repeats: Annotated[int, Interval(ge=3, le=1000)] = 10
     rounds: Annotated[int, Interval(ge=1, le=100)] = 1
-    sample_batch: Count = 64
-    tokens: Annotated[tuple[Count, ...], Len(min_length=1)] | None = None
-    batch: Annotated[tuple[Count, ...], Len(min_length=1)] | None = None
-    backends: Annotated[tuple[str, ...], Len(min_length=1)] | None = None
-    channels: Count = 4
+    sample_batch: Batch = 64
+    tokens: Annotated[tuple[Tokens, ...], Len(1, MAX_LIST)] | None = None
+    batch: Annotated[tuple[Batch, ...], Len(1, MAX_LIST)] | None = None
+    backends: Annotated[tuple[Name, ...], Len(1, MAX_LIST)] | None = None
+    channels: Side = 4
 
     @pydantic.field_validator("stages", "tokens", "batch", "backends")
     @classmethod

@@ -8,10 +8,10 @@ import pydantic
 from annotated_types import Interval, Len
 from pydantic_core import PydanticCustomError
 
-from zigma_bench.suite.base import NAME, Choice, Strict
+from zigma_bench.suite.base import NAME, Choice, Name, Strict
 from zigma_bench.suite.data import DataSets
 from zigma_bench.suite.recipe import Sample, Train
-from zigma_bench.suite.sections import Baseline, Budget, Comparison, Efficiency, Reference, SizeMatch
+from zigma_bench.suite.sections import MAX_LIST, Baseline, Budget, Comparison, Efficiency, Reference, SizeMatch
 
 
 class Suite(Strict):
@@ -22,16 +22,16 @@ class Suite(Strict):
 
     name: Annotated[str, pydantic.StringConstraints(pattern=NAME)]
     data: DataSets | None = None
-    compare: Annotated[tuple[Comparison, ...], Len(min_length=1)]
+    compare: Annotated[tuple[Comparison, ...], Len(1, MAX_LIST)]
     baseline: Baseline | None = None
-    seeds: Annotated[tuple[Annotated[int, Interval(ge=0, le=2**31 - 1)], ...], Len(min_length=1)] = (0,)
+    seeds: Annotated[tuple[Annotated[int, Interval(ge=0, le=2**31 - 1)], ...], Len(1, MAX_LIST)] = (0,)
     budget: Budget | None = None
     size_match: SizeMatch = SizeMatch(by="none")
-    backend: str = "auto"
+    backend: Name = "auto"
     reference: Reference = Reference()
     train: Train = Train()
     sample: Sample = Sample()
-    quality: tuple[Choice, ...] = ()
+    quality: Annotated[tuple[Choice, ...], Len(max_length=MAX_LIST)] = ()
     efficiency: Efficiency | None = None
 
     @pydantic.field_validator("name")
