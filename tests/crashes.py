@@ -268,6 +268,7 @@ def main() -> None:
     parser.add_argument("what", choices=("kills", "operations"))
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--each", type=int, default=5, help="kills before each run to the end")
     parser.add_argument("--longest", type=float, default=20.0, help="seconds: the latest moment of a kill")
     words = parser.parse_args()
     os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
@@ -275,7 +276,7 @@ def main() -> None:
         folder = Path(name).resolve()
         if words.what == "kills":
             write_suites(folder)
-            found = kills(folder, words.count, words.seed, longest=words.longest)
+            found = kills(folder, words.count, words.seed, longest=words.longest, each=words.each)
             print(f"{len(found)} kills: {sum(kill.target == 'parent' for kill in found)} of the parent")
         else:
             write_suites(folder, images=32, seconds=1.0e-6)
