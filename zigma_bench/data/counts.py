@@ -14,7 +14,8 @@ from zigma_bench.data.options import HuggingFaceOptions
 from zigma_bench.data.splits import files_of_splits, split_names
 from zigma_bench.errors import NotReady
 from zigma_bench.images import Counts, Labels, Splits, has_order, labels_of
-from zigma_bench.registry import Condition, Spec, load_target
+from zigma_bench.plan.cells import Given
+from zigma_bench.registry import Spec, load_target
 
 AGAIN = "get the file again"
 
@@ -109,7 +110,7 @@ def _size(text: str, sizes: Mapping[str, int]) -> int | None:
     return sum(int(part.to - part.from_) for part in ReadInstruction.from_spec(text).to_absolute(dict(sizes)))
 
 
-def facts_of_images(splits: Splits, condition: Condition | None) -> dict[str, Any]:
+def facts_of_images(splits: Splits, condition: Given | None) -> dict[str, Any]:
     """What a record says of the images that a network is trained on; NotReady for a class without any.
 
     Of a stream the number is that of the suite, and its classes are not looked at: they come with the images.

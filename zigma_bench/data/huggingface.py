@@ -115,6 +115,11 @@ def open_builder(options: HuggingFaceOptions, source: Source, listing: Listing, 
         beside = beside if source.kind == "folder" or reads_metadata(options) else []
         splits = _with_metadata(splits, beside, source)
         rest = {"drop_labels": options.label is None, "drop_metadata": not beside}
+    return builder_of(kind, splits, **rest)
+
+
+def builder_of(kind: str, splits: dict[str, tuple[str, ...]], **rest: Any) -> Any:
+    """The `datasets` builder of files of one kind, by split."""
     return _class_of(kind)(dataset_name=kind, data_files=_data_files(splits), hash=datasets_version(), **rest)
 
 

@@ -57,12 +57,7 @@ def check_golden(run: Callable[[Pixels], Matrix], extractor: Extractor, cache: P
             np.save(buffer, found, allow_pickle=False)
             data = buffer.getvalue()
             write_entry(folder, key, ".npy", data)
-        _compare(
-            found,
-            np.asarray(np.load(io.BytesIO(data), allow_pickle=False)),
-            extractor.name,
-            str(folder / f"{key}-*.npy"),
-        )
+        _compare(found, np.asarray(np.load(io.BytesIO(data), allow_pickle=False)), extractor.name, str(folder / f"{key}-*.npy"))
 
 
 @functools.cache
