@@ -21,7 +21,16 @@ from zigma_bench.data.files import Listing, split_list
 from zigma_bench.data.folder import unreadable
 from zigma_bench.data.holdout import hold_out
 from zigma_bench.data.options import HuggingFaceOptions
-from zigma_bench.data.source import METADATA_FILES, SUFFIXES, Source, builder_kind, find, reads_metadata, require
+from zigma_bench.data.source import (
+    METADATA_FILES,
+    SUFFIXES,
+    Source,
+    builder_kind,
+    find,
+    read_files,
+    reads_metadata,
+    require,
+)
 from zigma_bench.data.splits import files_of_splits, split_names
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.images import Images, Labels, Splits
@@ -107,7 +116,7 @@ def open_builder(options: HuggingFaceOptions, source: Source, listing: Listing, 
     kind = builder_kind(options, source.kind, listing.files)
     if kind is None:
         return _own_builder(options, source, listing, patterns)
-    images = [file for file in listing.files if _is_read(file, kind)]
+    images = read_files(options, kind, listing.files)
     splits = _splits_of(options, source, images, kind, patterns)
     rest: dict[str, Any] = {}
     if kind == "imagefolder":
@@ -121,10 +130,6 @@ def open_builder(options: HuggingFaceOptions, source: Source, listing: Listing, 
 def builder_of(kind: str, splits: dict[str, tuple[str, ...]], **rest: Any) -> Any:
     """The `datasets` builder of files of one kind, by split."""
     return _class_of(kind)(dataset_name=kind, data_files=_data_files(splits), hash=datasets_version(), **rest)
-
-
-def _is_read(file: str, kind: str) -> bool:
-    return kind != "imagefolder" or file.lower().endswith(SUFFIXES[kind])
 
 
 def _splits_of(
@@ -212,7 +217,7 @@ def _check_none_lost(builder: Any, options: HuggingFaceOptions, source: Source, 
     kind = builder_kind(options, source.kind, listing.files)
     if kind is None or (kind == "imagefolder" and not builder.config.drop_metadata):
         return  # `_check_metadata` compares images with the lines that name them
-    held = sum(images_in(file, kind) for file in listing.files if _is_read(file, kind))
+    held = sum(images_in(file, kind) for file in read_files(options, kind, listing.files))
     got = sum(info.num_examples for info in builder.info.splits.values())
     if got != held:
         raise NotReady(

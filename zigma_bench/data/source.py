@@ -182,6 +182,12 @@ def builder_kind(options: HuggingFaceOptions, kind: str, files: Sequence[str]) -
     return next(iter(there), None)
 
 
+def read_files(options: HuggingFaceOptions, kind: str, files: Sequence[str]) -> list[str]:
+    """Those of the files that are read as data of the kind: shards that data_files names whatever they are called."""
+    named = kind != "imagefolder" and options.data_files is not None
+    return [file for file in files if named or file.lower().endswith(SUFFIXES[kind])]
+
+
 def _has_own_reader(options: HuggingFaceOptions, kind: str, listing: Listing) -> bool:
     """Whether a folder says itself which of its files are read: a data set of the Hub, or one with such a README.md."""
     if kind != "folder":

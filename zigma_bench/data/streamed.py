@@ -15,7 +15,7 @@ from zigma_bench.data.check_files import check_opens, check_reads
 from zigma_bench.data.encoded import encoded
 from zigma_bench.data.files import split_list
 from zigma_bench.data.options import HuggingFaceOptions
-from zigma_bench.data.source import SHUFFLE_BUFFER, Source, builder_kind, find
+from zigma_bench.data.source import SHUFFLE_BUFFER, Source, builder_kind, find, read_files
 from zigma_bench.data.splits import files_of_splits, split_names
 from zigma_bench.data.stream import HeadImages, Row, Stream, StreamedImages
 from zigma_bench.errors import BadImage, NotReady, UsageError
@@ -150,11 +150,12 @@ class StreamRows:
         from zigma_bench.data.huggingface import builder_of
 
         o = self.options
-        splits = {"train": self.files}
+        files = read_files(o, kind, self.files)
+        splits = {"train": tuple(files)}
         if o.data_files is None:
-            base = Path(os.path.commonpath([os.path.dirname(file) for file in self.files]))
+            base = Path(os.path.commonpath([os.path.dirname(file) for file in files]))
             asked = split_names(o.split)
-            splits = dict(files_of_splits(self.files, base, asked, shards=True, where=str(base)))
+            splits = dict(files_of_splits(files, base, asked, shards=True, where=str(base)))
         if o.split not in splits:
             raise UsageError(f"there is no split {o.split!r}", where=self.where, expected=f"one of {', '.join(splits)}")
         rest = {"columns": columns} if kind == "parquet" else {}
