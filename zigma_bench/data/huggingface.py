@@ -7,7 +7,6 @@ import glob
 import os
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -120,7 +119,7 @@ def open_builder(options: HuggingFaceOptions, source: Source, listing: Listing, 
     splits = _splits_of(options, source, images, kind, patterns)
     rest: dict[str, Any] = {}
     if kind == "imagefolder":
-        beside = [file for file in listing.files if Path(file).name in METADATA_FILES]
+        beside = [file for file in listing.files if file.endswith(METADATA_FILES)]
         beside = beside if source.kind == "folder" or reads_metadata(options) else []
         splits = _with_metadata(splits, beside, source)
         rest = {"drop_labels": options.label is None, "drop_metadata": not beside}
@@ -256,7 +255,7 @@ def unlike_metadata(builder: Any, listing: Listing, column: str) -> tuple[list[s
 
     if not isinstance(builder, ImageFolder) or builder.config.drop_metadata:
         return [], []
-    if not any(Path(file).name in METADATA_FILES for file in listing.files):
+    if not any(file.endswith(METADATA_FILES) for file in listing.files):
         return [], []
     pictures = {os.path.realpath(file) for file in listing.files if file.lower().endswith(SUFFIXES["imagefolder"])}
     named: set[str] = set()
