@@ -13,12 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from zigma_bench.data.check import check
 from zigma_bench.data.counts import count_huggingface, missing_classes
 from zigma_bench.data.huggingface import load
 from zigma_bench.data.options import HuggingFaceOptions
 from zigma_bench.data.source import describe
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.images import Counts, labels_of
+from zigma_bench.plugins import catalogue
 
 Pictures = Callable[..., Path]
 
@@ -114,3 +116,12 @@ def test_every_column_of_bytes_is_read(kind: Any, pictures: Pictures, tmp_path: 
         given = HuggingFaceOptions("parquet", 16, validation=2, **place)  # type: ignore[arg-type]
         assert load(given).train.take(range(4)).shape == (4, 3, 16, 16)
         assert count_huggingface(given) == Counts(4, 2)
+
+
+def test_shards_of_any_name_are_checked(pictures: Pictures, tmp_path: Path) -> None:
+    data = [file.read_bytes() for file in sorted(pictures(count=6).iterdir())]
+    pq.write_table(pa.table({"image": [*data[:5], data[5][:100]]}), tmp_path / "a.pq")
+    spec = catalogue().get("dataset", "huggingface")
+    given = {"path": "parquet", "data_files": str(tmp_path / "a.pq"), "resolution": 16, "validation": 2}
+    found = check(spec, spec.make_options(spec.resolve(given, where="test")))
+    assert found.images == 6 and len(found.problems) == 1 and "row 5" in str(found.problems[0])

@@ -101,6 +101,8 @@ class DatasetFacts:
     embedded data set, in its place.
     `check`: `"module:function"` that gives the parts of a check of all files (data/check.py); without it a check takes
     every image of what the data set loads.
+    `count`: `"module:function"` that gives the `Counts` of some options (images.py) and decodes none; without it a plan
+    doesn't know how many images there are.
     """
 
     describe: Callable[[Any], DataFacts]
