@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from zigma_bench.errors import Busy, ComparisonRefused, NotReady, system_fault
+from zigma_bench.errors import Busy, ComparisonRefused, NewerFormat, NotReady, system_fault
 from zigma_bench.json_files import check_finite, parse_json, read_text
 from zigma_bench.record import Record
 
@@ -226,7 +226,7 @@ def read_table_file(path: Path) -> dict[str, Any] | None:
         what = f"this is no table of zigma-bench ({error!r})"
         raise ComparisonRefused(what, where=str(path), do="move the file away") from None
     if version != TABLE_FORMAT:
-        raise ComparisonRefused(
+        raise NewerFormat(
             "the table has a format that this version can't read",
             where=str(path),
             expected=f"format {TABLE_FORMAT}",

@@ -201,7 +201,8 @@ def test_samples_of_tar_files(tmp_path: Path) -> None:
     found = checked(**tar_options(files[0], image="jpg"))
     assert len(found.problems) == 2 and "has no 'jpg'; expected one of cls, png" in str(found.problems[0])
     assert len(checked(**tar_options(files[0], label="cls", classes=1)).problems) == 2
-    assert not checked(**tar_options(files[0], label="cls", classes=2)).problems
+    (lacks,) = checked(**tar_options(files[0], label="cls", classes=2)).problems  # both samples are of class 1
+    assert "1 of the 2 classes have no training image" in str(lacks)
 
 
 def test_shards_that_are_missing_in_the_middle(tmp_path: Path) -> None:

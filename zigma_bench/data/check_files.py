@@ -21,6 +21,7 @@ from zigma_bench.data.source import SUFFIXES, Source, find
 from zigma_bench.data.tar import AGAIN, Sample, check_end, samples_of
 from zigma_bench.errors import BadImage, NotReady, UsageError, ZigmaBenchError
 
+SHARD_KINDS = ("parquet", "arrow", "webdataset")
 OTHER_KEY = "give each sample a key of its own"
 NONE: frozenset[str] = frozenset()  # the files that a row of a table may point to
 
@@ -104,11 +105,12 @@ def parts(options: HuggingFaceOptions) -> Iterator[Part]:
     judge, pictures, keys = Judge(options), SUFFIXES["imagefolder"], Keys()
     shards = [file for file in files if not file.lower().endswith(pictures) and Path(file).stem != "metadata"]
     for file in shards:
-        if file.lower().endswith(".parquet"):
+        kind = options.path if options.path in SHARD_KINDS else None  # then a file may be called anything
+        if kind == "parquet" or (kind is None and file.lower().endswith(".parquet")):
             yield functools.partial(_parquet, judge, file)
-        elif file.lower().endswith(".arrow"):
+        elif kind == "arrow" or (kind is None and file.lower().endswith(".arrow")):
             yield functools.partial(_arrow, judge, file)
-        elif file.lower().endswith(".tar"):
+        elif kind == "webdataset" or (kind is None and file.lower().endswith(".tar")):
             yield functools.partial(_tar, judge, file, keys)
     images = [file for file in files if file.lower().endswith(pictures)]
     if images and options.caption is not None:

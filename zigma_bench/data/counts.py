@@ -9,7 +9,6 @@ import numpy as np
 
 from zigma_bench.data import source as sources
 from zigma_bench.data.files import Listing, split_list
-from zigma_bench.data.folder import IMAGES
 from zigma_bench.data.options import HuggingFaceOptions
 from zigma_bench.data.splits import files_of_splits, split_names
 from zigma_bench.errors import NotReady
@@ -63,7 +62,7 @@ def count_huggingface(options: HuggingFaceOptions) -> Counts:
     source = sources.find(options)
     kind = sources.builder_kind(options, source.kind, source.train.files) if not source.missing else None
     if options.streaming:
-        held = options.validation if source.validation is None else _total(source.validation, kind)
+        held = options.validation if source.validation is None else _total(options, source.validation, kind)
         return Counts(options.count, held)
     if kind is None:
         return Counts(None, options.validation)
@@ -75,14 +74,14 @@ def count_huggingface(options: HuggingFaceOptions) -> Counts:
     if options.validation is not None:
         return Counts(train - options.validation, options.validation, found)
     if source.validation is not None:
-        return Counts(train, _total(source.validation, kind), found)
+        return Counts(train, _total(options, source.validation, kind), found)
     assert options.validation_split is not None, "the validation images come from one place"
     return Counts(train, _size(options.validation_split, sizes), found)
 
 
 def _sizes_of_splits(options: HuggingFaceOptions, source: sources.Source, kind: str) -> dict[str, int]:
     """The images of each split."""
-    files = [file for file in source.train.files if kind != "imagefolder" or file.lower().endswith(IMAGES)]
+    files = sources.read_files(options, kind, source.train.files)
     asked = split_names(options.split, options.validation_split)
     named = {"train": files} if split_list(options.data_files) else None
     splits: Mapping[str, Any] = named or files_of_splits(
@@ -91,10 +90,10 @@ def _sizes_of_splits(options: HuggingFaceOptions, source: sources.Source, kind: 
     return {split: sum(images_in(file, kind) for file in given) for split, given in splits.items()}
 
 
-def _total(listing: Listing, kind: str | None) -> int | None:
+def _total(options: HuggingFaceOptions, listing: Listing, kind: str | None) -> int | None:
     if kind is None:
         return None
-    files = [file for file in listing.files if kind != "imagefolder" or file.lower().endswith(IMAGES)]
+    files = sources.read_files(options, kind, listing.files)
     return sum(images_in(file, kind) for file in files)
 
 

@@ -52,19 +52,20 @@ def files_below(folder: Path) -> list[str]:
         place = due.pop()
         _check_new(place, listed)
         for entry in _entries(place):
-            if entry.is_dir():
+            if _is_folder(entry):
                 due += [] if entry.name.startswith("__") else [entry.path]
             else:
-                check_file(entry.path, is_file=entry.is_file())
+                if entry.is_symlink() or not entry.is_file():  # looking at each costs a second for 100,000
+                    check_file(entry.path)
                 found.append(entry.path)
     return sorted(found)
 
 
 def files_in(folder: Path) -> list[Path]:
     """The files of a folder itself, sorted, without hidden ones; NotReady as of `files_below`."""
-    files = [entry for entry in _entries(str(folder.absolute())) if not entry.is_dir()]
+    files = [entry for entry in _entries(str(folder.absolute())) if not _is_folder(entry)]
     for entry in files:
-        check_file(entry.path, is_file=entry.is_file())
+        check_file(entry.path)
     return sorted(Path(entry.path) for entry in files)
 
 
@@ -73,13 +74,13 @@ def folders_in(folder: Path) -> list[Path]:
     return sorted(
         Path(entry.path)
         for entry in _entries(str(folder.absolute()))
-        if entry.is_dir() and not entry.name.startswith("__")
+        if _is_folder(entry) and not entry.name.startswith("__")
     )
 
 
-def check_file(path: str, *, is_file: bool | None = None) -> None:
-    """NotReady for a path that is no file that can be opened; `is_file`: what is known of it without another look."""
-    if is_file if is_file is not None else os.path.isfile(path):
+def check_file(path: str) -> None:
+    """NotReady for a path that is no file that can be opened."""
+    if os.path.isfile(path):
         return
     try:
         kind = SPECIAL.get(stat.S_IFMT(os.stat(path).st_mode), "no file")
@@ -149,6 +150,13 @@ def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
             name = os.fsencode(entry.path).decode("utf-8", "backslashreplace")
             raise NotReady("the name is no UTF-8", where=name, do="rename it") from None
     yield from shown
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, which `check_file` names
+        return False
 
 
 def _check_new(folder: str, listed: dict[tuple[int, int], str]) -> None:

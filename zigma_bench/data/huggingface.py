@@ -7,7 +7,6 @@ import glob
 import os
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,16 @@ from zigma_bench.data.files import Listing, split_list
 from zigma_bench.data.folder import unreadable
 from zigma_bench.data.holdout import hold_out
 from zigma_bench.data.options import HuggingFaceOptions
-from zigma_bench.data.source import METADATA_FILES, SUFFIXES, Source, builder_kind, find, reads_metadata, require
+from zigma_bench.data.source import (
+    METADATA_FILES,
+    SUFFIXES,
+    Source,
+    builder_kind,
+    find,
+    read_files,
+    reads_metadata,
+    require,
+)
 from zigma_bench.data.splits import files_of_splits, split_names
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.images import Images, Labels, Splits
@@ -107,19 +115,20 @@ def open_builder(options: HuggingFaceOptions, source: Source, listing: Listing, 
     kind = builder_kind(options, source.kind, listing.files)
     if kind is None:
         return _own_builder(options, source, listing, patterns)
-    images = [file for file in listing.files if _is_read(file, kind)]
+    images = read_files(options, kind, listing.files)
     splits = _splits_of(options, source, images, kind, patterns)
     rest: dict[str, Any] = {}
     if kind == "imagefolder":
-        beside = [file for file in listing.files if Path(file).name in METADATA_FILES]
+        beside = [file for file in listing.files if file.endswith(METADATA_FILES)]
         beside = beside if source.kind == "folder" or reads_metadata(options) else []
         splits = _with_metadata(splits, beside, source)
         rest = {"drop_labels": options.label is None, "drop_metadata": not beside}
+    return builder_of(kind, splits, **rest)
+
+
+def builder_of(kind: str, splits: dict[str, tuple[str, ...]], **rest: Any) -> Any:
+    """The `datasets` builder of files of one kind, by split."""
     return _class_of(kind)(dataset_name=kind, data_files=_data_files(splits), hash=datasets_version(), **rest)
-
-
-def _is_read(file: str, kind: str) -> bool:
-    return kind != "imagefolder" or file.lower().endswith(SUFFIXES[kind])
 
 
 def _splits_of(
@@ -207,7 +216,7 @@ def _check_none_lost(builder: Any, options: HuggingFaceOptions, source: Source, 
     kind = builder_kind(options, source.kind, listing.files)
     if kind is None or (kind == "imagefolder" and not builder.config.drop_metadata):
         return  # `_check_metadata` compares images with the lines that name them
-    held = sum(images_in(file, kind) for file in listing.files if _is_read(file, kind))
+    held = sum(images_in(file, kind) for file in read_files(options, kind, listing.files))
     got = sum(info.num_examples for info in builder.info.splits.values())
     if got != held:
         raise NotReady(
@@ -246,7 +255,7 @@ def unlike_metadata(builder: Any, listing: Listing, column: str) -> tuple[list[s
 
     if not isinstance(builder, ImageFolder) or builder.config.drop_metadata:
         return [], []
-    if not any(Path(file).name in METADATA_FILES for file in listing.files):
+    if not any(file.endswith(METADATA_FILES) for file in listing.files):
         return [], []
     pictures = {os.path.realpath(file) for file in listing.files if file.lower().endswith(SUFFIXES["imagefolder"])}
     named: set[str] = set()

@@ -24,7 +24,7 @@ SUFFIXES = {  # what is read as each kind
     "imagefolder": IMAGES,
 }
 SHARDS = (".parquet", ".arrow", ".tar")
-METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+METADATA_FILES = ("/metadata.csv", "/metadata.jsonl", "/metadata.parquet")  # ends of paths
 CONFIGS = b"\nconfigs:"  # the key of a README.md that says which files are which split
 METADATA = (".csv", ".jsonl", ".parquet")  # files of a folder of images that hold their captions
 PART = r"[A-Za-z0-9_.-]+(\[[0-9%:-]*\](\([a-z0-9_]+\))?)?"  # such as train, or train[:90%]
@@ -171,7 +171,7 @@ def builder_kind(options: HuggingFaceOptions, kind: str, files: Sequence[str]) -
         return options.path
     if _has_own_reader(options, kind, Listing(tuple(files))):
         return None
-    data = [file for file in files if Path(file).name not in METADATA_FILES]
+    data = [file for file in files if not file.endswith(METADATA_FILES)]
     found = {kind: next((f for f in data if f.lower().endswith(ends)), None) for kind, ends in SUFFIXES.items()}
     there = {kind: file for kind, file in found.items() if file is not None}
     if len(there) > 1:
@@ -182,13 +182,19 @@ def builder_kind(options: HuggingFaceOptions, kind: str, files: Sequence[str]) -
     return next(iter(there), None)
 
 
+def read_files(options: HuggingFaceOptions, kind: str, files: Sequence[str]) -> list[str]:
+    """Those of the files that are read as data of the kind: shards that data_files names whatever they are called."""
+    named = kind != "imagefolder" and options.data_files is not None
+    return [file for file in files if named or file.lower().endswith(SUFFIXES[kind])]
+
+
 def _has_own_reader(options: HuggingFaceOptions, kind: str, listing: Listing) -> bool:
     """Whether a folder says itself which of its files are read: a data set of the Hub, or one with such a README.md."""
     if kind != "folder":
         return False
     if options.revision is not None or options.name is not None:
         return True
-    notes = [file for file in listing.files if Path(file).name == "README.md"]
+    notes = [file for file in listing.files if file.endswith("/README.md")]
     return any(CONFIGS in Path(file).read_bytes() for file in notes)
 
 
@@ -196,7 +202,7 @@ def _check_all_are_read(options: HuggingFaceOptions, kind: str, listing: Listing
     """NotReady for a file beside those that are read that looks like data too."""
     found = builder_kind(options, kind, listing.files)
     if found == "imagefolder":
-        images = [file for file in listing.files if Path(file).name not in METADATA_FILES]
+        images = [file for file in listing.files if not file.endswith(METADATA_FILES)]
         check_none_passed_over(images, SUFFIXES[found], "the reader of a folder of images")
     elif found is not None and not named:
         check_none_passed_over(listing.files, SUFFIXES[found], f"the reader of {found} files", shards=True)
@@ -207,7 +213,7 @@ def classes_of_folders(options: HuggingFaceOptions, source: Source) -> list[str]
     classes don't come from folders."""
     if options.label != "label" or builder_kind(options, source.kind, source.train.files) != "imagefolder":
         return None
-    if source.kind == "folder" and any(Path(file).name in METADATA_FILES for file in source.train.files):
+    if source.kind == "folder" and any(file.endswith(METADATA_FILES) for file in source.train.files):
         return None
     folders = {os.path.dirname(file) for file in source.train.files if file.lower().endswith(IMAGES)}
     return sorted({os.path.basename(folder) for folder in folders})
@@ -254,7 +260,7 @@ def _absent(listing: Listing | None, patterns: tuple[str, ...]) -> list[str]:
     """Shards that the numbers in the others' names tell of; a shard that was named by itself is meant by itself."""
     if listing is None:
         return []
-    named = {Path(pattern).name for pattern in patterns}
+    named = {os.path.basename(pattern) for pattern in patterns}
     files = [file for file in listing.files if os.path.basename(file) not in named]
     return [*missing_shards(files), *gaps(file for file in files if file.lower().endswith(SHARDS))]
 

@@ -38,7 +38,8 @@ def files_of_splits(files: Sequence[str], base: Path, asked: set[str], *, shards
     UsageError, which names the folders or files, where names are those of splits that the options do not mention, and
     where a file belongs to no split although the options ask for several.
     """
-    names = [os.path.relpath(file, base) for file in files]
+    above = os.path.join(base, "")
+    names = [file[len(above) :] if file.startswith(above) else os.path.relpath(file, base) for file in files]
     strict = [_split_of(name, asked, shards=shards) for name in names]
     loose = strict if None not in strict else [_word_in(name, asked) for name in names]
     if asked <= {ALL}:
@@ -63,7 +64,7 @@ def files_of_splits(files: Sequence[str], base: Path, asked: set[str], *, shards
 
 def _split_of(name: str, asked: set[str], *, shards: bool) -> str | None:
     """The split that a whole folder's name, or the beginning of a shard's, stands for."""
-    *folders, file = Path(name).parts
+    *folders, file = name.split(os.sep)
     for folder in folders:
         if (word := _known(folder.lower().rstrip("0123456789"), asked)) or (word := _known(folder, asked)):
             return word
@@ -76,7 +77,7 @@ def _split_of(name: str, asked: set[str], *, shards: bool) -> str | None:
 
 def _word_in(name: str, asked: set[str]) -> str | None:
     """The split that any word of a path stands for, as in my-train/1.png or val_0001.png."""
-    words = (word for part in Path(name).parts for word in BETWEEN.split(part.lower()))
+    words = (word for part in name.split(os.sep) for word in BETWEEN.split(part.lower()))
     return next((split for word in words if (split := _known(word, asked))), None)
 
 

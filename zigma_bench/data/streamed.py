@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from zigma_bench.data import hub
@@ -13,7 +15,8 @@ from zigma_bench.data.check_files import check_opens, check_reads
 from zigma_bench.data.encoded import encoded
 from zigma_bench.data.files import split_list
 from zigma_bench.data.options import HuggingFaceOptions
-from zigma_bench.data.source import SHUFFLE_BUFFER, Source, find
+from zigma_bench.data.source import SHUFFLE_BUFFER, Source, builder_kind, find, read_files
+from zigma_bench.data.splits import files_of_splits, split_names
 from zigma_bench.data.stream import HeadImages, Row, Stream, StreamedImages
 from zigma_bench.errors import BadImage, NotReady, UsageError
 from zigma_bench.images import Images, Splits
@@ -91,7 +94,7 @@ class StreamRows:
         o = self.options
         columns = [name for name in (o.image if pictures else None, o.label, o.caption) if name is not None]
         table = self._table(columns).select_columns(columns)
-        if pictures:
+        if pictures and isinstance((table.features or {}).get(o.image), datasets.Image):
             table = table.cast_column(o.image, datasets.Image(decode=False))
         try:
             yield from table.skip(start)
@@ -128,10 +131,10 @@ class StreamRows:
                 "data_dir": o.data_dir,
                 "data_files": list(split_list(o.data_files)) or None,
             }
-        elif self.kind == "builder" or o.data_files is not None:
+        elif (kind := builder_kind(o, self.kind, self.files)) is not None:
+            return self._local_table(kind, columns)
+        elif o.data_files is not None:
             place = {"data_files": {"train": [glob.escape(file) for file in self.files]}}
-        if o.path == "parquet":
-            place["columns"] = columns
         try:
             return datasets.load_dataset(o.path, o.name, split=o.split, streaming=True, **place)
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
@@ -139,3 +142,26 @@ class StreamRows:
                 check_opens(file)
             what = f"datasets can't stream it ({type(error).__name__}: {error})"
             raise NotReady(what, where=self.where) from error
+
+    def _local_table(self, kind: str, columns: list[str] | None) -> Any:
+        """The table of local files, which are handed over by split: none of their names is interpreted."""
+        import datasets
+
+        from zigma_bench.data.huggingface import builder_of
+
+        o = self.options
+        files = read_files(o, kind, self.files)
+        splits = {"train": tuple(files)}
+        if o.data_files is None:
+            base = Path(os.path.commonpath([os.path.dirname(file) for file in files]))
+            asked = split_names(o.split)
+            splits = dict(files_of_splits(files, base, asked, shards=True, where=str(base)))
+        if o.split not in splits:
+            raise UsageError(f"there is no split {o.split!r}", where=self.where, expected=f"one of {', '.join(splits)}")
+        rest = {"columns": columns} if kind == "parquet" else {}
+        try:
+            return builder_of(kind, splits, **rest).as_streaming_dataset(split=o.split)
+        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+            for file in self.files:
+                check_opens(file)
+            raise NotReady(f"datasets can't stream it ({type(error).__name__}: {error})", where=self.where) from error

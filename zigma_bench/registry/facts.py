@@ -103,6 +103,8 @@ class DatasetFacts:
     every image of what the data set loads.
     `places`: the options that only say where the files are. They are no part of a cell's identity, so the fingerprint
     must hold the files' contents.
+    `count`: `"module:function"` that gives the `Counts` of some options (images.py) and decodes none; without it a plan
+    doesn't know how many images there are.
     """
 
     describe: Callable[[Any], DataFacts]

@@ -18,7 +18,8 @@ from typing import Any, Protocol
 
 from zigma_bench.device import Device
 from zigma_bench.due import cell_folder, find_due
-from zigma_bench.errors import ComparisonRefused, Interrupted
+from zigma_bench.errors import ComparisonRefused, Interrupted, NewerFormat
+from zigma_bench.notices import notice
 from zigma_bench.plan import Cell, Plan, Stage
 from zigma_bench.plugins import reason_of
 from zigma_bench.record import Record
@@ -207,8 +208,19 @@ def write_table(plan: Plan, results: Path, device: Device) -> None:
         "baseline": {"backbone": plan.baseline.backbone_label, "scan": plan.baseline.scan_label}, "cells": rows,
     }  # fmt: skip
     path = suite_folder(results, suite.name, smoke=plan.smoke) / TABLE
-    if read_table_file(path) != json.loads(json.dumps(table)):
+    if _table_now(path) != json.loads(json.dumps(table)):
         write_json(path, table)
+
+
+def _table_now(path: Path) -> dict[str, Any] | None:
+    """The file of the suite's table; one that is broken is reported, and counts as absent: it is written anew."""
+    try:
+        return read_table_file(path)
+    except NewerFormat:
+        raise
+    except ComparisonRefused:
+        notice(f"{path}: the file is broken; it is written anew")
+        return None
 
 
 def _spawn(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +20,13 @@ from PIL import Image
 
 from zigma_bench.data.decode import FORMATS, flat_image
 from zigma_bench.data.files import below
+from zigma_bench.data.folder import ARCHIVES, OTHER_IMAGES, check_none_passed_over
+from zigma_bench.data.folder import IMAGES as SUFFIXES
+from zigma_bench.data.provided import read_image
 from zigma_bench.errors import BadImage, NotReady, UsageError
 from zigma_bench.images import ArrayImages, Images, Pixels
 from zigma_bench.standalone.clips import ANIMATIONS, VIDEOS, is_clip, open_clips
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif")
 SAMPLES, DRAWN = "samples.npy", "images"  # what a cell's stage and `sample MODEL` leave
 ARRAY = "arr_0"
 
@@ -76,7 +79,9 @@ def _of_folder(path: Path) -> Images:
     drawn = any((path / DRAWN / f"0000000.{kind}").is_file() for kind in ("png", "webp"))
     folder = path / DRAWN if drawn else path
     root = folder.absolute()
-    files = [Path(file) for file in below(folder, (*SUFFIXES, *VIDEOS)).files]
+    listed = below(folder).files
+    check_none_passed_over(listed, (*SUFFIXES, *VIDEOS), "quality")
+    files = [Path(file) for file in listed if file.lower().endswith((*SUFFIXES, *VIDEOS))]
     names = [str(file.relative_to(root)) for file in files]
     clips = [is_clip(file) for file in files]
     if True in clips and False in clips:
@@ -87,7 +92,7 @@ def _of_folder(path: Path) -> Images:
         )  # fmt: skip
     if any(clips):
         return open_clips(files)
-    return _encoded(names, lambda name: (root / name).read_bytes(), str(folder))
+    return _encoded(names, lambda name: read_image(root / name), str(folder))
 
 
 def _of_zip(path: Path) -> Images:
@@ -95,8 +100,9 @@ def _of_zip(path: Path) -> Images:
         archive = zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile) as error:
         raise UsageError(f"the zip can't be read: {error}", where=str(path)) from None
-    shown = [name for name in archive.namelist() if not _hidden(Path(name))]
+    shown = [item.filename for item in archive.infolist() if not (item.is_dir() or _hidden(Path(item.filename)))]
     names = sorted(name for name in shown if Path(name).suffix.lower() in SUFFIXES)
+    _check_members(shown, path)
     if videos := [name for name in shown if Path(name).suffix.lower() in VIDEOS]:
         raise UsageError("clips are not read from a zip", where=str(path), got=videos[0], do="unpack it into a folder")
 
@@ -107,6 +113,18 @@ def _of_zip(path: Path) -> Images:
             raise BadImage(f"the file can't be unpacked: {error}", where=_named(str(path), name)) from None
 
     return _encoded(names, read, str(path))
+
+
+def _check_members(names: Sequence[str], path: Path) -> None:
+    """UsageError for a name that stands twice, and BadImage for an image of a format that is not read."""
+    if twice := [name for name, times in Counter(names).items() if times > 1]:
+        raise UsageError("the zip holds two files of one name", where=_named(str(path), twice[0]), do="rename one")
+    for name in names:
+        if name.lower().endswith((*OTHER_IMAGES, *ARCHIVES)):
+            raise BadImage(
+                "quality would pass over this file", where=_named(str(path), name),
+                expected=f"files that end in {', '.join(SUFFIXES)}", do="convert it to PNG, or remove it",
+            )  # fmt: skip
 
 
 def _hidden(name: Path) -> bool:
