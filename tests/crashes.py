@@ -243,12 +243,12 @@ def run_in_child(folder: Path, results: Path, last: int | None = None) -> int | 
     return int(answer.read_text()) if child.exitcode == 0 else None
 
 
-def operations(folder: Path, chosen: range | None = None) -> int:
-    """End the run before each of the chosen file operations, all by default, and give how many there were."""
+def operations(folder: Path, first: int = 1, every: int = 1) -> int:
+    """End the run before file operations, all of them by default, and give how many ends there were."""
     total = run_in_child(folder, folder / "whole")
     assert total is not None
     wanted, ended = state(folder / "whole"), 0
-    for number in chosen or range(1, total + 1):
+    for number in range(first, total + 1, every):
         results = folder / f"ended-{number}"
         if run_in_child(folder, results, number) is None:
             ended += 1
@@ -256,7 +256,7 @@ def operations(folder: Path, chosen: range | None = None) -> int:
         assert state(results) == wanted, f"other figures after an end before operation {number}"
         assert not left_over(results), (number, left_over(results))
         shutil.rmtree(results)
-        if chosen is None and number % 20 == 0:
+        if ended % 20 == 0:
             print(
                 f"{number} of {total} operations, {ended} ended there; all came to the undisturbed figures", flush=True
             )
@@ -268,6 +268,8 @@ def main() -> None:
     parser.add_argument("what", choices=("kills", "operations"))
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--every", type=int, default=1, help="of the file operations, every so many")
+    parser.add_argument("--first", type=int, default=1, help="the first of them")
     parser.add_argument("--each", type=int, default=5, help="kills before each run to the end")
     parser.add_argument("--longest", type=float, default=20.0, help="seconds: the latest moment of a kill")
     words = parser.parse_args()
@@ -282,7 +284,9 @@ def main() -> None:
             write_suites(folder, images=32, seconds=1.0e-6)
             with contextlib.redirect_stdout(io.StringIO()):
                 run_in_child(folder, folder / "warm")  # what is compiled and cached for all
-            print(f"{operations(folder)} ends, each followed by a run to the undisturbed figures")
+            print(
+                f"{operations(folder, words.first, words.every)} ends, each followed by a run to the undisturbed figures"
+            )
 
 
 if __name__ == "__main__":
