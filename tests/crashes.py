@@ -284,9 +284,8 @@ def main() -> None:
             write_suites(folder, images=32, seconds=1.0e-6)
             with contextlib.redirect_stdout(io.StringIO()):
                 run_in_child(folder, folder / "warm")  # what is compiled and cached for all
-            print(
-                f"{operations(folder, words.first, words.every)} ends, each followed by a run to the undisturbed figures"
-            )
+            ended = operations(folder, words.first, words.every)
+            print(f"{ended} ends, each followed by a run to the undisturbed figures")
 
 
 if __name__ == "__main__":

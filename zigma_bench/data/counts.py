@@ -68,7 +68,7 @@ def count_huggingface(options: HuggingFaceOptions) -> Counts:
         return Counts(None, options.validation)
     sizes = _sizes_of_splits(options, source, kind)
     train, classes = _size(options.split, sizes), sources.classes_of_folders(options, source)
-    found = None if classes is None else len(classes)
+    found = _classes_of_tables(options, source.train, kind) if classes is None else len(classes)
     if train is None:
         return Counts(None, options.validation, found)
     if options.validation is not None:
@@ -88,6 +88,24 @@ def _sizes_of_splits(options: HuggingFaceOptions, source: sources.Source, kind: 
         files, source.base, asked, shards=kind != "imagefolder", where=str(source.base)
     )
     return {split: sum(images_in(file, kind) for file in given) for split, given in splits.items()}
+
+
+def _classes_of_tables(options: HuggingFaceOptions, listing: Listing, kind: str) -> int | None:
+    """The classes in the label column of parquet files, of which no other column is read; None where there is none."""
+    if options.label is None or kind != "parquet":
+        return None
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    found: set[Any] = set()
+    for file in listing.files:
+        try:
+            if options.label in pq.read_schema(file).names:  # loading names a column that is not there
+                found |= set(pq.read_table(file, columns=[options.label])[options.label].unique().to_pylist())
+        except (OSError, pa.ArrowException, TypeError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise NotReady(f"the classes can't be read ({reason})", where=file, do=AGAIN) from error
+    return len(found - {None})
 
 
 def _total(options: HuggingFaceOptions, listing: Listing, kind: str | None) -> int | None:

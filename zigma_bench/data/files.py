@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zigma_bench.data.folder import check_file, files_below
+from zigma_bench.data.folder import LEFT_OUT, check_file, files_below
 from zigma_bench.data.hashes import named_hashes
 from zigma_bench.errors import UsageError
 
@@ -136,7 +136,7 @@ def _globbed(pattern: str) -> list[str]:
     """
     named = set(Path(pattern).parts)
     found = sorted(glob.glob(_escaped(pattern), recursive=True))
-    shown = [file for file in found if not any(p.startswith("__") and p not in named for p in Path(file).parent.parts)]
+    shown = [file for file in found if not any(p in LEFT_OUT and p not in named for p in Path(file).parent.parts)]
     files = [file for file in shown if not os.path.isdir(file)]
     for file in files:
         check_file(file)

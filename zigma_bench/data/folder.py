@@ -1,7 +1,6 @@
 """Lists the files below folders, strictly: an entry that can't be read is an error that names it, never left out.
 
-Symbolic links are followed. Hidden files and folders (.NAME, and folders __NAME) are left out, as documented. Notes,
-such as README.txt, may lie beside the images; an image that no reader here takes may not.
+Symbolic links are followed. Hidden files and folders (.NAME, and the folders of LEFT_OUT) are left out. Notes, such as README.txt, may lie beside the images; an image that no reader here takes may not.
 """
 
 from __future__ import annotations
@@ -34,6 +33,7 @@ SPECIAL = {
     stat.S_IFCHR: "a device file",
     stat.S_IFBLK: "a device file",
 }
+LEFT_OUT = ("__MACOSX", "__pycache__")  # folders that systems make, not people
 HEADS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
 REMOVE = "remove it, or replace it by a file"
 CONVERT = "convert it to PNG, or remove it"
@@ -53,7 +53,7 @@ def files_below(folder: Path) -> list[str]:
         _check_new(place, listed)
         for entry in _entries(place):
             if _is_folder(entry):
-                due += [] if entry.name.startswith("__") else [entry.path]
+                due += [] if entry.name in LEFT_OUT else [entry.path]
             else:
                 if entry.is_symlink() or not entry.is_file():  # looking at each costs a second for 100,000
                     check_file(entry.path)
@@ -74,7 +74,7 @@ def folders_in(folder: Path) -> list[Path]:
     return sorted(
         Path(entry.path)
         for entry in _entries(str(folder.absolute()))
-        if _is_folder(entry) and not entry.name.startswith("__")
+        if _is_folder(entry) and entry.name not in LEFT_OUT
     )
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from zigma_bench.data.decode import FORMATS, flat_image
 from zigma_bench.data.files import below
-from zigma_bench.data.folder import ARCHIVES, OTHER_IMAGES, check_none_passed_over
+from zigma_bench.data.folder import ARCHIVES, LEFT_OUT, OTHER_IMAGES, check_none_passed_over
 from zigma_bench.data.folder import IMAGES as SUFFIXES
 from zigma_bench.data.provided import read_image
 from zigma_bench.errors import BadImage, NotReady, UsageError
@@ -128,7 +128,7 @@ def _check_members(names: Sequence[str], path: Path) -> None:
 
 
 def _hidden(name: Path) -> bool:
-    return any(part.startswith((".", "__")) for part in name.parts)
+    return any(part.startswith(".") or part in LEFT_OUT for part in name.parts)
 
 
 def _encoded(names: Sequence[str], read: Callable[[str], bytes], where: str) -> EncodedImages:
