@@ -131,3 +131,45 @@ def test_a_pipe_is_no_suite(tmp_path):
     os.mkfifo(tmp_path / "suite.yaml")
     with pytest.raises(UsageError, match="a pipe or a device"):
         load_suite(tmp_path / "suite.yaml")
+
+
+HANGS_UP = """
+import signal, sys, time
+from zigma_bench.__main__ import _take_signals, boundary
+from zigma_bench.interrupts import noted_interrupts
+with boundary():
+    _take_signals()
+    with noted_interrupts():
+        {hang_up}
+"""
+
+
+def test_a_hang_up_interrupts_like_the_user():
+    code = HANGS_UP.format(hang_up="signal.raise_signal(signal.SIGHUP)")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (75, "")
+    assert done.stderr.splitlines() == ["zigma-bench: interrupted; the same command goes on where it stopped"]
+
+
+def test_under_nohup_a_hang_up_changes_nothing():
+    code = HANGS_UP.format(hang_up="signal.raise_signal(signal.SIGHUP)")
+    done = subprocess.run(
+        ["bash", "-c", 'trap \'\' HUP; exec "$0" -c "$1"', sys.executable, code], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_terminal_that_closes_leaves_the_code_of_an_interrupt():
+    """What is written to it afterwards fails, which must not become a code of its own."""
+    ours, theirs = os.openpty()
+    say = "print({!r}, file=sys.stderr, flush=True)"
+    lines = ["try:", f"    {say.format('ready')}", "    time.sleep(60)", "finally:", f"    {say.format('last words')}"]
+    wait = ("\n" + " " * 8).join(lines)
+    process = subprocess.Popen(
+        ["setsid", "--ctty", sys.executable, "-c", HANGS_UP.format(hang_up=wait)],
+        stdin=theirs, stdout=theirs, stderr=theirs,
+    )  # fmt: skip
+    os.close(theirs)
+    assert b"ready" in os.read(ours, 100)
+    os.close(ours)
+    assert process.wait(30) == 75

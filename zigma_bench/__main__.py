@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import sys
+import termios
 from collections.abc import Iterator
+from types import FrameType
 
 from zigma_bench.errors import OutputLost, ZigmaBenchError, system_fault
 from zigma_bench.escaping import visible, write_plainly
@@ -28,7 +31,7 @@ def main() -> None:
         from zigma_bench.interrupts import noted_interrupts
 
         calm_collector()
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        _take_signals()
         with noted_interrupts() as interrupted:
             _run(interrupted)
 
@@ -55,6 +58,24 @@ def boundary() -> Iterator[None]:
         code = _explain(error)
     lost = _flush()
     sys.exit(code or lost)
+
+
+def _take_signals() -> None:
+    """Have SIGTERM and a terminal that closes interrupt the program as Ctrl-C does; `nohup` still has it go on."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _hang_up)
+
+
+def _hang_up(number: int, frame: FrameType | None) -> None:
+    """Interrupt once, for a shell passes on what the system has sent already; a terminal that is gone gets no more."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        termios.tcgetattr(2)
+    except termios.error as error:
+        if error.args[0] == errno.EIO:  # any other: standard error is no terminal
+            send_nowhere(2)
+    signal.default_int_handler(number, frame)
 
 
 def _explain(error: Exception) -> int:
