@@ -1,6 +1,7 @@
 """Lists the files below folders, strictly: an entry that can't be read is an error that names it, never left out.
 
-Symbolic links are followed. Hidden files and folders (.NAME, and the folders of LEFT_OUT) are left out. Notes, such as README.txt, may lie beside the images; an image that no reader here takes may not.
+Symbolic links are followed. Hidden files and folders (.NAME, and the folders of LEFT_OUT) are left out. Notes, such as
+README.txt, may lie beside the images; an image that no reader here takes may not.
 """
 
 from __future__ import annotations
