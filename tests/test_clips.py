@@ -15,6 +15,7 @@ from zigma_bench.images import ArrayImages, Splits
 from zigma_bench.plan import make_plan
 from zigma_bench.plugins import catalogue
 from zigma_bench.sampling import draw_images
+from zigma_bench.sealed import Parts
 from zigma_bench.sheets import read_film, save_film, write_sheets
 from zigma_bench.suite import Guidance, Train, load_suite
 from zigma_bench.training.step import draw_batch
@@ -81,8 +82,8 @@ def test_the_same_clips_for_any_batch(cells, tmp_path):
     for batch in (16, 5):
         sample = cells[0].sample.model_copy(update={"count": 16, "batch": batch})
         cell = cells[0].model_copy(update={"sample": sample})
-        folder = tmp_path / str(batch)
-        pixels, _ = draw_images(cell, folder, network, CPU, lambda done, text: None, lambda: False)
+        parts = Parts(tmp_path / str(batch), {})
+        pixels, _ = draw_images(cell, parts, network, CPU, lambda done, text: None, lambda: False)
         drawn.append(pixels)
     assert drawn[0].shape == (16, 3, 1, 12, 12)
     assert np.abs(drawn[0].astype(int) - drawn[1]).max() <= 1

@@ -182,7 +182,8 @@ def system_fault(error: BaseException, where: str | None = None) -> ZigmaBenchEr
     if isinstance(error, OSError):
         return _of_the_disk(error, where)
     if isinstance(error, MemoryError):
-        return SystemFault("there is not enough memory", where=where, do="free some, or take a smaller batch")
+        what, do = FAULTS[errno.ENOMEM]
+        return SystemFault(f"{what} ({error})" if str(error) else what, where=where, do=do)
     if isinstance(error, RecursionError):
         return SystemFault("the input is nested too deeply", where=where)
     if isinstance(error, UnicodeError):

@@ -164,10 +164,11 @@ def _baseline(data: dict[str, Any]) -> tuple[str | None, str | None] | None:
 
 
 def _machines(cells: list[_Entry]) -> tuple[str, ...]:
-    """The cards, precisions and backends that the cells' records name."""
+    """The cards, precisions and backends that the cells' figures were measured with."""
     found = set()
     for cell in cells:
-        for origin in (r.provenance for r in cell.records if r.provenance and cell.facts["role"] == "cell"):
+        done = [record for record in cell.records if record.status == "done" and cell.facts["role"] == "cell"]
+        for origin in (record.provenance for record in done if record.provenance):
             backend = (
                 "" if cell.facts.get("setting") else f", backend {origin['backend']}"
             )  # else each row says its own
@@ -226,7 +227,7 @@ def _records(folder: Path, entry: dict[str, Any]) -> Iterator[Record]:
 def _check_use(record: Record, folder: Path) -> None:
     """ComparisonRefused for a record that lacks what a table reads of it."""
     origin, asked = record.provenance, record.cell.get("quality", [])
-    known = all(isinstance(origin.get(key), str) for key in ("card", "precision", "backend"))
+    known = record.status == "failed" or all(isinstance(origin.get(key), str) for key in ("card", "precision", "backend"))
     names = isinstance(asked, list) and all(isinstance(m, dict) and isinstance(m.get("name"), str) for m in asked)
     if (origin and not known) or not names:
         what = "where it was measured" if names else "the metrics of its cell"

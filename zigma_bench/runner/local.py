@@ -254,7 +254,7 @@ def _spawn(
         reason = _reason_of(code, folder)
         with contextlib.suppress(OSError):  # on a full disk the outcome alone has the reason
             _write_death(cell, folder, device, stage, reason)
-    return Outcome(cell, folder, "failed", reason)
+    return Outcome(cell, folder, "failed", f"{stage}: {reason}")
 
 
 def _reason_of(code: int, folder: Path) -> str:
