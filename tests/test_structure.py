@@ -95,7 +95,7 @@ def test_the_permutation_stands_in_the_record_and_all_images_go_through_it(write
          [":3", "data.transforms.0", "no transform is called 'shufle-patches'", "did you mean 'shuffle-patches'"]),
         ("{name: digits, transforms: [{name: rotate, degrees: 90}, {name: blur, sigma: -1.0}]}",
          [":3", "data.transforms.1", "option 'sigma'", "above 0", "got -1.0"]),
-        ("{name: digits, transforms: [{name: blur, sigma: 1e999}]}", ["option 'sigma'", "got inf"]),
+        ("{name: digits, transforms: [{name: blur, sigma: 1e999}]}", ["key data.transforms.0.sigma", "too large", "1e999"]),
         ("{name: digits, transforms: [blur]}", ["needs the option 'sigma'"]),
         ("{name: digits, transforms: blur}", [":3", "data.transforms", "should be a list", "got 'blur'"]),
         ("{name: digits, transforms: [{nme: blur}]}", [":3", "data.transforms.0", "is missing"]),
