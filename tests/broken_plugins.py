@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from zigma_bench import hookimpl
-from zigma_bench.images import ArrayImages, Splits, digest
-from zigma_bench.record import Measurement
-from zigma_bench.registry import BackboneFacts, Cost, DataFacts, DatasetFacts, MetricFacts, MixerFacts
+from zigma_bench.data.images import ArrayImages, Splits, digest
+from zigma_bench.plugins.registry import BackboneFacts, Cost, DataFacts, DatasetFacts, MetricFacts, MixerFacts
+from zigma_bench.records.record import Measurement
 
 
 @dataclass(frozen=True)

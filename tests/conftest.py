@@ -67,9 +67,9 @@ def write_suite(tmp_path):
 @pytest.fixture
 def cells_in_this_process(monkeypatch) -> None:
     """Cells run in this process: a fresh one for each, as users have, takes seconds to import torch."""
-    from zigma_bench.cell import Life, StageFailed, run_due
-    from zigma_bench.runner import local
-    from zigma_bench.store import only_writer
+    from zigma_bench.records.store import only_writer
+    from zigma_bench.run.cell import Life, StageFailed, run_due
+    from zigma_bench.run.executors import local
 
     def spawn(cell, folder, results, device, watcher, stages):
         folder.mkdir(parents=True, exist_ok=True)

@@ -188,13 +188,14 @@ class Operations:
 
 def run_here(folder: Path, results: Path) -> None:
     """Both suites in this process, where a process of its own takes seconds to import torch."""
-    from zigma_bench import encode_worker
-    from zigma_bench.cell import Life, StageFailed, run_due
-    from zigma_bench.device import Device
     from zigma_bench.plan import STAGES
-    from zigma_bench.runner import encode, local
-    from zigma_bench.runner.prepare import prepare
-    from zigma_bench.store import only_writer
+    from zigma_bench.records.store import only_writer
+    from zigma_bench.run import encode
+    from zigma_bench.run.cell import Life, StageFailed, run_due
+    from zigma_bench.run.executors import local
+    from zigma_bench.run.prepare import prepare
+    from zigma_bench.run.workers import encode as encode_worker
+    from zigma_bench.system.device import Device
 
     class Silent:
         def begin(self, *rest: object) -> None: ...

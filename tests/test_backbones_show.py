@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from zigma_bench.grid import Grid
-from zigma_bench.models.costs import dit_cost
-from zigma_bench.models.options import DitOptions
-from zigma_bench.plugins import catalogue
-from zigma_bench.registry import BackboneFacts, Cost, target_spec
-from zigma_bench.scans.course import course
+from zigma_bench.backbones.costs import dit_cost
+from zigma_bench.backbones.options import DitOptions
+from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.plugins.registry import BackboneFacts, Cost, target_spec
+from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import routes
+from zigma_bench.scans.orders.course import course
 
 TOY = "zigma:width=32,depth=3,patch=2"
 

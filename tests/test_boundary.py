@@ -10,10 +10,10 @@ import sys
 
 import pytest
 
-from zigma_bench import store
 from zigma_bench.errors import ComparisonRefused, NotReady, UsageError, nearest, system_fault
 from zigma_bench.escaping import csv_cell, markdown, visible, write_plainly
-from zigma_bench.plugins import reason_of
+from zigma_bench.plugins.discovery import reason_of
+from zigma_bench.records import store
 from zigma_bench.suite import load_suite
 
 PROGRAM = [sys.executable, "-m", "zigma_bench"]
@@ -136,7 +136,7 @@ def test_a_pipe_is_no_suite(tmp_path):
 HANGS_UP = """
 import signal, sys, time
 from zigma_bench.__main__ import _take_signals, boundary
-from zigma_bench.interrupts import noted_interrupts
+from zigma_bench.system.interrupts import noted_interrupts
 with boundary():
     _take_signals()
     with noted_interrupts():

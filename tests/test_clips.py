@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from zigma_bench.cell import build, load_parts
-from zigma_bench.data.transformed import transformed
-from zigma_bench.device import find_device
+from zigma_bench.data.images import ArrayImages, Splits
+from zigma_bench.data.transforms.apply import transformed
 from zigma_bench.diffusion.guidance import guided
 from zigma_bench.errors import ZigmaBenchError
-from zigma_bench.images import ArrayImages, Splits
 from zigma_bench.plan import make_plan
-from zigma_bench.plugins import catalogue
-from zigma_bench.sampling import draw_images
-from zigma_bench.sealed import Parts
-from zigma_bench.sheets import read_film, save_film, write_sheets
+from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.records.sealed import Parts
+from zigma_bench.run.cell import build, load_parts
+from zigma_bench.sampling.cell_images import draw_images
+from zigma_bench.sampling.sheets import read_film, save_film, write_sheets
 from zigma_bench.suite import Guidance, Train, load_suite
+from zigma_bench.system.device import find_device
 from zigma_bench.training.step import draw_batch
 
 DATA = ("data: {name: digits}", "data: {name: moving-digits, frames: 3, resolution: 12, clips: 160, validation: 80}")

@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 import torch
 
-from zigma_bench.data import digits
-from zigma_bench.data.options import DigitsOptions
-from zigma_bench.device import Device
+from zigma_bench.data.images import ArrayImages, Subset, labels_of
+from zigma_bench.data.sources import digits
+from zigma_bench.data.sources.options import DigitsOptions
 from zigma_bench.diffusion.guidance import guided
 from zigma_bench.errors import UsageError
-from zigma_bench.grid import Grid
-from zigma_bench.images import ArrayImages, Subset, labels_of
+from zigma_bench.layers.init import initialise
 from zigma_bench.metrics.val_loss import velocity_losses
-from zigma_bench.models.init import initialise
 from zigma_bench.plan import make_plan
 from zigma_bench.plan.cells import Given
-from zigma_bench.plugins import catalogue
-from zigma_bench.sampling import draw_part, sample_labels
+from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.sampling.cell_images import draw_part, sample_labels
+from zigma_bench.scans.grid import Grid
 from zigma_bench.suite import Guidance, Train, load_suite
+from zigma_bench.system.device import Device
 from zigma_bench.training.loop import Goal, train
 from zigma_bench.training.step import draw_batch
 

@@ -7,19 +7,19 @@ import json
 import numpy as np
 import pytest
 
-from zigma_bench.cell import build
-from zigma_bench.device import Device
 from zigma_bench.efficiency import combine, measure, measure_round
 from zigma_bench.efficiency.timing import Timing
 from zigma_bench.plan import make_plan
-from zigma_bench.plugins import catalogue
-from zigma_bench.record import Record
-from zigma_bench.runner.costs import FEWEST_CELLS, fit_costs
-from zigma_bench.runner.estimate import Estimator
-from zigma_bench.runner.local import cell_folder
-from zigma_bench.runner.timed import FEATURES, Kind, Timed, features_of, network_of, timed_calls
-from zigma_bench.store import stage_folder, write_record
+from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.records.record import Record
+from zigma_bench.records.store import stage_folder, write_record
+from zigma_bench.run.cell import build
+from zigma_bench.run.estimate import Estimator
+from zigma_bench.run.executors.local import cell_folder
+from zigma_bench.run.fitted_costs import FEWEST_CELLS, fit_costs
+from zigma_bench.run.timed import FEATURES, Kind, Timed, features_of, network_of, timed_calls
 from zigma_bench.suite import load_suite
+from zigma_bench.system.device import Device
 
 RECORDED = Kind("train-step", "card", "bf16", "mamba", recorded=True, compiled=True)
 LAUNCHED = Kind("forward", "card", "fp32", "mamba", recorded=False, compiled=False)

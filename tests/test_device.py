@@ -12,10 +12,10 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
-from zigma_bench import device
 from zigma_bench.cli.app import app
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.runner.prepare import prepare
+from zigma_bench.run.prepare import prepare
+from zigma_bench.system import device
 
 
 @pytest.fixture
@@ -102,7 +102,8 @@ def test_amd_cards_are_found_where_torch_is_for_rocm(cards, amd, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "start", ["from zigma_bench.__main__ import main as start", "from zigma_bench.worker import take_job as start"]
+    "start",
+    ["from zigma_bench.__main__ import main as start", "from zigma_bench.run.workers.cell import take_job as start"],
 )
 def test_the_program_and_its_cells_look_for_garbage_seldom(start):
     code = f"import gc, sys; sys.argv = ['zigma-bench', '--help']\n{start}\ntry:\n    start()\n"

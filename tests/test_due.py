@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from zigma_bench import store
-from zigma_bench.device import Device
-from zigma_bench.due import cell_folder, find_due
 from zigma_bench.errors import NewerFormat
 from zigma_bench.plan import STAGES
+from zigma_bench.records import store
+from zigma_bench.records.sealed import file_sha256
 from zigma_bench.reports.table import read_table
-from zigma_bench.runner import local
-from zigma_bench.runner.prepare import prepare
-from zigma_bench.sealed import file_sha256
+from zigma_bench.run.due import cell_folder, find_due
+from zigma_bench.run.executors import local
+from zigma_bench.run.prepare import prepare
+from zigma_bench.system.device import Device
 
 CPU = Device("cpu", "test")
 SUITE = """# Does a toy run go through?

@@ -13,8 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from zigma_bench.cell import build
-from zigma_bench.device import Device
 from zigma_bench.efficiency import calls, combine, measure, measure_efficiency, measure_round, timing
 from zigma_bench.efficiency.calls import STAGES
 from zigma_bench.efficiency.card import Meter, find_meter
@@ -22,12 +20,14 @@ from zigma_bench.efficiency.measure import flop_rate
 from zigma_bench.efficiency.timing import MOST_WARM_UPS, Timing, time_calls
 from zigma_bench.errors import CellFailed, Interrupted, UsageError
 from zigma_bench.plan import make_plan
-from zigma_bench.plugins import catalogue
+from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.reports.render import footer, to_csv, to_json, to_markdown
 from zigma_bench.reports.table import read_tables
-from zigma_bench.runner.find_batch import Trial, distinct, limit_of, run_trial, search
-from zigma_bench.runner.local import run_plan
+from zigma_bench.run.cell import build
+from zigma_bench.run.executors.local import run_plan
+from zigma_bench.run.find_batch import Trial, distinct, limit_of, run_trial, search
 from zigma_bench.suite import Efficiency, load_suite
+from zigma_bench.system.device import Device
 
 CPU = Device("cpu", "test")
 

@@ -169,9 +169,9 @@ def test_a_cell_that_fails_is_a_row_and_the_others_run(write_suite, tmp_path):
     (plugin / "bad_backbone.py").write_text(
         textwrap.dedent("""
         from zigma_bench import hookimpl
-        from zigma_bench.models.costs import dit_cost
-        from zigma_bench.models.options import DitOptions
-        from zigma_bench.registry import BackboneFacts
+        from zigma_bench.backbones.costs import dit_cost
+        from zigma_bench.backbones.options import DitOptions
+        from zigma_bench.plugins.registry import BackboneFacts
 
         def build(options, **rest):
             raise MemoryError("too large for this machine")

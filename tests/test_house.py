@@ -79,8 +79,8 @@ def files(tmp_path_factory):
     import torch
     from PIL import Image
 
-    from zigma_bench.models.official import import_checkpoint
-    from zigma_bench.models.official.dit import build_dit
+    from zigma_bench.backbones.official import import_checkpoint
+    from zigma_bench.backbones.official.dit import build_dit
 
     place = tmp_path_factory.mktemp("files")
     config = {"input_size": 4, "hidden_size": 32, "depth": 1, "num_heads": 4}

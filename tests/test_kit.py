@@ -12,7 +12,7 @@ import pytest
 
 from zigma_bench.cli.plugins import next_steps
 from zigma_bench.errors import NotReady, UnknownName, UsageError
-from zigma_bench.kit import KINDS, words, write_plugin
+from zigma_bench.plugins.kit import KINDS, words, write_plugin
 
 
 def run(*command: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:

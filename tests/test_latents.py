@@ -16,14 +16,14 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 
-from zigma_bench.cell import Life, load_parts, seen
-from zigma_bench.device import Device
 from zigma_bench.errors import NotReady
 from zigma_bench.plan import make_plan
-from zigma_bench.plugins import catalogue
-from zigma_bench.pretrained import Pretrained
-from zigma_bench.runner.prepare import prepare
+from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.pretrained.files import Pretrained
+from zigma_bench.run.cell import Life, load_parts, seen
+from zigma_bench.run.prepare import prepare
 from zigma_bench.suite import load_suite
+from zigma_bench.system.device import Device
 
 PROGRAM = [sys.executable, "-m", "zigma_bench"]
 DATA = "{name: digits, resolution: 16, validation: 1600,"

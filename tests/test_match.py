@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 import pytest
 
-from zigma_bench.device import find_device
 from zigma_bench.errors import UsageError
-from zigma_bench.grid import Grid
 from zigma_bench.plan import cell_routes, make_plan
 from zigma_bench.plan.match import around
-from zigma_bench.plugins import catalogue
-from zigma_bench.registry import BackboneFacts, Cost, target_spec
+from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.plugins.registry import BackboneFacts, Cost, target_spec
 from zigma_bench.reports.render import footer
 from zigma_bench.reports.table import read_table
-from zigma_bench.runner.local import write_table
+from zigma_bench.run.executors.local import write_table
+from zigma_bench.scans.grid import Grid
 from zigma_bench.suite import load_suite
+from zigma_bench.system.device import find_device
 
 FOUR = (
     "  - backbone: {name: dit, width: 32, depth: 2, patch: 2}",

@@ -13,8 +13,8 @@ import pytest
 
 from zigma_bench.reports.crossings import crossings
 from zigma_bench.reports.table import read_table
-from zigma_bench.runner.costs import fit_costs
-from zigma_bench.runner.timed import timed_calls
+from zigma_bench.run.fitted_costs import fit_costs
+from zigma_bench.run.timed import timed_calls
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -184,7 +184,7 @@ def test_lengths_on_a_card() -> None:
 )
 def test_suites_go_on_from_the_records(suite: str, count: int, card: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each record has the identity that its suite's plan gives the stage today, so a run does not begin anew."""
-    from zigma_bench.runner.prepare import prepare
+    from zigma_bench.run.prepare import prepare
 
     monkeypatch.chdir(ROOT)
     cells = prepare(Path(f"suites/{suite}.yaml"), settings=SETTINGS.get(suite, ()), only=(), smoke=False).cells

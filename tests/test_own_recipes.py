@@ -10,7 +10,7 @@ import pytest
 
 from zigma_bench.errors import UsageError
 from zigma_bench.plan import make_plan
-from zigma_bench.plugins import catalogue
+from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.suite import load_suite
 
 DIT = "  - backbone: {name: dit, width: 32, depth: 2, patch: 2}\n"

@@ -11,8 +11,8 @@ import pytest
 
 from zigma_bench.errors import NotReady, UsageError, ZigmaBenchError
 from zigma_bench.plan import data, make_plan
-from zigma_bench.plugins import catalogue
-from zigma_bench.registry import Condition
+from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.plugins.registry import Condition
 from zigma_bench.suite import load_suite
 
 
@@ -179,7 +179,7 @@ def test_smoke_is_toy_scale_on_embedded_data(write_suite):
 
 def test_planning_needs_no_torch(write_suite):
     code = (
-        "import sys; from pathlib import Path; from zigma_bench.runner.prepare import prepare;"
+        "import sys; from pathlib import Path; from zigma_bench.run.prepare import prepare;"
         f"prepare(Path({str(write_suite())!r}), settings=[], only=(), smoke=False);"
         "assert 'torch' not in sys.modules and 'sklearn' not in sys.modules and 'datasets' not in sys.modules"
     )
@@ -416,8 +416,8 @@ def test_the_diffusion_enters_the_identities_that_it_changes(write_suite):
 
 
 def test_the_plan_shows_the_diffusion_resolved(write_suite):
-    from zigma_bench.device import Device
-    from zigma_bench.runner.prepare import plan_json
+    from zigma_bench.run.prepare import plan_json
+    from zigma_bench.system.device import Device
 
     made = plan(write_suite(("evaluations: 2", "solver: heun-sde")))
     cell = plan_json(made, write_suite().parent, Device("cuda", "none"))["cells"][0]

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from zigma_bench import hookspecs
-from zigma_bench.plugins import HOOKS
+from zigma_bench.plugins import hookspecs
+from zigma_bench.plugins.discovery import HOOKS
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "plugins" / "README.md").read_text()

@@ -11,11 +11,9 @@ import sys
 import pytest
 
 from zigma_bench.errors import BrokenPlugin, UsageError
-from zigma_bench.grid import Grid
-from zigma_bench.interrupts import Escaped, contained
 from zigma_bench.plan import Resolved, cell_routes
-from zigma_bench.plugins import Catalogue
-from zigma_bench.registry import (
+from zigma_bench.plugins.discovery import Catalogue
+from zigma_bench.plugins.registry import (
     Cost,
     DataFacts,
     DatasetFacts,
@@ -25,7 +23,9 @@ from zigma_bench.registry import (
     scan_spec,
     target_spec,
 )
+from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.route import BrokenScan
+from zigma_bench.system.interrupts import Escaped, contained
 from zigma_bench.testing import report_of
 
 HOOK = """
@@ -99,7 +99,7 @@ def test_a_scan_that_exits_is_named_in_the_plan(tmp_path, write_suite):
 def test_a_dataset_that_exits_in_a_cell_s_process_fails_the_cell(tmp_path, write_suite):
     text = """from dataclasses import dataclass
 from zigma_bench import hookimpl
-from zigma_bench.registry import DataFacts, DatasetFacts
+from zigma_bench.plugins.registry import DataFacts, DatasetFacts
 @dataclass(frozen=True)
 class Options:
     "None."

@@ -15,8 +15,8 @@ import pytest
 
 from zigma_bench import hookimpl
 from zigma_bench.errors import UnknownName
-from zigma_bench.plugin_files import FOLDERS, take_option
-from zigma_bench.plugins import Catalogue, _add, catalogue
+from zigma_bench.plugins.discovery import Catalogue, _add, catalogue
+from zigma_bench.plugins.files import FOLDERS, take_option
 
 
 def module(**functions) -> ModuleType:

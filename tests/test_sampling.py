@@ -9,14 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from zigma_bench.device import Device
 from zigma_bench.errors import CellFailed, Interrupted, NotFinite
 from zigma_bench.plan import make_plan
-from zigma_bench.plugins import catalogue
-from zigma_bench.sampling import draw_images, image_noise, load_images, to_pixels
-from zigma_bench.sealed import Parts, file_sha256
-from zigma_bench.sheets import write_grid
+from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.records.sealed import Parts, file_sha256
+from zigma_bench.sampling.cell_images import draw_images, image_noise, load_images, to_pixels
+from zigma_bench.sampling.sheets import write_grid
 from zigma_bench.suite import load_suite
+from zigma_bench.system.device import Device
 
 CPU = Device("cpu", "test")
 

@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
-from zigma_bench import store
 from zigma_bench.errors import ComparisonRefused, NotReady
-from zigma_bench.record import FORMAT, Measurement, Record
+from zigma_bench.records import store
+from zigma_bench.records.record import FORMAT, Measurement, Record
 
 
 def record(**rest):

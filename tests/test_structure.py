@@ -8,19 +8,19 @@ import sys
 
 import pytest
 
-from zigma_bench.cell import load_parts
-from zigma_bench.data.transforms import ShufflePatches, digest_of_shuffle, shuffle_patches
-from zigma_bench.device import find_device
+from zigma_bench.data.images import digest
+from zigma_bench.data.transforms.built_in import ShufflePatches, digest_of_shuffle, shuffle_patches
 from zigma_bench.errors import UsageError, ZigmaBenchError
-from zigma_bench.images import digest
 from zigma_bench.plan import make_plan
-from zigma_bench.plugins import catalogue
-from zigma_bench.record import Measurement, Record
+from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.records.record import Measurement, Record
+from zigma_bench.records.store import stage_folder, write_record
 from zigma_bench.reports.render import to_csv, to_json, to_markdown
 from zigma_bench.reports.table import find_tables, read_tables
-from zigma_bench.runner.local import cell_folder, write_table
-from zigma_bench.store import stage_folder, write_record
+from zigma_bench.run.cell import load_parts
+from zigma_bench.run.executors.local import cell_folder, write_table
 from zigma_bench.suite import load_suite
+from zigma_bench.system.device import find_device
 
 DATA = "data: {name: digits}"
 SHUFFLE = "{name: shuffle-patches, patch: 2, seed: 3}"
@@ -117,7 +117,7 @@ def test_faults_say_where_and_what(write_suite, data, words):
 def test_a_dataset_of_a_plugin_has_no_option_called_transforms():
     from dataclasses import dataclass
 
-    from zigma_bench.registry import target_spec
+    from zigma_bench.plugins.registry import target_spec
 
     @dataclass(frozen=True)
     class Options:
@@ -196,7 +196,7 @@ def test_random_fields_pass_the_check_of_plugins():
 def test_a_broken_transform_is_told():
     from dataclasses import dataclass
 
-    from zigma_bench.registry import TransformFacts, target_spec
+    from zigma_bench.plugins.registry import TransformFacts, target_spec
     from zigma_bench.testing import report_of
 
     @dataclass(frozen=True)

@@ -168,7 +168,7 @@ def test_a_suite_in_another_encoding(tmp_path, suite_text):
 
 def test_a_network_that_is_too_deep_is_refused_at_once(write_suite):
     from zigma_bench.plan import make_plan
-    from zigma_bench.plugins import catalogue
+    from zigma_bench.plugins.discovery import catalogue
 
     suite, source = load_suite(write_suite(), settings=["compare.0.backbone.depth=1000000000"])
     with pytest.raises(UsageError, match=r"whole number from 1 to 512"):

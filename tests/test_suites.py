@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zigma_bench import encode_worker
-from zigma_bench.device import find_device
 from zigma_bench.plan import STAGES
+from zigma_bench.records.store import suite_folder
 from zigma_bench.reports.render import to_json
 from zigma_bench.reports.table import read_tables
-from zigma_bench.runner import encode, local
-from zigma_bench.runner.prepare import prepare
-from zigma_bench.store import suite_folder
+from zigma_bench.run import encode
+from zigma_bench.run.executors import local
+from zigma_bench.run.prepare import prepare
+from zigma_bench.run.workers import encode as encode_worker
+from zigma_bench.system.device import find_device
 
 SUITES = sorted((Path(__file__).resolve().parents[1] / "suites").glob("*.yaml"))
 PAPER = {  # the suites of the paper, with the tokens of their largest cells and what they need beside a GPU

@@ -14,8 +14,8 @@ import pytest
 
 from zigma_bench import hookimpl
 from zigma_bench.errors import NotReady
-from zigma_bench.grid import Grid
-from zigma_bench.plugins import catalogue
+from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.route import Route
 from zigma_bench.testing import (
     GRIDS,

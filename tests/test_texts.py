@@ -15,24 +15,24 @@ from PIL import Image
 from tiny_encoders import WIDTH, write_encoder
 from typer.testing import CliRunner
 
-from zigma_bench.cell import load_parts
 from zigma_bench.cli.app import app
-from zigma_bench.device import Device
+from zigma_bench.data.images import ArrayImages, Splits, Subset, captions_of
 from zigma_bench.diffusion.guidance import guided, reading, under_labels
 from zigma_bench.efficiency.calls import make_stage
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.grid import Grid
-from zigma_bench.images import ArrayImages, Splits, Subset, captions_of
+from zigma_bench.layers.init import initialise
 from zigma_bench.metrics.val_loss import velocity_losses
-from zigma_bench.models.init import initialise
 from zigma_bench.plan import Plan, make_plan
 from zigma_bench.plan.cells import Given
-from zigma_bench.plugins import catalogue
-from zigma_bench.runner.prepare import prepare
-from zigma_bench.sampling import Under, draw_part, sample_rows
+from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.pretrained.text_model import TextModel
+from zigma_bench.run.cell import load_parts
+from zigma_bench.run.prepare import prepare
+from zigma_bench.sampling.cell_images import Under, draw_part, sample_rows
+from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import routes
 from zigma_bench.suite import Guidance, Train, load_suite
-from zigma_bench.text_model import TextModel
+from zigma_bench.system.device import Device
 from zigma_bench.training.loop import Goal, train
 from zigma_bench.training.step import draw_batch
 
@@ -52,7 +52,7 @@ ALL = (DATA, ALONE, TEXTED)
 @pytest.fixture(autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels are compiled once for all tests; features are kept apart."""
-    monkeypatch.setattr("zigma_bench.encoders.CACHE_VARIABLE", "ZIGMA_BENCH_TEST_CACHE")
+    monkeypatch.setattr("zigma_bench.pretrained.text_encoders.CACHE_VARIABLE", "ZIGMA_BENCH_TEST_CACHE")
     monkeypatch.setenv("ZIGMA_BENCH_TEST_CACHE", str(tmp_path_factory.mktemp("features")))
 
 
@@ -257,7 +257,7 @@ def test_a_network_learns_what_its_texts_mean(tmp_path) -> None:
 
 @pytest.mark.parametrize("name", ["latency", "forward", "sample", "forward-backward", "train-step"])
 def test_text_networks_are_timed(name, write_suite) -> None:
-    from zigma_bench.cell import build
+    from zigma_bench.run.cell import build
 
     timed = ("quality: [val-loss]", "quality: [val-loss]\nefficiency: {repeats: 3, sample_batch: 2}")
     cell = plan(write_suite(*ALL, GUIDED, timed)).cells[0]
@@ -439,7 +439,7 @@ def test_cells_of_other_conditions_are_drawn_from(backbone, words, write_suite, 
 
 def test_texts_of_two_sides_are_kept_apart() -> None:
     """A caption of the held-out images alone has a number too."""
-    from zigma_bench.data.text_features import with_texts
+    from zigma_bench.conditioning.text_features import with_texts
     from zigma_bench.plan.cells import TextFeatures
 
     def images(*texts):

@@ -13,7 +13,7 @@ from types import FrameType
 
 from zigma_bench.errors import OutputLost, ZigmaBenchError, system_fault
 from zigma_bench.escaping import visible, write_plainly
-from zigma_bench.own_output import reserve_stdout, send_nowhere
+from zigma_bench.system.own_output import reserve_stdout, send_nowhere
 
 CLICK_INTERRUPTED = 130  # how Typer answers a KeyboardInterrupt
 INTERRUPTED = 75
@@ -27,8 +27,8 @@ def main() -> None:
 
             print(f"zigma-bench {__version__}")
             return
-        from zigma_bench.device import calm_collector
-        from zigma_bench.interrupts import noted_interrupts
+        from zigma_bench.system.device import calm_collector
+        from zigma_bench.system.interrupts import noted_interrupts
 
         calm_collector()
         _take_signals()
@@ -139,7 +139,7 @@ def _complain(text: str) -> None:
 
 def _run(interrupted: list[int]) -> None:
     """The command; what a plugin raises in it is a BrokenPlugin, unless the user interrupted."""
-    from zigma_bench.plugin_files import take_option
+    from zigma_bench.plugins.files import take_option
 
     sys.argv[1:] = take_option(sys.argv[1:])
     from zigma_bench.cli.app import app
@@ -160,7 +160,7 @@ def _of_a_plugin(error: BaseException) -> ZigmaBenchError | None:
 
     SystemExit is how commands end, so of one only its own frames count, or those of the KeyboardInterrupt behind it.
     """
-    if (plugins := sys.modules.get("zigma_bench.plugins")) is None:
+    if (plugins := sys.modules.get("zigma_bench.plugins.discovery")) is None:
         return None
     if isinstance(error, SystemExit) and error.code == CLICK_INTERRUPTED and error.__context__ is not None:
         error = error.__context__
@@ -170,7 +170,7 @@ def _of_a_plugin(error: BaseException) -> ZigmaBenchError | None:
 
 def _raised_at(error: Exception) -> str:
     """The line of a plugin that an error came from, if it came from one."""
-    if (plugins := sys.modules.get("zigma_bench.plugins")) is None:
+    if (plugins := sys.modules.get("zigma_bench.plugins.discovery")) is None:
         return ""
     place = plugins.place_in_plugins(error)
     return f" (raised at {place})" if place else ""

@@ -11,8 +11,8 @@ import torch
 
 from zigma_bench.bench import cases, ops, pscan
 from zigma_bench.bench.cases import Shape, backends, find_path, gate, inputs, with_gradients
-from zigma_bench.device import Device
 from zigma_bench.errors import CellFailed, UsageError
+from zigma_bench.system.device import Device
 
 CPU = Device("cpu", "a processor")
 

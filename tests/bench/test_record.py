@@ -11,8 +11,8 @@ from zigma_bench.bench import ops
 from zigma_bench.bench.cases import Shape
 from zigma_bench.bench.record import kept
 from zigma_bench.bench.step import Tokens, bench_step
-from zigma_bench.device import Device
 from zigma_bench.errors import Interrupted
+from zigma_bench.system.device import Device
 
 CPU = Device("cpu", "a processor")
 

@@ -11,10 +11,10 @@ import pytest
 
 from zigma_bench.bench import step
 from zigma_bench.bench.step import Tokens, bench_step, build
-from zigma_bench.device import Device
 from zigma_bench.errors import CellFailed, NotReady, UsageError
-from zigma_bench.models.speed import Graphed, compile_network
+from zigma_bench.layers.speed import Graphed, compile_network
 from zigma_bench.ops.selective_scan import torch_blocks
+from zigma_bench.system.device import Device
 
 CPU = Device("cpu", "a processor")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from zigma_bench.data.arrays import ArrayWriter, Field, Layout, faults, open_store, open_writer
+from zigma_bench.data.reading.arrays import ArrayWriter, Field, Layout, faults, open_store, open_writer
 from zigma_bench.errors import NotReady, UsageError
 
 FIELDS = {"features": Field("float16", (3, 2)), "length": Field("int64", ())}
@@ -127,7 +127,7 @@ def test_a_full_disk_is_an_error_and_leaves_the_other_shards(tmp_path: Path, mon
     def full(path: Path, data: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("zigma_bench.data.arrays.write_atomic", full)
+    monkeypatch.setattr("zigma_bench.data.reading.arrays.write_atomic", full)
     with pytest.raises(NotReady, match=r"shard 1 can't be written: No space left.*make room"):
         fill(writer, [1])
     monkeypatch.undo()

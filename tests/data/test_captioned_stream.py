@@ -18,19 +18,19 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from zigma_bench import encoders
 from zigma_bench.cli.app import app
-from zigma_bench.data import streamed
-from zigma_bench.data.captioned import CaptionedStream
-from zigma_bench.data.check import check
-from zigma_bench.data.huggingface import load
-from zigma_bench.data.options import HuggingFaceOptions
-from zigma_bench.data.text_features import STREAM, check_captions, encode_captions, with_texts
-from zigma_bench.data.transformed import transformed
+from zigma_bench.conditioning.captioned import CaptionedStream
+from zigma_bench.conditioning.text_features import STREAM, check_captions, encode_captions, with_texts
+from zigma_bench.data.checks.dataset import check
+from zigma_bench.data.images import Images, Splits, captions_of, drawn_labels_of, epoch_of, labels_of
+from zigma_bench.data.sources import huggingface_stream as streamed
+from zigma_bench.data.sources.huggingface import load
+from zigma_bench.data.sources.options import HuggingFaceOptions
+from zigma_bench.data.transforms.apply import transformed
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.images import Images, Splits, captions_of, drawn_labels_of, epoch_of, labels_of
 from zigma_bench.plan.cells import Given, TextFeatures
-from zigma_bench.plugins import catalogue
+from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.pretrained import text_encoders as encoders
 from zigma_bench.suite import Train
 from zigma_bench.training.feed import Feed
 from zigma_bench.training.job import Job
@@ -42,7 +42,9 @@ PRINTED = {0: "red", 1: "green", 2: "blue"}
 
 @pytest.fixture(autouse=True)
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zigma_bench.encoders.CACHE_VARIABLE", "ZIGMA_BENCH_TEST_CACHE")  # kernels stay where they are
+    monkeypatch.setattr(
+        "zigma_bench.pretrained.text_encoders.CACHE_VARIABLE", "ZIGMA_BENCH_TEST_CACHE"
+    )  # kernels stay where they are
     monkeypatch.setenv("ZIGMA_BENCH_TEST_CACHE", str(tmp_path / "cache"))
 
 

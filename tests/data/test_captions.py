@@ -13,13 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from zigma_bench.data import digits
-from zigma_bench.data.huggingface import load
-from zigma_bench.data.options import DigitsOptions, HuggingFaceOptions
-from zigma_bench.data.source import describe
-from zigma_bench.data.transformed import transformed
+from zigma_bench.data.images import Splits, captions_of, labels_of
+from zigma_bench.data.sources import digits
+from zigma_bench.data.sources.huggingface import load
+from zigma_bench.data.sources.huggingface_files import describe
+from zigma_bench.data.sources.options import DigitsOptions, HuggingFaceOptions
+from zigma_bench.data.transforms.apply import transformed
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.images import Splits, captions_of, labels_of
 
 from .conftest import SHARED
 

@@ -16,15 +16,15 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from zigma_bench.data.check import Found, check
-from zigma_bench.data.files import gaps, missing_shards, split_list
-from zigma_bench.data.huggingface import load
-from zigma_bench.data.options import HuggingFaceOptions
-from zigma_bench.data.source import describe
+from zigma_bench.data.checks.dataset import Found, check
+from zigma_bench.data.images import ArrayImages, Splits
+from zigma_bench.data.reading.files import gaps, missing_shards, split_list
+from zigma_bench.data.sources.huggingface import load
+from zigma_bench.data.sources.huggingface_files import describe
+from zigma_bench.data.sources.options import HuggingFaceOptions
 from zigma_bench.errors import BadImage, NotReady, UsageError
-from zigma_bench.images import ArrayImages, Splits
-from zigma_bench.plugins import catalogue
-from zigma_bench.registry import Condition, DataFacts, DatasetFacts, target_spec
+from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.plugins.registry import Condition, DataFacts, DatasetFacts, target_spec
 
 KIND = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 Pictures = Callable[..., Path]

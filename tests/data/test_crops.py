@@ -15,18 +15,18 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from zigma_bench.cell import load_parts
 from zigma_bench.cli.app import app
-from zigma_bench.data.check import check
-from zigma_bench.data.decode import decode
-from zigma_bench.data.encoded import DecodedImages
-from zigma_bench.data.huggingface import load
-from zigma_bench.data.options import HuggingFaceOptions
-from zigma_bench.data.transformed import transformed
+from zigma_bench.data.checks.dataset import check
+from zigma_bench.data.images import ArrayImages, Crop, Splits, cropped, random_crops
+from zigma_bench.data.latents.encoded import DecodedImages
+from zigma_bench.data.reading.decode import decode
+from zigma_bench.data.sources.huggingface import load
+from zigma_bench.data.sources.options import HuggingFaceOptions
+from zigma_bench.data.transforms.apply import transformed
 from zigma_bench.errors import BadImage, UsageError, ZigmaBenchError
-from zigma_bench.images import ArrayImages, Crop, Splits, cropped, random_crops
 from zigma_bench.plan import make_plan
-from zigma_bench.plugins import catalogue
+from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.run.cell import load_parts
 from zigma_bench.suite import Train, load_suite
 from zigma_bench.training.feed import Feed
 from zigma_bench.training.job import Job

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zigma_bench.data import decode as module
-from zigma_bench.data.decode import decode
+from zigma_bench.data.images import Pixels
+from zigma_bench.data.reading import decode as module
+from zigma_bench.data.reading.decode import decode
 from zigma_bench.errors import BadImage
-from zigma_bench.images import Pixels
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **rest: object) -> bytes:

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from zigma_bench.data import digits
-from zigma_bench.data.options import DigitsOptions
+from zigma_bench.data.images import Subset, digest
+from zigma_bench.data.sources import digits
+from zigma_bench.data.sources.options import DigitsOptions
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.images import Subset, digest
 
 
 @pytest.mark.parametrize(("validation", "resolution"), [(1000, 8), (1, 16), (1796, 32)])

@@ -13,14 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from zigma_bench.data.check import check
-from zigma_bench.data.counts import count_huggingface, missing_classes
-from zigma_bench.data.huggingface import load
-from zigma_bench.data.options import HuggingFaceOptions
-from zigma_bench.data.source import describe
+from zigma_bench.data.checks.dataset import check
+from zigma_bench.data.images import Counts, labels_of
+from zigma_bench.data.reading.counts import count_huggingface, missing_classes
+from zigma_bench.data.sources.huggingface import load
+from zigma_bench.data.sources.huggingface_files import describe
+from zigma_bench.data.sources.options import HuggingFaceOptions
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.images import Counts, labels_of
-from zigma_bench.plugins import catalogue
+from zigma_bench.plugins.discovery import catalogue
 
 Pictures = Callable[..., Path]
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zigma_bench.data import faceshq
-from zigma_bench.data.check import check
-from zigma_bench.data.faceshq import describe, load
-from zigma_bench.data.options import FacesHQOptions
+from zigma_bench.data.checks.dataset import check
+from zigma_bench.data.sources import faceshq
+from zigma_bench.data.sources.faceshq import describe, load
+from zigma_bench.data.sources.options import FacesHQOptions
 from zigma_bench.errors import NotReady
-from zigma_bench.plugins import catalogue
+from zigma_bench.plugins.discovery import catalogue
 
 
 def test_every_image_below_the_root_is_read(pictures: Callable[..., Path], tmp_path: Path) -> None:

@@ -12,14 +12,15 @@ from typing import Any
 
 import pytest
 
-from zigma_bench.cell import load_splits
-from zigma_bench.data import hashes, source
-from zigma_bench.data.check import check
-from zigma_bench.data.hashes import Store, hashes_of, rehashing
-from zigma_bench.data.options import HuggingFaceOptions
+from zigma_bench.data.checks.dataset import check
+from zigma_bench.data.reading import hashes
+from zigma_bench.data.reading.hashes import Store, hashes_of, rehashing
+from zigma_bench.data.sources import huggingface_files as source
+from zigma_bench.data.sources.options import HuggingFaceOptions
 from zigma_bench.errors import NotReady
 from zigma_bench.plan import Cell, make_plan
-from zigma_bench.plugins import catalogue
+from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.run.cell import load_splits
 from zigma_bench.suite import load_suite
 
 KNOWN = "b9ee7a0c355db614002f2beba274878e7f7ff0cd4a2df2343a155003153be933"

@@ -18,13 +18,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from zigma_bench.data import encoded, hub
-from zigma_bench.data.huggingface import load
-from zigma_bench.data.options import HuggingFaceOptions
-from zigma_bench.data.source import describe
+from zigma_bench.data.images import Subset, digest, labels_of
+from zigma_bench.data.latents import encoded
+from zigma_bench.data.sources import hub
+from zigma_bench.data.sources.huggingface import load
+from zigma_bench.data.sources.huggingface_files import describe
+from zigma_bench.data.sources.options import HuggingFaceOptions
 from zigma_bench.errors import BadImage, NotReady, UsageError
-from zigma_bench.images import Subset, digest, labels_of
-from zigma_bench.registry import Condition
+from zigma_bench.plugins.registry import Condition
 
 Pictures = Callable[..., Path]
 
@@ -303,7 +304,7 @@ def test_describe_imports_nothing_heavy(pictures: Pictures) -> None:
     folder = pictures()
     code = (
         "import sys, json; from zigma_bench.data import digits, faceshq, source; "
-        "from zigma_bench.data.options import *; digits.describe(DigitsOptions()); "
+        "from zigma_bench.data.sources.options import *; digits.describe(DigitsOptions()); "
         f"faceshq.describe(FacesHQOptions()); "
         f"source.describe(HuggingFaceOptions('imagefolder', 8, data_dir={str(folder)!r}, validation=1)); "
         " print(json.dumps(sorted(sys.modules)))"

@@ -14,14 +14,14 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from zigma_bench.data.autoencoder import open_autoencoder
-from zigma_bench.data.encode import check, encode
-from zigma_bench.data.latents import folder_of, latents_of, reconstructions_of
+from zigma_bench.data.images import ArrayImages, Splits
+from zigma_bench.data.latents.autoencoder import open_autoencoder
+from zigma_bench.data.latents.cache import folder_of, latents_of, reconstructions_of
+from zigma_bench.data.latents.encode import check, encode
 from zigma_bench.errors import Interrupted, NotReady, UsageError
-from zigma_bench.images import ArrayImages, Splits
 from zigma_bench.plan.cells import Given
 from zigma_bench.plan.latents import latent_space
-from zigma_bench.registry import DataFacts
+from zigma_bench.plugins.registry import DataFacts
 from zigma_bench.suite import Latents, Train
 from zigma_bench.training.step import draw_batch
 
@@ -205,7 +205,9 @@ def test_a_death_within_a_shard_leaves_nothing_of_it(autoencoder, tmp_path, monk
     def die(path, data):
         raise Killed
 
-    monkeypatch.setattr("zigma_bench.data.arrays.write_json", die)  # the arrays are written, their checksums are not
+    monkeypatch.setattr(
+        "zigma_bench.data.reading.arrays.write_json", die
+    )  # the arrays are written, their checksums are not
     encoding_began = folder_of(space, tmp_path) / "train"
     with pytest.raises(Killed):
         encoded(space, tmp_path)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from zigma_bench.data.digits import all_digits
-from zigma_bench.data.moving_digits import FASTEST, describe, load, motion_of
-from zigma_bench.data.options import MovingDigitsOptions
+from zigma_bench.data.images import Frames, labels_of
+from zigma_bench.data.sources.digits import all_digits
+from zigma_bench.data.sources.moving_digits import FASTEST, describe, load, motion_of
+from zigma_bench.data.sources.options import MovingDigitsOptions
 from zigma_bench.errors import UsageError
-from zigma_bench.images import Frames, labels_of
 
 SMALL = MovingDigitsOptions(frames=5, resolution=13, clips=40, validation=10)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zigma_bench.data.decode import decode
+from zigma_bench.data.reading.decode import decode
 from zigma_bench.errors import BadImage
 
 HEAD = struct.pack(">IIBBBBB", 4, 4, 8, 2, 0, 0, 0)

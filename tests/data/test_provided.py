@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zigma_bench.data import coco, mm_celeba, ucf101
-from zigma_bench.data.check import check
-from zigma_bench.data.options import CocoOptions, MmCelebaOptions, Ucf101Options
+from zigma_bench.data.checks.dataset import check
+from zigma_bench.data.images import captions_of, labels_of
+from zigma_bench.data.sources import coco, mm_celeba, ucf101
+from zigma_bench.data.sources.options import CocoOptions, MmCelebaOptions, Ucf101Options
 from zigma_bench.errors import BadImage, NotReady
-from zigma_bench.images import captions_of, labels_of
-from zigma_bench.plugins import catalogue
+from zigma_bench.plugins.discovery import catalogue
 
 av = pytest.importorskip("av")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from zigma_bench.data.options import GaussianRandomFieldOptions as Options
-from zigma_bench.data.random_field import describe, filter_of, load
+from zigma_bench.data.sources.options import GaussianRandomFieldOptions as Options
+from zigma_bench.data.sources.random_field import describe, filter_of, load
 
 
 def measured_slope(pixels):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from zigma_bench import data
-from zigma_bench.registry import Spec, target_spec
+from zigma_bench.plugins.registry import Spec, target_spec
 
 
 def specs() -> dict[str, Spec]:

@@ -19,17 +19,17 @@ import pytest
 import torch
 from PIL import Image
 
-from zigma_bench.data import hub
-from zigma_bench.data.check import check
-from zigma_bench.data.huggingface import load
-from zigma_bench.data.options import HuggingFaceOptions
-from zigma_bench.data.readahead import read_ahead
-from zigma_bench.data.source import describe
-from zigma_bench.data.stream import buffered_order
-from zigma_bench.data.transformed import transformed
+from zigma_bench.data.checks.dataset import check
+from zigma_bench.data.images import Splits, labels_of
+from zigma_bench.data.reading.readahead import read_ahead
+from zigma_bench.data.reading.stream import buffered_order
+from zigma_bench.data.sources import hub
+from zigma_bench.data.sources.huggingface import load
+from zigma_bench.data.sources.huggingface_files import describe
+from zigma_bench.data.sources.options import HuggingFaceOptions
+from zigma_bench.data.transforms.apply import transformed
 from zigma_bench.errors import BadImage, NotReady, UsageError
-from zigma_bench.images import Splits, labels_of
-from zigma_bench.plugins import catalogue
+from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.suite import Train
 from zigma_bench.training.feed import Feed
 from zigma_bench.training.job import Job

@@ -10,9 +10,9 @@ import pytest
 import torch
 from tiny_encoders import LIMIT, WIDTH, write_encoder
 
-from zigma_bench import encoders
-from zigma_bench.data.text_encoder import open_encoder
+from zigma_bench.conditioning.text_encoder import open_encoder
 from zigma_bench.errors import NotReady, UsageError
+from zigma_bench.pretrained import text_encoders as encoders
 
 COMMIT = "0123456789" * 4
 KINDS = ("clip", "clip-with-pictures", "t5", "t5-with-decoder", "bert")

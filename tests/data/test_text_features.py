@@ -13,15 +13,16 @@ import pytest
 import torch
 from tiny_encoders import WIDTH, write_encoder
 
-from zigma_bench import encoders
-from zigma_bench.data import arrays, text_features
-from zigma_bench.data.prompts import texts_of
-from zigma_bench.data.random_words import RandomWords
-from zigma_bench.data.text_encoder import open_encoder
-from zigma_bench.data.text_features import check_captions, check_width, encode_captions, with_texts
+from zigma_bench.conditioning import text_features
+from zigma_bench.conditioning.prompts import texts_of
+from zigma_bench.conditioning.random_words import RandomWords
+from zigma_bench.conditioning.text_encoder import open_encoder
+from zigma_bench.conditioning.text_features import check_captions, check_width, encode_captions, with_texts
+from zigma_bench.data.images import ArrayImages, Splits, drawn_labels_of, labels_of
+from zigma_bench.data.reading import arrays
 from zigma_bench.errors import Interrupted, NotReady, UsageError
-from zigma_bench.images import ArrayImages, Splits, drawn_labels_of, labels_of
 from zigma_bench.plan.cells import TextFeatures
+from zigma_bench.pretrained import text_encoders as encoders
 
 CAPTIONS = [("a red cat", "a cat"), ("a dog",), ("a cat",), ("the digit", "a green dog", "many")]
 HELD = [("a dog", "a red dog")]
@@ -117,7 +118,7 @@ def test_a_killed_encoding_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_cells_that_start_at_once_encode_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second waits, however long the first takes."""
-    monkeypatch.setattr("zigma_bench.store.LOCK_SECONDS", 0.05)
+    monkeypatch.setattr("zigma_bench.records.store.LOCK_SECONDS", 0.05)
     begun, encoded = threading.Event(), []
 
     class Slow(RandomWords):

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zigma_bench.data import transformed as module
-from zigma_bench.data.transformed import TransformedImages, transformed
-from zigma_bench.data.transforms import (
+from zigma_bench.data.images import ArrayImages, Splits
+from zigma_bench.data.transforms import apply as module
+from zigma_bench.data.transforms.apply import TransformedImages, transformed
+from zigma_bench.data.transforms.built_in import (
     Blur,
     Rotate,
     ShufflePatches,
@@ -21,7 +22,6 @@ from zigma_bench.data.transforms import (
     shuffle_patches,
 )
 from zigma_bench.errors import UsageError
-from zigma_bench.images import ArrayImages, Splits
 
 PIXELS = np.random.RandomState(0).randint(0, 256, (6, 3, 12, 12)).astype(np.uint8)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from zigma_bench.data.video import Cut, VideoClips, read_clips
+from zigma_bench.data.reading.video import Cut, VideoClips, read_clips
 from zigma_bench.errors import BadImage
 
 av = pytest.importorskip("av")

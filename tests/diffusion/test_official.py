@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from zigma_bench.backbones.official.dit import build_dit
 from zigma_bench.diffusion.conventions import time_of_step, vp_noise_of_dit
 from zigma_bench.diffusion.convert import velocity_of
 from zigma_bench.diffusion.ddpm import dit_schedule, kept_steps, solve_discrete
 from zigma_bench.diffusion.guidance import guided
 from zigma_bench.diffusion.solver import solve
-from zigma_bench.models.init import initialise
-from zigma_bench.models.official.dit import build_dit
+from zigma_bench.layers.init import initialise
 from zigma_bench.suite import Guidance
 
 CONFIG = {

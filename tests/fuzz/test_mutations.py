@@ -27,10 +27,10 @@ from mutations import as_json, mutated_document, mutated_text
 from zigma_bench.cli.suites import show_tables
 from zigma_bench.errors import ZigmaBenchError
 from zigma_bench.plan import make_plan
-from zigma_bench.plugins import catalogue
-from zigma_bench.record import Measurement, Record
+from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.records.record import Measurement, Record
+from zigma_bench.records.store import stage_folder, write_json, write_record
 from zigma_bench.reports.table import find_tables
-from zigma_bench.store import stage_folder, write_json, write_record
 from zigma_bench.suite import load_suite
 
 COUNT = int(os.environ.get("ZIGMA_BENCH_MUTATIONS", "300"))

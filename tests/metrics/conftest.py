@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from zigma_bench.images import ArrayImages
+from zigma_bench.data.images import ArrayImages
 
 sys.path[:0] = [str(Path(__file__).parent)]  # golden_features.py, which is also run by hand
 

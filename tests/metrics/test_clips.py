@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from zigma_bench.data.moving_digits import load
-from zigma_bench.data.options import MovingDigitsOptions
+from zigma_bench.data.images import ArrayImages
+from zigma_bench.data.sources.moving_digits import load
+from zigma_bench.data.sources.options import MovingDigitsOptions
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.images import ArrayImages
 from zigma_bench.metrics import clips, i3d_weights, measure
 from zigma_bench.metrics.i3d import CLIP_BATCH, clip_features
 from zigma_bench.metrics.options import EffliteOptions, I3dOptions, InceptionOptions

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from zigma_bench.data.images import ArrayImages, Subset
 from zigma_bench.errors import UsageError
-from zigma_bench.images import ArrayImages, Subset
 from zigma_bench.metrics import features as features_module
 from zigma_bench.metrics.efflite import efflite
 from zigma_bench.metrics.features import RgbPixels, features
@@ -19,7 +19,7 @@ from zigma_bench.metrics.names import EFFLITES
 from zigma_bench.metrics.options import EffliteOptions
 from zigma_bench.metrics.subject import Subject
 from zigma_bench.metrics.weights import efflite_missing, efflite_path
-from zigma_bench.pretrained import file_sha256
+from zigma_bench.pretrained.files import file_sha256
 
 
 def part(images, start, stop):
@@ -81,7 +81,7 @@ def test_the_fingerprint_says_all_that_the_figure_depends_on(subject):
 
 
 def reference_digest(subject):
-    from zigma_bench.images import digest
+    from zigma_bench.data.images import digest
 
     return digest(subject.reference)
 

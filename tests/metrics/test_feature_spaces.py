@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zigma_bench.images import ArrayImages
+from zigma_bench.data.images import ArrayImages
 from zigma_bench.metrics import features as features_module
 from zigma_bench.metrics.efflite import efflite
 from zigma_bench.metrics.features import features

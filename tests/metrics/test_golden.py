@@ -13,9 +13,8 @@ import torch
 from golden_features import features as computed
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
-from zigma_bench.cell import measure
+from zigma_bench.data.images import ArrayImages
 from zigma_bench.errors import NotReady
-from zigma_bench.images import ArrayImages
 from zigma_bench.metrics import features as features_module
 from zigma_bench.metrics import golden
 from zigma_bench.metrics.efflite import efflite
@@ -24,6 +23,7 @@ from zigma_bench.metrics.golden import STEP, check_golden, golden_images, known
 from zigma_bench.metrics.names import EFFLITES
 from zigma_bench.metrics.options import EffliteSize
 from zigma_bench.metrics.subject import Subject
+from zigma_bench.run.cell import measure
 
 
 @pytest.fixture(autouse=True)

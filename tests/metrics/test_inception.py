@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from zigma_bench.data.images import ArrayImages
 from zigma_bench.errors import NotReady
-from zigma_bench.images import ArrayImages
 from zigma_bench.metrics import weights
 from zigma_bench.metrics.inception import NAME, inception
 from zigma_bench.metrics.measure import fid, measured
@@ -169,7 +169,7 @@ def test_a_file_that_is_not_its_name_is_refused_with_both_hashes(inception_weigh
     assert all(word in missing.what for word in (str(path), "starts with 6726825d", f"got {sha}"))
     with pytest.raises(NotReady, match=f"expected a sha256 that starts with 6726825d; got {sha}"):
         fid(options, Subject())
-    from zigma_bench.cell import measure
+    from zigma_bench.run.cell import measure
 
     found = measure("fid", {"weights": str(path)}, Subject())
     assert (found.status, found.value) == ("refused", None)

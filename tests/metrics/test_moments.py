@@ -8,9 +8,8 @@ import functools
 import numpy as np
 import pytest
 
-from zigma_bench.cell import measure
+from zigma_bench.data.images import Subset
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.images import Subset
 from zigma_bench.metrics import features as features_module
 from zigma_bench.metrics import measure as measure_module
 from zigma_bench.metrics import weights
@@ -21,6 +20,7 @@ from zigma_bench.metrics.measure import measured
 from zigma_bench.metrics.moments import read_moments, write_moments
 from zigma_bench.metrics.options import EffliteOptions, WeightsOptions
 from zigma_bench.metrics.subject import Subject
+from zigma_bench.run.cell import measure
 
 fd_efflite0 = functools.partial(measured, "fd", "efflite0", EffliteOptions(64))
 

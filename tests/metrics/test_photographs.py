@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from zigma_bench.cli.app import app
 from zigma_bench.metrics.efflite import efflite
 from zigma_bench.metrics.features import features
-from zigma_bench.standalone.images import open_images
+from zigma_bench.sampling.images import open_images
 
 COUNT = 400  # of 1,280 features each, so the covariances are singular
 PHOTOGRAPHS = "shared/data/cifar10-jpeg/test-00000-of-00001.parquet"  # beside the repository, as the suites have it

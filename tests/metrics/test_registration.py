@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from zigma_bench.errors import UsageError
-from zigma_bench.plugins import catalogue
+from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.testing import check_metric
 
 OTHERS = ("efflite0", "efflite2", "dinov2", "clip")

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
+from zigma_bench.data.images import ArrayImages
 from zigma_bench.errors import NotReady
-from zigma_bench.images import ArrayImages
 from zigma_bench.metrics import features as features_module
 from zigma_bench.metrics import weights
 from zigma_bench.metrics.dinov2 import dinov2, resized_positions

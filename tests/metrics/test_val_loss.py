@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from zigma_bench.data.images import ArrayImages, Subset
 from zigma_bench.diffusion.convert import linear_velocity_of
 from zigma_bench.diffusion.path import at
 from zigma_bench.errors import UsageError
-from zigma_bench.images import ArrayImages, Subset
 from zigma_bench.metrics.options import ValLossOptions
 from zigma_bench.metrics.subject import Subject
 from zigma_bench.metrics.val_loss import TIMES, fixed_noise, val_loss, velocity_losses
-from zigma_bench.record import Record
+from zigma_bench.records.record import Record
 
 
 def zero(x, t):

@@ -109,7 +109,8 @@ def _results(found: object) -> tuple:
 
 def operations(network: nn.Module, *inputs: Tensor) -> Operations:
     """The operations of one forward pass; convolution, scans and attention run as plain code."""
-    from zigma_bench.models import mamba2, mixer
+    from zigma_bench.mixers import mamba as mixer
+    from zigma_bench.mixers import mamba2
 
     seen = Operations()
     seen.follow(network)

@@ -7,16 +7,16 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from zigma_bench.grid import Grid
-from zigma_bench.models import DIT_SIZES, UVIT_SIZES, ZIGMA_SIZES, costs
-from zigma_bench.models.attention_costs import uvit_cost
-from zigma_bench.models.dit import Dit
-from zigma_bench.models.options import DitOptions, UvitOptions, VisionMambaOptions, ZigmaOptions
-from zigma_bench.models.vision_mamba import VisionMamba
-from zigma_bench.models.zigma import Zigma
-from zigma_bench.registry import scan_spec
+from zigma_bench.backbones import DIT_SIZES, UVIT_SIZES, ZIGMA_SIZES, costs
+from zigma_bench.backbones.attention_costs import uvit_cost
+from zigma_bench.backbones.dit.network import Dit
+from zigma_bench.backbones.options import DitOptions, UvitOptions, VisionMambaOptions, ZigmaOptions
+from zigma_bench.backbones.zigma.network import Zigma
+from zigma_bench.backbones.zigma.vision_mamba import VisionMamba
+from zigma_bench.plugins.registry import scan_spec
+from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import routes
-from zigma_bench.scans.straight import bidirectional, raster
+from zigma_bench.scans.orders.straight import bidirectional, raster
 
 
 def orders(function, grid, depth):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from zigma_bench.grid import Grid
-from zigma_bench.models.dit import Dit
-from zigma_bench.models.embed import patchify, sincos_2d, unpatchify
-from zigma_bench.models.init import initialise
-from zigma_bench.models.options import DitOptions
+from zigma_bench.backbones.dit.network import Dit
+from zigma_bench.backbones.options import DitOptions
+from zigma_bench.layers.embed import patchify, sincos_2d, unpatchify
+from zigma_bench.layers.init import initialise
+from zigma_bench.scans.grid import Grid
 
 OPTIONS = DitOptions(width=32, depth=2, patch=2, heads=2)
 

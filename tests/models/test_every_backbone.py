@@ -8,9 +8,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.grid import Grid
-from zigma_bench.models.init import initialise
-from zigma_bench.plugins import catalogue
+from zigma_bench.layers.init import initialise
+from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import routes
 from zigma_bench.testing import check_backbone
 

@@ -10,14 +10,15 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from zigma_bench.backbones import memory as kept
+from zigma_bench.backbones.options import MambaOptions, ZigmaOptions
+from zigma_bench.backbones.zigma import network as zigma
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.grid import Grid
-from zigma_bench.models import kept, zigma
-from zigma_bench.models.init import initialise
-from zigma_bench.models.options import MambaOptions, ZigmaOptions
+from zigma_bench.layers.init import initialise
 from zigma_bench.ops import arguments
 from zigma_bench.ops.compiler import find_compiler
-from zigma_bench.plugins import catalogue
+from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import routes
 from zigma_bench.scans.route import Route
 
@@ -137,7 +138,7 @@ def test_what_no_formula_stands_for_is_refused():
         Case("dit", None, heads=2).formula("torch", "fp16")
     silent = (mock.Mock(facts=mock.Mock(kept=None), owner="x"), None)
     with (
-        mock.patch("zigma_bench.models.mixers.find_mixer", return_value=silent),
+        mock.patch("zigma_bench.mixers.registered.find_mixer", return_value=silent),
         pytest.raises(NotReady, match="gives no estimate"),
     ):
         Case("zigma", "raster").formula("torch", "fp32")

@@ -12,16 +12,16 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from zigma_bench.backbones.costs import check_mamba2, mamba2_cost, zigma_cost
+from zigma_bench.backbones.options import Mamba2Options, VisionMambaOptions, ZigmaOptions
+from zigma_bench.backbones.zigma.network import Zigma
 from zigma_bench.errors import NotReady
-from zigma_bench.grid import Grid
-from zigma_bench.models.costs import check_mamba2, mamba2_cost, zigma_cost
-from zigma_bench.models.init import initialise
-from zigma_bench.models.mamba2 import Mamba2Mixer
-from zigma_bench.models.options import Mamba2Options, VisionMambaOptions, ZigmaOptions
-from zigma_bench.models.zigma import Zigma
+from zigma_bench.layers.init import initialise
+from zigma_bench.mixers.mamba2 import Mamba2Mixer
 from zigma_bench.ops.compiler import find_compiler
-from zigma_bench.plugins import catalogue
-from zigma_bench.registry import Cost
+from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.plugins.registry import Cost
+from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import routes
 from zigma_bench.scans.route import LearnedOrder, Route
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from zigma_bench.grid import Grid
-from zigma_bench.models.costs import mamba_cost
-from zigma_bench.models.init import initialise
-from zigma_bench.models.mixer import MambaMixer
-from zigma_bench.models.options import MambaOptions, ZigmaOptions
+from zigma_bench.backbones.costs import mamba_cost
+from zigma_bench.backbones.options import MambaOptions, ZigmaOptions
+from zigma_bench.layers.init import initialise
+from zigma_bench.mixers.mamba import MambaMixer
 from zigma_bench.ops.compiler import find_compiler
-from zigma_bench.plugins import catalogue
+from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import routes
 from zigma_bench.scans.route import Route
 

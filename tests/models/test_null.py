@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from zigma_bench.backbones import attention_costs
+from zigma_bench.backbones.options import AttentionOptions, IdentityOptions, ZigmaOptions
+from zigma_bench.backbones.zigma.network import Zigma
 from zigma_bench.errors import NotReady
-from zigma_bench.grid import Grid
-from zigma_bench.models import attention_costs
-from zigma_bench.models.attention_mixer import AttentionMixer
-from zigma_bench.models.identity import IdentityMixer
-from zigma_bench.models.init import initialise
-from zigma_bench.models.options import AttentionOptions, IdentityOptions, ZigmaOptions
-from zigma_bench.models.zigma import Zigma
-from zigma_bench.plugins import catalogue
+from zigma_bench.layers.init import initialise
+from zigma_bench.mixers.attention import AttentionMixer
+from zigma_bench.mixers.identity import IdentityMixer
+from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import routes
 from zigma_bench.scans.route import PAD, Route
 from zigma_bench.testing.null import in_raster, order_matters

@@ -13,10 +13,10 @@ from golden import CASES, golden_condition, golden_input, golden_output, officia
 from torch import nn
 from torch.nn.functional import gelu, layer_norm, silu
 
+from zigma_bench.backbones.official import load
+from zigma_bench.backbones.official.scans import ReversedInTime, official_scan
 from zigma_bench.errors import NotReady, UnknownName, UsageError
-from zigma_bench.grid import Grid
-from zigma_bench.models.official import load
-from zigma_bench.models.official.scans import ReversedInTime, official_scan
+from zigma_bench.scans.grid import Grid
 
 PATHS = json.loads((Path(__file__).parents[1] / "scans" / "golden" / "zigma_paths.json").read_text())
 TEXT = CASES["zigzagN8_text_d3"]
@@ -150,8 +150,8 @@ def test_official_temporal_layers_reverse_the_frames():
 @torch.no_grad()
 def test_v2_reads_a_clip_as_one_sequence_frame_after_frame():
     """The same as one tall picture whose rows are the frames' rows in turn."""
-    from zigma_bench.models.options import VisionMambaOptions
-    from zigma_bench.models.vision_mamba import VisionMamba
+    from zigma_bench.backbones.options import VisionMambaOptions
+    from zigma_bench.backbones.zigma.vision_mamba import VisionMamba
     from zigma_bench.scans.route import Route
 
     order = CASES["v2_bidirectional_uncond_d3"]["param_order"]
@@ -174,7 +174,7 @@ def test_positions_that_are_no_formula_s_are_kept_with_the_weights():
         output(odd, CASES["zigzagN8_uncond_d3"]), golden_output(CASES["zigzagN8_uncond_d3"]), atol=1e-4, rtol=0
     )
     assert torch.equal(odd.state_dict()["positions.table"], weights["pos_embed"])
-    from zigma_bench.models.embed import sincos_2d
+    from zigma_bench.layers.embed import sincos_2d
 
     plain = load("zigma", {**weights, "pos_embed": sincos_2d(Grid(4, 4), 16)[None]}, config)
     assert "positions.table" not in plain.state_dict()

@@ -9,18 +9,18 @@ import pytest
 import torch
 from torch import nn
 
+from zigma_bench.backbones.attention_costs import grid_conv_cost, long_skip_cost
+from zigma_bench.backbones.options import HybridOptions, ZigmaOptions
+from zigma_bench.backbones.zigma.network import Block
 from zigma_bench.errors import NotReady
-from zigma_bench.grid import Grid
-from zigma_bench.models.attention_costs import grid_conv_cost, long_skip_cost
-from zigma_bench.models.embed import PatchEmbed, Positions, TimeEmbed, unpatchify
-from zigma_bench.models.grid_conv import GridConv
-from zigma_bench.models.init import initialise
-from zigma_bench.models.mixers import make_mixer
-from zigma_bench.models.options import HybridOptions, ZigmaOptions
-from zigma_bench.models.prefix import prefixed_grid, prefixed_route, with_prefix, without_prefix
-from zigma_bench.models.skips import LongSkip
-from zigma_bench.models.zigma import Block
-from zigma_bench.plugins import catalogue
+from zigma_bench.layers.embed import PatchEmbed, Positions, TimeEmbed, unpatchify
+from zigma_bench.layers.grid_conv import GridConv
+from zigma_bench.layers.init import initialise
+from zigma_bench.layers.prefix import prefixed_grid, prefixed_route, with_prefix, without_prefix
+from zigma_bench.layers.skips import LongSkip
+from zigma_bench.mixers.registered import make_mixer
+from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import routes
 from zigma_bench.scans.route import PAD, Route
 

@@ -18,15 +18,15 @@ import numpy as np
 import pytest
 import torch
 
-from zigma_bench.data import digits
-from zigma_bench.data.options import DigitsOptions
-from zigma_bench.data.transformed import transformed
-from zigma_bench.data.transforms import ShufflePatches, permutation_of, shuffle_patches
-from zigma_bench.grid import Grid
-from zigma_bench.models.init import initialise
-from zigma_bench.models.options import ZigmaOptions
-from zigma_bench.models.zigma import Zigma
-from zigma_bench.plugins import catalogue
+from zigma_bench.backbones.options import ZigmaOptions
+from zigma_bench.backbones.zigma.network import Zigma
+from zigma_bench.data.sources import digits
+from zigma_bench.data.sources.options import DigitsOptions
+from zigma_bench.data.transforms.apply import transformed
+from zigma_bench.data.transforms.built_in import ShufflePatches, permutation_of, shuffle_patches
+from zigma_bench.layers.init import initialise
+from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import routes
 from zigma_bench.suite import Train
 from zigma_bench.training.health import Health

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from zigma_bench.grid import Grid
-from zigma_bench.models.init import initialise
-from zigma_bench.models.options import ZigmaOptions
-from zigma_bench.models.stack import SPAN, Stack
-from zigma_bench.models.zigma import Zigma
-from zigma_bench.plugins import catalogue
+from zigma_bench.backbones.options import ZigmaOptions
+from zigma_bench.backbones.zigma.network import Zigma
+from zigma_bench.layers.init import initialise
+from zigma_bench.layers.stack import SPAN, Stack
+from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import routes
 
 

@@ -7,17 +7,17 @@ import pytest
 import torch
 from golden import CASES, golden_condition, golden_input, golden_output, official_weights
 
-from zigma_bench.grid import Grid
-from zigma_bench.models.init import initialise
-from zigma_bench.models.official import load
-from zigma_bench.models.options import VisionMambaOptions, ZigmaOptions
-from zigma_bench.models.vision_mamba import VisionMamba
-from zigma_bench.models.zigma import Zigma
-from zigma_bench.registry import scan_spec
+from zigma_bench.backbones.official import load
+from zigma_bench.backbones.options import VisionMambaOptions, ZigmaOptions
+from zigma_bench.backbones.zigma.network import Zigma
+from zigma_bench.backbones.zigma.vision_mamba import VisionMamba
+from zigma_bench.layers.init import initialise
+from zigma_bench.plugins.registry import scan_spec
+from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import routes
+from zigma_bench.scans.orders.straight import bidirectional, raster
+from zigma_bench.scans.orders.zigzag import zigzag
 from zigma_bench.scans.route import Route
-from zigma_bench.scans.straight import bidirectional, raster
-from zigma_bench.scans.zigzag import zigzag
 
 GRID = Grid(4, 4)
 

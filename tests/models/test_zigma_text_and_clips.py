@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
+from zigma_bench.backbones.options import ZigmaOptions
+from zigma_bench.backbones.zigma.network import Zigma
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.grid import Grid
-from zigma_bench.models.attention import CrossAttention
-from zigma_bench.models.embed import patchify, unpatchify
-from zigma_bench.models.init import initialise
-from zigma_bench.models.options import ZigmaOptions
-from zigma_bench.models.zigma import Zigma
-from zigma_bench.plugins import catalogue
+from zigma_bench.layers.attention import CrossAttention
+from zigma_bench.layers.embed import patchify, unpatchify
+from zigma_bench.layers.init import initialise
+from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import routes
 
 PICTURE, CLIP = Grid(4, 6), Grid(3, 4, 2)

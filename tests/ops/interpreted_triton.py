@@ -15,20 +15,20 @@ import torch
 import triton.language as tl
 from triton.runtime import interpreter
 
+from zigma_bench.backbones.options import ZigmaOptions
+from zigma_bench.backbones.zigma.network import CardBlock, Zigma
 from zigma_bench.errors import NotReady
-from zigma_bench.grid import Grid
-from zigma_bench.models import speed
-from zigma_bench.models.options import ZigmaOptions
-from zigma_bench.models.zigma import CardBlock, Zigma
+from zigma_bench.layers import speed
 from zigma_bench.ops import backends
 from zigma_bench.ops.causal_conv import causal_conv
 from zigma_bench.ops.residual_norm import residual_norm
 from zigma_bench.ops.selective_scan import selective_scan, triton_launch
 from zigma_bench.ops.ssd import ssd
-from zigma_bench.plugins import catalogue
-from zigma_bench.registry import scan_spec
+from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.plugins.registry import scan_spec
+from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import routes
-from zigma_bench.scans.zigzag import zigzag
+from zigma_bench.scans.orders.zigzag import zigzag
 
 
 @pytest.fixture(autouse=True)

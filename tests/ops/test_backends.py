@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from zigma_bench.device import nvidia_cards
 from zigma_bench.errors import NotReady, UnknownName, UsageError
 from zigma_bench.ops import backends, compiler
 from zigma_bench.ops.selective_scan import __file__ as scan_room
+from zigma_bench.system.device import nvidia_cards
 
 SOURCE = Path(scan_room).with_name("scan.cpp")
 needs_compiler = pytest.mark.skipif(compiler.find_compiler() is None, reason="no C++ compiler")

@@ -10,9 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from zigma_bench.grid import Grid
-from zigma_bench.models.options import ZigmaOptions
-from zigma_bench.models.zigma import Zigma
+from zigma_bench.backbones.options import ZigmaOptions
+from zigma_bench.backbones.zigma.network import Zigma
 from zigma_bench.ops import mamba_inner
 from zigma_bench.ops.causal_conv import causal_conv
 from zigma_bench.ops.causal_conv import launch as conv
@@ -20,7 +19,8 @@ from zigma_bench.ops.compiler import find_compiler
 from zigma_bench.ops.cuda.program import Layout
 from zigma_bench.ops.selective_scan import launch, selective_scan
 from zigma_bench.ops.selective_scan.launch import BackwardPlan, Inputs, Plan
-from zigma_bench.plugins import catalogue
+from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import routes
 
 pytestmark = pytest.mark.skipif(find_compiler() is None, reason="no C++ compiler")

@@ -15,17 +15,17 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from zigma_bench.backbones import costs
+from zigma_bench.backbones.options import ZigmaOptions
+from zigma_bench.backbones.zigma.network import Zigma
 from zigma_bench.errors import NotReady
-from zigma_bench.grid import Grid
-from zigma_bench.models import costs
-from zigma_bench.models.options import ZigmaOptions
-from zigma_bench.models.zigma import Zigma
 from zigma_bench.ops.causal_conv import launch as conv
 from zigma_bench.ops.cuda import program
 from zigma_bench.ops.selective_scan import launch as scan
-from zigma_bench.registry import scan_spec
+from zigma_bench.plugins.registry import scan_spec
+from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import routes
-from zigma_bench.scans.zigzag import zigzag
+from zigma_bench.scans.orders.zigzag import zigzag
 
 needs_nvrtc = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("cuda", "nvidia")), reason="no NVRTC: a build without CUDA"

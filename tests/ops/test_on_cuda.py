@@ -12,21 +12,21 @@ import numpy as np
 import pytest
 import torch
 
+from zigma_bench.backbones.options import ZigmaOptions
+from zigma_bench.backbones.zigma.network import Zigma
 from zigma_bench.errors import NotReady
-from zigma_bench.grid import Grid
-from zigma_bench.models.init import initialise
-from zigma_bench.models.options import ZigmaOptions
-from zigma_bench.models.speed import Graphed
-from zigma_bench.models.zigma import Zigma
+from zigma_bench.layers.init import initialise
+from zigma_bench.layers.speed import Graphed
 from zigma_bench.ops.backends import available
 from zigma_bench.ops.causal_conv import causal_conv
 from zigma_bench.ops.mamba_inner import mamba_inner
 from zigma_bench.ops.residual_norm import residual_norm
 from zigma_bench.ops.selective_scan import selective_scan
-from zigma_bench.plugins import catalogue
-from zigma_bench.registry import scan_spec
+from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.plugins.registry import scan_spec
+from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import routes
-from zigma_bench.scans.zigzag import zigzag
+from zigma_bench.scans.orders.zigzag import zigzag
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA card")
 TRITON = pytest.param("triton", marks=pytest.mark.skipif(bool(available()["triton"]), reason="triton can't run here"))
@@ -387,7 +387,7 @@ def test_mamba_ssm(length: int, dtype: torch.dtype, bound: float) -> None:
 def test_equals_the_official_network(backend: str) -> None:
     from golden import CASES, golden_condition, golden_input, golden_output, official_weights
 
-    from zigma_bench.models.official import load
+    from zigma_bench.backbones.official import load
 
     for case, golden in CASES.items():
         weights = official_weights(golden["param_order"])

@@ -14,15 +14,15 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from zigma_bench.backbones import costs
+from zigma_bench.backbones.options import ZigmaOptions
+from zigma_bench.backbones.zigma.network import Zigma
 from zigma_bench.errors import NotReady
-from zigma_bench.grid import Grid
-from zigma_bench.models import costs
-from zigma_bench.models.options import ZigmaOptions
-from zigma_bench.models.zigma import Zigma
 from zigma_bench.ops import arguments, backends
-from zigma_bench.registry import scan_spec
+from zigma_bench.plugins.registry import scan_spec
+from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import routes
-from zigma_bench.scans.zigzag import zigzag
+from zigma_bench.scans.orders.zigzag import zigzag
 
 ROOT = Path(__file__).resolve().parents[2]
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from zigma_bench.record import Measurement, Record
-from zigma_bench.store import stage_folder, write_json, write_record
+from zigma_bench.records.record import Measurement, Record
+from zigma_bench.records.store import stage_folder, write_json, write_record
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ import json
 import pytest
 
 from zigma_bench.errors import ComparisonRefused, UsageError
-from zigma_bench.record import Measurement, Record
+from zigma_bench.records.record import Measurement, Record
+from zigma_bench.records.store import stage_folder, write_json, write_record
 from zigma_bench.reports.figures import significant
 from zigma_bench.reports.render import to_csv, to_json, to_markdown, to_rich
 from zigma_bench.reports.table import find_tables, read_table
-from zigma_bench.store import stage_folder, write_json, write_record
 
 
 @pytest.fixture

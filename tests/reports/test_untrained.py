@@ -8,10 +8,10 @@ import json
 
 import pytest
 
-from zigma_bench.record import Measurement, Record
+from zigma_bench.records.record import Measurement, Record
+from zigma_bench.records.store import stage_folder, write_json, write_record
 from zigma_bench.reports.render import footer, to_csv, to_json, to_markdown, to_rich
 from zigma_bench.reports.table import read_table
-from zigma_bench.store import stage_folder, write_json, write_record
 
 METRICS = ("val-loss", "kid-efflite0", "precision-efflite0")  # the last is better higher
 SAME = {"val-loss": [2.0], "kid-efflite0": [50.0], "precision-efflite0": [0.1]}  # as the ceiling

@@ -8,10 +8,10 @@ import time
 import numpy as np
 import pytest
 
-from zigma_bench.grid import Grid
-from zigma_bench.plugins import catalogue
+from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.scans.analysis import coverage, grid_distance, sequence_distance, show_json, statistics
 from zigma_bench.scans.draw import LEARNED, draw_path, draw_route, rich_path, rich_route
+from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import routes
 from zigma_bench.scans.route import LearnedOrder, Route
 

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zigma_bench.errors import NotReady
-from zigma_bench.grid import Grid
-from zigma_bench.plugins import catalogue
-from zigma_bench.registry import Spec
+from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.plugins.registry import Spec
 from zigma_bench.scans.analysis import statistics
+from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import routes
 from zigma_bench.scans.route import PAD, BrokenScan, Route
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from zigma_bench import registry
 from zigma_bench.cli import scans_common, scans_gallery
 from zigma_bench.errors import NotReady
-from zigma_bench.plugins import Catalogue, catalogue
+from zigma_bench.plugins import registry
+from zigma_bench.plugins.discovery import Catalogue, catalogue
 from zigma_bench.scans.route import BrokenScan
 
 

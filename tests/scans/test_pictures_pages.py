@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.grid import Grid
+from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.pictures import Block, Panel, page, save_gif, save_png, save_svg
 from zigma_bench.scans.route import Route
 

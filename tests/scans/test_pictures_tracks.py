@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zigma_bench.grid import Grid
+from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.pictures import runs, track
 from zigma_bench.scans.route import Route
 

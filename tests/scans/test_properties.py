@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from zigma_bench import scans
 from zigma_bench.errors import UsageError
-from zigma_bench.grid import Grid
-from zigma_bench.registry import RESERVED, scan_spec
+from zigma_bench.plugins.registry import RESERVED, scan_spec
 from zigma_bench.scans import layers as layers_module
 from zigma_bench.scans.analysis import statistics
+from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import routes
 from zigma_bench.scans.route import Route
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from zigma_bench.grid import Grid
-from zigma_bench.plugins import catalogue
+from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import routes
 from zigma_bench.scans.route import Route
 

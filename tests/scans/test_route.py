@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.grid import Grid
-from zigma_bench.registry import Spec, scan_spec
+from zigma_bench.plugins.registry import Spec, scan_spec
+from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import routes
 from zigma_bench.scans.route import BrokenScan, Route
 

@@ -19,7 +19,7 @@ DIT = {
 
 def dit_weights(config=DIT, seed=0):
     """Random weights of DiT's and SiT's official layout."""
-    from zigma_bench.models.official.dit import build_dit
+    from zigma_bench.backbones.official.dit import build_dit
 
     draw = torch.Generator().manual_seed(seed)
     layout = build_dit(config, backend="torch").layout
@@ -66,7 +66,7 @@ def released(tmp_path):
 @pytest.fixture
 def model(released, tmp_path):
     """`model(kind, **config)`: the folder of an imported model."""
-    from zigma_bench.models.official import import_checkpoint
+    from zigma_bench.backbones.official import import_checkpoint
 
     def make(kind: str, **changes) -> Path:
         config = (PLAIN["config"] if kind == "zigma" else DIT) | changes

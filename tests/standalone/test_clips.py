@@ -14,16 +14,16 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from zigma_bench.cli.app import app
-from zigma_bench.data.moving_digits import load
-from zigma_bench.data.options import MovingDigitsOptions
+from zigma_bench.data.images import ArrayImages, digest
+from zigma_bench.data.sources.moving_digits import load
+from zigma_bench.data.sources.options import MovingDigitsOptions
 from zigma_bench.errors import BadImage, NotReady, UsageError
-from zigma_bench.images import ArrayImages, digest
 from zigma_bench.metrics import clips as measures
 from zigma_bench.metrics.options import EffliteOptions
 from zigma_bench.metrics.subject import Subject
-from zigma_bench.sheets import save_film
-from zigma_bench.standalone import clips as module
-from zigma_bench.standalone.images import open_images
+from zigma_bench.sampling import clips as module
+from zigma_bench.sampling.images import open_images
+from zigma_bench.sampling.sheets import save_film
 
 av = pytest.importorskip("av")
 METRICS = ["--metrics", "frame-fd-efflite0,frame-kid-efflite0"]

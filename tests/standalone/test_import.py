@@ -16,11 +16,11 @@ from golden import golden_condition, golden_input, official_weights
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
+from zigma_bench.backbones.official import import_checkpoint, load, open_model
+from zigma_bench.backbones.official.card import read_card
+from zigma_bench.backbones.official.released import sha256_of
 from zigma_bench.cli.app import app
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.models.official import import_checkpoint, load, open_model
-from zigma_bench.models.official.card import read_card
-from zigma_bench.models.official.released import sha256_of
 
 from .conftest import DIT, PLAIN, TEXT, dit_weights
 

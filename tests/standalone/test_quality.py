@@ -10,15 +10,15 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from zigma_bench.cell import Life, run_due
 from zigma_bench.cli.app import app
-from zigma_bench.device import Device
+from zigma_bench.data.images import digest
 from zigma_bench.errors import BadImage, NotReady, UsageError
-from zigma_bench.images import digest
 from zigma_bench.plan import make_plan
-from zigma_bench.plugins import catalogue
-from zigma_bench.standalone.images import open_images
+from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.run.cell import Life, run_due
+from zigma_bench.sampling.images import open_images
 from zigma_bench.suite import load_suite
+from zigma_bench.system.device import Device
 
 
 def run(*words, results):

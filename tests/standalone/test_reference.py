@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from zigma_bench.cell import load_parts
 from zigma_bench.cli.app import app
+from zigma_bench.data.images import digest
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.images import digest
 from zigma_bench.plan import make_plan
-from zigma_bench.plugins import catalogue
-from zigma_bench.standalone.reference import open_reference
+from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.run.cell import load_parts
+from zigma_bench.sampling.reference import open_reference
 from zigma_bench.suite import load_suite
 
 

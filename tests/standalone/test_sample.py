@@ -10,16 +10,16 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from zigma_bench.backbones.official import open_model
 from zigma_bench.cli.app import app
 from zigma_bench.diffusion.ddpm import dit_schedule, solve_discrete
 from zigma_bench.diffusion.noise import StepNoise, image_noise
 from zigma_bench.diffusion.solver import solve
 from zigma_bench.errors import UsageError
-from zigma_bench.models.official import open_model
-from zigma_bench.sampling import to_pixels
-from zigma_bench.sheets import read_film
-from zigma_bench.standalone.images import open_images
-from zigma_bench.standalone.labels import label_of
+from zigma_bench.sampling.cell_images import to_pixels
+from zigma_bench.sampling.images import open_images
+from zigma_bench.sampling.labels import label_of
+from zigma_bench.sampling.sheets import read_film
 
 from .conftest import PLAIN, TEXT
 
@@ -133,8 +133,8 @@ def test_latents_are_no_pictures(model, tmp_path):
 @pytest.fixture
 def clips(tmp_path):
     """`clips(channels)`: the folder of an imported ZigMa of two frames, and its network."""
-    from zigma_bench.models.official import import_checkpoint
-    from zigma_bench.models.official.zigma import build
+    from zigma_bench.backbones.official import import_checkpoint
+    from zigma_bench.backbones.official.zigma import build
 
     def make(channels):
         config = {**PLAIN["config"], "in_channels": channels, "scan_type": "zzvideo_sst", "video_frames": 2}
@@ -213,7 +213,7 @@ def test_orders_that_make_no_sense(words, told, model, tmp_path):
 
 
 def test_models_that_lack_what_is_asked(model, released, tmp_path):
-    from zigma_bench.models.official import import_checkpoint
+    from zigma_bench.backbones.official import import_checkpoint
 
     plain = run(model("sit", class_dropout_prob=0.0), "--out", tmp_path / "a", "--guidance", 2)
     assert "no label that stands for none" in str(plain.exception)
@@ -245,7 +245,7 @@ def test_what_is_neither_suite_nor_model(write_suite, tmp_path):
 
 def test_what_is_drawn_is_measured_without_its_grid(model, tmp_path):
     """Fewer images asked for later leave the rest, with their labels."""
-    from zigma_bench.standalone.images import open_images
+    from zigma_bench.sampling.images import open_images
 
     folder = model("sit")
     for count in (3, 2):
@@ -328,9 +328,9 @@ def test_prompts_of_an_imported_model(tmp_path):
     """Its network under the encoder's features of the prompts, the padding too."""
     from tiny_encoders import LIMIT, WIDTH, write_encoder
 
-    from zigma_bench.data.text_encoder import open_encoder
-    from zigma_bench.models.official import import_checkpoint
-    from zigma_bench.models.official.zigma import build
+    from zigma_bench.backbones.official import import_checkpoint
+    from zigma_bench.backbones.official.zigma import build
+    from zigma_bench.conditioning.text_encoder import open_encoder
 
     config = {**TEXT["config"], "in_channels": 3, "d_context": WIDTH}
     draw = torch.Generator().manual_seed(0)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from zigma_bench.data.images import ArrayImages
 from zigma_bench.errors import Interrupted
-from zigma_bench.images import ArrayImages
 from zigma_bench.suite import Train
 from zigma_bench.training.ema import ema_decay, update_ema
 from zigma_bench.training.loop import Goal, train

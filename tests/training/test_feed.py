@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import torch
 
-from zigma_bench.data.options import GaussianRandomFieldOptions
-from zigma_bench.data.random_field import load
+from zigma_bench.data.images import ArrayImages, Subset, decodes
+from zigma_bench.data.sources.options import GaussianRandomFieldOptions
+from zigma_bench.data.sources.random_field import load
 from zigma_bench.errors import BadImage, CellFailed, NotReady
-from zigma_bench.images import ArrayImages, Subset, decodes
-from zigma_bench.plugins import catalogue
+from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.suite import Train
 from zigma_bench.training import job as module
 from zigma_bench.training.feed import AHEAD, Feed, workers_of
@@ -60,8 +60,8 @@ from dataclasses import dataclass
 import numpy as np
 import zigma_bench
 from zigma_bench.errors import BadImage
-from zigma_bench.images import Splits
-from zigma_bench.registry import DataFacts, DatasetFacts
+from zigma_bench.data.images import Splits
+from zigma_bench.plugins.registry import DataFacts, DatasetFacts
 
 @dataclass(frozen=True)
 class Bad:
@@ -235,8 +235,8 @@ def test_the_order_of_an_epoch_is_drawn_once(monkeypatch: pytest.MonkeyPatch) ->
 
 
 ORPHANS = """
-from zigma_bench.data.options import GaussianRandomFieldOptions
-from zigma_bench.data.random_field import load
+from zigma_bench.data.sources.options import GaussianRandomFieldOptions
+from zigma_bench.data.sources.random_field import load
 from zigma_bench.suite import Train
 from zigma_bench.training.feed import Feed
 from zigma_bench.training.job import Job
@@ -275,8 +275,8 @@ def alive(pid: int) -> bool:
 
 
 LARGE = """
-from zigma_bench.data.options import GaussianRandomFieldOptions
-from zigma_bench.data.random_field import load
+from zigma_bench.data.sources.options import GaussianRandomFieldOptions
+from zigma_bench.data.sources.random_field import load
 from zigma_bench.suite import Train
 from zigma_bench.training.feed import Feed
 from zigma_bench.training.job import Job

@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import nn
 
+from zigma_bench.data.images import ArrayImages
 from zigma_bench.errors import Interrupted, NotFinite
-from zigma_bench.grid import Grid
-from zigma_bench.images import ArrayImages
-from zigma_bench.models import mixer as mixer_module
-from zigma_bench.models.init import initialise
-from zigma_bench.plugins import catalogue
+from zigma_bench.layers.init import initialise
+from zigma_bench.mixers import mamba as mixer_module
+from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import routes
 from zigma_bench.suite import Train
 from zigma_bench.training.fault import find_fault, uncompiled

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import nn
 
+from zigma_bench.data.images import ArrayImages
 from zigma_bench.errors import Interrupted, NotFinite
-from zigma_bench.images import ArrayImages
 from zigma_bench.suite import Train
 from zigma_bench.training import loop
 from zigma_bench.training.checkpoint import load_checkpoint, save_checkpoint

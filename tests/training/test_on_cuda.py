@@ -9,20 +9,20 @@ import pytest
 import torch
 
 from zigma_bench.bench.cases import Shape, call, inputs
-from zigma_bench.data.options import GaussianRandomFieldOptions
-from zigma_bench.data.random_field import load
-from zigma_bench.device import find_device
+from zigma_bench.data.images import ArrayImages
+from zigma_bench.data.sources.options import GaussianRandomFieldOptions
+from zigma_bench.data.sources.random_field import load
 from zigma_bench.diffusion.noise import StepNoise
 from zigma_bench.efficiency.ceilings import SCANS, _without_launches
 from zigma_bench.efficiency.timing import timed_call
 from zigma_bench.errors import Interrupted, NotFinite
-from zigma_bench.grid import Grid
-from zigma_bench.images import ArrayImages
-from zigma_bench.models.init import initialise
+from zigma_bench.layers.init import initialise
 from zigma_bench.plan.cells import Given
-from zigma_bench.plugins import catalogue
+from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import routes
 from zigma_bench.suite import Train
+from zigma_bench.system.device import find_device
 from zigma_bench.training.feed import Feed
 from zigma_bench.training.job import Job
 from zigma_bench.training.loop import Goal, train

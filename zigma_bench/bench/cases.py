@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from zigma_bench.errors import CellFailed, UsageError
-from zigma_bench.grid import Grid
 from zigma_bench.ops.backends import available, runs_on
 from zigma_bench.ops.causal_conv import causal_conv
 from zigma_bench.ops.selective_scan import selective_scan
-from zigma_bench.plugins import catalogue
+from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import routes
 from zigma_bench.scans.route import Ints
 

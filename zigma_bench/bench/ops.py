@@ -26,7 +26,7 @@ from zigma_bench.bench.cases import (
     inputs,
     with_gradients,
 )
-from zigma_bench.device import Device
+from zigma_bench.system.device import Device
 
 DIRECTIONS = ("forward", "forward+backward")
 PEERS = ("naive", "torch", PEER, "mamba-ssm")

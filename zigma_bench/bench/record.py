@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from zigma_bench.device import Device
 from zigma_bench.errors import Interrupted
-from zigma_bench.provenance import LIBRARIES, version
-from zigma_bench.store import write_json
+from zigma_bench.records.provenance import LIBRARIES, version
+from zigma_bench.records.store import write_json
+from zigma_bench.system.device import Device
 
 
 class BenchRecord:

@@ -18,14 +18,14 @@ from torch import nn
 
 from zigma_bench.bench.cases import gate
 from zigma_bench.bench.ops import DTYPES, timed
-from zigma_bench.device import Device
 from zigma_bench.errors import UsageError
-from zigma_bench.grid import Grid
-from zigma_bench.models.init import initialise
-from zigma_bench.models.speed import compile_network, record
+from zigma_bench.layers.init import initialise
+from zigma_bench.layers.speed import compile_network, record
 from zigma_bench.ops.backends import available, resolve
-from zigma_bench.plugins import catalogue
+from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import routes
+from zigma_bench.system.device import Device
 from zigma_bench.training.ema import update_ema
 
 PATCH, CHANNELS = 2, 4

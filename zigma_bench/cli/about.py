@@ -12,7 +12,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stand
 
 def doctor(as_json: AsJson = False) -> None:
     """Print versions, devices, kernels, weights found and plugins set aside."""
-    from zigma_bench.runner.doctor import examine
+    from zigma_bench.run.doctor import examine
 
     found = examine()
     if as_json:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from zigma_bench.cli import about, bench, catalogue, data, find_batch, images, models, plugins, suites
-from zigma_bench.plugin_files import add_folder
+from zigma_bench.plugins.files import add_folder
 
 app = typer.Typer(
     name="zigma-bench",

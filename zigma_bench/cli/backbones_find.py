@@ -8,11 +8,11 @@ from typing import Any
 
 from zigma_bench.cli.scans_common import setting_of, split_settings
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.grid import Grid
 from zigma_bench.plan import Resolved, cell_routes
 from zigma_bench.plan.resolve import resolve
-from zigma_bench.plugins import catalogue
-from zigma_bench.registry import Cost, Spec
+from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.plugins.registry import Cost, Spec
+from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.route import Route
 from zigma_bench.suite import Choice
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from zigma_bench.cli.backbones_find import Network
 from zigma_bench.cli.show import print_wide
-from zigma_bench.scans.course import Course, course
+from zigma_bench.scans.orders.course import Course, course
 from zigma_bench.scans.route import Route
 
 MIB = 2**20

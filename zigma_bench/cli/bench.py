@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from zigma_bench.bench.ops import Row
     from zigma_bench.bench.step import StepRow
-    from zigma_bench.device import Device
+    from zigma_bench.system.device import Device
 
 bench = typer.Typer(
     help="Speeds of operators and whole steps, told after the results are found right.", no_args_is_help=True
@@ -38,9 +38,9 @@ def bench_operators(
     from zigma_bench.bench.cases import OPS, Shape
     from zigma_bench.bench.ops import bench_ops
     from zigma_bench.bench.record import kept
-    from zigma_bench.device import find_device
     from zigma_bench.errors import UnknownName
-    from zigma_bench.store import check_writable
+    from zigma_bench.records.store import check_writable
+    from zigma_bench.system.device import find_device
 
     for name in op or ():
         if name not in OPS:
@@ -77,8 +77,8 @@ def bench_whole_steps(
     """Time forward passes and training steps of ZigMa along some paths beside a DiT of as many parameters."""
     from zigma_bench.bench.record import kept
     from zigma_bench.bench.step import PATHS, Tokens, bench_step
-    from zigma_bench.device import find_device
-    from zigma_bench.store import check_writable
+    from zigma_bench.records.store import check_writable
+    from zigma_bench.system.device import find_device
 
     found = find_device(device)
     check_writable(results)

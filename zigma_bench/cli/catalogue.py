@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from zigma_bench.registry import Registry, Spec
+    from zigma_bench.plugins.registry import Registry, Spec
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 Name = Annotated[str, typer.Argument(help="A registered name.")]
@@ -27,7 +27,7 @@ backbones = typer.Typer(help="Denoising networks.", no_args_is_help=True, rich_m
 @scans.command("list")
 def list_scans(as_json: AsJson = False) -> None:
     """List every scan with its options."""
-    from zigma_bench.plugins import catalogue
+    from zigma_bench.plugins.discovery import catalogue
 
     _list(catalogue().scans, as_json)
 
@@ -85,7 +85,7 @@ def scan_gallery(grid: GridText = "16x16", depth: Depth = 8, seed: Seed = 0, svg
 @backbones.command("list")
 def list_backbones(as_json: AsJson = False) -> None:
     """List every backbone with its options."""
-    from zigma_bench.plugins import catalogue
+    from zigma_bench.plugins.discovery import catalogue
 
     _list(catalogue().backbones, as_json)
 
@@ -117,7 +117,7 @@ def show_backbone(
         )  # fmt: skip
         show_network(network, as_json=as_json)
         return
-    from zigma_bench.plugins import catalogue
+    from zigma_bench.plugins.discovery import catalogue
 
     _show_options(catalogue().get("backbone", name), as_json)
 

@@ -33,8 +33,7 @@ def encode(
 ) -> None:
     """Write the latents and the features of captions that a suite's networks see into caches; goes on where it stopped,
     mends what is broken."""
-    from zigma_bench.device import find_device
-    from zigma_bench.runner.encode import (
+    from zigma_bench.run.encode import (
         cached_cells,
         check_latents,
         check_texts,
@@ -44,8 +43,9 @@ def encode(
         text_cells,
         text_state,
     )
-    from zigma_bench.runner.prepare import prepare
-    from zigma_bench.runner.watch import watcher
+    from zigma_bench.run.prepare import prepare
+    from zigma_bench.run.watch import watcher
+    from zigma_bench.system.device import find_device
 
     target = find_device(device)
     unmeasured = [*(settings or ()), "quality=[]"]  # what metrics lack is no matter here

@@ -14,7 +14,7 @@ from zigma_bench.cli.suites import AsJson
 from zigma_bench.errors import UsageError, ZigmaBenchError
 
 if TYPE_CHECKING:
-    from zigma_bench.data.check import Found
+    from zigma_bench.data.checks.dataset import Found
 
 NAME_HELP = "The name of a data set, or a suite, a YAML file, whose data sets are looked at."
 FROM_HELP = "The folder that holds it; the data set's own option root or data_dir else."
@@ -70,10 +70,10 @@ def _of_suite(path: Path, settings: list[str] | None) -> list[Asked]:
 def _caches(path: Path, settings: list[str] | None, folder: Path | None) -> list[tuple[Asked, Found]]:
     """What is wrong with the caches of latents that a suite names, and with the features of captions that are kept;
     they belong to images where the suite has them."""
-    from zigma_bench.data.check import Found
+    from zigma_bench.data.checks.dataset import Found
     from zigma_bench.plan.data import data_sets
-    from zigma_bench.plugins import catalogue
-    from zigma_bench.runner.encode import cache_problems, text_problems, text_state
+    from zigma_bench.plugins.discovery import catalogue
+    from zigma_bench.run.encode import cache_problems, text_problems, text_state
     from zigma_bench.suite import load_suite
 
     suite, source = load_suite(path, settings=settings or ())
@@ -103,7 +103,7 @@ def _of_words(name: str, settings: list[str] | None) -> Asked:
 
 def _from(asked: Asked, folder: Path) -> Asked:
     """The same data set in another folder."""
-    from zigma_bench.plugins import catalogue
+    from zigma_bench.plugins.discovery import catalogue
 
     known = {option.name for option in catalogue().get("dataset", asked.name, where=asked.where).options}
     place = next((name for name in PLACES if name in known), None)
@@ -122,8 +122,8 @@ def _once(asked: list[Asked]) -> list[Asked]:
 
 
 def _look(asked: Asked) -> Found:
-    from zigma_bench.data.check import check as look
-    from zigma_bench.plugins import catalogue
+    from zigma_bench.data.checks.dataset import check as look
+    from zigma_bench.plugins.discovery import catalogue
 
     spec = catalogue().get("dataset", asked.name, where=asked.where)
     options = spec.make_options(spec.resolve(asked.options, where=asked.where))

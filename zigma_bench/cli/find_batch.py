@@ -24,11 +24,11 @@ def find_batch(
     as_json: AsJson = False,
 ) -> None:
     """Find the largest batch whose training step fits in memory, in fresh processes; nothing is changed by it."""
-    from zigma_bench.device import find_device
-    from zigma_bench.runner.find_batch import distinct, limit_of
-    from zigma_bench.runner.find_batch import find_batch as find
-    from zigma_bench.runner.prepare import prepare
-    from zigma_bench.store import check_writable, suite_folder, write_json
+    from zigma_bench.records.store import check_writable, suite_folder, write_json
+    from zigma_bench.run.find_batch import distinct, limit_of
+    from zigma_bench.run.find_batch import find_batch as find
+    from zigma_bench.run.prepare import prepare
+    from zigma_bench.system.device import find_device
 
     target = find_device(device)
     made = prepare(suite, settings=settings or (), only=only or (), smoke=smoke)

@@ -14,7 +14,7 @@ from zigma_bench.cli.suites import quality as quality_of_suite
 from zigma_bench.errors import UsageError
 
 if TYPE_CHECKING:
-    from zigma_bench.standalone.judge import Asked, Judgement
+    from zigma_bench.sampling.judge import Asked, Judgement
 
 SUITE_HELP = "A suite, a YAML file, whose trained cells are measured; or give --samples."
 SAMPLES_HELP = "Images or clips to measure instead: a folder, a .zip of images, or a .npz with arr_0 [N, (T,) H, W, C]."
@@ -75,7 +75,7 @@ def _measure(
     device: str,
     as_json: bool,
 ) -> None:
-    from zigma_bench.standalone.judge import judge
+    from zigma_bench.sampling.judge import judge
 
     asked = None if metrics is None else _asked(metrics)
     place = _device(device, results)
@@ -89,7 +89,7 @@ def _measure(
 
 
 def _save(samples: Path, metrics: str | None, out: Path, results: Path, device: str, as_json: bool) -> None:
-    from zigma_bench.standalone.statistics import save_statistics
+    from zigma_bench.sampling.statistics import save_statistics
 
     asked = _asked("fid" if metrics is None else metrics)
     if len(asked) != 1:
@@ -101,8 +101,8 @@ def _save(samples: Path, metrics: str | None, out: Path, results: Path, device: 
 
 def _device(name: str, results: Path) -> str:
     """The device that figures are computed on, told to the user, once results can be written."""
-    from zigma_bench.device import find_device
-    from zigma_bench.store import check_writable
+    from zigma_bench.records.store import check_writable
+    from zigma_bench.system.device import find_device
 
     target = find_device(name)
     check_writable(results)
@@ -113,7 +113,7 @@ def _device(name: str, results: Path) -> str:
 def _asked(text: str) -> list[Asked]:
     """`fd-efflite0:size=128,fid`."""
     from zigma_bench.cli.scans_common import setting_of, split_settings
-    from zigma_bench.standalone.judge import Asked
+    from zigma_bench.sampling.judge import Asked
 
     found: list[Asked] = []
     for word in split_settings(text):

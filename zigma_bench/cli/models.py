@@ -16,7 +16,7 @@ from zigma_bench.cli.suites import sample as sample_of_suite
 from zigma_bench.errors import UsageError
 
 if TYPE_CHECKING:
-    from zigma_bench.standalone.model import Order
+    from zigma_bench.sampling.model import Order
 
 KIND_HELP = "zigma, dit or sit: whose layout the file has."
 CONFIG_HELP = "The official constructor's arguments, YAML or JSON; DiT's and SiT's defaults are XL/2 at 256 x 256."
@@ -54,8 +54,8 @@ def import_model(
     ] = None,
 ) -> None:
     """Keep a released checkpoint of ZigMa, DiT or SiT as a folder: safetensors, checked name by name, and a card."""
-    from zigma_bench.models.official import import_checkpoint
-    from zigma_bench.models.official.config import read_config
+    from zigma_bench.backbones.official import import_checkpoint
+    from zigma_bench.backbones.official.config import read_config
 
     card = import_checkpoint(
         kind,
@@ -98,7 +98,7 @@ def sample(
     autoencoder: Annotated[str | None, typer.Option("--autoencoder", help=AUTOENCODER_HELP)] = None,
 ) -> None:
     """Draw the images of a suite's trained cells, or of an imported model or one trained cell as you ask."""
-    from zigma_bench.standalone.target import kind_of
+    from zigma_bench.sampling.target import kind_of
 
     of_model = {
         "out": out, "count": count, "batch": batch, "solver": solver, "evaluations": evaluations, "seed": seed,
@@ -140,11 +140,11 @@ class _Asked:
 
     def order(self, target: Path, kind: str) -> Order:
         """The order of a model's or a cell's folder."""
-        from zigma_bench.models.official.card import read_card
-        from zigma_bench.standalone.drawable import imported
-        from zigma_bench.standalone.model import make_order
-        from zigma_bench.standalone.trained import trained
-        from zigma_bench.standalone.words import labels_of, sample_keys
+        from zigma_bench.backbones.official.card import read_card
+        from zigma_bench.sampling.drawable import imported
+        from zigma_bench.sampling.model import make_order
+        from zigma_bench.sampling.trained import trained
+        from zigma_bench.sampling.words import labels_of, sample_keys
 
         keys, places = sample_keys(self.given, self.settings)
         if kind == "cell" and self.encoder is not None:
@@ -164,9 +164,9 @@ def _draw(
     autoencoder: str | None,
     as_json: bool,
 ) -> None:
-    from zigma_bench.device import find_device
-    from zigma_bench.standalone.decode import decode_folder, decoder_of
-    from zigma_bench.standalone.draw import UNDECODED, draw_to_folder
+    from zigma_bench.sampling.decode import decode_folder, decoder_of
+    from zigma_bench.sampling.draw import UNDECODED, draw_to_folder
+    from zigma_bench.system.device import find_device
 
     if out is None:
         raise UsageError("what a model draws needs a folder", do="give --out DIR")

@@ -15,8 +15,8 @@ import typer
 from zigma_bench.errors import UnknownName, UsageError
 
 if TYPE_CHECKING:
-    from zigma_bench.plugins import Catalogue
-    from zigma_bench.registry import Spec
+    from zigma_bench.plugins.discovery import Catalogue
+    from zigma_bench.plugins.registry import Spec
     from zigma_bench.testing import Report
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
@@ -28,7 +28,7 @@ plugins = typer.Typer(help="Plugins: list, begin and check them.", no_args_is_he
 @plugins.command("list")
 def list_plugins(as_json: AsJson = False) -> None:
     """List every plugin with what it registered, and those set aside with the reason."""
-    from zigma_bench.plugins import catalogue
+    from zigma_bench.plugins.discovery import catalogue
 
     found = catalogue()
     if as_json:
@@ -49,7 +49,7 @@ def new_plugin(
     folder: Annotated[Path, typer.Option("--dir", help="Where the plugin's folder is put.")] = Path("."),
 ) -> None:
     """Write the folder of a new plugin, zigma-bench-NAME, with code that works and tests that pass."""
-    from zigma_bench.kit import write_plugin
+    from zigma_bench.plugins.kit import write_plugin
 
     made = write_plugin(name, kind, folder)
     typer.echo(f"{made}: {next_steps(made, name)}")
@@ -70,7 +70,7 @@ def check_plugin(
     as_json: AsJson = False,
 ) -> None:
     """Check that what a plugin registered keeps its contract; code 1 where something does not hold."""
-    from zigma_bench.plugins import catalogue
+    from zigma_bench.plugins.discovery import catalogue
 
     found = catalogue()
     aside = [problem for problem in found.problems if problem.name == name]

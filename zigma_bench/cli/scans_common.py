@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from zigma_bench.errors import UsageError
-from zigma_bench.grid import Grid
-from zigma_bench.plugins import catalogue
+from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import routes
 from zigma_bench.scans.route import Route
 from zigma_bench.suite import parse_value

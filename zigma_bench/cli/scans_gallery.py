@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from zigma_bench.cli.scans_common import Files, check_depth, panel, save
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.grid import Grid
-from zigma_bench.plugins import catalogue
+from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import routes
 from zigma_bench.scans.route import BrokenScan, Route
 
 if TYPE_CHECKING:
-    from zigma_bench.registry import Spec
+    from zigma_bench.plugins.registry import Spec
     from zigma_bench.scans.pictures import Block, Panel
 
 PANELS, SIZE, WIDTH = 4, 1.15, 13  # of a scan at most; inches of a panel's side and of a page

@@ -13,7 +13,7 @@ from zigma_bench.cli.show import print_wide
 from zigma_bench.scans import analysis, draw
 
 if TYPE_CHECKING:
-    from zigma_bench.grid import Grid
+    from zigma_bench.scans.grid import Grid
     from zigma_bench.scans.pictures import Block
     from zigma_bench.scans.route import Route
 

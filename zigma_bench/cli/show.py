@@ -13,16 +13,16 @@ from rich.segment import Segment
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from zigma_bench.device import Device
 from zigma_bench.escaping import visible
 from zigma_bench.plan import Plan, told
 from zigma_bench.reports import differences
 from zigma_bench.reports.render import differences_to_rich, footer, to_rich
 from zigma_bench.reports.table import Table
-from zigma_bench.runner.encode import cached_cells, state, text_cells, text_state
-from zigma_bench.runner.estimate import NOTHING, Estimate, Estimator
-from zigma_bench.runner.prepare import image_counts
+from zigma_bench.run.encode import cached_cells, state, text_cells, text_state
+from zigma_bench.run.estimate import NOTHING, Estimate, Estimator
+from zigma_bench.run.prepare import image_counts
 from zigma_bench.suite import Train
+from zigma_bench.system.device import Device
 
 
 def print_table(table: Table) -> None:

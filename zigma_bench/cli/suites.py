@@ -68,8 +68,8 @@ def plan(
 ) -> None:
     """Print the resolved cells with tokens, parameters, FLOPs and estimated time; code 3 where something is missing."""
     from zigma_bench.cli.show import show_plan
-    from zigma_bench.device import find_device
-    from zigma_bench.runner.prepare import plan_json, prepare
+    from zigma_bench.run.prepare import plan_json, prepare
+    from zigma_bench.system.device import find_device
 
     target = find_device(device)
     made = prepare(suite, settings=settings or (), only=only or (), smoke=smoke)
@@ -129,12 +129,12 @@ def _run(
     as_json: bool,
     stages: Sequence[Stage],
 ) -> None:
-    from zigma_bench.device import find_device
+    from zigma_bench.records.store import suite_folder
     from zigma_bench.reports.table import read_tables
-    from zigma_bench.runner.local import rounds_of, run_plan
-    from zigma_bench.runner.prepare import check_stages, prepare
-    from zigma_bench.runner.watch import watcher
-    from zigma_bench.store import suite_folder
+    from zigma_bench.run.executors.local import rounds_of, run_plan
+    from zigma_bench.run.prepare import check_stages, prepare
+    from zigma_bench.run.watch import watcher
+    from zigma_bench.system.device import find_device
 
     target = find_device(device)
     made = prepare(suite, settings=settings or (), only=only or (), smoke=smoke, fetch=True, device_type=target.type)

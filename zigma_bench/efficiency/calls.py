@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zigma_bench.device import Device
+from zigma_bench.data.images import ArrayImages
 from zigma_bench.diffusion.draw import draw
 from zigma_bench.diffusion.guidance import under_labels
 from zigma_bench.diffusion.noise import StepNoise
-from zigma_bench.images import ArrayImages
-from zigma_bench.models.speed import Graphed, compile_network, record, uncompile
+from zigma_bench.layers.speed import Graphed, compile_network, record, uncompile
 from zigma_bench.plan import Cell
 from zigma_bench.suite import Train
+from zigma_bench.system.device import Device
 from zigma_bench.training.health import Health
 from zigma_bench.training.step import Descent, autocast, draw_batch, loss_of
 

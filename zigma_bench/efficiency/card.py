@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from zigma_bench.device import Device
+from zigma_bench.system.device import Device
 
 WINDOW_SECONDS = 3.0
 

@@ -10,14 +10,14 @@ import torch
 
 from zigma_bench.bench.cases import STATES, Shape, call, gate, inputs
 from zigma_bench.bench.ops import copy_bytes_per_second, least_bytes
-from zigma_bench.device import Device
 from zigma_bench.efficiency.timing import time_calls, timed_call
-from zigma_bench.grid import Grid
-from zigma_bench.models.speed import record
+from zigma_bench.layers.speed import record
 from zigma_bench.ops.backends import resolve
 from zigma_bench.plan import Cell, cell_routes
-from zigma_bench.plugins import catalogue
+from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.route import Route
+from zigma_bench.system.device import Device
 
 SIDE = {"cpu": 1024, "cuda": 8192}
 PRODUCTS = 7

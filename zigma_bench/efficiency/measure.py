@@ -15,7 +15,6 @@ from typing import Any
 
 from torch import nn
 
-from zigma_bench.device import Device
 from zigma_bench.efficiency.calls import STAGES, make_stage
 from zigma_bench.efficiency.card import Meter, find_meter, joules_a_call
 from zigma_bench.efficiency.ceilings import ceilings, scan_alone
@@ -32,7 +31,8 @@ from zigma_bench.efficiency.timing import (
 )
 from zigma_bench.ops.backends import resolve
 from zigma_bench.plan import Cell
-from zigma_bench.record import Measurement
+from zigma_bench.records.record import Measurement
+from zigma_bench.system.device import Device
 
 Tell = Callable[[int, str], None]
 Round = dict[str, Any]

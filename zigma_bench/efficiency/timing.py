@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
-from zigma_bench.device import Device
 from zigma_bench.errors import Interrupted
+from zigma_bench.system.device import Device
 
 AGREEMENT, CALLS_IN_A_ROW, MOST_WARM_UPS = 0.10, 3, 20
 ALLOCATION = ("can't allocate memory", "not enough memory", "std::bad_alloc")  # how torch says it on a CPU

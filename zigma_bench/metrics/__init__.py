@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from zigma_bench.hookspecs import hookimpl
 from zigma_bench.metrics import weights
 from zigma_bench.metrics.clip_metrics import EFFLITE_SMOKE, register_clip_metrics
 from zigma_bench.metrics.names import FAMILIES, OF_ALL, Family, Kind, metric_name
@@ -18,11 +17,12 @@ from zigma_bench.metrics.options import (
     InceptionOptions,
     ValLossOptions,
 )
-from zigma_bench.registry import MetricFacts, Missing
+from zigma_bench.plugins.hookspecs import hookimpl
+from zigma_bench.plugins.registry import MetricFacts, Missing
 
 if TYPE_CHECKING:
     from zigma_bench.metrics.subject import Subject
-    from zigma_bench.record import Measurement
+    from zigma_bench.records.record import Measurement
 
 KID_MINIMUM = 4  # subsets of half the smaller set, and an unbiased estimate needs two images in each
 COVER_MINIMUM = 6  # a fifth neighbour, and the image itself

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from zigma_bench.metrics import i3d_weights, weights
 from zigma_bench.metrics.names import EFFLITES
 from zigma_bench.metrics.options import EffliteOptions, I3dOptions, InceptionOptions
-from zigma_bench.registry import MetricFacts
+from zigma_bench.plugins.registry import MetricFacts
 
 KID_MINIMUM = 4  # as for images
 EFFLITE_SMOKE = {"size": 64}  # of a toy

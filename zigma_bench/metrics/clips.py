@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from zigma_bench.data.images import Frames, Images, digest
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.images import Frames, Images, digest
 from zigma_bench.metrics import measure
 from zigma_bench.metrics.i3d import clip_features, i3d_facts
 from zigma_bench.metrics.i3d_weights import FVD_MINIMUM, SHORTEST_CLIP, i3d_missing, i3d_path, is_published
@@ -17,7 +17,7 @@ from zigma_bench.metrics.names import Efflite, Kind
 from zigma_bench.metrics.options import EffliteOptions, I3dOptions, InceptionOptions
 from zigma_bench.metrics.quality import frechet
 from zigma_bench.metrics.subject import Subject
-from zigma_bench.record import Measurement
+from zigma_bench.records.record import Measurement
 
 PROTOCOL = 1
 

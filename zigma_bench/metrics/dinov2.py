@@ -16,7 +16,7 @@ from torch.nn import functional
 from zigma_bench.metrics.features import Extractor
 from zigma_bench.metrics.state import State, read_state, unfit
 from zigma_bench.metrics.wrapped import CLASS_TOKEN, Wrapped, squeezed
-from zigma_bench.pretrained import file_sha256
+from zigma_bench.pretrained.files import file_sha256
 
 SIDE, PATCH = 224, 14
 HEAD = 64  # channels of a head, in all sizes

@@ -19,7 +19,7 @@ from zigma_bench.metrics.features import Extractor
 from zigma_bench.metrics.names import Efflite
 from zigma_bench.metrics.options import EffliteSize
 from zigma_bench.metrics.weights import efflite_path
-from zigma_bench.pretrained import file_sha256
+from zigma_bench.pretrained.files import file_sha256
 
 LAYER = "pooled"
 DIMENSIONS = 1280  # of both: the Lite variants do not widen their last layer

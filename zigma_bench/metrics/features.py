@@ -21,10 +21,10 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
+from zigma_bench.data.images import ArrayImages, Images, Pixels, digest
 from zigma_bench.errors import UsageError
-from zigma_bench.images import ArrayImages, Images, Pixels, digest
 from zigma_bench.metrics.golden import check_golden
-from zigma_bench.sealed import read_entry, write_entry
+from zigma_bench.records.sealed import read_entry, write_entry
 
 Features = npt.NDArray[np.float32]
 

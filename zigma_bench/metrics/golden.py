@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from zigma_bench.data.images import Pixels
 from zigma_bench.errors import NotReady
-from zigma_bench.images import Pixels
-from zigma_bench.sealed import read_entry, write_entry
+from zigma_bench.records.sealed import read_entry, write_entry
 
 if TYPE_CHECKING:
     from zigma_bench.metrics.features import Extractor

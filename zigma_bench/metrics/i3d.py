@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from zigma_bench.data.images import Images, digest
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.images import Images, digest
 from zigma_bench.metrics.features import FEATURES, Features, exact_float32
 from zigma_bench.metrics.i3d_weights import I3D_FILE
-from zigma_bench.pretrained import file_sha256
-from zigma_bench.sealed import read_entry, write_entry
+from zigma_bench.pretrained.files import file_sha256
+from zigma_bench.records.sealed import read_entry, write_entry
 
 CLIP_BATCH = 8  # fixed: kernels are chosen by batch size, and features differ in the last digits
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from zigma_bench.metrics.options import I3dOptions
 from zigma_bench.metrics.weights import FOLDER_VARIABLE, not_its_hash
-from zigma_bench.pretrained import file_sha256
-from zigma_bench.registry import Missing
+from zigma_bench.plugins.registry import Missing
+from zigma_bench.pretrained.files import file_sha256
 
 # The conversion of DeepMind's I3D (Kinetics-400) to TorchScript that StyleGAN-V published and the field computes FVD
 # with (universome/fvd-comparison).

@@ -14,7 +14,7 @@ from torch_fidelity.utils import create_feature_extractor
 
 from zigma_bench.metrics.features import Extractor
 from zigma_bench.metrics.state import read_state, unfit
-from zigma_bench.pretrained import file_sha256
+from zigma_bench.pretrained.files import file_sha256
 
 NAME = "inception-v3-compat"
 LAYER = "2048"

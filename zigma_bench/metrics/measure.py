@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from zigma_bench.data.images import Images
 from zigma_bench.errors import NotReady
-from zigma_bench.images import Images
 from zigma_bench.metrics import COVER_MINIMUM, KID_MINIMUM, SCORE_MINIMUM
 from zigma_bench.metrics.extractors import opened
 from zigma_bench.metrics.features import Extractor, Features, digest_once, features
@@ -24,7 +24,7 @@ from zigma_bench.metrics.quality import SEED, SUBSETS, kid, kid_subset_size
 from zigma_bench.metrics.reference import reference_gaussian
 from zigma_bench.metrics.subject import Subject
 from zigma_bench.metrics.weights import FID_MINIMUM
-from zigma_bench.record import Measurement
+from zigma_bench.records.record import Measurement
 
 PROTOCOL = 1
 UNIT = "1"

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from zigma_bench.errors import UsageError
 from zigma_bench.metrics.gaussian import Gaussian, of_moments
-from zigma_bench.store import write_atomic
+from zigma_bench.records.store import write_atomic
 
 MEAN, COVARIANCE = "mu", "sigma"
 COUNT, MAKER = "count", "extractor"  # beside the field's two, in files that are written here

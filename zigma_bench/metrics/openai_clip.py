@@ -15,7 +15,7 @@ from torch import nn
 from zigma_bench.metrics.features import Extractor
 from zigma_bench.metrics.state import State, read_state, unfit
 from zigma_bench.metrics.wrapped import EMBEDDING, Wrapped, cropped
-from zigma_bench.pretrained import file_sha256
+from zigma_bench.pretrained.files import file_sha256
 
 PREFIX = "visual."
 SHAPES = {"conv1.weight": 4, "positional_embedding": 2, "proj": 2}  # what tells the sizes, and how many axes it has

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from zigma_bench.images import Images
+from zigma_bench.data.images import Images
 from zigma_bench.metrics.features import Extractor, content_key, features
 from zigma_bench.metrics.gaussian import Gaussian, fitted
-from zigma_bench.sealed import read_entry, write_entry
+from zigma_bench.records.sealed import read_entry, write_entry
 
 
 def reference_gaussian(

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from zigma_bench.errors import NotReady
+from zigma_bench.layers.tensors import faults_of, listed, not_finite
 from zigma_bench.metrics.weights import PUBLISHED, Given, is_published
-from zigma_bench.models.tensors import faults_of, listed, not_finite
 
 State = dict[str, Tensor]
 

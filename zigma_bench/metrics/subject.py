@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zigma_bench.data.images import Images
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.images import Images
 
 if TYPE_CHECKING:
     from zigma_bench.diffusion.convert import Network

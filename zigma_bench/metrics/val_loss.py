@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from zigma_bench.data.images import Images, Subset, digest, floats, labels_of
 from zigma_bench.diffusion.convert import Network
 from zigma_bench.diffusion.guidance import under
 from zigma_bench.diffusion.objective import prediction_loss
 from zigma_bench.errors import UsageError
-from zigma_bench.images import Images, Subset, digest, floats, labels_of
 from zigma_bench.metrics.options import ValLossOptions
 from zigma_bench.metrics.subject import Subject
-from zigma_bench.record import Measurement
+from zigma_bench.records.record import Measurement
 
 PROTOCOL = 1
 NAME = "val-loss"

@@ -11,8 +11,8 @@ from typing import Literal
 
 from zigma_bench.metrics.names import Efflite
 from zigma_bench.metrics.options import EffliteOptions, WeightsOptions
-from zigma_bench.pretrained import file_sha256
-from zigma_bench.registry import Missing
+from zigma_bench.plugins.registry import Missing
+from zigma_bench.pretrained.files import file_sha256
 
 FOLDER_VARIABLE = "ZIGMA_BENCH_WEIGHTS"
 NAMED_HASH = re.compile(r"-([0-9a-f]{8,64})\.\w+$")  # as PyTorch's hub names files

@@ -13,7 +13,7 @@ from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as pictures
 
-from zigma_bench.images import Pixels
+from zigma_bench.data.images import Pixels
 
 CLASS_TOKEN, EMBEDDING = "class-token", "embedding"
 

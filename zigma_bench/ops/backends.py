@@ -11,9 +11,9 @@ import shutil
 import sysconfig
 from pathlib import Path
 
-from zigma_bench.device import cards, nvidia_cards
 from zigma_bench.errors import NotReady, UnknownName, UsageError
 from zigma_bench.ops.compiler import find_compiler, require_compiler
+from zigma_bench.system.device import cards, nvidia_cards
 
 BACKENDS = ("naive", "torch", "cpu", "fused", "triton", "mamba-ssm")
 DEVICES = ("cpu", "cuda")

@@ -17,11 +17,11 @@ from typing import Any, Literal
 
 from pydantic_core import to_jsonable_python
 
-from zigma_bench.encoders import features_folder
 from zigma_bench.errors import NotReady
 from zigma_bench.plan.diffusion import LINEAR_VELOCITY, Objective, Sampler, objective_of, sampler_of
 from zigma_bench.plan.space import LatentSpace
-from zigma_bench.plugins import catalogue
+from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.pretrained.text_encoders import features_folder
 from zigma_bench.suite import Efficiency, Reference, Sample, Strict, Train
 
 LONGEST_SLUG = 100

@@ -13,8 +13,8 @@ from zigma_bench.plan.resolve import describe, entries, resolve, word
 from zigma_bench.plan.settings import NO_DATA
 from zigma_bench.plan.space import LatentSpace
 from zigma_bench.plan.text import condition_of, text_of
-from zigma_bench.plugins import Catalogue
-from zigma_bench.registry import DataFacts
+from zigma_bench.plugins.discovery import Catalogue
+from zigma_bench.plugins.registry import DataFacts
 from zigma_bench.suite import Data, Source, Suite
 
 Place = tuple[str | int, ...]

@@ -10,14 +10,14 @@ from typing import Any
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.plan.cells import digest
 from zigma_bench.plan.space import TOY, LatentSpace
-from zigma_bench.pretrained import Pretrained, file_sha256
-from zigma_bench.registry import DataFacts, Missing
+from zigma_bench.plugins.registry import DataFacts, Missing
+from zigma_bench.pretrained.files import Pretrained, file_sha256
 from zigma_bench.suite import Latents
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 SCALE = 0.18215  # what a configuration without a factor means: Stable Diffusion's
 INSTALL = Missing("diffusers is not installed", 'pip install "zigma-bench[latents]"')
-# As small as it can be: two halves of a resolution, with its weights drawn by data/autoencoder.py
+# As small as it can be: two halves of a resolution, with its weights drawn by data/latents/autoencoder.py
 TOY_CONFIG: dict[str, Any] = {
     "_class_name": "AutoencoderKL",
     "down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2,

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from zigma_bench.errors import NotReady, UnknownName, UsageError, ZigmaBenchError
-from zigma_bench.grid import Grid
 from zigma_bench.plan.cells import Cell, Given, Resolved, held_out_needed, too_few_held_out
 from zigma_bench.plan.data import DataSet, data_sets
 from zigma_bench.plan.diffusion import check_diffusion
@@ -18,8 +17,9 @@ from zigma_bench.plan.plan import Plan
 from zigma_bench.plan.resolve import cell_routes, resolve, smoke_suite, with_options
 from zigma_bench.plan.rows import anchors_of, find_baseline, label_all
 from zigma_bench.plan.settings import settings_of
-from zigma_bench.plugins import Catalogue
-from zigma_bench.registry import Cost, DataFacts, Spec
+from zigma_bench.plugins.discovery import Catalogue
+from zigma_bench.plugins.registry import Cost, DataFacts, Spec
+from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import MOST_LAYERS
 from zigma_bench.scans.route import Route
 from zigma_bench.suite import Choice, Comparison, Source, Suite

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.plan.cells import Cell, Match, Resolved, within
-from zigma_bench.registry import Cost, Spec
+from zigma_bench.plugins.registry import Cost, Spec
 from zigma_bench.suite import SizeMatch
 
 STEPS = {"depth": (1,), "width": (64, 32, 16, 8, 4, 2, 1)}  # round widths first

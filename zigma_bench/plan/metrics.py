@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from zigma_bench.errors import UsageError
 from zigma_bench.plan.cells import Resolved
-from zigma_bench.plugins import Catalogue
-from zigma_bench.registry import DataFacts, Missing
+from zigma_bench.plugins.discovery import Catalogue
+from zigma_bench.plugins.registry import DataFacts, Missing
 from zigma_bench.suite import Source, Suite
 
 

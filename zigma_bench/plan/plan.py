@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.plan.cells import Cell
-from zigma_bench.registry import Missing
+from zigma_bench.plugins.registry import Missing
 from zigma_bench.suite import Suite
 
 

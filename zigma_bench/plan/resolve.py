@@ -9,13 +9,13 @@ from typing import Any
 
 import pydantic
 
-from zigma_bench import encoders
 from zigma_bench.errors import NotReady, UsageError, ZigmaBenchError, nearest
-from zigma_bench.grid import Grid
 from zigma_bench.plan.cells import Resolved
 from zigma_bench.plan.space import TOY
-from zigma_bench.plugins import BUILTIN, Catalogue
-from zigma_bench.registry import DataFacts, Spec
+from zigma_bench.plugins.discovery import BUILTIN, Catalogue
+from zigma_bench.plugins.registry import DataFacts, Spec
+from zigma_bench.pretrained import text_encoders as encoders
+from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import fresh_routes, routes
 from zigma_bench.scans.route import BrokenScan, Route
 from zigma_bench.suite import Budget, Choice, Data, Efficiency, Latents, OwnRecipe, Reference, SizeMatch, Source, Suite

@@ -8,8 +8,8 @@ from typing import Any
 from zigma_bench.errors import UsageError
 from zigma_bench.plan.cells import Cell, Resolved
 from zigma_bench.plan.resolve import word
-from zigma_bench.plugins import Catalogue
-from zigma_bench.registry import Spec
+from zigma_bench.plugins.discovery import Catalogue
+from zigma_bench.plugins.registry import Spec
 from zigma_bench.suite import Source, Suite, Train, own_keys
 
 

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from zigma_bench.registry import DataFacts, Spec
+from zigma_bench.plugins.registry import DataFacts, Spec
 from zigma_bench.suite import Efficiency, Suite, Train
 
 NO_DATA = DataFacts(1, 1, 1, "")  # of an efficiency suite, whose cells say their own shape

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from zigma_bench import encoders
 from zigma_bench.errors import UsageError, ZigmaBenchError
 from zigma_bench.plan.cells import TextFeatures
-from zigma_bench.registry import Condition, DataFacts, Missing
+from zigma_bench.plugins.registry import Condition, DataFacts, Missing
+from zigma_bench.pretrained import text_encoders as encoders
 from zigma_bench.suite import TextEncoder
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
-from zigma_bench.record import Record
+from zigma_bench.records.record import Record
 
 if TYPE_CHECKING:
     from zigma_bench.reports.table import Row, Statistic
@@ -23,7 +23,7 @@ NO_BETTER = "no better than the untrained network"
 
 def directions(records: Iterable[Record]) -> dict[str, Better]:
     """By the measured name; a name is absent where the plugin that registers its metric is not there."""
-    from zigma_bench.plugins import catalogue
+    from zigma_bench.plugins.discovery import catalogue
 
     found: dict[str, Better] = {}
     for record in records:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from zigma_bench.errors import ComparisonRefused
-from zigma_bench.record import Measurement
+from zigma_bench.records.record import Measurement
 
 
 def check_smoke(smoke: Iterable[bool], where: Path) -> None:

@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zigma_bench.due import without_outdated
 from zigma_bench.errors import ComparisonRefused, UsageError
-from zigma_bench.record import Measurement, Record
+from zigma_bench.records.record import Measurement, Record
+from zigma_bench.records.store import RECORD, TABLE, read_record, stage_folder
+from zigma_bench.records.table_file import read_stored
 from zigma_bench.reports.better import Against, Better, directions, with_untrained
 from zigma_bench.reports.columns import check_columns, check_smoke
 from zigma_bench.reports.compare import Difference, with_differences
 from zigma_bench.reports.statistics import deviation, t_interval
-from zigma_bench.reports.stored import read_stored
-from zigma_bench.store import RECORD, TABLE, read_record, stage_folder
+from zigma_bench.run.due import without_outdated
 
 ROLES = ("floor", "reconstruction", "cell", "ceiling")  # from the top of a table
 
@@ -227,7 +227,9 @@ def _records(folder: Path, entry: dict[str, Any]) -> Iterator[Record]:
 def _check_use(record: Record, folder: Path) -> None:
     """ComparisonRefused for a record that lacks what a table reads of it."""
     origin, asked = record.provenance, record.cell.get("quality", [])
-    known = record.status == "failed" or all(isinstance(origin.get(key), str) for key in ("card", "precision", "backend"))
+    known = record.status == "failed" or all(
+        isinstance(origin.get(key), str) for key in ("card", "precision", "backend")
+    )
     names = isinstance(asked, list) and all(isinstance(m, dict) and isinstance(m.get("name"), str) for m in asked)
     if (origin and not known) or not names:
         what = "where it was measured" if names else "the metrics of its cell"

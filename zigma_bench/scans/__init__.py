@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from zigma_bench.hookspecs import hookimpl
-from zigma_bench.scans import controls, cross, curves, heads, inserted, local, spirals, straight, zigzag
+from zigma_bench.plugins.hookspecs import hookimpl
+from zigma_bench.scans.orders import controls, cross, curves, heads, inserted, local, spirals, straight, zigzag
 
 SCANS = (
     straight.raster, straight.column, straight.bidirectional, straight.row_repeat, straight.sweep, straight.mamba_nd,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from zigma_bench.grid import Grid
+from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.route import Ints, Route
 
 GRID_DISTANCES = (1, 2, 4, 8)

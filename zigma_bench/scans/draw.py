@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zigma_bench.grid import Grid
+from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.route import Ints, Route
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from zigma_bench.errors import UsageError, ZigmaBenchError
-from zigma_bench.grid import Grid
-from zigma_bench.interrupts import contained, words_of
+from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.route import BrokenScan, LearnedOrder, Route
+from zigma_bench.system.interrupts import contained, words_of
 
 RESERVED = ("grid", "layer", "depth", "seed")
 MOST_LAYERS = 10_000

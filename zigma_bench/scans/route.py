@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zigma_bench.errors import NotReady
-from zigma_bench.grid import Grid
+from zigma_bench.scans.grid import Grid
 
 Ints = npt.NDArray[np.int64]
 Merge = Literal["sum", "mean", "concat", "gate", "channel-attention", "scatter", "cascade"]

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from zigma_bench.registry import Spec
+from zigma_bench.plugins.registry import Spec
 from zigma_bench.testing.lookup import NeedsOptions, find, registered
 from zigma_bench.testing.report import Check, Report
 from zigma_bench.testing.scan import GRIDS, ScanReport, check_scan, scan_report

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from zigma_bench.errors import NotReady
-from zigma_bench.grid import Grid
-from zigma_bench.registry import Condition, Cost, Spec
+from zigma_bench.plugins.registry import Condition, Cost, Spec
+from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.route import Route
 from zigma_bench.testing.condition import made_up, obeys_condition
 from zigma_bench.testing.lookup import check_options, imports_without_torch, light_module, option_sets

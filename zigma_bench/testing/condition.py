@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from zigma_bench.errors import ZigmaBenchError
-from zigma_bench.registry import Condition
+from zigma_bench.plugins.registry import Condition
 from zigma_bench.testing.network import Built, distance, noise, stirred
 from zigma_bench.testing.report import Failed
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from zigma_bench.data.images import Images, Splits, captions_of, cropped, decodes, random_crops
 from zigma_bench.errors import NotReady
-from zigma_bench.images import Images, Splits, captions_of, cropped, decodes, random_crops
-from zigma_bench.registry import DataFacts, Spec
+from zigma_bench.plugins.registry import DataFacts, Spec
 from zigma_bench.testing.lookup import check_options, imports_without_torch, light_module, option_sets
 from zigma_bench.testing.report import Failed, Report, Step, walk
 

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from zigma_bench.registry import Cost
+from zigma_bench.plugins.registry import Cost
 from zigma_bench.testing.report import Failed
 
 LESS = 0.02  # a formula may leave out this share, such as that of a small projection

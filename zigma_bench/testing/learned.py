@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zigma_bench.grid import Grid
-from zigma_bench.registry import Cost, Spec
+from zigma_bench.plugins.registry import Cost, Spec
+from zigma_bench.scans.grid import Grid
 from zigma_bench.testing.network import Built, network_steps, noise
 from zigma_bench.testing.report import Failed, Step
 

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from zigma_bench.errors import UnknownName
-from zigma_bench.registry import Option, Spec
+from zigma_bench.plugins.registry import Option, Spec
 from zigma_bench.testing.report import Failed
 
 
@@ -24,7 +24,7 @@ def find(kind: str, wanted: str | Spec, plugin: ModuleType | None) -> Spec:
     if isinstance(wanted, Spec):
         return wanted
     if plugin is None:
-        from zigma_bench.plugins import catalogue
+        from zigma_bench.plugins.discovery import catalogue
 
         return catalogue().get(kind, wanted)
     found = {spec.name: spec for spec in registered(plugin) if spec.kind == kind}
@@ -35,7 +35,7 @@ def find(kind: str, wanted: str | Spec, plugin: ModuleType | None) -> Spec:
 
 def registered(plugin: ModuleType) -> list[Spec]:
     """All that a plugin's module registers, whether it is installed or not."""
-    from zigma_bench.plugins import specs_of
+    from zigma_bench.plugins.discovery import specs_of
 
     return specs_of(plugin, plugin.__name__, f"module {plugin.__name__}")
 

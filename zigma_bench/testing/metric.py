@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from zigma_bench.data.images import ArrayImages
 from zigma_bench.errors import NotReady, ZigmaBenchError
-from zigma_bench.images import ArrayImages
 from zigma_bench.metrics.subject import Subject
-from zigma_bench.record import Measurement
-from zigma_bench.registry import Spec
+from zigma_bench.plugins.registry import Spec
+from zigma_bench.records.record import Measurement
 from zigma_bench.testing.lookup import check_options, imports_without_torch, light_module, option_sets
 from zigma_bench.testing.report import Failed, Report, Step, walk
 
@@ -110,7 +110,9 @@ def _fingerprint(spec: Spec, values: Mapping[str, Any], subject: Subject) -> str
     first = _measure(spec, values, subject)
     other = _measure(spec, values, _subject(spec, values, seed=1))
     if first.fingerprint == other.fingerprint:
-        raise Failed(f"the same for other images: {first.fingerprint}; put zigma_bench.images.digest of them into it")
+        raise Failed(
+            f"the same for other images: {first.fingerprint}; put zigma_bench.data.images.digest of them into it"
+        )
     return ", ".join(sorted(first.fingerprint))
 
 

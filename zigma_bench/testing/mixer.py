@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+from zigma_bench.backbones.options import ZigmaOptions
 from zigma_bench.errors import NotReady
-from zigma_bench.grid import Grid
-from zigma_bench.models.options import ZigmaOptions
-from zigma_bench.registry import Cost, Spec
+from zigma_bench.plugins.registry import Cost, Spec
+from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.route import Route
 from zigma_bench.testing.lookup import check_options, imports_without_torch, light_module, option_sets
 from zigma_bench.testing.network import Built, network_steps, noise, same_parameters

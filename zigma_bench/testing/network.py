@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from zigma_bench.models.init import generator, initialise
-from zigma_bench.registry import Cost
+from zigma_bench.layers.init import generator, initialise
+from zigma_bench.plugins.registry import Cost
 from zigma_bench.testing.flops import compare_flops
 from zigma_bench.testing.report import Failed, Step
 from zigma_bench.training.checkpoint import load_weights, save_weights

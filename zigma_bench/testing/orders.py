@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from zigma_bench.grid import Grid
+from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.route import PAD, Route
 
 

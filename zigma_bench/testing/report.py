@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from zigma_bench.errors import ZigmaBenchError
-from zigma_bench.interrupts import contained, words_of
-from zigma_bench.plugin_places import place_of
+from zigma_bench.plugins.places import place_of
+from zigma_bench.system.interrupts import contained, words_of
 
 
 class Failed(AssertionError):

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from zigma_bench.errors import NotReady, ZigmaBenchError
-from zigma_bench.grid import Grid
-from zigma_bench.registry import Spec, scan_spec
+from zigma_bench.plugins.registry import Spec, scan_spec
+from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import fresh_routes, routes
 from zigma_bench.scans.route import BrokenScan, Route
 from zigma_bench.testing.lookup import check_options, imports_without_torch, light_module, option_sets
@@ -111,7 +111,7 @@ def _spec_of(scan: Callable[..., Any] | str | Spec) -> Spec:
         return scan
     try:
         if isinstance(scan, str):
-            from zigma_bench.plugins import catalogue
+            from zigma_bench.plugins.discovery import catalogue
 
             return catalogue().get("scan", scan)
         name = getattr(scan, "__name__", type(scan).__name__)

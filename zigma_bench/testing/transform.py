@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from zigma_bench.images import Pixels
-from zigma_bench.registry import Spec
+from zigma_bench.data.images import Pixels
+from zigma_bench.plugins.registry import Spec
 from zigma_bench.testing.lookup import check_options, imports_without_torch, light_module, option_sets
 from zigma_bench.testing.report import Failed, Report, Step, walk
 

@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from zigma_bench.errors import CellFailed
-from zigma_bench.notices import notice
-from zigma_bench.sealed import altered, file_sha256, hashes_of
-from zigma_bench.store import CHECKPOINTS, sync_folder, temporary_folder, write_atomic
+from zigma_bench.records.sealed import altered, file_sha256, hashes_of
+from zigma_bench.records.store import CHECKPOINTS, sync_folder, temporary_folder, write_atomic
+from zigma_bench.system.notices import notice
 
 KEPT = 2
 

@@ -23,11 +23,11 @@ from typing import Any, Self
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from zigma_bench.device import cores
+from zigma_bench.data.images import Images, decodes, has_order
 from zigma_bench.errors import CellFailed, NotReady, ZigmaBenchError
-from zigma_bench.images import Images, decodes, has_order
-from zigma_bench.plugins import catalogue
+from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.suite import Train
+from zigma_bench.system.device import cores
 from zigma_bench.training.job import Job, Taken
 
 MOST_WORKERS = 16

@@ -14,16 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zigma_bench.images import (
-    Crop,
-    Images,
-    Pixels,
-    cropped,
-    drawn_labels_of,
-    epoch_of,
-    has_order,
-    random_crops,
-)
+from zigma_bench.data.images import Crop, Images, Pixels, cropped, drawn_labels_of, epoch_of, has_order, random_crops
 from zigma_bench.suite import Train
 
 Indices = np.ndarray[tuple[int], np.dtype[np.int64]]

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zigma_bench.data.images import Images
 from zigma_bench.diffusion.guidance import Texts
 from zigma_bench.errors import Interrupted, NotFinite
-from zigma_bench.images import Images
-from zigma_bench.models.speed import compile_network
+from zigma_bench.layers.speed import compile_network
 from zigma_bench.plan.cells import Given
 from zigma_bench.suite import Train
 from zigma_bench.training.checkpoint import load_checkpoint, save_checkpoint

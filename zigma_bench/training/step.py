@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from zigma_bench.device import precision_on
+from zigma_bench.data.images import Images
 from zigma_bench.diffusion.guidance import Texts, under
 from zigma_bench.diffusion.objective import prediction_loss
-from zigma_bench.images import Images
-from zigma_bench.models.speed import record, require_card
+from zigma_bench.layers.speed import record, require_card
 from zigma_bench.plan.cells import Given
 from zigma_bench.plan.diffusion import objective_of
 from zigma_bench.suite import Train
+from zigma_bench.system.device import precision_on
 from zigma_bench.training.ema import update_ema
 from zigma_bench.training.health import Health
 from zigma_bench.training.job import Job, Posteriors, Taken, step_seed

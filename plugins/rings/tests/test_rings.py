@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from zigma_bench_rings import rings
 
-from zigma_bench.grid import Grid
+from zigma_bench.scans.grid import Grid
 from zigma_bench.testing import check_scan
 
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from zigma_bench import hookimpl
 from zigma_bench.errors import NotReady
-from zigma_bench.grid import Grid
+from zigma_bench.scans.grid import Grid
 
 
 def rings(grid: Grid, *, outward: bool = False) -> npt.NDArray[np.int64]:

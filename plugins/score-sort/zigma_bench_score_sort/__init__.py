@@ -9,8 +9,8 @@ from typing import Annotated
 from annotated_types import Ge
 
 from zigma_bench import hookimpl
-from zigma_bench.grid import Grid
-from zigma_bench.registry import Cost, LearnedScan
+from zigma_bench.plugins.registry import Cost, LearnedScan
+from zigma_bench.scans.grid import Grid
 
 
 @dataclass(frozen=True)

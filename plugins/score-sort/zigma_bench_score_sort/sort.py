@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from zigma_bench.grid import Grid
-from zigma_bench.models.init import Draw
+from zigma_bench.layers.init import Draw
+from zigma_bench.scans.grid import Grid
 from zigma_bench_score_sort import ScoreSortOptions
 
 

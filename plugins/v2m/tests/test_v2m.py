@@ -9,10 +9,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from zigma_bench_v2m import V2mOptions, check, cost
 from zigma_bench_v2m.mixer import Recurrence, V2mMixer
 
+from zigma_bench.backbones.options import ZigmaOptions
 from zigma_bench.errors import NotReady
-from zigma_bench.grid import Grid
-from zigma_bench.models.init import initialise
-from zigma_bench.models.options import ZigmaOptions
+from zigma_bench.layers.init import initialise
+from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.route import Route
 
 GRID = Grid(3, 4)

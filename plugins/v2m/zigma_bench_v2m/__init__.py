@@ -9,10 +9,10 @@ from typing import Literal
 import numpy as np
 
 from zigma_bench import hookimpl
+from zigma_bench.backbones.options import ZigmaOptions
 from zigma_bench.errors import NotReady
-from zigma_bench.grid import Grid
-from zigma_bench.models.options import ZigmaOptions
-from zigma_bench.registry import Cost, MixerFacts
+from zigma_bench.plugins.registry import Cost, MixerFacts
+from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.route import Route
 
 

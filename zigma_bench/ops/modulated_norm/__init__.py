@@ -19,7 +19,7 @@ def modulated_norm(
 
     r, x [B, L, D], without x nothing is added; weight [D]; shift, scale [B, D]. rms(r) = sqrt(mean(r^2) + eps) over D.
     The backend `cpu` computes it in C++ in one pass; the others leave it to PyTorch (compiled on a card, see
-    `zigma_bench.models.speed`, it is one pass too).
+    `zigma_bench.layers.speed`, it is one pass too).
     """
     r, weight, shift, scale = r.float(), weight.float(), shift.float(), scale.float()
     x = None if x is None else x.float()

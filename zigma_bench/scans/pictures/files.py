@@ -52,7 +52,7 @@ def drawn_pixels(figure: Figure) -> Pixels:
 
 def write(path: Path, data: bytes) -> None:
     """Write a picture, whole or not at all."""
-    from zigma_bench.store import write_atomic
+    from zigma_bench.records.store import write_atomic
 
     try:
         write_atomic(path, data)

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from zigma_bench.grid import Grid
+from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.pictures.panels import Panel
 
 CELL, LEAST_HEIGHT, LEAST_WIDTH = 0.42, 0.2, 1.15  # the largest cell, the lowest panel, the narrowest block

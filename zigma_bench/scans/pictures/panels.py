@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zigma_bench.grid import Grid
+from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.pictures.style import GREY, INK, MUTED, PAD, Floats, clip, disc, shades
 from zigma_bench.scans.pictures.tracks import Track, runs, track
 from zigma_bench.scans.route import Route

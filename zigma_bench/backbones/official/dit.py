@@ -1,0 +1,109 @@
+"""DiT and SiT from the official constructors' arguments, which are the same, and the official names of parameters.
+
+Source: facebookresearch/DiT (models.py), willisma/SiT (models.py). DiT's forward takes steps 0 to 999 and gives noise
+and sigma; SiT's takes t in [0, 1] and gives the velocity. Both are given t as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from zigma_bench.backbones.dit.network import Dit
+from zigma_bench.backbones.dit.sit import Sit
+from zigma_bench.backbones.official.state import Loading, Weight, keep_positions, linear, parsed, weight
+from zigma_bench.backbones.options import DitOptions, Positive, Rate
+from zigma_bench.errors import NotReady
+from zigma_bench.layers.conditioning import Labels
+from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.scans.grid import Grid
+
+
+@dataclass(frozen=True)
+class DitConfig:
+    """The arguments of the official constructors; their defaults are XL/2 on latents of 32 x 32."""
+
+    input_size: Positive = 32
+    patch_size: Positive = 2
+    in_channels: Positive = 4
+    hidden_size: Positive = 1152
+    depth: Positive = 28
+    num_heads: Positive = 16
+    mlp_ratio: float = 4.0
+    class_dropout_prob: Rate = 0.1
+    num_classes: Positive = 1000
+    learn_sigma: bool = True
+
+
+class OfficialDit(Dit):
+    """x [B, C, H, W], t [B] of steps 0 to 999, labels int64 [B] -> noise [B, C, H, W], a learned sigma behind it."""
+
+    time_scale = 1.0
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        return self.with_sigma(x, t, y)
+
+
+def build_dit(config: Mapping[str, Any], *, backend: str) -> Loading:
+    """The network that DiT's constructor would make."""
+    return _build("dit", OfficialDit, config, backend)
+
+
+def build_sit(config: Mapping[str, Any], *, backend: str) -> Loading:
+    """The network that SiT's constructor would make."""
+    return _build("sit", Sit, config, backend)
+
+
+def _build(name: str, kind: type[Dit], config: Mapping[str, Any], backend: str) -> Loading:
+    chosen: DitConfig = parsed(name, DitConfig, config)
+    if chosen.mlp_ratio != int(chosen.mlp_ratio):
+        raise NotReady("the MLP's ratio is a whole number here", where=f"config of {name}", got=chosen.mlp_ratio)
+    spec = catalogue().get("backbone", name)
+    options: DitOptions = spec.make_options(spec.resolve(_options(chosen), where=f"config of {name}"))
+    grid = Grid.of_image(chosen.input_size, chosen.input_size, chosen.patch_size)
+    spec.facts.check(options, grid=grid, routes=())
+    network = kind(options, grid=grid, channels=chosen.in_channels, routes=(), backend=backend)
+    kept = list(layout(network))
+    return Loading(network, kept, lambda: keep_positions(network.positions, grid), chosen, spec, options)
+
+
+def _options(config: DitConfig) -> dict[str, Any]:
+    """The official arguments as options of ours."""
+    return {
+        "width": config.hidden_size,
+        "depth": config.depth,
+        "patch": config.patch_size,
+        "heads": config.num_heads,
+        "mlp_ratio": int(config.mlp_ratio),
+        "condition": "class",
+        "classes": config.num_classes,
+        "null_class": config.class_dropout_prob > 0,
+        "learn_sigma": config.learn_sigma,
+    }
+
+
+def layout(network: Dit) -> Iterator[Weight]:
+    """Every official tensor, in the order of the official modules."""
+    D, patch = network.head.in_features, network.patch
+    yield weight("pos_embed", network.positions.table)
+    yield weight("x_embedder.proj.weight", network.patch_embed.weight, shape=(D, network.channels, patch, patch))
+    yield weight("x_embedder.proj.bias", network.patch_embed.bias)
+    yield from linear("t_embedder.mlp.0", network.time_embed.hidden)
+    yield from linear("t_embedder.mlp.2", network.time_embed.out)
+    assert isinstance(network.condition, Labels)
+    yield weight("y_embedder.embedding_table.weight", network.condition.table)
+    for number, block in enumerate(network.blocks):
+        yield from _block(f"blocks.{number}", block)
+    yield from linear("final_layer.linear", network.head)
+    yield from linear("final_layer.adaLN_modulation.1", network.final_modulation)
+
+
+def _block(name: str, block: Any) -> Iterator[Weight]:
+    yield from linear(f"{name}.attn.qkv", block.attention.qkv)
+    yield from linear(f"{name}.attn.proj", block.attention.out)
+    yield from linear(f"{name}.mlp.fc1", block.mlp.hidden)
+    yield from linear(f"{name}.mlp.fc2", block.mlp.out)
+    yield from linear(f"{name}.adaLN_modulation.1", block.modulation)

@@ -1,0 +1,244 @@
+"""A released checkpoint as a folder of zigma-bench, and the network of such a folder.
+
+DIR/  model.safetensors  the weights, under our names
+      card.json          what it is (card.py)
+      README.md          the same as a page
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from zigma_bench import __version__
+from zigma_bench.backbones.official import dit, zigma
+from zigma_bench.backbones.official.card import (
+    CARD,
+    README,
+    TIMES,
+    WEIGHTS,
+    Card,
+    Condition,
+    Origin,
+    Space,
+    Tokens,
+    Weights,
+    read_card,
+)
+from zigma_bench.backbones.official.released import read_released, sha256_of
+from zigma_bench.backbones.official.state import Loading, fill, tensors_of, weight_sets
+from zigma_bench.errors import NotReady, UnknownName, UsageError
+from zigma_bench.layers.tensors import listed, not_finite
+from zigma_bench.ops.backends import resolve
+from zigma_bench.plan import Resolved
+from zigma_bench.records.store import sync_folder, write_atomic, write_json
+from zigma_bench.suite import PathName, Prediction
+
+NETWORKS: dict[str, Callable[..., Loading]] = {"zigma": zigma.build, "dit": dit.build_dit, "sit": dit.build_sit}
+SIZES = ("embed_dim", "hidden_size", "in_channels", "img_dim", "input_size", "num_classes", "d_context")
+UNSAID = ("device", "dtype")  # of ZigMa's constructor: where it ran, and float32
+
+
+def network_of(name: str) -> Callable[..., Loading]:
+    """What builds an official network; UnknownName for another name."""
+    if name not in NETWORKS:
+        raise UnknownName("official network", name, NETWORKS)
+    return NETWORKS[name]
+
+
+def import_checkpoint(
+    name: str,
+    file: Path,
+    config: Mapping[str, Any],
+    folder: Path,
+    *,
+    weights: Literal["ema", "model"] | None = None,
+    path: PathName | None = None,
+    prediction: Prediction | None = None,
+    space: Space | None = None,
+) -> Card:
+    """Write the model of a released file to a new folder, whole or not at all, and give its card.
+
+    `config`: the official constructor's arguments; nothing for DiT's and SiT's released XL/2. `weights`: ema where the
+    file has them. `path` and `prediction`: linear and velocity for ZigMa and SiT; DiT's noise is on `vp`. `space`:
+    pixels for 1 and 3 channels, else latents.
+
+    Raises UnknownName for a name, NotReady for a file that is not there, UsageError for a file that is damaged or holds
+    code, for arguments that the constructor has not, for names and shapes that differ (all are listed), and for a
+    folder that is in use.
+    """
+    network_of(name)
+    _check_free(folder)
+    _check_objective(name, path, prediction)
+    given = read_released(file)
+    chosen = _chosen(given, weights, file)
+    tensors = _tensors(given, chosen, file)
+    _check_sizes(name, config, tensors)
+    loading = _built(name, config)
+    fill(loading.layout, tensors, where=str(file))
+    loading.finish()
+    origin = Origin(file=file.name, bytes=file.stat().st_size, sha256=sha256_of(file), weights=chosen)
+    facts = _facts(name, loading, space)
+    if name == "dit":
+        return _write(folder, loading, facts, origin, "vp", "noise")
+    return _write(folder, loading, facts, origin, path or "linear", prediction or "velocity")
+
+
+def open_model(folder: str | Path, *, backend: str = "auto", device: str = "cpu") -> nn.Module:
+    """The network of an imported model's folder, in float32, ready to evaluate; `official.load` says what it is told.
+
+    Raises UsageError for a folder that holds no model, or weights that are not those of its card.
+    """
+    folder = Path(folder)
+    card = read_card(folder)
+    loading = network_of(card.official)(card.config, backend=resolve(backend, torch.device(device).type))
+    loading.finish()
+    weights = _read_weights(folder / WEIGHTS, card)
+    positions: Any = loading.network.positions
+    if positions.kind == "sincos" and "positions.table" in weights:  # no formula's: they belong to the weights
+        positions.register_buffer("table", positions.table, persistent=True)
+    try:
+        loading.network.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        raise UsageError(f"the weights are not the card's: {error}", where=str(folder / WEIGHTS)) from None
+    return loading.network.to(device).eval()
+
+
+def _chosen(given: Mapping[str, Any], asked: Literal["ema", "model"] | None, file: Path) -> Weights:
+    """Which weights of the file are taken: those asked for, else its EMA, else its model, else all that it is."""
+    try:
+        sets = weight_sets(given)
+    except UsageError as error:
+        raise error.at(str(file)) from None
+    if "only" not in sets:
+        return asked or ("ema" if "ema" in sets else "model")
+    if asked is not None:
+        raise UsageError(f"the file holds one set of weights, and none is called {asked!r}", where=str(file))
+    return "only"
+
+
+def _tensors(given: Mapping[str, Any], chosen: Weights, file: Path) -> dict[str, Tensor]:
+    try:
+        return tensors_of(given, chosen)
+    except UsageError as error:
+        raise error.at(str(file)) from None
+
+
+def _built(name: str, config: Mapping[str, Any]) -> Loading:
+    """The network that waits for its weights; UsageError for one that memory does not hold."""
+    try:
+        return network_of(name)(config, backend=resolve("torch", "cpu"))
+    except (RuntimeError, MemoryError, OverflowError, ValueError, TypeError) as error:  # of torch and NumPy, for sizes
+        first = (str(error).splitlines() or ["no reason"])[0][:200]
+        raise UsageError(
+            f"the network that the config describes can't be built ({type(error).__name__}: {first})",
+            where=f"config of {name}", do="give the arguments that the network was trained with",
+        ) from None  # fmt: skip
+
+
+def _check_sizes(name: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """UsageError for a network that is far larger than the file, before memory is taken for it."""
+    values = sum(tensor.numel() for tensor in tensors.values())
+    limits = dict.fromkeys(SIZES, values) | {"depth": len(tensors)}
+    for key, most in limits.items():
+        if type(config.get(key)) is int and config[key] > most:
+            raise UsageError(
+                "the config describes a larger network than the file holds", where=f"config of {name}, key {key}",
+                expected=f"at most {most:,}, for {len(tensors):,} tensors of {values:,} values", got=config[key],
+                do="give the arguments that the network was trained with",
+            )  # fmt: skip
+
+
+def _check_free(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError("the folder is in use", where=str(folder), expected="a new folder", do="give another --out")
+
+
+def _check_objective(name: str, path: PathName | None, prediction: Prediction | None) -> None:
+    if name == "dit" and (path, prediction) not in ((None, None), ("vp", "noise")):
+        raise UsageError(
+            "DiT says the noise of DDPM's path", got=[path, prediction], do="leave path and prediction out"
+        )
+
+
+def _facts(name: str, loading: Loading, space: Space | None) -> dict[str, Any]:
+    """What the card says of the network."""
+    network: Any = loading.network
+    grid, options = network.grid, loading.options
+    picture = (network.channels, grid.height * options.patch, grid.width * options.patch)
+    return {
+        "official": name,
+        "config": {key: value for key, value in asdict(loading.config).items() if key not in UNSAID},
+        "backbone": Resolved(name=loading.backbone.name, owner=loading.backbone.owner, options=asdict(options)),
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "grid": Tokens(frames=grid.frames, height=grid.height, width=grid.width, patch=options.patch),
+        "channels": network.channels,
+        "shape": (grid.frames, *picture) if grid.video else picture,
+        "space": space or ("pixels" if network.channels in (1, 3) else "latents"),
+        "condition": _condition(options),
+        "time": TIMES[name],
+        "learned_sigma": name == "dit" and options.learn_sigma,
+    }
+
+
+def _condition(options: Any) -> Condition:
+    if options.condition == "class":
+        return Condition(kind="class", classes=options.classes, null_class=options.null_class)
+    if options.condition == "text":
+        return Condition(kind="text", text_width=options.text_width)
+    return Condition(kind="none")
+
+
+def _write(
+    folder: Path, loading: Loading, facts: dict[str, Any], origin: Origin, path: PathName, prediction: Prediction
+) -> Card:
+    """All files in a temporary folder beside the final one, which it then becomes."""
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        tensors = {key: value.detach().contiguous() for key, value in loading.network.state_dict().items()}
+        save_file(tensors, temporary / WEIGHTS)
+        (temporary / WEIGHTS).chmod(0o644)  # save_file leaves it to its owner alone
+        with (temporary / WEIGHTS).open("rb") as file:
+            os.fsync(file.fileno())
+        card = Card(
+            format=1, **facts, path=path, prediction=prediction, source=origin,
+            model_sha256=sha256_of(temporary / WEIGHTS), zigma_bench=__version__,
+        )  # fmt: skip
+        write_atomic(temporary / README, card.readme())
+        write_json(temporary / CARD, card.model_dump(mode="json"))
+        os.replace(temporary, folder)  # over an empty folder too
+        sync_folder(folder.parent)
+    except OSError as error:
+        raise NotReady(
+            f"the model can't be written: {error.strerror}", where=str(folder), do="give another --out"
+        ) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return card
+
+
+def _read_weights(path: Path, card: Card) -> dict[str, Tensor]:
+    try:
+        if (found := sha256_of(path)) != card.model_sha256:
+            raise UsageError(
+                "the weights are not those of the card", where=str(path), expected=f"sha256 {card.model_sha256}",
+                got=found, do="import the model again",
+            )  # fmt: skip
+        weights = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UsageError(f"the weights can't be read: {error}", where=str(path), do="import the model again") from None
+    if bad := not_finite(weights):
+        raise UsageError(
+            f"the weights hold values that are no numbers: {listed(bad)}", where=str(path), do="import another file"
+        )
+    return weights

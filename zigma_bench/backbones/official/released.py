@@ -1,0 +1,117 @@
+"""Released checkpoint files, read without running anything that they hold.
+
+ZigMa's and DiT's training scripts pickle their arguments beside the weights (OmegaConf's containers, argparse's
+namespace), which `weights_only=True` refuses. Those few names are read as objects that keep nothing; every other name
+is refused, and neither kind is imported or called.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from zigma_bench.backbones.official.pickled import foreign_names
+from zigma_bench.errors import NotReady, UsageError
+
+ARGUMENTS = re.compile(
+    r"omegaconf\.[\w.]+|argparse\.Namespace|typing\.Any|collections\.defaultdict|pathlib\.(Posix|Windows)?Path"
+    r"|builtins\.(dict|list|tuple|int|float|str|bool)"
+)
+
+
+class Ignored:
+    """Stands for an object of a training script's arguments; takes whatever a pickle gives it and keeps nothing."""
+
+    def __new__(cls, *_: Any) -> Ignored:
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None: ...
+
+
+def read_released(path: Path) -> Mapping[str, Any]:
+    """What a .pt, .pth or .safetensors file holds, on the CPU; a zipped file is mapped and not copied to memory.
+
+    Raises NotReady for no such file, UsageError for one that is damaged, no checkpoint, or holds code.
+    """
+    if not path.is_file():
+        raise NotReady("there is no such checkpoint", where=str(path), do="give the path of a released file")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    zipped = zipfile.is_zipfile(path)
+    unknown = _names_in(path) if zipped else []
+    if code := [name for name in unknown if not ARGUMENTS.fullmatch(name)]:
+        raise _holds_code(path, code)
+    try:
+        with _as_ignored(unknown), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a protocol that torch.load then refuses
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except Exception as error:  # a damaged file raises whatever its reader runs into
+        raise _unreadable(path, error) from None
+    if not isinstance(found, Mapping):
+        raise UsageError(
+            "this is no checkpoint", where=str(path), expected="a mapping of names to tensors", got=type(found).__name__
+        )
+    return found
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _names_in(path: Path) -> list[str]:
+    """The names that a zipped checkpoint asks for beyond tensors and plain values; nothing is unpickled for it."""
+    try:
+        return sorted(set(torch.serialization.get_unsafe_globals_in_checkpoint(path)))
+    except Exception as error:
+        raise _unreadable(path, error) from None
+
+
+def _as_ignored(names: list[str]) -> contextlib.AbstractContextManager[Any]:
+    stand_ins: list[Any] = [(Ignored, name) for name in names]
+    return torch.serialization.safe_globals(stand_ins) if names else contextlib.nullcontext()
+
+
+def _read_safetensors(path: Path) -> Mapping[str, Any]:
+    try:
+        return load_file(path)
+    except Exception as error:  # SafetensorError, OSError, and what torch says of a type or a size that it has not
+        raise _damaged(path, error) from None
+
+
+def _holds_code(path: Path, names: list[str]) -> UsageError:
+    return UsageError(
+        f"the file holds code and not weights alone: it asks for {', '.join(names)}; nothing of it was run",
+        where=str(path),
+        expected="tensors, which weights_only=True reads",
+        do="take the file from its publisher, or ask whoever made it for the weights alone, as safetensors",
+    )
+
+
+def _unreadable(path: Path, error: Exception) -> UsageError:
+    """A pickle with code, or a damaged file; torch names what it refuses for some of a pickle's protocols alone."""
+    names = re.findall(r"GLOBAL ([\w.]+)", str(error)) or foreign_names(path)
+    return _holds_code(path, names) if names else _damaged(path, error)
+
+
+def _damaged(path: Path, error: Exception) -> UsageError:
+    inner = re.search(r"WeightsUnpickler error: (.*)", str(error))
+    reason = (inner[1] if inner else str(error).split("\n")[0])[:200] or "it ends too early"
+    return UsageError(
+        f"the checkpoint can't be read, it is damaged or no checkpoint ({type(error).__name__}: {reason})",
+        where=str(path),
+        got=f"{path.stat().st_size:,} bytes",
+        do="compare its size and hash with the publisher's, and get it again",
+    )

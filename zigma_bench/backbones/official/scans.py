@@ -1,0 +1,76 @@
+"""The official `scan_type` of ZigMa as routes: what the official code runs, which is not always what it names.
+
+Source: CompVis/zigma (model_zigma.py, dis_mamba/mamba_ssm/modules/mamba_simple.py) at 37d837b.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from zigma_bench.errors import NotReady, UnknownName
+from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.scans.grid import Grid
+from zigma_bench.scans.layers import routes
+from zigma_bench.scans.orders.curves import hilbert
+from zigma_bench.scans.route import Route
+
+NUMBERED = re.compile(r"(zigzagN|hilbertN|randomN|parallelN)(\d+)")
+VIDEO = re.compile(r"(?:zzvideo|video)_([st]+)")  # the spelling of today's code, and that of the code that ran it
+KNOWN = ("v2", "zigzagN1 to zigzagN8", "hilbertN1 to hilbertN8", "zzvideo_sst and its kin")
+REFUSED = {
+    "randomN": "draws its orders without a seed and saves none, so a checkpoint does not say them",
+    "parallelN": "has no forward pass in the official code",
+}
+
+
+@dataclass(frozen=True)
+class OfficialScan:
+    """The routes of all layers; `bidirectional`: each has two branches; `reversed_layers`: see ReversedInTime."""
+
+    routes: tuple[Route, ...]
+    bidirectional: bool = False
+    reversed_layers: tuple[int, ...] = ()
+
+
+def official_scan(scan_type: str, *, grid: Grid, depth: int) -> OfficialScan:
+    """What the official code does under this name; UnknownName or NotReady where it does nothing."""
+    if scan_type == "v2":
+        return OfficialScan(_routes("bidirectional", grid, depth), bidirectional=True)
+    if video := VIDEO.fullmatch(scan_type):
+        order = video[1]
+        late = tuple(i for i in range(depth) if order[i % len(order)] == "t")
+        return OfficialScan(_routes("zigzag-video", grid, depth, order=order), reversed_layers=late)
+    numbered = NUMBERED.fullmatch(scan_type)
+    if numbered is None or (numbered[1] not in REFUSED and not 1 <= int(numbered[2]) <= 8):
+        raise UnknownName("official scan_type", scan_type, KNOWN, where="config of zigma")
+    if numbered[1] in REFUSED:
+        raise NotReady(f"the official scan_type {scan_type} {REFUSED[numbered[1]]}", where="config of zigma")
+    paths = int(numbered[2])
+    if numbered[1] == "zigzagN":
+        return OfficialScan(_routes("zigzag", grid, depth, paths=paths))
+    times = [Route(hilbert(grid, layer % paths, paths=8, compatibility="zigma")) for layer in range(depth)]  # type: ignore[arg-type]
+    return OfficialScan(tuple(times))
+
+
+def _routes(name: str, grid: Grid, depth: int, **options: object) -> tuple[Route, ...]:
+    spec = catalogue().get("scan", name)
+    values = spec.resolve(options, where="config of zigma")
+    return routes(spec, grid=grid, depth=depth, options=values)
+
+
+class ReversedInTime(nn.Module):
+    """A mixer whose output comes back with its frames reversed: x [B, T*H*W, D] -> the same.
+
+    The official temporal layers walk forwards and are put back by the table of backwards, and the other way round.
+    """
+
+    def __init__(self, mixer: nn.Module, frames: int) -> None:
+        super().__init__()
+        self.mixer, self.frames = mixer, frames
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.mixer(x)
+        return y.reshape(len(y), self.frames, -1).flip(1).reshape(y.shape)

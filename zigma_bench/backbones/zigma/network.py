@@ -1,0 +1,190 @@
+"""ZigMa: a DiT-style stack of Mamba mixers, each layer reading the tokens along another path.
+
+Source: arXiv 2403.13802 and CompVis/zigma (model_zigma.py), whose behaviour is the default, quirks included: the skip
+inside a block adds the normalised stream, r' = r + RMSNorm(r) + gate * mixer(...); `residual: textbook` is the usual
+pre-norm r' = r + gate * mixer(...). A clip is [B, T, C, H, W], as in the official code, its tokens frame by frame.
+Differences from the published network: any H x W that the patch divides; with `null_class`, a row for the dropped
+class; with a mask, text tokens that nobody reads; a clip of factorised scans keeps its frames in time (upstream
+reverses them in every temporal layer).
+
+B batch, C channels, H x W pixels, L tokens, S text tokens, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zigma_bench.backbones.options import ZigmaOptions
+from zigma_bench.layers.attention import CrossAttention
+from zigma_bench.layers.conditioning import Text, check_mask, make_condition, pooled, refuse_condition
+from zigma_bench.layers.embed import DropPath, PatchEmbed, Positions, TimeEmbed, ZeroLinear, check_images, unpatchify
+from zigma_bench.layers.stack import Stack
+from zigma_bench.mixers.mamba import MambaMixer
+from zigma_bench.mixers.registered import make_mixer
+from zigma_bench.ops.backends import available
+from zigma_bench.ops.modulated_norm import modulated_norm
+from zigma_bench.ops.residual_norm import residual_norm
+from zigma_bench.scans.grid import Grid
+from zigma_bench.scans.route import Route
+
+NORM_EPS, FINAL_EPS = 1e-5, 1e-6
+
+
+class ModulatedNorm(nn.RMSNorm):
+    """r + x, its RMSNorm, and that scaled and shifted: see `ops.modulated_norm`."""
+
+    def __init__(self, width: int, backend: str) -> None:
+        super().__init__(width, eps=NORM_EPS)
+        self.backend = backend
+
+    def forward(  # type: ignore[override]
+        self, r: Tensor, x: Tensor | None, shift: Tensor, scale: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return modulated_norm(r, x, self.weight, shift, scale, eps=NORM_EPS, backend=self.backend)
+
+
+class Block(nn.Module):
+    """One layer: (x, r) and a condition c [B, D] -> (x, r), all [B, L, D].
+
+    The residual r stays in float32; x, which the next layer adds to it, has the mixer's dtype, as upstream.
+    """
+
+    def __init__(self, width: int, mixer: nn.Module, *, drop_path: float, residual: str, backend: str) -> None:
+        super().__init__()
+        self.norm = ModulatedNorm(width, backend)
+        self.modulation = ZeroLinear(width, 3 * width)
+        self.mixer, self.drop_path, self.residual = mixer, DropPath(drop_path), residual
+
+    def forward(self, x: Tensor, r: Tensor | None, c: Tensor) -> tuple[Tensor, Tensor]:
+        shift, scale, gate = self.modulation(nn.functional.silu(c)).chunk(3, dim=-1)  # [B, D] each
+        before, added = (x, None) if r is None else (r, self.drop_path(x))
+        r, n, modulated = self.norm(before, added, shift, scale)
+        branch = self.mixer(modulated)
+        gate = gate[:, None].to(branch.dtype)
+        return (torch.addcmul(n.to(branch.dtype), gate, branch) if self.residual == "official" else gate * branch), r
+
+
+class CardBlock(Block):
+    """The same layer as a card runs it: what follows the mixer waits for the next layer, whose norm reads the rows.
+
+    (r, y, gate, before) and c -> the same behind this layer: the stream is r, to which the next layer adds gate y and
+    the norm of r times `before` (None: nothing); y and what follows are None before the first layer.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.launcher = launcher()
+
+    def forward(  # type: ignore[override]
+        self, r: Tensor, y: Tensor | None, gate: Tensor | None, before: Tensor | None, c: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        shift, scale, own_gate = self.modulation(nn.functional.silu(c)).chunk(3, dim=-1)  # [B, D] each
+        projection = self.mixer.first if isinstance(self.mixer, MambaMixer) else None
+        kept, device = None if y is None else self.drop_path.factors(r), r.device.type
+        narrow = projection is not None and torch.is_autocast_enabled(device)  # other mixers are given float32
+        r, rows = residual_norm(
+            r, y, gate, before, kept, self.norm.weight, shift, scale, projection, eps=NORM_EPS,
+            dtype=torch.get_autocast_dtype(device) if narrow else torch.float32, backend=self.launcher,
+        )  # fmt: skip
+        y = self.mixer(rows) if projection is None else self.mixer(rows, projected=True)
+        skip = self.norm.weight.view(-1) if self.residual == "official" else None  # no leaf: hooks of modules take none
+        return r, y, own_gate, skip
+
+
+def launcher() -> str:
+    """What runs `residual_norm` on a card: Triton, or PyTorch where it can't launch."""
+    return "torch" if available()["triton"] else "triton"
+
+
+class TextBlock(Block):
+    """A block, then cross-attention to text tokens [B, S, D] under a modulation and a gate of its own."""
+
+    def __init__(self, width: int, mixer: nn.Module, *, drop_path: float, residual: str, backend: str) -> None:
+        super().__init__(width, mixer, drop_path=drop_path, residual=residual, backend=backend)
+        self.text_modulation = ZeroLinear(width, 3 * width)
+        self.text_attention = CrossAttention(width)
+
+    def forward(  # type: ignore[override]
+        self, x: Tensor, r: Tensor | None, c: Tensor, text: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        x, r = super().forward(x, r, c)
+        seen = x if self.residual == "official" else r + x
+        shift, scale, gate = self.text_modulation(nn.functional.silu(c))[:, None].chunk(3, dim=-1)  # [B, 1, D] each
+        n = nn.functional.layer_norm(seen, seen.shape[-1:], eps=FINAL_EPS)
+        return x + gate * self.text_attention(n * (1 + scale) + shift, text, mask), r
+
+
+class Zigma(nn.Module):
+    """x [B, C, H, W] and t [B] in [0, 1], and what it is conditioned on -> the velocity [B, C, H, W].
+
+    y: labels int64 [B], or text features [B, S, C] with a mask bool [B, S], True for tokens that count. A clip, of a
+    grid of several frames, is [B, T, C, H, W].
+    """
+
+    def __init__(
+        self, options: ZigmaOptions, *, grid: Grid, channels: int, routes: Sequence[Route], backend: str
+    ) -> None:
+        super().__init__()
+        self.grid, self.patch, self.channels = grid, options.patch, channels
+        self.checkpointing = options.gradient_checkpointing
+        self.patch_embed = PatchEmbed(channels, options.width, options.patch)
+        self.positions = Positions(options.positions, grid, options.width)
+        self.time_embed = TimeEmbed(options.width)
+        self.condition = make_condition(options, options.width)
+        rates = [0.0, *torch.linspace(0, options.drop_path, options.depth).tolist()]  # official: shifted by one
+        self.launcher = launcher() if backend in ("fused", "triton") and options.condition != "text" else None
+        kind = TextBlock if options.condition == "text" else Block if self.launcher is None else CardBlock
+        self.blocks = Stack(
+            kind(
+                options.width,
+                make_mixer(options.layer(number), grid=grid, route=route, backend=backend),
+                drop_path=rate,
+                residual=options.residual,
+                backend=backend,
+            )
+            for number, (route, rate) in enumerate(zip(routes, rates, strict=False))
+        )
+        self.final_drop = DropPath(options.drop_path)
+        self.final_norm = nn.RMSNorm(options.width, eps=NORM_EPS)
+        self.head = nn.Linear(options.width, options.patch**2 * channels)
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        check_images(x, t, grid=self.grid, channels=self.channels, patch=self.patch)
+        c, text = self._conditioned(t, y, mask)  # [B, D], and text tokens with their mask
+        x = self.positions(self.patch_embed(x))  # [B, L, D]
+        x = self._through_blocks(x, c, *text)
+        x = nn.functional.layer_norm(x, x.shape[-1:], eps=FINAL_EPS)
+        return unpatchify(self.head(x), self.grid, self.patch)
+
+    def _through_blocks(self, x: Tensor, c: Tensor, *text: Tensor | None) -> Tensor:
+        """What the first tokens have become behind the final norm [B, L, D], in float32."""
+        if self.launcher is not None:
+            first = (x.float(), None, None, None)
+            r, y, gate, before = self.blocks.through(first, (c,), checkpointing=self.checkpointing)
+            zeros, kept = torch.zeros_like(c), self.final_drop.factors(x)
+            _, x = residual_norm(
+                r, y, gate, before, kept, self.final_norm.weight, zeros, zeros, None, eps=NORM_EPS,
+                dtype=torch.float32, backend=self.launcher,
+            )  # fmt: skip
+            return x
+        x, r = self.blocks.through((x, None), (c, *text), checkpointing=self.checkpointing)
+        return self.final_norm(self.final_drop(x).float() + r)  # type: ignore[no-any-return]
+
+    def _conditioned(
+        self, t: Tensor, y: Tensor | None, mask: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        """What modulates every block [B, D], and what its cross-attention reads."""
+        c = self.time_embed(t)
+        if self.condition is None:
+            refuse_condition(y)
+            check_mask(mask, y)
+            return c, ()
+        given = self.condition(y, len(t))
+        check_mask(mask, y)
+        if isinstance(self.condition, Text):
+            return c + pooled(given, mask), (given, mask)
+        return c + given, ()

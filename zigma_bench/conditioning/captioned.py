@@ -1,0 +1,140 @@
+"""Images with numbered captions: equal captions have one number, over both sides of a data set.
+
+Those of a stream are numbered before it is trained on: what stands beside its images is read once, without them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from zigma_bench.data.images import (
+    Crop,
+    Images,
+    Labels,
+    Pixels,
+    Splits,
+    Texts,
+    captions_of,
+    cropped,
+    decodes,
+    epoch_of,
+    has_order,
+)
+from zigma_bench.errors import NotReady
+
+CHUNK = 10_000  # images whose captions are asked for at a time
+
+Ids = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class CaptionedImages:
+    """Images whose labels are the numbers of their captions: image i has `numbers[starts[i] : starts[i + 1]]`.
+
+    `labels` gives an image's first caption, `drawn_labels` one drawn from a seed.
+    """
+
+    images: Images
+    numbers: Ids
+    starts: Ids
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def decodes(self) -> bool:
+        return decodes(self.images)
+
+    def take(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Pixels:
+        return self.images.take(indices)
+
+    def cropped(self, indices: Sequence[int] | npt.NDArray[np.integer], crops: Sequence[Crop]) -> Pixels:
+        return cropped(self.images, indices, crops)
+
+    def captions(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> list[Texts]:
+        return captions_of(self.images, indices)
+
+    def labels(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Labels:
+        return self.turn_labels(indices, np.zeros(len(indices), dtype=np.int64))
+
+    def drawn_labels(self, indices: Sequence[int] | npt.NDArray[np.integer], seed: int) -> Labels:
+        counts = self._counts(indices)
+        return self.turn_labels(indices, np.random.default_rng(seed).integers(0, counts))
+
+    def turn_labels(self, indices: Sequence[int] | npt.NDArray[np.integer], turns: Ids) -> Labels:
+        """The caption of each image whose turn it is; after the last comes the first."""
+        wanted = np.asarray(indices, dtype=np.int64)
+        found: Labels = self.numbers[self.starts[wanted] + turns % self._counts(indices)]
+        return found
+
+    def _counts(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Ids:
+        wanted = np.asarray(indices, dtype=np.int64)
+        return self.starts[wanted + 1] - self.starts[wanted]
+
+
+@dataclass(frozen=True)
+class CaptionedStream(CaptionedImages):
+    """Images of a stream, whose epochs find the number of a text in `known`."""
+
+    known: Mapping[str, int]
+
+    def epoch(self, seed: int, number: int) -> CaptionedEpoch:
+        """The images in the order of an epoch."""
+        return CaptionedEpoch(epoch_of(self.images, seed, number), self.known)
+
+
+@dataclass(frozen=True)
+class CaptionedEpoch:
+    """The images of one epoch of a stream, each with the numbers of the texts that come beside it."""
+
+    images: Images
+    known: Mapping[str, int]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Pixels:
+        return self.images.take(indices)
+
+    def cropped(self, indices: Sequence[int] | npt.NDArray[np.integer], crops: Sequence[Crop]) -> Pixels:
+        return cropped(self.images, indices, crops)
+
+    def drawn_labels(self, indices: Sequence[int] | npt.NDArray[np.integer], seed: int) -> Labels:
+        texts = captions_of(self.images, indices)
+        turns = np.random.default_rng(seed).integers(0, [len(given) for given in texts])
+        return np.array([self._number(given[turn]) for given, turn in zip(texts, turns, strict=True)], dtype=np.int64)
+
+    def _number(self, text: str) -> int:
+        if text not in self.known:
+            raise NotReady(
+                "the stream has another caption than when it was encoded", got=text,
+                do="run `zigma-bench data encode SUITE --check`",
+            )  # fmt: skip
+        return self.known[text]
+
+
+def numbered(splits: Splits, streamed: Sequence[Texts] | None = None) -> tuple[Splits, list[str]]:
+    """Both sides with numbered captions, in the order of first use, and the captions by number.
+
+    `streamed`: the captions of the training images, where they are known without reading them.
+    """
+    numbers: dict[str, int] = {}
+    train = _with_numbers(splits.train, numbers, streamed)
+    validation = _with_numbers(splits.validation, numbers)
+    return Splits(train, validation), list(numbers)
+
+
+def _with_numbers(images: Images, numbers: dict[str, int], known: Sequence[Texts] | None = None) -> CaptionedImages:
+    """The images with numbers of their captions; a caption that is new takes the next number."""
+    found, starts = [], [0]
+    for start in range(0, len(images), CHUNK):
+        rows = range(start, min(start + CHUNK, len(images)))
+        for texts in captions_of(images, rows) if known is None else known[rows.start : rows.stop]:
+            found += [numbers.setdefault(text, len(numbers)) for text in texts]
+            starts.append(len(found))
+    arrays = np.array(found, dtype=np.int64), np.array(starts, dtype=np.int64)
+    return CaptionedStream(images, *arrays, numbers) if has_order(images) else CaptionedImages(images, *arrays)

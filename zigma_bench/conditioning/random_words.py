@@ -1,0 +1,47 @@
+"""The encoder `random-words`: every word a fixed random vector. It knows no meaning and no order, and needs no file.
+
+What smoke runs read captions with; in a suite it is a control of what a trained encoder adds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from zigma_bench.pretrained.text_encoders import RANDOM_WORDS_VERSION, RANDOM_WORDS_WIDTH
+
+WORD = re.compile(r"\w+|[^\w\s]")
+START, PAD = "<start>", "<pad>"  # no word of a text: WORD takes brackets apart
+
+
+class RandomWords:
+    """Texts as their words' vectors behind a start that every text has, padded: see `text_encoder.Encoder`."""
+
+    width = RANDOM_WORDS_WIDTH
+
+    def weights_sha256(self) -> str:
+        """There are no weights: what stands for them is how words become vectors."""
+        return hashlib.sha256(f"random-words {RANDOM_WORDS_VERSION}".encode()).hexdigest()
+
+    def __call__(self, texts: Sequence[str], tokens: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], int]:
+        features = np.empty((len(texts), tokens, self.width), dtype=np.float32)
+        mask = np.zeros((len(texts), tokens), dtype=bool)
+        cut = 0
+        for row, text in enumerate(texts):
+            words = [START, *WORD.findall(text.lower())]
+            cut += len(words) > tokens
+            mask[row, : len(words)] = True
+            padded = (words + [PAD] * tokens)[:tokens]
+            features[row] = [word_vector(word) for word in padded]
+        return features, mask, cut
+
+
+def word_vector(word: str) -> npt.NDArray[np.float32]:
+    """Standard normal numbers drawn from the word alone, [width]."""
+    key = int.from_bytes(hashlib.sha256(word.encode()).digest()[:16], "little")
+    draw = np.random.Generator(np.random.Philox(key=key))
+    return draw.standard_normal(RANDOM_WORDS_WIDTH, dtype=np.float32)

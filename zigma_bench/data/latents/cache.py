@@ -1,0 +1,153 @@
+"""Images as an autoencoder's latents, read from a cache that was encoded once.
+
+    CACHE/train/, CACHE/validation/     stores of data/reading/arrays.py
+        moments [2c, h, w]              the means of each image's posterior, then its log-variances, not scaled;
+                                        of a clip [T, 2c, h, w], its frames one by one
+        mirrored [2c, h, w]             those of its mirror image, where training flips
+    CACHE/reconstructed-SPLIT-POSTERIOR/  only where the suite's reference is made of them
+        pixels [C, H, W]                uint8, each image decoded from its fixed draw
+
+What a network sees is (z - shift) * scale. Training draws z from the posterior, or takes its mean; whoever needs the
+same latents each time, as the validation loss does, is given one draw an image, made from its index alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from zigma_bench.data.images import Images, Labels, Pixels, Splits, drawn_labels_of, labels_of
+from zigma_bench.data.reading.arrays import ArrayStore, Field, Layout, open_store
+from zigma_bench.plan.space import LatentSpace
+
+if TYPE_CHECKING:
+    import torch
+
+RECONSTRUCTED = "reconstructed-"
+POSTERIOR_SEED = 20260  # part of the protocol: the fixed draws
+DO = "run `zigma-bench data encode SUITE`, which writes what is missing or broken"
+
+SPLITS = ("train", "validation")
+Indices = Sequence[int] | npt.NDArray[np.integer]
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class LatentImages:
+    """The latents of `images`, in their order: row i of the store is image i."""
+
+    images: Images
+    store: ArrayStore
+    space: LatentSpace
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def labels(self, indices: Indices) -> Labels:
+        return labels_of(self.images, indices)
+
+    def drawn_labels(self, indices: Indices, seed: int) -> Labels:
+        return drawn_labels_of(self.images, indices, seed)
+
+    def take(self, indices: Indices) -> Array:
+        """The latents as networks see them, float32 [n, (T,) c, h, w]; of each image always the same."""
+        mean, logvar = np.split(self.store.take("moments", indices).astype(np.float32), 2, axis=-3)
+        if self.space.given.posterior == "sample":
+            normal = [fixed_normal(int(index), mean.shape[1:]) for index in indices]
+            mean = mean + np.exp(0.5 * logvar) * np.stack(normal) if normal else mean
+        scale, shift = (np.asarray(v, np.float32).reshape(-1, 1, 1) for v in (self.space.scale, self.space.shift))
+        return (mean - shift) * scale
+
+    def draw(self, indices: Indices, *, flip: bool, seed: int, device: torch.device) -> torch.Tensor:
+        """Those of a training step, float32 [n, c, h, w], from `seed` alone; with `flip`, each mirrored or not."""
+        import torch
+
+        return self.drawn(torch.from_numpy(self.moments(indices, flip=flip, seed=seed)), seed=seed, device=device)
+
+    def moments(self, indices: Indices, *, flip: bool, seed: int) -> Array:
+        """Means and log-variances as they are kept, [n, 2c, h, w]; with `flip`, of the mirror image or not."""
+        chosen = np.random.default_rng(seed).random(len(indices)) < 0.5 if flip else np.zeros(len(indices), dtype=bool)
+        moments = self.store.take("moments", indices)
+        if chosen.any():
+            moments[chosen] = self.store.take("mirrored", np.asarray(indices)[chosen])
+        return moments
+
+    def drawn(self, moments: torch.Tensor, *, seed: int, device: torch.device) -> torch.Tensor:
+        """Latents drawn from the posteriors of moments, on a device, float32 [n, (T,) c, h, w]."""
+        import torch
+
+        from zigma_bench.data.latents.autoencoder import scaling
+
+        mean, logvar = moments.to(device, non_blocking=True).float().chunk(2, dim=-3)
+        if self.space.given.posterior == "sample":
+            draw = torch.Generator(device).manual_seed(seed)
+            normal = torch.randn(mean.shape, generator=draw, device=device)
+            mean = mean + (0.5 * logvar).exp() * normal
+        scale, shift = scaling(self.space, device)
+        return (mean - shift) * scale
+
+
+def fixed_normal(index: int, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Standard normal noise of an image's fixed draw."""
+    draw = np.random.Generator(np.random.Philox(key=[POSTERIOR_SEED, index]))
+    return draw.standard_normal(shape, dtype=np.float32)
+
+
+def latents_of(splits: Splits, space: LatentSpace, cache: Path) -> Splits:
+    """Both sides of a source as latents; NotReady where the cache is not whole, or holds other latents."""
+
+    def opened(split: str) -> LatentImages:
+        images: Images = getattr(splits, split)
+        layout = layout_of(space, split, len(images))
+        return LatentImages(images, open_store(folder_of(space, cache) / split, layout, do=DO), space)
+
+    return Splits(opened("train"), opened("validation"))
+
+
+@dataclass(frozen=True)
+class StoredImages:
+    """Images that lie in a store, uint8 [N, C, H, W]."""
+
+    store: ArrayStore
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def take(self, indices: Indices) -> Pixels:
+        return self.store.take("pixels", indices)
+
+
+def reconstructions_of(images: Images, space: LatentSpace, cache: Path) -> StoredImages:
+    """The images of the split that a space keeps decoded, in their order; NotReady where they are not whole."""
+    (name,) = stores_of(space)[len(SPLITS) :]
+    return StoredImages(open_store(folder_of(space, cache) / name, layout_of(space, name, len(images)), do=DO))
+
+
+def stores_of(space: LatentSpace) -> tuple[str, ...]:
+    """The stores of a cache: the latents of both splits, then what is decoded of them."""
+    if space.reconstructed is None:
+        return SPLITS
+    return (*SPLITS, f"{RECONSTRUCTED}{space.reconstructed}-{space.given.posterior}")
+
+
+def folder_of(space: LatentSpace, cache: Path) -> Path:
+    """The folder of a space's latents: the suite's, or one of its own below the caches of the results."""
+    own = space.given.cache
+    return cache / "latents" / space.folder_name if own is None else Path(own).expanduser()
+
+
+def layout_of(space: LatentSpace, name: str, rows: int) -> Layout:
+    """What one of the stores of a cache holds."""
+    frames = () if space.frames == 1 else (space.frames,)
+    if name.startswith(RECONSTRUCTED):
+        pixels = {"pixels": Field("uint8", (*frames, space.channels, space.height, space.width))}
+        return Layout.of({**space.facts, "store": name}, pixels, rows)
+    c, h, w = space.shape
+    field = Field(space.given.dtype, (*frames, 2 * c, h, w))
+    names = ("moments", "mirrored") if space.mirrored and name == "train" else ("moments",)
+    return Layout.of({**space.cached, "store": name}, dict.fromkeys(names, field), rows)

@@ -1,0 +1,130 @@
+"""Writing the latents of a data set: a shard after another, each kept as soon as it is encoded.
+
+What was written before is checked against its checksums; what is missing or broken is encoded, and nothing else.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from zigma_bench.data.images import Images, Splits, floats
+from zigma_bench.data.latents.autoencoder import Autoencoder, open_autoencoder
+from zigma_bench.data.latents.cache import RECONSTRUCTED, SPLITS, folder_of, latents_of, layout_of, stores_of
+from zigma_bench.data.reading.arrays import Array, ArrayWriter, Fault, faults, open_writer, require_same
+from zigma_bench.errors import Interrupted, UsageError
+from zigma_bench.plan.space import LatentSpace
+from zigma_bench.records.store import check_writable, only_writer
+
+CHUNK_BYTES = 2**26  # of pixels that are decoded at a time
+Tell = Callable[[int, int, str], None]  # images that are encoded, of so many, and a word
+
+
+@dataclass(frozen=True)
+class Part:
+    """A store of the cache, and what makes some of its rows."""
+
+    writer: ArrayWriter
+    rows_of: Callable[[Autoencoder, range], dict[str, Array]]
+
+
+def encode(
+    splits: Splits, space: LatentSpace, cache: Path, *, device: str, tell: Tell, stopped: Callable[[], bool]
+) -> int:
+    """Bring a cache up to date and give the number of images that were encoded, or decoded for the reference.
+
+    Raises NotReady for a folder of other latents and for an autoencoder that is not the planned one, BadImage for an
+    image that is broken, Interrupted when `stopped()`: what was written stays.
+    """
+    folder = folder_of(space, cache)
+    _check_free(folder)
+    check_writable(folder)
+    with only_writer(folder, "this cache", wait=True, stopped=stopped):
+        due = [(part, part.writer.due()) for part in _parts(splits, space, cache)]
+        total = sum(len(part.writer.layout.shards[shard]) for part, shards in due for shard in shards)
+        done, autoencoder = 0, open_autoencoder(space, device) if total else None
+        for part, shards in due:
+            for shard in shards:
+                if stopped():
+                    raise Interrupted(f"stopped after {done:,} images; the same command goes on from there")
+                assert autoencoder is not None, "there is something to encode"
+                rows = part.writer.layout.shards[shard]
+                part.writer.write(shard, part.rows_of(autoencoder, rows))
+                done += len(rows)
+                tell(done, total, part.writer.folder.name)
+    return done
+
+
+def check(splits: Splits, space: LatentSpace, cache: Path) -> dict[str, list[Fault]]:
+    """The shards of each store that are missing or broken, all checksums compared; NotReady for other latents."""
+    found = {}
+    for name in stores_of(space):
+        folder, layout = folder_of(space, cache) / name, layout_of(space, name, len(_side(splits, space, name)))
+        require_same(folder, layout, do="run the command again without --check, which encodes them")
+        found[name] = faults(folder, layout)
+    return found
+
+
+def _parts(splits: Splits, space: LatentSpace, cache: Path) -> list[Part]:
+    """The stores in the order they are written; all are opened before anything is encoded."""
+    parts = []
+    for name in stores_of(space):
+        images = _side(splits, space, name)
+        writer = open_writer(folder_of(space, cache) / name, layout_of(space, name, len(images)))
+        if name in SPLITS:
+            parts.append(Part(writer, functools.partial(_moments, images, tuple(writer.layout.fields))))
+        else:
+            parts.append(Part(writer, functools.partial(_given_back, splits, space, cache)))
+    return parts
+
+
+def _side(splits: Splits, space: LatentSpace, name: str) -> Images:
+    """The images that a store is made of."""
+    side: Images = getattr(splits, name if name in SPLITS else space.reconstructed or "")
+    return side
+
+
+def _check_free(folder: Path) -> None:
+    """A folder of a suite's choice must be a cache's already, or hold nothing."""
+    names = sorted(item.name for item in folder.iterdir()) if folder.is_dir() else []
+    known = (*SPLITS, ".lock", ".owner")
+    if foreign := [name for name in names if name not in known and not name.startswith(RECONSTRUCTED)]:
+        raise UsageError("the folder of the cache is in use", where=str(folder), got=foreign[0], do="give another one")
+
+
+def _moments(images: Images, names: tuple[str, ...], autoencoder: Autoencoder, rows: range) -> dict[str, Array]:
+    """The moments of some images; the next ones are decoded while the autoencoder is at work."""
+    found: dict[str, list[Array]] = {name: [] for name in names}
+    chunks = _chunks(rows, autoencoder.space)
+    with ThreadPoolExecutor(1) as reader:
+        coming = [reader.submit(images.take, chunks[0])]
+        for chunk in [*chunks[1:], None]:
+            pixels = coming.pop().result()
+            if chunk is not None:
+                coming.append(reader.submit(images.take, chunk))
+            for name, parts in found.items():
+                parts.append(autoencoder.moments(pixels if name == "moments" else pixels[..., ::-1]))
+    kept = autoencoder.space.given.dtype
+    return {name: np.concatenate(parts).astype(kept) for name, parts in found.items()}
+
+
+def _given_back(
+    splits: Splits, space: LatentSpace, cache: Path, autoencoder: Autoencoder, rows: range
+) -> dict[str, Array]:
+    """Some images of the reference, decoded from the latents that were written before."""
+    latents: Images = getattr(latents_of(splits, space, cache), space.reconstructed or "")
+    batch = space.given.batch
+    parts = [autoencoder.pixels(floats(latents.take(rows[i : i + batch]))) for i in range(0, len(rows), batch)]
+    return {"pixels": np.concatenate(parts)}
+
+
+def _chunks(rows: range, space: LatentSpace) -> list[range]:
+    """The rows in whole batches of the autoencoder, as many as CHUNK_BYTES of pixels hold, and one at least."""
+    batches = max(1, CHUNK_BYTES // (space.frames * space.channels * space.height * space.width * space.given.batch))
+    size = batches * space.given.batch
+    return [rows[i : i + size] for i in range(0, len(rows), size)]

@@ -1,0 +1,168 @@
+"""From an encoded image to uint8 [C, H, W], strictly: what can't be decoded whole is an error that names it.
+
+Colour profiles are ignored, as everywhere in this field; the EXIF orientation is applied, as `datasets` does.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import threading
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from zigma_bench.data.images import Crop, Pixels
+from zigma_bench.data.reading.png import check_png
+from zigma_bench.errors import BadImage
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")  # none of them starts another program
+MAX_PIXELS = 89_478_485  # Pillow's own limit, at which it only warns
+ORIENTATION_PLACES = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
+MEND = "replace or remove the image"
+
+Resize = Literal["short-side-center-crop", "adm-center-crop", "squash", "none"]
+
+
+class Enlarged(threading.local):
+    """How many images a thread has made larger than they were."""
+
+    images = 0
+
+
+enlarged = Enlarged()
+
+
+def decode(
+    data: bytes, *, channels: int, resolution: int, resize: Resize, where: str, crop: Crop | None = None
+) -> Pixels:
+    """An encoded image as uint8 [channels, resolution, resolution], its centre or a `crop` of it.
+
+    BadImage, which names `where`, if it is broken.
+    """
+    image = flat_image(data, where).convert("RGB" if channels == 3 else "L")
+    image = fitted(image, resolution, resize, where) if crop is None else cut(image, resolution, resize, crop, where)
+    pixels = np.asarray(image)
+    return np.ascontiguousarray(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1))
+
+
+def flat_image(data: bytes, where: str) -> Image.Image:
+    """An encoded image of its own size, upright, opaque, with 8 bits a channel; BadImage if it is broken."""
+    return _flat(_opened(data, where), where)
+
+
+def _opened(data: bytes, where: str) -> Image.Image:
+    """The first frame of the image, decoded to its end and upright."""
+    try:
+        with Image.open(io.BytesIO(data), formats=_formats()) as image:
+            _check_size(image.width * image.height, where)
+            image.load()
+            check_png(data, where, MEND)  # after Pillow, which names what it finds itself
+            return ImageOps.exif_transpose(image) if _may_be_turned(image) else image
+    except BadImage:
+        raise
+    except Exception as error:  # decoders of broken data raise whatever they run into
+        raise BadImage(f"the image can't be decoded ({_reason(error, data)})", where=where, do=MEND) from error
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those of FORMATS that this Pillow can read (AVIF is optional)."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _may_be_turned(image: Image.Image) -> bool:
+    """Whether there is a place for an orientation; looking for one costs more than decoding a small JPEG."""
+    return image.format == "TIFF" or any(key in image.info for key in ORIENTATION_PLACES)
+
+
+def _reason(error: Exception, data: bytes) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return f"{len(data)} bytes that begin with {data[:12]!r} are none of {', '.join(_formats())}"
+    return f"{type(error).__name__}: {error}"
+
+
+def _check_size(pixels: int, where: str) -> None:
+    if pixels > MAX_PIXELS:
+        raise BadImage(
+            "the image is too large", where=where, expected=f"at most {MAX_PIXELS} pixels", got=pixels, do=MEND
+        )
+
+
+def _flat(image: Image.Image, where: str) -> Image.Image:
+    """The image without transparency (laid on white) and with 8 bits a channel."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        levels = np.asarray(image, dtype=np.float64) / 257.0  # 65535 / 255: Pillow's own conversion may clip instead
+        return Image.fromarray(np.rint(levels).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise BadImage(
+            f"the image is of mode {image.mode!r}, whose white has no fixed value",
+            where=where,
+            expected="8 or 16 bits a channel",
+            do="convert the image",
+        )
+    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return image
+
+
+def fitted(image: Image.Image, resolution: int, resize: Resize, where: str) -> Image.Image:
+    """The image at resolution x resolution."""
+    if image.size == (resolution, resolution):
+        return image
+    if resize == "none":
+        raise BadImage(
+            "the image has another size",
+            where=where,
+            expected=f"{resolution} x {resolution} pixels, for resize: none",
+            got=f"{image.width} x {image.height}",
+            do="set resize: short-side-center-crop",
+        )
+    enlarged.images += min(image.size) < resolution
+    scaled = _scaled(image, resolution, resize, where)
+    left, top = (scaled.width - resolution) // 2, (scaled.height - resolution) // 2
+    return scaled.crop((left, top, left + resolution, top + resolution))
+
+
+def cut(image: Image.Image, resolution: int, resize: Resize, crop: Crop, where: str) -> Image.Image:
+    """A crop of the image, resolution x resolution; BadImage where the image is smaller than that."""
+    if min(image.size) < resolution:
+        raise BadImage(
+            "the image is smaller than what train.random_crop cuts out of it", where=where,
+            expected=f"at least {resolution} pixels a side", got=f"{image.width} x {image.height}",
+            do="remove the image, or leave random_crop out",
+        )  # fmt: skip
+    scaled = _scaled(image, crop.short_side, resize, where)
+    left, top = int(crop.across * (scaled.width - resolution + 1)), int(crop.down * (scaled.height - resolution + 1))
+    return scaled.crop((left, top, left + resolution, top + resolution))
+
+
+def _scaled(image: Image.Image, short_side: int, resize: Resize, where: str) -> Image.Image:
+    """The image with so many pixels on its short side, or squashed on both; bicubic."""
+    if resize == "squash":
+        return image.resize((short_side, short_side), Image.Resampling.BICUBIC)
+    if resize == "adm-center-crop":
+        image = _halved(image, short_side)
+    else:
+        assert resize == "short-side-center-crop", resize
+    short = min(image.size)
+    if short == short_side:
+        return image
+    width, height = (max(short_side, round(side * short_side / short)) for side in image.size)
+    _check_size(width * height, where)
+    return image.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def _halved(image: Image.Image, short_side: int) -> Image.Image:
+    """The image halved by the mean of 2 x 2 pixels for as long as its short side is twice `short_side` or more.
+
+    That is how ADM's code (openai/guided-diffusion, guided_diffusion/image_datasets.py: center_crop_arr and
+    random_crop_arr), and DiT's and SiT's after it, begin; the bicubic rest is that of short-side-center-crop.
+    """
+    while min(image.size) >= 2 * short_side:
+        width, height = image.size
+        image = image.resize((width // 2, height // 2), Image.Resampling.BOX)
+    return image

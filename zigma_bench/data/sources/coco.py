@@ -1,0 +1,156 @@
+"""MS-COCO: photographs with five texts or so each, of which one is drawn at each use; its own validation split."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zigma_bench.data.images import Counts, Images, Splits, Texts
+from zigma_bench.data.reading.files import fingerprint
+from zigma_bench.data.reading.folder import check_none_passed_over, files_in
+from zigma_bench.data.sources.options import CocoOptions
+from zigma_bench.data.sources.provided import FileRows, Provided, hashes, image_parts, root_of
+from zigma_bench.errors import BadImage, NotReady, ZigmaBenchError
+from zigma_bench.plugins.registry import DataFacts, Missing
+
+if TYPE_CHECKING:
+    from zigma_bench.data.checks.dataset import Found
+
+COUNTS = {"2014": {"train": 82_783, "val": 40_504}, "2017": {"train": 118_287, "val": 5_000}}
+
+
+@dataclass(frozen=True)
+class Side:
+    """One split of one edition: its folder of images, its file of texts, and how many images there must be."""
+
+    images: Path
+    texts: Path
+    count: int
+
+
+def describe(options: CocoOptions) -> DataFacts:
+    """Facts of the folder, from names and contents of its files."""
+    train, val = _sides(options)
+    files = [file for side in (train, val) for file in (side.texts, *sorted(_files(side)))]
+    told = fingerprint("coco", {"resolution": options.resolution, "files": hashes(files, root_of(options.root))})
+    side = options.resolution
+    return DataFacts(3, side, side, told, _missing(options), val.count, captions=True, crops=True)
+
+
+def load(options: CocoOptions) -> Splits:
+    """The photographs as uint8 [N, 3, resolution, resolution] with their texts; NotReady without all of them."""
+    for missing in describe(options).missing:
+        raise NotReady(f"{missing.what} is missing", where="data: coco", do=missing.do)
+    train, val = (_images(side, options.resolution) for side in _sides(options))
+    return Splits(train, val)
+
+
+def count(options: CocoOptions) -> Counts:
+    """How many photographs are trained on and held out."""
+    train, val = _sides(options)
+    return Counts(train.count, val.count)
+
+
+def parts(options: CocoOptions) -> Iterator[Callable[[], Found]]:
+    """The parts of a check: the texts of every image, every image that they name, and every image that is there."""
+    for side in _sides(options):
+        if side.texts.is_file():
+            yield functools.partial(_absent, side)
+        if files := _files(side):
+            yield from image_parts(sorted(files), options.resolution)
+
+
+def read_texts(file: Path) -> dict[str, Texts]:
+    """The texts of each image by its file's name, in its order; NotReady for what is no file of COCO's texts."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        names = {item["id"]: str(item["file_name"]) for item in found["images"]}
+        texts: dict[str, list[str]] = {name: [] for name in sorted(names.values())}
+        for item in found["annotations"]:
+            texts[names[item["image_id"]]].append(str(item["caption"]).strip())
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise NotReady(
+            f"the file of texts can't be read ({type(error).__name__}: {error})", where=str(file),
+            expected="JSON with images (id, file_name) and annotations (image_id, caption)", do="get it again",
+        ) from error  # fmt: skip
+    return {name: tuple(text for text in given if text) for name, given in texts.items()}
+
+
+def _images(side: Side, resolution: int) -> Images:
+    from zigma_bench.data.latents.encoded import DecodedImages
+
+    texts = read_texts(side.texts)
+    for problem in _problems(side, texts):
+        raise problem
+    rows = FileRows(tuple(side.images / name for name in texts), str(side.images))
+    return DecodedImages(rows, 3, resolution, "short-side-center-crop", texts=list(texts.values()))
+
+
+def _absent(side: Side) -> Found:
+    from zigma_bench.data.checks.dataset import Found
+
+    return Found(0, tuple(_problems(side, read_texts(side.texts))))
+
+
+def _problems(side: Side, texts: dict[str, Texts]) -> Iterator[ZigmaBenchError]:
+    """What images and texts lack of each other."""
+    there = {file.name for file in _files(side)}
+    for name, given in texts.items():
+        if Path(name).name != name:  # a file from elsewhere must not make us read this machine's files
+            yield BadImage("the file of texts points out of the folder", where=str(side.texts), got=name)
+        elif name not in there:
+            yield BadImage("there is no such image, though there are texts for it", where=str(side.images / name))
+        elif not given:
+            yield BadImage("the image has no texts", where=f"{side.texts}, {name}")
+    for name in sorted(there - set(texts)):
+        yield BadImage("the image has no texts", where=str(side.images / name), do=f"{side.texts.name} names it not")
+
+
+def _missing(options: CocoOptions) -> tuple[Missing, ...]:
+    root, sides = root_of(options.root), _sides(options)
+    counted = [(len(_files(side)), side) for side in sides]
+    if all(count == side.count and side.texts.is_file() for count, side in counted):
+        return ()
+    there = [f"there are {count:,} of {side.count:,} images in {side.images.name}" for count, side in counted if count]
+    there += [f"there is no {side.texts.name}" for count, side in counted if count and not side.texts.is_file()]
+    return (_set(options).missing(root, ", ".join(there)),)
+
+
+def _set(options: CocoOptions) -> Provided:
+    year = options.edition
+    folders = " and ".join(f"{name}{year}/*.jpg" for name in COUNTS[year])
+    files = " and ".join(f"annotations/captions_{name}{year}.json" for name in COUNTS[year])
+    return Provided(
+        "coco",
+        f"MS-COCO {year} ({COUNTS[year]['train']:,} photographs for training and {COUNTS[year]['val']:,} for "
+        "validation with texts; texts CC BY 4.0, photographs under the terms of Flickr)",
+        f"get train{year}.zip, val{year}.zip and the annotations from cocodataset.org",
+        f"{folders}, {files}",
+    )
+
+
+def _sides(options: CocoOptions) -> tuple[Side, Side]:
+    root, counts = root_of(options.root), COUNTS[options.edition]
+    wanted = {"train": options.train_images, "val": options.validation_images}
+    train, val = (
+        Side(
+            root / f"{name}{options.edition}",
+            root / "annotations" / f"captions_{name}{options.edition}.json",
+            wanted[name] or counts[name],
+        )
+        for name in ("train", "val")
+    )
+    return train, val
+
+
+def _files(side: Side) -> list[Path]:
+    """The photographs of a side; NotReady for an image of another format, which would be passed over."""
+    if not side.images.is_dir():
+        return []
+    files = files_in(side.images)
+    check_none_passed_over(map(str, files), (".jpg",), "coco")
+    return [file for file in files if file.suffix.lower() == ".jpg"]

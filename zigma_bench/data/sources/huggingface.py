@@ -1,0 +1,365 @@
+"""Images read with Hugging Face `datasets`, which never runs code of a data set here."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from zigma_bench.conditioning.captions import captions_in
+from zigma_bench.data.checks.files import check_opens, check_reads
+from zigma_bench.data.images import Images, Labels, Splits
+from zigma_bench.data.latents.encoded import DecodedImages, Rows
+from zigma_bench.data.reading.counts import images_in
+from zigma_bench.data.reading.files import Listing, split_list
+from zigma_bench.data.reading.folder import unreadable
+from zigma_bench.data.reading.holdout import hold_out
+from zigma_bench.data.reading.splits import files_of_splits, split_names
+from zigma_bench.data.sources import hub
+from zigma_bench.data.sources.huggingface_files import (
+    METADATA_FILES,
+    SUFFIXES,
+    Source,
+    builder_kind,
+    find,
+    read_files,
+    reads_metadata,
+    require,
+)
+from zigma_bench.data.sources.options import HuggingFaceOptions
+from zigma_bench.errors import NotReady, UsageError
+
+PASSED_OVER, LINE = "no line of the metadata beside it names the image", "write one for each, or remove the image"
+BINARY = ("binary", "large_binary", "fixed_size_binary")  # binary_view too; of Arrow types
+NAMES_NONE, NO_LINE = "a line of the metadata names an image that is not there", "put it there, or remove the line"
+
+
+def load(options: HuggingFaceOptions) -> Splits:
+    """The images of the options as uint8 [N, channels, resolution, resolution], decoded when they are first taken.
+
+    NotReady if files are missing or can't be read as what they claim to be; UsageError for a split or column that isn't
+    there, or fewer images than asked; BadImage, on taking, for a broken image. A Hub data set is downloaded here.
+    """
+    source = find(options)
+    require(source, _label(options, source.train))
+    if options.path == "webdataset":  # the end of one that is cut off between two images is like any other end
+        for file in (*source.train.files, *(source.validation.files if source.validation else ())):
+            check_opens(file)
+    if options.streaming:
+        from zigma_bench.data.sources import huggingface_stream as streamed
+
+        with quiet():
+            return streamed.load(options, source)
+    if source.kind == "hub":
+        assert options.revision is not None
+        options = replace(options, path=str(hub.fetch(options.path, options.revision)))
+        source = find(options)
+        require(source, options.path)
+    with quiet():
+        return _splits(options, source)
+
+
+def _splits(options: HuggingFaceOptions, source: Source) -> Splits:
+    builder = _builder(options, source, source.train, split_list(options.data_files))
+    train = _images(options, source.train, builder, options.split)
+    if options.validation is not None:
+        return hold_out(train, options.validation, where=_label(options, source.train))
+    if options.validation_split is not None:
+        _check_names(builder, options.validation_split, _label(options, source.train))
+        _check_apart(builder, options.split, options.validation_split)
+        return Splits(train, _images(options, source.train, builder, options.validation_split))
+    return Splits(train, load_validation(options, source))
+
+
+def load_validation(options: HuggingFaceOptions, source: Source) -> Images:
+    """The images of validation_files."""
+    assert source.validation is not None
+    other = _builder(options, source, source.validation, split_list(options.validation_files))
+    return _images(options, source.validation, other, "train")
+
+
+def builders(options: HuggingFaceOptions, source: Source) -> Iterator[tuple[Any, Listing]]:
+    """The `datasets` builder of each set of files, with the files."""
+    yield _builder(options, source, source.train, split_list(options.data_files)), source.train
+    if source.validation is not None:
+        yield _builder(options, source, source.validation, split_list(options.validation_files)), source.validation
+
+
+def _builder(options: HuggingFaceOptions, source: Source, listing: Listing, patterns: tuple[str, ...]) -> Any:
+    """The `datasets` builder of the listed files, its cache filled with every one of their images."""
+    import datasets
+
+    where = _label(options, listing)
+    try:
+        builder = open_builder(options, source, listing, patterns)
+        builder.download_and_prepare()
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        for file in listing.files:
+            check_reads(file)  # names the file that is broken, which `datasets` does not
+        raise NotReady(f"datasets can't read it: {_root(error)}", where=where) from error
+    _check_none_lost(builder, options, source, listing)
+    return builder
+
+
+def open_builder(options: HuggingFaceOptions, source: Source, listing: Listing, patterns: tuple[str, ...]) -> Any:
+    """The `datasets` builder of the listed files.
+
+    It is handed their names and splits, so that it interprets none. A folder that says itself how it is read, such as
+    the copy of a data set of the Hub, is left to `datasets`.
+    """
+    kind = builder_kind(options, source.kind, listing.files)
+    if kind is None:
+        return _own_builder(options, source, listing, patterns)
+    images = read_files(options, kind, listing.files)
+    splits = _splits_of(options, source, images, kind, patterns)
+    rest: dict[str, Any] = {}
+    if kind == "imagefolder":
+        beside = [file for file in listing.files if file.endswith(METADATA_FILES)]
+        beside = beside if source.kind == "folder" or reads_metadata(options) else []
+        splits = _with_metadata(splits, beside, source)
+        rest = {"drop_labels": options.label is None, "drop_metadata": not beside}
+    return builder_of(kind, splits, **rest)
+
+
+def builder_of(kind: str, splits: dict[str, tuple[str, ...]], **rest: Any) -> Any:
+    """The `datasets` builder of files of one kind, by split."""
+    return _class_of(kind)(dataset_name=kind, data_files=_data_files(splits), hash=datasets_version(), **rest)
+
+
+def _splits_of(
+    options: HuggingFaceOptions, source: Source, files: list[str], kind: str, patterns: tuple[str, ...]
+) -> dict[str, tuple[str, ...]]:
+    """The files by split; those that the options name are all of `train`."""
+    if patterns or not files:
+        return {"train": tuple(files)}
+    asked = split_names(options.split, options.validation_split)
+    base = str(source.base)
+    return dict(files_of_splits(files, source.base, asked, shards=kind != "imagefolder", where=base))
+
+
+def _with_metadata(splits: dict[str, tuple[str, ...]], beside: list[str], source: Source) -> dict[str, tuple[str, ...]]:
+    """The files of each split with the metadata that lies in the folders of its images."""
+    if len(splits) == 1:
+        return {split: (*files, *beside) for split, files in splits.items()}
+    found = {split: list(files) for split, files in splits.items()}
+    for file in beside:
+        folder = os.path.dirname(file) + os.sep
+        owners = [split for split, files in splits.items() if any(image.startswith(folder) for image in files)]
+        if len(owners) != 1:
+            raise UsageError(
+                "the metadata belongs to no split, or to several",
+                where=file,
+                do="write one in the folder of each split",
+            )
+        found[owners[0]].append(file)
+    return {split: tuple(files) for split, files in found.items()}
+
+
+def _class_of(kind: str) -> Any:
+    from datasets.packaged_modules.arrow.arrow import Arrow
+    from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+    from datasets.packaged_modules.parquet.parquet import Parquet
+    from datasets.packaged_modules.webdataset.webdataset import WebDataset
+
+    return {"arrow": Arrow, "imagefolder": ImageFolder, "parquet": Parquet, "webdataset": WebDataset}[kind]
+
+
+def _data_files(splits: dict[str, tuple[str, ...]]) -> Any:
+    """The files as `datasets` holds them: its cache is another one where any of them has changed."""
+    from datasets.data_files import DataFilesDict, DataFilesList
+
+    found = {}
+    for split, files in splits.items():
+        if chained := next((file for file in files if "::" in file), None):
+            raise UsageError("datasets takes '::' in a path for the sign of an archive", where=chained, do="rename it")
+        found[split] = DataFilesList(list(files), [_state(file) for file in files])
+    return DataFilesDict(found)
+
+
+def _state(file: str) -> tuple[str, ...]:
+    try:
+        found = os.stat(file)
+    except OSError as error:
+        raise unreadable(file, error) from None
+    return tuple(str(item) for item in (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino))
+
+
+def datasets_version() -> str:
+    """The version of `datasets`, whose caches are read by no other."""
+    import datasets
+
+    return str(datasets.__version__)
+
+
+def _own_builder(options: HuggingFaceOptions, source: Source, listing: Listing, patterns: tuple[str, ...]) -> Any:
+    """The builder of a folder whose files `datasets` finds by itself; it must read all that options and plan name."""
+    import datasets
+
+    place = {"data_files": {"train": [glob.escape(file) for file in listing.files]}} if patterns else {}
+    builder = datasets.load_dataset_builder(str(source.base), options.name, **place)
+    found = {os.path.realpath(str(file)) for files in builder.config.data_files.values() for file in files}
+    if unknown := found - {os.path.realpath(file) for file in listing.files}:
+        raise UsageError(
+            "datasets would read a file that the plan doesn't know", where=_label(options, listing),
+            got=sorted(unknown)[0], do="name the files with data_files",
+        )  # fmt: skip
+    return builder
+
+
+def _check_none_lost(builder: Any, options: HuggingFaceOptions, source: Source, listing: Listing) -> None:
+    """NotReady where the files hold another number of images than the builder gives."""
+    kind = builder_kind(options, source.kind, listing.files)
+    if kind is None or (kind == "imagefolder" and not builder.config.drop_metadata):
+        return  # `_check_metadata` compares images with the lines that name them
+    held = sum(images_in(file, kind) for file in read_files(options, kind, listing.files))
+    got = sum(info.num_examples for info in builder.info.splits.values())
+    if got != held:
+        raise NotReady(
+            "datasets reads another number of images than the files hold", where=_label(options, listing),
+            expected=str(held), got=got, do="name the files with data_files, or write them as parquet",
+        )  # fmt: skip
+
+
+def _root(error: BaseException) -> str:
+    """The innermost reason: `datasets` wraps it in general words."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {error}"
+
+
+def _images(options: HuggingFaceOptions, listing: Listing, builder: Any, split: str) -> Images:
+    """The images of one split, encoded as they lie there."""
+    where = _label(options, listing)
+    _check_names(builder, split, where)
+    table = builder.as_dataset(split=split)
+    check_column(table, options.image, where)
+    _check_metadata(builder, listing, options.image)
+    classes = _classes(options, table, where)
+    texts = None if options.caption is None else captions_in(table, options.caption, f"{where}, split {split!r}")
+    table = table.select_columns([options.image])
+    if len(table) == 0:
+        raise UsageError(f"the split {split!r} has no images", where=where)
+    rows = Rows(table.with_format("arrow"), options.image, f"{where}, split {split!r}", frozenset(listing.files))
+    return DecodedImages(rows, options.channels, options.resolution, options.resize, classes, texts)
+
+
+def unlike_metadata(builder: Any, listing: Listing, column: str) -> tuple[list[str], list[str]]:
+    """The images of a folder that its metadata passes over, which `datasets` leaves out without a word, and the images
+    that it names and that are not there."""
+    from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+
+    if not isinstance(builder, ImageFolder) or builder.config.drop_metadata:
+        return [], []
+    if not any(file.endswith(METADATA_FILES) for file in listing.files):
+        return [], []
+    pictures = {os.path.realpath(file) for file in listing.files if file.lower().endswith(SUFFIXES["imagefolder"])}
+    named: set[str] = set()
+    for split in builder.info.splits:
+        table = builder.as_dataset(split=split).with_format("arrow")
+        named |= {os.path.realpath(cell["path"]) for cell in table[:][column].to_pylist()}
+    return sorted(pictures - named), sorted(named - pictures)
+
+
+def _check_metadata(builder: Any, listing: Listing, column: str) -> None:
+    for files, what, do in zip(
+        unlike_metadata(builder, listing, column), (PASSED_OVER, NAMES_NONE), (LINE, NO_LINE), strict=True
+    ):
+        if files:
+            shown = ", ".join(files[:5]) + (f" and {len(files) - 5} more" if len(files) > 5 else "")
+            raise NotReady(what, where=shown, do=do)
+
+
+def _classes(options: HuggingFaceOptions, table: Any, where: str) -> Labels | None:
+    """The class of every row, if the options name their column."""
+    if options.label is None:
+        return None
+    assert options.classes is not None
+    if options.label not in table.column_names:
+        raise UsageError(
+            f"there is no column {options.label!r}", where=where,
+            expected=f"one of {', '.join(sorted(table.column_names))}", do="set label to one",
+        )  # fmt: skip
+    values = np.asarray(table.with_format("numpy")[:][options.label])
+    if values.dtype.kind not in "iu" or values.shape != (len(table),):
+        raise UsageError(
+            f"the column {options.label!r} holds no classes", where=where, expected="a whole number in each row",
+            got=f"{values.dtype} {list(values.shape)}",
+        )  # fmt: skip
+    if len(values) and not 0 <= values.min() <= values.max() < options.classes:
+        row = int(np.flatnonzero((values < 0) | (values >= options.classes))[0])
+        raise UsageError(
+            f"the class of row {row} is none", where=f"{where}, column {options.label!r}",
+            expected=f"0 to {options.classes - 1}", got=int(values[row]), do="set classes to their number",
+        )  # fmt: skip
+    return values.astype(np.int64)
+
+
+def _check_names(builder: Any, split: str, where: str) -> None:
+    """UsageError for a split that the files don't give."""
+    known = sorted(builder.info.splits)
+    for name in (part.partition("[")[0] for part in split.split("+")):
+        if name not in known:
+            raise UsageError(f"there is no split {name!r}", where=where, expected=f"one of {', '.join(known)}")
+
+
+def check_column(table: Any, column: str, where: str) -> None:
+    """The column must hold encoded images: the feature Image, {bytes, path}, or bytes."""
+    import datasets
+
+    names = sorted(table.column_names)
+    if column not in names:
+        raise UsageError(
+            f"there is no column {column!r}", where=where, expected=f"one of {', '.join(names)}", do="set image to one"
+        )
+    feature = table.features[column]
+    if isinstance(feature, dict) and set(feature) <= {"bytes", "path"}:
+        feature = feature.get("bytes")
+    binary = isinstance(feature, datasets.Value) and feature.dtype.startswith(BINARY)
+    if not (binary or isinstance(feature, datasets.Image)):
+        raise UsageError(
+            f"the column {column!r} holds no images", where=where, expected="images, or their encoded bytes",
+            got=str(table.features[column]),
+        )  # fmt: skip
+
+
+def _check_apart(builder: Any, train: str, validation: str) -> None:
+    """UsageError if two texts of splits, such as train[:90%] and train[80%:], have a row in common."""
+    import datasets
+
+    sizes = {name: info.num_examples for name, info in builder.info.splits.items()}
+    ours, theirs = (datasets.ReadInstruction.from_spec(text).to_absolute(sizes) for text in (train, validation))
+    for one in ours:
+        for other in theirs:
+            start, stop = max(one.from_, other.from_), min(one.to, other.to)
+            if one.splitname == other.splitname and start < stop:
+                raise UsageError(
+                    f"split {train!r} and validation_split {validation!r} share {stop - start} rows",
+                    where="data: huggingface", expected="two splits without a common row",
+                )  # fmt: skip
+
+
+def _label(options: HuggingFaceOptions, listing: Listing) -> str:
+    """The data as an error names them."""
+    if not listing.files:
+        return options.path
+    more = f" and {len(listing.files) - 1} more" if len(listing.files) > 1 else ""
+    return listing.files[0] + more
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars of `datasets` within; its settings are put back after."""
+    import datasets
+
+    shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()

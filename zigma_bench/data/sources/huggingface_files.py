@@ -1,0 +1,328 @@
+"""Which files the options of `huggingface` mean, checked and described before anything is opened."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from zigma_bench.data.reading.files import (
+    Listing,
+    below,
+    fingerprint,
+    gaps,
+    matching,
+    missing_shards,
+    shared,
+    split_list,
+)
+from zigma_bench.data.reading.folder import IMAGES, check_none_passed_over, folders_in
+from zigma_bench.data.reading.splits import split_names
+from zigma_bench.data.sources import hub
+from zigma_bench.data.sources.options import HuggingFaceOptions
+from zigma_bench.errors import NotReady, UsageError, nearest
+from zigma_bench.plugins.registry import Condition, DataFacts, Missing
+
+SUFFIXES = {  # what is read as each kind
+    "parquet": (".parquet",),
+    "arrow": (".arrow",),
+    "webdataset": (".tar",),
+    "imagefolder": IMAGES,
+}
+SHARDS = (".parquet", ".arrow", ".tar")
+METADATA_FILES = ("/metadata.csv", "/metadata.jsonl", "/metadata.parquet")  # ends of paths
+CONFIGS = b"\nconfigs:"  # the key of a README.md that says which files are which split
+METADATA = (".csv", ".jsonl", ".parquet")  # files of a folder of images that hold their captions
+PART = r"[A-Za-z0-9_.-]+(\[[0-9%:-]*\](\([a-z0-9_]+\))?)?"  # such as train, or train[:90%]
+SPLIT = re.compile(rf"{PART}(\+{PART})*")
+NOTHING = Listing(())
+SHUFFLE_BUFFER = 10_000  # images of a stream
+
+
+@dataclass(frozen=True)
+class Source:
+    """The files behind the options; `kind` says how `datasets` is asked for them. Of a Hub data set none are known."""
+
+    kind: Literal["builder", "folder", "hub"]
+    base: Path
+    train: Listing = NOTHING
+    validation: Listing | None = None
+    missing: tuple[Missing, ...] = ()
+
+
+def describe(options: HuggingFaceOptions) -> DataFacts:
+    """Facts of the images that the options mean, from names and contents of files; the network is never touched.
+
+    UsageError for options that contradict each other. A data set of the Hub counts as missing when HF_HUB_OFFLINE is
+    set and no whole copy is in the cache; without it the run downloads the data set.
+    """
+    source = find(options)
+    parts = {
+        key: getattr(options, key)
+        for key in ("split", "validation_split", "validation", "image", "resolution", "channels", "resize", "name")
+    }
+    parts["kind"] = options.path if source.kind == "builder" else source.kind
+    parts["train"] = source.train.hashes()
+    parts["held_out"] = source.validation.hashes() if source.validation else None
+    if source.kind == "hub":
+        parts["hub"] = [options.path, options.revision, options.data_dir]
+        parts["hub_files"] = [split_list(options.data_files), split_list(options.validation_files)]
+    conditions: tuple[Condition, ...] = ()
+    if options.label is not None:
+        assert options.classes is not None
+        parts |= {"label": options.label, "classes": options.classes}
+        conditions = (Condition("class", options.classes),)
+    if options.caption is not None:
+        parts["caption"] = options.caption
+    if options.streaming:
+        parts["stream"] = [options.count, options.shuffle_buffer or SHUFFLE_BUFFER]
+    size, told = options.resolution, fingerprint("huggingface", parts)
+    facts = DataFacts(options.channels, size, size, told, source.missing, options.validation, conditions)
+    return replace(facts, captions=options.caption is not None, crops=options.resize != "none")
+
+
+def find(options: HuggingFaceOptions) -> Source:
+    """The source that the options name, with what of it is missing; UsageError for what can never work."""
+    _check_validation(options)
+    _check_split(options.split)
+    _check_stream(options)
+    if (options.label is None) != (options.classes is None):
+        raise _wrong("label, the column of classes, goes with classes, their number", "both, or neither")
+    patterns = split_list(options.data_files)
+    if options.path in SUFFIXES:
+        if not patterns and options.data_dir is None:
+            raise _wrong(f"{options.path} needs to know its files", "data_files or data_dir")
+        beside = METADATA if options.path == "imagefolder" and reads_metadata(options) else ()
+        return _listed(options, "builder", Path(options.data_dir or "."), SUFFIXES[options.path] + beside)
+    folder = Path(options.path).expanduser()
+    if folder.is_file():
+        raise _wrong(
+            f"{options.path!r} is a file",
+            "a folder, owner/name or a kind of file",
+            "write path: parquet, data_files: it",
+        )
+    if folder.is_dir() or not hub.NAME.fullmatch(options.path) or options.path.startswith("."):
+        return _folder(options, folder)
+    return _hub(options)
+
+
+def require(source: Source, where: str) -> None:
+    """NotReady if something of the source is missing."""
+    if source.missing:
+        raise NotReady("; ".join(f"{item.what} is missing: {item.do}" for item in source.missing), where=where)
+
+
+def _folder(options: HuggingFaceOptions, folder: Path) -> Source:
+    if not folder.is_dir():
+        if not options.path or ("/" not in options.path and not options.path.startswith((".", "~"))):
+            known = ", ".join(SUFFIXES)
+            error = _wrong(f"{options.path!r} is no data set", f"{known}, a folder, or owner/name on the Hub")
+            error.nearest = nearest(options.path, SUFFIXES)
+            raise error
+        return Source("folder", folder, missing=(_missing_folder(folder),))
+    return _listed(options, "folder", folder / (options.data_dir or ""), None)
+
+
+def _hub(options: HuggingFaceOptions) -> Source:
+    base = Path(options.path)
+    if options.revision is None:
+        where = f"put a folder at {base.absolute()}, or, for a data set of the Hub, give its commit as revision"
+        return Source("hub", base, missing=(Missing(f"the data set {options.path}", where),))
+    if not hub.COMMIT.fullmatch(options.revision):
+        raise _wrong("a data set of the Hub needs its full commit as revision", "40 hex digits")
+    if hub.offline() and not hub.is_here(options.path, options.revision):
+        missing = Missing(f"the data set {options.path} of the Hub", hub.get(options.path, options.revision))
+        return Source("hub", base, missing=(missing,))
+    return Source("hub", base)
+
+
+def _listed(
+    options: HuggingFaceOptions, kind: Literal["builder", "folder"], base: Path, suffixes: tuple[str, ...] | None
+) -> Source:
+    """A source of local files: those of data_files below `base`, or else all of `base`."""
+    if not base.expanduser().is_dir():
+        return Source(kind, base, missing=(_missing_folder(base),))
+    base = base.expanduser().absolute()
+    patterns, held_out = split_list(options.data_files), split_list(options.validation_files)
+    train = matching(patterns, base) if patterns else below(base)
+    validation = matching(held_out, base) if held_out else None
+    if not _has_own_reader(options, kind, train):
+        for listing in (train, validation or NOTHING):
+            _check_all_are_read(options, kind, listing, named=bool(patterns))
+    if suffixes is not None and not patterns:
+        train = Listing(tuple(file for file in train.files if file.lower().endswith(suffixes)))
+    missing = [_missing_file(file) for file in (*train.unmatched, *(validation.unmatched if validation else ()))]
+    missing += [_missing_shard(file) for file in (*_absent(train, patterns), *_absent(validation, held_out))]
+    if not train.files and not missing:
+        kinds = ", ".join(suffixes or ("data",))
+        missing.append(Missing(f"the data of {base} (it holds no {kinds} file)", "put the files there"))
+    if validation and (both := shared(train, validation)):
+        raise _wrong(f"{both[0]} is among the training and the validation files", "two sets that share no file")
+    source = Source(kind, base, train, validation, tuple(missing))
+    _check_classes(options, source)
+    return source
+
+
+def reads_metadata(options: HuggingFaceOptions) -> bool:
+    """Whether a folder of images is read with the metadata.csv, .jsonl or .parquet that lies in it."""
+    return options.caption is not None or options.label not in (None, "label")
+
+
+def builder_kind(options: HuggingFaceOptions, kind: str, files: Sequence[str]) -> str | None:
+    """The key of SUFFIXES as which local files are read; None for those that `datasets` alone knows how to read.
+
+    UsageError for a folder that holds files of two kinds.
+    """
+    if options.path in SUFFIXES:
+        return options.path
+    if _has_own_reader(options, kind, Listing(tuple(files))):
+        return None
+    data = [file for file in files if not file.endswith(METADATA_FILES)]
+    found = {kind: next((f for f in data if f.lower().endswith(ends)), None) for kind, ends in SUFFIXES.items()}
+    there = {kind: file for kind, file in found.items() if file is not None}
+    if len(there) > 1:
+        raise _wrong(
+            f"{options.path!r} holds data of {len(there)} kinds", "one kind", got=", ".join(there.values()),
+            do=f"write path: one of {', '.join(there)}, and data_dir or data_files",
+        )  # fmt: skip
+    return next(iter(there), None)
+
+
+def read_files(options: HuggingFaceOptions, kind: str, files: Sequence[str]) -> list[str]:
+    """Those of the files that are read as data of the kind: shards that data_files names whatever they are called."""
+    named = kind != "imagefolder" and options.data_files is not None
+    return [file for file in files if named or file.lower().endswith(SUFFIXES[kind])]
+
+
+def _has_own_reader(options: HuggingFaceOptions, kind: str, listing: Listing) -> bool:
+    """Whether a folder says itself which of its files are read: a data set of the Hub, or one with such a README.md."""
+    if kind != "folder":
+        return False
+    if options.revision is not None or options.name is not None:
+        return True
+    notes = [file for file in listing.files if file.endswith("/README.md")]
+    return any(CONFIGS in Path(file).read_bytes() for file in notes)
+
+
+def _check_all_are_read(options: HuggingFaceOptions, kind: str, listing: Listing, *, named: bool) -> None:
+    """NotReady for a file beside those that are read that looks like data too."""
+    found = builder_kind(options, kind, listing.files)
+    if found == "imagefolder":
+        images = [file for file in listing.files if not file.endswith(METADATA_FILES)]
+        check_none_passed_over(images, SUFFIXES[found], "the reader of a folder of images")
+    elif found is not None and not named:
+        check_none_passed_over(listing.files, SUFFIXES[found], f"the reader of {found} files", shards=True)
+
+
+def classes_of_folders(options: HuggingFaceOptions, source: Source) -> list[str] | None:
+    """The names of the class folders, sorted, so that a name's place is the number of its class; None where the
+    classes don't come from folders."""
+    if options.label != "label" or builder_kind(options, source.kind, source.train.files) != "imagefolder":
+        return None
+    if source.kind == "folder" and any(file.endswith(METADATA_FILES) for file in source.train.files):
+        return None
+    folders = {os.path.dirname(file) for file in source.train.files if file.lower().endswith(IMAGES)}
+    return sorted({os.path.basename(folder) for folder in folders})
+
+
+def _check_classes(options: HuggingFaceOptions, source: Source) -> None:
+    """NotReady for a class folder without an image, and for another number of class folders than `classes`."""
+    names = classes_of_folders(options, source)
+    if names is None or source.missing:
+        return
+    if not split_list(options.data_files):
+        _check_no_empty_class(source)
+    if len(names) != options.classes:
+        shown = ", ".join(names[:10]) + (f" and {len(names) - 10:,} more" if len(names) > 10 else "")
+        raise NotReady(
+            f"there are images of {len(names):,} classes only" if len(names) < (options.classes or 0)
+            else f"there are images of {len(names):,} classes", where=str(source.base),
+            expected=f"{options.classes:,} class folders with images, as classes says", got=shown,
+            do=f"set classes: {len(names)}, or correct the folders",
+        )  # fmt: skip
+
+
+def _check_no_empty_class(source: Source) -> None:
+    """NotReady for a folder beside the class folders in which no image is."""
+    folders = {os.path.dirname(file) for file in source.train.files if file.lower().endswith(IMAGES)}
+    filled = {above for folder in folders for above in (folder, *map(str, Path(folder).parents))}
+    for parent in sorted({os.path.dirname(folder) for folder in folders if folder != str(source.base)}):
+        for folder in folders_in(Path(parent)):
+            if str(folder) not in filled:
+                raise NotReady(
+                    "the class folder holds no image", where=str(folder), do="put images there, or remove it"
+                )
+
+
+def _missing_folder(folder: Path) -> Missing:
+    return Missing(f"the folder {folder}", f"put the images at {folder.expanduser().absolute()}")
+
+
+def _missing_file(file: str) -> Missing:
+    return Missing(f"the data file {Path(file).name}", f"put it at {file}, or change the path")
+
+
+def _absent(listing: Listing | None, patterns: tuple[str, ...]) -> list[str]:
+    """Shards that the numbers in the others' names tell of; a shard that was named by itself is meant by itself."""
+    if listing is None:
+        return []
+    named = {os.path.basename(pattern) for pattern in patterns}
+    files = [file for file in listing.files if os.path.basename(file) not in named]
+    return [*missing_shards(files), *gaps(file for file in files if file.lower().endswith(SHARDS))]
+
+
+def _missing_shard(file: str) -> Missing:
+    return Missing(
+        f"the shard {Path(file).name}", f"put it at {file}, or name in data_files, one by one, the shards to read"
+    )
+
+
+def _check_validation(options: HuggingFaceOptions) -> None:
+    named = ("validation_split", "validation_files", "validation")
+    given = [name for name in named if getattr(options, name) is not None]
+    if len(given) != 1:
+        raise _wrong(
+            "the validation images come from one place", f"exactly one of {', '.join(named)}", got=" and ".join(given)
+        )
+    if options.validation_files is not None and options.data_files is None:
+        raise _wrong("validation_files goes with data_files", "both, or neither")
+    if options.validation_split is not None:
+        _check_split(options.validation_split)
+        ours, theirs = _whole_splits(options.split), _whole_splits(options.validation_split)
+        same = options.split == options.validation_split or ours & split_names(options.validation_split)
+        if same or theirs & split_names(options.split):
+            raise _wrong(
+                "training and validation read the same split", "two splits without a common image", got=options.split
+            )
+
+
+def _check_stream(options: HuggingFaceOptions) -> None:
+    if not options.streaming:
+        if given := [name for name in ("count", "shuffle_buffer") if getattr(options, name) is not None]:
+            raise _wrong(f"{given[0]} goes with streaming", "streaming: true, or neither")
+        return
+    if options.count is None:
+        raise _wrong("a stream does not say how many images it has", "count, the number of images to train on")
+    if options.validation_split is not None:
+        raise _wrong("a stream holds out its first images", "validation, their number, or validation_files")
+    if options.path == "imagefolder":
+        raise _wrong("a folder of images is no stream: it is read as it lies", "streaming with other data")
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", options.split):
+        raise _wrong("a part of a split can't be streamed", "the name of a split", got=options.split)
+
+
+def _check_split(split: str) -> None:
+    if not SPLIT.fullmatch(split):
+        raise _wrong("this is no split", "a name, or a part of one such as train[:90%]", got=split)
+
+
+def _whole_splits(split: str) -> set[str]:
+    """Those of them that it takes whole."""
+    return {part for part in split.split("+") if "[" not in part}
+
+
+def _wrong(what: str, expected: str, do: str | None = None, got: object = None) -> UsageError:
+    return UsageError(what, where="data: huggingface", expected=expected, got=got or None, do=do)

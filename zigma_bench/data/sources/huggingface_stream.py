@@ -1,0 +1,167 @@
+"""A `huggingface` source as a stream: read with `datasets` from the Hub or from shards, and copied nowhere."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from zigma_bench.conditioning.captions import check_captions, texts_of_cell
+from zigma_bench.data.checks.files import check_opens, check_reads
+from zigma_bench.data.images import Images, Splits
+from zigma_bench.data.latents.encoded import encoded
+from zigma_bench.data.reading.files import split_list
+from zigma_bench.data.reading.splits import files_of_splits, split_names
+from zigma_bench.data.reading.stream import HeadImages, Row, Stream, StreamedImages
+from zigma_bench.data.sources import hub
+from zigma_bench.data.sources.huggingface_files import SHUFFLE_BUFFER, Source, builder_kind, find, read_files
+from zigma_bench.data.sources.options import HuggingFaceOptions
+from zigma_bench.errors import BadImage, NotReady, UsageError
+
+NO_FILES: frozenset[str] = frozenset()  # that a row may point to
+
+
+def load(options: HuggingFaceOptions, source: Source) -> Splits:
+    """The images of a stream; nothing but its beginning is read before they are taken."""
+    if source.kind == "hub" and options.revision and hub.is_here(options.path, options.revision):
+        options = replace(options, path=str(hub.fetch(options.path, options.revision)))  # the copy gives the same rows
+        source = find(options)
+    named = replace(options, path=str(source.base)) if source.kind == "folder" else options
+    rows = StreamRows(named, source.kind, source.train.files)
+    rows.check()
+    stream = Stream(rows, rows.where, options.label is not None, options.caption is not None)
+    size: dict[str, Any] = {
+        "channels": options.channels, "resolution": options.resolution, "resize": options.resize,
+    }  # fmt: skip
+    assert options.count is not None
+    buffer = options.shuffle_buffer or SHUFFLE_BUFFER
+    train = StreamedImages(stream, skip=options.validation or 0, count=options.count, buffer=buffer, **size)
+    if options.validation is not None:
+        return Splits(train, HeadImages(stream, options.validation, **size))
+    return Splits(train, _validation(options, source))
+
+
+def _validation(options: HuggingFaceOptions, source: Source) -> Images:
+    """The images of validation_files, which are few and lie here: not a stream."""
+    from zigma_bench.data.sources import huggingface
+
+    return huggingface.load_validation(replace(options, streaming=False, count=None, shuffle_buffer=None), source)
+
+
+@dataclass(frozen=True)
+class StreamRows:
+    """The rows of a source, called with the number of the first one that is wanted.
+
+    Rows before it are read and passed over: a stream can't be entered in the middle.
+    """
+
+    options: HuggingFaceOptions
+    kind: str
+    files: tuple[str, ...]
+
+    @property
+    def where(self) -> str:
+        more = f" and {len(self.files) - 1} more" if len(self.files) > 1 else ""
+        return self.files[0] + more if self.files else self.options.path
+
+    def check(self) -> None:
+        """UsageError for a column that isn't there, or holds no images; reads the beginning of the first file."""
+        from zigma_bench.data.sources.huggingface import check_column
+
+        table = self._table()
+        if table.column_names is None:
+            raise NotReady("the stream does not say which columns it has", where=self.where, do="leave streaming out")
+        check_column(table, self.options.image, self.where)
+        if self.options.caption is not None:
+            check_captions(table, self.options.caption, self.where)
+        if self.options.label is not None and self.options.label not in table.column_names:
+            raise UsageError(
+                f"there is no column {self.options.label!r}", where=self.where,
+                expected=f"one of {', '.join(sorted(table.column_names))}", do="set label to one",
+            )  # fmt: skip
+
+    def __call__(self, start: int, *, pictures: bool = True) -> Iterator[Row]:
+        for number, cells in enumerate(self.cells(start, pictures=pictures), start):
+            yield self._row(cells, number)
+
+    def cells(self, start: int, *, pictures: bool = True) -> Iterator[dict[str, Any]]:
+        """The columns that are wanted of each row, as they stand there, without the image where no `pictures` are."""
+        import datasets
+
+        o = self.options
+        columns = [name for name in (o.image if pictures else None, o.label, o.caption) if name is not None]
+        table = self._table(columns).select_columns(columns)
+        if pictures and isinstance((table.features or {}).get(o.image), datasets.Image):
+            table = table.cast_column(o.image, datasets.Image(decode=False))
+        try:
+            yield from table.skip(start)
+        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+            for file in self.files:
+                check_reads(file)  # names the file, if it is one of this machine
+            raise NotReady(f"the stream broke off ({type(error).__name__}: {error})", where=self.where) from error
+
+    def _row(self, cells: dict[str, Any], number: int) -> Row:
+        o, data, where = self.options, b"", f"{self.where}, row {number}"
+        if o.image in cells:
+            data, where = encoded(cells[o.image], self.where, f"row {number}", NO_FILES)
+        texts = None if o.caption is None else texts_of_cell(cells[o.caption], f"{where}, column {o.caption!r}")
+        if o.label is None:
+            return Row(data, where, None, texts)
+        label, classes = cells[o.label], o.classes
+        assert classes is not None
+        if type(label) is not int or not 0 <= label < classes:
+            raise BadImage(
+                "the class of the row is none", where=where, expected=f"0 to {classes - 1}", got=label,
+                do="set classes to their number",
+            )  # fmt: skip
+        return Row(data, where, label, texts)
+
+    def _table(self, columns: list[str] | None = None) -> Any:
+        """The table; of parquet files no more than the `columns` is read."""
+        import datasets
+
+        o = self.options
+        place: dict[str, Any] = {}
+        if self.kind == "hub":
+            place = {
+                "revision": o.revision,
+                "data_dir": o.data_dir,
+                "data_files": list(split_list(o.data_files)) or None,
+            }
+        elif (kind := builder_kind(o, self.kind, self.files)) is not None:
+            return self._local_table(kind, columns)
+        elif o.data_files is not None:
+            place = {"data_files": {"train": [glob.escape(file) for file in self.files]}}
+        try:
+            return datasets.load_dataset(o.path, o.name, split=o.split, streaming=True, **place)
+        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+            for file in self.files:
+                check_opens(file)
+            what = f"datasets can't stream it ({type(error).__name__}: {error})"
+            raise NotReady(what, where=self.where) from error
+
+    def _local_table(self, kind: str, columns: list[str] | None) -> Any:
+        """The table of local files, which are handed over by split: none of their names is interpreted."""
+        import datasets
+
+        from zigma_bench.data.sources.huggingface import builder_of
+
+        o = self.options
+        files = read_files(o, kind, self.files)
+        splits = {"train": tuple(files)}
+        if o.data_files is None:
+            base = Path(os.path.commonpath([os.path.dirname(file) for file in files]))
+            asked = split_names(o.split)
+            splits = dict(files_of_splits(files, base, asked, shards=True, where=str(base)))
+        if o.split not in splits:
+            raise UsageError(f"there is no split {o.split!r}", where=self.where, expected=f"one of {', '.join(splits)}")
+        rest = {"columns": columns} if kind == "parquet" else {}
+        try:
+            return builder_of(kind, splits, **rest).as_streaming_dataset(split=o.split)
+        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+            for file in self.files:
+                check_opens(file)
+            raise NotReady(f"datasets can't stream it ({type(error).__name__}: {error})", where=self.where) from error

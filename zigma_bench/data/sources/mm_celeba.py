@@ -1,0 +1,124 @@
+"""Multi-Modal-CelebA-HQ: the 30,000 faces of CelebA-HQ, each with texts, one of which is drawn at each use."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zigma_bench.data.images import Counts, Splits, Texts
+from zigma_bench.data.reading.files import fingerprint
+from zigma_bench.data.reading.folder import files_in
+from zigma_bench.data.sources.options import MmCelebaOptions
+from zigma_bench.data.sources.provided import SUFFIXES, FileRows, Provided, hashes, image_parts, root_of
+from zigma_bench.errors import BadImage, NotReady, UsageError
+from zigma_bench.plugins.registry import DataFacts, Missing
+
+if TYPE_CHECKING:
+    from zigma_bench.data.checks.dataset import Found
+
+IMAGES, TEXTS = "images", "celeba-caption"
+SET = Provided(
+    "mm-celeba",
+    "Multi-Modal-CelebA-HQ (30,000 faces of 1024 x 1024 pixels with ten texts each; for non-commercial research only)",
+    "get it from its project (IIGROUP/MM-CelebA-HQ-Dataset) under its agreement",
+    f"{IMAGES}/0.jpg to {IMAGES}/29999.jpg (or .png) and {TEXTS}/0.txt to {TEXTS}/29999.txt, a text a line",
+)
+
+
+def describe(options: MmCelebaOptions) -> DataFacts:
+    """Facts of the folder, from names and contents of its files."""
+    if options.validation >= options.images:
+        raise UsageError(
+            "validation leaves no image to train on", where="mm-celeba", expected=f"1 to {options.images - 1}",
+            got=options.validation,
+        )  # fmt: skip
+    root, found = root_of(options.root), _images(options)
+    files, side = [*found.values(), *(_text(root, number) for number in found)], options.resolution
+    told = fingerprint(
+        "mm-celeba", {"resolution": side, "validation": options.validation, "files": hashes(files, root)}
+    )
+    return DataFacts(3, side, side, told, _missing(options), options.validation, captions=True, crops=True)
+
+
+def load(options: MmCelebaOptions) -> Splits:
+    """The faces as uint8 [N, 3, resolution, resolution] with their texts; NotReady without all of them."""
+    from zigma_bench.data.latents.encoded import DecodedImages
+    from zigma_bench.data.reading.holdout import hold_out
+
+    for missing in describe(options).missing:
+        raise NotReady(f"{missing.what} is missing", where="data: mm-celeba", do=missing.do)
+    root, found = root_of(options.root), _images(options)
+    texts = [read_texts(_text(root, number)) for number in found]
+    rows = FileRows(tuple(found.values()), str(root / IMAGES))
+    images = DecodedImages(rows, 3, options.resolution, "short-side-center-crop", texts=texts)
+    return hold_out(images, options.validation, where="mm-celeba")
+
+
+def count(options: MmCelebaOptions) -> Counts:
+    """How many faces are trained on and held out."""
+    return Counts(options.images - options.validation, options.validation)
+
+
+def parts(options: MmCelebaOptions) -> Iterator[Callable[[], Found]]:
+    """The parts of a check: every number that lacks an image or its texts, and every image."""
+    found = _images(options)
+    if found:
+        yield functools.partial(_absent, options, found)
+        yield from image_parts(tuple(found.values()), options.resolution)
+
+
+def read_texts(file: Path) -> Texts:
+    """The texts of one image, a line each; BadImage where there is none."""
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    except FileNotFoundError:
+        raise BadImage("the image has no texts", where=str(file), do="put them there, a text a line") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadImage(f"the texts can't be read ({error})", where=str(file), do="replace the file") from error
+    if not (texts := tuple(line for line in lines if line)):
+        raise BadImage("the file holds no text", where=str(file), do="replace the file")
+    return texts
+
+
+def _absent(options: MmCelebaOptions, found: dict[int, Path]) -> Found:
+    from zigma_bench.data.checks.dataset import Found
+
+    root = root_of(options.root)
+    absent: list[BadImage] = []
+    for number in range(options.images):
+        if number not in found:
+            absent.append(BadImage("there is no such image", where=str(root / IMAGES / f"{number}.jpg"), do=SET.get))
+        try:
+            read_texts(_text(root, number))
+        except BadImage as error:
+            absent.append(error)
+    return Found(0, tuple(absent))
+
+
+def _missing(options: MmCelebaOptions) -> tuple[Missing, ...]:
+    """What to do where not all images and texts are there; files are counted, not opened."""
+    root, found = root_of(options.root), _images(options)
+    texts = sum(_text(root, number).is_file() for number in found)
+    if (len(found), texts) == (options.images, options.images):
+        return ()
+    but = f"there are {len(found):,} of {options.images:,} images, and texts of {texts:,}" if found else ""
+    return (SET.missing(root, but),)
+
+
+def _images(options: MmCelebaOptions) -> dict[int, Path]:
+    """The image files by number, in its order; others are not of the set."""
+    folder = root_of(options.root) / IMAGES
+    if not folder.is_dir():
+        return {}
+    files = [file for file in files_in(folder) if file.suffix.lower() in SUFFIXES and file.stem.isdecimal()]
+    numbered: dict[int, Path] = {}
+    for file in files:
+        if (first := numbered.setdefault(int(file.stem), file)) != file:
+            raise NotReady("two files have one number", where=str(file), got=str(first), do="remove one of both")
+    return {number: numbered[number] for number in sorted(numbered) if number < options.images}
+
+
+def _text(root: Path, number: int) -> Path:
+    return root / TEXTS / f"{number}.txt"

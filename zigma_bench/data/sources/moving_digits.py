@@ -1,0 +1,92 @@
+"""Clips of the embedded digits: each moves straight on through a dark field and turns back at its edges.
+
+What Moving MNIST is (Srivastava 2015, arXiv 1502.04681, section 4.2), made of the digits that come with scikit-learn:
+real shapes, known motion and nothing to download. Clip i shows digit i; its place and speed are drawn from i alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from zigma_bench.data.images import ArrayImages, Counts, Labels, Pixels, Splits
+from zigma_bench.data.reading.files import fingerprint
+from zigma_bench.data.reading.holdout import hold_out
+from zigma_bench.data.sources import digits
+from zigma_bench.data.sources.options import DigitsOptions, MovingDigitsOptions
+from zigma_bench.errors import UsageError
+from zigma_bench.plugins.registry import DataFacts
+
+VERSION = 1  # raised when the same options would give other pixels
+MOTION_SEED = 20240531
+FASTEST = 2  # pixels a frame, down and to the right; at least one of both directions moves
+
+Places = npt.NDArray[np.int64]
+
+
+def describe(options: MovingDigitsOptions) -> DataFacts:
+    """Facts of the clips; UsageError when `validation` doesn't fit."""
+    _check(options)
+    still = digits.describe(DigitsOptions())
+    told = fingerprint("moving-digits", {**vars(options), "version": VERSION, "digits": still.fingerprint})
+    side, held_out = options.resolution, options.validation
+    return DataFacts(1, side, side, told, still.missing, held_out, still.conditions, frames=options.frames)
+
+
+def load(options: MovingDigitsOptions) -> Splits:
+    """The clips as uint8 [N, frames, 1, resolution, resolution]; `validation` of them held out."""
+    _check(options)
+    return hold_out(_Clips(digits.all_digits(), options), options.validation, where="moving-digits")
+
+
+def count(options: MovingDigitsOptions) -> Counts:
+    """How many clips are trained on and held out."""
+    return Counts(options.clips - options.validation, options.validation)
+
+
+def motion_of(index: int, *, frames: int, room: int) -> Places:
+    """Where the corner of the digit of a clip is in each frame, [frames, 2]: rows and columns from 0 to `room`."""
+    # RandomState's stream is frozen for good (NEP 19); that of default_rng may change with NumPy
+    draw = np.random.RandomState([MOTION_SEED, index])
+    start = draw.randint(0, room + 1, 2)
+    speed = np.zeros(2, np.int64)
+    while not speed.any():  # a digit that rests shows no motion
+        speed = draw.randint(-FASTEST, FASTEST + 1, 2)
+    far = start + speed * np.arange(frames)[:, None]
+    turned = np.mod(far, 2 * room)  # a path mirrored at both edges has the period 2 room
+    return np.where(turned > room, 2 * room - turned, turned).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class _Clips:
+    """Clip i, of digit i."""
+
+    still: ArrayImages
+    options: MovingDigitsOptions
+
+    def __len__(self) -> int:
+        return self.options.clips
+
+    def labels(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Labels:
+        return self.still.labels(indices)
+
+    def take(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Pixels:
+        wanted = np.arange(len(self))[np.asarray(indices, dtype=np.int64)]
+        frames, side = self.options.frames, self.options.resolution
+        clips = np.zeros((len(wanted), frames, 1, side, side), np.uint8)
+        for clip, index, image in zip(clips, wanted, self.still.take(wanted), strict=True):
+            places = motion_of(int(index), frames=frames, room=side - digits.SIDE)
+            for frame, (top, left) in zip(clip, places, strict=True):
+                frame[:, top : top + digits.SIDE, left : left + digits.SIDE] = image
+        return clips
+
+
+def _check(options: MovingDigitsOptions) -> None:
+    if options.validation >= options.clips:
+        raise UsageError(
+            "validation leaves no clip to train on", where="moving-digits", expected=f"1 to {options.clips - 1}",
+            got=options.validation,
+        )  # fmt: skip

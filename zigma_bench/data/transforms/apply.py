@@ -1,0 +1,113 @@
+"""Images that went through transforms, one after another; the set keeps its number and its splits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from zigma_bench.data.images import (
+    Crop,
+    Images,
+    Labels,
+    Pixels,
+    Splits,
+    Texts,
+    captions_of,
+    cropped,
+    epoch_of,
+    has_order,
+    labels_of,
+)  # fmt: skip
+from zigma_bench.errors import UsageError
+
+MEMORY_BYTES = 2**30  # a split whose pixels fit is transformed once and kept
+CHUNK = 1000  # images at a time
+
+Step = Callable[[Pixels], Pixels]  # uint8 [n, C, H, W] to the same shape; of clips, each frame is an image
+
+
+@dataclass(frozen=True)
+class TransformedImages:
+    """Images after all steps. If all pixels fit in MEMORY_BYTES the first `take` transforms and keeps them all."""
+
+    images: Images
+    steps: tuple[Step, ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Pixels:
+        wanted = np.asarray(indices, dtype=np.int64)
+        return self._all[wanted] if self._fits else self._made(wanted)
+
+    def cropped(self, indices: Sequence[int] | npt.NDArray[np.integer], crops: Sequence[Crop]) -> Pixels:
+        """The images cut as their crops say, then transformed, and never kept."""
+        return self._after(cropped(self.images, indices, crops))
+
+    def labels(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Labels:
+        return labels_of(self.images, indices)
+
+    def captions(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> list[Texts]:
+        return captions_of(self.images, indices)
+
+    @property
+    def decodes(self) -> bool:
+        """Whether the images are too many to be kept."""
+        return not self._fits
+
+    @cached_property
+    def _fits(self) -> bool:
+        return len(self) > 0 and len(self) * self.images.take([0]).nbytes <= MEMORY_BYTES
+
+    @cached_property
+    def _all(self) -> Pixels:
+        return self._made(np.arange(len(self)))
+
+    def _made(self, indices: npt.NDArray[np.int64]) -> Pixels:
+        pixels = self.images.take(indices[:CHUNK])
+        parts = [self._after(pixels)]
+        for start in range(CHUNK, len(indices), CHUNK):
+            parts.append(self._after(self.images.take(indices[start : start + CHUNK])))
+        return np.concatenate(parts)
+
+    def _after(self, pixels: Pixels) -> Pixels:
+        if pixels.ndim == 5:
+            return self._after(pixels.reshape(-1, *pixels.shape[2:])).reshape(pixels.shape)
+        for step in self.steps if len(pixels) else ():
+            after = step(pixels)
+            if after.dtype != np.uint8 or after.shape != pixels.shape:
+                raise UsageError(
+                    "a transform gives other than it was given",
+                    expected=f"uint8 {list(pixels.shape)}", got=f"{after.dtype} {list(after.shape)}",
+                    do="mend the plugin",
+                )  # fmt: skip
+            pixels = after
+        return pixels
+
+
+class TransformedStream(TransformedImages):
+    """Images of a stream after all steps: they come in an order of their own, and are never kept."""
+
+    decodes = True
+
+    def take(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Pixels:
+        return self._made(np.asarray(indices, dtype=np.int64))
+
+    def epoch(self, seed: int, number: int) -> TransformedStream:
+        """The images in the order of an epoch."""
+        return TransformedStream(epoch_of(self.images, seed, number), self.steps)
+
+
+def transformed(splits: Splits, steps: Sequence[Step]) -> Splits:
+    """Both sides of a source after all steps; the source itself where there are none."""
+    if not steps:
+        return splits
+    return Splits(*(_after(images, tuple(steps)) for images in (splits.train, splits.validation)))
+
+
+def _after(images: Images, steps: tuple[Step, ...]) -> TransformedImages:
+    return TransformedStream(images, steps) if has_order(images) else TransformedImages(images, steps)

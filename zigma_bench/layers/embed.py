@@ -1,0 +1,167 @@
+"""What a network of patches begins and ends with: patches, positions, time.
+
+B batch, T frames of a clip, C channels, H x W pixels, h x w tokens, L = (T*)h*w, D width, p patch.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from zigma_bench.errors import UsageError
+from zigma_bench.layers.init import Draw, normal_, xavier_
+from zigma_bench.scans.grid import Grid
+
+
+class PatchEmbed(nn.Module):
+    """Cuts an image into patches and maps each to a token: [B, C, H, W] -> [B, L, D], row-major (ViT)."""
+
+    def __init__(self, channels: int, width: int, patch: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.weight = nn.Parameter(torch.empty(width, channels * patch * patch))
+        self.bias = nn.Parameter(torch.empty(width))
+
+    def init_parameters(self, draw: Draw) -> None:
+        xavier_(self.weight, draw("weight"))
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(patchify(x, self.patch), self.weight, self.bias)
+
+
+def check_images(x: Tensor, t: Tensor, *, grid: Grid, channels: int, patch: int) -> None:
+    """x and t are what a network of this grid takes."""
+    image = (channels, grid.height * patch, grid.width * patch)
+    shape = (grid.frames, *image) if grid.video else image
+    if tuple(x.shape[1:]) != shape or not x.is_floating_point():
+        raise UsageError(
+            "the network is built for other images",
+            expected=f"x of numbers [B, {', '.join(map(str, shape))}]",
+            got=f"{x.dtype} {list(x.shape)}",
+            do=f"build it for a grid that patches of {patch} x {patch} cut these images into",
+        )
+    if tuple(t.shape) != (len(x),):
+        raise UsageError("there is one time an image", expected=f"t [{len(x)}]", got=list(t.shape))
+
+
+def patchify(x: Tensor, patch: int) -> Tensor:
+    """[B, C, H, W] -> [B, L, C*p*p], the values of a token in the order (channel, row, column).
+
+    Frame after frame of a clip [B, T, C, H, W].
+    """
+    if x.ndim == 5:
+        return patchify(x.flatten(0, 1), patch).reshape(len(x), -1, x.shape[2] * patch**2)
+    B, C, H, W = x.shape
+    x = x.reshape(B, C, H // patch, patch, W // patch, patch)
+    return x.permute(0, 2, 4, 1, 3, 5).reshape(B, (H // patch) * (W // patch), C * patch * patch)
+
+
+def unpatchify(x: Tensor, grid: Grid, patch: int) -> Tensor:
+    """[B, L, p*p*C] -> [B, C, H, W], the values of a token in the order (row, column, channel) (DiT).
+
+    [B, T, C, H, W] for a grid of several frames.
+    """
+    if grid.video:
+        frames = x.reshape(len(x) * grid.frames, -1, x.shape[-1])
+        images = unpatchify(frames, Grid(grid.height, grid.width), patch)
+        return images.reshape(len(x), grid.frames, *images.shape[1:])
+    B, _, values = x.shape
+    C = values // (patch * patch)
+    x = x.reshape(B, grid.height, grid.width, patch, patch, C)
+    return x.permute(0, 5, 1, 3, 2, 4).reshape(B, C, grid.height * patch, grid.width * patch)
+
+
+class TimeEmbed(nn.Module):
+    """Time in [0, 1] -> [B, D]: 256 sinusoids of `scale` t, then two linear layers (DiT's TimestepEmbedder)."""
+
+    def __init__(self, width: int, frequencies: int = 256, scale: float = 1000) -> None:
+        super().__init__()
+        self.frequencies, self.scale = frequencies, scale
+        self.hidden = TimeLinear(frequencies, width)
+        self.out = TimeLinear(width, width)
+
+    def forward(self, t: Tensor) -> Tensor:
+        waves = sinusoids(self.scale * t.float(), self.frequencies)
+        return self.out(nn.functional.silu(self.hidden(waves)))  # type: ignore[no-any-return]
+
+
+def sinusoids(t: Tensor, channels: int) -> Tensor:
+    """t [B] -> [cos | sin] of t at rates 10000^(-k / (channels / 2)), float32 [B, channels]."""
+    half = channels // 2
+    rates = torch.exp(-math.log(10_000) * torch.arange(half, device=t.device, dtype=torch.float32) / half)
+    angles = t[:, None] * rates
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+class TimeLinear(nn.Linear):
+    """A linear layer whose weights start at N(0, 0.02)."""
+
+    def init_parameters(self, draw: Draw) -> None:
+        normal_(self.weight, 0.02, draw("weight"))
+        nn.init.zeros_(self.bias)
+
+
+class ZeroLinear(nn.Linear):
+    """A linear layer that starts at zero (adaLN-Zero)."""
+
+    def init_parameters(self, draw: Draw) -> None:
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+
+class Positions(nn.Module):
+    """Adds a position to every token of the raster grid: none, fixed 2-D sin-cos, or learned from zero."""
+
+    def __init__(self, kind: Literal["none", "sincos", "learned"], grid: Grid, width: int) -> None:
+        super().__init__()
+        self.kind = kind
+        if kind == "learned":
+            self.table = nn.Parameter(torch.empty(1, grid.tokens, width))
+        elif kind == "sincos":
+            self.register_buffer("table", sincos_2d(grid, width)[None], persistent=False)
+
+    def init_parameters(self, draw: Draw) -> None:
+        if self.kind == "learned":
+            nn.init.zeros_(self.table)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.kind == "none" else x + self.table
+
+
+def sincos_2d(grid: Grid, width: int) -> Tensor:
+    """Fixed positions [L, D]: the first half of the channels from the column, the second from the row, each half
+    [sin | cos] at rates 10000^(-k/(D/4)) (MAE's util/pos_embed.py, which DiT and ZigMa use)."""
+    rates = 10_000.0 ** (-torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    rows, columns = torch.meshgrid(torch.arange(grid.height), torch.arange(grid.width), indexing="ij")
+
+    def waves(position: Tensor) -> Tensor:
+        angles = position.reshape(-1, 1).double() * rates
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+    return torch.cat([waves(columns), waves(rows)], dim=1).float()
+
+
+class DropPath(nn.Module):
+    """Drops a whole branch for some samples while training, and scales the others by 1/(1 - rate)."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0:
+            return x
+        return x * self._keep(x).view(-1, *[1] * (x.ndim - 1)) / (1 - self.rate)
+
+    def factors(self, x: Tensor) -> Tensor | None:
+        """What each sample of x is multiplied by [B]; None if all are kept."""
+        if not self.training or self.rate == 0:
+            return None
+        return self._keep(x) / (1 - self.rate)
+
+    def _keep(self, x: Tensor) -> Tensor:
+        return torch.rand(x.shape[0], device=x.device) >= self.rate

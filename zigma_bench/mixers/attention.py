@@ -1,0 +1,76 @@
+"""Softmax attention as a mixer along a route: the null test of an order.
+
+Attention knows no order, and positions are added before the scan. So along a path that visits every token once in one
+stretch it gives what it gives along any other; rows are gathered and put back all the same, which is what such a test
+is to try. Segments, parts of a scatter and groups of channels attend to themselves; a pad is a learned row of the
+mixer's input; the vector of a step's id adds to its key, as it adds to B in Mamba.
+
+B batch, L tokens, S steps, C channels of a path, D width, h heads.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from zigma_bench.backbones.options import AttentionOptions, ZigmaOptions, head_count
+from zigma_bench.layers.attention import XavierLinear
+from zigma_bench.layers.init import Draw, normal_
+from zigma_bench.mixers.along_route import Routed, RowOperator, ordered
+from zigma_bench.mixers.learned_order import Order
+from zigma_bench.scans.grid import Grid
+from zigma_bench.scans.route import Route
+
+
+class Branch(RowOperator):
+    """One path's projections and attention: [B, S, C] -> [B, S, C]."""
+
+    def __init__(self, channels: int, heads: int, features: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = XavierLinear(channels, 3 * channels)
+        self.ids = StepKeys(features, channels) if features else None
+
+    def rows(self, x: Tensor, since: Tensor | None, features: Tensor | None) -> Tensor:
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        if self.ids is not None:
+            assert features is not None
+            k = self.ids(k, features)
+        q, k, v = (torch.unflatten(part, -1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))  # [B, h, S, C/h]
+        mask = None if since is None else since[:, None] == since  # [S, S]: of the same segment
+        y: Tensor = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return y.transpose(1, 2).flatten(2)
+
+
+class StepKeys(nn.Module):
+    """A learned vector of each id of a step, added to the keys [B, S, C]."""
+
+    def __init__(self, features: int, channels: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.empty(features, channels))
+
+    def init_parameters(self, draw: Draw) -> None:
+        normal_(self.table, 0.02, draw("table"))
+
+    def forward(self, k: Tensor, features: Tensor) -> Tensor:
+        return k + self.table[features].to(k.dtype)
+
+
+class AttentionMixer(nn.Module):
+    """x [B, L, D] -> [B, L, D] along one layer's route: one branch a path, or one for all, merged before the output."""
+
+    def __init__(
+        self, options: AttentionOptions, *, block: ZigmaOptions, grid: Grid, route: Route, backend: str
+    ) -> None:
+        super().__init__()
+        D, K = block.width, route.K
+        channels = D // K if route.merge == "concat" else D
+        heads = head_count(channels, options.heads)
+        self.order = None if route.learned is None else Order(route.learned, paths=K, width=D, grid=grid)
+        branches = [Branch(channels, heads, route.features) for _ in range(K if route.share == "separate" else 1)]
+        self.routed = Routed(route, branches, channels=D, learned_pads=True)
+        self.out = XavierLinear(D, D)
+
+    def forward(self, x: Tensor) -> Tensor:
+        paths, x = ordered(self.order, x)
+        return self.out(self.routed(x, paths))  # type: ignore[no-any-return]

@@ -1,0 +1,46 @@
+"""The identity as a mixer along a route: Mamba's mixer without its convolution and its scan.
+
+What is left acts on each token alone: no token learns of another, so no order of tokens can matter. It is the control
+of what the projections and the gate do by themselves, and, as rows are gathered and put back along the paths, a null
+test of the route. Pads are zeros that nobody reads, and ids of steps have nothing to add to.
+
+B batch, L tokens, D width, E inner channels, K paths.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from zigma_bench.backbones.options import IdentityOptions, ZigmaOptions
+from zigma_bench.mixers.along_route import Routed, RowOperator, ordered
+from zigma_bench.mixers.learned_order import Order
+from zigma_bench.mixers.mamba import OutProjection
+from zigma_bench.scans.grid import Grid
+from zigma_bench.scans.route import Route
+
+
+class Same(RowOperator):
+    """Rows as they are."""
+
+    def rows(self, x: Tensor, since: Tensor | None, features: Tensor | None) -> Tensor:
+        return x
+
+
+class IdentityMixer(nn.Module):
+    """x [B, L, D] -> [B, L, D]: out_proj(merge of the paths' rows of x * SiLU(z)), x and z from in_proj."""
+
+    def __init__(
+        self, options: IdentityOptions, *, block: ZigmaOptions, grid: Grid, route: Route, backend: str
+    ) -> None:
+        super().__init__()
+        E, K = block.inner, route.K
+        self.order = None if route.learned is None else Order(route.learned, paths=K, width=block.width, grid=grid)
+        self.in_proj = nn.Linear(block.width, 2 * E, bias=False)
+        branches = [Same() for _ in range(K if route.share == "separate" else 1)]
+        self.routed = Routed(route, branches, channels=E, learned_pads=False)
+        self.out_proj = OutProjection(E, block.width, block.depth)
+
+    def forward(self, x: Tensor) -> Tensor:
+        paths, x = ordered(self.order, x)
+        x, z = self.in_proj(x).chunk(2, dim=-1)  # [B, L, E] each
+        return self.out_proj(self.routed(x, paths) * nn.functional.silu(z))  # type: ignore[no-any-return]

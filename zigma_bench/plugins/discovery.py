@@ -1,0 +1,291 @@
+"""Finds plugins, loads them one by one, and sets the broken aside by name.
+
+Built-ins come first and through the same hooks; then every entry point of the group `zigma_bench`, then every file of
+the folders of `--plugins`, in order of name. `ZIGMA_BENCH_PLUGINS=a,b` narrows to the plugins of those names; empty
+loads none. A plugin that fails while it is imported or registers adds nothing at all, and stands in
+`Catalogue.problems` with the place, the reason and the mend.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.metadata
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pluggy
+
+from zigma_bench.errors import BrokenPlugin, NotReady, UnknownName, UsageError, ZigmaBenchError, nearest, system_fault
+from zigma_bench.escaping import visible
+from zigma_bench.plugins import hookspecs
+from zigma_bench.plugins.files import plugin_files
+from zigma_bench.plugins.places import place_of
+from zigma_bench.plugins.registry import Option, Registry, Spec, guarded, scan_spec, target_spec
+from zigma_bench.system.interrupts import Escaped, contained, words_of
+
+BUILTIN = "zigma-bench"
+BUILTIN_MODULES = ("zigma_bench.scans", "zigma_bench.backbones", "zigma_bench.data", "zigma_bench.metrics")
+HOOKS = {
+    "register_scans": "scan",
+    "register_backbones": "backbone",
+    "register_mixers": "mixer",
+    "register_datasets": "dataset",
+    "register_transforms": "transform",
+    "register_metrics": "metric",
+}
+
+
+@dataclass(frozen=True)
+class PluginInfo:
+    """A loaded plugin: its name, the distribution and version or the file it comes from, and what it registered.
+
+    `registered` holds `kind name`; `module` is the one that holds its hooks.
+    """
+
+    name: str
+    owner: str
+    registered: tuple[str, ...]
+    module: str = ""
+
+
+@dataclass(frozen=True)
+class PluginProblem:
+    """A plugin set aside: its name, where it comes from, the reason in a line (with place and mend), the traceback."""
+
+    name: str
+    owner: str
+    reason: str
+    details: str
+
+
+@dataclass
+class Catalogue:
+    """All registries of one process, the plugins behind them, and the plugins set aside."""
+
+    scans: Registry = field(default_factory=lambda: Registry("scan"))
+    backbones: Registry = field(default_factory=lambda: Registry("backbone"))
+    mixers: Registry = field(default_factory=lambda: Registry("mixer"))
+    datasets: Registry = field(default_factory=lambda: Registry("dataset"))
+    transforms: Registry = field(default_factory=lambda: Registry("transform"))
+    metrics: Registry = field(default_factory=lambda: Registry("metric"))
+    plugins: list[PluginInfo] = field(default_factory=list)
+    problems: list[PluginProblem] = field(default_factory=list)
+
+    def registry(self, kind: str) -> Registry:
+        registry: Registry = getattr(self, f"{kind}s")
+        return registry
+
+    def get(self, kind: str, name: str, *, where: str | None = None) -> Spec:
+        """The spec of a name; an unknown name says which plugins were set aside, if any."""
+        try:
+            return self.registry(kind).get(name, where=where)
+        except UnknownName as error:
+            if self.problems:
+                error.do = "set aside: " + "; ".join(f"{p.name} ({p.owner}): {p.reason}" for p in self.problems)
+            raise
+
+
+@functools.cache
+def catalogue() -> Catalogue:
+    """The catalogue of this process, loaded once."""
+    found = Catalogue()
+    for module in BUILTIN_MODULES:
+        _add(found, module.rpartition(".")[2], BUILTIN, functools.partial(importlib.import_module, module))
+    if found.problems:  # a broken built-in is a broken installation, not a plugin to do without
+        raise NotReady(f"a part of zigma-bench itself can't be loaded: {found.problems[0].details}")
+    for candidate in _wanted(_candidates()):
+        _add(found, candidate.name, candidate.owner, candidate.load)
+    for problem in found.problems:
+        print(f"zigma-bench: plugin {problem.name} ({problem.owner}) set aside: {problem.reason}", file=sys.stderr)
+    return found
+
+
+def place_in_plugins(error: BaseException) -> str | None:
+    """`FILE:LINE` of the plugin's code that an error came from; None where no plugin had a part in it."""
+    return place_of(error, _plugin_files())
+
+
+def broken_plugin(error: BaseException) -> BrokenPlugin | None:
+    """The error of the plugin whose code raised an exception of no kind of ours; None where none did.
+
+    Of SystemExit only its own frames count, for an ordinary end of the program may follow an error of a plugin.
+    """
+    place = place_of(error, _plugin_files(), alone=isinstance(error, SystemExit))
+    if place is None:
+        return None
+    return BrokenPlugin(f"a plugin failed with {words_of(error)}", where=place, do="mend the plugin")
+
+
+def reason_of(error: BaseException) -> str:
+    """An exception in a line: an error of ours as it says, any other with its type, and the line of a plugin's code."""
+    fault = system_fault(error)
+    text = visible(words_of(error)) if fault is None else str(fault)
+    place = place_in_plugins(error)
+    return f"{text} (raised at {place})" if place else text
+
+
+def _plugin_files() -> list[str]:
+    """The files of all modules that plugins registered something from, as far as they are imported."""
+    if not catalogue.cache_info().currsize:
+        return []
+    found = catalogue()
+    names = {plugin.module for plugin in found.plugins if plugin.owner != BUILTIN}
+    for kind in HOOKS.values():
+        specs = [spec for spec in found.registry(kind) if spec.owner != BUILTIN]
+        names |= {spec.target.partition(":")[0] for spec in specs if isinstance(spec.target, str)}
+    files = [getattr(sys.modules.get(name), "__file__", None) for name in sorted(names)]
+    return [file for file in files if file]
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A plugin that can be loaded."""
+
+    name: str
+    owner: str
+    load: Callable[[], Any]
+
+
+def _candidates() -> list[_Candidate]:
+    found = []
+    for entry in sorted(importlib.metadata.entry_points(group=hookspecs.PROJECT), key=lambda entry: entry.name):
+        owner = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "unknown distribution"
+        found.append(_Candidate(entry.name, owner, entry.load))
+    return found + [_Candidate(file.name, file.owner, file.load) for file in plugin_files()]
+
+
+def _wanted(found: list[_Candidate]) -> list[_Candidate]:
+    """All, or those that ZIGMA_BENCH_PLUGINS names."""
+    narrowed = os.environ.get("ZIGMA_BENCH_PLUGINS")
+    if narrowed is None:
+        return found
+    wanted = [name.strip() for name in narrowed.split(",") if name.strip()]
+    names = {candidate.name for candidate in found}
+    for name in wanted:
+        if name not in names:
+            raise UnknownName("plugin", name, names, where="ZIGMA_BENCH_PLUGINS")
+    return [candidate for candidate in found if candidate.name in wanted]
+
+
+def _add(found: Catalogue, name: str, owner: str, load: Callable[[], Any]) -> None:
+    """Load one plugin and take what it registers, all or nothing."""
+    plugin: Any = None
+    try:
+        with contained():
+            plugin = load()
+            specs = specs_of(plugin, name, owner)
+        for spec in specs:
+            registry = found.registry(spec.kind)
+            if spec.name in registry:
+                registry.add(spec)  # raises, naming both owners
+    except Exception as error:  # a plugin may raise anything; it must not take the program down
+        found.problems.append(PluginProblem(name, owner, _reason(error, plugin), traceback.format_exc()))
+        return
+    for spec in specs:
+        found.registry(spec.kind).add(spec)
+    registered = tuple(f"{spec.kind} {spec.name}" for spec in specs)
+    found.plugins.append(PluginInfo(name, owner, registered, getattr(plugin, "__name__", "")))
+
+
+def _reason(error: BaseException, plugin: Any) -> str:
+    """Where the plugin failed, with what, and how to mend it, in a line."""
+    place = place_of(error) or getattr(plugin, "__file__", None)
+    if isinstance(error, ZigmaBenchError):
+        error.do = error.do or "mend the plugin"
+        return str(error.at(place) if place else error)
+    if isinstance(error, SyntaxError):
+        text, do = f"{type(error).__name__}: {error.msg}", "mend the line"
+    elif isinstance(error, Escaped) and isinstance(error.__cause__, SystemExit | KeyboardInterrupt):
+        text, do = words_of(error), "take the call that ends the program out of the plugin"
+    else:
+        text = words_of(error)
+        imports = isinstance(error, ImportError)
+        do = "install what it imports, or mend the import" if imports else "mend the plugin"
+    return f"{place}: {text}; {do}" if place else f"{text}; {do}"
+
+
+def specs_of(plugin: Any, name: str, owner: str) -> list[Spec]:
+    """All that a module's hooks register, checked one by one; nothing is added to the catalogue."""
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    marked = [key for key in vars(plugin) if manager.parse_hookimpl_opts(plugin, key) is not None]
+    _check_hooks(plugin, marked)
+    manager.register(plugin, name)
+    specs: list[Spec] = []
+    for hook in marked:
+        kind = HOOKS[hook]
+
+        def register(name: str, target: Any, *, kind: str = kind, **rest: Any) -> None:
+            _check_name(kind, name, owner)
+            plain = kind == "scan" and not isinstance(target, str)  # a learned scan has a target, as all else has
+            make = scan_spec if plain else functools.partial(target_spec, kind)
+            spec = make(name, target, owner=owner, **rest)
+            if any((other.kind, other.name) == (kind, name) for other in specs):
+                raise UsageError(f"{owner} registers the {kind} {name!r} twice", do="keep one of them")
+            for option in spec.options:
+                _check_default(spec, option)
+            specs.append(spec if owner == BUILTIN else guarded(spec))
+
+        getattr(plugin, hook)(register)
+    return specs
+
+
+def _check_hooks(plugin: Any, marked: list[str]) -> None:
+    """Every marked function is a hook, and one that looks like a hook is marked."""
+    for key in marked:
+        if key not in HOOKS:
+            known = f"one of {', '.join(HOOKS)}"
+            place = _line_of(getattr(plugin, key))
+            raise UsageError(
+                f"{key!r} is no hook of zigma-bench",
+                where=place,
+                expected=known,
+                nearest=nearest(key, HOOKS),
+                do="rename the function",
+            )
+    for key in HOOKS:
+        if key in vars(plugin) and key not in marked:
+            raise UsageError(
+                f"{key!r} is not marked as a hook",
+                where=_line_of(getattr(plugin, key)),
+                do="put @zigma_bench.hookimpl above it",
+            )
+    if not marked:
+        raise UsageError(
+            "the plugin has no function marked with zigma_bench.hookimpl", expected=f"one of {', '.join(HOOKS)}"
+        )
+
+
+def _line_of(function: Any) -> str | None:
+    code = getattr(function, "__code__", None)
+    return None if code is None else f"{code.co_filename}:{code.co_firstlineno}"
+
+
+def _check_name(kind: str, name: str, owner: str) -> None:
+    if not name or name[0] == "." or not all(c.isascii() and (c.isalnum() or c in "._-") for c in name):
+        raise UsageError(f"{owner} gives a {kind} the name {name!r}", expected="letters, digits, '.', '_' and '-' only")
+
+
+def _check_default(spec: Spec, option: Option) -> None:
+    """A default is a value that a suite could give, and a record can hold."""
+    what = f"option {option.name!r} of {spec.kind} {spec.name!r} of {spec.owner}"
+    if option.required or spec.owner == BUILTIN:
+        return
+    try:
+        option.check(option.default, where=what)
+        json.dumps(option.default, allow_nan=False)
+    except UsageError:
+        raise UsageError(
+            f"the default of {what} is not of its type", expected=option.type_text, got=option.default
+        ) from None
+    except Exception as error:  # pydantic's word for a type that it can't check, or JSON's for what it can't hold
+        known = "whole number, number, text, true or false, a Literal, or a list of them"
+        raise UsageError(
+            f"{what} has a type that a suite can't give ({type(error).__name__})", expected=known, got=option.type_text
+        ) from None

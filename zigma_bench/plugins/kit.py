@@ -1,0 +1,91 @@
+"""`plugins new`: the folder of a new plugin, with code that works and tests that pass.
+
+The files are those of `zigma_bench/templates/`: what all kinds share in `common`, and what each adds in a folder of its
+name. In their texts, {{name}} is the plugin's name, {{package}} its package and {{dist}} its distribution; in their
+paths, `package` is its package.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+from zigma_bench import __version__
+from zigma_bench.errors import NotReady, UnknownName, UsageError
+from zigma_bench.plugins.discovery import catalogue
+
+KINDS = ("scan", "backbone", "mixer", "metric", "dataset", "transform")
+NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
+SUFFIX = ".tmpl"
+
+
+def write_plugin(name: str, kind: str, parent: Path) -> Path:
+    """Write `parent/zigma-bench-NAME` and give its path; nothing is left where it can't be written whole."""
+    if kind not in KINDS:
+        raise UnknownName("kind of plugin", kind, KINDS, where="--kind")
+    _check_name(name, kind)
+    folder = parent / f"zigma-bench-{name}"
+    if folder.exists():
+        raise UsageError("the folder is there already", where=str(folder), do="choose another name or another --dir")
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".new-plugin-", dir=parent))
+        try:
+            _write(temporary, words(name), kind)
+            temporary.chmod(0o755)  # mkdtemp's folders are for their owner alone
+            os.rename(temporary, folder)  # fails where another made the folder meanwhile
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        raise NotReady(f"the folder can't be written: {error}", where=str(folder)) from None
+    return folder
+
+
+def words(name: str) -> dict[str, str]:
+    """What stands for the placeholders of the templates."""
+    package = "zigma_bench_" + re.sub(r"[._-]+", "_", name).lower()
+    return {"name": name, "package": package, "dist": f"zigma-bench-{name}", "version": __version__}
+
+
+def _check_name(name: str, kind: str) -> None:
+    if not NAME.fullmatch(name):
+        raise UsageError(
+            "this is no name of a plugin", got=name,
+            expected="letters, digits, '.', '_' and '-', with a letter or a digit first and last",
+        )  # fmt: skip
+    registry = catalogue().registry(kind)
+    if name in registry:
+        owner = registry.get(name).owner
+        raise UsageError(f"the {kind} {name!r} is already registered by {owner}", do="choose another name")
+
+
+def _write(folder: Path, values: dict[str, str], kind: str) -> None:
+    templates = resources.files("zigma_bench") / "templates"
+    for part in ("common", kind):
+        for path, text in _files(templates / part, ""):
+            target = folder / path.replace("package", values["package"]).removesuffix(SUFFIX)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(_filled(text, values), encoding="utf-8")
+
+
+def _files(folder: Traversable, prefix: str) -> list[tuple[str, str]]:
+    """(path, text) of every template below a folder."""
+    found = []
+    for item in sorted(folder.iterdir(), key=lambda item: item.name):
+        if item.is_dir():
+            found += _files(item, f"{prefix}{item.name}/")
+        elif item.name.endswith(SUFFIX):
+            found.append((prefix + item.name, item.read_text(encoding="utf-8")))
+    return found
+
+
+def _filled(text: str, values: dict[str, str]) -> str:
+    for key, value in values.items():
+        text = text.replace("{{" + key + "}}", value)
+    assert "{{" not in text, text
+    return text

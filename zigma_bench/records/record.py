@@ -1,0 +1,137 @@
+"""What a stage leaves behind: values with unit and spread, what they were measured against, and where they came from.
+
+Format history: 1 (0.1.0) the first.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from zigma_bench.errors import ComparisonRefused, NewerFormat
+from zigma_bench.escaping import shortened
+from zigma_bench.system.json_files import check_finite, parse_json
+
+FORMAT = 1
+LARGEST = 1e100  # of a figure: its square is still a number
+
+Status = Literal["ok", "refused", "nan"]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One figure. `value` is None exactly when `status` is not `ok`, and `reason` then says why.
+
+    `fingerprint` holds everything that two figures must share to stand in one column.
+    """
+
+    name: str
+    value: float | None
+    unit: str
+    fingerprint: dict[str, Any] = field(default_factory=dict)
+    status: Status = "ok"
+    reason: str | None = None
+    raw: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, name: str, value: float, unit: str, **rest: Any) -> Measurement:
+        """A measurement of a computed value; NaN and infinity become a status."""
+        if math.isfinite(value):
+            return cls(name, float(value), unit, **rest)
+        return cls(name, None, unit, status="nan", reason=f"the value is {value}", **rest)
+
+    @classmethod
+    def refused(cls, name: str, unit: str, reason: str, fingerprint: dict[str, Any] | None = None) -> Measurement:
+        return cls(name, None, unit, fingerprint or {}, "refused", reason)
+
+
+@dataclass(frozen=True)
+class Record:
+    """The record of one stage of one cell.
+
+    `files`: the sha256 of each file of the stage that a later stage reads. `inputs`: the sha256 of each file of an
+    earlier stage that this one has read, by STAGE/FILE.
+    """
+
+    stage: str
+    identity: str
+    cell: dict[str, Any]
+    status: Literal["done", "failed"]
+    measurements: tuple[Measurement, ...] = ()
+    reason: str | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+    def to_json(self) -> str:
+        from dataclasses import asdict
+
+        return json.dumps(asdict(self), indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, *, where: str) -> Record:
+        """A record read back; a newer format is refused, a broken file is an error that names it."""
+        do = "move the file away; the stage is then done again"
+        try:
+            data = parse_json(text)
+            version = data["format"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ComparisonRefused(f"this is no record of zigma-bench ({error!r})", where=where, do=do) from None
+        if type(version) is not int or version > FORMAT or version < 1:
+            raise NewerFormat(
+                "the record has a format that this version can't read",
+                where=where,
+                expected=f"format 1 to {FORMAT}",
+                got=version,
+                do="update zigma-bench, or move the record away",
+            )
+        try:
+            data["measurements"] = tuple(_measurement(item) for item in data["measurements"])
+            record = cls(**data)
+            _check_fields(record, RECORD_FIELDS)
+            check_finite((record.cell, record.provenance, record.details, [m.fingerprint for m in record.measurements]))
+            return record
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            text = shortened(str(error))
+            raise ComparisonRefused(
+                f"the record lacks a field, has one too many or a wrong one ({text})", where=where, do=do
+            ) from None
+
+
+MEASUREMENT_FIELDS: Mapping[str, tuple[Any, ...]] = {
+    "name": (str,), "unit": (str,), "fingerprint": (dict,), "status": ("ok", "refused", "nan"),
+    "reason": (str, type(None)),
+}  # fmt: skip
+RECORD_FIELDS: Mapping[str, tuple[Any, ...]] = {
+    "stage": ("train", "sample", "quality", "efficiency"), "identity": (str,), "cell": (dict,),
+    "status": ("done", "failed"), "reason": (str, type(None)), "provenance": (dict,), "details": (dict,),
+}  # fmt: skip
+
+
+def _check_fields(found: object, fields: Mapping[str, tuple[Any, ...]]) -> None:
+    """ValueError for a field that is of none of its types and none of its words."""
+    for name, allowed in fields.items():
+        value = getattr(found, name)
+        if not any(isinstance(value, one) if isinstance(one, type) else value == one for one in allowed):
+            words = " or ".join(one.__name__ if isinstance(one, type) else repr(one) for one in allowed)
+            raise ValueError(f"{name} is {value!r} and should be {words}")
+
+
+def _measurement(item: dict[str, Any]) -> Measurement:
+    """A figure read back; ValueError for one that no stage leaves: not finite, or with a status that denies it."""
+    found = Measurement(**{**item, "raw": tuple(item["raw"])})
+    _check_fields(found, MEASUREMENT_FIELDS)
+    values = (*found.raw, *(() if found.value is None else (found.value,)))
+    for value in values:
+        if type(value) not in (int, float) or not math.isfinite(value):
+            raise ValueError(f"{found.name} holds {value!r}, which is no finite number")
+        if abs(value) > LARGEST:
+            raise ValueError(f"{found.name} holds {value:.3g}, which is no figure of a measurement")
+    if (found.value is None) != (found.status != "ok"):
+        raise ValueError(f"{found.name} has the value {found.value!r} and the status {found.status!r}")
+    return found

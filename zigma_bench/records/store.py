@@ -1,0 +1,293 @@
+"""What lies where under a results folder, written atomically, and what is done.
+
+    RESULTS/<suite>/<slug>-<hash>/<stage>-<hash>/spec.json     first: what the stage is about to do
+                                                 ...           checkpoints, samples, grid
+                                                 record.json   last: the stage is done (or failed, with the reason)
+    RESULTS/<suite>/table.json                                 which records the last run of the suite stands on
+
+State is read from files alone. A record counts when its identity is the one that was asked for.
+
+Whoever writes a temporary file or folder (`.NAME.*.tmp`) holds a lock on it, which the kernel releases when the process
+dies. So anyone may remove what is not locked (`clear_temporary`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from zigma_bench.errors import Busy, ComparisonRefused, NewerFormat, NotReady, system_fault
+from zigma_bench.records.record import Record
+from zigma_bench.system.json_files import check_finite, parse_json, read_text
+
+LOCK_SECONDS = 5  # long enough for a worker whose parent was killed to end itself
+RECORD, SPEC, TABLE = "record.json", "spec.json", "table.json"
+EMA, SAMPLES = "ema.safetensors", "samples.npy"  # the weights that images are drawn from, and the images
+CHECKPOINTS, PARTS, WRITTEN = "checkpoint-*", "part-*", "written.json"  # of a stage that is not done
+TABLE_FORMAT = 1
+LEAST_BYTES = 2**20  # that must fit before anything begins
+
+
+def write_atomic(path: Path, data: str | bytes) -> None:
+    """Write a file so that a reader, now or after a crash, finds the old one whole or the new one whole."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """An empty temporary file beside `path`, to be written in place; it takes the place of `path` at the end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = _locked_temporary(path)
+    try:
+        yield temporary
+        os.fsync(handle)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException as error:
+        if isinstance(error, OSError):  # a full disk names no file
+            error.filename, error.filename2 = str(path), None
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    finally:
+        os.close(handle)  # which releases the lock
+    sync_folder(path.parent)
+
+
+def _locked_temporary(path: Path) -> tuple[int, Path]:
+    """The handle of a locked temporary file beside `path`, and its name."""
+    while True:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:  # zero: somebody removed it before it was locked
+            return handle, Path(name)
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path`, to take its place or to move a file out of; removed at the end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = _locked_folder(path)
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(handle)
+
+
+def _locked_folder(path: Path) -> tuple[int, Path]:
+    """The handle of a locked temporary folder beside `path`, and its name."""
+    while True:
+        name = tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        with contextlib.suppress(FileNotFoundError):  # somebody removed it before it was locked
+            handle = os.open(name, os.O_RDONLY)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            if os.path.isdir(name):
+                os.chmod(name, 0o755)
+                return handle, Path(name)
+            os.close(handle)
+
+
+def clear_temporary(root: Path) -> None:
+    """Remove the temporary files and folders below a folder that no living process is writing."""
+    for place, folders, names in os.walk(root):
+        for name in (*folders, *names):
+            if name.startswith(".") and name.endswith(".tmp"):
+                _remove_unlocked(Path(place, name))
+        folders[:] = [name for name in folders if not name.endswith(".tmp")]
+
+
+def clear_finished(stage: Path) -> None:
+    """Remove the checkpoints and parts of a stage that is done."""
+    for pattern in (CHECKPOINTS, PARTS, WRITTEN):
+        for path in stage.glob(pattern):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def clear_leftovers(results: Path) -> None:
+    """Remove what killed processes left below a results folder: temporary files, and what finished stages need no more.
+
+    A cell at which a process is at work is passed over.
+    """
+    clear_temporary(results)
+    patterns = [f"*/*/*/{pattern}" for pattern in (CHECKPOINTS, PARTS, WRITTEN)]
+    for stage in {path.parent for pattern in patterns for path in results.glob(pattern)}:
+        with contextlib.suppress(ComparisonRefused, Busy):
+            record = read_record(stage)
+            if record is not None and record.status == "done" and not has_writer(stage.parent):
+                with only_writer(stage.parent):
+                    clear_finished(stage)
+
+
+def _remove_unlocked(path: Path) -> None:
+    """Remove a temporary file or folder, unless its writer lives or has just put it in its place."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return
+    except OSError:  # a link or a socket by this name is nothing that is written here
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except BlockingIOError:
+        return
+    finally:
+        os.close(handle)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in a folder last through a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def check_writable(results: Path, needed_bytes: int = LEAST_BYTES) -> None:
+    """Stop with code 3 before the expensive step where the results folder can't take so many bytes.
+
+    They are reserved and let go again: what a disk reports as free may be beyond a quota or a limit.
+    """
+    do = "take another one with --results DIR"
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=results) as file:
+            _reserve(file.fileno(), needed_bytes)
+    except OSError as error:
+        fault = system_fault(error)
+        what = f"the results folder can't be written: {fault.what if fault else error}"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            free = shutil.disk_usage(results).free
+            need = f"space for {needed_bytes:,} bytes, about what one cell writes"
+            raise NotReady(what, where=str(results), expected=need, got=f"{free:,} bytes free", do=do) from None
+        raise NotReady(what, where=str(results), do=do) from None
+
+
+def _reserve(handle: int, count: int) -> None:
+    """Take `count` bytes on the disk of an open file, by writing where the file system knows no other way."""
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(handle, 0, count)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENODEV, errno.ENOSYS):
+                raise
+    for start in range(0, count, LEAST_BYTES):
+        os.write(handle, bytes(min(LEAST_BYTES, count - start)))
+
+
+def suite_folder(results: Path, suite: str, *, smoke: bool) -> Path:
+    return results / (f"{suite}-smoke" if smoke else suite)
+
+
+def stage_folder(cell_folder: Path, stage: str, identity: str) -> Path:
+    return cell_folder / f"{stage}-{identity[:8]}"
+
+
+def read_record(folder: Path, identity: str | None = None) -> Record | None:
+    """The record of a stage, or None where there is none of this identity."""
+    path = folder / RECORD
+    try:
+        text = read_text(path, do="move it away; the stage is then done again")
+    except FileNotFoundError:
+        return None
+    record = Record.from_json(text, where=str(path))
+    return record if identity is None or record.identity == identity else None
+
+
+def read_table_file(path: Path) -> dict[str, Any] | None:
+    """What a suite's table stands on, or None where there is none; a newer format is refused."""
+    try:
+        data = parse_json(read_text(path))
+        check_finite(data)
+        version = data["format"]
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        what = f"this is no table of zigma-bench ({error!r})"
+        raise ComparisonRefused(what, where=str(path), do="move the file away") from None
+    if version != TABLE_FORMAT:
+        raise NewerFormat(
+            "the table has a format that this version can't read",
+            where=str(path),
+            expected=f"format {TABLE_FORMAT}",
+            got=version,
+            do="update zigma-bench, or move the file away",
+        )
+    return dict(data)
+
+
+def write_record(folder: Path, record: Record) -> None:
+    write_atomic(folder / RECORD, record.to_json())
+
+
+def write_json(path: Path, data: Any) -> None:
+    write_atomic(path, json.dumps(data, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def only_writer(
+    folder: Path, what: str = "this cell", *, wait: bool = False, stopped: Callable[[], bool] = lambda: False
+) -> Iterator[None]:
+    """Hold the lock of a cell, or of what else a folder holds, and clear away what a killed owner was writing.
+
+    Busy where another process holds it; with `wait` only once `stopped()`. The kernel releases the lock when the owner
+    dies, however it dies.
+    """
+    import filelock
+
+    folder.mkdir(parents=True, exist_ok=True)
+    owner, lock = folder / ".owner", filelock.FileLock(folder / ".lock", timeout=LOCK_SECONDS)
+    while not lock.is_locked:
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            if not wait or stopped():
+                raise Busy(f"another process is at work on {what}", where=str(folder), got=owner_of(folder)) from None
+    try:
+        clear_temporary(folder)
+        write_atomic(owner, f"{socket.gethostname()} process {os.getpid()}")
+        yield
+    finally:
+        owner.unlink(missing_ok=True)
+        lock.release()
+
+
+def has_writer(folder: Path) -> bool:
+    """Whether a process holds the lock of a folder now."""
+    import filelock
+
+    if not (folder / ".lock").exists():
+        return False
+    try:
+        with filelock.FileLock(folder / ".lock", timeout=0):
+            return False
+    except filelock.Timeout:
+        return True
+
+
+def owner_of(folder: Path) -> str:
+    """The process that holds the lock of a folder, as far as it is known."""
+    try:
+        return (folder / ".owner").read_text(errors="replace")[:200]
+    except OSError:
+        return "another process"

@@ -1,0 +1,55 @@
+"""What this installation has and lacks, found without importing torch."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+from zigma_bench import __version__
+from zigma_bench.ops.backends import available
+from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.plugins.registry import Spec
+from zigma_bench.pretrained import text_encoders as encoders
+from zigma_bench.records.provenance import LIBRARIES, version
+from zigma_bench.system.device import cards, processor
+
+MORE_LIBRARIES = ("torchvision", "pydantic", "typer", "pandas", "safetensors", "mamba-ssm", "causal-conv1d", "triton")
+
+
+def examine() -> dict[str, dict[str, Any]]:
+    """Versions, devices, kernels, text encoders, mixers, metrics (with the weights that they lack) and plugins."""
+    found = catalogue()
+    kernels = {name: reason or "ready" for name, reason in available().items()}
+    versions = {name: version(name) or "not installed" for name in (*LIBRARIES[1:], *MORE_LIBRARIES)}
+    metrics = {}
+    for spec in found.metrics:
+        metrics[spec.name] = _state(spec)
+    aside = {f"{p.name} ({p.owner})": f"SET ASIDE: {p.reason}" for p in found.problems}
+    plugins = {f"{p.name} ({p.owner})": ", ".join(p.registered) for p in found.plugins}
+    return {
+        "zigma-bench": {"version": __version__, "python": platform.python_version(), "system": platform.platform()},
+        "libraries": versions,
+        "devices": {"cpu": processor(), **{f"cuda:{i}": name for i, name in enumerate(cards())}},
+        "kernels": kernels,
+        "text encoders": {name: _encoder(name) for name in (encoders.MINILM, encoders.RANDOM_WORDS)},
+        "mixers": {spec.name: f"{spec.doc} ({spec.owner})" for spec in found.mixers},
+        "metrics": metrics,
+        "plugins": {**plugins, **aside},
+    }
+
+
+def _encoder(name: str) -> str:
+    """What a built-in text encoder lacks."""
+    missing = encoders.describe(name, None).missing
+    return "; ".join(f"{item.what}: {item.do}" for item in missing) or "ready"
+
+
+def _state(spec: Spec) -> str:
+    """What a metric lacks under its default options; one that has required options can't be asked."""
+    if needed := [option.name for option in spec.options if option.required]:
+        return f"needs {', '.join(needed)} in a suite"
+    try:
+        missing = spec.facts.missing(spec.make_options(spec.resolve({}, where="doctor")))
+        return "; ".join(f"{item.what}: {item.do}" for item in missing) or "ready"
+    except Exception as error:  # a plugin may raise anything, and the doctor is who one asks then
+        return f"FAILED: {type(error).__name__}: {error}"

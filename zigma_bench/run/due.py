@@ -1,0 +1,141 @@
+"""Which stages of a cell have to be done, and what a stage reads of the stages before it.
+
+A stage is done when its record is there, under its identity and with success, and was made from the files that the
+stages before it hold now. It stays done while those files are absent: a clean clone of records runs nothing. When a
+stage is due, the files that it reads are compared with their hashes, and the stage that wrote one that is missing or
+altered is due again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from zigma_bench.errors import ComparisonRefused, NewerFormat
+from zigma_bench.plan import STAGES, Cell, Stage
+from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.records.record import Record
+from zigma_bench.records.sealed import State, altered, state_of
+from zigma_bench.records.store import EMA, RECORD, SAMPLES, read_record, stage_folder, suite_folder
+from zigma_bench.system.device import Device
+
+
+@dataclass(frozen=True)
+class Due:
+    """The stages to do, in order, and a sentence on each file that is there and altered."""
+
+    stages: tuple[Stage, ...]
+    altered: tuple[str, ...] = ()
+
+
+def cell_folder(results: Path, cell: Cell) -> Path:
+    """The folder of a cell: its label as a file name, and the hash of what it trains."""
+    base: Stage = "train" if cell.role == "cell" else "sample"
+    identity = cell.identity(base, card="")
+    suite = suite_folder(results, cell.suite, smoke=cell.smoke)
+    earlier = sorted(suite.glob(f"*-{identity[:8]}"))  # under the label that it had when the suite had other rows
+    return earlier[0] if earlier else suite / f"{cell.slug}-{identity[:8]}"
+
+
+def find_due(cell: Cell, folder: Path, device: Device, wanted: Iterable[Stage]) -> Due:
+    """The stages among `wanted` that are not done, and those before them whose files have to be made again.
+
+    NewerFormat for a record that only a later version can read.
+    """
+    return _Search(cell, folder, device).find(set(wanted))
+
+
+def inputs_of(cell: Cell, stage: Stage) -> dict[Stage, tuple[str, ...]]:
+    """The files of earlier stages that a stage of a cell reads, by stage."""
+    weights: dict[Stage, tuple[str, ...]] = {"train": (EMA,)} if cell.role == "cell" else {}
+    if stage == "sample":
+        return weights
+    if stage == "quality":
+        return {"sample": (SAMPLES,), **(weights if reads_network(cell) else {})}
+    return {}
+
+
+def reads_network(cell: Cell) -> bool:
+    """Whether a metric of the cell is measured on its network, not on its images alone."""
+    return cell.backbone is not None and any(
+        catalogue().get("metric", metric.name).facts.needs == "network" for metric in cell.quality
+    )
+
+
+def hashes_read(cell: Cell, stage: Stage, records: Mapping[Stage, Record]) -> dict[str, str]:
+    """The sha256 of each file that a stage reads, as the records of the stages before it hold them, by STAGE/FILE."""
+    return {
+        f"{source}/{name}": records[source].files[name]
+        for source, names in inputs_of(cell, stage).items()
+        for name in names
+        if source in records and name in records[source].files
+    }
+
+
+def outdated(record: Record, records: Mapping[str, Record]) -> str | None:
+    """Why a record does not belong to the records of the stages before it, or None where it does."""
+    for name, sha256 in record.inputs.items():
+        source, _, file = name.partition("/")
+        if source in records and records[source].files.get(file) != sha256:
+            return f"{record.stage} was done with another {file} than that of {source} now"
+    return None
+
+
+def without_outdated(records: Mapping[str, Record]) -> dict[str, Record]:
+    """The records of a cell, in the order of its stages, less those that do not belong to the ones before them."""
+    found: dict[str, Record] = {}
+    for stage in (stage for stage in STAGES if stage in records):
+        record = records[stage]
+        sources = {name.partition("/")[0] for name in record.inputs} & records.keys()
+        if sources <= found.keys() and outdated(record, records) is None:
+            found[stage] = record
+    return found
+
+
+class _Search:
+    """One look at a cell's records and, for what is due, at the files."""
+
+    def __init__(self, cell: Cell, folder: Path, device: Device) -> None:
+        self.cell, self.notes = cell, dict[str, None]()
+        self.folders = {
+            stage: stage_folder(folder, stage, cell.identity(stage, card=device.card)) for stage in cell.stages
+        }
+        self.records = dict(self._records(device))
+
+    def find(self, wanted: set[Stage]) -> Due:
+        due = {stage for stage in self.cell.stages if stage in wanted and not self._done(stage)}
+        for stage in reversed(self.cell.stages):  # what a stage needs may need something itself
+            if stage in due:
+                due |= set(self._to_be_made_again(stage))
+        return Due(tuple(stage for stage in self.cell.stages if stage in due), tuple(self.notes))
+
+    def _records(self, device: Device) -> Iterator[tuple[str, Record]]:
+        """The records of success; a broken one is reported and counts as absent."""
+        for stage, folder in self.folders.items():
+            try:
+                record = read_record(folder, self.cell.identity(stage, card=device.card))
+            except NewerFormat:
+                raise
+            except ComparisonRefused:
+                self.notes[f"{folder / RECORD}: the record is broken; its stage is done again"] = None
+                continue
+            if record is not None and record.status == "done":
+                yield stage, record
+
+    def _done(self, stage: Stage) -> bool:
+        return stage in self.records and outdated(self.records[stage], self.records) is None
+
+    def _to_be_made_again(self, stage: Stage) -> Iterator[Stage]:
+        """The stages that are done and have lost a file that this one reads."""
+        for source, names in inputs_of(self.cell, stage).items():
+            states = [self._state(source, name) for name in names] if source in self.records else []
+            if any(state != "whole" for state in states):
+                yield source
+
+    def _state(self, source: Stage, name: str) -> State:
+        path = self.folders[source] / name
+        found = state_of(path, self.records[source].files.get(name, ""))
+        if found == "altered":
+            self.notes[altered(path)] = None
+        return found

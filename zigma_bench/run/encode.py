@@ -1,0 +1,221 @@
+"""Has the latents and the captions of a plan encoded: a fresh process a cache, as a cell has one.
+
+Latents are before any cell runs; captions, which take less time, are by the first cell that reads them, unless they
+were encoded before.
+"""
+
+from __future__ import annotations
+
+import functools
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from zigma_bench.errors import CellFailed, Interrupted, NotReady, UsageError, ZigmaBenchError
+from zigma_bench.plan import Cell, Plan
+from zigma_bench.plan.cells import TextFeatures
+from zigma_bench.plan.latents import pretrained
+from zigma_bench.plan.space import TOY, LatentSpace
+from zigma_bench.plugins.registry import Missing
+from zigma_bench.pretrained.files import offline
+from zigma_bench.pretrained.text_encoders import kept
+from zigma_bench.pretrained.text_model import find as text_model
+from zigma_bench.records.store import check_writable
+from zigma_bench.run.process import run_job
+from zigma_bench.suite import Data, Suite
+from zigma_bench.system.device import Device
+
+Emit = Callable[[dict[str, Any]], None]
+LOG = "encode.log"
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A cache that is whole: its space, and how many images had to be encoded for that."""
+
+    space: LatentSpace
+    images: int
+
+
+class OfTheHub(Protocol):
+    """A model that a run may download where it is missing."""
+
+    def missing(self) -> tuple[Missing, ...]: ...
+
+    def fetch(self) -> object: ...
+
+
+def of_the_hub(suite: Suite) -> list[OfTheHub]:
+    """The autoencoders and text encoders of the Hub that a suite names, where the network is allowed."""
+    if offline():
+        return []
+    sets: Sequence[Data] = () if suite.data is None else (suite.data,) if isinstance(suite.data, Data) else suite.data
+    encoded = [data.latents for data in sets if data.latents is not None and data.latents.autoencoder != TOY]
+    read = [data.text for data in sets if data.text is not None and data.text.revision is not None]
+    named = dict.fromkeys(pretrained(latents) for latents in encoded)
+    return [
+        *(files for files in named if files.revision is not None),
+        *dict.fromkeys(text_model(text.encoder, text.revision) for text in read),
+    ]
+
+
+def cached_cells(cells: Sequence[Cell]) -> list[Cell]:
+    """One cell for each cache that the cells read."""
+    found: dict[tuple[str, str | None], Cell] = {}
+    for cell in cells:
+        if cell.latents is not None:
+            found.setdefault((cell.latents.folder_name, cell.latents.given.cache), cell)
+    return list(found.values())
+
+
+def encode_latents(
+    cells: Sequence[Cell], results: Path, device: Device, emit: Callable[[Cell, dict[str, Any]], None]
+) -> list[Encoded]:
+    """Write what is missing or broken of the caches that the cells read.
+
+    Raises NotReady for a folder that holds other latents, CellFailed where an image or the process is broken, and
+    Interrupted: what was written stays.
+    """
+    done = []
+    for cell in cached_cells(cells):
+        assert cell.latents is not None, "it has a cache"
+        last = _run(cell, results, device, functools.partial(emit, cell), check=False)
+        done.append(Encoded(cell.latents, last["images"]))
+    return done
+
+
+def check_latents(plan: Plan, results: Path, device: Device) -> list[tuple[LatentSpace, list[str]]]:
+    """What is missing or broken of each cache that a plan reads; NotReady for one that holds other latents."""
+    found = []
+    for cell in cached_cells(plan.cells):
+        assert cell.latents is not None, "it has a cache"
+        found.append((cell.latents, _run(cell, results, device, lambda event: None, check=True)["faults"]))
+    return found
+
+
+def text_cells(cells: Sequence[Cell]) -> list[Cell]:
+    """One cell for each set of captions whose features the cells read."""
+    found: dict[Path, Cell] = {}
+    for cell in cells:
+        if cell.text is not None:
+            found.setdefault(cell.text.folder, cell)
+    return list(found.values())
+
+
+def encode_texts(
+    cells: Sequence[Cell], results: Path, device: Device, emit: Callable[[Cell, dict[str, Any]], None]
+) -> None:
+    """Write the features of captions that cells read and that are missing or broken.
+
+    Raises as `encode_latents` does, and NotReady where the encoder is not here.
+    """
+    for cell in text_cells(cells):
+        _run(cell, results, device, functools.partial(emit, cell), check=False, texts=True)
+
+
+def check_texts(plan: Plan, results: Path, device: Device) -> list[str]:
+    """What is missing or broken of the features of captions that a plan reads."""
+    found: list[str] = []
+    for cell in text_cells(plan.cells):
+        found += _run(cell, results, device, lambda event: None, check=True, texts=True)["faults"]
+    return found
+
+
+def _run(cell: Cell, results: Path, device: Device, emit: Emit, *, check: bool, texts: bool = False) -> dict[str, Any]:
+    """One job in a fresh process, and its last event."""
+    check_writable(results / ".cache")
+    job = {
+        "cell": cell.model_dump(mode="json"), "results": str(results.resolve()), "device": asdict(device),
+        "check": check, "texts": texts,
+    }  # fmt: skip
+    log = results / ".cache" / LOG
+    last: dict[str, Any] = {}
+
+    def heard(event: dict[str, Any]) -> None:
+        last.clear()
+        last.update(event)
+        emit(event)
+
+    code = run_job("zigma_bench.run.workers.encode", job, log, heard)
+    if code != 0:
+        raise _error(code, last["text"] if last.get("event") == "stopped" else None, log)
+    return last
+
+
+def _error(code: int, reason: str | None, log: Path) -> ZigmaBenchError:
+    """What the process ended with, as the error that it is here."""
+    if reason is None:
+        name = signal.Signals(-code).name if code < 0 else f"code {code}"
+        return CellFailed(f"the process that encodes ended with {name}; its log: {log}")
+    kinds: dict[int, type[ZigmaBenchError]] = {kind.exit_code: kind for kind in (UsageError, NotReady, Interrupted)}
+    return kinds.get(code, CellFailed)(reason)
+
+
+def cache_problems(space: LatentSpace) -> list[NotReady]:
+    """What is wrong with the cache that a suite names: latents of another autoencoder or of other images, and shards
+    that are broken or lack between others, all checksums compared. What is not written yet is no problem."""
+    from zigma_bench.data.latents.cache import DO, folder_of, layout_of, stores_of
+    from zigma_bench.data.reading.arrays import STORE, faults, read_rows, require_same
+
+    found = []
+    for name in stores_of(space):
+        folder = folder_of(space, Path()) / name
+        if not (folder / STORE).exists():
+            continue
+        layout = layout_of(space, name, read_rows(folder) or 0)
+        try:
+            require_same(folder, layout)
+        except NotReady as error:
+            found.append(error)
+            continue
+        broken = faults(folder, layout)
+        ends = [shard for shard in range(len(layout.shards)) if shard not in {fault.shard for fault in broken}]
+        for fault in broken:
+            if not fault.absent or fault.shard < max(ends, default=0):
+                found.append(NotReady(f"shard {fault.shard} {fault.reason}", where=str(folder), do=DO))
+    return found
+
+
+def state(space: LatentSpace, results: Path) -> str:
+    """Where a cache lies and whether it is whole, by its files' names and sizes, or why it is no cache of the space."""
+    from zigma_bench.data.latents.cache import SPLITS, folder_of, layout_of, stores_of
+    from zigma_bench.data.reading.arrays import STORE, faults, read_rows, require_same
+
+    folder = folder_of(space, results / ".cache")
+    rows = {name: read_rows(folder / name) or 0 for name in stores_of(space)}
+    layouts = {name: layout_of(space, name, count) for name, count in rows.items()}
+    try:
+        there = [name for name in layouts if (folder / name / STORE).exists()]
+        for name in there:
+            require_same(folder / name, layouts[name])
+    except NotReady as error:
+        return str(error)
+    if len(there) < len(layouts):
+        return f"not encoded yet, which a run does first, into {folder}"
+    broken = sum(len(faults(folder / name, layout, checksums=False)) for name, layout in layouts.items())
+    if broken:
+        return f"{broken} shards are to be encoded, which a run does first, in {folder}"
+    return f"encoded, {sum(rows[split] for split in SPLITS):,} images in {folder}"
+
+
+def text_state(text: TextFeatures) -> str:
+    """Where the features of captions lie and whether they are whole, by their shards' marks."""
+    if (store := kept(text.folder)) is None:
+        return f"not encoded yet, which a run does first, into {text.folder}"
+    return f"encoded, {store['rows'] - 1:,} captions in {text.folder}"
+
+
+def text_problems(text: TextFeatures) -> list[NotReady]:
+    """The shards of kept features of captions that are broken, all checksums compared; of what is not whole yet, none:
+    a run goes on with it."""
+    from zigma_bench.data.reading.arrays import Field, Layout, faults
+
+    if (store := kept(text.folder)) is None:
+        return []
+    fields = {name: Field(field["dtype"], tuple(field["shape"])) for name, field in store["fields"].items()}
+    layout = Layout(store["identity"], fields, store["rows"], store["shard_rows"])
+    do = "run `zigma-bench data encode SUITE`, which mends it"
+    found = faults(text.folder, layout)
+    return [NotReady(f"captions, shard {fault.shard} {fault.reason}", where=str(text.folder), do=do) for fault in found]

@@ -1,0 +1,122 @@
+"""The largest batch whose training step fits in memory: doubled until it does not fit, then bisected to the very one.
+
+Every trial is a fresh process with the real step, its optimiser and its EMA. Nothing is changed by the answer: a suite
+runs the batch that stands in it.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from zigma_bench.errors import CellFailed, UsageError
+from zigma_bench.plan import Cell, Plan
+from zigma_bench.system.device import Device
+
+MOST = 2**20
+SHARE_OF_A_CARD = 0.95  # the rest is head-room for what PyTorch's allocator does not count
+KILLED = (signal.SIGKILL, signal.SIGABRT)  # by the system, and by C++ that got no memory
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One batch: whether it fits, its peak in bytes, and why it does not fit."""
+
+    batch: int
+    fits: bool
+    peak_bytes: int | None
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Found:
+    """The largest batch that fits (0 where one image does not), and every trial in order."""
+
+    label: str
+    batch: int
+    limit_bytes: int
+    trials: tuple[Trial, ...]
+
+    @property
+    def peak_bytes(self) -> int | None:
+        return next((trial.peak_bytes for trial in self.trials if trial.batch == self.batch), None)
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "peak_bytes": self.peak_bytes}
+
+
+def distinct(plan: Plan) -> list[Cell]:
+    """One of the cells that differ in seed, batch or images of one shape alone, with a batch of one."""
+    found: dict[str, Cell] = {}
+    for cell in plan.cells:
+        if cell.role == "cell":
+            one = cell.model_copy(update={"train": cell.train.model_copy(update={"batch": 1})})
+            same = {"seed": 0, "order_digests": (), "train_images": None, "train_seconds": None}
+            same |= {"data": None, "data_fingerprint": "", "latents": None}
+            found.setdefault(one.model_copy(update=same).identity("train", card=""), one)
+    return list(found.values())
+
+
+def limit_of(device: Device, gibibytes: float | None) -> int:
+    """Bytes: those of the option, else most of a card's memory; a CPU has no limit of its own."""
+    if gibibytes is not None:
+        return int(gibibytes * 2**30)
+    if device.type == "cpu":
+        raise UsageError("on a CPU the limit must be said", where="--memory", expected="gibibytes, such as 4")
+    code = f"import torch; print(torch.cuda.get_device_properties({device.name!r}).total_memory)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise CellFailed(f"the card's memory can't be read: {done.stderr.strip().splitlines()[-1]}", where=device.name)
+    return int(SHARE_OF_A_CARD * int(done.stdout))
+
+
+def find_batch(cell: Cell, device: Device, limit_bytes: int, tell: Callable[[str], None]) -> Found:
+    """The largest batch of one cell."""
+
+    def fits(batch: int) -> Trial:
+        trial = run_trial(cell, batch, device, limit_bytes)
+        tell(f"{_name(cell)}: batch {batch:,} {'fits' if trial.fits else f'does not fit: {trial.reason}'}")
+        return trial
+
+    trials = search(fits)
+    batch = max((trial.batch for trial in trials if trial.fits), default=0)
+    return Found(_name(cell), batch, limit_bytes, tuple(trials))
+
+
+def search(attempt: Callable[[int], Trial]) -> Sequence[Trial]:
+    """Trials that end with the largest batch that fits and the next one, which does not; MOST at most."""
+    trials = [attempt(1)]
+    while trials[-1].fits and trials[-1].batch < MOST:
+        trials.append(attempt(2 * trials[-1].batch))
+    above = trials[-1].batch
+    if trials[-1].fits or above == 1:
+        return trials
+    below = above // 2
+    while above - below > 1:
+        trials.append(attempt((above + below) // 2))
+        below, above = (trials[-1].batch, above) if trials[-1].fits else (below, trials[-1].batch)
+    return trials
+
+
+def run_trial(cell: Cell, batch: int, device: Device, limit_bytes: int) -> Trial:
+    """One batch in a fresh process; CellFailed where it ends for another reason than memory."""
+    tried = cell.model_copy(update={"train": cell.train.model_copy(update={"batch": batch})})
+    job = {"cell": tried.model_dump(mode="json"), "device": asdict(device), "limit_bytes": limit_bytes}
+    command = [sys.executable, "-m", "zigma_bench.run.workers.batch"]
+    done = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True)
+    if done.returncode == 0:
+        return Trial(batch, **json.loads(done.stdout))
+    if -done.returncode in KILLED:
+        return Trial(batch, False, None, f"its process was ended by {signal.Signals(-done.returncode).name}")
+    ended = signal.Signals(-done.returncode).name if done.returncode < 0 else f"code {done.returncode}"
+    last = (done.stderr.strip().splitlines() or [f"its process ended with {ended}, and no word"])[-1]
+    raise CellFailed(f"a training step of {batch:,} images fails: {last}", where=_name(cell))
+
+
+def _name(cell: Cell) -> str:
+    return " · ".join(filter(None, (cell.backbone_label, cell.scan_label, cell.backend, f"{cell.tokens} tokens")))

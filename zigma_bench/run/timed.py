@@ -1,0 +1,136 @@
+"""Calls that were timed: the seconds and peaks that the efficiency records of a results folder hold, and of what."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from zigma_bench.errors import ComparisonRefused
+from zigma_bench.escaping import visible
+from zigma_bench.records.record import Record
+from zigma_bench.records.store import read_record
+
+Call = Literal["train-step", "forward"]
+CALLS: Mapping[str, Call] = {"train-step": "train-step", "forward": "forward", "sample": "forward"}
+FEATURES = ("call", "layers", "dense", "attention", "scan", "activations", "parameters", "longest path")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Calls that one fit may hold: of one card, precision and backend, launched alike, of networks that run the same
+    operators (`network_of`)."""
+
+    call: Call
+    card: str
+    precision: str
+    network: str
+    recorded: bool
+    compiled: bool
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One call of `batch` images: its features in the order of FEATURES, its seconds and its peak in bytes.
+
+    `cell` tells cells apart that a fit leaves out together; `backends` are the one asked for and the one it came to.
+    """
+
+    kind: Kind
+    backends: frozenset[str]
+    cell: str
+    features: tuple[float, ...]
+    seconds: float
+    peak: float | None
+
+
+def timed_calls(results: Path, card: str) -> list[Timed]:
+    """All calls of this card in the efficiency records of a results folder; unstable ones are left out.
+
+    A record that can't be read is none of this plan's: one line on standard error names it, and the rest count.
+    """
+    found: list[Timed] = []
+    for file in sorted(results.glob("*/*/efficiency-*/record.json")):
+        try:
+            record = _record(file)
+            if record.status == "done" and record.provenance.get("card") == card:
+                found += list(_calls(record))
+        except ComparisonRefused as error:
+            print(f"zigma-bench: left out of the estimates: {error}", file=sys.stderr)
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+            what = f"it is of another shape ({visible(repr(error))})"
+            print(f"zigma-bench: left out of the estimates: {visible(str(file))}: {what}", file=sys.stderr)
+    return found
+
+
+def features_of(cell: Mapping[str, Any], batch: int) -> tuple[float, ...]:
+    """What the time of one call on `batch` images is a sum of, from a cell as records and plans write it down."""
+    flops, tokens, layers = cell["forward_flops"], int(cell["tokens"]), layers_of(cell)
+    scan, attention = flops.get("scan", 0), flops.get("attention", 0)
+    width = math.sqrt(cell["parameters"] / layers)  # up to a factor of the architecture
+    longest = layers * tokens * max(1.0, float(cell["scanned_ratio"])) if scan else 0.0
+    return (
+        1.0, float(layers), float(batch * (sum(flops.values()) - scan - attention)), float(batch * attention),
+        float(batch * scan), batch * tokens * layers * width, float(cell["parameters"]), longest,
+    )  # fmt: skip
+
+
+def layers_of(cell: Mapping[str, Any]) -> int:
+    """A layer for each order; a network without orders has the `depth` of its options, or counts as one layer."""
+    return len(cell["order_digests"]) or int(cell["backbone"]["options"].get("depth", 1))
+
+
+def kind_of(cell: Mapping[str, Any], call: Call, card: str, precision: str) -> Kind:
+    """The kind of a cell's calls on a card, at the precision that its own comes to there."""
+    train, training = cell["train"], call == "train-step"
+    return Kind(
+        call=call,
+        card=card,
+        precision=precision,
+        network=network_of(cell),
+        recorded=bool(train.get("graph", False) if training else cell["sample"].get("graph", False)),
+        compiled=bool((train if training else cell["sample"]).get("compile", False)),
+    )
+
+
+def network_of(cell: Mapping[str, Any]) -> str:
+    """What a network runs: its mixer; of a backbone without one attention, if its FLOPs have some, or itself."""
+    mixer = cell["backbone"]["options"].get("mixer")
+    if mixer is not None:
+        return str(mixer["name"] if isinstance(mixer, Mapping) else mixer)
+    return "attention" if cell["forward_flops"].get("attention") else str(cell["backbone"]["name"])
+
+
+def _record(file: Path) -> Record:
+    found = read_record(file.parent)
+    if found is None:
+        raise ComparisonRefused("the record is gone", where=str(file), do="plan again")
+    return found
+
+
+def _calls(record: Record) -> Iterator[Timed]:
+    """The steps and evaluations of a record; a sampling is as many evaluations as it has passes."""
+    cell, origin = record.cell, record.provenance
+    unstable = {m.name for m in record.measurements if m.status != "ok" or m.reason is not None}
+    for number, measured in enumerate(record.details["rounds"]):
+        for stage, call in CALLS.items():
+            one = measured["stages"].get(stage)
+            if one is None or "why_not" in one or _speed(stage) in unstable:
+                continue
+            passes = one["passes"] if stage == "sample" else 1
+            seconds = sorted(one["timing"]["seconds"])
+            yield Timed(
+                kind=kind_of(cell, call, origin["card"], origin["precision"]),
+                backends=frozenset((cell["backend"], origin["backend"])),
+                cell=record.identity,
+                features=features_of(cell, one["batch"]),
+                seconds=seconds[len(seconds) // 2] / passes,
+                peak=one["memory"].get("peak-memory") if number == 0 else None,
+            )
+
+
+def _speed(stage: str) -> str:
+    return "train-images-per-second" if stage == "train-step" else f"{stage}-images-per-second"

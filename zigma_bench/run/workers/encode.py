@@ -1,0 +1,106 @@
+"""The process that encodes a data set, or its captions: a job comes in, events go out, as in worker.py.
+
+A job is one JSON line: a cell, the results, the device, whether it is about texts, and whether the cache is written or
+only checked. The last event is `encoded`, with the number of images or captions that were, or `checked`, with the
+faults that were found.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from zigma_bench.errors import CellFailed, ZigmaBenchError
+from zigma_bench.plan import Cell
+from zigma_bench.plugins.discovery import reason_of
+from zigma_bench.run.cell import load_splits
+from zigma_bench.run.workers.cell import send, stop_flag, take_device, take_job
+from zigma_bench.system.device import Device
+from zigma_bench.system.interrupts import contained
+from zigma_bench.system.notices import send_notices_to
+
+
+def main() -> int:
+    """Bring the cache of the job on standard input up to date, or check it."""
+    job, cell, events = take_job()
+    stopped, device = stop_flag(), Device(**job["device"])
+    send_notices_to(lambda text: send(events, {"event": "notice", "stage": "encode", "text": text}))
+    try:
+        take_device(device)
+        works = {"latents": (_encode, _check), "texts": (_encode_texts, _check_texts)}
+        work = works["texts" if job["texts"] else "latents"][job["check"]]
+        with contained():
+            done = work(cell, Path(job["results"]) / ".cache", device, lambda event: send(events, event), stopped)
+        send(events, done)
+    except ZigmaBenchError as error:
+        send(events, {"event": "stopped", "text": str(error)})
+        return error.exit_code
+    except OSError as error:
+        send(events, {"event": "stopped", "text": reason_of(error)})
+        return CellFailed.exit_code
+    except Exception as error:  # whatever it was, it is said where the run is watched
+        traceback.print_exc()
+        send(events, {"event": "stopped", "text": _told(error)})
+        return CellFailed.exit_code
+    return 0
+
+
+def _told(error: Exception) -> str:
+    from zigma_bench.efficiency.timing import out_of_memory
+
+    hint = "; lower data.latents.batch" if out_of_memory(error) else ""
+    return f"the latents are not encoded: {reason_of(error)}{hint}"
+
+
+def _encode(
+    cell: Cell, cache: Path, device: Device, emit: Callable[[dict[str, Any]], None], stopped: Callable[[], bool]
+) -> dict[str, Any]:
+    from zigma_bench.data.latents.encode import encode
+
+    def tell(done: int, total: int, text: str) -> None:
+        emit({"event": "progress", "stage": "encode", "done": done, "total": total, "text": text})
+
+    assert cell.latents is not None, "the cell sees latents"
+    count = encode(load_splits(cell), cell.latents, cache, device=device.name, tell=tell, stopped=stopped)
+    return {"event": "encoded", "images": count}
+
+
+def _check(
+    cell: Cell, cache: Path, device: Device, emit: Callable[[dict[str, Any]], None], stopped: Callable[[], bool]
+) -> dict[str, Any]:
+    from zigma_bench.data.latents.encode import check
+
+    assert cell.latents is not None, "the cell sees latents"
+    found = check(load_splits(cell), cell.latents, cache)
+    return {
+        "event": "checked",
+        "faults": [f"{split}, shard {f.shard} {f.reason}" for split in found for f in found[split]],
+    }
+
+
+def _encode_texts(
+    cell: Cell, cache: Path, device: Device, emit: Callable[[dict[str, Any]], None], stopped: Callable[[], bool]
+) -> dict[str, Any]:
+    from zigma_bench.conditioning.text_features import encode_captions
+
+    def tell(done: int, text: str) -> None:
+        emit({"event": "progress", "stage": "encode", "done": done, "total": None, "text": text})
+
+    assert cell.text is not None, "the cell reads texts"
+    return {"event": "encoded", "captions": encode_captions(load_splits(cell), cell.text, device.name, tell, stopped)}
+
+
+def _check_texts(
+    cell: Cell, cache: Path, device: Device, emit: Callable[[dict[str, Any]], None], stopped: Callable[[], bool]
+) -> dict[str, Any]:
+    from zigma_bench.conditioning.text_features import check_captions
+
+    assert cell.text is not None, "the cell reads texts"
+    return {"event": "checked", "faults": check_captions(load_splits(cell), cell.text)}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

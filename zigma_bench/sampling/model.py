@@ -1,0 +1,187 @@
+"""A network with its weights under the samplers here: told its own times, guided, its sigma used where it has one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from zigma_bench.diffusion.conventions import vp_noise_of_dit
+from zigma_bench.diffusion.convert import Network
+from zigma_bench.diffusion.ddpm import dit_schedule, solve_discrete
+from zigma_bench.diffusion.draw import draw
+from zigma_bench.diffusion.guidance import Texts, under_labels
+from zigma_bench.diffusion.noise import StepNoise, image_noise
+from zigma_bench.errors import NotFinite, UsageError
+from zigma_bench.plan.diffusion import check_diffusion, objective_of, sampler_of
+from zigma_bench.sampling.drawable import Drawable
+from zigma_bench.sampling.labels import label_of
+from zigma_bench.suite import DISCRETE, Sample, Source, Strict, Train, validated
+
+
+class Recipe(Strict):
+    """What a model was trained to say, and how it is drawn from."""
+
+    train: Train
+    sample: Sample
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is drawn: the recipe, the seed of all noise, the labels (None: all classes in turn), or the prompts."""
+
+    source: Drawable
+    recipe: Recipe
+    seed: int
+    labels: tuple[int, ...] | None
+    prompts: tuple[str, ...] | None = None
+
+    def __str__(self) -> str:
+        """The sampler with its defaults, as it is told to a person."""
+        sample = self.recipe.sample
+        words = [str(sampler_of(self.recipe.train, sample))]
+        if self.of_dit:
+            variance = f", variance {self.variance}" if self.variance else f", eta {sample.eta or 0.0:g}"
+            words = [f"{sample.solver} on DiT's steps, evaluations {sample.resolved_evaluations}{variance}"]
+        if sample.guidance:
+            words.append(f"guidance {sample.guidance.scale:g} on {sample.guidance.channels} channels")
+        return ", ".join([*words, f"seed {self.seed}"])
+
+    @property
+    def of_dit(self) -> bool:
+        """Whether DiT's own steps are walked."""
+        return self.source.of_dit and self.recipe.sample.solver in DISCRETE
+
+    @property
+    def variance(self) -> Literal["small", "large", "learned"] | None:
+        """Of DDPM on DiT's steps: what the network says of it, unless the recipe names another."""
+        sample = self.recipe.sample
+        if not self.of_dit or sample.solver != "ddpm":
+            return None
+        return sample.variance or ("learned" if self.source.learned_sigma else "small")
+
+    def facts(self) -> dict[str, Any]:
+        """All that an image depends on beside its index; dopri5 also on the batch that it is drawn in."""
+        sample = self.recipe.sample
+        free = set() if sample.solver == "dopri5" else {"count", "batch"}
+        found = {
+            "model": self.source.sha256,
+            "seed": self.seed,
+            "labels": self.labels and list(self.labels),
+            "sample": sample.model_dump(mode="json", exclude=free),
+        }
+        if self.prompts is not None:
+            found["prompts"] = list(self.prompts)
+        return found if self.source.encoder is None else {**found, "encoder": self.source.encoder}
+
+    def labels_of(self, indices: range | list[int]) -> list[int] | None:
+        """The label of every image, or the number of its prompt; None where there is no condition."""
+        if self.prompts is not None:
+            return [index % len(self.prompts) for index in indices]
+        classes = self.source.condition.classes
+        if self.source.condition.kind != "class" or classes is None:
+            return None
+        return [label_of(self.seed, index, classes=classes, chosen=self.labels) for index in indices]
+
+
+def make_order(
+    drawable: Drawable,
+    given: Mapping[str, Any],
+    *,
+    seed: int,
+    labels: tuple[int, ...] | None,
+    places: Mapping[str, str],
+    prompts: tuple[str, ...] | None = None,
+) -> Order:
+    """The order of keys of a suite's `sample`, over those that the network has of itself; UsageError for what makes no
+    sense for it.
+
+    `places`: how the command spells a key, for errors.
+    """
+    source = Source("sample", "", {("sample", *key.split(".")): where for key, where in places.items()})
+    recipe = validated(Recipe, {"train": drawable.train, "sample": {**drawable.sample, **given}}, source)
+    unguided = recipe.sample.model_copy(update={"guidance": None})
+    check_diffusion(Recipe(train=recipe.train, sample=unguided), source)
+    for key, what in (("graph", "a model's launches are not recorded"), ("compile", "a model is not compiled")):
+        if getattr(recipe.sample, key):
+            raise UsageError(what, where=source.where("sample", key), do="leave it out")
+    order = Order(drawable, recipe, seed, labels, prompts)
+    _check_condition(order, source)
+    return order
+
+
+def _check_condition(order: Order, source: Source) -> None:
+    condition, guidance = order.source.condition, order.recipe.sample.guidance
+    if condition.kind == "text" and not order.source.reads_prompts:
+        raise UsageError(
+            "the model is drawn under a text's features, and no text encoder is at hand",
+            do="give --encoder and --prompt, or call official.open_model(DIR) with features of yours",
+        )
+    if condition.kind == "text" and not order.prompts:
+        raise UsageError("the network is drawn from under a text", do="give --prompt TEXT, once or more")
+    if condition.kind != "text" and order.prompts:
+        raise UsageError("the network reads no text", where="--prompt", expected=str(condition), do="leave it out")
+    if condition.kind != "class" and order.labels:
+        raise UsageError("the model has no classes", where="--labels or --class", do="leave them out")
+    top = (condition.classes or 0) - 1
+    if wrong := [label for label in order.labels or () if not 0 <= label <= top]:
+        raise UsageError("a label has no class", where="--labels or --class", expected=f"0 to {top}", got=wrong[0])
+    if guidance is None:
+        return
+    if not condition.null_class:
+        raise UsageError(
+            "the model has no label that stands for none, so there is nothing to guide away from",
+            where=source.where("sample", "guidance"), do="leave guidance out",
+        )  # fmt: skip
+    if order.of_dit and guidance.interval is not None:
+        raise UsageError(
+            f"{order.recipe.sample.solver} tells DiT its steps, and an interval is of times",
+            where=source.where("sample", "guidance"), do="leave the interval out, or take another solver",
+        )  # fmt: skip
+
+
+@torch.no_grad()
+def draw_batch(order: Order, network: Network, indices: list[int], device: str, texts: Texts | None = None) -> Tensor:
+    """The images or latents of some indices, float [B, *shape] on the CPU; each from (seed, index) alone.
+
+    `texts`: the features of the order's prompts.
+    """
+    shape = order.source.shape
+    noise = torch.stack([image_noise(order.seed, index, shape) for index in indices]).to(device)
+    stirred = StepNoise(order.seed, indices, shape, device)
+    said = _conditioned(order, network, indices, device, texts)
+    sample = order.recipe.sample
+    if order.of_dit:
+        solver: Literal["ddpm", "ddim"] = "ddpm" if sample.solver == "ddpm" else "ddim"
+        drawn, _ = solve_discrete(
+            said,
+            noise,
+            solver=solver,
+            evaluations=sample.resolved_evaluations or 0,
+            step_noise=stirred,
+            schedule=dit_schedule(),
+            variance=order.variance or "small",
+            eta=sample.eta or 0.0,
+        )
+    else:
+        train = order.recipe.train
+        drawn, _ = draw(
+            said, noise, objective=objective_of(train), sampler=sampler_of(train, sample), step_noise=stirred
+        )
+    if not bool(drawn.isfinite().all()):
+        raise NotFinite(f"a sample among {indices[0]} to {indices[-1]} is not finite")
+    return drawn.float().cpu()
+
+
+def _conditioned(order: Order, network: Network, indices: list[int], device: str, texts: Texts | None) -> Network:
+    """The network of x and t alone, under each image's label or prompt, guided if that is asked for."""
+    if order.source.of_dit and not order.of_dit:
+        network = vp_noise_of_dit(network)
+    labels = order.labels_of(indices)
+    if labels is None:
+        return network
+    y, dropped = torch.tensor(labels, device=device), order.source.condition.classes or 0
+    return under_labels(network, y, dropped, order.recipe.sample.guidance, texts)

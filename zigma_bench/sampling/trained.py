@@ -1,0 +1,116 @@
+"""A trained cell among the results, as what images are drawn from under labels or prompts of anybody's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import torch
+from torch import Tensor
+
+from zigma_bench.backbones.official.card import Condition
+from zigma_bench.conditioning.prompts import texts_of
+from zigma_bench.diffusion.convert import Network
+from zigma_bench.diffusion.guidance import Texts
+from zigma_bench.errors import NotReady, UsageError
+from zigma_bench.plan import Cell, cell_routes
+from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.records.record import Record
+from zigma_bench.records.store import EMA, SPEC, read_record
+from zigma_bench.run.cell import build
+from zigma_bench.sampling.drawable import Drawable
+from zigma_bench.scans.grid import Grid
+from zigma_bench.training.checkpoint import load_weights
+from zigma_bench.training.step import autocast
+
+
+def trained(folder: Path) -> Drawable:
+    """The network that a cell has trained, its EMA; it is asked as the cell's own images were, unless an order differs.
+
+    NotReady for a training that isn't done, and for weights that are not those of its record.
+    """
+    stage, cell, record = _training(folder)
+    _check_orders(cell, folder)
+    weights = stage / EMA
+    sha256 = record.files[EMA]
+
+    def opened(prompts: tuple[str, ...] | None, device: str, backend: str) -> tuple[Network, Texts | None]:
+        texts = None
+        if cell.text is not None:
+            texts = texts_of(cell.text, prompts or (), device)
+        return _network(cell if backend == "auto" else cell.model_copy(update={"backend": backend}), device), texts
+
+    def _network(cell: Cell, device: str) -> Network:
+        network = build(cell, torch.device(device).type)
+        load_weights(weights, network, sha256=sha256)
+        network.to(device).eval().requires_grad_(False)
+
+        def said(x: Tensor, t: Tensor, *y: Tensor) -> Tensor:
+            with autocast(cell.train, torch.device(device)):
+                return network(x, t, *y).float()  # type: ignore[no-any-return]
+
+        return said
+
+    return Drawable(
+        sha256=sha256,
+        shape=cell.shape,
+        image=cell.latents is None and cell.channels in (1, 3),
+        space="pixels" if cell.latents is None else "latents",
+        condition=_condition(cell),
+        train=cell.train.model_dump(),
+        sample=_sample(cell),
+        open=opened,
+        reads_prompts=cell.text is not None,
+        latents=cell.latents,
+    )
+
+
+def _training(folder: Path) -> tuple[Path, Cell, Record]:
+    """The folder of the cell's training, the cell, and the record that it is done."""
+    specs = sorted(folder.glob(f"train-*/{SPEC}"))
+    for spec in specs:
+        record = read_record(spec.parent)
+        if record is not None and record.status == "done":
+            return spec.parent, _cell(spec), record
+    raise NotReady("the cell's training is not done", where=str(folder), do="run its suite to the end of it first")
+
+
+def _cell(spec: Path) -> Cell:
+    try:
+        facts: Any = json.loads(spec.read_text(encoding="utf-8"))
+        return Cell.model_validate_json(json.dumps(facts["cell"]))
+    except (OSError, ValueError, KeyError, TypeError, pydantic.ValidationError) as error:
+        raise UsageError(
+            f"this is no cell that this version can read: {str(error).splitlines()[0]}", where=str(spec),
+            do="run its suite again",
+        ) from None  # fmt: skip
+
+
+def _check_orders(cell: Cell, folder: Path) -> None:
+    """NotReady where the scan gives other orders today than those that the network was trained along."""
+    assert cell.backbone is not None, "a trained cell has a network"
+    options = catalogue().get("backbone", cell.backbone.name).make_options(cell.backbone.options)
+    grid = Grid.of_image(cell.height, cell.width, options.patch, cell.frames)
+    routes = cell_routes(cell.scan, grid=grid, depth=options.depth, seed=cell.seed, catalogue=catalogue())
+    if tuple(route.digest for route in routes) != cell.order_digests:
+        raise NotReady(
+            f"the scan {cell.scan_label!r} gives other orders than those that the network was trained along",
+            where=str(folder), do="bring back the version of the scan that it was trained with",
+        )  # fmt: skip
+
+
+def _condition(cell: Cell) -> Condition:
+    given = cell.condition
+    if given is None:
+        return Condition(kind="none")
+    if given.kind == "text":
+        return Condition(kind="text", text_width=given.size, null_class=given.drop_rate(cell.train) > 0)
+    return Condition(kind="class", classes=given.size, null_class=given.droppable)
+
+
+def _sample(cell: Cell) -> dict[str, Any]:
+    """The cell's own sampling; its launches are not recorded, for there are few."""
+    own = cell.sample.model_dump(exclude_none=True)
+    return {**own, "compile": False, "graph": False}

@@ -1,0 +1,99 @@
+"""Random orders, the controls that make a study honest: any order, or one that steps as far as a given one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Annotated, Literal
+
+import numpy as np
+from annotated_types import Interval
+
+from zigma_bench.scans.grid import Grid
+from zigma_bench.scans.orders.curves import hilbert_path, jpeg_path, morton_path, row_path, snake_path
+from zigma_bench.scans.orders.straight import Mode, Path, refuse_clip
+from zigma_bench.scans.route import Route
+
+Count = Annotated[int, Interval(ge=1, le=64)]
+SOURCES: dict[str, Callable[[int, int], Path]] = {
+    "raster": row_path, "zigzag": snake_path, "hilbert": hilbert_path, "morton": morton_path, "jpeg": jpeg_path,
+}  # fmt: skip
+TRIES_A_TOKEN = 16
+TOLERANCE = 20  # one step in so many may have another length
+
+
+def random(grid: Grid, layer: int, seed: int, *, paths: Count | None = None, mode: Mode = "layerwise") -> Path | Route:
+    """Random orders drawn from (seed, number): each layer its own, or `paths` of them by turns or in every layer.
+
+    `paths: 1` is one random order for all layers; `parallel` needs `paths` and takes 2 without.
+    Source: `randomN` of CompVis/zigma (which draws without a seed).
+    """
+    if mode == "parallel":
+        return Route(np.stack([_random(grid, seed, number) for number in range(paths or 2)]))
+    return _random(grid, seed, layer if paths is None else layer % paths)
+
+
+def _random(grid: Grid, seed: int, number: int) -> Path:
+    return np.random.default_rng([seed, number, 0]).permutation(grid.tokens)
+
+
+def locality_matched(
+    grid: Grid,
+    layer: int,
+    seed: int,
+    *,
+    of: Literal["raster", "zigzag", "hilbert", "morton", "jpeg"] = "zigzag",
+    paths: Count = 1,
+) -> Path:
+    """A random order with the step lengths of the order `of`: as local, and no geometry.
+
+    Layer i takes draw i mod paths. A draw starts from `of` and turns its beginning or its end around (16 L tries),
+    wherever the histogram of its step lengths (Manhattan) stays within the tolerance: at most 1 step in 20, or one,
+    has another length than in `of`.
+    Source: the backbite move on Hamiltonian paths (Mansfield 1982), for any step lengths; the control is that of
+    pre-registered studies of matched path banks.
+    """
+    refuse_clip("locality-matched", grid)
+    rng = np.random.default_rng([seed, layer % paths, 2])
+    return backbite(SOURCES[of](grid.height, grid.width), grid, rng)
+
+
+def backbite(path: Path, grid: Grid, rng: np.random.Generator) -> Path:
+    """A path [L] after 16 L tries to turn its beginning or its end around, its step lengths kept to the tolerance."""
+    if len(path) < 3:
+        return path
+    path = path.copy()
+    rows, columns = np.divmod(path, grid.width)
+    lengths = np.abs(np.diff(rows)) + np.abs(np.diff(columns))
+    allowed, off, excess = max(1, len(lengths) // TOLERANCE), 0, [0] * (grid.height + grid.width)
+    place = np.argsort(path)
+    for (down, right), head in _drawn(lengths, grid, rng, TRIES_A_TOKEN * len(path)):
+        end = int(path[0 if head else -1])
+        row, column = end // grid.width + down, end % grid.width + right
+        if not (0 <= row < grid.height and 0 <= column < grid.width):
+            continue
+        other = int(place[row * grid.width + column])
+        near = int(path[other - 1 if head else other + 1])  # the step from here to `other` gives way to the new one
+        new, old = abs(down) + abs(right), abs(near // grid.width - row) + abs(near % grid.width - column)
+        change = 0 if new == old else (excess[new] >= 0) - (excess[old] > 0)
+        if off + change > allowed:
+            continue
+        off += change
+        excess[new] += 1
+        excess[old] -= 1
+        piece = slice(0, other) if head else slice(other + 1, len(path))
+        path[piece] = path[piece][::-1].copy()
+        place[path[piece]] = np.arange(piece.start, piece.stop)
+    return path
+
+
+def _drawn(lengths: Path, grid: Grid, rng: np.random.Generator, count: int) -> Iterator[tuple[tuple[int, int], bool]]:
+    """Tries: an offset whose length is drawn as often as steps have it, and whether it is the beginning's."""
+    down, right = (axis.reshape(-1) for axis in np.mgrid[-grid.height + 1 : grid.height, -grid.width + 1 : grid.width])
+    order = np.argsort(abs(down) + abs(right), kind="stable")
+    sizes = np.bincount(abs(down) + abs(right))
+    first = np.cumsum(sizes) - sizes
+    chosen = lengths[rng.integers(len(lengths), size=count)]
+    index = order[first[chosen] + (rng.random(count) * sizes[chosen]).astype(np.int64)]
+    return zip(
+        zip(down[index].tolist(), right[index].tolist(), strict=True), (rng.random(count) < 0.5).tolist(), strict=True
+    )

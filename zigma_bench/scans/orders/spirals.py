@@ -1,0 +1,70 @@
+"""Spirals around the centre: one path a layer, the eight ways to turn, and DiffMa's three paths in one layer."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from zigma_bench.scans.grid import Grid
+from zigma_bench.scans.orders.straight import Path, refuse_clip
+from zigma_bench.scans.route import Route
+
+# The first two arms of DiffMa's eight spirals as (down, right): clockwise from the right on, then anticlockwise.
+RIGHT, DOWN, LEFT, UP = (0, 1), (1, 0), (0, -1), (-1, 0)
+TURNS = (
+    (RIGHT, DOWN), (DOWN, LEFT), (LEFT, UP), (UP, RIGHT),
+    (RIGHT, UP), (LEFT, DOWN), (DOWN, RIGHT), (UP, LEFT),
+)  # fmt: skip
+
+
+def spiral(grid: Grid, layer: int, *, turns: Literal[1, 2, 4, 8] = 1, inward: bool = False) -> Path:
+    """From (H // 2, W // 2) outwards with arms of 1, 1, 2, 2, 3, 3, ... cells; `inward` reads it backwards.
+
+    Layer i turns as number i mod `turns` of DiffMa's eight. Cells off the grid are skipped, so grids of an even side
+    and rectangles jump.
+    Source: DiffMa (arXiv 2406.15910), wongzbb/DiffMa-Diffusion-Mamba `tools.py`, the curve that its code draws.
+    """
+    refuse_clip("spiral", grid)
+    path = outward(grid, layer % turns)
+    return path[::-1] if inward else path
+
+
+def spiral_inverse(grid: Grid, layer: int, *, turns: Literal[1, 2, 4, 8] = 1, inward: bool = False) -> Path:
+    """The inverse of the spiral: the map of visit times read as an order, which is what DiffMa's code runs.
+
+    Source: wongzbb/DiffMa-Diffusion-Mamba `tools.py` and `block/mamba.py` (CrossScan).
+    """
+    return np.argsort(spiral(grid, layer, turns=turns, inward=inward))
+
+
+def diffma(grid: Grid, layer: int, *, compatibility: Literal["none", "diffma"] = "none") -> Route:
+    """Raster, a spiral and its reverse in every layer, summed with shared parameters; layer i takes turn i mod 8.
+
+    `compatibility: diffma` runs the inverses of the two spirals, as the released code does.
+    Source: DiffMa (arXiv 2406.15910), wongzbb/DiffMa-Diffusion-Mamba `block/mamba.py`.
+    """
+    refuse_clip("diffma", grid)
+    out = outward(grid, layer % 8)
+    both = [np.argsort(out), np.argsort(out[::-1])] if compatibility == "diffma" else [out, out[::-1]]
+    return Route(np.stack([np.arange(grid.tokens), *both]), share="shared")
+
+
+def outward(grid: Grid, turn: int) -> Path:
+    """One spiral from the centre outwards, turning as number `turn` (0 to 7) of `TURNS`."""
+    first, second = TURNS[turn]
+    rows, columns = np.divmod(np.arange(grid.tokens), grid.width)
+    down, right = rows - grid.height // 2, columns - grid.width // 2
+    along = down * first[0] + right * first[1]
+    across = down * second[0] + right * second[1]
+    return np.argsort(arrival(along, across))
+
+
+def arrival(x: Path, y: Path) -> Path:
+    """The step at which an endless spiral reaches the cell x along its first arm and y along its second.
+
+    Ring m holds the cells with max(|x|, |y|) = m; it ends at (m, -m) with step 4 m^2 + 4 m.
+    """
+    m = np.maximum(abs(x), abs(y))
+    sides = [4 * m**2 + 3 * m + x, 4 * m**2 + m - y, 4 * m**2 - m - x]
+    return np.select([y == -m, x == -m, y == m], sides, 4 * m**2 - 3 * m + y)
