@@ -227,7 +227,8 @@ def _records(folder: Path, entry: dict[str, Any]) -> Iterator[Record]:
 def _check_use(record: Record, folder: Path) -> None:
     """ComparisonRefused for a record that lacks what a table reads of it."""
     origin, asked = record.provenance, record.cell.get("quality", [])
-    known = record.status == "failed" or all(isinstance(origin.get(key), str) for key in ("card", "precision", "backend"))
+    texts = all(isinstance(origin.get(key), str) for key in ("card", "precision", "backend"))
+    known = texts or record.status == "failed"
     names = isinstance(asked, list) and all(isinstance(m, dict) and isinstance(m.get("name"), str) for m in asked)
     if (origin and not known) or not names:
         what = "where it was measured" if names else "the metrics of its cell"
