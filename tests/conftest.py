@@ -68,17 +68,18 @@ def write_suite(tmp_path):
 def cells_in_this_process(monkeypatch) -> None:
     """Cells run in this process: a fresh one for each, as users have, takes seconds to import torch."""
     from zigma_bench.records.store import only_writer
-    from zigma_bench.run.cell import Life, StageFailed, run_due
     from zigma_bench.run.executors import local
+    from zigma_bench.run.stages.context import StageContext, StageFailed
+    from zigma_bench.run.stages.run import run_due_stages
 
     def spawn(cell, folder, results, device, watcher, stages):
         folder.mkdir(parents=True, exist_ok=True)
         events = []
-        life = Life(cell, folder, results / ".cache", device, events.append, lambda: False)
+        life = StageContext(cell, folder, results / ".cache", device, events.append, lambda: False)
         log = io.StringIO()
         try:
             with contextlib.redirect_stderr(log), only_writer(folder):
-                run_due(life, stages)
+                run_due_stages(life, stages)
         except StageFailed:
             return local.Outcome(cell, folder, "failed", f"{events[-1]['text']}\n{log.getvalue()}")
         return local.Outcome(cell, folder, "done")

@@ -191,9 +191,10 @@ def run_here(folder: Path, results: Path) -> None:
     from zigma_bench.plan import STAGES
     from zigma_bench.records.store import only_writer
     from zigma_bench.run import encode
-    from zigma_bench.run.cell import Life, StageFailed, run_due
     from zigma_bench.run.executors import local
     from zigma_bench.run.prepare import prepare
+    from zigma_bench.run.stages.context import StageContext, StageFailed
+    from zigma_bench.run.stages.run import run_due_stages
     from zigma_bench.run.workers import encode as encode_worker
     from zigma_bench.system.device import Device
 
@@ -207,7 +208,9 @@ def run_here(folder: Path, results: Path) -> None:
         events: list[dict] = []
         try:
             with only_writer(folder):
-                run_due(Life(cell, folder, results / ".cache", device, events.append, lambda: False), stages)
+                run_due_stages(
+                    StageContext(cell, folder, results / ".cache", device, events.append, lambda: False), stages
+                )
         except StageFailed:
             return local.Outcome(cell, folder, "failed", events[-1]["text"])
         return local.Outcome(cell, folder, "done")

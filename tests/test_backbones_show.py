@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from zigma_bench.backbones.costs import dit_cost
-from zigma_bench.backbones.options import DitOptions
+from zigma_bench.backbones.dit.facts import DitOptions, dit_cost
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.plugins.registry import BackboneFacts, Cost, target_spec
 from zigma_bench.scans.grid import Grid

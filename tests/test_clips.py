@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from zigma_bench.backbones.build import build_network
+from zigma_bench.data.cell_images import load_cell_images
 from zigma_bench.data.images import ArrayImages, Splits
 from zigma_bench.data.transforms.apply import transformed
 from zigma_bench.diffusion.guidance import guided
@@ -13,7 +15,6 @@ from zigma_bench.errors import ZigmaBenchError
 from zigma_bench.plan import make_plan
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.records.sealed import Parts
-from zigma_bench.run.cell import build, load_parts
 from zigma_bench.sampling.cell_images import draw_images
 from zigma_bench.sampling.sheets import read_film, save_film, write_sheets
 from zigma_bench.suite import Guidance, Train, load_suite
@@ -77,7 +78,7 @@ def test_the_minimum_of_a_metric_of_frames_counts_frames(write_suite):
 
 
 def test_the_same_clips_for_any_batch(cells, tmp_path):
-    network = build(cells[0], "cpu").eval()
+    network = build_network(cells[0], "cpu").eval()
     drawn = []
     for batch in (16, 5):
         sample = cells[0].sample.model_copy(update={"count": 16, "batch": batch})
@@ -90,7 +91,7 @@ def test_the_same_clips_for_any_batch(cells, tmp_path):
 
 
 def test_a_flipped_clip_is_flipped_in_all_frames(cells):
-    images = load_parts(cells[0]).train
+    images = load_cell_images(cells[0]).train
     plain, flipped = (
         draw_batch(images, Train(batch=16, flip=flip), 0, 0, torch.device("cpu")) for flip in (False, True)
     )

@@ -7,13 +7,13 @@ import json
 import numpy as np
 import pytest
 
+from zigma_bench.backbones.build import build_network
 from zigma_bench.efficiency import combine, measure, measure_round
 from zigma_bench.efficiency.timing import Timing
 from zigma_bench.plan import make_plan
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.records.record import Record
 from zigma_bench.records.store import stage_folder, write_record
-from zigma_bench.run.cell import build
 from zigma_bench.run.estimate import Estimator
 from zigma_bench.run.executors.local import cell_folder
 from zigma_bench.run.fitted_costs import FEWEST_CELLS, fit_costs
@@ -150,7 +150,7 @@ def timed_results(tmp_path, monkeypatch):
     (tmp_path / "lengths.yaml").write_text(SUITE)
     plan = make_plan(*load_suite(tmp_path / "lengths.yaml"), catalogue())
     for cell in plan.cells:
-        one = measure_round(cell, build(cell, "cpu"), DEVICE, lambda done, text: None, lambda: False)
+        one = measure_round(cell, build_network(cell, "cpu"), DEVICE, lambda done, text: None, lambda: False)
         found, details = combine(cell, DEVICE, [one])
         identity = cell.identity("efficiency", card=DEVICE.card)
         record = Record(

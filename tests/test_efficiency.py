@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from zigma_bench.backbones.build import build_network
 from zigma_bench.efficiency import calls, combine, measure, measure_efficiency, measure_round, timing
 from zigma_bench.efficiency.calls import STAGES
 from zigma_bench.efficiency.card import Meter, find_meter
@@ -23,7 +24,6 @@ from zigma_bench.plan import make_plan
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.reports.render import footer, to_csv, to_json, to_markdown
 from zigma_bench.reports.table import read_tables
-from zigma_bench.run.cell import build
 from zigma_bench.run.executors.local import run_plan
 from zigma_bench.run.find_batch import Trial, distinct, limit_of, run_trial, search
 from zigma_bench.suite import Efficiency, load_suite
@@ -73,7 +73,7 @@ def test_a_real_cell(write_suite):
     path = write_suite(("quality: [val-loss]", "quality: [val-loss]\nefficiency: {repeats: 3, sample_batch: 4}"))
     suite, source = load_suite(path)
     cell = make_plan(suite, source, catalogue()).cells[0]
-    found, details = measure_efficiency(cell, build(cell, "cpu"), CPU, lambda done, text: None, lambda: False)
+    found, details = measure_efficiency(cell, build_network(cell, "cpu"), CPU, lambda done, text: None, lambda: False)
     values = {m.name: m for m in found}
     assert set(values) == {
         "train-images-per-second", "sample-images-per-second", "train-step-peak-memory", "sample-peak-memory",
@@ -95,7 +95,9 @@ def test_dopri5_is_refused_with_the_reason(write_suite):
     )
     suite, source = load_suite(path)
     cell = make_plan(suite, source, catalogue()).cells[0]
-    (measurement,), _ = measure_efficiency(cell, build(cell, "cpu"), CPU, lambda done, text: None, lambda: False)
+    (measurement,), _ = measure_efficiency(
+        cell, build_network(cell, "cpu"), CPU, lambda done, text: None, lambda: False
+    )
     assert measurement.status == "refused"
     assert "dopri5" in measurement.reason
 
@@ -112,7 +114,7 @@ def test_flops_are_those_of_the_formulas_with_the_scan_apart(write_suite):
         "flops": 3 * forward, "scan_flops": 3 * scan, "flops_per_second": 30.0 * forward,
         "matmul_flops_per_second": 30.0 * (forward - scan),
     }  # fmt: skip
-    assert calls.make_stage("sample", timed(zigma), build(zigma, "cpu"), CPU).passes == 2  # evaluations
+    assert calls.make_stage("sample", timed(zigma), build_network(zigma, "cpu"), CPU).passes == 2  # evaluations
     assert flop_rate(dit, 2, 1.0)["scan_flops"] == 0
 
 
@@ -211,7 +213,7 @@ def test_a_stage_is_compiled_where_its_own_key_says_so(alone, monkeypatch, part,
     plain, asked = alone().cells[0], []
     monkeypatch.setattr(calls, "compile_network", lambda network, device_type, key: asked.append(key))
     cell = plain.model_copy(update={part: getattr(plain, part).model_copy(update={"compile": True})})
-    network = build(cell, "cpu")
+    network = build_network(cell, "cpu")
     for name in ("forward", "train-step"):
         network.blocks.compile(backend="eager")  # as another stage would have left it
         facts = calls.make_stage(name, cell, network, CPU).facts
@@ -222,7 +224,7 @@ def test_a_stage_is_compiled_where_its_own_key_says_so(alone, monkeypatch, part,
 
 def test_every_stage_is_measured_beside_its_ceilings(alone):
     cell = alone().cells[0]
-    found, details = measure_efficiency(cell, build(cell, "cpu"), CPU, lambda done, text: None, lambda: False)
+    found, details = measure_efficiency(cell, build_network(cell, "cpu"), CPU, lambda done, text: None, lambda: False)
     values = {m.name: m for m in found}
     assert all(m.value > 0 for m in found)
     for stage in STAGES:
@@ -247,7 +249,7 @@ def test_labels_need_no_data_and_guidance_costs_two_passes_an_evaluation(alone):
     assert all(cell.condition is not None and cell.condition.size == 7 for cell in guided.cells)
     for cells, passes in ((plain.cells, 2), (guided.cells, 4)):
         for cell in (cells[0], cells[-1]):
-            seen, network = [], build(cell, "cpu")
+            seen, network = [], build_network(cell, "cpu")
             network.register_forward_pre_hook(lambda module, given, seen=seen: seen.append([*map(len, given)]))
             stages = {name: calls.make_stage(name, cell, network, CPU) for name in STAGES}
             assert stages["sample"].passes == passes
@@ -264,7 +266,7 @@ def test_memory_that_runs_out_is_a_reason_and_the_other_stages_go_on(alone, monk
 
     monkeypatch.setattr(calls, "training_call", hungry)
     cell = alone().cells[0]
-    found, _ = measure_efficiency(cell, build(cell, "cpu"), CPU, lambda done, text: None, lambda: False)
+    found, _ = measure_efficiency(cell, build_network(cell, "cpu"), CPU, lambda done, text: None, lambda: False)
     values = {m.name: m for m in found}
     assert values["train-images-per-second"].status == "refused"
     assert "out of memory" in values["train-images-per-second"].reason
@@ -278,12 +280,12 @@ def test_another_error_is_not_called_out_of_memory(alone, monkeypatch):
     monkeypatch.setattr(calls, "training_call", broken)
     cell = alone().cells[0]
     with pytest.raises(RuntimeError, match="shapes"):
-        measure_round(cell, build(cell, "cpu"), CPU, lambda done, text: None, lambda: False)
+        measure_round(cell, build_network(cell, "cpu"), CPU, lambda done, text: None, lambda: False)
 
 
 def test_rounds_that_differ_are_unstable(alone):
     cell = alone().cells[0]
-    one = measure_round(cell, build(cell, "cpu"), CPU, lambda done, text: None, lambda: False)
+    one = measure_round(cell, build_network(cell, "cpu"), CPU, lambda done, text: None, lambda: False)
     steady = {**one["stages"]["forward"]["timing"], "seconds": [1.0] * 3, "stable": True}
     rounds = [
         {**one, "stages": {"forward": {**one["stages"]["forward"], "timing": {**steady, "seconds": [s] * 3}}}}

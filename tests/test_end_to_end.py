@@ -169,8 +169,7 @@ def test_a_cell_that_fails_is_a_row_and_the_others_run(write_suite, tmp_path):
     (plugin / "bad_backbone.py").write_text(
         textwrap.dedent("""
         from zigma_bench import hookimpl
-        from zigma_bench.backbones.costs import dit_cost
-        from zigma_bench.backbones.options import DitOptions
+        from zigma_bench.backbones.dit.facts import DitOptions, dit_cost
         from zigma_bench.plugins.registry import BackboneFacts
 
         def build(options, **rest):

@@ -16,14 +16,13 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 
+from zigma_bench.data.cell_images import load_cell_images, network_inputs
 from zigma_bench.errors import NotReady
 from zigma_bench.plan import make_plan
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.pretrained.files import Pretrained
-from zigma_bench.run.cell import Life, load_parts, seen
 from zigma_bench.run.prepare import prepare
 from zigma_bench.suite import load_suite
-from zigma_bench.system.device import Device
 
 PROGRAM = [sys.executable, "-m", "zigma_bench"]
 DATA = "{name: digits, resolution: 16, validation: 1600,"
@@ -97,9 +96,8 @@ def test_samples_are_pixels_and_so_is_what_they_are_compared_with(place):
 def test_the_reconstruction_is_what_diffusers_gives_back_of_the_floors_images(place, monkeypatch):
     monkeypatch.chdir(place)
     (cell,) = [c for c in prepare(Path("suite.yaml"), settings=(), only=(), smoke=False).cells if c.role == "floor"]
-    life = Life(cell, place, Path("results/.cache"), Device("cpu", "test"), lambda e: None, lambda: False)
-    parts = load_parts(cell)
-    latents = seen(life, parts).validation.take(parts.floor.indices)
+    parts = load_cell_images(cell)
+    latents = network_inputs(cell, parts, Path("results/.cache")).validation.take(parts.floor.indices)
     (path,) = place.glob("results/latent/reconstruction-*/sample-*/samples.npy")
     network = AutoencoderKL.from_pretrained("vae", low_cpu_mem_usage=False)
     with torch.no_grad():

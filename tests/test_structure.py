@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from zigma_bench.data.cell_images import load_cell_images
 from zigma_bench.data.images import digest
 from zigma_bench.data.transforms.built_in import ShufflePatches, digest_of_shuffle, shuffle_patches
 from zigma_bench.errors import UsageError, ZigmaBenchError
@@ -17,7 +18,6 @@ from zigma_bench.records.record import Measurement, Record
 from zigma_bench.records.store import stage_folder, write_record
 from zigma_bench.reports.render import to_csv, to_json, to_markdown
 from zigma_bench.reports.table import find_tables, read_tables
-from zigma_bench.run.cell import load_parts
 from zigma_bench.run.executors.local import cell_folder, write_table
 from zigma_bench.suite import load_suite
 from zigma_bench.system.device import find_device
@@ -77,7 +77,7 @@ def test_the_permutation_stands_in_the_record_and_all_images_go_through_it(write
     options = ShufflePatches(2, seed=3)
     (transform,) = cell.model_dump(mode="json")["transforms"]
     assert transform["digest"] == digest_of_shuffle(options, channels=1, height=8, width=8)
-    parts, before = load_parts(cell), load_parts(plain)
+    parts, before = load_cell_images(cell), load_cell_images(plain)
     for part in ("train", "validation", "floor", "reference"):
         images, whole = getattr(parts, part), getattr(before, part)
         assert len(images) == len(whole)

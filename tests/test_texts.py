@@ -16,6 +16,7 @@ from tiny_encoders import WIDTH, write_encoder
 from typer.testing import CliRunner
 
 from zigma_bench.cli.app import app
+from zigma_bench.data.cell_images import load_cell_images
 from zigma_bench.data.images import ArrayImages, Splits, Subset, captions_of
 from zigma_bench.diffusion.guidance import guided, reading, under_labels
 from zigma_bench.efficiency.calls import make_stage
@@ -26,7 +27,6 @@ from zigma_bench.plan import Plan, make_plan
 from zigma_bench.plan.cells import Given
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.pretrained.text_model import TextModel
-from zigma_bench.run.cell import load_parts
 from zigma_bench.run.prepare import prepare
 from zigma_bench.sampling.cell_images import Under, draw_part, sample_rows
 from zigma_bench.scans.grid import Grid
@@ -156,12 +156,12 @@ def test_all_scans_and_seeds_share_the_texts_of_their_images(write_suite) -> Non
     assert len(cells) == 4 and {cell.condition for cell in cells} == {
         Given(kind="text", size=64, droppable=True, tokens=8, masked=True)
     }
-    parts = load_parts(cells[0])
+    parts = load_cell_images(cells[0])
     assert parts.texts is not None and len(parts.texts.store) == 31  # three for each digit, and the empty one
     features, mask = parts.texts(torch.tensor([parts.texts.null]))
     assert features.shape == (1, 8, 64) and mask.sum() == 1
     first = captions_of(parts.validation, range(3))
-    again = captions_of(load_parts(cells[3]).validation, range(3))
+    again = captions_of(load_cell_images(cells[3]).validation, range(3))
     assert first == again
 
 
@@ -214,7 +214,7 @@ def test_a_network_without_a_condition_ignores_the_texts(write_suite) -> None:
     """It stands beside those that read them, in one table, and its identity holds no encoder."""
     cells = plan(write_suite(DATA, TEXTED)).cells
     free = next(cell for cell in cells if cell.backbone and cell.backbone.name == "dit")
-    assert free.text is None and free.condition is None and load_parts(free).texts is None
+    assert free.text is None and free.condition is None and load_cell_images(free).texts is None
     floor = next(cell for cell in cells if cell.role == "floor")
     assert floor.text is None
 
@@ -257,11 +257,11 @@ def test_a_network_learns_what_its_texts_mean(tmp_path) -> None:
 
 @pytest.mark.parametrize("name", ["latency", "forward", "sample", "forward-backward", "train-step"])
 def test_text_networks_are_timed(name, write_suite) -> None:
-    from zigma_bench.run.cell import build
+    from zigma_bench.backbones.build import build_network
 
     timed = ("quality: [val-loss]", "quality: [val-loss]\nefficiency: {repeats: 3, sample_batch: 2}")
     cell = plan(write_suite(*ALL, GUIDED, timed)).cells[0]
-    stage = make_stage(name, cell, build(cell, "cpu"), Device("cpu", "test"))
+    stage = make_stage(name, cell, build_network(cell, "cpu"), Device("cpu", "test"))
     stage.call()
     assert stage.passes == (4 if name == "sample" else 1 if name in ("latency", "forward") else 3)
 

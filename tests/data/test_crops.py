@@ -16,6 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from zigma_bench.cli.app import app
+from zigma_bench.data.cell_images import load_cell_images
 from zigma_bench.data.checks.dataset import check
 from zigma_bench.data.images import ArrayImages, Crop, Splits, cropped, random_crops
 from zigma_bench.data.latents.encoded import DecodedImages
@@ -26,7 +27,6 @@ from zigma_bench.data.transforms.apply import transformed
 from zigma_bench.errors import BadImage, UsageError, ZigmaBenchError
 from zigma_bench.plan import make_plan
 from zigma_bench.plugins.discovery import catalogue
-from zigma_bench.run.cell import load_parts
 from zigma_bench.suite import Train, load_suite
 from zigma_bench.training.feed import Feed
 from zigma_bench.training.job import Job
@@ -178,7 +178,7 @@ def test_a_crop_changes_what_is_trained_and_not_what_it_is_compared_with(write_s
     assert floor[0].identity("quality", card="") == floor[1].identity("quality", card="")
     assert plain[0].data_fingerprint == cut[0].data_fingerprint
     assert "random_crop" not in plain[0]._facts("train", "")["train"]
-    for one, other in zip(*(vars(load_parts(cells[0])).values() for cells in (plain, cut)), strict=True):
+    for one, other in zip(*(vars(load_cell_images(cells[0])).values() for cells in (plain, cut)), strict=True):
         if one is not None:
             np.testing.assert_array_equal(one.take(range(9)), other.take(range(9)))
 

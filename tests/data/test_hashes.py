@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from zigma_bench.data.cell_images import load_cell_splits
 from zigma_bench.data.checks.dataset import check
 from zigma_bench.data.reading import hashes
 from zigma_bench.data.reading.hashes import Store, hashes_of, rehashing
@@ -20,7 +21,6 @@ from zigma_bench.data.sources.options import HuggingFaceOptions
 from zigma_bench.errors import NotReady
 from zigma_bench.plan import Cell, make_plan
 from zigma_bench.plugins.discovery import catalogue
-from zigma_bench.run.cell import load_splits
 from zigma_bench.suite import load_suite
 
 KNOWN = "b9ee7a0c355db614002f2beba274878e7f7ff0cd4a2df2343a155003153be933"
@@ -247,16 +247,16 @@ def test_rehashing_compares_only_what_is_remembered(tmp_path: Path) -> None:
 
 def test_a_cell_whose_data_changed_after_the_plan_is_refused(pictures: Callable[..., Path], tmp_path: Path) -> None:
     cell = cell_of(place := pictures(), tmp_path)
-    assert len(load_splits(cell).train) == 3
+    assert len(load_cell_splits(cell).train) == 3
     (place / "000.png").write_bytes((place / "001.png").read_bytes())
     with pytest.raises(NotReady, match="run the same command again") as caught:
-        load_splits(cell)
+        load_cell_splits(cell)
     text, now = str(caught.value), cell_of(place, tmp_path).data_fingerprint
     assert "huggingface" in text and cell.data_fingerprint in text and now in text
-    assert len(load_splits(cell_of(place, tmp_path)).train) == 3
+    assert len(load_cell_splits(cell_of(place, tmp_path)).train) == 3
     place.rename(tmp_path / "elsewhere")
     with pytest.raises(NotReady, match="pictures is missing; put the images at"):
-        load_splits(cell)
+        load_cell_splits(cell)
 
 
 def identities(cell: Cell) -> Any:

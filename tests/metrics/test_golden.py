@@ -17,13 +17,13 @@ from zigma_bench.data.images import ArrayImages
 from zigma_bench.errors import NotReady
 from zigma_bench.metrics import features as features_module
 from zigma_bench.metrics import golden
+from zigma_bench.metrics.apply import measure_metric
 from zigma_bench.metrics.efflite import efflite
 from zigma_bench.metrics.features import Extractor, features
 from zigma_bench.metrics.golden import STEP, check_golden, golden_images, known
 from zigma_bench.metrics.names import EFFLITES
 from zigma_bench.metrics.options import EffliteSize
 from zigma_bench.metrics.subject import Subject
-from zigma_bench.run.cell import measure
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +107,7 @@ def test_another_resize_other_weights_and_fewer_bits_are_noticed(part, monkeypat
 def test_a_drifted_extractor_is_a_refused_row(digits, monkeypatch):
     off = {name: rows * 1.001 for name, rows in known().items()}
     monkeypatch.setattr(golden, "known", lambda: off)
-    found = measure("fd-efflite0", {"size": 64}, Subject(samples=digits, reference=digits))
+    found = measure_metric("fd-efflite0", {"size": 64}, Subject(samples=digits, reference=digits))
     assert (found.status, found.value) == ("refused", None)
     assert "efflite0-64 gives other features" in found.reason
 

@@ -169,9 +169,9 @@ def test_a_file_that_is_not_its_name_is_refused_with_both_hashes(inception_weigh
     assert all(word in missing.what for word in (str(path), "starts with 6726825d", f"got {sha}"))
     with pytest.raises(NotReady, match=f"expected a sha256 that starts with 6726825d; got {sha}"):
         fid(options, Subject())
-    from zigma_bench.run.cell import measure
+    from zigma_bench.metrics.apply import measure_metric
 
-    found = measure("fid", {"weights": str(path)}, Subject())
+    found = measure_metric("fid", {"weights": str(path)}, Subject())
     assert (found.status, found.value) == ("refused", None)
     assert sha in found.reason
     named = tmp_path / f"mine-{sha[:12]}.pth"

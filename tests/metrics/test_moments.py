@@ -11,8 +11,9 @@ import pytest
 from zigma_bench.data.images import Subset
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.metrics import features as features_module
-from zigma_bench.metrics import measure as measure_module
+from zigma_bench.metrics import measure_metric as measure_module
 from zigma_bench.metrics import weights
+from zigma_bench.metrics.apply import measure_metric
 from zigma_bench.metrics.efflite import efflite
 from zigma_bench.metrics.features import Extractor, features
 from zigma_bench.metrics.gaussian import fitted
@@ -20,7 +21,6 @@ from zigma_bench.metrics.measure import measured
 from zigma_bench.metrics.moments import read_moments, write_moments
 from zigma_bench.metrics.options import EffliteOptions, WeightsOptions
 from zigma_bench.metrics.subject import Subject
-from zigma_bench.run.cell import measure
 
 fd_efflite0 = functools.partial(measured, "fd", "efflite0", EffliteOptions(64))
 
@@ -56,7 +56,9 @@ def test_the_file_is_used_for_its_own_extractor_and_images_for_others(subject, t
     write_moments(tmp_path / "r.npz", fitted(features(subject.reference, extractor)), extractor.fingerprint())
     moments = read_moments(tmp_path / "r.npz")
     larger = functools.partial(measured, "fd", "efflite0", EffliteOptions(128))
-    refused = measure("fd-efflite0", {"size": 128}, dataclasses.replace(subject, reference=None, moments=moments))
+    refused = measure_metric(
+        "fd-efflite0", {"size": 128}, dataclasses.replace(subject, reference=None, moments=moments)
+    )
     assert refused.status == "refused"
     assert "differ in extractor, resize" in refused.reason and "efflite0-64" in refused.reason
     assert larger(dataclasses.replace(subject, moments=moments)) == larger(subject)
@@ -67,7 +69,7 @@ def test_what_compares_images_one_by_one_is_refused_with_the_reason(kind, subjec
     extractor = efflite("efflite0", 64)
     write_moments(tmp_path / "r.npz", fitted(features(subject.reference, extractor)), extractor.fingerprint())
     alone = dataclasses.replace(subject, reference=None, moments=read_moments(tmp_path / "r.npz"))
-    found = measure(f"{kind}-efflite0", {"size": 64}, alone)
+    found = measure_metric(f"{kind}-efflite0", {"size": 64}, alone)
     assert (found.name, found.status, found.value) == (f"{kind}-efflite0", "refused", None)
     assert "a mean and a covariance" in found.reason and "give images" in found.reason
 

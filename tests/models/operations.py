@@ -109,8 +109,8 @@ def _results(found: object) -> tuple:
 
 def operations(network: nn.Module, *inputs: Tensor) -> Operations:
     """The operations of one forward pass; convolution, scans and attention run as plain code."""
-    from zigma_bench.mixers import mamba as mixer
-    from zigma_bench.mixers import mamba2
+    from zigma_bench.mixers.mamba import mixer
+    from zigma_bench.mixers.mamba2 import mixer as mamba2
 
     seen = Operations()
     seen.follow(network)

@@ -8,11 +8,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from zigma_bench.backbones import DIT_SIZES, UVIT_SIZES, ZIGMA_SIZES, costs
-from zigma_bench.backbones.attention_costs import uvit_cost
+from zigma_bench.backbones.dit.facts import DitOptions
 from zigma_bench.backbones.dit.network import Dit
-from zigma_bench.backbones.options import DitOptions, UvitOptions, VisionMambaOptions, ZigmaOptions
-from zigma_bench.backbones.zigma.network import Zigma
-from zigma_bench.backbones.zigma.vision_mamba import VisionMamba
+from zigma_bench.backbones.u_vit.facts import UvitOptions, uvit_cost
+from zigma_bench.backbones.zigma.facts import VisionMambaOptions, ZigmaOptions
+from zigma_bench.backbones.zigma.network import VisionMamba, Zigma
 from zigma_bench.plugins.registry import scan_spec
 from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import routes

@@ -6,7 +6,7 @@ import pytest
 import torch
 from operations import operations
 
-from zigma_bench.backbones.options import ZigmaOptions
+from zigma_bench.backbones.zigma.facts import ZigmaOptions
 from zigma_bench.errors import UsageError
 from zigma_bench.layers.init import initialise
 from zigma_bench.plugins.discovery import catalogue
@@ -127,7 +127,7 @@ def test_what_is_left_out_grows_with_the_values_alone(name, options, scan):
     assert one < two <= 2 * one
 
 
-LEFT_OUT = {  # as zigma_bench/backbones/costs.py says it; "between": norms, shifts, scales, gates, residuals, positions
+LEFT_OUT = {  # as zigma_bench/mixers/costs.py says it; "between": norms, shifts, scales, gates, residuals, positions
     "between": "add mul silu mean pow rsqrt native_layer_norm _fused_rms_norm cos div exp sin addcmul",
     "in_proj": "mul silu",
     "text_embed": "bias", "cross_attention": "bias mul _softmax _safe_softmax", "skip": "bias",

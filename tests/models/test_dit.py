@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from zigma_bench.backbones.dit.facts import DitOptions
 from zigma_bench.backbones.dit.network import Dit
-from zigma_bench.backbones.options import DitOptions
 from zigma_bench.layers.embed import patchify, sincos_2d, unpatchify
 from zigma_bench.layers.init import initialise
 from zigma_bench.scans.grid import Grid

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from zigma_bench.backbones import memory as kept
-from zigma_bench.backbones.options import MambaOptions, ZigmaOptions
 from zigma_bench.backbones.zigma import network as zigma
+from zigma_bench.backbones.zigma.facts import ZigmaOptions
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.layers.init import initialise
+from zigma_bench.mixers.mamba.facts import MambaOptions, mamba_memory
 from zigma_bench.ops import arguments
 from zigma_bench.ops.compiler import find_compiler
 from zigma_bench.plugins.discovery import catalogue
@@ -144,6 +144,6 @@ def test_what_no_formula_stands_for_is_refused():
         Case("zigma", "raster").formula("torch", "fp32")
     learned = Route(np.arange(4)[None], learned=mock.Mock())
     with pytest.raises(NotReady, match="no estimate of the memory of a learned order"):
-        kept.mamba_kept(
+        mamba_memory(
             MambaOptions(), block=ZigmaOptions(8, 1, 1), grid=Grid(2, 2), route=learned, backend="cpu", precision="fp32"
         )

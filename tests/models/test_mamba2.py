@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from zigma_bench.backbones.costs import check_mamba2, mamba2_cost, zigma_cost
-from zigma_bench.backbones.options import Mamba2Options, VisionMambaOptions, ZigmaOptions
+from zigma_bench.backbones.zigma.facts import VisionMambaOptions, ZigmaOptions, zigma_cost
 from zigma_bench.backbones.zigma.network import Zigma
 from zigma_bench.errors import NotReady
 from zigma_bench.layers.init import initialise
-from zigma_bench.mixers.mamba2 import Mamba2Mixer
+from zigma_bench.mixers.mamba2.facts import Mamba2Options, check_mamba2, mamba2_cost
+from zigma_bench.mixers.mamba2.mixer import Mamba2Mixer
 from zigma_bench.ops.compiler import find_compiler
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.plugins.registry import Cost

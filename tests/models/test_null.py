@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from zigma_bench.backbones import attention_costs
-from zigma_bench.backbones.options import AttentionOptions, IdentityOptions, ZigmaOptions
+from zigma_bench.backbones.zigma.facts import ZigmaOptions
 from zigma_bench.backbones.zigma.network import Zigma
 from zigma_bench.errors import NotReady
 from zigma_bench.layers.init import initialise
-from zigma_bench.mixers.attention import AttentionMixer
-from zigma_bench.mixers.identity import IdentityMixer
+from zigma_bench.mixers.attention.facts import AttentionOptions, check_attention
+from zigma_bench.mixers.attention.mixer import AttentionMixer
+from zigma_bench.mixers.identity.facts import IdentityOptions, check_identity
+from zigma_bench.mixers.identity.mixer import IdentityMixer
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import routes
@@ -185,8 +186,8 @@ def test_costs_are_those_of_the_built_mixer_along_every_scan(name, kind):
 def test_options_that_a_mixer_does_not_read_are_refused():
     block = ZigmaOptions(width=32, depth=2, patch=1, state=8)
     for check, options in (
-        (attention_costs.check_attention, AttentionOptions()),
-        (attention_costs.check_identity, IdentityOptions()),
+        (check_attention, AttentionOptions()),
+        (check_identity, IdentityOptions()),
     ):
         with pytest.raises(NotReady, match=r"has no use for the backbone's option state; expected 16"):
             check(options, block=block, grid=GRID, route=Route(PLAIN))

@@ -150,8 +150,8 @@ def test_official_temporal_layers_reverse_the_frames():
 @torch.no_grad()
 def test_v2_reads_a_clip_as_one_sequence_frame_after_frame():
     """The same as one tall picture whose rows are the frames' rows in turn."""
-    from zigma_bench.backbones.options import VisionMambaOptions
-    from zigma_bench.backbones.zigma.vision_mamba import VisionMamba
+    from zigma_bench.backbones.zigma.facts import VisionMambaOptions
+    from zigma_bench.backbones.zigma.network import VisionMamba
     from zigma_bench.scans.route import Route
 
     order = CASES["v2_bidirectional_uncond_d3"]["param_order"]

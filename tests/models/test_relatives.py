@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from zigma_bench.backbones.attention_costs import grid_conv_cost, long_skip_cost
-from zigma_bench.backbones.options import HybridOptions, ZigmaOptions
+from zigma_bench.backbones.zigma.facts import HybridOptions, ZigmaOptions
 from zigma_bench.backbones.zigma.network import Block
 from zigma_bench.errors import NotReady
+from zigma_bench.layers.costs import grid_conv_cost, long_skip_cost
 from zigma_bench.layers.embed import PatchEmbed, Positions, TimeEmbed, unpatchify
 from zigma_bench.layers.grid_conv import GridConv
 from zigma_bench.layers.init import initialise

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from zigma_bench.backbones.options import ZigmaOptions
+from zigma_bench.backbones.zigma.facts import ZigmaOptions
 from zigma_bench.backbones.zigma.network import Zigma
 from zigma_bench.data.sources import digits
 from zigma_bench.data.sources.options import DigitsOptions

@@ -8,9 +8,8 @@ import torch
 from golden import CASES, golden_condition, golden_input, golden_output, official_weights
 
 from zigma_bench.backbones.official import load
-from zigma_bench.backbones.options import VisionMambaOptions, ZigmaOptions
-from zigma_bench.backbones.zigma.network import Zigma
-from zigma_bench.backbones.zigma.vision_mamba import VisionMamba
+from zigma_bench.backbones.zigma.facts import VisionMambaOptions, ZigmaOptions
+from zigma_bench.backbones.zigma.network import VisionMamba, Zigma
 from zigma_bench.layers.init import initialise
 from zigma_bench.plugins.registry import scan_spec
 from zigma_bench.scans.grid import Grid

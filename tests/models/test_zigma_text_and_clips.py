@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from zigma_bench.backbones.options import ZigmaOptions
+from zigma_bench.backbones.zigma.facts import ZigmaOptions
 from zigma_bench.backbones.zigma.network import Zigma
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.layers.attention import CrossAttention

@@ -15,7 +15,7 @@ import torch
 import triton.language as tl
 from triton.runtime import interpreter
 
-from zigma_bench.backbones.options import ZigmaOptions
+from zigma_bench.backbones.zigma.facts import ZigmaOptions
 from zigma_bench.backbones.zigma.network import CardBlock, Zigma
 from zigma_bench.errors import NotReady
 from zigma_bench.layers import speed

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from zigma_bench.backbones.options import ZigmaOptions
+from zigma_bench.backbones.zigma.facts import ZigmaOptions
 from zigma_bench.backbones.zigma.network import Zigma
 from zigma_bench.ops import mamba_inner
 from zigma_bench.ops.causal_conv import causal_conv

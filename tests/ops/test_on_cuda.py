@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from zigma_bench.backbones.options import ZigmaOptions
+from zigma_bench.backbones.zigma.facts import ZigmaOptions
 from zigma_bench.backbones.zigma.network import Zigma
 from zigma_bench.errors import NotReady
 from zigma_bench.layers.init import initialise

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from zigma_bench.backbones.options import MambaOptions, ZigmaOptions
+from zigma_bench.backbones.zigma.facts import ZigmaOptions
 from zigma_bench.layers.init import initialise
-from zigma_bench.mixers.mamba import MambaMixer
+from zigma_bench.mixers.mamba.facts import MambaOptions
+from zigma_bench.mixers.mamba.mixer import MambaMixer
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.scans.analysis import statistics
 from zigma_bench.scans.grid import Grid

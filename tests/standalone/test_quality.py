@@ -15,7 +15,8 @@ from zigma_bench.data.images import digest
 from zigma_bench.errors import BadImage, NotReady, UsageError
 from zigma_bench.plan import make_plan
 from zigma_bench.plugins.discovery import catalogue
-from zigma_bench.run.cell import Life, run_due
+from zigma_bench.run.stages.context import StageContext
+from zigma_bench.run.stages.run import run_due_stages
 from zigma_bench.sampling.images import open_images
 from zigma_bench.suite import load_suite
 from zigma_bench.system.device import Device
@@ -50,8 +51,8 @@ def test_figures_are_those_of_a_cell(write_suite, tmp_path):
     )  # fmt: skip
     cells = make_plan(*load_suite(suite), catalogue()).cells
     floor = next(cell for cell in cells if cell.role == "floor")
-    life = Life(floor, tmp_path / "cell", tmp_path, Device("cpu", "-"), lambda event: None, lambda: False)
-    run_due(life, ("sample", "quality"))
+    life = StageContext(floor, tmp_path / "cell", tmp_path, Device("cpu", "-"), lambda event: None, lambda: False)
+    run_due_stages(life, ("sample", "quality"))
     record = json.loads((life.stage_folder("quality") / "record.json").read_text())
     samples, place = life.stage_folder("sample"), tmp_path / "pictures"
     place.mkdir()

@@ -10,11 +10,11 @@ import pytest
 from typer.testing import CliRunner
 
 from zigma_bench.cli.app import app
+from zigma_bench.data.cell_images import load_cell_images
 from zigma_bench.data.images import digest
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.plan import make_plan
 from zigma_bench.plugins.discovery import catalogue
-from zigma_bench.run.cell import load_parts
 from zigma_bench.sampling.reference import open_reference
 from zigma_bench.suite import load_suite
 
@@ -144,7 +144,7 @@ def test_a_suites_reference_is_transformed_and_says_so(write_suite, tmp_path):
     )
     cell = make_plan(*load_suite(turned), catalogue()).cells[0]
     found = open_reference(turned)
-    assert digest(found.images) == digest(load_parts(cell).reference) != digest(held.images)
+    assert digest(found.images) == digest(load_cell_images(cell).reference) != digest(held.images)
     assert found.facts == {"data": cell.data_text, "split": cell.reference.split}
     assert "blur" in found.facts["data"] and "blur" not in held.facts["data"]
 

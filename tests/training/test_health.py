@@ -15,7 +15,7 @@ from torch import nn
 from zigma_bench.data.images import ArrayImages
 from zigma_bench.errors import Interrupted, NotFinite
 from zigma_bench.layers.init import initialise
-from zigma_bench.mixers import mamba as mixer_module
+from zigma_bench.mixers.mamba import mixer as mixer_module
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import routes

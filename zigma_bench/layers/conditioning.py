@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zigma_bench.backbones.options import Conditioned, WithText
 from zigma_bench.errors import UsageError
 from zigma_bench.layers.init import Draw, normal_
+from zigma_bench.layers.options import Conditioned, WithText
 
 
 class Labels(nn.Module):

@@ -13,7 +13,7 @@ from zigma_bench.scans.route import Route
 if TYPE_CHECKING:
     from torch import nn
 
-    from zigma_bench.backbones.options import ZigmaOptions
+    from zigma_bench.mixers.block import BlockOptions
 
 
 def find_mixer(chosen: str | Mapping[str, Any]) -> tuple[Spec, Any]:
@@ -26,21 +26,21 @@ def find_mixer(chosen: str | Mapping[str, Any]) -> tuple[Spec, Any]:
     return spec, spec.make_options(spec.resolve(given, where=f"mixer {name!r}"))
 
 
-def make_mixer(block: ZigmaOptions, *, grid: Grid, route: Route, backend: str) -> nn.Module:
+def make_mixer(block: BlockOptions, *, grid: Grid, route: Route, backend: str) -> nn.Module:
     """One layer's mixer, [B, L, D] -> [B, L, D]."""
     spec, options = find_mixer(block.mixer)
     mixer: nn.Module = spec.load()(options, block=block, grid=grid, route=route, backend=backend)
     return mixer
 
 
-def mixer_cost(block: ZigmaOptions, *, grid: Grid, route: Route) -> Cost:
+def mixer_cost(block: BlockOptions, *, grid: Grid, route: Route) -> Cost:
     """The cost of one layer's mixer, as its spec says."""
     spec, options = find_mixer(block.mixer)
     cost: Cost = spec.facts.cost(options, block=block, grid=grid, route=route)
     return cost
 
 
-def mixer_kept(block: ZigmaOptions, *, grid: Grid, route: Route, backend: str, precision: str) -> dict[str, int]:
+def mixer_kept(block: BlockOptions, *, grid: Grid, route: Route, backend: str, precision: str) -> dict[str, int]:
     """The bytes that a training step keeps of one layer's mixer, by operator; NotReady where its spec does not say."""
     spec, options = find_mixer(block.mixer)
     if spec.facts.kept is None:
@@ -49,7 +49,7 @@ def mixer_kept(block: ZigmaOptions, *, grid: Grid, route: Route, backend: str, p
     return dict(kept)
 
 
-def check_mixer_fits(block: ZigmaOptions, *, grid: Grid, route: Route) -> None:
+def check_mixer_fits(block: BlockOptions, *, grid: Grid, route: Route) -> None:
     """Raise NotReady for a route that the mixer can't follow."""
     spec, options = find_mixer(block.mixer)
     if spec.facts.check is not None:

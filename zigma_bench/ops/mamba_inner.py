@@ -1,6 +1,6 @@
 """The inner part of a Mamba mixer as one operator on an NVIDIA card: convolution, projections, scan and gate.
 
-`zigma_bench.mixers.mamba.Branch` computes the same with the operators one by one. As one it keeps less for the backward
+`mixers.mamba.mixer.Branch` computes the same with the operators one by one. As one it keeps less for the backward
 (the projections of u and some states; u and delta are computed again, as in mamba-ssm's mamba_inner_fn, and with
 out_proj so is y, which the scan's backward meets on its way) and writes the two halves of the gradient of xz into one
 tensor.

@@ -22,13 +22,12 @@ from zigma_bench.plan.diffusion import LINEAR_VELOCITY, Objective, Sampler, obje
 from zigma_bench.plan.space import LatentSpace
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.pretrained.text_encoders import features_folder
+from zigma_bench.records.record import Stage
 from zigma_bench.suite import Efficiency, Reference, Sample, Strict, Train
 
 LONGEST_SLUG = 100
 SIZE_TOLERANCE = 0.02
 PROTOCOL = 2  # raised when the same plan would give other figures, as where a default changes
-Stage = Literal["train", "sample", "quality", "efficiency"]
-STAGES: tuple[Stage, ...] = ("train", "sample", "quality", "efficiency")
 Role = Literal["cell", "floor", "reconstruction", "ceiling"]
 DROP_RATE = 0.1  # of DiT, ADM and ZigMa
 OBJECTIVE_KEYS = {"path", "prediction", "weighting", "interval"}  # of the recipe: they stand as `Cell.objective_facts`

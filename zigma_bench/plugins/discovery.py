@@ -30,7 +30,7 @@ from zigma_bench.plugins.registry import Option, Registry, Spec, guarded, scan_s
 from zigma_bench.system.interrupts import Escaped, contained, words_of
 
 BUILTIN = "zigma-bench"
-BUILTIN_MODULES = ("zigma_bench.scans", "zigma_bench.backbones", "zigma_bench.data", "zigma_bench.metrics")
+BUILTIN_MODULES = tuple(f"zigma_bench.{name}" for name in ("scans", "backbones", "mixers", "data", "metrics"))
 HOOKS = {
     "register_scans": "scan",
     "register_backbones": "backbone",

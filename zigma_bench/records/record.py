@@ -19,6 +19,8 @@ FORMAT = 1
 LARGEST = 1e100  # of a figure: its square is still a number
 
 Status = Literal["ok", "refused", "nan"]
+Stage = Literal["train", "sample", "quality", "efficiency"]
+STAGES: tuple[Stage, ...] = ("train", "sample", "quality", "efficiency")
 
 
 @dataclass(frozen=True)
@@ -134,4 +136,24 @@ def _measurement(item: dict[str, Any]) -> Measurement:
             raise ValueError(f"{found.name} holds {value:.3g}, which is no figure of a measurement")
     if (found.value is None) != (found.status != "ok"):
         raise ValueError(f"{found.name} has the value {found.value!r} and the status {found.status!r}")
+    return found
+
+
+def outdated(record: Record, records: Mapping[str, Record]) -> str | None:
+    """Why a record does not belong to the records of the stages before it, or None where it does."""
+    for name, sha256 in record.inputs.items():
+        source, _, file = name.partition("/")
+        if source in records and records[source].files.get(file) != sha256:
+            return f"{record.stage} was done with another {file} than that of {source} now"
+    return None
+
+
+def without_outdated(records: Mapping[str, Record]) -> dict[str, Record]:
+    """The records of a cell, in the order of its stages, less those that do not belong to the ones before them."""
+    found: dict[str, Record] = {}
+    for stage in (stage for stage in STAGES if stage in records):
+        record = records[stage]
+        sources = {name.partition("/")[0] for name in record.inputs} & records.keys()
+        if sources <= found.keys() and outdated(record, records) is None:
+            found[stage] = record
     return found

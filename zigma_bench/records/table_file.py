@@ -10,13 +10,13 @@ from annotated_types import Interval, Len
 
 from zigma_bench.errors import ComparisonRefused, UsageError
 from zigma_bench.escaping import shortened
+from zigma_bench.records.record import Stage
 from zigma_bench.records.store import TABLE, read_table_file
 
 Whole = Annotated[int, Interval(ge=0, le=10**30)]
 Amount = Annotated[float, Interval(ge=0, le=1e30)]
 Folder = Annotated[str, pydantic.StringConstraints(pattern=r"^[^/\\\\\x00.][^/\\\\\x00]{0,254}$")]
 Identity = Annotated[str, pydantic.StringConstraints(pattern=r"^[^/\\\\\x00]{1,200}$")]
-Stage = Literal["train", "sample", "quality", "efficiency"]
 Text = Annotated[str, Len(max_length=10_000)]
 
 

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from zigma_bench.errors import ComparisonRefused, UsageError
-from zigma_bench.records.record import Measurement, Record
+from zigma_bench.records.record import Measurement, Record, without_outdated
 from zigma_bench.records.store import RECORD, TABLE, read_record, stage_folder
 from zigma_bench.records.table_file import read_stored
 from zigma_bench.reports.better import Against, Better, directions, with_untrained
 from zigma_bench.reports.columns import check_columns, check_smoke
 from zigma_bench.reports.compare import Difference, with_differences
 from zigma_bench.reports.statistics import deviation, t_interval
-from zigma_bench.run.due import without_outdated
 
 ROLES = ("floor", "reconstruction", "cell", "ceiling")  # from the top of a table
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zigma_bench.errors import ComparisonRefused, NewerFormat
-from zigma_bench.plan import STAGES, Cell, Stage
+from zigma_bench.plan import Cell, Stage
 from zigma_bench.plugins.discovery import catalogue
-from zigma_bench.records.record import Record
+from zigma_bench.records.record import Record, outdated
 from zigma_bench.records.sealed import State, altered, state_of
 from zigma_bench.records.store import EMA, RECORD, SAMPLES, read_record, stage_folder, suite_folder
 from zigma_bench.system.device import Device
@@ -71,26 +71,6 @@ def hashes_read(cell: Cell, stage: Stage, records: Mapping[Stage, Record]) -> di
         for name in names
         if source in records and name in records[source].files
     }
-
-
-def outdated(record: Record, records: Mapping[str, Record]) -> str | None:
-    """Why a record does not belong to the records of the stages before it, or None where it does."""
-    for name, sha256 in record.inputs.items():
-        source, _, file = name.partition("/")
-        if source in records and records[source].files.get(file) != sha256:
-            return f"{record.stage} was done with another {file} than that of {source} now"
-    return None
-
-
-def without_outdated(records: Mapping[str, Record]) -> dict[str, Record]:
-    """The records of a cell, in the order of its stages, less those that do not belong to the ones before them."""
-    found: dict[str, Record] = {}
-    for stage in (stage for stage in STAGES if stage in records):
-        record = records[stage]
-        sources = {name.partition("/")[0] for name in record.inputs} & records.keys()
-        if sources <= found.keys() and outdated(record, records) is None:
-            found[stage] = record
-    return found
 
 
 class _Search:

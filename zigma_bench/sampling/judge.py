@@ -9,11 +9,11 @@ from typing import Any
 
 from zigma_bench.data.images import Images
 from zigma_bench.errors import NotReady, UsageError
+from zigma_bench.metrics.apply import measure_metric
 from zigma_bench.metrics.subject import Subject
 from zigma_bench.plan.metrics import check_metric
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.records.record import Measurement
-from zigma_bench.run.cell import measure
 from zigma_bench.sampling.clips import same_colour
 from zigma_bench.sampling.images import open_images
 from zigma_bench.sampling.reference import Reference, open_reference
@@ -102,7 +102,7 @@ def judge(
             subject.compared()
         except UsageError as error:
             raise error.at(f"{samples} beside {reference}") from None
-    found = tuple(measure(metric.name, metric.options, subject) for metric in asked)
+    found = tuple(measure_metric(metric.name, metric.options, subject) for metric in asked)
     return Judgement(found, len(drawn), held.count, frames)
 
 

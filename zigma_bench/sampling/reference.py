@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zigma_bench.data.cell_images import load_cell_images
 from zigma_bench.data.images import Images
 from zigma_bench.errors import UsageError
 from zigma_bench.metrics.moments import Moments, read_moments
 from zigma_bench.plan import Cell, make_plan
 from zigma_bench.plugins.discovery import catalogue
-from zigma_bench.run.cell import load_parts
 from zigma_bench.sampling.images import holds_images, open_images
 from zigma_bench.suite import load_suite
 
@@ -45,7 +45,9 @@ def open_reference(path: Path, *, data: str | None = None) -> Reference:
                 "the suite's reference is what an autoencoder gives back", where=str(path), expected="images: pixels",
                 do="set reference.images to pixels, or give a folder of images",
             )  # fmt: skip
-        return Reference(load_parts(cell).reference, None, {"data": cell.data_text, "split": cell.reference.split})
+        return Reference(
+            load_cell_images(cell).reference, None, {"data": cell.data_text, "split": cell.reference.split}
+        )
     if data is not None:
         raise UsageError("only a suite has data sets to choose from", where=OPTION, got=data, do=f"leave {OPTION} out")
     moments = read_moments(path) if path.suffix == ".npz" and path.is_file() else None

@@ -10,6 +10,7 @@ import pydantic
 import torch
 from torch import Tensor
 
+from zigma_bench.backbones.build import build_network
 from zigma_bench.backbones.official.card import Condition
 from zigma_bench.conditioning.prompts import texts_of
 from zigma_bench.diffusion.convert import Network
@@ -19,7 +20,6 @@ from zigma_bench.plan import Cell, cell_routes
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.records.record import Record
 from zigma_bench.records.store import EMA, SPEC, read_record
-from zigma_bench.run.cell import build
 from zigma_bench.sampling.drawable import Drawable
 from zigma_bench.scans.grid import Grid
 from zigma_bench.training.checkpoint import load_weights
@@ -43,7 +43,7 @@ def trained(folder: Path) -> Drawable:
         return _network(cell if backend == "auto" else cell.model_copy(update={"backend": backend}), device), texts
 
     def _network(cell: Cell, device: str) -> Network:
-        network = build(cell, torch.device(device).type)
+        network = build_network(cell, torch.device(device).type)
         load_weights(weights, network, sha256=sha256)
         network.to(device).eval().requires_grad_(False)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from zigma_bench.backbones.options import ZigmaOptions
+from zigma_bench.backbones.zigma.facts import ZigmaOptions
 from zigma_bench.errors import NotReady
 from zigma_bench.plugins.registry import Cost, Spec
 from zigma_bench.scans.grid import Grid

@@ -7,10 +7,11 @@ import torch
 from zigma_bench_score_sort import ScoreSortOptions, cost
 from zigma_bench_score_sort.sort import ScoreSort
 
-from zigma_bench.backbones.options import MambaOptions, ZigmaOptions
+from zigma_bench.backbones.zigma.facts import ZigmaOptions
 from zigma_bench.errors import CellFailed
 from zigma_bench.layers.init import initialise
-from zigma_bench.mixers.mamba import MambaMixer
+from zigma_bench.mixers.mamba.facts import MambaOptions
+from zigma_bench.mixers.mamba.mixer import MambaMixer
 from zigma_bench.plugins.registry import LearnedScan, target_spec
 from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import routes

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from zigma_bench_v2m import V2mOptions, check, cost
 from zigma_bench_v2m.mixer import Recurrence, V2mMixer
 
-from zigma_bench.backbones.options import ZigmaOptions
+from zigma_bench.backbones.zigma.facts import ZigmaOptions
 from zigma_bench.errors import NotReady
 from zigma_bench.layers.init import initialise
 from zigma_bench.scans.grid import Grid

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from zigma_bench import hookimpl
-from zigma_bench.backbones.options import ZigmaOptions
+from zigma_bench.backbones.zigma.facts import ZigmaOptions
 from zigma_bench.errors import NotReady
 from zigma_bench.plugins.registry import Cost, MixerFacts
 from zigma_bench.scans.grid import Grid

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from zigma_bench.backbones.options import ZigmaOptions
+from zigma_bench.backbones.zigma.facts import ZigmaOptions
 from zigma_bench.layers.init import Draw, uniform_
-from zigma_bench.mixers.mamba import DT_FLOOR, DT_MAX, DT_MIN, OutProjection
+from zigma_bench.mixers.mamba.mixer import DT_FLOOR, DT_MAX, DT_MIN, OutProjection
 from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.route import Route
 from zigma_bench_v2m import V2mOptions

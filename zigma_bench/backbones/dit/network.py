@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from zigma_bench.backbones.options import DitOptions
+from zigma_bench.backbones.dit.facts import DitOptions
 from zigma_bench.layers.attention import Attention, Mlp
 from zigma_bench.layers.conditioning import make_condition, refuse_condition
 from zigma_bench.layers.embed import PatchEmbed, Positions, TimeEmbed, ZeroLinear, check_images, unpatchify
@@ -79,6 +79,18 @@ class Dit(nn.Module):
             refuse_condition(y)
             return c
         return c + self.condition(y, len(t))  # type: ignore[no-any-return]
+
+
+class Sit(Dit):
+    """x [B, C, H, W] and t [B] in [0, 1], with labels int64 [B] if it has classes -> the velocity [B, C, H, W].
+
+    Source: arXiv 2401.08740 and willisma/SiT (models.py): DiT's network trained on the velocity of an interpolant (the
+    paper's `Linear` is the probability path used here). It differs from `dit` in the time that it gets: t in [0, 1]
+    itself, not 1000 t. The published network has a head for a sigma (`learn_sigma: true`) and discards its second half,
+    as happens here. The differences in the size of images and in who drops labels are those of `dit`.
+    """
+
+    time_scale = 1.0
 
 
 def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

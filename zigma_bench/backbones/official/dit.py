@@ -12,12 +12,12 @@ from typing import Any
 
 from torch import Tensor
 
-from zigma_bench.backbones.dit.network import Dit
-from zigma_bench.backbones.dit.sit import Sit
+from zigma_bench.backbones.dit.facts import DitOptions
+from zigma_bench.backbones.dit.network import Dit, Sit
 from zigma_bench.backbones.official.state import Loading, Weight, keep_positions, linear, parsed, weight
-from zigma_bench.backbones.options import DitOptions, Positive, Rate
 from zigma_bench.errors import NotReady
 from zigma_bench.layers.conditioning import Labels
+from zigma_bench.layers.options import Positive, Rate
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.scans.grid import Grid
 

@@ -13,11 +13,11 @@ import torch
 
 from zigma_bench.backbones.official.scans import OfficialScan, ReversedInTime, official_scan
 from zigma_bench.backbones.official.state import Loading, Weight, keep_positions, linear, parsed, weight
-from zigma_bench.backbones.options import Positive, Rate
 from zigma_bench.backbones.zigma.network import Block, TextBlock, Zigma
 from zigma_bench.errors import NotReady
 from zigma_bench.layers.conditioning import Labels, Text
-from zigma_bench.mixers.mamba import Branch
+from zigma_bench.layers.options import Positive, Rate
+from zigma_bench.mixers.mamba.mixer import Branch
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.scans.grid import Grid
 

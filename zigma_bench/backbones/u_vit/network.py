@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from zigma_bench.backbones.options import UvitOptions
+from zigma_bench.backbones.u_vit.facts import UvitOptions
 from zigma_bench.layers.attention import Attention, Mlp, NormalLinear
 from zigma_bench.layers.conditioning import make_condition, refuse_condition
 from zigma_bench.layers.embed import PatchEmbed, check_images, sinusoids, unpatchify

@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zigma_bench.backbones.options import ZigmaOptions
+from zigma_bench.backbones.zigma.facts import ZigmaOptions
 from zigma_bench.layers.attention import CrossAttention
 from zigma_bench.layers.conditioning import Text, check_mask, make_condition, pooled, refuse_condition
 from zigma_bench.layers.embed import DropPath, PatchEmbed, Positions, TimeEmbed, ZeroLinear, check_images, unpatchify
 from zigma_bench.layers.stack import Stack
-from zigma_bench.mixers.mamba import MambaMixer
+from zigma_bench.mixers.mamba.mixer import MambaMixer
 from zigma_bench.mixers.registered import make_mixer
 from zigma_bench.ops.backends import available
 from zigma_bench.ops.modulated_norm import modulated_norm
@@ -188,3 +188,23 @@ class Zigma(nn.Module):
         if isinstance(self.condition, Text):
             return c + pooled(given, mask), (given, mask)
         return c + given, ()
+
+
+class VisionMamba(Zigma):
+    """x [B, C, H, W] and t [B] in [0, 1] -> the velocity [B, C, H, W]: ZigMa's bidirectional baseline (`scan_type v2`).
+
+    Each layer walks the raster forwards and backwards with own convolution, projections, A and D, one shared in_proj
+    and out_proj, and sums both (after hustvl/Vim, mamba_simple.py), so every route has two paths and twice the tokens
+    are scanned. The backward branch starts like the forward one; `init: official` zeroes its dt bias as upstream does,
+    which puts its first dt near 0.69, far outside [1e-3, 0.1]. Differences from Vim: ZigMa's conditioning and residual,
+    no class token.
+    """
+
+
+class Hybrid(Zigma):
+    """ZigMa with softmax attention instead of Mamba in every k-th layer; `options.layer(i)` names the mixer of layer i.
+
+    Source: the idea is Jamba's (arXiv 2403.19887), which has MLPs beside both; here every block is ZigMa's, adaLN,
+    residual and all, so that only the mixer differs. It is not a published diffusion network. Attention layers see
+    every token, whatever the order; Mamba layers follow the scan.
+    """

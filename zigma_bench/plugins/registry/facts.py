@@ -99,8 +99,8 @@ class DatasetFacts:
 
     `smoke`: the option values of a toy of few pixels that needs no file; without it a smoke run takes the `toy`, an
     embedded data set, in its place.
-    `check`: `"module:function"` that gives the parts of a check of all files (data/checks/dataset.py); without it a check takes
-    every image of what the data set loads.
+    `check`: `"module:function"` that gives the parts of a check of all files (data/checks/dataset.py); without it a
+    check takes every image of what the data set loads.
     `places`: the options that only say where the files are. They are no part of a cell's identity, so the fingerprint
     must hold the files' contents.
     `count`: `"module:function"` that gives the `Counts` of some options (images.py) and decodes none; without it a plan

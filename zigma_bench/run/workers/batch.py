@@ -16,10 +16,10 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from zigma_bench.backbones.build import build_network
 from zigma_bench.errors import CellFailed, NotReady
 from zigma_bench.plan import Cell
 from zigma_bench.plugins.discovery import reason_of
-from zigma_bench.run.cell import build
 from zigma_bench.system.device import Device
 from zigma_bench.system.interrupts import contained
 
@@ -86,7 +86,7 @@ def _train(cell: Cell, device: Device) -> None:
 
     from zigma_bench.efficiency.calls import training_call
 
-    call = training_call(cell, build(cell, device.type).to(device.name), device)
+    call = training_call(cell, build_network(cell, device.type).to(device.name), device)
     for _ in range(STEPS):
         call()
     if device.type == "cuda":

@@ -21,7 +21,8 @@ from typing import Any, TextIO
 from zigma_bench.errors import Busy, Interrupted, NotReady, system_fault
 from zigma_bench.plan import Cell
 from zigma_bench.records.store import only_writer, suite_folder
-from zigma_bench.run.cell import Life, StageFailed, run_due
+from zigma_bench.run.stages.context import StageContext, StageFailed
+from zigma_bench.run.stages.run import run_due_stages
 from zigma_bench.system.device import Device, calm_collector
 from zigma_bench.system.notices import send_notices_to
 
@@ -33,12 +34,12 @@ def main() -> int:
     folder = suite_folder(results, cell.suite, smoke=cell.smoke) / job["folder"]
     flag = stop_flag()
     device = Device(**job["device"])
-    life = Life(cell, folder, results / ".cache", device, lambda event: send(events, event), flag)
+    life = StageContext(cell, folder, results / ".cache", device, lambda event: send(events, event), flag)
     send_notices_to(lambda text: send(events, {"event": "notice", "text": text}))
     try:
         take_device(device)
         with only_writer(folder):
-            run_due(life, job["stages"])
+            run_due_stages(life, job["stages"])
     except StageFailed:
         return 1
     except Busy as error:

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from zigma_bench.data.cell_images import load_cell_splits
 from zigma_bench.errors import CellFailed, ZigmaBenchError
 from zigma_bench.plan import Cell
 from zigma_bench.plugins.discovery import reason_of
-from zigma_bench.run.cell import load_splits
 from zigma_bench.run.workers.cell import send, stop_flag, take_device, take_job
 from zigma_bench.system.device import Device
 from zigma_bench.system.interrupts import contained
@@ -64,7 +64,7 @@ def _encode(
         emit({"event": "progress", "stage": "encode", "done": done, "total": total, "text": text})
 
     assert cell.latents is not None, "the cell sees latents"
-    count = encode(load_splits(cell), cell.latents, cache, device=device.name, tell=tell, stopped=stopped)
+    count = encode(load_cell_splits(cell), cell.latents, cache, device=device.name, tell=tell, stopped=stopped)
     return {"event": "encoded", "images": count}
 
 
@@ -74,7 +74,7 @@ def _check(
     from zigma_bench.data.latents.encode import check
 
     assert cell.latents is not None, "the cell sees latents"
-    found = check(load_splits(cell), cell.latents, cache)
+    found = check(load_cell_splits(cell), cell.latents, cache)
     return {
         "event": "checked",
         "faults": [f"{split}, shard {f.shard} {f.reason}" for split in found for f in found[split]],
@@ -90,7 +90,10 @@ def _encode_texts(
         emit({"event": "progress", "stage": "encode", "done": done, "total": None, "text": text})
 
     assert cell.text is not None, "the cell reads texts"
-    return {"event": "encoded", "captions": encode_captions(load_splits(cell), cell.text, device.name, tell, stopped)}
+    return {
+        "event": "encoded",
+        "captions": encode_captions(load_cell_splits(cell), cell.text, device.name, tell, stopped),
+    }
 
 
 def _check_texts(
@@ -99,7 +102,7 @@ def _check_texts(
     from zigma_bench.conditioning.text_features import check_captions
 
     assert cell.text is not None, "the cell reads texts"
-    return {"event": "checked", "faults": check_captions(load_splits(cell), cell.text)}
+    return {"event": "checked", "faults": check_captions(load_cell_splits(cell), cell.text)}
 
 
 if __name__ == "__main__":

@@ -18,10 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zigma_bench.backbones.options import Mamba2Options, ZigmaOptions
 from zigma_bench.layers.init import Draw, normal_, uniform_
+from zigma_bench.mixers.block import BlockOptions
 from zigma_bench.mixers.learned_order import Order
-from zigma_bench.mixers.mamba import DT_FLOOR, DT_MAX, DT_MIN, OutProjection
+from zigma_bench.mixers.mamba.mixer import DT_FLOOR, DT_MAX, DT_MIN, OutProjection
+from zigma_bench.mixers.mamba2.facts import Mamba2Options
 from zigma_bench.mixers.merges import make_merge
 from zigma_bench.mixers.walk import PadTable, Walk, put_back, with_pads
 from zigma_bench.ops.arguments import working_dtype
@@ -41,7 +42,7 @@ class Branch(nn.Module):
         self,
         options: Mamba2Options,
         *,
-        block: ZigmaOptions,
+        block: BlockOptions,
         channels: int,
         backend: str,
         zero_dt_bias: bool = False,
@@ -99,7 +100,7 @@ class Branch(nn.Module):
 class Mamba2Mixer(nn.Module):
     """x [B, L, D] -> [B, L, D] along one layer's route: one branch a path, or one for all, merged before the norm."""
 
-    def __init__(self, options: Mamba2Options, *, block: ZigmaOptions, grid: Grid, route: Route, backend: str) -> None:
+    def __init__(self, options: Mamba2Options, *, block: BlockOptions, grid: Grid, route: Route, backend: str) -> None:
         super().__init__()
         E, D, K = block.inner, block.width, route.K
         self.paths, self.merge_name, self.share, self.stages = K, route.merge, route.share, route.stages

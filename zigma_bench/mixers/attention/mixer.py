@@ -13,10 +13,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from zigma_bench.backbones.options import AttentionOptions, ZigmaOptions, head_count
 from zigma_bench.layers.attention import XavierLinear
 from zigma_bench.layers.init import Draw, normal_
+from zigma_bench.layers.options import head_count
 from zigma_bench.mixers.along_route import Routed, RowOperator, ordered
+from zigma_bench.mixers.attention.facts import AttentionOptions
+from zigma_bench.mixers.block import BlockOptions
 from zigma_bench.mixers.learned_order import Order
 from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.route import Route
@@ -60,7 +62,7 @@ class AttentionMixer(nn.Module):
     """x [B, L, D] -> [B, L, D] along one layer's route: one branch a path, or one for all, merged before the output."""
 
     def __init__(
-        self, options: AttentionOptions, *, block: ZigmaOptions, grid: Grid, route: Route, backend: str
+        self, options: AttentionOptions, *, block: BlockOptions, grid: Grid, route: Route, backend: str
     ) -> None:
         super().__init__()
         D, K = block.width, route.K

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from zigma_bench.backbones.options import IdentityOptions, ZigmaOptions
 from zigma_bench.mixers.along_route import Routed, RowOperator, ordered
+from zigma_bench.mixers.block import BlockOptions
+from zigma_bench.mixers.identity.facts import IdentityOptions
 from zigma_bench.mixers.learned_order import Order
-from zigma_bench.mixers.mamba import OutProjection
+from zigma_bench.mixers.mamba.mixer import OutProjection
 from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.route import Route
 
@@ -30,7 +31,7 @@ class IdentityMixer(nn.Module):
     """x [B, L, D] -> [B, L, D]: out_proj(merge of the paths' rows of x * SiLU(z)), x and z from in_proj."""
 
     def __init__(
-        self, options: IdentityOptions, *, block: ZigmaOptions, grid: Grid, route: Route, backend: str
+        self, options: IdentityOptions, *, block: BlockOptions, grid: Grid, route: Route, backend: str
     ) -> None:
         super().__init__()
         E, K = block.inner, route.K

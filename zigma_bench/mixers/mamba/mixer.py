@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zigma_bench.backbones.options import MambaOptions, ZigmaOptions
 from zigma_bench.layers.init import Draw, normal_, uniform_
+from zigma_bench.mixers.block import BlockOptions
 from zigma_bench.mixers.learned_order import Order
+from zigma_bench.mixers.mamba.facts import MambaOptions
 from zigma_bench.mixers.merges import make_merge
 from zigma_bench.mixers.walk import PadTable, Walk, put_back, with_pads
 from zigma_bench.ops.causal_conv import causal_conv
@@ -33,7 +34,7 @@ class Branch(nn.Module):
     """One path's convolution, projections and scan: x, z [B, L, E] -> [B, L, E], gated by SiLU(z) if given (S6)."""
 
     def __init__(
-        self, options: ZigmaOptions, *, channels: int, backend: str, zero_dt_bias: bool = False, features: int = 0
+        self, options: BlockOptions, *, channels: int, backend: str, zero_dt_bias: bool = False, features: int = 0
     ) -> None:
         super().__init__()
         E, N, R = channels, options.state, options.dt_rank
@@ -114,7 +115,7 @@ class OutProjection(nn.Linear):
 class MambaMixer(nn.Module):
     """x [B, L, D] -> [B, L, D] along one layer's route: one branch a path, or one for all, merged before out_proj."""
 
-    def __init__(self, options: MambaOptions, *, block: ZigmaOptions, grid: Grid, route: Route, backend: str) -> None:
+    def __init__(self, options: MambaOptions, *, block: BlockOptions, grid: Grid, route: Route, backend: str) -> None:
         super().__init__()
         E, K = block.inner, route.K
         channels = E // K if route.merge == "concat" else E

@@ -1,0 +1,94 @@
+"""DiT and SiT: options, named sizes, checks, cost and activation memory. This module imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from zigma_bench.errors import NotReady
+from zigma_bench.layers.costs import (
+    check_condition,
+    condition_cost,
+    patch_embed_cost,
+    refuse_clips,
+    refuse_uncounted_memory,
+    time_embed_cost,
+)
+from zigma_bench.layers.options import Depth, Labelled, Positive, head_count
+from zigma_bench.mixers.memory import WIDE, number_bytes
+from zigma_bench.plugins.registry import Cost, added, sum_by_name
+from zigma_bench.scans.grid import Grid
+from zigma_bench.scans.route import Route
+
+# Table 1 of the DiT paper.
+DIT_SIZES = {
+    "S": {"width": 384, "depth": 12, "heads": 6},
+    "B": {"width": 768, "depth": 12, "heads": 12},
+    "L": {"width": 1024, "depth": 24, "heads": 16},
+    "XL": {"width": 1152, "depth": 28, "heads": 16},
+}
+
+
+@dataclass(frozen=True)
+class DitOptions(Labelled):
+    """DiT: adaLN-Zero blocks of softmax attention and an MLP, the order-free control (arXiv 2212.09748)."""
+
+    width: Positive
+    depth: Depth
+    patch: Positive
+    heads: Positive | None = None
+    mlp_ratio: Positive = 4
+    learn_sigma: bool = False
+
+    @property
+    def head_count(self) -> int:
+        """The heads given, else one for every 64 channels, else one for every 32."""
+        return head_count(self.width, self.heads)
+
+
+@dataclass(frozen=True)
+class SitOptions(DitOptions):
+    """SiT: DiT as the network of an interpolant, which is given t itself (arXiv 2401.08740)."""
+
+
+def dit_cost(options: DitOptions, *, grid: Grid, channels: int, routes: Sequence[Route]) -> Cost:
+    """The cost of DiT; the routes do not matter."""
+    D, L, M = options.width, grid.tokens, options.mlp_ratio * options.width
+    pixel = options.patch**2 * channels
+    out = pixel * (2 if options.learn_sigma else 1)
+    layer = Cost.of(
+        {"adaln": 6 * D * D + 6 * D, "attention_proj": 4 * D * D + 4 * D, "mlp": 2 * D * M + M + D},
+        {"adaln": 12 * D * D, "attention_proj": 8 * L * D * D, "attention": 4 * L * L * D, "mlp": 4 * L * D * M},
+    )
+    head = Cost.of({"adaln": 2 * D * D + 2 * D, "final": D * out + out}, {"adaln": 4 * D * D, "final": 2 * L * D * out})
+    ends = [patch_embed_cost(D, L, pixel), time_embed_cost(D), condition_cost(options, D)]
+    return added([*ends, *[layer] * options.depth, head])
+
+
+def check_dit(options: DitOptions, *, grid: Grid, routes: Sequence[Route]) -> None:
+    """Heads must divide the width, and sin-cos positions need a width that 4 divides and a picture."""
+    check_condition(options)
+    _ = options.head_count
+    if options.width % 4:
+        raise NotReady(f"sin-cos positions need a width that 4 divides, and {options.width} is not one")
+    refuse_clips("dit and sit", grid)
+
+
+def dit_memory(
+    options: DitOptions, *, grid: Grid, channels: int, routes: Sequence[Route], backend: str, precision: str
+) -> dict[str, int]:
+    """DiT with an attention that keeps no matrix of tokens by tokens."""
+    refuse_uncounted_memory(options)
+    n, D, L, M = number_bytes(precision, backend), options.width, grid.tokens, options.mlp_ratio * options.width
+    layer = {
+        "norm": 2 * WIDE * L * D,
+        "adaln": 2 * (WIDE * L * D + n * L * D) + n * 7 * D,
+        "attention_proj": n * L * D,
+        "attention": n * 4 * L * D + WIDE * L * options.head_count,
+        "mlp": n * L * (D + 2 * M),
+    }
+    ends = {
+        "patch_embed": n * L * options.patch**2 * channels,
+        "final": 2 * WIDE * L * D + n * L * D,
+    }
+    return sum_by_name([ends, *[layer] * options.depth])

@@ -1,0 +1,94 @@
+"""Parameters and FLOPs of the layers that backbones share, and the checks of their options. No torch.
+
+L tokens, D width, P prefix tokens, C channels, p patch. One multiply-add is 2 FLOPs; `mixers/costs.py` says what
+counts.
+"""
+
+from __future__ import annotations
+
+from zigma_bench.errors import NotReady
+from zigma_bench.layers.options import Conditioned, WithText
+from zigma_bench.plugins.registry import Condition, Cost
+from zigma_bench.scans.grid import Grid
+
+TIME_FREQUENCIES = 256  # channels of the sinusoidal embedding of time
+CROSS_INNER = 512  # channels inside cross-attention: 8 heads of 64
+
+
+def refuse_clips(backbone: str, grid: Grid) -> None:
+    """Raise NotReady for a grid of several frames."""
+    if grid.video:
+        raise NotReady(
+            f"{backbone} is a network of one picture",
+            expected="a grid of 1 frame",
+            got=str(grid),
+            do="take zigma or vision-mamba",
+        )
+
+
+def check_condition(options: Conditioned) -> None:
+    """Options of a condition that the network has not are given in vain, or the condition was forgotten."""
+    used = {"none": (), "class": ("classes", "null_class"), "text": ("text_width", "text_tokens")}
+    for condition, names in used.items():
+        for name in names:
+            default = getattr(type(options), name, None)  # DiT has no text at all
+            if options.condition != condition and getattr(options, name, None) != default:
+                raise NotReady(
+                    f"the option {name} is that of a network conditioned on {condition}, and this one is not",
+                    expected=f"condition: {condition}",
+                    got=f"condition: {options.condition}, {name}: {getattr(options, name)}",
+                    do=f"set condition, or leave {name} out",
+                )
+
+
+def condition_of(options: Conditioned) -> Condition | None:
+    """What a network is given as y."""
+    if options.condition == "class":
+        return Condition("class", options.classes, options.null_class)
+    if isinstance(options, WithText) and options.condition == "text":
+        return Condition("text", options.text_width, tokens=options.text_tokens, masked=options.takes_mask)
+    return None
+
+
+def condition_cost(options: Conditioned, D: int) -> Cost:
+    """A row a class, or the map of a text's features."""
+    if isinstance(options, WithText) and options.condition == "text":
+        flops = 2 * options.text_tokens * options.text_width * D
+        return Cost.of({"text_embed": (options.text_width + 1) * D}, {"text_embed": flops})
+    rows = options.classes + options.null_class if options.condition == "class" else 0
+    return Cost.of({"class_embed": rows * D}, {})
+
+
+def cross_attention_cost(D: int, L: int, S: int) -> Cost:
+    """One cross-attention of L tokens to S: q, k and v without a bias, the output with one."""
+    projections = 2 * (2 * L + 2 * S) * D * CROSS_INNER
+    return Cost.of(
+        {"cross_attention": 4 * D * CROSS_INNER + D}, {"cross_attention": projections + 4 * L * S * CROSS_INNER}
+    )
+
+
+def patch_embed_cost(D: int, L: int, pixel: int) -> Cost:
+    return Cost.of({"patch_embed": pixel * D + D}, {"patch_embed": 2 * L * pixel * D})
+
+
+def time_embed_cost(D: int) -> Cost:
+    F = TIME_FREQUENCIES
+    return Cost.of({"time_embed": F * D + D + D * D + D}, {"time_embed": 2 * F * D + 2 * D * D})
+
+
+def long_skip_cost(width: int, tokens: int) -> tuple[int, int]:
+    """Parameters and FLOPs of one LongSkip."""
+    return 2 * width * width + width, 4 * tokens * width * width
+
+
+def grid_conv_cost(width: int, grid: Grid, size: int = 3) -> tuple[int, int]:
+    """Parameters and FLOPs of one GridConv."""
+    return width * size**2 + width, 2 * grid.tokens * width * size**2
+
+
+def refuse_uncounted_memory(options: Conditioned) -> None:
+    """NotReady for what keeps more, or less, than is counted here."""
+    if options.condition == "text":
+        raise NotReady("there is no estimate of the memory of a network that is conditioned on text")
+    if options.gradient_checkpointing:
+        raise NotReady("there is no estimate of the memory of gradient checkpointing")

@@ -1,0 +1,48 @@
+"""Parameters and FLOPs by formula, without building a network: what counts, and what all mixers share. No torch.
+
+One multiply-add is 2 FLOPs. Counted: matrix products, the products of attention, the taps of convolutions (including
+those before the start of a path, which are zeros), and the state updates of a scan (`ops/counts.py`; with 128 states,
+Mamba-2's chunks of 64 steps do as many). Not counted: elementwise operations, a few FLOPs a value, such as biases,
+positions, norms, activations, softmax and its scale, shifts, scales, gates, residuals, sums and means of paths, and of
+a scan D u, d u and softplus. tests/backbones/test_counts.py counts the operations of the plain code one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from zigma_bench.errors import NotReady
+from zigma_bench.mixers.block import DEFAULTS, BlockOptions
+from zigma_bench.plugins.registry import Cost, added
+from zigma_bench.scans.grid import Grid
+from zigma_bench.scans.route import Route
+
+
+def branch_count(route: Route) -> int:
+    return len(route.paths) if route.share == "separate" else 1
+
+
+def merge_parameters(route: Route, E: int) -> int:
+    K = route.K
+    return {"gate": K * K * E + K, "channel-attention": K * K * E + K * E}.get(route.merge, 0)
+
+
+def with_order(mixer: Cost, route: Route, *, width: int, grid: Grid) -> Cost:
+    """The mixer's cost, and that of the module that makes a learned order."""
+    if route.learned is None:
+        return mixer
+    order: Cost = route.learned.cost(route.learned.make_options(route.learned.options), width=width, grid=grid)
+    return added([mixer, Cost.of({"order": order.parameters}, {"order": order.total_flops})])
+
+
+def refuse_unused(mixer: str, block: BlockOptions, names: Sequence[str]) -> None:
+    """An option that a mixer does not read must not be given another value in vain."""
+    for name in names:
+        value, default = getattr(block, name), DEFAULTS[name]
+        if value != default:
+            raise NotReady(
+                f"the mixer {mixer} has no use for the backbone's option {name}",
+                expected=f"{default} (its default)",
+                got=value,
+                do="leave it out, or take another mixer",
+            )

@@ -1,0 +1,109 @@
+"""The Mamba mixer (S6): options, checks, cost and activation memory. This module imports no torch.
+
+L tokens, D width, E inner channels, N state, R rank of dt, W conv window, K paths of a layer, S steps of a path.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from zigma_bench.errors import NotReady
+from zigma_bench.mixers.block import BlockOptions
+from zigma_bench.mixers.costs import branch_count, merge_parameters, with_order
+from zigma_bench.mixers.memory import (
+    STEPS_OF_A_STATE,
+    WIDE,
+    gate_memory,
+    gates_in_scan,
+    gathers_rows,
+    is_one_operator,
+    merge_memory,
+    number_bytes,
+    refuse_learned_order,
+)
+from zigma_bench.ops.counts import SELECTIVE_SCAN
+from zigma_bench.plugins.registry import Cost, sum_by_name
+from zigma_bench.scans.grid import Grid
+from zigma_bench.scans.route import Route
+
+
+@dataclass(frozen=True)
+class MambaOptions:
+    """Mamba's mixer: a causal convolution and a selective scan (S6) along each path of the layer's route."""
+
+
+def mamba_cost(options: MambaOptions, *, block: BlockOptions, grid: Grid, route: Route) -> Cost:
+    """One Mamba mixer: a branch for each path with own parameters, or one for all; pads are walked like tokens."""
+    D, E, N, R, W = block.width, block.inner, block.state, block.dt_rank, block.conv
+    L, K, S = grid.tokens, route.K, route.steps
+    F = E // K if route.merge == "concat" else E  # channels of a path
+    branches, merge = branch_count(route), merge_parameters(route, E)
+    parts = {
+        "in_proj": 2 * D * E,
+        "pads": route.pad_rows * E,
+        "conv": branches * (F * W + F),
+        "x_proj": branches * F * (R + 2 * N),
+        "dt_proj": branches * (R * F + F),
+        "scan": branches * (F * N + F + route.features * N),  # A, D and the vectors of steps
+        "merge": merge,
+        "out_proj": E * D,
+    }
+    flops = {
+        "in_proj": 4 * L * D * E,
+        "conv": K * 2 * S * F * W,
+        "x_proj": K * 2 * S * F * (R + 2 * N),
+        "dt_proj": K * 2 * S * R * F,
+        "scan": K * SELECTIVE_SCAN * S * F * N,
+        "merge": 2 * K * K * E if merge else 0,
+        "out_proj": 2 * L * E * D,
+    }
+    return with_order(Cost.of(parts, flops), route, width=D, grid=grid)
+
+
+def check_mamba(options: MambaOptions, *, block: BlockOptions, grid: Grid, route: Route) -> None:
+    """Channel groups must divide the inner channels."""
+    if route.merge == "concat" and block.inner % route.K:
+        raise NotReady(
+            f"the scan gives each of its {route.K} paths a group of channels, and {block.inner} inner channels are no "
+            f"multiple of {route.K}",
+            do="choose another width, or fewer paths",
+        )
+
+
+def mamba_memory(
+    options: MambaOptions, *, block: BlockOptions, grid: Grid, route: Route, backend: str, precision: str
+) -> dict[str, int]:
+    """One Mamba mixer."""
+    refuse_learned_order(route)
+    n, E, D, L = number_bytes(precision, backend), block.inner, block.width, grid.tokens
+    paths = [_path_memory(block, route, backend, n)] * route.K
+    copied = backend != "fused" and n < WIDE and gates_in_scan(route)  # the halves of in_proj's output
+    in_place = not gathers_rows(route) and (backend == "fused" or (backend == "cpu" and n == WIDE))
+    half, again = n * L * E, backend == "fused" and is_one_operator(route) and route.merge == "sum"  # y
+    in_proj = (
+        n * L * D * (not (backend == "fused" and is_one_operator(route)))
+    )  # else it is computed again by the norm before
+    ends = {"in_proj": in_proj, "conv": half * in_place, "scan": half * (not copied), "out_proj": half * (not again)}
+    return sum_by_name(
+        [ends, *paths, merge_memory(route, n, L, E), {} if gates_in_scan(route) else gate_memory(route, n, L, E)]
+    )
+
+
+def _path_memory(block: BlockOptions, route: Route, backend: str, n: int) -> dict[str, int]:
+    """What a path adds to in_proj's output."""
+    N, R, S = block.state, block.dt_rank, route.steps
+    F = block.inner // route.K if route.merge == "concat" else block.inner
+    states = WIDE * F * N * -(-S // STEPS_OF_A_STATE[backend])
+    projected, copies = n * S * (R + 2 * N), 0 if n == WIDE else WIDE * S * F
+    gathered = n * S * F if gathers_rows(route) and backend != "torch" else 0
+    if backend == "fused":
+        u = 0 if is_one_operator(route) else n * S * F
+        marked = n * S * N * bool(route.features)  # B with what is added
+        return {"conv": gathered, "x_proj": u, "dt_proj": projected, "scan": u + states + marked}
+    if backend == "cpu":
+        x, of_scan = copies or gathered, WIDE * S * F + copies + (copies if gates_in_scan(route) else 0)
+    else:  # the rows in order and the sums before SiLU; delta, d, y and SiLU(z)
+        x, of_scan = 2 * WIDE * S * F, 2 * WIDE * S * F + copies
+        of_scan += (2 * WIDE * S * F + copies) if gates_in_scan(route) else 0
+    widened = WIDE * S * 2 * N if copies else WIDE * S * N * bool(route.features)  # B and C; B with what is added
+    return {"conv": x, "x_proj": n * S * F, "dt_proj": projected, "scan": of_scan + states + widened}

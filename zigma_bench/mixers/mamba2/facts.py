@@ -1,0 +1,117 @@
+"""The Mamba-2 mixer (SSD): options, checks, cost and activation memory. This module imports no torch.
+
+L tokens, D width, E inner channels, N state, H heads, G groups, W conv window, K paths of a layer, S steps of a path.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from zigma_bench.errors import NotReady
+from zigma_bench.layers.options import Positive
+from zigma_bench.mixers.block import DEFAULT_STATE, BlockOptions
+from zigma_bench.mixers.costs import branch_count, merge_parameters, with_order
+from zigma_bench.mixers.mamba.facts import MambaOptions, check_mamba
+from zigma_bench.mixers.memory import WIDE, gathers_rows, merge_memory, number_bytes, refuse_learned_order
+from zigma_bench.ops.counts import SSD
+from zigma_bench.plugins.registry import Cost, sum_by_name
+from zigma_bench.scans.grid import Grid
+from zigma_bench.scans.route import Route
+
+
+@dataclass(frozen=True)
+class Mamba2Options:
+    """Mamba-2's mixer: a causal convolution and a scan by matrix products (SSD) along each path of the layer's route.
+
+    `head_dim` channels are a head, `state` numbers the state of each of its channels; B and C are one set for each of
+    `groups` groups of heads.
+    """
+
+    head_dim: Positive = 64
+    state: Positive = 128
+    groups: Positive = 1
+
+    def heads(self, channels: int) -> int:
+        """H, the heads of so many channels; NotReady where they or the groups don't divide."""
+        if channels % self.head_dim:
+            raise NotReady(
+                f"heads of {self.head_dim} channels do not divide the {channels} inner channels of a path",
+                expected=f"a divisor of {channels}",
+                got=self.head_dim,
+                do="choose another head_dim of the mixer mamba-2, or another width",
+            )
+        heads = channels // self.head_dim
+        if heads % self.groups:
+            raise NotReady(
+                f"{self.groups} groups do not divide the {heads} heads of a path",
+                expected=f"a divisor of {heads}",
+                got=self.groups,
+                do="choose other groups of the mixer mamba-2",
+            )
+        return heads
+
+
+def mamba2_cost(options: Mamba2Options, *, block: BlockOptions, grid: Grid, route: Route) -> Cost:
+    """One Mamba-2 mixer: a branch for each path with own parameters, or one for all; pads are projected like tokens."""
+    D, E, N, G, W = block.width, block.inner, options.state, options.groups, block.conv
+    L, K, S = grid.tokens, route.K, route.steps
+    F = E // K if route.merge == "concat" else E  # channels of a path
+    H = options.heads(F)
+    chosen, convolved = 2 * G * N + H, F + 2 * G * N  # B, C and dt; x, B and C
+    branches, merge = branch_count(route), merge_parameters(route, E)
+    parts = {
+        "in_proj": 2 * D * E,
+        "pads": route.pad_rows * D,
+        "bcdt_proj": branches * D * chosen,
+        "conv": branches * (convolved * W + convolved),
+        "scan": branches * (3 * H + route.features * G * N),  # dt bias, A, D and the vectors of steps
+        "merge": merge,
+        "norm": E,
+        "out_proj": E * D,
+    }
+    projected = L + (route.pad_rows or int(route.pad_count > 0))
+    flops = {
+        "in_proj": 4 * projected * D * E,
+        "bcdt_proj": (K * S if route.merge == "scatter" else branches * projected) * 2 * D * chosen,
+        "conv": K * 2 * S * convolved * W,
+        "scan": K * SSD * S * F * N,
+        "merge": 2 * K * K * E if merge else 0,
+        "out_proj": 2 * L * E * D,
+    }
+    return with_order(Cost.of(parts, flops), route, width=D, grid=grid)
+
+
+def check_mamba2(options: Mamba2Options, *, block: BlockOptions, grid: Grid, route: Route) -> None:
+    """Channel groups must divide the inner channels, and heads those of a path; the state is the mixer's own option."""
+    check_mamba(MambaOptions(), block=block, grid=grid, route=route)
+    default = DEFAULT_STATE
+    if block.state != default:
+        raise NotReady(
+            "the backbone's option state is that of the mixer mamba, and mamba-2 has its own",
+            expected=f"{default} (its default)",
+            got=block.state,
+            do="leave it out, and say mixer: {name: mamba-2, state: ...}",
+        )
+    options.heads(block.inner // route.K if route.merge == "concat" else block.inner)
+
+
+def mamba2_memory(
+    options: Mamba2Options, *, block: BlockOptions, grid: Grid, route: Route, backend: str, precision: str
+) -> dict[str, int]:
+    """One Mamba-2 mixer, whose scan computes its chunks again."""
+    refuse_learned_order(route)
+    n, E, D, L = number_bytes(precision, backend), block.inner, block.width, grid.tokens
+    F, S = E // route.K if route.merge == "concat" else E, route.steps
+    H, BC, K = options.heads(F), 2 * options.groups * options.state, route.K
+    once = 1 if route.share == "shared" and route.merge != "concat" else K  # [x | B | C | dt], one for paths that share
+    rows = {"conv": n * S * (F + BC + H) * (K if gathers_rows(route) else once)}
+    if backend == "torch" or (n < WIDE and backend == "cpu"):  # float32 in order, and the sums before SiLU
+        rows = {"conv": (2 if backend == "torch" else 1) * K * WIDE * S * (F + BC)}
+    projected = 0 if n == WIDE else once * n * L * D  # another copy of the token in bfloat16
+    projected = K * n * S * (F + D) if route.merge == "scatter" else projected
+    scan = K * (n * S * (F + BC) + WIDE * S * H)
+    normed = 3 if backend == "fused" else 4  # y, SiLU(z), their product
+    z = 2 * n * L * E if n == WIDE else WIDE * L * E  # in_proj's output, or a copy of its half
+    norm = normed * WIDE * L * E + z
+    ends = {"in_proj": n * L * D, "bcdt_proj": projected, "scan": scan, "norm": norm, "out_proj": n * L * E}
+    return sum_by_name([ends, rows, merge_memory(route, n, L, E)])

@@ -1,0 +1,65 @@
+"""Activation memory: the bytes that a training step saves of one image for its backward pass, by operator. No torch.
+
+This is an estimate by formula of what autograd saves for the operators of this package, uncompiled: the inputs that a
+backward pass reads, once each. Left out: weights and their copies, gradients, the optimizer, what an operator needs
+only while it runs, and what is small (means and rates of norms, the embedding of time, indices).
+tests/backbones/test_memory.py counts the saved tensors.
+
+`fused` recomputes u, delta and, for a sum of paths, y, and stores the state every 64 steps; `cpu` stores it every 8
+steps and `torch` every 16. On a GPU a norm is one kernel; elsewhere it also saves its normalized input, except `cpu`
+where the scale of the stream is part of it. Under bfloat16 the portable backends save float32 copies.
+
+L tokens, D width, E inner channels, N state, R rank of dt, F channels and S steps of a path, n bytes of a number.
+"""
+
+from __future__ import annotations
+
+from zigma_bench.errors import NotReady, UsageError
+from zigma_bench.scans.route import Route
+
+NUMBER_BYTES = {"fp32": 4, "bf16": 2}
+STEPS_OF_A_STATE = {"fused": 64, "cpu": 8, "torch": 16}
+WIDE = 4  # float32
+
+
+def number_bytes(precision: str, backend: str) -> int:
+    """n; UsageError for what no formula stands for."""
+    for kind, value, known in (("precision", precision, NUMBER_BYTES), ("backend", backend, STEPS_OF_A_STATE)):
+        if value not in known:
+            raise UsageError(
+                f"there is no estimate of the memory of this {kind}", expected=f"one of {', '.join(known)}", got=value
+            )
+    return NUMBER_BYTES[precision]
+
+
+def refuse_learned_order(route: Route) -> None:
+    if route.learned is not None:
+        raise NotReady("there is no estimate of the memory of a learned order, whose module keeps what it needs")
+
+
+def gathers_rows(route: Route) -> bool:
+    """Whether rows are gathered before the operators and put back behind them: pads, and parts of the tokens."""
+    return route.pad_count > 0 or route.merge == "scatter"
+
+
+def is_one_operator(route: Route) -> bool:
+    """Whether `fused` takes the layer as one operator, which computes u and delta again."""
+    return not (gathers_rows(route) or route.stages or route.features or route.merge == "concat")
+
+
+def gates_in_scan(route: Route) -> bool:
+    """Whether the gate acts in the scan."""
+    return route.stages is None and not gathers_rows(route)
+
+
+def gate_memory(route: Route, n: int, L: int, E: int) -> dict[str, int]:
+    """y and SiLU(z) of a gate behind the scan: once for all, or for each path."""
+    times = 1 if route.stages is not None or route.merge == "scatter" else route.K
+    return {"out_proj": 2 * times * n * L * E}
+
+
+def merge_memory(route: Route, n: int, L: int, E: int) -> dict[str, int]:
+    """Rows before they are put back, and what a merge with weights multiplies."""
+    rows = (1 if route.merge == "scatter" else route.K) * n * L * E if gathers_rows(route) else 0
+    weighed = route.K * n * L * E if route.merge in ("gate", "channel-attention") else 0
+    return {"merge": rows + weighed}

@@ -1,0 +1,1 @@
+"""The stages of a cell: each brings one record up to date."""

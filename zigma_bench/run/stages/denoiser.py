@@ -1,0 +1,37 @@
+"""The network that images are sampled from, with its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from zigma_bench.backbones.build import build_network
+from zigma_bench.layers.speed import Graphed, compile_network
+from zigma_bench.records.store import EMA
+from zigma_bench.run.stages.context import StageContext
+from zigma_bench.training.checkpoint import load_weights
+from zigma_bench.training.step import autocast
+
+
+def load_denoiser(context: StageContext) -> Callable[..., Tensor]:
+    """`denoiser(x, t, *condition)`: the EMA of a trained cell, or the initial weights of a ceiling.
+
+    It returns what the recipe's `prediction` is, in float32.
+    """
+    cell, device = context.cell, torch.device(context.device.name)
+    network = build_network(cell, context.device.type)
+    if cell.role == "cell":
+        trained = context.record("train")
+        assert trained is not None, "a stage follows training"
+        load_weights(context.stage_folder("train") / EMA, network, sha256=trained.files[EMA])
+    network.to(device).eval().requires_grad_(False)
+    if cell.sample.compile:
+        compile_network(network, device.type, "sample.compile")
+
+    def denoiser(x: Tensor, t: Tensor, *condition: Tensor) -> Tensor:
+        with autocast(cell.train, device):
+            return network(x, t, *condition).float()  # type: ignore[no-any-return]
+
+    return Graphed(denoiser, device.type) if cell.sample.graph else denoiser

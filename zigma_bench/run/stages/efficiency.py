@@ -1,0 +1,30 @@
+"""The stage `efficiency`: speed and memory of a cell's network, a round in each process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from zigma_bench.backbones.build import build_network
+from zigma_bench.efficiency import combine, measure_round
+from zigma_bench.records.sealed import Parts
+from zigma_bench.records.store import write_json
+from zigma_bench.run.stages.context import StageContext, StageResult
+from zigma_bench.system.json_files import parse_json
+
+
+def efficiency_stage(context: StageContext, folder: Path) -> StageResult | None:
+    """Time one round of a fresh network of the cell's shape; the last round combines all into the measurements."""
+    assert context.cell.efficiency is not None
+    names = tuple(f"round-{number}.json" for number in range(context.cell.efficiency.rounds))
+    parts = Parts(folder, {})
+    due = next((name for name in names if name not in parts), None)
+    if due is not None:
+        network = build_network(context.cell, context.device.type)
+        tell = context.progress_of("efficiency", None)
+        found = measure_round(context.cell, network, context.device, tell, context.stopped)
+        write_json(folder / due, found)
+        parts.add(due)
+    if any(name not in parts for name in names):
+        return None
+    rounds = [parse_json((folder / name).read_text(encoding="utf-8")) for name in names]
+    return StageResult(*combine(context.cell, context.device, rounds), names)

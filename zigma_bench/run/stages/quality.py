@@ -1,0 +1,45 @@
+"""The stage `quality`: every metric of the suite on a cell's samples and network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from zigma_bench.data.cell_images import network_inputs, reference_images
+from zigma_bench.diffusion.convert import linear_velocity_of
+from zigma_bench.diffusion.guidance import reading
+from zigma_bench.errors import Interrupted
+from zigma_bench.metrics.apply import measure_metric
+from zigma_bench.metrics.subject import Subject
+from zigma_bench.records.store import SAMPLES
+from zigma_bench.run.due import reads_network
+from zigma_bench.run.stages.context import StageContext, StageResult
+from zigma_bench.run.stages.denoiser import load_denoiser
+from zigma_bench.sampling.cell_images import load_images
+
+
+def quality_stage(context: StageContext, folder: Path) -> StageResult:
+    """Measure every metric under its own name, or refuse it with a reason."""
+    cell, images = context.cell, context.images("quality")
+    network = None
+    if reads_network(cell):
+        denoiser = load_denoiser(context)
+        denoiser = denoiser if images.texts is None else reading(denoiser, images.texts)
+        network = linear_velocity_of(denoiser, cell.objective.path, cell.objective.prediction)
+    subject = Subject(
+        samples=load_images(context.stage_folder("sample"), sha256=context.inputs("quality")[f"sample/{SAMPLES}"]),
+        reference=reference_images(cell, images, context.cache),
+        reference_facts={"data": cell.data_text, "split": cell.reference.label},
+        validation=network_inputs(cell, images, context.cache).validation,
+        network=network,
+        labelled=cell.condition is not None,
+        device=context.device.name,
+        cache=context.cache,
+    )
+    tell = context.progress_of("quality", len(cell.quality))
+    found = []
+    for index, metric in enumerate(cell.quality):
+        if context.stopped():
+            raise Interrupted("stopped between two metrics; the same command measures them again")
+        tell(index, metric.name)
+        found.append(measure_metric(metric.name, metric.options, subject))
+    return StageResult(found, {})

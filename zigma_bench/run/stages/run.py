@@ -1,0 +1,123 @@
+"""Runs the stages of a cell that are due, and leaves a record of each."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zigma_bench.errors import CellFailed, Interrupted, NotReady
+from zigma_bench.ops.backends import resolve
+from zigma_bench.plan import Stage
+from zigma_bench.plugins.discovery import reason_of
+from zigma_bench.records.provenance import software
+from zigma_bench.records.record import Record
+from zigma_bench.records.sealed import hashes_of
+from zigma_bench.records.store import SPEC, clear_finished, write_json, write_record
+from zigma_bench.run.due import find_due
+from zigma_bench.run.stages.context import StageContext, StageFailed, StageResult
+from zigma_bench.system.device import precision_on
+from zigma_bench.system.interrupts import contained
+from zigma_bench.system.notices import notice
+
+
+def run_due_stages(context: StageContext, wanted: Sequence[Stage]) -> None:
+    """Do the stages among `wanted` that are due, and those before them whose files are lost; hold the cell's lock.
+
+    What is due is computed again after each stage, for it depends on the files that the stage has written. One round of
+    an efficiency stage is done, even if more are to come.
+    """
+    done: list[Stage] = []
+    while True:
+        due = find_due(context.cell, context.folder, context.device, wanted)
+        for text in due.altered:
+            notice(text)
+        left = [stage for stage in due.stages if stage != "efficiency" or stage not in done]
+        if not left:
+            return
+        if left[0] in done:
+            raise CellFailed(
+                f"the stage {left[0]} is due again right after it was done: its files change during the run",
+                where=str(context.stage_folder(left[0])), do="look for another program that writes there",
+            )  # fmt: skip
+        run_stage(context, left[0])
+        done.append(left[0])
+
+
+def run_stage(context: StageContext, stage: Stage) -> None:
+    """Do one stage and write its record. A failure leaves a record with the reason and ends the cell.
+
+    An efficiency stage with rounds to come leaves none yet.
+    """
+    folder, started, identity = context.stage_folder(stage), time.time(), context.identity(stage)
+    facts = context.cell.model_dump(mode="json")
+    context.emit({"event": "start", "stage": stage})
+    try:
+        write_json(folder / SPEC, {"stage": stage, "identity": identity, "cell": facts})
+        inputs = context.inputs(stage)
+        with contained():  # exit() in a plugin is a failed cell too
+            found = _call(stage, context, folder)
+        if found is not None:
+            write_record(folder, _record_of(context, stage, found, inputs, started))
+            clear_finished(folder)  # after the record: until then it is all that a kill would leave
+    except Interrupted:
+        raise
+    except Exception as error:  # any failure becomes this cell's row, and the other cells go on
+        traceback.print_exc()
+        reason = reason_of(error)
+        context.emit({"event": "failed", "stage": stage, "text": reason})
+        origin = _provenance(context, started)
+        with contextlib.suppress(OSError):  # on a full disk only the event reports it
+            write_record(folder, Record(stage, identity, facts, "failed", reason=reason, provenance=origin))
+        raise StageFailed from None
+    context.emit({"event": "done", "stage": stage, "seconds": time.time() - started})
+
+
+def _call(stage: Stage, context: StageContext, folder: Path) -> StageResult | None:
+    """Run the module of a stage, which is imported now: each stage loads only what it needs."""
+    module = importlib.import_module(f"zigma_bench.run.stages.{stage}")
+    found: StageResult | None = getattr(module, f"{stage}_stage")(context, folder)
+    return found
+
+
+def _record_of(
+    context: StageContext, stage: Stage, found: StageResult, inputs: dict[str, str], started: float
+) -> Record:
+    """The record of a stage that is done."""
+    return Record(
+        stage=stage,
+        identity=context.identity(stage),
+        cell=context.cell.model_dump(mode="json"),
+        status="done",
+        measurements=tuple(found.measurements),
+        provenance=_provenance(context, started),
+        details=found.details,
+        files=hashes_of(context.stage_folder(stage), found.files),
+        inputs=inputs,
+    )
+
+
+def _provenance(context: StageContext, started: float) -> dict[str, Any]:
+    """The provenance of a stage; no backend if the one asked for can't run here, which a failed cell's reason says."""
+    cell, device = context.cell, context.device
+    try:
+        backend = resolve(cell.backend, device.type)
+    except NotReady:
+        backend = None
+    return {
+        **software(),
+        "device": device.name,
+        "card": device.card,
+        "cuda": torch.version.cuda if device.type == "cuda" else None,
+        "threads": torch.get_num_threads(),
+        "precision": precision_on(device.type, cell.train.precision),
+        "backend": backend,
+        "started": started,
+        "seconds": time.time() - started,
+    }

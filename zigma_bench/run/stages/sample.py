@@ -1,0 +1,82 @@
+"""The stage `sample`: images drawn from a network, or for the anchors held-out images and reconstructions of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from zigma_bench.conditioning.captioned import CaptionedImages
+from zigma_bench.data.cell_images import load_cell_images, network_inputs
+from zigma_bench.data.images import Pixels, Subset
+from zigma_bench.data.latents.autoencoder import open_autoencoder
+from zigma_bench.records.sealed import Parts
+from zigma_bench.records.store import SAMPLES, write_json
+from zigma_bench.run.stages.context import StageContext, StageResult
+from zigma_bench.run.stages.denoiser import load_denoiser
+from zigma_bench.sampling.cell_images import (
+    CAPTIONS,
+    Under,
+    draw_images,
+    in_parts,
+    sample_rows,
+    save_array,
+    to_pixels,
+)
+from zigma_bench.sampling.sheets import write_sheets
+
+
+def sample_stage(context: StageContext, folder: Path) -> StageResult:
+    """Draw the images, a part at a time, and contact sheets of the first; the samples of the floor are held-out images.
+
+    Latents are decoded by the autoencoder, both sampled ones and those of the held-out images.
+    """
+    cell, tell = context.cell, context.progress_of("sample", context.cell.sample.count)
+    parts = Parts(folder, context.inputs("sample"))
+    if cell.role == "floor":
+        pixels, evaluations = load_cell_images(cell).floor.take(range(cell.sample.count)), 0
+        save_array(folder / SAMPLES, pixels)
+    elif cell.role == "reconstruction":
+        reconstruct = _reconstructions(context)
+        pixels, evaluations = in_parts(cell, parts, lambda rows: (reconstruct(rows), 0), tell, context.stopped)
+    else:
+        network, decode, condition = load_denoiser(context), _decoder(context), _text_condition(context, folder)
+        pixels, evaluations = draw_images(
+            cell, parts, network, context.device, tell, context.stopped, decode, condition
+        )
+    write_sheets(folder, pixels)
+    files = (SAMPLES,) if cell.text is None or cell.role != "cell" else (SAMPLES, CAPTIONS)
+    return StageResult([], {"count": len(pixels), "evaluations": evaluations}, files)
+
+
+def _text_condition(context: StageContext, folder: Path) -> Under | None:
+    """The text of each image, written beside the images: the same texts for all scans and seeds.
+
+    They are those of the held-out images, in a fixed order. None for a cell that is not conditioned on text.
+    """
+    if context.cell.text is None:
+        return None
+    images = context.images("sample")
+    held_out = images.validation
+    assert isinstance(held_out, CaptionedImages) and images.texts is not None
+    rows, turns = sample_rows(context.cell.sample.count, len(held_out))
+    texts = [found[turn % len(found)] for found, turn in zip(held_out.captions(rows), turns.tolist(), strict=True)]
+    write_json(folder / CAPTIONS, texts)
+    return Under(held_out.turn_labels(rows, turns), images.texts.null, images.texts)
+
+
+def _decoder(context: StageContext) -> Callable[[Tensor], Pixels]:
+    """The function from what a network samples to pixels."""
+    if context.cell.latents is None:
+        return to_pixels
+    autoencoder = open_autoencoder(context.cell.latents, context.device.name)
+    return lambda latents: to_pixels(autoencoder.decode(latents))
+
+
+def _reconstructions(context: StageContext) -> Callable[[range], Pixels]:
+    """The floor's images as the autoencoder reconstructs them, from the same latents that networks are measured on."""
+    images, decode = load_cell_images(context.cell), _decoder(context)
+    latents = Subset(network_inputs(context.cell, images, context.cache).validation, images.floor.indices)
+    return lambda rows: decode(torch.from_numpy(latents.take(rows)))
