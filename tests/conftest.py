@@ -17,9 +17,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many tests at once as cores: one t
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "tests" / part) for part in ("models", "diffusion", "data", "ops", "reports")]
+sys.path[:0] = [
+    str(ROOT / "tests" / part) for part in ("backbones", "conditioning", "data", "diffusion", "ops", "reports")
+]
 
-LONG = ("test_end_to_end.py", "test_house.py", "test_latents.py", "test_suites.py", "test_texts.py")  # half of the time
+LONG = (  # half of the time
+    "test_end_to_end.py", "test_repository.py", "test_latent_cells.py", "test_suites.py", "test_texts.py",
+)  # fmt: skip
 
 SUITE = """# Does the test suite run?
 name: tiny
@@ -40,7 +44,7 @@ quality: [val-loss]
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The long files first: one process has them, with what their tests share, and the end is of short tests, so that
     no process waits for the other."""
-    items.sort(key=lambda item: item.path.parent != ROOT / "tests" or item.path.name not in LONG)
+    items.sort(key=lambda item: item.path.name not in LONG)
 
 
 @pytest.fixture(scope="session")

@@ -15,8 +15,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from zigma_bench.backbones import costs
-from zigma_bench.backbones.zigma.facts import ZigmaOptions
+from zigma_bench.backbones.zigma.facts import ZigmaOptions, zigma_cost
 from zigma_bench.backbones.zigma.network import Zigma
 from zigma_bench.errors import NotReady
 from zigma_bench.ops.causal_conv import launch as conv
@@ -183,7 +182,7 @@ def test_a_network_runs_on_imagined_tensors_and_counts_what_the_formula_counts()
     spec = scan_spec("zigzag", zigzag, owner="test")
     orders = routes(spec, grid=Grid(8, 8), depth=2, seed=0, options=spec.resolve({"paths": 8}, where="test"))
     options = ZigmaOptions(width=32, depth=2, patch=1)
-    assert forward == 2 * costs.zigma_cost(options, grid=Grid(8, 8), channels=3, routes=orders).total_flops
+    assert forward == 2 * zigma_cost(options, grid=Grid(8, 8), channels=3, routes=orders).total_flops
     assert counter.get_total_flops() > 2.5 * forward
 
 

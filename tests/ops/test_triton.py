@@ -14,8 +14,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from zigma_bench.backbones import costs
-from zigma_bench.backbones.zigma.facts import ZigmaOptions
+from zigma_bench.backbones.zigma.facts import ZigmaOptions, zigma_cost
 from zigma_bench.backbones.zigma.network import Zigma
 from zigma_bench.errors import NotReady
 from zigma_bench.ops import arguments, backends
@@ -231,5 +230,5 @@ def test_a_network_runs_on_imagined_tensors_and_counts_what_the_formula_counts(m
     assert y.shape == x.shape
     for (name, leaf), grad in zip(leaves.items(), grads, strict=True):
         assert grad.shape == leaf.shape and grad.dtype == leaf.dtype, name
-    assert forward == 2 * costs.zigma_cost(options, grid=grid, channels=3, routes=orders).total_flops
+    assert forward == 2 * zigma_cost(options, grid=grid, channels=3, routes=orders).total_flops
     assert counter.get_total_flops() > 2.5 * forward

@@ -1,7 +1,7 @@
 """Crashes of a run: kills at random moments, and an end before each single file operation.
 
-    python tests/crashes.py kills --count 100 --seed 0       processes are killed, the parent or a worker
-    python tests/crashes.py operations                       every file operation of a small run, one after another
+    python tests/run/crashes.py kills --count 100 --seed 0       processes are killed, the parent or a worker
+    python tests/run/crashes.py operations                       every file operation of a small run, one after another
 
 After each crash the same command runs to its end. It must come to the figures, weights and images of a run that nobody
 disturbed, and leave no file over. `test_crashes.py` does a few of each.

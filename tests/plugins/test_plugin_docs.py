@@ -16,7 +16,7 @@ import pytest
 from zigma_bench.plugins import hookspecs
 from zigma_bench.plugins.discovery import HOOKS
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "plugins" / "README.md").read_text()
 BLOCKS = re.findall(r"(?:<!-- file: (\S+) -->\n)?```(\w+)\n(.*?)```", TEXT, re.DOTALL)
 COMMANDS = [line for _, language, text in BLOCKS if language == "sh" for line in text.splitlines()]

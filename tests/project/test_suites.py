@@ -21,7 +21,7 @@ from zigma_bench.run.prepare import prepare
 from zigma_bench.run.workers import encode as encode_worker
 from zigma_bench.system.device import find_device
 
-SUITES = sorted((Path(__file__).resolve().parents[1] / "suites").glob("*.yaml"))
+SUITES = sorted((Path(__file__).resolve().parents[2] / "suites").glob("*.yaml"))
 PAPER = {  # the suites of the paper, with the tokens of their largest cells and what they need beside a GPU
     "faceshq": (4096, "FFHQ"),
     "mm-celeba-256": (1024, "Multi-Modal-CelebA-HQ"),

@@ -7,11 +7,10 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from zigma_bench.backbones import DIT_SIZES, UVIT_SIZES, ZIGMA_SIZES, costs
-from zigma_bench.backbones.dit.facts import DitOptions
+from zigma_bench.backbones.dit.facts import DIT_SIZES, DitOptions, dit_cost
 from zigma_bench.backbones.dit.network import Dit
-from zigma_bench.backbones.u_vit.facts import UvitOptions, uvit_cost
-from zigma_bench.backbones.zigma.facts import VisionMambaOptions, ZigmaOptions
+from zigma_bench.backbones.u_vit.facts import UVIT_SIZES, UvitOptions, uvit_cost
+from zigma_bench.backbones.zigma.facts import ZIGMA_SIZES, VisionMambaOptions, ZigmaOptions, zigma_cost
 from zigma_bench.backbones.zigma.network import VisionMamba, Zigma
 from zigma_bench.plugins.registry import scan_spec
 from zigma_bench.scans.grid import Grid
@@ -35,23 +34,23 @@ def orders(function, grid, depth):
 def test_published_parameters_of_zigma_b1(positions, scan, options_class, parameters):
     options = options_class(**ZIGMA_SIZES["B"], patch=1, positions=positions)
     grid = Grid(32, 32)
-    assert costs.zigma_cost(options, grid=grid, channels=4, routes=orders(scan, grid, 24)).parameters == parameters
+    assert zigma_cost(options, grid=grid, channels=4, routes=orders(scan, grid, 24)).parameters == parameters
 
 
 def test_published_parameters_of_the_shipped_1024_config():
     options = ZigmaOptions(**ZIGMA_SIZES["B"], patch=2, positions="none")
     grid = Grid(64, 64)
-    assert costs.zigma_cost(options, grid=grid, channels=4, routes=orders(raster, grid, 24)).parameters == 133_856_272
+    assert zigma_cost(options, grid=grid, channels=4, routes=orders(raster, grid, 24)).parameters == 133_856_272
 
 
 def test_published_parameters_with_text():
     grid, made = Grid(32, 32), orders(raster, Grid(32, 32), 24)
     plain = ZigmaOptions(**ZIGMA_SIZES["B"], patch=1, condition="text", text_width=768)
-    assert costs.zigma_cost(plain, grid=grid, channels=4, routes=made).parameters == 215_504_644
-    assert costs.zigma_cost(plain, grid=grid, channels=3, routes=made).parameters == 215_503_107  # the official demo
+    assert zigma_cost(plain, grid=grid, channels=4, routes=made).parameters == 215_504_644
+    assert zigma_cost(plain, grid=grid, channels=3, routes=made).parameters == 215_503_107  # the official demo
     both = VisionMambaOptions(**ZIGMA_SIZES["B"], patch=1, condition="text", text_width=768)
     two = orders(bidirectional, grid, 24)
-    assert costs.zigma_cost(both, grid=grid, channels=4, routes=two).parameters == 221_071_108
+    assert zigma_cost(both, grid=grid, channels=4, routes=two).parameters == 221_071_108
 
 
 def test_published_parameters_of_the_shipped_config_of_clips():
@@ -59,21 +58,21 @@ def test_published_parameters_of_the_shipped_config_of_clips():
     options = VisionMambaOptions(**ZIGMA_SIZES["B"], patch=2, condition="class", classes=101)
     grid = Grid(16, 16, 16)
     made = orders(bidirectional, grid, 24)
-    assert costs.zigma_cost(options, grid=grid, channels=4, routes=made).parameters == 142_646_032
+    assert zigma_cost(options, grid=grid, channels=4, routes=made).parameters == 142_646_032
 
 
 @pytest.mark.parametrize(("size", "millions"), [("S", 31.4), ("B", 134.1), ("M", 267.1), ("L", 472.8), ("H", 1059.1)])
 def test_published_parameters_of_the_named_sizes(size, millions):
     options, grid = ZigmaOptions(**ZIGMA_SIZES[size], patch=2), Grid(16, 16)
     made = orders(raster, grid, options.depth)
-    assert round(costs.zigma_cost(options, grid=grid, channels=4, routes=made).parameters / 1e6, 1) == millions
+    assert round(zigma_cost(options, grid=grid, channels=4, routes=made).parameters / 1e6, 1) == millions
 
 
 @pytest.mark.parametrize(("size", "millions"), [("S", 33), ("B", 130), ("L", 458), ("XL", 675)])
 def test_published_parameters_of_dit(size, millions):
     """With 1,000 classes and the dropped one, and a learned sigma; SiT's are the same."""
     options = DitOptions(**DIT_SIZES[size], patch=2, condition="class", learn_sigma=True)
-    counted = costs.dit_cost(options, grid=Grid(16, 16), channels=4, routes=()).parameters
+    counted = dit_cost(options, grid=Grid(16, 16), channels=4, routes=()).parameters
     assert counted / 1e6 == pytest.approx(millions, abs=0.6)
 
 
@@ -90,13 +89,13 @@ def test_formulas_equal_the_built_network(name):
     grid, channels = Grid(3, 5), 3
     if name == "dit":
         options, made = DitOptions(width=32, depth=2, patch=2, heads=2), ()
-        network, formula = Dit(options, grid=grid, channels=channels, routes=made, backend="naive"), costs.dit_cost
+        network, formula = Dit(options, grid=grid, channels=channels, routes=made, backend="naive"), dit_cost
     else:
         kind, scan = (ZigmaOptions, raster) if name == "zigma" else (VisionMambaOptions, bidirectional)
         options, made = kind(width=24, depth=3, patch=2, drop_path=0.0), orders(scan, grid, 3)
         network_class = Zigma if name == "zigma" else VisionMamba
         network = network_class(options, grid=grid, channels=channels, routes=made, backend="naive")
-        formula = costs.zigma_cost
+        formula = zigma_cost
     cost = formula(options, grid=grid, channels=channels, routes=made)
     assert cost.parameters == sum(p.numel() for p in network.parameters())
     for parameter in network.parameters():

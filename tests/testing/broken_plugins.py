@@ -1,4 +1,4 @@
-"""Plugins that each break one rule of the contract of their kind; test_testing.py looks for what is said of them."""
+"""Plugins that each break one rule of the contract of their kind; test_checks.py looks for what is said of them."""
 
 from __future__ import annotations
 

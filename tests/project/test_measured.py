@@ -16,7 +16,7 @@ from zigma_bench.reports.table import read_table
 from zigma_bench.run.fitted_costs import fit_costs
 from zigma_bench.run.timed import timed_calls
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CARD = "NVIDIA H100 80GB HBM3"  # of the timings
 SETTINGS = {  # under which a suite was run there
