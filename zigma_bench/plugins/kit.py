@@ -1,6 +1,6 @@
 """`plugins new`: the folder of a new plugin, with code that works and tests that pass.
 
-The files are those of `zigma_bench/templates/`: what all kinds share in `common`, and what each adds in a folder of its
+The files are those of `zigma_bench/plugins/templates/`: what all kinds share in `common`, and what each adds in a folder of its
 name. In their texts, {{name}} is the plugin's name, {{package}} its package and {{dist}} its distribution; in their
 paths, `package` is its package.
 """
@@ -65,7 +65,7 @@ def _check_name(name: str, kind: str) -> None:
 
 
 def _write(folder: Path, values: dict[str, str], kind: str) -> None:
-    templates = resources.files("zigma_bench") / "templates"
+    templates = resources.files("zigma_bench.plugins") / "templates"
     for part in ("common", kind):
         for path, text in _files(templates / part, ""):
             target = folder / path.replace("package", values["package"]).removesuffix(SUFFIX)
