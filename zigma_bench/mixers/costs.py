@@ -19,12 +19,24 @@ from zigma_bench.scans.route import Route
 
 
 def branch_count(route: Route) -> int:
-    return len(route.paths) if route.share == "separate" else 1
+    """The sets of parameters of a layer: one for each path, or one for all."""
+    return route.K if route.share == "separate" else 1
 
 
-def merge_parameters(route: Route, E: int) -> int:
-    K = route.K
-    return {"gate": K * K * E + K, "channel-attention": K * K * E + K * E}.get(route.merge, 0)
+def path_channels(route: Route, channels: int) -> int:
+    """The channels that one path works on: its own group of them, or all."""
+    return channels // route.K if route.merge_facts.splits_channels else channels
+
+
+def check_merge_fits(route: Route, channels: int) -> None:
+    """Raise NotReady for a route whose merge can't serve so many channels."""
+    if route.merge_facts.check is not None:
+        route.merge_facts.check(route=route, channels=channels)
+
+
+def merge_cost(route: Route, *, channels: int, grid: Grid) -> Cost:
+    """The cost of a layer's merge."""
+    return route.merge_facts.cost(paths=route.K, channels=channels, tokens=grid.tokens)
 
 
 def with_order(mixer: Cost, route: Route, *, width: int, grid: Grid) -> Cost:

@@ -16,7 +16,7 @@ def order_matters(route: Route) -> str | None:
         "its order is learned from the features": route.learned is not None,
         "tokens attend within their segment alone": route.segments is not None,
         "pads are tokens that are attended to": route.pad_count > 0,
-        "each path attends to its own part of the tokens": route.merge == "scatter",
+        "each path attends to its own part of the tokens": route.merge_facts.splits_tokens,
         "a step's id adds to its key": route.step_feature is not None,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
@@ -25,6 +25,6 @@ def order_matters(route: Route) -> str | None:
 def in_raster(route: Route) -> Route:
     """The route with raster in the place of each path, and all else that has to do with no order as it is."""
     raster = np.arange(route.tokens)
-    if route.merge == "scatter":  # the parts together are the tokens once
+    if route.merge_facts.splits_tokens:  # the parts together are the tokens once
         return Route(raster)
     return Route(np.tile(raster, (route.K, 1)), merge=route.merge, share=route.share, stages=route.stages)
