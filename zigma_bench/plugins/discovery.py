@@ -242,7 +242,7 @@ def specs_of(plugin: Any, name: str, owner: str) -> list[Spec]:
 
         def register(name: str, target: Any, *, kind: str = kind, **rest: Any) -> None:
             _check_name(kind, name, owner)
-            spec = _spec_maker(kind, target)(name, target, owner=owner, **rest)
+            spec = _spec_of(kind, name, target, owner=owner, **rest)
             if any((other.kind, other.name) == (kind, name) for other in specs):
                 raise UsageError(f"{owner} registers the {kind} {name!r} twice", do="keep one of them")
             for option in spec.options:
@@ -253,13 +253,13 @@ def specs_of(plugin: Any, name: str, owner: str) -> list[Spec]:
     return specs
 
 
-def _spec_maker(kind: str, target: Any) -> Callable[..., Spec]:
-    """The function that makes the spec of what a hook registers."""
+def _spec_of(kind: str, name: str, target: Any, **rest: Any) -> Spec:
+    """The spec of a registered name; the options of a plain function are those of its signature."""
+    if kind == "scan" and not isinstance(target, str):  # a learned scan has a target, as most kinds have
+        return scan_spec(name, target, **rest)
     if kind == "merge":
-        return merge_spec
-    if kind == "scan" and not isinstance(target, str):  # a learned scan has a target, as all else has
-        return scan_spec
-    return functools.partial(target_spec, kind)
+        return merge_spec(name, target, **rest)
+    return target_spec(kind, name, target, **rest)
 
 
 def _check_hooks(plugin: Any, marked: list[str]) -> None:

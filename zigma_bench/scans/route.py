@@ -96,7 +96,7 @@ class Route:
         if self.step_feature is not None:
             self._set("step_feature", self._checked_features())
         if self.stages is not None and not facts.has_stages:
-            raise BrokenScan(f"the merge {self.merge} has no stages", expected="stages=None", got=self.stages)
+            raise BrokenScan("only a merge of stages has stages", expected="stages=None", got=self.stages)
         if facts.has_stages:
             self._set("stages", (1,) * self.K if self.stages is None else self._checked_stages())
         if self.learned is not None and facts.splits_tokens:
