@@ -1,4 +1,4 @@
-"""Parameters and FLOPs by formula, without building a network: what counts, and what all mixers share. No torch.
+"""Parameters and FLOPs by formula, without building a network: what is counted, and what all mixers share. No torch.
 
 One multiply-add is 2 FLOPs. Counted: matrix products, the products of attention, the taps of convolutions (including
 those before the start of a path, which are zeros), and the state updates of a scan (`ops/counts.py`; with 128 states,
@@ -48,7 +48,7 @@ def with_order(mixer: Cost, route: Route, *, width: int, grid: Grid) -> Cost:
 
 
 def refuse_unused(mixer: str, block: BlockOptions, names: Sequence[str]) -> None:
-    """An option that a mixer does not read must not be given another value in vain."""
+    """Raise NotReady for a value of an option that the mixer does not read, unless it is the default."""
     for name in names:
         value, default = getattr(block, name), DEFAULTS[name]
         if value != default:

@@ -24,7 +24,7 @@ WIDE = 4  # float32
 
 
 def number_bytes(precision: str, backend: str) -> int:
-    """n; UsageError for what no formula stands for."""
+    """n, the bytes of a number; UsageError for a precision or a backend without formulas."""
     for kind, value, known in (("precision", precision, NUMBER_BYTES), ("backend", backend, STEPS_OF_A_STATE)):
         if value not in known:
             raise UsageError(

@@ -25,9 +25,9 @@ from zigma_bench.scans.route import Route
 
 @dataclass(frozen=True)
 class AttentionOptions:
-    """Softmax attention along each path of the layer's route: one that visits every token once does not matter to it.
+    """Softmax attention along each path of the layer's route; the order of the tokens does not change its output.
 
-    `heads` of a path; without it one for every 64 channels, else one for every 32.
+    `heads`: of one path; without it, one for every 64 channels where 64 divides them, else one for every 32.
     """
 
     heads: Positive | None = None

@@ -1,9 +1,9 @@
 """Softmax attention as a mixer along a route: the null test of an order.
 
-Attention knows no order, and positions are added before the scan. So along a path that visits every token once in one
-stretch it gives what it gives along any other; rows are gathered and put back all the same, which is what such a test
-is to try. Segments, parts of a scatter and groups of channels attend to themselves; a pad is a learned row of the
-mixer's input; the vector of a step's id adds to its key, as it adds to B in Mamba.
+Attention does not depend on the order of its rows, and positions are added before the scan. So its output is the same
+along all paths that visit every token once in one segment. The rows are still gathered and put back, which is what the
+null test tests. Segments, parts of a scatter and groups of channels attend to themselves. A pad is a learned row of the
+mixer's input. The vector of a step's id is added to its key, as it is added to B in Mamba.
 
 B batch, L tokens, S steps, C channels of a path, D width, h heads.
 """

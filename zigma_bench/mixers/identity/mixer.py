@@ -1,8 +1,8 @@
 """The identity as a mixer along a route: Mamba's mixer without its convolution and its scan.
 
-What is left acts on each token alone: no token learns of another, so no order of tokens can matter. It is the control
-of what the projections and the gate do by themselves, and, as rows are gathered and put back along the paths, a null
-test of the route. Pads are zeros that nobody reads, and ids of steps have nothing to add to.
+The rest acts on each token alone, so the order of the tokens can't matter. This mixer is a control: it shows what the
+projections and the gate contribute without a sequence operator. It is also a null test of the route, because its rows
+are gathered along the paths and put back. Pads are zeros that no output depends on, and step ids have no effect.
 
 B batch, L tokens, D width, E inner channels, K paths.
 """

@@ -33,7 +33,7 @@ class MambaOptions:
 
 
 def mamba_cost(options: MambaOptions, *, block: BlockOptions, grid: Grid, route: Route) -> Cost:
-    """One Mamba mixer: a branch for each path with own parameters, or one for all; pads are walked like tokens."""
+    """One Mamba mixer: a branch for each path with own parameters, or one for all; pads cost what tokens cost."""
     D, E, N, R, W = block.width, block.inner, block.state, block.dt_rank, block.conv
     L, K, S = grid.tokens, route.K, route.steps
     F, branches = path_channels(route, E), branch_count(route)

@@ -68,8 +68,8 @@ class MambaBranch(PathBranch):
     def forward(
         self, x: Tensor, z: Tensor | None, path: Tensor | None, since: Tensor | None, features: Tensor | None
     ) -> Tensor:
-        """Rows along `path` (None: as they lie); `features` [rows]: each row's id in the table that is added to B."""
-        if self.backend == "mamba-ssm" and path is not None:  # whose kernels know no path: one gather for both
+        """As of `PathBranch`; `features` are ids in the table that is added to B."""
+        if self.backend == "mamba-ssm" and path is not None:  # its kernels know no path: one gather for both operators
             ids = None if features is None else features[path]
             return along_path(lambda x_, z_: self(x_, z_, None, since, ids), [x, z], path)
         along: dict[str, Any] = {"path": path, "since": since, "backend": self.backend}
@@ -77,14 +77,14 @@ class MambaBranch(PathBranch):
         dt, B, C = self.x_proj(u).split(self.split, dim=-1)  # [B, L, R], [B, L, N], [B, L, N]
         if self.step_features is not None and features is not None:
             B = B + self.step_features[features].to(B.dtype)
-        # By rows of its own, whose gradient is a product with few rows: one with few columns takes six times as long.
+        # A contiguous transpose: its gradient is a product with few rows. One with few columns takes six times as long.
         delta = dt @ self.dt_weight.t().contiguous().to(dt.dtype)  # [B, L, E]
         A = -torch.exp(self.A_log.float())
         return selective_scan(u, delta, A, B, C, D=self.D, z=z, delta_bias=self.dt_bias, **along)
 
     @property
     def parameters_of_scan(self) -> tuple[Tensor, ...]:
-        """What `mamba_inner` takes behind xz, for one path."""
+        """The arguments of `mamba_inner` after xz, for one path."""
         A = -torch.exp(self.A_log.float())
         return (
             self.conv_weight, self.conv_bias, self.x_proj.weight, self.dt_weight, self.dt_bias, A, self.D,
@@ -94,7 +94,7 @@ class MambaBranch(PathBranch):
 class InProjection(nn.Linear):
     """D -> 2 E: x and z side by side, or `apart`.
 
-    Apart they are two products: the backward of halves would put their gradients together again.
+    Apart they are two products: the backward pass of two halves of one would concatenate their gradients.
     """
 
     def forward(self, x: Tensor, *, apart: bool = False) -> Any:

@@ -2,10 +2,10 @@
 
 Source: Dao and Gu 2024 (arXiv 2405.21060) and state-spaces/mamba (mamba_ssm/modules/mamba2_simple.py): one projection
 of the token gives z, x, B, C and dt; x, B and C are convolved; the norm of y SiLU(z) goes to out_proj. That module has
-one path. Of several, x, z and out_proj are the layer's, as in Vim and VMamba, and each path with own parameters has its
-convolution, A, D, dt bias and the projection to B, C and dt; the paths are merged before the gate and the one norm, as
-in Hydra (goombalab/hydra), so that a sum and a mean are the same but for the norm's epsilon. A pad is a learned row of
-the mixer's input, and the stages of a cascade hand on x alone: B, C and dt are the token's.
+one path. With several, x, z and out_proj belong to the layer, as in Vim and VMamba, and each path with own parameters
+has a convolution, A, D, a dt bias and the projection to B, C and dt. The paths are merged before the gate and the one
+norm, as in Hydra (goombalab/hydra), so a sum and a mean are the same but for the norm's epsilon. A pad is a learned row
+of the mixer's input. The stages of a cascade pass on x alone: B, C and dt are those of the token.
 
 B batch, L tokens, D width, E inner channels in H heads, G groups, N state, K paths.
 """
@@ -78,7 +78,7 @@ class Mamba2Branch(PathBranch):
     def forward(
         self, rows: Tensor, z: Tensor | None, path: Tensor | None, since: Tensor | None, features: Tensor | None
     ) -> Tensor:
-        """Rows along `path` (None: in order already); `features` [L]: each row's id in the table that is added to B."""
+        """As of `PathBranch`, of rows [x | B | C | dt]; `features` are ids in the table that is added to B."""
         assert z is None, "Mamba-2 gates the merged output"
         along: dict[str, Any] = {"path": path, "since": since, "backend": self.backend}
         xBC, dt = rows[..., : self.convolved], rows[..., self.convolved :]
