@@ -16,6 +16,7 @@ from zigma_bench.backbones.zigma.facts import ZigmaOptions, check_zigma, zigma_c
 from zigma_bench.backbones.zigma.network import Zigma
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.layers.init import initialise
+from zigma_bench.mixers.along_route import GatheringBranch, RoutedBranches
 from zigma_bench.mixers.mamba.facts import MambaOptions
 from zigma_bench.mixers.mamba.mixer import MambaMixer
 from zigma_bench.mixers.memory import is_one_operator
@@ -273,3 +274,34 @@ def test_a_merge_of_stages_of_a_plugin_reads_stage_after_stage():
 def test_a_learned_order_visits_all_tokens():
     with pytest.raises(BrokenScan, match="a learned order visits all tokens"):
         Route(PLAIN.reshape(2, -1), merge="scatter", learned=object())
+
+
+class RunningSum(GatheringBranch):
+    """An operator of a plugin's mixer: the sum of all rows of the segment so far."""
+
+    def mix_rows(self, x, since, features):
+        total = torch.cat((torch.zeros_like(x[:, :1]), x.cumsum(1)), 1)
+        return total[:, 1:] - (0 if since is None else total[:, since])
+
+
+@pytest.mark.parametrize("merge", ["sum", "concat", "cascade"])
+def test_a_branch_of_a_plugin_follows_every_route(merge):
+    """The loop does the paths, the segments, the groups, the stages and the gate; the branch does one path."""
+    lengths = (np.array([10, 14]), np.array([6, 18]))
+    route = Route(np.stack([PLAIN[::-1], PLAIN.reshape(4, 6).T.reshape(-1)]), merge=merge, segments=lengths)
+    loop = RoutedBranches(route, lambda number: RunningSum(), channels=8, learned_pads=False)
+    x, z = torch.randn(2, 2, 24, 8, generator=torch.Generator().manual_seed(3))
+
+    def along(path, rows, lengths):
+        y = torch.zeros_like(rows)
+        for segment in torch.from_numpy(path.copy()).split(lengths.tolist()):
+            y[:, segment] = rows[:, segment].cumsum(1)
+        return y
+
+    gate, (one, two), (first, second) = nn.functional.silu(z), route.paths, lengths
+    expected = {
+        "sum": (along(one, x, first) + along(two, x, second)) * gate,
+        "concat": torch.cat((along(one, x[..., :4], first), along(two, x[..., 4:], second)), -1) * gate,
+        "cascade": along(two, along(one, x, first), second) * gate,
+    }[merge]
+    torch.testing.assert_close(loop.along_route(x, z=z), expected, atol=1e-5, rtol=1e-5)

@@ -41,16 +41,17 @@ class PathBranch(nn.Module):
 
 
 class GatheringBranch(PathBranch):
-    """A branch whose operator knows no path: its rows are gathered in the order of the path, and put back."""
+    """A branch whose operator takes no path: its rows are gathered in the order of the path, and put back."""
 
     def forward(
         self, rows: Tensor, z: Tensor | None, path: Tensor | None, since: Tensor | None, features: Tensor | None
     ) -> Tensor:
-        assert z is None, "these mixers gate the merged output"
         if path is None:
-            return self.mix_rows(rows, since, features)
-        ids = None if features is None else features[path]
-        return along_path(lambda gathered: self.mix_rows(gathered, since, ids), [rows], path)
+            y = self.mix_rows(rows, since, features)
+        else:
+            ids = None if features is None else features[path]
+            y = along_path(lambda gathered: self.mix_rows(gathered, since, ids), [rows], path)
+        return y if z is None else y * nn.functional.silu(z)
 
     def mix_rows(self, x: Tensor, since: Tensor | None, features: Tensor | None) -> Tensor:
         """x [B, S, C] -> [B, S, C], in the order of the path; `features` [S]: the id of each step."""
