@@ -44,7 +44,7 @@ class Case:
 
     def formula(self, backend, precision):
         given = {"grid": self.grid, "channels": CHANNELS, "routes": self.routes}
-        return sum(self.spec.facts.kept(self.options, **given, backend=backend, precision=precision).values())
+        return sum(self.spec.facts.memory(self.options, **given, backend=backend, precision=precision).values())
 
     def saved(self, backend, precision):
         """Bytes for each image more in a batch: what a batch keeps once, such as copies of weights, is not counted."""
@@ -136,9 +136,9 @@ def test_what_no_formula_stands_for_is_refused():
         Case("zigma", "raster").formula("naive", "fp32")
     with pytest.raises(UsageError, match="this precision"):
         Case("dit", None, heads=2).formula("torch", "fp16")
-    silent = (mock.Mock(facts=mock.Mock(kept=None), owner="x"), None)
+    silent = (mock.Mock(facts=mock.Mock(memory=None), owner="x"), None)
     with (
-        mock.patch("zigma_bench.mixers.registered.find_mixer", return_value=silent),
+        mock.patch("zigma_bench.mixers.lookup.find_mixer", return_value=silent),
         pytest.raises(NotReady, match="gives no estimate"),
     ):
         Case("zigma", "raster").formula("torch", "fp32")

@@ -18,7 +18,7 @@ from zigma_bench.layers.grid_conv import GridConv
 from zigma_bench.layers.init import initialise
 from zigma_bench.layers.prefix import prefixed_grid, prefixed_route, with_prefix, without_prefix
 from zigma_bench.layers.skips import LongSkip
-from zigma_bench.mixers.registered import make_mixer
+from zigma_bench.mixers.lookup import make_mixer
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import routes

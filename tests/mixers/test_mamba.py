@@ -165,7 +165,9 @@ def test_learned_pads_are_read_by_what_follows_them_and_zeros_leave_nothing():
     made.pads.table[1] += 1
     changed = (made(tokens()) - before).abs().amax((0, 2)) > 0
     assert (changed.numpy() == (PLAIN >= 10)).all()
-    assert mixer(Route(np.concatenate((PLAIN, [-1])))).pads is None
+    zeros = mixer(Route(np.concatenate((PLAIN, [-1]))))
+    assert "pads.table" not in zeros.state_dict()
+    torch.testing.assert_close(zeros(tokens()), mixer(Route(PLAIN))(tokens()), atol=1e-6, rtol=1e-5)
 
 
 @torch.no_grad()
@@ -218,6 +220,8 @@ def test_the_parts_of_a_scatter_take_no_room_of_their_own():
     """Each token is written once: the mixer of 16 parts makes no [B, L, E] for each of them."""
     grid = Grid(16, 16)
     made, x = mixer(route_of("atrous", grid, 0, step=4), grid, "torch"), tokens(grid)
-    rows = [module.part(made.branches[k], x.repeat(1, 1, 2)) for k, module in enumerate(made.walks)]
+    rows = [
+        path.write_part(made.branches[k], path.read_part(x.repeat(1, 1, 2))) for k, path in enumerate(made.scan_paths)
+    ]
     assert [tuple(values.shape) for _, values in rows] == [(2, 16, 32)] * 16
     assert sorted(torch.cat([visited for visited, _ in rows]).tolist()) == list(range(256))

@@ -101,6 +101,13 @@ def test_a_route_of_unknown_merge_or_share(field, value):
         Route(GOOD, **{field: value})
 
 
+def test_the_nearest_merge_is_named():
+    with pytest.raises(BrokenScan, match=r"expected one of cascade, .*; got 'summ'; did you mean 'sum'\?"):
+        Route(GOOD, merge="summ")
+    with pytest.raises(BrokenScan, match="the merge of a route is a name; expected a text; got 3"):
+        Route(GOOD, merge=3)
+
+
 @pytest.mark.parametrize("value", [GOOD, [GOOD], np.array(GOOD, np.uint8), Route(GOOD), tuple(GOOD)])
 def test_forms_that_a_scan_may_return(value):
     first, second = run(value)
@@ -166,7 +173,7 @@ TWO = np.stack([np.arange(12), np.arange(12)[::-1]])
         (lambda: Route([0, -1, 1, -1], pads=[0, 2]), "leave rows of their table out"),
         (lambda: Route(TWO, step_feature=[0] * 12), "the step features don't fit the paths"),
         (lambda: Route([0, 1], step_feature=[0, -1]), "the step features don't fit the paths"),
-        (lambda: Route(TWO, stages=(1, 1)), "only a cascade has stages"),
+        (lambda: Route(TWO, stages=(1, 1)), "only a merge of stages has stages"),
         (lambda: Route(TWO, merge="cascade", stages=(1, 2)), "the stages don't fit the paths"),
         (lambda: run(Route(FOUR + 1, merge="scatter")), "the paths together: path 3, step 2 visits token 12, outside"),
         (lambda: run(Route(FOUR % 9, merge="scatter")), "path 3, step 0 visits token 0 again, first visited at path 0"),

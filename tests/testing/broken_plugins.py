@@ -8,7 +8,15 @@ import numpy as np
 
 from zigma_bench import hookimpl
 from zigma_bench.data.images import ArrayImages, Splits, digest
-from zigma_bench.plugins.registry import BackboneFacts, Cost, DataFacts, DatasetFacts, MetricFacts, MixerFacts
+from zigma_bench.plugins.registry import (
+    BackboneFacts,
+    Cost,
+    DataFacts,
+    DatasetFacts,
+    MergeFacts,
+    MetricFacts,
+    MixerFacts,
+)
 from zigma_bench.records.record import Measurement
 
 
@@ -161,6 +169,50 @@ def register_mixers(register):
         facts = MixerFacts(cost=lambda options, count=parameters, **rest: Cost(count, {"all": 1}))
         name = target.__name__.replace("_", "-")
         register(name, f"broken_plugins:{target.__name__}", options=Options, facts=facts)
+
+
+def _merge(forward, *, weights=0):
+    import torch
+    from torch import nn
+
+    class Made(nn.Module):
+        def __init__(self):
+            super().__init__()
+            if weights:
+                self.weight = nn.Parameter(torch.empty(weights))
+
+        def init_parameters(self, draw):
+            if weights:
+                nn.init.ones_(self.weight)
+
+        def forward(self, outputs):
+            return forward(self, outputs)
+
+    return Made()
+
+
+def wrong_merge_cost(paths, channels):
+    return _merge(lambda self, outputs: sum(outputs) * self.weight.repeat(channels // 64).mean(), weights=128)
+
+
+def first_path_alone(paths, channels):
+    return _merge(lambda self, outputs: outputs[0])
+
+
+def narrow_merge(paths, channels):
+    return _merge(lambda self, outputs: sum(outputs)[..., 1:])
+
+
+def another_sum(paths, channels):
+    return _merge(lambda self, outputs: sum(outputs))
+
+
+@hookimpl
+def register_merges(register):
+    for target in (wrong_merge_cost, first_path_alone, narrow_merge):
+        name = target.__name__.replace("_", "-")
+        register(name, f"broken_plugins:{target.__name__}", doc="A broken merge.", facts=MergeFacts())
+    register("sum", "broken_plugins:another_sum", doc="A merge with the name of another.", facts=MergeFacts())
 
 
 @hookimpl

@@ -21,6 +21,7 @@ from zigma_bench.testing import (
     GRIDS,
     check_backbone,
     check_dataset,
+    check_merge,
     check_metric,
     check_mixer,
     check_plugin,
@@ -210,6 +211,11 @@ def test_every_mixer_passes(spec):
     assert check_mixer(spec).ok
 
 
+@pytest.mark.parametrize("spec", list(catalogue().merges), ids=lambda spec: spec.name)
+def test_every_merge_passes(spec):
+    assert check_merge(spec).ok
+
+
 def test_metrics_and_datasets_pass():
     assert check_metric("val-loss").ok
     assert check_dataset("digits").ok
@@ -240,6 +246,10 @@ def broken():
         ("mixer", "narrow", "output", r"\[3, 24, 31\]"),
         ("mixer", "hidden-state", "state dict", "outputs that differ"),
         ("mixer", "raises", "builds", r"ZeroDivisionError.*broken_plugins.py:[0-9]+"),
+        ("merge", "wrong-merge-cost", "parameters", "0 by the formula, 128 built"),
+        ("merge", "first-path-alone", "in a mixer: gradients", "none for"),
+        ("merge", "narrow-merge", "output", r"\[3, 24, 63\]"),
+        ("merge", "sum", "name", "the merge of zigma-bench"),
         ("backbone", "says-free", "order", "a difference of"),
         ("backbone", "says-scan", "order", "the same for"),
         ("metric", "wrong-unit", "figure", "the unit 'metre'"),

@@ -21,7 +21,7 @@ def register_backbones(register: Callable[..., None]) -> None:
         facts=BackboneFacts(
             order="scan",
             cost=zigma.zigma_cost,
-            kept=zigma.zigma_memory,
+            memory=zigma.zigma_memory,
             check=zigma.check_zigma,
             sizes=zigma.ZIGMA_SIZES,
             smoke={"width": 32, "depth": 2, "patch": 1},
@@ -35,7 +35,7 @@ def register_backbones(register: Callable[..., None]) -> None:
         facts=BackboneFacts(
             order="scan",
             cost=zigma.zigma_cost,
-            kept=zigma.zigma_memory,
+            memory=zigma.zigma_memory,
             check=zigma.check_vision_mamba,
             default_scan="bidirectional",
             sizes=zigma.ZIGMA_SIZES,
@@ -50,7 +50,7 @@ def register_backbones(register: Callable[..., None]) -> None:
         facts=BackboneFacts(
             order="scan",
             cost=zigma.zigma_cost,
-            kept=zigma.zigma_memory,
+            memory=zigma.zigma_memory,
             check=zigma.check_hybrid,
             sizes=zigma.ZIGMA_SIZES,
             smoke={"width": 32, "depth": 2, "patch": 1, "every": 2, "heads": 1},
@@ -68,7 +68,7 @@ def register_backbones(register: Callable[..., None]) -> None:
             facts=BackboneFacts(
                 order="free",
                 cost=dit.dit_cost,
-                kept=dit.dit_memory,
+                memory=dit.dit_memory,
                 check=dit.check_dit,
                 sizes=dit.DIT_SIZES,
                 smoke={"width": 32, "depth": 2, "patch": 1, "heads": 1},

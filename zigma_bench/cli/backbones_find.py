@@ -106,11 +106,11 @@ def _pixels(text: str, channels: int) -> Grid:
 
 
 def _kept(spec: Spec, options: Any, given: Mapping[str, Any], backend: str) -> Mapping[str, Mapping[str, int]] | str:
-    if spec.facts.kept is None:
+    if spec.facts.memory is None:
         return f"the backbone {spec.name!r} of {spec.owner} gives no estimate of the memory that it keeps"
     try:
         return {
-            precision: spec.facts.kept(options, **given, backend=backend, precision=precision)
+            precision: spec.facts.memory(options, **given, backend=backend, precision=precision)
             for precision in PRECISIONS
         }
     except NotReady as error:  # a plugin's mixer that does not say

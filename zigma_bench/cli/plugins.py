@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from zigma_bench.testing import Report
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
-KINDS = ("scan", "backbone", "mixer", "metric", "dataset", "transform")
+KINDS = ("scan", "backbone", "mixer", "merge", "metric", "dataset", "transform")
 
 plugins = typer.Typer(help="Plugins: list, begin and check them.", no_args_is_help=True, rich_markup_mode=None)
 

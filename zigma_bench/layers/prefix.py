@@ -38,7 +38,7 @@ def prefixed_grid(grid: Grid, count: int) -> Grid:
 
 def prefixed_route(route: Route, count: int) -> Route:
     """The route with `count` tokens visited first by every path, in one stretch with the rest (ZigMa's `extras`)."""
-    if route.segments is not None or route.merge == "scatter" or route.step_feature is not None or route.learned:
+    if route.segments is not None or route.merge_facts.splits_tokens or route.step_feature is not None or route.learned:
         raise NotReady(
             "prefix tokens come first in orders of all tokens, in one stretch, with no ids of steps",
             do="take another scan, or a backbone without prefix tokens",

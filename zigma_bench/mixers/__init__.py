@@ -1,4 +1,4 @@
-"""The built-in mixers, registered by the same hook as a plugin's. This module imports no torch."""
+"""The built-in mixers and merges, registered by the same hooks as a plugin's. This module imports no torch."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from zigma_bench.mixers.attention import facts as attention
 from zigma_bench.mixers.identity import facts as identity
 from zigma_bench.mixers.mamba import facts as mamba
 from zigma_bench.mixers.mamba2 import facts as mamba2
+from zigma_bench.mixers.merge_facts import register_built_in_merges
 from zigma_bench.plugins.hookspecs import hookimpl
 from zigma_bench.plugins.registry import MixerFacts
 
@@ -18,13 +19,13 @@ def register_mixers(register: Callable[..., None]) -> None:
         "mamba",
         "zigma_bench.mixers.mamba.mixer:MambaMixer",
         options=mamba.MambaOptions,
-        facts=MixerFacts(cost=mamba.mamba_cost, check=mamba.check_mamba, kept=mamba.mamba_memory),
+        facts=MixerFacts(cost=mamba.mamba_cost, check=mamba.check_mamba, memory=mamba.mamba_memory),
     )
     register(
         "mamba-2",
         "zigma_bench.mixers.mamba2.mixer:Mamba2Mixer",
         options=mamba2.Mamba2Options,
-        facts=MixerFacts(cost=mamba2.mamba2_cost, check=mamba2.check_mamba2, kept=mamba2.mamba2_memory),
+        facts=MixerFacts(cost=mamba2.mamba2_cost, check=mamba2.check_mamba2, memory=mamba2.mamba2_memory),
     )
     register(
         "attention",
@@ -38,3 +39,8 @@ def register_mixers(register: Callable[..., None]) -> None:
         options=identity.IdentityOptions,
         facts=MixerFacts(cost=identity.identity_cost, check=identity.check_identity),
     )
+
+
+@hookimpl
+def register_merges(register: Callable[..., None]) -> None:
+    register_built_in_merges(register)

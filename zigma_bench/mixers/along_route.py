@@ -1,107 +1,195 @@
-"""Any operator along a layer's route: rows are gathered in the order of each path, worked on, and put back.
+"""The loop over the paths of a layer's route: the only one, for all mixers.
 
-For operators that need no kernel which reads through a path, such as attention. B batch, L tokens, S steps, C channels,
-K paths.
+A mixer says what happens along one path (`PathBranch`). The loop does the rest of a `Route`: fixed and learned paths,
+pads, groups of channels, parts of the tokens, stages, shared or separate parameters, and the merge. It gathers no rows
+for an operator that reads them through the path.
+
+B batch, L tokens, S steps, P pads, D width, E channels that are merged, K paths.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from zigma_bench.mixers.learned_order import Order
-from zigma_bench.mixers.merges import make_merge
-from zigma_bench.mixers.walk import PadTable, Walk, put_back, with_pads
+from zigma_bench.mixers.costs import branch_count
+from zigma_bench.mixers.scan_path import SamplePath, ScanPath, make_pads, with_pads
 from zigma_bench.ops.causal_conv.torch_blocks import along_path
+from zigma_bench.plugins.discovery import find_spec
 from zigma_bench.scans.route import Route
 
 
-class RowOperator(nn.Module):
-    """One path's operator; a leaf has `rows(x [B, S, C], since, features) -> [B, S, C]` of rows as they lie."""
+class PathBranch(nn.Module):
+    """What a mixer does along one path, with the parameters of that path."""
 
-    def forward(self, x: Tensor, z: None, path: Tensor | None, since: Tensor | None, features: Tensor | None) -> Tensor:
-        """As a branch of a Mamba mixer; there is never a z here, for a gate acts behind the merge."""
-        if path is None:
-            return self.rows(x, since, features)
-        ids = None if features is None else features[path]
-        return along_path(lambda gathered: self.rows(gathered, since, ids), [x], path)
+    def forward(
+        self, rows: Tensor, z: Tensor | None, path: Tensor | None, since: Tensor | None, features: Tensor | None
+    ) -> Tensor:
+        """rows [B, L, C] -> [B, L, E], read and written through `path` [L]; without it they are in order already.
 
-    def rows(self, x: Tensor, since: Tensor | None, features: Tensor | None) -> Tensor:
-        """`since` [S]: the step at which each step's segment began; `features` [S]: the id of each step."""
+        z [B, L, E]: the gate, SiLU(z), if it acts on the path. `since` [S]: the step at which each step's segment
+        began. `features` [L]: the id of each row's step.
+        """
+        raise NotImplementedError
+
+    def project(self, tokens: Tensor) -> Tensor:
+        """What a step reads of its token [.., D] beside x, [.., F]; only of a mixer that gives tokens to the loop."""
         raise NotImplementedError
 
 
-class Routed(nn.Module):
-    """x [B, L, C] -> [B, L, C]: what the branches, one a path or one for all, make of the rows, merged.
+class GatheringBranch(PathBranch):
+    """A branch whose operator takes no path: its rows are gathered in the order of the path, and put back."""
 
-    `learned_pads`: whether pads are rows of a table, for an operator that reads them.
+    def forward(
+        self, rows: Tensor, z: Tensor | None, path: Tensor | None, since: Tensor | None, features: Tensor | None
+    ) -> Tensor:
+        if path is None:
+            y = self.mix_rows(rows, since, features)
+        else:
+            ids = None if features is None else features[path]
+            y = along_path(lambda gathered: self.mix_rows(gathered, since, ids), [rows], path)
+        return y if z is None else y * nn.functional.silu(z)
+
+    def mix_rows(self, x: Tensor, since: Tensor | None, features: Tensor | None) -> Tensor:
+        """x [B, S, C] -> [B, S, C], in the order of the path; `features` [S]: the id of each step."""
+        raise NotImplementedError
+
+
+class PadInputs(NamedTuple):
+    """What pads read: x [P, E], and the token [P, D] of a mixer that gives tokens to the loop."""
+
+    x: Tensor
+    tokens: Tensor | None = None
+
+
+class AlongRoute(nn.Module):
+    """One layer's route as buffers, and the loop over its paths.
+
+    A subclass makes the modules, under the names that its weights have: `branches`, a PathBranch for each path or one
+    for all (`make_branches`), and `merge` (`make_merge`).
     """
 
-    def __init__(self, route: Route, branches: Sequence[nn.Module], *, channels: int, learned_pads: bool) -> None:
+    branches: nn.ModuleList
+    merge: nn.Module
+
+    def __init__(self, route: Route) -> None:
         super().__init__()
-        assert len(branches) == (route.K if route.share == "separate" else 1), len(branches)
-        self.merge_name, self.stages, self.paths = route.merge, route.stages, route.K
-        self.walks = nn.ModuleList(Walk(route, number) for number in range(0 if route.learned else route.K))
-        self.branches = nn.ModuleList(branches)
-        self.merge = make_merge(route.merge, route.K, channels)
-        self.pads = PadTable(route.pad_rows, channels) if route.pad_rows and learned_pads else None
-        self.zeros: Tensor | None
-        zeros = torch.zeros(max(route.pad_rows, 1), channels) if route.pad_count and self.pads is None else None
-        self.register_buffer("zeros", zeros, persistent=False)
+        facts = route.merge_facts
+        self.path_count, self.shared = route.K, route.share == "shared"
+        self.stages = route.stages or (route.K,)
+        self.splits_channels, self.splits_tokens = facts.splits_channels, facts.splits_tokens
+        self.gates_paths = facts.gate == "path"
+        self.scan_paths = nn.ModuleList(ScanPath(route, number) for number in range(0 if route.learned else route.K))
 
-    def forward(self, x: Tensor, paths: Tensor | None = None) -> Tensor:
-        """`paths` int64 [B, K, L]: the orders of each sample, where they are learned."""
-        if paths is not None:
-            return self._along_learned(x, paths)
-        behind = self.zeros if self.pads is None else self.pads.table
-        if self.stages is not None:
-            return self._cascade(x, behind)
-        if self.merge_name == "scatter":
-            rows = with_pads(x, behind)
-            return put_back([self._walk(k).part(self._branch(k), rows) for k in range(self.paths)], x)
-        walks = [
-            walk(self._branch(k), self._part(k, x), None, self._part(k, behind)) for k, walk in enumerate(self.walks)
-        ]
-        return self.merge(walks)  # type: ignore[no-any-return]
+    def along_route(
+        self,
+        x: Tensor,
+        *,
+        z: Tensor | None = None,
+        tokens: Tensor | None = None,
+        pads: PadInputs | None = None,
+        learned: Tensor | None = None,
+    ) -> Tensor:
+        """x [B, L, E] -> the merged output [B, L, E], gated by SiLU(z) if there is a z [B, L, E].
 
-    def _part(self, number: int, rows: Tensor | None) -> Any:
-        """The channels that a path works on: its own group of them, or all."""
-        return rows if rows is None or self.merge_name != "concat" else rows.chunk(self.paths, -1)[number]
+        `tokens` [B, L, D]: what each branch projects itself, beside x. `learned` int64 [B, K, L]: the paths of each
+        sample, in the place of the route's.
+        """
+        if self.splits_tokens:
+            y = self._along_parts(x, tokens, pads)
+        else:
+            y = self._along_stages(x, z if self.gates_paths else None, tokens, pads, learned)
+        return y if z is None or self.gates_paths else y * nn.functional.silu(z)
 
-    def _branch(self, number: int) -> nn.Module:
-        return self.branches[number if len(self.branches) > 1 else 0]
-
-    def _walk(self, number: int) -> Walk:
-        walk = self.walks[number]
-        assert isinstance(walk, Walk)
-        return walk
-
-    def _cascade(self, x: Tensor, behind: Tensor | None) -> Tensor:
-        """Stage after stage, each reading the sum that the one before it wrote."""
-        assert self.stages is not None
-        number = 0
+    def _along_stages(
+        self, x: Tensor, z: Tensor | None, tokens: Tensor | None, pads: PadInputs | None, learned: Tensor | None
+    ) -> Tensor:
+        """Stage after stage, each reading what the one before it merged; most merges have one stage of all paths."""
+        paths = self._paths(learned)
+        gates, features = self._channels(z), self._project(tokens)
+        pad_rows = None if pads is None else self._rows(pads.x, self._project(pads.tokens), range(self.path_count))
+        start = 0
         for count in self.stages:
-            numbers = range(number, number + count)
-            x = self.merge([self._walk(k)(self._branch(k), x, None, behind) for k in numbers])
-            number += count
+            numbers = range(start, start + count)
+            outputs = [
+                paths[k].follow(self._branch(k), rows, gates[k], None if pad_rows is None else pad_rows[k])
+                for k, rows in zip(numbers, self._rows(x, features, numbers), strict=True)
+            ]
+            x, start = self.merge(outputs), start + count
         return x
 
-    def _along_learned(self, x: Tensor, paths: Tensor) -> Tensor:
-        """One order a sample: rows are gathered, worked on as they then lie, and put back."""
-        walks = []
-        for k, path in enumerate(paths.unbind(1)):
-            rows = self._part(k, x)
-            y = self._branch(k)(rows.gather(1, path[..., None].expand_as(rows)), None, None, None, None)
-            walks.append(y.gather(1, path.argsort(1)[..., None].expand_as(y)))
-        return self.merge(walks)  # type: ignore[no-any-return]
+    def _along_parts(self, x: Tensor, tokens: Tensor | None, pads: PadInputs | None) -> Tensor:
+        """Each path gathers its own part of the tokens, which its branch alone projects."""
+        read, read_tokens = x, None if tokens is None else tokens.to(x.dtype)
+        if pads is not None:
+            read = with_pads(read, pads.x)
+            read_tokens = None if read_tokens is None else with_pads(read_tokens, pads.tokens)
+        parts = []
+        for k, path in enumerate(cast(Sequence[ScanPath], self.scan_paths)):
+            rows = path.read_part(read)
+            if read_tokens is not None:
+                rows = torch.cat((rows, self._branch(k).project(path.read_part(read_tokens))), -1)
+            parts.append(path.write_part(self._branch(k), rows))
+        merged: Tensor = self.merge(parts, x)
+        return merged
+
+    def _paths(self, learned: Tensor | None) -> Sequence[ScanPath | SamplePath]:
+        if learned is not None:
+            return [SamplePath(path) for path in learned.unbind(1)]
+        return cast(Sequence[ScanPath], self.scan_paths)
+
+    def _branch(self, number: int) -> PathBranch:
+        branch = self.branches[0 if self.shared else number]
+        assert isinstance(branch, PathBranch)
+        return branch
+
+    def _project(self, tokens: Tensor | None) -> list[Tensor] | None:
+        """What each path's branch makes of the tokens, once where the paths share it."""
+        if tokens is None:
+            return None
+        if self.shared:
+            return [self._branch(0).project(tokens)] * self.path_count
+        return [self._branch(k).project(tokens) for k in range(self.path_count)]
+
+    def _channels(self, x: Tensor | None) -> Sequence[Tensor | None]:
+        """The channels that each path works on: its own group of them, or all."""
+        return x.chunk(self.path_count, -1) if x is not None and self.splits_channels else [x] * self.path_count
+
+    def _rows(self, x: Tensor, features: list[Tensor] | None, numbers: range) -> list[Tensor]:
+        """What the branches of these paths read: x [.., E], and what they made of the tokens."""
+        channels = cast(Sequence[Tensor], self._channels(x))
+        if features is None:
+            return [channels[k] for k in numbers]
+        if self.shared and not self.splits_channels:  # the same rows for all
+            return [torch.cat((x, features[0]), -1)] * len(numbers)
+        return [torch.cat((channels[k], features[k]), -1) for k in numbers]
 
 
-def ordered(order: Order | None, x: Tensor) -> tuple[Tensor | None, Tensor]:
-    """The learned paths of each sample and its tokens under their weight; a fixed order leaves both alone."""
-    if order is None:
-        return None, x
-    paths, weight = order(x)
-    return paths, x if weight is None else x * weight[..., None].to(x.dtype)
+class RoutedBranches(AlongRoute):
+    """x [B, L, E] -> [B, L, E]: branches, merge and pads as a module of a mixer, whose other parts are outside."""
+
+    def __init__(
+        self, route: Route, make_branch: Callable[[int], PathBranch], *, channels: int, learned_pads: bool
+    ) -> None:
+        super().__init__(route)
+        self.branches = make_branches(route, make_branch)
+        self.merge = make_merge(route, channels)
+        self.pads = make_pads(route, channels, learned=learned_pads)
+
+    def forward(self, x: Tensor, learned: Tensor | None = None) -> Tensor:
+        pads = None if self.pads is None else PadInputs(self.pads.table)
+        return self.along_route(x, pads=pads, learned=learned)
+
+
+def make_branches(route: Route, make_branch: Callable[[int], PathBranch]) -> nn.ModuleList:
+    """A branch for each path with own parameters, or one for all."""
+    return nn.ModuleList(make_branch(number) for number in range(branch_count(route)))
+
+
+def make_merge(route: Route, channels: int) -> nn.Module:
+    """The module of the route's merge, of a mixer that merges so many channels."""
+    merge: nn.Module = find_spec("merge", route.merge).load()(paths=route.K, channels=channels)
+    return merge

@@ -1,4 +1,4 @@
-"""Parameters and FLOPs by formula, without building a network: what counts, and what all mixers share. No torch.
+"""Parameters and FLOPs by formula, without building a network: what is counted, and what all mixers share. No torch.
 
 One multiply-add is 2 FLOPs. Counted: matrix products, the products of attention, the taps of convolutions (including
 those before the start of a path, which are zeros), and the state updates of a scan (`ops/counts.py`; with 128 states,
@@ -19,12 +19,24 @@ from zigma_bench.scans.route import Route
 
 
 def branch_count(route: Route) -> int:
-    return len(route.paths) if route.share == "separate" else 1
+    """The sets of parameters of a layer: one for each path, or one for all."""
+    return route.K if route.share == "separate" else 1
 
 
-def merge_parameters(route: Route, E: int) -> int:
-    K = route.K
-    return {"gate": K * K * E + K, "channel-attention": K * K * E + K * E}.get(route.merge, 0)
+def path_channels(route: Route, channels: int) -> int:
+    """The channels that one path works on: its own group of them, or all."""
+    return channels // route.K if route.merge_facts.splits_channels else channels
+
+
+def check_merge_fits(route: Route, channels: int) -> None:
+    """Raise NotReady for a route whose merge can't serve so many channels."""
+    if route.merge_facts.check is not None:
+        route.merge_facts.check(route=route, channels=channels)
+
+
+def merge_cost(route: Route, *, channels: int, grid: Grid) -> Cost:
+    """The cost of a layer's merge."""
+    return route.merge_facts.cost(paths=route.K, channels=channels, tokens=grid.tokens)
 
 
 def with_order(mixer: Cost, route: Route, *, width: int, grid: Grid) -> Cost:
@@ -36,7 +48,7 @@ def with_order(mixer: Cost, route: Route, *, width: int, grid: Grid) -> Cost:
 
 
 def refuse_unused(mixer: str, block: BlockOptions, names: Sequence[str]) -> None:
-    """An option that a mixer does not read must not be given another value in vain."""
+    """Raise NotReady for a value of an option that the mixer does not read, unless it is the default."""
     for name in names:
         value, default = getattr(block, name), DEFAULTS[name]
         if value != default:

@@ -1,4 +1,4 @@
-"""Orders that a module makes of each sample's features: the module of a layer, and the check of what it gives."""
+"""Orders that a module computes from each sample's features: the module of a layer, and the check of its output."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from zigma_bench.errors import CellFailed
 from zigma_bench.scans.grid import Grid
-from zigma_bench.scans.route import LearnedOrder
+from zigma_bench.scans.route import LearnedOrder, Route
 
 
-class Order(nn.Module):
+class LearnedOrderModule(nn.Module):
     """x [B, L, D] -> paths int64 [B, K, L] and a weight [B, L] or None, checked; the parameters are the module's."""
 
     def __init__(self, learned: LearnedOrder, *, paths: int, width: int, grid: Grid) -> None:
@@ -22,10 +22,10 @@ class Order(nn.Module):
         self.module = learned.load()(options, width=width, grid=grid, layer=learned.layer, depth=learned.depth)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        given: Any = self.module(x)
-        if not isinstance(given, tuple) or len(given) != 2:
-            raise self._wrong("what it returns", "a pair: paths, and a weight or None", type(given).__name__)
-        paths, weight = given
+        output: Any = self.module(x)
+        if not isinstance(output, tuple) or len(output) != 2:
+            raise self._wrong("what it returns", "a pair: paths, and a weight or None", type(output).__name__)
+        paths, weight = output
         shape = (len(x), self.paths, self.tokens)
         self._check("paths", paths, shape, torch.int64)
         if weight is not None:
@@ -43,3 +43,16 @@ class Order(nn.Module):
 
     def _wrong(self, what: str, expected: str, got: str) -> CellFailed:
         return CellFailed(f"the learned order {self.target!r}: {what} is wrong", expected=expected, got=got)
+
+
+def make_order(route: Route, *, width: int, grid: Grid) -> LearnedOrderModule | None:
+    """The module of a layer's learned order; None where the order is fixed."""
+    return None if route.learned is None else LearnedOrderModule(route.learned, paths=route.K, width=width, grid=grid)
+
+
+def apply_order(order: LearnedOrderModule | None, x: Tensor) -> tuple[Tensor | None, Tensor]:
+    """The learned paths of each sample, and its tokens [B, L, D] times their weight; a fixed order changes nothing."""
+    if order is None:
+        return None, x
+    paths, weight = order(x)
+    return paths, x if weight is None else x * weight[..., None].to(x.dtype)

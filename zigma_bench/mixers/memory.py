@@ -15,6 +15,7 @@ L tokens, D width, E inner channels, N state, R rank of dt, F channels and S ste
 from __future__ import annotations
 
 from zigma_bench.errors import NotReady, UsageError
+from zigma_bench.plugins.registry import sum_by_name
 from zigma_bench.scans.route import Route
 
 NUMBER_BYTES = {"fp32": 4, "bf16": 2}
@@ -23,7 +24,7 @@ WIDE = 4  # float32
 
 
 def number_bytes(precision: str, backend: str) -> int:
-    """n; UsageError for what no formula stands for."""
+    """n, the bytes of a number; UsageError for a precision or a backend without formulas."""
     for kind, value, known in (("precision", precision, NUMBER_BYTES), ("backend", backend, STEPS_OF_A_STATE)):
         if value not in known:
             raise UsageError(
@@ -33,33 +34,36 @@ def number_bytes(precision: str, backend: str) -> int:
 
 
 def refuse_learned_order(route: Route) -> None:
+    """Raise NotReady for a route whose module saves tensors that no formula counts."""
     if route.learned is not None:
-        raise NotReady("there is no estimate of the memory of a learned order, whose module keeps what it needs")
+        raise NotReady("there is no estimate of the memory of a learned order: its module saves tensors of its own")
 
 
 def gathers_rows(route: Route) -> bool:
     """Whether rows are gathered before the operators and put back behind them: pads, and parts of the tokens."""
-    return route.pad_count > 0 or route.merge == "scatter"
+    return route.pad_count > 0 or route.merge_facts.splits_tokens
 
 
 def is_one_operator(route: Route) -> bool:
     """Whether `fused` takes the layer as one operator, which computes u and delta again."""
-    return not (gathers_rows(route) or route.stages or route.features or route.merge == "concat")
+    return gates_in_scan(route) and not (route.learned or route.features or route.merge_facts.splits_channels)
 
 
 def gates_in_scan(route: Route) -> bool:
-    """Whether the gate acts in the scan."""
-    return route.stages is None and not gathers_rows(route)
+    """Whether the gate acts in the scan of each path."""
+    return route.merge_facts.gate == "path" and not gathers_rows(route)
 
 
 def gate_memory(route: Route, n: int, L: int, E: int) -> dict[str, int]:
     """y and SiLU(z) of a gate behind the scan: once for all, or for each path."""
-    times = 1 if route.stages is not None or route.merge == "scatter" else route.K
+    times = 1 if route.merge_facts.gate == "merged" else route.K
     return {"out_proj": 2 * times * n * L * E}
 
 
 def merge_memory(route: Route, n: int, L: int, E: int) -> dict[str, int]:
-    """Rows before they are put back, and what a merge with weights multiplies."""
-    rows = (1 if route.merge == "scatter" else route.K) * n * L * E if gathers_rows(route) else 0
-    weighed = route.K * n * L * E if route.merge in ("gate", "channel-attention") else 0
-    return {"merge": rows + weighed}
+    """Rows before they are put back, and what the merge itself saves; NotReady where its plugin has no estimate."""
+    facts = route.merge_facts
+    if facts.memory is None:
+        raise NotReady(f"there is no estimate of the memory of the merge {route.merge!r}")
+    rows = (1 if facts.splits_tokens else route.K) * n * L * E if gathers_rows(route) else 0
+    return sum_by_name([{"merge": rows}, facts.memory(paths=route.K, channels=E, tokens=L, value_bytes=n)])

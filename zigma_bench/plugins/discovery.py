@@ -26,7 +26,7 @@ from zigma_bench.escaping import visible
 from zigma_bench.plugins import hookspecs
 from zigma_bench.plugins.files import plugin_files
 from zigma_bench.plugins.places import place_of
-from zigma_bench.plugins.registry import Option, Registry, Spec, guarded, scan_spec, target_spec
+from zigma_bench.plugins.registry import Option, Registry, Spec, guarded, merge_spec, scan_spec, target_spec
 from zigma_bench.system.interrupts import Escaped, contained, words_of
 
 BUILTIN = "zigma-bench"
@@ -35,6 +35,7 @@ HOOKS = {
     "register_scans": "scan",
     "register_backbones": "backbone",
     "register_mixers": "mixer",
+    "register_merges": "merge",
     "register_datasets": "dataset",
     "register_transforms": "transform",
     "register_metrics": "metric",
@@ -71,6 +72,7 @@ class Catalogue:
     scans: Registry = field(default_factory=lambda: Registry("scan"))
     backbones: Registry = field(default_factory=lambda: Registry("backbone"))
     mixers: Registry = field(default_factory=lambda: Registry("mixer"))
+    merges: Registry = field(default_factory=lambda: Registry("merge"))
     datasets: Registry = field(default_factory=lambda: Registry("dataset"))
     transforms: Registry = field(default_factory=lambda: Registry("transform"))
     metrics: Registry = field(default_factory=lambda: Registry("metric"))
@@ -91,19 +93,36 @@ class Catalogue:
             raise
 
 
+_loading: list[Catalogue] = []  # while plugins are loaded, whose modules may already make routes
+
+
 @functools.cache
 def catalogue() -> Catalogue:
     """The catalogue of this process, loaded once."""
     found = Catalogue()
+    _loading.append(found)
+    try:
+        _load(found)
+    finally:
+        _loading.remove(found)
+    for problem in found.problems:
+        print(f"zigma-bench: plugin {problem.name} ({problem.owner}) set aside: {problem.reason}", file=sys.stderr)
+    return found
+
+
+def find_spec(kind: str, name: str) -> Spec:
+    """The spec of a name; while plugins are loaded, of what those before registered."""
+    return (_loading[-1] if _loading else catalogue()).get(kind, name)
+
+
+def _load(found: Catalogue) -> None:
+    """Add the built-ins, then every plugin that is wanted."""
     for module in BUILTIN_MODULES:
         _add(found, module.rpartition(".")[2], BUILTIN, functools.partial(importlib.import_module, module))
     if found.problems:  # a broken built-in is a broken installation, not a plugin to do without
         raise NotReady(f"a part of zigma-bench itself can't be loaded: {found.problems[0].details}")
     for candidate in _wanted(_candidates()):
         _add(found, candidate.name, candidate.owner, candidate.load)
-    for problem in found.problems:
-        print(f"zigma-bench: plugin {problem.name} ({problem.owner}) set aside: {problem.reason}", file=sys.stderr)
-    return found
 
 
 def place_in_plugins(error: BaseException) -> str | None:
@@ -223,9 +242,7 @@ def specs_of(plugin: Any, name: str, owner: str) -> list[Spec]:
 
         def register(name: str, target: Any, *, kind: str = kind, **rest: Any) -> None:
             _check_name(kind, name, owner)
-            plain = kind == "scan" and not isinstance(target, str)  # a learned scan has a target, as all else has
-            make = scan_spec if plain else functools.partial(target_spec, kind)
-            spec = make(name, target, owner=owner, **rest)
+            spec = _spec_of(kind, name, target, owner=owner, **rest)
             if any((other.kind, other.name) == (kind, name) for other in specs):
                 raise UsageError(f"{owner} registers the {kind} {name!r} twice", do="keep one of them")
             for option in spec.options:
@@ -234,6 +251,15 @@ def specs_of(plugin: Any, name: str, owner: str) -> list[Spec]:
 
         getattr(plugin, hook)(register)
     return specs
+
+
+def _spec_of(kind: str, name: str, target: Any, **rest: Any) -> Spec:
+    """The spec of a registered name; the options of a plain function are those of its signature."""
+    if kind == "scan" and not isinstance(target, str):  # a learned scan has a target, as most kinds have
+        return scan_spec(name, target, **rest)
+    if kind == "merge":
+        return merge_spec(name, target, **rest)
+    return target_spec(kind, name, target, **rest)
 
 
 def _check_hooks(plugin: Any, marked: list[str]) -> None:

@@ -54,6 +54,18 @@ def register_mixers(register: Callable[..., None]) -> None:
 
 
 @hookspec
+def register_merges(register: Callable[..., None]) -> None:
+    """Add ways to merge the outputs of a layer's paths.
+
+    `register(name, "module:class", doc="...", facts=MergeFacts(...))`; `doc` is the line that lists show.
+    The class is called as `Class(paths=, channels=)` and is an `nn.Module` with `forward(outputs) -> [B, L, E]` of the
+    outputs of the paths, a list of [B, L, E]. A route names it: `Route(paths, merge="name")`. Where the facts split the
+    channels, the outputs are [B, L, E / K]. With stages it is called once a stage. Where they split the tokens it is
+    `forward(parts, x)`: of each path its tokens [V] and its rows [B, V, E], and the x [B, L, E] that the layer read.
+    """
+
+
+@hookspec
 def register_datasets(register: Callable[..., None]) -> None:
     """Add sources of images: `register(name, "module:function", options=Dataclass, facts=DatasetFacts(...))`.
 

@@ -18,11 +18,12 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from zigma_bench.errors import NotReady
+from zigma_bench.errors import NotReady, UnknownName
+from zigma_bench.plugins.discovery import BUILTIN, find_spec
+from zigma_bench.plugins.registry import MergeFacts
 from zigma_bench.scans.grid import Grid
 
 Ints = npt.NDArray[np.int64]
-Merge = Literal["sum", "mean", "concat", "gate", "channel-attention", "scatter", "cascade"]
 Share = Literal["separate", "shared"]
 PAD = -1  # in a path: an inserted token that no cell of the grid stands for
 FEW_FEATURES = 16  # ids of steps that any path may have; a long one may have as many as steps
@@ -61,9 +62,10 @@ class Route:
     """One layer's paths and what is done along them. Arrays are read-only copies; one path may be given as [S].
 
     `paths` [K, S]: the token that path k visits at step i, or -1 for a pad.
-    `merge`: `sum` and `mean` of the paths' outputs; `concat`: path k works on the k-th of K channel groups (equal
-    compute); `gate`: weights by a softmax over the paths, a sample; `channel-attention`: weights a path and channel;
-    `scatter`: the paths share the tokens out; `cascade`: a path reads what the one before it wrote.
+    `merge`: the name of a registered merge. The built-in ones: `sum` and `mean` of the paths' outputs; `concat`: path k
+    works on the k-th of K channel groups (equal compute); `gate`: weights by a softmax over the paths, a sample;
+    `channel-attention`: weights a path and channel; `scatter`: the paths share the tokens out; `cascade`: a path reads
+    what the one before it wrote.
     `share`: one set of parameters for all paths, or one a path (of no matter when K = 1).
     `segments`: lengths of independent stretches, of all paths or of each; state and convolution start anew at each.
     `pads` [K, P]: the row of a learned table for each pad of a path in its order; without it pads are zeros.
@@ -74,7 +76,7 @@ class Route:
     """
 
     paths: Ints
-    merge: Merge = "sum"
+    merge: str = "sum"
     share: Share = "separate"
     segments: tuple[Ints, ...] | None = None
     pads: Ints | None = None
@@ -83,11 +85,9 @@ class Route:
     learned: LearnedOrder | None = None
 
     def __post_init__(self) -> None:
-        for name, allowed in (("merge", typing.get_args(Merge)), ("share", typing.get_args(Share))):
-            if getattr(self, name) not in allowed:
-                raise BrokenScan(
-                    f"a route has an unknown {name}", expected=" or ".join(allowed), got=getattr(self, name)
-                )
+        if self.share not in (allowed := typing.get_args(Share)):
+            raise BrokenScan("a route has an unknown share", expected=" or ".join(allowed), got=self.share)
+        facts = _known_merge(self.merge)
         self._set("paths", _whole_numbers("path", self.paths))
         if self.segments is not None:
             self._set("segments", _lengths(self.segments, self.K, self.steps))
@@ -95,12 +95,12 @@ class Route:
             self._set("pads", self._checked_pads())
         if self.step_feature is not None:
             self._set("step_feature", self._checked_features())
-        if (self.merge == "cascade") != (self.stages is not None):
-            if self.merge != "cascade":
-                raise BrokenScan("only a cascade has stages", expected="stages=None", got=self.stages)
-            self._set("stages", (1,) * self.K)
-        if self.stages is not None:
-            self._set("stages", self._checked_stages())
+        if self.stages is not None and not facts.has_stages:
+            raise BrokenScan("only a merge of stages has stages", expected="stages=None", got=self.stages)
+        if facts.has_stages:
+            self._set("stages", (1,) * self.K if self.stages is None else self._checked_stages())
+        if self.learned is not None and facts.splits_tokens:
+            raise BrokenScan("a learned order visits all tokens", expected="another merge", got=self.merge)
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
@@ -137,6 +137,11 @@ class Route:
         return tuple(stages or ())
 
     @property
+    def merge_facts(self) -> MergeFacts:
+        """What the merge's plugin registered about it."""
+        return _known_merge(self.merge)
+
+    @property
     def K(self) -> int:
         """The number of paths."""
         return len(self.paths)
@@ -169,13 +174,13 @@ class Route:
     @property
     def bijective(self) -> bool:
         """Whether every path visits every token once and nothing else, in one stretch."""
-        return self.segments is None and self.merge != "scatter" and self.steps == self.tokens
+        return self.segments is None and not self.merge_facts.splits_tokens and self.steps == self.tokens
 
     @property
     def scanned_ratio(self) -> float:
         """Tokens scanned in the layer, over L; a channel group counts by its share of the channels."""
         ratio = self.paths.size / self.tokens
-        return ratio / self.K if self.merge == "concat" else ratio
+        return ratio / self.K if self.merge_facts.splits_channels else ratio
 
     @cached_property
     def inverse(self) -> Ints:
@@ -195,8 +200,10 @@ class Route:
 
     @cached_property
     def digest(self) -> str:
-        """sha256, 64 hex digits, of all fields: equal exactly when the routes are."""
+        """sha256, 64 hex digits, of all fields and of the owner of a plugin's merge: equal for equal routes alone."""
         header: dict[str, Any] = {"merge": self.merge, "share": self.share, "shape": self.paths.shape}
+        if (owner := find_spec("merge", self.merge).owner) != BUILTIN:
+            header["merge_owner"] = owner
         arrays = [self.paths]
         for name in ("pads", "step_feature"):
             if (array := getattr(self, name)) is not None:
@@ -223,9 +230,9 @@ class Route:
     def check(self, grid: Grid, who: str) -> None:
         """Raise BrokenScan, told as `who`, unless every path visits every token of the grid exactly once.
 
-        Of a scatter that holds of its paths together.
+        Where the merge splits the tokens, the paths together must.
         """
-        together = self.merge == "scatter"
+        together = self.merge_facts.splits_tokens
         walks = [self.paths.reshape(-1)] if together else list(self.paths)
         for number, path in enumerate(walks):
             if _visits_all(path, grid.tokens):
@@ -237,6 +244,19 @@ class Route:
                 expected=f"each of the {grid.tokens} tokens of the grid {grid} exactly once",
                 do=do,
             )
+
+
+def _known_merge(name: Any) -> MergeFacts:
+    """What is registered about a merge; BrokenScan for a name that no merge has."""
+    if not isinstance(name, str):
+        raise BrokenScan("the merge of a route is a name", expected="a text", got=name)
+    try:
+        facts: MergeFacts = find_spec("merge", name).facts
+    except UnknownName as error:
+        raise BrokenScan(
+            "a route has an unknown merge", expected=error.expected, got=name, nearest=error.nearest, do=error.do
+        ) from None
+    return facts
 
 
 def _frozen(array: Ints) -> Ints:

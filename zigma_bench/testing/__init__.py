@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from zigma_bench.plugins.registry import Spec
-from zigma_bench.testing.lookup import NeedsOptions, find, registered
+from zigma_bench.testing.lookup import NeedsOptions, as_registered, find, registered
 from zigma_bench.testing.report import Check, Report
 from zigma_bench.testing.scan import GRIDS, ScanReport, check_scan, scan_report
 
@@ -30,7 +30,8 @@ def check_plugin(plugin: ModuleType) -> tuple[Report, ...]:
     specs = registered(plugin)
     if not specs:
         raise AssertionError(f"{plugin.__name__}: expected at least one thing registered, got none")
-    return tuple(report_of(spec, plugin=plugin).require() for spec in specs)
+    with as_registered(specs):
+        return tuple(report_of(spec, plugin=plugin).require() for spec in specs)
 
 
 def check_backbone(backbone: str | Spec, *, plugin: ModuleType | None = None, **options: Any) -> Report:
@@ -44,6 +45,11 @@ def check_backbone(backbone: str | Spec, *, plugin: ModuleType | None = None, **
 def check_mixer(mixer: str | Spec, *, plugin: ModuleType | None = None, **options: Any) -> Report:
     """Check a mixer in a block of width 32 on a grid of 4 x 6, along every route that it does not refuse."""
     return _check("mixer", mixer, plugin, options)
+
+
+def check_merge(merge: str | Spec, *, plugin: ModuleType | None = None) -> Report:
+    """Check a merge of two paths alone, and in the mixer mamba of width 32 on a grid of 4 x 6."""
+    return _check("merge", merge, plugin, {})
 
 
 def check_metric(metric: str | Spec, *, plugin: ModuleType | None = None, **options: Any) -> Report:
@@ -62,7 +68,9 @@ def check_transform(transform: str | Spec, *, plugin: ModuleType | None = None, 
 
 
 def _check(kind: str, wanted: str | Spec, plugin: ModuleType | None, options: Mapping[str, Any]) -> Report:
-    return report_of(find(kind, wanted, plugin), plugin=plugin, options=options).require()
+    spec = find(kind, wanted, plugin)
+    with as_registered([spec] if plugin is None else registered(plugin)):
+        return report_of(spec, plugin=plugin, options=options).require()
 
 
 def report_of(spec: Spec, *, plugin: ModuleType | None = None, options: Mapping[str, Any] | None = None) -> Report:
@@ -73,6 +81,8 @@ def report_of(spec: Spec, *, plugin: ModuleType | None = None, options: Mapping[
         from zigma_bench.testing.backbone import backbone_report as report
     elif spec.kind == "mixer":
         from zigma_bench.testing.mixer import mixer_report as report
+    elif spec.kind == "merge":
+        from zigma_bench.testing.merge import merge_report as report
     elif spec.kind == "metric":
         from zigma_bench.testing.metric import metric_report as report
     elif spec.kind == "dataset":
@@ -84,6 +94,18 @@ def report_of(spec: Spec, *, plugin: ModuleType | None = None, options: Mapping[
 
 
 __all__ = [
-    "GRIDS", "Check", "NeedsOptions", "Report", "ScanReport", "check_backbone", "check_dataset", "check_metric",
-    "check_mixer", "check_plugin", "check_scan", "check_transform", "report_of",
+    "GRIDS",
+    "Check",
+    "NeedsOptions",
+    "Report",
+    "ScanReport",
+    "check_backbone",
+    "check_dataset",
+    "check_merge",
+    "check_metric",
+    "check_mixer",
+    "check_plugin",
+    "check_scan",
+    "check_transform",
+    "report_of",
 ]  # fmt: skip

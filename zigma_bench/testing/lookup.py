@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import subprocess
 import sys
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any, Literal
 
@@ -38,6 +39,18 @@ def registered(plugin: ModuleType) -> list[Spec]:
     from zigma_bench.plugins.discovery import specs_of
 
     return specs_of(plugin, plugin.__name__, f"module {plugin.__name__}")
+
+
+@contextlib.contextmanager
+def as_registered(specs: Sequence[Spec]) -> Iterator[None]:
+    """Inside, what a plugin that is not installed registers is found by its name, such as the merge of its scan."""
+    from zigma_bench.plugins.discovery import catalogue
+
+    with contextlib.ExitStack() as stack:
+        for kind in {spec.kind for spec in specs}:
+            added = [spec for spec in specs if spec.kind == kind]
+            stack.enter_context(catalogue().registry(kind).holding(added))
+        yield
 
 
 def required_values(spec: Spec, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -94,6 +107,8 @@ def light_module(spec: Spec, plugin: ModuleType | None = None) -> str:
     """The module that a plan imports for a spec, and that must do without torch."""
     if plugin is not None:
         return plugin.__name__
+    if spec.kind == "merge":
+        return str(spec.facts.cost.__module__)
     if isinstance(spec.target, str):
         assert spec.options_class is not None
         return spec.options_class.__module__

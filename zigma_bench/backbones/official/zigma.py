@@ -17,7 +17,7 @@ from zigma_bench.backbones.zigma.network import Block, TextBlock, Zigma
 from zigma_bench.errors import NotReady
 from zigma_bench.layers.conditioning import Labels, Text
 from zigma_bench.layers.options import Positive, Rate
-from zigma_bench.mixers.mamba.mixer import Branch
+from zigma_bench.mixers.mamba.mixer import MambaBranch
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.scans.grid import Grid
 
@@ -161,7 +161,7 @@ def _block(name: str, block: Any) -> Iterator[Weight]:
     yield from linear(f"{name}.msa.to_out.0", block.text_attention.out)
 
 
-def _branch(name: str, suffix: str, branch: Branch) -> Iterator[Weight]:
+def _branch(name: str, suffix: str, branch: MambaBranch) -> Iterator[Weight]:
     """One direction's parameters; those of the backward one are marked `_b`."""
     yield weight(f"{name}.A{suffix}_log", branch.A_log)
     yield weight(f"{name}.D{suffix}", branch.D)

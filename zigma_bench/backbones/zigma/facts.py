@@ -23,8 +23,8 @@ from zigma_bench.layers.costs import (
 )
 from zigma_bench.layers.options import Depth, Positive, Rate, WithText
 from zigma_bench.mixers.block import DEFAULT_CONV, DEFAULT_EXPAND, DEFAULT_STATE
+from zigma_bench.mixers.lookup import check_mixer_fits, mixer_cost, mixer_memory
 from zigma_bench.mixers.memory import WIDE, number_bytes
-from zigma_bench.mixers.registered import check_mixer_fits, mixer_cost, mixer_kept
 from zigma_bench.plugins.registry import Cost, added, sum_by_name
 from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.route import Route
@@ -187,6 +187,6 @@ def zigma_memory(
     keys = [(route.digest, repr(options.layer(number).mixer)) for number, route in enumerate(routes)]
     for number, (key, route) in enumerate(zip(keys, routes, strict=True)):
         if key not in known:
-            known[key] = sum_by_name([layer, mixer_kept(options.layer(number), route=route, **given)])
+            known[key] = sum_by_name([layer, mixer_memory(options.layer(number), route=route, **given)])
     ends = {"patch_embed": n * L * options.patch**2 * channels, "final": norm + WIDE * L * D + n * L * D}
     return sum_by_name([ends, *(known[key] for key in keys)])

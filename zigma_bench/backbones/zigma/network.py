@@ -23,8 +23,8 @@ from zigma_bench.layers.attention import CrossAttention
 from zigma_bench.layers.conditioning import Text, check_mask, make_condition, pooled, refuse_condition
 from zigma_bench.layers.embed import DropPath, PatchEmbed, Positions, TimeEmbed, ZeroLinear, check_images, unpatchify
 from zigma_bench.layers.stack import Stack
+from zigma_bench.mixers.lookup import make_mixer
 from zigma_bench.mixers.mamba.mixer import MambaMixer
-from zigma_bench.mixers.registered import make_mixer
 from zigma_bench.ops.backends import available
 from zigma_bench.ops.modulated_norm import modulated_norm
 from zigma_bench.ops.residual_norm import residual_norm

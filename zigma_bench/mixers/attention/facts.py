@@ -1,16 +1,23 @@
 """Softmax attention as a mixer: options, checks and cost. This module imports no torch.
 
-D width, K paths of a layer, S steps of a path. Attention with a mask counts all pairs of steps, as it computes them.
+D width, K paths of a layer, F channels and S steps of a path. Attention with a mask counts all pairs of steps, as it
+computes them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from zigma_bench.errors import NotReady
 from zigma_bench.layers.options import Positive, head_count
 from zigma_bench.mixers.block import BlockOptions
-from zigma_bench.mixers.costs import branch_count, merge_parameters, refuse_unused, with_order
+from zigma_bench.mixers.costs import (
+    branch_count,
+    check_merge_fits,
+    merge_cost,
+    path_channels,
+    refuse_unused,
+    with_order,
+)
 from zigma_bench.plugins.registry import Cost
 from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.route import Route
@@ -18,9 +25,9 @@ from zigma_bench.scans.route import Route
 
 @dataclass(frozen=True)
 class AttentionOptions:
-    """Softmax attention along each path of the layer's route: one that visits every token once does not matter to it.
+    """Softmax attention along each path of the layer's route; the order of the tokens does not change its output.
 
-    `heads` of a path; without it one for every 64 channels, else one for every 32.
+    `heads`: of one path; without it, one for every 64 channels where 64 divides them, else one for every 32.
     """
 
     heads: Positive | None = None
@@ -29,29 +36,24 @@ class AttentionOptions:
 def attention_cost(options: AttentionOptions, *, block: BlockOptions, grid: Grid, route: Route) -> Cost:
     """One attention mixer: a branch for each path with own parameters, or one for all; pads attend like tokens."""
     D, K, S = block.width, route.K, route.steps
-    F = D // K if route.merge == "concat" else D  # channels of a path
-    branches, merge = branch_count(route), merge_parameters(route, D)
+    F, branches = path_channels(route, D), branch_count(route)
+    merge = merge_cost(route, channels=D, grid=grid)
     parts = {
         "pads": route.pad_rows * D,
         "attention_proj": branches * (3 * F * F + 3 * F) + D * D + D,
         "attention": branches * route.features * F,  # the vectors of steps
-        "merge": merge,
+        "merge": merge.parameters,
     }
     flops = {
         "attention_proj": K * 6 * S * F * F + 2 * grid.tokens * D * D,
         "attention": K * 4 * S * S * F,
-        "merge": 2 * K * K * D if merge else 0,
+        "merge": merge.total_flops,
     }
     return with_order(Cost.of(parts, flops), route, width=D, grid=grid)
 
 
 def check_attention(options: AttentionOptions, *, block: BlockOptions, grid: Grid, route: Route) -> None:
-    """Groups of channels and heads must divide, and what only Mamba has a use for stays at its default."""
+    """The merge must serve the width, heads divide a path's channels, and Mamba's options stay at their defaults."""
     refuse_unused("attention", block, ("expand", "state", "conv"))
-    if route.merge == "concat" and block.width % route.K:
-        raise NotReady(
-            f"the scan gives each of its {route.K} paths a group of channels, and a width of {block.width} is no "
-            f"multiple of {route.K}",
-            do="choose another width, or fewer paths",
-        )
-    head_count(block.width // route.K if route.merge == "concat" else block.width, options.heads)
+    check_merge_fits(route, block.width)
+    head_count(path_channels(route, block.width), options.heads)

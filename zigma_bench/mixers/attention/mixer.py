@@ -1,9 +1,9 @@
 """Softmax attention as a mixer along a route: the null test of an order.
 
-Attention knows no order, and positions are added before the scan. So along a path that visits every token once in one
-stretch it gives what it gives along any other; rows are gathered and put back all the same, which is what such a test
-is to try. Segments, parts of a scatter and groups of channels attend to themselves; a pad is a learned row of the
-mixer's input; the vector of a step's id adds to its key, as it adds to B in Mamba.
+Attention does not depend on the order of its rows, and positions are added before the scan. So its output is the same
+along all paths that visit every token once in one segment. The rows are still gathered and put back, which is what the
+null test tests. Segments, parts of a scatter and groups of channels attend to themselves. A pad is a learned row of the
+mixer's input. The vector of a step's id is added to its key, as it is added to B in Mamba.
 
 B batch, L tokens, S steps, C channels of a path, D width, h heads.
 """
@@ -16,15 +16,16 @@ from torch import Tensor, nn
 from zigma_bench.layers.attention import XavierLinear
 from zigma_bench.layers.init import Draw, normal_
 from zigma_bench.layers.options import head_count
-from zigma_bench.mixers.along_route import Routed, RowOperator, ordered
+from zigma_bench.mixers.along_route import GatheringBranch, RoutedBranches
 from zigma_bench.mixers.attention.facts import AttentionOptions
 from zigma_bench.mixers.block import BlockOptions
-from zigma_bench.mixers.learned_order import Order
+from zigma_bench.mixers.costs import path_channels
+from zigma_bench.mixers.learned_order import apply_order, make_order
 from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.route import Route
 
 
-class Branch(RowOperator):
+class AttentionBranch(GatheringBranch):
     """One path's projections and attention: [B, S, C] -> [B, S, C]."""
 
     def __init__(self, channels: int, heads: int, features: int) -> None:
@@ -33,7 +34,7 @@ class Branch(RowOperator):
         self.qkv = XavierLinear(channels, 3 * channels)
         self.ids = StepKeys(features, channels) if features else None
 
-    def rows(self, x: Tensor, since: Tensor | None, features: Tensor | None) -> Tensor:
+    def mix_rows(self, x: Tensor, since: Tensor | None, features: Tensor | None) -> Tensor:
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         if self.ids is not None:
             assert features is not None
@@ -65,14 +66,17 @@ class AttentionMixer(nn.Module):
         self, options: AttentionOptions, *, block: BlockOptions, grid: Grid, route: Route, backend: str
     ) -> None:
         super().__init__()
-        D, K = block.width, route.K
-        channels = D // K if route.merge == "concat" else D
+        D = block.width
+        channels = path_channels(route, D)
         heads = head_count(channels, options.heads)
-        self.order = None if route.learned is None else Order(route.learned, paths=K, width=D, grid=grid)
-        branches = [Branch(channels, heads, route.features) for _ in range(K if route.share == "separate" else 1)]
-        self.routed = Routed(route, branches, channels=D, learned_pads=True)
+        self.order = make_order(route, width=D, grid=grid)
+
+        def make_branch(number: int) -> AttentionBranch:
+            return AttentionBranch(channels, heads, route.features)
+
+        self.routed = RoutedBranches(route, make_branch, channels=D, learned_pads=True)
         self.out = XavierLinear(D, D)
 
     def forward(self, x: Tensor) -> Tensor:
-        paths, x = ordered(self.order, x)
-        return self.out(self.routed(x, paths))  # type: ignore[no-any-return]
+        learned, x = apply_order(self.order, x)
+        return self.out(self.routed(x, learned))  # type: ignore[no-any-return]

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from zigma_bench.mixers.block import BlockOptions
-from zigma_bench.mixers.costs import merge_parameters, refuse_unused, with_order
-from zigma_bench.mixers.mamba.facts import MambaOptions, check_mamba
+from zigma_bench.mixers.costs import check_merge_fits, merge_cost, refuse_unused, with_order
 from zigma_bench.plugins.registry import Cost
 from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.route import Route
@@ -19,14 +18,14 @@ class IdentityOptions:
 
 def identity_cost(options: IdentityOptions, *, block: BlockOptions, grid: Grid, route: Route) -> Cost:
     """One identity mixer: Mamba's two projections of a layer, and the merge."""
-    D, E, L, K = block.width, block.inner, grid.tokens, route.K
-    merge = merge_parameters(route, E)
-    flops = {"in_proj": 4 * L * D * E, "merge": 2 * K * K * E if merge else 0, "out_proj": 2 * L * E * D}
-    parts = {"in_proj": 2 * D * E, "merge": merge, "out_proj": D * E}
+    D, E, L = block.width, block.inner, grid.tokens
+    merge = merge_cost(route, channels=E, grid=grid)
+    flops = {"in_proj": 4 * L * D * E, "merge": merge.total_flops, "out_proj": 2 * L * E * D}
+    parts = {"in_proj": 2 * D * E, "merge": merge.parameters, "out_proj": D * E}
     return with_order(Cost.of(parts, flops), route, width=D, grid=grid)
 
 
 def check_identity(options: IdentityOptions, *, block: BlockOptions, grid: Grid, route: Route) -> None:
-    """Groups of channels must divide, and what only Mamba has a use for stays at its default."""
+    """The merge must serve the inner channels, and the options of Mamba's scan stay at their defaults."""
     refuse_unused("identity", block, ("state", "conv"))
-    check_mamba(MambaOptions(), block=block, grid=grid, route=route)
+    check_merge_fits(route, block.inner)

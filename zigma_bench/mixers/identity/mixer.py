@@ -1,8 +1,8 @@
 """The identity as a mixer along a route: Mamba's mixer without its convolution and its scan.
 
-What is left acts on each token alone: no token learns of another, so no order of tokens can matter. It is the control
-of what the projections and the gate do by themselves, and, as rows are gathered and put back along the paths, a null
-test of the route. Pads are zeros that nobody reads, and ids of steps have nothing to add to.
+The rest acts on each token alone, so the order of the tokens can't matter. This mixer is a control: it shows what the
+projections and the gate contribute without a sequence operator. It is also a null test of the route, because its rows
+are gathered along the paths and put back. Pads are zeros that no output depends on, and step ids have no effect.
 
 B batch, L tokens, D width, E inner channels, K paths.
 """
@@ -11,19 +11,19 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from zigma_bench.mixers.along_route import Routed, RowOperator, ordered
+from zigma_bench.mixers.along_route import GatheringBranch, RoutedBranches
 from zigma_bench.mixers.block import BlockOptions
 from zigma_bench.mixers.identity.facts import IdentityOptions
-from zigma_bench.mixers.learned_order import Order
+from zigma_bench.mixers.learned_order import apply_order, make_order
 from zigma_bench.mixers.mamba.mixer import OutProjection
 from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.route import Route
 
 
-class Same(RowOperator):
+class IdentityBranch(GatheringBranch):
     """Rows as they are."""
 
-    def rows(self, x: Tensor, since: Tensor | None, features: Tensor | None) -> Tensor:
+    def mix_rows(self, x: Tensor, since: Tensor | None, features: Tensor | None) -> Tensor:
         return x
 
 
@@ -34,14 +34,13 @@ class IdentityMixer(nn.Module):
         self, options: IdentityOptions, *, block: BlockOptions, grid: Grid, route: Route, backend: str
     ) -> None:
         super().__init__()
-        E, K = block.inner, route.K
-        self.order = None if route.learned is None else Order(route.learned, paths=K, width=block.width, grid=grid)
+        E = block.inner
+        self.order = make_order(route, width=block.width, grid=grid)
         self.in_proj = nn.Linear(block.width, 2 * E, bias=False)
-        branches = [Same() for _ in range(K if route.share == "separate" else 1)]
-        self.routed = Routed(route, branches, channels=E, learned_pads=False)
+        self.routed = RoutedBranches(route, lambda number: IdentityBranch(), channels=E, learned_pads=False)
         self.out_proj = OutProjection(E, block.width, block.depth)
 
     def forward(self, x: Tensor) -> Tensor:
-        paths, x = ordered(self.order, x)
+        learned, x = apply_order(self.order, x)
         x, z = self.in_proj(x).chunk(2, dim=-1)  # [B, L, E] each
-        return self.out_proj(self.routed(x, paths) * nn.functional.silu(z))  # type: ignore[no-any-return]
+        return self.out_proj(self.routed(x, learned) * nn.functional.silu(z))  # type: ignore[no-any-return]

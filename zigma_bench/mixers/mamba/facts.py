@@ -1,15 +1,15 @@
 """The Mamba mixer (S6): options, checks, cost and activation memory. This module imports no torch.
 
-L tokens, D width, E inner channels, N state, R rank of dt, W conv window, K paths of a layer, S steps of a path.
+L tokens, D width, E inner channels, N state, R rank of dt, W conv window, K paths of a layer,
+F channels and S steps of a path.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from zigma_bench.errors import NotReady
 from zigma_bench.mixers.block import BlockOptions
-from zigma_bench.mixers.costs import branch_count, merge_parameters, with_order
+from zigma_bench.mixers.costs import branch_count, check_merge_fits, merge_cost, path_channels, with_order
 from zigma_bench.mixers.memory import (
     STEPS_OF_A_STATE,
     WIDE,
@@ -33,11 +33,11 @@ class MambaOptions:
 
 
 def mamba_cost(options: MambaOptions, *, block: BlockOptions, grid: Grid, route: Route) -> Cost:
-    """One Mamba mixer: a branch for each path with own parameters, or one for all; pads are walked like tokens."""
+    """One Mamba mixer: a branch for each path with own parameters, or one for all; pads cost what tokens cost."""
     D, E, N, R, W = block.width, block.inner, block.state, block.dt_rank, block.conv
     L, K, S = grid.tokens, route.K, route.steps
-    F = E // K if route.merge == "concat" else E  # channels of a path
-    branches, merge = branch_count(route), merge_parameters(route, E)
+    F, branches = path_channels(route, E), branch_count(route)
+    merge = merge_cost(route, channels=E, grid=grid)
     parts = {
         "in_proj": 2 * D * E,
         "pads": route.pad_rows * E,
@@ -45,7 +45,7 @@ def mamba_cost(options: MambaOptions, *, block: BlockOptions, grid: Grid, route:
         "x_proj": branches * F * (R + 2 * N),
         "dt_proj": branches * (R * F + F),
         "scan": branches * (F * N + F + route.features * N),  # A, D and the vectors of steps
-        "merge": merge,
+        "merge": merge.parameters,
         "out_proj": E * D,
     }
     flops = {
@@ -54,20 +54,15 @@ def mamba_cost(options: MambaOptions, *, block: BlockOptions, grid: Grid, route:
         "x_proj": K * 2 * S * F * (R + 2 * N),
         "dt_proj": K * 2 * S * R * F,
         "scan": K * SELECTIVE_SCAN * S * F * N,
-        "merge": 2 * K * K * E if merge else 0,
+        "merge": merge.total_flops,
         "out_proj": 2 * L * E * D,
     }
     return with_order(Cost.of(parts, flops), route, width=D, grid=grid)
 
 
 def check_mamba(options: MambaOptions, *, block: BlockOptions, grid: Grid, route: Route) -> None:
-    """Channel groups must divide the inner channels."""
-    if route.merge == "concat" and block.inner % route.K:
-        raise NotReady(
-            f"the scan gives each of its {route.K} paths a group of channels, and {block.inner} inner channels are no "
-            f"multiple of {route.K}",
-            do="choose another width, or fewer paths",
-        )
+    """The merge must serve the inner channels."""
+    check_merge_fits(route, block.inner)
 
 
 def mamba_memory(
@@ -79,7 +74,7 @@ def mamba_memory(
     paths = [_path_memory(block, route, backend, n)] * route.K
     copied = backend != "fused" and n < WIDE and gates_in_scan(route)  # the halves of in_proj's output
     in_place = not gathers_rows(route) and (backend == "fused" or (backend == "cpu" and n == WIDE))
-    half, again = n * L * E, backend == "fused" and is_one_operator(route) and route.merge == "sum"  # y
+    half, again = n * L * E, backend == "fused" and is_one_operator(route) and route.merge_facts.is_sum  # y
     in_proj = (
         n * L * D * (not (backend == "fused" and is_one_operator(route)))
     )  # else it is computed again by the norm before
@@ -92,7 +87,7 @@ def mamba_memory(
 def _path_memory(block: BlockOptions, route: Route, backend: str, n: int) -> dict[str, int]:
     """What a path adds to in_proj's output."""
     N, R, S = block.state, block.dt_rank, route.steps
-    F = block.inner // route.K if route.merge == "concat" else block.inner
+    F = path_channels(route, block.inner)
     states = WIDE * F * N * -(-S // STEPS_OF_A_STATE[backend])
     projected, copies = n * S * (R + 2 * N), 0 if n == WIDE else WIDE * S * F
     gathered = n * S * F if gathers_rows(route) and backend != "torch" else 0

@@ -1,6 +1,7 @@
 """The Mamba-2 mixer (SSD): options, checks, cost and activation memory. This module imports no torch.
 
-L tokens, D width, E inner channels, N state, H heads, G groups, W conv window, K paths of a layer, S steps of a path.
+L tokens, D width, E inner channels, N state, H heads, G groups, W conv window, K paths of a layer,
+F channels and S steps of a path.
 """
 
 from __future__ import annotations
@@ -10,8 +11,7 @@ from dataclasses import dataclass
 from zigma_bench.errors import NotReady
 from zigma_bench.layers.options import Positive
 from zigma_bench.mixers.block import DEFAULT_STATE, BlockOptions
-from zigma_bench.mixers.costs import branch_count, merge_parameters, with_order
-from zigma_bench.mixers.mamba.facts import MambaOptions, check_mamba
+from zigma_bench.mixers.costs import branch_count, check_merge_fits, merge_cost, path_channels, with_order
 from zigma_bench.mixers.memory import WIDE, gathers_rows, merge_memory, number_bytes, refuse_learned_order
 from zigma_bench.ops.counts import SSD
 from zigma_bench.plugins.registry import Cost, sum_by_name
@@ -55,35 +55,35 @@ def mamba2_cost(options: Mamba2Options, *, block: BlockOptions, grid: Grid, rout
     """One Mamba-2 mixer: a branch for each path with own parameters, or one for all; pads are projected like tokens."""
     D, E, N, G, W = block.width, block.inner, options.state, options.groups, block.conv
     L, K, S = grid.tokens, route.K, route.steps
-    F = E // K if route.merge == "concat" else E  # channels of a path
+    F = path_channels(route, E)
     H = options.heads(F)
     chosen, convolved = 2 * G * N + H, F + 2 * G * N  # B, C and dt; x, B and C
-    branches, merge = branch_count(route), merge_parameters(route, E)
+    branches, merge = branch_count(route), merge_cost(route, channels=E, grid=grid)
     parts = {
         "in_proj": 2 * D * E,
         "pads": route.pad_rows * D,
         "bcdt_proj": branches * D * chosen,
         "conv": branches * (convolved * W + convolved),
         "scan": branches * (3 * H + route.features * G * N),  # dt bias, A, D and the vectors of steps
-        "merge": merge,
+        "merge": merge.parameters,
         "norm": E,
         "out_proj": E * D,
     }
     projected = L + (route.pad_rows or int(route.pad_count > 0))
     flops = {
         "in_proj": 4 * projected * D * E,
-        "bcdt_proj": (K * S if route.merge == "scatter" else branches * projected) * 2 * D * chosen,
+        "bcdt_proj": (K * S if route.merge_facts.splits_tokens else branches * projected) * 2 * D * chosen,
         "conv": K * 2 * S * convolved * W,
         "scan": K * SSD * S * F * N,
-        "merge": 2 * K * K * E if merge else 0,
+        "merge": merge.total_flops,
         "out_proj": 2 * L * E * D,
     }
     return with_order(Cost.of(parts, flops), route, width=D, grid=grid)
 
 
 def check_mamba2(options: Mamba2Options, *, block: BlockOptions, grid: Grid, route: Route) -> None:
-    """Channel groups must divide the inner channels, and heads those of a path; the state is the mixer's own option."""
-    check_mamba(MambaOptions(), block=block, grid=grid, route=route)
+    """The merge must serve the inner channels, and heads divide a path's; the state is the mixer's own option."""
+    check_merge_fits(route, block.inner)
     default = DEFAULT_STATE
     if block.state != default:
         raise NotReady(
@@ -92,7 +92,7 @@ def check_mamba2(options: Mamba2Options, *, block: BlockOptions, grid: Grid, rou
             got=block.state,
             do="leave it out, and say mixer: {name: mamba-2, state: ...}",
         )
-    options.heads(block.inner // route.K if route.merge == "concat" else block.inner)
+    options.heads(path_channels(route, block.inner))
 
 
 def mamba2_memory(
@@ -101,14 +101,16 @@ def mamba2_memory(
     """One Mamba-2 mixer, whose scan computes its chunks again."""
     refuse_learned_order(route)
     n, E, D, L = number_bytes(precision, backend), block.inner, block.width, grid.tokens
-    F, S = E // route.K if route.merge == "concat" else E, route.steps
+    F, S = path_channels(route, E), route.steps
     H, BC, K = options.heads(F), 2 * options.groups * options.state, route.K
-    once = 1 if route.share == "shared" and route.merge != "concat" else K  # [x | B | C | dt], one for paths that share
+    once = (
+        1 if route.share == "shared" and not route.merge_facts.splits_channels else K
+    )  # [x | B | C | dt], one for paths that share
     rows = {"conv": n * S * (F + BC + H) * (K if gathers_rows(route) else once)}
     if backend == "torch" or (n < WIDE and backend == "cpu"):  # float32 in order, and the sums before SiLU
         rows = {"conv": (2 if backend == "torch" else 1) * K * WIDE * S * (F + BC)}
     projected = 0 if n == WIDE else once * n * L * D  # another copy of the token in bfloat16
-    projected = K * n * S * (F + D) if route.merge == "scatter" else projected
+    projected = K * n * S * D if route.merge_facts.splits_tokens else projected
     scan = K * (n * S * (F + BC) + WIDE * S * H)
     normed = 3 if backend == "fused" else 4  # y, SiLU(z), their product
     z = 2 * n * L * E if n == WIDE else WIDE * L * E  # in_proj's output, or a copy of its half

@@ -6,12 +6,22 @@ from zigma_bench.plugins.registry.facts import (
     DataFacts,
     DatasetFacts,
     LearnedScan,
+    MergeFacts,
     MetricFacts,
     MixerFacts,
     TransformFacts,
 )
 from zigma_bench.plugins.registry.guard import guarded
-from zigma_bench.plugins.registry.specs import RESERVED, Option, Registry, Spec, load_target, scan_spec, target_spec
+from zigma_bench.plugins.registry.specs import (
+    RESERVED,
+    Option,
+    Registry,
+    Spec,
+    load_target,
+    merge_spec,
+    scan_spec,
+    target_spec,
+)
 
 __all__ = [
     "RESERVED",
@@ -21,6 +31,7 @@ __all__ = [
     "DataFacts",
     "DatasetFacts",
     "LearnedScan",
+    "MergeFacts",
     "MetricFacts",
     "Missing",
     "MixerFacts",
@@ -31,6 +42,7 @@ __all__ = [
     "added",
     "guarded",
     "load_target",
+    "merge_spec",
     "scan_spec",
     "sum_by_name",
     "target_spec",

@@ -19,8 +19,8 @@ class BackboneFacts:
     `sizes`: named sizes to option values. `cost(options, grid=, channels=, routes=) -> Cost`.
     `check(options, grid=, routes=)` raises NotReady for a geometry that does not fit.
     `smoke`: the option values of a toy. `condition(options)`: what the network is given as y beside x and t, or None.
-    `kept(options, grid=, channels=, routes=, backend=, precision=)`: bytes that a training step keeps of one image, by
-    operator, for a resolved backend and fp32 or bf16; without it nobody knows.
+    `memory(options, grid=, channels=, routes=, backend=, precision=)`: the activation memory, bytes that a training
+    step saves of one image, by operator, for a resolved backend and fp32 or bf16; without it there is no estimate.
     """
 
     order: Literal["scan", "free"]
@@ -30,7 +30,7 @@ class BackboneFacts:
     check: Callable[..., None] | None = None
     smoke: Mapping[str, Any] = field(default_factory=dict)
     condition: Callable[[Any], Condition | None] = lambda options: None
-    kept: Callable[..., Mapping[str, int]] | None = None
+    memory: Callable[..., Mapping[str, int]] | None = None
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,53 @@ class MixerFacts:
     """What a plan must know of a mixer without building it.
 
     `cost(options, block=, grid=, route=) -> Cost` of one layer. `check(options, block=, grid=, route=)` raises NotReady
-    for a route that the mixer can't follow; without it the mixer must follow any. `kept(options, block=, grid=, route=,
-    backend=, precision=)`: the bytes that a training step keeps of one layer and image, by operator.
+    for a route that the mixer can't follow; without it the mixer must follow any. `memory(options, block=, grid=,
+    route=, backend=, precision=)`: the activation memory, bytes that a training step saves of one layer and image, by
+    operator; without it there is no estimate.
     """
 
     cost: Callable[..., Cost]
     check: Callable[..., None] | None = None
-    kept: Callable[..., Mapping[str, int]] | None = None
+    memory: Callable[..., Mapping[str, int]] | None = None
+
+
+@dataclass(frozen=True)
+class MergeFacts:
+    """What a plan and a mixer must know of a merge without building it.
+
+    `cost(paths=, channels=, tokens=) -> Cost` of one layer; without it the merge has no parameters and no FLOPs that
+    count. `memory(paths=, channels=, tokens=, value_bytes=)`: the activation memory of the merge, bytes of one layer
+    and image by operator; without it there is no estimate. `check(route=, channels=)` raises NotReady for a route or a
+    number of channels that the merge can't serve.
+    `gate`: what a mixer's gate SiLU(z) multiplies: the output of each `path`, inside its scan, or the `merged` output.
+    `is_sum`: the merge is the plain sum, which one operator may compute together with the output projection.
+    At most one of three: `splits_channels`: path k works on the k-th of K groups of channels; `splits_tokens`: the
+    paths share the tokens out, and together visit each once; `has_stages`: the paths form stages, each of which reads
+    what the stage before it wrote. In the last two only the merged output can be gated.
+    """
+
+    cost: Callable[..., Cost] = lambda **sizes: Cost.of({}, {})
+    memory: Callable[..., Mapping[str, int]] | None = None
+    check: Callable[..., None] | None = None
+    gate: Literal["path", "merged"] = "path"
+    is_sum: bool = False
+    splits_channels: bool = False
+    splits_tokens: bool = False
+    has_stages: bool = False
+
+    def __post_init__(self) -> None:
+        kinds = [name for name in ("splits_channels", "splits_tokens", "has_stages") if getattr(self, name)]
+        if len(kinds) > 1:
+            raise UsageError("the facts of a merge contradict each other", expected="at most one", got=kinds)
+        if self.gate == "path" and (self.splits_tokens or self.has_stages):
+            raise UsageError(
+                "the outputs of parts of the tokens and of stages can't be gated one by one",
+                expected="gate='merged'", got=self.gate,
+            )  # fmt: skip
+        if self.is_sum and (kinds or self.gate != "path"):
+            raise UsageError(
+                "a plain sum adds up gated paths of all tokens and channels", expected="is_sum=False", got=self.is_sum
+            )
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -146,6 +147,16 @@ class Registry:
             raise UnknownName(self.kind, name, self._specs, where=where)
         return self._specs[name]
 
+    @contextlib.contextmanager
+    def holding(self, specs: Iterable[Spec]) -> Iterator[None]:
+        """Inside, the registry also holds those of these specs whose names are free."""
+        before = dict(self._specs)
+        self._specs |= {spec.name: spec for spec in specs if spec.name not in before}
+        try:
+            yield
+        finally:
+            self._specs = before
+
     def __iter__(self) -> Iterator[Spec]:
         return iter(sorted(self._specs.values(), key=lambda spec: spec.name))
 
@@ -202,6 +213,11 @@ def target_spec(
         found.append(Option(item.name, hints[item.name], default))
     found.sort(key=lambda option: not option.required)  # those without a default first, whatever they inherit
     return Spec(kind, name, owner, doc or _first_line(options), tuple(found), target, options, facts)
+
+
+def merge_spec(name: str, target: str | Callable[..., Any], *, facts: Any, owner: str, doc: str) -> Spec:
+    """The spec of a merge, which has no options: a route names it, and `doc` is the line that lists show."""
+    return Spec("merge", name, owner, doc, (), target, None, facts)
 
 
 def _first_line(documented: Any) -> str:

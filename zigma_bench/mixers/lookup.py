@@ -1,4 +1,4 @@
-"""The mixer of a block by its name: Mamba's, or one that a plugin registered. No torch here: plans price mixers too."""
+"""Finds the mixer of a block by its name, and makes, prices and checks it. This module imports no torch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from zigma_bench.errors import NotReady
+from zigma_bench.plugins.discovery import find_spec
 from zigma_bench.plugins.registry import Cost, Spec
 from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.route import Route
@@ -18,12 +19,10 @@ if TYPE_CHECKING:
 
 def find_mixer(chosen: str | Mapping[str, Any]) -> tuple[Spec, Any]:
     """The spec and the options of a mixer: a name, or a mapping of name and options as a plan resolves it."""
-    from zigma_bench.plugins.discovery import catalogue
-
     name = chosen if isinstance(chosen, str) else chosen["name"]
-    spec = catalogue().get("mixer", name)
-    given = {} if isinstance(chosen, str) else chosen["options"]
-    return spec, spec.make_options(spec.resolve(given, where=f"mixer {name!r}"))
+    spec = find_spec("mixer", name)
+    options = {} if isinstance(chosen, str) else chosen["options"]
+    return spec, spec.make_options(spec.resolve(options, where=f"mixer {name!r}"))
 
 
 def make_mixer(block: BlockOptions, *, grid: Grid, route: Route, backend: str) -> nn.Module:
@@ -34,19 +33,19 @@ def make_mixer(block: BlockOptions, *, grid: Grid, route: Route, backend: str) -
 
 
 def mixer_cost(block: BlockOptions, *, grid: Grid, route: Route) -> Cost:
-    """The cost of one layer's mixer, as its spec says."""
+    """The cost of one layer's mixer by its formula."""
     spec, options = find_mixer(block.mixer)
     cost: Cost = spec.facts.cost(options, block=block, grid=grid, route=route)
     return cost
 
 
-def mixer_kept(block: BlockOptions, *, grid: Grid, route: Route, backend: str, precision: str) -> dict[str, int]:
-    """The bytes that a training step keeps of one layer's mixer, by operator; NotReady where its spec does not say."""
+def mixer_memory(block: BlockOptions, *, grid: Grid, route: Route, backend: str, precision: str) -> dict[str, int]:
+    """The activation memory of one layer's mixer, bytes by operator; NotReady for a mixer without an estimate."""
     spec, options = find_mixer(block.mixer)
-    if spec.facts.kept is None:
-        raise NotReady(f"the mixer {spec.name!r} of {spec.owner} gives no estimate of the memory that it keeps")
-    kept = spec.facts.kept(options, block=block, grid=grid, route=route, backend=backend, precision=precision)
-    return dict(kept)
+    if spec.facts.memory is None:
+        raise NotReady(f"the mixer {spec.name!r} of {spec.owner} gives no estimate of its activation memory")
+    memory = spec.facts.memory(options, block=block, grid=grid, route=route, backend=backend, precision=precision)
+    return dict(memory)
 
 
 def check_mixer_fits(block: BlockOptions, *, grid: Grid, route: Route) -> None:

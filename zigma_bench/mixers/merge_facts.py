@@ -1,0 +1,79 @@
+"""The built-in merges: what a plan must know of each, and their registration. This module imports no torch.
+
+K paths, L tokens, E channels of the mixer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from zigma_bench.errors import NotReady
+from zigma_bench.plugins.registry import Cost, MergeFacts
+from zigma_bench.scans.route import Route
+
+
+def weights_of_paths_cost(*, paths: int, channels: int, tokens: int) -> Cost:
+    """`gate`: a linear map with a bias from K E means to K weights."""
+    return Cost.of({"merge": paths * paths * channels + paths}, {"merge": 2 * paths * paths * channels})
+
+
+def weights_of_channels_cost(*, paths: int, channels: int, tokens: int) -> Cost:
+    """`channel-attention`: for each channel a linear map with a bias from K means to K weights."""
+    return Cost.of({"merge": paths * paths * channels + paths * channels}, {"merge": 2 * paths * paths * channels})
+
+
+def saves_nothing(*, paths: int, channels: int, tokens: int, value_bytes: int) -> dict[str, int]:
+    """A sum, or rows side by side: the backward pass reads no output."""
+    return {}
+
+
+def saves_outputs(*, paths: int, channels: int, tokens: int, value_bytes: int) -> dict[str, int]:
+    """What a merge with weights multiplies: the output of each path."""
+    return {"merge": paths * value_bytes * tokens * channels}
+
+
+def check_channel_groups(*, route: Route, channels: int) -> None:
+    """As many groups of channels as paths must divide the channels."""
+    if channels % route.K:
+        raise NotReady(
+            f"the scan gives each of its {route.K} paths a group of channels, and {channels} inner channels are no "
+            f"multiple of {route.K}",
+            do="choose another width, or fewer paths",
+        )
+
+
+MERGES = {
+    "sum": ("SumMerge", "The sum of the paths' outputs.", MergeFacts(memory=saves_nothing, is_sum=True)),
+    "mean": ("MeanMerge", "The mean of the paths' outputs.", MergeFacts(memory=saves_nothing)),
+    "concat": (
+        "ConcatMerge",
+        "Each path works on a group of channels of its own, and the groups are put side by side.",
+        MergeFacts(memory=saves_nothing, check=check_channel_groups, splits_channels=True),
+    ),
+    "gate": (
+        "GateMerge",
+        "A sum with a weight for each sample and path, a softmax over the paths.",
+        MergeFacts(cost=weights_of_paths_cost, memory=saves_outputs),
+    ),
+    "channel-attention": (
+        "ChannelAttentionMerge",
+        "A sum with a weight for each sample, path and channel.",
+        MergeFacts(cost=weights_of_channels_cost, memory=saves_outputs),
+    ),
+    "scatter": (
+        "ScatterMerge",
+        "The paths share the tokens out, and each writes its own.",
+        MergeFacts(memory=saves_nothing, gate="merged", splits_tokens=True),
+    ),
+    "cascade": (
+        "SumMerge",
+        "Stages of paths, each of which reads the sum that the stage before it wrote.",
+        MergeFacts(memory=saves_nothing, gate="merged", has_stages=True),
+    ),
+}
+
+
+def register_built_in_merges(register: Callable[..., None]) -> None:
+    """Every merge above."""
+    for name, (module, doc, facts) in MERGES.items():
+        register(name, f"zigma_bench.mixers.merges:{module}", doc=doc, facts=facts)
