@@ -158,7 +158,9 @@ def timed_results(tmp_path, monkeypatch):
             measurements=tuple(found), details=json.loads(json.dumps(details)),
             provenance={"card": "test", "precision": "fp32", "backend": "cpu"},
         )  # fmt: skip
-        write_record(stage_folder(cell_folder(tmp_path / "results", cell), "efficiency", identity), record)
+        write_record(
+            stage_folder(cell_folder(tmp_path / "results" / cell.suite / "main", cell), "efficiency", identity), record
+        )
     return tmp_path / "results"
 
 
