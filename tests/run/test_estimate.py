@@ -190,7 +190,7 @@ SHAPELESS = (
 
 @pytest.mark.parametrize("text", ["{", SHAPELESS])
 def test_a_broken_record_is_named_in_one_line_and_left_out(tmp_path, text, capsys):
-    folder = tmp_path / "suite" / "cell-1" / "efficiency-1"
+    folder = tmp_path / "suite" / "main" / "cell-1" / "efficiency-1"
     folder.mkdir(parents=True)
     (folder / "record.json").write_text(text)
     assert timed_calls(tmp_path, "test") == []

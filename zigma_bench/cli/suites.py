@@ -27,7 +27,7 @@ Smoke = Annotated[bool, typer.Option("--smoke", help="Toy scale on embedded data
 DeviceName = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 RunName = Annotated[
     str | None,
-    typer.Option("--name", metavar="RUN", help="The name of the run; by default main, or what --set and --smoke say."),
+    typer.Option("--name", metavar="RUN", help="The name of the run; by default main, smoke, or one made from --set."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 

@@ -118,9 +118,9 @@ def clear_finished(stage: Path) -> None:
 
 
 def clear_leftovers(results: Path) -> None:
-    """Remove what killed processes left below a results folder: temporary files, and what finished stages need no more.
+    """Remove what killed processes left in a results folder: temporary files, and what finished stages don't need.
 
-    A cell at which a process is at work is passed over.
+    A cell at which a process is at work is left alone.
     """
     clear_temporary(results)
     patterns = [f"*/*/*/*/{pattern}" for pattern in (CHECKPOINTS, PARTS, WRITTEN)]
@@ -162,9 +162,9 @@ def sync_folder(folder: Path) -> None:
 
 
 def check_writable(results: Path, needed_bytes: int = LEAST_BYTES) -> None:
-    """Stop with code 3 before the expensive step where the results folder can't take so many bytes.
+    """Stop with code 3 before the expensive step if the results folder has no space for so many bytes.
 
-    They are reserved and let go again: what a disk reports as free may be beyond a quota or a limit.
+    They are reserved and released again, because a quota or a limit may allow less than the disk reports as free.
     """
     do = "take another one with --results DIR"
     try:
@@ -205,7 +205,7 @@ def stage_folder(cell_folder: Path, stage: str, identity: str) -> Path:
 
 
 def read_record(folder: Path, identity: str | None = None) -> Record | None:
-    """The record of a stage, or None where there is none of this identity."""
+    """The record of a stage, or None if there is none with this identity."""
     path = folder / RECORD
     try:
         text = read_text(path, do="move it away; the stage is then done again")
@@ -227,9 +227,9 @@ def write_json(path: Path, data: Any) -> None:
 def only_writer(
     folder: Path, what: str = "this cell", *, wait: bool = False, stopped: Callable[[], bool] = lambda: False
 ) -> Iterator[None]:
-    """Hold the lock of a cell, or of what else a folder holds, and clear away what a killed owner was writing.
+    """Hold the lock of a folder, such as that of a cell, and clear away what a killed owner was writing.
 
-    Busy where another process holds it; with `wait` only once `stopped()`. The kernel releases the lock when the owner
+    Busy if another process holds it; with `wait`, only once `stopped()`. The kernel releases the lock when the owner
     dies, however it dies.
     """
     import filelock

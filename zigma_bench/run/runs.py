@@ -42,20 +42,24 @@ def find_run(plan: Plan, results: Path, name: str | None = None) -> ChosenRun:
 def open_run(plan: Plan, results: Path, device: Device, name: str | None = None) -> OpenRun:
     """The run that a plan belongs to, with a table file that has the plan's cells.
 
-    The lock of the suite's folder keeps two processes from giving one name to two runs.
+    The lock of the suite's folder keeps two processes from giving one name to two runs. It is not taken if there is
+    nothing to write.
     """
     suite = results / plan.suite.name
+    chosen = find_run(plan, results, name)
+    if chosen.existing is not None:
+        table = make_table(plan, chosen.existing.folder, device, chosen)
+        if table == chosen.existing.table:
+            return OpenRun(chosen.existing.folder, table, is_new=False)
     with only_writer(suite, "the runs of this suite", wait=True):
         runs, broken = find_runs(suite)
         chosen = choose_run(runs, options_of(plan), name)
         folder = run_folder(results, plan.suite.name, chosen.name)
         if folder in broken:
             notice(f"{folder / TABLE}: the file is broken; it is written anew")
-        old = None if chosen.existing is None else chosen.existing.table
         table = make_table(plan, folder, device, chosen)
-        if old is None or table != old:
-            write_table_file(folder, table)
-        return OpenRun(folder, table, chosen.existing is None)
+        write_table_file(folder, table)
+        return OpenRun(folder, table, is_new=chosen.existing is None)
 
 
 def mark_updated(run: OpenRun) -> None:
