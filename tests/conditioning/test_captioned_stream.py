@@ -259,6 +259,6 @@ def test_a_suite_on_a_captioned_stream_runs_and_encodes_before(write_suite: Any,
     assert checked.exit_code == 0, checked.exception
     run = CliRunner().invoke(app, ["run", str(path), *results])
     assert run.exit_code == 0, run.output
-    (captions,) = (tmp_path / "results").glob("*/zigma*raster*/sample-*/captions.json")
+    (captions,) = (tmp_path / "results").glob("*/*/zigma*raster*/sample-*/captions.json")
     held = {text for number in range(20) for text in texts(number)}
     assert set(json.loads(captions.read_text())) <= held

@@ -300,12 +300,12 @@ def ran(tmp_path_factory, suite_text) -> tuple[Path, Path]:
     rows = json.loads(done.stdout)["rows"]
     assert [row["role"] for row in rows] == ["floor", "cell", "cell", "ceiling"]
     assert all(np.isfinite(row["metrics"]["val-loss"]["mean"]) for row in rows[1:])
-    return place, next((place / "r" / "tiny").glob("zigma-raster*"))
+    return place, next((place / "r" / "tiny" / "main").glob("zigma-raster*"))
 
 
 def test_the_captions_are_recorded_beside_the_images(ran) -> None:
     place, _ = ran
-    found = [json.loads(file.read_text()) for file in (place / "r" / "tiny").glob("*/sample-*/captions.json")]
+    found = [json.loads(file.read_text()) for file in (place / "r" / "tiny" / "main").glob("*/sample-*/captions.json")]
     assert len(found) == 3 and all(texts == found[0] for texts in found)  # two scans, and the untrained network
     assert len(found[0]) == 32 and all(text.endswith(("written by hand",)) or " " in text for text in found[0])
 

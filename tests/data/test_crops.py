@@ -215,7 +215,7 @@ def test_the_plan_and_the_record_say_it(write_suite: Any, tmp_path: Path) -> Non
     assert "training images: scaled to a short side of 10 and cut at a random place" in shown.stdout
     done = CliRunner().invoke(app, ["train", str(path), "--results", str(tmp_path / "r")])
     assert done.exit_code == 0, done.output
-    (record,) = (tmp_path / "r").glob("*/zigma*/train-*/record.json")
+    (record,) = (tmp_path / "r").glob("*/*/zigma*/train-*/record.json")
     assert '"random_crop": 10' in record.read_text()
     assert plan(path, smoke=True).cells[0].train.random_crop == 10
 

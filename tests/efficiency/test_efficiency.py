@@ -316,9 +316,9 @@ def test_rounds_of_cells_alternate_and_the_last_leaves_the_record(alone, tmp_pat
     assert [outcome.status for outcome in outcomes] == ["done", "done"]
     first, second = (cell.label for cell in plan.cells)
     assert watcher.seen == [(first, True), (second, True)] * 2
-    assert len(list((tmp_path / "results").glob("cost/*/*/round-*.json"))) == 4
-    assert len(list((tmp_path / "results").glob("cost/*/*/record.json"))) == 2
-    check_report(*read_tables(tmp_path / "results" / "cost"))
+    assert len(list((tmp_path / "results").glob("cost/main/*/*/round-*.json"))) == 4
+    assert len(list((tmp_path / "results").glob("cost/main/*/*/record.json"))) == 2
+    check_report(*read_tables(tmp_path / "results" / "cost" / "main"))
 
 
 def test_a_backend_that_can_not_run_here_is_a_row_with_its_reason(alone, tmp_path):
@@ -327,10 +327,10 @@ def test_a_backend_that_can_not_run_here_is_a_row_with_its_reason(alone, tmp_pat
     plan = alone(small, *lists, ("[raster, {name: zigzag, paths: 8}]", "[raster]")).only("zigma")
     (outcome,) = run_plan(plan, tmp_path / "results", CPU, Silent(), stages=("efficiency",))
     assert outcome.status == "failed"
-    (table,) = read_tables(tmp_path / "results" / "cost")
+    (table,) = read_tables(tmp_path / "results" / "cost" / "main")
     told = next(line for line in footer(table) if line.startswith("cell zigma raster"))
     assert "failed: efficiency: the backend 'mamba-ssm' doesn't run on this device; expected cuda; got 'cpu'" in told
-    (record,) = (tmp_path / "results").glob("cost/*/*/record.json")
+    (record,) = (tmp_path / "results").glob("cost/main/*/*/record.json")
     assert json.loads(record.read_text())["provenance"]["backend"] is None
 
 

@@ -22,6 +22,7 @@ import pytest
 import yaml
 
 sys.path.insert(0, str(Path(__file__).parent))
+from made_tables import make_cell, make_table
 from mutations import as_json, mutated_document, mutated_text
 
 from zigma_bench.cli.suites import show_tables
@@ -29,7 +30,7 @@ from zigma_bench.errors import ZigmaBenchError
 from zigma_bench.plan import make_plan
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.records.record import Measurement, Record
-from zigma_bench.records.store import stage_folder, write_json, write_record
+from zigma_bench.records.store import stage_folder, write_record
 from zigma_bench.reports.table import find_tables
 from zigma_bench.suite import load_suite
 
@@ -95,31 +96,22 @@ def test_mutated_suites(tmp_path, suite_text):
 
 @pytest.fixture
 def results(tmp_path):
-    """A suite of two scans with two seeds and both anchors."""
-    folder, cells = tmp_path / "base" / "toy", []
+    """A run of two scans with two seeds and both anchors."""
+    folder, cells = tmp_path / "base" / "toy" / "main", []
     rows = [("floor", "held-out images", None), ("cell", "zigma", "raster"), ("cell", "zigma", "zigzag"),
             ("ceiling", "untrained zigma", "raster")]  # fmt: skip
     origin = {"card": "a card", "precision": "fp32", "backend": "cpu"}
     for number, (role, backbone, scan) in enumerate(rows):
         for seed in range(2 if role == "cell" else 1):
             identity, name = f"{number}{seed}".ljust(64, "0"), f"cell-{number}-{seed}"
-            cells.append({
-                "folder": name, "stages": {"quality": identity}, "role": role, "seed": seed, "smoke": False,
-                "data": None,
-                "backbone": backbone, "scan": scan, "parameters": 10, "forward_flops": 20, "scanned_ratio": 1.0,
-                "tokens": 4, "size_match": None, "setting": None,
-            })  # fmt: skip
+            cells.append(make_cell(name, identity, role=role, seed=seed, backbone=backbone, scan=scan))
             found = Measurement.of(
                 "val-loss", 1.0 + number + seed / 8, "1", fingerprint={"n_images": 9}, raw=(1.0, 2.0)
             )
             cell = {"quality": [{"name": "val-loss"}]}
             made = Record("quality", identity, cell, "done", (found,), provenance=origin)
             write_record(stage_folder(folder / name, "quality", identity), made)
-    write_json(folder / "table.json", {
-        "format": 1, "suite": "toy", "question": "Why?", "smoke": False, "budget": {"images": 5},
-        "reference": "train", "sample_count": 9, "residual": ["official"], "cells": cells,
-        "baseline": {"backbone": "zigma", "scan": "raster"},
-    })  # fmt: skip
+    make_table(folder, cells, content={"name": "toy", "seeds": [0, 1]})
     return folder
 
 
@@ -138,7 +130,7 @@ def reported(folder: Path, broken: list[str]) -> None:
 
 def test_mutated_records_and_tables(results, tmp_path):
     files = [results / "table.json", *sorted(results.rglob("record.json"))]
-    folder, codes, broken = tmp_path / "toy", Counter(), 0
+    folder, codes, broken = tmp_path / "toy" / "main", Counter(), 0
     for seed in range(FIRST, FIRST + COUNT):
         draw = random.Random(seed)
         shutil.rmtree(folder, ignore_errors=True)

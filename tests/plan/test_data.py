@@ -18,7 +18,8 @@ from zigma_bench.records.record import Measurement, Record
 from zigma_bench.records.store import stage_folder, write_record
 from zigma_bench.reports.render import to_csv, to_json, to_markdown
 from zigma_bench.reports.table import find_tables, read_tables
-from zigma_bench.run.executors.local import cell_folder, write_table
+from zigma_bench.run.due import cell_folder
+from zigma_bench.run.runs import open_run
 from zigma_bench.suite import load_suite
 from zigma_bench.system.device import find_device
 
@@ -163,19 +164,19 @@ def test_a_smoke_run_makes_toys_of_data_and_transforms(write_suite):
 
 def test_unlike_data_share_no_table(write_suite, tmp_path):
     made, device = given(write_suite, THREE), find_device("cpu")
-    write_table(made, tmp_path, device)
+    run = open_run(made, tmp_path, device).folder
     for cell in made.cells:
         identity = cell.identity("quality", card=device.card)
         measurement = Measurement.of("val-loss", 1.0, "1", fingerprint={"reference": {"data": cell.data_text}})
         record = Record("quality", identity, {}, "done", (measurement,))
-        write_record(stage_folder(cell_folder(tmp_path, cell), "quality", identity), record)
-    tables = read_tables(tmp_path / "tiny")
+        write_record(stage_folder(cell_folder(run, cell), "quality", identity), record)
+    tables = read_tables(run)
     assert [table.data for table in tables] == list(dict.fromkeys(cell.data_label for cell in made.cells))
     for table in tables:
         assert [row.role for row in table.rows] == ["floor", "cell", "cell", "cell", "ceiling"]
     assert find_tables([tmp_path]) == tables
     assert {row["data"] for row in json.loads(to_json(tables))["rows"]} == {table.data for table in tables}
-    assert to_csv(tables).startswith("suite,data,role")
+    assert to_csv(tables).startswith("suite,run,data,role")
     headings = [line for line in to_markdown(tables).splitlines() if line.startswith("###")]
     assert headings == [f"### tiny on {table.data}: Does the test suite run?" for table in tables]
 
@@ -229,5 +230,5 @@ def test_a_suite_on_two_data_sets_trains_on_both_and_goes_on(write_suite, tmp_pa
     assert [(row["data"], row["status"]) for row in rows] == [
         ("digits", "done"), ("digits, shuffle-patches patch=2", "done"),
     ]  # fmt: skip
-    records = [json.loads(path.read_text()) for path in results.glob("*/*/train-*/record.json")]
+    records = [json.loads(path.read_text()) for path in results.glob("*/*/*/train-*/record.json")]
     assert len({record["measurements"][0]["value"] for record in records}) == 2

@@ -14,7 +14,7 @@ from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.plugins.registry import BackboneFacts, Cost, target_spec
 from zigma_bench.reports.render import footer
 from zigma_bench.reports.table import read_table
-from zigma_bench.run.executors.local import write_table
+from zigma_bench.run.runs import open_run
 from zigma_bench.scans.grid import Grid
 from zigma_bench.suite import load_suite
 from zigma_bench.system.device import find_device
@@ -209,8 +209,8 @@ def test_records_and_reports_say_it(write_suite, tmp_path):
     made = plan(write_suite(*REAL), "size_match=flops")
     record = json.loads(json.dumps(cells(made)[2].model_dump(mode="json")))
     assert set(record["size_match"]) == {"by", "reference", "target", "achieved", "given", "chosen"}
-    write_table(made, tmp_path, find_device("cpu"))
-    lines = footer(read_table(tmp_path / "tiny"))
+    open_run(made, tmp_path, find_device("cpu"))
+    lines = footer(read_table(tmp_path / "tiny" / "main"))
     (line,) = [line for line in lines if line.startswith("sizes matched to the ")]
     assert "FLOPs of zigma mixer=mamba · raster, to 2%: vision-mamba · bidirectional depth 24 -> " in line
 

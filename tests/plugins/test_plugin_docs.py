@@ -53,7 +53,7 @@ def test_the_commands_run_from_top_to_bottom(desk):
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         assert "set aside" not in done.stderr, command
         assert not ("run" in rest and "columns" not in done.stdout), done.stdout
-    assert list(desk.glob("results/quickstart-smoke/zigma-columns-*/train-*/record.json"))
+    assert list(desk.glob("results/quickstart/smoke-*/zigma-columns-*/train-*/record.json"))
 
 
 def test_every_file_of_the_page_is_checked(desk):

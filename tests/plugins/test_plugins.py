@@ -285,7 +285,7 @@ def test_a_cell_loads_the_file_in_its_own_process(tmp_path, write_suite):
     suite = write_suite(("raster", "columns"), ("[0, 1]", "[0]"), ("quality: [val-loss]", "quality: []"))
     done = cli(tmp_path, "--plugins=plugins", "train", str(suite), "--only", "columns")
     assert done.returncode == 0, done.stderr
-    (record,) = tmp_path.glob("results/tiny/zigma-columns-*/train-*/record.json")
+    (record,) = tmp_path.glob("results/tiny/*/zigma-columns-*/train-*/record.json")
     assert "columns.py sha256:" in record.read_text()
 
 

@@ -15,6 +15,7 @@ from zigma_bench.reports.crossings import crossings
 from zigma_bench.reports.table import read_table
 from zigma_bench.run.fitted_costs import fit_costs
 from zigma_bench.run.timed import timed_calls
+from zigma_bench.system.device import Device
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -43,7 +44,7 @@ def cells_of(heading: str) -> dict[str, list[str]]:
 
 def test_orders_on_photographs() -> None:
     values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for file in (ROOT / "results" / "orders-cifar").glob("*/quality-*/record.json"):
+    for file in (ROOT / "results" / "orders-cifar" / "main").glob("*/quality-*/record.json"):
         record = json.loads(file.read_text())
         if record["cell"]["role"] != "cell":
             continue
@@ -63,7 +64,7 @@ def test_orders_on_photographs() -> None:
 
 def test_backbones_on_photographs() -> None:
     values: dict[tuple[str, str], dict[str, float]] = {}
-    for file in (ROOT / "results" / "backbones").glob("*/quality-*/record.json"):
+    for file in (ROOT / "results" / "backbones" / "main").glob("*/quality-*/record.json"):
         record = json.loads(file.read_text())
         cell, found = record["cell"], {m["name"]: m["value"] for m in record["measurements"]}
         if cell["role"] == "cell":
@@ -150,7 +151,7 @@ def test_scans_on_a_card(direction: str, heading: str) -> None:
 def test_lengths_on_a_card() -> None:
     """The table of lengths, and the crossings that the report names."""
     found: dict[tuple[str, int], dict[str, float]] = {}
-    for file in (ROOT / "results" / "efficiency").glob("*/*/record.json"):
+    for file in (ROOT / "results" / "efficiency" / "h100").glob("*/*/record.json"):
         record = json.loads(file.read_text())
         values = {m["name"]: m["value"] for m in record["measurements"]}
         found[record["cell"]["backbone_label"], record["cell"]["tokens"]] = values
@@ -167,7 +168,7 @@ def test_lengths_on_a_card() -> None:
 
     crossed = {
         (crossing.metric, crossing.ahead, crossing.behind): f"{crossing.tokens:,.0f}"
-        for crossing in crossings(read_table(ROOT / "results" / "efficiency"))
+        for crossing in crossings(read_table(ROOT / "results" / "efficiency" / "h100"))
     }
     forward, train = "forward-images-per-second", "train-images-per-second"
     told = " ".join(README.split())
@@ -179,17 +180,25 @@ def test_lengths_on_a_card() -> None:
 
 @pytest.mark.skipif(not (ROOT.parent / "shared" / "data" / "cifar10-jpeg").is_dir(), reason="no shared photographs")
 @pytest.mark.parametrize(
-    ("suite", "count", "card"),
-    [("orders-cifar", 67, "NVIDIA H200"), ("backbones", 32, "NVIDIA H200"), ("efficiency", 15, CARD)],
-)
-def test_suites_go_on_from_the_records(suite: str, count: int, card: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each record has the identity that its suite's plan gives the stage today, so a run does not begin anew."""
+    ("suite", "run", "count", "card"),
+    [("orders-cifar", "main", 67, "NVIDIA H200"), ("backbones", "main", 32, "NVIDIA H200"),
+     ("efficiency", "h100", 15, CARD)],
+)  # fmt: skip
+def test_suites_continue_from_the_records(
+    suite: str, run: str, count: int, card: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each record has the identity that its suite's plan gives the stage today, and the suite finds its run again."""
     from zigma_bench.run.prepare import prepare
+    from zigma_bench.run.runs import find_run, make_table
 
     monkeypatch.chdir(ROOT)
-    cells = prepare(Path(f"suites/{suite}.yaml"), settings=SETTINGS.get(suite, ()), only=(), smoke=False).cells
-    planned = {cell.identity(stage, card=card) for cell in cells for stage in cell.stages}
-    files = list((ROOT / "results" / suite).glob("*/*/record.json"))
+    plan = prepare(Path(f"suites/{suite}.yaml"), settings=SETTINGS.get(suite, ()), only=(), smoke=False)
+    chosen = find_run(plan, ROOT / "results")
+    assert chosen.name == run and chosen.existing is not None
+    table = make_table(plan, ROOT / "results" / suite / run, Device("cuda", card), chosen)
+    assert table.model_copy(update={"suite_sha256": chosen.existing.table.suite_sha256}) == chosen.existing.table
+    planned = {cell.identity(stage, card=card) for cell in plan.cells for stage in cell.stages}
+    files = list((ROOT / "results" / suite / run).glob("*/*/record.json"))
     records = [json.loads(file.read_text()) for file in files]
     assert len(records) == count  # of each cell that is done, and of the anchors
     assert {record["identity"] for record in records} <= planned

@@ -76,5 +76,5 @@ def test_the_table_says_who_trained_how(write_suite, tmp_path):
     command = [sys.executable, "-m", "zigma_bench", "run", str(path), "--only", "dit", "--results", str(tmp_path / "r")]
     done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False)
     assert "dit learning_rate=0.01" in [row["backbone"] for row in json.loads(done.stdout)["rows"]], done.stderr
-    (file,) = (tmp_path / "r").glob("*/dit*/train-*/record.json")
+    (file,) = (tmp_path / "r").glob("*/*/dit*/train-*/record.json")
     assert json.loads(file.read_text())["cell"]["train"]["learning_rate"] == 0.01

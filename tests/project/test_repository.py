@@ -110,7 +110,7 @@ def test_readme_commands_run(command, quick_results, files):
         words[words.index("--save-statistics") + 1] = str(quick_results / "statistics.npz")
     if words[1] == "import":
         words += files[1]
-    words = [w.replace("results/quickstart", str(quick_results / "quickstart-smoke")) for w in words]
+    words = [w.replace("results/quickstart", str(quick_results / "quickstart")) for w in words]
     done = run(str(BIN / words[0]), *words[1:])
     assert done.returncode == 0, done.stderr
     assert done.stdout

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from zigma_bench.plan import STAGES
-from zigma_bench.records.store import suite_folder
+from zigma_bench.records.store import run_folder
 from zigma_bench.reports.render import to_json
 from zigma_bench.reports.table import read_tables
 from zigma_bench.run import encode
@@ -102,7 +102,7 @@ def test_it_runs_at_toy_scale(path, results, in_this_process):
     made.check_ready()
     outcomes = local.run_plan(made, results, device, Silent(), stages=STAGES)
     assert [outcome.reason for outcome in outcomes if outcome.status != "done"] == []
-    folder = suite_folder(results, made.suite.name, smoke=True)
+    folder = run_folder(results, made.suite.name, "smoke")
     rows = json.loads(to_json(read_tables(folder)))["rows"]
     assert len(rows) == len(outcomes)
     for row in rows:
@@ -118,7 +118,7 @@ def test_it_runs_at_toy_scale(path, results, in_this_process):
 def test_clips_are_drawn_as_films_and_strips_of_frames(root, results, in_this_process):
     made = prepare(root / "suites/ucf101.yaml", settings=(), only=("zigzag",), smoke=True)
     local.run_plan(made, results, find_device("cpu"), Silent(), stages=("train", "sample"))
-    folder = suite_folder(results, "ucf101", smoke=True)
+    folder = run_folder(results, "ucf101", "smoke")
     films = sorted(folder.glob("*/sample-*/clips.webp"))
     assert films
     for film in films:

@@ -95,7 +95,7 @@ def test_a_results_folder_that_is_a_file(tmp_path):
 def test_one_writer_and_a_dead_owner_lets_go(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "LOCK_SECONDS", 0.1)
     code = (
-        "import sys, os, signal; from pathlib import Path; from zigma_bench import store\n"
+        "import sys, os, signal; from pathlib import Path; from zigma_bench.records import store\n"
         f"with store.only_writer(Path({str(tmp_path)!r})):\n"
         "    print('held', flush=True); sys.stdin.read()"
     )
@@ -112,7 +112,7 @@ def test_one_writer_and_a_dead_owner_lets_go(tmp_path, monkeypatch):
 
 def test_what_a_killed_owner_was_writing_is_cleared_away(tmp_path):
     code = (
-        "import os, signal; from pathlib import Path; from zigma_bench import store\n"
+        "import os, signal; from pathlib import Path; from zigma_bench.records import store\n"
         f"folder = Path({str(tmp_path)!r})\n"
         "with store.only_writer(folder):\n"
         "    store.write_atomic(folder / 'sample-1/part-0.npz', 'whole')\n"

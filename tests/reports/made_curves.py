@@ -18,7 +18,7 @@ def row(backbone, tokens, value, *, batch=1, backend="auto", scan=None, unit="1/
 
 
 def table(*rows):
-    return Table("suite", "Why?", "folder", False, "validation", 0, {}, (), (), tuple(rows))
+    return Table("suite", "main", (), (), "Why?", "folder", False, "validation", 0, {}, (), (), tuple(rows))
 
 
 def curves(exponents, **options):

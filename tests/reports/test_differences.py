@@ -110,14 +110,6 @@ def test_a_table_without_its_baseline_compares_nothing(make_store):
     assert not any(row.differences for row in table.rows)
 
 
-def test_an_old_table_names_its_baseline_by_the_ceiling(make_store):
-    folder = make_store(KNOWN, baseline=False)
-    data = json.loads((folder / "table.json").read_text())
-    data["cells"].append({**data["cells"][0], "role": "ceiling", "backbone": "untrained zigma", "folder": "none"})
-    (folder / "table.json").write_text(json.dumps(data))
-    assert read_table(folder).baseline_row.scan == "raster"
-
-
 def test_an_unknown_metric_has_no_direction_and_the_footer_says_so(make_store):
     table = read_table(make_store(KNOWN, metric="of-a-plugin"))
     assert rows(table)[RASTER].metrics["of-a-plugin"].better is None

@@ -7,10 +7,11 @@ import io
 import json
 
 import pytest
+from made_tables import make_cell, make_table
 
 from zigma_bench.errors import ComparisonRefused, UsageError
 from zigma_bench.records.record import Measurement, Record
-from zigma_bench.records.store import stage_folder, write_json, write_record
+from zigma_bench.records.store import stage_folder, write_record
 from zigma_bench.reports.figures import significant
 from zigma_bench.reports.render import to_csv, to_json, to_markdown, to_rich
 from zigma_bench.reports.table import find_tables, read_table
@@ -18,24 +19,19 @@ from zigma_bench.reports.table import find_tables, read_table
 
 @pytest.fixture
 def store(tmp_path):
-    """A results folder with a floor, two scans of three seeds, and a ceiling."""
-    folder, cells = tmp_path / "suite", []
+    """The folder of a run with a floor, two scans of three seeds, and a ceiling."""
+    folder, cells = tmp_path / "suite" / "main", []
 
     def add(role, backbone, scan, seed, value, *, smoke=False, fingerprint=None, **rest):
         identity, name = f"{role}{backbone}{scan}{seed}".ljust(12, "0"), f"{role}-{backbone}-{scan}-{seed}"
-        cells.append({
-            "folder": name, "stages": {"quality": identity}, "role": role, "seed": seed, "backbone": backbone,
-            "scan": scan, "smoke": smoke, "parameters": 10, "forward_flops": 20, "scanned_ratio": 1.0, "tokens": 4,
-        })  # fmt: skip
+        facts = {"role": role, "seed": seed, "backbone": backbone, "scan": scan, "smoke": smoke}
+        cells.append(make_cell(name, identity, **facts))
         if value is not None:
             measurement = Measurement.of("fd", value, "1", fingerprint=fingerprint or {"n_samples": 9})
             facts = {"stage": "quality", "identity": identity, "cell": {}, "status": "done", **rest}
             write_record(stage_folder(folder / name, "quality", identity), Record(measurements=(measurement,), **facts))
-        table = {
-            "format": 1, "suite": "suite", "question": "Why?", "smoke": smoke, "budget": {"images": 5},
-            "reference": "train", "sample_count": 9, "residual": ["official"], "cells": cells,
-        }  # fmt: skip
-        write_json(folder / "table.json", table)
+        row = {"backbone": "none", "scan": None}
+        make_table(folder, cells, suite="suite", smoke=smoke, baseline=row)
         return folder
 
     return add

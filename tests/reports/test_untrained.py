@@ -7,9 +7,10 @@ import io
 import json
 
 import pytest
+from made_tables import make_cell, make_table
 
 from zigma_bench.records.record import Measurement, Record
-from zigma_bench.records.store import stage_folder, write_json, write_record
+from zigma_bench.records.store import stage_folder, write_record
 from zigma_bench.reports.render import footer, to_csv, to_json, to_markdown, to_rich
 from zigma_bench.reports.table import read_table
 
@@ -29,24 +30,16 @@ def make(tmp_path):
     """`make(figures, metrics)`: the table of a suite with these figures, a value a seed."""
 
     def made(figures=FIGURES, metrics=METRICS):
-        folder, cells = tmp_path / "toy", []
+        folder, cells = tmp_path / "toy" / "main", []
         for (role, backbone, scan), values in figures.items():
             for seed in range(max(map(len, values.values()))):
                 identity, name = f"{role}{backbone}{scan}{seed}".replace(" ", "").ljust(12, "0"), f"{role}-{len(cells)}"
-                cells.append({
-                    "folder": name, "stages": {"quality": identity}, "role": role, "seed": seed, "smoke": False,
-                    "backbone": backbone, "scan": scan, "parameters": 10, "forward_flops": 20, "scanned_ratio": 1.0,
-                    "tokens": 4,
-                })  # fmt: skip
+                cells.append(make_cell(name, identity, role=role, seed=seed, backbone=backbone, scan=scan))
                 asked = [metric for metric in metrics if metric in values]
                 found = tuple(Measurement.of(m, values[m][seed], "1", fingerprint=facts(m)) for m in asked)
                 record = Record("quality", identity, {"quality": [{"name": m} for m in asked]}, "done", found)
                 write_record(stage_folder(folder / name, "quality", identity), record)
-        write_json(folder / "table.json", {
-            "format": 1, "suite": "toy", "question": "Why?", "smoke": False, "budget": {"images": 5},
-            "reference": "train", "sample_count": 9, "residual": ["official"], "cells": cells,
-            "baseline": {"backbone": "zigma", "scan": "raster"},
-        })  # fmt: skip
+        make_table(folder, cells)
         return read_table(folder)
 
     return made

@@ -73,7 +73,7 @@ def write_suites(folder: Path, *, images: int = 320, seconds: float = 0.05) -> N
 def state(results: Path) -> dict[str, object]:
     """What a run has come to: every figure, the hash of each file that records name, and how stages ended."""
     found: dict[str, object] = {}
-    for path in sorted(results.glob("*/*/*/record.json")):
+    for path in sorted(results.glob("*/*/*/*/record.json")):
         record = json.loads(path.read_text())
         timed = record["stage"] == "efficiency"
         measured = [(m["name"], None if timed else m["value"]) for m in record["measurements"]]

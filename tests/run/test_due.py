@@ -69,10 +69,10 @@ class Run:
         return prepare(self.suite, settings=(), only=(), smoke=False).cells[0]
 
     def due(self, wanted=STAGES):
-        return find_due(self.cell(), cell_folder(self.results, self.cell()), CPU, wanted)
+        return find_due(self.cell(), cell_folder(self.results / "toy" / "main", self.cell()), CPU, wanted)
 
     def file(self, pattern):
-        (found,) = self.results.glob(f"toy/zigma*/{pattern}")
+        (found,) = self.results.glob(f"toy/main/zigma*/{pattern}")
         return found
 
     def record(self, stage):
@@ -85,7 +85,7 @@ class Run:
     def figures(self):
         return {
             str(path.relative_to(self.results)): json.loads(path.read_text())["measurements"]
-            for path in self.results.glob("toy/*/*/record.json")
+            for path in self.results.glob("toy/main/*/*/record.json")
         }
 
 
@@ -168,21 +168,21 @@ def test_images_of_earlier_weights_are_drawn_again(run):
 
 def test_a_table_shows_no_figure_of_earlier_weights(run):
     """Of a training that was done again by itself, with the images and the figures of the one before."""
-    (row,) = [row for row in read_table(run.results / "toy").rows if row.role == "cell"]
+    (row,) = [row for row in read_table(run.results / "toy" / "main").rows if row.role == "cell"]
     assert row.status == "done" and row.metrics["val-loss"].mean is not None
     weights = run.file("train-*/ema.safetensors")
     run.change("train", files={"ema.safetensors": "0" * 64, "network.safetensors": file_sha256(weights)})
     run.change(
         "quality", inputs={"sample/samples.npy": run.record("sample")["files"]["samples.npy"]}
     )  # of images alone
-    (row,) = [row for row in read_table(run.results / "toy").rows if row.role == "cell"]
+    (row,) = [row for row in read_table(run.results / "toy" / "main").rows if row.role == "cell"]
     assert row.status == "missing" and "run the suite again" in row.reason and not row.metrics
 
 
 def test_a_metric_of_images_alone_needs_no_weights(run):
     run.file("train-*/ema.safetensors").unlink()
     assert run("quality=[{name: kid-efflite0, size: 64}]") == ["done"] * 3
-    assert not list(run.results.glob("toy/zigma*/train-*/ema.safetensors"))
+    assert not list(run.results.glob("toy/*/zigma*/train-*/ema.safetensors"))
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"\xff\xfe", b'{"format": 1}'])

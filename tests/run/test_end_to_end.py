@@ -36,11 +36,11 @@ def rows(done: subprocess.CompletedProcess[str]) -> list[dict]:
 def figures(results: Path) -> dict[str, object]:
     """Every measured value, and the digest of every sample set, by cell and stage."""
     found = {}
-    for path in sorted(results.glob("*/*/*/record.json")):
+    for path in sorted(results.glob("*/*/*/*/record.json")):
         record = json.loads(path.read_text())
         key = f"{path.parts[-3]}/{record['stage']}"
         found[key] = [(m["name"], m["value"]) for m in record["measurements"]]
-    for path in sorted(results.glob("*/*/*/samples.npy")):
+    for path in sorted(results.glob("*/*/*/*/samples.npy")):
         found[f"{path.parts[-3]}/pixels"] = np.load(path).tobytes()
     return found
 
@@ -78,10 +78,10 @@ def test_a_suite_ends_in_a_table(smoke):
             assert row["metrics"]["sample-images-per-second"]["mean"] > 0
             assert row["metrics"]["train-step-peak-memory"]["mean"] > 1e8
             assert row["parameters"] > 0
-    for path in results.glob("*/*/sample-*/grid.png"):
+    for path in results.glob("*/*/*/sample-*/grid.png"):
         with Image.open(path) as sheet:
             assert sheet.size == (8 * 50, 4 * 50)
-    assert len(list(results.glob("*/*/sample-*/grid.png"))) == 6
+    assert len(list(results.glob("*/*/*/sample-*/grid.png"))) == 6
 
 
 def test_a_second_run_does_nothing_and_says_the_same(smoke):
@@ -93,7 +93,7 @@ def test_a_second_run_does_nothing_and_says_the_same(smoke):
 
 def test_records_say_where_they_come_from(smoke):
     results = smoke[0]
-    (path,) = results.glob("*/zigma-zigzag-paths-8-seed-0-*/quality-*/record.json")
+    (path,) = results.glob("*/*/zigma-zigzag-paths-8-seed-0-*/quality-*/record.json")
     record = json.loads(path.read_text())
     assert record["provenance"]["versions"]["torch"]
     assert record["provenance"]["backend"] in ("cpu", "torch")
@@ -132,7 +132,9 @@ def test_killed_anywhere_it_ends_in_the_same_figures(write_suite, tmp_path, whol
             stdout=subprocess.DEVNULL,
         ) as process:
             until = time.monotonic() + 60
-            while not list(results.glob(f"*/zigma*/{wanted}")) and process.poll() is None and time.monotonic() < until:
+            while (
+                not list(results.glob(f"*/*/zigma*/{wanted}")) and process.poll() is None and time.monotonic() < until
+            ):
                 time.sleep(0.005)
             process.send_signal(number)
             process.wait()
@@ -149,7 +151,7 @@ def test_stages_run_alone_and_in_order(write_suite, tmp_path):
     clear_error(run("sample", path, *results), 3, "the stage train of this cell is not done", "run train first")
     assert run("train", path, *results).returncode == 0
     clear_error(run("quality", path, *results), 3, "the stage sample", "run sample first")
-    (ema,) = (tmp_path / "results").glob("*/*/train-*/ema.safetensors")
+    (ema,) = (tmp_path / "results").glob("*/*/*/train-*/ema.safetensors")
     whole = ema.read_bytes()
     ema.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     again = run("sample", path, *results)
@@ -211,7 +213,7 @@ def test_another_diffusion_from_the_suite_to_the_table(write_suite, tmp_path):
     assert [row["status"] for row in rows(first)] == ["done"] * 3, first.stderr
     assert again.stderr.count("done before") == 3
     (train,), (sample,) = (
-        [json.loads(found.read_text()) for found in (tmp_path / "results").glob(f"*/zigma*/{stage}-*/record.json")]
+        [json.loads(found.read_text()) for found in (tmp_path / "results").glob(f"*/*/zigma*/{stage}-*/record.json")]
         for stage in ("train", "sample")
     )
     assert train["details"]["scaling"]["skipped_steps"] + train["details"]["steps"] >= 4
@@ -263,7 +265,7 @@ def test_a_corrupt_image_is_the_cells_reason(write_suite, tmp_path):
 def test_a_record_of_a_newer_format_is_refused(write_suite, tmp_path):
     path, results = write_suite(*ONE_CELL), tmp_path / "results"
     assert run("train", path, "--results", results).returncode == 0
-    record = next(results.glob("*/zigma*/train-*/record.json"))
+    record = next(results.glob("*/*/zigma*/train-*/record.json"))
     record.write_text(json.dumps({**json.loads(record.read_text()), "format": 99}))
     clear_error(run("run", path, "--results", results), 4, "format that this version can't read", "got 99")
     clear_error(run("report", results), 1, "record.json", "got 99")  # the record costs its row; the others are shown
@@ -335,6 +337,6 @@ def test_photographs_from_a_parquet_file(root, tmp_path):
     done = [row["backbone"] for row in table if row["status"] == "done"]
     assert done == ["held-out images", "zigma", "zigma", "untrained zigma"]
     assert {row["tokens"] for row in table if row["role"] == "cell"} == {256}
-    grid = next(tmp_path.glob("*/floor*/sample-*/grid.png"))
+    grid = next(tmp_path.glob("*/*/floor*/sample-*/grid.png"))
     with Image.open(grid) as sheet:
         assert sheet.mode == "RGB"

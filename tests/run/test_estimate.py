@@ -158,7 +158,9 @@ def timed_results(tmp_path, monkeypatch):
             measurements=tuple(found), details=json.loads(json.dumps(details)),
             provenance={"card": "test", "precision": "fp32", "backend": "cpu"},
         )  # fmt: skip
-        write_record(stage_folder(cell_folder(tmp_path / "results", cell), "efficiency", identity), record)
+        write_record(
+            stage_folder(cell_folder(tmp_path / "results" / cell.suite / "main", cell), "efficiency", identity), record
+        )
     return tmp_path / "results"
 
 
@@ -188,7 +190,7 @@ SHAPELESS = (
 
 @pytest.mark.parametrize("text", ["{", SHAPELESS])
 def test_a_broken_record_is_named_in_one_line_and_left_out(tmp_path, text, capsys):
-    folder = tmp_path / "suite" / "cell-1" / "efficiency-1"
+    folder = tmp_path / "suite" / "main" / "cell-1" / "efficiency-1"
     folder.mkdir(parents=True)
     (folder / "record.json").write_text(text)
     assert timed_calls(tmp_path, "test") == []

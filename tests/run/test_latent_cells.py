@@ -85,10 +85,10 @@ def test_the_table_has_both_floors_and_says_which(place):
 
 
 def test_samples_are_pixels_and_so_is_what_they_are_compared_with(place):
-    found = {path.parts[-3].split("-")[0]: np.load(path) for path in place.glob("results/latent/*/*/samples.npy")}
+    found = {path.parts[-3].split("-")[0]: np.load(path) for path in place.glob("results/latent/main/*/*/samples.npy")}
     assert found.keys() == {"floor", "reconstruction", "zigma", "ceiling"}
     assert {(pixels.dtype.name, pixels.shape) for pixels in found.values()} == {("uint8", (24, 1, 16, 16))}
-    records = [json.loads(path.read_text()) for path in place.glob("results/latent/*/quality-*/record.json")]
+    records = [json.loads(path.read_text()) for path in place.glob("results/latent/main/*/quality-*/record.json")]
     judged = [m for record in records for m in record["measurements"] if m["name"] == "fd-efflite0"]
     assert len({json.dumps(m["fingerprint"], sort_keys=True) for m in judged}) == 1 and len(judged) == 4
 
@@ -98,7 +98,7 @@ def test_the_reconstruction_is_what_diffusers_gives_back_of_the_floors_images(pl
     (cell,) = [c for c in prepare(Path("suite.yaml"), settings=(), only=(), smoke=False).cells if c.role == "floor"]
     parts = load_cell_images(cell)
     latents = network_inputs(cell, parts, Path("results/.cache")).validation.take(parts.floor.indices)
-    (path,) = place.glob("results/latent/reconstruction-*/sample-*/samples.npy")
+    (path,) = place.glob("results/latent/main/reconstruction-*/sample-*/samples.npy")
     network = AutoencoderKL.from_pretrained("vae", low_cpu_mem_usage=False)
     with torch.no_grad():
         images = network.decode(torch.from_numpy(latents) / 0.18215).sample
@@ -127,7 +127,7 @@ def test_a_cut_cache_is_found_by_check_and_mended_by_a_run(place):
     whole = file.read_bytes()
     file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     clear_error(run("data", "encode", "suite.yaml", "--check", cwd=place), 3, "validation, shard 2", "without --check")
-    (record,) = place.glob("results/latent/zigma-*/quality-*/record.json")
+    (record,) = place.glob("results/latent/main/zigma-*/quality-*/record.json")
     measured = record.read_text()
     record.unlink()  # so that something is to be done
     done = run("run", "suite.yaml", "--device", "cpu", cwd=place)
@@ -230,7 +230,7 @@ def test_an_encoding_that_can_not_be_says_why_before_any_cell_runs(place, tmp_pa
     file.write_bytes(file.read_bytes()[:5000])
     words = ("--set", f"data.latents.autoencoder={tmp_path / 'cut'}", "--results", tmp_path, "--device", "cpu")
     clear_error(run("run", "suite.yaml", *words, cwd=place), 3, "the autoencoder can't be read", "safetensors")
-    assert not list(tmp_path.glob("latent/*/*/record.json"))
+    assert not list(tmp_path.glob("latent/*/*/*/record.json"))
 
 
 def test_a_suite_without_latents_has_none_to_encode(write_suite):
@@ -247,7 +247,7 @@ def test_two_autoencoders_of_one_data_set_make_two_tables(place, write_suite, mo
 
 
 def test_the_quality_command_takes_a_suites_real_images(place):
-    (samples,) = place.glob("results/latent/zigma-*-seed-0-*/sample-*")
+    (samples,) = place.glob("results/latent/main/zigma-*-seed-0-*/sample-*")
     done = run(
         "quality", "--samples", samples, "--reference", "suite.yaml", "--metrics", "fd-efflite0", "--json", cwd=place
     )
@@ -263,12 +263,12 @@ def test_only_an_autoencoder_gives_reconstructions(write_suite):
 
 
 def test_reconstructions_as_the_reference_change_what_is_measured_and_nothing_else(place):
-    before = {path: path.stat().st_mtime_ns for path in place.glob("results/latent/*/*/samples.npy")}
+    before = {path: path.stat().st_mtime_ns for path in place.glob("results/latent/main/*/*/samples.npy")}
     old = json.loads((place / "table.json").read_text())["rows"]
     words = ("--set", "reference.images=reconstructions", "--json", "--device", "cpu")
     done = run("run", "suite.yaml", *words, cwd=place)
     assert done.returncode == 0, done.stderr
-    assert before == {path: path.stat().st_mtime_ns for path in place.glob("results/latent/*/*/samples.npy")}
+    assert before == {path: path.stat().st_mtime_ns for path in place.glob("results/latent/main/*/*/samples.npy")}
     was, now = ({row["role"]: row["metrics"] for row in rows} for rows in (old, json.loads(done.stdout)["rows"]))
     shown = run("report", "results/latent", "--format", "markdown", cwd=place).stdout
     assert "against the reconstructed train split" in shown

@@ -33,7 +33,7 @@ def shards(folder: Path) -> str:
 
 
 def train_record(results: Path) -> dict[str, object]:
-    (file,) = results.glob("*/zigma*/train-*/record.json")
+    (file,) = results.glob("*/*/zigma*/train-*/record.json")
     found: dict[str, object] = json.loads(file.read_text())
     return found
 
@@ -59,7 +59,7 @@ def test_a_kill_changes_nothing_and_leaves_no_process(write_suite, tmp_path):
     killed = write_suite(*replaced, ("{batch: 16}", "{batch: 16, checkpoint_seconds: 0.1}"))
     with subprocess.Popen([*PROGRAM, killed, "--results", tmp_path / "b"], stderr=subprocess.DEVNULL) as run:
         until = time.monotonic() + 60
-        while not list((tmp_path / "b").glob("*/*/train-*/checkpoint-*/manifest.json")) and time.monotonic() < until:
+        while not list((tmp_path / "b").glob("*/*/*/train-*/checkpoint-*/manifest.json")) and time.monotonic() < until:
             time.sleep(0.01)
         run.kill()
     until = time.monotonic() + 20

@@ -66,7 +66,6 @@ def test_numbers_are_those_of_yaml_1_2(write_suite):
         ("name: tiny", "name: ../../etc", ["key name", "got '../../etc'"]),
         ("name: tiny", "name: [tiny", ["this is no YAML"]),
         ("name: tiny", "1: tiny", [":2", "a key is not text"]),
-        ("name: tiny", "name: tiny-smoke", ["kept for smoke runs"]),
         ("{images: 64}", "{images: 1_0}", ["budget.images", "valid integer", "got '1_0'"]),
         ("{images: 64}", "{seconds: 1e999}", ["budget.seconds", "finite number"]),
         ("seeds: [0, 1]", "efficiency: {stages: [sample, sample]}", ["a stage stands twice"]),

@@ -24,7 +24,7 @@ def find_batch(
     as_json: AsJson = False,
 ) -> None:
     """Find the largest batch whose training step fits in memory, in fresh processes; nothing is changed by it."""
-    from zigma_bench.records.store import check_writable, suite_folder, write_json
+    from zigma_bench.records.store import check_writable, write_json
     from zigma_bench.run.find_batch import distinct, limit_of
     from zigma_bench.run.find_batch import find_batch as find
     from zigma_bench.run.prepare import prepare
@@ -33,11 +33,12 @@ def find_batch(
     target = find_device(device)
     made = prepare(suite, settings=settings or (), only=only or (), smoke=smoke)
     made.check_card(target.type, "train")
-    limit, folder = limit_of(target, memory), suite_folder(results, made.suite.name, smoke=smoke)
+    limit, folder = limit_of(target, memory), results / made.suite.name
+    file = folder / ("find-batch-smoke.json" if smoke else "find-batch.json")
     check_writable(folder)
     found = [find(cell, target, limit, lambda text: print(text, file=sys.stderr)) for cell in distinct(made)]
     document = {"card": target.card, "limit_bytes": limit, "cells": [one.to_json() for one in found]}
-    write_json(folder / "find-batch.json", document)
+    write_json(file, document)
     if as_json:
         print(json.dumps(document, indent=1))
         return
@@ -47,4 +48,4 @@ def find_batch(
     least = min(one.batch for one in found)
     all_fit = f"all fit train.batch={least:,}" if least else "one image does not fit where the batch is 0"
     print(f"within {limit / 2**30:.2f} GiB of {target.card}; {all_fit}")
-    print(f"record: {folder / 'find-batch.json'}")
+    print(f"record: {file}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zigma_bench.cli.suites import DEFAULT_RESULTS, AsJson, DeviceName, Only, Results, Settings, Smoke
+from zigma_bench.cli.suites import DEFAULT_RESULTS, AsJson, DeviceName, Only, Results, RunName, Settings, Smoke
 from zigma_bench.cli.suites import quality as quality_of_suite
 from zigma_bench.errors import UsageError
 
@@ -39,17 +39,18 @@ def quality(
     smoke: Smoke = False,
     device: DeviceName = "auto",
     as_json: AsJson = False,
+    name: RunName = None,
 ) -> None:
     """Measure the quality of drawn images, and no more: a suite's, or with --samples anybody's."""
     if samples is None:
         _refuse("--samples", reference=reference, metrics=metrics, data=data, save_statistics=save)
         if suite is None:
             raise UsageError("there is nothing to measure", expected="a suite's file, or --samples and --reference")
-        quality_of_suite(suite, settings, only, results, smoke, device, as_json)
+        quality_of_suite(suite, settings, only, results, smoke, device, as_json, name)
         return
     if suite is not None:
         raise UsageError("--samples are measured without a suite of their own", got=str(suite), do="leave one out")
-    _refuse("a suite", set=settings, only=only, smoke=smoke or None)
+    _refuse("a suite", set=settings, only=only, smoke=smoke or None, name=name)
     if save is not None:
         if reference is not None or data is not None:
             raise UsageError("--save-statistics measures against nothing", do="leave --reference and --data out")

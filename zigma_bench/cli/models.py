@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from zigma_bench.cli.suites import DEFAULT_RESULTS, AsJson, DeviceName, Only, Results, Smoke
+from zigma_bench.cli.suites import DEFAULT_RESULTS, AsJson, DeviceName, Only, Results, RunName, Smoke
 from zigma_bench.cli.suites import sample as sample_of_suite
 from zigma_bench.errors import UsageError
 
@@ -96,6 +96,7 @@ def sample(
         str | None, typer.Option("--backend", help="MODEL, CELL: of scan and convolution; auto.")
     ] = None,
     autoencoder: Annotated[str | None, typer.Option("--autoencoder", help=AUTOENCODER_HELP)] = None,
+    name: RunName = None,
 ) -> None:
     """Draw the images of a suite's trained cells, or of an imported model or one trained cell as you ask."""
     from zigma_bench.sampling.target import kind_of
@@ -107,10 +108,10 @@ def sample(
     }  # fmt: skip
     if (kind := kind_of(target)) == "suite":
         _refuse("a model, and this is a suite", "set sample.KEY in the suite or with --set", of_model)
-        sample_of_suite(target, settings, only, results, smoke, device, as_json)
+        sample_of_suite(target, settings, only, results, smoke, device, as_json, name)
         return
     elsewhere = None if results == DEFAULT_RESULTS else results
-    vain = {"only": only, "smoke": smoke or None, "results": elsewhere}
+    vain = {"only": only, "smoke": smoke or None, "results": elsewhere, "name": name}
     _refuse(f"a suite, and this is a {kind}", "leave it out", vain)
     given = {key: of_model[key] for key in ("count", "batch", "solver", "evaluations", "guidance")}
     if prompts and count is None:

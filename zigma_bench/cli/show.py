@@ -21,6 +21,7 @@ from zigma_bench.reports.table import Table
 from zigma_bench.run.encode import cached_cells, state, text_cells, text_state
 from zigma_bench.run.estimate import NOTHING, Estimate, Estimator
 from zigma_bench.run.prepare import image_counts
+from zigma_bench.run.runs import find_run
 from zigma_bench.suite import Train
 from zigma_bench.system.device import Device
 
@@ -54,8 +55,9 @@ def print_wide(shown: RenderableType) -> None:
     console.print(shown)
 
 
-def show_plan(plan: Plan, results: Path, device: Device) -> None:
-    """The cells of a plan, a row each."""
+def show_plan(plan: Plan, results: Path, device: Device, name: str | None = None) -> None:
+    """Print the cells of a plan, a row each, and the run that they belong to."""
+    run = find_run(plan, results, name)
     title = visible(f"{plan.suite.name}: {plan.question}")
     estimator = Estimator(results, device)
     guesses = [estimator(cell) for cell in plan.cells]
@@ -80,6 +82,7 @@ def show_plan(plan: Plan, results: Path, device: Device) -> None:
     for row in rows:
         shown.add_row(*(Text(visible(text)) for text in row))
     print_wide(shown)
+    print(visible(str(run)))
     if plan.suite.timed_alone:
         _say_what_is_timed(plan, device)
         return

@@ -1,4 +1,4 @@
-"""Commands on a suite: run, its single stages, plan and report."""
+"""Commands on a suite: `run`, its single stages, `plan` and `report`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from zigma_bench.errors import CellFailed, UsageError, nearest
+from zigma_bench.escaping import visible
 
 if TYPE_CHECKING:
     from zigma_bench.plan import Stage
@@ -24,12 +25,16 @@ Only = Annotated[
 Results = Annotated[Path, typer.Option("--results", help="The folder of all results.")]
 Smoke = Annotated[bool, typer.Option("--smoke", help="Toy scale on embedded data: exercises every stage.")]
 DeviceName = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+RunName = Annotated[
+    str | None,
+    typer.Option("--name", metavar="RUN", help="The name of the run; by default main, smoke, or one made from --set."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 
 DEFAULT_RESULTS = Path("results")
 
 
-def stage_command(name: str, stages: Sequence[Stage], doc: str) -> Callable[..., None]:
+def stage_command(title: str, stages: Sequence[Stage], doc: str) -> Callable[..., None]:
     """The command that runs some stages of every cell of a suite."""
 
     def command(
@@ -40,17 +45,18 @@ def stage_command(name: str, stages: Sequence[Stage], doc: str) -> Callable[...,
         smoke: Smoke = False,
         device: DeviceName = "auto",
         as_json: AsJson = False,
+        name: RunName = None,
     ) -> None:
-        _run(suite, settings, only, results, smoke, device, as_json, stages)
+        _run(suite, settings, only, results, smoke, device, as_json, name, stages)
 
-    command.__name__, command.__doc__ = name, doc
+    command.__name__, command.__doc__ = title, doc
     return command
 
 
 run = stage_command(
     "run",
     ("train", "sample", "quality", "efficiency"),
-    "Train, sample, measure and tabulate every cell of a suite; goes on where an earlier run stopped.",
+    "Train, sample, measure and tabulate every cell of a suite. Continues where an earlier command stopped.",
 )
 train = stage_command("train", ("train",), "Train the cells of a suite, and no more.")
 sample = stage_command("sample", ("sample",), "Draw the images of trained cells, and no more.")
@@ -65,8 +71,9 @@ def plan(
     smoke: Smoke = False,
     device: DeviceName = "auto",
     as_json: AsJson = False,
+    name: RunName = None,
 ) -> None:
-    """Print the resolved cells with tokens, parameters, FLOPs and estimated time; code 3 where something is missing."""
+    """Print the resolved cells with tokens, parameters, FLOPs and estimated time; code 3 if something is missing."""
     from zigma_bench.cli.show import show_plan
     from zigma_bench.run.prepare import plan_json, prepare
     from zigma_bench.system.device import find_device
@@ -74,19 +81,25 @@ def plan(
     target = find_device(device)
     made = prepare(suite, settings=settings or (), only=only or (), smoke=smoke)
     if as_json:
-        print(json.dumps(plan_json(made, results, target), indent=1, allow_nan=False))
+        print(json.dumps(plan_json(made, results, target, name), indent=1, allow_nan=False))
     else:
-        show_plan(made, results, target)
+        show_plan(made, results, target, name)
     made.check_ready(target.type)
 
 
 def report(
-    paths: Annotated[list[Path] | None, typer.Argument(help="Results folders; all of results/ by default.")] = None,
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Folders of results, of a suite or of a run; all of results/ by default."),
+    ] = None,
     output: Annotated[str, typer.Option("--format", help="terminal, markdown, csv or json.")] = "terminal",
     plot: Annotated[Path | None, typer.Option(help="PNG or SVG: an efficiency suite's curves over length.")] = None,
     as_json: AsJson = False,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="RUN", help="The run to show; the latest of each suite by default.")
+    ] = None,
 ) -> None:
-    """Tabulate records: mean and spread over seeds, the two anchors, and what failed."""
+    """Tabulate the latest run of each suite: mean and spread over seeds, the two anchors, and what failed."""
     from zigma_bench.reports.render import FORMATS
     from zigma_bench.reports.table import find_tables
 
@@ -95,14 +108,14 @@ def report(
         raise UsageError(
             "there is no such format", where="--format", expected=", ".join(FORMATS), got=output, nearest=near
         )
-    tables = find_tables(paths or [DEFAULT_RESULTS])
+    tables = find_tables(paths or [DEFAULT_RESULTS], name)
     if plot is not None:
         from zigma_bench.reports.curves import draw_curves
 
         draw_curves(tables, plot)
     show_tables(tables, "json" if as_json else output)
-    if broken := [fault for table in tables for fault in table.broken]:
-        more = f"; {len(broken) - 1} more record(s) can't be read either" if len(broken) > 1 else ""
+    if broken := list(dict.fromkeys(fault for table in tables for fault in table.broken)):
+        more = f"; {len(broken) - 1} more file(s) can't be read either" if len(broken) > 1 else ""
         raise CellFailed(f"{broken[0]}{more}")
 
 
@@ -127,27 +140,29 @@ def _run(
     smoke: bool,
     device: str,
     as_json: bool,
+    name: str | None,
     stages: Sequence[Stage],
 ) -> None:
-    from zigma_bench.records.store import suite_folder
     from zigma_bench.reports.table import read_tables
     from zigma_bench.run.executors.local import rounds_of, run_plan
     from zigma_bench.run.prepare import check_stages, prepare
+    from zigma_bench.run.runs import find_run
     from zigma_bench.run.watch import watcher
     from zigma_bench.system.device import find_device
 
     target = find_device(device)
     made = prepare(suite, settings=settings or (), only=only or (), smoke=smoke, fetch=True, device_type=target.type)
     made.check_ready(target.type)
-    check_stages(made, stages, results, target)
-    print(f"device: {target.name} ({target.card})", file=sys.stderr)
+    check_stages(made, stages, results, target, name)
+    chosen = find_run(made, results, name)
+    print(f"device: {target.name} ({target.card})\n{visible(str(chosen))}", file=sys.stderr)
     with watcher(len(made.cells) * rounds_of(made)) as watching:
-        outcomes = run_plan(made, results, target, watching, stages=stages)
-    folder = suite_folder(results, made.suite.name, smoke=smoke)
+        outcomes = run_plan(made, results, target, watching, stages=stages, name=name)
+    folder = outcomes[0].folder.parent
     failed = {outcome.folder.name: outcome.reason or "" for outcome in outcomes if outcome.status == "failed"}
     try:
         tables = read_tables(folder, failed)
-    except UsageError as error:  # its table was there when the run began
+    except UsageError as error:  # its table file was there when the run began
         raise CellFailed("the results folder was removed during the run", where=str(folder), do=error.do) from None
     show_tables(tables, "json" if as_json else "terminal")
     if not made.suite.timed_alone:

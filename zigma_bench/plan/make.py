@@ -46,7 +46,17 @@ def make_plan(suite: Suite, source: Source, catalogue: Catalogue, *, smoke: bool
     frames = min(data.facts.frames for data in sets)
     missing += missing_metrics(catalogue, suite, metrics, frames, smoke)
     missing = list(dict.fromkeys(missing))
-    return Plan(suite, source.question, source.file, all_cells, tuple(missing), smoke, all_cells, made[0][1])
+    return Plan(
+        suite=suite,
+        question=source.question,
+        file=source.file,
+        cells=all_cells,
+        missing=tuple(missing),
+        smoke=smoke,
+        all_cells=all_cells,
+        baseline=made[0][1],
+        suite_sha256=source.sha256,
+    )
 
 
 def _cells_on(

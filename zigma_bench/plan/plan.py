@@ -14,7 +14,10 @@ from zigma_bench.suite import Suite
 
 @dataclass(frozen=True)
 class Plan:
-    """The suite resolved: its cells in order, what is missing before they can run, and a cell of the baseline's row."""
+    """The suite resolved: its cells in order, what is missing before they can run, and a cell of the baseline's row.
+
+    `settings`: the KEY=VALUE texts that were laid over the suite's file. `suite_sha256`: the hash of the file's text.
+    """
 
     suite: Suite
     question: str
@@ -24,6 +27,8 @@ class Plan:
     smoke: bool
     all_cells: tuple[Cell, ...]
     baseline: Cell
+    suite_sha256: str
+    settings: tuple[str, ...] = ()
 
     def only(self, *patterns: str) -> Plan:
         """The cells whose label matches one of the patterns: a part of it, or a glob; anchors stay.

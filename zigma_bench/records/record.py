@@ -1,4 +1,4 @@
-"""What a stage leaves behind: values with unit and spread, what they were measured against, and where they came from.
+"""The record of a stage: values with unit and spread, what they were measured against, and where they come from.
 
 Format history: 1 (0.1.0) the first.
 """
@@ -27,7 +27,7 @@ STAGES: tuple[Stage, ...] = ("train", "sample", "quality", "efficiency")
 class Measurement:
     """One figure. `value` is None exactly when `status` is not `ok`, and `reason` then says why.
 
-    `fingerprint` holds everything that two figures must share to stand in one column.
+    `fingerprint` holds everything that two figures must share to be in one column.
     """
 
     name: str
@@ -77,13 +77,13 @@ class Record:
 
     @classmethod
     def from_json(cls, text: str, *, where: str) -> Record:
-        """A record read back; a newer format is refused, a broken file is an error that names it."""
+        """A record read back. NewerFormat for a later format, ComparisonRefused for a broken file."""
         do = "move the file away; the stage is then done again"
         try:
             data = parse_json(text)
             version = data["format"]
         except (ValueError, KeyError, TypeError) as error:
-            raise ComparisonRefused(f"this is no record of zigma-bench ({error!r})", where=where, do=do) from None
+            raise ComparisonRefused(f"this is not a record of zigma-bench ({error!r})", where=where, do=do) from None
         if type(version) is not int or version > FORMAT or version < 1:
             raise NewerFormat(
                 "the record has a format that this version can't read",
@@ -101,7 +101,7 @@ class Record:
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             text = shortened(str(error))
             raise ComparisonRefused(
-                f"the record lacks a field, has one too many or a wrong one ({text})", where=where, do=do
+                f"a field of the record is missing, wrong or unknown ({text})", where=where, do=do
             ) from None
 
 
@@ -116,7 +116,7 @@ RECORD_FIELDS: Mapping[str, tuple[Any, ...]] = {
 
 
 def _check_fields(found: object, fields: Mapping[str, tuple[Any, ...]]) -> None:
-    """ValueError for a field that is of none of its types and none of its words."""
+    """ValueError for a field that has none of the allowed types and words."""
     for name, allowed in fields.items():
         value = getattr(found, name)
         if not any(isinstance(value, one) if isinstance(one, type) else value == one for one in allowed):
@@ -125,22 +125,22 @@ def _check_fields(found: object, fields: Mapping[str, tuple[Any, ...]]) -> None:
 
 
 def _measurement(item: dict[str, Any]) -> Measurement:
-    """A figure read back; ValueError for one that no stage leaves: not finite, or with a status that denies it."""
+    """A figure read back. ValueError for one that no stage writes: not finite, or with a status that contradicts it."""
     found = Measurement(**{**item, "raw": tuple(item["raw"])})
     _check_fields(found, MEASUREMENT_FIELDS)
     values = (*found.raw, *(() if found.value is None else (found.value,)))
     for value in values:
         if type(value) not in (int, float) or not math.isfinite(value):
-            raise ValueError(f"{found.name} holds {value!r}, which is no finite number")
+            raise ValueError(f"{found.name} holds {value!r}, which is not a finite number")
         if abs(value) > LARGEST:
-            raise ValueError(f"{found.name} holds {value:.3g}, which is no figure of a measurement")
+            raise ValueError(f"{found.name} holds {value:.3g}, which is too large for a measurement")
     if (found.value is None) != (found.status != "ok"):
         raise ValueError(f"{found.name} has the value {found.value!r} and the status {found.status!r}")
     return found
 
 
 def outdated(record: Record, records: Mapping[str, Record]) -> str | None:
-    """Why a record does not belong to the records of the stages before it, or None where it does."""
+    """Why a record does not belong to the records of the stages before it, or None if it does."""
     for name, sha256 in record.inputs.items():
         source, _, file = name.partition("/")
         if source in records and records[source].files.get(file) != sha256:
@@ -149,7 +149,7 @@ def outdated(record: Record, records: Mapping[str, Record]) -> str | None:
 
 
 def without_outdated(records: Mapping[str, Record]) -> dict[str, Record]:
-    """The records of a cell, in the order of its stages, less those that do not belong to the ones before them."""
+    """The records of a cell, in the order of its stages, without those that don't belong to the ones before them."""
     found: dict[str, Record] = {}
     for stage in (stage for stage in STAGES if stage in records):
         record = records[stage]

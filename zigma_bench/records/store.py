@@ -1,14 +1,14 @@
-"""What lies where under a results folder, written atomically, and what is done.
+"""The layout of a results folder, atomic writing, and locks.
 
-    RESULTS/<suite>/<slug>-<hash>/<stage>-<hash>/spec.json     first: what the stage is about to do
-                                                 ...           checkpoints, samples, grid
-                                                 record.json   last: the stage is done (or failed, with the reason)
-    RESULTS/<suite>/table.json                                 which records the last run of the suite stands on
+    RESULTS/<suite>/<run>/table.json                                 the run and its rows (table_file.py)
+    RESULTS/<suite>/<run>/<slug>-<hash>/<stage>-<hash>/spec.json     first: what the stage is about to do
+                                                       ...           checkpoints, samples, grid
+                                                       record.json   last: the stage is done, or failed with a reason
 
-State is read from files alone. A record counts when its identity is the one that was asked for.
+All state is read from files. A record counts if it has the identity that is asked for.
 
-Whoever writes a temporary file or folder (`.NAME.*.tmp`) holds a lock on it, which the kernel releases when the process
-dies. So anyone may remove what is not locked (`clear_temporary`).
+A process that writes a temporary file or folder (`.NAME.*.tmp`) holds a lock on it, which the kernel releases when the
+process dies. So any process may remove what is not locked (`clear_temporary`).
 """
 
 from __future__ import annotations
@@ -25,15 +25,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from zigma_bench.errors import Busy, ComparisonRefused, NewerFormat, NotReady, system_fault
+from zigma_bench.errors import Busy, ComparisonRefused, NotReady, system_fault
 from zigma_bench.records.record import Record
-from zigma_bench.system.json_files import check_finite, parse_json, read_text
+from zigma_bench.system.json_files import read_text
 
 LOCK_SECONDS = 5  # long enough for a worker whose parent was killed to end itself
-RECORD, SPEC, TABLE = "record.json", "spec.json", "table.json"
+RECORD, SPEC = "record.json", "spec.json"
 EMA, SAMPLES = "ema.safetensors", "samples.npy"  # the weights that images are drawn from, and the images
 CHECKPOINTS, PARTS, WRITTEN = "checkpoint-*", "part-*", "written.json"  # of a stage that is not done
-TABLE_FORMAT = 1
 LEAST_BYTES = 2**20  # that must fit before anything begins
 
 
@@ -119,12 +118,12 @@ def clear_finished(stage: Path) -> None:
 
 
 def clear_leftovers(results: Path) -> None:
-    """Remove what killed processes left below a results folder: temporary files, and what finished stages need no more.
+    """Remove what killed processes left in a results folder: temporary files, and what finished stages don't need.
 
-    A cell at which a process is at work is passed over.
+    A cell at which a process is at work is left alone.
     """
     clear_temporary(results)
-    patterns = [f"*/*/*/{pattern}" for pattern in (CHECKPOINTS, PARTS, WRITTEN)]
+    patterns = [f"*/*/*/*/{pattern}" for pattern in (CHECKPOINTS, PARTS, WRITTEN)]
     for stage in {path.parent for pattern in patterns for path in results.glob(pattern)}:
         with contextlib.suppress(ComparisonRefused, Busy):
             record = read_record(stage)
@@ -163,9 +162,9 @@ def sync_folder(folder: Path) -> None:
 
 
 def check_writable(results: Path, needed_bytes: int = LEAST_BYTES) -> None:
-    """Stop with code 3 before the expensive step where the results folder can't take so many bytes.
+    """Stop with code 3 before the expensive step if the results folder has no space for so many bytes.
 
-    They are reserved and let go again: what a disk reports as free may be beyond a quota or a limit.
+    They are reserved and released again, because a quota or a limit may allow less than the disk reports as free.
     """
     do = "take another one with --results DIR"
     try:
@@ -195,16 +194,18 @@ def _reserve(handle: int, count: int) -> None:
         os.write(handle, bytes(min(LEAST_BYTES, count - start)))
 
 
-def suite_folder(results: Path, suite: str, *, smoke: bool) -> Path:
-    return results / (f"{suite}-smoke" if smoke else suite)
+def run_folder(results: Path, suite: str, run: str) -> Path:
+    """The folder of a run of a suite."""
+    return results / suite / run
 
 
 def stage_folder(cell_folder: Path, stage: str, identity: str) -> Path:
+    """The folder of a stage of a cell."""
     return cell_folder / f"{stage}-{identity[:8]}"
 
 
 def read_record(folder: Path, identity: str | None = None) -> Record | None:
-    """The record of a stage, or None where there is none of this identity."""
+    """The record of a stage, or None if there is none with this identity."""
     path = folder / RECORD
     try:
         text = read_text(path, do="move it away; the stage is then done again")
@@ -212,28 +213,6 @@ def read_record(folder: Path, identity: str | None = None) -> Record | None:
         return None
     record = Record.from_json(text, where=str(path))
     return record if identity is None or record.identity == identity else None
-
-
-def read_table_file(path: Path) -> dict[str, Any] | None:
-    """What a suite's table stands on, or None where there is none; a newer format is refused."""
-    try:
-        data = parse_json(read_text(path))
-        check_finite(data)
-        version = data["format"]
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError) as error:
-        what = f"this is no table of zigma-bench ({error!r})"
-        raise ComparisonRefused(what, where=str(path), do="move the file away") from None
-    if version != TABLE_FORMAT:
-        raise NewerFormat(
-            "the table has a format that this version can't read",
-            where=str(path),
-            expected=f"format {TABLE_FORMAT}",
-            got=version,
-            do="update zigma-bench, or move the file away",
-        )
-    return dict(data)
 
 
 def write_record(folder: Path, record: Record) -> None:
@@ -248,9 +227,9 @@ def write_json(path: Path, data: Any) -> None:
 def only_writer(
     folder: Path, what: str = "this cell", *, wait: bool = False, stopped: Callable[[], bool] = lambda: False
 ) -> Iterator[None]:
-    """Hold the lock of a cell, or of what else a folder holds, and clear away what a killed owner was writing.
+    """Hold the lock of a folder, such as that of a cell, and clear away what a killed owner was writing.
 
-    Busy where another process holds it; with `wait` only once `stopped()`. The kernel releases the lock when the owner
+    Busy if another process holds it; with `wait`, only once `stopped()`. The kernel releases the lock when the owner
     dies, however it dies.
     """
     import filelock

@@ -1,38 +1,58 @@
-"""The file that a suite's tables stand on, checked as it is read: names that lead nowhere else, and bounded numbers."""
+"""The table file of a run: what the run is, and which records the rows of its table come from.
+
+    RESULTS/<suite>/<run>/table.json
+
+A run writes it before its first cell, and reports read it. It is checked as it is read: names of folders lead nowhere
+else, and numbers and texts are bounded.
+
+Format history: 1 (0.1.0) the first.
+"""
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
 from annotated_types import Interval, Len
 
-from zigma_bench.errors import ComparisonRefused, UsageError
+from zigma_bench.errors import ComparisonRefused, NewerFormat, UsageError
 from zigma_bench.escaping import shortened
 from zigma_bench.records.record import Stage
-from zigma_bench.records.store import TABLE, read_table_file
+from zigma_bench.records.store import write_json
+from zigma_bench.system.json_files import check_finite, parse_json, read_text
+
+TABLE = "table.json"
+FORMAT = 1
 
 Whole = Annotated[int, Interval(ge=0, le=10**30)]
 Amount = Annotated[float, Interval(ge=0, le=1e30)]
 Folder = Annotated[str, pydantic.StringConstraints(pattern=r"^[^/\\\\\x00.][^/\\\\\x00]{0,254}$")]
 Identity = Annotated[str, pydantic.StringConstraints(pattern=r"^[^/\\\\\x00]{1,200}$")]
+Sha256 = Annotated[str, pydantic.StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Text = Annotated[str, Len(max_length=10_000)]
+RunName = Annotated[str, pydantic.StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,63}$")]
+Time = Annotated[str, pydantic.StringConstraints(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$")]
 
 
-class _Part(pydantic.BaseModel):
-    """A part of the file; keys that are not known here are those of other versions."""
+class TablePart(pydantic.BaseModel):
+    """A part of the table file. Keys that are not fields here belong to other versions and are ignored."""
 
     model_config = pydantic.ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False)
 
 
-class _Setting(_Part):
+class TimedSetting(TablePart):
+    """What a cell of an efficiency suite is timed with."""
+
     backend: Text
     tokens: Whole
     batch: Whole
 
 
-class _SizeMatch(_Part):
+class MatchedSize(TablePart):
+    """How the network of a cell got its size, as the plan has it (`plan.cells.Match`)."""
+
     by: Literal["parameters", "flops"]
     reference: Text
     target: Annotated[int, Interval(ge=1, le=10**30)]
@@ -41,7 +61,9 @@ class _SizeMatch(_Part):
     chosen: dict[Text, Whole]
 
 
-class _Cell(_Part):
+class TableCell(TablePart):
+    """A cell: the name of its folder, the identity of each of its stages, and what its row shows."""
+
     folder: Folder
     stages: dict[Stage, Identity]
     role: Literal["floor", "reconstruction", "cell", "ceiling"]
@@ -49,44 +71,101 @@ class _Cell(_Part):
     backbone: Text | None
     scan: Text | None
     smoke: bool
+    data: Text | None
     parameters: Whole
     forward_flops: Whole
     scanned_ratio: Amount
     tokens: Whole
-    data: Text | None = None
-    size_match: _SizeMatch | None = None
-    setting: _Setting | None = None
+    size_match: MatchedSize | None
+    setting: TimedSetting | None
 
 
-class _Baseline(_Part):
+class BaselineRow(TablePart):
+    """The backbone and the scan of the row that all other rows are compared with."""
+
     backbone: Text | None
     scan: Text | None
 
 
-class _Stored(_Part):
+class TableFile(TablePart):
+    """The run and its cells.
+
+    `content`: the suite with the settings of the run, without what equals its default. Two commands with equal content
+    are one run. `options`: what distinguishes the run from the plain suite, as KEY=VALUE. `suite_sha256`: the hash of
+    the suite's file. `updated`: when a command last began work on a cell of the run; the largest is the latest run.
+    """
+
+    format: Literal[1]
     suite: Text
+    run: RunName
+    created: Time
+    updated: Time
+    options: Annotated[list[Text], Len(max_length=1_000)]
+    suite_sha256: Sha256
+    content: dict[Text, Any]
     question: Text
     smoke: bool
-    budget: dict[Text, Amount]
+    budget: dict[Text, Whole | Amount]
     reference: Text
     sample_count: Whole
     residual: list[Text]
-    cells: Annotated[list[_Cell], Len(max_length=100_000)]
-    baseline: _Baseline | None = None
+    baseline: BaselineRow
+    cells: Annotated[list[TableCell], Len(max_length=100_000)]
 
 
-def read_stored(folder: Path) -> dict[str, Any]:
-    """What the suite's tables stand on; ComparisonRefused for a file of another shape, with the key that is wrong."""
+def time_now() -> str:
+    """The time now in UTC, to the microsecond; such texts sort by time."""
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def write_table_file(folder: Path, table: TableFile) -> None:
+    """Write the table file of the run in `folder`."""
+    write_json(folder / TABLE, table.model_dump(mode="json"))
+
+
+def read_table_file(folder: Path) -> TableFile | None:
+    """The table file of the run in `folder`, or None if there is none.
+
+    NewerFormat for a file of a later version. ComparisonRefused for any other content, with the key that is wrong.
+    """
     path = folder / TABLE
-    stored = read_table_file(path)
-    if stored is None:
-        raise UsageError("no suite has left results here", where=str(folder), do="run a suite first")
     try:
-        _Stored.model_validate(stored)
+        data = _read_json(path)
+    except FileNotFoundError:
+        return None
+    try:
+        return TableFile.model_validate(data)
     except pydantic.ValidationError as error:
         fault = error.errors(include_url=False, include_context=False)[0]
         key = shortened(".".join(map(str, fault["loc"])))
         got = None if fault["type"] == "missing" else fault["input"]
-        what = f"this is no table of zigma-bench ({fault['msg']})"
+        what = f"this is not a table file of zigma-bench ({fault['msg']})"
         raise ComparisonRefused(what, where=f"{path}, key {key}", got=got, do="move the file away") from None
-    return stored
+
+
+def require_table_file(folder: Path) -> TableFile:
+    """The table file of the run in `folder`; UsageError if there is none."""
+    table = read_table_file(folder)
+    if table is None:
+        raise UsageError("this folder has no results of a run", where=str(folder), do="run a suite first")
+    return table
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The mapping in a table file of a known format."""
+    try:
+        data = parse_json(read_text(path))
+        check_finite(data)
+        version = data["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        what = f"this is not a table file of zigma-bench ({error!r})"
+        raise ComparisonRefused(what, where=str(path), do="move the file away") from None
+    if version != FORMAT:
+        raise NewerFormat(
+            "the table file has a format that this version can't read",
+            where=str(path),
+            expected=f"format {FORMAT}",
+            got=version,
+            do="update zigma-bench, or move the file away",
+        )
+    return dict(data)

@@ -44,7 +44,7 @@ class Difference:
 
 
 def with_differences(
-    rows: Sequence[Row], baseline: tuple[str | None, str | None] | None, *, budget: Sequence[str], smoke: bool
+    rows: Sequence[Row], baseline: tuple[str | None, str | None], *, budget: Sequence[str], smoke: bool
 ) -> tuple[Row, ...]:
     """The rows, those of cells with their differences to the row of `baseline`, a backbone and a scan.
 

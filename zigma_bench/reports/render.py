@@ -8,10 +8,11 @@ import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zigma_bench.escaping import csv_cell, markdown, visible
 from zigma_bench.plan import Match, told
+from zigma_bench.records.runs import MAIN, SMOKE
 from zigma_bench.reports import differences
 from zigma_bench.reports.better import NO_BETTER, explain
 from zigma_bench.reports.compare import Difference
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 SETTING = ("backend", "tokens", "batch")  # of the rows of an efficiency suite
+SHOWN_RUNS = 10  # of the other runs, in a footer
 FORMATS = ("terminal", "markdown", "csv", "json")
 HEADINGS = {
     "train-images-per-second": "train images/s",
@@ -44,7 +46,7 @@ HEADINGS = {
 }
 STYLES = {"floor": "green", "reconstruction": "green", "ceiling": "yellow"}
 BEFORE_METRICS = ("role", "backbone", "scan", "seeds", "params M", "GFLOP", "scanned")
-CSV_ROW = ("suite", "data", "role", "backbone", "scan", *SETTING, "seed_count", "status", "smoke")
+CSV_ROW = ("suite", "run", "data", "role", "backbone", "scan", *SETTING, "seed_count", "status", "smoke")
 CSV_STATISTIC = ("metric", "mean", "sd", "n", "unit", "ci_low", "ci_high", "better", "extractor", "against_untrained")
 CSV_DIFFERENCE = ("mean", "sd", "n", "ci_low", "ci_high", "t", "p", "p_holm", "verdict", "reason")
 HIDDEN = (
@@ -54,7 +56,8 @@ HIDDEN = (
 
 
 def to_json(tables: Sequence[Table]) -> str:
-    """One document: `{"rows": [...]}`, every row with its suite and, where that has several, its data set."""
+    """One document: `{"runs": [...], "rows": [...]}`; every row names its suite, its run and, if the suite has several,
+    its data set."""
     rows = []
     for table in tables:
         for row in table.rows:
@@ -62,9 +65,16 @@ def to_json(tables: Sequence[Table]) -> str:
             facts = data.pop("facts")
             for name, statistic in row.metrics.items():
                 data["metrics"][name]["reason"] = explain(statistic)
-            place = {"suite": table.suite, "data": table.data, "reference": table.reference}
+            place = {"suite": table.suite, "run": table.run, "data": table.data, "reference": table.reference}
             rows.append({**place, **data, **facts})
-    return json.dumps({"rows": rows}, indent=1, allow_nan=False)
+    return json.dumps({"runs": _runs(tables), "rows": rows}, indent=1, allow_nan=False)
+
+
+def _runs(tables: Sequence[Table]) -> list[dict[str, Any]]:
+    """Each run among some tables, with what distinguishes it and the names of the suite's other runs."""
+    runs = {(table.suite, table.run): table for table in tables}
+    keys = ("suite", "run", "smoke", "options", "other_runs")
+    return [{key: getattr(table, key) for key in keys} for table in runs.values()]
 
 
 def to_csv(tables: Sequence[Table]) -> str:
@@ -75,7 +85,7 @@ def to_csv(tables: Sequence[Table]) -> str:
     for table in tables:
         for row in table.rows:
             setting = (row.setting.get(key, "") for key in SETTING)
-            names = (table.suite, table.data, row.role, row.backbone, row.scan, *setting)
+            names = (table.suite, table.run, table.data, row.role, row.backbone, row.scan, *setting)
             base = (*names, row.seed_count, row.status, row.smoke)
             for name, s in row.metrics.items():
                 values = (name, *(getattr(s, key) for key in CSV_STATISTIC[1:]))
@@ -177,7 +187,17 @@ def footer(table: Table) -> list[str]:
     lines += [f"{row.role} {differences.label(row)}: {row.status}: {row.reason}" for row in table.rows if row.reason]
     if any(s.against_untrained == "no better" for row in table.rows for s in row.metrics.values()):
         lines.append(f"{UNTRAINED} {NO_BETTER} (the ceiling) on this metric.")
-    return [*lines, *_refusals(table)]
+    return [*lines, *_refusals(table), *_about_runs(table)]
+
+
+def _about_runs(table: Table) -> list[str]:
+    """What distinguishes this run, and the other runs of the suite."""
+    own = [f"run {table.run}: {', '.join(table.options)}."] if table.options else []
+    if not table.other_runs:
+        return own
+    shown, more = table.other_runs[:SHOWN_RUNS], len(table.other_runs) - SHOWN_RUNS
+    names = ", ".join(shown) + (f" and {more} more" if more > 0 else "")
+    return [*own, f"Other runs of this suite, which report --name RUN shows: {names}."]
 
 
 def _refusals(table: Table) -> list[str]:
@@ -227,7 +247,8 @@ def _matches(table: Table) -> dict[str, Match]:
 
 
 def _title(table: Table) -> str:
-    suite = table.suite if table.data is None else f"{table.suite} on {table.data}"
+    run = "" if table.run in (MAIN, SMOKE) else f" · {table.run}"
+    suite = f"{table.suite}{run}" + ("" if table.data is None else f" on {table.data}")
     return f"{suite}{' (smoke)' if table.smoke else ''}: {table.question}" if table.question else suite
 
 

@@ -1,36 +1,39 @@
-"""Records to rows: one row a backbone and scan, mean and spread over seeds, differences to the baseline, two anchors.
+"""Records to rows: a row for each backbone and scan, with mean and spread over seeds, differences to the baseline, and
+the two anchors.
 
-A column holds figures of one fingerprint; unlike ones are refused, with the field that differs. So a suite on several
-data sets has a table for each.
+A column holds figures of one fingerprint; others are refused, with the field that differs. So a suite on several data
+sets has a table for each. A table is of one run; it names the other runs of the suite.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from zigma_bench.errors import ComparisonRefused, UsageError
 from zigma_bench.records.record import Measurement, Record, without_outdated
-from zigma_bench.records.store import RECORD, TABLE, read_record, stage_folder
-from zigma_bench.records.table_file import read_stored
+from zigma_bench.records.runs import find_runs, get_run
+from zigma_bench.records.store import RECORD, read_record, stage_folder
+from zigma_bench.records.table_file import TABLE, TableCell, TableFile, require_table_file
 from zigma_bench.reports.better import Against, Better, directions, with_untrained
 from zigma_bench.reports.columns import check_columns, check_smoke
 from zigma_bench.reports.compare import Difference, with_differences
 from zigma_bench.reports.statistics import deviation, t_interval
 
 ROLES = ("floor", "reconstruction", "cell", "ceiling")  # from the top of a table
+ROW_FACTS = {"parameters", "forward_flops", "scanned_ratio", "tokens", "size_match", "setting"}
 
 
 @dataclass(frozen=True)
 class Statistic:
-    """A figure over seeds: `sd` is None for a single seed, `mean` is None where nothing was measured.
+    """A figure over seeds: `sd` is None for a single seed, `mean` is None if nothing was measured.
 
-    `ci_low` to `ci_high` is the 95% t-interval of the mean, None below three seeds. `values` holds what each seed gave.
-    `extractor`: the network whose features were compared, with its size in pixels where that is an option.
-    `against_untrained`: whether the mean is better than the untrained network's; None where that is not known.
+    `ci_low` to `ci_high` is the 95% t-interval of the mean, None below three seeds. `values` holds the figure of each
+    seed. `extractor`: the network whose features were compared, with its size in pixels if that is an option.
+    `against_untrained`: whether the mean is better than the untrained network's; None if that is not known.
     """
 
     mean: float | None
@@ -51,7 +54,7 @@ class Statistic:
 class Row:
     """One row of a table. `status` is done, failed or missing; `reason` says why it is not done.
 
-    `baseline` marks the row that the others' `differences`, by metric, are taken to.
+    `baseline` marks the row that the `differences` of the other rows, by metric, are taken to.
     """
 
     role: str
@@ -68,15 +71,21 @@ class Row:
 
     @property
     def setting(self) -> dict[str, Any]:
-        """The backend, tokens and batch that a row of an efficiency suite is timed with; nothing in another."""
+        """The backend, tokens and batch that a row of an efficiency suite is timed with; empty for other suites."""
         return self.facts.get("setting") or {}
 
 
 @dataclass(frozen=True)
 class Table:
-    """The table of one suite on one data set, with what its footer says. `data` names one of several."""
+    """The table of one run of a suite on one data set, with what its footer says. `data` names one of several.
+
+    `options`: what distinguishes the run from the plain suite. `other_runs`: the names of the suite's other runs.
+    """
 
     suite: str
+    run: str
+    options: tuple[str, ...]
+    other_runs: tuple[str, ...]
     question: str
     folder: str
     smoke: bool
@@ -87,16 +96,16 @@ class Table:
     machines: tuple[str, ...]
     rows: tuple[Row, ...]
     data: str | None = None
-    broken: tuple[str, ...] = ()  # records that can't be read, each with its file and reason
+    broken: tuple[str, ...] = ()  # files that can't be read, each with the reason
 
     @property
     def timed_alone(self) -> bool:
-        """Whether it is that of an efficiency suite."""
+        """Whether this is the table of an efficiency suite."""
         return any(row.setting for row in self.rows)
 
     @property
     def baseline_row(self) -> Row | None:
-        """The row that differences are taken to; None where an old table does not name it."""
+        """The row that differences are taken to; None if the run's cells don't include it."""
         return next((row for row in self.rows if row.baseline), None)
 
     @property
@@ -105,84 +114,115 @@ class Table:
         return list(dict.fromkeys(name for row in self.rows for name in row.metrics))
 
 
-def find_tables(paths: Iterable[Path]) -> list[Table]:
-    """The tables of all suites at or directly under some folders."""
+def find_tables(paths: Iterable[Path], name: str | None = None) -> list[Table]:
+    """The tables of the runs that some folders name: a run; or a suite or a folder of suites, which stand for the run
+    called `name`, or without a name for their latest runs.
+
+    UsageError for a folder without results, and if no suite there has a run of this name.
+    """
     folders: list[Path] = []
     for path in paths:
         if not path.is_dir():
             raise UsageError("there is no such results folder", where=str(path), do="run a suite first")
-        found = [path] if (path / TABLE).exists() else sorted(p.parent for p in path.glob(f"*/{TABLE}"))
-        if not found:
-            raise UsageError("no suite has left results here", where=str(path), do="run a suite first")
-        folders += found
+        folders += _run_folders(path, name)
     return [table for folder in dict.fromkeys(folders) for table in read_tables(folder)]
 
 
-def read_tables(folder: Path, failed: Mapping[str, str] | None = None) -> list[Table]:
-    """The tables of the suite whose results lie in `folder`, from its last run, one a data set.
+def _run_folders(path: Path, name: str | None) -> list[Path]:
+    """The folders of the runs that a folder of results names."""
+    if (path / TABLE).exists():
+        if name is not None:
+            do = "leave --name out, or name the folder of the suite"
+            raise UsageError("this is the folder of a run already", where=str(path), got=name, do=do)
+        return [path]
+    suites = [path] if any(path.glob(f"*/{TABLE}")) else sorted({p.parents[1] for p in path.glob(f"*/*/{TABLE}")})
+    if not suites:
+        raise UsageError("no suite has left results here", where=str(path), do="run a suite first")
+    if name is None:
+        return [_latest_folder(suite) for suite in suites]
+    having = [suite for suite in suites if len(suites) == 1 or (suite / name / TABLE).is_file()]
+    if not having:
+        raise UsageError("no suite has a run of this name", where=str(path), got=name, do="look into its folders")
+    return [get_run(find_runs(suite)[0], name, suite).folder for suite in having]
 
-    `failed`: the reasons of cells that failed in this run, by their folders, which a full disk may have no record of.
+
+def _latest_folder(suite: Path) -> Path:
+    """The folder of a suite's latest run. ComparisonRefused if no table file of the suite can be read."""
+    runs, broken = find_runs(suite)
+    if not runs:
+        raise ComparisonRefused(next(iter(broken.values())))
+    return runs[-1].folder
+
+
+def read_tables(folder: Path, failed: Mapping[str, str] | None = None) -> list[Table]:
+    """The tables of the run in `folder`, one for each data set.
+
+    `failed`: the reasons of cells that failed in this process, by their folders; on a full disk they have no record.
     """
-    names = dict.fromkeys(_data_of(entry) for entry in read_stored(folder)["cells"])
+    names = dict.fromkeys(cell.data for cell in require_table_file(folder).cells)
     return [read_table(folder, data=name, failed=failed) for name in names]
 
 
 def read_table(folder: Path, *, data: str | None = None, failed: Mapping[str, str] | None = None) -> Table:
-    """The table of one data set; a suite that has one does not name it. A record that can't be read costs its row."""
-    stored = read_stored(folder)
-    cells = [_entry(folder, entry, failed or {}) for entry in stored["cells"] if _data_of(entry) == data]
-    check_smoke((cell.facts["smoke"] for cell in cells), folder / TABLE)
+    """The table of one data set; `data` is None if the suite has one. A record that can't be read costs its row."""
+    stored = require_table_file(folder)
+    cells = [_entry(folder, cell, failed or {}) for cell in stored.cells if cell.data == data]
+    check_smoke((cell.facts.smoke for cell in cells), folder / TABLE)
     check_columns((m for cell in cells for m in cell.measurements), folder / TABLE)
-    better = directions(record for cell in cells for record in cell.records)
-    rows = with_differences(
-        with_untrained([_row(group, better) for group in _groups(cells)]),
-        _baseline(stored),
-        budget=tuple(stored["budget"]),
-        smoke=stored["smoke"],
+    others, unreadable = _other_runs(folder, stored)
+    return Table(
+        suite=stored.suite,
+        run=stored.run,
+        options=tuple(stored.options),
+        other_runs=others,
+        question=stored.question,
+        folder=str(folder),
+        smoke=stored.smoke,
+        reference=stored.reference,
+        sample_count=stored.sample_count,
+        budget=dict(stored.budget),
+        residual=tuple(stored.residual),
+        machines=_machines(cells),
+        rows=_rows(cells, stored),
+        data=data,
+        broken=(*unreadable, *(cell.broken for cell in cells if cell.broken is not None)),
     )
-    keys = ("suite", "question", "smoke", "reference", "sample_count", "budget")
-    facts = {key: stored[key] for key in keys}
-    residual = tuple(stored["residual"])
-    broken = tuple(cell.broken for cell in cells if cell.broken is not None)
-    machines = _machines(cells)
-    return Table(folder=str(folder), rows=rows, residual=residual, machines=machines, data=data, broken=broken, **facts)
 
 
-def _data_of(entry: dict[str, Any]) -> str | None:
-    """The data set of a cell as the table's file names it; files of before this key have one data set."""
-    name: str | None = entry.get("data")
-    return name
+def _other_runs(folder: Path, stored: TableFile) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of the suite's other runs, the latest first, and the reasons of those that can't be read."""
+    runs, broken = find_runs(folder.parent)
+    names = [run.name for run in reversed(runs) if run.folder != folder and run.table.suite == stored.suite]
+    return tuple(names), tuple(reason for place, reason in broken.items() if place != folder)
 
 
-def _baseline(data: dict[str, Any]) -> tuple[str | None, str | None] | None:
-    """The backbone and scan of the baseline's row; tables of before this key name it in their ceiling."""
-    if (named := data.get("baseline")) is not None:
-        return named["backbone"], named["scan"]
-    ceiling = next((cell for cell in data["cells"] if cell["role"] == "ceiling"), None)
-    return None if ceiling is None else ((ceiling["backbone"] or "").removeprefix("untrained "), ceiling["scan"])
+def _rows(cells: Sequence[_Entry], stored: TableFile) -> tuple[Row, ...]:
+    """The rows, with what they are compared with."""
+    better = directions(record for cell in cells for record in cell.records)
+    rows = with_untrained([_row(group, better) for group in _groups(cells)])
+    baseline = stored.baseline.backbone, stored.baseline.scan
+    return with_differences(rows, baseline, budget=tuple(stored.budget), smoke=stored.smoke)
 
 
-def _machines(cells: list[_Entry]) -> tuple[str, ...]:
+def _machines(cells: Sequence[_Entry]) -> tuple[str, ...]:
     """The cards, precisions and backends that the cells' figures were measured with."""
     found = set()
     for cell in cells:
-        done = [record for record in cell.records if record.status == "done" and cell.facts["role"] == "cell"]
+        done = [record for record in cell.records if record.status == "done" and cell.facts.role == "cell"]
         for origin in (record.provenance for record in done if record.provenance):
-            backend = (
-                "" if cell.facts.get("setting") else f", backend {origin['backend']}"
-            )  # else each row says its own
+            backend = f", backend {origin['backend']}" if cell.facts.setting is None else ""  # else a row has its own
             found.add(f"{origin['card']}, {origin['precision']}{backend}")
     return tuple(sorted(found))
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """A cell as the table's file names it, with the records that it has."""
+    """A cell of the table file with its records."""
 
-    facts: dict[str, Any]
+    facts: TableCell
     records: list[Record]
     broken: str | None = None  # a record that can't be read, with its file
-    failed: str | None = None  # in the run that asks
+    failed: str | None = None  # why it failed in this process
 
     @property
     def measurements(self) -> list[Measurement]:
@@ -202,12 +242,12 @@ class _Entry:
     def status(self) -> str:
         if self.failure is not None:
             return "failed"
-        return "done" if len(self.records) == len(self.facts["stages"]) else "missing"
+        return "done" if len(self.records) == len(self.facts.stages) else "missing"
 
 
-def _entry(folder: Path, facts: dict[str, Any], failed: Mapping[str, str]) -> _Entry:
-    """A cell with its records; one that can't be read is its failure, and it has none of their figures."""
-    reason = failed.get(facts["folder"])
+def _entry(folder: Path, facts: TableCell, failed: Mapping[str, str]) -> _Entry:
+    """A cell with its records. If one of them can't be read, the cell has failed and has none of their figures."""
+    reason = failed.get(facts.folder)
     try:
         records = without_outdated({record.stage: record for record in _records(folder, facts)})
         return _Entry(facts, list(records.values()), failed=reason)
@@ -215,16 +255,16 @@ def _entry(folder: Path, facts: dict[str, Any], failed: Mapping[str, str]) -> _E
         return _Entry(facts, [], broken=str(error), failed=reason)
 
 
-def _records(folder: Path, entry: dict[str, Any]) -> Iterator[Record]:
-    for stage, identity in entry["stages"].items():
-        record = read_record(stage_folder(folder / entry["folder"], stage, identity), identity)
+def _records(folder: Path, facts: TableCell) -> Iterator[Record]:
+    for stage, identity in facts.stages.items():
+        record = read_record(stage_folder(folder / facts.folder, stage, identity), identity)
         if record is not None:
-            _check_use(record, stage_folder(folder / entry["folder"], stage, identity))
+            _check_use(record, stage_folder(folder / facts.folder, stage, identity))
             yield record
 
 
 def _check_use(record: Record, folder: Path) -> None:
-    """ComparisonRefused for a record that lacks what a table reads of it."""
+    """ComparisonRefused for a record without what a table reads from it."""
     origin, asked = record.provenance, record.cell.get("quality", [])
     known = record.status == "failed" or all(
         isinstance(origin.get(key), str) for key in ("card", "precision", "backend")
@@ -236,11 +276,11 @@ def _check_use(record: Record, folder: Path) -> None:
         raise ComparisonRefused(f"the record does not name {what}", where=str(folder / RECORD), do=do)
 
 
-def _groups(cells: list[_Entry]) -> list[list[_Entry]]:
-    """Cells that differ in the seed alone, floor first and ceiling last."""
+def _groups(cells: Sequence[_Entry]) -> list[list[_Entry]]:
+    """The cells in groups that differ only in the seed, floor first and ceiling last."""
     grouped: dict[tuple[str, str | None, str | None, str], list[_Entry]] = {}
     for cell in cells:
-        key = (cell.facts["role"], cell.facts["backbone"], cell.facts["scan"], str(cell.facts.get("setting")))
+        key = (cell.facts.role, cell.facts.backbone, cell.facts.scan, str(cell.facts.setting))
         grouped.setdefault(key, []).append(cell)
     return [grouped[key] for key in sorted(grouped, key=lambda key: ROLES.index(key[0]))]
 
@@ -254,19 +294,15 @@ def _row(group: list[_Entry], better: dict[str, Better]) -> Row:
     if status == "missing":
         reason = f"{len(group) - len(done)} of {len(group)} seeds are not done; run the suite again"
     return Row(
-        role=facts["role"],
-        backbone=facts["backbone"],
-        scan=facts["scan"],
+        role=facts.role,
+        backbone=facts.backbone,
+        scan=facts.scan,
         seed_count=len(done),
         status=status,
-        smoke=facts["smoke"],
+        smoke=facts.smoke,
         reason=reason,
         metrics=_statistics(done, better),
-        facts={
-            **{key: facts[key] for key in ("parameters", "forward_flops", "scanned_ratio", "tokens")},
-            "size_match": facts.get("size_match"),  # tables of before these keys have none
-            "setting": facts.get("setting"),
-        },
+        facts=facts.model_dump(include=ROW_FACTS),
     )
 
 
@@ -275,7 +311,7 @@ def _statistics(cells: list[_Entry], better: dict[str, Better]) -> dict[str, Sta
     by_name: dict[str, list[tuple[int, Measurement]]] = {}
     for cell in cells:
         for measurement in cell.measurements:
-            by_name.setdefault(measurement.name, []).append((cell.facts["seed"], measurement))
+            by_name.setdefault(measurement.name, []).append((cell.facts.seed, measurement))
     speed = {name for cell in cells for name in cell.efficiency}
     return {
         name: _statistic(same, better.get(name), "efficiency" if name in speed else "quality")

@@ -15,9 +15,9 @@ from pathlib import Path
 from zigma_bench.errors import ComparisonRefused, NewerFormat
 from zigma_bench.plan import Cell, Stage
 from zigma_bench.plugins.discovery import catalogue
-from zigma_bench.records.record import Record, outdated
+from zigma_bench.records.record import Record, outdated, without_outdated
 from zigma_bench.records.sealed import State, altered, state_of
-from zigma_bench.records.store import EMA, RECORD, SAMPLES, read_record, stage_folder, suite_folder
+from zigma_bench.records.store import EMA, RECORD, SAMPLES, read_record, stage_folder
 from zigma_bench.system.device import Device
 
 
@@ -29,13 +29,21 @@ class Due:
     altered: tuple[str, ...] = ()
 
 
-def cell_folder(results: Path, cell: Cell) -> Path:
-    """The folder of a cell: its label as a file name, and the hash of what it trains."""
+def cell_folder(run: Path, cell: Cell) -> Path:
+    """The folder of a cell in the folder of a run: its label as a file name, and the hash of what it trains."""
+    digits = _cell_hash(cell)
+    earlier = sorted(run.glob(f"*-{digits}"))  # with the label that it had when the suite had other rows
+    return earlier[0] if earlier else run / f"{cell.slug}-{digits}"
+
+
+def all_cell_folders(results: Path, cell: Cell) -> list[Path]:
+    """The folders of a cell in all runs of its suite."""
+    return sorted((results / cell.suite).glob(f"*/*-{_cell_hash(cell)}"))
+
+
+def _cell_hash(cell: Cell) -> str:
     base: Stage = "train" if cell.role == "cell" else "sample"
-    identity = cell.identity(base, card="")
-    suite = suite_folder(results, cell.suite, smoke=cell.smoke)
-    earlier = sorted(suite.glob(f"*-{identity[:8]}"))  # under the label that it had when the suite had other rows
-    return earlier[0] if earlier else suite / f"{cell.slug}-{identity[:8]}"
+    return cell.identity(base, card="")[:8]
 
 
 def find_due(cell: Cell, folder: Path, device: Device, wanted: Iterable[Stage]) -> Due:
@@ -44,6 +52,16 @@ def find_due(cell: Cell, folder: Path, device: Device, wanted: Iterable[Stage]) 
     NewerFormat for a record that only a later version can read.
     """
     return _Search(cell, folder, device).find(set(wanted))
+
+
+def find_done(cell: Cell, folder: Path, device: Device) -> tuple[dict[str, Record], tuple[str, ...]]:
+    """The records of the stages that are done in the folder of a cell, whether their files are there or not; and a
+    sentence on each record that is broken.
+
+    NewerFormat for a record that only a later version can read.
+    """
+    search = _Search(cell, folder, device)
+    return without_outdated(search.records), tuple(search.notes)
 
 
 def inputs_of(cell: Cell, stage: Stage) -> dict[Stage, tuple[str, ...]]:

@@ -12,8 +12,9 @@ from typing import Any
 
 from zigma_bench.errors import ComparisonRefused
 from zigma_bench.plan import Cell
+from zigma_bench.records.record import Record
 from zigma_bench.records.store import read_record, stage_folder
-from zigma_bench.run.due import cell_folder
+from zigma_bench.run.due import all_cell_folders
 from zigma_bench.run.fitted_costs import Costs, fit_costs
 from zigma_bench.run.timed import Call, Kind, Timed, features_of, kind_of, timed_calls
 from zigma_bench.system.device import Device, precision_on
@@ -61,12 +62,7 @@ class Estimator:
     def _measured(self, cell: Cell) -> Estimate | None:
         if cell.role != "cell" or cell.efficiency is None:
             return None
-        identity = cell.identity("efficiency", card=self.device.card)
-        try:
-            record = read_record(stage_folder(cell_folder(self.results, cell), "efficiency", identity), identity)
-        except ComparisonRefused as error:
-            print(f"zigma-bench: left out of the estimates: {error}", file=sys.stderr)
-            record = None
+        record = self._efficiency_record(cell)
         values = {m.name: m.value for m in record.measurements} if record else {}
         train, sample = values.get("train-images-per-second"), values.get("sample-images-per-second")
         if not train or not sample:
@@ -74,6 +70,19 @@ class Estimator:
         peaks = [value for name in ("train-step", "sample") if (value := values.get(f"{name}-peak-memory")) is not None]
         passes = _evaluations(cell)
         return Estimate(_total(cell, 1 / train, 1 / sample / passes), "its efficiency record", max(peaks, default=None))
+
+    def _efficiency_record(self, cell: Cell) -> Record | None:
+        """The cell's efficiency record on this card, of whichever run of its suite has one."""
+        identity = cell.identity("efficiency", card=self.device.card)
+        for folder in all_cell_folders(self.results, cell):
+            try:
+                record = read_record(stage_folder(folder, "efficiency", identity), identity)
+            except ComparisonRefused as error:
+                print(f"zigma-bench: left out of the estimates: {error}", file=sys.stderr)
+                continue
+            if record is not None:
+                return record
+        return None
 
     def _fitted(self, cell: Cell) -> Estimate:
         """From the costs of a step and of an evaluation, with the errors of both."""

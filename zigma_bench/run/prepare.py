@@ -1,9 +1,10 @@
-"""From the words of a command to a plan, and from a plan to a document."""
+"""From the arguments of a command to a plan, and from a plan to a JSON document."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.run.due import cell_folder, find_due
 from zigma_bench.run.encode import of_the_hub
 from zigma_bench.run.estimate import Estimator
-from zigma_bench.suite import load_suite
+from zigma_bench.run.reuse import find_reusable, other_folders
+from zigma_bench.run.runs import find_run
+from zigma_bench.suite import Suite, load_suite
 from zigma_bench.system.device import Device
 
 
@@ -27,10 +30,10 @@ def prepare(
     fetch: bool = False,
     device_type: str | None = None,
 ) -> Plan:
-    """The plan of a suite file with settings laid over it, narrowed to the cells that match one of `only`, if any.
+    """The plan of a suite file with its settings applied, with only the cells that match one of `only`, if any.
 
-    With `fetch` the autoencoders and text encoders that it names on the Hub and that are missing are downloaded, where
-    the network is allowed and nothing else is missing, here and on a device: what a person must provide is said before
+    With `fetch`, autoencoders and text encoders of the Hub that the suite names and that are missing are downloaded, if
+    the network is allowed and nothing else is missing, here and on a device. So a person learns what to provide before
     hours of downloads.
     """
     suite, source = load_suite(path, settings=settings)
@@ -41,22 +44,41 @@ def prepare(
         for model in absent.values():
             model.fetch()
         plan = make_plan(suite, source, catalogue())
+    plan = replace(plan, settings=() if _changes_nothing(path, suite, settings) else tuple(settings))
     return plan.only(*only) if only else plan
 
 
-def check_stages(plan: Plan, stages: Sequence[Stage], results: Path, device: Device) -> None:
-    """A stage alone needs the stages before it done, and some cell that has it."""
+def _changes_nothing(path: Path, suite: Suite, settings: Sequence[str]) -> bool:
+    """Whether a suite is that of its file, with settings or without; a file may need them to be a suite."""
+    if not settings:
+        return True
+    with contextlib.suppress(UsageError):
+        return load_suite(path)[0] == suite
+    return False
+
+
+def check_stages(plan: Plan, stages: Sequence[Stage], results: Path, device: Device, name: str | None = None) -> None:
+    """Check that some cell has the stages, and that the stages before them are done: in the run, or in another run of
+    the suite, from which they are then used.
+
+    UsageError and NotReady if they are not.
+    """
     if not any(stage in cell.stages for cell in plan.cells for stage in stages):
         raise UsageError(f"no cell of this suite has the stage {' or '.join(stages)}", where=plan.file)
+    run = results / plan.suite.name / find_run(plan, results, name).name
     for cell in plan.cells:
         last = max((cell.stages.index(stage) for stage in stages if stage in cell.stages), default=0)
         earlier = [stage for stage in cell.stages[:last] if stage not in (*stages, "efficiency")]
-        if due := find_due(cell, cell_folder(results, cell), device, earlier).stages:
-            raise NotReady(f"the stage {due[0]} of this cell is not done", where=cell.label, do=f"run {due[0]} first")
+        folder = cell_folder(run, cell)
+        due = find_due(cell, folder, device, earlier).stages
+        reusable = find_reusable(cell, folder, other_folders(results, cell, folder), device, due)
+        if left := [stage for stage in due if stage not in reusable]:
+            raise NotReady(f"the stage {left[0]} of this cell is not done", where=cell.label, do=f"run {left[0]} first")
 
 
-def plan_json(plan: Plan, results: Path, device: Device) -> dict[str, Any]:
+def plan_json(plan: Plan, results: Path, device: Device, name: str | None = None) -> dict[str, Any]:
     """The plan with everything resolved, as one document."""
+    run = find_run(plan, results, name)
     cells, estimator = [], Estimator(results, device)
     for cell in plan.cells:
         guess = estimator(cell)
@@ -69,6 +91,9 @@ def plan_json(plan: Plan, results: Path, device: Device) -> dict[str, Any]:
     missing = [{"what": item.what, "do": item.do} for item in plan.missing_on(device.type)]
     return {
         "suite": plan.suite.name,
+        "run": run.name,
+        "is_new_run": run.existing is None,
+        "options": list(run.options),
         "question": plan.question,
         "smoke": plan.smoke,
         "cells": cells,

@@ -50,20 +50,21 @@ class Timed:
 def timed_calls(results: Path, card: str) -> list[Timed]:
     """All calls of this card in the efficiency records of a results folder; unstable ones are left out.
 
-    A record that can't be read is none of this plan's: one line on standard error names it, and the rest count.
+    A record that several runs share counts once. One that can't be read is left out, and a line on standard error names
+    it.
     """
-    found: list[Timed] = []
-    for file in sorted(results.glob("*/*/efficiency-*/record.json")):
+    found = dict[tuple[str, str], list[Timed]]()  # by the identity of the record and when it was measured
+    for file in sorted(results.glob("*/*/*/efficiency-*/record.json")):
         try:
             record = _record(file)
             if record.status == "done" and record.provenance.get("card") == card:
-                found += list(_calls(record))
+                found[record.identity, str(record.provenance.get("started"))] = list(_calls(record))
         except ComparisonRefused as error:
             print(f"zigma-bench: left out of the estimates: {error}", file=sys.stderr)
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             what = f"it is of another shape ({visible(repr(error))})"
             print(f"zigma-bench: left out of the estimates: {visible(str(file))}: {what}", file=sys.stderr)
-    return found
+    return [call for calls in found.values() for call in calls]
 
 
 def features_of(cell: Mapping[str, Any], batch: int) -> tuple[float, ...]:

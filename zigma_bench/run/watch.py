@@ -1,4 +1,4 @@
-"""How a run shows itself: live bars on a terminal, a plain line an event elsewhere. Everything goes to stderr."""
+"""The progress of a run on standard error: live bars on a terminal, elsewhere a plain line for each event."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LINE_SECONDS = 15.0  # how often a running stage prints a plain line
 
 
 class PlainWatcher:
-    """One line when a stage starts and ends, and one now and then between."""
+    """A line when a cell begins and when a stage ends, and one every LINE_SECONDS while a stage runs."""
 
     def __init__(self, total: int) -> None:
         self.total, self.number, self.last = total, 0, 0.0
@@ -108,5 +108,5 @@ class LiveWatcher:
 
 
 def watcher(total: int) -> LiveWatcher | PlainWatcher:
-    """Live bars where standard error is a terminal, plain lines elsewhere."""
+    """Live bars if standard error is a terminal, plain lines otherwise."""
     return LiveWatcher(total) if sys.stderr.isatty() else PlainWatcher(total)

@@ -6,6 +6,7 @@ are those of YAML 1.2 (an unquoted `1e-4` is a number, `010` is ten, `no` is tex
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 import stat
@@ -42,6 +43,7 @@ class Source:
     file: str
     question: str
     places: Mapping[tuple[str | int, ...], str] = field(default_factory=dict)
+    sha256: str = hashlib.sha256(b"").hexdigest()  # of the text
 
     def where(self, *location: str | int) -> str:
         """`FILE:LINE, key a.b` of the deepest known place on the way to `location`."""
@@ -58,7 +60,7 @@ def load_suite(path: Path, *, settings: Sequence[str] = ()) -> tuple[Suite, Sour
     data, places = parse_yaml(text, str(path))
     for setting in settings:
         _apply(setting, data, places)
-    source = Source(str(path), question_of(text), places)
+    source = Source(str(path), question_of(text), places, hashlib.sha256(text.encode()).hexdigest())
     return validated(Suite, data, source), source
 
 

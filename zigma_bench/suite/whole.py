@@ -34,13 +34,6 @@ class Suite(Strict):
     quality: Annotated[tuple[Choice, ...], Len(max_length=MAX_LIST)] = ()
     efficiency: Efficiency | None = None
 
-    @pydantic.field_validator("name")
-    @classmethod
-    def _no_smoke(cls, name: str) -> str:
-        if name.endswith("-smoke"):
-            raise ValueError("a name that ends in -smoke is kept for smoke runs")
-        return name
-
     @property
     def timed_alone(self) -> bool:
         """Whether its cells are timed and do nothing else."""

@@ -1,14 +1,12 @@
-"""Walks a plan on this machine: a fresh process a cell, one at a time, and only the stages that are not done.
+"""Runs a plan on this machine: a fresh process for each cell, one at a time, and only the stages that are not done.
 
-Efficiency has a process of its own, so that nothing a cell did before is in its memory peak (but in a smoke run, whose
-figures mean nothing). A cell that fails leaves a record with the reason and the others still run.
+Efficiency has a process of its own, so that its memory peak holds nothing of earlier stages. In a smoke run, whose
+figures mean nothing, it shares one. A cell that fails leaves a record with the reason, and the other cells still run.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import json
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -16,28 +14,25 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from zigma_bench.errors import ComparisonRefused, Interrupted, NewerFormat
+from zigma_bench.errors import ComparisonRefused, Interrupted
 from zigma_bench.plan import Cell, Plan, Stage
 from zigma_bench.plugins.discovery import reason_of
 from zigma_bench.records.record import Record
 from zigma_bench.records.store import (
     LEAST_BYTES,
-    TABLE,
     check_writable,
     clear_leftovers,
     has_writer,
     owner_of,
-    read_table_file,
     stage_folder,
-    suite_folder,
-    write_json,
     write_record,
 )
 from zigma_bench.run.due import cell_folder, find_due
 from zigma_bench.run.encode import encode_latents, text_cells, text_problems
 from zigma_bench.run.process import INTERRUPTED, run_job
+from zigma_bench.run.reuse import other_folders, reuse_stages
+from zigma_bench.run.runs import mark_updated, open_run
 from zigma_bench.system.device import Device
-from zigma_bench.system.notices import notice
 
 LOG = "log.txt"
 WAIT_SECONDS = 0.5  # between two looks at a lock
@@ -53,81 +48,129 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a cell: `done`, `failed` (with the reason), `skipped` (everything was done before) or `busy`
-    (another process is at work on it)."""
+    """What became of a cell: `done`, `failed` (with the reason), `skipped` (everything was done before) or `busy`.
+
+    A busy cell is one at which another process is at work, in the folder `busy_folder`, which may be that of another
+    run.
+    """
 
     cell: Cell
     folder: Path
     status: str
     reason: str | None = None
+    busy_folder: Path | None = None
 
 
-def run_plan(plan: Plan, results: Path, device: Device, watcher: Watcher, *, stages: Sequence[Stage]) -> list[Outcome]:
-    """Bring every cell of a plan up to date, in order; raises Interrupted when asked to stop.
+@dataclass(frozen=True)
+class Place:
+    """Where cells run and where their results go: `folder` is that of the run in `results`."""
 
-    Cells at which another process is at work come last, once it has let go of them.
+    results: Path
+    folder: Path
+    device: Device
+    watcher: Watcher
+    stages: Sequence[Stage]
+
+
+def run_plan(
+    plan: Plan,
+    results: Path,
+    device: Device,
+    watcher: Watcher,
+    *,
+    stages: Sequence[Stage],
+    name: str | None = None,
+) -> list[Outcome]:
+    """Bring every cell of a plan up to date, in order. Raises Interrupted when asked to stop.
+
+    `name`: the name of the run; without one it is the run with the options of the plan. Finished stages of the suite's
+    other runs are used again. Cells at which another process is at work come last, once that process is done with them.
     """
-    folder = suite_folder(results, plan.suite.name, smoke=plan.smoke)
-    check_writable(folder)
+    check_writable(results)
     clear_leftovers(results)
-    check_writable(folder, _needed_bytes(plan, results, device, stages))
-    write_table(plan, results, device)
-    _encode_first(plan, results, device, watcher, stages)
-    run = functools.partial(run_cell, results=results, device=device, watcher=watcher, stages=stages)
-    outcomes = [run(cell) for cell in plan.cells]
+    run = open_run(plan, results, device, name)
+    place = Place(results, run.folder, device, watcher, stages)
+    reused = _reuse_first(plan, place)
+    due = _find_all_due(plan, place)
+    check_writable(run.folder, max((_needed_bytes(cell, stages) for cell in due), default=0))
+    if due and not run.is_new:
+        mark_updated(run)
+    _encode_first(due, place)
+
+    def run_one(cell: Cell) -> Outcome:
+        return run_cell(cell, place, reused.pop(cell_folder(run.folder, cell), None))
+
+    outcomes = [run_one(cell) for cell in plan.cells]
     for _ in range(rounds_of(plan) - 1):  # of efficiency, the cells alternating
-        outcomes = [_next_round(outcome, run) for outcome in outcomes]
-    outcomes = [_after_waiting(outcome, run, watcher, rounds_of(plan)) for outcome in outcomes]
+        outcomes = [_next_round(outcome, run_one) for outcome in outcomes]
+    outcomes = [_after_waiting(outcome, run_one, watcher, rounds_of(plan)) for outcome in outcomes]
     clear_leftovers(results)
     return outcomes
 
 
-def _needed_bytes(plan: Plan, results: Path, device: Device, stages: Sequence[Stage]) -> int:
-    """About what the largest cell that is due writes at once: two checkpoints of weights, averages and Adam's moments,
-    and its images twice; nothing where nothing is due."""
-    most = 0
+def _reuse_first(plan: Plan, place: Place) -> dict[Path, str]:
+    """Use finished stages of other runs before anything is encoded; a sentence on each cell with some, by its folder.
+
+    A cell with a record or a file that can't be read is left to its turn, where it becomes a row with the reason.
+    """
+    found = dict[Path, str]()
+    for cell in plan.cells:
+        folder = cell_folder(place.folder, cell)
+        with contextlib.suppress(ComparisonRefused, OSError):
+            text = reuse_stages(cell, place.results, folder, place.device, place.stages)
+            if text is not None:
+                found[folder] = text
+    return found
+
+
+def _find_all_due(plan: Plan, place: Place) -> list[Cell]:
+    """The cells that have a stage to do; not those with a record that can't be read, whose rows give the reason."""
+    found = []
     for cell in plan.cells:
         with contextlib.suppress(ComparisonRefused):
-            if find_due(cell, cell_folder(results, cell), device, stages).stages:
-                trained = cell.parameters * 4 * 8 if "train" in stages and cell.role == "cell" else 0
-                images = cell.sample.count * cell.frames * cell.height * cell.width * 3 if not cell.timed_alone else 0
-                most = max(most, LEAST_BYTES, trained + 2 * images)
-    return most
+            if find_due(cell, cell_folder(place.folder, cell), place.device, place.stages).stages:
+                found.append(cell)
+    return found
 
 
-def _encode_first(plan: Plan, results: Path, device: Device, watcher: Watcher, stages: Sequence[Stage]) -> None:
-    """Bring the caches up to date that a stage will read; what is there is checked against its checksums.
+def _needed_bytes(cell: Cell, stages: Sequence[Stage]) -> int:
+    """About what a cell writes: two checkpoints of weights, averages and Adam's moments, and its images twice."""
+    trained = cell.parameters * 4 * 8 if "train" in stages and cell.role == "cell" else 0
+    images = cell.sample.count * cell.frames * cell.height * cell.width * 3 if not cell.timed_alone else 0
+    return max(LEAST_BYTES, trained + 2 * images)
 
-    NotReady where features of captions are broken: those that are not there yet the first cell makes.
+
+def _encode_first(due: Sequence[Cell], place: Place) -> None:
+    """Bring the caches up to date that a stage will read, and compare what is there with its checksums.
+
+    NotReady if features of captions are broken. Those that are absent are made by the first cell that reads them.
     """
 
     def reads(cell: Cell) -> bool:
-        try:
-            left = find_due(cell, cell_folder(results, cell), device, stages).stages
-        except ComparisonRefused:  # its row says why
-            return False
-        return "train" in left or "quality" in left or (cell.role == "reconstruction" and bool(left))
+        left = find_due(cell, cell_folder(place.folder, cell), place.device, place.stages).stages
+        return "train" in left or "quality" in left or cell.role == "reconstruction"
 
-    due = [cell for cell in plan.cells if reads(cell)]
-    for cell in text_cells(due):
+    reading = [cell for cell in due if reads(cell)]
+    for cell in text_cells(reading):
         assert cell.text is not None, "it reads texts"
         if problems := text_problems(cell.text):
             raise problems[0]
-    cells = [cell for cell in due if cell.latents is not None]
+    cells = [cell for cell in reading if cell.latents is not None]
     if cells:
         began = time.monotonic()
-        watcher.event(cells[0], {"event": "start", "stage": "encode"})
-        encode_latents(cells, results, device, watcher.event)
-        watcher.event(cells[0], {"event": "done", "stage": "encode", "seconds": time.monotonic() - began})
+        place.watcher.event(cells[0], {"event": "start", "stage": "encode"})
+        encode_latents(cells, place.results, place.device, place.watcher.event)
+        seconds = time.monotonic() - began
+        place.watcher.event(cells[0], {"event": "done", "stage": "encode", "seconds": seconds})
 
 
 def rounds_of(plan: Plan) -> int:
-    """How often each cell is come to."""
+    """How many times each cell is run: the rounds of its timing."""
     return 1 if plan.suite.efficiency is None else plan.suite.efficiency.rounds
 
 
 def _next_round(before: Outcome, run: Callable[[Cell], Outcome]) -> Outcome:
-    """One round more of a cell that has not failed."""
+    """One more round of a cell that has not failed."""
     if before.status == "failed":
         return before
     after = run(before.cell)
@@ -135,13 +178,14 @@ def _next_round(before: Outcome, run: Callable[[Cell], Outcome]) -> Outcome:
 
 
 def _after_waiting(before: Outcome, run: Callable[[Cell], Outcome], watcher: Watcher, rounds: int) -> Outcome:
-    """What becomes of a cell that was busy, once the process that was at work on it has let go of it."""
+    """What becomes of a busy cell, once the process that was at work on it is done with it."""
     if before.status != "busy":
         return before
     outcome = before
     while outcome.status == "busy":
-        watcher.event(before.cell, {"event": "notice", "text": f"waiting for {owner_of(before.folder)} to finish it"})
-        while has_writer(before.folder):
+        folder = outcome.busy_folder or outcome.folder
+        watcher.event(before.cell, {"event": "notice", "text": f"waiting for {owner_of(folder)} to finish it"})
+        while has_writer(folder):
             time.sleep(WAIT_SECONDS)
         outcome = run(before.cell)
     for _ in range(rounds - 1):
@@ -149,34 +193,43 @@ def _after_waiting(before: Outcome, run: Callable[[Cell], Outcome], watcher: Wat
     return outcome
 
 
-def run_cell(cell: Cell, results: Path, device: Device, watcher: Watcher, stages: Sequence[Stage]) -> Outcome:
-    """Bring one cell up to date; a broken record or a failing disk costs this cell alone."""
+def run_cell(cell: Cell, place: Place, reused: str | None = None) -> Outcome:
+    """Bring one cell up to date. A broken record or a failing disk costs this cell alone.
+
+    `reused`: a sentence on its stages that came from another run.
+    """
     try:
-        return _up_to_date(cell, results, device, watcher, stages)
+        return _bring_up_to_date(cell, place, reused)
     except (OSError, ComparisonRefused) as error:
         reason = reason_of(error)
-        watcher.event(cell, {"event": "failed", "stage": "", "text": reason})
-        return Outcome(cell, cell_folder(results, cell), "failed", reason)
+        place.watcher.event(cell, {"event": "failed", "stage": "", "text": reason})
+        return Outcome(cell, cell_folder(place.folder, cell), "failed", reason)
 
 
-def _up_to_date(cell: Cell, results: Path, device: Device, watcher: Watcher, stages: Sequence[Stage]) -> Outcome:
-    folder = cell_folder(results, cell)
-    due = find_due(cell, folder, device, stages).stages
-    watcher.begin(cell, due)
+def _bring_up_to_date(cell: Cell, place: Place, reused: str | None) -> Outcome:
+    folder = cell_folder(place.folder, cell)
+    due = find_due(cell, folder, place.device, place.stages).stages
+    if due and reused is None:  # what another run may have finished meanwhile
+        reused = reuse_stages(cell, place.results, folder, place.device, place.stages)
+        due = find_due(cell, folder, place.device, place.stages).stages
+    place.watcher.begin(cell, due)
+    if reused is not None:
+        place.watcher.event(cell, {"event": "notice", "text": reused})
     if not due:
         return Outcome(cell, folder, "skipped")
-    if has_writer(folder):
-        return Outcome(cell, folder, "busy")
-    for group in _processes(cell, stages, due):
-        outcome = _spawn(cell, folder, results, device, watcher, group)
+    for busy in (folder, *other_folders(place.results, cell, folder)):
+        if has_writer(busy):
+            return Outcome(cell, folder, "busy", busy_folder=busy)
+    for group in _processes(cell, place.stages, due):
+        outcome = _spawn(cell, folder, place.results, place.device, place.watcher, group)
         if outcome.status != "done":
             return outcome
     return Outcome(cell, folder, "done")
 
 
 def _processes(cell: Cell, stages: Sequence[Stage], due: Sequence[Stage]) -> list[tuple[Stage, ...]]:
-    """The stages that share a process, of those asked for: efficiency has its own, but in a smoke run, where starting
-    one is most of it. What another stage needs is done in its process."""
+    """The stages that share a process, of those asked for. Efficiency has its own, except in a smoke run, where most of
+    the time is the start of a process. A process also does what its stages need."""
     asked = tuple(stage for stage in cell.stages if stage in stages)
     if cell.smoke:
         return [asked]
@@ -185,51 +238,14 @@ def _processes(cell: Cell, stages: Sequence[Stage], due: Sequence[Stage]) -> lis
     return [group for group in (together if set(due) - set(alone) else (), alone) if group]
 
 
-def write_table(plan: Plan, results: Path, device: Device) -> None:
-    """Note which records the suite's table stands on, so that a report tells them from those of earlier suites."""
-    rows = []
-    for cell in plan.all_cells:
-        hashes = {stage: cell.identity(stage, card=device.card) for stage in cell.stages}
-        rows.append({
-            "folder": cell_folder(results, cell).name, "stages": hashes, "role": cell.role, "seed": cell.seed,
-            "backbone": cell.backbone_label, "scan": cell.scan_label, "smoke": cell.smoke, "data": cell.data_label,
-            "parameters": cell.parameters, "forward_flops": sum(cell.forward_flops.values()),
-            "scanned_ratio": cell.scanned_ratio, "tokens": cell.tokens,
-            "size_match": cell.size_match and cell.size_match.model_dump(mode="json"), "setting": cell.setting,
-        })  # fmt: skip
-    suite = plan.suite
-    residuals = {
-        str(c.backbone.options["residual"]) for c in plan.all_cells if c.backbone and "residual" in c.backbone.options
-    }
-    spent = {} if suite.budget is None else suite.budget.model_dump(exclude_none=True)
-    table = {
-        "format": 1, "suite": suite.name, "question": plan.question, "smoke": plan.smoke, "budget": spent,
-        "reference": suite.reference.label, "sample_count": suite.sample.count, "residual": sorted(residuals),
-        "baseline": {"backbone": plan.baseline.backbone_label, "scan": plan.baseline.scan_label}, "cells": rows,
-    }  # fmt: skip
-    path = suite_folder(results, suite.name, smoke=plan.smoke) / TABLE
-    if _table_now(path) != json.loads(json.dumps(table)):
-        write_json(path, table)
-
-
-def _table_now(path: Path) -> dict[str, Any] | None:
-    """The file of the suite's table; one that is broken is reported, and counts as absent: it is written anew."""
-    try:
-        return read_table_file(path)
-    except NewerFormat:
-        raise
-    except ComparisonRefused:
-        notice(f"{path}: the file is broken; it is written anew")
-        return None
-
-
 def _spawn(
     cell: Cell, folder: Path, results: Path, device: Device, watcher: Watcher, stages: Sequence[Stage]
 ) -> Outcome:
     """Bring stages up to date in a fresh process."""
     folder.mkdir(parents=True, exist_ok=True)
     job = {
-        "cell": cell.model_dump(mode="json"), "results": str(results.resolve()), "folder": folder.name,
+        "cell": cell.model_dump(mode="json"), "results": str(results.resolve()),
+        "folder": str(folder.resolve()),
         "stages": list(stages), "device": asdict(device),
     }  # fmt: skip
     reason: str | None = None
@@ -266,7 +282,7 @@ def _reason_of(code: int, folder: Path) -> str:
 
 
 def _write_death(cell: Cell, folder: Path, device: Device, stage: Stage, reason: str) -> None:
-    """The record that a process which died could not leave itself."""
+    """Write the record that a process could not write because it died."""
     identity = cell.identity(stage, card=device.card)
     record = Record(stage, identity, cell.model_dump(mode="json"), "failed", reason=reason)
     write_record(stage_folder(folder, stage, identity), record)

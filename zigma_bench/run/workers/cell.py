@@ -20,7 +20,7 @@ from typing import Any, TextIO
 
 from zigma_bench.errors import Busy, Interrupted, NotReady, system_fault
 from zigma_bench.plan import Cell
-from zigma_bench.records.store import only_writer, suite_folder
+from zigma_bench.records.store import only_writer
 from zigma_bench.run.stages.context import StageContext, StageFailed
 from zigma_bench.run.stages.run import run_due_stages
 from zigma_bench.system.device import Device, calm_collector
@@ -30,11 +30,10 @@ from zigma_bench.system.notices import send_notices_to
 def main() -> int:
     """Do what is due of the job on standard input; the exit code says how it ended, and an event what was busy."""
     job, cell, events = take_job()
-    results = Path(job["results"])
-    folder = suite_folder(results, cell.suite, smoke=cell.smoke) / job["folder"]
+    folder, cache = Path(job["folder"]), Path(job["results"]) / ".cache"
     flag = stop_flag()
     device = Device(**job["device"])
-    life = StageContext(cell, folder, results / ".cache", device, lambda event: send(events, event), flag)
+    life = StageContext(cell, folder, cache, device, lambda event: send(events, event), flag)
     send_notices_to(lambda text: send(events, {"event": "notice", "text": text}))
     try:
         take_device(device)

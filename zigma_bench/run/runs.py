@@ -1,0 +1,117 @@
+"""The run that a command belongs to: it is found or begun, and its table file is written before the first cell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from zigma_bench.plan import Cell, Plan
+from zigma_bench.records.runs import ChosenRun, RunOptions, choose_run, find_runs
+from zigma_bench.records.store import only_writer, run_folder
+from zigma_bench.records.table_file import TABLE, BaselineRow, TableCell, TableFile, time_now, write_table_file
+from zigma_bench.run.due import cell_folder
+from zigma_bench.system.device import Device
+from zigma_bench.system.notices import notice
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """A run whose table file is written: its folder, its table, and whether this command has begun it."""
+
+    folder: Path
+    table: TableFile
+    is_new: bool
+
+
+def options_of(plan: Plan) -> RunOptions:
+    """What a plan asks for, as runs are compared."""
+    content = plan.suite.model_dump(mode="json", exclude_defaults=True)
+    return RunOptions(content, plan.settings, plan.smoke)
+
+
+def find_run(plan: Plan, results: Path, name: str | None = None) -> ChosenRun:
+    """The run that a plan belongs to, without writing anything.
+
+    UsageError for a name that is not allowed or that a run with other options has.
+    """
+    runs, _ = find_runs(results / plan.suite.name)
+    return choose_run(runs, options_of(plan), name)
+
+
+def open_run(plan: Plan, results: Path, device: Device, name: str | None = None) -> OpenRun:
+    """The run that a plan belongs to, with a table file that has the plan's cells.
+
+    The lock of the suite's folder keeps two processes from giving one name to two runs. It is not taken if there is
+    nothing to write.
+    """
+    suite = results / plan.suite.name
+    chosen = find_run(plan, results, name)
+    if chosen.existing is not None:
+        table = make_table(plan, chosen.existing.folder, device, chosen)
+        if table == chosen.existing.table:
+            return OpenRun(chosen.existing.folder, table, is_new=False)
+    with only_writer(suite, "the runs of this suite", wait=True):
+        runs, broken = find_runs(suite)
+        chosen = choose_run(runs, options_of(plan), name)
+        folder = run_folder(results, plan.suite.name, chosen.name)
+        if folder in broken:
+            notice(f"{folder / TABLE}: the file is broken; it is written anew")
+        table = make_table(plan, folder, device, chosen)
+        write_table_file(folder, table)
+        return OpenRun(folder, table, is_new=chosen.existing is None)
+
+
+def mark_updated(run: OpenRun) -> None:
+    """Make a run the latest of its suite, because it has something to do."""
+    write_table_file(run.folder, run.table.model_copy(update={"updated": time_now()}))
+
+
+def make_table(plan: Plan, folder: Path, device: Device, chosen: ChosenRun) -> TableFile:
+    """The table file of a run: the run and the cells of its plan."""
+    suite, now = plan.suite, time_now()
+    old = None if chosen.existing is None else chosen.existing.table
+    return TableFile(
+        format=1,
+        suite=suite.name,
+        run=chosen.name,
+        created=now if old is None else old.created,
+        updated=now if old is None else old.updated,
+        options=list(chosen.options),
+        suite_sha256=plan.suite_sha256,
+        content=dict(options_of(plan).content),
+        question=plan.question,
+        smoke=plan.smoke,
+        budget={} if suite.budget is None else suite.budget.model_dump(exclude_none=True),
+        reference=suite.reference.label,
+        sample_count=suite.sample.count,
+        residual=_residuals(plan.all_cells),
+        baseline=BaselineRow(backbone=plan.baseline.backbone_label, scan=plan.baseline.scan_label),
+        cells=[_table_cell(cell, folder, device) for cell in plan.all_cells],
+    )
+
+
+def _residuals(cells: Iterable[Cell]) -> list[str]:
+    """The kinds of residual of the networks, for the footer of the table."""
+    found = (cell.backbone.options.get("residual") for cell in cells if cell.backbone is not None)
+    return sorted({str(residual) for residual in found if residual is not None})
+
+
+def _table_cell(cell: Cell, folder: Path, device: Device) -> TableCell:
+    facts = {
+        "folder": cell_folder(folder, cell).name,
+        "stages": {stage: cell.identity(stage, card=device.card) for stage in cell.stages},
+        "role": cell.role,
+        "seed": cell.seed,
+        "backbone": cell.backbone_label,
+        "scan": cell.scan_label,
+        "smoke": cell.smoke,
+        "data": cell.data_label,
+        "parameters": cell.parameters,
+        "forward_flops": sum(cell.forward_flops.values()),
+        "scanned_ratio": cell.scanned_ratio,
+        "tokens": cell.tokens,
+        "size_match": None if cell.size_match is None else cell.size_match.model_dump(mode="json"),
+        "setting": cell.setting,
+    }
+    return TableCell.model_validate(facts)
