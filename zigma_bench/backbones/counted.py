@@ -26,7 +26,7 @@ _counted: dict[tuple[Any, ...], Cost] = {}
 
 
 def counted_cost(spec: Spec, options: Any, *, grid: Grid, channels: int, routes: Sequence[Route]) -> Cost:
-    """The cost of a network that is built on the CPU and called once, with one image; once for each set of arguments."""
+    """The cost of a network, which is built on the CPU and called with one image, once for each set of arguments."""
     digests = tuple(route.digest for route in routes)
     key = (spec.name, spec.owner, spec.target, repr(options), str(grid), options.patch, channels, digests)
     if key not in _counted:

@@ -1,8 +1,8 @@
 """A plain `nn.Module` behind the interface of a backbone.
 
 Initial weights: the constructor runs with PyTorch's CPU generator set to the seed of the cell, and the generator's
-earlier state is restored after it. So the constructor's ordinary initialisation depends on the seed alone, and two cells
-that differ in the order alone begin with the same weights. A submodule that has `init_parameters(draw)`, as the
+earlier state is restored after it. So the constructor's ordinary initialisation depends on the seed alone, and two
+cells that differ in the order alone begin with the same weights. A submodule that has `init_parameters(draw)`, as the
 layers of zigma-bench do, is then filled by the names of its parameters (layers/init.py).
 """
 
@@ -62,8 +62,8 @@ class ModuleBackbone(nn.Module):
         if not isinstance(found, Tensor) or found.shape != x.shape:
             got = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise UsageError(
-                f"the backbone {self.name!r} returns another shape than that of its images", expected=list(x.shape),
-                got=got,
+                f"the backbone {self.name!r} returns another shape than that of its images",
+                expected=str(list(x.shape)), got=got,
             )  # fmt: skip
         return found
 

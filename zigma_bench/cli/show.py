@@ -36,7 +36,8 @@ def show_plan(plan: Plan, results: Path, device: Device) -> None:
         rows.append([
             cell.label, "x".join(map(str, cell.shape)), f"{cell.tokens:,}" if network else "",
             f"{cell.scanned_ratio:g}" if cell.scanned_ratio else "", f"{cell.parameters / 1e6:.2f}" if network else "",
-            f"{sum(cell.forward_flops.values()) / 1e9:.3g}{_mark(cell)}" if network else "", scan_share(cell.forward_flops), images,
+            f"{sum(cell.forward_flops.values()) / 1e9:.3g}{_mark(cell)}" if network else "",
+            scan_share(cell.forward_flops), images,
             "?" if guess.seconds is None else duration(guess.seconds),
             "" if guess.bytes is None else f"{guess.bytes / 2**30:.2g}",
         ])  # fmt: skip

@@ -81,9 +81,7 @@ def plan(
 
 def report(
     paths: Annotated[list[Path] | None, typer.Argument(help="Results folders; all of results/ by default.")] = None,
-    output: Annotated[
-        str, typer.Option("--format", help="terminal, markdown, csv, json, or a format of a plugin.")
-    ] = "terminal",
+    output: Annotated[str, typer.Option("--format", help="terminal, markdown, csv, json, or a plugin's.")] = "terminal",
     plot: Annotated[Path | None, typer.Option(help="PNG or SVG: an efficiency suite's curves over length.")] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,8 +23,9 @@ Draw = Callable[[str], torch.Generator]
 
 def initialise(network: nn.Module, seed: int) -> None:
     """Fill every parameter in place. float32, on the CPU, the same on every machine."""
-    if hasattr(network, "draw_weights"):
-        network.draw_weights(seed)
+    draw_weights: Any = getattr(network, "draw_weights", None)
+    if draw_weights is not None:
+        draw_weights(seed)
         return
     for prefix, module in network.named_modules():
         draw, own = _draw_below(prefix, seed), list(module.named_parameters(recurse=False))

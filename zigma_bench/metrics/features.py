@@ -98,7 +98,7 @@ def features(
         kept = cache if keep else None
         found = _read(kept, key, (len(images), extractor.dimensions))
         if found is None:
-            found = _extract(images, extractor, device, cache)
+            found = extract_features(images, extractor, device, cache)
             _write(kept, key, found)
         while len(_memory) >= REMEMBERED:
             del _memory[next(iter(_memory))]
@@ -126,7 +126,8 @@ def digest_once(images: Images) -> str:
 _digested: deque[tuple[Images, str]] = deque(maxlen=2)  # samples and reference
 
 
-def _extract(images: Images, extractor: Extractor, device: str, cache: Path | None) -> Features:
+def extract_features(images: Images, extractor: Extractor, device: str, cache: Path | None) -> Features:
+    """The features of all images, made anew; NotReady where those of the fixed images are not golden."""
     cuda = torch.device(device).type == "cuda"
     card = torch.cuda.device(device) if cuda else contextlib.nullcontext()
     with card, exact_float32(device), torch.random.fork_rng(devices=[]):  # a DataLoader draws from the global generator

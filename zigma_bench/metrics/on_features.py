@@ -122,7 +122,10 @@ def _metric(measure: FeatureMeasure, extractor: Spec, of: Literal["images", "fra
         prefix + metric_name(measure.kind, extractor),
         functools.partial(_measured, measure.kind, extractor, of),
     )
-    return Spec("metric", name, extractor.owner, doc, extractor.options, target, extractor.options_class, metric)
+    return Spec(
+        "metric", name, extractor.owner, doc, extractor.options, target, extractor.options_class, metric,
+        comes_with=extractor.name,
+    )  # fmt: skip
 
 
 def _measured(

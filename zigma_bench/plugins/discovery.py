@@ -259,7 +259,7 @@ def specs_of(plugin: Any, name: str, owner: str) -> list[Spec]:
 
 
 def _spec_of(kind: str, name: str, target: Any, **rest: Any) -> Spec:
-    """The spec of a registered name: of what it is called with and, for a plain function or module, of its signature."""
+    """The spec of a registered name; the options of a plain function or module are those of its signature."""
     if kind == "scan" and not isinstance(target, str):  # a learned scan has a target, as most kinds have
         return scan_spec(name, target, **rest)
     if kind == "backbone" and not {"options", "facts"} & rest.keys():

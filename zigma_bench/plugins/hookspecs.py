@@ -7,8 +7,8 @@ the group `zigma_bench`. The built-in scans, backbones, datasets and metrics com
     def register_scans(register):
         register("rings", rings)
 
-What is registered should import without torch: a target is a `"module:attribute"` string that is imported where it runs.
-A plain `nn.Module` can't.
+What is registered imports without torch: a target is a `"module:attribute"` string that is imported where it runs. A
+plain `nn.Module` is the exception, and brings torch into every command.
 """
 
 from __future__ import annotations

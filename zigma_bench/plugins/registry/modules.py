@@ -156,9 +156,8 @@ def _parameters(constructor: Any, who: str) -> dict[str, inspect.Parameter]:
 
 def _options_class(constructor: Any, parameters: Mapping[str, inspect.Parameter], who: str) -> type:
     """A frozen dataclass of the options; depth and patch are 1 where they are not among them."""
-    hints = typing.get_type_hints(
-        constructor.__init__ if isinstance(constructor, type) else constructor, include_extras=True
-    )
+    signed = vars(constructor).get("__init__", object.__init__) if isinstance(constructor, type) else constructor
+    hints = typing.get_type_hints(signed, include_extras=True)
     fields: list[Any] = []
     for parameter in parameters.values():
         if parameter.name in FILLED or parameter.name in FROM_DATA:

@@ -55,7 +55,10 @@ class Option:
 
 @dataclass(frozen=True)
 class Spec:
-    """A registered name: its owner, one line about it, typed options, the target, and facts of its kind."""
+    """A registered name: its owner, one line about it, typed options, the target, and facts of its kind.
+
+    `comes_with`: the name that brings this one, as an extractor brings its metrics.
+    """
 
     kind: str
     name: str
@@ -65,6 +68,7 @@ class Spec:
     target: str | Callable[..., Any]
     options_class: type | None = None
     facts: Any = None
+    comes_with: str | None = None
 
     def load(self) -> Callable[..., Any]:
         """The target itself, imported now."""
