@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 import torch
 from feature_figures import fd_efflite0, kid_efflite0
-from zigma_bench.metrics.names import EFFLITES
 
 from zigma_bench.data.images import ArrayImages, Subset
 from zigma_bench.errors import UsageError
 from zigma_bench.metrics import features as features_module
 from zigma_bench.metrics.efflite import efflite
 from zigma_bench.metrics.features import RgbPixels, features
-from zigma_bench.metrics.options import EffliteOptions
+from zigma_bench.metrics.options import EFFLITES, EffliteOptions
 from zigma_bench.metrics.subject import Subject
 from zigma_bench.metrics.weights import efflite_missing, efflite_path
 from zigma_bench.pretrained.files import file_sha256

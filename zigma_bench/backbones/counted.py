@@ -46,7 +46,8 @@ def _count(spec: Spec, options: Any, grid: Grid, channels: int, routes: Sequence
     # The counter knows attention as two matrix products, which is what the backend MATH makes of it on a CPU.
     with torch.random.fork_rng(devices=[]), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         network.eval()(*inputs)
-    flops = {str(operator).rpartition(".")[2]: n for operator, n in counter.get_flop_counts()["Global"].items()}
+    by_operator = counter.get_flop_counts().get("Global", {})  # none for a network without any product
+    flops = {str(operator).rpartition(".")[2]: count for operator, count in by_operator.items()}
     parameters = sum(parameter.numel() for parameter in network.parameters())
     return Cost(parameters, flops, flops_by="counter")
 
