@@ -231,7 +231,9 @@ def test_what_can_be_no_backbone_is_refused_when_it_registers(target, words):
 def test_faults_of_a_module_name_it():
     spec = spec_of(fails)
     options = spec.make_options({})
-    with pytest.raises(BrokenPlugin, match="`cost` of the backbone 'mine' of made 1.0 failed with ValueError: as asked"):
+    with pytest.raises(
+        BrokenPlugin, match=r"`cost` of the backbone 'mine' of made 1\.0 failed with ValueError: as asked"
+    ):
         spec.facts.cost(options, grid=Grid(4, 4), channels=1, routes=())
     with pytest.raises(NotReady, match="takes single images; got 'clips of 3 frames'"):
         spec.facts.check(options, grid=Grid(4, 4, 3), routes=())

@@ -35,6 +35,8 @@ FILLED = {
 FROM_DATA = ("classes", "text_width", "text_tokens")
 READ_BY_PLAN = ("depth", "patch")  # options of whole numbers that a plan reads; without one of them it is 1
 
+NN_MODULE = "torch.nn.modules.module"
+
 # These packages are above this one and import torch, so they are named by text.
 MODULE_BACKBONE = "zigma_bench.backbones.module:ModuleBackbone"
 COUNTED_COST = "zigma_bench.backbones.counted:counted_cost"
@@ -135,7 +137,8 @@ def _parameters(constructor: Any, who: str) -> dict[str, inspect.Parameter]:
     """The parameters of a class or function; UsageError for one that can't be passed by name, or is ambiguous."""
     if not callable(constructor):
         raise UsageError(f"{who} is not a class or a function", got=constructor)
-    parameters = dict(inspect.signature(constructor).parameters)
+    bare = getattr(_signed(constructor), "__module__", "") == NN_MODULE  # a class without a constructor of its own
+    parameters = {} if bare else dict(inspect.signature(constructor).parameters)
     for parameter in parameters.values():
         if parameter.kind not in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD):
             raise UsageError(f"{who} has the parameter {str(parameter)!r}", expected="parameters with a name only")
@@ -154,10 +157,14 @@ def _parameters(constructor: Any, who: str) -> dict[str, inspect.Parameter]:
     return parameters
 
 
+def _signed(constructor: Any) -> Any:
+    """What has the signature: the `__init__` of a class, or the function itself."""
+    return inspect.getattr_static(constructor, "__init__") if isinstance(constructor, type) else constructor
+
+
 def _options_class(constructor: Any, parameters: Mapping[str, inspect.Parameter], who: str) -> type:
     """A frozen dataclass of the options; depth and patch are 1 where they are not among them."""
-    signed = vars(constructor).get("__init__", object.__init__) if isinstance(constructor, type) else constructor
-    hints = typing.get_type_hints(signed, include_extras=True)
+    hints = typing.get_type_hints(_signed(constructor), include_extras=True) if parameters else {}
     fields: list[Any] = []
     for parameter in parameters.values():
         if parameter.name in FILLED or parameter.name in FROM_DATA:
