@@ -75,7 +75,7 @@ def test_bytes_go_to_a_file_and_not_to_a_terminal(make_store, capfdbinary, monke
     assert capfdbinary.readouterr().out == b"\x89PNG\r\n"
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     with pytest.raises(
-        UsageError, match="gives bytes, which a terminal can't show; .*: zigma-bench report --format made > FILE"
+        UsageError, match=r"gives bytes, which a terminal can't show; .*: zigma-bench report --format made > FILE"
     ):
         print_report(format_of(packed), tables)
 
