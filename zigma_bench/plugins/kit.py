@@ -1,6 +1,6 @@
 """`plugins new`: the folder of a new plugin, with code that works and tests that pass.
 
-The files are those of `zigma_bench/plugins/templates/`: what all kinds share in `common`, and what each adds in a folder of its
+The files are those of `plugins/templates/`: what all kinds share in `common`, and what each adds in a folder of its
 name. In their texts, {{name}} is the plugin's name, {{package}} its package and {{dist}} its distribution; in their
 paths, `package` is its package.
 """
@@ -19,7 +19,7 @@ from zigma_bench import __version__
 from zigma_bench.errors import NotReady, UnknownName, UsageError
 from zigma_bench.plugins.discovery import catalogue
 
-KINDS = ("scan", "backbone", "mixer", "merge", "metric", "dataset", "transform")
+KINDS = ("scan", "backbone", "mixer", "merge", "metric", "extractor", "dataset", "transform", "report-format")
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 SUFFIX = ".tmpl"
 

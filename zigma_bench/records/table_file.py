@@ -74,6 +74,7 @@ class TableCell(TablePart):
     data: Text | None
     parameters: Whole
     forward_flops: Whole
+    flops_by: Literal["formula", "counter"]
     scanned_ratio: Amount
     tokens: Whole
     size_match: MatchedSize | None

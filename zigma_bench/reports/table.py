@@ -24,7 +24,7 @@ from zigma_bench.reports.compare import Difference, with_differences
 from zigma_bench.reports.statistics import deviation, t_interval
 
 ROLES = ("floor", "reconstruction", "cell", "ceiling")  # from the top of a table
-ROW_FACTS = {"parameters", "forward_flops", "scanned_ratio", "tokens", "size_match", "setting"}
+ROW_FACTS = {"parameters", "forward_flops", "flops_by", "scanned_ratio", "tokens", "size_match", "setting"}
 
 
 @dataclass(frozen=True)

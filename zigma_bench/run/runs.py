@@ -109,6 +109,7 @@ def _table_cell(cell: Cell, folder: Path, device: Device) -> TableCell:
         "data": cell.data_label,
         "parameters": cell.parameters,
         "forward_flops": sum(cell.forward_flops.values()),
+        "flops_by": cell.flops_by,
         "scanned_ratio": cell.scanned_ratio,
         "tokens": cell.tokens,
         "size_match": None if cell.size_match is None else cell.size_match.model_dump(mode="json"),

@@ -1,22 +1,26 @@
 """Names and what stands behind them: what plugins register, and how it is listed, explained and checked."""
 
-from zigma_bench.plugins.registry.costs import Condition, Cost, Missing, added, sum_by_name
+from zigma_bench.plugins.registry.costs import Condition, Cost, FlopsBy, Missing, added, sum_by_name
 from zigma_bench.plugins.registry.facts import (
     BackboneFacts,
     DataFacts,
     DatasetFacts,
+    ExtractorFacts,
     LearnedScan,
     MergeFacts,
     MetricFacts,
     MixerFacts,
+    ReportFormatFacts,
     TransformFacts,
 )
 from zigma_bench.plugins.registry.guard import guarded
+from zigma_bench.plugins.registry.modules import module_spec, with_counted_cost
 from zigma_bench.plugins.registry.specs import (
     RESERVED,
     Option,
     Registry,
     Spec,
+    format_spec,
     load_target,
     merge_spec,
     scan_spec,
@@ -30,6 +34,8 @@ __all__ = [
     "Cost",
     "DataFacts",
     "DatasetFacts",
+    "ExtractorFacts",
+    "FlopsBy",
     "LearnedScan",
     "MergeFacts",
     "MetricFacts",
@@ -37,13 +43,17 @@ __all__ = [
     "MixerFacts",
     "Option",
     "Registry",
+    "ReportFormatFacts",
     "Spec",
     "TransformFacts",
     "added",
+    "format_spec",
     "guarded",
     "load_target",
     "merge_spec",
+    "module_spec",
     "scan_spec",
     "sum_by_name",
     "target_spec",
+    "with_counted_cost",
 ]
