@@ -80,8 +80,8 @@ def test_choosing_imports_no_torch() -> None:
 @needs_compiler
 def test_two_processes_compile_at_once(tmp_path: Path) -> None:
     code = (
-        "from pathlib import Path; import sys; from zigma_bench.ops.compiler import library;"
-        "print(library(Path(sys.argv[1])).scan_lanes())"
+        "from pathlib import Path; import sys; from zigma_bench.ops.compiler import load_library;"
+        "print(load_library(Path(sys.argv[1])).scan_lanes())"
     )
     environment = {**os.environ, "ZIGMA_BENCH_CACHE": str(tmp_path / "new" / "cache")}
     both = [
@@ -100,11 +100,11 @@ def test_a_compiled_library_is_taken_from_the_cache(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("ZIGMA_BENCH_CACHE", str(tmp_path))
     source = tmp_path / "one.cpp"
     source.write_text('extern "C" int one() { return 1; }')
-    first = compiler.compiled(source)
+    first = compiler.compile_library(source)
     written = first.stat().st_mtime_ns
-    assert compiler.compiled(source) == first and first.stat().st_mtime_ns == written
+    assert compiler.compile_library(source) == first and first.stat().st_mtime_ns == written
     source.write_text('extern "C" int one() { return 2; }')
-    second = compiler.compiled(source)
+    second = compiler.compile_library(source)
     assert second != first and ctypes.CDLL(str(second)).one() == 2 and ctypes.CDLL(str(first)).one() == 1
 
 
@@ -114,7 +114,7 @@ def test_a_source_that_does_not_compile(tmp_path: Path, monkeypatch: pytest.Monk
     source = tmp_path / "broken.cpp"
     source.write_text("int one( {")
     with pytest.raises(NotReady, match=r"can't be compiled by .*error"):
-        compiler.compiled(source)
+        compiler.compile_library(source)
     assert list((tmp_path / "cache").iterdir()) == []
 
 
@@ -130,12 +130,12 @@ def test_a_cache_folder_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "file").touch()
     monkeypatch.setenv("ZIGMA_BENCH_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(NotReady, match="set ZIGMA_BENCH_CACHE"):
-        compiler.compiled(SOURCE)
+        compiler.compile_library(SOURCE)
 
 
 def _apply(name: str, x: np.ndarray[tuple[int], np.dtype[np.float32]]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     values = x.copy()
-    function = getattr(compiler.library(SOURCE), name)
+    function = getattr(compiler.load_library(SOURCE), name)
     function.argtypes, function.restype = (ctypes.c_void_p, ctypes.c_int64), None
     function(values.ctypes.data, len(values))
     return values.astype(np.float64)

@@ -448,5 +448,7 @@ def test_only_resolved_backends(name: str) -> None:
 
 def test_the_cpu_backend_refuses_float64() -> None:
     given = {k: v.double() if k in NAMES else v for k, v in inputs(1, 3, 2, 2).items()}
-    with pytest.raises(UsageError, match=r"computes in float32.*take the backend 'naive'"):
+    with pytest.raises(
+        UsageError, match=r"doesn't support the dtype of \w+; expected one of float32.*choose the backend 'naive'"
+    ):
         selective_scan(**given, backend="cpu")

@@ -20,6 +20,7 @@ from zigma_bench.mixers.learned_order import Order
 from zigma_bench.mixers.mamba.facts import MambaOptions
 from zigma_bench.mixers.merges import make_merge
 from zigma_bench.mixers.walk import PadTable, Walk, put_back, with_pads
+from zigma_bench.ops.backends import backend_named
 from zigma_bench.ops.causal_conv import causal_conv
 from zigma_bench.ops.causal_conv.torch_blocks import along_path
 from zigma_bench.ops.mamba_inner import mamba_inner
@@ -67,7 +68,7 @@ class Branch(nn.Module):
         self, x: Tensor, z: Tensor | None, path: Tensor | None, since: Tensor | None, features: Tensor | None
     ) -> Tensor:
         """Rows along `path` (None: as they lie); `features` [rows]: each row's id in the table that is added to B."""
-        if self.backend == "mamba-ssm" and path is not None:  # whose kernels know no path: one gather for both
+        if path is not None and not backend_named(self.backend).reads_through_path:  # one gather for both operators
             ids = None if features is None else features[path]
             return along_path(lambda x_, z_: self(x_, z_, None, since, ids), [x, z], path)
         along: dict[str, Any] = {"path": path, "since": since, "backend": self.backend}
@@ -139,7 +140,8 @@ class MambaMixer(nn.Module):
         )
         self.merge = make_merge(route.merge, K, E)
         in_place = route.learned is None and route.pad_count == 0 and route.stages is None and not route.features
-        self.whole = backend == "fused" and in_place and route.merge not in ("scatter", "concat")
+        one_operator = "mamba_inner" in backend_named(backend).operators
+        self.whole, self.backend = one_operator and in_place and route.merge not in ("scatter", "concat"), backend
         self.out_proj = OutProjection(E, block.width, block.depth)
 
     @property
@@ -191,7 +193,7 @@ class MambaMixer(nn.Module):
         parameters = zip(*(branch.parameters_of_scan for branch in branches if isinstance(branch, Branch)), strict=True)
         return mamba_inner(
             xz, *map(_stacked, parameters), path=_stacked([walk.path for walk in walks]),
-            since=_stacked([walk.since for walk in walks]), out_proj=out_proj,
+            since=_stacked([walk.since for walk in walks]), out_proj=out_proj, backend=self.backend,
         )  # fmt: skip
 
     def _cascade(self, x: Tensor, z: Tensor, behind: Tensor | None) -> Tensor:
