@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
+import importlib.util
 import os
 import subprocess
 import sys
@@ -10,13 +12,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from zigma_bench.bench.cases import backends as backends_of_benchmark
 from zigma_bench.errors import NotReady, UnknownName, UsageError
+from zigma_bench.mixers.memory import number_bytes
 from zigma_bench.ops import backends, compiler
-from zigma_bench.ops.selective_scan import __file__ as scan_room
+from zigma_bench.ops.backend import Backend, Implementation, SavedMemory
+from zigma_bench.ops.causal_conv import causal_conv
+from zigma_bench.ops.selective_scan import SelectiveScanArguments, selective_scan
+from zigma_bench.ops.selective_scan import __file__ as scan_folder
 from zigma_bench.system.device import nvidia_cards
 
-SOURCE = Path(scan_room).with_name("scan.cpp")
+SOURCE = Path(scan_folder).with_name("scan.cpp")
 needs_compiler = pytest.mark.skipif(compiler.find_compiler() is None, reason="no C++ compiler")
 
 
@@ -67,6 +75,68 @@ def test_what_cannot_run_is_refused() -> None:
         backends.resolve("torhc", "cpu")
     with pytest.raises(UsageError, match="expected cpu or cuda; got 'abacus'"):
         backends.resolve("auto", "abacus")
+
+
+def _toy_selective_scan(arguments: SelectiveScanArguments) -> torch.Tensor:
+    from zigma_bench.ops.selective_scan.naive import naive_selective_scan
+
+    return 2 * naive_selective_scan(arguments)
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> Backend:
+    """A backend with one operator: what a new file of `ops/backends` holds, and the line that registers it."""
+    found = Backend(
+        name="toy",
+        device_types=("cpu",),
+        dtypes=("float32",),
+        find_problem=lambda: None,
+        operators={"selective_scan": Implementation(_toy_selective_scan)},
+        memory=SavedMemory(steps_per_state=4),
+    )
+    monkeypatch.setitem(backends.BACKENDS, "toy", found)
+    return found
+
+
+def scan_arguments(dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+    rows, narrow = torch.ones(1, 5, 2, dtype=dtype), torch.ones(1, 5, 3, dtype=dtype)
+    return {"u": rows, "delta": rows, "A": -torch.ones(2, 3, dtype=dtype), "B": narrow, "C": narrow}
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_new_backend_is_one_registered_object() -> None:
+    assert backends.resolve("toy", "cpu") == "toy" and backends.available()["toy"] == ""
+    given = scan_arguments()
+    assert torch.equal(selective_scan(**given, backend="toy"), 2 * selective_scan(**given, backend="naive"))
+    assert "toy" in backends_of_benchmark("scan", "cpu") and "toy" not in backends_of_benchmark("conv", "cpu")
+    assert number_bytes("fp32", "toy") == 4
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_backend_refuses_what_it_does_not_support() -> None:
+    with pytest.raises(
+        NotReady, match=r"causal_conv: the backend 'toy' doesn't compute this operator; expected one of"
+    ):
+        causal_conv(torch.ones(1, 5, 2), torch.ones(2, 4), None, backend="toy")
+    with pytest.raises(UsageError, match=r"the backend 'toy' doesn't support the dtype of u; expected one of float32"):
+        selective_scan(**scan_arguments(torch.bfloat16), backend="toy")
+    with pytest.raises(NotReady, match="'toy' doesn't run on this device; expected cpu; got 'cuda'"):
+        backends.resolve("toy", "cuda")
+
+
+def test_auto_names_each_backend_that_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("cpu", "torch"):
+        broken = dataclasses.replace(
+            backends.BACKENDS[name], find_problem=lambda name=name: NotReady(f"no {name} here")
+        )
+        monkeypatch.setitem(backends.BACKENDS, name, broken)
+    with pytest.raises(NotReady, match="no backend runs on this device: cpu: no cpu here; torch: no torch here"):
+        backends.resolve("auto", "cpu")
+
+
+def test_the_hint_of_mamba_ssm_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert "MAMBA_KEEP_CUDA_BUILD=TRUE pip install" in backends.available()["mamba-ssm"]
 
 
 def test_choosing_imports_no_torch() -> None:

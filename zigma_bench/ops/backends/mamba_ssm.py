@@ -28,9 +28,8 @@ def find_mamba_ssm_problem() -> NotReady | None:
             "the backend 'mamba-ssm' needs compiled modules that are not installed",
             expected=" and ".join(MODULES),
             got=f"no {' and no '.join(missing)}",
-            do="build them (this takes minutes): MAMBA_KEEP_CUDA_BUILD=TRUE pip install --no-build-isolation "
-            "'zigma-bench[mamba]'; mamba-ssm 2.3.2 builds selective_scan_cuda only with this variable. Or choose the "
-            "backend 'fused'",
+            do="MAMBA_KEEP_CUDA_BUILD=TRUE pip install --no-build-isolation 'zigma-bench[mamba]' (this takes minutes; "
+            "since mid-2026 mamba-ssm omits the CUDA scan without this variable), or choose the backend 'fused'",
         )
     return find_card_problem("mamba-ssm")
 

@@ -79,7 +79,7 @@ class _CpuCausalConv(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-        a = CausalConvArguments(*ctx.saved_tensors, silu=ctx.silu)
+        a = CausalConvArguments(*(*ctx.saved_tensors, ctx.silu))
         grad_x, grad_weight = torch.empty(a.x.shape), torch.empty(a.weight.shape)
         grad_bias, grad_y = torch.empty(a.x.shape[2]), dense_rows(grad_y)
         call = _describe(a)

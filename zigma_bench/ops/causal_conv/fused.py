@@ -25,8 +25,8 @@ def fused_causal_conv(arguments: CausalConvArguments) -> Tensor:
 def readable_conv_arguments(*fields: Any) -> CausalConvArguments:
     """The arguments as the kernels read them: x with adjacent channels, all else contiguous."""
     a = CausalConvArguments(*fields)
-    tensors = (contiguous(tensor) for tensor in (a.weight, a.bias, a.path, a.since))
-    return CausalConvArguments(dense_rows(a.x), *tensors, a.silu)
+    bias, path, since = contiguous(a.bias), contiguous(a.path), contiguous(a.since)
+    return CausalConvArguments(dense_rows(a.x), a.weight.contiguous(), bias, path, since, a.silu)
 
 
 def _run(*fields: Any) -> Tensor:

@@ -100,7 +100,7 @@ def _fake_run(*values: Any) -> tuple[Tensor, Tensor]:
 
 def _run_backward(grad_r_out: Tensor, grad_out: Tensor, r_out: Tensor, *values: Any) -> tuple[Tensor, ...]:
     """`values`: those of `_run` but the dtype; r is None if nothing but r_out is needed."""
-    a = ResidualNormArguments(*values, dtype=grad_out.dtype)
+    a = ResidualNormArguments(*(*values, grad_out.dtype))
     grad_m = grad_out.contiguous() if a.projection is None else grad_out @ a.projection.to(grad_out.dtype)
     m = None if a.projection is None else grad_m  # overwrites it
     grad_r, grad_y, sums_sample, sums_all = _launch_gradients(a, grad_r_out.contiguous(), grad_m, r_out, m)
@@ -142,7 +142,7 @@ def _add_strips(a: ResidualNormArguments, sums_sample: Tensor, sums_all: Tensor)
 
 
 def _fake_backward(grad_r_out: Tensor, grad_out: Tensor, r_out: Tensor, *values: Any) -> tuple[Tensor, ...]:
-    a = ResidualNormArguments(*values, dtype=grad_out.dtype)
+    a = ResidualNormArguments(*(*values, grad_out.dtype))
     found = (r_out, a.y, a.gate, a.skip, a.weight, a.shift, a.scale, a.projection)
     return tuple(r_out.new_empty(0) if x is None else x.new_empty(x.shape) for x in found)
 
