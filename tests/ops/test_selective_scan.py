@@ -428,7 +428,7 @@ def test_gradients_of_segments_against_finite_differences(backend: str) -> None:
         ({"since": torch.ones(9, dtype=torch.int64)}, r"since\[0\] isn't the step at which .*; expected 0; got 1"),
         (
             {"since": torch.tensor([0, 0, 2, 2, 0, 0, 0, 0, 0])},
-            r"since\[4\] isn't the step at which the segment of step 4 began; expected 4, or 2 as at the step before",
+            r"since\[4\] isn't the step at which the segment of step 4 starts; expected 4, or 2 as at the step before",
         ),
         ({"since": torch.tensor([0, 0, 3, 3, 3, 3, 3, 3, 3])}, r"since\[2\] isn't .* expected 2, or 0 .* got 3"),
         ({"since": torch.tensor([0, 0, 0, 0, 0, 0, 0, 0, -1])}, r"since\[8\] isn't .* expected 8, or 0 .* got -1"),
