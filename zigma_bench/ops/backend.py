@@ -30,13 +30,15 @@ class Implementation:
     kernels itself, so that a choice of backends imports no torch. `refuse` returns the error for arguments that the
     kernels don't support, else None. `several_paths`: `apply` takes all K paths in one call, every argument with its
     leading dimension K; else it is called once for each path. `reads_half_precision`: the kernels read rows of 16 bits;
-    else all numbers are converted to the dtype of the computation before the call.
+    else all numbers are converted to the dtype of the computation before the call. `dtypes`: those that the arguments
+    may have, if not those of the backend.
     """
 
     apply: Callable[[Any], Any]
     refuse: Callable[[Any], ZigmaBenchError | None] = accept_all
     several_paths: bool = False
     reads_half_precision: bool = False
+    dtypes: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -112,13 +114,14 @@ class Backend:
     def _check_dtypes(self, operator: str, arguments: OperatorArguments) -> None:
         import torch
 
-        known = [getattr(torch, name) for name in self.dtypes]
+        dtypes = self.operators[operator].dtypes or self.dtypes
+        known = [getattr(torch, name) for name in dtypes]
         for name, tensor in arguments.numbers().items():
             if tensor is not None and tensor.dtype not in known:
                 raise UsageError(
                     f"the backend {self.name!r} doesn't support the dtype of {name}",
                     where=operator,
-                    expected=f"one of {', '.join(self.dtypes)}",
+                    expected=f"one of {', '.join(dtypes)}",
                     got=tensor.dtype,
                     do="choose the backend 'naive' (or 'torch') for float64",
                 )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from zigma_bench.errors import NotReady
 from zigma_bench.ops.backend import SINGLE, Backend, Implementation, SavedMemory
-from zigma_bench.ops.backends.portable import chunked_ssd
+from zigma_bench.ops.backends.portable import CHUNKED_SSD
 from zigma_bench.ops.compiler import require_compiler
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ CPU = Backend(
     operators={
         "selective_scan": Implementation(_cpu_selective_scan),
         "causal_conv": Implementation(_cpu_causal_conv),
-        "ssd": Implementation(chunked_ssd),
+        "ssd": CHUNKED_SSD,
         "modulated_norm": Implementation(_cpu_modulated_norm),
     },
     memory=SavedMemory(steps_per_state=8, copies_half_precision=True),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from zigma_bench.errors import NotReady
 from zigma_bench.ops.backend import SINGLE, Backend, Implementation, SavedMemory, refuse_many_states
 from zigma_bench.ops.backends.gpu import find_capability_problem, find_card_problem
-from zigma_bench.ops.backends.portable import PORTABLE_NORMS, chunked_ssd
+from zigma_bench.ops.backends.portable import CHUNKED_SSD, PORTABLE_NORMS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,7 +70,7 @@ FUSED = Backend(
         "mamba_inner": Implementation(
             _fused_mamba_inner, refuse=_refuse_states, several_paths=True, reads_half_precision=True
         ),
-        "ssd": Implementation(chunked_ssd),
+        "ssd": CHUNKED_SSD,
         **PORTABLE_NORMS,
     },
     memory=SavedMemory(steps_per_state=64, recomputes_mixer=True, norm_is_one_kernel=True),

@@ -49,14 +49,14 @@ def _torch_causal_conv(arguments: CausalConvArguments) -> Tensor:
     return torch_causal_conv(arguments)
 
 
-def chunked_ssd(arguments: SsdArguments) -> Tensor:
+def _chunked_ssd(arguments: SsdArguments) -> Tensor:
     """SSD in matrix products, which PyTorch's libraries compute well on any device."""
     from zigma_bench.ops.ssd import chunks
 
     return chunks.chunked_ssd(arguments)
 
 
-def torch_modulated_norm(arguments: ModulatedNormArguments) -> tuple[Tensor, Tensor, Tensor]:
+def _torch_modulated_norm(arguments: ModulatedNormArguments) -> tuple[Tensor, Tensor, Tensor]:
     """The modulated norm in PyTorch's operators."""
     from zigma_bench.ops.norms import in_torch
 
@@ -69,7 +69,8 @@ def _torch_residual_norm(arguments: ResidualNormArguments) -> tuple[Tensor, Tens
     return torch_residual_norm(arguments)
 
 
-PORTABLE_NORMS = {"modulated_norm": Implementation(torch_modulated_norm)}
+CHUNKED_SSD = Implementation(_chunked_ssd, dtypes=SINGLE_OR_DOUBLE)
+PORTABLE_NORMS = {"modulated_norm": Implementation(_torch_modulated_norm)}
 
 NAIVE = Backend(
     name="naive",
@@ -93,7 +94,7 @@ TORCH = Backend(
     operators={
         "selective_scan": Implementation(_torch_selective_scan),
         "causal_conv": Implementation(_torch_causal_conv),
-        "ssd": Implementation(chunked_ssd),
+        "ssd": CHUNKED_SSD,
         "residual_norm": Implementation(_torch_residual_norm),
         **PORTABLE_NORMS,
     },

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from zigma_bench.errors import NotReady
 from zigma_bench.ops.backend import SINGLE, Backend, Implementation, refuse_many_states
 from zigma_bench.ops.backends.gpu import find_capability_problem, find_card_problem
-from zigma_bench.ops.backends.portable import PORTABLE_NORMS, chunked_ssd
+from zigma_bench.ops.backends.portable import CHUNKED_SSD, PORTABLE_NORMS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,7 +101,7 @@ TRITON = TritonBackend(
     operators={
         "selective_scan": Implementation(_triton_selective_scan, refuse=_refuse_states, reads_half_precision=True),
         "causal_conv": Implementation(_triton_causal_conv, reads_half_precision=True),
-        "ssd": Implementation(chunked_ssd),
+        "ssd": CHUNKED_SSD,
         "residual_norm": Implementation(_triton_residual_norm, reads_half_precision=True),
         **PORTABLE_NORMS,
     },

@@ -60,7 +60,7 @@ class SsdArguments(OperatorArguments):
         heads = self.A.numel() or 1
         if channels % heads:
             raise UsageError(
-                "the number of heads doesn't divide the channels",
+                "the heads don't divide the channels",
                 where=self.OPERATOR,
                 expected=f"a divisor of {channels}",
                 got=heads,
@@ -75,7 +75,7 @@ class SsdArguments(OperatorArguments):
         groups, states = self.B.shape[2:]
         if heads % groups:
             raise UsageError(
-                "the number of groups doesn't divide the heads",
+                "the groups don't divide the heads",
                 where=self.OPERATOR,
                 expected=f"a divisor of {heads}",
                 got=groups,
