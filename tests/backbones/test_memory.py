@@ -16,6 +16,7 @@ from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.layers.init import initialise
 from zigma_bench.mixers.mamba.facts import MambaOptions, mamba_memory
 from zigma_bench.ops import arguments
+from zigma_bench.ops.backend import Backend
 from zigma_bench.ops.compiler import find_compiler
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.scans.grid import Grid
@@ -61,8 +62,8 @@ class Case:
             if backend == "fused":  # imagined tensors: the kernels' shapes are known without a card
                 imagined = FakeTensorMode()
                 tensors = {name: imagined.from_tensor(tensor) for name, tensor in tensors.items()}
-                for check in ("require_device", "check_path", "check_since"):
-                    stack.enter_context(mock.patch.object(arguments, check))
+                stack.enter_context(mock.patch.object(Backend, "check_device"))
+                stack.enter_context(mock.patch.object(arguments, "_has_values", return_value=False))
                 stack.enter_context(imagined)
             own = {tensor.untyped_storage()._cdata for tensor in tensors.values()}
             found = {}

@@ -44,8 +44,8 @@ def test_the_networks_that_are_compared_are_about_as_large() -> None:
 
 
 def test_no_speed_of_a_wrong_backend(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = torch_blocks.scan
-    monkeypatch.setattr(torch_blocks, "scan", lambda **given: right(**given) * 1.001)
+    right = torch_blocks.torch_selective_scan
+    monkeypatch.setattr(torch_blocks, "torch_selective_scan", lambda arguments: right(arguments) * 1.001)
     with pytest.raises(CellFailed, match="the backend 'torch' is wrong"):
         bench_step(CPU, shapes=[Tokens(1, 16)], repeats=3)
 

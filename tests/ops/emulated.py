@@ -25,7 +25,9 @@ class Emulated:
     def __init__(self, code: ctypes.CDLL) -> None:
         self.code = code
 
-    def launch(self, grid: tuple[int, int, int], threads: tuple[int, int, int], arguments: program.Arguments) -> None:
+    def launch(
+        self, grid: tuple[int, int, int], threads: tuple[int, int, int], arguments: program.PackedArguments
+    ) -> None:
         assert ctypes.c_int.in_dll(self.code, "shared_bytes").value <= 1 << 18
         if self.code.run(arguments, *grid, *threads, int(self.backwards)):
             raise RuntimeError("deadlock: threads of a block wait for some that don't come")
@@ -41,9 +43,9 @@ def _built(text: str) -> ctypes.CDLL:
         return ctypes.CDLL(str(target))
 
 
-def kernel(source: Path, name: str, index: int, **settings: program.Setting) -> Emulated:
-    """As `program.kernel`."""
-    told = "\n".join((program.COMMON.read_text(), *program._declared(settings), source.read_text()))
+def load_kernel(source: Path, name: str, index: int, **settings: program.Setting) -> Emulated:
+    """Like `program.load_kernel`."""
+    told = "\n".join((program.COMMON.read_text(), *program._declare_settings(settings), source.read_text()))
     entry = (
         'extern "C" int run(const void* given, int gx, int gy, int gz, int x, int y, int z, int backwards) {\n'
         f"  return simt::run({name}, given, {{gx, gy, gz}}, {{x, y, z}}, backwards);\n}}\n"

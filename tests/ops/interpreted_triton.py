@@ -21,7 +21,7 @@ from zigma_bench.errors import NotReady
 from zigma_bench.layers import speed
 from zigma_bench.ops import backends
 from zigma_bench.ops.causal_conv import causal_conv
-from zigma_bench.ops.residual_norm import residual_norm
+from zigma_bench.ops.norms import residual_norm
 from zigma_bench.ops.selective_scan import selective_scan, triton_launch
 from zigma_bench.ops.ssd import ssd
 from zigma_bench.plugins.discovery import catalogue
@@ -55,7 +55,7 @@ def patched_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def three_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A card so wide that every 64 steps are a part."""
-    monkeypatch.setattr(triton_launch, "card", lambda device: (1000, 32))
+    monkeypatch.setattr(triton_launch, "find_card", lambda device: (1000, 32))
 
 
 def scan_inputs(batch: int, length: int, channels: int, states: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
@@ -216,7 +216,7 @@ def test_no_segment_sees_what_another_holds(segments: bool) -> None:
 
 def test_more_states_than_registers_are_refused() -> None:
     given, path = scan_inputs(1, 2, 3, 65)
-    with pytest.raises(NotReady, match=r"so many states.*at most 64; got 65"):
+    with pytest.raises(NotReady, match=r"fewer states in registers.*at most 64; got 65"):
         selective_scan(**given, path=path, backend="triton")
 
 
@@ -331,7 +331,7 @@ def test_networks_of_the_suites_compile_whole_and_equal_themselves(
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # which opcheck reads itself
 def test_operators_are_well_registered() -> None:
-    for module in ("causal_conv.triton_conv", "selective_scan.triton_scan", "residual_norm.triton_norm"):
+    for module in ("causal_conv.triton_conv", "selective_scan.triton_scan", "norms.triton_norm"):
         importlib.import_module(f"zigma_bench.ops.{module}")  # which define them
     given, path = scan_inputs(1, 3, 2, 2)
     u, delta, A, B, C, D, z, bias = (given[name].requires_grad_() for name in given)

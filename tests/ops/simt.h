@@ -194,4 +194,4 @@ static int max(int a, int b) { return a > b ? a : b; }
     for (float& x : D) x = 0.0f;                                                                                 \
     simt::product(D, A, B);                                                                                      \
   }                                                                                                              \
-  DEVICE int again(int x) { return x; }
+  DEVICE int opaque(int x) { return x; }

@@ -234,11 +234,11 @@ def test_wrong_inputs_are_named() -> None:
         causal_conv(x, weight, bias, since=torch.zeros(9), backend="naive")
     with pytest.raises(UsageError, match=r"since has a wrong shape; expected \(9,\)"):
         causal_conv(x, weight, bias, since=torch.zeros(8, dtype=torch.int64), backend="naive")
-    with pytest.raises(UsageError, match=r"since\[1\] isn't the step .* began; expected 1, or 0 as at .*; got 7"):
+    with pytest.raises(UsageError, match=r"since\[1\] isn't the step .* starts; expected 1, or 0 as at .*; got 7"):
         causal_conv(x, weight, bias, since=torch.tensor([0, *[7] * 8]), backend="naive")
     with pytest.raises(UsageError, match="no such activation; expected silu or none; got 'relu'"):
         causal_conv(x, weight, bias, activation="relu", backend="naive")  # type: ignore[arg-type]
     with pytest.raises(UnknownName, match="did you mean 'naive'"):
         causal_conv(x, weight, bias, backend="naiv")
-    with pytest.raises(UsageError, match="computes in float32"):
+    with pytest.raises(UsageError, match="doesn't support the dtype of x"):
         causal_conv(x.double(), weight, bias, backend="cpu")

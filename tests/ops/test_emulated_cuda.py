@@ -13,12 +13,12 @@ from torch import Tensor
 from zigma_bench.backbones.zigma.facts import ZigmaOptions
 from zigma_bench.backbones.zigma.network import Zigma
 from zigma_bench.ops import mamba_inner
-from zigma_bench.ops.causal_conv import causal_conv
+from zigma_bench.ops.causal_conv import CausalConvArguments, causal_conv
 from zigma_bench.ops.causal_conv import launch as conv
 from zigma_bench.ops.compiler import find_compiler
-from zigma_bench.ops.cuda.program import Layout
-from zigma_bench.ops.selective_scan import launch, selective_scan
-from zigma_bench.ops.selective_scan.launch import BackwardPlan, Inputs, Plan
+from zigma_bench.ops.cuda.program import StructLayout
+from zigma_bench.ops.selective_scan import SelectiveScanArguments, launch, selective_scan
+from zigma_bench.ops.selective_scan.launch import ScanBackwardLaunchConfig, ScanLaunchConfig
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import routes
@@ -34,11 +34,11 @@ def card(monkeypatch: pytest.MonkeyPatch) -> None:
     """As one of 132 processors; empty memory is NaN, and paths and states are the same in every run."""
     torch.manual_seed(0)
     for module in (launch, conv):
-        monkeypatch.setattr(module, "kernel", emulated.kernel)
-    for cached in (launch._scan_kernel, launch._backward_kernel, conv._kernel):
+        monkeypatch.setattr(module, "load_kernel", emulated.load_kernel)
+    for cached in (launch._scan_kernel, launch._backward_kernel, conv._conv_kernel):
         cached.cache_clear()
     monkeypatch.setattr(launch, "_processors", lambda index: 132)
-    monkeypatch.setattr(launch, "most_shared_bytes", lambda index: 232_448)
+    monkeypatch.setattr(launch, "get_shared_bytes_limit", lambda index: 232_448)
     empty, empty_like = torch.empty, torch.empty_like
     monkeypatch.setattr(torch, "empty", lambda *shape, **how: empty(*shape, **how).fill_(torch.nan))
     monkeypatch.setattr(torch, "empty_like", lambda tensor, **how: empty_like(tensor, **how).fill_(torch.nan))
@@ -65,12 +65,16 @@ def scan_inputs(batch: int, length: int, channels: int, states: int, dtype: torc
     }  # fmt: skip
 
 
-def inputs_of(given: dict[str, Tensor], path: Tensor, since: Tensor | None, initial: Tensor | None = None) -> Inputs:
+def inputs_of(
+    given: dict[str, Tensor], path: Tensor, since: Tensor | None, initial: Tensor | None = None
+) -> SelectiveScanArguments:
     u, delta, A, B, C, D, z, bias = (given[name][None] if name in given else None for name in NAMES)
     assert u is not None and delta is not None and A is not None and B is not None and C is not None
     assert D is not None and bias is not None
     orders = (path[None], None if since is None else since[None])
-    return Inputs(u, delta, A, B, C, D, z, bias, True, *orders, None if initial is None else initial[None])
+    return SelectiveScanArguments(
+        u, delta, A, B, C, D, z, bias, True, *orders, None if initial is None else initial[None]
+    )
 
 
 def expected_of(
@@ -100,22 +104,27 @@ def both_ways(run: Any, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("plan", "states", "channels", "dtype", "segments"),
+    ("config", "states", "channels", "dtype", "segments"),
     [
-        (Plan(1, 128, 5, 1), 16, 24, BF16, False), (Plan(2, 64, 4, 1), 16, 37, FP32, True),
-        (Plan(4, 64, 3, 2), 12, 24, BF16, True), (Plan(8, 32, 2, 3), 16, 24, FP32, False),
-        (Plan(4, 64, 3, 1), 40, 7, FP32, False), (Plan(1, 128, 5, 2), 1, 24, BF16, True),
+        (ScanLaunchConfig(1, 128, 5, 1), 16, 24, BF16, False), (ScanLaunchConfig(2, 64, 4, 1), 16, 37, FP32, True),
+        (ScanLaunchConfig(4, 64, 3, 2), 12, 24, BF16, True), (ScanLaunchConfig(8, 32, 2, 3), 16, 24, FP32, False),
+        (ScanLaunchConfig(4, 64, 3, 1), 40, 7, FP32, False), (ScanLaunchConfig(1, 128, 5, 2), 1, 24, BF16, True),
     ],
 )  # fmt: skip
 def test_the_scan(
-    plan: Plan, states: int, channels: int, dtype: torch.dtype, segments: bool, monkeypatch: pytest.MonkeyPatch
+    config: ScanLaunchConfig,
+    states: int,
+    channels: int,
+    dtype: torch.dtype,
+    segments: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     length = 150
     given, path = scan_inputs(2, length, channels, states, dtype), torch.randperm(length)
     since, initial = some_segments(length) if segments else None, torch.randn(2, channels, states)
     expected, _ = expected_of(given, given["u"], path, since, initial)
     inputs = inputs_of(given, path, since, initial)
-    out, saved = both_ways(lambda: launch.forward(inputs, save=True, plan=plan), monkeypatch)
+    out, saved = both_ways(lambda: launch.run_forward_kernels(inputs, save=True, config=config), monkeypatch)
     agree(out[0], expected, BOUNDS[dtype])
     assert torch.equal(saved[0, :, 0], initial) and saved.isfinite().all()
 
@@ -140,15 +149,15 @@ def test_its_gradients(
     grad = torch.randn(1, length, channels, generator=torch.Generator().manual_seed(9)).to(dtype)
     y, expected = expected_of(given, grad, path, since, initial)
     inputs = inputs_of(given, path, since, initial)
-    _, saved = launch.forward(inputs, save=True)
-    usual = launch.plan_backward(1, length, channels, states, 132, 4, 232_448)
-    first = Plan(4, 64, 3, launch.whole_parts(length, parts))
-    plan = BackwardPlan(usual.warps, usual.blocks, first.parts, first)
+    _, saved = launch.run_forward_kernels(inputs, save=True)
+    usual = launch.choose_backward_launch_config(1, length, channels, states, 132, 4, 232_448)
+    first = ScanLaunchConfig(4, 64, 3, launch.whole_parts(length, parts))
+    config = ScanBackwardLaunchConfig(usual.warps, usual.blocks, first.parts, first)
 
     def run() -> tuple[Tensor | None, ...]:
         of_y = grad[None].clone()
         again = of_y if gated else torch.full_like(of_y, torch.nan)
-        found = launch.backward(inputs, of_y, saved, y=again, plan=plan)
+        found = launch.run_backward_kernels(inputs, of_y, saved, y=again, config=config)
         return found.u, found.delta, found.A, found.BC, found.D, found.bias, found.initial, again, found.z
 
     of_u, of_delta, of_A, of_BC, of_D, of_bias, of_initial, again, *of_z = both_ways(run, monkeypatch)
@@ -174,10 +183,11 @@ def test_the_convolution(channels: int, dtype: torch.dtype, segments: bool, monk
     leaves = [tensor.double().requires_grad_() for tensor in (x, weight, bias)]
     y = causal_conv(*leaves, path=path, since=since, activation="silu", backend="naive")
     expected = torch.autograd.grad(y, leaves, grad.double())
-    given = (x[None], weight[None], bias[None], path[None], None if since is None else since[None], True)
+    starts = None if since is None else since[None]
+    given = CausalConvArguments(x[None], weight[None], bias[None], path[None], starts, True)
 
     def run() -> tuple[Tensor, ...]:
-        return conv.forward(*given), *conv.backward(grad[None], *given)
+        return conv.run_conv_kernel(given), *conv.run_conv_backward_kernel(given, grad[None])
 
     for mine, right in zip(both_ways(run, monkeypatch), (y.detach(), *expected), strict=True):
         agree(mine[0], right, BOUNDS[dtype])
@@ -213,7 +223,7 @@ def run_source(source: str, folder: Path, threads: int) -> Tensor:
         f'extern "C" __global__ void one(const One p) {{ {begin} {source} }}'
     )
     x = torch.ones(64)
-    emulated.kernel(file, "one", -1).launch((1, 1, 1), (threads, 1, 1), Layout(0, 1, 0).pack((), (x,), ()))
+    emulated.kernel(file, "one", -1).launch((1, 1, 1), (threads, 1, 1), StructLayout(0, 1, 0).pack((), (x,), ()))
     return x
 
 

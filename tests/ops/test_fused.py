@@ -49,26 +49,26 @@ def common(io: torch.dtype, **others: int) -> dict[str, Any]:
 def test_sources_compile_for_cards(io: torch.dtype, card: tuple[int, int]) -> None:
     for mode in (scan.OUTPUTS, scan.END_STATES, scan.ADJOINTS):
         settings = common(io, MODE=mode, S=4, G=4, CHANNELS=64, BLOCKS=3, SEGMENTS=1)
-        assert program.compiled(scan.FORWARD, card, settings)[:4] == b"\x7fELF"
+        assert program.compile_source(scan.FORWARD, card, settings)[:4] == b"\x7fELF"
     odd = common(io, S=1, GROUPS=1, WARPS=2, BLOCKS=1, OUTPUTS=0, EXACT=0, VECTOR=0, VECTOR_BC=0, GATED=0)
     wide = common(io, S=2, GROUPS=4, WARPS=8, BLOCKS=1, OUTPUTS=1, EXACT=1, SEGMENTS=1)
     for settings in (odd, wide):
-        assert program.compiled(scan.BACKWARD, card, settings)[:4] == b"\x7fELF"
+        assert program.compile_source(scan.BACKWARD, card, settings)[:4] == b"\x7fELF"
     settings = {"IO": io, "WIDTH": 4, "RUN": 32, "BATCH": 4, "X": 128, "Y": 1, "VECTOR": 1, "SILU": 1, "SEGMENTS": 1}
-    assert program.compiled(conv.SOURCE, card, settings)[:4] == b"\x7fELF"
+    assert program.compile_source(conv.SOURCE, card, settings)[:4] == b"\x7fELF"
 
 
 @needs_nvrtc
 def test_a_binary_is_taken_from_the_cache_and_a_broken_source_told(tmp_path: Path) -> None:
     source = tmp_path / "one.cu"
     source.write_text('extern "C" __global__ void one() {}')
-    program.compiled(source, (9, 0), {})
+    program.compile_source(source, (9, 0), {})
     (kept,) = (program.cache_folder() / "cuda").iterdir()
     kept.write_bytes(b"kept")
-    assert program.compiled(source, (9, 0), {}) == b"kept"
+    assert program.compile_source(source, (9, 0), {}) == b"kept"
     source.write_text("__global__ void one( {}")
     with pytest.raises(NotReady, match=r"(?s)can't be compiled: .*does not apply here"):
-        program.compiled(source, (9, 0), {})
+        program.compile_source(source, (9, 0), {})
 
 
 def fields(source: Path, name: str) -> list[str]:
@@ -93,7 +93,7 @@ def fields(source: Path, name: str) -> list[str]:
     ],
 )
 def test_structs_are_laid_out_as_the_sources_read_them(
-    source: Path, name: str, layout: program.Layout, counts: tuple[int, int, int]
+    source: Path, name: str, layout: program.StructLayout, counts: tuple[int, int, int]
 ) -> None:
     rows, pointers, ints = counts
     assert fields(source, name) == ["Rows"] * rows + ["*"] * pointers + ["int"] * ints
@@ -109,10 +109,10 @@ def test_structs_are_laid_out_as_the_sources_read_them(
 
 def test_rows_that_may_be_read_in_pieces() -> None:
     x = torch.zeros(1, 2, 8, 64, dtype=torch.bfloat16)
-    assert program.readable_by(16, x, None, x[..., 32:])
-    assert not program.readable_by(16, x[..., 3:35])  # the address
-    assert not program.readable_by(16, x[..., :63])  # the length
-    assert not program.readable_by(16, torch.zeros(1, 2, 8, 61, dtype=torch.bfloat16)[..., :56])  # the stride
+    assert program.is_readable_by(16, x, None, x[..., 32:])
+    assert not program.is_readable_by(16, x[..., 3:35])  # the address
+    assert not program.is_readable_by(16, x[..., :63])  # the length
+    assert not program.is_readable_by(16, torch.zeros(1, 2, 8, 61, dtype=torch.bfloat16)[..., :56])  # the stride
 
 
 @needs_nvrtc
@@ -120,8 +120,8 @@ def test_rows_that_may_be_read_in_pieces() -> None:
 @pytest.mark.parametrize("io", [torch.bfloat16, torch.float32])
 def test_shared_memory_is_what_the_source_says(states: int, warps: int, io: torch.dtype) -> None:
     told = scan.backward_shared_bytes(warps, states, io.itemsize)
-    size, groups = 1 if states <= 8 else 2, max(1, scan.padded(states) // 16)
-    binary = program.compiled(
+    size, groups = 1 if states <= 8 else 2, max(1, scan.pad_states(states) // 16)
+    binary = program.compile_source(
         scan.BACKWARD, (9, 0), common(io, S=size, GROUPS=groups, WARPS=warps, BLOCKS=1, OUTPUTS=1, EXACT=0)
     )
     assert struct.pack("<i", told) in binary  # the value of shared_bytes
@@ -133,11 +133,11 @@ def test_shared_memory_is_what_the_source_says(states: int, warps: int, io: torc
 def test_the_backward_fits_a_card_or_says_so(card: str, states: int, bytes_each: int) -> None:
     if (card, states) == ("4090", 64):
         with pytest.raises(NotReady, match="more shared memory than this card has"):
-            scan.plan_backward(4, 512, 1536, states, 108, bytes_each, SHARED[card])
+            scan.choose_backward_launch_config(4, 512, 1536, states, 108, bytes_each, SHARED[card])
         return
-    plan = scan.plan_backward(4, 512, 1536, states, 108, bytes_each, SHARED[card])
+    plan = scan.choose_backward_launch_config(4, 512, 1536, states, 108, bytes_each, SHARED[card])
     assert scan.backward_shared_bytes(plan.warps, states, bytes_each) <= SHARED[card]
-    assert plan.warps % max(1, scan.padded(states) // 16) == 0
+    assert plan.warps % max(1, scan.pad_states(states) // 16) == 0
 
 
 @pytest.mark.parametrize("length", [1, 63, 64, 65, 500, 16384])
@@ -145,16 +145,16 @@ def test_the_backward_fits_a_card_or_says_so(card: str, states: int, bytes_each:
 @pytest.mark.parametrize("states", [1, 5, 16, 24, 64])
 @pytest.mark.parametrize("channels", [8, 40, 1536])
 def test_plans_cover_every_step_once(batch: int, length: int, channels: int, states: int) -> None:
-    forward = scan.plan_pass(batch, length, channels, states, 132)
-    backward = scan.plan_backward(batch, length, channels, states, 132, 2, SHARED["H100"])
+    forward = scan.choose_launch_config(batch, length, channels, states, 132)
+    backward = scan.choose_backward_launch_config(batch, length, channels, states, 132, 2, SHARED["H100"])
     for parts in (forward.parts, backward.parts):
         part = scan.part_length(length, parts)
         assert part % scan.SAVE == 0 and (parts - 1) * part < length <= parts * part
     for plan in (forward, backward.first):
-        most = scan.padded(states)
+        most = scan.pad_states(states)
         assert most % plan.lanes == 0 and most // plan.lanes <= 16 and plan.lanes * plan.channels <= 1024
     assert backward.first.parts == backward.parts and 1 <= backward.warps <= 12
-    assert scan.plan_pass(64, 256, 1536, 16, 132).parts == 1
+    assert scan.choose_launch_config(64, 256, 1536, 16, 132).parts == 1
 
 
 def zigma(depth: int) -> Zigma:
@@ -222,9 +222,9 @@ def test_a_kernel_is_launched_in_its_own_context(
     current: int, calls: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A thread of autograd may have none yet, and another card's may be current."""
-    driver, arguments = Driver(current), program.Layout(0, 1, 0).pack([], [None], [])
+    driver, arguments = Driver(current), program.StructLayout(0, 1, 0).pack([], [None], [])
     monkeypatch.setattr(torch.cuda, "current_stream", lambda index: SimpleNamespace(cuda_stream=5))
-    program.Kernel(driver, "f", 7, 0, 100).launch((1, 2, 3), (32, 1, 1), arguments)
+    program.CudaKernel(driver, "f", 7, 0, 100).launch((1, 2, 3), (32, 1, 1), arguments)
     assert driver.calls == calls
     with pytest.raises(NotReady, match="a kernel can't be launched"):
-        program.Kernel(driver, "broken", 7, 0, 100).launch((1, 2, 3), (32, 1, 1), arguments)
+        program.CudaKernel(driver, "broken", 7, 0, 100).launch((1, 2, 3), (32, 1, 1), arguments)

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from zigma_bench.ops.compiler import find_compiler
-from zigma_bench.ops.modulated_norm import modulated_norm
-from zigma_bench.ops.modulated_norm.naive import norm
+from zigma_bench.ops.norms import ModulatedNormArguments, modulated_norm
+from zigma_bench.ops.norms.in_torch import torch_modulated_norm
 
 pytestmark = pytest.mark.skipif(find_compiler() is None, reason="no C++ compiler")
 USES: dict[str, tuple[int, ...]] = {"all": (0, 1, 2), "sum": (0,), "normed": (1,), "modulated": (2,)}
@@ -25,6 +25,10 @@ def inputs(batch: int, length: int, width: int, added: bool) -> dict[str, Any]:
 
 def on_cpu(*tensors: Any) -> Any:
     return modulated_norm(*tensors, eps=1e-5, backend="cpu")
+
+
+def in_torch(*tensors: Any) -> Any:
+    return torch_modulated_norm(ModulatedNormArguments(*tensors, eps=1e-5))
 
 
 def with_gradients(
@@ -48,7 +52,7 @@ def with_gradients(
 def test_equals_pytorch_in_float64(batch: int, length: int, width: int, added: bool, uses: str) -> None:
     given = inputs(batch, length, width, added)
 
-    expected = with_gradients(lambda *tensors: norm(*tensors, 1e-5), given, torch.float64, USES[uses])
+    expected = with_gradients(in_torch, given, torch.float64, USES[uses])
     for found, right in zip(with_gradients(on_cpu, given, torch.float32, USES[uses]), expected, strict=True):
         torch.testing.assert_close(found, right, atol=2e-5, rtol=2e-5)
 
@@ -73,7 +77,7 @@ def test_bfloat16_is_computed_in_float32() -> None:
     given = {name: x.bfloat16() for name, x in inputs(2, 6, 40, True).items()}
     for backend in ("cpu", "torch"):
         outs = modulated_norm(*given.values(), eps=1e-5, backend=backend)
-        right = norm(*(x.double() for x in given.values()), 1e-5)
+        right = in_torch(*(x.double() for x in given.values()))
         for out, expected in zip(outs, right, strict=True):
             assert out.dtype == torch.float32
             torch.testing.assert_close(out.double(), expected, atol=2e-5, rtol=2e-5)

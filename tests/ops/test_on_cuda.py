@@ -20,7 +20,7 @@ from zigma_bench.layers.speed import Graphed
 from zigma_bench.ops.backends import available
 from zigma_bench.ops.causal_conv import causal_conv
 from zigma_bench.ops.mamba_inner import mamba_inner
-from zigma_bench.ops.residual_norm import residual_norm
+from zigma_bench.ops.norms import residual_norm
 from zigma_bench.ops.selective_scan import selective_scan
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.plugins.registry import scan_spec
@@ -143,7 +143,7 @@ def test_kernels_without_what_may_be_left_out(backend: str, left_out: str) -> No
 @pytest.mark.parametrize("backend", KERNELS)
 def test_more_states_than_registers_are_refused(backend: str) -> None:
     given, path = scan_inputs(1, 8, 4, 65)
-    with pytest.raises(NotReady, match=r"so many states.*at most 64; got 65"):
+    with pytest.raises(NotReady, match=r"fewer states in registers.*at most 64; got 65"):
         selective_scan(**{name: value.cuda() for name, value in given.items()}, path=path.cuda(), backend=backend)
 
 
@@ -379,7 +379,7 @@ def test_mamba_ssm(length: int, dtype: torch.dtype, bound: float) -> None:
     rounded = {name: value.to(dtype).double() for name, value in given.items()}
     expected = with_gradients(selective_scan, rounded, path, "cpu", torch.float64, "naive")
     agree(with_gradients(selective_scan, given, path, "cuda", dtype, "mamba-ssm"), expected, bound)
-    with pytest.raises(NotReady, match="know no segments"):
+    with pytest.raises(NotReady, match="don't support segments"):
         with_gradients(selective_scan, given, path, "cuda", dtype, "mamba-ssm", some_segments(length))
 
 

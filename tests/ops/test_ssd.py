@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-import zigma_bench.ops.ssd as package
 from zigma_bench.errors import NotReady, UnknownName, UsageError
+from zigma_bench.ops.backends import BACKENDS
 from zigma_bench.ops.selective_scan import selective_scan
 from zigma_bench.ops.ssd import chunks, ssd
 
@@ -309,8 +309,9 @@ def test_the_backend_cpu_runs_the_portable_form(dtype: torch.dtype) -> None:
 
 
 def test_a_backend_without_a_form_is_refused(monkeypatch: Any) -> None:
-    monkeypatch.delitem(package.FORMS, "cpu")
-    with pytest.raises(NotReady, match="ssd: this backend has no SSD; expected one of naive, torch"):
+    monkeypatch.delitem(BACKENDS["cpu"].operators, "ssd")
+    expected = "ssd: the backend 'cpu' doesn't compute this operator; expected one of naive, torch, fused, triton"
+    with pytest.raises(NotReady, match=expected):
         ssd(**inputs(1, 3, 1, 1, 1, 1), backend="cpu")
     for name in ("fsed", "auto"):
         with pytest.raises(UnknownName, match=f"ssd: no backend is called '{name}'"):

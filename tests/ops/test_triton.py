@@ -18,6 +18,9 @@ from zigma_bench.backbones.zigma.facts import ZigmaOptions, zigma_cost
 from zigma_bench.backbones.zigma.network import Zigma
 from zigma_bench.errors import NotReady
 from zigma_bench.ops import arguments, backends
+from zigma_bench.ops.backends import gpu
+from zigma_bench.ops.backends import triton as triton_backend
+from zigma_bench.ops.selective_scan import SelectiveScanArguments
 from zigma_bench.plugins.registry import scan_spec
 from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import routes
@@ -25,6 +28,7 @@ from zigma_bench.scans.orders.zigzag import zigzag
 
 ROOT = Path(__file__).resolve().parents[2]
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+KERNELS = ("stage_projections_kernel", "scan_outputs_kernel", "carry_states_kernel", "scan_gradients_kernel")
 KINDS = {
     torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.int64: "*i64",
 }  # fmt: skip
@@ -44,7 +48,7 @@ class Compiled:
     """Stands for a kernel: compiles for a card what it would launch there, and keeps the code."""
 
     def __init__(self, kernel: Any, card: int, code: dict[str, str]) -> None:
-        self.kernel, self.card, self.code = kernel, card, code
+        self.kernel, self.card, self.code, self.arg_names = kernel, card, code, kernel.arg_names
 
     def __getitem__(self, grid: tuple[int, ...]) -> Any:
         return self.compile
@@ -85,12 +89,12 @@ def scan_for(card: int, compiled: Any, dtype: torch.dtype, states: int, since: t
     """The code of a scan of two parts, with its gradients; from a state where there are segments."""
     from zigma_bench.ops.selective_scan import triton_launch as launch
 
-    code: dict[str, str] = compiled(launch, card, "stage", "outputs", "hand_on", "gradients")
+    code: dict[str, str] = compiled(launch, card, *KERNELS)
     rows, B, path = torch.zeros(1, 128, 40, dtype=dtype), torch.zeros(1, 128, states, dtype=dtype), torch.arange(128)
     A, D = torch.zeros(40, states), torch.zeros(40)
     initial = None if since is None else torch.zeros(1, 40, states)
-    given = launch.Inputs(rows, rows, A, B, B, D, rows, D, True, path, since, initial)
-    launch.backward(given, rows, launch.forward(given, save=True)[1])
+    given = SelectiveScanArguments(rows, rows, A, B, B, D, rows, D, True, path, since, initial)
+    launch.run_triton_backward(given, rows, launch.run_triton_forward(given, save=True)[1])
     return code
 
 
@@ -98,7 +102,7 @@ def scan_for(card: int, compiled: Any, dtype: torch.dtype, states: int, since: t
 def two_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     from zigma_bench.ops.selective_scan import triton_launch
 
-    monkeypatch.setattr(triton_launch, "card", lambda device: (1000, 32))
+    monkeypatch.setattr(triton_launch, "find_card", lambda device: (1000, 32))
 
 
 @needs_triton
@@ -106,16 +110,16 @@ def two_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_time_stays_in_a_lane(compiled: Any) -> None:
     """Of a network's size nothing is exchanged between lanes but the sums over channels of the gradients of B and C."""
     code = scan_for(90, compiled, torch.bfloat16, 16, None)
-    for name in ("outputs", "hand_on"):
+    for name in ("scan_outputs_kernel", "carry_states_kernel"):
         assert not [word for word in ("shfl", "shared", "bar.sync") if word in code[name]], name
-    assert code["gradients"].count("shfl") == 4 * 2 * 16 * 5  # steps, B and C, states, halvings of 32 lanes
+    assert code["scan_gradients_kernel"].count("shfl") == 4 * 2 * 16 * 5  # steps, B and C, states, halvings of 32 lanes
 
 
 @needs_triton
 @pytest.mark.usefixtures("two_parts")
 def test_the_scan_compiles_for_a_card_of_2018(compiled: Any) -> None:
     code = scan_for(75, compiled, torch.float16, 1, torch.zeros(128, dtype=torch.int64))
-    assert set(code) == {"stage", "outputs", "hand_on", "gradients"}
+    assert set(code) == set(KERNELS)
     assert all(".target sm_75" in text for text in code.values())
 
 
@@ -123,17 +127,19 @@ def test_the_scan_compiles_for_a_card_of_2018(compiled: Any) -> None:
 def test_the_convolution_compiles_for_a_card_of_2018(compiled: Any) -> None:
     from zigma_bench.ops.causal_conv import triton_conv
 
-    code = compiled(triton_conv, 75, "conv_kernel", "conv_gradients")
+    code = compiled(triton_conv, 75, "conv_kernel", "conv_gradients_kernel")
     rows, weight, bias = torch.zeros(1, 9, 40), torch.zeros(40, 2), torch.zeros(40)
     order = (torch.arange(9), torch.zeros(9, dtype=torch.int64))
     triton_conv._run_backward(triton_conv._run(rows, weight, bias, *order, True), rows, weight, bias, *order, True)
-    assert set(code) == {"conv", "conv_gradients"} and all(".target sm_75" in text for text in code.values())
+    assert set(code) == {"conv_kernel", "conv_gradients_kernel"} and all(
+        ".target sm_75" in text for text in code.values()
+    )
 
 
 @pytest.fixture
 def no_card(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "cards", tuple)
-    monkeypatch.setattr(backends, "nvidia_cards", tuple)
+    monkeypatch.setattr(gpu, "cards", tuple)
+    monkeypatch.setattr(gpu, "nvidia_cards", tuple)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
 
 
@@ -143,20 +149,20 @@ def test_without_a_card_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(NotReady, match=r"'triton' doesn't run on this device; expected cuda; got 'cpu'.*run on a GPU"):
         backends.resolve("triton", "cpu")
     assert importlib.util.find_spec("triton") is None or "needs a card" in backends.available()["triton"]
-    monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert "the package triton" in backends.available()["triton"]
 
 
 def pretend_card(monkeypatch: pytest.MonkeyPatch, name: str, capability: tuple[int, int], hip: str | None) -> None:
     """Torch and the device's room say that there is such a card."""
-    monkeypatch.setattr(backends, "cards", lambda: (name,))
-    monkeypatch.setattr(backends, "nvidia_cards", lambda: () if hip else (name,))
+    monkeypatch.setattr(gpu, "cards", lambda: (name,))
+    monkeypatch.setattr(gpu, "nvidia_cards", lambda: () if hip else (name,))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: name)
     monkeypatch.setattr(torch.version, "hip", hip)
-    monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: name)
-    monkeypatch.setattr(backends, "_no_launcher", lambda: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(triton_backend, "find_launcher_problem", lambda: None)
 
 
 @pytest.mark.parametrize(
@@ -180,13 +186,13 @@ def test_auto_takes_triton_on_cards_that_fused_does_not_serve(
 def test_what_launches_a_kernel_must_be_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    reason = str(backends._no_launcher())
+    reason = str(triton_backend.find_launcher_problem())
     assert "needs a C compiler and Python's headers" in reason and "no compiler" in reason
     monkeypatch.setenv("CC", "cc")
-    monkeypatch.setattr(backends.sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
-    assert "no Python.h" in str(backends._no_launcher())
+    monkeypatch.setattr(triton_backend.sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
+    assert "no Python.h" in str(triton_backend.find_launcher_problem())
     (tmp_path / "Python.h").touch()
-    assert backends._no_launcher() is None
+    assert triton_backend.find_launcher_problem() is None
 
 
 @pytest.mark.parametrize("length", [1, 63, 64, 65, 500, 16384])
@@ -197,10 +203,10 @@ def test_what_launches_a_kernel_must_be_there(monkeypatch: pytest.MonkeyPatch, t
 def test_plans_cover_every_step_once(batch: int, length: int, channels: int, states: int) -> None:
     from zigma_bench.ops.selective_scan import triton_launch as launch
 
-    plan = launch.plan_pass(batch, length, channels, states, 40, 32)
+    plan = launch.choose_triton_launch_config(batch, length, channels, states, 40, 32)
     part = launch.part_length(length, plan.parts)
     assert part % launch.SAVE == 0 and (plan.parts - 1) * part < length <= plan.parts * part
-    assert launch.padded(states) <= plan.warps * launch.STATES_OF_A_WARP and plan.channels == 32
+    assert launch.pad_states(states) <= plan.warps * launch.STATES_PER_WARP and plan.channels == 32
     warps = batch * -(-channels // 32) * plan.warps
     assert warps * plan.parts <= max(warps, 1.5 * launch.RESIDENT * 40)
     assert plan.parts > 1 or length <= 64 or warps > launch.RESIDENT * 40 / 2
@@ -212,7 +218,7 @@ def test_a_network_runs_on_imagined_tensors_and_counts_what_the_formula_counts(m
     from zigma_bench.ops.causal_conv import triton_conv  # noqa: F401  (the counter knows what is defined before it)
     from zigma_bench.ops.selective_scan import triton_scan  # noqa: F401
 
-    monkeypatch.setattr(backends, "interpreted", lambda: True)  # on the CPU, where autograd needs no card
+    monkeypatch.setattr(triton_backend, "interprets_kernels", lambda: True)  # on the CPU, where autograd needs no card
     monkeypatch.setattr(arguments, "_visits_each_once", lambda path: True)  # nothing is in an imagined path
     spec, grid = scan_spec("zigzag", zigzag, owner="test"), Grid(8, 8)
     orders = routes(spec, grid=grid, depth=2, seed=0, options=spec.resolve({"paths": 8}, where="test"))

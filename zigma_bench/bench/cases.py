@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from zigma_bench.errors import CellFailed, UsageError
-from zigma_bench.ops.backends import available, runs_on
+from zigma_bench.ops.backends import BACKENDS
 from zigma_bench.ops.causal_conv import causal_conv
 from zigma_bench.ops.selective_scan import selective_scan
 from zigma_bench.plugins.discovery import catalogue
@@ -22,7 +22,8 @@ from zigma_bench.scans.layers import routes
 from zigma_bench.scans.route import Ints
 
 STATES, TAPS = 16, 4
-OPS = ("scan", "conv")
+OPERATORS = {"scan": "selective_scan", "conv": "causal_conv"}  # by the names of the benchmark
+OPS = tuple(OPERATORS)
 PEER = "pscan"
 GATE_SHAPES = ((2, 63, 40), (1, 500, 24))
 BOUNDS = {torch.float32: 5e-5, torch.bfloat16: 2e-2}
@@ -49,8 +50,17 @@ class Shape:
 
 def backends(op: str, device: str) -> list[str]:
     """All that can run an operator on a device here, ours and its peers."""
-    found = [name for name, reason in available().items() if not reason and runs_on(name, device)]
+    found = [
+        name
+        for name, backend in BACKENDS.items()
+        if OPERATORS[op] in backend.operators and backend.runs_on(device) and backend.find_problem() is None
+    ]
     return found + ([PEER] if op == "scan" else [])
+
+
+def is_loop(backend: str) -> bool:
+    """Whether a backend or peer is a loop over time in Python."""
+    return backend in BACKENDS and BACKENDS[backend].loops_in_python
 
 
 def find_path(kind: str, length: int) -> Ints:

@@ -24,6 +24,7 @@ from zigma_bench.bench.cases import (
     find_path,
     gate,
     inputs,
+    is_loop,
     with_gradients,
 )
 from zigma_bench.system.device import Device
@@ -35,7 +36,7 @@ SHAPES = {
     "cuda": ("64x256x1536", "16x1024x1536", "4x4096x1536", "1x16384x1536"),
 }
 DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}
-NAIVE_STEPS = {"cpu": 1024, "cuda": 256}  # beyond, a loop over time in Python is left out
+LOOP_STEPS = {"cpu": 1024, "cuda": 256}  # longer paths are not timed with a loop over time in Python
 AHEAD_CYCLES = 8_000_000  # a kernel that waits this long (5 ms) lets the launches of a call get ahead of the card
 
 
@@ -114,7 +115,7 @@ def _case(
     given = {name: tensor.detach().requires_grad_(backward) for name, tensor in given.items()}
     calls: dict[str, Callable[[], Any]] = {}
     for backend in backends(op, device.type):
-        if backend == "naive" and shape.length > NAIVE_STEPS[device.type]:
+        if is_loop(backend) and shape.length > LOOP_STEPS[device.type]:
             continue
         if backward:
             calls[backend] = lambda name=backend: with_gradients(op, name, given, index, grad)  # type: ignore[misc]

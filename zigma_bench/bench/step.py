@@ -21,7 +21,7 @@ from zigma_bench.bench.ops import DTYPES, timed
 from zigma_bench.errors import UsageError
 from zigma_bench.layers.init import initialise
 from zigma_bench.layers.speed import compile_network, record
-from zigma_bench.ops.backends import available, resolve
+from zigma_bench.ops.backends import BACKENDS, available, resolve
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import routes
@@ -116,7 +116,7 @@ def bench_step(
         found: list[StepRow] = []
         for name, backend, path in cases:
             tell(f"{name} {backend} {path} {shape}")
-            compiles = compiled and device.type == "cuda" and backend != "mamba-ssm"  # whose launches PyTorch can't see
+            compiles = compiled and device.type == "cuda" and (backend == ATTENTION or BACKENDS[backend].traceable)
             found += _case(name, backend, path, shape, device, repeats, compiles)
             keep([*rows, *_with_ratios(found)])
         rows += _with_ratios(found)

@@ -15,22 +15,31 @@ L tokens, D width, E inner channels, N state, R rank of dt, F channels and S ste
 from __future__ import annotations
 
 from zigma_bench.errors import NotReady, UsageError
+from zigma_bench.ops.backend import SavedMemory
+from zigma_bench.ops.backends import BACKENDS
 from zigma_bench.plugins.registry import sum_by_name
 from zigma_bench.scans.route import Route
 
 NUMBER_BYTES = {"fp32": 4, "bf16": 2}
-STEPS_OF_A_STATE = {"fused": 64, "cpu": 8, "torch": 16}
 WIDE = 4  # float32
 
 
 def number_bytes(precision: str, backend: str) -> int:
-    """n, the bytes of a number; UsageError for a precision or a backend without formulas."""
-    for kind, value, known in (("precision", precision, NUMBER_BYTES), ("backend", backend, STEPS_OF_A_STATE)):
+    """n, the bytes of a number; UsageError for a precision or a backend without a formula."""
+    described = [name for name, known in BACKENDS.items() if known.memory is not None]
+    for kind, value, known in (("precision", precision, list(NUMBER_BYTES)), ("backend", backend, described)):
         if value not in known:
             raise UsageError(
                 f"there is no estimate of the memory of this {kind}", expected=f"one of {', '.join(known)}", got=value
             )
     return NUMBER_BYTES[precision]
+
+
+def saved_memory(backend: str) -> SavedMemory:
+    """What the operators of a backend save, which `number_bytes` has checked."""
+    memory = BACKENDS[backend].memory
+    assert memory is not None
+    return memory
 
 
 def refuse_learned_order(route: Route) -> None:

@@ -1,54 +1,147 @@
-"""What the operators share: checks of shapes, path and segments, the dtype they compute in, and rows handed to C++."""
+"""The arguments of an operator as one object, and the checks that the operators share."""
 
 from __future__ import annotations
 
-import ctypes
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from zigma_bench.errors import NotReady, UnknownName, UsageError
-from zigma_bench.ops.backends import BACKENDS, require_device
+from zigma_bench.errors import UsageError
+from zigma_bench.ops.backends import backend_named, implementation_of
 
 if TYPE_CHECKING:
     from torch import Tensor, dtype
 
 
-SINGLE = ("cpu", "fused", "triton", "mamba-ssm")  # backends that compute in float32 alone
+@dataclass(frozen=True)
+class OperatorArguments:
+    """The arguments of one call of an operator, passed whole to the backend.
+
+    Any tensor may have a leading dimension K, one slice for each of K paths; the others are shared by all paths.
+    `DIMENSIONS`: the tensors, with their number of dimensions for one path; `ORDERS`: those of them that hold steps and
+    rows (int64); `SWITCHES`: the fields that are no tensors.
+    """
+
+    OPERATOR: ClassVar[str]
+    DIMENSIONS: ClassVar[Mapping[str, int]]
+    ORDERS: ClassVar[tuple[str, ...]] = ("path", "since")
+    SWITCHES: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def field_names(cls) -> tuple[str, ...]:
+        """All fields, in order."""
+        return tuple(field.name for field in fields(cls))
+
+    def tensors(self) -> dict[str, Tensor | None]:
+        """All tensors by name."""
+        return {name: getattr(self, name) for name in self.DIMENSIONS}
+
+    def numbers(self) -> dict[str, Tensor | None]:
+        """The tensors of floating numbers by name."""
+        return {name: getattr(self, name) for name in self.DIMENSIONS if name not in self.ORDERS}
+
+    def with_tensors(self, tensors: Mapping[str, Tensor | None]) -> Self:
+        """The same switches with other tensors."""
+        switches = {name: getattr(self, name) for name in self.SWITCHES}
+        return type(self)(**tensors, **switches)
+
+    def count_paths(self) -> int | None:
+        """K, or None if no argument has a dimension for paths; UsageError if two arguments differ in K."""
+        found = {
+            name: len(tensor)
+            for name, tensor in self.tensors().items()
+            if tensor is not None and tensor.dim() == self.DIMENSIONS[name] + 1
+        }
+        if len(set(found.values())) > 1 or 0 in found.values():
+            sizes = ", ".join(f"{name} {size}" for name, size in found.items())
+            raise UsageError(
+                f"the arguments have different numbers of paths: {sizes}",
+                where=self.OPERATOR,
+                expected="the same number K, at least 1, for all",
+            )
+        return next(iter(found.values()), None)
+
+    def of_path(self, number: int) -> Self:
+        """The arguments of one path."""
+        return self.with_tensors(
+            {
+                name: tensor[number] if tensor is not None and tensor.dim() == self.DIMENSIONS[name] + 1 else tensor
+                for name, tensor in self.tensors().items()
+            }
+        )
+
+    def stacked(self, paths: int) -> Self:
+        """Every argument with a leading dimension of `paths`; shared arguments are not copied."""
+        return self.with_tensors(
+            {
+                name: tensor
+                if tensor is None or tensor.dim() == self.DIMENSIONS[name] + 1
+                else tensor[None].expand(paths, *tensor.shape)
+                for name, tensor in self.tensors().items()
+            }
+        )
+
+    def converted(self, to: dtype) -> Self:
+        """All floating tensors in one dtype."""
+        numbers = {name: None if tensor is None else tensor.to(to) for name, tensor in self.numbers().items()}
+        return self.with_tensors({**self.tensors(), **numbers})
+
+    def check(self) -> None:
+        """Raise UsageError for wrong shapes, dtypes, devices, paths or segments of one path."""
+        raise NotImplementedError
 
 
-def check_backend(backend: str, device_type: str, *, where: str) -> None:
-    """UnknownName unless `backend` is a resolved name (not `auto`), NotReady where it can't run on the device."""
-    if backend not in BACKENDS:
-        raise UnknownName("backend", backend, BACKENDS, where=where)
-    require_device(backend, device_type)
+def compute_paths(arguments: OperatorArguments, rows: Tensor, backend: str) -> Sequence[Tensor] | Tensor:
+    """The operator's output for each path: [K, ..] or K tensors, in the dtype of `rows`, the first argument.
+
+    All arguments are checked first, those of each path.
+    """
+    operator, chosen = arguments.OPERATOR, backend_named(backend, where=arguments.OPERATOR)
+    implementation = implementation_of(operator, chosen, rows.device.type)
+    paths = arguments.count_paths()
+    each = [arguments] if paths is None else [arguments.of_path(number) for number in range(paths)]
+    for one in each:
+        one.check()
+        chosen.check_arguments(operator, one)
+    if implementation.several_paths:
+        outputs: Tensor = implementation.apply(arguments.stacked(paths or 1))
+        return outputs
+    if implementation.reads_half_precision:
+        return [implementation.apply(one) for one in each]
+    wide = working_dtype(rows)
+    return [implementation.apply(one.converted(wide)).to(rows.dtype) for one in each]
 
 
 def check_shape(name: str, tensor: Tensor | None, shape: tuple[int, ...], like: Tensor, *, where: str) -> None:
-    """UsageError unless the tensor has this shape, floating numbers and the device of `like`; None passes."""
+    """Raise UsageError unless the tensor has this shape, a floating dtype and the device of `like`; None passes."""
     if tensor is None:
         return
     if tuple(tensor.shape) != shape:
         raise UsageError(f"{name} has a wrong shape", where=where, expected=str(shape), got=tuple(tensor.shape))
-    if not tensor.dtype.is_floating_point:
-        raise UsageError(f"{name} has a wrong dtype", where=where, expected="floating numbers", got=tensor.dtype)
+    _check_floating(name, tensor, where=where)
     if tensor.device != like.device:
         raise UsageError(f"{name} is on another device", where=where, expected=str(like.device), got=str(tensor.device))
 
 
 def check_sequence(name: str, tensor: Tensor, *, where: str) -> None:
-    """UsageError unless the tensor is floating [B, L, E] with no empty side."""
+    """Raise UsageError unless the tensor is floating [B, L, E] and not empty."""
     if tensor.dim() != 3 or 0 in tensor.shape:
         raise UsageError(
             f"{name} has a wrong shape", where=where, expected="[B, L, E], none of them 0", got=tuple(tensor.shape)
         )
+    _check_floating(name, tensor, where=where)
+
+
+def _check_floating(name: str, tensor: Tensor, *, where: str) -> None:
     if not tensor.dtype.is_floating_point:
         raise UsageError(f"{name} has a wrong dtype", where=where, expected="floating numbers", got=tensor.dtype)
 
 
 def check_path(path: Tensor | None, like: Tensor, *, where: str) -> None:
-    """UsageError unless the path is int64 [L] on the device of `like` [B, L, E] and visits every row once.
+    """Raise UsageError unless the path is int64 [L] on the device of `like` [B, L, E] and visits every row once.
 
-    On a GPU the values are not looked at: that would stop the queue. Nor are they when PyTorch traces, where there are
-    none. The plan has checked them.
+    The values are not checked on a GPU, where reading them would wait for all queued work, nor while PyTorch traces,
+    when there are none. The plan has checked them.
     """
     if path is None:
         return
@@ -59,7 +152,7 @@ def check_path(path: Tensor | None, like: Tensor, *, where: str) -> None:
 
 
 def _has_values(tensor: Tensor) -> bool:
-    """Whether the numbers can be looked at in passing."""
+    """Whether the values can be read without waiting for a device."""
     import torch
 
     return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
@@ -76,9 +169,10 @@ def _visits_each_once(path: Tensor) -> bool:
 
 
 def check_since(since: Tensor | None, like: Tensor, *, where: str) -> None:
-    """UsageError unless `since` is int64 [L] on the device of `like` [B, L, E]: 0 first, then i or as at step i - 1.
+    """Raise UsageError unless `since` is int64 [L] on the device of `like` [B, L, E] and each entry is a segment start.
 
-    On a GPU and when PyTorch traces the values are not looked at, as those of the path.
+    since[0] is 0; since[i] is i where a segment starts, else since[i - 1]. Values are checked where `check_path` checks
+    those of a path.
     """
     if since is None:
         return
@@ -88,11 +182,11 @@ def check_since(since: Tensor | None, like: Tensor, *, where: str) -> None:
     if not _has_values(since):
         return
     wrong = (since != torch.arange(len(since))) & (since != since.roll(1))
-    wrong[0] = since[0] != 0  # which the roll has compared with the last step
+    wrong[0] = since[0] != 0  # the roll has compared it with the last step
     if wrong.any():
         step = int(wrong.nonzero()[0])
         raise UsageError(
-            f"since[{step}] isn't the step at which the segment of step {step} began",
+            f"since[{step}] isn't the step at which the segment of step {step} starts",
             where=where,
             expected=f"{step}, or {int(since[step - 1])} as at the step before" if step else "0",
             got=int(since[step]),
@@ -112,63 +206,17 @@ def _check_whole_numbers(name: str, tensor: Tensor, like: Tensor, *, where: str)
 
 
 def working_dtype(tensor: Tensor) -> dtype:
-    """What an operator computes in: float64 for float64 input, else float32."""
+    """The dtype in which an operator computes: float64 for float64 input, else float32."""
     import torch
 
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
-def check_not_double(backend: str, tensors: list[Tensor | None], *, where: str) -> None:
-    """UsageError if a backend that computes in float32 is given float64, which it would have to round."""
-    import torch
-
-    if any(tensor is not None and tensor.dtype == torch.float64 for tensor in tensors):
-        raise UsageError(
-            f"the backend {backend!r} computes in float32",
-            where=where,
-            expected="float32, bfloat16 or float16",
-            got=torch.float64,
-            do="take the backend 'naive' (or 'torch') for float64",
-        )
-
-
-def check_no_segments(backend: str, since: Tensor | None, *, where: str) -> None:
-    """NotReady if a backend whose kernels know no segments is given some."""
-    if since is not None:
-        raise NotReady(
-            f"the kernels of the backend {backend!r} know no segments",
-            where=where,
-            do="take the backend 'fused' (or 'torch')",
-        )
-
-
-def check_no_initial(backend: str, initial: Tensor | None, *, where: str) -> None:
-    """NotReady if a backend whose kernels begin with a state of zero is given another."""
-    if initial is not None:
-        raise NotReady(
-            f"the kernels of the backend {backend!r} begin with a state of zero",
-            where=where,
-            do="take the backend 'fused' (or 'torch')",
-        )
-
-
-class Rows(ctypes.Structure):
-    """A float32 [B, L, E] array as C++ sees it: `Rows` of simd.h. Null where there is no tensor."""
-
-    _fields_ = (("data", ctypes.c_void_p), ("batch_stride", ctypes.c_int64), ("row_stride", ctypes.c_int64))
-
-    @classmethod
-    def of(cls, tensor: Tensor | None) -> Rows:
-        """The rows of a tensor whose channels lie side by side (`dense_rows`)."""
-        return cls() if tensor is None else cls(tensor.data_ptr(), tensor.stride(0), tensor.stride(1))
-
-
 def dense_rows(tensor: Tensor) -> Tensor:
-    """The tensor, copied only if the channels of a row do not lie side by side."""
+    """The tensor, copied only if the channels of a row are not adjacent in memory."""
     return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
 
 
-def address(tensor: Tensor | None) -> int | None:
-    """The address of a contiguous tensor's first number, None (null) without a tensor."""
-    assert tensor is None or tensor.is_contiguous()
-    return None if tensor is None else tensor.data_ptr()
+def contiguous(tensor: Tensor | None) -> Any:
+    """The tensor, copied if it is not contiguous; None stays None."""
+    return None if tensor is None else tensor.contiguous()

@@ -1,6 +1,6 @@
-"""The machine's C++ compiler, and the shared libraries it makes at first use, kept in a cache folder.
+"""The machine's C++ compiler, the shared libraries that it builds at first use, and tensors as C++ reads them.
 
-The folder is $ZIGMA_BENCH_CACHE, or ~/.cache/zigma-bench. A file's name is the hash of all that decides its content.
+Libraries are cached in $ZIGMA_BENCH_CACHE, or ~/.cache/zigma-bench, each named by the hash of all that it depends on.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zigma_bench.errors import NotReady
 
-# -march=native: the width of a vector must match the machine's registers. No -ffast-math: NaN and infinity count, and
-# the order of sums is fixed. No OpenMP: a second runtime beside torch's would fight over the cores.
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# -march=native: vectors must be as wide as the machine's registers. No -ffast-math: NaN and infinity must propagate,
+# and the order of sums is fixed. No OpenMP: a second runtime would compete with torch's for the cores.
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-w", "-fPIC", "-shared", "-pthread")
 HEADER = Path(__file__).with_name("simd.h")
 
@@ -34,7 +37,7 @@ def find_compiler() -> str | None:
 
 
 def cache_folder() -> Path:
-    """Where compiled operators are kept."""
+    """The folder for compiled operators."""
     named = os.environ.get("ZIGMA_BENCH_CACHE")
     return Path(named) if named else Path.home() / ".cache" / "zigma-bench"
 
@@ -46,13 +49,13 @@ def require_compiler() -> str:
             "the backend 'cpu' needs a C++ compiler and none was found",
             expected="c++, g++ or clang++ on the PATH, or the environment variable CXX",
             got=os.environ.get("CXX"),
-            do="install one (Debian: apt install g++; conda: gxx), or take the backend 'torch' or 'auto'",
+            do="install one (Debian: apt install g++; conda: gxx), or choose the backend 'torch' or 'auto'",
         )
     return compiler
 
 
-def compiled(source: Path) -> Path:
-    """The shared library of a C++ source, compiled now if the cache lacks it; NotReady where that fails."""
+def compile_library(source: Path) -> Path:
+    """The shared library of a C++ source, compiled now if it is not cached; NotReady if that fails."""
     compiler = require_compiler()
     target = cache_folder() / f"{source.stem}-{_digest(source, compiler)}.so"
     if not target.exists():
@@ -61,24 +64,41 @@ def compiled(source: Path) -> Path:
 
 
 @functools.cache
-def library(source: Path) -> ctypes.CDLL:
-    """The compiled source, loaded once a process."""
-    return ctypes.CDLL(str(compiled(source)))
+def load_library(source: Path) -> ctypes.CDLL:
+    """The compiled source, loaded once in a process."""
+    return ctypes.CDLL(str(compile_library(source)))
 
 
-def answering(function: Any, arguments: type[ctypes.Structure]) -> None:
-    """Declare a function of simd.h's `answer`, called with a structure: MemoryError where it had no memory to work."""
+def declare_function(function: Any, arguments: type[ctypes.Structure]) -> None:
+    """Declare a C function that takes a structure and returns 1 if it has no memory, which raises MemoryError."""
 
-    def check(answer: int, called: Any, given: Any) -> None:
-        if answer:
-            raise MemoryError(f"{called.__name__} of the backend 'cpu' gets no memory to work in")
+    def check(failed: int, called: Any, given: Any) -> None:
+        if failed:
+            raise MemoryError(f"{called.__name__} of the backend 'cpu' can't allocate memory")
 
     function.restype, function.argtypes, function.errcheck = ctypes.c_int, (ctypes.POINTER(arguments),), check
 
 
+class RowsView(ctypes.Structure):
+    """A float32 [B, L, E] array in C++: `Rows` of simd.h. Null without a tensor."""
+
+    _fields_ = (("data", ctypes.c_void_p), ("batch_stride", ctypes.c_int64), ("row_stride", ctypes.c_int64))
+
+    @classmethod
+    def of(cls, tensor: Tensor | None) -> RowsView:
+        """The rows of a tensor whose channels are adjacent (`dense_rows`)."""
+        return cls() if tensor is None else cls(tensor.data_ptr(), tensor.stride(0), tensor.stride(1))
+
+
+def address(tensor: Tensor | None) -> int | None:
+    """The address of a contiguous tensor's first number; None (null) without a tensor."""
+    assert tensor is None or tensor.is_contiguous()
+    return None if tensor is None else tensor.data_ptr()
+
+
 def _digest(source: Path, compiler: str) -> str:
-    told = "\n".join((compiler, *FLAGS, _processor())).encode()
-    parts = (source.read_bytes(), HEADER.read_bytes(), _version(compiler), told)
+    flags = "\n".join((compiler, *FLAGS, _processor())).encode()
+    parts = (source.read_bytes(), HEADER.read_bytes(), _version(compiler), flags)
     return hashlib.sha256(b"\0".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()[:20]
 
 
@@ -88,12 +108,12 @@ def _version(compiler: str) -> bytes:
         return subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
         raise NotReady(
-            f"the C++ compiler can't be run: {error}", where=compiler, do="name another one by CXX"
+            f"the C++ compiler can't be run: {error}", where=compiler, do="choose another one with CXX"
         ) from None
 
 
 def _processor() -> str:
-    """The processor's model and features: a library made for another one may hold instructions that this one lacks."""
+    """The processor's model and features: a library for another one may use instructions that this one doesn't have."""
     information = Path("/proc/cpuinfo")
     if not information.exists():
         return f"{platform.machine()} {platform.processor()}"
@@ -103,7 +123,7 @@ def _processor() -> str:
 
 
 def _compile(compiler: str, source: Path, target: Path) -> None:
-    # Two processes may race: each writes a file of its own and renames it, and both files are the same.
+    # Two processes may do this at once: each writes a temporary file and renames it, and both files are equal.
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(suffix=".so", prefix=f".{source.stem}-", dir=target.parent)
@@ -111,7 +131,7 @@ def _compile(compiler: str, source: Path, target: Path) -> None:
         raise NotReady(
             f"the folder for compiled operators can't be written: {error.strerror}",
             where=str(target.parent),
-            do="set ZIGMA_BENCH_CACHE to a folder that can",
+            do="set ZIGMA_BENCH_CACHE to a writable folder",
         ) from None
     os.close(handle)
     try:
@@ -120,7 +140,7 @@ def _compile(compiler: str, source: Path, target: Path) -> None:
             raise NotReady(
                 f"the backend 'cpu' can't be compiled by {compiler}: {done.stderr.strip()[-2000:]}",
                 where=str(source),
-                do="name another compiler by CXX, or take the backend 'torch'",
+                do="choose another compiler with CXX, or choose the backend 'torch'",
             )
         os.replace(name, target)
     finally:

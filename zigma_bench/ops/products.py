@@ -1,4 +1,4 @@
-"""Matrix products that keep what they add up: the gradients of weights, from rows of 16 bits, in float32."""
+"""Matrix products with float32 sums: the gradients of weights, from rows of 16 bits."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 
-def product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-    """a [I, J] or [K, I, J] times b, alike, in `dtype`: on an NVIDIA card the sums are rounded once, to it."""
+def multiply_matrices(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """a b in `dtype`, for a [I, J] or [K, I, J] and b alike. On an NVIDIA GPU the sums are rounded once, to `dtype`."""
     if a.dtype == dtype:
         return a @ b
     if not a.is_cuda or torch.version.hip is not None or dtype != torch.float32:

@@ -7,7 +7,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from zigma_bench.errors import NotReady, UnknownName, UsageError, ZigmaBenchError
+from zigma_bench.errors import NotReady, UsageError, ZigmaBenchError
+from zigma_bench.ops.backends import check_backend_name
 from zigma_bench.plan.cells import Cell, Given, Resolved, held_out_needed, too_few_held_out
 from zigma_bench.plan.data import DataSet, data_sets
 from zigma_bench.plan.diffusion import check_diffusion
@@ -25,7 +26,6 @@ from zigma_bench.scans.route import Route
 from zigma_bench.suite import Choice, Comparison, Source, Suite
 
 MAX_CELLS = 10_000
-BACKENDS = ("auto", "naive", "torch", "cpu", "fused", "triton", "mamba-ssm")
 
 
 def make_plan(suite: Suite, source: Source, catalogue: Catalogue, *, smoke: bool = False) -> Plan:
@@ -101,11 +101,9 @@ def _check_number(suite: Suite, source: Source) -> None:
 
 
 def _check_backends(suite: Suite, source: Source) -> None:
-    if suite.backend not in BACKENDS:
-        raise UnknownName("backend", suite.backend, BACKENDS, where=source.where("backend"))
+    check_backend_name(suite.backend, where=source.where("backend"))
     for index, name in enumerate((suite.efficiency and suite.efficiency.backends) or ()):
-        if name not in BACKENDS:
-            raise UnknownName("backend", name, BACKENDS, where=source.where("efficiency", "backends", index))
+        check_backend_name(name, where=source.where("efficiency", "backends", index))
 
 
 def _matched(

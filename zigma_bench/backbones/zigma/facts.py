@@ -24,7 +24,8 @@ from zigma_bench.layers.costs import (
 from zigma_bench.layers.options import Depth, Positive, Rate, WithText
 from zigma_bench.mixers.block import DEFAULT_CONV, DEFAULT_EXPAND, DEFAULT_STATE
 from zigma_bench.mixers.lookup import check_mixer_fits, mixer_cost, mixer_memory
-from zigma_bench.mixers.memory import WIDE, number_bytes
+from zigma_bench.mixers.memory import WIDE, number_bytes, saved_memory
+from zigma_bench.ops.backends import backend_named
 from zigma_bench.plugins.registry import Cost, added, sum_by_name
 from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.route import Route
@@ -176,11 +177,11 @@ def zigma_memory(
     """ZigMa: the stream stays in float32, so norms and the scaled stream are wide."""
     refuse_uncounted_memory(options)
     n, D, L = number_bytes(precision, backend), options.width, grid.tokens
-    norm = WIDE * L * D * (1 if backend == "fused" else 2)
+    norm = WIDE * L * D * (1 if saved_memory(backend).norm_is_one_kernel else 2)
     layer = {"norm": norm, "adaln": WIDE * L * D + n * L * D + n * 4 * D}  # what is scaled, what is gated, and by what
-    if backend == "fused":  # one operator from a mixer to the next, which computes all again
+    if backend_named(backend).fuses_residual:  # one operator from a mixer to the next, which computes all again
         layer = {"norm": norm, "adaln": n * L * D + n * 4 * D}
-    if backend == "cpu":  # norm and scale are one operator, which computes its output again
+    if backend_named(backend).fuses_modulation:  # norm and scale are one operator, which computes its output again
         layer = {"norm": WIDE * L * D, "adaln": n * L * D + n * 4 * D}
     given: dict[str, Any] = {"grid": grid, "backend": backend, "precision": precision}
     known: dict[tuple[str, str], dict[str, int]] = {}

@@ -25,9 +25,8 @@ from zigma_bench.layers.embed import DropPath, PatchEmbed, Positions, TimeEmbed,
 from zigma_bench.layers.stack import Stack
 from zigma_bench.mixers.lookup import make_mixer
 from zigma_bench.mixers.mamba.mixer import MambaMixer
-from zigma_bench.ops.backends import available
-from zigma_bench.ops.modulated_norm import modulated_norm
-from zigma_bench.ops.residual_norm import residual_norm
+from zigma_bench.ops.backends import backend_named
+from zigma_bench.ops.norms import modulated_norm, residual_norm
 from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.route import Route
 
@@ -35,7 +34,7 @@ NORM_EPS, FINAL_EPS = 1e-5, 1e-6
 
 
 class ModulatedNorm(nn.RMSNorm):
-    """r + x, its RMSNorm, and that scaled and shifted: see `ops.modulated_norm`."""
+    """r + x, its RMSNorm, and that scaled and shifted: see `ops.norms.modulated_norm`."""
 
     def __init__(self, width: int, backend: str) -> None:
         super().__init__(width, eps=NORM_EPS)
@@ -97,7 +96,7 @@ class CardBlock(Block):
 
 def launcher() -> str:
     """What runs `residual_norm` on a card: Triton, or PyTorch where it can't launch."""
-    return "torch" if available()["triton"] else "triton"
+    return "triton" if backend_named("triton").find_problem() is None else "torch"
 
 
 class TextBlock(Block):
@@ -136,7 +135,7 @@ class Zigma(nn.Module):
         self.time_embed = TimeEmbed(options.width)
         self.condition = make_condition(options, options.width)
         rates = [0.0, *torch.linspace(0, options.drop_path, options.depth).tolist()]  # official: shifted by one
-        self.launcher = launcher() if backend in ("fused", "triton") and options.condition != "text" else None
+        self.launcher = launcher() if backend_named(backend).fuses_residual and options.condition != "text" else None
         kind = TextBlock if options.condition == "text" else Block if self.launcher is None else CardBlock
         self.blocks = Stack(
             kind(

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from zigma_bench.mixers.block import BlockOptions
 from zigma_bench.mixers.costs import branch_count, check_merge_fits, merge_cost, path_channels, with_order
 from zigma_bench.mixers.memory import (
-    STEPS_OF_A_STATE,
     WIDE,
     gate_memory,
     gates_in_scan,
@@ -20,6 +19,7 @@ from zigma_bench.mixers.memory import (
     merge_memory,
     number_bytes,
     refuse_learned_order,
+    saved_memory,
 )
 from zigma_bench.ops.counts import SELECTIVE_SCAN
 from zigma_bench.plugins.registry import Cost, sum_by_name
@@ -72,12 +72,12 @@ def mamba_memory(
     refuse_learned_order(route)
     n, E, D, L = number_bytes(precision, backend), block.inner, block.width, grid.tokens
     paths = [_path_memory(block, route, backend, n)] * route.K
-    copied = backend != "fused" and n < WIDE and gates_in_scan(route)  # the halves of in_proj's output
-    in_place = not gathers_rows(route) and (backend == "fused" or (backend == "cpu" and n == WIDE))
-    half, again = n * L * E, backend == "fused" and is_one_operator(route) and route.merge_facts.is_sum  # y
-    in_proj = (
-        n * L * D * (not (backend == "fused" and is_one_operator(route)))
-    )  # else it is computed again by the norm before
+    saves = saved_memory(backend)
+    copied = saves.copies_half_precision and n < WIDE and gates_in_scan(route)  # the halves of in_proj's output
+    in_place = not (gathers_rows(route) or saves.saves_rows_in_order or (saves.copies_half_precision and n < WIDE))
+    recomputed = saves.recomputes_mixer and is_one_operator(route)
+    half, again = n * L * E, recomputed and route.merge_facts.is_sum  # y
+    in_proj = n * L * D * (not recomputed)  # else the norm before it recomputes it
     ends = {"in_proj": in_proj, "conv": half * in_place, "scan": half * (not copied), "out_proj": half * (not again)}
     return sum_by_name(
         [ends, *paths, merge_memory(route, n, L, E), {} if gates_in_scan(route) else gate_memory(route, n, L, E)]
@@ -88,14 +88,15 @@ def _path_memory(block: BlockOptions, route: Route, backend: str, n: int) -> dic
     """What a path adds to in_proj's output."""
     N, R, S = block.state, block.dt_rank, route.steps
     F = path_channels(route, block.inner)
-    states = WIDE * F * N * -(-S // STEPS_OF_A_STATE[backend])
+    saves = saved_memory(backend)
+    states = WIDE * F * N * -(-S // saves.steps_per_state)
     projected, copies = n * S * (R + 2 * N), 0 if n == WIDE else WIDE * S * F
-    gathered = n * S * F if gathers_rows(route) and backend != "torch" else 0
-    if backend == "fused":
+    gathered = n * S * F if gathers_rows(route) and not saves.saves_rows_in_order else 0
+    if saves.recomputes_mixer:
         u = 0 if is_one_operator(route) else n * S * F
         marked = n * S * N * bool(route.features)  # B with what is added
         return {"conv": gathered, "x_proj": u, "dt_proj": projected, "scan": u + states + marked}
-    if backend == "cpu":
+    if not saves.saves_rows_in_order:
         x, of_scan = copies or gathered, WIDE * S * F + copies + (copies if gates_in_scan(route) else 0)
     else:  # the rows in order and the sums before SiLU; delta, d, y and SiLU(z)
         x, of_scan = 2 * WIDE * S * F, 2 * WIDE * S * F + copies

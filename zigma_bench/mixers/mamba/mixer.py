@@ -22,6 +22,7 @@ from zigma_bench.mixers.learned_order import apply_order, make_order
 from zigma_bench.mixers.mamba.facts import MambaOptions
 from zigma_bench.mixers.memory import is_one_operator
 from zigma_bench.mixers.scan_path import ScanPath, make_pads
+from zigma_bench.ops.backends import backend_named
 from zigma_bench.ops.causal_conv import causal_conv
 from zigma_bench.ops.causal_conv.torch_blocks import along_path
 from zigma_bench.ops.mamba_inner import mamba_inner
@@ -69,7 +70,7 @@ class MambaBranch(PathBranch):
         self, x: Tensor, z: Tensor | None, path: Tensor | None, since: Tensor | None, features: Tensor | None
     ) -> Tensor:
         """As of `PathBranch`; `features` are ids in the table that is added to B."""
-        if self.backend == "mamba-ssm" and path is not None:  # its kernels know no path: one gather for both operators
+        if path is not None and not backend_named(self.backend).reads_through_path:  # one gather for both operators
             ids = None if features is None else features[path]
             return along_path(lambda x_, z_: self(x_, z_, None, since, ids), [x, z], path)
         along: dict[str, Any] = {"path": path, "since": since, "backend": self.backend}
@@ -135,8 +136,8 @@ class MambaMixer(AlongRoute):
 
         self.branches = make_branches(route, make_branch)
         self.merge = make_merge(route, E)
-        self.one_operator = backend == "fused" and is_one_operator(route)
-        self.sums = route.merge_facts.is_sum
+        self.one_operator = "mamba_inner" in backend_named(backend).operators and is_one_operator(route)
+        self.sums, self.backend = route.merge_facts.is_sum, backend
         self.out_proj = OutProjection(E, block.width, block.depth)
 
     @property
@@ -154,13 +155,14 @@ class MambaMixer(AlongRoute):
         return self.out_proj(self.along_route(x, z=z, pads=pads, learned=learned))  # type: ignore[no-any-return]
 
     def _as_one_operator(self, xz: Tensor) -> Tensor:
-        """All paths at once by the backend `fused`, which also computes out_proj of a plain sum."""
+        """All paths at once by one operator, which also computes out_proj of a plain sum."""
         branches = [cast(MambaBranch, self._branch(k)) for k in range(self.path_count)]
         paths = cast(Sequence[ScanPath], self.scan_paths)
         parameters = zip(*(branch.parameters_of_scan for branch in branches), strict=True)
         y = mamba_inner(
             xz, *map(_stacked, parameters), path=_stacked([path.path for path in paths]),
             since=_stacked([path.since for path in paths]), out_proj=self.out_proj.weight if self.sums else None,
+            backend=self.backend,
         )  # fmt: skip
         return y if self.sums else self.out_proj(self.merge(y.unbind(0)))
 

@@ -12,7 +12,14 @@ from zigma_bench.errors import NotReady
 from zigma_bench.layers.options import Positive
 from zigma_bench.mixers.block import DEFAULT_STATE, BlockOptions
 from zigma_bench.mixers.costs import branch_count, check_merge_fits, merge_cost, path_channels, with_order
-from zigma_bench.mixers.memory import WIDE, gathers_rows, merge_memory, number_bytes, refuse_learned_order
+from zigma_bench.mixers.memory import (
+    WIDE,
+    gathers_rows,
+    merge_memory,
+    number_bytes,
+    refuse_learned_order,
+    saved_memory,
+)
 from zigma_bench.ops.counts import SSD
 from zigma_bench.plugins.registry import Cost, sum_by_name
 from zigma_bench.scans.grid import Grid
@@ -107,12 +114,13 @@ def mamba2_memory(
         1 if route.share == "shared" and not route.merge_facts.splits_channels else K
     )  # [x | B | C | dt], one for paths that share
     rows = {"conv": n * S * (F + BC + H) * (K if gathers_rows(route) else once)}
-    if backend == "torch" or (n < WIDE and backend == "cpu"):  # float32 in order, and the sums before SiLU
-        rows = {"conv": (2 if backend == "torch" else 1) * K * WIDE * S * (F + BC)}
+    saves = saved_memory(backend)
+    if saves.saves_rows_in_order or (n < WIDE and saves.copies_half_precision):  # float32, and the sums before SiLU
+        rows = {"conv": (2 if saves.saves_rows_in_order else 1) * K * WIDE * S * (F + BC)}
     projected = 0 if n == WIDE else once * n * L * D  # another copy of the token in bfloat16
     projected = K * n * S * D if route.merge_facts.splits_tokens else projected
     scan = K * (n * S * (F + BC) + WIDE * S * H)
-    normed = 3 if backend == "fused" else 4  # y, SiLU(z), their product
+    normed = 3 if saves.norm_is_one_kernel else 4  # y, SiLU(z), their product
     z = 2 * n * L * E if n == WIDE else WIDE * L * E  # in_proj's output, or a copy of its half
     norm = normed * WIDE * L * E + z
     ends = {"in_proj": n * L * D, "bcdt_proj": projected, "scan": scan, "norm": norm, "out_proj": n * L * E}

@@ -1,18 +1,51 @@
-"""The depthwise causal convolution over the path that stands before the selective scan in a Mamba block."""
+"""The depthwise causal convolution along a path, before the selective scan of a Mamba block."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from zigma_bench.errors import UsageError
-from zigma_bench.ops import arguments
-from zigma_bench.ops.paths import count_paths, of_path, stacked
+from zigma_bench.ops.arguments import (
+    OperatorArguments,
+    check_path,
+    check_sequence,
+    check_shape,
+    check_since,
+    compute_paths,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-WHERE = "causal_conv"
 Activation = Literal["silu", "none"]
+
+
+@dataclass(frozen=True)
+class CausalConvArguments(OperatorArguments):
+    """The arguments of `causal_conv`, which describes them; `silu`: the activation."""
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    path: Tensor | None
+    since: Tensor | None
+    silu: bool
+
+    OPERATOR = "causal_conv"
+    DIMENSIONS: ClassVar[Mapping[str, int]] = {"x": 3, "weight": 2, "bias": 1, "path": 1, "since": 1}
+    SWITCHES = ("silu",)
+
+    def check(self) -> None:
+        """Raise UsageError for wrong shapes, dtypes, devices, paths or segments of one path."""
+        x, weight = self.x, self.weight
+        check_sequence("x", x, where=self.OPERATOR)
+        width = weight.shape[-1] if weight.dim() and weight.shape[-1] else 1
+        check_shape("weight", weight, (x.shape[2], width), x, where=self.OPERATOR)
+        check_shape("bias", self.bias, (x.shape[2],), x, where=self.OPERATOR)
+        check_path(self.path, x, where=self.OPERATOR)
+        check_since(self.since, x, where=self.OPERATOR)
 
 
 def causal_conv(
@@ -25,69 +58,30 @@ def causal_conv(
     activation: Activation = "silu",
     backend: str,
 ) -> Tensor:
-    """y[path[t]] = act(bias + sum_k weight[:, k] x[path[t - W + 1 + k]]), rows before the start are zero.
+    """y[path[t]] = act(bias + sum_k weight[:, k] x[path[t - W + 1 + k]]); rows before the start are zero.
 
-    x, y [B, L, E]; weight [E, W], whose last column multiplies the current step; bias [E]. Path int64 [L] visits every
-    row once, None is 0 .. L-1. since[t], int64 [L], is the step (not the row) at which the segment of step t began:
-    what lies before it is zero too; None is one segment.
+    Args:
+        x: [B, L, E], like y.
+        weight: [E, W]; its last column multiplies the current step.
+        bias: [E].
+        path: int64 [L], which visits every row once. None: 0 .. L-1.
+        since: int64 [L]; the step (not the row) at which the segment of step t starts. Rows before it are zero too.
+            None: one segment.
+        backend: the name of a backend, from `zigma_bench.ops.backends.resolve`.
 
-    Several paths in one call: any argument may have a leading dimension K, one slice a path; y is then [K, B, L, E].
+    Several paths in one call: any argument may have a leading dimension K, one slice for each path; y is then
+    [K, B, L, E].
 
-    Computed in float32 (float64 for float64 x); y has x's dtype. `backend` is a resolved name, see
-    `zigma_bench.ops.backends.resolve`. Raises UsageError for wrong shapes, dtypes, paths, segments or activations,
-    UnknownName and NotReady for the backend.
+    Computed in float32 (float64 for float64 x); y has x's dtype. Raises UsageError for wrong shapes, dtypes, paths,
+    segments or activations, UnknownName for the backend, NotReady if the backend doesn't support the device or
+    arguments.
     """
     if activation not in ("silu", "none"):
-        raise UsageError("no such activation", where=WHERE, expected="silu or none", got=activation)
-    given = {"x": (x, 3), "weight": (weight, 2), "bias": (bias, 1), "path": (path, 1), "since": (since, 1)}
-    paths = count_paths(given, where=WHERE)
-    each = [of_path(given, number) for number in range(paths or 1)]
-    for one in each:
-        _check(one, backend)
-    if backend == "fused":
-        from zigma_bench.ops.causal_conv import fused
-
-        y = fused.conv(**stacked(given, paths or 1), silu=activation == "silu")
-        return y if paths else y[0]
-    ys = [_along_one(one, activation == "silu", backend) for one in each]
-    if paths is None:
-        return ys[0]
+        raise UsageError("there is no such activation", where="causal_conv", expected="silu or none", got=activation)
+    arguments = CausalConvArguments(x, weight, bias, path, since, activation == "silu")
+    outputs = compute_paths(arguments, x, backend)
+    if arguments.count_paths() is None:
+        return outputs[0]
     import torch
 
-    return torch.stack(ys)
-
-
-def _along_one(given: dict[str, Any], silu: bool, backend: str) -> Tensor:
-    """One path, by a backend that knows no more."""
-    x, weight, bias = given["x"], given["weight"], given["bias"]
-    if backend == "mamba-ssm":
-        from zigma_bench.ops.causal_conv import mamba_ssm
-
-        return mamba_ssm.conv(**given, silu=silu)
-    if backend == "triton":
-        from zigma_bench.ops.causal_conv import triton_conv
-
-        return triton_conv.conv(**given, silu=silu)
-    if backend == "cpu":
-        from zigma_bench.ops.causal_conv.cpu import conv
-    elif backend == "torch":
-        from zigma_bench.ops.causal_conv.torch_blocks import conv
-    else:
-        from zigma_bench.ops.causal_conv.naive import conv
-    dtype = arguments.working_dtype(x)
-    bias = None if bias is None else bias.to(dtype)
-    return conv(x.to(dtype), weight.to(dtype), bias, given["path"], given["since"], silu).to(x.dtype)
-
-
-def _check(given: dict[str, Any], backend: str) -> None:
-    """Of one path."""
-    x, weight, bias = given["x"], given["weight"], given["bias"]
-    arguments.check_sequence("x", x, where=WHERE)
-    arguments.check_backend(backend, x.device.type, where=WHERE)
-    width = weight.shape[-1] if weight.dim() and weight.shape[-1] else 1
-    arguments.check_shape("weight", weight, (x.shape[2], width), x, where=WHERE)
-    arguments.check_shape("bias", bias, (x.shape[2],), x, where=WHERE)
-    arguments.check_path(given["path"], x, where=WHERE)
-    arguments.check_since(given["since"], x, where=WHERE)
-    if backend in arguments.SINGLE:
-        arguments.check_not_double(backend, [x, weight, bias], where=WHERE)
+    return outputs if isinstance(outputs, torch.Tensor) else torch.stack(list(outputs))

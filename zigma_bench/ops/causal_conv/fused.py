@@ -1,4 +1,4 @@
-"""The causal convolution on an NVIDIA card, as an operator that PyTorch knows."""
+"""The causal convolution on an NVIDIA GPU, as a registered operator of PyTorch."""
 
 from __future__ import annotations
 
@@ -8,45 +8,57 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zigma_bench.ops.arguments import dense_rows
-from zigma_bench.ops.causal_conv import launch
-from zigma_bench.ops.cuda.library import define
+from zigma_bench.ops.arguments import contiguous, dense_rows
+from zigma_bench.ops.causal_conv import CausalConvArguments
+from zigma_bench.ops.causal_conv.launch import run_conv_backward_kernel, run_conv_kernel
+from zigma_bench.ops.cuda.library import define_operator
 
 
-def conv(
-    x: Tensor, weight: Tensor, bias: Tensor | None, path: Tensor | None, since: Tensor | None, silu: bool
-) -> Tensor:
-    """See `causal_conv`: x in any dtype that the kernels read, along K paths at once; y [K, B, L, E] in the same."""
-    bias = weight.new_zeros(weight.shape[:2]) if bias is None else bias
-    y: Tensor = _forward(x, weight.float(), bias.float(), path, since, silu)
+def fused_causal_conv(arguments: CausalConvArguments) -> Tensor:
+    """See `causal_conv`: along K paths in one call, [K, B, L, E] in x's dtype. The kernels read rows of any dtype."""
+    a = arguments
+    bias = a.weight.new_zeros(a.weight.shape[:2]) if a.bias is None else a.bias
+    y: Tensor = _forward(a.x, a.weight.float(), bias.float(), a.path, a.since, a.silu)
     return y
 
 
-def _run(x: Tensor, weight: Tensor, bias: Tensor, path: Tensor | None, since: Tensor | None, silu: bool) -> Tensor:
-    return launch.forward(dense_rows(x), weight.contiguous(), bias.contiguous(), *_orders(path, since), silu)
+def readable_conv_arguments(*fields: Any) -> CausalConvArguments:
+    """The arguments as the kernels read them: x with adjacent channels, all else contiguous."""
+    a = CausalConvArguments(*fields)
+    bias, path, since = contiguous(a.bias), contiguous(a.path), contiguous(a.since)
+    return CausalConvArguments(dense_rows(a.x), a.weight.contiguous(), bias, path, since, a.silu)
 
 
-def _run_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, path: Tensor | None, since: Tensor | None, silu: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    rows = dense_rows(grad), dense_rows(x)
-    return launch.backward(*rows, weight.contiguous(), bias.contiguous(), *_orders(path, since), silu)
+def _run(*fields: Any) -> Tensor:
+    return run_conv_kernel(readable_conv_arguments(*fields))
 
 
-def _orders(path: Tensor | None, since: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-    return None if path is None else path.contiguous(), None if since is None else since.contiguous()
+def _run_backward(grad: Tensor, *fields: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return run_conv_backward_kernel(readable_conv_arguments(*fields), dense_rows(grad))
 
 
-def _rows_like(x: Tensor) -> Tensor:
+def empty_like_rows(x: Tensor) -> Tensor:
+    """A contiguous empty tensor of the same shape and dtype."""
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-def flops(x: Any, weight: Any, *_: Any) -> int:
-    """Of the forward, from shapes."""
+def fake_conv(*fields: Any) -> Tensor:
+    """The empty output."""
+    return empty_like_rows(fields[0])
+
+
+def fake_conv_gradients(grad: Tensor, *fields: Any) -> tuple[Tensor, ...]:
+    """Empty gradients of x, weight and bias."""
+    return tuple(empty_like_rows(tensor) for tensor in fields[:3])
+
+
+def count_conv_flops(x: Any, weight: Any, *_: Any) -> int:
+    """FLOPs of the forward pass, from shapes."""
     return 2 * math.prod(map(int, x)) * int(weight[-1])
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def save_conv_arguments(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    """Save the operator's inputs for the backward pass."""
     *tensors, ctx.silu = inputs
     ctx.save_for_backward(*tensors)
 
@@ -55,24 +67,20 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return (*_backward(grad, *ctx.saved_tensors, ctx.silu), None, None, None)
 
 
-_forward = define(
+SCHEMA = "Tensor x, Tensor weight, Tensor bias, Tensor? path, Tensor? since, bool silu"
+_forward = define_operator(
     "causal_conv",
-    "(Tensor x, Tensor weight, Tensor bias, Tensor? path, Tensor? since, bool silu) -> Tensor",
+    f"({SCHEMA}) -> Tensor",
     _run,
-    lambda x, weight, bias, path, since, silu: _rows_like(x),
-    flops,
-    keep=_keep,
+    fake_conv,
+    count_conv_flops,
+    save=save_conv_arguments,
     differentiate=_differentiate,
 )
-_backward = define(
+_backward = define_operator(
     "causal_conv_backward",
-    "(Tensor grad, Tensor x, Tensor weight, Tensor bias, Tensor? path, Tensor? since, bool silu)"
-    " -> (Tensor, Tensor, Tensor)",
+    f"(Tensor grad, {SCHEMA}) -> (Tensor, Tensor, Tensor)",
     _run_backward,
-    lambda grad, x, weight, bias, path, since, silu: (
-        _rows_like(x),
-        torch.empty_like(weight, memory_format=torch.contiguous_format),
-        torch.empty_like(bias),
-    ),
-    lambda grad, *arguments: 2 * flops(*arguments),
+    fake_conv_gradients,
+    lambda grad, *arguments: 2 * count_conv_flops(*arguments),
 )

@@ -1,98 +1,91 @@
-"""Launches of conv.cu, which reads and writes rows through the path on an NVIDIA card."""
+"""Launches of conv.cu, which reads and writes rows through the path on an NVIDIA GPU."""
 
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from zigma_bench.ops.cuda.program import Kernel, Layout, kernel, readable_by
+from zigma_bench.ops.causal_conv import CausalConvArguments
+from zigma_bench.ops.cuda.program import CudaKernel, StructLayout, is_readable_by, load_kernel
 
 SOURCE = Path(__file__).with_name("conv.cu")
 RUN, BATCH = 32, 6  # steps of a thread, and how many it reads ahead; measured on an H100
 BATCH_BACKWARD = 8
 VECTOR = 4  # channels of a thread
-CONV = Layout(4, 5, 4)  # `Conv` of conv.cu
+CONV = StructLayout(4, 5, 4)  # `Conv` of conv.cu
 
 
-def forward(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    path: Tensor | None,
-    since: Tensor | None,
-    silu: bool,
-    *,
-    y: Tensor | None = None,
-) -> Tensor:
-    """y [K, B, L, E] in x's dtype; weight [K, E, W] and bias [K, E] float32, path and since [K, L], contiguous.
+@dataclass(frozen=True)
+class ConvLaunchConfig:
+    """A kernel of conv.cu, the steps of a thread, and how many of them it reads ahead."""
 
-    `y` may be given to be written.
+    kernel: str
+    run: int
+    ahead: int
+
+
+def run_conv_kernel(a: CausalConvArguments, *, y: Tensor | None = None) -> Tensor:
+    """y [K, B, L, E] in x's dtype, written to `y` if given.
+
+    The arguments have a leading dimension K; weight and bias are float32, these and the orders contiguous.
     """
-    y = torch.empty_like(x, memory_format=torch.contiguous_format) if y is None else y
-    _launch("conv", RUN, BATCH, (x, y, None, None), weight, bias, path, since, silu, None)
+    y = torch.empty_like(a.x, memory_format=torch.contiguous_format) if y is None else y
+    _launch(ConvLaunchConfig("conv", RUN, BATCH), a, y=y)
     return y
 
 
-def backward(
-    grad_y: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    path: Tensor | None,
-    since: Tensor | None,
-    silu: bool,
-    *,
-    grad_x: Tensor | None = None,
+def run_conv_backward_kernel(
+    a: CausalConvArguments, grad_y: Tensor, *, grad_x: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x (into `grad_x` if given), weight and bias (float32)."""
+    """Gradients of x (written to `grad_x` if given), weight and bias (float32)."""
     if grad_x is None:
-        grad_x = torch.empty_like(x, memory_format=torch.contiguous_format)
-    paths, batch, length, channels = x.shape
-    run = run_backward(x.numel())
-    shape = (weight.shape[2] + 1, paths, batch, -(-length // run), channels)
-    grads = torch.empty(shape, dtype=torch.float32, device=x.device)
-    _launch("conv_backward", run, BATCH_BACKWARD, (x, None, grad_y, grad_x), weight, bias, path, since, silu, grads)
+        grad_x = torch.empty_like(a.x, memory_format=torch.contiguous_format)
+    paths, batch, length, channels = a.x.shape
+    run = choose_backward_run(a.x.numel())
+    shape = (a.weight.shape[2] + 1, paths, batch, -(-length // run), channels)
+    grads = torch.empty(shape, dtype=torch.float32, device=a.x.device)
+    _launch(ConvLaunchConfig("conv_backward", run, BATCH_BACKWARD), a, grad_y=grad_y, grad_x=grad_x, grads=grads)
     summed = grads.sum((2, 3))  # [W + 1, K, E]
     return grad_x, summed[:-1].permute(1, 2, 0).contiguous(), summed[-1]
 
 
-def run_backward(numbers: int) -> int:
-    """Steps of a thread: many, so that few are read twice, where there are threads enough."""
+def choose_backward_run(numbers: int) -> int:
+    """Steps of a thread: many, so that few rows are read twice, if there are enough threads."""
     return 128 if numbers >= 2**24 else 32
 
 
 def _launch(
-    name: str,
-    run: int,
-    ahead: int,
-    rows: tuple[Tensor, Tensor | None, Tensor | None, Tensor | None],
-    weight: Tensor,
-    bias: Tensor,
-    path: Tensor | None,
-    since: Tensor | None,
-    silu: bool,
-    grads: Tensor | None,
+    config: ConvLaunchConfig,
+    a: CausalConvArguments,
+    *,
+    y: Tensor | None = None,
+    grad_y: Tensor | None = None,
+    grad_x: Tensor | None = None,
+    grads: Tensor | None = None,
 ) -> None:
-    x = rows[0]
-    paths, batch, length, channels = x.shape
-    groups, runs = -(-channels // VECTOR), -(-length // run)
+    paths, batch, length, channels = a.x.shape
+    groups, runs = -(-channels // VECTOR), -(-length // config.run)
     across = min(128, 1 << (groups - 1).bit_length())
     along = 128 // across
-    vector = readable_by(VECTOR * x.element_size(), *rows)
-    built = _kernel(x.get_device(), name, x.dtype, weight.shape[2], run, ahead, across, vector, silu, since is not None)
-    call = CONV.pack(rows, (weight, bias, path, since, grads), (batch, length, channels, runs))
-    built.launch((-(-groups // across), -(-runs // along), paths * batch), (across, along, 1), call)
+    rows = (a.x, y, grad_y, grad_x)
+    vector = is_readable_by(VECTOR * a.x.element_size(), *rows)
+    kernel = _conv_kernel(
+        a.x.get_device(), config, a.x.dtype, a.weight.shape[2], across, vector, a.silu, a.since is not None
+    )
+    call = CONV.pack(rows, (a.weight, a.bias, a.path, a.since, grads), (batch, length, channels, runs))
+    kernel.launch((-(-groups // across), -(-runs // along), paths * batch), (across, along, 1), call)
 
 
 @functools.cache
-def _kernel(
-    index: int, name: str, dtype: torch.dtype, width: int, run: int, ahead: int, across: int, vector: bool, silu: bool,
-    since: bool,
-) -> Kernel:  # fmt: skip
-    return kernel(
-        SOURCE, name, index, IO=dtype, WIDTH=width, RUN=run, BATCH=ahead, X=across, Y=128 // across, VECTOR=vector,
-        SILU=silu, SEGMENTS=since,
+def _conv_kernel(
+    index: int, config: ConvLaunchConfig, dtype: torch.dtype, width: int, across: int, vector: bool, silu: bool,
+    segments: bool,
+) -> CudaKernel:  # fmt: skip
+    return load_kernel(
+        SOURCE, config.kernel, index, IO=dtype, WIDTH=width, RUN=config.run, BATCH=config.ahead, X=across,
+        Y=128 // across, VECTOR=vector, SILU=silu, SEGMENTS=segments,
     )  # fmt: skip

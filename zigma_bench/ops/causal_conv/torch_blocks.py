@@ -1,4 +1,4 @@
-"""The causal convolution in plain torch, on any device: rows gathered in scan order, then one multiply-add a tap."""
+"""The causal convolution in PyTorch's operators, on any device: rows in scan order, one multiply-add for each tap."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from zigma_bench.ops.causal_conv import CausalConvArguments
 
-def conv(
-    x: Tensor, weight: Tensor, bias: Tensor | None, path: Tensor | None, since: Tensor | None, silu: bool
-) -> Tensor:
-    """See `causal_conv`; all tensors have one dtype, in which it computes."""
+
+def torch_causal_conv(arguments: CausalConvArguments) -> Tensor:
+    """See `causal_conv`; computes in the dtype of its arguments, which is the same for all."""
+    a = arguments
 
     def in_order(*rows: Tensor | None) -> Tensor:
-        (x_,) = rows
-        assert x_ is not None
-        return _conv_in_order(x_, weight, bias, since, silu)
+        (x,) = rows
+        assert x is not None
+        return _conv_in_order(x, a.weight, a.bias, a.since, a.silu)
 
-    return along_path(in_order, [x], path)
+    return along_path(in_order, [a.x], a.path)
 
 
 def along_path(function: Callable[..., Tensor], rows: Sequence[Tensor | None], path: Tensor | None) -> Tensor:
-    """A function of rows as they lie, on rows [B, L, E] gathered in the order of a path; its rows are put back."""
+    """Apply a function of rows in storage order to rows [B, L, E] gathered along a path; scatter its rows back."""
     if path is None:
         return function(*rows)
     inverse = torch.empty_like(path).scatter_(0, path, torch.arange(len(path), device=path.device))
@@ -35,7 +36,7 @@ def along_path(function: Callable[..., Tensor], rows: Sequence[Tensor | None], p
 
 def _conv_in_order(x: Tensor, weight: Tensor, bias: Tensor | None, since: Tensor | None, silu: bool) -> Tensor:
     length, width = x.shape[1], weight.shape[1]
-    age = None if since is None else torch.arange(length, device=since.device) - since  # steps since the segment began
+    age = None if since is None else torch.arange(length, device=since.device) - since  # of each step in its segment
     y = x * weight[:, -1]
     for shift in range(1, min(width, length)):
         tap = x[:, :-shift] * weight[:, -1 - shift]
@@ -53,7 +54,7 @@ def take_rows(x: Tensor, path: Tensor, inverse: Tensor) -> Tensor:
 
 
 class _TakeRows(torch.autograd.Function):
-    """x[:, path], whose backward gathers by the inverse: indexing's own adds up with atomics, or sorts."""
+    """x[:, path], whose backward pass gathers by the inverse; that of PyTorch's indexing sorts or uses atomics."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, path: Tensor, inverse: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The causal convolution in Triton, as an operator that PyTorch knows."""
+"""The causal convolution in Triton, as a registered operator of PyTorch."""
 
 from __future__ import annotations
 
@@ -8,86 +8,77 @@ import torch
 from torch import Tensor
 
 from zigma_bench.ops.arguments import dense_rows
-from zigma_bench.ops.causal_conv.fused import flops
-from zigma_bench.ops.causal_conv.triton_kernels import conv as conv_kernel
-from zigma_bench.ops.causal_conv.triton_kernels import conv_gradients
-from zigma_bench.ops.cuda.library import define
-from zigma_bench.ops.triton_device import current, strides
+from zigma_bench.ops.causal_conv import CausalConvArguments
+from zigma_bench.ops.causal_conv.fused import (
+    SCHEMA,
+    count_conv_flops,
+    empty_like_rows,
+    fake_conv,
+    fake_conv_gradients,
+    readable_conv_arguments,
+    save_conv_arguments,
+)
+from zigma_bench.ops.causal_conv.triton_kernels import conv_gradients_kernel, conv_kernel
+from zigma_bench.ops.cuda.library import define_operator
+from zigma_bench.ops.triton_device import strides, use_card
 
 STEPS, CHANNELS = 32, 64  # of a program
 
 
-def conv(
-    x: Tensor, weight: Tensor, bias: Tensor | None, path: Tensor | None, since: Tensor | None, silu: bool
-) -> Tensor:
-    """See `causal_conv`; x in any dtype that the kernels read, y in the same."""
-    bias = weight.new_zeros(weight.shape[0]) if bias is None else bias
-    y: Tensor = _forward(x, weight.float(), bias.float(), path, since, silu)
+def triton_causal_conv(arguments: CausalConvArguments) -> Tensor:
+    """See `causal_conv`; the kernels read x of any dtype, and y has the same."""
+    a = arguments
+    bias = a.weight.new_zeros(a.weight.shape[0]) if a.bias is None else a.bias
+    y: Tensor = _forward(a.x, a.weight.float(), bias.float(), a.path, a.since, a.silu)
     return y
 
 
-def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
-    return [None if tensor is None else tensor.contiguous() for tensor in tensors]
-
-
-def _grid(x: Tensor) -> tuple[int, int, int]:
-    return -(-x.shape[2] // CHANNELS), -(-x.shape[1] // STEPS), x.shape[0]
-
-
-def _run(x: Tensor, weight: Tensor, bias: Tensor, path: Tensor | None, since: Tensor | None, silu: bool) -> Tensor:
-    x, y = dense_rows(x), _rows_like(x)
-    with current(x.device):
-        conv_kernel[_grid(x)](
-            x, y, *_contiguous(weight, bias, path, since), *strides(x, y), x.shape[1], x.shape[2],
-            W=weight.shape[1], T=STEPS, E=CHANNELS, SILU=silu,
+def _launch(kernel: Any, a: CausalConvArguments, rows: Tensor, *written: Tensor) -> None:
+    """Launch a kernel over channels, steps and samples; `rows`: y or its gradient."""
+    batch, length, channels = a.x.shape
+    with use_card(a.x.device):
+        kernel[-(-channels // CHANNELS), -(-length // STEPS), batch](
+            a.x, rows, a.weight, a.bias, a.path, a.since, *written, *strides(a.x, rows), length, channels,
+            W=a.weight.shape[1], T=STEPS, E=CHANNELS, SILU=a.silu,
         )  # fmt: skip
+
+
+def _run(*fields: Any) -> Tensor:
+    a = readable_conv_arguments(*fields)
+    y = empty_like_rows(a.x)
+    _launch(conv_kernel, a, y)
     return y
 
 
-def _run_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, path: Tensor | None, since: Tensor | None, silu: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    x, grad, of_x, grid = dense_rows(x), dense_rows(grad), _rows_like(x), _grid(x)
-    W = weight.shape[1]
-    grads = torch.empty((W + 1, x.shape[0], grid[1], x.shape[2]), dtype=torch.float32, device=x.device)
-    with current(x.device):
-        conv_gradients[grid](
-            x, grad, *_contiguous(weight, bias, path, since), of_x, grads, *strides(x, grad), x.shape[1], x.shape[2],
-            W=W, T=STEPS, E=CHANNELS, SILU=silu,
-        )  # fmt: skip
+def _run_backward(grad: Tensor, *fields: Any) -> tuple[Tensor, Tensor, Tensor]:
+    a = readable_conv_arguments(*fields)
+    grad_x, (batch, length, channels) = empty_like_rows(a.x), a.x.shape
+    shape = (a.weight.shape[1] + 1, batch, -(-length // STEPS), channels)  # of each tap and the bias, for each tile
+    grads = torch.empty(shape, dtype=torch.float32, device=a.x.device)
+    _launch(conv_gradients_kernel, a, dense_rows(grad), grad_x, grads)
     summed = grads.sum((1, 2))
-    return of_x, summed[:-1].t().contiguous(), summed[-1]
-
-
-def _rows_like(x: Tensor) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
-
-
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, ctx.silu = inputs
-    ctx.save_for_backward(*tensors)
+    return grad_x, summed[:-1].t().contiguous(), summed[-1]
 
 
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return (*_backward(grad, *ctx.saved_tensors, ctx.silu), None, None, None)
 
 
-_forward = define(
+_forward = define_operator(
     "triton_causal_conv",
-    "(Tensor x, Tensor weight, Tensor bias, Tensor? path, Tensor? since, bool silu) -> Tensor",
+    f"({SCHEMA}) -> Tensor",
     _run,
-    lambda x, weight, bias, path, since, silu: _rows_like(x),
-    flops,
-    keep=_keep,
+    fake_conv,
+    count_conv_flops,
+    save=save_conv_arguments,
     differentiate=_differentiate,
     devices=("cuda", "cpu"),
 )
-_backward = define(
+_backward = define_operator(
     "triton_causal_conv_backward",
-    "(Tensor grad, Tensor x, Tensor weight, Tensor bias, Tensor? path, Tensor? since, bool silu)"
-    " -> (Tensor, Tensor, Tensor)",
+    f"(Tensor grad, {SCHEMA}) -> (Tensor, Tensor, Tensor)",
     _run_backward,
-    lambda grad, x, weight, bias, path, since, silu: tuple(_rows_like(tensor) for tensor in (x, weight, bias)),
-    lambda grad, *arguments: 2 * flops(*arguments),
+    fake_conv_gradients,
+    lambda grad, *arguments: 2 * count_conv_flops(*arguments),
     devices=("cuda", "cpu"),
 )

@@ -1,4 +1,4 @@
-"""Operators that PyTorch knows by name, so that a compiled network, autograd and the FLOP counter see through them."""
+"""Operators registered with PyTorch, so that torch.compile, autograd and the FLOP counter handle them."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from torch.utils.flop_counter import register_flop_formula
 NAMESPACE = "zigma_bench"
 
 
-def define(
+def define_operator(
     name: str,
     schema: str,
     run: Callable[..., Any],
-    shapes: Callable[..., Any],
-    flops: Callable[..., int],
+    fake: Callable[..., Any],
+    count_flops: Callable[..., int],
     *,
-    keep: Callable[..., None] | None = None,
+    save: Callable[..., None] | None = None,
     differentiate: Callable[..., Any] | None = None,
     devices: tuple[str, ...] = ("cuda",),
 ) -> Any:
-    """An operator on tensors of these devices, called with positional arguments alone.
+    """Register an operator for tensors of these devices; it takes positional arguments only.
 
-    `shapes` gives empty outputs for its arguments; `flops` counts from the arguments with shapes in the place of
-    tensors, one multiply-add being 2; `keep` and `differentiate` are what autograd calls, where it has a gradient.
+    `fake` returns empty outputs for its arguments. `count_flops` counts from the arguments, with shapes instead of
+    tensors; one multiply-add is 2. Autograd calls `save` and `differentiate`, if the operator has a gradient.
     """
     full = f"{NAMESPACE}::{name}"
     torch.library.define(full, schema)
     torch.library.impl(full, devices)(run)
-    torch.library.register_fake(full)(shapes)
+    torch.library.register_fake(full)(fake)
     if differentiate is not None:
-        torch.library.register_autograd(full, differentiate, setup_context=keep)
+        torch.library.register_autograd(full, differentiate, setup_context=save)
 
-    def counted(*arguments: Any, out_shape: Any) -> int:
-        return flops(*arguments)
+    def count(*arguments: Any, out_shape: Any) -> int:
+        return count_flops(*arguments)
 
     packet = getattr(getattr(torch.ops, NAMESPACE), name)
-    register_flop_formula(packet)(counted)
+    register_flop_formula(packet)(count)
     return packet.default

@@ -1,6 +1,6 @@
-"""Kernels from CUDA C++ text: compiled by NVRTC for a card, kept in the cache folder, launched by the driver.
+"""Kernels in CUDA C++: compiled by NVRTC for a GPU, cached on disk, launched by the driver.
 
-NVRTC and the driver are reached through cuda-bindings, on which PyTorch's builds for CUDA depend.
+NVRTC and the driver are called through cuda-bindings, which PyTorch's builds for CUDA install.
 """
 
 from __future__ import annotations
@@ -22,45 +22,50 @@ from zigma_bench.errors import NotReady
 from zigma_bench.ops.compiler import cache_folder
 
 COMMON = Path(__file__).with_name("common.cuh")
-OPTIONS = ("--std=c++17", "--diag-suppress=128,177,186")  # loops and functions that a setting leaves unused
+OPTIONS = (
+    "--std=c++17",
+    "--diag-suppress=128,177,186",
+)  # about code that some settings don't use
 NUMBERS = {torch.float32: "float", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 Setting = int | torch.dtype
-Arguments = ctypes.Array[ctypes.c_char]
+PackedArguments = ctypes.Array[ctypes.c_char]
 
 
-class Kernel:
-    """A kernel on one card: the driver, its function and the context that it was loaded in."""
+class CudaKernel:
+    """A kernel on one GPU: the driver, its function and the context in which it was loaded."""
 
     def __init__(self, driver: Any, function: Any, context: Any, index: int, shared_bytes: int) -> None:
         self.driver, self.function, self.context = driver, function, context
         self.index, self.shared_bytes = index, shared_bytes
 
-    def launch(self, grid: tuple[int, int, int], threads: tuple[int, int, int], arguments: Arguments) -> None:
+    def launch(self, grid: tuple[int, int, int], threads: tuple[int, int, int], arguments: PackedArguments) -> None:
         """Queue the kernel on the current stream; the driver copies its only parameter, a struct."""
         places = ctypes.c_void_p(ctypes.addressof(arguments))
         stream = torch.cuda.current_stream(self.index).cuda_stream
-        current, own = int(_check(self.driver.cuCtxGetCurrent(), "no context is told")), int(self.context)
-        if current == 0:  # a thread of autograd that has launched nothing yet
+        current, own = int(_check(self.driver.cuCtxGetCurrent(), "there is no current context")), int(self.context)
+        if current == 0:  # a thread of autograd that hasn't launched anything yet
             _check(self.driver.cuCtxSetCurrent(self.context), "the context can't be made current")
-        elif current != own:  # another card's
+        elif current != own:  # another GPU's
             _check(self.driver.cuCtxPushCurrent(self.context), "the context can't be made current")
         launched = self.driver.cuLaunchKernel(
             self.function, *grid, *threads, self.shared_bytes, stream, ctypes.addressof(places), 0
         )
         if current not in (0, own):
-            _check(self.driver.cuCtxPopCurrent(), "the context can't be given back")
+            _check(self.driver.cuCtxPopCurrent(), "the context can't be restored")
         _check(launched, "a kernel can't be launched")
 
 
-class Layout:
-    """A struct of a source that holds so many `Rows`, then pointers, then ints."""
+class StructLayout:
+    """A struct of a CUDA source: so many `Rows`, then pointers, then ints."""
 
     def __init__(self, rows: int, pointers: int, ints: int) -> None:
         self.struct = struct.Struct("@" + "Qqqi" * rows + "Q" * pointers + "i" * ints + "0Q")
 
-    def pack(self, rows: Sequence[Tensor | None], pointers: Sequence[Tensor | None], ints: Sequence[int]) -> Arguments:
-        """The struct of these tensors, rows [K, B, L, E] with their numbers side by side; null where there is none."""
+    def pack(
+        self, rows: Sequence[Tensor | None], pointers: Sequence[Tensor | None], ints: Sequence[int]
+    ) -> PackedArguments:
+        """The struct of these tensors; null for None. Rows are [K, B, L, E] with adjacent numbers."""
         values: list[int] = []
         for tensor in rows:
             if tensor is None:
@@ -76,8 +81,8 @@ class Layout:
         return arguments
 
 
-def readable_by(size: int, *rows: Tensor | None) -> bool:
-    """Whether every row consists of aligned pieces of `size` bytes: its address, strides and length are multiples."""
+def is_readable_by(size: int, *rows: Tensor | None) -> bool:
+    """Whether addresses, strides and lengths of rows are multiples of `size` bytes, for aligned reads of that size."""
     union = 0
     for tensor in rows:
         if tensor is not None:
@@ -86,54 +91,54 @@ def readable_by(size: int, *rows: Tensor | None) -> bool:
     return union % size == 0
 
 
-def kernel(source: Path, name: str, index: int, **settings: Setting) -> Kernel:
-    """A kernel of a source on a card; the settings are constants (or number types) that the source names."""
-    return _kernel(source, name, index, tuple(sorted(settings.items())))
+def load_kernel(source: Path, name: str, index: int, **settings: Setting) -> CudaKernel:
+    """A kernel of a source on a GPU; the settings are the constants (or number types) that the source uses."""
+    return _load_kernel(source, name, index, tuple(sorted(settings.items())))
 
 
 @functools.cache
-def _kernel(source: Path, name: str, index: int, settings: tuple[tuple[str, Setting], ...]) -> Kernel:
+def _load_kernel(source: Path, name: str, index: int, settings: tuple[tuple[str, Setting], ...]) -> CudaKernel:
     from cuda.bindings import driver
 
-    binary = compiled(source, torch.cuda.get_device_capability(index), dict(settings))
+    binary = compile_source(source, torch.cuda.get_device_capability(index), dict(settings))
     with torch.cuda.device(index):
         torch.cuda.current_stream().synchronize()  # a context must be current before a module is loaded
         module = _check(driver.cuModuleLoadData(binary), f"the kernels of {source.name} can't be loaded")
         function = _check(driver.cuModuleGetFunction(module, name.encode()), f"{source.name} has no kernel {name}")
-        place, size = _check(driver.cuModuleGetGlobal(module, b"shared_bytes"), f"{source.name} tells no shared_bytes")
+        place, size = _check(driver.cuModuleGetGlobal(module, b"shared_bytes"), f"{source.name} has no shared_bytes")
         needed = ctypes.c_int()
         _check(driver.cuMemcpyDtoH(ctypes.addressof(needed), place, size), "shared_bytes can't be read")
         dynamic = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
         _check(
             driver.cuFuncSetAttribute(function, dynamic, needed.value),
-            f"the kernel {name} needs {needed.value} bytes of shared memory a block, which this card hasn't",
+            f"the kernel {name} needs {needed.value} bytes of shared memory per block, more than this card has",
         )
-        context = _check(driver.cuCtxGetCurrent(), "no context is told")
-    return Kernel(driver, function, context, index, needed.value)
+        context = _check(driver.cuCtxGetCurrent(), "there is no current context")
+    return CudaKernel(driver, function, context, index, needed.value)
 
 
 @functools.cache
-def most_shared_bytes(index: int) -> int:
-    """How much shared memory a block may have on a card."""
+def get_shared_bytes_limit(index: int) -> int:
+    """The bytes of shared memory that a block may have on a GPU."""
     from cuda.bindings import driver
 
     attribute = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
-    card = _check(driver.cuDeviceGet(index), "a card isn't found")
-    return int(_check(driver.cuDeviceGetAttribute(attribute, card), "a card doesn't tell its shared memory"))
+    card = _check(driver.cuDeviceGet(index), "the GPU isn't found")
+    return int(_check(driver.cuDeviceGetAttribute(attribute, card), "the size of the shared memory can't be read"))
 
 
-def compiled(source: Path, card: tuple[int, int], settings: Mapping[str, Setting]) -> bytes:
-    """The binary of a source for a compute capability, compiled now if the cache lacks it."""
-    text = "\n".join((COMMON.read_text(), *_declared(settings), source.read_text()))
+def compile_source(source: Path, card: tuple[int, int], settings: Mapping[str, Setting]) -> bytes:
+    """The binary of a source for a compute capability, compiled now if it is not cached."""
+    text = "\n".join((COMMON.read_text(), *_declare_settings(settings), source.read_text()))
     options = (f"--gpu-architecture=sm_{card[0]}{card[1]}", *OPTIONS)
-    told = "\0".join((text, *options, str(_nvrtc_version())))
-    file = cache_folder() / "cuda" / f"{source.stem}-{hashlib.sha256(told.encode()).hexdigest()[:20]}.cubin"
+    key = "\0".join((text, *options, str(_nvrtc_version())))
+    file = cache_folder() / "cuda" / f"{source.stem}-{hashlib.sha256(key.encode()).hexdigest()[:20]}.cubin"
     if not file.exists():
-        _keep(_compile(text, source, options), file)
+        _write_binary(_compile(text, source, options), file)
     return file.read_bytes()
 
 
-def _declared(settings: Mapping[str, Setting]) -> list[str]:
+def _declare_settings(settings: Mapping[str, Setting]) -> list[str]:
     return [
         f"using {name} = {NUMBERS[value]};"
         if isinstance(value, torch.dtype)
@@ -145,34 +150,36 @@ def _declared(settings: Mapping[str, Setting]) -> list[str]:
 def _nvrtc_version() -> tuple[int, int]:
     from cuda.bindings import nvrtc
 
-    major, minor = _check(nvrtc.nvrtcVersion(), "NVRTC doesn't tell its version")
+    major, minor = _check(nvrtc.nvrtcVersion(), "the version of NVRTC can't be read")
     return major, minor
 
 
 def _compile(text: str, source: Path, options: tuple[str, ...]) -> bytes:
     from cuda.bindings import nvrtc
 
-    program = _check(nvrtc.nvrtcCreateProgram(text.encode(), source.name.encode(), 0, [], []), "NVRTC takes no program")
+    program = _check(
+        nvrtc.nvrtcCreateProgram(text.encode(), source.name.encode(), 0, [], []), "NVRTC can't create a program"
+    )
     try:
         result = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
         if result[0] != nvrtc.nvrtcResult.NVRTC_SUCCESS:
-            log = b" " * _check(nvrtc.nvrtcGetProgramLogSize(program), "NVRTC keeps no log")
-            _check(nvrtc.nvrtcGetProgramLog(program, log), "NVRTC keeps no log")
+            log = b" " * _check(nvrtc.nvrtcGetProgramLogSize(program), "NVRTC has no log")
+            _check(nvrtc.nvrtcGetProgramLog(program, log), "NVRTC has no log")
             raise NotReady(
                 f"the backend 'fused' can't be compiled: {log.decode(errors='replace').strip(chr(0)).strip()[-3000:]}",
                 where=str(source),
                 got=" ".join(options),
-                do="take the backend 'torch', and report this",
+                do="choose the backend 'torch', and report this",
             )
-        binary: bytes = b" " * _check(nvrtc.nvrtcGetCUBINSize(program), "NVRTC gives no binary")
-        _check(nvrtc.nvrtcGetCUBIN(program, binary), "NVRTC gives no binary")
+        binary: bytes = b" " * _check(nvrtc.nvrtcGetCUBINSize(program), "NVRTC has no binary")
+        _check(nvrtc.nvrtcGetCUBIN(program, binary), "NVRTC has no binary")
     finally:
         nvrtc.nvrtcDestroyProgram(program)
     return binary
 
 
-def _keep(binary: bytes, file: Path) -> None:
-    # Two processes may race: each writes a file of its own and renames it, and both files are the same.
+def _write_binary(binary: bytes, file: Path) -> None:
+    # Two processes may do this at once: each writes a temporary file and renames it, and both files are equal.
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(suffix=".cubin", prefix=f".{file.stem}-", dir=file.parent)
@@ -183,14 +190,14 @@ def _keep(binary: bytes, file: Path) -> None:
         raise NotReady(
             f"the folder for compiled operators can't be written: {error.strerror}",
             where=str(file.parent),
-            do="set ZIGMA_BENCH_CACHE to a folder that can",
+            do="set ZIGMA_BENCH_CACHE to a writable folder",
         ) from None
 
 
 def _check(result: tuple[Any, ...], failure: str) -> Any:
-    """What a call of cuda-bindings gives beside its code: nothing, one thing or several."""
+    """The results of a call of cuda-bindings, without its error code: none, one or several."""
     if int(result[0]):
         raise NotReady(
-            f"the backend 'fused': {failure}", got=str(result[0]), do="take the backend 'torch', and report this"
+            f"the backend 'fused': {failure}", got=str(result[0]), do="choose the backend 'torch', and report this"
         )
     return result[1] if len(result) == 2 else result[1:]

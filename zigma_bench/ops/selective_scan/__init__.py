@@ -1,19 +1,78 @@
-"""The selective scan (S6): a linear recurrence over the path whose step size and projections depend on the token.
+"""The selective scan (S6): a linear recurrence along a path whose step size and projections depend on the token.
 
 Source: Gu and Dao 2023 (Mamba), algorithm 2 and equation 2a; u, delta, A, B, C, D, z and h are the paper's letters.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
-from zigma_bench.ops import arguments
-from zigma_bench.ops.paths import count_paths, of_path, stacked
+from zigma_bench.ops.arguments import (
+    OperatorArguments,
+    check_path,
+    check_sequence,
+    check_shape,
+    check_since,
+    compute_paths,
+    working_dtype,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-WHERE = "selective_scan"
+
+@dataclass(frozen=True)
+class SelectiveScanArguments(OperatorArguments):
+    """The arguments of `selective_scan`, which describes them."""
+
+    u: Tensor
+    delta: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor | None
+    z: Tensor | None
+    delta_bias: Tensor | None
+    delta_softplus: bool
+    path: Tensor | None
+    since: Tensor | None
+    initial: Tensor | None
+
+    OPERATOR = "selective_scan"
+    DIMENSIONS: ClassVar[Mapping[str, int]] = {
+        "u": 3, "delta": 3, "A": 2, "B": 3, "C": 3, "D": 1, "z": 3, "delta_bias": 1, "path": 1, "since": 1,
+        "initial": 3,
+    }  # fmt: skip
+    SWITCHES = ("delta_softplus",)
+
+    def check(self) -> None:
+        """Raise UsageError for wrong shapes, dtypes, devices, paths or segments of one path."""
+        check_sequence("u", self.u, where=self.OPERATOR)
+        batch, length, channels = self.u.shape
+        states = self.A.shape[-1] if self.A.dim() and self.A.shape[-1] else 1
+        expected: dict[str, tuple[int, ...]] = {
+            "A": (channels, states), "delta": (batch, length, channels), "z": (batch, length, channels),
+            "B": (batch, length, states), "C": (batch, length, states), "D": (channels,), "delta_bias": (channels,),
+            "initial": (batch, channels, states),
+        }  # fmt: skip
+        for name, shape in expected.items():
+            check_shape(name, getattr(self, name), shape, self.u, where=self.OPERATOR)
+        check_path(self.path, self.u, where=self.OPERATOR)
+        check_since(self.since, self.u, where=self.OPERATOR)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Paths (if u has a dimension for them), batch, length, channels, states."""
+        return (*self.u.shape, self.A.shape[-1])
+
+    def needs_grad(self) -> bool:
+        """Whether autograd will need a gradient."""
+        import torch
+
+        tensors = self.numbers().values()
+        return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
 def selective_scan(
@@ -34,82 +93,29 @@ def selective_scan(
 ) -> Tensor:
     """d = softplus(delta + delta_bias); h_t = exp(d A) h_{t-1} + d B u; out = (<C, h> + D u) silu(z).
 
-    u, delta, z, out [B, L, E]; A [E, N], negative; B, C [B, L, N]; D, delta_bias [E]. Step i reads and writes row
-    path[i]; path int64 [L] visits every row once, None is 0 .. L-1. since[i], int64 [L], is the step (not the row) at
-    which the segment of step i began: there h is zero again; None is one segment. initial [B, E, N] is the state before
-    the first step, None is zero; a segment that begins at step 0 sees it.
+    Args:
+        u, delta, z: [B, L, E], like the output.
+        A: [E, N], negative.
+        B, C: [B, L, N].
+        D, delta_bias: [E].
+        path: int64 [L]; step i reads and writes row path[i]. It visits every row once. None: 0 .. L-1.
+        since: int64 [L]; the step (not the row) at which the segment of step i starts. The state there is zero. None:
+            one segment.
+        initial: [B, E, N], the state before the first step, which a segment that starts at step 0 reads. None: zero.
+        backend: the name of a backend, from `zigma_bench.ops.backends.resolve`.
 
-    Several paths in one call: any argument may have a leading dimension K, one slice a path ([K, B, L, E], [K, E, N],
-    [K, L], ...); the others are shared. `out` is then the sum of the K outputs.
+    Several paths in one call: any argument may have a leading dimension K, one slice for each path ([K, B, L, E],
+    [K, E, N], [K, L], ...); the others are shared. The result is then the sum of the K outputs.
 
-    Computed in float32 (float64 for float64 u); out has u's dtype. `backend` is a resolved name, see
-    `zigma_bench.ops.backends.resolve`. Raises UsageError for wrong shapes, dtypes, paths or segments, UnknownName and
-    NotReady for the backend.
+    Computed in float32 (float64 for float64 u); the output has u's dtype. Raises UsageError for wrong shapes, dtypes,
+    paths or segments, UnknownName for the backend, NotReady if the backend doesn't support the device or arguments.
     """
-    given = {
-        "u": (u, 3), "delta": (delta, 3), "A": (A, 2), "B": (B, 3), "C": (C, 3), "D": (D, 1), "z": (z, 3),
-        "delta_bias": (delta_bias, 1), "path": (path, 1), "since": (since, 1), "initial": (initial, 3),
-    }  # fmt: skip
-    paths = count_paths(given, where=WHERE)
-    each = [of_path(given, number) for number in range(paths or 1)]
-    for one in each:
-        _check(one, backend)
-    if backend == "fused":
-        from zigma_bench.ops.selective_scan import fused
-
-        outs = list(fused.scan(**stacked(given, paths or 1), delta_softplus=delta_softplus).unbind(0))
-    else:
-        outs = [_along_one(one, delta_softplus, backend) for one in each]
-    if len(outs) == 1:
-        return outs[0]
-    dtype = arguments.working_dtype(u)
-    total = outs[0].to(dtype)
-    for out in outs[1:]:
+    arguments = SelectiveScanArguments(u, delta, A, B, C, D, z, delta_bias, delta_softplus, path, since, initial)
+    outputs = compute_paths(arguments, u, backend)
+    if len(outputs) == 1:
+        return outputs[0]
+    dtype = working_dtype(u)
+    total = outputs[0].to(dtype)
+    for out in outputs[1:]:
         total = total + out
     return total.to(u.dtype)
-
-
-def _along_one(given: dict[str, Any], softplus: bool, backend: str) -> Tensor:
-    """One path, by a backend that knows no more."""
-    u = given["u"]
-    if backend == "mamba-ssm":
-        from zigma_bench.ops.selective_scan import mamba_ssm
-
-        return mamba_ssm.scan(**given, delta_softplus=softplus)
-    if backend == "triton":
-        from zigma_bench.ops.selective_scan import triton_scan
-
-        return triton_scan.scan(**given, delta_softplus=softplus)
-    if backend == "cpu":
-        from zigma_bench.ops.selective_scan.cpu import scan
-    elif backend == "torch":
-        from zigma_bench.ops.selective_scan.torch_blocks import scan
-    else:
-        from zigma_bench.ops.selective_scan.naive import scan
-    dtype = arguments.working_dtype(u)
-    working = {
-        name: tensor.to(dtype) if tensor is not None and name not in ("path", "since") else tensor
-        for name, tensor in given.items()
-    }
-    return scan(**working, delta_softplus=softplus).to(u.dtype)
-
-
-def _check(given: dict[str, Any], backend: str) -> None:
-    """Of one path."""
-    u, A = given["u"], given["A"]
-    arguments.check_sequence("u", u, where=WHERE)
-    arguments.check_backend(backend, u.device.type, where=WHERE)
-    batch, length, channels = u.shape
-    states = A.shape[-1] if A.dim() and A.shape[-1] else 1
-    expected: dict[str, tuple[int, ...]] = {
-        "A": (channels, states), "delta": (batch, length, channels), "z": (batch, length, channels),
-        "B": (batch, length, states), "C": (batch, length, states), "D": (channels,), "delta_bias": (channels,),
-        "initial": (batch, channels, states),
-    }  # fmt: skip
-    for name, shape in expected.items():
-        arguments.check_shape(name, given[name], shape, u, where=WHERE)
-    arguments.check_path(given["path"], u, where=WHERE)
-    arguments.check_since(given["since"], u, where=WHERE)
-    if backend in arguments.SINGLE:
-        numbers = [given[name] for name in ("u", *expected)]
-        arguments.check_not_double(backend, numbers, where=WHERE)

@@ -1,4 +1,4 @@
-"""The selective scan on an NVIDIA card, as an operator that PyTorch knows."""
+"""The selective scan on an NVIDIA GPU, as a registered operator of PyTorch."""
 
 from __future__ import annotations
 
@@ -8,142 +8,126 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zigma_bench.errors import NotReady
-from zigma_bench.ops.arguments import dense_rows
+from zigma_bench.ops.arguments import contiguous, dense_rows
 from zigma_bench.ops.counts import SELECTIVE_SCAN
-from zigma_bench.ops.cuda.library import define
-from zigma_bench.ops.selective_scan.launch import MOST_STATES, SAVE, Inputs, backward, forward
+from zigma_bench.ops.cuda.library import define_operator
+from zigma_bench.ops.selective_scan import SelectiveScanArguments
+from zigma_bench.ops.selective_scan.launch import SAVE, run_backward_kernels, run_forward_kernels
 
 
-def scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    path: Tensor | None,
-    since: Tensor | None,
-    initial: Tensor | None,
-) -> Tensor:
-    """See `selective_scan`: rows in any dtype that the kernels read, along K paths at once; y [K, B, L, E] in u's."""
-    check_states(A.shape[-1])
-    wide = torch.promote_types(u.dtype, delta.dtype)
-    wide = wide if z is None else torch.promote_types(wide, z.dtype)
-    projected = torch.promote_types(B.dtype, C.dtype)
-    D_ = A.new_zeros(A.shape[:2]) if D is None else D
-    bias = A.new_zeros(A.shape[:2]) if delta_bias is None else delta_bias
-    save = torch.is_grad_enabled() and any(
-        tensor is not None and tensor.requires_grad for tensor in (u, delta, A, B, C, D, z, delta_bias, initial)
-    )
+def fused_selective_scan(arguments: SelectiveScanArguments) -> Tensor:
+    """See `selective_scan`: K paths in one call, [K, B, L, E] in u's dtype. The kernels read rows of any dtype."""
+    a = arguments
+    wide = torch.promote_types(a.u.dtype, a.delta.dtype)
+    wide = wide if a.z is None else torch.promote_types(wide, a.z.dtype)
+    projected = torch.promote_types(a.B.dtype, a.C.dtype)
+    D = a.A.new_zeros(a.A.shape[:2]) if a.D is None else a.D
+    bias = a.A.new_zeros(a.A.shape[:2]) if a.delta_bias is None else a.delta_bias
+    save = a.needs_grad()
     y, _ = _forward(
-        u.to(wide), delta.to(wide), A.float(), B.to(projected), C.to(projected), D_.float(),
-        None if z is None else z.to(wide), bias.float(), delta_softplus, path, since,
-        None if initial is None else initial.float(), save,
+        a.u.to(wide), a.delta.to(wide), a.A.float(), a.B.to(projected), a.C.to(projected), D.float(),
+        None if a.z is None else a.z.to(wide), bias.float(), a.delta_softplus, a.path, a.since,
+        None if a.initial is None else a.initial.float(), save,
     )  # fmt: skip
-    return y.to(u.dtype)  # type: ignore[no-any-return]
+    return y.to(a.u.dtype)  # type: ignore[no-any-return]
 
 
-def check_states(states: int) -> None:
-    """NotReady if the kernels don't hold so many states."""
-    if states > MOST_STATES:
-        raise NotReady(
-            "the backend 'fused' doesn't hold so many states in registers",
-            where="selective_scan",
-            expected=f"at most {MOST_STATES}",
-            got=states,
-            do="take the backend 'torch'",
-        )
+def _readable(*fields: Any) -> SelectiveScanArguments:
+    """The arguments as the kernels read them: rows with adjacent numbers, all else contiguous."""
+    a = SelectiveScanArguments(*fields)
+    return SelectiveScanArguments(
+        dense_rows(a.u), dense_rows(a.delta), a.A.contiguous(), dense_rows(a.B), dense_rows(a.C), contiguous(a.D),
+        None if a.z is None else dense_rows(a.z), contiguous(a.delta_bias), a.delta_softplus, contiguous(a.path),
+        contiguous(a.since), contiguous(a.initial),
+    )  # fmt: skip
 
 
-def _inputs(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor | None, bias: Tensor,
-    softplus: bool, path: Tensor | None, since: Tensor | None, initial: Tensor | None,
-) -> Inputs:  # fmt: skip
-    rows = [None if tensor is None else dense_rows(tensor) for tensor in (u, delta, B, C, z)]
-    u_, delta_, B_, C_, z_ = rows
-    assert u_ is not None and delta_ is not None and B_ is not None and C_ is not None
-    parameters = [tensor.contiguous() for tensor in (A, D, bias)]
-    path, since, initial = (None if tensor is None else tensor.contiguous() for tensor in (path, since, initial))
-    A, D, bias = parameters
-    return Inputs(u_, delta_, A, B_, C_, D, z_, bias, softplus, path, since, initial)
+def _run(*fields: Any) -> tuple[Tensor, Tensor]:
+    *arguments, save = fields
+    return run_forward_kernels(_readable(*arguments), save=save)
 
 
-def _run(*arguments: Any) -> tuple[Tensor, Tensor]:
-    *inputs, save = arguments
-    return forward(_inputs(*inputs), save=save)
+def _fake_run(*fields: Any) -> tuple[Tensor, Tensor]:
+    *arguments, save = fields
+    a = SelectiveScanArguments(*arguments)
+    paths, batch, length, channels = a.u.shape
+    shape = (paths, batch, -(-length // SAVE), channels, a.A.shape[2]) if save else (0,)
+    return torch.empty_like(a.u, memory_format=torch.contiguous_format), a.A.new_empty(shape)
 
 
-def _shapes(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor | None, bias: Tensor,
-    softplus: bool, path: Tensor | None, since: Tensor | None, initial: Tensor | None, save: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    paths, batch, length, channels = u.shape
-    shape = (paths, batch, -(-length // SAVE), channels, A.shape[2]) if save else (0,)
-    return torch.empty_like(u, memory_format=torch.contiguous_format), A.new_empty(shape)
+def _run_backward(grad: Tensor, saved: Tensor, *fields: Any) -> tuple[Tensor, ...]:
+    a = _readable(*fields)
+    found = run_backward_kernels(a, dense_rows(grad), saved)
+    grad_z = grad.new_empty(0) if found.z is None else found.z
+    grad_initial = found.A.new_empty(0) if found.initial is None else found.initial
+    grad_B, grad_C = (tensor.to(a.B.dtype).contiguous() for tensor in found.BC.unbind(3))
+    return found.u, found.delta, found.A, grad_B, grad_C, found.D, grad_z, found.bias, grad_initial
 
 
-def _run_backward(grad: Tensor, saved: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
-    given = _inputs(*inputs)
-    found = backward(given, dense_rows(grad), saved)
-    of_z = grad.new_empty(0) if found.z is None else found.z
-    of_initial = found.A.new_empty(0) if found.initial is None else found.initial
-    of_B, of_C = (tensor.to(given.B.dtype).contiguous() for tensor in found.BC.unbind(3))
-    return found.u, found.delta, found.A, of_B, of_C, found.D, of_z, found.bias, of_initial
-
-
-def _backward_shapes(
-    grad: Tensor, saved: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor | None,
-    bias: Tensor, softplus: bool, path: Tensor | None, since: Tensor | None, initial: Tensor | None,
-) -> tuple[Tensor, ...]:  # fmt: skip
-    of_z = grad.new_empty(0) if z is None else z
-    of_initial = A.new_empty(0) if initial is None else initial
+def fake_gradients(grad: Tensor, saved: Tensor, *fields: Any) -> tuple[Tensor, ...]:
+    """Empty gradients of all tensors of numbers; of size 0 for absent ones."""
+    a = SelectiveScanArguments(*fields)
+    absent = a.A.new_empty(0)
     return tuple(
-        torch.empty_like(tensor, memory_format=torch.contiguous_format)
-        for tensor in (u, delta, A, B, C, D, of_z, bias, of_initial)
+        torch.empty_like(absent if tensor is None else tensor, memory_format=torch.contiguous_format)
+        for tensor in a.numbers().values()
     )
 
 
-def flops(u: Any, delta: Any, A: Any, *_: Any) -> int:
-    """Of the forward, from shapes."""
+def count_scan_flops(u: Any, delta: Any, A: Any, *_: Any) -> int:
+    """FLOPs of the forward pass, from shapes."""
     return SELECTIVE_SCAN * math.prod(map(int, u)) * int(A[-1])
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    u, delta, A, B, C, D, z, bias, ctx.softplus, path, since, initial, _ = inputs
-    ctx.save_for_backward(output[1], u, delta, A, B, C, D, z, bias, path, since, initial)
+def save_scan_arguments(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    """Save the operator's inputs and its states for the backward pass."""
+    *fields, _ = inputs
+    arguments = SelectiveScanArguments(*fields)
+    ctx.softplus = arguments.delta_softplus
+    ctx.save_for_backward(output[1], *arguments.tensors().values())
     ctx.set_materialize_grads(False)
 
 
+def saved_scan_fields(ctx: Any) -> tuple[Tensor, tuple[Any, ...]]:
+    """The saved states, and the operator's arguments in order."""
+    saved, *tensors = ctx.saved_tensors
+    named = dict(zip(SelectiveScanArguments.DIMENSIONS, tensors, strict=True))
+    return saved, tuple(named.get(name, ctx.softplus) for name in SelectiveScanArguments.field_names())
+
+
+def gradients_of_fields(grads: tuple[Tensor, ...], fields: tuple[Any, ...]) -> tuple[Tensor | None, ...]:
+    """One gradient, or None, for each argument of the operator, `save` last."""
+    arguments = SelectiveScanArguments(*fields)
+    named = {
+        name: None if tensor is None else grad
+        for (name, tensor), grad in zip(arguments.numbers().items(), grads, strict=True)
+    }
+    return (*(named.get(name) for name in SelectiveScanArguments.field_names()), None)
+
+
 def _differentiate(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    saved, u, delta, A, B, C, D, z, bias, path, since, initial = ctx.saved_tensors
-    found = _backward(grad, saved, u, delta, A, B, C, D, z, bias, ctx.softplus, path, since, initial)
-    *of_parameters, of_z, of_bias, of_initial = found
-    of_optional = None if z is None else of_z, of_bias, None, None, None, None if initial is None else of_initial
-    return (*of_parameters, *of_optional, None)
+    saved, fields = saved_scan_fields(ctx)
+    return gradients_of_fields(_backward(grad, saved, *fields), fields)
 
 
-ARGUMENTS = (
+SCHEMA = (
     "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor? z, Tensor bias, bool softplus, "
-    "Tensor? path, Tensor? since"
+    "Tensor? path, Tensor? since, Tensor? initial"
 )
-WITH_INITIAL = f"{ARGUMENTS}, Tensor? initial"
-_forward = define(
+GRADIENTS = ", ".join(["Tensor"] * 9)
+_forward = define_operator(
     "selective_scan",
-    f"({WITH_INITIAL}, bool save) -> (Tensor, Tensor)",
+    f"({SCHEMA}, bool save) -> (Tensor, Tensor)",
     _run,
-    _shapes,
-    flops,
-    keep=_keep,
+    _fake_run,
+    count_scan_flops,
+    save=save_scan_arguments,
     differentiate=_differentiate,
 )
-_backward = define(
+_backward = define_operator(
     "selective_scan_backward",
-    f"(Tensor grad, Tensor saved, {WITH_INITIAL}) -> ({', '.join(['Tensor'] * 9)})",
+    f"(Tensor grad, Tensor saved, {SCHEMA}) -> ({GRADIENTS})",
     _run_backward,
-    _backward_shapes,
-    lambda grad, saved, *arguments: 2 * flops(*arguments),
+    fake_gradients,
+    lambda grad, saved, *arguments: 2 * count_scan_flops(*arguments),
 )

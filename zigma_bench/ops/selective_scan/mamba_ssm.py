@@ -1,6 +1,6 @@
-"""The selective scan by mamba-ssm's kernels, with gathers around them for a path: what a user runs today.
+"""The selective scan by mamba-ssm's kernels, with gathers around them for a path: what users run today.
 
-Only the compiled module is imported: the package mamba_ssm pulls in libraries that are not needed here.
+Only the compiled module is imported: the package mamba_ssm imports libraries that are not needed here.
 """
 
 from __future__ import annotations
@@ -11,42 +11,28 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from zigma_bench.ops.arguments import check_no_initial, check_no_segments
 from zigma_bench.ops.causal_conv.torch_blocks import along_path
+from zigma_bench.ops.selective_scan import SelectiveScanArguments
 
 
-def scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    path: Tensor | None,
-    since: Tensor | None,
-    initial: Tensor | None,
-) -> Tensor:
-    """See `selective_scan`; rows are taken in u's dtype, as the kernels ask."""
-    check_no_segments("mamba-ssm", since, where="selective_scan")
-    check_no_initial("mamba-ssm", initial, where="selective_scan")
-    rows = [None if tensor is None else tensor.to(u.dtype) for tensor in (u, delta, B, C, z)]
+def mamba_ssm_selective_scan(arguments: SelectiveScanArguments) -> Tensor:
+    """See `selective_scan`; rows are converted to u's dtype, which the kernels require."""
+    a = arguments
+    rows = [None if tensor is None else tensor.to(a.u.dtype) for tensor in (a.u, a.delta, a.B, a.C, a.z)]
 
     def in_order(*rows: Tensor | None) -> Tensor:
-        u_, delta_, B_, C_, z_ = (None if x is None else x.transpose(1, 2).contiguous() for x in rows)
-        y: Tensor = _Scan.apply(
-            u_, delta_, A.float(), B_, C_, None if D is None else D.float(), z_,
-            None if delta_bias is None else delta_bias.float(), delta_softplus,
+        u, delta, B, C, z = (None if x is None else x.transpose(1, 2).contiguous() for x in rows)
+        y: Tensor = _MambaSsmSelectiveScan.apply(
+            u, delta, a.A.float(), B, C, None if a.D is None else a.D.float(), z,
+            None if a.delta_bias is None else a.delta_bias.float(), a.delta_softplus,
         )  # fmt: skip
         return y.transpose(1, 2)
 
-    return along_path(in_order, rows, path)
+    return along_path(in_order, rows, a.path)
 
 
-class _Scan(torch.autograd.Function):
-    """Rows are channels here: u, delta, z [B, E, L], B and C [B, N, L]."""
+class _MambaSsmSelectiveScan(torch.autograd.Function):
+    """Channels before steps: u, delta, z [B, E, L], B and C [B, N, L]."""
 
     @staticmethod
     def forward(

@@ -1,7 +1,7 @@
-"""The selective scan in plain torch, on any device: blocks of 16 steps that the backward computes again.
+"""The selective scan in PyTorch's operators, on any device: blocks of 16 steps, recomputed in the backward pass.
 
-Only the states at the starts of the blocks are kept. Inside a block everything but the recurrence is one operation
-on [B, 16, E, N]. Sums in exponential space would save the loop, but give NaN beyond a few steps.
+Only the states at the starts of the blocks are saved. Inside a block, everything but the recurrence is one operation
+on [B, 16, E, N]. Sums in exponential space would avoid the loop, but give NaN beyond a few steps.
 """
 
 from __future__ import annotations
@@ -13,34 +13,24 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-BLOCK = 16
+from zigma_bench.ops.selective_scan import SelectiveScanArguments
+
+BLOCK = 16  # steps per state of the backend's `SavedMemory`
 
 
-def scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    path: Tensor | None,
-    since: Tensor | None,
-    initial: Tensor | None,
-) -> Tensor:
-    """See `selective_scan`; all tensors have one dtype, in which it computes."""
-    d = delta if delta_bias is None else delta + delta_bias
-    d = F.softplus(d) if delta_softplus else d
+def torch_selective_scan(arguments: SelectiveScanArguments) -> Tensor:
+    """See `selective_scan`; computes in the dtype of its arguments, which is the same for all."""
+    a = arguments
+    d = a.delta if a.delta_bias is None else a.delta + a.delta_bias
+    d = F.softplus(d) if a.delta_softplus else d
     fresh = None
-    if since is not None:
-        fresh = since == torch.arange(len(since), device=since.device)
-        fresh[0] = False  # the state before the first step is what is given
-    h = u.new_zeros(u.shape[0], u.shape[2], A.shape[1]) if initial is None else initial
-    y: Tensor = _Recurrence.apply(u, d, A, B, C, h, path, fresh)
-    y = y if D is None else y + D * u
-    return y if z is None else y * F.silu(z)
+    if a.since is not None:
+        fresh = a.since == torch.arange(len(a.since), device=a.since.device)
+        fresh[0] = False  # the first step reads the initial state
+    h = a.u.new_zeros(a.u.shape[0], a.u.shape[2], a.A.shape[1]) if a.initial is None else a.initial
+    y: Tensor = _TorchRecurrence.apply(a.u, d, a.A, a.B, a.C, h, a.path, fresh)
+    y = y if a.D is None else y + a.D * a.u
+    return y if a.z is None else y * F.silu(a.z)
 
 
 def _blocks(length: int) -> list[slice]:
@@ -61,8 +51,8 @@ def _write(tensor: Tensor, path: Tensor | None, block: slice, values: Tensor) ->
 def _states(h: Tensor, u: Tensor, d: Tensor, A: Tensor, B: Tensor, fresh: Tensor | None) -> tuple[Tensor, Tensor]:
     """Decays exp(d A) and states of a block from the state h [B, E, N] before it, both [B, T, E, N].
 
-    The decay into the first step of a segment (`fresh`, bool [T]) is zero. What it multiplies is replaced by zero too,
-    here and in the backward: 0 times inf or NaN is NaN, and no segment may see what another one holds.
+    The decay into the first step of a segment (`fresh`, bool [T]) is zero. The state that it multiplies is replaced by
+    zero too, here and in the backward pass: 0 times inf or NaN is NaN, which would leak from one segment into the next.
     """
     decays = torch.exp(d[..., None] * A)
     if fresh is not None:
@@ -70,12 +60,12 @@ def _states(h: Tensor, u: Tensor, d: Tensor, A: Tensor, B: Tensor, fresh: Tensor
     states = (d * u)[..., None] * B[:, :, None, :]
     for i in range(states.shape[1]):
         if fresh is not None:
-            h = torch.where(fresh[i], decays[:, i], h)  # the decays are the zeros at hand
+            h = torch.where(fresh[i], decays[:, i], h)  # these decays are zeros
         h = states[:, i].addcmul_(decays[:, i], h)
     return decays, states
 
 
-class _Recurrence(torch.autograd.Function):
+class _TorchRecurrence(torch.autograd.Function):
     """y = <C, h>, h_t = exp(d A) h_{t-1} + d B u along the path from h [B, E, N], from zero at each fresh step."""
 
     @staticmethod
@@ -131,7 +121,7 @@ def _backward_block(
     grad_C = (states * grad_y[..., None]).sum(2)
     grad_B = (g * (d * u)[..., None]).sum(2)
     through_B = (g * B[:, :, None, :]).sum(-1)
-    decays.mul_(g)  # from here on the gradient of the state before each step
+    decays.mul_(g)  # from here on, the gradient of the state before each step
     before, carried = torch.cat((h[:, None], states[:, :-1]), 1), decays[:, 0].clone()
     if fresh is not None:
         before.masked_fill_(fresh[:, None, None], 0)

@@ -1,9 +1,10 @@
-"""The selective scan along a path, in Triton: what the passes share, the output, and what a part hands on.
+"""The selective scan along a path, in Triton: helpers, the kernel of the output, and that of the states between parts.
 
-A program takes a block of channels of one sample and one part of the steps; the state [N, channels] is in registers,
-a channel to a lane, so that time never crosses lanes. The rows of T steps are read before any of them is computed:
-a load is not moved over a store. No pointer or stride is specialised on alignment, A comes as [N, E], and a step's B
-and C as [N]: wider pieces, or numbers side by side along N, would be spread over lanes and converted at every step.
+A program computes a block of channels of one sample over one part of the steps. The state [N, channels] is in
+registers, one channel per lane, so that no step needs data from another lane. The rows of T steps are loaded before any
+of them is computed, because the compiler doesn't move a load across a store. No pointer or stride is specialized on its
+alignment, A is [N, E], and a step's B and C are [N]: wider loads, or adjacent numbers along N, would be spread over
+lanes and converted at every step.
 """
 
 import triton
@@ -25,8 +26,8 @@ def softplus(x):
 
 
 @triton.jit
-def step_size(raw, bias, there, SOFTPLUS: tl.constexpr):
-    """d of a step; zero beyond the end, where nothing changes."""
+def compute_step_size(raw, bias, there, SOFTPLUS: tl.constexpr):
+    """d of a step; zero beyond the end, so that the state stays the same."""
     d = raw.to(tl.float32) + bias
     if SOFTPLUS:
         d = softplus(d)
@@ -34,8 +35,8 @@ def step_size(raw, bias, there, SOFTPLUS: tl.constexpr):
 
 
 @triton.jit
-def row_at(path, step, there):
-    """The row of a step; row 0, which is not used, beyond the end."""
+def load_row(path, step, there):
+    """The row of a step; beyond the end row 0, which is not used."""
     if path is None:
         row = tl.where(there, tl.cast(step, tl.int64), 0)
     else:
@@ -44,34 +45,34 @@ def row_at(path, step, there):
 
 
 @triton.jit
-def starts(since, step, there):
-    """Whether a segment starts at a step; the first one goes on from the state that is given."""
+def load_fresh(since, step, there):
+    """Whether a segment starts at a step; step 0 continues from the initial state."""
     return (tl.load(since + step, mask=there, other=-1) == step) & (step > 0)
 
 
 @triton.jit
-def carry(h, A, ends, sums, place, channels, N: tl.constexpr, n, e, both):
-    """The state (or adjoint) beyond a part, from that before it: the part's own from zero, and what passes through."""
+def carry_over_part(h, A, ends, sums, place, channels, N: tl.constexpr, n, e, both):
+    """The state (or adjoint) after a part, from the one before it: the part's own from zero, plus the decayed one."""
     total = tl.load(sums + place * channels + e, mask=e < channels, other=0.0)[None, :]
     end = tl.load(ends + place * channels * N + n * channels + e[None, :], mask=both, other=0.0)
-    fresh = total == float("inf")  # a segment starts in the part: nothing passes through
+    fresh = total == float("inf")  # a segment starts in the part: the state before it has no effect
     return tl.where(fresh, end, tl.exp2(tl.where(fresh, 0.0, total) * A) * h + end)
 
 
 @triton.jit
-def projected(staged, step, which: tl.constexpr, there, NB: tl.constexpr):
+def load_projection(staged, step, which: tl.constexpr, there, NB: tl.constexpr):
     """B (0) or C (1) of a step, [NB, 1]."""
     return tl.load(staged + (step * 2 + which) * NB + tl.arange(0, NB), mask=there, other=0.0)[:, None]
 
 
 @triton.jit(do_not_specialize=["length", "B_batch", "B_row", "C_batch", "C_row"])
-def stage(
+def stage_projections_kernel(
     B, C, path, staged, length, B_batch, B_row, C_batch, C_row, N: tl.constexpr, NB: tl.constexpr, T: tl.constexpr
 ):
     """B and C in the order of the steps: [B, L, 2, NB], float32, zero from N on."""
     batch = tl.program_id(1).to(tl.int64)
     step = tl.program_id(0) * T + tl.arange(0, T)
-    row = row_at(path, step, step < length)[:, None]
+    row = load_row(path, step, step < length)[:, None]
     n = tl.arange(0, NB)[None, :]
     mask = (step < length)[:, None] & (n < N)
     b = tl.load(B + batch * B_batch + row * B_row + n, mask=mask, other=0.0)
@@ -82,7 +83,7 @@ def stage(
 
 
 @triton.jit(do_not_specialize=ROWS + SIZES, do_not_specialize_on_alignment=TENSORS)
-def outputs(
+def scan_outputs_kernel(
     u, delta, z, out, A, D, bias, path, since, staged, initial, saved, ends, sums,
     u_batch, u_row, delta_batch, delta_row, z_batch, z_row, out_batch, out_row, length, channels, parts, part,
     N: tl.constexpr, NB: tl.constexpr, E: tl.constexpr, T: tl.constexpr, SAVE: tl.constexpr, SOFTPLUS: tl.constexpr,
@@ -90,7 +91,7 @@ def outputs(
     """out [B, L, E] from the state `initial` [B, N, E], else zero; with `saved`, the state before every SAVE-th step
     [B, L / SAVE, N, E].
 
-    `ends` [B, parts, N, E] and `sums` [B, parts, E] are those of `hand_on`, read where there are several parts.
+    `ends` [B, parts, N, E] and `sums` [B, parts, E] are those of `carry_states_kernel`, if there are several parts.
     """
     batch, at = tl.program_id(1).to(tl.int64), tl.program_id(2)
     first = at * part
@@ -111,7 +112,7 @@ def outputs(
         h = tl.load(initial + batch * channels * N + n * channels + e[None, :], mask=both, other=0.0)
     if ends is not None:
         for before in range(at):
-            h = carry(h, A_, ends, sums, batch * parts + before, channels, N, n, e, both)
+            h = carry_over_part(h, A_, ends, sums, batch * parts + before, channels, N, n, e, both)
     for start in range(first, stop, T):
         if saved is not None:
             if start % SAVE == 0:
@@ -120,7 +121,7 @@ def outputs(
         rows, xs, raws, zs, ys = (), (), (), (), ()
         for t in tl.static_range(T):
             mask = inside & (start + t < stop)
-            row = row_at(path, start + t, start + t < stop)
+            row = load_row(path, start + t, start + t < stop)
             rows = rows + (row,)
             xs = xs + (tl.load(u + row * u_row + e, mask=mask, other=0.0),)
             raws = raws + (tl.load(delta + row * delta_row + e, mask=mask, other=0.0),)
@@ -128,12 +129,12 @@ def outputs(
                 zs = zs + (tl.load(z + batch * z_batch + row * z_row + e, mask=mask, other=0.0),)
         for t in tl.static_range(T):
             there = start + t < stop
-            b = projected(staged, start + t, 0, there, NB)
-            c = projected(staged, start + t, 1, there, NB)
+            b = load_projection(staged, start + t, 0, there, NB)
+            c = load_projection(staged, start + t, 1, there, NB)
             x = xs[t].to(tl.float32)
-            d = step_size(raws[t], bias_, there, SOFTPLUS)
+            d = compute_step_size(raws[t], bias_, there, SOFTPLUS)
             if since is not None:
-                h = tl.where(starts(since, start + t, there), 0.0, h)
+                h = tl.where(load_fresh(since, start + t, there), 0.0, h)
             h = tl.exp2(d[None, :] * A_) * h + (d * x)[None, :] * b
             y = tl.sum(c * h, 0) + D_ * x
             if z is not None:
@@ -145,17 +146,18 @@ def outputs(
 
 
 @triton.jit(do_not_specialize=ROWS + SIZES, do_not_specialize_on_alignment=TENSORS)
-def hand_on(
+def carry_states_kernel(
     u, delta, z, out, A, bias, path, since, staged, ends, sums,
     u_batch, u_row, delta_batch, delta_row, z_batch, z_row, out_batch, out_row, length, channels, parts, part,
     N: tl.constexpr, NB: tl.constexpr, E: tl.constexpr, T: tl.constexpr, SOFTPLUS: tl.constexpr, BACK: tl.constexpr,
 ):  # fmt: skip
-    """The state at the end of each part that starts from zero, and the sum of its steps, inf where a segment starts.
+    """The state at the end of each part, from zero at its start, and the sum of its step sizes, inf at a segment start.
 
-    With BACK the adjoint at the beginning of each part, walked from its last step, `out` being the output's gradient.
+    With BACK, the adjoint at the beginning of each part, from its last step to its first; `out` is then the output's
+    gradient.
     """
     batch = tl.program_id(1).to(tl.int64)
-    at = tl.program_id(2) + BACK  # nothing needs what the last part hands on, or the first one hands back
+    at = tl.program_id(2) + BACK  # the last part has no part after it, with BACK the first none before it
     first = at * part
     stop = tl.minimum(first + part, length)
     e = tl.program_id(0) * E + tl.arange(0, E)
@@ -174,25 +176,25 @@ def hand_on(
             step = first + walked + t
             if BACK:
                 step = stop - 1 - walked - t
-            row = row_at(path, step, there)
+            row = load_row(path, step, there)
             raw = tl.load(delta + batch * delta_batch + row * delta_row + e, mask=mask, other=0.0)
-            d = step_size(raw, bias_, there, SOFTPLUS)
+            d = compute_step_size(raw, bias_, there, SOFTPLUS)
             decay = tl.exp2(d[None, :] * A_)
             if BACK:
                 flow = tl.load(out + batch * out_batch + row * out_row + e, mask=mask, other=0.0).to(tl.float32)
                 if z is not None:
                     gate = tl.load(z + batch * z_batch + row * z_row + e, mask=mask, other=0.0).to(tl.float32)
                     flow *= gate * tl.sigmoid(gate)
-                c = projected(staged, step, 1, there, NB)
+                c = load_projection(staged, step, 1, there, NB)
                 h = decay * (flow[None, :] * c + h)
             total += d
             if since is not None:
-                fresh = starts(since, step, there)
+                fresh = load_fresh(since, step, there)
                 h = tl.where(fresh, 0.0, h)
                 total = tl.where(fresh, float("inf"), total)
             if not BACK:
                 x = tl.load(u + batch * u_batch + row * u_row + e, mask=mask, other=0.0).to(tl.float32)
-                b = projected(staged, step, 0, there, NB)
+                b = load_projection(staged, step, 0, there, NB)
                 h = decay * h + (d * x)[None, :] * b
     place = batch * parts + at
     tl.store(ends + place * channels * N + n * channels + e[None, :], h, mask=both)

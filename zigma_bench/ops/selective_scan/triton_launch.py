@@ -1,30 +1,36 @@
-"""Launches of the Triton kernels of the selective scan: how a pass is spread over a card, and the memory it writes.
+"""Launches of the Triton kernels of the selective scan: how a pass is spread over a GPU, and the memory it writes.
 
-Only the state before every 64th step is kept for the backward, which computes the others again.
+Only the state before every 64th step is saved; the backward pass recomputes the others.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from zigma_bench.ops.selective_scan.launch import SAVE, Gradients, Inputs, padded, part_length, whole_parts
-from zigma_bench.ops.selective_scan.triton_backward import gradients
-from zigma_bench.ops.selective_scan.triton_kernels import hand_on, outputs, stage
-from zigma_bench.ops.triton_device import card, current, strides
+from zigma_bench.ops.selective_scan import SelectiveScanArguments
+from zigma_bench.ops.selective_scan.launch import SAVE, ScanGradients, pad_states, part_length, whole_parts
+from zigma_bench.ops.selective_scan.triton_backward import scan_gradients_kernel
+from zigma_bench.ops.selective_scan.triton_kernels import (
+    carry_states_kernel,
+    scan_outputs_kernel,
+    stage_projections_kernel,
+)
+from zigma_bench.ops.triton_device import find_card, strides, use_card
 
-AHEAD, AHEAD_BACKWARD = 8, 4  # steps whose rows are read before they are computed; those whose states are in registers
+AHEAD, AHEAD_BACKWARD = 8, 4  # steps whose rows are loaded before they are computed; in the backward, with their states
 STAGED = 32  # steps of a program that stages B and C
-STATES_OF_A_WARP = 16
-RESIDENT = 8  # warps that a processor holds in the backward, by its registers on NVIDIA's cards
+STATES_PER_WARP = 16
+RESIDENT = 8  # warps of the backward pass that a processor holds, limited by its registers on NVIDIA GPUs
 
 
 @dataclass(frozen=True)
-class Plan:
+class TritonScanLaunchConfig:
     """How a pass is spread: channels and warps of a program, parts of the path."""
 
     channels: int
@@ -33,103 +39,139 @@ class Plan:
 
 
 @functools.cache
-def plan_pass(batch: int, length: int, channels: int, states: int, processors: int, lanes: int) -> Plan:
-    """A plan that fills the card: a lane a channel, 16 states a warp, and parts of the path where channels are few."""
-    warps = max(1, padded(states) // STATES_OF_A_WARP)
+def choose_triton_launch_config(
+    batch: int, length: int, channels: int, states: int, processors: int, lanes: int
+) -> TritonScanLaunchConfig:
+    """A config that fills the GPU: one lane per channel, 16 states per warp, and parts of the path if there are few
+    channels."""
+    warps = max(1, pad_states(states) // STATES_PER_WARP)
     wanted = batch * -(-channels // lanes) * warps
-    return Plan(lanes, warps, whole_parts(length, max(1, round(RESIDENT * processors / wanted))))
+    return TritonScanLaunchConfig(lanes, warps, whole_parts(length, max(1, round(RESIDENT * processors / wanted))))
 
 
-def _plan(given: Inputs) -> Plan:
-    return plan_pass(*given.sizes, *card(given.u.device))
+def _config_for(a: SelectiveScanArguments) -> TritonScanLaunchConfig:
+    batch, length, channels, states = a.sizes
+    return choose_triton_launch_config(batch, length, channels, states, *find_card(a.u.device))
 
 
-def _floats(given: Inputs, *shape: int) -> Tensor:
-    return torch.empty(shape, dtype=torch.float32, device=given.u.device)
+def _empty(a: SelectiveScanArguments, *shape: int) -> Tensor:
+    return torch.empty(shape, dtype=torch.float32, device=a.u.device)
 
 
-def staged(given: Inputs) -> Tensor:
-    """B and C in the order of the steps: [B, L, 2, NB], float32."""
-    batch, length, _, states = given.sizes
-    pairs = _floats(given, batch, length, 2, padded(states))
-    stage[(-(-length // STAGED), batch)](
-        given.B, given.C, given.path, pairs, length, *strides(given.B, given.C),
-        N=states, NB=padded(states), T=STAGED,
-    )  # fmt: skip
+def _stage_projections(a: SelectiveScanArguments) -> Tensor:
+    """B and C in scan order: [B, L, 2, NB], float32."""
+    batch, length, _, states = a.sizes
+    pairs = _empty(a, batch, length, 2, pad_states(states))
+    stage_projections_kernel[(-(-length // STAGED), batch)](
+        a.B, a.C, a.path, pairs, length, *strides(a.B, a.C), N=states, NB=pad_states(states), T=STAGED
+    )
     return pairs
 
 
 def _launch(
-    kernel: Any, given: Inputs, plan: Plan, parts: int, out: Tensor, *tensors: Tensor | None, **fixed: int
+    kernel: Any,
+    a: SelectiveScanArguments,
+    config: TritonScanLaunchConfig,
+    parts: int,
+    out: Tensor,
+    tensors: Mapping[str, Tensor | None],
+    **constants: int,
 ) -> None:
-    """Launch a kernel over channels, samples and so many of the parts."""
-    batch, length, channels, states = given.sizes
-    kernel[(-(-channels // plan.channels), batch, parts)](
-        given.u, given.delta, given.z, out, *tensors, *strides(given.u, given.delta, given.z, out),
-        length, channels, plan.parts, part_length(length, plan.parts),
-        N=states, NB=padded(states), E=plan.channels, SOFTPLUS=given.softplus, num_warps=plan.warps, **fixed,
+    """Launch a kernel over channels, samples and so many of the parts.
+
+    `out` holds the output or its gradient; `tensors`: the kernel's other tensors by the names of its parameters.
+    """
+    batch, length, channels, states = a.sizes
+    rows = {"u": a.u, "delta": a.delta, "z": a.z, "out": out}
+    values: dict[str, Any] = {**rows, "D": a.D, "bias": a.delta_bias, "path": a.path, "since": a.since, **tensors}
+    for name, tensor in rows.items():
+        values[f"{name}_batch"], values[f"{name}_row"] = strides(tensor)
+    part = part_length(length, config.parts)
+    values |= {"length": length, "channels": channels, "parts": config.parts, "part": part}
+    kernel[(-(-channels // config.channels), batch, parts)](
+        *(values[name] for name in kernel.arg_names if name in values),
+        N=states, NB=pad_states(states), E=config.channels, SOFTPLUS=a.delta_softplus, num_warps=config.warps,
+        **constants,
     )  # fmt: skip
 
 
-def _carried(
-    given: Inputs, plan: Plan, out: Tensor, A: Tensor, pairs: Tensor, *, back: bool
-) -> tuple[Tensor | None, Tensor | None]:
-    """What each part hands on, or back: its state (adjoint) from zero [B, parts, N, E] and its sum of step sizes."""
-    if plan.parts == 1:
-        return None, None
-    batch, _, channels, states = given.sizes
-    ends = _floats(given, batch, plan.parts, states, channels)
-    sums = _floats(given, batch, plan.parts, channels)
-    tensors = (A, given.bias, given.path, given.since, pairs, ends, sums)
-    _launch(hand_on, given, plan, plan.parts - 1, out, *tensors, T=AHEAD, BACK=int(back))
-    return ends, sums
+def _carry_states(
+    a: SelectiveScanArguments,
+    config: TritonScanLaunchConfig,
+    out: Tensor,
+    inputs: Mapping[str, Tensor | None],
+    *,
+    back: bool,
+) -> dict[str, Tensor | None]:
+    """What each part passes on, or back: its state (adjoint) from zero [B, parts, N, E] and its sum of step sizes."""
+    if config.parts == 1:
+        return {"ends": None, "sums": None}
+    batch, _, channels, states = a.sizes
+    ends = _empty(a, batch, config.parts, states, channels)
+    sums = _empty(a, batch, config.parts, channels)
+    tensors = {**inputs, "ends": ends, "sums": sums}
+    _launch(carry_states_kernel, a, config, config.parts - 1, out, tensors, T=AHEAD, BACK=int(back))
+    return {"ends": ends, "sums": sums}
 
 
-def forward(given: Inputs, *, save: bool) -> tuple[Tensor, Tensor]:
+def run_triton_forward(a: SelectiveScanArguments, *, save: bool) -> tuple[Tensor, Tensor]:
     """The output [B, L, E] and, with `save`, the state before every SAVE-th step [B, L / SAVE, N, E] (else empty)."""
-    batch, length, channels, states = given.sizes
-    plan = _plan(given)
-    out = torch.empty_like(given.u, memory_format=torch.contiguous_format)
-    saved = _floats(given, *((batch, -(-length // SAVE), states, channels) if save else (0,)))
-    with current(given.u.device):
-        A, pairs = given.A.t().contiguous(), staged(given)
-        ends, sums = _carried(given, plan, out, A, pairs, back=False)
-        initial = None if given.initial is None else given.initial.mT.contiguous()
-        kept = saved if save else None
-        tensors = (A, given.D, given.bias, given.path, given.since, pairs, initial, kept, ends, sums)
-        _launch(outputs, given, plan, plan.parts, out, *tensors, T=AHEAD, SAVE=SAVE)
+    batch, length, channels, states = a.sizes
+    config = _config_for(a)
+    out = torch.empty_like(a.u, memory_format=torch.contiguous_format)
+    saved = _empty(a, *((batch, -(-length // SAVE), states, channels) if save else (0,)))
+    with use_card(a.u.device):
+        inputs: dict[str, Tensor | None] = {"A": a.A.t().contiguous(), "staged": _stage_projections(a)}
+        carried = _carry_states(a, config, out, inputs, back=False)
+        initial = None if a.initial is None else a.initial.mT.contiguous()
+        tensors = {**inputs, **carried, "initial": initial, "saved": saved if save else None}
+        _launch(scan_outputs_kernel, a, config, config.parts, out, tensors, T=AHEAD, SAVE=SAVE)
     return out, saved
 
 
-def backward(given: Inputs, grad: Tensor, saved: Tensor) -> Gradients:
-    """Gradients from that of the output; `BC` is float32 here."""
-    batch, length, channels, states = given.sizes
-    plan = _plan(given)
-    blocks, NB = -(-channels // plan.channels), padded(states)
-    of_u, of_delta = (
-        torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in (given.u, given.delta)
-    )
-    of_z = None if given.z is None else torch.empty_like(given.z, memory_format=torch.contiguous_format)
-    kept = _floats(given, blocks * batch * plan.parts, SAVE // AHEAD_BACKWARD, NB, plan.channels)
-    of_BC = _floats(given, blocks, batch, length, 2, NB)
-    of_A = _floats(given, batch, plan.parts, states, channels)
-    of_D, of_bias = (_floats(given, batch, plan.parts, channels) for _ in range(2))
-    of_initial = None if given.initial is None else _floats(given, batch, states, channels)
-    with current(given.u.device):
-        A, pairs = given.A.t().contiguous(), staged(given)
-        ends, sums = _carried(given, plan, grad, A, pairs, back=True)
-        tensors = (
-            A, given.D, given.bias, given.path, given.since, pairs, saved, ends, sums, kept,
-            of_u, of_delta, of_z, of_BC, of_A, of_D, of_bias, of_initial,
-        )  # fmt: skip
-        _launch(gradients, given, plan, plan.parts, grad, *tensors, T=AHEAD_BACKWARD, SAVE=SAVE)
-    return Gradients(
-        of_u,
-        of_delta,
-        of_A.sum((0, 1)).t().contiguous(),
-        of_BC.sum(0)[..., :states],
-        of_D.sum((0, 1)),
-        of_z,
-        of_bias.sum((0, 1)),
-        None if of_initial is None else of_initial.mT.contiguous(),
+def run_triton_backward(a: SelectiveScanArguments, grad: Tensor, saved: Tensor) -> ScanGradients:
+    """Gradients of the arguments from that of the output; `BC` is float32."""
+    config, states = _config_for(a), a.A.shape[1]
+    grads = _empty_gradients(a, config)
+    blocks, batch = -(-a.u.shape[2] // config.channels), a.u.shape[0]
+    shape = (blocks * batch * config.parts, SAVE // AHEAD_BACKWARD, pad_states(states), config.channels)
+    with use_card(a.u.device):
+        inputs: dict[str, Tensor | None] = {"A": a.A.t().contiguous(), "staged": _stage_projections(a)}
+        carried = _carry_states(a, config, grad, inputs, back=True)
+        tensors = {**inputs, **carried, **grads, "saved": saved, "scratch": _empty(a, *shape)}
+        _launch(scan_gradients_kernel, a, config, config.parts, grad, tensors, T=AHEAD_BACKWARD, SAVE=SAVE)
+    return _summed(grads, states)
+
+
+def _empty_gradients(a: SelectiveScanArguments, config: TritonScanLaunchConfig) -> dict[str, Tensor | None]:
+    """Memory for the gradients, by the names of the kernel's parameters: those of A, D, bias for each part."""
+    batch, length, channels, states = a.sizes
+    blocks = -(-channels // config.channels)
+    rows = {"grad_u": a.u, "grad_delta": a.delta, "grad_z": a.z}
+    grads = {
+        name: None if tensor is None else torch.empty_like(tensor, memory_format=torch.contiguous_format)
+        for name, tensor in rows.items()
+    }
+    return grads | {
+        "grad_pairs": _empty(a, blocks, batch, length, 2, pad_states(states)),
+        "grad_A": _empty(a, batch, config.parts, states, channels),
+        "grad_D": _empty(a, batch, config.parts, channels),
+        "grad_bias": _empty(a, batch, config.parts, channels),
+        "grad_initial": None if a.initial is None else _empty(a, batch, states, channels),
+    }
+
+
+def _summed(grads: Mapping[str, Tensor | None], states: int) -> ScanGradients:
+    """The gradients of the arguments, summed over parts and blocks of channels."""
+    made = {name: grad for name, grad in grads.items() if grad is not None}
+    initial = made.get("grad_initial")
+    return ScanGradients(
+        made["grad_u"],
+        made["grad_delta"],
+        made["grad_A"].sum((0, 1)).t().contiguous(),
+        made["grad_pairs"].sum(0)[..., :states],
+        made["grad_D"].sum((0, 1)),
+        made.get("grad_z"),
+        made["grad_bias"].sum((0, 1)),
+        None if initial is None else initial.mT.contiguous(),
     )

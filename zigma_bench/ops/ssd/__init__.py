@@ -1,24 +1,90 @@
-"""State-space duality (SSD): a selective scan whose decay is one number a head, so that matrix products compute it.
+"""State-space duality (SSD): a selective scan with one decay per head, which can be computed by matrix products.
 
 Source: Dao and Gu 2024 (Mamba-2, arXiv 2405.21060), section 6 and listing 1; x, dt, A, B, C, D and h are the paper's
-letters. It is the selective scan with A the same for all channels and states of a head, and dt for its channels.
+letters. It is the selective scan with A the same for all channels and states of a head, and dt for all its channels.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
-from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.ops import arguments
+from zigma_bench.errors import UsageError
+from zigma_bench.ops.arguments import OperatorArguments, check_path, check_sequence, check_shape, check_since
+from zigma_bench.ops.backends import backend_named, implementation_of
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, dtype
 
-WHERE = "ssd"
-# Which form each backend runs. Chunks are matrix products, which torch's libraries do well on either device: there is
-# no C++ and no CUDA of this operator. A backend that stands for a library's kernels (mamba-ssm) is left out, as these
-# would not be that library's.
-FORMS = {"naive": "loop", "torch": "chunks", "cpu": "chunks", "fused": "chunks", "triton": "chunks"}
+
+@dataclass(frozen=True)
+class SsdArguments(OperatorArguments):
+    """The arguments of `ssd`, which describes them; one path."""
+
+    x: Tensor
+    dt: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor | None
+    dt_bias: Tensor | None
+    dt_softplus: bool
+    path: Tensor | None
+    since: Tensor | None
+
+    OPERATOR = "ssd"
+    DIMENSIONS: ClassVar[Mapping[str, int]] = {
+        "x": 3,
+        "dt": 3,
+        "A": 1,
+        "B": 4,
+        "C": 4,
+        "D": 1,
+        "dt_bias": 1,
+        "path": 1,
+        "since": 1,
+    }
+    SWITCHES = ("dt_softplus",)
+
+    def check(self) -> None:
+        """Raise UsageError for wrong shapes, dtypes, devices, paths or segments."""
+        check_sequence("x", self.x, where=self.OPERATOR)
+        for name, shape in self._expected_shapes().items():
+            check_shape(name, getattr(self, name), shape, self.x, where=self.OPERATOR)
+        check_path(self.path, self.x, where=self.OPERATOR)
+        check_since(self.since, self.x, where=self.OPERATOR)
+
+    def _expected_shapes(self) -> dict[str, tuple[int, ...]]:
+        batch, length, channels = self.x.shape
+        heads = self.A.numel() or 1
+        if channels % heads:
+            raise UsageError(
+                "the heads don't divide the channels",
+                where=self.OPERATOR,
+                expected=f"a divisor of {channels}",
+                got=heads,
+            )
+        if self.B.dim() != 4 or 0 in self.B.shape:
+            raise UsageError(
+                "B has a wrong shape",
+                where=self.OPERATOR,
+                expected="[B, L, G, N], none of them 0",
+                got=tuple(self.B.shape),
+            )
+        groups, states = self.B.shape[2:]
+        if heads % groups:
+            raise UsageError(
+                "the groups don't divide the heads",
+                where=self.OPERATOR,
+                expected=f"a divisor of {heads}",
+                got=groups,
+            )
+        projection = (batch, length, groups, states)
+        return {
+            "A": (heads,), "dt": (batch, length, heads), "B": projection, "C": projection, "D": (heads,),
+            "dt_bias": (heads,),
+        }  # fmt: skip
 
 
 def ssd(
@@ -37,62 +103,34 @@ def ssd(
 ) -> Tensor:
     """d = softplus(dt + dt_bias); h_t = exp(d A) h_{t-1} + d B x^T; y = C h + D x, for each head.
 
-    x, y [B, L, E], of which E / H channels side by side are a head; dt [B, L, H]; A [H], negative; B, C [B, L, G, N],
-    each of the G groups shared by H / G heads side by side; D, dt_bias [H]. Step i reads and writes row path[i]; path
-    int64 [L] visits every row once, None is 0 .. L-1. since[i], int64 [L], is the step (not the row) at which the
-    segment of step i began: there h is zero again; None is one segment. y has x's dtype. The backend naive computes in
-    float32 (float64 for float64 x); the others so too, but for the matrix products of bfloat16 x, B and C, whose
-    factors are bfloat16. What isn't finite stays in its segment; with others than naive it spoils a whole head there,
-    or without `since` that head of the sample. `backend` is a resolved name, see `zigma_bench.ops.backends.resolve`;
-    `FORMS` says what it runs.
-    Raises UsageError for wrong shapes, dtypes, paths or segments, UnknownName and NotReady for the backend.
+    Args:
+        x: [B, L, E], like y; each of the H heads is E / H adjacent channels.
+        dt: [B, L, H].
+        A: [H], negative.
+        B, C: [B, L, G, N]; each of the G groups is shared by H / G adjacent heads.
+        D, dt_bias: [H].
+        path: int64 [L]; step i reads and writes row path[i]. It visits every row once. None: 0 .. L-1.
+        since: int64 [L]; the step (not the row) at which the segment of step i starts. The state there is zero. None:
+            one segment.
+        backend: the name of a backend, from `zigma_bench.ops.backends.resolve`. `naive` is a loop over time; the
+            others compute chunks of steps by matrix products; `mamba-ssm` has no SSD.
+
+    y has x's dtype. `naive` computes in float32 (float64 for float64 x), and so do the others, except that products of
+    bfloat16 x, B and C have bfloat16 factors. An infinity or NaN stays in its segment; with other backends than `naive`
+    it makes a whole head NaN there, or without `since` that head of the sample. Raises UsageError for wrong shapes,
+    dtypes, paths or segments, UnknownName for the backend, NotReady if the backend doesn't support the device.
     """
-    arguments.check_sequence("x", x, where=WHERE)
-    arguments.check_backend(backend, x.device.type, where=WHERE)
-    _check_shapes(x, dt, A, B, C, D, dt_bias)
-    arguments.check_path(path, x, where=WHERE)
-    arguments.check_since(since, x, where=WHERE)
-    if backend not in FORMS:
-        raise NotReady(
-            "this backend has no SSD",
-            where=WHERE,
-            expected=f"one of {', '.join(FORMS)}",
-            got=backend,
-            do="take the backend 'torch' or 'auto'",
-        )
-    if FORMS[backend] == "loop":
-        from zigma_bench.ops.ssd.naive import scan
-    else:
-        from zigma_bench.ops.ssd.chunks import scan
-    dtype = arguments.working_dtype(x)
-    dt, A = dt.to(dtype), A.to(dtype)
-    D, dt_bias = (None if tensor is None else tensor.to(dtype) for tensor in (D, dt_bias))
-    return scan(x, dt, A, B, C, D, dt_bias, dt_softplus, path, since)
+    arguments = SsdArguments(x, dt, A, B, C, D, dt_bias, dt_softplus, path, since)
+    chosen = backend_named(backend, where="ssd")
+    implementation = implementation_of("ssd", chosen, x.device.type)
+    arguments.check()
+    chosen.check_arguments("ssd", arguments)
+    y: Tensor = implementation.apply(arguments)
+    return y
 
 
-def _check_shapes(
-    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, dt_bias: Tensor | None
-) -> None:
-    batch, length, channels = x.shape
-    heads = A.numel() or 1
-    if channels % heads:
-        raise UsageError(
-            "the heads don't divide the channels", where=WHERE, expected=f"a divisor of {channels}", got=heads
-        )
-    if B.dim() != 4 or 0 in B.shape:
-        raise UsageError(
-            "B has a wrong shape", where=WHERE, expected="[B, L, G, N], none of them 0", got=tuple(B.shape)
-        )
-    groups, states = B.shape[2:]
-    if heads % groups:
-        raise UsageError("the groups don't divide the heads", where=WHERE, expected=f"a divisor of {heads}", got=groups)
-    expected: list[tuple[str, Tensor | None, tuple[int, ...]]] = [
-        ("A", A, (heads,)),
-        ("dt", dt, (batch, length, heads)),
-        ("B", B, (batch, length, groups, states)),
-        ("C", C, (batch, length, groups, states)),
-        ("D", D, (heads,)),
-        ("dt_bias", dt_bias, (heads,)),
-    ]
-    for name, tensor, shape in expected:
-        arguments.check_shape(name, tensor, shape, x, where=WHERE)
+def in_wide_dtype(arguments: SsdArguments, wide: dtype) -> SsdArguments:
+    """The arguments with dt, A, D and dt_bias in the dtype of decays, sums and states; x, B and C as they are."""
+    a = arguments
+    D, dt_bias = (None if tensor is None else tensor.to(wide) for tensor in (a.D, a.dt_bias))
+    return SsdArguments(a.x, a.dt.to(wide), a.A.to(wide), a.B, a.C, D, dt_bias, a.dt_softplus, a.path, a.since)

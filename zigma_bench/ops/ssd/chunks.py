@@ -1,10 +1,10 @@
-"""SSD in plain torch, on any device: matrix products inside chunks of steps, and states handed from chunk to chunk.
+"""SSD in PyTorch's operators, on any device: matrix products in chunks of steps, and states passed between chunks.
 
-Within a chunk y_i = sum_j (C_i . B_j) exp(a_{j+1} + .. + a_i) d_j x_j over j <= i with a = d A: but for j = i, a matrix
-product with a masked matrix (listing 1 of arXiv 2405.21060). What a chunk leaves behind is one state, and the state
-before a chunk is the decayed sum of those before it: a matrix product again, with a matrix of chunks. Every decay is
-the exp of a difference of cumulative sums (small, and in float64), never of a positive number. The backward computes
-the chunks again: their matrices hold a chunk's length in numbers for each row and head.
+Within a chunk y_i = sum_j (C_i . B_j) exp(a_{j+1} + .. + a_i) d_j x_j over j <= i with a = d A: except for j = i, a
+matrix product with a masked matrix (listing 1 of arXiv 2405.21060). Each chunk adds one state, and the state before a
+chunk is the decayed sum of the earlier ones: a matrix product with a matrix of chunks. Every decay is the exp of a
+difference of cumulative sums (small, and in float64), never of a positive number. The backward pass recomputes the
+chunks, whose matrices have as many numbers for each row and head as a chunk has steps.
 
 B batch, L steps, Q steps of a chunk, K chunks, E channels in H heads, R = H / G heads of a group, N states.
 """
@@ -19,36 +19,28 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from zigma_bench.ops.arguments import working_dtype
 from zigma_bench.ops.causal_conv.torch_blocks import take_rows
+from zigma_bench.ops.ssd import SsdArguments, in_wide_dtype
 
 CHUNK = 64
-# A step that forgets more leaves nothing in float32 (in float64); so bounded, sums stay finite.
+# exp(a) is zero in float32 (float64) for smaller a; with this bound, sums stay finite.
 MOST_FORGOTTEN = {torch.float32: -128.0, torch.float64: -800.0}
 
 
-def scan(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    dt_bias: Tensor | None,
-    dt_softplus: bool,
-    path: Tensor | None,
-    since: Tensor | None,
-) -> Tensor:
-    """See `ssd`; dt, A, D and dt_bias have the dtype of decays, sums and states."""
-    given = (x, dt, B, C)
-    if path is None:
-        return _kept_small(*given, A, D, dt_bias, dt_softplus, since)
-    inverse = torch.empty_like(path)
-    inverse[path] = torch.arange(len(path), device=path.device)
-    x, dt, B, C = (take_rows(tensor, path, inverse) for tensor in given)
-    return take_rows(_kept_small(x, dt, B, C, A, D, dt_bias, dt_softplus, since), inverse, path)
+def chunked_ssd(arguments: SsdArguments) -> Tensor:
+    """See `ssd`: gathers the rows along the path, computes the chunks, and puts the rows back."""
+    a = in_wide_dtype(arguments, working_dtype(arguments.x))
+    rows, rest = (a.x, a.dt, a.B, a.C), (a.A, a.D, a.dt_bias, a.dt_softplus, a.since)
+    if a.path is None:
+        return _checkpointed(*rows, *rest)
+    inverse = torch.empty_like(a.path)
+    inverse[a.path] = torch.arange(len(a.path), device=a.path.device)
+    gathered = (take_rows(tensor, a.path, inverse) for tensor in rows)
+    return take_rows(_checkpointed(*gathered, *rest), inverse, a.path)
 
 
-def _kept_small(*arguments: Tensor | bool | None) -> Tensor:
+def _checkpointed(*arguments: Tensor | bool | None) -> Tensor:
     y: Tensor = checkpoint(_in_order, *arguments, use_reentrant=False, preserve_rng_state=False)
     return y
 
@@ -64,7 +56,7 @@ def _in_order(
     dt_softplus: bool,
     since: Tensor | None,
 ) -> Tensor:
-    with torch.autocast(x.device.type, enabled=False):  # the dtypes of products are chosen here
+    with torch.autocast(x.device.type, enabled=False):  # this function chooses the dtypes of products
         d = dt if dt_bias is None else dt + dt_bias
         d = F.softplus(d) if dt_softplus else d
         heads = torch.unflatten(x, -1, (len(A), -1))  # [B, L, H, P]
@@ -74,7 +66,7 @@ def _in_order(
             enters, a, B, C, spoiled = _without_infinities(enters, a, B, C, since)
         product = torch.bfloat16 if x.dtype == torch.bfloat16 else d.dtype
         y = _chunked(enters.to(product), a, B.to(product), C.to(product), since)
-        # A step's own part, without decay: apart, in full precision.
+        # The term j = i, without decay: computed separately, in full precision.
         own = d * (C.to(d.dtype) * B.to(d.dtype)).sum(-1).repeat_interleave(len(A) // B.shape[2], -1)
         y = torch.addcmul(y, (own if D is None else own + D)[..., None], heads)  # in the dtype of d
         y = y if spoiled is None else y.masked_fill(spoiled[..., None], torch.nan)
@@ -84,10 +76,10 @@ def _in_order(
 def _without_infinities(
     x: Tensor, a: Tensor, B: Tensor, C: Tensor, since: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The inputs of `_chunked` with zeros for what isn't finite, and where the output must be NaN for it: [B, L, H].
+    """The inputs of `_chunked` with zeros for infinities and NaN, and where the output must be NaN: [B, L, H].
 
-    A product with a masked matrix multiplies what other segments hold by 0, and 0 times inf is NaN. A head is spoiled
-    as a whole, from the step on until its segment ends.
+    A product with a masked matrix multiplies values of other segments by 0, and 0 times inf is NaN. The whole head
+    becomes NaN, from such a step to the end of its segment.
     """
     each = a.shape[2] // B.shape[2]
     finite = [tensor.isfinite() for tensor in (x, a, B, C)]
@@ -99,47 +91,47 @@ def _without_infinities(
 
 
 def _chunked(x: Tensor, a: Tensor, B: Tensor, C: Tensor, since: Tensor | None) -> Tensor:
-    """h_t = exp(a) h_{t-1} + B x^T, y = exp(a) C h_{t-1}, what the steps before give, [B, L, H, P].
+    """h_t = exp(a) h_{t-1} + B x^T, y = exp(a) C h_{t-1}: the contribution of earlier steps, [B, L, H, P].
 
     x [B, L, H, P], a [B, L, H], B and C [B, L, G, N]. States and decays have the dtype of a, products that of x; y has
-    that of a, of a single chunk that of x. A value that isn't finite spoils its head of the sample.
+    that of a, or that of x if there is a single chunk. An infinity or NaN makes its head of the sample NaN.
     """
     length, wide = a.shape[1], a.dtype
     chunk = min(CHUNK, length)
     x, a, B, C = (_cut(tensor, chunk) for tensor in (x, a, B, C))
     step = torch.arange(a.shape[1] * chunk, device=a.device).view(-1, chunk)  # [K, Q]
-    began = torch.zeros_like(step) if since is None else _cut(since[None], chunk)[0]
+    starts = torch.zeros_like(step) if since is None else _cut(since[None], chunk)[0]
     sums = a.transpose(2, 3).double().cumsum(-1)  # [B, K, H, Q]
-    y = _inside(x, sums, B, C, step, began, wide)
+    y = _inside(x, sums, B, C, step, starts, wide)
     if length > chunk:
-        before = _states_before(x, sums, B, step, began, wide)
-        y = _from_before(before, sums, C, step, began).add_(y)
+        before = _states_before(x, sums, B, step, starts, wide)
+        y = _from_before(before, sums, C, step, starts).add_(y)
     return y.flatten(1, 2)[:, :length]
 
 
 def _cut(tensor: Tensor, chunk: int) -> Tensor:
-    """[B, L, ..] -> [B, K, Q, ..], with zeros behind the last step."""
+    """[B, L, ..] -> [B, K, Q, ..], with zeros after the last step."""
     tail = -tensor.shape[1] % chunk
     padded = F.pad(tensor, (0, 0) * (tensor.dim() - 2) + (0, tail)) if tail else tensor
     return torch.unflatten(padded, 1, (-1, chunk))
 
 
-def _inside(x: Tensor, sums: Tensor, B: Tensor, C: Tensor, step: Tensor, began: Tensor, wide: torch.dtype) -> Tensor:
-    """What the steps before it in the same chunk and segment give to each: [B, K, Q, H, P], in the dtype of x."""
-    seen = (step[:, None, :] < step[:, :, None]) & (step[:, None, :] >= began[:, :, None])  # [K, Q, Q]
-    decays = _decays(sums, sums.view_as(sums), seen[:, None], wide)  # [B, K, H, Q, Q]; Dynamo takes no tensor twice
+def _inside(x: Tensor, sums: Tensor, B: Tensor, C: Tensor, step: Tensor, starts: Tensor, wide: torch.dtype) -> Tensor:
+    """The contribution of earlier steps of the same chunk and segment: [B, K, Q, H, P], in the dtype of x."""
+    seen = (step[:, None, :] < step[:, :, None]) & (step[:, None, :] >= starts[:, :, None])  # [K, Q, Q]
+    decays = _decays(sums, sums.view_as(sums), seen[:, None], wide)  # [B, K, H, Q, Q]; Dynamo rejects one tensor twice
     likeness = C.transpose(2, 3) @ B.permute(0, 1, 3, 4, 2)  # C_i . B_j, [B, K, G, Q, Q]
     matrix = likeness[:, :, :, None] * torch.unflatten(decays, 2, (B.shape[3], -1))  # [B, K, G, R, Q, Q]
     y: Tensor = matrix.flatten(2, 3).to(x.dtype) @ x.transpose(2, 3)
     return y.transpose(2, 3)
 
 
-def _states_before(x: Tensor, sums: Tensor, B: Tensor, step: Tensor, began: Tensor, wide: torch.dtype) -> Tensor:
+def _states_before(x: Tensor, sums: Tensor, B: Tensor, step: Tensor, starts: Tensor, wide: torch.dtype) -> Tensor:
     """The state before each chunk, [B, K, H, P, N]; zeros before the first."""
     totals = sums[..., -1].transpose(1, 2).cumsum(2)  # [B, H, K]
     totals_before = F.pad(totals[..., :-1], (1, 0))
-    x, sums, B, ends, lasting = x[:, :-1], sums[:, :-1], B[:, :-1], step[:-1, -1], began[:-1, -1:]
-    stays = step[:-1] >= lasting  # [K - 1, Q]: in the segment of the chunk's last step
+    x, sums, B, ends, lasting = x[:, :-1], sums[:, :-1], B[:, :-1], step[:-1, -1], starts[:-1, -1:]
+    stays = step[:-1] >= lasting  # [K - 1, Q]: whether in the segment of the chunk's last step
     decays = (sums[..., -1:] - sums).masked_fill(~stays[:, None], -torch.inf).to(wide).exp()  # [B, K - 1, H, Q]
     left = (decays.transpose(2, 3)[..., None] * x).to(x.dtype)
     left = torch.unflatten(left, 3, (B.shape[3], -1)).flatten(4)  # [B, K - 1, Q, G, R P]
@@ -149,9 +141,9 @@ def _states_before(x: Tensor, sums: Tensor, B: Tensor, step: Tensor, began: Tens
     return torch.einsum("bhkc,bchpn->bkhpn", _decays(totals_before, totals[..., :-1], seen, wide), states)
 
 
-def _from_before(before: Tensor, sums: Tensor, C: Tensor, step: Tensor, began: Tensor) -> Tensor:
-    """What the states before the chunks give to the steps of their segment: [B, K, Q, H, P]."""
-    reached = began < step[:, :1]  # [K, Q]
+def _from_before(before: Tensor, sums: Tensor, C: Tensor, step: Tensor, starts: Tensor) -> Tensor:
+    """The contribution of the states before the chunks to the steps of their segment: [B, K, Q, H, P]."""
+    reached = starts < step[:, :1]  # [K, Q]
     decays = sums.masked_fill(~reached[:, None], -torch.inf).to(before.dtype).exp().transpose(2, 3)  # [B, K, Q, H]
     states = torch.unflatten(before.to(C.dtype), 2, (C.shape[3], -1)).flatten(3, 4)  # [B, K, G, R P, N]
     read = (C.transpose(2, 3) @ states.transpose(3, 4)).transpose(2, 3).flatten(3)  # [B, K, Q, E]
@@ -159,15 +151,15 @@ def _from_before(before: Tensor, sums: Tensor, C: Tensor, step: Tensor, began: T
 
 
 def _decays(into: Tensor, out: Tensor, seen: Tensor, wide: torch.dtype) -> Tensor:
-    """exp(into_i - out_j) where `seen`, else 0: sums [.., I] and [.., J] in float64 -> [.., I, J]."""
+    """exp(into_i - out_j) if `seen`, else 0: sums [.., I] and [.., J] in float64 -> [.., I, J]."""
     decays: Tensor = _Decays.apply(into, out, seen, wide)
     return decays
 
 
 class _Decays(torch.autograd.Function):
-    """Differences, and the sums of their gradients, in float64, of which no matrix is stored.
+    """Differences, and the sums of their gradients, in float64, without storing a float64 matrix.
 
-    A step that forgets nearly all adds much to the sums and takes it off again, forwards and backwards.
+    A step with a strong decay adds a large number to the sums, which cancels in differences, forward and backward.
     """
 
     @staticmethod
