@@ -72,7 +72,7 @@ def taps_before_the_start(route, width):
     """Taps that the plain convolution skips: of step i of a segment, those that look back more than i steps."""
     missing = 0
     for number in range(route.K):
-        began = [0] * route.steps if route.since is None else route.since[number].tolist()
+        began = [0] * route.steps if route.segment_starts is None else route.segment_starts[number].tolist()
         missing += sum(max(0, width - 1 - (step - began[step])) for step in range(route.steps))
     return missing
 

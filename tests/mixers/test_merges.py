@@ -279,9 +279,9 @@ def test_a_learned_order_visits_all_tokens():
 class RunningSum(GatheringBranch):
     """An operator of a plugin's mixer: the sum of all rows of the segment so far."""
 
-    def mix_rows(self, x, since, features):
+    def mix_rows(self, x, segment_starts, features):
         total = torch.cat((torch.zeros_like(x[:, :1]), x.cumsum(1)), 1)
-        return total[:, 1:] - (0 if since is None else total[:, since])
+        return total[:, 1:] - (0 if segment_starts is None else total[:, segment_starts])
 
 
 @pytest.mark.parametrize("merge", ["sum", "concat", "cascade"])

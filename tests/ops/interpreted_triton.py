@@ -137,14 +137,14 @@ def check(
 )
 def test_scan_in_one_part(batch: int, length: int, channels: int, states: int, segments: bool) -> None:
     given, path = scan_inputs(batch, length, channels, states)
-    check(selective_scan, given, path=path, since=some_segments(length) if segments else None)
+    check(selective_scan, given, path=path, segment_starts=some_segments(length) if segments else None)
 
 
 @pytest.mark.parametrize("segments", [False, True])
 @pytest.mark.usefixtures("three_parts")
 def test_scan_in_several_parts(segments: bool) -> None:
     given, path = scan_inputs(1, 131, 5, 7)
-    check(selective_scan, given, path=path, since=some_segments(131) if segments else None)
+    check(selective_scan, given, path=path, segment_starts=some_segments(131) if segments else None)
 
 
 @pytest.mark.parametrize("segments", [False, True])
@@ -154,10 +154,10 @@ def test_scan_from_a_state(length: int, segments: bool) -> None:
     """A segment that begins at the first step sees it, and so does what a later part is handed."""
     given, path = scan_inputs(1, length, 5, 7)
     given["initial"] = torch.randn(1, 5, 7, generator=torch.Generator().manual_seed(1))
-    since = None
+    segment_starts = None
     if segments:  # the first one reaches into the second part
-        since = (torch.arange(length) >= 70) * 70
-    check(selective_scan, given, path=path, since=since)
+        segment_starts = (torch.arange(length) >= 70) * 70
+    check(selective_scan, given, path=path, segment_starts=segment_starts)
 
 
 @pytest.mark.parametrize("left_out", ["D", "z", "delta_bias", "softplus", "path"])
@@ -175,7 +175,7 @@ def test_scan_with_something_left_out(left_out: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_scan_of_short_numbers_and_many_states(dtype: torch.dtype) -> None:
     given, path = scan_inputs(1, 9, 5, 64)
-    check(selective_scan, given, dtype, 2e-2, path=path, since=some_segments(9))
+    check(selective_scan, given, dtype, 2e-2, path=path, segment_starts=some_segments(9))
 
 
 @pytest.mark.parametrize(("length", "width"), [(1, 4), (2, 4), (63, 3), (64, 1), (65, 4), (150, 4)])
@@ -185,8 +185,8 @@ def test_conv(length: int, width: int) -> None:
         "x": torch.randn(batch, length, 70, generator=rng), "weight": torch.randn(70, width, generator=rng),
         "bias": torch.randn(70, generator=rng),
     }  # fmt: skip
-    path, since = torch.randperm(length, generator=rng), some_segments(length) if length % 2 else None
-    check(causal_conv, given, path=path, since=since, activation="none" if length == 63 else "silu")
+    path, segment_starts = torch.randperm(length, generator=rng), some_segments(length) if length % 2 else None
+    check(causal_conv, given, path=path, segment_starts=segment_starts, activation="none" if length == 63 else "silu")
     if length == 2:
         check(causal_conv, given, torch.bfloat16, 2e-2, path=path)
         check(lambda **words: causal_conv(**words, bias=None), {name: given[name] for name in ("x", "weight")})
@@ -205,9 +205,9 @@ def test_bits_are_equal_in_equal_runs() -> None:
 def test_no_segment_sees_what_another_holds(segments: bool) -> None:
     given, path = scan_inputs(1, 68, 5, 3)
     given["u"][0, path[20]] = float("inf")
-    since = torch.arange(68) // 32 * 32 if segments else None
+    segment_starts = torch.arange(68) // 32 * 32 if segments else None
     leaves = {name: value.requires_grad_() for name, value in given.items()}
-    y = selective_scan(**leaves, path=path, since=since, backend="triton")
+    y = selective_scan(**leaves, path=path, segment_starts=segment_starts, backend="triton")
     (of_u,) = torch.autograd.grad(y[0, path[66]].sum(), [leaves["u"]])
     assert y[0, path[32:]].isfinite().all() == segments
     assert not y[0, path[20:32]].isfinite().all()

@@ -138,7 +138,7 @@ def test_segments_are_sequences_of_their_own(backend: str, lengths: list[int]) -
     given = inputs(2, 63, 17)
     path, dtype = given[3], torch.float32 if backend == "cpu" else torch.float64
     assert not torch.equal(path[path], torch.arange(63))
-    found = run(given, backend, dtype, since=since_of(lengths))
+    found = run(given, backend, dtype, segment_starts=since_of(lengths))
     x, weight, bias = tensors = [tensor.to(dtype).requires_grad_() for tensor in given[:3]]
     parts = [causal_conv(x[:, rows], weight, bias, backend=backend) for rows in path.split(lengths)]
     y = torch.cat(parts, 1)[:, path.argsort()]
@@ -151,42 +151,44 @@ def test_segments_are_sequences_of_their_own(backend: str, lengths: list[int]) -
 @pytest.mark.parametrize(("channels", "width"), [(1, 2), (15, 1), (17, 4), (300, 4), (33, 7)])
 @pytest.mark.parametrize("activation", ["silu", "none"])
 def test_segments(backend: str, lengths: list[int], channels: int, width: int, activation: str) -> None:
-    given, since = inputs(3, 63, channels, width), since_of(lengths)
-    found = run(given, backend, torch.float32, since=since, activation=activation)
-    agree(found, run(given, "naive", torch.float64, since=since, activation=activation), 2e-6)
+    given, segment_starts = inputs(3, 63, channels, width), since_of(lengths)
+    found = run(given, backend, torch.float32, segment_starts=segment_starts, activation=activation)
+    agree(found, run(given, "naive", torch.float64, segment_starts=segment_starts, activation=activation), 2e-6)
 
 
 @pytest.mark.parametrize("backend", FAST)
 def test_segments_without_bias_and_path_from_a_strided_view(backend: str) -> None:
-    (x, weight, _, _), since = inputs(2, 63, 24), since_of(SEGMENTS[-1])
-    expected = causal_conv(x.double(), weight.double(), None, since=since, backend="naive")
-    view = torch.stack((since, since), 1)[:, 0]
-    agree([causal_conv(x, weight, None, since=view, backend=backend)], [expected], 2e-6)
+    (x, weight, _, _), segment_starts = inputs(2, 63, 24), since_of(SEGMENTS[-1])
+    expected = causal_conv(x.double(), weight.double(), None, segment_starts=segment_starts, backend="naive")
+    view = torch.stack((segment_starts, segment_starts), 1)[:, 0]
+    agree([causal_conv(x, weight, None, segment_starts=view, backend=backend)], [expected], 2e-6)
 
 
 @pytest.mark.parametrize("backend", ["naive", *FAST])
 @pytest.mark.parametrize("width", [4, 7])
 def test_one_segment_is_none(backend: str, width: int) -> None:
     given = inputs(2, 40, 17, width)
-    found = run(given, backend, torch.float32, since=torch.zeros(40, dtype=torch.int64))
+    found = run(given, backend, torch.float32, segment_starts=torch.zeros(40, dtype=torch.int64))
     assert all(map(torch.equal, found, run(given, backend, torch.float32)))
 
 
 @pytest.mark.parametrize("backend", ["naive", *FAST])
 def test_segments_of_bfloat16(backend: str) -> None:
-    given, since = inputs(2, 63, 20), since_of(SEGMENTS[-1])
+    given, segment_starts = inputs(2, 63, 20), since_of(SEGMENTS[-1])
     rounded = [*(tensor.bfloat16().float() for tensor in given[:3]), given[3]]
-    found = run(given, backend, torch.bfloat16, since=since)
+    found = run(given, backend, torch.bfloat16, segment_starts=segment_starts)
     assert found[0].dtype == torch.bfloat16
-    agree(found, run(rounded, "naive", torch.float32, since=since), 8e-3)
+    agree(found, run(rounded, "naive", torch.float32, segment_starts=segment_starts), 8e-3)
 
 
 @pytest.mark.parametrize("backend", ["naive", *FAST])
 def test_what_is_not_finite_stays_in_its_segment(backend: str) -> None:
-    given, since = inputs(1, 48, 16), since_of([5, 11, 20, 12])  # starts at 5, 16 and 36
+    given, segment_starts = inputs(1, 48, 16), since_of([5, 11, 20, 12])  # starts at 5, 16 and 36
     path = given[3]
     given[0][0, path[[17, 35]]] = float("nan")
-    for tensor in run(given, backend, torch.float32, since=since)[:2]:  # the output and the gradient of x
+    for tensor in run(given, backend, torch.float32, segment_starts=segment_starts)[
+        :2
+    ]:  # the output and the gradient of x
         in_order = tensor[0, path]
         assert in_order[:16].isfinite().all() and in_order[36:].isfinite().all()
         assert in_order[[17, 35]].isnan().all()
@@ -196,12 +198,12 @@ def test_what_is_not_finite_stays_in_its_segment(backend: str) -> None:
 @pytest.mark.parametrize("shape", [(1, 70, 300), (9, 40, 50)])
 def test_segments_bit_equal_for_any_number_of_threads(shape: tuple[int, int, int]) -> None:
     given, before = inputs(*shape), torch.get_num_threads()
-    since = since_of([1, 15, 1, 14, shape[1] - 31])
+    segment_starts = since_of([1, 15, 1, 14, shape[1] - 31])
     try:
         results = []
         for threads in (1, 2, 2, 5):
             torch.set_num_threads(threads)
-            results.append(run(given, "cpu", torch.float32, since=since))
+            results.append(run(given, "cpu", torch.float32, segment_starts=segment_starts))
     finally:
         torch.set_num_threads(before)
     for other in results[1:]:
@@ -210,10 +212,10 @@ def test_segments_bit_equal_for_any_number_of_threads(shape: tuple[int, int, int
 
 @pytest.mark.parametrize("backend", ["naive", "torch"])
 def test_gradients_of_segments_against_finite_differences(backend: str) -> None:
-    (x, weight, bias, path), since = inputs(2, 9, 3), since_of([1, 2, 6])
+    (x, weight, bias, path), segment_starts = inputs(2, 9, 3), since_of([1, 2, 6])
 
     def function(*values: torch.Tensor) -> torch.Tensor:
-        return causal_conv(values[0], values[1], values[2], path=path, since=since, backend=backend)
+        return causal_conv(values[0], values[1], values[2], path=path, segment_starts=segment_starts, backend=backend)
 
     assert torch.autograd.gradcheck(function, tuple(t.double().requires_grad_() for t in (x, weight, bias)))
 
@@ -230,12 +232,14 @@ def test_wrong_inputs_are_named() -> None:
         causal_conv(x, weight, bias, path=path.int(), backend="naive")
     with pytest.raises(UsageError, match="path has a wrong shape"):
         causal_conv(x, weight, bias, path=path[:8], backend="naive")
-    with pytest.raises(UsageError, match=r"causal_conv: since has a wrong dtype; expected torch\.int64"):
-        causal_conv(x, weight, bias, since=torch.zeros(9), backend="naive")
-    with pytest.raises(UsageError, match=r"since has a wrong shape; expected \(9,\)"):
-        causal_conv(x, weight, bias, since=torch.zeros(8, dtype=torch.int64), backend="naive")
-    with pytest.raises(UsageError, match=r"since\[1\] isn't the step .* starts; expected 1, or 0 as at .*; got 7"):
-        causal_conv(x, weight, bias, since=torch.tensor([0, *[7] * 8]), backend="naive")
+    with pytest.raises(UsageError, match=r"causal_conv: segment_starts has a wrong dtype; expected torch\.int64"):
+        causal_conv(x, weight, bias, segment_starts=torch.zeros(9), backend="naive")
+    with pytest.raises(UsageError, match=r"segment_starts has a wrong shape; expected \(9,\)"):
+        causal_conv(x, weight, bias, segment_starts=torch.zeros(8, dtype=torch.int64), backend="naive")
+    with pytest.raises(
+        UsageError, match=r"segment_starts\[1\] isn't the step .* starts; expected 1, or 0 as at .*; got 7"
+    ):
+        causal_conv(x, weight, bias, segment_starts=torch.tensor([0, *[7] * 8]), backend="naive")
     with pytest.raises(UsageError, match="no such activation; expected silu or none; got 'relu'"):
         causal_conv(x, weight, bias, activation="relu", backend="naive")  # type: ignore[arg-type]
     with pytest.raises(UnknownName, match="did you mean 'naive'"):

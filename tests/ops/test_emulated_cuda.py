@@ -66,24 +66,24 @@ def scan_inputs(batch: int, length: int, channels: int, states: int, dtype: torc
 
 
 def inputs_of(
-    given: dict[str, Tensor], path: Tensor, since: Tensor | None, initial: Tensor | None = None
+    given: dict[str, Tensor], path: Tensor, segment_starts: Tensor | None, initial: Tensor | None = None
 ) -> SelectiveScanArguments:
     u, delta, A, B, C, D, z, bias = (given[name][None] if name in given else None for name in NAMES)
     assert u is not None and delta is not None and A is not None and B is not None and C is not None
     assert D is not None and bias is not None
-    orders = (path[None], None if since is None else since[None])
+    orders = (path[None], None if segment_starts is None else segment_starts[None])
     return SelectiveScanArguments(
         u, delta, A, B, C, D, z, bias, True, *orders, None if initial is None else initial[None]
     )
 
 
 def expected_of(
-    given: dict[str, Tensor], grad: Tensor, path: Tensor, since: Tensor | None, initial: Tensor | None = None
+    given: dict[str, Tensor], grad: Tensor, path: Tensor, segment_starts: Tensor | None, initial: Tensor | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
     leaves = {name: tensor.double().requires_grad_() for name, tensor in given.items()}
     if initial is not None:
         leaves["initial"] = initial.double().requires_grad_()
-    y = selective_scan(**leaves, path=path, since=since, delta_softplus=True, backend="naive")
+    y = selective_scan(**leaves, path=path, segment_starts=segment_starts, delta_softplus=True, backend="naive")
     return y.detach(), dict(zip(leaves, torch.autograd.grad(y, list(leaves.values()), grad.double()), strict=True))
 
 
@@ -121,9 +121,9 @@ def test_the_scan(
 ) -> None:
     length = 150
     given, path = scan_inputs(2, length, channels, states, dtype), torch.randperm(length)
-    since, initial = some_segments(length) if segments else None, torch.randn(2, channels, states)
-    expected, _ = expected_of(given, given["u"], path, since, initial)
-    inputs = inputs_of(given, path, since, initial)
+    segment_starts, initial = some_segments(length) if segments else None, torch.randn(2, channels, states)
+    expected, _ = expected_of(given, given["u"], path, segment_starts, initial)
+    inputs = inputs_of(given, path, segment_starts, initial)
     out, saved = both_ways(lambda: launch.run_forward_kernels(inputs, save=True, config=config), monkeypatch)
     agree(out[0], expected, BOUNDS[dtype])
     assert torch.equal(saved[0, :, 0], initial) and saved.isfinite().all()
@@ -145,10 +145,10 @@ def test_its_gradients(
     given, path = scan_inputs(1, length, channels, states, dtype), torch.randperm(length)
     if not gated:
         del given["z"]
-    since, initial = some_segments(length) if segments else None, torch.randn(1, channels, states)
+    segment_starts, initial = some_segments(length) if segments else None, torch.randn(1, channels, states)
     grad = torch.randn(1, length, channels, generator=torch.Generator().manual_seed(9)).to(dtype)
-    y, expected = expected_of(given, grad, path, since, initial)
-    inputs = inputs_of(given, path, since, initial)
+    y, expected = expected_of(given, grad, path, segment_starts, initial)
+    inputs = inputs_of(given, path, segment_starts, initial)
     _, saved = launch.run_forward_kernels(inputs, save=True)
     usual = launch.choose_backward_launch_config(1, length, channels, states, 132, 4, 232_448)
     first = ScanLaunchConfig(4, 64, 3, launch.whole_parts(length, parts))
@@ -178,12 +178,12 @@ def test_the_convolution(channels: int, dtype: torch.dtype, segments: bool, monk
     x, weight, bias = (
         torch.randn(shape, generator=rng) for shape in ((2, length, channels), (channels, 4), (channels,))
     )
-    x, path, since = x.to(dtype), torch.randperm(length), some_segments(length) if segments else None
+    x, path, segment_starts = x.to(dtype), torch.randperm(length), some_segments(length) if segments else None
     grad = torch.randn(2, length, channels, generator=rng).to(dtype)
     leaves = [tensor.double().requires_grad_() for tensor in (x, weight, bias)]
-    y = causal_conv(*leaves, path=path, since=since, activation="silu", backend="naive")
+    y = causal_conv(*leaves, path=path, segment_starts=segment_starts, activation="silu", backend="naive")
     expected = torch.autograd.grad(y, leaves, grad.double())
-    starts = None if since is None else since[None]
+    starts = None if segment_starts is None else segment_starts[None]
     given = CausalConvArguments(x[None], weight[None], bias[None], path[None], starts, True)
 
     def run() -> tuple[Tensor, ...]:

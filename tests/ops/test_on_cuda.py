@@ -63,11 +63,11 @@ def with_gradients(
     device: str,
     dtype: torch.dtype,
     backend: str,
-    since: torch.Tensor | None = None,
+    segment_starts: torch.Tensor | None = None,
 ) -> list[torch.Tensor]:
     tensors = {name: value.to(device, dtype).requires_grad_() for name, value in given.items()}
-    since = None if since is None else since.to(device)
-    out = function(**tensors, path=path.to(device), since=since, backend=backend)
+    segment_starts = None if segment_starts is None else segment_starts.to(device)
+    out = function(**tensors, path=path.to(device), segment_starts=segment_starts, backend=backend)
     grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(9)).to(device, dtype)
     return [tensor.detach().cpu() for tensor in (out, *torch.autograd.grad(out, list(tensors.values()), grad))]
 
@@ -84,10 +84,10 @@ def agree(found: list[torch.Tensor], expected: list[torch.Tensor], bound: float)
 @pytest.mark.parametrize("segments", [False, True])
 def test_selective_scan(backend: str, length: int, dtype: torch.dtype, bound: float, segments: bool) -> None:
     given, path = scan_inputs(2, length, 40, 16)
-    since = some_segments(length) if segments else None
+    segment_starts = some_segments(length) if segments else None
     rounded = {name: value.to(dtype).double() for name, value in given.items()}
-    expected = with_gradients(selective_scan, rounded, path, "cpu", torch.float64, "naive", since)
-    agree(with_gradients(selective_scan, given, path, "cuda", dtype, backend, since), expected, bound)
+    expected = with_gradients(selective_scan, rounded, path, "cpu", torch.float64, "naive", segment_starts)
+    agree(with_gradients(selective_scan, given, path, "cuda", dtype, backend, segment_starts), expected, bound)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -100,10 +100,10 @@ def test_causal_conv(backend: str, length: int, dtype: torch.dtype, bound: float
         "x": torch.randn(2, length, 40, generator=rng), "weight": torch.randn(40, 4, generator=rng),
         "bias": torch.randn(40, generator=rng),
     }  # fmt: skip
-    path, since = torch.randperm(length, generator=rng), some_segments(length) if segments else None
+    path, segment_starts = torch.randperm(length, generator=rng), some_segments(length) if segments else None
     rounded = {name: value.to(dtype).double() for name, value in given.items()}
-    expected = with_gradients(causal_conv, rounded, path, "cpu", torch.float64, "naive", since)
-    agree(with_gradients(causal_conv, given, path, "cuda", dtype, backend, since), expected, bound)
+    expected = with_gradients(causal_conv, rounded, path, "cpu", torch.float64, "naive", segment_starts)
+    agree(with_gradients(causal_conv, given, path, "cuda", dtype, backend, segment_starts), expected, bound)
 
 
 @pytest.mark.parametrize("backend", KERNELS)
@@ -112,10 +112,10 @@ def test_causal_conv(backend: str, length: int, dtype: torch.dtype, bound: float
 @pytest.mark.parametrize("segments", [False, True])
 def test_kernels_over_long_paths(backend: str, length: int, dtype: torch.dtype, bound: float, segments: bool) -> None:
     given, path = scan_inputs(1, length, 72, 16)
-    since = some_segments(length) if segments else None
+    segment_starts = some_segments(length) if segments else None
     rounded = {name: value.to(dtype).double() for name, value in given.items()}
-    expected = with_gradients(selective_scan, rounded, path, "cuda", torch.float64, "torch", since)
-    agree(with_gradients(selective_scan, given, path, "cuda", dtype, backend, since), expected, bound)
+    expected = with_gradients(selective_scan, rounded, path, "cuda", torch.float64, "torch", segment_starts)
+    agree(with_gradients(selective_scan, given, path, "cuda", dtype, backend, segment_starts), expected, bound)
 
 
 @pytest.mark.parametrize("backend", KERNELS)
@@ -123,10 +123,10 @@ def test_kernels_over_long_paths(backend: str, length: int, dtype: torch.dtype, 
 @pytest.mark.parametrize("segments", [False, True])
 def test_kernels_with_any_number_of_states(backend: str, states: int, segments: bool) -> None:
     given, path = scan_inputs(2, 150, 37, states)
-    since = some_segments(150) if segments else None
+    segment_starts = some_segments(150) if segments else None
     doubles = {name: value.double() for name, value in given.items()}
-    expected = with_gradients(selective_scan, doubles, path, "cpu", torch.float64, "naive", since)
-    agree(with_gradients(selective_scan, given, path, "cuda", torch.float32, backend, since), expected, 3e-5)
+    expected = with_gradients(selective_scan, doubles, path, "cpu", torch.float64, "naive", segment_starts)
+    agree(with_gradients(selective_scan, given, path, "cuda", torch.float32, backend, segment_starts), expected, 3e-5)
 
 
 @pytest.mark.parametrize("backend", KERNELS)
@@ -178,10 +178,10 @@ def test_kernels_give_equal_bits_again(backend: str, shape: tuple[int, int, int]
 def test_no_segment_sees_what_another_holds(backend: str, segments: bool) -> None:
     given, path = scan_inputs(1, 96, 40, 16)
     given["u"][0, path[20]] = float("inf")
-    since = torch.arange(96) // 32 * 32 if segments else None
+    segment_starts = torch.arange(96) // 32 * 32 if segments else None
     y = selective_scan(
         **{name: value.cuda() for name, value in given.items()}, path=path.cuda(),
-        since=None if since is None else since.cuda(), backend=backend,
+        segment_starts=None if segment_starts is None else segment_starts.cuda(), backend=backend,
     )  # fmt: skip
     assert y[0, path[32:].cuda()].isfinite().all() == segments
     assert not y[0, path[20:32].cuda()].isfinite().all()
@@ -205,10 +205,12 @@ def test_the_whole_branch_equals_its_parts(dtype: torch.dtype, bound: float, seg
     }  # fmt: skip
     if projected:
         given["out_proj"] = normal(40, E) / E**0.5
-    path, since = torch.randperm(L, generator=rng), some_segments(L) if segments else None
+    path, segment_starts = torch.randperm(L, generator=rng), some_segments(L) if segments else None
 
-    def parts(*, path: torch.Tensor, since: torch.Tensor | None, backend: str, **all: torch.Tensor) -> torch.Tensor:
-        along: dict[str, Any] = {"path": path, "since": since, "backend": backend}
+    def parts(
+        *, path: torch.Tensor, segment_starts: torch.Tensor | None, backend: str, **all: torch.Tensor
+    ) -> torch.Tensor:
+        along: dict[str, Any] = {"path": path, "segment_starts": segment_starts, "backend": backend}
         x, z = all["xz"].chunk(2, -1)
         u = causal_conv(x, all["conv_weight"], all["conv_bias"], **along)
         dt, B, C = (u @ all["x_proj"].t()).split([R, N, N], -1)
@@ -217,16 +219,18 @@ def test_the_whole_branch_equals_its_parts(dtype: torch.dtype, bound: float, seg
         )
         return y @ all["out_proj"].t() if projected else y
 
-    def whole(*, path: torch.Tensor, since: torch.Tensor | None, backend: str, **all: torch.Tensor) -> torch.Tensor:
+    def whole(
+        *, path: torch.Tensor, segment_starts: torch.Tensor | None, backend: str, **all: torch.Tensor
+    ) -> torch.Tensor:
         xz, out_proj = all.pop("xz"), all.pop("out_proj", None)
         own = {name: tensor[None] for name, tensor in all.items()}
-        since = None if since is None else since[None]
-        y = mamba_inner(xz, **own, path=path[None], since=since, out_proj=out_proj)
+        segment_starts = None if segment_starts is None else segment_starts[None]
+        y = mamba_inner(xz, **own, path=path[None], segment_starts=segment_starts, out_proj=out_proj)
         return y if projected else y[0]
 
     rounded = {name: value.to(dtype).double() for name, value in given.items()}
-    expected = with_gradients(parts, rounded, path, "cpu", torch.float64, "naive", since)
-    agree(with_gradients(whole, given, path, "cuda", dtype, "fused", since), expected, bound)
+    expected = with_gradients(parts, rounded, path, "cpu", torch.float64, "naive", segment_starts)
+    agree(with_gradients(whole, given, path, "cuda", dtype, "fused", segment_starts), expected, bound)
 
 
 @pytest.mark.skipif(bool(available()["triton"]), reason="triton can't run here")
@@ -309,7 +313,7 @@ def test_a_branch_allocates_what_it_computes_and_no_copy() -> None:
     A, D = -torch.rand(1, E, N, device="cuda"), torch.ones(1, E, device="cuda")
     weights = 2 * (R + 2 * N + R) * E  # in bfloat16
     with torch.no_grad():
-        found = allocated(lambda: mamba_inner(xz, *parameters, A, D, path=path[None], since=None))
+        found = allocated(lambda: mamba_inner(xz, *parameters, A, D, path=path[None], segment_starts=None))
     rows = 2 * B * L * (3 * E + R + 2 * N)
     assert rows + weights <= found <= 1.02 * (rows + weights)
 

@@ -275,7 +275,7 @@ def test_segments_are_sequences_of_their_own(backend: str, name: str) -> None:
     given, lengths = inputs(2, 63, 17, 5), SEGMENTS[name]
     path, dtype = given["path"], torch.float32 if backend == "cpu" else torch.float64
     assert not torch.equal(path[path], torch.arange(63))
-    found = run(given, backend, dtype, since=since_of(lengths))
+    found = run(given, backend, dtype, segment_starts=since_of(lengths))
     tensors = {k: v.to(dtype).requires_grad_() for k, v in given.items() if k in NAMES}
     parts = []
     for rows in path.split(lengths):
@@ -291,9 +291,9 @@ def test_segments_are_sequences_of_their_own(backend: str, name: str) -> None:
 @pytest.mark.parametrize("name", SEGMENTS)
 @pytest.mark.parametrize(("channels", "states"), [(1, 1), (17, 5), (33, 16), (130, 20)])
 def test_segments(backend: str, name: str, channels: int, states: int) -> None:
-    given, since = inputs(3, 63, channels, states), since_of(SEGMENTS[name])
-    found = run(given, backend, torch.float32, since=since)
-    agree(found, run(given, "naive", torch.float64, since=since), 2e-5)
+    given, segment_starts = inputs(3, 63, channels, states), since_of(SEGMENTS[name])
+    found = run(given, backend, torch.float32, segment_starts=segment_starts)
+    agree(found, run(given, "naive", torch.float64, segment_starts=segment_starts), 2e-5)
 
 
 @pytest.mark.parametrize("backend", FAST)
@@ -301,54 +301,54 @@ def test_random_segments_over_many_groups_of_channels(backend: str) -> None:
     rng = torch.Generator().manual_seed(5)
     starts = torch.rand(200, generator=rng) < 0.15
     starts[0] = True
-    since = (starts * torch.arange(200)).cummax(0).values
+    segment_starts = (starts * torch.arange(200)).cummax(0).values
     given = inputs(2, 200, 16 * 17 + 3, 16)
-    found = run(given, backend, torch.float32, since=since)
-    agree(found, run(given, "naive", torch.float64, since=since), 2e-5)
+    found = run(given, backend, torch.float32, segment_starts=segment_starts)
+    agree(found, run(given, "naive", torch.float64, segment_starts=segment_starts), 2e-5)
 
 
 @pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("drop", [("path",), ("D", "z", "delta_bias")])
 def test_segments_with_optional_inputs(backend: str, drop: tuple[str, ...]) -> None:
-    given, since = inputs(2, 63, 20, 16, drop=drop), since_of(SEGMENTS["uneven"])
+    given, segment_starts = inputs(2, 63, 20, 16, drop=drop), since_of(SEGMENTS["uneven"])
     given["path"] = None if "path" in drop else given["path"]
-    found = run(given, backend, torch.float32, since=since)
-    agree(found, run(given, "naive", torch.float64, since=since), 2e-5)
+    found = run(given, backend, torch.float32, segment_starts=segment_starts)
+    agree(found, run(given, "naive", torch.float64, segment_starts=segment_starts), 2e-5)
 
 
 @pytest.mark.parametrize("backend", ["naive", *FAST])
 @pytest.mark.parametrize("states", [5, 16])
 def test_one_segment_is_none(backend: str, states: int) -> None:
     given = inputs(2, 40, 17, states)
-    found = run(given, backend, torch.float32, since=torch.zeros(40, dtype=torch.int64))
+    found = run(given, backend, torch.float32, segment_starts=torch.zeros(40, dtype=torch.int64))
     assert all(map(torch.equal, found, run(given, backend, torch.float32)))
 
 
 @pytest.mark.parametrize("backend", ["naive", *FAST])
 def test_segments_from_a_strided_view(backend: str) -> None:
-    given, since = inputs(2, 63, 17, 16), since_of(SEGMENTS["uneven"])
-    found = run(given, backend, torch.float32, since=torch.stack((since, since), 1)[:, 0])
-    assert all(map(torch.equal, found, run(given, backend, torch.float32, since=since)))
+    given, segment_starts = inputs(2, 63, 17, 16), since_of(SEGMENTS["uneven"])
+    found = run(given, backend, torch.float32, segment_starts=torch.stack((segment_starts, segment_starts), 1)[:, 0])
+    assert all(map(torch.equal, found, run(given, backend, torch.float32, segment_starts=segment_starts)))
 
 
 @pytest.mark.parametrize("backend", ["naive", *FAST])
 def test_segments_of_bfloat16(backend: str) -> None:
-    given, since = inputs(2, 63, 20, 16), since_of(SEGMENTS["uneven"])
+    given, segment_starts = inputs(2, 63, 20, 16), since_of(SEGMENTS["uneven"])
     rounded = {k: v.bfloat16().float() if k in NAMES else v for k, v in given.items()}
-    found = run(given, backend, torch.bfloat16, since=since)
+    found = run(given, backend, torch.bfloat16, segment_starts=segment_starts)
     assert found[0].dtype == torch.bfloat16
-    agree(found, run(rounded, "naive", torch.float32, since=since), 8e-3)
+    agree(found, run(rounded, "naive", torch.float32, segment_starts=segment_starts), 8e-3)
 
 
 @pytest.mark.parametrize("backend", ["naive", *FAST])
 @pytest.mark.parametrize("extreme", [-50.0, 50.0])
 @pytest.mark.parametrize("name", ["single", "uneven"])
 def test_segments_with_extreme_step_sizes(backend: str, extreme: float, name: str) -> None:
-    given, since = inputs(2, 63, 17, 16), since_of(SEGMENTS[name])
+    given, segment_starts = inputs(2, 63, 17, 16), since_of(SEGMENTS[name])
     given["delta"] = torch.full_like(given["delta"], extreme)
-    found = run(given, backend, torch.float32, since=since)
+    found = run(given, backend, torch.float32, segment_starts=segment_starts)
     assert all(tensor.isfinite().all() for tensor in found)
-    agree(found[:1], run(given, "naive", torch.float64, since=since)[:1], 2e-5)
+    agree(found[:1], run(given, "naive", torch.float64, segment_starts=segment_starts)[:1], 2e-5)
 
 
 @pytest.mark.parametrize("backend", ["naive", *FAST])
@@ -356,11 +356,11 @@ def test_segments_with_extreme_step_sizes(backend: str, extreme: float, name: st
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("name", ["u", "delta"])  # that of u goes on in time, that of delta also back as a gradient
 def test_what_is_not_finite_stays_in_its_segment(backend: str, states: int, value: float, name: str) -> None:
-    given, since = inputs(1, 48, 16, states), since_of([5, 6, 5, 20, 12])  # starts at 5, 11, 16 and 36
+    given, segment_starts = inputs(1, 48, 16, states), since_of([5, 6, 5, 20, 12])  # starts at 5, 11, 16 and 36
     path = given["path"]
     given[name][0, path[[7, 18]], 3] = value
     clean = torch.tensor([*range(5), *range(11, 16), *range(36, 48)])
-    found = run(given, backend, torch.float32, since=since)
+    found = run(given, backend, torch.float32, segment_starts=segment_starts)
     for index in (0, 1, 2, 7):  # the output, and the gradients of u, delta and z
         assert found[index][0, path[clean]].isfinite().all()
     assert not found[0][0, path[[*range(7, 11), *range(18, 36)]], 3].isfinite().any()
@@ -370,12 +370,12 @@ def test_what_is_not_finite_stays_in_its_segment(backend: str, states: int, valu
 @pytest.mark.parametrize("shape", [(1, 70, 300, 16), (9, 40, 50, 5)])
 def test_segments_bit_equal_for_any_number_of_threads(shape: tuple[int, int, int, int]) -> None:
     given, before = inputs(*shape), torch.get_num_threads()
-    since = since_of([1, 15, 1, 14, shape[1] - 31])
+    segment_starts = since_of([1, 15, 1, 14, shape[1] - 31])
     try:
         results = []
         for threads in (1, 2, 2, 5):
             torch.set_num_threads(threads)
-            results.append(run(given, "cpu", torch.float32, since=since))
+            results.append(run(given, "cpu", torch.float32, segment_starts=segment_starts))
     finally:
         torch.set_num_threads(before)
     for other in results[1:]:
@@ -384,25 +384,27 @@ def test_segments_bit_equal_for_any_number_of_threads(shape: tuple[int, int, int
 
 @needs_compiler
 def test_segments_do_not_rely_on_fresh_memory() -> None:
-    given, since = inputs(2, 63, 19, 5), since_of(SEGMENTS["uneven"])
-    expected = run(given, "cpu", torch.float32, since=since)
-    assert torch.equal(selective_scan(**given, since=since, backend="cpu"), expected[0])  # nor on the starts kept
+    given, segment_starts = inputs(2, 63, 19, 5), since_of(SEGMENTS["uneven"])
+    expected = run(given, "cpu", torch.float32, segment_starts=segment_starts)
+    assert torch.equal(
+        selective_scan(**given, segment_starts=segment_starts, backend="cpu"), expected[0]
+    )  # nor on the starts kept
     torch.use_deterministic_algorithms(True)  # torch.empty then gives NaN
     try:
-        assert all(map(torch.equal, run(given, "cpu", torch.float32, since=since), expected))
+        assert all(map(torch.equal, run(given, "cpu", torch.float32, segment_starts=segment_starts), expected))
     finally:
         torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.parametrize("backend", ["naive", "torch"])
 def test_gradients_of_segments_against_finite_differences(backend: str) -> None:
-    given, since = inputs(1, 20, 2, 2), since_of([1, 4, 11, 4])  # starts at 1, 5 and 16
+    given, segment_starts = inputs(1, 20, 2, 2), since_of([1, 4, 11, 4])  # starts at 1, 5 and 16
     given["delta_bias"] = given["delta_bias"] + 3
     tensors = {k: v.double().requires_grad_() for k, v in given.items() if k in NAMES}
 
     def function(*values: torch.Tensor) -> torch.Tensor:
         named: dict[str, Any] = dict(zip(tensors, values, strict=True))
-        return selective_scan(**named, path=given["path"], since=since, backend=backend)
+        return selective_scan(**named, path=given["path"], segment_starts=segment_starts, backend=backend)
 
     assert torch.autograd.gradcheck(function, tuple(tensors.values()), atol=1e-6)
 
@@ -422,16 +424,34 @@ def test_gradients_of_segments_against_finite_differences(backend: str) -> None:
         ({"path": torch.arange(8)}, r"path has a wrong shape; expected \(9,\); got \(8,\)"),
         ({"path": torch.zeros(9, dtype=torch.int64)}, "doesn't visit each of the rows 0 to 8 once"),
         ({"path": torch.arange(1, 10)}, "doesn't visit each of the rows 0 to 8 once"),
-        ({"since": torch.zeros(9)}, "since has a wrong dtype; expected torch.int64; got torch.float32"),
-        ({"since": torch.zeros(8, dtype=torch.int64)}, r"since has a wrong shape; expected \(9,\); got \(8,\)"),
-        ({"since": torch.zeros(9, dtype=torch.int64, device="meta")}, "since is on another device; expected cpu"),
-        ({"since": torch.ones(9, dtype=torch.int64)}, r"since\[0\] isn't the step at which .*; expected 0; got 1"),
         (
-            {"since": torch.tensor([0, 0, 2, 2, 0, 0, 0, 0, 0])},
-            r"since\[4\] isn't the step at which the segment of step 4 starts; expected 4, or 2 as at the step before",
+            {"segment_starts": torch.zeros(9)},
+            "segment_starts has a wrong dtype; expected torch.int64; got torch.float32",
         ),
-        ({"since": torch.tensor([0, 0, 3, 3, 3, 3, 3, 3, 3])}, r"since\[2\] isn't .* expected 2, or 0 .* got 3"),
-        ({"since": torch.tensor([0, 0, 0, 0, 0, 0, 0, 0, -1])}, r"since\[8\] isn't .* expected 8, or 0 .* got -1"),
+        (
+            {"segment_starts": torch.zeros(8, dtype=torch.int64)},
+            r"segment_starts has a wrong shape; expected \(9,\); got \(8,\)",
+        ),
+        (
+            {"segment_starts": torch.zeros(9, dtype=torch.int64, device="meta")},
+            "segment_starts is on another device; expected cpu",
+        ),
+        (
+            {"segment_starts": torch.ones(9, dtype=torch.int64)},
+            r"segment_starts\[0\] isn't the step at which .*; expected 0; got 1",
+        ),
+        (
+            {"segment_starts": torch.tensor([0, 0, 2, 2, 0, 0, 0, 0, 0])},
+            r"\[4\] isn't the step at which the segment of step 4 starts; expected 4, or 2 as at the step before",
+        ),
+        (
+            {"segment_starts": torch.tensor([0, 0, 3, 3, 3, 3, 3, 3, 3])},
+            r"segment_starts\[2\] isn't .* expected 2, or 0 .* got 3",
+        ),
+        (
+            {"segment_starts": torch.tensor([0, 0, 0, 0, 0, 0, 0, 0, -1])},
+            r"segment_starts\[8\] isn't .* expected 8, or 0 .* got -1",
+        ),
     ],
 )
 def test_wrong_inputs_are_named(change: dict[str, Any], says: str) -> None:

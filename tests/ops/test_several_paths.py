@@ -38,7 +38,7 @@ def inputs(paths: int, separate: tuple[str, ...]) -> dict[str, Any]:
     }
     given["A"] = -given["A"].abs() - 0.1
     given["path"] = torch.stack([torch.randperm(LENGTH, generator=rng) for _ in range(paths)])
-    given["since"] = (torch.arange(LENGTH) >= 17) * 17
+    given["segment_starts"] = (torch.arange(LENGTH) >= 17) * 17
     return given
 
 
@@ -77,7 +77,7 @@ def test_paths_are_scanned_apart_and_summed(backend: str, paths: int, separate: 
 def test_a_scan_goes_on_from_the_state_that_another_left(backend: str) -> None:
     """One path cut in two: the second half begins with the state after the first, found by linearity."""
     given = inputs(1, ())
-    del given["path"], given["since"], given["z"], given["D"]
+    del given["path"], given["segment_starts"], given["z"], given["D"]
     whole = run(given, backend)[0]
     cut = 30
     h = given["initial"].clone()
@@ -120,4 +120,4 @@ def test_a_state_of_another_shape_is_refused() -> None:
 def test_mamba_ssm_begins_at_zero() -> None:
     given = {name: x.cuda() if x.dtype == torch.int64 else x.float().cuda() for name, x in inputs(1, ()).items()}
     with pytest.raises(NotReady, match="start from a state of zero"):
-        selective_scan(**{**given, "since": None}, backend="mamba-ssm")
+        selective_scan(**{**given, "segment_starts": None}, backend="mamba-ssm")

@@ -81,25 +81,33 @@ def agree(found: list[torch.Tensor], expected: list[torch.Tensor], bound: float)
 @pytest.mark.parametrize("segments", [False, True])
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-12), (torch.float32, 2e-6)])
 def test_lengths(length: int, segments: bool, dtype: torch.dtype, bound: float) -> None:
-    given, since = inputs(2, length, 4, 5, 2, 6), some_segments(length) if segments else None
+    given, segment_starts = inputs(2, length, 4, 5, 2, 6), some_segments(length) if segments else None
     path = given["path"]
     assert length == 1 or not torch.equal(path[path], torch.arange(length))
-    agree(run(given, "torch", dtype, since=since), run(given, "naive", torch.float64, since=since), bound)
+    agree(
+        run(given, "torch", dtype, segment_starts=segment_starts),
+        run(given, "naive", torch.float64, segment_starts=segment_starts),
+        bound,
+    )
 
 
 @pytest.mark.parametrize(
     ("heads", "head_dim", "groups", "states"), [(1, 1, 1, 1), (3, 8, 1, 16), (6, 4, 3, 5), (4, 7, 4, 9)]
 )
 def test_heads_and_groups(heads: int, head_dim: int, groups: int, states: int) -> None:
-    given, since = inputs(3, 130, heads, head_dim, groups, states), some_segments(130)
-    agree(run(given, "torch", torch.float32, since=since), run(given, "naive", torch.float64, since=since), 2e-5)
+    given, segment_starts = inputs(3, 130, heads, head_dim, groups, states), some_segments(130)
+    agree(
+        run(given, "torch", torch.float32, segment_starts=segment_starts),
+        run(given, "naive", torch.float64, segment_starts=segment_starts),
+        2e-5,
+    )
 
 
 @pytest.mark.parametrize("backend", ["naive", "torch"])
 @pytest.mark.parametrize("groups", [1, 2])
 def test_it_is_the_selective_scan_with_one_decay_a_head(backend: str, groups: int) -> None:
     """Mamba's own recurrence, A and dt repeated for the channels of a head, one call a group: outputs and gradients."""
-    given, since = inputs(2, 100, 4, 3, groups, 5), some_segments(100)
+    given, segment_starts = inputs(2, 100, 4, 3, groups, 5), some_segments(100)
     tensors = {k: v.double().requires_grad_() for k, v in given.items() if k in NAMES}
     parts = []
     for g in range(groups):
@@ -115,23 +123,23 @@ def test_it_is_the_selective_scan_with_one_decay_a_head(backend: str, groups: in
                 D=D,
                 delta_bias=bias,
                 path=given["path"],
-                since=since,
+                segment_starts=segment_starts,
                 backend="naive",
             )
         )
     out = torch.cat(parts, -1)
     grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(9)).double()
     expected = [out.detach(), *torch.autograd.grad(out, list(tensors.values()), grad)]
-    agree(run(given, backend, torch.float64, since=since), expected, 1e-12)
+    agree(run(given, backend, torch.float64, segment_starts=segment_starts), expected, 1e-12)
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 16, 256])
 @pytest.mark.parametrize("segments", [False, True])
 def test_any_length_of_chunks_gives_the_same(monkeypatch: Any, chunk: int, segments: bool) -> None:
-    given, since = inputs(2, 100, 2, 3, 1, 4), some_segments(100) if segments else None
-    expected = run(given, "torch", torch.float64, since=since)
+    given, segment_starts = inputs(2, 100, 2, 3, 1, 4), some_segments(100) if segments else None
+    expected = run(given, "torch", torch.float64, segment_starts=segment_starts)
     monkeypatch.setattr(chunks, "CHUNK", chunk)
-    agree(run(given, "torch", torch.float64, since=since), expected, 1e-12)
+    agree(run(given, "torch", torch.float64, segment_starts=segment_starts), expected, 1e-12)
 
 
 @pytest.mark.parametrize("drop", [("D",), ("dt_bias",), ("D", "dt_bias"), ("path",)])
@@ -162,7 +170,7 @@ def test_a_path_is_a_permutation_before_and_its_inverse_after(backend: str) -> N
 @pytest.mark.parametrize("name", SEGMENTS)
 def test_segments_are_sequences_of_their_own(backend: str, name: str) -> None:
     given, lengths = inputs(2, 200, 2, 3, 1, 5), SEGMENTS[name]
-    found = run(given, backend, torch.float64, since=since_of(lengths))
+    found = run(given, backend, torch.float64, segment_starts=since_of(lengths))
     tensors = {k: v.double().requires_grad_() for k, v in given.items() if k in NAMES}
     parts = []
     for rows in given["path"].split(lengths):
@@ -176,7 +184,7 @@ def test_segments_are_sequences_of_their_own(backend: str, name: str) -> None:
 @pytest.mark.parametrize("backend", ["naive", "torch"])
 def test_one_segment_is_none(backend: str) -> None:
     given = inputs(2, 100, 2, 4, 1, 6)
-    found = run(given, backend, torch.float32, since=torch.zeros(100, dtype=torch.int64))
+    found = run(given, backend, torch.float32, segment_starts=torch.zeros(100, dtype=torch.int64))
     assert all(map(torch.equal, found, run(given, backend, torch.float32)))
 
 
@@ -186,16 +194,16 @@ def test_one_segment_is_none(backend: str) -> None:
 def test_what_is_not_finite_stays_in_its_segment(backend: str, value: float, name: str) -> None:
     """Segments that share a chunk, that reach over the end of one, and that fill one."""
     lengths = [5, 6, 5, 100, 12, 64, 8]  # starts at 5, 11, 16, 116, 128 and 192
-    given, since = inputs(1, 200, 2, 4, 1, 6), since_of(lengths)
+    given, segment_starts = inputs(1, 200, 2, 4, 1, 6), since_of(lengths)
     path = given["path"]
     spoiled = [*range(5, 11), *range(16, 116), *range(128, 192)]
     given[name].flatten(2)[0, path[[7, 30, 130]], 1] = value
     clean = torch.tensor([step for step in range(200) if step not in spoiled])
-    found = run(given, backend, torch.float32, since=since)
+    found = run(given, backend, torch.float32, segment_starts=segment_starts)
     for index in (0, 1, 2, 4, 5):  # the output, and the gradients of x, dt, B and C
         assert found[index][0, path[clean]].isfinite().all(), index
     fine = {k: torch.where(v.isfinite(), v, 0) if k in NAMES else v for k, v in given.items()}
-    expected = run(fine, "naive", torch.float64, since=since)
+    expected = run(fine, "naive", torch.float64, segment_starts=segment_starts)
     agree([found[0][:, path[clean]]], [expected[0][:, path[clean]]], 2e-5)
     if name == "C":  # which only the step itself reads
         assert not found[0][0, path[[7, 30, 130]]].isfinite().any()
@@ -208,22 +216,22 @@ def test_what_is_not_finite_stays_in_its_segment(backend: str, value: float, nam
 def test_a_nan_is_not_hidden(segments: bool) -> None:
     given = inputs(1, 150, 2, 4, 1, 6)
     given["x"][0, int(given["path"][70]), 5] = float("nan")
-    since = torch.zeros(150, dtype=torch.int64) if segments else None
-    out = ssd(**given, since=since, backend="torch")[:, given["path"]]
+    segment_starts = torch.zeros(150, dtype=torch.int64) if segments else None
+    out = ssd(**given, segment_starts=segment_starts, backend="torch")[:, given["path"]]
     assert out[0, 70:, 5].isnan().all()
     assert out[0, :, :4].isfinite().all(), "the other head"
-    assert since is None or out[0, :70].isfinite().all()
+    assert segment_starts is None or out[0, :70].isfinite().all()
 
 
 @pytest.mark.parametrize("backend", ["naive", "torch"])
 @pytest.mark.parametrize("extreme", [-50.0, 50.0])
 @pytest.mark.parametrize("segments", [False, True])
 def test_extreme_step_sizes_stay_finite(backend: str, extreme: float, segments: bool) -> None:
-    given, since = inputs(2, 200, 2, 4, 1, 6), some_segments(200) if segments else None
+    given, segment_starts = inputs(2, 200, 2, 4, 1, 6), some_segments(200) if segments else None
     given["dt"] = torch.full_like(given["dt"], extreme)
-    found = run(given, backend, torch.float32, since=since)
+    found = run(given, backend, torch.float32, segment_starts=segment_starts)
     assert all(tensor.isfinite().all() for tensor in found)
-    agree(found[:1], run(given, "naive", torch.float64, since=since)[:1], 2e-5)
+    agree(found[:1], run(given, "naive", torch.float64, segment_starts=segment_starts)[:1], 2e-5)
 
 
 def test_steps_that_forget_all_leave_the_others_exact() -> None:
@@ -252,12 +260,12 @@ def test_views_give_what_copies_give() -> None:
 @pytest.mark.parametrize("backend", ["naive", "torch"])
 def test_half_inputs(backend: str, segments: bool) -> None:
     """float16 is computed in float32; bfloat16 so too by naive, while the products of chunks round their factors."""
-    given, since = inputs(2, 200, 4, 8, 2, 16), some_segments(200) if segments else None
+    given, segment_starts = inputs(2, 200, 4, 8, 2, 16), some_segments(200) if segments else None
     for dtype, bound in ((torch.float16, 2e-3), (torch.bfloat16, 1e-2)):
         rounded = {k: v.to(dtype).double() if k in NAMES else v for k, v in given.items()}
-        found = run(given, backend, dtype, since=since)
+        found = run(given, backend, dtype, segment_starts=segment_starts)
         assert all(tensor.dtype == dtype for tensor in found)
-        agree(found, run(rounded, "naive", torch.float64, since=since), bound)
+        agree(found, run(rounded, "naive", torch.float64, segment_starts=segment_starts), bound)
 
 
 def test_autocast_does_not_touch_the_products() -> None:
@@ -290,14 +298,14 @@ def test_the_matrices_of_chunks_are_not_kept() -> None:
 @pytest.mark.parametrize("segments", [False, True])
 def test_gradients_against_finite_differences(monkeypatch: Any, backend: str, segments: bool) -> None:
     monkeypatch.setattr(chunks, "CHUNK", 8)
-    given, since = inputs(1, 20, 2, 2, 1, 2), since_of([1, 4, 11, 4]) if segments else None
+    given, segment_starts = inputs(1, 20, 2, 2, 1, 2), since_of([1, 4, 11, 4]) if segments else None
     given["dt_bias"] = given["dt_bias"] + 3
     given["A"] = given["A"] / 8
     tensors = {k: v.double().requires_grad_() for k, v in given.items() if k in NAMES}
 
     def function(*values: torch.Tensor) -> torch.Tensor:
         named: dict[str, Any] = dict(zip(tensors, values, strict=True))
-        return ssd(**named, path=given["path"], since=since, backend=backend)
+        return ssd(**named, path=given["path"], segment_starts=segment_starts, backend=backend)
 
     assert torch.autograd.gradcheck(function, tuple(tensors.values()), atol=1e-6)
 
@@ -334,7 +342,7 @@ def test_a_backend_without_a_form_is_refused(monkeypatch: Any) -> None:
         ({"dt_bias": torch.zeros(1)}, "dt_bias has a wrong shape"),
         ({"path": torch.arange(8)}, r"path has a wrong shape; expected \(9,\)"),
         ({"path": torch.zeros(9, dtype=torch.int64)}, "doesn't visit each of the rows 0 to 8 once"),
-        ({"since": torch.ones(9, dtype=torch.int64)}, r"since\[0\] isn't the step"),
+        ({"segment_starts": torch.ones(9, dtype=torch.int64)}, r"segment_starts\[0\] isn't the step"),
     ],
 )
 def test_wrong_inputs_are_named(change: dict[str, Any], says: str) -> None:
@@ -347,8 +355,8 @@ def test_wrong_inputs_are_named(change: dict[str, Any], says: str) -> None:
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 3e-5), (torch.bfloat16, 1e-2)])
 @pytest.mark.parametrize("segments", [False, True])
 def test_on_cuda(length: int, dtype: torch.dtype, bound: float, segments: bool) -> None:
-    given, since = inputs(2, length, 4, 16, 2, 32), some_segments(length) if segments else None
+    given, segment_starts = inputs(2, length, 4, 16, 2, 32), some_segments(length) if segments else None
     rounded = {k: v.to(dtype).double() if k in NAMES else v for k, v in given.items()}
-    expected = run(rounded, "naive", torch.float64, since=since)
-    on_card = None if since is None else since.cuda()
-    agree(run(given, "torch", dtype, "cuda", since=on_card), expected, bound)
+    expected = run(rounded, "naive", torch.float64, segment_starts=segment_starts)
+    on_card = None if segment_starts is None else segment_starts.cuda()
+    agree(run(given, "torch", dtype, "cuda", segment_starts=on_card), expected, bound)

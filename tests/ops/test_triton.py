@@ -85,15 +85,17 @@ def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     return instead
 
 
-def scan_for(card: int, compiled: Any, dtype: torch.dtype, states: int, since: torch.Tensor | None) -> dict[str, str]:
+def scan_for(
+    card: int, compiled: Any, dtype: torch.dtype, states: int, segment_starts: torch.Tensor | None
+) -> dict[str, str]:
     """The code of a scan of two parts, with its gradients; from a state where there are segments."""
     from zigma_bench.ops.selective_scan import triton_launch as launch
 
     code: dict[str, str] = compiled(launch, card, *KERNELS)
     rows, B, path = torch.zeros(1, 128, 40, dtype=dtype), torch.zeros(1, 128, states, dtype=dtype), torch.arange(128)
     A, D = torch.zeros(40, states), torch.zeros(40)
-    initial = None if since is None else torch.zeros(1, 40, states)
-    given = SelectiveScanArguments(rows, rows, A, B, B, D, rows, D, True, path, since, initial)
+    initial = None if segment_starts is None else torch.zeros(1, 40, states)
+    given = SelectiveScanArguments(rows, rows, A, B, B, D, rows, D, True, path, segment_starts, initial)
     launch.run_triton_backward(given, rows, launch.run_triton_forward(given, save=True)[1])
     return code
 

@@ -191,8 +191,8 @@ def test_what_a_route_with_everything_is():
     padded.check(Grid(2, 2), "test")
     assert (padded.tokens, padded.steps, padded.pad_count, padded.pad_rows, padded.features) == (4, 6, 2, 2, 3)
     assert padded.inverse.tolist() == [[0, 3, 2, 5]]
-    assert padded.since is not None
-    assert padded.since.tolist() == [[0, 0, 2, 2, 2, 2]]
+    assert padded.segment_starts is not None
+    assert padded.segment_starts.tolist() == [[0, 0, 2, 2, 2, 2]]
     assert padded.scanned_ratio == 1.5
     assert not padded.bijective
     parts = Route(FOUR, merge="scatter")

@@ -26,12 +26,17 @@ class PathBranch(nn.Module):
     """What a mixer does along one path, with the parameters of that path."""
 
     def forward(
-        self, rows: Tensor, z: Tensor | None, path: Tensor | None, since: Tensor | None, features: Tensor | None
+        self,
+        rows: Tensor,
+        z: Tensor | None,
+        path: Tensor | None,
+        segment_starts: Tensor | None,
+        features: Tensor | None,
     ) -> Tensor:
         """rows [B, L, C] -> [B, L, E], read and written through `path` [L]; without it they are in order already.
 
-        z [B, L, E]: the gate, SiLU(z), if it acts on the path. `since` [S]: the step at which each step's segment
-        began. `features` [L]: the id of each row's step.
+        z [B, L, E]: the gate, SiLU(z), if it acts on the path. `segment_starts` [S]: the step at which each step's
+        segment began. `features` [L]: the id of each row's step.
         """
         raise NotImplementedError
 
@@ -44,16 +49,21 @@ class GatheringBranch(PathBranch):
     """A branch whose operator takes no path: its rows are gathered in the order of the path, and put back."""
 
     def forward(
-        self, rows: Tensor, z: Tensor | None, path: Tensor | None, since: Tensor | None, features: Tensor | None
+        self,
+        rows: Tensor,
+        z: Tensor | None,
+        path: Tensor | None,
+        segment_starts: Tensor | None,
+        features: Tensor | None,
     ) -> Tensor:
         if path is None:
-            y = self.mix_rows(rows, since, features)
+            y = self.mix_rows(rows, segment_starts, features)
         else:
             ids = None if features is None else features[path]
-            y = along_path(lambda gathered: self.mix_rows(gathered, since, ids), [rows], path)
+            y = along_path(lambda gathered: self.mix_rows(gathered, segment_starts, ids), [rows], path)
         return y if z is None else y * nn.functional.silu(z)
 
-    def mix_rows(self, x: Tensor, since: Tensor | None, features: Tensor | None) -> Tensor:
+    def mix_rows(self, x: Tensor, segment_starts: Tensor | None, features: Tensor | None) -> Tensor:
         """x [B, S, C] -> [B, S, C], in the order of the path; `features` [S]: the id of each step."""
         raise NotImplementedError
 

@@ -23,7 +23,7 @@ class ScanPath(nn.Module):
     rows: Tensor | None
     visited: Tensor | None
     steps: Tensor | None
-    since: Tensor | None
+    segment_starts: Tensor | None
     features: Tensor | None
 
     def __init__(self, route: Route, number: int) -> None:
@@ -35,7 +35,7 @@ class ScanPath(nn.Module):
             rows[path == PAD] = route.tokens + torch.from_numpy(route.pads[number].copy())  # behind the tokens
         else:
             rows[path == PAD] = route.tokens  # the row of zeros behind the tokens
-        since, ids = route.since, route.step_feature
+        segment_starts, ids = route.segment_starts, route.step_feature
         features = None if ids is None else torch.from_numpy(ids[number].copy())
         if features is not None and in_place:  # by row instead of by step
             features = torch.empty_like(features).scatter_(0, path, features)
@@ -43,7 +43,9 @@ class ScanPath(nn.Module):
         self._add_buffer("rows", None if in_place else rows)
         self._add_buffer("visited", None if in_place else path[path != PAD])
         self._add_buffer("steps", None if in_place else torch.nonzero(path != PAD)[:, 0])
-        self._add_buffer("since", None if since is None else torch.from_numpy(since[number].copy()))
+        self._add_buffer(
+            "segment_starts", None if segment_starts is None else torch.from_numpy(segment_starts[number].copy())
+        )
         self._add_buffer("features", features)
 
     def _add_buffer(self, name: str, values: Tensor | None) -> None:
@@ -52,7 +54,7 @@ class ScanPath(nn.Module):
     def follow(self, branch: Callable[..., Tensor], x: Tensor, z: Tensor | None, pads: Tensor | None) -> Tensor:
         """x, z [B, L, E] -> [B, L, E] along a path of all tokens, gated by SiLU(z) if there is a z; pads [P, E]."""
         if self.visited is None:
-            return branch(x, z, self.path, self.since, self.features)
+            return branch(x, z, self.path, self.segment_starts, self.features)
         y = put_back([self.write_part(branch, self.read_part(with_pads(x, pads)))], x)
         return y if z is None else y * nn.functional.silu(z)
 
@@ -64,7 +66,7 @@ class ScanPath(nn.Module):
     def write_part(self, branch: Callable[..., Tensor], rows: Tensor) -> tuple[Tensor, Tensor]:
         """The tokens that the path visits [V], and what it writes there [B, V, E]; rows [B, S, E] in its order."""
         assert self.visited is not None and self.steps is not None
-        return self.visited, branch(rows, None, None, self.since, self.features).index_select(1, self.steps)
+        return self.visited, branch(rows, None, None, self.segment_starts, self.features).index_select(1, self.steps)
 
 
 class SamplePath:

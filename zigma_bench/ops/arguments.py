@@ -24,7 +24,7 @@ class OperatorArguments:
 
     OPERATOR: ClassVar[str]
     DIMENSIONS: ClassVar[Mapping[str, int]]
-    ORDERS: ClassVar[tuple[str, ...]] = ("path", "since")
+    ORDERS: ClassVar[tuple[str, ...]] = ("path", "segment_starts")
     SWITCHES: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
@@ -168,28 +168,28 @@ def _visits_each_once(path: Tensor) -> bool:
     return bool(seen.all())
 
 
-def check_since(since: Tensor | None, like: Tensor, *, where: str) -> None:
-    """Raise UsageError unless `since` is int64 [L] on the device of `like` [B, L, E] and each entry is a segment start.
+def check_segment_starts(segment_starts: Tensor | None, like: Tensor, *, where: str) -> None:
+    """Raise UsageError unless `segment_starts` is int64 [L] on the device of `like` [B, L, E] and holds segment starts.
 
-    since[0] is 0; since[i] is i where a segment starts, else since[i - 1]. Values are checked where `check_path` checks
-    those of a path.
+    The first one is 0; entry i is i where a segment starts, else like entry i - 1. Values are checked where
+    `check_path` checks those of a path.
     """
-    if since is None:
+    if segment_starts is None:
         return
     import torch
 
-    _check_whole_numbers("since", since, like, where=where)
-    if not _has_values(since):
+    _check_whole_numbers("segment_starts", segment_starts, like, where=where)
+    if not _has_values(segment_starts):
         return
-    wrong = (since != torch.arange(len(since))) & (since != since.roll(1))
-    wrong[0] = since[0] != 0  # the roll has compared it with the last step
+    wrong = (segment_starts != torch.arange(len(segment_starts))) & (segment_starts != segment_starts.roll(1))
+    wrong[0] = segment_starts[0] != 0  # the roll has compared it with the last step
     if wrong.any():
         step = int(wrong.nonzero()[0])
         raise UsageError(
-            f"since[{step}] isn't the step at which the segment of step {step} starts",
+            f"segment_starts[{step}] isn't the step at which the segment of step {step} starts",
             where=where,
-            expected=f"{step}, or {int(since[step - 1])} as at the step before" if step else "0",
-            got=int(since[step]),
+            expected=f"{step}, or {int(segment_starts[step - 1])} as at the step before" if step else "0",
+            got=int(segment_starts[step]),
         )
 
 

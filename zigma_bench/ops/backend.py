@@ -129,7 +129,7 @@ class Backend:
 
 def refuse_segments(backend: str, arguments: Any) -> NotReady | None:
     """The error of kernels without segments, if the arguments have some."""
-    if arguments.since is None:
+    if arguments.segment_starts is None:
         return None
     return NotReady(
         f"the kernels of the backend {backend!r} don't support segments", do="choose the backend 'fused' or 'torch'"

@@ -40,7 +40,7 @@ class MambaInnerArguments:
     D: Tensor
     out_proj: Tensor | None
     path: Tensor | None
-    since: Tensor | None
+    segment_starts: Tensor | None
 
     @property
     def weights(self) -> tuple[Tensor | None, ...]:
@@ -65,7 +65,7 @@ class MambaInnerArguments:
     def conv_arguments(self) -> CausalConvArguments:
         x, _ = self.halves()
         weights = self.conv_weight.contiguous(), self.conv_bias.contiguous()
-        return CausalConvArguments(x, *weights, contiguous(self.path), contiguous(self.since), True)
+        return CausalConvArguments(x, *weights, contiguous(self.path), contiguous(self.segment_starts), True)
 
     def scan_arguments(self, u: Tensor, projected: Tensor) -> SelectiveScanArguments:
         """Those of the scan, from u and its projections [K, B, L, R + 2N]."""
@@ -74,7 +74,7 @@ class MambaInnerArguments:
         delta = _multiply_paths(projected.flatten(1, 2)[..., :rank], dt_proj.mT).view_as(u)
         B, C = projected[..., rank : rank + states], projected[..., rank + states :]
         A, D, bias = self.A.contiguous(), self.D.contiguous(), self.dt_bias.contiguous()
-        orders = contiguous(self.path), contiguous(self.since)
+        orders = contiguous(self.path), contiguous(self.segment_starts)
         return SelectiveScanArguments(u, delta, A, B, C, D, self.halves()[1], bias, True, *orders, None)
 
 
@@ -89,7 +89,7 @@ def mamba_inner(
     D: Tensor,
     *,
     path: Tensor | None,
-    since: Tensor | None,
+    segment_starts: Tensor | None,
     out_proj: Tensor | None = None,
     backend: str,
 ) -> Tensor:
@@ -98,10 +98,12 @@ def mamba_inner(
     K paths, each with its own parameters. With out_proj [D, E]: out_proj of the sum over the paths, [B, L, D].
 
     conv_weight [K, E, W]; x_proj [K, R + 2N, E]; dt_proj [K, E, R]; A [K, E, N]; conv_bias, dt_bias, D [K, E]. The
-    projections are computed in xz's dtype, the rest in float32. path and since are [K, L] or None, as in
+    projections are computed in xz's dtype, the rest in float32. path and segment_starts are [K, L] or None, as in
     `selective_scan`. `backend`: one whose `operators` have mamba_inner.
     """
-    arguments = MambaInnerArguments(xz, conv_weight, conv_bias, x_proj, dt_proj, dt_bias, A, D, out_proj, path, since)
+    arguments = MambaInnerArguments(
+        xz, conv_weight, conv_bias, x_proj, dt_proj, dt_bias, A, D, out_proj, path, segment_starts
+    )
     implementation = backend_named(backend).operators["mamba_inner"]
     if (error := implementation.refuse(arguments)) is not None:
         raise error.at("mamba_inner")
@@ -116,7 +118,7 @@ def fused_mamba_inner(arguments: MambaInnerArguments) -> Tensor:
     save = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     y: Tensor = _forward(
         a.xz, a.conv_weight.float(), a.conv_bias.float(), a.x_proj, a.dt_proj, a.dt_bias.float(), a.A.float(),
-        a.D.float(), a.out_proj, a.path, a.since, save,
+        a.D.float(), a.out_proj, a.path, a.segment_starts, save,
     )[0]  # fmt: skip
     return y
 
@@ -240,7 +242,7 @@ def _differentiate(ctx: Any, grad: Tensor, *_: Tensor | None) -> tuple[Tensor | 
 
 SCHEMA = (
     "Tensor xz, Tensor conv_weight, Tensor conv_bias, Tensor x_proj, Tensor dt_proj, Tensor dt_bias, Tensor A, "
-    "Tensor D, Tensor? out_proj, Tensor? path, Tensor? since"
+    "Tensor D, Tensor? out_proj, Tensor? path, Tensor? segment_starts"
 )
 _forward = define_operator(
     "mamba_inner",

@@ -151,8 +151,8 @@ def _pairs(route: Route, apart: int) -> tuple[Ints, Ints]:
     """The tokens (earlier [pairs], later [pairs]) that are `apart` steps from each other in a segment of any path."""
     before, after = route.paths[:, :-apart], route.paths[:, apart:]
     counted = (before >= 0) & (after >= 0)
-    if route.since is not None:
-        counted &= route.since[:, :-apart] == route.since[:, apart:]
+    if route.segment_starts is not None:
+        counted &= route.segment_starts[:, :-apart] == route.segment_starts[:, apart:]
     return before[counted], after[counted]
 
 
@@ -163,9 +163,9 @@ def _places(tokens: Ints, grid: Grid) -> Ints:
 
 def _stretch_of_tokens(route: Route) -> Ints:
     """int64 [K, L]: the step at which the segment of a token began; of no meaning where a path does not visit it."""
-    if route.since is None:
+    if route.segment_starts is None:
         return np.where(route.inverse >= 0, 0, -1)
-    return np.where(route.inverse >= 0, np.take_along_axis(route.since, np.maximum(route.inverse, 0), 1), -1)
+    return np.where(route.inverse >= 0, np.take_along_axis(route.segment_starts, np.maximum(route.inverse, 0), 1), -1)
 
 
 def _offsets(distance: int, grid: Grid) -> Iterator[tuple[int, int, int]]:

@@ -35,12 +35,12 @@ NEVER = "#808080"
 Cell = tuple[str, float | None]  # two characters, and when it is visited: 0 the first step, 1 the last, None never
 
 
-def draw_path(path: Ints, grid: Grid, since: Ints | None = None) -> list[str]:
+def draw_path(path: Ints, grid: Grid, segment_starts: Ints | None = None) -> list[str]:
     """The lines of one path [S]: 2 W characters wide; the frames of a clip stand below each other, a blank between.
 
-    `since` [S]: the step at which each step's segment began, where there are several (a row of `Route.since`).
+    `segment_starts` [S]: the step at which each step's segment began, where there are several (a row of `Route.since`).
     """
-    return ["".join(text for text, _ in row) for row in _cells(path, grid, since)]
+    return ["".join(text for text, _ in row) for row in _cells(path, grid, segment_starts)]
 
 
 def draw_route(route: Route, grid: Grid) -> str:
@@ -48,11 +48,11 @@ def draw_route(route: Route, grid: Grid) -> str:
     return "\n".join(line.plain.rstrip() for line in rich_route(route, grid))
 
 
-def rich_path(path: Ints, grid: Grid, since: Ints | None = None) -> list[Text]:
+def rich_path(path: Ints, grid: Grid, segment_starts: Ints | None = None) -> list[Text]:
     """As `draw_path`, coloured from blue (early) to red (late)."""
     from rich.text import Text
 
-    cells = _cells(path, grid, since)
+    cells = _cells(path, grid, segment_starts)
     return [Text.assemble(*((text, _colour(when)) for text, when in row)) for row in cells]
 
 
@@ -64,21 +64,21 @@ def rich_route(route: Route, grid: Grid, *, width: int | None = None) -> list[Te
         return [Text(LEARNED)]
     block = 2 * grid.width + len(GAP)
     across = route.K if width is None else max(1, (width + len(GAP)) // block)
-    since = [None] * route.K if route.since is None else list(route.since)
+    segment_starts = [None] * route.K if route.segment_starts is None else list(route.segment_starts)
     lines: list[Text] = []
     for first in range(0, route.K, across):
         numbers = range(first, min(first + across, route.K))
         titles = [str(number).ljust(2 * grid.width) for number in numbers]
         lines.append(Text(GAP.join(titles).rstrip(), style="bold"))
-        blocks = [rich_path(route.paths[number], grid, since[number]) for number in numbers]
+        blocks = [rich_path(route.paths[number], grid, segment_starts[number]) for number in numbers]
         lines += [Text(GAP).join(line) for line in zip(*blocks, strict=True)]
     return lines
 
 
-def _cells(path: Ints, grid: Grid, since: Ints | None) -> list[list[Cell]]:
+def _cells(path: Ints, grid: Grid, segment_starts: Ints | None) -> list[list[Cell]]:
     """The cells of all lines, top to bottom; the line between two frames is blank."""
     at = np.flatnonzero(path >= 0)
-    leaving = [*_signs(path, at, grid, since), LAST][: len(at)]
+    leaving = [*_signs(path, at, grid, segment_starts), LAST][: len(at)]
     arriving = [FIRST, *(ARRIVING.get(sign, " ") for sign in leaving[:-1])][: len(at)]
     late = max(len(path) - 1, 1)
     visits = zip(path[at].tolist(), arriving, leaving, at.tolist(), strict=True)
@@ -91,14 +91,14 @@ def _cells(path: Ints, grid: Grid, since: Ints | None) -> list[list[Cell]]:
     return rows
 
 
-def _signs(path: Ints, at: Ints, grid: Grid, since: Ints | None) -> list[str]:
+def _signs(path: Ints, at: Ints, grid: Grid, segment_starts: Ints | None) -> list[str]:
     """What stands between each token that a path visits (at steps `at`) and the next: a reset, a pad or a step."""
     places = np.stack(np.unravel_index(path[at], (grid.frames, grid.height, grid.width)), axis=-1)
     signs = [ARROWS.get((t, r, c), JUMP) for t, r, c in np.diff(places, axis=0).tolist()]
     for i in np.flatnonzero(np.diff(at) > 1):
         signs[i] = PADDED
-    if since is not None:
-        for i in np.flatnonzero(np.diff(since[at])):
+    if segment_starts is not None:
+        for i in np.flatnonzero(np.diff(segment_starts[at])):
             signs[i] = ENDS
     return signs
 

@@ -192,7 +192,7 @@ class Route:
         return _frozen(inverse)
 
     @cached_property
-    def since(self) -> Ints | None:
+    def segment_starts(self) -> Ints | None:
         """int64 [K, S]: the step at which each step's segment began; None where there is one segment."""
         if self.segments is None:
             return None

@@ -34,13 +34,15 @@ class AttentionBranch(GatheringBranch):
         self.qkv = XavierLinear(channels, 3 * channels)
         self.ids = StepKeys(features, channels) if features else None
 
-    def mix_rows(self, x: Tensor, since: Tensor | None, features: Tensor | None) -> Tensor:
+    def mix_rows(self, x: Tensor, segment_starts: Tensor | None, features: Tensor | None) -> Tensor:
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         if self.ids is not None:
             assert features is not None
             k = self.ids(k, features)
         q, k, v = (torch.unflatten(part, -1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))  # [B, h, S, C/h]
-        mask = None if since is None else since[:, None] == since  # [S, S]: of the same segment
+        mask = (
+            None if segment_starts is None else segment_starts[:, None] == segment_starts
+        )  # [S, S]: of the same segment
         y: Tensor = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return y.transpose(1, 2).flatten(2)
 

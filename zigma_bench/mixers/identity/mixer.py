@@ -23,7 +23,7 @@ from zigma_bench.scans.route import Route
 class IdentityBranch(GatheringBranch):
     """Rows as they are."""
 
-    def mix_rows(self, x: Tensor, since: Tensor | None, features: Tensor | None) -> Tensor:
+    def mix_rows(self, x: Tensor, segment_starts: Tensor | None, features: Tensor | None) -> Tensor:
         return x
 
 

@@ -67,13 +67,13 @@ class MambaBranch(PathBranch):
             normal_(self.step_features, 0.02, draw("step_features"))
 
     def forward(
-        self, x: Tensor, z: Tensor | None, path: Tensor | None, since: Tensor | None, features: Tensor | None
+        self, x: Tensor, z: Tensor | None, path: Tensor | None, segment_starts: Tensor | None, features: Tensor | None
     ) -> Tensor:
         """As of `PathBranch`; `features` are ids in the table that is added to B."""
         if path is not None and not backend_named(self.backend).reads_through_path:  # one gather for both operators
             ids = None if features is None else features[path]
-            return along_path(lambda x_, z_: self(x_, z_, None, since, ids), [x, z], path)
-        along: dict[str, Any] = {"path": path, "since": since, "backend": self.backend}
+            return along_path(lambda x_, z_: self(x_, z_, None, segment_starts, ids), [x, z], path)
+        along: dict[str, Any] = {"path": path, "segment_starts": segment_starts, "backend": self.backend}
         u = causal_conv(x, self.conv_weight, self.conv_bias, **along)  # [B, L, E]
         dt, B, C = self.x_proj(u).split(self.split, dim=-1)  # [B, L, R], [B, L, N], [B, L, N]
         if self.step_features is not None and features is not None:
@@ -161,8 +161,8 @@ class MambaMixer(AlongRoute):
         parameters = zip(*(branch.parameters_of_scan for branch in branches), strict=True)
         y = mamba_inner(
             xz, *map(_stacked, parameters), path=_stacked([path.path for path in paths]),
-            since=_stacked([path.since for path in paths]), out_proj=self.out_proj.weight if self.sums else None,
-            backend=self.backend,
+            segment_starts=_stacked([path.segment_starts for path in paths]),
+            out_proj=self.out_proj.weight if self.sums else None, backend=self.backend,
         )  # fmt: skip
         return y if self.sums else self.out_proj(self.merge(y.unbind(0)))
 

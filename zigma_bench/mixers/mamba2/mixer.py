@@ -76,11 +76,16 @@ class Mamba2Branch(PathBranch):
             normal_(self.step_features, 0.02, draw("step_features"))
 
     def forward(
-        self, rows: Tensor, z: Tensor | None, path: Tensor | None, since: Tensor | None, features: Tensor | None
+        self,
+        rows: Tensor,
+        z: Tensor | None,
+        path: Tensor | None,
+        segment_starts: Tensor | None,
+        features: Tensor | None,
     ) -> Tensor:
         """As of `PathBranch`, of rows [x | B | C | dt]; `features` are ids in the table that is added to B."""
         assert z is None, "Mamba-2 gates the merged output"
-        along: dict[str, Any] = {"path": path, "since": since, "backend": self.backend}
+        along: dict[str, Any] = {"path": path, "segment_starts": segment_starts, "backend": self.backend}
         xBC, dt = rows[..., : self.convolved], rows[..., self.convolved :]
         x, B, C = torch.split(causal_conv(xBC, self.conv_weight, self.conv_bias, **along), self.split, dim=-1)
         if self.step_features is not None and features is not None:

@@ -10,9 +10,9 @@ from zigma_bench.errors import UsageError
 from zigma_bench.ops.arguments import (
     OperatorArguments,
     check_path,
+    check_segment_starts,
     check_sequence,
     check_shape,
-    check_since,
     compute_paths,
 )
 
@@ -30,11 +30,11 @@ class CausalConvArguments(OperatorArguments):
     weight: Tensor
     bias: Tensor | None
     path: Tensor | None
-    since: Tensor | None
+    segment_starts: Tensor | None
     silu: bool
 
     OPERATOR = "causal_conv"
-    DIMENSIONS: ClassVar[Mapping[str, int]] = {"x": 3, "weight": 2, "bias": 1, "path": 1, "since": 1}
+    DIMENSIONS: ClassVar[Mapping[str, int]] = {"x": 3, "weight": 2, "bias": 1, "path": 1, "segment_starts": 1}
     SWITCHES = ("silu",)
 
     def check(self) -> None:
@@ -45,7 +45,7 @@ class CausalConvArguments(OperatorArguments):
         check_shape("weight", weight, (x.shape[2], width), x, where=self.OPERATOR)
         check_shape("bias", self.bias, (x.shape[2],), x, where=self.OPERATOR)
         check_path(self.path, x, where=self.OPERATOR)
-        check_since(self.since, x, where=self.OPERATOR)
+        check_segment_starts(self.segment_starts, x, where=self.OPERATOR)
 
 
 def causal_conv(
@@ -54,7 +54,7 @@ def causal_conv(
     bias: Tensor | None,
     *,
     path: Tensor | None = None,
-    since: Tensor | None = None,
+    segment_starts: Tensor | None = None,
     activation: Activation = "silu",
     backend: str,
 ) -> Tensor:
@@ -65,8 +65,8 @@ def causal_conv(
         weight: [E, W]; its last column multiplies the current step.
         bias: [E].
         path: int64 [L], which visits every row once. None: 0 .. L-1.
-        since: int64 [L]; the step (not the row) at which the segment of step t starts. Rows before it are zero too.
-            None: one segment.
+        segment_starts: int64 [L]; the step (not the row) at which the segment of step t starts. Rows before it are zero
+            too. None: one segment.
         backend: the name of a backend, from `zigma_bench.ops.backends.resolve`.
 
     Several paths in one call: any argument may have a leading dimension K, one slice for each path; y is then
@@ -78,7 +78,7 @@ def causal_conv(
     """
     if activation not in ("silu", "none"):
         raise UsageError("there is no such activation", where="causal_conv", expected="silu or none", got=activation)
-    arguments = CausalConvArguments(x, weight, bias, path, since, activation == "silu")
+    arguments = CausalConvArguments(x, weight, bias, path, segment_starts, activation == "silu")
     outputs = compute_paths(arguments, x, backend)
     if arguments.count_paths() is None:
         return outputs[0]

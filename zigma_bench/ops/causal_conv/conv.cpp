@@ -12,7 +12,7 @@
 extern "C" struct Conv {
   int64_t batch, length, channels, width, silu, threads;
   const int64_t* path;           // [L], or null for 0 .. L-1
-  const int64_t* since;          // [L], the step where each step's segment began, or null for one segment
+  const int64_t* segment_starts;          // [L], the step where each step's segment began, or null for one segment
   Rows x, y;
   const float *weight, *bias;    // [E, W], [E] or null
   Rows grad_y, grad_x;
@@ -35,7 +35,7 @@ struct Weights {
 static inline int64_t row_of(const Conv& c, int64_t step) { return c.path ? c.path[step] : step; }
 
 // The first step that a step sees.
-static inline int64_t start_of(const Conv& c, int64_t step) { return c.since ? c.since[step] : 0; }
+static inline int64_t start_of(const Conv& c, int64_t step) { return c.segment_starts ? c.segment_starts[step] : 0; }
 
 // The rows that step t reads: W pointers, those before the start to zeros (one row of them is enough for a block).
 struct Window {

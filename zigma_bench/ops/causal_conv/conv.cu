@@ -9,7 +9,7 @@
 struct Conv {
   Rows x, y, grad_y, grad_x;
   const float *weight, *bias;  // [K, E, WIDTH], [K, E]
-  const int64 *path, *since;   // [K, L]; null: as the rows lie; one segment
+  const int64 *path, *segment_starts;   // [K, L]; null: as the rows lie; one segment
   float* grad_parameters;      // [WIDTH + 1, K, B, runs, E]: of each tap, then of the bias
   int batches, length, channels, runs;
 };
@@ -57,13 +57,13 @@ DEVICE float respond(const float (&window)[WIDTH][V], const float (&weight)[WIDT
 
 struct Walk {
   Sample sample;
-  const int64 *path, *since;
+  const int64 *path, *segment_starts;
   int run, first, e;
   bool idle;
   float weight[WIDTH][V], bias[V];
 
   DEVICE_MEMBER explicit Walk(const Conv& p) : sample(blockIdx.z, p.batches) {
-    path = of_path(p.path, sample, p.length), since = of_path(p.since, sample, p.length);
+    path = of_path(p.path, sample, p.length), segment_starts = of_path(p.segment_starts, sample, p.length);
     run = blockIdx.y * Y + threadIdx.y, first = run * RUN;
     e = (blockIdx.x * X + threadIdx.x) * V;
     idle = run >= p.runs || e >= p.channels;
@@ -108,7 +108,7 @@ extern "C" __global__ void __launch_bounds__(X* Y) conv(const Conv p) {
 #pragma unroll
     for (int i = 0; i < BATCH; i++) {
       const int step = walk.first + start + i;
-      shift(window, read_[i], SEGMENTS && row[i] >= 0 && walk.since[step] == step);
+      shift(window, read_[i], SEGMENTS && row[i] >= 0 && walk.segment_starts[step] == step);
       if (start + i < 0 || row[i] < 0) continue;
       float y[V];
 #pragma unroll
@@ -144,7 +144,7 @@ extern "C" __global__ void __launch_bounds__(X* Y) conv_backward(const Conv p) {
     for (int i = 0; i < BATCH; i++) {
       const int step = walk.first + start + i;
       const bool own = start + i >= 0 && start + i < RUN;
-      const int age = SEGMENTS && row[i] >= 0 ? step - (int)walk.since[step] : WIDTH;
+      const int age = SEGMENTS && row[i] >= 0 ? step - (int)walk.segment_starts[step] : WIDTH;
       shift(window, x[i], age == 0);
 #pragma unroll
       for (int k = 0; k < HALO; k++) behind[k] = behind[k + 1];

@@ -25,7 +25,7 @@ class _ConvCall(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in SIZES),
         ("path", ctypes.c_void_p),
-        ("since", ctypes.c_void_p),
+        ("segment_starts", ctypes.c_void_p),
         ("x", RowsView),
         ("y", RowsView),
         ("weight", ctypes.c_void_p),
@@ -50,14 +50,14 @@ def _conv_library() -> ctypes.CDLL:
 def cpu_causal_conv(arguments: CausalConvArguments) -> Tensor:
     """See `causal_conv`; all tensors are float32 on the CPU. Views with dense rows are read in place."""
     a = arguments
-    orders = contiguous(a.path), contiguous(a.since)
+    orders = contiguous(a.path), contiguous(a.segment_starts)
     y: Tensor = _CpuCausalConv.apply(dense_rows(a.x), a.weight.contiguous(), contiguous(a.bias), *orders, a.silu)
     return y
 
 
 def _describe(a: CausalConvArguments) -> _ConvCall:
     call = _ConvCall(*a.x.shape, a.weight.shape[1], int(a.silu), torch.get_num_threads())
-    call.path, call.since, call.weight, call.bias = map(address, (a.path, a.since, a.weight, a.bias))
+    call.path, call.segment_starts, call.weight, call.bias = map(address, (a.path, a.segment_starts, a.weight, a.bias))
     call.x = RowsView.of(a.x)
     return call
 

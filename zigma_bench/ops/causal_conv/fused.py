@@ -18,15 +18,15 @@ def fused_causal_conv(arguments: CausalConvArguments) -> Tensor:
     """See `causal_conv`: along K paths in one call, [K, B, L, E] in x's dtype. The kernels read rows of any dtype."""
     a = arguments
     bias = a.weight.new_zeros(a.weight.shape[:2]) if a.bias is None else a.bias
-    y: Tensor = _forward(a.x, a.weight.float(), bias.float(), a.path, a.since, a.silu)
+    y: Tensor = _forward(a.x, a.weight.float(), bias.float(), a.path, a.segment_starts, a.silu)
     return y
 
 
 def readable_conv_arguments(*fields: Any) -> CausalConvArguments:
     """The arguments as the kernels read them: x with adjacent channels, all else contiguous."""
     a = CausalConvArguments(*fields)
-    bias, path, since = contiguous(a.bias), contiguous(a.path), contiguous(a.since)
-    return CausalConvArguments(dense_rows(a.x), a.weight.contiguous(), bias, path, since, a.silu)
+    bias, path, segment_starts = contiguous(a.bias), contiguous(a.path), contiguous(a.segment_starts)
+    return CausalConvArguments(dense_rows(a.x), a.weight.contiguous(), bias, path, segment_starts, a.silu)
 
 
 def _run(*fields: Any) -> Tensor:
@@ -67,7 +67,7 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return (*_backward(grad, *ctx.saved_tensors, ctx.silu), None, None, None)
 
 
-SCHEMA = "Tensor x, Tensor weight, Tensor bias, Tensor? path, Tensor? since, bool silu"
+SCHEMA = "Tensor x, Tensor weight, Tensor bias, Tensor? path, Tensor? segment_starts, bool silu"
 _forward = define_operator(
     "causal_conv",
     f"({SCHEMA}) -> Tensor",

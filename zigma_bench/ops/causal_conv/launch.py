@@ -74,9 +74,9 @@ def _launch(
     rows = (a.x, y, grad_y, grad_x)
     vector = is_readable_by(VECTOR * a.x.element_size(), *rows)
     kernel = _conv_kernel(
-        a.x.get_device(), config, a.x.dtype, a.weight.shape[2], across, vector, a.silu, a.since is not None
+        a.x.get_device(), config, a.x.dtype, a.weight.shape[2], across, vector, a.silu, a.segment_starts is not None
     )
-    call = CONV.pack(rows, (a.weight, a.bias, a.path, a.since, grads), (batch, length, channels, runs))
+    call = CONV.pack(rows, (a.weight, a.bias, a.path, a.segment_starts, grads), (batch, length, channels, runs))
     kernel.launch((-(-groups // across), -(-runs // along), paths * batch), (across, along, 1), call)
 
 

@@ -14,7 +14,7 @@ def naive_causal_conv(arguments: CausalConvArguments) -> Tensor:
     a = arguments
     length, width = a.x.shape[1], a.weight.shape[1]
     order = list(range(length)) if a.path is None else a.path.tolist()
-    starts = [0] * length if a.since is None else a.since.tolist()
+    starts = [0] * length if a.segment_starts is None else a.segment_starts.tolist()
     x_ = a.x.unbind(1)  # the backward pass of an index would fill a whole [B, L, E] at every step
     out = list(x_)  # out[order[t]] will be the output of step t
     for t, row in enumerate(order):

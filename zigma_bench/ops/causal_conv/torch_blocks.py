@@ -20,7 +20,7 @@ def torch_causal_conv(arguments: CausalConvArguments) -> Tensor:
     def in_order(*rows: Tensor | None) -> Tensor:
         (x,) = rows
         assert x is not None
-        return _conv_in_order(x, a.weight, a.bias, a.since, a.silu)
+        return _conv_in_order(x, a.weight, a.bias, a.segment_starts, a.silu)
 
     return along_path(in_order, [a.x], a.path)
 
@@ -34,9 +34,11 @@ def along_path(function: Callable[..., Tensor], rows: Sequence[Tensor | None], p
     return take_rows(function(*gathered), inverse, path)
 
 
-def _conv_in_order(x: Tensor, weight: Tensor, bias: Tensor | None, since: Tensor | None, silu: bool) -> Tensor:
+def _conv_in_order(x: Tensor, weight: Tensor, bias: Tensor | None, segment_starts: Tensor | None, silu: bool) -> Tensor:
     length, width = x.shape[1], weight.shape[1]
-    age = None if since is None else torch.arange(length, device=since.device) - since  # of each step in its segment
+    age = (
+        None if segment_starts is None else torch.arange(length, device=segment_starts.device) - segment_starts
+    )  # of each step in its segment
     y = x * weight[:, -1]
     for shift in range(1, min(width, length)):
         tap = x[:, :-shift] * weight[:, -1 - shift]

@@ -29,7 +29,7 @@ def triton_causal_conv(arguments: CausalConvArguments) -> Tensor:
     """See `causal_conv`; the kernels read x of any dtype, and y has the same."""
     a = arguments
     bias = a.weight.new_zeros(a.weight.shape[0]) if a.bias is None else a.bias
-    y: Tensor = _forward(a.x, a.weight.float(), bias.float(), a.path, a.since, a.silu)
+    y: Tensor = _forward(a.x, a.weight.float(), bias.float(), a.path, a.segment_starts, a.silu)
     return y
 
 
@@ -38,7 +38,7 @@ def _launch(kernel: Any, a: CausalConvArguments, rows: Tensor, *written: Tensor)
     batch, length, channels = a.x.shape
     with use_card(a.x.device):
         kernel[-(-channels // CHANNELS), -(-length // STEPS), batch](
-            a.x, rows, a.weight, a.bias, a.path, a.since, *written, *strides(a.x, rows), length, channels,
+            a.x, rows, a.weight, a.bias, a.path, a.segment_starts, *written, *strides(a.x, rows), length, channels,
             W=a.weight.shape[1], T=STEPS, E=CHANNELS, SILU=a.silu,
         )  # fmt: skip
 

@@ -21,12 +21,12 @@ def load_rows(path, step, there):
 
 
 @triton.jit
-def compute_ages(since, step, there):
+def compute_ages(segment_starts, step, there):
     """The number of steps before each step in its segment."""
-    if since is None:
+    if segment_starts is None:
         age = step
     else:
-        age = step - tl.load(since + step, mask=there, other=0).to(tl.int32)
+        age = step - tl.load(segment_starts + step, mask=there, other=0).to(tl.int32)
     return age
 
 
@@ -40,7 +40,7 @@ def load_tap(x, path, step, there, lag: tl.constexpr, age, x_row, e, inside):
 
 @triton.jit
 def conv_kernel(
-    x, y, weight, bias, path, since, x_batch, x_row, y_batch, y_row, length, channels,
+    x, y, weight, bias, path, segment_starts, x_batch, x_row, y_batch, y_row, length, channels,
     W: tl.constexpr, T: tl.constexpr, E: tl.constexpr, SILU: tl.constexpr,
 ):  # fmt: skip
     """y [B, L, E]; weight [E, W] and bias [E], float32."""
@@ -48,7 +48,7 @@ def conv_kernel(
     step = tl.program_id(1) * T + tl.arange(0, T)
     e = tl.program_id(0) * E + tl.arange(0, E)[None, :]
     there, inside = step < length, e < channels
-    age = compute_ages(since, step, there)
+    age = compute_ages(segment_starts, step, there)
     total = tl.zeros([T, E], tl.float32) + tl.load(bias + e, mask=inside, other=0.0)
     for k in tl.static_range(W):
         w = tl.load(weight + e * W + k, mask=inside, other=0.0)
@@ -61,7 +61,7 @@ def conv_kernel(
 
 @triton.jit
 def conv_gradients_kernel(
-    x, grad, weight, bias, path, since, grad_x, grads, x_batch, x_row, y_batch, y_row, length, channels,
+    x, grad, weight, bias, path, segment_starts, grad_x, grads, x_batch, x_row, y_batch, y_row, length, channels,
     W: tl.constexpr, T: tl.constexpr, E: tl.constexpr, SILU: tl.constexpr,
 ):  # fmt: skip
     """grad_x [B, L, E]; grads [W + 1, B, tiles, E]: of each tap, then of the bias. `grad` is the output's.
@@ -78,7 +78,7 @@ def conv_gradients_kernel(
     for lead in tl.static_range(W):
         later = step + lead
         known = later < length
-        age = compute_ages(since, later, known)
+        age = compute_ages(segment_starts, later, known)
         row = load_rows(path, later, known)
         slope = tl.load(grad + batch * y_batch + row * y_row + e, mask=known[:, None] & inside, other=0.0).to(
             tl.float32

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, ClassVar
 from zigma_bench.ops.arguments import (
     OperatorArguments,
     check_path,
+    check_segment_starts,
     check_sequence,
     check_shape,
-    check_since,
     compute_paths,
     working_dtype,
 )
@@ -37,12 +37,12 @@ class SelectiveScanArguments(OperatorArguments):
     delta_bias: Tensor | None
     delta_softplus: bool
     path: Tensor | None
-    since: Tensor | None
+    segment_starts: Tensor | None
     initial: Tensor | None
 
     OPERATOR = "selective_scan"
     DIMENSIONS: ClassVar[Mapping[str, int]] = {
-        "u": 3, "delta": 3, "A": 2, "B": 3, "C": 3, "D": 1, "z": 3, "delta_bias": 1, "path": 1, "since": 1,
+        "u": 3, "delta": 3, "A": 2, "B": 3, "C": 3, "D": 1, "z": 3, "delta_bias": 1, "path": 1, "segment_starts": 1,
         "initial": 3,
     }  # fmt: skip
     SWITCHES = ("delta_softplus",)
@@ -60,7 +60,7 @@ class SelectiveScanArguments(OperatorArguments):
         for name, shape in expected.items():
             check_shape(name, getattr(self, name), shape, self.u, where=self.OPERATOR)
         check_path(self.path, self.u, where=self.OPERATOR)
-        check_since(self.since, self.u, where=self.OPERATOR)
+        check_segment_starts(self.segment_starts, self.u, where=self.OPERATOR)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -87,7 +87,7 @@ def selective_scan(
     delta_bias: Tensor | None = None,
     delta_softplus: bool = True,
     path: Tensor | None = None,
-    since: Tensor | None = None,
+    segment_starts: Tensor | None = None,
     initial: Tensor | None = None,
     backend: str,
 ) -> Tensor:
@@ -99,8 +99,8 @@ def selective_scan(
         B, C: [B, L, N].
         D, delta_bias: [E].
         path: int64 [L]; step i reads and writes row path[i]. It visits every row once. None: 0 .. L-1.
-        since: int64 [L]; the step (not the row) at which the segment of step i starts. The state there is zero. None:
-            one segment.
+        segment_starts: int64 [L]; the step (not the row) at which the segment of step i starts. The state there is
+            zero. None: one segment.
         initial: [B, E, N], the state before the first step, which a segment that starts at step 0 reads. None: zero.
         backend: the name of a backend, from `zigma_bench.ops.backends.resolve`.
 
@@ -110,7 +110,9 @@ def selective_scan(
     Computed in float32 (float64 for float64 u); the output has u's dtype. Raises UsageError for wrong shapes, dtypes,
     paths or segments, UnknownName for the backend, NotReady if the backend doesn't support the device or arguments.
     """
-    arguments = SelectiveScanArguments(u, delta, A, B, C, D, z, delta_bias, delta_softplus, path, since, initial)
+    arguments = SelectiveScanArguments(
+        u, delta, A, B, C, D, z, delta_bias, delta_softplus, path, segment_starts, initial
+    )
     outputs = compute_paths(arguments, u, backend)
     if len(outputs) == 1:
         return outputs[0]

@@ -25,7 +25,7 @@ class _ScanCall(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in SIZES),
         ("path", ctypes.c_void_p),
-        ("since", ctypes.c_void_p),
+        ("segment_starts", ctypes.c_void_p),
         *((name, RowsView) for name in ("u", "delta", "z", "B", "C", "out")),
         *((name, ctypes.c_void_p) for name in ("A", "D", "bias", "initial", "starts")),
         *((name, RowsView) for name in ("grad_out", "grad_u", "grad_delta", "grad_z")),
@@ -50,7 +50,7 @@ def cpu_selective_scan(arguments: SelectiveScanArguments) -> Tensor:
     call = (
         dense_rows(a.u), dense_rows(a.delta), a.A.contiguous(), dense_rows(a.B), dense_rows(a.C), contiguous(a.D),
         None if a.z is None else dense_rows(a.z), contiguous(a.delta_bias), a.delta_softplus, contiguous(a.path),
-        contiguous(a.since), contiguous(a.initial),
+        contiguous(a.segment_starts), contiguous(a.initial),
     )  # fmt: skip
     if a.needs_grad():
         out: Tensor = _CpuSelectiveScan.apply(*call)
@@ -60,7 +60,7 @@ def cpu_selective_scan(arguments: SelectiveScanArguments) -> Tensor:
 
 def _describe(a: SelectiveScanArguments, starts: Tensor | None) -> _ScanCall:
     call = _ScanCall(*a.sizes, int(a.delta_softplus), torch.get_num_threads())
-    call.path, call.since = map(address, (a.path, a.since))
+    call.path, call.segment_starts = map(address, (a.path, a.segment_starts))
     call.A, call.D, call.bias, call.initial, call.starts = map(address, (a.A, a.D, a.delta_bias, a.initial, starts))
     call.u, call.delta, call.z, call.B, call.C = map(RowsView.of, (a.u, a.delta, a.z, a.B, a.C))
     return call

@@ -26,7 +26,7 @@ def fused_selective_scan(arguments: SelectiveScanArguments) -> Tensor:
     save = a.needs_grad()
     y, _ = _forward(
         a.u.to(wide), a.delta.to(wide), a.A.float(), a.B.to(projected), a.C.to(projected), D.float(),
-        None if a.z is None else a.z.to(wide), bias.float(), a.delta_softplus, a.path, a.since,
+        None if a.z is None else a.z.to(wide), bias.float(), a.delta_softplus, a.path, a.segment_starts,
         None if a.initial is None else a.initial.float(), save,
     )  # fmt: skip
     return y.to(a.u.dtype)  # type: ignore[no-any-return]
@@ -38,7 +38,7 @@ def _readable(*fields: Any) -> SelectiveScanArguments:
     return SelectiveScanArguments(
         dense_rows(a.u), dense_rows(a.delta), a.A.contiguous(), dense_rows(a.B), dense_rows(a.C), contiguous(a.D),
         None if a.z is None else dense_rows(a.z), contiguous(a.delta_bias), a.delta_softplus, contiguous(a.path),
-        contiguous(a.since), contiguous(a.initial),
+        contiguous(a.segment_starts), contiguous(a.initial),
     )  # fmt: skip
 
 
@@ -112,7 +112,7 @@ def _differentiate(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | N
 
 SCHEMA = (
     "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor? z, Tensor bias, bool softplus, "
-    "Tensor? path, Tensor? since, Tensor? initial"
+    "Tensor? path, Tensor? segment_starts, Tensor? initial"
 )
 GRADIENTS = ", ".join(["Tensor"] * 9)
 _forward = define_operator(

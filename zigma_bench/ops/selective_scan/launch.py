@@ -57,7 +57,7 @@ def _settings(
         a.A.shape[2] % 16 == 0 and is_readable_by(16, a.B, a.C),
         a.z is not None,
         a.delta_softplus,
-        a.since is not None,
+        a.segment_starts is not None,
     )
 
 
@@ -114,7 +114,7 @@ def _launch_scan(
     kernel = _scan_kernel(a.u.get_device(), mode, config, pad_states(states), settings)
     call = SCAN.pack(
         (a.u, a.delta, a.z, a.B, a.C, out, grad),
-        (a.A, a.D, a.delta_bias, a.path, a.since, a.initial, saved, ends, sums),
+        (a.A, a.D, a.delta_bias, a.path, a.segment_starts, a.initial, saved, ends, sums),
         (batch, length, channels, states, config.parts, part_length(length, config.parts)),
     )
     parts = config.parts if mode == OUTPUTS else config.parts - 1  # nothing follows the last part
@@ -325,7 +325,7 @@ def _launch_backward(
         adjoints, adjoint_sums = _carry_states(a, ADJOINTS, config.first, grad)
     call = SCAN_BACKWARD.pack(
         (a.u, a.delta, a.z, a.B, a.C, grad, *written),
-        (a.A, a.D, a.delta_bias, a.path, a.since, saved, adjoints, adjoint_sums, *sums),
+        (a.A, a.D, a.delta_bias, a.path, a.segment_starts, saved, adjoints, adjoint_sums, *sums),
         (batch, length, channels, states, config.parts, part_length(length, config.parts)),
     )
     settings = _settings(a, grad, *written)

@@ -14,7 +14,7 @@ def naive_selective_scan(arguments: SelectiveScanArguments) -> Tensor:
     a = arguments
     batch, length, channels = a.u.shape
     order = range(length) if a.path is None else a.path.tolist()
-    starts = [0] * length if a.since is None else a.since.tolist()
+    starts = [0] * length if a.segment_starts is None else a.segment_starts.tolist()
     zero = a.u.new_zeros(batch, channels, a.A.shape[1])
     h = zero if a.initial is None else a.initial  # [B, E, N]
     # unbind: the backward pass of an index would fill a whole [B, L, E] at every step.

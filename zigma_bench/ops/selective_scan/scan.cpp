@@ -16,7 +16,7 @@ static constexpr int TOGETHER = LANES == 16 ? 8 : 4;  // states in registers
 extern "C" struct Scan {
   int64_t batch, length, channels, states, softplus, threads;
   const int64_t* path;                          // [L], or null for 0 .. L-1
-  const int64_t* since;                         // [L], the step where each step's segment began, or null for one
+  const int64_t* segment_starts;                         // [L], the step where each step's segment began, or null for one
   Rows u, delta, z, B, C, out;                  // z.data may be null
   const float *A, *D, *bias, *initial;          // [E, N], [E] or null, [E] or null, [B, E, N] or null for zero
   float* starts;                                // [B, chunks, blocks, N, LANES]: written forward or null, read backward
@@ -61,7 +61,7 @@ struct Chunk {
     for (int64_t i = 0; i < steps; i++) {
       const int64_t step = first + i, row = rows[i] = s.path ? s.path[step] : step;
       B[i] = s.B.at(b, row), C[i] = s.C.at(b, row);
-      fresh[i] = s.since && step && s.since[step] == step;
+      fresh[i] = s.segment_starts && step && s.segment_starts[step] == step;
     }
   }
 };

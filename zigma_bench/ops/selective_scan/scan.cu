@@ -13,7 +13,7 @@ constexpr int ADJOINTS = 2;    // the same for the gradient of the state, from t
 struct Scan {
   Rows u, delta, z, B, C, out, grad;  // grad: of out
   const float *A, *D, *bias;          // [K, E, N], [K, E], [K, E]
-  const int64 *path, *since;          // [K, L]; null: as the rows lie; one segment
+  const int64 *path, *segment_starts;          // [K, L]; null: as the rows lie; one segment
   const float* initial;               // [K, B, E, N] or null
   float *saved, *ends, *sums;         // [K, B, L / SAVE, E, N]; [K, B, parts, E, N]; [K, B, parts, E], -1: a segment starts
   int batches, length, channels, states, parts, part;
@@ -44,7 +44,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) scan(const Scan p)
   const int tid = threadIdx.x, g = tid % G, channel = tid / G;
   const Sample sample(blockIdx.y, p.batches);
   const float* const all_A = of_path(p.A, sample, (int64)p.channels * p.states);
-  const int64 *const path = of_path(p.path, sample, p.length), *const since = of_path(p.since, sample, p.length);
+  const int64 *const path = of_path(p.path, sample, p.length), *const segment_starts = of_path(p.segment_starts, sample, p.length);
   const int part = blockIdx.z + (MODE == ADJOINTS);  // nothing needs what the first part hands back
   const int origin = blockIdx.x * CHANNELS, e = origin + channel;
   const bool inside = e < p.channels;
@@ -60,7 +60,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) scan(const Scan p)
     const int step = tile * T + tid;
     if (!SEGMENTS || tid >= T || step >= count) return 0;
     const int at = MODE == ADJOINTS ? first + count - 1 - step : first + step;
-    return (int)(at > 0 && since[at] == at);  // the state before step 0 is given
+    return (int)(at > 0 && segment_starts[at] == at);  // the state before step 0 is given
   };
   // The thread copies these channels of every COPIES-th row.
   const int copied = tid % PIECES * PIECE, place = tid / PIECES * PITCH + copied * sizeof(IO);

@@ -18,7 +18,7 @@ struct ScanBackward {
   Rows u, delta, z, B, C, grad;             // as read
   Rows grad_u, grad_delta, grad_z, y;       // as written
   const float *A, *D, *bias;                // [K, E, N], [K, E], [K, E]
-  const int64 *path, *since;                // [K, L]; null: as the rows lie; one segment
+  const int64 *path, *segment_starts;                // [K, L]; null: as the rows lie; one segment
   const float *saved, *adjoints, *sums;     // [K, B, L / SAVE, E, N]; [K, B, parts, E, N] and [K, B, parts, E] of ADJOINTS
   float *grad_BC;                           // [channel blocks, K, B, L, 2, N'], N' = 8 * S * GROUPS
   float *grad_A, *grad_D, *grad_bias;       // [K, B, parts, E, N]; [K, B, parts, E]; [K, B, parts, E]
@@ -122,14 +122,14 @@ struct Thread {
   const int local;  // the warp's first channel in the block
   const int first, count, chunks;
   const Sample sample;
-  const int64 *const path, *const since;
+  const int64 *const path, *const segment_starts;
   const int e[2], own;
 
   DEVICE_MEMBER Thread(const ScanBackward& p, Shared& shared)
       : p(p), shared(shared), tid(threadIdx.x), warp(tid / 32), lane(tid % 32), j(lane / 4), q(lane % 4),
         group(warp % GROUPS), part(blockIdx.z), origin(blockIdx.x * CHANNELS), local(warp / GROUPS * 8),
         first(part * p.part), count(min(p.part, p.length - first)), chunks((count + SAVE - 1) / SAVE),
-        sample(blockIdx.y, p.batches), path(of_path(p.path, sample, p.length)), since(of_path(p.since, sample, p.length)),
+        sample(blockIdx.y, p.batches), path(of_path(p.path, sample, p.length)), segment_starts(of_path(p.segment_starts, sample, p.length)),
         e{origin + local + q, origin + local + q + 4}, own(origin + local + j) {}
 
   // The state of register i: a channel and a state.
@@ -175,7 +175,7 @@ DEVICE void fetch_order(const Thread& t, int chunk) {
     if (at < t.count && t.path) copy4(to, t.path + t.first + at);  // the lower half, for the length is an int
     else *to = at < t.count ? t.first + at : -1;
     if (SEGMENTS)
-      t.shared.fresh[chunk & 3][step] = at < t.count && t.first + at > 0 && t.since[t.first + at] == t.first + at;
+      t.shared.fresh[chunk & 3][step] = at < t.count && t.first + at > 0 && t.segment_starts[t.first + at] == t.first + at;
   }
 }
 

@@ -24,8 +24,8 @@ def torch_selective_scan(arguments: SelectiveScanArguments) -> Tensor:
     d = a.delta if a.delta_bias is None else a.delta + a.delta_bias
     d = F.softplus(d) if a.delta_softplus else d
     fresh = None
-    if a.since is not None:
-        fresh = a.since == torch.arange(len(a.since), device=a.since.device)
+    if a.segment_starts is not None:
+        fresh = a.segment_starts == torch.arange(len(a.segment_starts), device=a.segment_starts.device)
         fresh[0] = False  # the first step reads the initial state
     h = a.u.new_zeros(a.u.shape[0], a.u.shape[2], a.A.shape[1]) if a.initial is None else a.initial
     y: Tensor = _TorchRecurrence.apply(a.u, d, a.A, a.B, a.C, h, a.path, fresh)

@@ -29,7 +29,7 @@ MORE_TENSORS = ["scratch", "grad_u", "grad_delta", "grad_z", "grad_pairs", "grad
 
 @triton.jit(do_not_specialize=ROWS + SIZES, do_not_specialize_on_alignment=TENSORS + MORE_TENSORS)
 def scan_gradients_kernel(
-    u, delta, z, out, A, D, bias, path, since, staged, saved, ends, sums, scratch,
+    u, delta, z, out, A, D, bias, path, segment_starts, staged, saved, ends, sums, scratch,
     grad_u, grad_delta, grad_z, grad_pairs, grad_A, grad_D, grad_bias, grad_initial,
     u_batch, u_row, delta_batch, delta_row, z_batch, z_row, out_batch, out_row, length, channels, parts, part,
     N: tl.constexpr, NB: tl.constexpr, E: tl.constexpr, T: tl.constexpr, SAVE: tl.constexpr, SOFTPLUS: tl.constexpr,
@@ -79,8 +79,8 @@ def scan_gradients_kernel(
                 raw = tl.load(delta + row * delta_row + e, mask=inside & there, other=0.0)
                 d = compute_step_size(raw, bias_, there, SOFTPLUS)
                 b = load_projection(staged, step, 0, there, NB)
-                if since is not None:
-                    h = tl.where(load_fresh(since, step, there), 0.0, h)
+                if segment_starts is not None:
+                    h = tl.where(load_fresh(segment_starts, step, there), 0.0, h)
                 h = tl.exp2(d[None, :] * A_) * h + (d * x)[None, :] * b
         tl.debug_barrier()  # other threads read what this one has stored
         for piece in range(pieces - 1, -1, -1):
@@ -95,8 +95,8 @@ def scan_gradients_kernel(
                 raw = tl.load(delta + row * delta_row + e, mask=mask, other=0.0).to(tl.float32)
                 d = compute_step_size(raw, bias_, there, SOFTPLUS)
                 b = load_projection(staged, start + t, 0, there, NB)
-                if since is not None:
-                    h = tl.where(load_fresh(since, start + t, there), 0.0, h)
+                if segment_starts is not None:
+                    h = tl.where(load_fresh(segment_starts, start + t, there), 0.0, h)
                 befores = befores + (h,)
                 h = tl.exp2(d[None, :] * A_) * h + (d * x)[None, :] * b
                 rows, xs, raws, ds, afters = rows + (row,), xs + (x,), raws + (raw,), ds + (d,), afters + (h,)
@@ -123,8 +123,8 @@ def scan_gradients_kernel(
                 tl.store(to + NB, tl.sum(after * gy[None, :], 1), mask=there)
                 r = tl.exp2(d[None, :] * A_) * g
                 exponent = r * befores[t]  # gradient of d A
-                if since is not None:
-                    r = tl.where(load_fresh(since, start + t, there), 0.0, r)
+                if segment_starts is not None:
+                    r = tl.where(load_fresh(segment_starts, start + t, there), 0.0, r)
                 grad_A_ += d[None, :] * exponent
                 through = tl.sum(b * g, 0)
                 grad_d_ = x * through + LN2 * tl.sum(A_ * exponent, 0)

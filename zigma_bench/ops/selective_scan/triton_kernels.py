@@ -45,9 +45,9 @@ def load_row(path, step, there):
 
 
 @triton.jit
-def load_fresh(since, step, there):
+def load_fresh(segment_starts, step, there):
     """Whether a segment starts at a step; step 0 continues from the initial state."""
-    return (tl.load(since + step, mask=there, other=-1) == step) & (step > 0)
+    return (tl.load(segment_starts + step, mask=there, other=-1) == step) & (step > 0)
 
 
 @triton.jit
@@ -84,7 +84,7 @@ def stage_projections_kernel(
 
 @triton.jit(do_not_specialize=ROWS + SIZES, do_not_specialize_on_alignment=TENSORS)
 def scan_outputs_kernel(
-    u, delta, z, out, A, D, bias, path, since, staged, initial, saved, ends, sums,
+    u, delta, z, out, A, D, bias, path, segment_starts, staged, initial, saved, ends, sums,
     u_batch, u_row, delta_batch, delta_row, z_batch, z_row, out_batch, out_row, length, channels, parts, part,
     N: tl.constexpr, NB: tl.constexpr, E: tl.constexpr, T: tl.constexpr, SAVE: tl.constexpr, SOFTPLUS: tl.constexpr,
 ):  # fmt: skip
@@ -133,8 +133,8 @@ def scan_outputs_kernel(
             c = load_projection(staged, start + t, 1, there, NB)
             x = xs[t].to(tl.float32)
             d = compute_step_size(raws[t], bias_, there, SOFTPLUS)
-            if since is not None:
-                h = tl.where(load_fresh(since, start + t, there), 0.0, h)
+            if segment_starts is not None:
+                h = tl.where(load_fresh(segment_starts, start + t, there), 0.0, h)
             h = tl.exp2(d[None, :] * A_) * h + (d * x)[None, :] * b
             y = tl.sum(c * h, 0) + D_ * x
             if z is not None:
@@ -147,7 +147,7 @@ def scan_outputs_kernel(
 
 @triton.jit(do_not_specialize=ROWS + SIZES, do_not_specialize_on_alignment=TENSORS)
 def carry_states_kernel(
-    u, delta, z, out, A, bias, path, since, staged, ends, sums,
+    u, delta, z, out, A, bias, path, segment_starts, staged, ends, sums,
     u_batch, u_row, delta_batch, delta_row, z_batch, z_row, out_batch, out_row, length, channels, parts, part,
     N: tl.constexpr, NB: tl.constexpr, E: tl.constexpr, T: tl.constexpr, SOFTPLUS: tl.constexpr, BACK: tl.constexpr,
 ):  # fmt: skip
@@ -188,8 +188,8 @@ def carry_states_kernel(
                 c = load_projection(staged, step, 1, there, NB)
                 h = decay * (flow[None, :] * c + h)
             total += d
-            if since is not None:
-                fresh = load_fresh(since, step, there)
+            if segment_starts is not None:
+                fresh = load_fresh(segment_starts, step, there)
                 h = tl.where(fresh, 0.0, h)
                 total = tl.where(fresh, float("inf"), total)
             if not BACK:

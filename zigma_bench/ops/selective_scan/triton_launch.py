@@ -83,7 +83,14 @@ def _launch(
     """
     batch, length, channels, states = a.sizes
     rows = {"u": a.u, "delta": a.delta, "z": a.z, "out": out}
-    values: dict[str, Any] = {**rows, "D": a.D, "bias": a.delta_bias, "path": a.path, "since": a.since, **tensors}
+    values: dict[str, Any] = {
+        **rows,
+        "D": a.D,
+        "bias": a.delta_bias,
+        "path": a.path,
+        "segment_starts": a.segment_starts,
+        **tensors,
+    }
     for name, tensor in rows.items():
         values[f"{name}_batch"], values[f"{name}_row"] = strides(tensor)
     part = part_length(length, config.parts)

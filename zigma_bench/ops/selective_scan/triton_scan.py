@@ -30,8 +30,8 @@ def triton_selective_scan(arguments: SelectiveScanArguments) -> Tensor:
     bias = a.A.new_zeros(a.A.shape[0]) if a.delta_bias is None else a.delta_bias
     initial = None if a.initial is None else a.initial.float()
     y: Tensor = _forward(
-        a.u, a.delta, a.A.float(), a.B, a.C, D.float(), a.z, bias.float(), a.delta_softplus, a.path, a.since, initial,
-        a.needs_grad(),
+        a.u, a.delta, a.A.float(), a.B, a.C, D.float(), a.z, bias.float(), a.delta_softplus, a.path,
+        a.segment_starts, initial, a.needs_grad(),
     )[0]  # fmt: skip
     return y
 
@@ -42,7 +42,7 @@ def _readable(*fields: Any) -> SelectiveScanArguments:
     return SelectiveScanArguments(
         dense_rows(a.u), dense_rows(a.delta), a.A, dense_rows(a.B), dense_rows(a.C), contiguous(a.D),
         None if a.z is None else dense_rows(a.z), contiguous(a.delta_bias), a.delta_softplus, contiguous(a.path),
-        contiguous(a.since), a.initial,
+        contiguous(a.segment_starts), a.initial,
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from zigma_bench.errors import UsageError
-from zigma_bench.ops.arguments import OperatorArguments, check_path, check_sequence, check_shape, check_since
+from zigma_bench.ops.arguments import OperatorArguments, check_path, check_segment_starts, check_sequence, check_shape
 from zigma_bench.ops.backends import backend_named, implementation_of
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class SsdArguments(OperatorArguments):
     dt_bias: Tensor | None
     dt_softplus: bool
     path: Tensor | None
-    since: Tensor | None
+    segment_starts: Tensor | None
 
     OPERATOR = "ssd"
     DIMENSIONS: ClassVar[Mapping[str, int]] = {
@@ -43,7 +43,7 @@ class SsdArguments(OperatorArguments):
         "D": 1,
         "dt_bias": 1,
         "path": 1,
-        "since": 1,
+        "segment_starts": 1,
     }
     SWITCHES = ("dt_softplus",)
 
@@ -53,7 +53,7 @@ class SsdArguments(OperatorArguments):
         for name, shape in self._expected_shapes().items():
             check_shape(name, getattr(self, name), shape, self.x, where=self.OPERATOR)
         check_path(self.path, self.x, where=self.OPERATOR)
-        check_since(self.since, self.x, where=self.OPERATOR)
+        check_segment_starts(self.segment_starts, self.x, where=self.OPERATOR)
 
     def _expected_shapes(self) -> dict[str, tuple[int, ...]]:
         batch, length, channels = self.x.shape
@@ -98,7 +98,7 @@ def ssd(
     dt_bias: Tensor | None = None,
     dt_softplus: bool = True,
     path: Tensor | None = None,
-    since: Tensor | None = None,
+    segment_starts: Tensor | None = None,
     backend: str,
 ) -> Tensor:
     """d = softplus(dt + dt_bias); h_t = exp(d A) h_{t-1} + d B x^T; y = C h + D x, for each head.
@@ -110,17 +110,17 @@ def ssd(
         B, C: [B, L, G, N]; each of the G groups is shared by H / G adjacent heads.
         D, dt_bias: [H].
         path: int64 [L]; step i reads and writes row path[i]. It visits every row once. None: 0 .. L-1.
-        since: int64 [L]; the step (not the row) at which the segment of step i starts. The state there is zero. None:
-            one segment.
+        segment_starts: int64 [L]; the step (not the row) at which the segment of step i starts. The state there is
+            zero. None: one segment.
         backend: the name of a backend, from `zigma_bench.ops.backends.resolve`. `naive` is a loop over time; the
             others compute chunks of steps by matrix products; `mamba-ssm` has no SSD.
 
     y has x's dtype. `naive` computes in float32 (float64 for float64 x), and so do the others, except that products of
     bfloat16 x, B and C have bfloat16 factors. An infinity or NaN stays in its segment; with other backends than `naive`
-    it makes a whole head NaN there, or without `since` that head of the sample. Raises UsageError for wrong shapes,
+    it makes a whole head NaN there, or without segments that head of the sample. Raises UsageError for wrong shapes,
     dtypes, paths or segments, UnknownName for the backend, NotReady if the backend doesn't support the device.
     """
-    arguments = SsdArguments(x, dt, A, B, C, D, dt_bias, dt_softplus, path, since)
+    arguments = SsdArguments(x, dt, A, B, C, D, dt_bias, dt_softplus, path, segment_starts)
     chosen = backend_named(backend, where="ssd")
     implementation = implementation_of("ssd", chosen, x.device.type)
     arguments.check()
@@ -133,4 +133,4 @@ def in_wide_dtype(arguments: SsdArguments, wide: dtype) -> SsdArguments:
     """The arguments with dt, A, D and dt_bias in the dtype of decays, sums and states; x, B and C as they are."""
     a = arguments
     D, dt_bias = (None if tensor is None else tensor.to(wide) for tensor in (a.D, a.dt_bias))
-    return SsdArguments(a.x, a.dt.to(wide), a.A.to(wide), a.B, a.C, D, dt_bias, a.dt_softplus, a.path, a.since)
+    return SsdArguments(a.x, a.dt.to(wide), a.A.to(wide), a.B, a.C, D, dt_bias, a.dt_softplus, a.path, a.segment_starts)

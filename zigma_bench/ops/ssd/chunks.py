@@ -31,7 +31,7 @@ MOST_FORGOTTEN = {torch.float32: -128.0, torch.float64: -800.0}
 def chunked_ssd(arguments: SsdArguments) -> Tensor:
     """See `ssd`: gathers the rows along the path, computes the chunks, and puts the rows back."""
     a = in_wide_dtype(arguments, working_dtype(arguments.x))
-    rows, rest = (a.x, a.dt, a.B, a.C), (a.A, a.D, a.dt_bias, a.dt_softplus, a.since)
+    rows, rest = (a.x, a.dt, a.B, a.C), (a.A, a.D, a.dt_bias, a.dt_softplus, a.segment_starts)
     if a.path is None:
         return _checkpointed(*rows, *rest)
     inverse = torch.empty_like(a.path)
@@ -54,7 +54,7 @@ def _in_order(
     D: Tensor | None,
     dt_bias: Tensor | None,
     dt_softplus: bool,
-    since: Tensor | None,
+    segment_starts: Tensor | None,
 ) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):  # this function chooses the dtypes of products
         d = dt if dt_bias is None else dt + dt_bias
@@ -62,10 +62,10 @@ def _in_order(
         heads = torch.unflatten(x, -1, (len(A), -1))  # [B, L, H, P]
         enters, a = d[..., None] * heads, (d * A).clamp(min=MOST_FORGOTTEN[d.dtype])
         spoiled = None
-        if since is not None:
-            enters, a, B, C, spoiled = _without_infinities(enters, a, B, C, since)
+        if segment_starts is not None:
+            enters, a, B, C, spoiled = _without_infinities(enters, a, B, C, segment_starts)
         product = torch.bfloat16 if x.dtype == torch.bfloat16 else d.dtype
-        y = _chunked(enters.to(product), a, B.to(product), C.to(product), since)
+        y = _chunked(enters.to(product), a, B.to(product), C.to(product), segment_starts)
         # The term j = i, without decay: computed separately, in full precision.
         own = d * (C.to(d.dtype) * B.to(d.dtype)).sum(-1).repeat_interleave(len(A) // B.shape[2], -1)
         y = torch.addcmul(y, (own if D is None else own + D)[..., None], heads)  # in the dtype of d
@@ -74,7 +74,7 @@ def _in_order(
 
 
 def _without_infinities(
-    x: Tensor, a: Tensor, B: Tensor, C: Tensor, since: Tensor
+    x: Tensor, a: Tensor, B: Tensor, C: Tensor, segment_starts: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The inputs of `_chunked` with zeros for infinities and NaN, and where the output must be NaN: [B, L, H].
 
@@ -84,13 +84,13 @@ def _without_infinities(
     each = a.shape[2] // B.shape[2]
     finite = [tensor.isfinite() for tensor in (x, a, B, C)]
     B_fine, C_fine = (fine.all(-1).repeat_interleave(each, -1) for fine in finite[2:])
-    step = torch.arange(len(since), device=since.device)[:, None]
+    step = torch.arange(len(segment_starts), device=segment_starts.device)[:, None]
     last = torch.where(finite[0].all(-1) & finite[1] & B_fine, -1, step).cummax(1).values
     x, a, B, C = (torch.where(fine, tensor, 0) for fine, tensor in zip(finite, (x, a, B, C), strict=True))
-    return x, a, B, C, (last >= since[:, None]) | ~C_fine
+    return x, a, B, C, (last >= segment_starts[:, None]) | ~C_fine
 
 
-def _chunked(x: Tensor, a: Tensor, B: Tensor, C: Tensor, since: Tensor | None) -> Tensor:
+def _chunked(x: Tensor, a: Tensor, B: Tensor, C: Tensor, segment_starts: Tensor | None) -> Tensor:
     """h_t = exp(a) h_{t-1} + B x^T, y = exp(a) C h_{t-1}: the contribution of earlier steps, [B, L, H, P].
 
     x [B, L, H, P], a [B, L, H], B and C [B, L, G, N]. States and decays have the dtype of a, products that of x; y has
@@ -100,7 +100,7 @@ def _chunked(x: Tensor, a: Tensor, B: Tensor, C: Tensor, since: Tensor | None) -
     chunk = min(CHUNK, length)
     x, a, B, C = (_cut(tensor, chunk) for tensor in (x, a, B, C))
     step = torch.arange(a.shape[1] * chunk, device=a.device).view(-1, chunk)  # [K, Q]
-    starts = torch.zeros_like(step) if since is None else _cut(since[None], chunk)[0]
+    starts = torch.zeros_like(step) if segment_starts is None else _cut(segment_starts[None], chunk)[0]
     sums = a.transpose(2, 3).double().cumsum(-1)  # [B, K, H, Q]
     y = _inside(x, sums, B, C, step, starts, wide)
     if length > chunk:

@@ -16,7 +16,7 @@ def naive_ssd(arguments: SsdArguments) -> Tensor:
     batch, length, channels = a.x.shape
     heads, groups = len(a.A), a.B.shape[2]
     order = range(length) if a.path is None else a.path.tolist()
-    starts = [0] * length if a.since is None else a.since.tolist()
+    starts = [0] * length if a.segment_starts is None else a.segment_starts.tolist()
     h = zero = a.dt.new_zeros(batch, heads, channels // heads, a.B.shape[3])  # [B, H, P, N]
     # unbind: the backward pass of an index would fill a whole [B, L, E] at every step.
     x_ = torch.unflatten(a.x.to(a.dt.dtype), -1, (heads, -1)).unbind(1)  # [B, H, P] each

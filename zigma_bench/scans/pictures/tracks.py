@@ -32,9 +32,9 @@ def track(route: Route, number: int, grid: Grid) -> Track:
     """Path `number` of a route as it is drawn."""
     path = route.paths[number]
     at = np.flatnonzero(path >= 0)
-    since = np.zeros_like(at) if route.since is None else route.since[number][at]
+    segment_starts = np.zeros_like(at) if route.segment_starts is None else route.segment_starts[number][at]
     points = _points(path[at], grid)
-    moves, reset = np.diff(points, axis=0), np.diff(since) != 0
+    moves, reset = np.diff(points, axis=0), np.diff(segment_starts) != 0
     link = np.where(np.abs(moves).max(-1, initial=0) <= 1, "step", "jump")
     link[reset | (np.diff(at) > 1)] = ""
     shades = min(route.steps, FRAMES)
