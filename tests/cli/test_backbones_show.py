@@ -146,7 +146,7 @@ def test_the_name_alone_shows_its_options_as_ever(call):
         (["dit/B/2", "--scan", "raster"], 2, "the order of tokens does not matter to dit; leave it out"),
         (["zigma/B/2", "--backend", "naive"], 2, "no estimate of the memory of this backend"),
         (["zigma/B/2", "--channels", "0"], 2, "at least one channel"),
-        (["zigma/B/2:width=8"], 2, "size 'B/2' already says width"),
+        (["zigma/B/2:width=8"], 2, "size 'B/2' already sets width"),
         (["zigma/B/2:name=dit"], 2, "'name' is no option"),
         (["zigma:width=97,depth=2,patch=2,mixer=mamba-2"], 3, "heads of 64 channels do not divide"),
     ],

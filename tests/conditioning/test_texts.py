@@ -173,7 +173,7 @@ MASK = ("tokens: 8, mask: true", "tokens: 8")
     [
         ([TEXTED], NotReady, ["conditioned on text features of 8 tokens with 64 channels", "got '10 classes'"]),
         ([TEXTED, (DATA[0], "{name: digits, caption: one}")], NotReady,
-         ["captions nothing encodes: give data.text an encoder"]),
+         ["captions that are not encoded: set data.text.encoder"]),
         ([(DATA[0], "{name: digits, text: {encoder: minilm}}")], UsageError,
          [":3, key data.text", "'digits' has no captions to encode"]),
         ([*ALL, ("text_tokens: 8", "text_tokens: 9")], NotReady,

@@ -230,5 +230,5 @@ def test_data_check_of_a_suite_knows_its_crop(write_suite: Any, tmp_path: Path) 
 
 def test_an_efficiency_suite_has_nothing_to_cut(root: Path) -> None:
     suite, source = load_suite(root / "suites" / "efficiency.yaml", settings=["train.random_crop=300"])
-    with pytest.raises(UsageError, match="an efficiency suite has no images to cut"):
+    with pytest.raises(UsageError, match="an efficiency suite has no images to crop"):
         make_plan(suite, source, catalogue())

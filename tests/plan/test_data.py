@@ -101,7 +101,7 @@ def test_the_permutation_stands_in_the_record_and_all_images_go_through_it(write
         ("{name: digits, transforms: blur}", [":3", "data.transforms", "should be a list", "got 'blur'"]),
         ("{name: digits, transforms: [{nme: blur}]}", [":3", "data.transforms.0", "is missing"]),
         ("[digits, {name: digits, transforms: [{name: blur, sigma: 0}]}]", [":3", "data.1.transforms.0", "got 0"]),
-        ("[digits, digits]", [":3", "data.1", "the data set 'digits' stands twice"]),
+        ("[digits, digits]", [":3", "data.1", "the data set 'digits' is listed twice"]),
         ("[]", [":3", "key data", "at least 1 item"]),
         ("[digits, {name: digitz}]", [":3", "data.1", "did you mean 'digits'"]),
         ("{name: gaussian-random-field, slope: 9.5}", ["option 'slope'", "from -4 to 8", "got 9.5"]),

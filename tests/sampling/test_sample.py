@@ -192,7 +192,7 @@ def test_labels_are_balanced_and_of_the_index_alone():
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--solver", "ddpm"], "ddpm walks back the diffusion of the path vp"),
+        (["--solver", "ddpm"], "ddpm reverses the diffusion of the path vp"),
         (["--solver", "eulr"], "--solver"),
         (["--set", "diffuson=sigma"], "did you mean 'diffusion'"),
         (["--set", "graph=true"], "not recorded"),

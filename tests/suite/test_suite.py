@@ -42,11 +42,11 @@ def test_numbers_are_those_of_yaml_1_2(write_suite):
         ("budget: {images: 64}", "budget: {images: '64'}", [":9", "budget.images", "valid integer", "got '64'"]),
         ("budget: {images: 64}", "budget: {images: 64, flops: 1e9}", ["exactly one of images, flops and seconds"]),
         ("budget: {images: 64}", "budget: {images: 0}", ["budget.images", "greater than or equal to 1", "got 0"]),
-        ("seeds: [0, 1]", "seeds: [0, 0]", [":8", "a seed stands twice"]),
+        ("seeds: [0, 1]", "seeds: [0, 0]", [":8", "a seed is listed twice"]),
         ("seeds: [0, 1]", "seeds: [0, 1.5]", [":8", "seeds.1", "valid integer"]),
-        ("seeds: [0, 1]", "seeds: [0, 1]\nseeds: [2]", [":9", "the key 'seeds' stands twice"]),
+        ("seeds: [0, 1]", "seeds: [0, 1]\nseeds: [2]", [":9", "the key 'seeds' is listed twice"]),
         ("{batch: 16}", "{batch: 16, precision: fp8}", ["train.precision", "'auto', 'fp32', 'bf16' or 'fp16'", "fp8"]),
-        ("evaluations: 2", "solver: heun, evaluations: 3", ["heun takes an even number"]),
+        ("evaluations: 2", "solver: heun, evaluations: 3", ["heun needs an even number"]),
         ("evaluations: 2", "solver: dopri5, evaluations: 3", ["dopri5 chooses its evaluations itself"]),
         (
             "evaluations: 2",
@@ -64,12 +64,12 @@ def test_numbers_are_those_of_yaml_1_2(write_suite):
         ("data: {name: digits}", "data: &d {name: digits}", [":3", "anchors, aliases and tags"]),
         ("data: {name: digits}", "data: !!python/object:os.system {name: digits}", ["anchors, aliases and tags"]),
         ("name: tiny", "name: ../../etc", ["key name", "got '../../etc'"]),
-        ("name: tiny", "name: [tiny", ["this is no YAML"]),
+        ("name: tiny", "name: [tiny", ["not valid YAML"]),
         ("name: tiny", "1: tiny", [":2", "a key is not text"]),
         ("name: tiny", "name: tiny-smoke", ["kept for smoke runs"]),
         ("{images: 64}", "{images: 1_0}", ["budget.images", "valid integer", "got '1_0'"]),
         ("{images: 64}", "{seconds: 1e999}", ["budget.seconds", "finite number"]),
-        ("seeds: [0, 1]", "efficiency: {stages: [sample, sample]}", ["a stage stands twice"]),
+        ("seeds: [0, 1]", "efficiency: {stages: [sample, sample]}", ["a stage is listed twice"]),
     ],
 )
 def test_faults_say_where_and_what(write_suite, old, new, words):
@@ -118,7 +118,7 @@ def test_settings_are_laid_over_the_file(write_suite):
     assert suite.compare[0].scans[0].model_dump() == {"name": "raster", "paths": 2}
     assert "--set budget.images=x" in fault(path, settings=["budget.images=x"])
     assert "KEY.PATH=VALUE" in fault(path, settings=["budget"])
-    assert "is no place of a list" in fault(path, settings=["compare.7.scans=[raster]"])
+    assert "is not an index of the list" in fault(path, settings=["compare.7.scans=[raster]"])
     assert "did you mean 'budget'" in fault(path, settings=["budgt.images=3"])
 
 
