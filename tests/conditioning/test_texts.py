@@ -392,9 +392,9 @@ def test_a_cell_is_drawn_from_under_prompts(ran, tmp_path) -> None:
         (("--prompt", "a b c d e f g h i"), "longer than the texts"),
         (("--prompt", "a", "--class", 1), "no classes"),
         (("--prompt", "a", "--set", "graph=true"), "not recorded"),
-        (("--prompt", "a", "--smoke"), "--smoke goes with a suite, and this is a cell"),
+        (("--prompt", "a", "--smoke"), "--smoke needs a suite, and this is a cell"),
         (("--prompt", "a", "--autoencoder", "b"), "no latents"),
-        (("--prompt", "a", "--encoder", "minilm"), "knows the encoder"),
+        (("--prompt", "a", "--encoder", "minilm"), "already has a text encoder"),
     ],
 )
 def test_orders_of_a_cell_that_make_no_sense(ran, words, told, tmp_path) -> None:
@@ -414,7 +414,7 @@ def test_a_cell_that_is_no_trained_one(ran, tmp_path) -> None:
     (record,) = cell.glob("train-*/record.json")
     record.unlink()
     assert "training is not done" in str(run(cell, "--prompt", "a", "--out", tmp_path / "a").exception)
-    assert "goes with a model" in str(run(ran[0] / "suite.yaml", "--prompt", "a").exception)
+    assert "needs a model" in str(run(ran[0] / "suite.yaml", "--prompt", "a").exception)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from zigma_bench.plugins.discovery import catalogue
 
 av = pytest.importorskip("av")
 
-WHOLE = "nothing is wrong (8 images to train on, 4 held out)"
+WHOLE = "no problems (8 images to train on, 4 held out)"
 
 
 def picture(path: Path, number: int, size: tuple[int, int] = (20, 16)) -> None:
@@ -249,11 +249,11 @@ def test_the_command_lists_faults_with_code_3(
 ) -> None:
     words = ("mm-celeba", "--set", "images=12", "--set", "validation=4", "--set", "resolution=8", "--from", faces.root)
     done = program(*words)
-    assert (done.returncode, done.stdout) == (0, f"mm-celeba: 12 images looked at, {WHOLE}\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, f"mm-celeba: 12 images checked, {WHOLE}\n"), done.stderr
     shutil.copy(Path(faces.root) / "celeba-caption/1.txt", Path(faces.root) / "images/1.jpg")
     done = program(*words)
     assert done.returncode == 3 and "images/1.jpg: the image can't be decoded" in done.stdout
-    assert "12 images looked at, 1 problem(s)" in done.stdout
+    assert "12 images checked, 1 problem(s)" in done.stdout
     (item,) = json.loads(program(*words, "--json").stdout)["checked"]
     assert item["images"] == 12 and item["problems"][0]["where"].endswith("images/1.jpg")
 
@@ -264,7 +264,7 @@ def test_the_command_takes_a_suite(
     sets = ", ".join(f"{{name: mm-celeba, images: 12, validation: 4, resolution: {side}}}" for side in (8, 16))
     path = write_suite(("data: {name: digits}", f"data: [{sets}]"))
     done = program(path, "--from", faces.root)
-    assert (done.returncode, done.stdout) == (0, f"mm-celeba: 12 images looked at, {WHOLE}\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, f"mm-celeba: 12 images checked, {WHOLE}\n"), done.stderr
     done = program(path, "--from", faces.root + "-absent")
     assert done.returncode == 3 and "zigma-bench data check mm-celeba" in done.stdout
 
@@ -273,8 +273,8 @@ def test_the_command_takes_a_suite(
     ("words", "expected"),
     [
         (["mm-celebs"], "did you mean 'mm-celeba'"),
-        (["digits", "--from", "here"], "is of no folder"),
-        (["digits", "--set", "validation"], "this is no setting"),
+        (["digits", "--from", "here"], "is not in a folder"),
+        (["digits", "--set", "validation"], "not a KEY=VALUE setting"),
         (["digits", "--set", "validation=x"], "option 'validation' has a wrong value"),
         (["absent.yaml"], "there is no such suite"),
     ],

@@ -172,7 +172,7 @@ def test_another_autoencoder_does_not_read_the_cache_of_the_first(place, tmp_pat
     planned = run("plan", *words, cwd=place).stdout
     assert "another weights_sha256" in planned and "images in results" not in planned
     done = run("data", "check", "suite.yaml", "--set", shared, cwd=place)
-    assert done.returncode == 0 and f"latents in {cache}: nothing is wrong" in done.stdout, done.stdout
+    assert done.returncode == 0 and f"latents in {cache}: no problems" in done.stdout, done.stdout
 
 
 def test_a_check_finds_shards_of_a_cache_that_are_broken_or_lack_between_others(place, tmp_path):
@@ -189,7 +189,7 @@ def test_a_check_finds_shards_of_a_cache_that_are_broken_or_lack_between_others(
         if mark.name >= "0000002":
             mark.unlink()
     done = run(*words, cwd=place)
-    assert done.returncode == 0 and "nothing is wrong" in done.stdout, done.stdout
+    assert done.returncode == 0 and "no problems" in done.stdout, done.stdout
     (cache / "train" / "store.json").write_text("{")
     assert "this is no description of a store" in run(*words, cwd=place).stdout
 

@@ -136,7 +136,7 @@ def test_images_that_are_refused(folder, tmp_path):
         (["--metrics", "fd-eflite0"], "did you mean 'fd-efflite0'"),
         (["--metrics", "fid,fid"], "stands twice"),
         (["--metrics", "fd-efflite0:size=65"], "size"),
-        (["--set", "a=1"], "--set goes with a suite"),
+        (["--set", "a=1"], "--set needs a suite"),
         (["suite.yaml"], "leave one out"),
     ],
 )
@@ -151,5 +151,5 @@ def test_samples_and_reference_belong_together(folder, tmp_path):
     found = run("--samples", place, "--reference", small, results=tmp_path)
     assert "differ in shape" in str(found.exception) and str(small) in str(found.exception)
     assert "give --reference" in str(run("--samples", place, results=tmp_path).exception)
-    assert "--reference goes with --samples" in str(run("--reference", place, results=tmp_path).exception)
+    assert "--reference needs --samples" in str(run("--reference", place, results=tmp_path).exception)
     assert "nothing to measure" in str(run(results=tmp_path).exception)

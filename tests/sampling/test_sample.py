@@ -202,8 +202,8 @@ def test_labels_are_balanced_and_of_the_index_alone():
         (["--solver", "heun", "--evaluations", 3], "even number"),
         (["--guidance", 0], "--guidance"),
         (["--count", 0], "--count"),
-        (["--only", "x"], "--only goes with a suite"),
-        (["--results", "x"], "--results goes with a suite"),
+        (["--only", "x"], "--only needs a suite"),
+        (["--results", "x"], "--results needs a suite"),
     ],
 )
 def test_orders_that_make_no_sense(words, told, model, tmp_path):
@@ -240,7 +240,7 @@ def test_what_is_neither_suite_nor_model(write_suite, tmp_path):
     for path, got in ((tmp_path, "a folder without one"), (tmp_path / "x", "nothing there")):
         told = str(run(path, "--out", tmp_path / "a").exception)
         assert "neither a suite nor a model" in told and got in told
-    assert "--count goes with a model" in str(run(write_suite(), "--count", 3).exception)
+    assert "--count needs a model" in str(run(write_suite(), "--count", 3).exception)
 
 
 def test_what_is_drawn_is_measured_without_its_grid(model, tmp_path):
