@@ -145,7 +145,7 @@ def test_broken_features_are_found_and_written_again() -> None:
     def encode() -> int:
         return encode_captions(SPLITS, text, "cpu", lambda done, words: encoded.append(done), lambda: False)
 
-    assert check_captions(SPLITS, text) == [f"the captions' features in {folder_of(text)} are missing or not whole"]
+    assert check_captions(SPLITS, text) == [f"the captions' features in {folder_of(text)} are missing or incomplete"]
     assert encode() == 7 and check_captions(SPLITS, text) == [] and encoded == [8]
     file = folder_of(text) / "0000000.features.npy"
     whole = file.read_bytes()
@@ -188,7 +188,7 @@ def test_features_of_other_weights_are_refused(tmp_path: Path) -> None:
     with_texts(SPLITS, text, device="cpu")
     write_encoder(folder, "bert", seed=1)
     assert told(str(folder)).fingerprint != text.fingerprint  # a new plan encodes anew
-    with pytest.raises(NotReady, match="made by other weights"):
+    with pytest.raises(NotReady, match="encoded with other weights"):
         with_texts(SPLITS, text, device="cpu")
 
 
@@ -240,7 +240,7 @@ def test_prompts_without_their_encoder(tmp_path: Path) -> None:
     shutil.rmtree(folder)
     captions = texts_of(text, ["many", "a dog"], "cpu")
     assert torch.equal(captions(torch.tensor([0, 1, 2]))[0], table(torch.tensor([5, 2, 7]))[0])
-    with pytest.raises(NotReady, match=r"which reads prompts, is not here; the text encoder .* put"):
+    with pytest.raises(NotReady, match=r"of the prompts is missing; the text encoder .* put"):
         texts_of(text, ["many", "a smile"], "cpu")
     write_encoder(folder, "t5", seed=1)
     with pytest.raises(NotReady, match="another than the network was trained with"):

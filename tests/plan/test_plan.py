@@ -345,10 +345,10 @@ VP = ("{batch: 16}", "{batch: 16, path: vp, prediction: noise}")
         ([("{batch: 16}", "{batch: 16, path: vp, interval: [0, 1]}")], ["path vp is infinite at t = 1"]),
         ([("{batch: 16}", "{batch: 16, prediction: noise, weighting: velocity, interval: [0, 0.9]}")],
          ["train.interval", "weighting velocity of the path linear is infinite at t = 0"]),
-        ([("{batch: 16}", "{batch: 16, interval: [0.5, 0.5]}")], [":11, key train.interval", "are no interval"]),
-        ([("evaluations: 2", "interval: [0.9, 0.1]")], [":12, key sample.interval", "are no interval"]),
+        ([("{batch: 16}", "{batch: 16, interval: [0.5, 0.5]}")], [":11, key train.interval", "are not increasing"]),
+        ([("evaluations: 2", "interval: [0.9, 0.1]")], [":12, key sample.interval", "are not increasing"]),
         ([("{batch: 16}", "{batch: 16, prediction: noise}"), ("evaluations: 2", "interval: [0, 0.9]")],
-         ["sample.interval", "can't be had from a noise on the path linear at t = 0"]),
+         ["sample.interval", "can't be computed from the noise on the path linear at t = 0"]),
         ([("evaluations: 2", "solver: heun-sde, interval: [0, 1]")], ["sample.interval", "the score is infinite"]),
         ([("evaluations: 2", "solver: euler-maruyama, diffusion: sbdm, interval: [0, 0.9]")],
          ["sample.interval", "sbdm of the path linear is infinite at t = 0"]),
@@ -357,7 +357,7 @@ VP = ("{batch: 16}", "{batch: 16, path: vp, prediction: noise}")
         ([VP, ("evaluations: 2", "solver: ddpm, eta: 0.5")], ["sample.eta", "belongs to ddim"]),
         ([VP, ("evaluations: 2", "solver: ddim, variance: small")], ["sample.variance", "belongs to ddpm"]),
         ([VP, ("evaluations: 2", "solver: ddim, interval: [0, 0.9]")], ["sample.interval", "always covers all times"]),
-        ([("evaluations: 2", "guidance: {scale: 2.0}")], [":12, key sample.guidance", "under no condition"]),
+        ([("evaluations: 2", "guidance: {scale: 2.0}")], [":12, key sample.guidance", "is unconditional"]),
     ],
 )  # fmt: skip
 def test_diffusions_that_make_no_sense_are_refused_with_their_place(write_suite, replacements, words):
