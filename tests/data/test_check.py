@@ -188,7 +188,7 @@ def test_a_tar_file_that_is_cut_off(tmp_path: Path, cut: str) -> None:
     file.write_bytes(whole[: ends[cut]] or b"no tar file at all")
     (other.parent / "b.tar").write_bytes(other.read_bytes())
     found = checked(**tar_options(file, other))
-    assert "a.tar: the tar file is cut off or broken" in only(found)
+    assert "a.tar: the tar file is truncated or broken" in only(found)
     assert found.images == {"in a file": 2, "between two files": 2, "no tar": 1}[cut]
 
 

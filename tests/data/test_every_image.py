@@ -59,7 +59,7 @@ def test_a_class_folder_may_be_a_link(classes: Path, tmp_path: Path) -> None:
     (classes / "bus").symlink_to(tmp_path / "elsewhere")
     assert len(load(options(classes, label="label", classes=2)).train) == 7
     (classes / "again").symlink_to(classes)
-    with pytest.raises(NotReady, match=r"again: this link leads to a folder whose images are read already"):
+    with pytest.raises(NotReady, match=r"again: this link leads to a folder that is already read"):
         describe(options(classes))
 
 

@@ -245,7 +245,7 @@ def test_a_tar_file_that_lost_its_end_is_refused_although_all_it_has_can_be_read
         assert len(load(each).train) in (2, 3)
     file.write_bytes(file.read_bytes()[:end])
     for each in options:
-        with pytest.raises(NotReady, match=r"a\.tar: the tar file is cut off"):
+        with pytest.raises(NotReady, match=r"a\.tar: the tar file is truncated"):
             load(each)
 
 

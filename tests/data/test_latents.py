@@ -168,7 +168,7 @@ def test_reconstructions_are_the_decoded_latents(posterior, autoencoder, tmp_pat
     space, _ = space_of(autoencoder, posterior=posterior, batch=7)
     assert encoded(space, tmp_path) == 300
     space = space.model_copy(update={"reconstructed": "validation"})
-    with pytest.raises(NotReady, match="no such store yet"):
+    with pytest.raises(NotReady, match="the store does not exist yet"):
         reconstructions_of(SPLITS.validation, space, tmp_path)
     assert encoded(space, tmp_path) == 30  # of the latents that are there
     pixels = reconstructions_of(SPLITS.validation, space, tmp_path).take(range(30))

@@ -23,7 +23,7 @@ from zigma_bench.plugins.discovery import catalogue
 
 av = pytest.importorskip("av")
 
-WHOLE = "no problems (8 images to train on, 4 held out)"
+WHOLE = "no problems (8 training images, 4 held out)"
 
 
 def picture(path: Path, number: int, size: tuple[int, int] = (20, 16)) -> None:

@@ -164,9 +164,9 @@ def test_another_autoencoder_does_not_read_the_cache_of_the_first(place, tmp_pat
     words = ("suite.yaml", "--set", shared, "--set", f"data.latents.autoencoder={tmp_path / 'other'}")
     for command in (("data", "encode"), ("run",)):
         done = run(*command, *words, "--results", tmp_path, cwd=place)
-        clear_error(done, 3, "another weights_sha256", "give another folder")
+        clear_error(done, 3, "another weights_sha256", "use another folder")
     done = run("data", "encode", "--check", *words, "--results", tmp_path, cwd=place)
-    clear_error(done, 3, "another weights_sha256", "give another folder")
+    clear_error(done, 3, "another weights_sha256", "use another folder")
     done = run("data", "check", *words, cwd=place)
     assert done.returncode == 3 and "another weights_sha256" in done.stdout, done.stdout
     planned = run("plan", *words, cwd=place).stdout
@@ -191,7 +191,7 @@ def test_a_check_finds_shards_of_a_cache_that_are_broken_or_lack_between_others(
     done = run(*words, cwd=place)
     assert done.returncode == 0 and "no problems" in done.stdout, done.stdout
     (cache / "train" / "store.json").write_text("{")
-    assert "this is no description of a store" in run(*words, cwd=place).stdout
+    assert "not a description of a store" in run(*words, cwd=place).stdout
 
 
 def test_a_suite_without_its_autoencoder_stops_and_its_smoke_runs(tmp_path):
