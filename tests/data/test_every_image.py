@@ -81,7 +81,7 @@ def test_an_image_that_is_not_read_is_named(classes: Path, name: str) -> None:
     (classes / "README.txt").write_text("a note")
     describe(options(classes))
     (classes / "bus" / name).write_bytes((classes / "bus/000.png").read_bytes())
-    with pytest.raises(NotReady, match=rf"{name}: .*pass over"):
+    with pytest.raises(NotReady, match=rf"{name}: .*would skip"):
         describe(options(classes))
 
 

@@ -333,11 +333,11 @@ def test_the_classes_of_a_column(tmp_path: Path, pictures: Pictures) -> None:
     assert describe(plain).conditions == () and describe(plain).fingerprint != describe(options).fingerprint
     with pytest.raises(UsageError, match=r"have no labels.*name their column with label"):
         labels_of(load(plain).train, [0])
-    with pytest.raises(UsageError, match=r"class of row 4 is none.*expected 0 to 3; got 4"):
+    with pytest.raises(UsageError, match=r"class label of row 4 is out of range.*expected 0 to 3; got 4"):
         load(HuggingFaceOptions(**given, label="label", classes=4))
     with pytest.raises(UsageError, match=r"no column 'kind'.*set label to one"):
         load(HuggingFaceOptions(**given, label="kind", classes=4))
-    with pytest.raises(UsageError, match="goes with classes"):
+    with pytest.raises(UsageError, match="need each other"):
         describe(HuggingFaceOptions(**given, label="label"))
 
 

@@ -14,7 +14,7 @@ from zigma_bench.cli.suites import AsJson
 from zigma_bench.errors import UsageError, ZigmaBenchError
 
 if TYPE_CHECKING:
-    from zigma_bench.data.checks.dataset import Found
+    from zigma_bench.data.checks.dataset import CheckResult
 
 NAME_HELP = "The name of a data set, or a suite (YAML file) whose data sets are checked."
 FROM_HELP = "The folder of the data set. Default: its option root or data_dir."
@@ -70,12 +70,14 @@ def _requests_of_suite(path: Path, settings: list[str] | None) -> list[CheckRequ
     return found
 
 
-def _check_caches(path: Path, settings: list[str] | None, folder: Path | None) -> list[tuple[CheckRequest, Found]]:
+def _check_caches(
+    path: Path, settings: list[str] | None, folder: Path | None
+) -> list[tuple[CheckRequest, CheckResult]]:
     """The problems of the caches that a suite names: latents and text features.
 
     With --from they are not checked, because they belong to the images in the suite's own folder.
     """
-    from zigma_bench.data.checks.dataset import Found
+    from zigma_bench.data.checks.dataset import CheckResult
     from zigma_bench.plan.data import data_sets
     from zigma_bench.plugins.discovery import catalogue
     from zigma_bench.run.encode import cache_problems, text_problems, text_state
@@ -91,7 +93,7 @@ def _check_caches(path: Path, settings: list[str] | None, folder: Path | None) -
     here = [space for space in spaces if space.given.cache is not None and space.weights_sha256]
     found = [(f"latents in {space.given.cache}", cache_problems(space)) for space in here]
     found += [(f"texts: {text_state(text)}", text_problems(text)) for text in texts.values()]
-    return [(CheckRequest(name, {}, str(path)), Found(0, tuple(problems))) for name, problems in found]
+    return [(CheckRequest(name, {}, str(path)), CheckResult(0, tuple(problems))) for name, problems in found]
 
 
 def _request_of_name(name: str, settings: list[str] | None) -> CheckRequest:
@@ -126,7 +128,7 @@ def _without_duplicates(requests: list[CheckRequest]) -> list[CheckRequest]:
     return list(found.values())
 
 
-def _check(request: CheckRequest) -> Found:
+def _check(request: CheckRequest) -> CheckResult:
     from zigma_bench.data.checks.dataset import check as check_data_set
     from zigma_bench.plugins.discovery import catalogue
 
@@ -143,7 +145,7 @@ def _check(request: CheckRequest) -> Found:
     return check_data_set(spec, options, progress=progress, random_crop=request.random_crop)
 
 
-def _document(request: CheckRequest, found: Found) -> dict[str, Any]:
+def _document(request: CheckRequest, found: CheckResult) -> dict[str, Any]:
     return {
         "data": request.name,
         "options": request.options,
@@ -163,7 +165,7 @@ def _problem(problem: ZigmaBenchError) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _show(request: CheckRequest, found: Found) -> None:
+def _show(request: CheckRequest, found: CheckResult) -> None:
     for problem in found.problems:
         typer.echo(str(problem))
     words = f"{len(found.problems):,} problem(s)" if found.problems else "no problems"

@@ -26,7 +26,7 @@ Price = Callable[[Spec, Resolved, Cell], Cost]  # the cost of a backbone with th
 
 
 @dataclass(frozen=True)
-class Found:
+class Candidate:
     """Values of the solved options, and the size of the network with them."""
 
     values: dict[str, int]
@@ -57,13 +57,13 @@ def around(size: Callable[[int], int | None], target: int, *, start: int, step: 
     return [k * step for k in (low, high) if k and size(k * step) is not None]
 
 
-def candidates(start: Mapping[str, int], size: Size, target: int) -> Iterator[Found]:
+def candidates(start: Mapping[str, int], size: Size, target: int) -> Iterator[Candidate]:
     """The shapes to try, in order: the values in `start`, then each option alone, from round to less round values.
 
     If the width may be solved too, the depth stays between half and twice its start, and pairs of both come last.
     """
     if (found := size({})) is not None:
-        yield Found({}, found)
+        yield Candidate({}, found)
     for name, value in start.items():
         free = name == "width" or len(start) == 1
         tried = _along(name, value, {}, size, target)
@@ -72,23 +72,23 @@ def candidates(start: Mapping[str, int], size: Size, target: int) -> Iterator[Fo
         yield from pairs(start, size, target)
 
 
-def pairs(start: Mapping[str, int], size: Size, target: int) -> Iterator[Found]:
+def pairs(start: Mapping[str, int], size: Size, target: int) -> Iterator[Candidate]:
     """The widths solved at each depth, from the start depth outwards to half and to twice of it."""
     if (found := size({})) is not None:
-        yield Found({}, found)
+        yield Candidate({}, found)
     depths = range(max(1, start["depth"] // 2), 2 * start["depth"] + 1)
     for depth in sorted(depths, key=lambda depth: (abs(depth - start["depth"]), depth)):
         yield from _along("width", start["width"], {"depth": depth}, size, target)
 
 
-def _along(name: str, start: int, fixed: dict[str, int], size: Size, target: int) -> Iterator[Found]:
+def _along(name: str, start: int, fixed: dict[str, int], size: Size, target: int) -> Iterator[Candidate]:
     @functools.cache
     def one(value: int) -> int | None:
         return size({**fixed, name: value})
 
     for step in STEPS[name]:
         values = around(one, target, start=start, step=step, most=MOST[name])
-        sizes = [Found({**fixed, name: value}, one(value) or 0) for value in values]
+        sizes = [Candidate({**fixed, name: value}, one(value) or 0) for value in values]
         yield from sorted(sizes, key=lambda found: abs(found.size - target))
 
 
@@ -190,7 +190,7 @@ def _sizer(cell: Cell, by: str, price: Price, spec: Spec, channels: int | None) 
 
 
 def _unreachable(
-    backbone: Resolved, names: list[str], baseline: Cell, wanted: SizeMatch, nearest: Found | None
+    backbone: Resolved, names: list[str], baseline: Cell, wanted: SizeMatch, nearest: Candidate | None
 ) -> UsageError:
     """The error for a backbone that no valid value brings within the tolerance."""
     target, got = size_of(baseline, wanted.by), "no valid value"
