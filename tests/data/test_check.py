@@ -101,7 +101,7 @@ def test_every_broken_file_of_a_folder_is_named(pictures: Pictures) -> None:
     names = [str(problem.where).rpartition("/")[2] for problem in found.problems]
     assert names == ["001.png", "003.png", "004.png", "006.jpg"]
     assert all(isinstance(problem, BadImage) and problem.do for problem in found.problems)
-    assert "none of PNG" in str(found.problems[0]) and "empty" in str(found.problems[1])
+    assert "not one of PNG" in str(found.problems[0]) and "empty" in str(found.problems[1])
 
 
 def test_an_image_of_another_size_where_none_is_resized(pictures: Pictures) -> None:
@@ -333,7 +333,7 @@ def test_any_data_set_is_checked_by_what_it_loads(threads: int) -> None:
     assert [problem.got for problem in found.problems[3:]] == [3] * 37  # the classes, all of them
     assert found.images == 170 == seen[-1] and seen == sorted(seen)
     found = check(spec(ArrayImages(pixels, classes), held=19), NoOptions(), threads=threads)
-    assert "is held out" in str(found.problems[0])
+    assert "differs from the description" in str(found.problems[0])
     assert [problem.got for problem in found.problems[1:]] == [3] * 37
     wide = check(spec(ArrayImages(np.zeros((2, 1, 4, 5), np.uint8))), NoOptions(), threads=threads)
     words = [str(problem) for problem in wide.problems]

@@ -140,7 +140,7 @@ def test_one_file_for_both_is_refused_even_through_a_link(tmp_path: Path) -> Non
     for other in (file, tmp_path / "b.parquet"):
         options = HuggingFaceOptions("parquet", 8, data_files=str(file), validation_files=[str(other)])
         for function in (describe, load):
-            with pytest.raises(UsageError, match="among the training and the validation files"):
+            with pytest.raises(UsageError, match="is a training and a validation file"):
                 function(options)
     with pytest.raises(UsageError, match="twice"):
         describe(HuggingFaceOptions("parquet", 8, data_files=f"{file}, {tmp_path}/*.parquet", validation=1))
@@ -188,7 +188,7 @@ def test_fewer_images_than_asked_and_unknown_splits_are_refused(pictures: Pictur
         ("parquet", {}, "data_files or data_dir"),
         ("parquet", {"data_files": "https://example.org/a.parquet"}, "local path"),
         ("owner/name", {"revision": "main"}, "40 hex digits"),
-        ("parquet", {"data_files": "x", "split": "train[0"}, "no split"),
+        ("parquet", {"data_files": "x", "split": "train[0"}, "invalid split"),
     ],
 )
 def test_options_that_can_never_work(path: str, rest: dict[str, Any], reason: str) -> None:

@@ -41,7 +41,7 @@ DAMAGES = {
     "the checksum (CRC) of its chunk 1, IDAT, is wrong": flipped(WHOLE, WHOLE.index(b"IDAT") + 4 + len(ROWS)),
     "the checksum (CRC) of its chunk 2, tEXt, is wrong": flipped(WHOLE, WHOLE.index(b"tEXt") + 6),
     "the checksum (CRC) of its chunk 3, IEND, is wrong": flipped(WHOLE, -1),
-    "no end mark (IEND)": WHOLE[:-12],
+    "no end chunk (IEND)": WHOLE[:-12],
     "truncated within the header of a chunk": WHOLE[:-4],
     "its palette (PLTE) is missing": png(
         chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 4, 8, 3, 0, 0, 0)), chunk(b"IDAT", INDEXED), chunk(b"IEND")

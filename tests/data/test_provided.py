@@ -197,7 +197,7 @@ def test_the_check_of_photographs_names_every_fault(photographs: CocoOptions) ->
     with pytest.raises(BadImage, match="has no captions"):
         coco.load(photographs)
     texts.write_text('{"images": []')
-    assert "the file of texts can't be read" in "\n".join(found("coco", photographs))
+    assert "the file of captions can't be read" in "\n".join(found("coco", photographs))
 
 
 def test_a_file_of_texts_can_not_reach_out_of_its_folder(photographs: CocoOptions) -> None:

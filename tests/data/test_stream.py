@@ -238,10 +238,10 @@ def test_a_stream_that_ends_early_or_breaks_is_a_clear_error(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("rest", "reason"),
     [
-        ({"count": None}, "how many images"),
+        ({"count": None}, "number of training images"),
         ({"validation": None, "validation_split": "test"}, "holds out its first images"),
-        ({"split": "train[:5]"}, "can't be streamed"),
-        ({"path": "imagefolder"}, "no stream"),
+        ({"split": "train[:5]"}, "a folder of images can't be streamed"),
+        ({"path": "imagefolder"}, "a folder of images can't be streamed"),
         ({"streaming": False}, "count needs streaming"),
     ],
 )

@@ -226,7 +226,7 @@ def _faults(splits: Splits, facts: DataFacts) -> Iterator[ZigmaBenchError]:
     if not len(splits.train) or not held_out:
         yield UsageError("a split has no images", got=f"{len(splits.train)} training images and {held_out} held out")
     if facts.held_out is not None and facts.held_out != held_out:
-        what = "the number of held-out images is not the described one"
+        what = "the number of held-out images differs from the description"
         yield UsageError(what, expected=str(facts.held_out), got=held_out)
     if has_order(splits.train):  # only reading a stream to its end shows whether it is long enough
         try:
