@@ -229,7 +229,7 @@ def test_prompts_are_read_as_captions_were(tmp_path: Path) -> None:
             assert torch.allclose(ours.float(), theirs.float(), atol=2e-3)
     alone = open_encoder(str(folder), None)(["a green red cat"], 6)[0]
     assert np.allclose(prompts(torch.tensor([1]))[0], alone, rtol=1e-3, atol=1e-3)
-    with pytest.raises(NotReady, match=r"1 of the prompts are longer.*at most 6 tokens"):
+    with pytest.raises(NotReady, match=r"1 of the prompts are too long.*at most 6 tokens"):
         texts_of(text, ["a dog", "a a a a a a a"], "cpu")
 
 
@@ -243,5 +243,5 @@ def test_prompts_without_their_encoder(tmp_path: Path) -> None:
     with pytest.raises(NotReady, match=r"of the prompts is missing; the text encoder .* put"):
         texts_of(text, ["many", "a smile"], "cpu")
     write_encoder(folder, "t5", seed=1)
-    with pytest.raises(NotReady, match="another than the network was trained with"):
+    with pytest.raises(NotReady, match="differs from the one that the network was trained with"):
         texts_of(text, ["a smile"], "cpu")

@@ -71,7 +71,7 @@ def test_a_flipped_bit_is_found_and_written_again(whole: Path) -> None:
     data[-1] ^= 1
     file.write_bytes(bytes(data))
     assert [fault.shard for fault in faults(whole, LAYOUT)] == [2]
-    assert "another checksum" in faults(whole, LAYOUT)[0].reason
+    assert "a wrong checksum" in faults(whole, LAYOUT)[0].reason
     writer = open_writer(whole, LAYOUT)
     fill(writer, writer.due())
     assert faults(whole, LAYOUT) == []

@@ -240,7 +240,7 @@ def test_a_stream_that_ends_early_or_breaks_is_a_clear_error(tmp_path: Path) -> 
     [
         ({"count": None}, "number of training images"),
         ({"validation": None, "validation_split": "test"}, "holds out its first images"),
-        ({"split": "train[:5]"}, "a folder of images can't be streamed"),
+        ({"split": "train[:5]"}, "can't be streamed"),
         ({"path": "imagefolder"}, "a folder of images can't be streamed"),
         ({"streaming": False}, "count needs streaming"),
     ],

@@ -90,7 +90,7 @@ def test_the_permutation_stands_in_the_record_and_all_images_go_through_it(write
     [
         ("{name: digits, transforms: [{name: shuffle-patches, patch: 3}]}",
          ["suite.yaml:3", "key data.transforms.0", "3 x 3 can't be shuffled in an image of 8 x 8"]),
-        ("{name: digits, transforms: [{name: shuffle-patches, patch: 8}]}", ["leaves at least two"]),
+        ("{name: digits, transforms: [{name: shuffle-patches, patch: 8}]}", ["gives at least two patches"]),
         ("{name: digits, transforms: [{name: shufle-patches, patch: 2}]}",
          [":3", "data.transforms.0", "no transform is called 'shufle-patches'", "did you mean 'shuffle-patches'"]),
         ("{name: digits, transforms: [{name: rotate, degrees: 90}, {name: blur, sigma: -1.0}]}",

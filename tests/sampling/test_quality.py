@@ -137,7 +137,7 @@ def test_images_that_are_refused(folder, tmp_path):
         (["--metrics", "fid,fid"], "stands twice"),
         (["--metrics", "fd-efflite0:size=65"], "size"),
         (["--set", "a=1"], "--set needs a suite"),
-        (["suite.yaml"], "leave one out"),
+        (["suite.yaml"], "leave one of them out"),
     ],
 )
 def test_words_that_make_no_sense(words, told, folder, tmp_path):

@@ -233,7 +233,7 @@ def test_a_folder_of_another_order_is_refused(model, tmp_path):
         found = run(folder, "--out", tmp_path / "a", "--count", 1, *words, *QUICK)
         assert what in str(found.exception)
     assert "in use" in str(run(folder, "--out", folder, *QUICK).exception)
-    assert "give --out" in str(run(folder).exception)
+    assert "add --out" in str(run(folder).exception)
 
 
 def test_what_is_neither_suite_nor_model(write_suite, tmp_path):
