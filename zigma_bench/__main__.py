@@ -96,7 +96,9 @@ def _open_streams() -> None:
     """
     closed_numbers = [number for number in range(3) if not _is_open(number)]
     for number in closed_numbers:
-        os.open(os.devnull, os.O_RDONLY if number == 0 else os.O_WRONLY)  # the lowest free number
+        os.open(
+            os.devnull, os.O_RDONLY if number == 0 else os.O_WRONLY
+        )  # gets the lowest free number, which is this one
     if sys.stdin is None:
         sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115 - open until the process ends
     if sys.stderr is None:

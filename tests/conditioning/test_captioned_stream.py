@@ -166,7 +166,9 @@ def test_a_stream_that_changed_is_not_paired_with_old_features(tmp_path: Path) -
     with_texts(opened(parquet(tmp_path)), told(), device="cpu")
     changed = opened(parquet(tmp_path, r9=["something else"]))
     splits = with_texts(changed, told(), device="cpu")[0]
-    with pytest.raises(NotReady, match=r"a caption of the stream changed after it was encoded; got 'something else'.*--check"):
+    with pytest.raises(
+        NotReady, match=r"a caption of the stream changed after it was encoded; got 'something else'.*--check"
+    ):
         taken(splits.train, range(7))
     with pytest.raises(NotReady, match="another captions_sha256"):
         check_captions(changed, told())

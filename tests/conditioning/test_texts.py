@@ -184,7 +184,7 @@ MASK = ("tokens: 8, mask: true", "tokens: 8")
         ([DATA, ("encoder: random-words", "encoder: minilm"), ("tokens: 8", "tokens: 513")], UsageError,
          ["key data.text", "expected at most 512; got 513"]),
         ([DATA, ALONE, ("{name: zigma, width: 32, depth: 2", "{name: u-vit, width: 32, condition: text, "
-          "text_width: 64, text_tokens: 8, depth: 3")], NotReady, ["with a mask, which this backbone does not support"]),
+          "text_width: 64, text_tokens: 8, depth: 3")], NotReady, ["which this backbone does not support"]),
         ([DATA, ("encoder: random-words", "encoder: no/where")], NotReady, ["text encoder no/where"]),
     ],
 )  # fmt: skip

@@ -46,7 +46,9 @@ DAMAGES = {
     "its palette (PLTE) is missing": png(
         chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 4, 8, 3, 0, 0, 0)), chunk(b"IDAT", INDEXED), chunk(b"IEND")
     ),
-    "its chunk 1, ABCD, is not allowed": png(chunk(b"IHDR", HEAD), chunk(b"ABCD"), chunk(b"IDAT", ROWS), chunk(b"IEND")),
+    "its chunk 1, ABCD, is not allowed": png(
+        chunk(b"IHDR", HEAD), chunk(b"ABCD"), chunk(b"IDAT", ROWS), chunk(b"IEND")
+    ),
     "a second header": png(chunk(b"IHDR", HEAD), chunk(b"IHDR", HEAD), chunk(b"IDAT", ROWS), chunk(b"IEND")),
 }
 

@@ -196,7 +196,9 @@ def test_two_sizes_of_one_backbone_have_one_toy(write_suite):
 
 
 def test_kid_stands_beside_fid(write_suite):
-    with pytest.raises(UsageError, match=r"suite\.yaml:\d+, key quality\.1: the metric 'fid' is listed without.*add kid"):
+    with pytest.raises(
+        UsageError, match=r"suite\.yaml:\d+, key quality\.1: the metric 'fid' is listed without.*add kid"
+    ):
         plan(write_suite(("[val-loss]", "[val-loss, fid]")))
     plan(write_suite(("[val-loss]", "[kid, val-loss, fid]")))
     plan(write_suite(("[val-loss]", "[kid, fd-efflite0, precision]")))

@@ -259,7 +259,7 @@ def test_the_quality_command_takes_a_suites_real_images(place):
 
 def test_only_an_autoencoder_gives_reconstructions(write_suite):
     path = write_suite(("reference: {split: train}", "reference: {split: train, images: reconstructions}"))
-    clear_error(run("plan", path), 2, "only an autoencoder gives reconstructions", "suite.yaml:10")
+    clear_error(run("plan", path), 2, "reconstructions need an autoencoder", "suite.yaml:10")
 
 
 def test_reconstructions_as_the_reference_change_what_is_measured_and_nothing_else(place):

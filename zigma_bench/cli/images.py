@@ -75,9 +75,9 @@ def _measure(
 ) -> None:
     from zigma_bench.sampling.judge import judge
 
-    asked = None if metrics is None else _asked(metrics)
+    requested = None if metrics is None else _parse_metrics(metrics)
     place = _device(device, results)
-    found = judge(samples, reference, asked, device=place, cache=results / ".cache", data=data)
+    found = judge(samples, reference, requested, device=place, cache=results / ".cache", data=data)
     if as_json:
         print(json.dumps(found.to_json(), indent=1, allow_nan=False))
     else:
@@ -89,12 +89,14 @@ def _measure(
 def _save(samples: Path, metrics: str | None, out: Path, results: Path, device: str, as_json: bool) -> None:
     from zigma_bench.sampling.statistics import save_statistics
 
-    asked = _asked("fid" if metrics is None else metrics)
-    if len(asked) != 1:
+    requested = _parse_metrics("fid" if metrics is None else metrics)
+    if len(requested) != 1:
         raise UsageError("statistics belong to one metric", where="--metrics", expected="one metric", got=metrics)
-    count = save_statistics(samples, asked[0], out, device=_device(device, results), cache=results / ".cache")
-    found = {"file": str(out), "metric": asked[0].name, "n": count}
-    print(json.dumps(found, indent=1) if as_json else f"{out}: mu and sigma of {count:,} images for {asked[0].name}")
+    count = save_statistics(samples, requested[0], out, device=_device(device, results), cache=results / ".cache")
+    found = {"file": str(out), "metric": requested[0].name, "n": count}
+    print(
+        json.dumps(found, indent=1) if as_json else f"{out}: mu and sigma of {count:,} images for {requested[0].name}"
+    )
 
 
 def _device(name: str, results: Path) -> str:
@@ -108,7 +110,7 @@ def _device(name: str, results: Path) -> str:
     return target.name
 
 
-def _asked(text: str) -> list[Asked]:
+def _parse_metrics(text: str) -> list[Asked]:
     """The metrics in a text such as `fd-efflite0:size=128,fid`."""
     from zigma_bench.cli.scans_common import setting_of, split_settings
     from zigma_bench.sampling.judge import Asked

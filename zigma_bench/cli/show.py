@@ -75,7 +75,9 @@ def show_plan(plan: Plan, results: Path, device: Device) -> None:
     headings = ("cell", "grid px", "tokens", "scanned", "params M", "GFLOP", "scan", "images", "about", "GiB")
     shown = RichTable(title=Text(title), title_justify="left")
     for heading, *column in zip(headings, *rows, strict=True):
-        widest = None if sys.stdout.isatty() else max(map(len, (heading, *column)))  # spares rich measuring every cell
+        widest = (
+            None if sys.stdout.isatty() else max(map(len, (heading, *column)))
+        )  # so that rich needn't measure every cell
         shown.add_column(heading, justify="left" if heading == "cell" else "right", width=widest)
     for row in rows:
         shown.add_row(*(Text(visible(text)) for text in row))

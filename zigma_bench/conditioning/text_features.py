@@ -76,7 +76,7 @@ class TextTable:
 
 
 def with_texts(
-    splits: Splits, text: TextFeatures, *, device: str, tell: Tell = lambda done, said: None
+    splits: Splits, text: TextFeatures, *, device: str, tell: Tell = lambda done, text: None
 ) -> tuple[Splits, TextTable]:
     """The splits of a data set with numbered captions, and their features, which are encoded now if not cached.
 

@@ -116,7 +116,7 @@ def _encoded(data: DataSet, entry: Data, place: Place, suite: Suite, source: Sou
     recon = suite.reference.images == "reconstructions"
     if entry.latents is None and recon:
         raise UsageError(
-            "only an autoencoder gives reconstructions, and this data has none",
+            "reconstructions need an autoencoder, and this data has none",
             where=source.where("reference", "images"), do="add data.latents, or set reference.images to pixels",
         )  # fmt: skip
     if entry.latents is None:

@@ -55,12 +55,12 @@ class Plan:
         self._refuse(self._card_missing(device_type, section))
 
     def _card_missing(self, device_type: str, *sections: str) -> tuple[Missing, ...]:
-        asked = [f"{section}.{key}" for section in sections for key in ("compile", "graph")
+        keys = [f"{section}.{key}" for section in sections for key in ("compile", "graph")
                  if getattr(getattr(self.suite, section), key)]  # fmt: skip
-        if device_type == "cuda" or not asked:
+        if device_type == "cuda" or not keys:
             return ()
-        without = " ".join(f"--set {key}=false" for key in asked)
-        what = f"an NVIDIA card for {', '.join(asked)} (the device is {device_type})"
+        without = " ".join(f"--set {key}=false" for key in keys)
+        what = f"an NVIDIA card for {', '.join(keys)} (the device is {device_type})"
         return (Missing(what, f"use one, or turn them off: {without}"),)
 
     def _refuse(self, missing: Sequence[Missing]) -> None:

@@ -216,7 +216,7 @@ def cell_routes(
     if depth * grid.tokens > MAX_PLACES:
         raise NotReady(
             "the orders of all layers are too long to plan", expected=f"at most {MAX_PLACES:,} tokens over all layers",
-            got=f"{depth} layers of {grid.tokens:,} tokens", do="take a larger patch, a smaller image or fewer layers",
+            got=f"{depth} layers of {grid.tokens:,} tokens", do="use a larger patch, a smaller image or fewer layers",
         )  # fmt: skip
     spec = catalogue.get("scan", scan.name)
     found = routes(spec, grid=grid, depth=depth, seed=seed, options=scan.options)

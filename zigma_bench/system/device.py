@@ -1,4 +1,4 @@
-"""Which device a run uses, found without importing torch."""
+"""The device of a run, found without importing torch."""
 
 from __future__ import annotations
 

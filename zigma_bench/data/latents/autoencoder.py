@@ -154,7 +154,7 @@ def _autoencoder_kl() -> Any:
     """The class AutoencoderKL of diffusers, without messages about optional packages; NotReady without diffusers."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the libraries that it imports
+            warnings.simplefilter("ignore")  # from libraries that diffusers imports
             from diffusers import AutoencoderKL
             from diffusers.utils import logging
     except ImportError as error:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from zigma_bench.data.checks.dataset import CheckResult
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
-IMAGES = 100_000  # 30,000 and 70,000
+IMAGES = 100_000  # 30,000 of CelebA-HQ and 70,000 of FFHQ
 WHAT = (
     "FacesHQ (as in taming-transformers: 30,000 faces of CelebA-HQ, for non-commercial research only, and 70,000 of "
     "FFHQ, CC BY-NC-SA 4.0; 1024 x 1024 pixels)"

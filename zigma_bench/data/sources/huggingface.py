@@ -119,10 +119,10 @@ def open_builder(options: HuggingFaceOptions, source: Source, listing: Listing, 
     splits = _splits_of(options, source, images, kind, patterns)
     rest: dict[str, Any] = {}
     if kind == "imagefolder":
-        beside = [file for file in listing.files if file.endswith(METADATA_FILES)]
-        beside = beside if source.kind == "folder" or reads_metadata(options) else []
-        splits = _with_metadata(splits, beside, source)
-        rest = {"drop_labels": options.label is None, "drop_metadata": not beside}
+        metadata = [file for file in listing.files if file.endswith(METADATA_FILES)]
+        metadata = metadata if source.kind == "folder" or reads_metadata(options) else []
+        splits = _with_metadata(splits, metadata, source)
+        rest = {"drop_labels": options.label is None, "drop_metadata": not metadata}
     return builder_of(kind, splits, **rest)
 
 
@@ -142,12 +142,14 @@ def _splits_of(
     return dict(files_of_splits(files, source.base, requested, shards=kind != "imagefolder", where=base))
 
 
-def _with_metadata(splits: dict[str, tuple[str, ...]], beside: list[str], source: Source) -> dict[str, tuple[str, ...]]:
+def _with_metadata(
+    splits: dict[str, tuple[str, ...]], metadata: list[str], source: Source
+) -> dict[str, tuple[str, ...]]:
     """The files of each split, with the metadata files in the folders of its images."""
     if len(splits) == 1:
-        return {split: (*files, *beside) for split, files in splits.items()}
+        return {split: (*files, *metadata) for split, files in splits.items()}
     found = {split: list(files) for split, files in splits.items()}
-    for file in beside:
+    for file in metadata:
         folder = os.path.dirname(file) + os.sep
         owners = [split for split, files in splits.items() if any(image.startswith(folder) for image in files)]
         if len(owners) != 1:

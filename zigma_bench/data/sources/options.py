@@ -89,8 +89,8 @@ class FacesHQOptions:
 class MmCelebaOptions:
     """Multi-Modal-CelebA-HQ: the 30,000 faces of CelebA-HQ with ten captions each, in a folder that you provide.
 
-    `root`: the folder with images/N.jpg and celeba-caption/N.txt. Images are resized to `resolution`. `images`: use the
-    first so many images of the set, which must all exist. `validation`: images held out by a fixed permutation.
+    `root`: the folder with images/N.jpg and celeba-caption/N.txt. Images are resized to `resolution`. `images`: the
+    number of images, from 0 on, which must all exist. `validation`: images held out by a fixed permutation.
     """
 
     root: str = "data/mm-celeba"
