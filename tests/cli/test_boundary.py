@@ -135,10 +135,10 @@ def test_a_pipe_is_no_suite(tmp_path):
 
 HANGS_UP = """
 import signal, sys, time
-from zigma_bench.__main__ import _take_signals, boundary
+from zigma_bench.__main__ import _handle_signals, boundary
 from zigma_bench.system.interrupts import noted_interrupts
 with boundary():
-    _take_signals()
+    _handle_signals()
     with noted_interrupts():
         {hang_up}
 """
