@@ -109,7 +109,7 @@ def test_images_that_are_refused(folder, tmp_path):
     told(other, BadImage, "wide.png", "another size", "8 x 8", "9 x 8")
     text = folder("text", pixels(2))
     (text / "001.png").write_text("no image at all")
-    told(text, BadImage, "001.png", "none of PNG")
+    told(text, BadImage, "001.png", "not one of PNG")
     cut = folder("cut", pixels(2, (64, 64, 3)))
     (cut / "001.png").write_bytes((cut / "001.png").read_bytes()[:2000])
     told(cut, BadImage, "001.png")
