@@ -1,4 +1,4 @@
-"""`zigma-bench` and `python -m zigma_bench`: errors become one paragraph and an exit code."""
+"""The entry point of `zigma-bench` and `python -m zigma_bench`; an error becomes one paragraph and an exit code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from zigma_bench.errors import OutputLost, ZigmaBenchError, system_fault
 from zigma_bench.escaping import visible, write_plainly
 from zigma_bench.system.own_output import reserve_stdout, send_nowhere
 
-CLICK_INTERRUPTED = 130  # how Typer answers a KeyboardInterrupt
+CLICK_INTERRUPTED = 130  # Typer's exit code after a KeyboardInterrupt
 INTERRUPTED = 75
 
 
@@ -31,16 +31,17 @@ def main() -> None:
         from zigma_bench.system.interrupts import noted_interrupts
 
         calm_collector()
-        _take_signals()
+        _handle_signals()
         with noted_interrupts() as interrupted:
             _run(interrupted)
 
 
 @contextlib.contextmanager
 def boundary() -> Iterator[None]:
-    """Turn what a person, a disk, a file or a terminal causes inside into one sentence on standard error and its code.
+    """A context that ends the process: an error that a person, a disk, a file or a terminal caused becomes one
+    paragraph on standard error and an exit code.
 
-    Any other exception is a fault of the program and leaves its traceback.
+    Any other exception is a bug of the program and prints its traceback.
     """
     code: int | str | None = 0
     try:
@@ -50,36 +51,36 @@ def boundary() -> Iterator[None]:
         code = end.code
         if code == CLICK_INTERRUPTED:
             code = INTERRUPTED
-            _complain("interrupted; the same command goes on where it stopped")
+            _complain("interrupted; the same command resumes where it stopped")
     except KeyboardInterrupt:
         code = INTERRUPTED
-        _complain("interrupted; the same command goes on where it stopped")
+        _complain("interrupted; the same command resumes where it stopped")
     except Exception as error:
         code = _explain(error)
     lost = _flush()
     sys.exit(code or lost)
 
 
-def _take_signals() -> None:
-    """Have SIGTERM and a terminal that closes interrupt the program as Ctrl-C does; `nohup` still has it go on."""
+def _handle_signals() -> None:
+    """Make SIGTERM and the closing of the terminal interrupt the program as Ctrl-C does; `nohup` still works."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         signal.signal(signal.SIGHUP, _hang_up)
 
 
 def _hang_up(number: int, frame: FrameType | None) -> None:
-    """Interrupt once, for a shell passes on what the system has sent already; a terminal that is gone gets no more."""
+    """Interrupt once, because the system and the shell both send SIGHUP; write nothing to a closed terminal."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         termios.tcgetattr(2)
     except termios.error as error:
-        if error.args[0] == errno.EIO:  # any other: standard error is no terminal
+        if error.args[0] == errno.EIO:  # with another errno, standard error isn't a terminal
             send_nowhere(2)
     signal.default_int_handler(number, frame)
 
 
 def _explain(error: Exception) -> int:
-    """Write an error down and give its code; what is no error of a person or a system is raised again."""
+    """Print an error and return its exit code; a bug of the program is raised again."""
     fault = system_fault(error)
     if fault is None:
         raise error
@@ -88,15 +89,18 @@ def _explain(error: Exception) -> int:
 
 
 def _open_streams() -> None:
-    """Make sure that the three standard streams are there and take any sign.
+    """Make sure that the three standard streams are open and can write any character.
 
-    A closed descriptor is opened on nothing, or the next file would take its number and get what libraries print.
+    A closed descriptor is opened on the null device. Otherwise the next file that the program opens would get its
+    number, and libraries would print into that file.
     """
-    lacking = [number for number in range(3) if not _is_open(number)]
-    for number in lacking:
-        os.open(os.devnull, os.O_RDONLY if number == 0 else os.O_WRONLY)  # the lowest free number
+    closed_numbers = [number for number in range(3) if not _is_open(number)]
+    for number in closed_numbers:
+        os.open(
+            os.devnull, os.O_RDONLY if number == 0 else os.O_WRONLY
+        )  # gets the lowest free number, which is this one
     if sys.stdin is None:
-        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115 - as long as the process
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115 - open until the process ends
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     closed = sys.stdout is None
@@ -117,7 +121,7 @@ def _is_open(number: int) -> bool:
 
 
 def _flush() -> int:
-    """Write out what is left; the code of a failure, or 0."""
+    """Flush both streams; return the exit code of a failure, or 0."""
     code = 0
     try:
         sys.stdout.flush()
@@ -130,7 +134,7 @@ def _flush() -> int:
 
 
 def _complain(text: str) -> None:
-    """One line on standard error; nothing more can be done where that fails."""
+    """Print one line on standard error; discard it if standard error can't be written."""
     try:
         print(f"zigma-bench: {visible(text)}", file=sys.stderr, flush=True)
     except (OSError, ValueError):
@@ -138,7 +142,7 @@ def _complain(text: str) -> None:
 
 
 def _run(interrupted: list[int]) -> None:
-    """The command; what a plugin raises in it is a BrokenPlugin, unless the user interrupted."""
+    """Run the command; an exception from a plugin's code becomes BrokenPlugin, unless the user interrupted."""
     from zigma_bench.plugins.files import take_option
 
     sys.argv[1:] = take_option(sys.argv[1:])
@@ -149,16 +153,17 @@ def _run(interrupted: list[int]) -> None:
     except ZigmaBenchError:
         raise
     except BaseException as error:
-        broken = None if interrupted else _of_a_plugin(error)
+        broken = None if interrupted else _plugin_error(error)
         if broken is None:
             raise
         raise broken from error
 
 
-def _of_a_plugin(error: BaseException) -> ZigmaBenchError | None:
-    """The error of a plugin whose code raised an exception; None where none did.
+def _plugin_error(error: BaseException) -> ZigmaBenchError | None:
+    """The BrokenPlugin error if a plugin's code raised the exception; else None.
 
-    SystemExit is how commands end, so of one only its own frames count, or those of the KeyboardInterrupt behind it.
+    Commands also end with SystemExit. The frames of that exception itself decide, or those of the KeyboardInterrupt
+    that caused it.
     """
     if (plugins := sys.modules.get("zigma_bench.plugins.discovery")) is None:
         return None
@@ -169,7 +174,7 @@ def _of_a_plugin(error: BaseException) -> ZigmaBenchError | None:
 
 
 def _raised_at(error: Exception) -> str:
-    """The line of a plugin that an error came from, if it came from one."""
+    """` (raised at FILE:LINE)` if an error came from the code of a plugin; else nothing."""
     if (plugins := sys.modules.get("zigma_bench.plugins.discovery")) is None:
         return ""
     place = plugins.place_in_plugins(error)

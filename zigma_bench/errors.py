@@ -1,4 +1,4 @@
-"""What can go wrong, as a tree; each leaf carries the exit code of the program.
+"""The errors of the program, as a tree with their exit codes.
 
 ZigmaBenchError                 1
 +- UsageError                   2   the suite, an option or a name is wrong
@@ -6,15 +6,15 @@ ZigmaBenchError                 1
 +- NotReady                     3   the plan can't run: data, weights, plugin, geometry, folder
 |  +- BrokenScan                3   an order that misses or repeats a token (scans/route.py)
 |  +- Busy                      3   another process holds the lock of a folder
-+- BrokenPlugin                 3   a plugin's code failed, or gave something else than its hook says
++- BrokenPlugin                 3   a plugin's code failed, or returned something that its hook doesn't allow
 |  +- SystemFault               3   a disk, a file, memory or an encoding failed
-+- ComparisonRefused            4   figures that must not stand in one table
++- ComparisonRefused            4   figures that can't share a table
 |  +- NewerFormat               4   a record or table that only a later version can read
 +- CellFailed                   1   a cell stopped; the others go on
 |  +- NotFinite                 1   the loss became NaN or infinite
 |  +- BadImage                  1   an image of a dataset can't be decoded
-+- OutputLost                   1   standard output takes no more
-+- Interrupted                 75   stopped from outside; the same command goes on
++- OutputLost                   1   standard output can't be written
++- Interrupted                 75   stopped by a signal; the same command resumes the work
 """
 
 from __future__ import annotations
@@ -25,12 +25,16 @@ from collections.abc import Iterable
 
 from zigma_bench.escaping import shortened, visible
 
-LONGEST_TEXT = 2000  # of what is wrong
-LONGEST_NAME = 100  # that a nearest name is looked for
+LONGEST_TEXT = 2000  # characters of a message
+LONGEST_NAME = 100  # characters of a name for which the nearest known name is searched
 
 
 class ZigmaBenchError(Exception):
-    """An error that a person can mend: what, where, expected, got, nearest and what to do, as one paragraph."""
+    """An error that a person can fix, printed as one paragraph.
+
+    `what` is wrong; `where` (file, line, key or option); what was `expected`; what was `got`; the `nearest` valid
+    value; what to `do` about it.
+    """
 
     exit_code = 1
 
@@ -60,7 +64,7 @@ class ZigmaBenchError(Exception):
         return visible(text + (f"; {self.do}" if self.do else ""))
 
     def at(self, where: str) -> ZigmaBenchError:
-        """The same error, told where it is (the innermost place that was named stays)."""
+        """This error, with `where` set unless it already has a place: the innermost place is the most precise."""
         self.where = self.where or where
         return self
 
@@ -72,7 +76,7 @@ class UsageError(ZigmaBenchError):
 
 
 class UnknownName(UsageError):
-    """A name that nothing is registered under."""
+    """No object of this kind is registered with this name."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str], *, where: str | None = None) -> None:
         known = sorted(known)
@@ -91,23 +95,23 @@ class NotReady(ZigmaBenchError):
 
 
 class Busy(NotReady):
-    """Another process is at work in a folder; waiting for it is all there is to do."""
+    """Another process holds the lock of a folder; try again when it has finished."""
 
 
 class BrokenPlugin(ZigmaBenchError):
-    """A plugin's code raised an exception, or gave something else than its hook says."""
+    """A plugin's code raised an exception, or returned something that its hook doesn't allow."""
 
     exit_code = 3
 
 
 class ComparisonRefused(ZigmaBenchError):
-    """Figures that were measured unlike and must not stand in one table."""
+    """The figures were measured differently and can't share a table."""
 
     exit_code = 4
 
 
 class NewerFormat(ComparisonRefused):
-    """A file of results has a format that this version does not know."""
+    """A later version wrote this record or table in a format that this version can't read."""
 
 
 class CellFailed(ZigmaBenchError):
@@ -123,21 +127,21 @@ class BadImage(CellFailed):
 
 
 class Interrupted(ZigmaBenchError):
-    """Stopped from outside; the same command goes on where it stopped."""
+    """A signal stopped the program; the same command resumes the work."""
 
     exit_code = 75
 
 
 class SystemFault(NotReady):
-    """A disk, a file, memory or a terminal failed: what a person mends outside the program."""
+    """A disk, a file, memory or a terminal failed; a person must fix that outside the program."""
 
 
 class OutputLost(ZigmaBenchError):
-    """Standard output takes no more: its disk is full, or it is closed."""
+    """Standard output can't be written: its disk is full, or it is closed."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name closest to a misspelt one, whatever its capitals, or None when nothing is close."""
+    """The known name closest to a misspelt name, ignoring case, or None if none is close."""
     if len(name) > LONGEST_NAME:
         return None
     names = {one.casefold(): one for one in known}
@@ -145,42 +149,42 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return names[found[0]] if found else None
 
 
-# What the system reports
+# Errors of the operating system
 
 
 FAULTS = {
-    errno.ENOSPC: ("there is no space left on the disk", "free some space, or take another folder"),
-    errno.EDQUOT: ("the quota of disk space is used up", "free some space, or take another folder"),
+    errno.ENOSPC: ("there is no space left on the disk", "free some space, or choose another folder"),
+    errno.EDQUOT: ("the quota of disk space is used up", "free some space, or choose another folder"),
     errno.EFBIG: ("the file would be larger than this system allows (no space for it)", "raise the limit (ulimit -f)"),
-    errno.EACCES: ("permission is denied", "change its permissions, or take another folder"),
-    errno.EPERM: ("the operation is not permitted", "change its permissions, or take another folder"),
-    errno.EROFS: ("the disk is read-only", "take another folder"),
+    errno.EACCES: ("permission is denied", "change its permissions, or choose another folder"),
+    errno.EPERM: ("the operation is not permitted", "change its permissions, or choose another folder"),
+    errno.EROFS: ("the disk is read-only", "choose another folder"),
     errno.ENOENT: ("the file or its folder is gone", "put it back, or run the same command again"),
-    errno.ENOTDIR: ("a file stands where a folder should be", "move it away"),
-    errno.EISDIR: ("a folder stands where a file should be", "move it away"),
-    errno.EEXIST: ("something of this name is there already", "move it away"),
-    errno.ENAMETOOLONG: ("the name is too long for this disk", "take a shorter one"),
-    errno.ELOOP: ("symbolic links lead in a circle", "mend the links"),
+    errno.ENOTDIR: ("this is a file, not a folder", "move it away"),
+    errno.EISDIR: ("this is a folder, not a file", "move it away"),
+    errno.EEXIST: ("a file or folder of this name already exists", "move it away"),
+    errno.ENAMETOOLONG: ("the name is too long for this disk", "choose a shorter one"),
+    errno.ELOOP: ("the symbolic links form a loop", "fix the links"),
     errno.EIO: ("the disk failed to read or write", "check the disk"),
     errno.EMFILE: ("too many files are open", "raise the limit (ulimit -n)"),
     errno.ENFILE: ("too many files are open on this machine", "close other programs"),
-    errno.ENOMEM: ("there is not enough memory", "free some, or take a smaller batch"),
+    errno.ENOMEM: ("there is not enough memory", "free some, or use a smaller batch"),
     errno.EAGAIN: ("the system has no room for another process", "raise the limit (ulimit -u)"),
     errno.ESTALE: ("the network disk lost the file", "mount the disk again"),
 }  # fmt: skip
 NO_SPACE = ("no space left on device", "os error 28", "disk quota exceeded", "file too large", "pytorchstreamwriter",
-            "requested and ")  # fmt: skip  # how libraries report a full disk without its number
+            "requested and ")  # fmt: skip  # texts of libraries that report a full disk without an errno
 
 
 def system_fault(error: BaseException, where: str | None = None) -> ZigmaBenchError | None:
-    """What a disk, a file, memory or an encoding caused, as one sentence; None for any other error.
+    """The ZigmaBenchError for an error of a disk, a file, memory or an encoding; None for any other error.
 
-    `where` names the file where the error itself does not.
+    `where` names the file if the error itself doesn't.
     """
     if isinstance(error, ZigmaBenchError):
         return error
     if isinstance(error, OSError):
-        return _of_the_disk(error, where)
+        return _os_fault(error, where)
     if isinstance(error, MemoryError):
         what, do = FAULTS[errno.ENOMEM]
         return SystemFault(f"{what} ({error})" if str(error) else what, where=where, do=do)
@@ -193,7 +197,7 @@ def system_fault(error: BaseException, where: str | None = None) -> ZigmaBenchEr
     return None
 
 
-def _of_the_disk(error: OSError, where: str | None) -> ZigmaBenchError:
+def _os_fault(error: OSError, where: str | None) -> ZigmaBenchError:
     name = error.filename if error.filename2 is None else error.filename2
     place = str(name) if isinstance(name, str) else where
     if error.errno in FAULTS:

@@ -1,7 +1,7 @@
-"""Text from files, names and errors made inert: no sign of it can move a cursor, end a line or start a formula.
+"""Escaping of text from files, names and errors, so that it can't move a cursor, end a line or start a formula.
 
-Every output goes through here: terminal, Markdown, CSV and messages of errors. Streams
-write a stand-in for a sign that their encoding lacks.
+All output is escaped: terminal, Markdown, CSV and error messages. A stream replaces characters that its encoding
+doesn't have.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import re
 import unicodedata
 from typing import TextIO
 
-SHORTENED = 300  # signs of a value in a message
+SHORTENED = 300  # characters of a value in a message
 JOINERS = "\u200c\u200d"  # Persian words and compound emoji need them
-FORMULA = "=+-@\uff1d\uff0b\uff0d\uff20"  # what a spreadsheet takes for the start of a formula
+FORMULA = "=+-@\uff1d\uff0b\uff0d\uff20"  # the first characters of a formula in a spreadsheet
 MARKUP = re.compile(r"([\\`*_\[\]<>|~])")
 PLAIN = {
     "±": "+-", "·": "-", "×": "x", "→": "->", "←": "<-", "↑": "^", "↓": "v", "†": "+", "…": "...", "–": "-", "—": "-",
@@ -25,25 +25,26 @@ HANDLER = "zigma-bench-plain"
 
 
 def visible(text: str) -> str:
-    r"""The text on one line: `\n` and `\x1b` stand for signs that would act on a terminal or that can't be seen."""
+    r"""The text on one line, with control and invisible characters escaped, as in `\n` and `\x1b`."""
     return text if text.isascii() and text.isprintable() else "".join(map(_shown, text))
 
 
-def _shown(sign: str) -> str:
-    if unicodedata.category(sign) not in ("Cc", "Cf", "Cs", "Zl", "Zp") or sign in JOINERS:
-        return sign
-    return sign.encode("unicode_escape").decode("ascii")
+def _shown(character: str) -> str:
+    if unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp") or character in JOINERS:
+        return character
+    return character.encode("unicode_escape").decode("ascii")
 
 
 def shortened(text: str, most: int = SHORTENED) -> str:
-    """The text, or its start with the number of its signs where it is long."""
+    """The text; if it is longer than `most` characters, its start and its length."""
     return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
 
 
 def markdown(text: str) -> str:
-    """Text that ends no cell of a table and begins no emphasis, link, image, HTML, heading or list."""
+    """The text escaped for Markdown: it can't end a table cell or start emphasis, a link, an image, HTML, a heading or
+    a list."""
     plain = MARKUP.sub(r"\\\1", visible(text).replace("&", "&amp;").lstrip(" "))
-    plain = plain.replace("://", "&#58;//").replace("www.", "www&#46;")  # which GitHub turns into links
+    plain = plain.replace("://", "&#58;//").replace("www.", "www&#46;")  # GitHub links these
     return re.sub(r"^(?:([#+=-])|(\d+)([.)])(?=\s|$))", _unlisted, plain)
 
 
@@ -52,7 +53,7 @@ def _unlisted(found: re.Match[str]) -> str:
 
 
 def csv_cell(value: object) -> object:
-    """A value of a CSV file; text that a spreadsheet would run as a formula begins with an apostrophe."""
+    """A value for a CSV file; an apostrophe precedes text that a spreadsheet would run as a formula."""
     if not isinstance(value, str):
         return value
     plain = visible(value)
@@ -61,7 +62,7 @@ def csv_cell(value: object) -> object:
 
 
 def write_plainly(stream: TextIO | None = None) -> str:
-    """Have a stream write a stand-in for each sign that its encoding lacks; gives the name of the handler of errors."""
+    """Make a stream replace each character that its encoding doesn't have; return the name of the error handler."""
     codecs.register_error(HANDLER, _stand_in)
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors=HANDLER)
@@ -71,15 +72,15 @@ def write_plainly(stream: TextIO | None = None) -> str:
 def _stand_in(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    signs = error.object[error.start : error.end]
-    return "".join(map(_plain_sign, signs)), error.end
+    characters = error.object[error.start : error.end]
+    return "".join(map(_ascii, characters)), error.end
 
 
-def _plain_sign(sign: str) -> str:
-    """ASCII for a sign: what looks like it, its letter without accents, or a question mark."""
-    if sign in PLAIN:
-        return PLAIN[sign]
-    if unicodedata.category(sign) == "Cs":
-        return _shown(sign)
-    bare = unicodedata.normalize("NFKD", sign).encode("ascii", "ignore").decode("ascii")
+def _ascii(character: str) -> str:
+    """ASCII for a character: one that looks similar, its letter without accents, or a question mark."""
+    if character in PLAIN:
+        return PLAIN[character]
+    if unicodedata.category(character) == "Cs":
+        return _shown(character)
+    bare = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode("ascii")
     return bare if bare.isprintable() and bare else "?"

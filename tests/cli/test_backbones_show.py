@@ -66,7 +66,7 @@ def test_json_is_one_document_with_everything(call):
     for column in ("parameters", "forward_flops"):
         assert found[column]["total"] == sum(found[column]["by_operator"].values())
     assert found["forward_flops"]["scan"] == found["forward_flops"]["by_operator"]["scan"]
-    kept = found["kept_bytes"]
+    kept = found["activation_bytes"]
     assert kept["backend"] == "fused"
     assert sum(kept["bf16"].values()) < sum(kept["fp32"].values())
 
@@ -106,7 +106,7 @@ def test_its_own_scan_and_none(call):
     assert own["scan"]["name"] == "bidirectional"
     assert [path["begins"] for path in own["schedule"][0]["paths"]] == ["top left", "bottom right"]
     free = call("dit/S/2")
-    assert "no layer walks a path" in free
+    assert "its layers have no scan paths" in free
     assert json.loads(call("dit/S/2", "--json"))["schedule"] == []
 
 
@@ -140,14 +140,14 @@ def test_the_name_alone_shows_its_options_as_ever(call):
         (["zigma:width=32,depth=2,patch=2,positions=sincos", "--grid", "2x8x8"], 3, "those of one picture"),
         (["zigma/B/2", "--scan", "zigzga"], 2, "no scan is called 'zigzga'"),
         (["zigma/B/2", "--scan", "zigzag", "--set", "paths=9"], 2, "option 'paths' has a wrong value"),
-        (["zigma/B/2", "--scan", "zigzag:paths=2", "--set", "paths=2"], 2, "the option 'paths' stands twice"),
+        (["zigma/B/2", "--scan", "zigzag:paths=2", "--set", "paths=2"], 2, "the option 'paths' is listed twice"),
         (["zigma/B/2", "--scan", "zigzag-video"], 3, "scan 'zigzag-video' of zigma-bench, layer 0"),
         (["vision-mamba/B/2", "--scan", "raster"], 3, "two paths with separate parameters"),
         (["dit/B/2", "--scan", "raster"], 2, "the order of tokens does not matter to dit; leave it out"),
         (["zigma/B/2", "--backend", "naive"], 2, "no estimate of the memory of this backend"),
         (["zigma/B/2", "--channels", "0"], 2, "at least one channel"),
-        (["zigma/B/2:width=8"], 2, "size 'B/2' already says width"),
-        (["zigma/B/2:name=dit"], 2, "'name' is no option"),
+        (["zigma/B/2:width=8"], 2, "size 'B/2' already sets width"),
+        (["zigma/B/2:name=dit"], 2, "'name' is not an option"),
         (["zigma:width=97,depth=2,patch=2,mixer=mamba-2"], 3, "heads of 64 channels do not divide"),
     ],
 )  # fmt: skip
@@ -172,8 +172,8 @@ def test_a_plugin_that_tells_less_is_shown_with_what_it_tells(call):
         out = call("plain:width=32,depth=2,patch=2")
     finally:
         del backbones._specs["plain"]
-    assert "not told apart" in out
-    assert "the backbone 'plain' of test gives no estimate of the memory that it keeps" in out
+    assert "not broken down" in out
+    assert "the backbone 'plain' of test has no estimate of its activation memory" in out
 
 
 def test_it_answers_without_torch():

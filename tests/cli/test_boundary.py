@@ -135,10 +135,10 @@ def test_a_pipe_is_no_suite(tmp_path):
 
 HANGS_UP = """
 import signal, sys, time
-from zigma_bench.__main__ import _take_signals, boundary
+from zigma_bench.__main__ import _handle_signals, boundary
 from zigma_bench.system.interrupts import noted_interrupts
 with boundary():
-    _take_signals()
+    _handle_signals()
     with noted_interrupts():
         {hang_up}
 """
@@ -148,7 +148,7 @@ def test_a_hang_up_interrupts_like_the_user():
     code = HANGS_UP.format(hang_up="signal.raise_signal(signal.SIGHUP)")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (75, "")
-    assert done.stderr.splitlines() == ["zigma-bench: interrupted; the same command goes on where it stopped"]
+    assert done.stderr.splitlines() == ["zigma-bench: interrupted; the same command resumes where it stopped"]
 
 
 def test_under_nohup_a_hang_up_changes_nothing():

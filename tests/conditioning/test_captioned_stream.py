@@ -151,7 +151,7 @@ def test_captions_are_read_without_images_and_by_one_process(tmp_path: Path, mon
 
 def test_encoding_before_a_run_and_checking_it(tmp_path: Path) -> None:
     files, text = parquet(tmp_path), told()
-    assert check_captions(opened(files), text) == [f"the captions' features in {text.folder} are missing or not whole"]
+    assert check_captions(opened(files), text) == [f"the captions' features in {text.folder} are missing or incomplete"]
     count = encode_captions(opened(files), text, "cpu", lambda done, said: None, lambda: False)
     assert count == 33 and not check_captions(opened(files), text)
     (text.folder / STREAM).write_bytes(b"no numbers")
@@ -166,7 +166,9 @@ def test_a_stream_that_changed_is_not_paired_with_old_features(tmp_path: Path) -
     with_texts(opened(parquet(tmp_path)), told(), device="cpu")
     changed = opened(parquet(tmp_path, r9=["something else"]))
     splits = with_texts(changed, told(), device="cpu")[0]
-    with pytest.raises(NotReady, match=r"another caption than when it was encoded; got 'something else'.*--check"):
+    with pytest.raises(
+        NotReady, match=r"a caption of the stream changed after it was encoded; got 'something else'.*--check"
+    ):
         taken(splits.train, range(7))
     with pytest.raises(NotReady, match="another captions_sha256"):
         check_captions(changed, told())
@@ -252,7 +254,7 @@ def test_a_suite_on_a_captioned_stream_runs_and_encodes_before(write_suite: Any,
     )  # fmt: skip
     results = ["--results", str(tmp_path / "results")]
     missing = CliRunner().invoke(app, ["data", "encode", str(path), "--check", *results])
-    assert missing.exception is not None and "missing or not whole" in str(missing.exception)
+    assert missing.exception is not None and "missing or incomplete" in str(missing.exception)
     done = CliRunner().invoke(app, ["data", "encode", str(path), *results])
     assert done.exit_code == 0 and "63 captions" in done.stdout, done.output
     checked = CliRunner().invoke(app, ["data", "encode", str(path), "--check", *results])

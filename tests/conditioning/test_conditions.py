@@ -127,7 +127,7 @@ def test_the_validation_loss_is_under_the_true_classes() -> None:
     [
         ([CONDITIONED, GUIDED], [":12, key sample.guidance", "nothing to guide: the backbone 'zigma'"]),
         ([ALONE, (DIT, "{name: dit, width: 32, depth: 2, patch: 2, condition: class, classes: 10, null_class: false}"),
-          GUIDED], ["key sample.guidance", "no label for none of its classes", "null_class to true"]),
+          GUIDED], ["key sample.guidance", "no null class", "null_class to true"]),
         ([("{batch: 16}", "{batch: 16, drop_condition: 0.2}")], ["key train.drop_condition", "nothing to drop"]),
     ],
 )  # fmt: skip

@@ -59,7 +59,7 @@ def test_a_file_that_lacks_weights_is_refused(tmp_path: Path) -> None:
     lost = next(name for name in weights if "attention" in name)
     del weights[lost]
     safetensors.torch.save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(NotReady, match="lacks 1 weights"):
+    with pytest.raises(NotReady, match="misses 1 weights"):
         open_encoder(str(folder), None)
 
 

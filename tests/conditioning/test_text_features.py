@@ -145,7 +145,7 @@ def test_broken_features_are_found_and_written_again() -> None:
     def encode() -> int:
         return encode_captions(SPLITS, text, "cpu", lambda done, words: encoded.append(done), lambda: False)
 
-    assert check_captions(SPLITS, text) == [f"the captions' features in {folder_of(text)} are missing or not whole"]
+    assert check_captions(SPLITS, text) == [f"the captions' features in {folder_of(text)} are missing or incomplete"]
     assert encode() == 7 and check_captions(SPLITS, text) == [] and encoded == [8]
     file = folder_of(text) / "0000000.features.npy"
     whole = file.read_bytes()
@@ -188,7 +188,7 @@ def test_features_of_other_weights_are_refused(tmp_path: Path) -> None:
     with_texts(SPLITS, text, device="cpu")
     write_encoder(folder, "bert", seed=1)
     assert told(str(folder)).fingerprint != text.fingerprint  # a new plan encodes anew
-    with pytest.raises(NotReady, match="made by other weights"):
+    with pytest.raises(NotReady, match="encoded with other weights"):
         with_texts(SPLITS, text, device="cpu")
 
 
@@ -229,7 +229,7 @@ def test_prompts_are_read_as_captions_were(tmp_path: Path) -> None:
             assert torch.allclose(ours.float(), theirs.float(), atol=2e-3)
     alone = open_encoder(str(folder), None)(["a green red cat"], 6)[0]
     assert np.allclose(prompts(torch.tensor([1]))[0], alone, rtol=1e-3, atol=1e-3)
-    with pytest.raises(NotReady, match=r"1 of the prompts are longer.*at most 6 tokens"):
+    with pytest.raises(NotReady, match=r"1 of the prompts are too long.*at most 6 tokens"):
         texts_of(text, ["a dog", "a a a a a a a"], "cpu")
 
 
@@ -240,8 +240,8 @@ def test_prompts_without_their_encoder(tmp_path: Path) -> None:
     shutil.rmtree(folder)
     captions = texts_of(text, ["many", "a dog"], "cpu")
     assert torch.equal(captions(torch.tensor([0, 1, 2]))[0], table(torch.tensor([5, 2, 7]))[0])
-    with pytest.raises(NotReady, match=r"which reads prompts, is not here; the text encoder .* put"):
+    with pytest.raises(NotReady, match=r"of the prompts is missing; the text encoder .* put"):
         texts_of(text, ["many", "a smile"], "cpu")
     write_encoder(folder, "t5", seed=1)
-    with pytest.raises(NotReady, match="another than the network was trained with"):
+    with pytest.raises(NotReady, match="differs from the one that the network was trained with"):
         texts_of(text, ["a smile"], "cpu")

@@ -173,7 +173,7 @@ MASK = ("tokens: 8, mask: true", "tokens: 8")
     [
         ([TEXTED], NotReady, ["conditioned on text features of 8 tokens with 64 channels", "got '10 classes'"]),
         ([TEXTED, (DATA[0], "{name: digits, caption: one}")], NotReady,
-         ["captions nothing encodes: give data.text an encoder"]),
+         ["captions that are not encoded: set data.text.encoder"]),
         ([(DATA[0], "{name: digits, text: {encoder: minilm}}")], UsageError,
          [":3, key data.text", "'digits' has no captions to encode"]),
         ([*ALL, ("text_tokens: 8", "text_tokens: 9")], NotReady,
@@ -184,7 +184,7 @@ MASK = ("tokens: 8, mask: true", "tokens: 8")
         ([DATA, ("encoder: random-words", "encoder: minilm"), ("tokens: 8", "tokens: 513")], UsageError,
          ["key data.text", "expected at most 512; got 513"]),
         ([DATA, ALONE, ("{name: zigma, width: 32, depth: 2", "{name: u-vit, width: 32, condition: text, "
-          "text_width: 64, text_tokens: 8, depth: 3")], NotReady, ["with a mask, which this backbone does not take"]),
+          "text_width: 64, text_tokens: 8, depth: 3")], NotReady, ["which this backbone does not support"]),
         ([DATA, ("encoder: random-words", "encoder: no/where")], NotReady, ["text encoder no/where"]),
     ],
 )  # fmt: skip
@@ -389,12 +389,12 @@ def test_a_cell_is_drawn_from_under_prompts(ran, tmp_path) -> None:
     ("words", "told"),
     [
         ((), "give --prompt TEXT"),
-        (("--prompt", "a b c d e f g h i"), "longer than the texts"),
+        (("--prompt", "a b c d e f g h i"), "too long for the network"),
         (("--prompt", "a", "--class", 1), "no classes"),
         (("--prompt", "a", "--set", "graph=true"), "not recorded"),
-        (("--prompt", "a", "--smoke"), "--smoke goes with a suite, and this is a cell"),
+        (("--prompt", "a", "--smoke"), "--smoke needs a suite, and this is a cell"),
         (("--prompt", "a", "--autoencoder", "b"), "no latents"),
-        (("--prompt", "a", "--encoder", "minilm"), "knows the encoder"),
+        (("--prompt", "a", "--encoder", "minilm"), "already has a text encoder"),
     ],
 )
 def test_orders_of_a_cell_that_make_no_sense(ran, words, told, tmp_path) -> None:
@@ -414,7 +414,7 @@ def test_a_cell_that_is_no_trained_one(ran, tmp_path) -> None:
     (record,) = cell.glob("train-*/record.json")
     record.unlink()
     assert "training is not done" in str(run(cell, "--prompt", "a", "--out", tmp_path / "a").exception)
-    assert "goes with a model" in str(run(ran[0] / "suite.yaml", "--prompt", "a").exception)
+    assert "needs a model" in str(run(ran[0] / "suite.yaml", "--prompt", "a").exception)
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def test_a_flipped_bit_is_found_and_written_again(whole: Path) -> None:
     data[-1] ^= 1
     file.write_bytes(bytes(data))
     assert [fault.shard for fault in faults(whole, LAYOUT)] == [2]
-    assert "another checksum" in faults(whole, LAYOUT)[0].reason
+    assert "a wrong checksum" in faults(whole, LAYOUT)[0].reason
     writer = open_writer(whole, LAYOUT)
     fill(writer, writer.due())
     assert faults(whole, LAYOUT) == []
@@ -106,10 +106,10 @@ def test_another_store_is_refused_and_left_alone(whole: Path, other: Layout, nam
 
 
 def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(NotReady, match=r"no such store yet.*run the encoder"):
+    with pytest.raises(NotReady, match=r"the store does not exist yet.*run the encoder"):
         open_store(tmp_path, LAYOUT, do="run the encoder")
     (tmp_path / "store.json").write_text("[]")
-    with pytest.raises(NotReady, match="no description of a store"):
+    with pytest.raises(NotReady, match="not a description of a store"):
         open_writer(tmp_path, LAYOUT)
 
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from zigma_bench.data.checks.dataset import Found, check
+from zigma_bench.data.checks.dataset import CheckResult, check
 from zigma_bench.data.images import ArrayImages, Splits
 from zigma_bench.data.reading.files import gaps, missing_shards, split_list
 from zigma_bench.data.sources.huggingface import load
@@ -30,7 +30,7 @@ KIND = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 Pictures = Callable[..., Path]
 
 
-def checked(name: str = "huggingface", **given: Any) -> Found:
+def checked(name: str = "huggingface", **given: Any) -> CheckResult:
     spec = catalogue().get("dataset", name)
     return check(spec, spec.make_options(spec.resolve(given, where="test")))
 
@@ -39,7 +39,7 @@ def folder(path: Path, **rest: Any) -> dict[str, Any]:
     return {"path": "imagefolder", "data_dir": str(path), "resolution": 16, "validation": 2, **rest}
 
 
-def only(found: Found) -> str:
+def only(found: CheckResult) -> str:
     (problem,) = found.problems
     return str(problem)
 
@@ -76,7 +76,7 @@ def test_whole_sources_have_no_problem(tmp_path: Path, pictures: Pictures) -> No
         (checked(path="parquet", data_files=str(parquet(tmp_path / "a.parquet")), resolution=16, validation=2), 12),
         (checked(**tar_options(shard(tmp_path / "a.tar", ["a", "b", "c"]))), 3),
     ):
-        assert seen == Found(count)
+        assert seen == CheckResult(count)
 
 
 def test_images_smaller_than_asked_for_are_counted(tmp_path: Path, pictures: Pictures) -> None:
@@ -87,7 +87,7 @@ def test_images_smaller_than_asked_for_are_counted(tmp_path: Path, pictures: Pic
         (checked(path="parquet", data_files=str(parquet(tmp_path / "a.parquet")), validation=2, **small), 12),
         (checked(**{**tar_options(shard(tmp_path / "a.tar", ["a", "b", "c"])), **small}), 3),
     ):
-        assert seen == Found(count, enlarged=count)
+        assert seen == CheckResult(count, enlarged=count)
 
 
 def test_every_broken_file_of_a_folder_is_named(pictures: Pictures) -> None:
@@ -101,7 +101,7 @@ def test_every_broken_file_of_a_folder_is_named(pictures: Pictures) -> None:
     names = [str(problem.where).rpartition("/")[2] for problem in found.problems]
     assert names == ["001.png", "003.png", "004.png", "006.jpg"]
     assert all(isinstance(problem, BadImage) and problem.do for problem in found.problems)
-    assert "none of PNG" in str(found.problems[0]) and "empty" in str(found.problems[1])
+    assert "not one of PNG" in str(found.problems[0]) and "empty" in str(found.problems[1])
 
 
 def test_an_image_of_another_size_where_none_is_resized(pictures: Pictures) -> None:
@@ -188,16 +188,16 @@ def test_a_tar_file_that_is_cut_off(tmp_path: Path, cut: str) -> None:
     file.write_bytes(whole[: ends[cut]] or b"no tar file at all")
     (other.parent / "b.tar").write_bytes(other.read_bytes())
     found = checked(**tar_options(file, other))
-    assert "a.tar: the tar file is cut off or broken" in only(found)
+    assert "a.tar: the tar file is truncated or broken" in only(found)
     assert found.images == {"in a file": 2, "between two files": 2, "no tar": 1}[cut]
 
 
 def test_samples_of_tar_files(tmp_path: Path) -> None:
     files = [shard(tmp_path / "a.tar", ["a", "b"]), shard(tmp_path / "b.tar", ["c", "a"])]
     words = [str(problem) for problem in checked(**tar_options(*files)).problems]
-    assert len(words) == 1 and "its key was that of" in words[0] and "'a'" in words[0]
+    assert len(words) == 1 and "has the same key" in words[0] and "'a'" in words[0]
     again = shard(tmp_path / "c.tar", ["a", "b"], {"b.png": b"again"})
-    assert any("stands twice" in str(problem) for problem in checked(**tar_options(again)).problems)
+    assert any("is listed twice" in str(problem) for problem in checked(**tar_options(again)).problems)
     found = checked(**tar_options(files[0], image="jpg"))
     assert len(found.problems) == 2 and "has no 'jpg'; expected one of cls, png" in str(found.problems[0])
     assert len(checked(**tar_options(files[0], label="cls", classes=1)).problems) == 2
@@ -236,7 +236,7 @@ def test_captions_that_a_folder_lacks_are_all_named(pictures: Pictures) -> None:
     told = [str(problem) for problem in found.problems]
     assert len(told) == 7 and "007.png: the image can't be decoded" in told[6]
     assert all("no line of the metadata" in text for text in told[:2]) and "003.png" in told[0] and "006.png" in told[1]
-    assert all("an image that is not there" in text for text in told[2:4]) and "009.png" in told[2]  # as many as lack
+    assert all("a missing image" in text for text in told[2:4]) and "009.png" in told[2]  # as many as lack
     assert all("the row's caption is empty" in text for text in told[4:6]) and "row 2," in told[4]
     with pytest.raises(NotReady, match=r"003\.png, .*006\.png: no line of the metadata"):
         load(HuggingFaceOptions(**folder(place, caption="text")))
@@ -248,7 +248,7 @@ def test_captions_that_a_folder_lacks_are_all_named(pictures: Pictures) -> None:
     assert any("metadata.csv:3: the table can't" in str(p) for p in checked(**folder(place, caption="text")).problems)
     (place / "metadata.csv").unlink()
     metadata.write_text('{"file_name": "000.png"}\n{"file_name": "001.p')
-    assert any("metadata.jsonl:2: this is no JSON" in str(p) for p in checked(**folder(place, caption="text")).problems)
+    assert any("metadata.jsonl:2: not valid JSON" in str(p) for p in checked(**folder(place, caption="text")).problems)
 
 
 def test_a_run_names_the_file_that_is_damaged_inside(tmp_path: Path) -> None:
@@ -328,14 +328,14 @@ def test_any_data_set_is_checked_by_what_it_loads(threads: int) -> None:
     found = check(spec(Faulty(pixels, classes)), NoOptions(), threads=threads, progress=seen.append)
     assert [str(problem).partition(";")[0] for problem in found.problems[:3]] == [
         "training image 3: image 3 is broken", "training image 130: image 130 is broken",
-        "training image 140: it can't be read (ValueError: odd)",
+        "training image 140: the data can't be read (ValueError: odd)",
     ]  # fmt: skip
     assert [problem.got for problem in found.problems[3:]] == [3] * 37  # the classes, all of them
     assert found.images == 170 == seen[-1] and seen == sorted(seen)
     found = check(spec(ArrayImages(pixels, classes), held=19), NoOptions(), threads=threads)
-    assert "is held out" in str(found.problems[0])
+    assert "differs from the description" in str(found.problems[0])
     assert [problem.got for problem in found.problems[1:]] == [3] * 37
     wide = check(spec(ArrayImages(np.zeros((2, 1, 4, 5), np.uint8))), NoOptions(), threads=threads)
     words = [str(problem) for problem in wide.problems]
-    assert all("not as described" in text for text in words[:2]) and len(words) == 3
+    assert all("another dtype or shape than described" in text for text in words[:2]) and len(words) == 3
     assert words[2] == "the classes of the training images: these images have no labels"

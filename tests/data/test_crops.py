@@ -133,7 +133,7 @@ def test_a_small_image_is_enlarged_and_a_smaller_one_than_the_crop_is_named(tmp_
     images = DecodedImages(opened(files, validation=1).train.images.rows, 3, SIZE, "short-side-center-crop")  # type: ignore[attr-defined]
     assert cropped(images, range(30), random_crops(30, 12, 0)).shape == (30, 3, SIZE, SIZE)
     with pytest.raises(
-        BadImage, match=r"row 30, .*smaller than what train.random_crop cuts.*8 pixels a side; got '7 x"
+        BadImage, match=r"row 30, .*smaller than the crops of train.random_crop.*8 pixels per side; got '7 x"
     ):
         cropped(images, [30], random_crops(1, 12, 0))
 
@@ -158,7 +158,7 @@ def test_transforms_are_done_to_what_was_cut(tmp_path: Path) -> None:
 
 
 def test_images_of_one_size_can_not_be_cut() -> None:
-    with pytest.raises(UsageError, match="can't be cut anew"):
+    with pytest.raises(UsageError, match="can't be cropped at random"):
         cropped(ArrayImages(np.zeros((2, 1, 8, 8), np.uint8)), [0], random_crops(1, 9, 0))
 
 
@@ -187,14 +187,14 @@ def test_a_crop_changes_what_is_trained_and_not_what_it_is_compared_with(write_s
     ("replacements", "words"),
     [
         ([("{batch: 16}", "{batch: 16, random_crop: 7}")], ["at least the resolution, 8; got 7"]),
-        ([("{name: digits}", "{name: digits, resolution: 16}")], ["gives its images at one size"]),
-        ([("{name: digits}", "{name: gaussian-random-field, slope: 1.0, resolution: 8}")], ["at one size"]),
-        ([("{name: digits}", "{name: moving-digits, frames: 3, resolution: 12}"), ALONE], ["clips", "at their centre"]),
+        ([("{name: digits}", "{name: digits, resolution: 16}")], ["have exactly the resolution"]),
+        ([("{name: digits}", "{name: gaussian-random-field, slope: 1.0, resolution: 8}")], ["nothing to crop"]),
+        ([("{name: digits}", "{name: moving-digits, frames: 3, resolution: 12}"), ALONE], ["clips", "at the centre"]),
         ([("{name: digits}", "{name: digits, latents: {autoencoder: here}}")], ["latents", "are encoded once"]),
         (
             [("{name: digits}", "{name: huggingface, path: parquet, data_files: a, resolution: 8, validation: 9, "
             "resize: none}")],
-            ["at one size", "another resize than none"],
+            ["have exactly the resolution", "another resize than none"],
         ),
     ],
 )  # fmt: skip
@@ -212,7 +212,7 @@ def test_the_plan_and_the_record_say_it(write_suite: Any, tmp_path: Path) -> Non
         CROPPED, ALONE, ("[raster, {name: zigzag, paths: 8}]", "[raster]"), ("seeds: [0, 1]", "seeds: [0]")
     )
     shown = CliRunner().invoke(app, ["plan", str(path), "--results", str(tmp_path / "r")])
-    assert "training images: scaled to a short side of 10 and cut at a random place" in shown.stdout
+    assert "training images: resized to a short side of 10 and cropped at random" in shown.stdout
     done = CliRunner().invoke(app, ["train", str(path), "--results", str(tmp_path / "r")])
     assert done.exit_code == 0, done.output
     (record,) = (tmp_path / "r").glob("*/*/zigma*/train-*/record.json")
@@ -230,5 +230,5 @@ def test_data_check_of_a_suite_knows_its_crop(write_suite: Any, tmp_path: Path) 
 
 def test_an_efficiency_suite_has_nothing_to_cut(root: Path) -> None:
     suite, source = load_suite(root / "suites" / "efficiency.yaml", settings=["train.random_crop=300"])
-    with pytest.raises(UsageError, match="an efficiency suite has no images to cut"):
+    with pytest.raises(UsageError, match="an efficiency suite has no images to crop"):
         make_plan(suite, source, catalogue())

@@ -59,7 +59,7 @@ def test_a_class_folder_may_be_a_link(classes: Path, tmp_path: Path) -> None:
     (classes / "bus").symlink_to(tmp_path / "elsewhere")
     assert len(load(options(classes, label="label", classes=2)).train) == 7
     (classes / "again").symlink_to(classes)
-    with pytest.raises(NotReady, match=r"again: this link leads to a folder whose images are read already"):
+    with pytest.raises(NotReady, match=r"again: this link leads to a folder that is already read"):
         describe(options(classes))
 
 
@@ -81,7 +81,7 @@ def test_an_image_that_is_not_read_is_named(classes: Path, name: str) -> None:
     (classes / "README.txt").write_text("a note")
     describe(options(classes))
     (classes / "bus" / name).write_bytes((classes / "bus/000.png").read_bytes())
-    with pytest.raises(NotReady, match=rf"{name}: .*pass over"):
+    with pytest.raises(NotReady, match=rf"{name}: .*would skip"):
         describe(options(classes))
 
 

@@ -43,6 +43,6 @@ def test_a_check_counts_them(pictures: Callable[..., Path], tmp_path: Path, monk
     spec = catalogue().get("dataset", "faceshq")
     options = FacesHQOptions(str(tmp_path / "faces"), 256, 1)
     (problem,) = check(spec, options).problems
-    assert "these are not all of FacesHQ" in str(problem) and "expected 100,000 images; got 3" in str(problem)
+    assert "these are not all images of FacesHQ" in str(problem) and "expected 100,000 images; got 3" in str(problem)
     monkeypatch.setattr(faceshq, "IMAGES", 3)
     assert check(spec, options).problems == ()

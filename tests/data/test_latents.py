@@ -168,7 +168,7 @@ def test_reconstructions_are_the_decoded_latents(posterior, autoencoder, tmp_pat
     space, _ = space_of(autoencoder, posterior=posterior, batch=7)
     assert encoded(space, tmp_path) == 300
     space = space.model_copy(update={"reconstructed": "validation"})
-    with pytest.raises(NotReady, match="no such store yet"):
+    with pytest.raises(NotReady, match="the store does not exist yet"):
         reconstructions_of(SPLITS.validation, space, tmp_path)
     assert encoded(space, tmp_path) == 30  # of the latents that are there
     pixels = reconstructions_of(SPLITS.validation, space, tmp_path).take(range(30))
@@ -248,14 +248,14 @@ def test_the_cache_of_another_autoencoder_or_data_set_is_refused(autoencoder, tm
 def test_a_folder_in_use_is_no_cache(autoencoder, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("")
-    with pytest.raises(UsageError, match=r"in use.*thesis\.tex"):
+    with pytest.raises(UsageError, match=r"contains other files.*thesis\.tex"):
         encoded(space_of(autoencoder, cache=str(tmp_path / "mine"))[0], tmp_path)
 
 
 def test_an_autoencoder_that_changed_since_the_plan_is_refused(autoencoder, tmp_path):
     space, _ = space_of(autoencoder)
     trained(autoencoder, seed=5)
-    with pytest.raises(NotReady, match="another than the run was planned with"):
+    with pytest.raises(NotReady, match="changed after the plan was made"):
         open_autoencoder(space, "cpu")
 
 
@@ -303,9 +303,9 @@ def test_images_that_the_autoencoder_can_not_take_are_refused(facts, named, auto
 @pytest.mark.parametrize(
     ("config", "named"),
     [
-        ({"_class_name": "UNet2DModel"}, r"another model.*AutoencoderKL.*UNet2DModel"),
-        ({"scaling_factor": "large"}, "makes no sense"),
-        ({"latents_std": [1.0, 0.0, 1.0, 1.0]}, "makes no sense"),
+        ({"_class_name": "UNet2DModel"}, r"not an AutoencoderKL.*UNet2DModel"),
+        ({"scaling_factor": "large"}, "is invalid"),
+        ({"latents_std": [1.0, 0.0, 1.0, 1.0]}, "is invalid"),
     ],
 )
 def test_a_configuration_of_something_else_is_refused(config, named, autoencoder):
@@ -330,7 +330,7 @@ def test_an_absent_autoencoder_is_missing_and_planned_as_stable_diffusions(tmp_p
     commit, facts = "0123456789abcdef" * 2 + "01234567", DataFacts(3, 64, 64, "pixels")
     cases = {
         ("some/vae", commit): f"unset HF_HUB_OFFLINE.*commit {commit[:8]} of some/vae",
-        ("some/vae", None): "give the commit of the Hub's model as revision",
+        ("some/vae", None): "set revision to a commit of the model on the Hub",
         (str(tmp_path / "none"), None): f"put config.json and .* into {tmp_path / 'none'}",
     }
     for (name, revision), said in cases.items():

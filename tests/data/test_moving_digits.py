@@ -54,6 +54,6 @@ def test_frames_are_the_clips_taken_apart() -> None:
 def test_options_that_leave_nothing_are_refused_and_the_contract_holds() -> None:
     from zigma_bench.testing import check_dataset
 
-    with pytest.raises(UsageError, match="leaves no clip to train on; expected 1 to 39; got 40"):
+    with pytest.raises(UsageError, match="leaves no training clip; expected 1 to 39; got 40"):
         describe(MovingDigitsOptions(clips=40, validation=40))
     assert check_dataset("moving-digits", frames=3, resolution=10, clips=40, validation=20).ok

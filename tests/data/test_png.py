@@ -41,13 +41,15 @@ DAMAGES = {
     "the checksum (CRC) of its chunk 1, IDAT, is wrong": flipped(WHOLE, WHOLE.index(b"IDAT") + 4 + len(ROWS)),
     "the checksum (CRC) of its chunk 2, tEXt, is wrong": flipped(WHOLE, WHOLE.index(b"tEXt") + 6),
     "the checksum (CRC) of its chunk 3, IEND, is wrong": flipped(WHOLE, -1),
-    "no end mark (IEND)": WHOLE[:-12],
-    "cut off within the head of a chunk": WHOLE[:-4],
+    "no end chunk (IEND)": WHOLE[:-12],
+    "truncated within the header of a chunk": WHOLE[:-4],
     "its palette (PLTE) is missing": png(
         chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 4, 8, 3, 0, 0, 0)), chunk(b"IDAT", INDEXED), chunk(b"IEND")
     ),
-    "its chunk 1, ABCD, is none": png(chunk(b"IHDR", HEAD), chunk(b"ABCD"), chunk(b"IDAT", ROWS), chunk(b"IEND")),
-    "a second head": png(chunk(b"IHDR", HEAD), chunk(b"IHDR", HEAD), chunk(b"IDAT", ROWS), chunk(b"IEND")),
+    "its chunk 1, ABCD, is not allowed": png(
+        chunk(b"IHDR", HEAD), chunk(b"ABCD"), chunk(b"IDAT", ROWS), chunk(b"IEND")
+    ),
+    "a second header": png(chunk(b"IHDR", HEAD), chunk(b"IHDR", HEAD), chunk(b"IDAT", ROWS), chunk(b"IEND")),
 }
 
 

@@ -23,7 +23,7 @@ from zigma_bench.plugins.discovery import catalogue
 
 av = pytest.importorskip("av")
 
-WHOLE = "nothing is wrong (8 images to train on, 4 held out)"
+WHOLE = "no problems (8 training images, 4 held out)"
 
 
 def picture(path: Path, number: int, size: tuple[int, int] = (20, 16)) -> None:
@@ -173,7 +173,7 @@ def test_the_check_of_faces_names_every_fault(faces: MmCelebaOptions) -> None:
     for place in ("images/2.jpg", "images/5.jpg", "images/6.jpg", "images/8.jpg", "caption/3.txt", "caption/4.txt"):
         assert place in problems, problems
     assert "there are 11 of 12 images" in problems and len(problems.splitlines()) == 7
-    with pytest.raises(NotReady, match="there are 11 of 12 images, and texts of 10"):
+    with pytest.raises(NotReady, match="there are 11 of 12 images, and captions of 10"):
         mm_celeba.load(faces)
 
 
@@ -188,16 +188,16 @@ def test_the_check_of_photographs_names_every_fault(photographs: CocoOptions) ->
     (root / "train2014/COCO_train2014_000000000004.jpg").write_text("no picture")
     problems = "\n".join(found("coco", photographs))
     for word in (
-        "COCO_train2014_000000000002.jpg: the image has no texts",
-        "COCO_val2014_000000000009.jpg: the image has no texts",
+        "COCO_train2014_000000000002.jpg: the image has no captions",
+        "COCO_val2014_000000000009.jpg: the image has no captions",
         "COCO_val2014_000000000001.jpg: there is no such image",
         "COCO_train2014_000000000004.jpg: the image can't be decoded",
     ):
         assert word in problems, problems
-    with pytest.raises(BadImage, match="has no texts"):
+    with pytest.raises(BadImage, match="has no captions"):
         coco.load(photographs)
     texts.write_text('{"images": []')
-    assert "the file of texts can't be read" in "\n".join(found("coco", photographs))
+    assert "the file of captions can't be read" in "\n".join(found("coco", photographs))
 
 
 def test_a_file_of_texts_can_not_reach_out_of_its_folder(photographs: CocoOptions) -> None:
@@ -216,7 +216,7 @@ def test_the_check_of_actions_names_every_fault(actions: Ucf101Options) -> None:
     problems = "\n".join(found("ucf101", actions))
     for path in (first, second, third):
         assert str(path) in problems, problems
-    assert "there are 5 of 6 videos that its lists name" in problems and len(problems.splitlines()) == 4
+    assert "there are 5 of 6 videos in its lists" in problems and len(problems.splitlines()) == 4
     short = Ucf101Options(actions.root, 8, frames=16)
     assert found("ucf101", short)[-1].count("too short; expected at least 16 frames") == 1
 
@@ -224,9 +224,9 @@ def test_the_check_of_actions_names_every_fault(actions: Ucf101Options) -> None:
 @pytest.mark.parametrize(
     ("file", "text", "words"),
     [
-        ("classInd.txt", "1 One\n", "this is not the list of classes"),
-        ("trainlist01.txt", "../../secret/a.avi 1\n", "trainlist01.txt:1: this is no video of a class"),
-        ("testlist01.txt", "\n", "names no video"),
+        ("classInd.txt", "1 One\n", "not the list of classes"),
+        ("trainlist01.txt", "../../secret/a.avi 1\n", "trainlist01.txt:1: not a video of a known class"),
+        ("testlist01.txt", "\n", "the list is empty"),
     ],
 )
 def test_lists_that_are_none_are_named(actions: Ucf101Options, file: str, text: str, words: str) -> None:
@@ -249,11 +249,11 @@ def test_the_command_lists_faults_with_code_3(
 ) -> None:
     words = ("mm-celeba", "--set", "images=12", "--set", "validation=4", "--set", "resolution=8", "--from", faces.root)
     done = program(*words)
-    assert (done.returncode, done.stdout) == (0, f"mm-celeba: 12 images looked at, {WHOLE}\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, f"mm-celeba: 12 images checked, {WHOLE}\n"), done.stderr
     shutil.copy(Path(faces.root) / "celeba-caption/1.txt", Path(faces.root) / "images/1.jpg")
     done = program(*words)
     assert done.returncode == 3 and "images/1.jpg: the image can't be decoded" in done.stdout
-    assert "12 images looked at, 1 problem(s)" in done.stdout
+    assert "12 images checked, 1 problem(s)" in done.stdout
     (item,) = json.loads(program(*words, "--json").stdout)["checked"]
     assert item["images"] == 12 and item["problems"][0]["where"].endswith("images/1.jpg")
 
@@ -264,7 +264,7 @@ def test_the_command_takes_a_suite(
     sets = ", ".join(f"{{name: mm-celeba, images: 12, validation: 4, resolution: {side}}}" for side in (8, 16))
     path = write_suite(("data: {name: digits}", f"data: [{sets}]"))
     done = program(path, "--from", faces.root)
-    assert (done.returncode, done.stdout) == (0, f"mm-celeba: 12 images looked at, {WHOLE}\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, f"mm-celeba: 12 images checked, {WHOLE}\n"), done.stderr
     done = program(path, "--from", faces.root + "-absent")
     assert done.returncode == 3 and "zigma-bench data check mm-celeba" in done.stdout
 
@@ -273,8 +273,8 @@ def test_the_command_takes_a_suite(
     ("words", "expected"),
     [
         (["mm-celebs"], "did you mean 'mm-celeba'"),
-        (["digits", "--from", "here"], "is of no folder"),
-        (["digits", "--set", "validation"], "this is no setting"),
+        (["digits", "--from", "here"], "is not in a folder"),
+        (["digits", "--set", "validation"], "not a KEY=VALUE setting"),
         (["digits", "--set", "validation=x"], "option 'validation' has a wrong value"),
         (["absent.yaml"], "there is no such suite"),
     ],

@@ -221,7 +221,7 @@ def test_a_stream_that_ends_early_or_breaks_is_a_clear_error(tmp_path: Path) -> 
     bad = streamed(parquet(tmp_path, broken=9))
     with pytest.raises(BadImage, match=r"train-00000-of-00003.parquet and 2 more, row 9: the image can't be decoded"):
         trained_on(bad, range(7))
-    with pytest.raises(BadImage, match="the class of the row is none; expected 0 to 1; got 2"):
+    with pytest.raises(BadImage, match="class label out of range; expected 0 to 1; got 2"):
         trained_on(streamed(parquet(tmp_path), label="label", classes=2), range(7), labelled=True)
     with pytest.raises(UsageError, match="no column 'picture'; expected one of image, label, text"):
         streamed(parquet(tmp_path), image="picture")
@@ -238,11 +238,11 @@ def test_a_stream_that_ends_early_or_breaks_is_a_clear_error(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("rest", "reason"),
     [
-        ({"count": None}, "how many images"),
+        ({"count": None}, "number of training images"),
         ({"validation": None, "validation_split": "test"}, "holds out its first images"),
         ({"split": "train[:5]"}, "can't be streamed"),
-        ({"path": "imagefolder"}, "no stream"),
-        ({"streaming": False}, "count goes with streaming"),
+        ({"path": "imagefolder"}, "a folder of images can't be streamed"),
+        ({"streaming": False}, "count needs streaming"),
     ],
 )
 def test_options_that_a_stream_can_not_have(rest: dict[str, Any], reason: str) -> None:

@@ -111,5 +111,5 @@ def test_without_steps_the_source_is_handed_on():
 
 @pytest.mark.parametrize("bad", [lambda x: x[:, :, 1:], lambda x: x.astype(np.float32)])
 def test_a_step_that_changes_shape_or_type_is_an_error(bad):
-    with pytest.raises(UsageError, match="a transform gives other than it was given"):
+    with pytest.raises(UsageError, match="a transform changes the dtype or shape"):
         transformed(Splits(ArrayImages(PIXELS), ArrayImages(PIXELS)), [bad]).train.take([0])

@@ -86,5 +86,5 @@ def test_a_broken_video_is_named(video: Callable[..., Path], tmp_path: Path) -> 
 
 
 def test_a_short_video_says_how_many_frames_a_clip_needs(video: Callable[..., Path]) -> None:
-    with pytest.raises(BadImage, match=r"too short; expected at least 46 frames \(16 that lie 3 apart\); got 40"):
+    with pytest.raises(BadImage, match=r"too short; expected at least 46 frames \(16 with a stride of 3\); got 40"):
         read_clips(video(), Cut(16, 3, 1), [0], resolution=8)

@@ -176,7 +176,7 @@ def test_an_efficiency_suite_is_a_product_and_an_order_free_backbone_runs_on_one
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("tokens: [16, 64]", "tokens: [16, 63]", "63 is no square"),
+        ("tokens: [16, 64]", "tokens: [16, 63]", "63 is not one"),
         ("tokens: [16, 64],", "", "efficiency.tokens"),
         ("name: cost", "name: cost\nbudget: {images: 1}", "leave budget out"),
         ("name: cost", "name: cost\ndata: digits", "leave data out"),

@@ -91,7 +91,7 @@ def test_the_permutation_stands_in_the_record_and_all_images_go_through_it(write
     [
         ("{name: digits, transforms: [{name: shuffle-patches, patch: 3}]}",
          ["suite.yaml:3", "key data.transforms.0", "3 x 3 can't be shuffled in an image of 8 x 8"]),
-        ("{name: digits, transforms: [{name: shuffle-patches, patch: 8}]}", ["leaves at least two"]),
+        ("{name: digits, transforms: [{name: shuffle-patches, patch: 8}]}", ["gives at least two patches"]),
         ("{name: digits, transforms: [{name: shufle-patches, patch: 2}]}",
          [":3", "data.transforms.0", "no transform is called 'shufle-patches'", "did you mean 'shuffle-patches'"]),
         ("{name: digits, transforms: [{name: rotate, degrees: 90}, {name: blur, sigma: -1.0}]}",
@@ -102,7 +102,7 @@ def test_the_permutation_stands_in_the_record_and_all_images_go_through_it(write
         ("{name: digits, transforms: blur}", [":3", "data.transforms", "should be a list", "got 'blur'"]),
         ("{name: digits, transforms: [{nme: blur}]}", [":3", "data.transforms.0", "is missing"]),
         ("[digits, {name: digits, transforms: [{name: blur, sigma: 0}]}]", [":3", "data.1.transforms.0", "got 0"]),
-        ("[digits, digits]", [":3", "data.1", "the data set 'digits' stands twice"]),
+        ("[digits, digits]", [":3", "data.1", "the data set 'digits' is listed twice"]),
         ("[]", [":3", "key data", "at least 1 item"]),
         ("[digits, {name: digitz}]", [":3", "data.1", "did you mean 'digits'"]),
         ("{name: gaussian-random-field, slope: 9.5}", ["option 'slope'", "from -4 to 8", "got 9.5"]),

@@ -117,7 +117,7 @@ def test_check_says_what_does_not_hold(tmp_path):
     assert {check["what"] for check in report["checks"]} == {"options", "imports without torch", "orders with by 0"}
     needs = run(*check, "short", cwd=tmp_path)
     assert needs.returncode == 2
-    assert "values for by, got none; give each with --set OPTION=VALUE" in needs.stderr
+    assert "values for by, got none; set each with --set OPTION=VALUE" in needs.stderr
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_check_says_what_does_not_hold(tmp_path):
     [
         ("scan:rastre", "no scan is called 'rastre'; expected one of"),
         ("scam:raster", "no kind of plugin is called 'scam'"),
-        ("rastre", "no plugin or registered thing is called 'rastre'"),
+        ("rastre", "no plugin or registered object is called 'rastre'"),
     ],
 )
 def test_check_of_what_is_not_there(name, words, tmp_path):

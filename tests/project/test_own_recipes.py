@@ -55,7 +55,7 @@ def test_one_backbone_under_several_recipes(write_suite):
     ("entry", "said"),
     [
         ("batch: 4", "unknown key 'batch'"),
-        ("learning_rate: null", "learning_rate is null; leave it out to take the suite's"),
+        ("learning_rate: null", "learning_rate is null; leave it out to use the suite's"),
         ("learning_rate: 0", "greater than 0"),
         ("warmup_images: -1", "greater than or equal to 0"),
     ],

@@ -164,15 +164,15 @@ def test_another_autoencoder_does_not_read_the_cache_of_the_first(place, tmp_pat
     words = ("suite.yaml", "--set", shared, "--set", f"data.latents.autoencoder={tmp_path / 'other'}")
     for command in (("data", "encode"), ("run",)):
         done = run(*command, *words, "--results", tmp_path, cwd=place)
-        clear_error(done, 3, "another weights_sha256", "give another folder")
+        clear_error(done, 3, "another weights_sha256", "use another folder")
     done = run("data", "encode", "--check", *words, "--results", tmp_path, cwd=place)
-    clear_error(done, 3, "another weights_sha256", "give another folder")
+    clear_error(done, 3, "another weights_sha256", "use another folder")
     done = run("data", "check", *words, cwd=place)
     assert done.returncode == 3 and "another weights_sha256" in done.stdout, done.stdout
     planned = run("plan", *words, cwd=place).stdout
     assert "another weights_sha256" in planned and "images in results" not in planned
     done = run("data", "check", "suite.yaml", "--set", shared, cwd=place)
-    assert done.returncode == 0 and f"latents in {cache}: nothing is wrong" in done.stdout, done.stdout
+    assert done.returncode == 0 and f"latents in {cache}: no problems" in done.stdout, done.stdout
 
 
 def test_a_check_finds_shards_of_a_cache_that_are_broken_or_lack_between_others(place, tmp_path):
@@ -189,9 +189,9 @@ def test_a_check_finds_shards_of_a_cache_that_are_broken_or_lack_between_others(
         if mark.name >= "0000002":
             mark.unlink()
     done = run(*words, cwd=place)
-    assert done.returncode == 0 and "nothing is wrong" in done.stdout, done.stdout
+    assert done.returncode == 0 and "no problems" in done.stdout, done.stdout
     (cache / "train" / "store.json").write_text("{")
-    assert "this is no description of a store" in run(*words, cwd=place).stdout
+    assert "not a description of a store" in run(*words, cwd=place).stdout
 
 
 def test_a_suite_without_its_autoencoder_stops_and_its_smoke_runs(tmp_path):
@@ -259,7 +259,7 @@ def test_the_quality_command_takes_a_suites_real_images(place):
 
 def test_only_an_autoencoder_gives_reconstructions(write_suite):
     path = write_suite(("reference: {split: train}", "reference: {split: train, images: reconstructions}"))
-    clear_error(run("plan", path), 2, "only an autoencoder gives reconstructions", "suite.yaml:10")
+    clear_error(run("plan", path), 2, "reconstructions need an autoencoder", "suite.yaml:10")
 
 
 def test_reconstructions_as_the_reference_change_what_is_measured_and_nothing_else(place):

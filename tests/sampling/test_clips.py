@@ -221,7 +221,7 @@ def test_a_file_that_is_cut_off_is_named(videos, suffix, how, part):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--metrics", "fd-efflite0"], "take frame-fd-efflite0"),
+        (["--metrics", "fd-efflite0"], "use frame-fd-efflite0"),
         (["--metrics", "fid"], "clips of 5 frames"),
         (["--save-statistics", "a.npz", "--metrics", "fd-efflite0"], "statistics are of single images"),
     ],

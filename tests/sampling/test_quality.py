@@ -109,7 +109,7 @@ def test_images_that_are_refused(folder, tmp_path):
     told(other, BadImage, "wide.png", "another size", "8 x 8", "9 x 8")
     text = folder("text", pixels(2))
     (text / "001.png").write_text("no image at all")
-    told(text, BadImage, "001.png", "none of PNG")
+    told(text, BadImage, "001.png", "not one of PNG")
     cut = folder("cut", pixels(2, (64, 64, 3)))
     (cut / "001.png").write_bytes((cut / "001.png").read_bytes()[:2000])
     told(cut, BadImage, "001.png")
@@ -136,8 +136,8 @@ def test_images_that_are_refused(folder, tmp_path):
         (["--metrics", "fd-eflite0"], "did you mean 'fd-efflite0'"),
         (["--metrics", "fid,fid"], "stands twice"),
         (["--metrics", "fd-efflite0:size=65"], "size"),
-        (["--set", "a=1"], "--set goes with a suite"),
-        (["suite.yaml"], "leave one out"),
+        (["--set", "a=1"], "--set needs a suite"),
+        (["suite.yaml"], "leave one of them out"),
     ],
 )
 def test_words_that_make_no_sense(words, told, folder, tmp_path):
@@ -151,5 +151,5 @@ def test_samples_and_reference_belong_together(folder, tmp_path):
     found = run("--samples", place, "--reference", small, results=tmp_path)
     assert "differ in shape" in str(found.exception) and str(small) in str(found.exception)
     assert "give --reference" in str(run("--samples", place, results=tmp_path).exception)
-    assert "--reference goes with --samples" in str(run("--reference", place, results=tmp_path).exception)
+    assert "--reference needs --samples" in str(run("--reference", place, results=tmp_path).exception)
     assert "nothing to measure" in str(run(results=tmp_path).exception)

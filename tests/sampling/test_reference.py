@@ -96,7 +96,7 @@ def test_a_zip_is_a_reference(folder, tmp_path):
     [
         (["--metrics", "kid-efflite0"], "kid-efflite0 has no mean and covariance"),
         (["--metrics", "fd-efflite0,fd-clip"], "one metric"),
-        (["--reference", "x"], "measures against nothing"),
+        (["--reference", "x"], "uses no reference"),
         (["--save-statistics", "s.npy"], "as .npz"),
         (["--metrics", "fd-efflite0:size=3"], "size"),
     ],

@@ -192,7 +192,7 @@ def test_labels_are_balanced_and_of_the_index_alone():
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--solver", "ddpm"], "ddpm walks back the diffusion of the path vp"),
+        (["--solver", "ddpm"], "ddpm reverses the diffusion of the path vp"),
         (["--solver", "eulr"], "--solver"),
         (["--set", "diffuson=sigma"], "did you mean 'diffusion'"),
         (["--set", "graph=true"], "not recorded"),
@@ -202,8 +202,8 @@ def test_labels_are_balanced_and_of_the_index_alone():
         (["--solver", "heun", "--evaluations", 3], "even number"),
         (["--guidance", 0], "--guidance"),
         (["--count", 0], "--count"),
-        (["--only", "x"], "--only goes with a suite"),
-        (["--results", "x"], "--results goes with a suite"),
+        (["--only", "x"], "--only needs a suite"),
+        (["--results", "x"], "--results needs a suite"),
     ],
 )
 def test_orders_that_make_no_sense(words, told, model, tmp_path):
@@ -233,14 +233,14 @@ def test_a_folder_of_another_order_is_refused(model, tmp_path):
         found = run(folder, "--out", tmp_path / "a", "--count", 1, *words, *QUICK)
         assert what in str(found.exception)
     assert "in use" in str(run(folder, "--out", folder, *QUICK).exception)
-    assert "give --out" in str(run(folder).exception)
+    assert "add --out" in str(run(folder).exception)
 
 
 def test_what_is_neither_suite_nor_model(write_suite, tmp_path):
     for path, got in ((tmp_path, "a folder without one"), (tmp_path / "x", "nothing there")):
         told = str(run(path, "--out", tmp_path / "a").exception)
         assert "neither a suite nor a model" in told and got in told
-    assert "--count goes with a model" in str(run(write_suite(), "--count", 3).exception)
+    assert "--count needs a model" in str(run(write_suite(), "--count", 3).exception)
 
 
 def test_what_is_drawn_is_measured_without_its_grid(model, tmp_path):
@@ -306,7 +306,7 @@ def test_an_autoencoder_that_does_not_fit_is_refused_before_anything_is_drawn(mo
     of_latents, of_pixels = model("sit", in_channels=4), ("--out", tmp_path / "b", "--count", 1, *QUICK)
     cases = {
         "expected 4 channels; got 8": autoencoder(tmp_path / "wide", latent_channels=8),
-        "it lacks config.json": tmp_path / "none",
+        "(missing: config.json)": tmp_path / "none",
         "download commit abababab": f"some/vae@{'ab' * 20}",
     }
     for said, name in cases.items():

@@ -81,7 +81,7 @@ def test_options_are_written_behind_a_colon(call):
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
-        (["show", "raster", "--png", "x.gif"], 2, "--png x.gif: the file has another ending"),
+        (["show", "raster", "--png", "x.gif"], 2, "--png x.gif: the file name doesn't end in .png"),
         (["compare", "raster", "--svg", "x"], 2, "expected a name that ends in .svg; got 'x'"),
         (["show", "raster", "--gif", "/proc/x.gif"], 3, "/proc/x.gif: the picture can't be written"),
         (["gallery"], 2, "nothing to write; expected --png FILE or --svg FILE"),

@@ -42,21 +42,21 @@ def test_numbers_are_those_of_yaml_1_2(write_suite):
         ("budget: {images: 64}", "budget: {images: '64'}", [":9", "budget.images", "valid integer", "got '64'"]),
         ("budget: {images: 64}", "budget: {images: 64, flops: 1e9}", ["exactly one of images, flops and seconds"]),
         ("budget: {images: 64}", "budget: {images: 0}", ["budget.images", "greater than or equal to 1", "got 0"]),
-        ("seeds: [0, 1]", "seeds: [0, 0]", [":8", "a seed stands twice"]),
+        ("seeds: [0, 1]", "seeds: [0, 0]", [":8", "a seed is listed twice"]),
         ("seeds: [0, 1]", "seeds: [0, 1.5]", [":8", "seeds.1", "valid integer"]),
-        ("seeds: [0, 1]", "seeds: [0, 1]\nseeds: [2]", [":9", "the key 'seeds' stands twice"]),
+        ("seeds: [0, 1]", "seeds: [0, 1]\nseeds: [2]", [":9", "the key 'seeds' is listed twice"]),
         ("{batch: 16}", "{batch: 16, precision: fp8}", ["train.precision", "'auto', 'fp32', 'bf16' or 'fp16'", "fp8"]),
-        ("evaluations: 2", "solver: heun, evaluations: 3", ["heun takes an even number"]),
+        ("evaluations: 2", "solver: heun, evaluations: 3", ["heun needs an even number"]),
         ("evaluations: 2", "solver: dopri5, evaluations: 3", ["dopri5 chooses its evaluations itself"]),
         (
             "evaluations: 2",
             "solver: heun-sde, evaluations: 4",
-            [":12", "two evaluations a step and one for the last step"],
+            [":12", "two evaluations per step and one for the last step"],
         ),
-        ("evaluations: 2", "solver: heun-sde, last_step: none, evaluations: 3", ["two evaluations a step; got"]),
+        ("evaluations: 2", "solver: heun-sde, last_step: none, evaluations: 3", ["two evaluations per step; got"]),
         ("evaluations: 2", "solver: euler-maruyama, evaluations: 1", ["at least one step before it"]),
-        ("evaluations: 2", "solver: ddim, evaluations: 1", ["from 2 to 1000"]),
-        ("evaluations: 2", "solver: ddpm, evaluations: 1001", ["from 2 to 1000"]),
+        ("evaluations: 2", "solver: ddim, evaluations: 1", ["needs 2 to 1000"]),
+        ("evaluations: 2", "solver: ddpm, evaluations: 1001", ["needs 2 to 1000"]),
         ("evaluations: 2", "solver: rk4", [":12", "sample.solver", "'euler', 'heun', 'dopri5'", "got 'rk4'"]),
         ("evaluations: 2", "interval: [0, 1.5]", ["sample.interval.1", "less than or equal to 1"]),
         ("evaluations: 2", "guidance: {scal: 2.0}", ["sample.guidance.scal", "did you mean 'scale'"]),
@@ -64,11 +64,11 @@ def test_numbers_are_those_of_yaml_1_2(write_suite):
         ("data: {name: digits}", "data: &d {name: digits}", [":3", "anchors, aliases and tags"]),
         ("data: {name: digits}", "data: !!python/object:os.system {name: digits}", ["anchors, aliases and tags"]),
         ("name: tiny", "name: ../../etc", ["key name", "got '../../etc'"]),
-        ("name: tiny", "name: [tiny", ["this is no YAML"]),
+        ("name: tiny", "name: [tiny", ["not valid YAML"]),
         ("name: tiny", "1: tiny", [":2", "a key is not text"]),
         ("{images: 64}", "{images: 1_0}", ["budget.images", "valid integer", "got '1_0'"]),
         ("{images: 64}", "{seconds: 1e999}", ["budget.seconds", "finite number"]),
-        ("seeds: [0, 1]", "efficiency: {stages: [sample, sample]}", ["a stage stands twice"]),
+        ("seeds: [0, 1]", "efficiency: {stages: [sample, sample]}", ["a stage is listed twice"]),
     ],
 )
 def test_faults_say_where_and_what(write_suite, old, new, words):
@@ -117,7 +117,7 @@ def test_settings_are_laid_over_the_file(write_suite):
     assert suite.compare[0].scans[0].model_dump() == {"name": "raster", "paths": 2}
     assert "--set budget.images=x" in fault(path, settings=["budget.images=x"])
     assert "KEY.PATH=VALUE" in fault(path, settings=["budget"])
-    assert "is no place of a list" in fault(path, settings=["compare.7.scans=[raster]"])
+    assert "is not an index of the list" in fault(path, settings=["compare.7.scans=[raster]"])
     assert "did you mean 'budget'" in fault(path, settings=["budgt.images=3"])
 
 

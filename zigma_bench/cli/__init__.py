@@ -1,1 +1,1 @@
-"""The command line: options are read here, one function is called, its answer printed. No decisions, no torch."""
+"""The command line. Each command reads its options, calls one function and prints the result; it imports no torch."""

@@ -1,4 +1,4 @@
-"""Commands on the installation: doctor and schema."""
+"""The commands `doctor` and `schema`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stand
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Print versions, devices, kernels, weights found and plugins set aside."""
+    """Print versions, devices, kernels, weights and plugins, including plugins that can't be loaded."""
     from zigma_bench.run.doctor import examine
 
     found = examine()
@@ -20,7 +20,7 @@ def doctor(as_json: AsJson = False) -> None:
         return
     for part, facts in found.items():
         print(part)
-        together: dict[str, list[str]] = {}  # the metrics of one extractor lack one file
+        together: dict[str, list[str]] = {}  # metrics of one extractor miss the same file
         for name, value in facts.items():
             together.setdefault(str(value) if part == "metrics" else name, []).append(name)
         for names in together.values():

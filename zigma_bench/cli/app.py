@@ -1,4 +1,4 @@
-"""All commands, by group."""
+"""The application: all commands, in groups."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ app = typer.Typer(
 
 
 FOLDER_HELP = (
-    "A folder whose *.py files are plugins, each called by its stem. Stands anywhere in a command; may stand twice. "
+    "A folder whose *.py files are plugins, each named after its file. Can be anywhere in a command, and repeated. "
     "Sets ZIGMA_BENCH_PLUGIN_FOLDER."
 )
 
@@ -31,9 +31,9 @@ def _main(
     folders: Annotated[list[Path] | None, typer.Option("--plugins", metavar="DIR", help=FOLDER_HELP)] = None,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
-    for folder in folders or ():  # `zigma-bench` takes them before, wherever they stand
+    for folder in folders or ():  # only without `__main__`, which removes --plugins from the arguments first
         add_folder(folder)
-    if version:  # with other words beside it; alone it is answered before this module is imported
+    if version:  # together with other arguments; `__main__` handles a single --version
         from zigma_bench import __version__
 
         print(f"zigma-bench {__version__}")

@@ -1,4 +1,4 @@
-"""A network as a command names it: its options, its layers under a scan, and what it costs; nothing is built."""
+"""The network that a command names: its options, its routes and its cost; no network is built."""
 
 from __future__ import annotations
 
@@ -21,8 +21,11 @@ PRECISIONS = ("fp32", "bf16")
 
 @dataclass(frozen=True)
 class Network:
-    """A network as it was asked for, with its cost. `image`: [C, H, W], or [T, C, H, W] of a clip. `kept`: bytes by
-    precision and operator, or why nobody knows."""
+    """A requested network with its cost.
+
+    `image` is the shape [C, H, W], or [T, C, H, W] of a clip. `activation_bytes` is the activation memory by precision
+    and operator, or the reason why it is unknown.
+    """
 
     label: str
     backbone: Resolved
@@ -32,14 +35,16 @@ class Network:
     routes: tuple[Route, ...]
     cost: Cost
     backend: str
-    kept: Mapping[str, Mapping[str, int]] | str
+    activation_bytes: Mapping[str, Mapping[str, int]] | str
 
 
 def find_network(
     text: str, *, image: str, channels: int, scan: str | None, settings: Sequence[str], seed: int, backend: str
 ) -> Network:
-    """The network of NAME/SIZE/PATCH or NAME:OPTION=VALUE,... on an image HxW or a clip TxHxW, its layers under a
-    scan."""
+    """The network NAME/SIZE/PATCH or NAME:OPTION=VALUE,... for an image HxW or a clip TxHxW, with the routes of a scan.
+
+    Raises UsageError for an invalid name or option, and NotReady for a grid that doesn't fit.
+    """
     backbone = _backbone(text)
     spec = catalogue().get("backbone", backbone.name)
     found = _scan(spec, scan, settings)
@@ -52,10 +57,11 @@ def find_network(
     if spec.facts.check is not None:
         spec.facts.check(options, grid=grid, routes=routes)
     given = {"grid": grid, "channels": channels, "routes": routes}
-    cost = spec.facts.cost(options, **given).within("not told apart")
+    cost = spec.facts.cost(options, **given).within("not broken down")
     frames = (pixels.frames,) if pixels.video else ()
     size = (*frames, channels, pixels.height, pixels.width)
-    return Network(text, backbone, found, size, grid, routes, cost, backend, _kept(spec, options, given, backend))
+    memory = _activation_bytes(spec, options, given, backend)
+    return Network(text, backbone, found, size, grid, routes, cost, backend, memory)
 
 
 def _backbone(text: str) -> Resolved:
@@ -68,28 +74,29 @@ def _backbone(text: str) -> Resolved:
             "the network's size is missing", where=text,
             expected=f"{name}/SIZE/PATCH such as {name}/B/2, or {name}:width=96,depth=6,patch=2",
         )  # fmt: skip
-    options = _once([("size", size)] if slash else [], [setting_of(setting, text) for setting in settings], where=text)
+    size_option = [("size", size)] if slash else []
+    options = _merged(size_option, [setting_of(setting, text) for setting in settings], where=text)
     return resolve(catalogue(), "backbone", Choice.model_validate({**options, "name": name}), text)
 
 
 def _scan(spec: Spec, text: str | None, settings: Sequence[str]) -> Resolved | None:
-    """The scan asked for, else the backbone's own, else raster; none where the order of tokens does not matter."""
+    """The requested scan, else the backbone's default, else raster; None for an order-free backbone."""
     if spec.facts.order == "free":
         if text is not None or settings:
             raise UsageError(f"the order of tokens does not matter to {spec.name}", where="--scan", do="leave it out")
         return None
     name, colon, rest = (text or spec.facts.default_scan or "raster").partition(":")
     written = [setting_of(setting, "--scan") for setting in (split_settings(rest) if colon else [])]
-    options = _once(written, [setting_of(setting, "--set") for setting in settings], where="--scan")
+    options = _merged(written, [setting_of(setting, "--set") for setting in settings], where="--scan")
     return resolve(catalogue(), "scan", Choice.model_validate({**options, "name": name}), "--scan")
 
 
-def _once(*given: Sequence[tuple[str, Any]], where: str) -> dict[str, Any]:
-    """Options from several places, each told once."""
+def _merged(*settings: Sequence[tuple[str, Any]], where: str) -> dict[str, Any]:
+    """The options of several lists; UsageError for an option that is listed twice."""
     found: dict[str, Any] = {}
-    for name, value in (pair for pairs in given for pair in pairs):
+    for name, value in (pair for pairs in settings for pair in pairs):
         if name in found or name == "name":
-            what = f"the option {name!r} stands twice" if name in found else "'name' is no option"
+            what = f"the option {name!r} is listed twice" if name in found else "'name' is not an option"
             raise UsageError(what, where=where, got=value)
         found[name] = value
     return found
@@ -105,15 +112,18 @@ def _pixels(text: str, channels: int) -> Grid:
     return found
 
 
-def _kept(spec: Spec, options: Any, given: Mapping[str, Any], backend: str) -> Mapping[str, Mapping[str, int]] | str:
+def _activation_bytes(
+    spec: Spec, options: Any, given: Mapping[str, Any], backend: str
+) -> Mapping[str, Mapping[str, int]] | str:
+    """The estimated activation memory by precision and operator, or the reason why there is none."""
     if spec.facts.memory is None:
-        return f"the backbone {spec.name!r} of {spec.owner} gives no estimate of the memory that it keeps"
+        return f"the backbone {spec.name!r} of {spec.owner} has no estimate of its activation memory"
     try:
         return {
             precision: spec.facts.memory(options, **given, backend=backend, precision=precision)
             for precision in PRECISIONS
         }
-    except NotReady as error:  # a plugin's mixer that does not say
+    except NotReady as error:  # the mixer of a plugin has no estimate
         return str(error)
     except UsageError as error:
         raise error.at("--backend") from None

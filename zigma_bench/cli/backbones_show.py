@@ -1,4 +1,4 @@
-"""`backbones show NAME/SIZE`: what a network costs on a grid, operator by operator, and which path each layer walks."""
+"""`backbones show NAME/SIZE`: the cost of a network on a grid by operator, and the scan paths of each layer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from zigma_bench.scans.orders.course import Course, course
 from zigma_bench.scans.route import Route
 
 MIB = 2**20
-TAKEN = 65  # columns of a terminal that the routes take without their first tokens
+OTHER_COLUMNS = 65  # width in characters of the table of routes without the first tokens
 LAYERS_IN_A_LINE = 16
 
 
@@ -34,46 +34,46 @@ def show_network(network: Network, *, as_json: bool) -> None:
     print_wide(_operators(network))
     if network.cost.flops_by == "counter":
         print("FLOP: one forward pass of one image, as PyTorch's counter measures it: matrix")
-        print("products, convolutions and attention alone, 1 multiply-add being 2.")
+        print("products, convolutions and attention only; a multiply-add counts as 2.")
     else:
-        print("FLOP: one forward pass of one image by formula, 1 multiply-add being 2. Norms,")
-        print("activations and other work on single values are not counted.")
-    if isinstance(network.kept, str):
-        print(f"MiB: {network.kept}.")
+        print("FLOP: one forward pass of one image, by formula; a multiply-add counts as 2. Norms,")
+        print("activation functions and other elementwise operations are not counted.")
+    if isinstance(network.activation_bytes, str):
+        print(f"MiB: {network.activation_bytes}.")
     else:
-        print("MiB: an estimate of what a training step keeps of one image for its backward, in")
-        print(f"fp32 and in bf16, uncompiled, by the backend {network.backend}. Weights, gradients, the")
-        print("optimiser and what operators need while they run come on top.")
+        print("MiB: the estimated activation memory of one image in a training step, in fp32 and")
+        print(f"in bf16, uncompiled, with the backend {network.backend}. It doesn't include weights,")
+        print("gradients, the optimizer and temporary buffers of the operators.")
     _schedule(network)
 
 
 def _operators(network: Network) -> Table:
-    kept = {} if isinstance(network.kept, str) else network.kept
+    memory = {} if isinstance(network.activation_bytes, str) else network.activation_bytes
     scale, unit = (1e9, "GFLOP") if network.cost.total_flops >= 1e9 else (1e6, "MFLOP")
     made = Table()
-    for heading in ("operator", "parameters", "%", unit, "%", *(f"{name} MiB" for name in kept)):
+    for heading in ("operator", "parameters", "%", unit, "%", *(f"{name} MiB" for name in memory)):
         made.add_column(heading, justify="left" if heading == "operator" else "right")
     parts, flops = network.cost.parts or {}, network.cost.forward_flops
-    known = dict.fromkeys([*parts, *flops, *(name for column in kept.values() for name in column)])
+    known = dict.fromkeys([*parts, *flops, *(name for column in memory.values() for name in column)])
     names = sorted(known, key=lambda name: ("final", "scan").index(name) if name in ("final", "scan") else -1)
-    used = [parts, flops, *kept.values()]
-    totals = [sum(column.values()) for column in used]
+    columns = [parts, flops, *memory.values()]
+    totals = [sum(column.values()) for column in columns]
     for name in names:
-        if any(column.get(name) for column in used):
+        if any(column.get(name) for column in columns):
             made.add_section() if name == "scan" else None
-            made.add_row(Text(name), *_figures([column.get(name, 0) for column in used], totals, scale))
+            made.add_row(Text(name), *_figures([column.get(name, 0) for column in columns], totals, scale))
     made.add_section()
     made.add_row("all", *_figures(totals, totals, scale))
     return made
 
 
 def _figures(counts: Sequence[int], totals: Sequence[int], scale: float) -> list[str]:
-    """A row's columns: parameters and FLOPs with their shares, and MiB."""
-    parameters, flops, *kept = counts
+    """The columns of a row: parameters and FLOPs with their percentages, and MiB."""
+    parameters, flops, *memory = counts
     return [
         f"{parameters:,}" if parameters else "", _share(parameters, totals[0]),
         f"{flops / scale:,.3f}" if flops else "", _share(flops, totals[1]),
-        *(f"{count / MIB:,.2f}" if count else "" for count in kept),
+        *(f"{count / MIB:,.2f}" if count else "" for count in memory),
     ]  # fmt: skip
 
 
@@ -84,7 +84,7 @@ def _share(count: int, total: int) -> str:
 
 def _schedule(network: Network) -> None:
     if network.scan is None:
-        print(f"\nThe order of tokens does not matter to {network.backbone.name}: no layer walks a path.")
+        print(f"\nThe order of tokens does not matter to {network.backbone.name}: its layers have no scan paths.")
         return
     numbers = {route: number for number, route in enumerate(dict.fromkeys(network.routes), 1)}
     print(f"\nscan {network.scan.label}: the route of each layer")
@@ -98,7 +98,7 @@ def _schedule(network: Network) -> None:
 
 
 def _routes(network: Network, numbers: Mapping[Route, int]) -> Table:
-    """The different routes, a row for each path."""
+    """The distinct routes, with a row for each path."""
     room = Console().width if sys.stdout.isatty() else 80
     made = Table()
     for heading in ("route", "layers", "begins", "along", "first tokens", "digest"):
@@ -106,7 +106,7 @@ def _routes(network: Network, numbers: Mapping[Route, int]) -> Table:
     for route, number in numbers.items():
         count = str(sum(other == route for other in network.routes))
         if route.learned is not None:
-            made.add_row(str(number), count, "", "", "each sample's own", route.digest[:12])
+            made.add_row(str(number), count, "", "", "per sample", route.digest[:12])
             continue
         for k, path in enumerate(route.paths, 1):
             found = course(path, network.grid)
@@ -117,11 +117,11 @@ def _routes(network: Network, numbers: Mapping[Route, int]) -> Table:
 
 
 def _first_tokens(found: Course, room: int) -> str:
-    """As many of a path's first tokens as there is room for, three at least."""
+    """As many of the first tokens of a path as fit, but at least three."""
     text = ""
     for number, token in enumerate(found.first):
         longer = f"{text} {token}".strip()
-        if len(longer) > room - TAKEN and number >= 3:
+        if len(longer) > room - OTHER_COLUMNS and number >= 3:
             break
         text = longer
     more = " ..." if len(text.split()) < found.steps else ""
@@ -129,24 +129,25 @@ def _first_tokens(found: Course, room: int) -> str:
 
 
 def _words(route: Route) -> str:
-    """What a layer does with its paths beside walking them."""
+    """The properties of a route: tokens scanned, merge, parameter sharing, segments and pads."""
     if route.learned is not None:
-        return "learned: the order is each sample's own"
+        return "learned: each sample has its own order"
     words = []
     if route.K > 1:
         words.append(f"{route.K} paths merged by {route.merge}, parameters {route.share}")
     if route.segments is not None:
-        words.append(f"the state starts anew {len(route.segments[0])} times on a path")
+        words.append(f"{len(route.segments[0])} segments per path, each with a new state")
     if route.pad_count:
         words.append(f"{route.pad_count} pads")
     return "; ".join([f"scanned / L {route.scanned_ratio:g}", *words])
 
 
 def to_json(network: Network) -> dict[str, Any]:
-    """Everything, every layer by itself."""
+    """The network with its cost by operator and the route of every layer."""
     flops, cost = dict(network.cost.forward_flops), network.cost
-    kept = network.kept
-    estimate = {"reason": kept} if isinstance(kept, str) else {name: dict(values) for name, values in kept.items()}
+    memory = network.activation_bytes
+    by_operator = {} if isinstance(memory, str) else {name: dict(values) for name, values in memory.items()}
+    estimate = {"reason": memory} if isinstance(memory, str) else by_operator
     return {
         "backbone": network.backbone.model_dump(mode="json"),
         "scan": network.scan and network.scan.model_dump(mode="json"),
@@ -154,7 +155,7 @@ def to_json(network: Network) -> dict[str, Any]:
         "parameters": {"total": cost.parameters, "by_operator": dict(cost.parts or {})},
         "forward_flops": {"total": cost.total_flops, "scan": flops.get("scan", 0), "by_operator": flops,
                           "by": cost.flops_by},
-        "kept_bytes": {"backend": network.backend, **estimate},
+        "activation_bytes": {"backend": network.backend, **estimate},
         "schedule": [
             {
                 "layer": layer, "digest": route.digest, "merge": route.merge, "share": route.share,

@@ -1,4 +1,4 @@
-"""`bench`: operators and whole steps timed beside their peers."""
+"""`bench`: the speed of operators and of whole steps, compared with other implementations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from zigma_bench.system.device import Device
 
 bench = typer.Typer(
-    help="Speeds of operators and whole steps, told after the results are found right.", no_args_is_help=True
+    help="Measure the speed of operators and whole steps. Results are checked first.", no_args_is_help=True
 )
 
 
@@ -29,12 +29,12 @@ def bench_operators(
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
     op: Annotated[list[str] | None, typer.Option("--op", help="scan or conv.")] = None,
     shape: Annotated[list[str] | None, typer.Option("--shape", help="BxLxE.")] = None,
-    path: Annotated[list[str] | None, typer.Option("--path", help="A scan of one path.")] = None,
-    seconds: Annotated[float, typer.Option("--seconds", help="Time for each backend of a case.", min=0.01)] = 1.0,
-    results: Annotated[Path, typer.Option("--results", help="Where the record is written.")] = Path("results"),
+    path: Annotated[list[str] | None, typer.Option("--path", help="A scan with one path.")] = None,
+    seconds: Annotated[float, typer.Option("--seconds", help="Time per backend and case.", min=0.01)] = 1.0,
+    results: Annotated[Path, typer.Option("--results", help="The folder for the record.")] = Path("results"),
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
 ) -> None:
-    """Time every backend of the scan and of the convolution beside its peers, forward and forward+backward."""
+    """Time every backend of scan and convolution and their peers, forward and forward+backward."""
     from zigma_bench.bench.cases import OPS, Shape
     from zigma_bench.bench.ops import bench_ops
     from zigma_bench.bench.record import kept
@@ -67,14 +67,14 @@ def bench_operators(
 @bench.command("step")
 def bench_whole_steps(
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
-    shape: Annotated[list[str] | None, typer.Option("--shape", help="BxL, L a square number.")] = None,
+    shape: Annotated[list[str] | None, typer.Option("--shape", help="BxL, where L is a square number.")] = None,
     path: Annotated[list[str] | None, typer.Option("--path", help="raster, zigzag or random.")] = None,
-    repeats: Annotated[int, typer.Option("--repeats", help="Timings of each case.", min=3)] = 12,
+    repeats: Annotated[int, typer.Option("--repeats", help="Timings per case.", min=3)] = 12,
     compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="Compile the blocks (on a card).")] = True,
-    results: Annotated[Path, typer.Option("--results", help="Where the record is written.")] = Path("results"),
+    results: Annotated[Path, typer.Option("--results", help="The folder for the record.")] = Path("results"),
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
 ) -> None:
-    """Time forward passes and training steps of ZigMa along some paths beside a DiT of as many parameters."""
+    """Time forward passes and training steps of ZigMa on several paths and of a DiT with as many parameters."""
     from zigma_bench.bench.record import kept
     from zigma_bench.bench.step import PATHS, Tokens, bench_step
     from zigma_bench.records.store import check_writable
@@ -106,7 +106,7 @@ def _print_steps(rows: list[StepRow], device: Device) -> None:
     from zigma_bench.reports.terminal import print_wide
 
     peers = sorted({peer for row in rows for peer in row.ratio})
-    table = Table(title=Text(f"steps on {device.card}; times a peer's median is longer"), title_justify="left")
+    table = Table(title=Text(f"steps on {device.card}; peers: their median / ours"), title_justify="left")
     for heading in ("network", "direction", "B x L", "path", "backend"):
         table.add_column(heading)
     for heading in ("median ms", "spread ms", "peak GiB", *peers):
@@ -127,7 +127,7 @@ def _print(rows: list[Row], device: Device) -> None:
     from zigma_bench.reports.terminal import print_wide
 
     peers = [peer for peer in PEERS if any(peer in row.ratio for row in rows)]
-    table = Table(title=Text(f"operators on {device.card}; times a peer's median is longer"), title_justify="left")
+    table = Table(title=Text(f"operators on {device.card}; peers: their median / ours"), title_justify="left")
     for heading in ("op", "direction", "B x L x E", "path", "backend"):
         table.add_column(heading)
     for heading in ("median ms", "spread ms", *peers, "x copy floor"):

@@ -1,4 +1,4 @@
-"""Commands on what is registered: scans and backbones."""
+"""The commands `scans` and `backbones`."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Name = Annotated[str, typer.Argument(help="A registered name.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="OPTION=VALUE.")]
 GridText = Annotated[str, typer.Option("--grid", help="HxW or TxHxW.")]
 Depth = Annotated[int, typer.Option("--depth", help="Layers of the network.")]
-Seed = Annotated[int, typer.Option("--seed", help="The seed that random orders take.")]
-Svg = Annotated[Path | None, typer.Option("--svg", help="Write a drawing.")]
-Png = Annotated[Path | None, typer.Option("--png", help="Write a drawing.")]
+Seed = Annotated[int, typer.Option("--seed", help="The seed of random orders.")]
+Svg = Annotated[Path | None, typer.Option("--svg", help="Write the picture to this file.")]
+Png = Annotated[Path | None, typer.Option("--png", help="Write the picture to this file.")]
 
 scans = typer.Typer(help="Scan orders.", no_args_is_help=True, rich_markup_mode=None)
 backbones = typer.Typer(help="Denoising networks.", no_args_is_help=True, rich_markup_mode=None)
@@ -43,9 +43,9 @@ def show_scan(
     as_json: AsJson = False,
     svg: Svg = None,
     png: Png = None,
-    gif: Annotated[Path | None, typer.Option("--gif", help="Write a film, at most 120 frames.")] = None,
+    gif: Annotated[Path | None, typer.Option("--gif", help="Write an animation of at most 120 frames.")] = None,
 ) -> None:
-    """Draw a scan's paths on a grid and print what they are like."""
+    """Draw a scan's paths on a grid and print their statistics."""
     from zigma_bench.cli.scans_common import files, find
     from zigma_bench.cli.scans_show import show
 
@@ -64,7 +64,7 @@ def compare_scans(
     svg: Svg = None,
     png: Png = None,
 ) -> None:
-    """Tabulate scans side by side; the picture adds how far apart neighbours come to lie."""
+    """Tabulate the statistics of scans side by side; the picture adds the distance of neighbours in the sequence."""
     from zigma_bench.cli.scans_common import files, find_written
     from zigma_bench.cli.scans_compare import compare
 
@@ -94,20 +94,20 @@ def list_backbones(as_json: AsJson = False) -> None:
 def show_backbone(
     name: Annotated[str, typer.Argument(help="A name, or a network: zigma/B/2, or zigma:width=96,depth=6,patch=2.")],
     grid: Annotated[
-        str | None, typer.Option("--grid", help="HxW of the image, TxHxW of a clip, in values; 32x32 if absent.")
+        str | None, typer.Option("--grid", help="HxW of an image, or TxHxW of a clip. Default: 32x32.")
     ] = None,
-    scan: Annotated[
-        str | None, typer.Option("--scan", help="A scan; its options may follow as in zigzag:paths=2.")
-    ] = None,
+    scan: Annotated[str | None, typer.Option("--scan", help="A scan, with options as in zigzag:paths=2.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="OPTION=VALUE of the scan.")] = None,
-    channels: Annotated[int | None, typer.Option("--channels", help="Channels of the image; 3 if absent.")] = None,
-    backend: Annotated[str | None, typer.Option("--backend", help="Whose memory is told; fused if absent.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="The seed that random orders take; 0 if absent.")] = None,
+    channels: Annotated[int | None, typer.Option("--channels", help="Channels of the image. Default: 3.")] = None,
+    backend: Annotated[
+        str | None, typer.Option("--backend", help="The backend for the memory. Default: fused.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="The seed of random orders. Default: 0.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print a backbone's options and sizes; of a network its parameters, FLOPs, memory and the paths of its layers."""
-    asked = [item is not None for item in (grid, scan, settings, channels, backend, seed)]
-    if "/" in name or ":" in name or any(asked):
+    """Print a backbone's options and sizes, or a network's parameters, FLOPs, memory and paths."""
+    is_set = [item is not None for item in (grid, scan, settings, channels, backend, seed)]
+    if "/" in name or ":" in name or any(is_set):
         from zigma_bench.cli.backbones_find import find_network
         from zigma_bench.cli.backbones_show import show_network
 
@@ -123,14 +123,14 @@ def show_backbone(
 
 
 def _show_options(spec: Spec, as_json: bool) -> None:
-    """Its options, named sizes, and whether the order of tokens matters to it."""
+    """Print a backbone's options, its named sizes, and whether the order of tokens matters to it."""
     facts = {"order": spec.facts.order, "default_scan": spec.facts.default_scan, "sizes": dict(spec.facts.sizes)}
     if as_json:
         print(json.dumps({**_describe(spec), **facts}, indent=1))
         return
     _print_spec(spec)
-    order = "matters" if spec.facts.order == "scan" else "does not matter (one cell, whatever the scans)"
-    print(f"  the order of tokens {order}; its own scan: {spec.facts.default_scan or 'none'}")
+    order = "matters" if spec.facts.order == "scan" else "does not matter (one cell for all scans)"
+    print(f"  the order of tokens {order}; default scan: {spec.facts.default_scan or 'none'}")
     for size, options in spec.facts.sizes.items():
         print(f"  size {size}/PATCH: " + ", ".join(f"{key} {value}" for key, value in options.items()))
 

@@ -1,4 +1,4 @@
-"""`data`: what is done with the images of a suite before anything is trained."""
+"""`data`: commands that check and encode the images of a suite before training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from zigma_bench.errors import NotReady, UsageError
 
 data = typer.Typer(help="Prepare and check the data of a suite.", no_args_is_help=True)
 
-CHECK_HELP = "Compare the checksums of what is there, and write nothing; code 3 where something is missing or broken."
+CHECK_HELP = "Only compare checksums; exit code 3 if something is missing or broken."
 
 
 data.command("check")(check_data)
@@ -31,8 +31,7 @@ def encode(
     check: Annotated[bool, typer.Option("--check", help=CHECK_HELP)] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write the latents and the features of captions that a suite's networks see into caches; goes on where it stopped,
-    mends what is broken."""
+    """Encode a suite's images and captions into caches; resumes after an interruption and repairs broken shards."""
     from zigma_bench.run.encode import (
         cached_cells,
         check_latents,
@@ -48,14 +47,14 @@ def encode(
     from zigma_bench.system.device import find_device
 
     target = find_device(device)
-    unmeasured = [*(settings or ()), "quality=[]"]  # what metrics lack is no matter here
+    unmeasured = [*(settings or ()), "quality=[]"]  # encoding doesn't need the files of metrics
     made = prepare(suite, settings=unmeasured, only=only or (), smoke=smoke, fetch=True)
     made.check_ready()
     cells, readers = cached_cells(made.cells), text_cells(made.cells)
     if not cells and not readers:
         raise UsageError(
-            "no data of this suite has latents, and no network of it reads texts", where=str(suite),
-            do="give its data the key latents or text",
+            "no data of this suite has latents, and no network of it has a text condition", where=str(suite),
+            do="add the key latents or text to its data",
         )  # fmt: skip
     if check:
         found = check_latents(made, results, target)
@@ -78,6 +77,6 @@ def encode(
         typer.echo(json.dumps([*found_latents, *found_texts], indent=1))
         return
     for space in spaces:
-        typer.echo(f"{space}\n{'checksums are right: ' if check else ''}{state(space, results)}")
+        typer.echo(f"{space}\n{'checksums are correct: ' if check else ''}{state(space, results)}")
     for text in texts:
-        typer.echo(f"{text}\n{'checksums are right: ' if check else ''}{text_state(text)}")
+        typer.echo(f"{text}\n{'checksums are correct: ' if check else ''}{text_state(text)}")

@@ -1,4 +1,4 @@
-"""`find-batch`: the largest batch that trains in memory; it changes no suite."""
+"""`find-batch`: find the largest batch that fits in memory; the suite is not changed."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def find_batch(
     smoke: Smoke = False,
     device: DeviceName = "auto",
     memory: Annotated[
-        float | None, typer.Option("--memory", help="GiB that may be used; 95% of a card's by default.", min=0.01)
+        float | None, typer.Option("--memory", help="GiB to use. Default: 95% of the card's memory.", min=0.01)
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find the largest batch whose training step fits in memory, in fresh processes; nothing is changed by it."""
+    """Find the largest batch whose training step fits in memory, in new processes; the suite is not changed."""
     from zigma_bench.records.store import check_writable, write_json
     from zigma_bench.run.find_batch import distinct, limit_of
     from zigma_bench.run.find_batch import find_batch as find
@@ -45,7 +45,7 @@ def find_batch(
     for one in found:
         peak = "" if one.peak_bytes is None else f", peak {one.peak_bytes / 2**30:.2f} GiB"
         print(f"{one.label}: batch {one.batch:,}{peak}")
-    least = min(one.batch for one in found)
-    all_fit = f"all fit train.batch={least:,}" if least else "one image does not fit where the batch is 0"
+    smallest = min(one.batch for one in found)
+    all_fit = f"train.batch={smallest:,} fits all cells" if smallest else "a batch of 0: one image does not fit"
     print(f"within {limit / 2**30:.2f} GiB of {target.card}; {all_fit}")
     print(f"record: {file}")

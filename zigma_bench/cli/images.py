@@ -1,4 +1,4 @@
-"""`quality`: the quality of a suite's drawn images, or of anybody's."""
+"""`quality`: measure the quality of a suite's samples, or of any other images."""
 
 from __future__ import annotations
 
@@ -16,13 +16,11 @@ from zigma_bench.errors import UsageError
 if TYPE_CHECKING:
     from zigma_bench.sampling.judge import Asked, Judgement
 
-SUITE_HELP = "A suite, a YAML file, whose trained cells are measured; or give --samples."
+SUITE_HELP = "A suite (YAML file) whose trained cells are measured; or use --samples."
 SAMPLES_HELP = "Images or clips to measure instead: a folder, a .zip of images, or a .npz with arr_0 [N, (T,) H, W, C]."
-REFERENCE_HELP = (
-    "What --samples are measured against: a folder, .zip, .npz (images, or mu and sigma), or a suite's YAML."
-)
-DATA_HELP = "Which data set of a --reference suite, where it has several."
-SAVE_HELP = "Write mu and sigma of --samples as .npz instead, for the one Frechet distance of --metrics (fid)."
+REFERENCE_HELP = "The reference for --samples: a folder, .zip, .npz (images, or mu and sigma), or a suite (YAML file)."
+DATA_HELP = "The data set of the --reference suite, if it has several."
+SAVE_HELP = "Write mu and sigma of --samples to this .npz file, for the Frechet distance in --metrics (default: fid)."
 METRICS_HELP = "With --samples: names separated by commas, each NAME or NAME:OPTION=VALUE."
 
 
@@ -41,7 +39,7 @@ def quality(
     as_json: AsJson = False,
     name: RunName = None,
 ) -> None:
-    """Measure the quality of drawn images, and no more: a suite's, or with --samples anybody's."""
+    """Measure the quality of a suite's samples, or of any images with --samples."""
     if samples is None:
         _refuse("--samples", reference=reference, metrics=metrics, data=data, save_statistics=save)
         if suite is None:
@@ -49,22 +47,22 @@ def quality(
         quality_of_suite(suite, settings, only, results, smoke, device, as_json, name)
         return
     if suite is not None:
-        raise UsageError("--samples are measured without a suite of their own", got=str(suite), do="leave one out")
+        raise UsageError("--samples can't be combined with a suite", got=str(suite), do="leave one of them out")
     _refuse("a suite", set=settings, only=only, smoke=smoke or None, name=name)
     if save is not None:
         if reference is not None or data is not None:
-            raise UsageError("--save-statistics measures against nothing", do="leave --reference and --data out")
+            raise UsageError("--save-statistics uses no reference", do="leave --reference and --data out")
         _save(samples, metrics, save, results, device, as_json)
         return
     _measure(samples, reference, data, metrics, results, device, as_json)
 
 
-def _refuse(owner: str, **given: object) -> None:
-    """Options that go with something else that was not given."""
-    for name, value in given.items():
+def _refuse(owner: str, **options: object) -> None:
+    """Raise UsageError for the first option that is set, since it needs `owner`."""
+    for name, value in options.items():
         if value is not None:
             name = name.replace("_", "-")
-            raise UsageError(f"--{name} goes with {owner}", got=str(value), do=f"leave it out, or give {owner}")
+            raise UsageError(f"--{name} needs {owner}", got=str(value), do=f"leave it out, or add {owner}")
 
 
 def _measure(
@@ -78,9 +76,9 @@ def _measure(
 ) -> None:
     from zigma_bench.sampling.judge import judge
 
-    asked = None if metrics is None else _asked(metrics)
+    requested = None if metrics is None else _parse_metrics(metrics)
     place = _device(device, results)
-    found = judge(samples, reference, asked, device=place, cache=results / ".cache", data=data)
+    found = judge(samples, reference, requested, device=place, cache=results / ".cache", data=data)
     if as_json:
         print(json.dumps(found.to_json(), indent=1, allow_nan=False))
     else:
@@ -92,16 +90,18 @@ def _measure(
 def _save(samples: Path, metrics: str | None, out: Path, results: Path, device: str, as_json: bool) -> None:
     from zigma_bench.sampling.statistics import save_statistics
 
-    asked = _asked("fid" if metrics is None else metrics)
-    if len(asked) != 1:
-        raise UsageError("statistics are of one extractor", where="--metrics", expected="one metric", got=metrics)
-    count = save_statistics(samples, asked[0], out, device=_device(device, results), cache=results / ".cache")
-    found = {"file": str(out), "metric": asked[0].name, "n": count}
-    print(json.dumps(found, indent=1) if as_json else f"{out}: mu and sigma of {count:,} images for {asked[0].name}")
+    requested = _parse_metrics("fid" if metrics is None else metrics)
+    if len(requested) != 1:
+        raise UsageError("statistics belong to one metric", where="--metrics", expected="one metric", got=metrics)
+    count = save_statistics(samples, requested[0], out, device=_device(device, results), cache=results / ".cache")
+    found = {"file": str(out), "metric": requested[0].name, "n": count}
+    print(
+        json.dumps(found, indent=1) if as_json else f"{out}: mu and sigma of {count:,} images for {requested[0].name}"
+    )
 
 
 def _device(name: str, results: Path) -> str:
-    """The device that figures are computed on, told to the user, once results can be written."""
+    """Print and return the device for the computation, after checking that results can be written."""
     from zigma_bench.records.store import check_writable
     from zigma_bench.system.device import find_device
 
@@ -111,8 +111,8 @@ def _device(name: str, results: Path) -> str:
     return target.name
 
 
-def _asked(text: str) -> list[Asked]:
-    """`fd-efflite0:size=128,fid`."""
+def _parse_metrics(text: str) -> list[Asked]:
+    """The metrics in a text such as `fd-efflite0:size=128,fid`."""
     from zigma_bench.cli.scans_common import setting_of, split_settings
     from zigma_bench.sampling.judge import Asked
 

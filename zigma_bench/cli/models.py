@@ -1,4 +1,4 @@
-"""`import`: released checkpoints as folders; `sample`: images of such a folder, or of a suite."""
+"""`import`: convert a released checkpoint to a folder; `sample`: sample images from a folder or a suite."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from zigma_bench.errors import UsageError
 if TYPE_CHECKING:
     from zigma_bench.sampling.model import Order
 
-KIND_HELP = "zigma, dit or sit: whose layout the file has."
-CONFIG_HELP = "The official constructor's arguments, YAML or JSON; DiT's and SiT's defaults are XL/2 at 256 x 256."
-SET_HELP = "KEY=VALUE, an argument laid over the config."
-PATH_HELP = "The path that a SiT or ZigMa was trained on: linear (default), gvp or vp."
-TARGET_HELP = "A suite, a YAML file, or the folder of an imported model or of a trained cell."
-SETTINGS_HELP = "SUITE: KEY.PATH=VALUE, laid over it. MODEL, CELL: KEY=VALUE, a key of a suite's sample."
-SOLVER_HELP = "MODEL, CELL: euler, heun, dopri5, euler-maruyama, heun-sde, ddpm, ddim; euler if absent, ddpm for DiT."
-LABELS_HELP = "MODEL, CELL: labels that images take in turn, such as 207,360; every class in turn if absent."
-AUTOENCODER_HELP = "MODEL of latents: the autoencoder's folder, or owner/name@COMMIT on the Hub, to make pictures with."
-NO_PICTURE = "these have other channels than a picture: each lies as .npy"
-PROMPT_HELP = "MODEL, CELL of texts: a text to draw; several take turns."
-ENCODER_HELP = "MODEL of texts: what reads the prompts, minilm, a folder, or owner/name@COMMIT on the Hub."
-SAYS_HELP = "What it was trained to say: velocity (default), score or noise."
+KIND_HELP = "The official code that wrote the file: zigma, dit or sit."
+CONFIG_HELP = "Arguments of the official constructor, as YAML or JSON. Default for DiT and SiT: XL/2 at 256 x 256."
+SET_HELP = "KEY=VALUE, an argument that overrides the config."
+PATH_HELP = "The probability path on which SiT or ZigMa was trained: linear (default), gvp or vp."
+TARGET_HELP = "A suite (YAML file), or the folder of an imported model or of a trained cell."
+SETTINGS_HELP = "SUITE: KEY.PATH=VALUE overrides a key. MODEL, CELL: KEY=VALUE, a key of the section sample of a suite."
+SOLVER_HELP = "MODEL, CELL: euler, heun, dopri5, euler-maruyama, heun-sde, ddpm or ddim. Default: euler; ddpm for DiT."
+LABELS_HELP = "MODEL, CELL: class labels of the images, repeated in turn, such as 207,360. Default: all classes."
+AUTOENCODER_HELP = "MODEL of latents: the autoencoder that decodes them, a folder or owner/name@COMMIT on the Hub."
+NO_PICTURE = "these arrays don't have the channels of a picture: each is saved as .npy"
+PROMPT_HELP = "MODEL, CELL with a text condition: a prompt. Several prompts are repeated in turn."
+ENCODER_HELP = "MODEL with a text condition: the text encoder, minilm, a folder or owner/name@COMMIT on the Hub."
+PREDICTION_HELP = "The prediction that the network was trained for: velocity (default), score or noise."
 
 
 def import_model(
@@ -40,20 +40,18 @@ def import_model(
     config: Annotated[Path | None, typer.Option("--config", help=CONFIG_HELP)] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help=SET_HELP)] = None,
     weights: Annotated[
-        Literal["ema", "model"] | None, typer.Option("--weights", help="ema (default where there is one) or model.")
+        Literal["ema", "model"] | None, typer.Option("--weights", help="ema (default if the file has it) or model.")
     ] = None,
     path: Annotated[Literal["linear", "gvp", "vp"] | None, typer.Option("--path", help=PATH_HELP)] = None,
     prediction: Annotated[
-        Literal["velocity", "score", "noise"] | None, typer.Option("--prediction", help=SAYS_HELP)
+        Literal["velocity", "score", "noise"] | None, typer.Option("--prediction", help=PREDICTION_HELP)
     ] = None,
     space: Annotated[
         Literal["pixels", "latents"] | None,
-        typer.Option(
-            "--space", help="What it draws: pixels (default for 1 and 3 channels), or an autoencoder's latents."
-        ),
+        typer.Option("--space", help="The space of its samples: pixels (default for 1 and 3 channels) or latents."),
     ] = None,
 ) -> None:
-    """Keep a released checkpoint of ZigMa, DiT or SiT as a folder: safetensors, checked name by name, and a card."""
+    """Convert a released checkpoint of ZigMa, DiT or SiT to a folder: safetensors with checked names, and a card."""
     from zigma_bench.backbones.official import import_checkpoint
     from zigma_bench.backbones.official.config import read_config
 
@@ -79,59 +77,63 @@ def sample(
     smoke: Smoke = False,
     device: DeviceName = "auto",
     as_json: AsJson = False,
-    out: Annotated[Path | None, typer.Option("--out", help="MODEL, CELL: the folder of what is drawn.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="MODEL, CELL: the folder for the samples.")] = None,
     count: Annotated[
-        int | None, typer.Option("--count", help="MODEL, CELL: images; else 1000, CELL: its own, or a prompt each.")
+        int | None,
+        typer.Option("--count", help="MODEL, CELL: images. Default: one per prompt, a cell's count, or 1000."),
     ] = None,
-    batch: Annotated[int | None, typer.Option("--batch", help="MODEL, CELL: images at once; 250 if absent.")] = None,
+    batch: Annotated[int | None, typer.Option("--batch", help="MODEL, CELL: batch size. Default: 250.")] = None,
     solver: Annotated[str | None, typer.Option("--solver", help=SOLVER_HELP)] = None,
-    evaluations: Annotated[int | None, typer.Option("--evaluations", help="MODEL, CELL: 50 if absent.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="MODEL, CELL: of all noise; 0 if absent.", min=0)] = None,
+    evaluations: Annotated[
+        int | None, typer.Option("--evaluations", help="MODEL, CELL: network evaluations per image. Default: 50.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="MODEL, CELL: of the noise. Default: 0.", min=0)] = None,
     labels: Annotated[str | None, typer.Option("--labels", help=LABELS_HELP)] = None,
     prompts: Annotated[list[str] | None, typer.Option("--prompt", help=PROMPT_HELP)] = None,
     encoder: Annotated[str | None, typer.Option("--encoder", help=ENCODER_HELP)] = None,
     label: Annotated[int | None, typer.Option("--class", help="MODEL, CELL: one label for all images.")] = None,
-    guidance: Annotated[float | None, typer.Option("--guidance", help="MODEL, CELL: the scale; 1 is none.")] = None,
+    guidance: Annotated[float | None, typer.Option("--guidance", help="MODEL, CELL: the scale; 1 means none.")] = None,
     backend: Annotated[
-        str | None, typer.Option("--backend", help="MODEL, CELL: of scan and convolution; auto.")
+        str | None, typer.Option("--backend", help="MODEL, CELL: of scan and convolution. Default: auto.")
     ] = None,
     autoencoder: Annotated[str | None, typer.Option("--autoencoder", help=AUTOENCODER_HELP)] = None,
     name: RunName = None,
 ) -> None:
-    """Draw the images of a suite's trained cells, or of an imported model or one trained cell as you ask."""
+    """Sample images from all trained cells of a suite, from an imported model, or from one trained cell."""
     from zigma_bench.sampling.target import kind_of
 
-    of_model = {
+    model_options = {
         "out": out, "count": count, "batch": batch, "solver": solver, "evaluations": evaluations, "seed": seed,
         "labels": labels, "class": label, "guidance": guidance, "backend": backend, "autoencoder": autoencoder,
         "prompt": prompts, "encoder": encoder,
     }  # fmt: skip
     if (kind := kind_of(target)) == "suite":
-        _refuse("a model, and this is a suite", "set sample.KEY in the suite or with --set", of_model)
+        _refuse("a model, and this is a suite", "set sample.KEY in the suite or with --set", model_options)
         sample_of_suite(target, settings, only, results, smoke, device, as_json, name)
         return
-    elsewhere = None if results == DEFAULT_RESULTS else results
-    vain = {"only": only, "smoke": smoke or None, "results": elsewhere, "name": name}
-    _refuse(f"a suite, and this is a {kind}", "leave it out", vain)
-    given = {key: of_model[key] for key in ("count", "batch", "solver", "evaluations", "guidance")}
+    other_results = None if results == DEFAULT_RESULTS else results
+    suite_options = {"only": only, "smoke": smoke or None, "results": other_results, "name": name}
+    _refuse(f"a suite, and this is a {kind}", "leave it out", suite_options)
+    keys = {key: model_options[key] for key in ("count", "batch", "solver", "evaluations", "guidance")}
     if prompts and count is None:
-        given["count"] = len(prompts)
-    asked = _Asked(given, settings or [], seed or 0, labels, label, tuple(prompts) if prompts else None, encoder)
-    _draw(target, kind, out, asked, device, backend or "auto", autoencoder, as_json)
+        keys["count"] = len(prompts)
+    options = _Options(keys, settings or [], seed or 0, labels, label, tuple(prompts) if prompts else None, encoder)
+    _draw(target, kind, out, options, device, backend or "auto", autoencoder, as_json)
 
 
-def _refuse(owner: str, do: str, given: Mapping[str, object]) -> None:
-    for name, value in given.items():
+def _refuse(owner: str, do: str, options: Mapping[str, object]) -> None:
+    """Raise UsageError for the first option that is set, since it needs `owner`."""
+    for name, value in options.items():
         if value is not None:
             got = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-            raise UsageError(f"--{name} goes with {owner}", got=got, do=do)
+            raise UsageError(f"--{name} needs {owner}", got=got, do=do)
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """What is to be drawn, in the words of the command."""
+class _Options:
+    """The options of the command that describe the samples; `keys` are those of the section `sample` of a suite."""
 
-    given: Mapping[str, object]
+    keys: Mapping[str, object]
     settings: list[str]
     seed: int
     labels: str | None
@@ -140,16 +142,16 @@ class _Asked:
     encoder: str | None
 
     def order(self, target: Path, kind: str) -> Order:
-        """The order of a model's or a cell's folder."""
+        """The sampling request for a folder of a model or of a cell."""
         from zigma_bench.backbones.official.card import read_card
         from zigma_bench.sampling.drawable import imported
         from zigma_bench.sampling.model import make_order
         from zigma_bench.sampling.trained import trained
         from zigma_bench.sampling.words import labels_of, sample_keys
 
-        keys, places = sample_keys(self.given, self.settings)
+        keys, places = sample_keys(self.keys, self.settings)
         if kind == "cell" and self.encoder is not None:
-            raise UsageError("the cell knows the encoder of its texts", where="--encoder", do="leave it out")
+            raise UsageError("a cell already has a text encoder", where="--encoder", do="leave it out")
         source = imported(read_card(target), target, self.encoder) if kind == "model" else trained(target)
         labels = labels_of(self.labels, self.label)
         return make_order(source, keys, seed=self.seed, labels=labels, places=places, prompts=self.prompts)
@@ -159,7 +161,7 @@ def _draw(
     target: Path,
     kind: str,
     out: Path | None,
-    asked: _Asked,
+    options: _Options,
     device: str,
     backend: str,
     autoencoder: str | None,
@@ -170,13 +172,13 @@ def _draw(
     from zigma_bench.system.device import find_device
 
     if out is None:
-        raise UsageError("what a model draws needs a folder", do="give --out DIR")
+        raise UsageError("the samples of a model or cell need a folder", do="add --out DIR")
     place = find_device(device)
-    order = asked.order(target, kind)
+    order = options.order(target, kind)
     total = order.recipe.sample.count
-    # what is missing is said before drawing
+    # a missing autoencoder is an error before sampling starts
     space = order.source.latents if autoencoder is None else decoder_of(order.source, autoencoder)
-    print(f"device: {place.name} ({place.card})\ndrawn: {order}", file=sys.stderr)
+    print(f"device: {place.name} ({place.card})\nsampling: {order}", file=sys.stderr)
     files = draw_to_folder(
         order, out, device=place.name, backend=backend,
         tell=lambda done: print(f"{done:,} of {total:,}", file=sys.stderr, flush=True),

@@ -1,4 +1,4 @@
-"""Commands on plugins: list them, begin one, check one."""
+"""`plugins`: list plugins, create one, check one."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 KINDS = ("scan", "backbone", "mixer", "merge", "metric", "extractor", "dataset", "transform", "report-format")
 
-plugins = typer.Typer(help="Plugins: list, begin and check them.", no_args_is_help=True, rich_markup_mode=None)
+plugins = typer.Typer(help="List, create and check plugins.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @plugins.command("list")
 def list_plugins(as_json: AsJson = False) -> None:
-    """List every plugin with what it registered, and those set aside with the reason."""
+    """List every plugin with the objects that it registered, and plugins that can't be loaded with the reason."""
     from zigma_bench.plugins.discovery import catalogue
 
     found = catalogue()
@@ -46,9 +46,11 @@ def list_plugins(as_json: AsJson = False) -> None:
 def new_plugin(
     name: Annotated[str, typer.Argument(help="The name that suites will use: letters, digits, '.', '_' and '-'.")],
     kind: Annotated[str, typer.Option("--kind", help=f"{', '.join(KINDS)}.")],
-    folder: Annotated[Path, typer.Option("--dir", help="Where the plugin's folder is put.")] = Path("."),
+    folder: Annotated[Path, typer.Option("--dir", help="The folder in which the plugin's folder is created.")] = Path(
+        "."
+    ),
 ) -> None:
-    """Write the folder of a new plugin, zigma-bench-NAME, with code that works and tests that pass."""
+    """Create the folder of a new plugin, zigma-bench-NAME, with working code and passing tests."""
     from zigma_bench.plugins.kit import write_plugin
 
     made = write_plugin(name, kind, folder)
@@ -56,7 +58,7 @@ def new_plugin(
 
 
 def next_steps(folder: Path, name: str) -> str:
-    """What to type next, for a shell: pip takes a path without a slash for a name on PyPI."""
+    """The next shell commands; the path has a slash, because pip looks up a name without one on PyPI."""
     place = shlex.quote(str(folder) if folder.is_absolute() else f".{os.sep}{folder}")
     return f"pytest {place}; then pip install {place}; then zigma-bench plugins check {shlex.quote(name)}"
 
@@ -64,12 +66,15 @@ def next_steps(folder: Path, name: str) -> str:
 @plugins.command("check")
 def check_plugin(
     name: Annotated[
-        str, typer.Argument(help="A registered name, KIND:NAME, or a plugin's name for all it registered.")
+        str,
+        typer.Argument(
+            help="A registered name, KIND:NAME, or the name of a plugin (checks everything that it registered)."
+        ),
     ],
     settings: Annotated[list[str] | None, typer.Option("--set", help="OPTION=VALUE.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check that what a plugin registered keeps its contract; code 1 where something does not hold."""
+    """Check that registered objects follow the contract of their kind; exit code 1 if a check fails."""
     from zigma_bench.plugins.discovery import catalogue
 
     found = catalogue()
@@ -90,7 +95,7 @@ def check_plugin(
 
 
 def _specs_of(found: Catalogue, name: str, *, known: bool) -> list[Spec]:
-    """What a name means: one kind's if it says which, else all that is called so or comes from a plugin called so.
+    """The objects of a name: KIND:NAME is one object; NAME is all objects of that name or from the plugin NAME.
 
     The metrics that an extractor brings are checked with it.
     """
@@ -104,7 +109,7 @@ def _specs_of(found: Catalogue, name: str, *, known: bool) -> list[Spec]:
     wanted |= {key for plugin in found.plugins if plugin.name == name for key in plugin.registered}
     if not wanted and not known:
         plugins = [plugin.name for plugin in found.plugins]
-        raise UnknownName("plugin or registered thing", name, {*plugins, *(spec.name for spec in everything.values())})
+        raise UnknownName("plugin or registered object", name, {*plugins, *(spec.name for spec in everything.values())})
     found_specs = [everything[key] for key in everything if key in wanted]
     return [spec for spec in found_specs if spec.comes_with is None or spec.name == name]
 
@@ -116,7 +121,9 @@ def _values(settings: list[str]) -> Mapping[str, Any]:
     for setting in settings:
         option, equals, value = setting.partition("=")
         if not equals:
-            raise UsageError("this is no setting", where=f"--set {setting}", expected="OPTION=VALUE, such as paths=8")
+            raise UsageError(
+                "not a KEY=VALUE setting", where=f"--set {setting}", expected="OPTION=VALUE, such as paths=8"
+            )
         values[option] = parse_value(value, f"--set {setting}")
     return values
 
@@ -127,7 +134,7 @@ def _report(spec: Spec, values: Mapping[str, Any]) -> Report:
     try:
         return report_of(spec, options=values)
     except NeedsOptions as error:
-        raise UsageError(str(error), do="give each with --set OPTION=VALUE") from None
+        raise UsageError(str(error), do="set each with --set OPTION=VALUE") from None
 
 
 def _print(report: Report) -> None:
@@ -135,4 +142,4 @@ def _print(report: Report) -> None:
     for check in report.checks:
         typer.echo(f"  {'ok    ' if check.ok else 'FAILED'}  {check}")
     failed = sum(not check.ok for check in report.checks)
-    typer.echo(f"  {failed} of {len(report.checks)} checks FAILED" if failed else f"  all {len(report.checks)} hold")
+    typer.echo(f"  {failed} of {len(report.checks)} checks FAILED" if failed else f"  all {len(report.checks)} pass")

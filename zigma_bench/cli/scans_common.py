@@ -1,4 +1,4 @@
-"""What the commands on scans share: a scan found with its options, its figures as columns, and the files written."""
+"""Shared code of the scan commands: find a scan with its options, tabulate its statistics, write pictures."""
 
 from __future__ import annotations
 
@@ -25,17 +25,15 @@ if TYPE_CHECKING:
     from zigma_bench.scans.pictures import Panel
 
 SHARES = ("scanned / L", "4-neighbours", "8-neighbours", "mean step", "largest", "d=1", "d=4")
-FOOTNOTE = (
-    "d=1, d=4: mean steps between tokens that are 1 and 4 apart on the grid, where the state goes from one to the other"
-)
-LEARNED = "learned:\nthe order is\neach sample's own"
+FOOTNOTE = "d=1, d=4: mean number of steps between tokens of one segment that are 1 and 4 apart on the grid"
+LEARNED = "learned:\neach sample has\nits own order"
 
-Files = Mapping[str, Path]  # what is to be written, by kind: png, svg, gif
+Files = Mapping[str, Path]  # files to write, by kind: png, svg, gif
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A scan with the options given and resolved, and its layers on a grid. `label`: as it was asked for."""
+    """A scan with its routes on a grid. `label` and `given` are as the user wrote them, `options` are resolved."""
 
     label: str
     name: str
@@ -46,14 +44,14 @@ class Shown:
 
     @property
     def distinct(self) -> list[tuple[list[int], Route]]:
-        """Every route once, with the numbers of its layers."""
+        """The distinct routes, each with the numbers of its layers."""
         found: dict[Route, list[int]] = {}
         for number, route in self.layers.items():
             found.setdefault(route, []).append(number)
         return [(numbers, route) for route, numbers in found.items()]
 
 
-# Finding
+# Scans
 
 
 def find(
@@ -66,42 +64,44 @@ def find(
     settings: Sequence[str] = (),
     where: str = "--set",
 ) -> Shown:
-    """The checked routes of a scan; one layer, or all of them."""
+    """A scan with its checked routes, of one layer or of all."""
     check_depth(depth)
     if layer is not None and not 0 <= layer < depth:
         raise UsageError("there is no such layer", where="--layer", expected=f"0 to {depth - 1}", got=layer)
     spec = catalogue().get("scan", name)
-    given = dict(setting_of(setting, where) for setting in settings)
+    written = dict(setting_of(setting, where) for setting in settings)
     size = Grid.parse(grid)
-    options = spec.resolve(given, where=where)
+    options = spec.resolve(written, where=where)
     found = routes(spec, grid=size, depth=depth, seed=seed, options=options)
     layers = {i: route for i, route in enumerate(found) if layer is None or i == layer}
-    return Shown(":".join([name, ",".join(settings)] if settings else [name]), name, given, options, size, layers)
+    return Shown(":".join([name, ",".join(settings)] if settings else [name]), name, written, options, size, layers)
 
 
 def find_written(text: str, grid: str, *, depth: int, seed: int) -> Shown:
-    """A scan written with its options, such as zigzag:paths=2,other=3; commas inside brackets belong to a value."""
+    """A scan written with its options, such as zigzag:paths=2,other=3; a comma inside brackets is part of a value."""
     name, colon, rest = text.partition(":")
     settings = split_settings(rest) if colon else []
     return find(name, grid, depth=depth, seed=seed, settings=settings, where=text)
 
 
 def split_settings(text: str) -> list[str]:
-    """The settings of OPTION=VALUE,...; a comma inside brackets is part of a value."""
+    """The settings in OPTION=VALUE,...; a comma inside brackets is part of a value."""
     return re.split(r",(?![^\[{]*[\]}])", text)
 
 
 def check_depth(depth: int) -> None:
-    """A network has a layer."""
+    """Raise UsageError for a depth below 1."""
     if depth < 1:
         raise UsageError("a network has at least one layer", where="--depth", got=depth)
 
 
 def setting_of(setting: str, where: str) -> tuple[str, Any]:
-    """An option's name and value, from paths=8."""
+    """The name and value of an option written as paths=8."""
     option, equals, value = setting.partition("=")
     if not equals:
-        raise UsageError("this is no setting", where=f"{where} {setting}", expected="OPTION=VALUE, such as paths=8")
+        raise UsageError(
+            "not a KEY=VALUE setting", where=f"{where} {setting}", expected="OPTION=VALUE, such as paths=8"
+        )
     return option, parse_value(value, f"{where} {setting}")
 
 
@@ -109,7 +109,7 @@ def setting_of(setting: str, where: str) -> tuple[str, Any]:
 
 
 def table(title: str, headings: Sequence[str]) -> Table:
-    """An empty table of figures."""
+    """An empty table with these headings."""
     made = Table(title=Text(title), title_justify="left")
     for heading in headings:
         made.add_column(heading, justify="left" if heading == "scan" else "right")
@@ -117,7 +117,7 @@ def table(title: str, headings: Sequence[str]) -> Table:
 
 
 def figures(facts: Mapping[str, Any]) -> list[str]:
-    """The columns of SHARES but for the first."""
+    """The columns of SHARES except the first."""
     apart = facts["sequence_distance"]
     return [
         share(facts["neighbour4_share"]), share(facts["neighbour8_share"]), _figure(facts["mean_step"]),
@@ -126,7 +126,7 @@ def figures(facts: Mapping[str, Any]) -> list[str]:
 
 
 def share(value: float | None) -> str:
-    """A percentage, or a dash for none."""
+    """A percentage, or a dash for None."""
     return "-" if value is None else f"{100 * value:.0f}%"
 
 
@@ -135,7 +135,7 @@ def _figure(value: float | None) -> str:
 
 
 def ranges(numbers: Sequence[int]) -> str:
-    """0-2, 5 for 0, 1, 2, 5."""
+    """A short form of sorted numbers: `0-2, 5` for 0, 1, 2, 5."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:
@@ -148,36 +148,36 @@ def ranges(numbers: Sequence[int]) -> str:
 # Pictures
 
 
-def files(**given: Path | None) -> dict[str, Path]:
-    """The pictures asked for, by kind; each must be named as what it is."""
-    for kind, path in given.items():
+def files(**paths: Path | None) -> dict[str, Path]:
+    """The requested pictures, by kind; UsageError for a file name with another suffix than its kind."""
+    for kind, path in paths.items():
         if path is not None and path.suffix.lower() != f".{kind}":
             raise UsageError(
-                "the file has another ending than what is written into it",
+                f"the file name doesn't end in .{kind}",
                 where=f"--{kind} {path}", expected=f"a name that ends in .{kind}", got=path.name,
             )  # fmt: skip
-    return {kind: path for kind, path in given.items() if path is not None}
+    return {kind: path for kind, path in paths.items() if path is not None}
 
 
 def panel(grid: Grid, route: Route, path: int) -> Panel:
-    """A path to draw, or the words that its order is learned."""
+    """The panel of a path, or a panel that says that the order is learned."""
     from zigma_bench.scans.pictures import Panel
 
     return Panel(grid, route, path, LEARNED if route.learned else "")
 
 
 def save(page: Figure, wanted: Files) -> None:
-    """Write a page to the PNG and SVG files asked for."""
+    """Write a page to the requested PNG and SVG files."""
     from zigma_bench.scans import pictures
 
     writers: dict[str, Callable[[Figure, Path], None]] = {"png": pictures.save_png, "svg": pictures.save_svg}
     for kind, write in writers.items():
         if kind in wanted:
             write(page, wanted[kind])
-            say(wanted[kind])
+            print_written(wanted[kind])
 
 
-def say(path: Path) -> None:
-    """Tell of a file on stderr, after every line that stdout still holds: both may go to one place."""
+def print_written(path: Path) -> None:
+    """Name a written file on stderr, after flushing stdout, because both streams may go to the same place."""
     sys.stdout.flush()
     print(f"wrote {path}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""`scans compare`: scans side by side, each as the means over its layers."""
+"""`scans compare`: statistics of scans side by side, as means over layers."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ from zigma_bench.scans import analysis
 if TYPE_CHECKING:
     from zigma_bench.scans.pictures import Block
 
-DEPTHS = (1, 2, 4, 8)  # after so many layers coverage is told
+DEPTHS = (1, 2, 4, 8)  # numbers of layers for which coverage is shown
 
 
 @dataclass(frozen=True)
 class Row:
-    """A scan over its layers: means, but for the largest step and the counts. `coverage`: after 1, 2, ... layers."""
+    """The statistics of a scan: means over layers, except the largest step and the counts.
+
+    `coverage` holds the share of neighbour pairs that are adjacent in one of the first 1, 2, ... layers.
+    """
 
     scan: str
     options: dict[str, Any]
@@ -40,7 +43,7 @@ class Row:
 
 
 def compare(scans: Sequence[Shown], *, as_json: bool, wanted: Files) -> None:
-    """Tabulate scans side by side, or print one JSON document; write the pictures asked for."""
+    """Print a table of scans, or one JSON document, and write the requested pictures."""
     rows = [_row(shown) for shown in scans]
     grid = scans[0].grid
     if as_json:
@@ -80,7 +83,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def _mean_curve(curves: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Means over layers, of each distance over those that have it."""
+    """The mean over layers for each distance, over the layers that have it."""
     distances = sorted({d for curve in curves for d in curve}, key=int)
     return {d: math.fsum(known := [c[d] for c in curves if d in c]) / len(known) for d in distances}
 
@@ -94,12 +97,12 @@ def _print_rows(rows: Sequence[Row], title: str) -> None:
         shares = [f"{row.scanned_ratio:.3g}", *figures(asdict(row))]
         columns.add_row(name, ranges(row.paths), *shares, *covered, str(row.pads), str(row.distinct_layers))
     print_wide(columns)
-    print("means over layers, but for the largest step; pads: of a layer; " + FOOTNOTE)
+    print("means over layers, except the largest step; pads: the most in a layer; " + FOOTNOTE)
     print("k=1, 2, ...: neighbour pairs adjacent in one of the first k layers")
 
 
 def _curves(scans: Sequence[Shown]) -> dict[str, dict[str, float]]:
-    """Mean distance in the sequence at every power of two that the grid holds, of scans that are not learned."""
+    """The mean distance in the sequence at every power of two within the grid, for scans that are not learned."""
     grid = scans[0].grid
     distances = [2**n for n in range((grid.frames + grid.height + grid.width).bit_length())]
     return {
@@ -111,7 +114,7 @@ def _curves(scans: Sequence[Shown]) -> dict[str, dict[str, float]]:
 
 
 def _first_block(shown: Shown) -> Block:
-    """The first path of the first layer, with a word on how many there are."""
+    """The first path of the first layer, captioned with the number of paths and layers."""
     from zigma_bench.scans.pictures import Block
 
     route = next(iter(shown.layers.values()))

@@ -1,4 +1,4 @@
-"""`scans gallery`: every scan of the catalogue on one page, by name."""
+"""`scans gallery`: draw all registered scans on one page, sorted by name."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ if TYPE_CHECKING:
     from zigma_bench.plugins.registry import Spec
     from zigma_bench.scans.pictures import Block, Panel
 
-PANELS, SIZE, WIDTH = 4, 1.15, 13  # of a scan at most; inches of a panel's side and of a page
-GRIDS = tuple(map(Grid.parse, ("16x16", "8x8", "9x9", "2x8x8")))  # for a scan that refuses the one asked for
+PANELS, SIZE, WIDTH = 4, 1.15, 13  # most panels of a scan; side of a panel and width of the page in inches
+GRIDS = tuple(map(Grid.parse, ("16x16", "8x8", "9x9", "2x8x8")))  # tried if a scan refuses the requested grid
 
 
 def gallery(grid: str, *, depth: int, seed: int, wanted: Files) -> None:
-    """Draw every scan of the catalogue on one page, by name."""
+    """Draw all registered scans on one page, sorted by name; `wanted` maps png and svg to files."""
     if not wanted:
         raise UsageError("nothing to write", expected="--png FILE or --svg FILE")
     check_depth(depth)
     from zigma_bench.scans import pictures
 
-    asked = Grid.parse(grid)
-    blocks = [_block(spec, asked, depth, seed) for spec in catalogue().scans]
-    title = f"{len(blocks)} scans on {asked} tokens, options at their defaults"
+    requested = Grid.parse(grid)
+    blocks = [_block(spec, requested, depth, seed) for spec in catalogue().scans]
+    title = f"{len(blocks)} scans on {requested} tokens, options at their defaults"
     save(pictures.page(blocks, size=SIZE, width=WIDTH, title=title), wanted)
 
 
-def _block(spec: Spec, asked: Grid, depth: int, seed: int) -> Block:
-    """A scan's first distinct paths, on the nearest grid that it takes; or why there is none."""
+def _block(spec: Spec, requested: Grid, depth: int, seed: int) -> Block:
+    """The first distinct paths of a scan, on the nearest grid that it accepts, or the reason why there is none."""
     try:
         options = spec.resolve({}, where="gallery")
     except UsageError as error:
-        return _refused(spec.name, asked, error.what)
+        return _refused(spec.name, requested, error.what)
     refusal = ""
-    for grid in (asked, *_nearest(asked)):
+    for grid in (requested, *_nearest(requested)):
         try:
             found = routes(spec, grid=grid, depth=depth, seed=seed, options=options)
         except BrokenScan:
@@ -49,14 +49,16 @@ def _block(spec: Spec, asked: Grid, depth: int, seed: int) -> Block:
         except NotReady as error:
             refusal = refusal or error.what
             continue
-        return _drawn(spec.name, found, grid, "" if grid == asked else f"on {grid}")
-    return _refused(spec.name, asked, refusal)
+        return _drawn(spec.name, found, grid, "" if grid == requested else f"on {grid}")
+    return _refused(spec.name, requested, refusal)
 
 
-def _nearest(asked: Grid) -> list[Grid]:
-    """Other grids: pictures or clips as the one asked for come first, then those of about as many tokens."""
-    others = [grid for grid in GRIDS if grid != asked]
-    return sorted(others, key=lambda grid: (grid.video != asked.video, abs(math.log(grid.tokens / asked.tokens))))
+def _nearest(requested: Grid) -> list[Grid]:
+    """The other grids, nearest first: grids of the same kind (image or clip), then by the number of tokens."""
+    others = [grid for grid in GRIDS if grid != requested]
+    return sorted(
+        others, key=lambda grid: (grid.video != requested.video, abs(math.log(grid.tokens / requested.tokens)))
+    )
 
 
 def _refused(name: str, grid: Grid, why: str) -> Block:
@@ -66,7 +68,7 @@ def _refused(name: str, grid: Grid, why: str) -> Block:
 
 
 def _drawn(name: str, found: Sequence[Route], grid: Grid, note: str) -> Block:
-    """The first few distinct paths, with a word on how many there are."""
+    """The first distinct paths, captioned with their number."""
     from zigma_bench.scans.pictures import Block
 
     panels = [panel(grid, found[0], 0)] if found[0].learned else _distinct(found, grid)
@@ -75,7 +77,7 @@ def _drawn(name: str, found: Sequence[Route], grid: Grid, note: str) -> Block:
 
 
 def _distinct(found: Sequence[Route], grid: Grid) -> list[Panel]:
-    """Every path of all layers once; paths that start anew elsewhere are distinct."""
+    """The distinct paths of all layers; paths with other segments count as distinct."""
     paths: dict[bytes, Panel] = {}
     for route in dict.fromkeys(found):
         for k, path in enumerate(route.paths):

@@ -1,4 +1,4 @@
-"""`scans show`: the layers of a scan drawn on the terminal and in files, and what they are like."""
+"""`scans show`: draw the layers of a scan on the terminal and in files, and print their statistics."""
 
 from __future__ import annotations
 
@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from zigma_bench.cli.scans_common import FOOTNOTE, SHARES, Files, Shown, figures, panel, ranges, save, say, share, table
+from zigma_bench.cli.scans_common import (
+    FOOTNOTE,
+    SHARES,
+    Files,
+    Shown,
+    figures,
+    panel,
+    print_written,
+    ranges,
+    save,
+    share,
+    table,
+)
 from zigma_bench.reports.terminal import print_wide
 from zigma_bench.scans import analysis, draw
 
@@ -17,11 +29,11 @@ if TYPE_CHECKING:
     from zigma_bench.scans.pictures import Block
     from zigma_bench.scans.route import Route
 
-FEW = 2  # panels, which are drawn larger
+FEW = 2  # up to this number, panels are drawn larger
 
 
 def show(shown: Shown, *, as_json: bool, wanted: Files) -> None:
-    """Draw every distinct layer and print the table of all, or one JSON document; write the pictures asked for."""
+    """Draw the distinct layers and print a table of all, or one JSON document; write the requested pictures."""
     if as_json:
         print(json.dumps(analysis.show_json(list(shown.layers.values()), shown.grid)))
     else:
@@ -52,7 +64,7 @@ def _tabulate(shown: Shown) -> None:
 
 
 def _row(route: Route, grid: Grid) -> list[str]:
-    """A layer's columns but for its number."""
+    """The columns of a layer except its number."""
     facts = analysis.statistics(route, grid)
     known = figures(facts.to_json()) if facts else ["-"] * (len(SHARES) - 1)
     merge = "learned" if route.learned else route.merge if route.K > 1 else ""
@@ -68,11 +80,11 @@ def _write(shown: Shown, wanted: Files) -> None:
         save(pictures.page(blocks, size=size, title=title), wanted)
     if "gif" in wanted:
         pictures.save_gif(blocks, wanted["gif"], size=size, title=title)
-        say(wanted["gif"])
+        print_written(wanted["gif"])
 
 
 def _blocks(shown: Shown) -> list[Block]:
-    """A panel a distinct path, each with its caption."""
+    """One captioned panel per distinct path."""
     from zigma_bench.scans.pictures import Block
 
     options = "".join(f", {name} {value}" for name, value in shown.given.items())

@@ -1,4 +1,4 @@
-"""How plans look on a terminal."""
+"""Plans on a terminal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from zigma_bench.system.device import Device
 
 
 def show_plan(plan: Plan, results: Path, device: Device, name: str | None = None) -> None:
-    """Print the cells of a plan, a row each, and the run that they belong to."""
+    """Print the cells of a plan, one per row, what the figures mean, and the run that they belong to."""
     run = find_run(plan, results, name)
     title = visible(f"{plan.suite.name}: {plan.question}")
     estimator = Estimator(results, device)
@@ -46,59 +46,59 @@ def show_plan(plan: Plan, results: Path, device: Device, name: str | None = None
     headings = ("cell", "grid px", "tokens", "scanned", "params M", "GFLOP", "scan", "images", "about", "GiB")
     shown = RichTable(title=Text(title), title_justify="left")
     for heading, *column in zip(headings, *rows, strict=True):
-        widest = None if sys.stdout.isatty() else max(map(len, (heading, *column)))  # spares rich measuring every cell
+        widest = (
+            None if sys.stdout.isatty() else max(map(len, (heading, *column)))
+        )  # so that rich needn't measure every cell
         shown.add_column(heading, justify="left" if heading == "cell" else "right", width=widest)
     for row in rows:
         shown.add_row(*(Text(visible(text)) for text in row))
     print_wide(shown)
     print(visible(str(run)))
     if plan.suite.timed_alone:
-        _say_what_is_timed(plan, device)
+        _print_timing(plan, device)
         return
     assert plan.suite.budget is not None
     spent = ", ".join(f"{value:,} {key}" for key, value in plan.suite.budget.model_dump(exclude_none=True).items())
-    print(
-        f"budget {spent} a cell; {plan.suite.sample.count:,} images drawn a cell; device {device.name} ({device.card})"
-    )
-    print(f"trained: {plan.cells[0].objective}; drawn: {plan.cells[0].sampler}")
-    if told_of_images := augmented(plan.suite.train):
-        print(f"training images: {told_of_images}; all others are as they are, cut at the centre")
+    print(f"per cell: budget {spent}, {plan.suite.sample.count:,} samples; device {device.name} ({device.card})")
+    print(f"training: {plan.cells[0].objective}; sampling: {plan.cells[0].sampler}")
+    if augmentation := augmented(plan.suite.train):
+        print(f"training images: {augmentation}; all other images are cropped at the centre")
     for label, counts in image_counts(plan.cells):
         print(f"data {label}: {counts}")
     for data in cached_cells(plan.cells):
-        assert data.latents is not None, "it has a cache"
+        assert data.latents is not None, "cached cells have latents"
         print(f"latents: {data.latents}; {state(data.latents, results)}")
     for reader in text_cells(plan.cells):
-        assert reader.text is not None, "it reads texts"
+        assert reader.text is not None, "text cells have text features"
         print(f"texts: {reader.text}; {text_state(reader.text)}")
     for line in told({cell.row: cell.size_match for cell in plan.cells if cell.role == "cell" and cell.size_match}):
         print(line)
     _print_what_flops_are(plan)
-    print(_what_guesses_stand_on(guesses))
+    print(_estimate_sources(guesses))
 
 
 def augmented(recipe: Train) -> str:
-    """What is done to training images at each use; nothing where nothing is."""
-    crop = f"scaled to a short side of {recipe.random_crop} and cut at a random place"
-    words = {crop: recipe.random_crop is not None, "mirrored half of the time": recipe.flip}
-    return ", ".join(word for word, said in words.items() if said)
+    """The random augmentation of the training images; empty without any."""
+    crop = f"resized to a short side of {recipe.random_crop} and cropped at random"
+    words = {crop: recipe.random_crop is not None, "half of them mirrored": recipe.flip}
+    return ", ".join(word for word, is_on in words.items() if is_on)
 
 
-def _what_guesses_stand_on(guesses: Sequence[Estimate]) -> str:
-    """The total, and the sources of the guesses, each with how many cells it serves."""
+def _estimate_sources(guesses: Sequence[Estimate]) -> str:
+    """The total estimated time, and the sources of the estimates with their numbers of cells."""
     known = [guess.seconds for guess in guesses if guess.seconds is not None]
     total = f", in all about {duration(sum(known))}" if len(known) == len(guesses) else ""
     sources = Counter(guess.source for guess in guesses if guess.source != NOTHING)
-    told = "; ".join(f"{source} ({count} cells)" for source, count in sources.items())
-    return f"about: training and sampling{total}; GiB: at the peak. From {told}"
+    named = "; ".join(f"{source} ({count} cells)" for source, count in sources.items())
+    return f"about: training and sampling{total}; GiB: peak memory. Estimated from {named}"
 
 
-def _say_what_is_timed(plan: Plan, device: Device) -> None:
+def _print_timing(plan: Plan, device: Device) -> None:
     timed = plan.suite.efficiency
     assert timed is not None
     print(
-        f"timed: {', '.join(timed.stages)}, {timed.repeats} calls in each of {timed.rounds} round(s), a process each; "
-        f"nothing is trained; device {device.name} ({device.card})"
+        f"timed: {', '.join(timed.stages)}, {timed.repeats} calls in each of {timed.rounds} round(s), each in its own "
+        f"process; nothing is trained; device {device.name} ({device.card})"
     )
     _print_what_flops_are(plan)
 
@@ -109,18 +109,18 @@ def _mark(cell: Cell) -> str:
 
 
 def _print_what_flops_are(plan: Plan) -> None:
-    print("GFLOP: one forward pass of one image, and what part of it is the scan")
+    print("GFLOP: one forward pass of one image; scan: its percentage of them")
     if any(cell.flops_by == "counter" for cell in plan.cells):
         print(f"{COUNTED} {COUNTED_FLOPS}")
 
 
 def scan_share(forward_flops: Mapping[str, int]) -> str:
-    """The scan's part of all FLOPs; nothing for a network without one."""
+    """The scan's percentage of all FLOPs; empty for a network without a scan."""
     return f"{forward_flops['scan'] / sum(forward_flops.values()):.0%}" if forward_flops.get("scan") else ""
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
+    """A duration in a readable unit."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 5400:

@@ -1,4 +1,4 @@
-"""Commands on a suite: `run`, its single stages, `plan` and `report`."""
+"""The commands `run`, `train`, `plan` and `report`, and the suite forms of `sample` and `quality`."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from zigma_bench.escaping import visible
 if TYPE_CHECKING:
     from zigma_bench.plan import Stage
 
-SuiteFile = Annotated[Path, typer.Argument(help="The suite, a YAML file.", metavar="SUITE")]
-Settings = Annotated[list[str] | None, typer.Option("--set", help="KEY.PATH=VALUE, laid over the suite.")]
+SuiteFile = Annotated[Path, typer.Argument(help="The suite (YAML file).", metavar="SUITE")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="KEY.PATH=VALUE, overrides a key of the suite.")]
 Only = Annotated[
-    list[str] | None, typer.Option("--only", help="Only cells whose label contains or matches this; several add up.")
+    list[str] | None, typer.Option("--only", help="Only cells whose label contains or matches this; can be repeated.")
 ]
-Results = Annotated[Path, typer.Option("--results", help="The folder of all results.")]
+Results = Annotated[Path, typer.Option("--results", help="The folder for all results.")]
 Smoke = Annotated[bool, typer.Option("--smoke", help="Toy scale on embedded data: exercises every stage.")]
 DeviceName = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 RunName = Annotated[
@@ -34,7 +34,7 @@ DEFAULT_RESULTS = Path("results")
 
 
 def stage_command(title: str, stages: Sequence[Stage], doc: str) -> Callable[..., None]:
-    """The command that runs some stages of every cell of a suite."""
+    """A command that runs `stages` of every cell of a suite; `doc` is its help."""
 
     def command(
         suite: SuiteFile,
@@ -55,11 +55,11 @@ def stage_command(title: str, stages: Sequence[Stage], doc: str) -> Callable[...
 run = stage_command(
     "run",
     ("train", "sample", "quality", "efficiency"),
-    "Train, sample, measure and tabulate every cell of a suite. Continues where an earlier command stopped.",
+    "Train, sample, measure and tabulate every cell of a suite; resumes an interrupted run.",
 )
-train = stage_command("train", ("train",), "Train the cells of a suite, and no more.")
-sample = stage_command("sample", ("sample",), "Draw the images of trained cells, and no more.")
-quality = stage_command("quality", ("quality",), "Measure the quality of drawn images, and no more.")
+train = stage_command("train", ("train",), "Only train the cells of a suite.")
+sample = stage_command("sample", ("sample",), "Only sample the images of trained cells.")
+quality = stage_command("quality", ("quality",), "Only measure the quality of samples.")
 
 
 def plan(
@@ -72,7 +72,7 @@ def plan(
     as_json: AsJson = False,
     name: RunName = None,
 ) -> None:
-    """Print the resolved cells with tokens, parameters, FLOPs and estimated time; code 3 if something is missing."""
+    """Print the cells with tokens, parameters, FLOPs and estimated time; exit code 3 if something is missing."""
     from zigma_bench.cli.show import show_plan
     from zigma_bench.run.prepare import plan_json, prepare
     from zigma_bench.system.device import find_device
@@ -89,16 +89,18 @@ def plan(
 def report(
     paths: Annotated[
         list[Path] | None,
-        typer.Argument(help="Folders of results, of a suite or of a run; all of results/ by default."),
+        typer.Argument(help="Folders of results, of a suite or of a run. Default: all of results/."),
     ] = None,
     output: Annotated[str, typer.Option("--format", help="terminal, markdown, csv, json, or a plugin's.")] = "terminal",
-    plot: Annotated[Path | None, typer.Option(help="PNG or SVG: an efficiency suite's curves over length.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Write curves of an efficiency suite over the length to this PNG or SVG.")
+    ] = None,
     as_json: AsJson = False,
     name: Annotated[
         str | None, typer.Option("--name", metavar="RUN", help="The run to show; the latest of each suite by default.")
     ] = None,
 ) -> None:
-    """Tabulate the latest run of each suite: mean and spread over seeds, the two anchors, and what failed."""
+    """Tabulate the latest run of each suite: mean and spread over seeds, the anchors, and failed cells."""
     from zigma_bench.reports.formats import print_report, report_format
     from zigma_bench.reports.table import find_tables
 
@@ -145,7 +147,7 @@ def _run(
     failed = {outcome.folder.name: outcome.reason or "" for outcome in outcomes if outcome.status == "failed"}
     try:
         tables = read_tables(folder, failed)
-    except UsageError as error:  # its table file was there when the run began
+    except UsageError as error:  # the folder existed when the run began
         raise CellFailed("the results folder was removed during the run", where=str(folder), do=error.do) from None
     print_report(report_format("json" if as_json else "terminal"), tables)
     if not made.suite.timed_alone:

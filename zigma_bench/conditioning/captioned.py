@@ -1,6 +1,6 @@
-"""Images with numbered captions: equal captions have one number, over both sides of a data set.
+"""Images with numbered captions: equal captions have the same number in training and held-out images.
 
-Those of a stream are numbered before it is trained on: what stands beside its images is read once, without them.
+The captions of a stream are numbered before training: one pass reads the captions without the images.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from zigma_bench.data.images import (
 )
 from zigma_bench.errors import NotReady
 
-CHUNK = 10_000  # images whose captions are asked for at a time
+CHUNK = 10_000  # images whose captions are read at a time
 
 Ids = npt.NDArray[np.int64]
 
@@ -35,7 +35,7 @@ Ids = npt.NDArray[np.int64]
 class CaptionedImages:
     """Images whose labels are the numbers of their captions: image i has `numbers[starts[i] : starts[i + 1]]`.
 
-    `labels` gives an image's first caption, `drawn_labels` one drawn from a seed.
+    `labels` returns each image's first caption, and `drawn_labels` a random one from a seed.
     """
 
     images: Images
@@ -66,7 +66,7 @@ class CaptionedImages:
         return self.turn_labels(indices, np.random.default_rng(seed).integers(0, counts))
 
     def turn_labels(self, indices: Sequence[int] | npt.NDArray[np.integer], turns: Ids) -> Labels:
-        """The caption of each image whose turn it is; after the last comes the first."""
+        """The caption number `turns % count` of each image, where count is its number of captions."""
         wanted = np.asarray(indices, dtype=np.int64)
         found: Labels = self.numbers[self.starts[wanted] + turns % self._counts(indices)]
         return found
@@ -78,18 +78,18 @@ class CaptionedImages:
 
 @dataclass(frozen=True)
 class CaptionedStream(CaptionedImages):
-    """Images of a stream, whose epochs find the number of a text in `known`."""
+    """Images of a stream; `known` maps a caption to its number, for the epochs."""
 
     known: Mapping[str, int]
 
     def epoch(self, seed: int, number: int) -> CaptionedEpoch:
-        """The images in the order of an epoch."""
+        """The images in the order of epoch `number`."""
         return CaptionedEpoch(epoch_of(self.images, seed, number), self.known)
 
 
 @dataclass(frozen=True)
 class CaptionedEpoch:
-    """The images of one epoch of a stream, each with the numbers of the texts that come beside it."""
+    """The images of one epoch of a stream; `known` maps a caption to its number."""
 
     images: Images
     known: Mapping[str, int]
@@ -105,22 +105,23 @@ class CaptionedEpoch:
 
     def drawn_labels(self, indices: Sequence[int] | npt.NDArray[np.integer], seed: int) -> Labels:
         texts = captions_of(self.images, indices)
-        turns = np.random.default_rng(seed).integers(0, [len(given) for given in texts])
-        return np.array([self._number(given[turn]) for given, turn in zip(texts, turns, strict=True)], dtype=np.int64)
+        turns = np.random.default_rng(seed).integers(0, [len(captions) for captions in texts])
+        chosen = (captions[turn] for captions, turn in zip(texts, turns, strict=True))
+        return np.array([self._number(caption) for caption in chosen], dtype=np.int64)
 
     def _number(self, text: str) -> int:
         if text not in self.known:
             raise NotReady(
-                "the stream has another caption than when it was encoded", got=text,
+                "a caption of the stream changed after it was encoded", got=text,
                 do="run `zigma-bench data encode SUITE --check`",
             )  # fmt: skip
         return self.known[text]
 
 
 def numbered(splits: Splits, streamed: Sequence[Texts] | None = None) -> tuple[Splits, list[str]]:
-    """Both sides with numbered captions, in the order of first use, and the captions by number.
+    """The splits with captions numbered in the order of first use, and the captions by number.
 
-    `streamed`: the captions of the training images, where they are known without reading them.
+    `streamed` is the captions of the training images, if they are known without reading the images.
     """
     numbers: dict[str, int] = {}
     train = _with_numbers(splits.train, numbers, streamed)
@@ -129,7 +130,7 @@ def numbered(splits: Splits, streamed: Sequence[Texts] | None = None) -> tuple[S
 
 
 def _with_numbers(images: Images, numbers: dict[str, int], known: Sequence[Texts] | None = None) -> CaptionedImages:
-    """The images with numbers of their captions; a caption that is new takes the next number."""
+    """The images with the numbers of their captions; a new caption gets the next number."""
     found, starts = [], [0]
     for start in range(0, len(images), CHUNK):
         rows = range(start, min(start + CHUNK, len(images)))

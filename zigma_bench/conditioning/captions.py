@@ -1,4 +1,4 @@
-"""The column of captions of a table: a text in each row, or a list of texts that all describe the row's image."""
+"""The caption column of a table: each row holds a text, or a list of texts that describe the image of the row."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CHUNK = 10_000  # rows read at a time
 
 
 def captions_in(table: Any, column: str, where: str) -> list[Texts]:
-    """The texts of every row of a `datasets.Dataset`; NotReady, which names the row, for one without any text."""
+    """The captions of every row of a `datasets.Dataset`; NotReady, naming the row, for a row without a caption."""
     check_captions(table, column, where)
     plain = table.select_columns([column]).with_format("arrow")
     found: list[Texts] = []
@@ -22,7 +22,7 @@ def captions_in(table: Any, column: str, where: str) -> list[Texts]:
 
 
 def texts_of_cell(cell: str | list[str | None] | None, where: str) -> Texts:
-    """One row's: every text that it holds has a letter, a digit or another sign that can be read."""
+    """The captions of one row; NotReady if there is none, or one is empty or only whitespace."""
     texts = [cell] if isinstance(cell, str) else cell or []
     if not texts:
         raise NotReady("the row has no caption", where=where, do="remove the row, or write one")
@@ -34,14 +34,14 @@ def texts_of_cell(cell: str | list[str | None] | None, where: str) -> Texts:
 
 
 def check_captions(table: Any, column: str, where: str) -> None:
-    """UsageError for a column that isn't there, or holds neither texts nor lists of texts."""
+    """Raise UsageError for a missing column, or one that holds neither texts nor lists of texts."""
     import datasets
 
     names = sorted(table.column_names)
     if column not in names:
         raise UsageError(
             f"there is no column {column!r}", where=where, expected=f"one of {', '.join(names)}",
-            do="set caption to one",
+            do="set caption to one of them",
         )  # fmt: skip
     feature = table.features[column]
     inner = getattr(feature, "feature", feature[0] if isinstance(feature, list) and feature else feature)

@@ -1,4 +1,4 @@
-"""The features of prompts, as a network was trained to read them: from what is kept of its captions, or encoded now."""
+"""The text features of prompts: from the cached features of the training captions, or encoded now."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from zigma_bench.conditioning.text_encoder import open_encoder
-from zigma_bench.conditioning.text_features import CAPTIONS, DTYPE, open_kept
+from zigma_bench.conditioning.text_features import CAPTIONS, DTYPE, open_features
 from zigma_bench.errors import NotReady
 from zigma_bench.plan.cells import TextFeatures
 from zigma_bench.pretrained import text_encoders as encoders
@@ -21,7 +21,7 @@ Rows = tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]
 
 
 class Prompts:
-    """Features of prompts by number, the empty text behind them: see `diffusion.guidance.Texts`."""
+    """Features of prompts by number; the last row is the empty text. Implements `diffusion.guidance.Texts`."""
 
     def __init__(self, features: Tensor, mask: Tensor, *, masked: bool) -> None:
         self.tables = (features, mask) if masked else (features,)
@@ -32,23 +32,24 @@ class Prompts:
 
 
 def texts_of(text: TextFeatures, prompts: Sequence[str], device: str) -> Prompts:
-    """The features of prompts for a network that was trained on those of `text`.
+    """The features of prompts for a network that was trained with the text features `text`.
 
-    Prompts that are captions of its data need no encoder. NotReady where others do and it is not here, or is another.
+    Prompts that are captions of the training data need no encoder. Raises NotReady if other prompts need the encoder
+    and it is missing or has changed, and for a prompt that is too long.
     """
-    features, mask = _kept(text, prompts) or _encoded(text, prompts, device)
-    rounded = torch.from_numpy(features.astype(DTYPE)).to(device).float()  # as captions are kept
+    features, mask = _cached(text, prompts) or _encoded(text, prompts, device)
+    rounded = torch.from_numpy(features.astype(DTYPE)).to(device).float()  # the precision of cached captions
     return Prompts(rounded, torch.from_numpy(mask).to(device), masked=text.mask)
 
 
-def _kept(text: TextFeatures, prompts: Sequence[str]) -> Rows | None:
-    """From the features of the data's captions, if they are kept here and every prompt is one of them."""
+def _cached(text: TextFeatures, prompts: Sequence[str]) -> Rows | None:
+    """The cached features of the prompts, or None unless every prompt is a cached caption."""
     if encoders.kept(text.folder) is None or (captions := _captions(text.folder)) is None:
         return None
     numbers = {caption: number for number, caption in enumerate(captions)}
     if any(prompt not in numbers for prompt in prompts):
         return None
-    store = open_kept(captions, text)
+    store = open_features(captions, text)
     rows = [*(numbers[prompt] for prompt in prompts), len(captions)]
     return store.take("features", rows), store.take("mask", rows)
 
@@ -65,17 +66,17 @@ def _encoded(text: TextFeatures, prompts: Sequence[str], device: str) -> Rows:
     facts = encoders.describe(text.encoder, text.revision, text.cache)
     if facts.missing:
         missing = "; ".join(f"{item.what}: {item.do}" for item in facts.missing)
-        raise NotReady(f"the encoder {text.encoder!r}, which reads prompts, is not here", do=missing)
+        raise NotReady(f"the encoder {text.encoder!r} of the prompts is missing", do=missing)
     if facts.fingerprint != text.fingerprint:
         raise NotReady(
-            f"the encoder {text.encoder!r} here is another than the network was trained with",
-            expected=text.fingerprint, got=facts.fingerprint, do="bring back the one of that time",
+            f"the encoder {text.encoder!r} differs from the one that the network was trained with",
+            expected=text.fingerprint, got=facts.fingerprint, do="restore that encoder",
         )  # fmt: skip
     encoder = open_encoder(text.encoder, text.revision, device)
     features, mask, cut = encoder([*prompts, ""], text.tokens)
     if cut:
         raise NotReady(
-            f"{cut} of the prompts are longer than the texts that the network was trained on",
+            f"{cut} of the prompts are too long for the network",
             expected=f"at most {text.tokens} tokens", do="shorten them",
         )  # fmt: skip
     return features, mask

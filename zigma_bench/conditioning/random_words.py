@@ -1,6 +1,6 @@
-"""The encoder `random-words`: every word a fixed random vector. It knows no meaning and no order, and needs no file.
+"""The encoder `random-words`: every word is a fixed random vector, without meaning or order. It needs no files.
 
-What smoke runs read captions with; in a suite it is a control of what a trained encoder adds.
+Smoke runs use it. In a suite it is the control that shows what a trained encoder adds.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import numpy.typing as npt
 from zigma_bench.pretrained.text_encoders import RANDOM_WORDS_VERSION, RANDOM_WORDS_WIDTH
 
 WORD = re.compile(r"\w+|[^\w\s]")
-START, PAD = "<start>", "<pad>"  # no word of a text: WORD takes brackets apart
+START, PAD = "<start>", "<pad>"  # never a word of a text, because WORD splits off the brackets
 
 
 class RandomWords:
-    """Texts as their words' vectors behind a start that every text has, padded: see `text_encoder.Encoder`."""
+    """Encodes a text as a start vector and the vectors of its words, padded. Implements `text_encoder.Encoder`."""
 
     width = RANDOM_WORDS_WIDTH
 
     def weights_sha256(self) -> str:
-        """There are no weights: what stands for them is how words become vectors."""
+        """The sha256 of the name and version of this encoder, which has no weights."""
         return hashlib.sha256(f"random-words {RANDOM_WORDS_VERSION}".encode()).hexdigest()
 
     def __call__(self, texts: Sequence[str], tokens: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], int]:
@@ -41,7 +41,7 @@ class RandomWords:
 
 
 def word_vector(word: str) -> npt.NDArray[np.float32]:
-    """Standard normal numbers drawn from the word alone, [width]."""
+    """Standard normal numbers [width] from a generator that is seeded with the word."""
     key = int.from_bytes(hashlib.sha256(word.encode()).digest()[:16], "little")
     draw = np.random.Generator(np.random.Philox(key=key))
     return draw.standard_normal(RANDOM_WORDS_WIDTH, dtype=np.float32)

@@ -1,14 +1,13 @@
-"""Captions as features: encoded once for a data set, kept on disk, and read by number.
+"""Text features of captions: encoded once for a data set, cached on disk, and read by caption number.
 
 FOLDER/  store.json, 0000000.features.npy, ...   features float16 [tokens, width] and mask [tokens] of every distinct
                                                  caption in the order of first use, then of the empty text
-         captions.json                           those captions, for a person and for prompts
-         stream.npz                              which of them each training image of a stream has, in its order
+         captions.json                           these captions, for readers and for prompts
+         stream.npz                              the caption numbers of each training image of a stream, in order
 
-The folder holds what the features depend on: the captions' sha256, the encoder's name, commit and fingerprint, the
-sha256 of its weights, and the number of tokens. It can be copied to a machine without the encoder: there captions,
-name, commit and fingerprint are compared, and the weights' sha256 is taken as it stands; where the weights are, they
-are compared too.
+The identity of the store is everything that the features depend on: the sha256 of the captions, the name, commit and
+fingerprint of the encoder, the sha256 of its weights, and the number of tokens. The folder can be copied to a machine
+without the encoder. There, everything except the sha256 of the weights is compared; if the weights exist, that too.
 """
 
 from __future__ import annotations
@@ -42,15 +41,15 @@ from zigma_bench.records.store import check_writable, only_writer, write_atomic,
 DTYPE = "float16"
 MOST = float(np.finfo(np.float16).max)
 CAPTIONS, STREAM = "captions.json", "stream.npz"
-RESIDENT_BYTES = 2**31  # a table of this size or less is kept on the device
+RESIDENT_BYTES = 2**31  # a table of at most this size stays on the device
 
 Tell = Callable[[int, str], None]
 
 
 class TextTable:
-    """Features of texts by number, on a device: see `diffusion.guidance.Texts`.
+    """Features of texts by number, on a device. Implements `diffusion.guidance.Texts`.
 
-    A call gives features float32 [n, tokens, width] and, where `masked`, a mask bool [n, tokens].
+    A call returns features, float32 [n, tokens, width], and if `masked` a mask, bool [n, tokens].
     """
 
     def __init__(self, store: ArrayStore, *, masked: bool, device: str) -> None:
@@ -68,7 +67,7 @@ class TextTable:
 
     @cached_property
     def _resident(self) -> tuple[Tensor, ...] | None:
-        """The whole table on the device, where it is small."""
+        """The whole table on the device; None if it is larger than RESIDENT_BYTES."""
         values = int(np.prod(self.store.layout.fields["features"].shape)) * len(self.store)
         if values * 2 > RESIDENT_BYTES:
             return None
@@ -77,61 +76,62 @@ class TextTable:
 
 
 def with_texts(
-    splits: Splits, text: TextFeatures, *, device: str, tell: Tell = lambda done, said: None
+    splits: Splits, text: TextFeatures, *, device: str, tell: Tell = lambda done, text: None
 ) -> tuple[Splits, TextTable]:
-    """Both sides of a data set with numbered captions, and the features of them all, encoded now if they aren't kept.
+    """The splits of a data set with numbered captions, and their features, which are encoded now if not cached.
 
-    NotReady where they are neither kept nor can be encoded here, or belong to other captions or another encoder.
+    Raises NotReady if the features are not cached and can't be encoded here, or if the cache belongs to other captions
+    or to another encoder.
     """
-    captioned, captions = numbered(splits, _of_stream(splits.train, text.folder))
+    captioned, captions = numbered(splits, _stream_captions(splits.train, text.folder))
     if encoders.kept(text.folder) is None:
         _encode(captions, text, device, tell)
-        _remember(captioned.train, text.folder)
-    return captioned, TextTable(open_kept(captions, text), masked=text.mask, device=device)
+        _write_stream(captioned.train, text.folder)
+    return captioned, TextTable(open_features(captions, text), masked=text.mask, device=device)
 
 
 def encode_captions(splits: Splits, text: TextFeatures, device: str, tell: Tell, stopped: Callable[[], bool]) -> int:
-    """Write what is missing or broken of the features of a data set's captions, and give the number of captions.
+    """Write the missing or broken features of a data set's captions, and return the number of captions.
 
-    Raises as `with_texts` does, and Interrupted when `stopped()`.
+    Raises the errors of `with_texts`, and Interrupted if `stopped()` becomes true.
     """
     captioned, captions = numbered(splits)
     if check_captions(splits, text):
         _encode(captions, text, device, tell, stopped)
-        _remember(captioned.train, text.folder)
+        _write_stream(captioned.train, text.folder)
     return len(captions)
 
 
 def check_captions(splits: Splits, text: TextFeatures) -> list[str]:
-    """What is missing or broken of the features of a data set's captions; all checksums are compared."""
+    """The missing or broken parts of the features of a data set's captions; compares all checksums."""
     captioned, captions = numbered(splits)
     if encoders.kept(text.folder) is None:
-        return [f"the captions' features in {text.folder} are missing or not whole"]
-    store = open_kept(captions, text)
+        return [f"the captions' features in {text.folder} are missing or incomplete"]
+    store = open_features(captions, text)
     found = [f"captions, shard {fault.shard} {fault.reason}" for fault in faults(text.folder, store.layout)]
     if has_order(splits.train):
         rows = range(len(captioned.train))
-        if _of_stream(splits.train, text.folder) != captioned.train.captions(rows):  # type: ignore[attr-defined]
-            found.append(f"{text.folder / STREAM} is missing or not of this stream")
+        if _stream_captions(splits.train, text.folder) != captioned.train.captions(rows):  # type: ignore[attr-defined]
+            found.append(f"{text.folder / STREAM} is missing or belongs to another stream")
     return found
 
 
-def _of_stream(images: Images, folder: Path) -> list[Texts] | None:
-    """The captions of a stream as they were read when they were encoded; None where they are to be read."""
+def _stream_captions(images: Images, folder: Path) -> list[Texts] | None:
+    """The captions of a stream from stream.npz; None if they must be read from the stream."""
     if not has_order(images):
         return None
     try:
         captions = json.loads((folder / CAPTIONS).read_text(encoding="utf-8"))
-        with np.load(folder / STREAM, allow_pickle=False) as held:
-            numbers, starts = held["numbers"].tolist(), held["starts"].tolist()
+        with np.load(folder / STREAM, allow_pickle=False) as arrays:
+            numbers, starts = arrays["numbers"].tolist(), arrays["starts"].tolist()
         texts = [tuple(captions[n] for n in numbers[i:j]) for i, j in itertools.pairwise(starts)]
     except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile):
         return None
     return texts if len(texts) == len(images) else None
 
 
-def _remember(images: Images, folder: Path) -> None:
-    """Keep which captions the images of a stream have, so that no other process reads it for them."""
+def _write_stream(images: Images, folder: Path) -> None:
+    """Write the caption numbers of a stream's images, so that no other process reads the stream for them."""
     if isinstance(images, CaptionedStream):
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, numbers=images.numbers, starts=images.starts)
@@ -145,76 +145,76 @@ def _encode(
     tell: Tell,
     stopped: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Write the features of all captions, a shard at a time; what a kill left is gone on from."""
+    """Write the missing shards of the features of all captions."""
     encoder, folder = open_encoder(text.encoder, text.revision, device), text.folder
     check_writable(folder)
     texts = [*captions, ""]
-    with filelock.FileLock(folder / ".turn"), only_writer(folder, "these features"):  # cells that start at once wait
-        held = _held(folder)
-        name = text.encoder if held is None else str(held["identity"].get("encoder"))
+    with filelock.FileLock(folder / ".turn"), only_writer(folder, "these features"):  # other cells wait
+        store = _read_store(folder)
+        name = text.encoder if store is None else str(store["identity"].get("encoder"))
         layout = _layout(captions, text, encoder.width, encoder.weights_sha256(), name)
         writer = open_writer(folder, layout)
         write_json(folder / CAPTIONS, list(captions))
         cut = 0
         for shard in writer.due():
             if stopped():
-                raise Interrupted(f"stopped before shard {shard} of the captions; the same command goes on from there")
+                raise Interrupted(f"stopped before shard {shard} of the captions; the same command resumes there")
             rows = layout.shards[shard]
             arrays, longer = _rows(encoder, texts[rows.start : rows.stop], text)
             writer.write(shard, arrays)
             cut += longer
-            tell(rows.stop, f"captions encoded, {cut} of them cut to {text.tokens} tokens")
+            tell(rows.stop, f"captions encoded, {cut} of them truncated to {text.tokens} tokens")
 
 
 def _rows(encoder: Encoder, texts: Sequence[str], text: TextFeatures) -> tuple[dict[str, npt.NDArray[Any]], int]:
-    """The arrays of some texts, and how many of them were longer than the tokens."""
+    """The arrays of some texts, and the number of truncated ones; NotReady for features beyond float16."""
     features, mask, cut = encoder(texts, text.tokens)
     if not bool((np.abs(features) <= MOST).all()):
         bad = int(np.flatnonzero(~(np.abs(features) <= MOST).all(axis=(1, 2)))[0])
         raise NotReady(
-            f"the encoder's features of {texts[bad]!r} don't fit {DTYPE}", where=text.encoder, do="take another encoder"
+            f"the encoder's features of {texts[bad]!r} don't fit {DTYPE}", where=text.encoder, do="use another encoder"
         )
     return {"features": features.astype(DTYPE), "mask": mask}, cut
 
 
-def open_kept(captions: Sequence[str], text: TextFeatures) -> ArrayStore:
-    """Features that are kept, if they are those of these captions and this encoder; NotReady if they are not."""
+def open_features(captions: Sequence[str], text: TextFeatures) -> ArrayStore:
+    """The cached features of captions; NotReady if they belong to other captions or another encoder."""
     folder = text.folder
-    held = _held(folder)
-    assert held is not None, "it was found, or written just now"
-    identity, width = held["identity"], int(held["fields"]["features"]["shape"][1])
+    store = _read_store(folder)
+    assert store is not None, "the caller found or wrote the store"
+    identity, width = store["identity"], int(store["fields"]["features"]["shape"][1])
     sha256 = str(identity.get("weights_sha256"))
     if (found := _weights_here(text)) is not None and found != sha256:
         raise NotReady(
-            f"the features were made by other weights than those of {text.encoder} here", where=str(folder),
-            expected=found, got=sha256, do="remove the folder, and they are made again",
+            f"the features were encoded with other weights than those of {text.encoder}", where=str(folder),
+            expected=found, got=sha256, do="remove the folder to encode them again",
         )  # fmt: skip
     layout = _layout(captions, text, width, sha256, str(identity.get("encoder")))
-    return open_store(folder, layout, do="run `zigma-bench data encode SUITE`, which mends it")
+    return open_store(folder, layout, do="run `zigma-bench data encode SUITE`, which repairs it")
 
 
 def _weights_here(text: TextFeatures) -> str | None:
-    """The sha256 of an encoder's weights, where they lie in a folder of the user's, whose name says nothing of them."""
+    """The sha256 of the weights in a local folder; None for other encoders and for a missing folder."""
     if text.encoder in (encoders.RANDOM_WORDS, encoders.MINILM) or text.revision is not None:
-        return None  # their name and version, or commit, are their identity
+        return None  # the name and version, or the commit, identify the weights
     model = find(text.encoder, None)
     return model.weights_sha256() if model.here else None
 
 
-def _held(folder: Path) -> dict[str, Any] | None:
-    """What the folder's store.json says, where there is one."""
+def _read_store(folder: Path) -> dict[str, Any] | None:
+    """The contents of store.json, or None without one; NotReady if it is invalid."""
     if not (folder / STORE).exists():
         return None
     try:
         found: dict[str, Any] = json.loads((folder / STORE).read_text(encoding="utf-8"))
         found["identity"].keys(), found["fields"]["features"]["shape"][1]
     except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-        raise NotReady("this is no store of features", where=str(folder / STORE), do="remove the folder") from None
+        raise NotReady("not a store of text features", where=str(folder / STORE), do="remove the folder") from None
     return found
 
 
 def _layout(captions: Sequence[str], text: TextFeatures, width: int, weights_sha256: str, name: str) -> Layout:
-    """`name`: the encoder's as the suite had it that the features were first made for; another name may be the same."""
+    """The layout of the store; `name` is the encoder's name in the suite that first encoded these features."""
     identity = {
         "captions_sha256": hashlib.sha256(json.dumps(list(captions)).encode()).hexdigest(),
         "encoder": name,
@@ -228,9 +228,9 @@ def _layout(captions: Sequence[str], text: TextFeatures, width: int, weights_sha
 
 
 def check_width(table: TextTable, width: int) -> None:
-    """UsageError for a network that reads features of another width, which a plan without the encoder can't know."""
+    """Raise UsageError if the network expects features of another width, which a plan without the encoder can't see."""
     found = table.store.layout.fields["features"].shape[1]
     if found != width:
         raise UsageError(
-            "the network reads features of another width than the encoder's", expected=f"text_width: {found}", got=width
+            "the network's text_width is not the width of the features", expected=f"text_width: {found}", got=width
         )

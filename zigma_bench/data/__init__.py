@@ -1,4 +1,4 @@
-"""The built-in data sources and transforms, registered by the same hooks as a plugin's; this page decodes nothing."""
+"""The built-in data sets and transforms, registered through the same hooks as those of plugins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The images of a cell: loaded, checked against the plan, transformed, and divided by use."""
+"""The images of a cell: loaded, checked against the plan, transformed, and split by use."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class CellImages:
     validation: Images
     floor: Subset
     reference: Images
-    texts: TextTable | None = None  # for a cell conditioned on text: the features that its labels number
+    texts: TextTable | None = None  # for a cell conditioned on text: the features of its captions, by label
 
 
 def load_cell_images(cell: Cell, device: str = "cpu", tell: Tell = lambda done, text: None) -> CellImages:
-    """The images of a cell; UsageError before any training if there are too few for what the suite asks.
+    """The images of a cell; NotReady before any training if there are too few held-out images.
 
     For a cell conditioned on text, also the text features, on the device; they are computed now if not cached.
     """
@@ -43,7 +43,7 @@ def load_cell_images(cell: Cell, device: str = "cpu", tell: Tell = lambda done, 
     if cell.text is not None:
         from zigma_bench.conditioning.text_features import check_width, with_texts
 
-        assert cell.condition is not None, "a cell has texts for its condition"
+        assert cell.condition is not None, "a cell with texts has a condition"
         splits, texts = with_texts(splits, cell.text, device=device, tell=tell)
         check_width(texts, cell.condition.size)
     count, held_out = cell.sample.count, len(splits.validation)
@@ -56,7 +56,8 @@ def load_cell_images(cell: Cell, device: str = "cpu", tell: Tell = lambda done, 
 
 
 def load_cell_splits(cell: Cell) -> Splits:
-    """The training and held-out images of a cell's data set after its transforms, as pixels."""
+    """The training and held-out images of a cell's data set after its transforms, as pixels; NotReady if they changed
+    after the plan was made."""
     check_planned(cell)
     data = cell.data_set
     spec = catalogue().get("dataset", data.name)
@@ -64,7 +65,7 @@ def load_cell_splits(cell: Cell) -> Splits:
 
 
 def network_inputs(cell: Cell, images: CellImages, cache: Path) -> Splits:
-    """What the network is trained on: the images themselves, or their latents. NotReady if those are not encoded."""
+    """The images on which the network is trained, or their latents; NotReady if the latents are not encoded."""
     pixels, space = Splits(images.train, images.validation), cell.latents
     return pixels if space is None else latents_of(pixels, space, cache)
 
@@ -76,7 +77,7 @@ def reference_images(cell: Cell, images: CellImages, cache: Path) -> Images:
     assert cell.latents is not None, "the plan refuses reconstructions without an autoencoder"
     if cell.reference.split == "train":
         return reconstructions_of(images.train, cell.latents, cache)
-    assert isinstance(images.reference, Subset), "a part of the held-out images"
+    assert isinstance(images.reference, Subset), "the reference is a subset of the held-out images"
     return Subset(reconstructions_of(images.validation, cell.latents, cache), images.reference.indices)
 
 

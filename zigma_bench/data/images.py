@@ -1,4 +1,4 @@
-"""Images and clips as the program hands them around: uint8, channel first, taken by index, decoded when asked for."""
+"""Images and clips in the program: uint8, channel first, read by index, and decoded when they are read."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ Pixels = npt.NDArray[np.uint8]
 
 
 class Images(Protocol):
-    """N images of one size. `take(indices)` gives uint8 [n, C, H, W], C 1 or 3, values 0 to 255; of clips of T frames
-    [n, T, C, H, W].
+    """N images of one size, or N clips or latents.
 
-    Latents take the place of images where a network sees them: `take` then gives float32.
-    Images whose `take` is work, such as decoding, say so by `decodes` (a property that is true), and must pickle:
-    processes then take them ahead of the training. Others are thought to lie in memory.
+    `take(indices)` returns uint8 [n, C, H, W], with C 1 or 3 and values 0 to 255; for clips of T frames
+    [n, T, C, H, W]; for latents float32.
+
+    Images whose `take` is slow, for example because it decodes files, have a property `decodes` that is true. They must
+    pickle, because worker processes read them ahead of the training. Other images are assumed to be in memory.
     """
 
     def __len__(self) -> int: ...
@@ -29,21 +30,21 @@ class Images(Protocol):
     def take(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Pixels: ...
 
 
-def floats(taken: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """What was taken, as networks see it, float32: pixels from uint8 to [-1, 1], latents as they are."""
-    return taken if taken.dtype == np.float32 else taken.astype(np.float32) / 127.5 - 1
+def floats(images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """The input of networks, float32: uint8 pixels scaled to [-1, 1], or float32 latents unchanged."""
+    return images if images.dtype == np.float32 else images.astype(np.float32) / 127.5 - 1
 
 
 Labels = npt.NDArray[np.int64]
 
 
 def decodes(images: Images) -> bool:
-    """Whether taking these images is work that processes should do."""
+    """Whether worker processes should read these images, because reading them is slow."""
     return bool(getattr(images, "decodes", False))
 
 
 def labels_of(images: Images, indices: Sequence[int] | npt.NDArray[np.integer]) -> Labels:
-    """The class of each image, int64 [n] from 0, of images that have a method `labels`; UsageError of others."""
+    """The class of each image, int64 [n] from 0; UsageError for images without a method `labels`."""
     labels = getattr(images, "labels", None)
     if labels is None:
         raise UsageError("these images have no labels", got=type(images).__name__)
@@ -52,7 +53,8 @@ def labels_of(images: Images, indices: Sequence[int] | npt.NDArray[np.integer]) 
 
 
 def drawn_labels_of(images: Images, indices: Sequence[int] | npt.NDArray[np.integer], seed: int) -> Labels:
-    """As `labels_of`; of images with several labels each, which have a method `drawn_labels`, one drawn for each."""
+    """The label of each image, int64 [n]; a random one from `seed` if the images have a method `drawn_labels`, because
+    each has several."""
     drawn = getattr(images, "drawn_labels", None)
     if drawn is None:
         return labels_of(images, indices)
@@ -61,12 +63,12 @@ def drawn_labels_of(images: Images, indices: Sequence[int] | npt.NDArray[np.inte
 
 
 def has_order(images: Images) -> bool:
-    """Whether the images come in an order of their own, as those of a stream do: they then have a method `epoch`."""
+    """Whether the images define their own order for each epoch, as a stream does, with a method `epoch`."""
     return hasattr(images, "epoch")
 
 
 def epoch_of(images: Images, seed: int, number: int) -> Images:
-    """Images with an order of their own as an epoch sees them: image p of the answer is the p-th that it sees."""
+    """The images in the order of epoch `number`: image p of the result is the p-th image of the epoch."""
     assert has_order(images), images
     found: Images = images.epoch(seed, number)  # type: ignore[attr-defined]
     return found
@@ -74,8 +76,10 @@ def epoch_of(images: Images, seed: int, number: int) -> Images:
 
 @dataclass(frozen=True)
 class Crop:
-    """Where a training image is cut, once its short side is scaled to `short_side` pixels: at `across` and `down` of
-    the places that there are, each from 0 to below 1."""
+    """A crop of a training image whose short side is resized to `short_side` pixels.
+
+    `across` and `down` are the horizontal and vertical position as fractions of the possible positions, in [0, 1).
+    """
 
     short_side: int
     across: float
@@ -83,26 +87,27 @@ class Crop:
 
 
 def random_crops(count: int, short_side: int, seed: int) -> list[Crop]:
-    """So many crops, drawn from `seed` alone."""
+    """`count` random crops, which depend only on `seed`."""
     return [Crop(short_side, *places) for places in np.random.default_rng(seed).random((count, 2)).tolist()]
 
 
 def cropped(images: Images, indices: Sequence[int] | npt.NDArray[np.integer], crops: Sequence[Crop]) -> Pixels:
-    """As `take`, each image cut as its crop says, of images that have a method `cropped`; UsageError of others."""
-    cut = getattr(images, "cropped", None)
-    if cut is None:
+    """The images of `take`, each with its crop; UsageError for images without a method `cropped`."""
+    crop_images = getattr(images, "cropped", None)
+    if crop_images is None:
         raise UsageError(
-            "these images can't be cut anew", where="train.random_crop", got=type(images).__name__, do="leave it out"
-        )
-    found: Pixels = cut(indices, crops)
+            "these images can't be cropped at random", where="train.random_crop", got=type(images).__name__,
+            do="leave it out",
+        )  # fmt: skip
+    found: Pixels = crop_images(indices, crops)
     return found
 
 
-Texts = tuple[str, ...]  # of one image: one or several that all describe it
+Texts = tuple[str, ...]  # the captions of one image
 
 
 def captions_of(images: Images, indices: Sequence[int] | npt.NDArray[np.integer]) -> list[Texts]:
-    """The texts of each image, of images that have a method `captions`; UsageError of others."""
+    """The captions of each image; UsageError for images without a method `captions`."""
     captions = getattr(images, "captions", None)
     if captions is None:
         raise UsageError("these images have no captions", got=type(images).__name__)
@@ -112,7 +117,7 @@ def captions_of(images: Images, indices: Sequence[int] | npt.NDArray[np.integer]
 
 @dataclass(frozen=True)
 class ArrayImages:
-    """Images or clips in memory as one array, uint8 [N, (T,) C, H, W], with the class and texts of each or without."""
+    """Images or clips in memory, uint8 [N, (T,) C, H, W], with optional classes [N] and captions."""
 
     pixels: Pixels
     classes: Labels | None = None
@@ -142,7 +147,7 @@ class ArrayImages:
 
 @dataclass(frozen=True)
 class Subset:
-    """Some images of a larger set, in the order of `indices`."""
+    """The images `indices` of a larger set, in this order."""
 
     images: Images
     indices: npt.NDArray[np.int64]
@@ -169,7 +174,7 @@ class Subset:
 
 @dataclass(frozen=True)
 class Frames:
-    """The frames of clips, each as an image of its own: those of the first clip, then those of the second."""
+    """The frames of clips as single images: those of the first clip, then those of the second, and so on."""
 
     clips: Images
     frames: int
@@ -179,13 +184,13 @@ class Frames:
 
     def take(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Pixels:
         clips, places = np.divmod(np.asarray(indices, dtype=np.int64), self.frames)
-        wanted, rows = np.unique(clips, return_inverse=True)  # a clip is decoded once for all of its frames
+        wanted, rows = np.unique(clips, return_inverse=True)  # decode each clip once for all of its frames
         return self.clips.take(wanted)[rows, places]
 
 
 @dataclass(frozen=True)
 class Splits:
-    """A data source cut in two: no image of `validation` is in `train`."""
+    """The training and the held-out images of a data set: no image of `validation` is in `train`."""
 
     train: Images
     validation: Images
@@ -193,21 +198,21 @@ class Splits:
 
 @dataclass(frozen=True)
 class Counts:
-    """How many images of a data set are trained on and held out, and how many classes they show; None: unknown."""
+    """The numbers of training images, held-out images and classes of a data set; None means unknown."""
 
     train: int | None
     validation: int | None
     classes: int | None = None
 
     def __str__(self) -> str:
-        """As in `1,000 images to train on, 200 held out, 10 classes found`."""
-        train, held = ("?" if count is None else f"{count:,}" for count in (self.train, self.validation))
+        """`1,000 training images, 200 held out, 10 classes found`."""
+        train, held_out = ("?" if count is None else f"{count:,}" for count in (self.train, self.validation))
         classes = "" if self.classes is None else f", {self.classes:,} classes found"
-        return f"{train} images to train on, {held} held out{classes}"
+        return f"{train} training images, {held_out} held out{classes}"
 
 
 def digest(images: Images, *, batch: int = 256) -> str:
-    """The sha256 of all pixels in order, with the shape: the same for the same pictures wherever they come from."""
+    """The sha256 of the shape and all pixels in order; equal for equal images from any source."""
     total = hashlib.sha256()
     for start in range(0, len(images), batch):
         pixels = images.take(range(start, min(start + batch, len(images))))

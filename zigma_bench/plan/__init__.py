@@ -1,6 +1,6 @@
-"""From a suite and the registries to a plan: every name, option, default and order checked, as a tuple of cells.
+"""The plan: a suite resolved against the registries into a tuple of cells; all names, options and orders are checked.
 
-Nothing here imports torch or decodes an image, so a wrong suite dies before a device is touched.
+Nothing here imports torch or decodes an image, so a wrong suite fails before a device is used.
 """
 
 from zigma_bench.plan.cells import Cell, Match, Resolved, held_out_needed, too_few_held_out

@@ -1,7 +1,7 @@
-"""A cell: the unit that runs, resumes and fails, and the identity of each of its stages.
+"""A cell, the unit that runs, resumes and fails, and the identity of each of its stages.
 
-An identity is a hash of all that can change a result, stage by stage; labels, times and places never enter it. What
-equals its registered default is left out, so that a new option changes no identity.
+The identity of a stage is a hash of everything that can change its result; labels, times and file locations never
+enter it. An option that equals its registered default is left out, so adding an option changes no identity.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from zigma_bench.suite import Efficiency, Reference, Sample, Strict, Train
 
 LONGEST_SLUG = 100
 SIZE_TOLERANCE = 0.02
-PROTOCOL = 2  # raised when the same plan would give other figures, as where a default changes
+PROTOCOL = 2  # incremented when the same suite would give other figures, as when a default changes
 Role = Literal["cell", "floor", "reconstruction", "ceiling"]
-DROP_RATE = 0.1  # of DiT, ADM and ZigMa
-OBJECTIVE_KEYS = {"path", "prediction", "weighting", "interval"}  # of the recipe: they stand as `Cell.objective_facts`
+DROP_RATE = 0.1  # as in DiT, ADM and ZigMa
+OBJECTIVE_KEYS = {"path", "prediction", "weighting", "interval"}  # keys of `train` that `Cell.objective_facts` replaces
 
 
 class Resolved(Strict):
-    """A name with its owner and all of its options, defaults included."""
+    """A registered object: its name, its owner and all of its options, including defaults."""
 
     name: str
     owner: str
@@ -48,14 +48,18 @@ class Resolved(Strict):
 
 
 class Transform(Resolved):
-    """A transform of images; `digest` is what they depend on beyond its options, such as a drawn permutation."""
+    """A transform of images; `digest` covers what it draws in addition to its options, such as a random permutation."""
 
     digest: str
 
 
 class Match(Strict):
-    """How a cell's network came to its size: what the suite gave and what was chosen, empty where nothing was; heads
-    that the suite left open are chosen alone."""
+    """How size_match changed the options of a cell's network.
+
+    The network has the size `achieved` (parameters or FLOPs); its `target` is the size of the row `reference`. `given`
+    holds the suite's values of the changed options and `chosen` their new values; both are empty if nothing changed.
+    Heads that the suite left open are only in `chosen`.
+    """
 
     by: Literal["parameters", "flops"]
     reference: str
@@ -66,24 +70,26 @@ class Match(Strict):
 
     @property
     def summary(self) -> str:
-        """`width 96 -> 104, heads 13 (+1.2%)`; nothing for the reference itself and for what has its very size."""
+        """`width 96 -> 104, heads 13 (+1.2%)`; empty for an unchanged network of exactly the target size."""
         if not self.chosen and self.achieved == self.target:
             return ""
-        from_ = {name: f"{value} -> " for name, value in self.given.items()}
-        words = [f"{name} {from_.get(name, '')}{value}" for name, value in self.chosen.items()] or ["as it is"]
-        far = "" if within(self.achieved, self.target) else ": this scan makes it another size"
+        before = {name: f"{value} -> " for name, value in self.given.items()}
+        words = [f"{name} {before.get(name, '')}{value}" for name, value in self.chosen.items()] or ["unchanged"]
+        far = "" if within(self.achieved, self.target) else ": this scan changes its size"
         return f"{', '.join(words)} ({self.achieved / self.target - 1:+.1%}{far})"
 
 
 def within(size: int, target: int) -> bool:
-    """Whether a size counts as equal to another."""
+    """Whether a size is within SIZE_TOLERANCE of the target."""
     return abs(size - target) <= SIZE_TOLERANCE * target
 
 
 class Given(Strict):
-    """What the network is given as y: a class of `size`, and `size` itself where `droppable`, for none of them; or
-    features of a text, [tokens, size], `masked` with a mask of the tokens that count, and those of an empty text for
-    none."""
+    """The condition y of the network.
+
+    A class: a label from 0 to size - 1; if `droppable`, the label `size` is the null class. A text: its features
+    [tokens, size], with a mask of the tokens that are not padding if `masked`; the null condition is an empty text.
+    """
 
     kind: Literal["class", "text"]
     size: int
@@ -92,16 +98,18 @@ class Given(Strict):
     masked: bool = False
 
     def drop_rate(self, train: Train) -> float:
-        """How often a training image's condition is dropped."""
-        asked = train.drop_condition
-        return asked if asked is not None else DROP_RATE if self.droppable else 0.0
+        """The probability with which the condition of a training image is dropped."""
+        if train.drop_condition is not None:
+            return train.drop_condition
+        return DROP_RATE if self.droppable else 0.0
 
 
 class TextFeatures(Strict):
-    """Whence the features of captions come: the encoder as the suite names it, and what they depend on.
+    """The features of captions: their encoder as the suite names it, and everything that they depend on.
 
-    `fingerprint`: that of the encoder. `images`: that of the data set, whatever its transforms. `width`: None where
-    neither the encoder nor its features are here. `cache`: the folder of the features, where the suite names one.
+    `fingerprint` is that of the encoder, `images` that of the data set before its transforms. `width` is the number of
+    channels, None if neither the encoder nor its features are on this machine. `cache` is the suite's folder for the
+    features, if it names one.
     """
 
     encoder: str
@@ -115,7 +123,7 @@ class TextFeatures(Strict):
 
     @property
     def folder(self) -> Path:
-        """Where the features are kept."""
+        """The folder of the cached features."""
         return features_folder(self.images, self.fingerprint, self.tokens, self.cache)
 
     def __str__(self) -> str:
@@ -125,9 +133,10 @@ class TextFeatures(Strict):
 
 
 class Cell(Strict):
-    """One backbone x scan x data x recipe x seed; `floor` is held-out images, `ceiling` the untrained network.
+    """One backbone x scan x data x recipe x seed.
 
-    Where networks see latents there is a second floor: `reconstruction` is the floor's images, encoded and decoded.
+    Cells of other roles are anchors of the table. `floor` is a set of held-out images, and `ceiling` is the baseline's
+    untrained network. If networks are trained on latents, `reconstruction` is the floor's images encoded and decoded.
     """
 
     suite: str
@@ -164,20 +173,21 @@ class Cell(Strict):
     data_label: str | None = None
     latents: LatentSpace | None = None
     frames: int = 1
-    text: TextFeatures | None = None  # of a cell whose condition is a text
+    text: TextFeatures | None = None  # if the condition is a text
     flops_by: FlopsBy = "formula"
-    data_places: tuple[str, ...] = ()  # the options of the data that only say where its files are
+    data_places: tuple[str, ...] = ()  # options of the data that only locate its files
 
     @property
     def label(self) -> str:
+        """The label of the cell: its row, after its role if that isn't `cell`, and its seed."""
         role, seed = self.role if self.role != "cell" else None, None if self.timed_alone else f"seed {self.seed}"
         return _joined(self.data_label, role, *self._row, seed)
 
     @property
     def row(self) -> str:
-        """The label of all seeds: `zigma · raster`, after the data set where a suite has several.
+        """The label that all seeds share: `zigma · raster`, after the data set if the suite has several.
 
-        In an efficiency suite also what it is timed with.
+        In an efficiency suite, backend, tokens and batch follow.
         """
         return _joined(self.data_label, *self._row)
 
@@ -188,25 +198,25 @@ class Cell(Strict):
 
     @property
     def setting(self) -> dict[str, str | int] | None:
-        """What the cells of an efficiency suite differ in beside backbone and scan; None in another suite."""
+        """The backend, tokens and batch of a cell of an efficiency suite; None in another suite."""
         if not self.timed_alone:
             return None
         return {"backend": self.backend, "tokens": self.tokens, "batch": self.train.batch}
 
     @property
     def data_set(self) -> Resolved:
-        """The data set, which every cell has but those of an efficiency suite."""
+        """The data set; cells of an efficiency suite have none."""
         assert self.data is not None, "a cell of an efficiency suite has no data"
         return self.data
 
     @property
     def data_text(self) -> str:
-        """The images with all options, those of the data set and of its transforms."""
+        """The data set and its transforms, with all of their options."""
         return ", ".join(item.label for item in (self.data_set, *self.transforms))
 
     @property
     def slug(self) -> str:
-        """The label as the name of a folder; it may be cut, for the hash that follows it is what tells cells apart."""
+        """The label as the name of a folder; it may be truncated, because a hash follows it."""
         return re.sub(r"[^A-Za-z0-9._]+", "-", self.label)[:LONGEST_SLUG].strip("-.")
 
     @property
@@ -229,54 +239,53 @@ class Cell(Strict):
 
     @property
     def train_steps(self) -> int | None:
-        """Whole batches of the image budget, the last one counted in full; None under a budget of seconds."""
+        """The number of training steps, where the last batch counts as full; None for a budget in seconds."""
         return None if self.train_images is None else math.ceil(self.train_images / self.train.batch)
 
     @property
     def objective(self) -> Objective:
-        """What the network is trained to say."""
+        """The training objective."""
         return objective_of(self.train)
 
     @property
     def sampler(self) -> Sampler:
-        """How the images are drawn."""
+        """The sampler of the images."""
         return sampler_of(self.train, self.sample)
 
     @property
     def objective_facts(self) -> dict[str, Any]:
-        """The objective as identities and fingerprints hold it: nothing for the first one there was, velocity on the
-        linear path, so that its records keep their names."""
+        """The objective as part of identities and fingerprints; empty for the default, velocity on the linear path."""
         return {} if self.objective == LINEAR_VELOCITY else {"objective": asdict(self.objective)}
 
     def identity(self, stage: Stage, *, card: str) -> str:
-        """The sha256 of all that can change a stage's record; `card` counts for efficiency alone."""
+        """The sha256 of everything that can change a stage's record; `card` enters only that of efficiency."""
         return digest(self._facts(stage, card))
 
     def _timed(self) -> Any:
-        """What is timed and how often; lists of an efficiency suite are resolved to one value of each cell."""
+        """The section `efficiency` without the lists, of which each cell has one value."""
         lists = {"tokens", "batch", "backends", "channels"}
         return None if self.efficiency is None else _set_keys(self.efficiency, exclude=lists)
 
     def _speedups(self) -> list[str]:
-        """The keys of the recipe that make calls faster and no figure another, where they are set."""
-        said = {
+        """The keys that are set and that make calls faster without changing a figure."""
+        values = {
             "compile": self.train.compile, "graph": self.train.graph, "sample.graph": self.sample.graph,
             "sample.compile": self.sample.compile,
         }  # fmt: skip
-        return [key for key, value in said.items() if value]
+        return [key for key, value in values.items() if value]
 
     def _weights(self) -> list[list[str]]:
         return [[text] if text else [] for text in self.metric_fingerprints]
 
     def _solver(self) -> list[Any]:
-        """What the images depend on; the batch counts for dopri5, whose steps are those of the whole batch."""
+        """Everything about sampling that the images depend on; for dopri5 also the batch, which shares its steps."""
         s = self.sampler
         adaptive = [s.rtol, s.atol, self.sample.batch] if s.solver == "dopri5" else []
         guidance = [] if self.sample.guidance is None else [_set_keys(self.sample.guidance)]
         return [s.solver, s.evaluations, *adaptive, *([s.facts()] if s.facts() else []), *guidance]
 
     def _data(self) -> Any:
-        """The data's options, as they count: the fingerprint stands for the files, wherever they are."""
+        """The data set's options without those that locate its files, which the fingerprint identifies."""
         return _chosen("dataset", self.data, exclude=self.data_places)
 
     def _facts(self, stage: Stage, card: str) -> dict[str, Any]:
@@ -325,17 +334,19 @@ class Cell(Strict):
 
 
 def held_out_needed(sample: Sample, reference: Reference) -> int:
-    """Images apart from training: the floor's, and two at least where the rest of them are the reference."""
+    """The number of held-out images that a suite needs: the floor's, and two more if the rest is the reference."""
     return sample.count if reference.split == "train" else sample.count + 2
 
 
 def too_few_held_out(sample: Sample, reference: Reference, held_out: int) -> NotReady:
-    """The error of a source that holds fewer images out than the suite draws."""
-    apart = reference.split != "train"
-    others = f" and the reference at least {held_out_needed(sample, reference) - sample.count} others" if apart else ""
+    """The error for a data source with too few held-out images."""
+    from_held_out = reference.split != "train"
+    more = held_out_needed(sample, reference) - sample.count
+    others = f" and the reference at least {more} others" if from_held_out else ""
     return NotReady(
         f"the floor needs {sample.count:,} held-out images{others}, and there are {held_out:,}",
-        do="hold out more images, or lower sample.count" + (", or set reference.split to train" if apart else ""),
+        do="hold out more images, or lower sample.count"
+        + (", or set reference.split to train" if from_held_out else ""),
     )
 
 
@@ -344,12 +355,12 @@ def _joined(*names: str | None) -> str:
 
 
 def _set_keys(model: Strict, *, exclude: set[str] | None = None) -> dict[str, Any]:
-    """The keys of a part of the suite that are not what they are by default."""
+    """The keys of a section that differ from their defaults."""
     return model.model_dump(mode="json", exclude=exclude, exclude_defaults=True)
 
 
 def _chosen(kind: str, item: Resolved | None, *, exclude: tuple[str, ...] = ()) -> Any:
-    """A registered name with its owner and the options that are not what they are by default."""
+    """A registered name with its owner and the options that differ from their defaults."""
     if item is None:
         return None
     options = item.model_dump(mode="json")["options"]

@@ -1,4 +1,4 @@
-"""The data sets of a suite, resolved: where the images come from, what is done to them, and what they are called."""
+"""The data sets of a suite, resolved: sources, transforms, latents, text features and labels."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Place = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class DataSet:
-    """One entry of a suite's `data`. `facts` are those of what networks see: the images after the transforms, or their
-    latents in `space`; and, where an encoder is named, the features of their captions, `text`.
+    """One entry of a suite's `data`; `data` is None in an efficiency suite.
 
-    `places`: the options that only say where its files are.
-    `label` tells it from the suite's others; None where it is the only one. That of an efficiency suite has no `data`.
+    `facts` describe the input of the networks: the images after the transforms, or their latents in `space`. `text` is
+    the features of the captions, if the suite names a text encoder. `places` are the options that only locate files.
+    `label` distinguishes the data set from the suite's others; None if there is only one.
     """
 
     data: Resolved | None
@@ -39,35 +39,38 @@ class DataSet:
 
 
 def data_sets(suite: Suite, catalogue: Catalogue, source: Source, *, smoke: bool) -> tuple[DataSet, ...]:
-    """The data sets of a suite; two that hold the same images are refused, or one toy where they are toys."""
+    """The data sets of a suite.
+
+    Raises UsageError for two data sets with the same images; in a smoke run, equal toys are merged.
+    """
     if suite.data is None:
         if suite.train.random_crop is not None:
-            raise _no_crop(source, "an efficiency suite has no images to cut", "leave it out")
+            raise _no_crop(source, "an efficiency suite has no images to crop", "leave it out")
         return (DataSet(None, (), NO_DATA),)
     found: dict[str, DataSet] = {}
-    for place, given in entries(suite):
-        pixels = _resolved(given, place, catalogue, source)
+    for place, entry in entries(suite):
+        pixels = _resolved(entry, place, catalogue, source)
         if suite.train.random_crop is not None:
-            _check_crop(suite.train.random_crop, given, pixels.facts, source)
-        data = _encoded(pixels, given, place, suite, source, smoke)
+            _check_crop(suite.train.random_crop, entry, pixels.facts, source)
+        data = _encoded(pixels, entry, place, suite, source, smoke)
         if data.facts.fingerprint in found and not smoke:
             raise UsageError(
-                f"the data set {given.name!r} stands twice", where=source.where(*place), do="keep one of them"
+                f"the data set {entry.name!r} is listed twice", where=source.where(*place), do="remove one"
             )
         found.setdefault(data.facts.fingerprint, data)
     return _labelled(tuple(found.values()), catalogue)
 
 
-def _resolved(given: Data, place: Place, catalogue: Catalogue, source: Source) -> DataSet:
-    data = resolve(catalogue, "dataset", given, source.where(*place))
+def _resolved(entry: Data, place: Place, catalogue: Catalogue, source: Source) -> DataSet:
+    data = resolve(catalogue, "dataset", entry, source.where(*place))
     facts = describe(catalogue, data, source.where(*place))
     text: TextFeatures | None = None
-    if given.text is not None:
-        text, missing = text_of(given.text, facts, data.name, source.where(*place, "text"))
+    if entry.text is not None:
+        text, missing = text_of(entry.text, facts, data.name, source.where(*place, "text"))
         conditions = (*facts.conditions, condition_of(text))
         facts = replace(facts, conditions=conditions, missing=(*facts.missing, *missing))
     transforms = []
-    for index, choice in enumerate(given.transforms):
+    for index, choice in enumerate(entry.transforms):
         where = source.where(*place, "transforms", index)
         transforms.append(_transform(resolve(catalogue, "transform", choice, where), facts, catalogue, where))
     facts = replace(facts, fingerprint=fingerprint_after(facts.fingerprint, transforms))
@@ -76,30 +79,30 @@ def _resolved(given: Data, place: Place, catalogue: Catalogue, source: Source) -
 
 
 def fingerprint_after(images: str, transforms: Sequence[Transform]) -> str:
-    """The fingerprint of images after transforms; without any it is that of the images."""
+    """The fingerprint of images after transforms; without transforms, that of the images themselves."""
     if not transforms:
         return images
     return digest({"images": images, "transforms": [item.model_dump(mode="json") for item in transforms]})
 
 
-def _check_crop(short_side: int, given: Data, facts: DataFacts, source: Source) -> None:
-    """UsageError where the training images of a data set can't be cut anew at each use."""
-    name = given.name
-    if given.latents is not None:
+def _check_crop(short_side: int, entry: Data, facts: DataFacts, source: Source) -> None:
+    """Raise UsageError if the training images of a data set can't be cropped at random."""
+    name = entry.name
+    if entry.latents is not None:
         raise _no_crop(
-            source, f"the latents of {name!r} are encoded once, of each image's centre",
+            source, f"the latents of {name!r} are encoded once, from the centre of each image",
             "leave it out, or train on pixels",
         )  # fmt: skip
     if facts.frames > 1:
-        raise _no_crop(source, f"the clips of {name!r} are cut at their centre alone", "leave it out")
+        raise _no_crop(source, f"the clips of {name!r} are always cropped at the centre", "leave it out")
     if not facts.crops:
         raise _no_crop(
-            source, f"the data set {name!r} gives its images at one size, with nothing around them to cut away",
-            "leave it out, or take image files under another resize than none",
+            source, f"the images of the data set {name!r} have exactly the resolution, so there is nothing to crop",
+            "leave it out, or use image files with another resize than none",
         )  # fmt: skip
     if short_side < max(facts.height, facts.width):
         raise _no_crop(
-            source, "the crop is larger than what it is cut out of", "raise it, or lower the resolution",
+            source, "the crop is larger than the image", "raise it, or lower the resolution",
             expected=f"at least the resolution, {max(facts.height, facts.width)}", got=short_side,
         )  # fmt: skip
 
@@ -108,19 +111,19 @@ def _no_crop(source: Source, what: str, do: str, **rest: Any) -> UsageError:
     return UsageError(what, where=source.where("train", "random_crop"), do=do, **rest)
 
 
-def _encoded(data: DataSet, given: Data, place: Place, suite: Suite, source: Source, smoke: bool) -> DataSet:
-    """The data set as its autoencoder makes it; as it is where it has none."""
+def _encoded(data: DataSet, entry: Data, place: Place, suite: Suite, source: Source, smoke: bool) -> DataSet:
+    """The data set with latents, if the suite gives it an autoencoder; else unchanged."""
     recon = suite.reference.images == "reconstructions"
-    if given.latents is None and recon:
+    if entry.latents is None and recon:
         raise UsageError(
-            "only an autoencoder gives reconstructions, and this data has none",
-            where=source.where("reference", "images"), do="give the data the key latents, or take pixels",
+            "reconstructions need an autoencoder, and this data has none",
+            where=source.where("reference", "images"), do="add data.latents, or set reference.images to pixels",
         )  # fmt: skip
-    if given.latents is None:
+    if entry.latents is None:
         return data
     where = source.where(*place, "latents")
     try:
-        space, facts = latent_space(given.latents, data.facts, mirrored=suite.train.flip, smoke=smoke, where=where)
+        space, facts = latent_space(entry.latents, data.facts, mirrored=suite.train.flip, smoke=smoke, where=where)
         space = space.model_copy(update={"reconstructed": suite.reference.split if recon else None})
     except ZigmaBenchError as error:
         raise error.at(where) from None
@@ -128,7 +131,7 @@ def _encoded(data: DataSet, given: Data, place: Place, suite: Suite, source: Sou
 
 
 def _transform(found: Resolved, facts: DataFacts, catalogue: Catalogue, where: str) -> Transform:
-    """A transform that takes these images, with the digest of what it draws for them."""
+    """A transform that accepts these images, with the digest of what it draws for them."""
     spec = catalogue.get("transform", found.name)
     options = spec.make_options(found.options)
     shape = {"channels": facts.channels, "height": facts.height, "width": facts.width}
@@ -142,7 +145,7 @@ def _transform(found: Resolved, facts: DataFacts, catalogue: Catalogue, where: s
 
 
 def _labelled(sets: tuple[DataSet, ...], catalogue: Catalogue) -> tuple[DataSet, ...]:
-    """Each with a name, the options in which it differs from others of that name, and its transforms."""
+    """The data sets with labels: name, options that differ among data sets of that name, transforms and latents."""
     if len(sets) == 1:
         return sets
     return tuple(replace(item, label=_label(item, sets, catalogue)) for item in sets)

@@ -1,15 +1,17 @@
-"""The diffusion of a suite: what is trained and how it is sampled, resolved, and which combinations make no sense.
+"""The objective and the sampler of a suite, resolved, and the check for invalid combinations.
 
-Times run from 0, noise, to 1, data. Where a suite names no interval, the times are those that SiT means to take
-(willisma/SiT transport.check_interval, whose choice for sampling is lost to a slip): all of [0, 1] where nothing is
-singular, and 1e-3 away from an end (1e-5 when training on vp) where something is:
+Times run from 0, noise, to 1, data. The default interval is the one that SiT intends (willisma/SiT
+transport.check_interval; a bug there discards the choice for sampling): all of [0, 1] if nothing is singular. If
+something is singular at an end, the interval stops 1e-3 before it (1e-5 for training on vp). Singularities:
 
-    velocity on vp       infinite at 1                     score of x_t        infinite at 1
-    noise or score       to a velocity, x / alpha: at 0 on linear and gvp
-    weights              beta / sigma at 0 on linear and gvp and at 1 on vp; beta / sigma^2 at 1 on all, at 0 as before
-    noise form sbdm      beta at 0 on linear and gvp
+    velocity on vp                    at 1
+    score of x_t                      at 1
+    velocity from noise or score      at 0 on linear and gvp (x / alpha)
+    weighting velocity (beta / sigma)        at 0 on linear and gvp, at 1 on vp
+    weighting likelihood (beta / sigma^2)    at 0 on linear and gvp, at 1 on all
+    noise form sbdm (beta)            at 0 on linear and gvp
 
-An SDE stops at 0.96 by default, and its last step crosses the rest.
+An SDE stops at 0.96 by default, and its last step covers the rest.
 """
 
 from __future__ import annotations
@@ -35,14 +37,14 @@ from zigma_bench.suite import (
 )
 
 Interval = tuple[float, float]
-Fault = tuple[tuple[str, str], str, str]  # the key, what is wrong, what to do
+Fault = tuple[tuple[str, str], str, str]  # the key, the message, what to do
 
 MARGIN, VP_TRAIN_MARGIN, SDE_END = 1e-3, 1e-5, 0.96
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What a network is trained to say of x_t, weighted how, at which times."""
+    """The training objective: the prediction from x_t on a probability path, its weighting and the range of times."""
 
     path: PathName
     prediction: Prediction
@@ -61,7 +63,7 @@ LINEAR_VELOCITY = Objective("linear", "velocity", "none", (0.0, 1.0))
 
 @dataclass(frozen=True)
 class Sampler:
-    """How images are drawn; what a solver doesn't know of is None."""
+    """How images are sampled; a setting that the solver doesn't have is None."""
 
     solver: Solver
     evaluations: int | None
@@ -81,7 +83,7 @@ class Sampler:
         return ", ".join([self.solver, *(f"{key.replace('_', ' ')} {value}" for key, value in known.items())])
 
     def facts(self) -> dict[str, Any]:
-        """What two samplings must share beyond solver, evaluations and tolerances; nothing on the whole of [0, 1]."""
+        """The settings for identities, without solver, evaluations, tolerances and the default interval [0, 1]."""
         known = {key: value for key, value in asdict(self).items() if value is not None}
         if known.get("interval") == (0.0, 1.0):
             del known["interval"]
@@ -89,12 +91,12 @@ class Sampler:
 
 
 def objective_of(train: Train) -> Objective:
-    """The recipe's objective, with its times."""
+    """The objective of a recipe, with its interval."""
     return Objective(train.path, train.prediction, train.weighting, train.interval or _train_interval(train))
 
 
 def sampler_of(train: Train, sample: Sample) -> Sampler:
-    """The suite's sampler, with all defaults that its solver knows of."""
+    """The sampler of a suite, with the defaults of its solver."""
     solver, evaluations = sample.solver, sample.resolved_evaluations
     interval = sample.interval or _sample_interval(train, sample)
     if solver == "ddpm":
@@ -111,7 +113,7 @@ def sampler_of(train: Train, sample: Sample) -> Sampler:
 
 
 class Recipe(Protocol):
-    """A suite, or what else holds how a network is trained and drawn from."""
+    """A suite, or another object with the sections `train` and `sample`."""
 
     @property
     def train(self) -> Train: ...
@@ -121,7 +123,7 @@ class Recipe(Protocol):
 
 
 def check_diffusion(recipe: Recipe, source: Source) -> None:
-    """UsageError, with the place in the file, for a combination that makes no sense."""
+    """Raise UsageError, with the place in the file, for an invalid combination of keys."""
     for key, what, do in _faults(recipe.train, recipe.sample):
         raise UsageError(what, where=source.where(*key), do=do)
 
@@ -130,30 +132,34 @@ def _faults(train: Train, sample: Sample) -> Iterator[Fault]:
     yield from _foreign_keys(sample)
     for section, interval in (("train", train.interval), ("sample", sample.interval)):
         if interval is not None and not interval[0] < interval[1]:
-            yield (section, "interval"), f"the times {list(interval)} are no interval", "give [earlier, later]"
+            yield (section, "interval"), f"the times {list(interval)} are not increasing", "use [earlier, later]"
     if train.weighting != "none" and train.prediction == "velocity":
-        yield ("train", "weighting"), "a velocity's error has no weight", "take prediction score or noise, or none"
+        yield (
+            ("train", "weighting"),
+            "the prediction velocity has no weighting",
+            "use prediction score or noise, or none",
+        )
     if sample.solver in DISCRETE and train.path != "vp":
-        what = f"{sample.solver} walks back the diffusion of the path vp, and train.path is {train.path}"
-        yield ("sample", "solver"), what, "take path vp, or a solver such as euler or euler-maruyama"
+        what = f"{sample.solver} reverses the diffusion of the path vp, and train.path is {train.path}"
+        yield ("sample", "solver"), what, "use path vp, or a solver such as euler or euler-maruyama"
     yield from _singular(train, sample)
 
 
 def _foreign_keys(sample: Sample) -> Iterator[Fault]:
-    """Keys that the solver does not know of."""
+    """Keys that the solver doesn't have."""
     own: dict[str, tuple[Solver, ...]] = {
         "diffusion": SDES, "diffusion_norm": SDES, "last_step": SDES, "variance": ("ddpm",), "eta": ("ddim",),
     }  # fmt: skip
     for key, solvers in own.items():
         if getattr(sample, key) is not None and sample.solver not in solvers:
             what = f"{key} belongs to {' and '.join(solvers)}, and the solver is {sample.solver}"
-            yield ("sample", key), what, f"leave {key} out, or take another solver"
+            yield ("sample", key), what, f"leave {key} out, or use another solver"
     if sample.interval is not None and sample.solver in DISCRETE:
-        yield ("sample", "interval"), f"{sample.solver} walks all of the way", "leave interval out"
+        yield ("sample", "interval"), f"{sample.solver} always covers all times", "leave interval out"
 
 
 def _singular(train: Train, sample: Sample) -> Iterator[Fault]:
-    """Ends of the intervals at which something of theirs is infinite."""
+    """Ends of the intervals at which a quantity is infinite."""
     objective = objective_of(train)
     for end, why in _train_singularities(train):
         if objective.interval[end] == end:
@@ -165,22 +171,22 @@ def _singular(train: Train, sample: Sample) -> Iterator[Fault]:
 
 
 def _train_singularities(train: Train) -> Iterator[tuple[int, str]]:
-    from_nothing = train.path != "vp"  # alpha is 0 at t = 0
+    starts_at_zero = train.path != "vp"  # alpha is 0 at t = 0
     if train.path == "vp" and train.prediction == "velocity":
         yield 1, "the velocity of the path vp is infinite"
     if train.prediction == "score":
         yield 1, "the score is infinite"
-    if train.weighting != "none" and from_nothing:
+    if train.weighting != "none" and starts_at_zero:
         yield 0, f"the weighting {train.weighting} of the path {train.path} is infinite"
     if train.weighting == "likelihood" or (train.weighting == "velocity" and train.path == "vp"):
         yield 1, f"the weighting {train.weighting} of the path {train.path} is infinite"
 
 
 def _sample_singularities(train: Train, sample: Sample) -> Iterator[tuple[int, str]]:
-    from_nothing = train.path != "vp"
-    if train.prediction != "velocity" and from_nothing:
-        yield 0, f"the velocity can't be had from a {train.prediction} on the path {train.path}"
-    if sample.solver in SDES and _form(sample) == "sbdm" and from_nothing:
+    starts_at_zero = train.path != "vp"
+    if train.prediction != "velocity" and starts_at_zero:
+        yield 0, f"the velocity can't be computed from the {train.prediction} on the path {train.path}"
+    if sample.solver in SDES and _form(sample) == "sbdm" and starts_at_zero:
         yield 0, f"the diffusion sbdm of the path {train.path} is infinite"
     if train.path == "vp":
         yield 1, "the velocity of the path vp is infinite"

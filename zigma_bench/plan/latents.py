@@ -1,4 +1,4 @@
-"""An autoencoder of a suite, resolved from its configuration file alone: what networks will see of the images."""
+"""The autoencoder of a suite, resolved from its configuration file: the shape and scaling of the latents."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from zigma_bench.pretrained.files import Pretrained, file_sha256
 from zigma_bench.suite import Latents
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
-SCALE = 0.18215  # what a configuration without a factor means: Stable Diffusion's
+SCALE = 0.18215  # the default of diffusers, as in Stable Diffusion
 INSTALL = Missing("diffusers is not installed", 'pip install "zigma-bench[latents]"')
-# As small as it can be: two halves of a resolution, with its weights drawn by data/latents/autoencoder.py
+# The smallest possible autoencoder: it halves the side once; data/latents/autoencoder.py draws its weights
 TOY_CONFIG: dict[str, Any] = {
     "_class_name": "AutoencoderKL",
     "down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2,
@@ -28,7 +28,7 @@ TOY_CONFIG: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a configuration says of the latents; `channels` are those of the images, None for any."""
+    """The shape and scaling of the latents; `channels` is that of the images, None if any number is allowed."""
 
     channels: int | None
     latent_channels: int
@@ -37,54 +37,59 @@ class Architecture:
     shift: tuple[float, ...]
 
 
-# What an autoencoder that is not there is planned as: Stable Diffusion's, and that of DiT, SiT and ZigMa
+# The plan assumes this for a missing autoencoder: that of Stable Diffusion, DiT, SiT and ZigMa
 ASSUMED = Architecture(None, 4, 8, (SCALE,), (0.0,))
 
 
-def pretrained(given: Latents) -> Pretrained:
-    """Where the autoencoder's files lie; UsageError for a revision or subfolder that can't be one."""
-    return Pretrained("autoencoder", given.autoencoder, given.revision, given.subfolder, (CONFIG, WEIGHTS))
+def pretrained(latents: Latents) -> Pretrained:
+    """The files of the autoencoder; UsageError for an invalid revision or subfolder."""
+    return Pretrained("autoencoder", latents.autoencoder, latents.revision, latents.subfolder, (CONFIG, WEIGHTS))
 
 
 def latent_space(
-    given: Latents, facts: DataFacts, *, mirrored: bool, smoke: bool, where: str
+    latents: Latents, facts: DataFacts, *, mirrored: bool, smoke: bool, where: str
 ) -> tuple[LatentSpace, DataFacts]:
-    """The space of the latents of images, and the facts of the latents as those of a data source.
+    """The latent space of images, and the data facts of the latents.
 
-    An autoencoder that is not there is missing, and the plan takes Stable Diffusion's shape (4 channels, an eighth of
-    the side) until it is.
+    If the autoencoder is not on this machine, it is listed in `missing`, and the plan assumes the shape of Stable
+    Diffusion's latents (4 channels, an eighth of the side).
     """
     missing: tuple[Missing, ...] = () if importlib.util.find_spec("diffusers") else (INSTALL,)
-    if given.autoencoder == TOY:
+    if latents.autoencoder == TOY:
         if not smoke:
-            raise UsageError("the toy autoencoder is that of smoke runs", where=where, do="name a trained one")
+            raise UsageError("the toy autoencoder is only for smoke runs", where=where, do="name a trained one")
         known, hashes = architecture(TOY_CONFIG, where), (f"{TOY} 1", digest(TOY_CONFIG))
     else:
-        files = pretrained(given)
+        files = pretrained(latents)
         missing += files.missing()
         known, hashes = ASSUMED, ("", "")
         if not files.absent:
             config = read_config(files)
-            known, hashes = architecture(config, str(files.folder)), (_weights(files), _told(config))
+            known, hashes = architecture(config, str(files.folder)), (_weights_sha256(files), _config_sha256(config))
     _check_fits(known, facts, where)
     space = LatentSpace(
-        given=given, weights_sha256=hashes[0], config_sha256=hashes[1], latent_channels=known.latent_channels,
+        given=latents, weights_sha256=hashes[0], config_sha256=hashes[1], latent_channels=known.latent_channels,
         factor=known.factor, scale=known.scale, shift=known.shift, images=facts.fingerprint, channels=facts.channels,
         height=facts.height, width=facts.width, mirrored=mirrored, frames=facts.frames,
     )  # fmt: skip
     channels, height, width = space.shape
-    told = digest({"latents": space.facts})
+    fingerprint = digest({"latents": space.facts})
     return space, replace(
-        facts, channels=channels, height=height, width=width, fingerprint=told, missing=(*facts.missing, *missing)
+        facts,
+        channels=channels,
+        height=height,
+        width=width,
+        fingerprint=fingerprint,
+        missing=(*facts.missing, *missing),
     )
 
 
-def space_of_latents(given: Latents, *, channels: int, height: int, width: int, where: str) -> LatentSpace:
-    """The space of latents [channels, height, width] that belong to no data set; the Hub's autoencoder is fetched.
+def space_of_latents(latents: Latents, *, channels: int, height: int, width: int, where: str) -> LatentSpace:
+    """The space of latents [channels, height, width] without a data set; downloads an autoencoder of the Hub.
 
-    NotReady for an autoencoder that is not there, or whose latents have another number of channels.
+    Raises NotReady if the autoencoder is missing, or its latents have another number of channels.
     """
-    files = pretrained(given)
+    files = pretrained(latents)
     files.fetch()
     if missing := files.missing() + (() if importlib.util.find_spec("diffusers") else (INSTALL,)):
         raise NotReady("; ".join(f"{item.what}: {item.do}" for item in missing), where=where)
@@ -92,11 +97,12 @@ def space_of_latents(given: Latents, *, channels: int, height: int, width: int, 
     known = architecture(config, str(files.folder))
     if known.latent_channels != channels:
         raise NotReady(
-            "the autoencoder has other latents", where=where, expected=f"{channels} channels",
-            got=known.latent_channels, do="give the one that the model was trained with",
+            "the autoencoder's latents don't fit the model", where=where, expected=f"{channels} channels",
+            got=known.latent_channels, do="use the one that the model was trained with",
         )  # fmt: skip
     return LatentSpace(
-        given=given, weights_sha256=_weights(files), config_sha256=_told(config), latent_channels=channels,
+        given=latents, weights_sha256=_weights_sha256(files), config_sha256=_config_sha256(config),
+        latent_channels=channels,
         factor=known.factor, scale=known.scale, shift=known.shift, images="", channels=known.channels or 3,
         height=height * known.factor, width=width * known.factor, mirrored=False,
     )  # fmt: skip
@@ -112,14 +118,14 @@ def read_config(files: Pretrained) -> dict[str, Any]:
         raise NotReady(f"the configuration can't be read: {error}", where=str(path)) from None
     if kind != "AutoencoderKL":
         raise NotReady(
-            "this is another model", where=str(path), expected="AutoencoderKL of diffusers", got=kind,
-            do="give the autoencoder's folder, or its subfolder (vae)",
+            "not an AutoencoderKL", where=str(path), expected="AutoencoderKL of diffusers", got=kind,
+            do="name the autoencoder's folder, or its subfolder (vae)",
         )  # fmt: skip
     return dict(config)
 
 
 def architecture(config: dict[str, Any], where: str) -> Architecture:
-    """The latents of a configuration; its mean and deviation of each channel, where it has them, are in the scale."""
+    """The latents of a configuration; scale and shift include the mean and deviation per channel, if it has them."""
     try:
         blocks = config.get("block_out_channels", (64,))
         latent, channels = int(config.get("latent_channels", 4)), config.get("in_channels")
@@ -128,18 +134,18 @@ def architecture(config: dict[str, Any], where: str) -> Architecture:
         scales = (scale,) if deviations is None else tuple(scale / float(value) for value in deviations)
         shifts = (shift,) if means is None else tuple(float(value) for value in means)
         if not all(len(values) in (1, latent) for values in (scales, shifts)) or min(scales) <= 0 or latent < 1:
-            raise ValueError(f"a scale or shift of {latent} channels is not one")
+            raise ValueError(f"the scale or shift is invalid for {latent} channels")
     except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise NotReady(f"the configuration makes no sense: {error}", where=f"{where}, {CONFIG}") from None
-    given = None if config is TOY_CONFIG else 3 if channels is None else int(channels)
-    return Architecture(given, latent, 2 ** (len(blocks) - 1), scales, shifts)
+        raise NotReady(f"the configuration is invalid: {error}", where=f"{where}, {CONFIG}") from None
+    image_channels = None if config is TOY_CONFIG else 3 if channels is None else int(channels)
+    return Architecture(image_channels, latent, 2 ** (len(blocks) - 1), scales, shifts)
 
 
 def _check_fits(known: Architecture, facts: DataFacts, where: str) -> None:
     if known.channels not in (None, facts.channels):
         raise NotReady(
-            "the autoencoder takes other images", where=where, expected=f"{known.channels} channels",
-            got=facts.channels, do="take data with as many channels, or another autoencoder",
+            "the autoencoder doesn't fit the images", where=where, expected=f"{known.channels} channels",
+            got=facts.channels, do="use data with as many channels, or another autoencoder",
         )  # fmt: skip
     if facts.height % known.factor or facts.width % known.factor:
         raise NotReady(
@@ -149,10 +155,10 @@ def _check_fits(known: Architecture, facts: DataFacts, where: str) -> None:
         )  # fmt: skip
 
 
-def _weights(files: Pretrained) -> str:
+def _weights_sha256(files: Pretrained) -> str:
     return file_sha256(files.folder / WEIGHTS)
 
 
-def _told(config: dict[str, Any]) -> str:
-    """The sha256 of all that the configuration says of the network; names and versions begin with an underscore."""
+def _config_sha256(config: dict[str, Any]) -> str:
+    """The sha256 of the keys that define the network; keys with an underscore (names and versions) are left out."""
     return digest({key: value for key, value in config.items() if not key.startswith("_")})

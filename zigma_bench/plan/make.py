@@ -1,4 +1,4 @@
-"""A suite to a plan: backbones by scans by seeds, priced and labelled, with the two anchors and what is missing."""
+"""Make the plan of a suite: backbones x scans x seeds with their costs and labels, the anchors, and what is missing."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MAX_CELLS = 10_000
 
 
 def make_plan(suite: Suite, source: Source, catalogue: Catalogue, *, smoke: bool = False) -> Plan:
-    """Resolve a suite; the first fault is raised with the place in the file where it stands."""
+    """Resolve a suite; the first fault is raised with its place in the file."""
     _check_backends(suite, source)
     check_diffusion(suite, source)
     if smoke:
@@ -67,7 +67,7 @@ def _cells_on(
     catalogue: Catalogue,
     smoke: bool,
 ) -> tuple[list[Cell], Cell]:
-    """All cells on one data set, its two anchors among them, and a cell of the baseline's row."""
+    """All cells on one data set, including the anchors, and a cell of the baseline's row."""
     _check_number(suite, source)
     _check_held_out(suite, data.facts, source)
     check_metrics(catalogue, metrics, data.facts, source)
@@ -77,8 +77,8 @@ def _cells_on(
 
     groups = [entry(index, comparison) for index, comparison in enumerate(suite.compare)]
     cells = [cell for group in groups for cell in group]
-    cells = _without_twins(cells) if smoke else cells  # two sizes of one backbone have one toy
-    _refuse_twins(cells, source)
+    cells = _without_duplicates(cells) if smoke else cells  # all sizes of a backbone have the same toy
+    _refuse_duplicates(cells, source)
     cells = label_all(cells, catalogue, suite.train)
     baseline = find_baseline(suite, cells, source)
     if suite.size_match.by != "none":
@@ -89,7 +89,7 @@ def _cells_on(
 
 
 def _check_number(suite: Suite, source: Source) -> None:
-    """Refuse a suite of more cells than anybody runs: each of them is planned."""
+    """Raise UsageError for a suite with more than MAX_CELLS cells, since planning each of them takes time."""
     timed = suite.efficiency
     settings = [len(values or "_") for values in ((timed.tokens, timed.batch, timed.backends) if timed else ())]
     rows = sum(len(comparison.scans or "_") for comparison in suite.compare)
@@ -115,7 +115,7 @@ def _matched(
     source: Source,
     catalogue: Catalogue,
 ) -> list[Cell]:
-    """The cells at one size, in the same order."""
+    """The cells with matched sizes, in the same order."""
 
     def where(index: int) -> str:
         return source.where("compare", index, "backbone")
@@ -132,7 +132,7 @@ def _matched(
         backbone = with_options(catalogue, comparison.backbone, solved.chosen, where(index))
         cells = entry(index, comparison.model_copy(update={"backbone": backbone}))
         found += [(cell, solved) for cell in cells]
-    _refuse_twins([cell for cell, _ in found], source)
+    _refuse_duplicates([cell for cell, _ in found], source)
     labelled = label_all([cell for cell, _ in found], catalogue, suite.train)
     same = next(cell for cell in labelled if cell.identity("train", card="") == baseline.identity("train", card=""))
     return [noted(cell, same, suite.size_match, found[i][1]) for i, cell in enumerate(labelled)]
@@ -148,12 +148,12 @@ def _cells(
     catalogue: Catalogue,
     smoke: bool,
 ) -> list[Cell]:
-    """All cells of one entry of `compare`: its scans by the suite's seeds."""
+    """All cells of one entry of `compare`: its scans x the suite's seeds."""
     where = source.where("compare", index, "backbone")
     backbone = resolve(catalogue, "backbone", comparison.backbone, where)
     spec = catalogue.get("backbone", backbone.name)
     backbone = _filled(spec, backbone, data.facts)
-    given = _given(spec, backbone, suite, data, source)
+    condition = _condition(spec, backbone, suite, data, source)
     settings = settings_of(suite, data.facts, spec, spec.make_options(backbone.options))
     cells = []
     for scan, scan_where in _scans_of(spec, comparison, index, source, catalogue):
@@ -201,8 +201,8 @@ def _cells(
                     tokens=grid.tokens,
                     metric_fingerprints=tuple(metric_fingerprint(catalogue, metric) for metric in metrics),
                     timed_alone=suite.timed_alone,
-                    condition=given,
-                    text=data.text if given is not None and given.kind == "text" else None,
+                    condition=condition,
+                    text=data.text if condition is not None and condition.kind == "text" else None,
                 )
             )
     return cells
@@ -217,7 +217,7 @@ def _filled(spec: Spec, backbone: Resolved, facts: DataFacts) -> Resolved:
 def _scans_of(
     spec: Spec, comparison: Comparison, index: int, source: Source, catalogue: Catalogue
 ) -> Iterable[tuple[Resolved | None, str]]:
-    """The scans of one entry; an order-free backbone has none, whatever the suite lists."""
+    """The scans of one entry with their places in the file; an order-free backbone has none, whatever is listed."""
     where = source.where("compare", index)
     choices = comparison.scans
     for position, choice in enumerate(choices or ()):
@@ -227,7 +227,7 @@ def _scans_of(
     elif choices is None:
         if spec.facts.default_scan is None:
             raise UsageError(
-                f"backbone {spec.name!r} has no scan of its own, and the suite names none", where=where, do="add scans"
+                f"backbone {spec.name!r} has no default scan, and the suite names none", where=where, do="add scans"
             )
         yield resolve(catalogue, "scan", Choice(name=spec.facts.default_scan), where), where
     else:
@@ -252,22 +252,22 @@ def _price(
     return grid, orders, spec.facts.cost(options, grid=grid, channels=facts.channels, routes=orders)
 
 
-def _given(spec: Spec, backbone: Resolved, suite: Suite, data: DataSet, source: Source) -> Given | None:
-    """What the network is given as y; the suite must not drop or guide what isn't there."""
+def _condition(spec: Spec, backbone: Resolved, suite: Suite, data: DataSet, source: Source) -> Given | None:
+    """The condition of the network; UsageError if the suite guides or drops a condition that the network can't drop."""
     wanted = spec.facts.condition(spec.make_options(backbone.options))
-    asked = {
+    uses = {
         ("sample", "guidance"): ("guide", suite.sample.guidance is not None),
         ("train", "drop_condition"): ("drop", bool(suite.train.drop_condition)),
     }
-    for key, (verb, is_asked) in asked.items():
-        if is_asked and wanted is None:
+    for key, (verb, is_used) in uses.items():
+        if is_used and wanted is None:
             raise UsageError(
-                f"there is nothing to {verb}: the backbone {spec.name!r} is drawn from under no condition",
+                f"there is nothing to {verb}: the backbone {spec.name!r} is unconditional",
                 where=source.where(*key), do=f"leave {key[1]} out, or give every backbone a condition",
             )  # fmt: skip
-        if is_asked and wanted.kind == "class" and not wanted.droppable:
+        if is_used and wanted.kind == "class" and not wanted.droppable:
             raise UsageError(
-                f"the backbone {spec.name!r} has no label for none of its classes, so nothing can {verb} its condition",
+                f"the backbone {spec.name!r} has no null class, so its condition can't be dropped",
                 where=source.where(*key), do=f"set its option null_class to true, or leave {key[1]} out",
             )  # fmt: skip
     if wanted is None:
@@ -279,24 +279,24 @@ def _given(spec: Spec, backbone: Resolved, suite: Suite, data: DataSet, source: 
 
 
 def _check_condition(spec: Spec, options: Any, facts: DataFacts) -> None:
-    """The data must give what the network is conditioned on."""
+    """Raise NotReady if the data doesn't have the condition of the network."""
     wanted = spec.facts.condition(options)
-    if wanted is not None and not any(given.serves(wanted) for given in facts.conditions):
-        given = " and ".join(map(str, facts.conditions)) or "images alone"
+    if wanted is not None and not any(condition.serves(wanted) for condition in facts.conditions):
+        got = " and ".join(map(str, facts.conditions)) or "images only"
         if wanted.kind == "text" and facts.captions and "text" not in (c.kind for c in facts.conditions):
-            given += ", whose captions nothing encodes: give data.text an encoder"
+            got += ", with captions that are not encoded: set data.text.encoder"
         if wanted.kind == "text" and not wanted.masked and any(condition.masked for condition in facts.conditions):
-            given += " with a mask, which this backbone does not take: leave data.text.mask out"
+            got += " with a mask, which this backbone does not support: leave data.text.mask out"
         raise NotReady(
-            f"the backbone {spec.name!r} is conditioned on {wanted}, which the data does not give",
+            f"the backbone {spec.name!r} is conditioned on {wanted}, which the data does not have",
             expected=f"data with {wanted}",
-            got=given,
-            do="take data that gives them, or leave the backbone's option condition out",
+            got=got,
+            do="use data that has them, or leave the backbone's option condition out",
         )
 
 
 def _budget(suite: Suite, cost: Cost) -> tuple[int | None, float | None]:
-    """Training images, or seconds. A training step costs three forward passes."""
+    """The training budget as images or as seconds; a training step is counted as three forward passes."""
     budget = suite.budget
     if budget is None:
         return None, None
@@ -307,28 +307,30 @@ def _budget(suite: Suite, cost: Cost) -> tuple[int | None, float | None]:
             )
         images = int(budget.flops / (3 * cost.total_flops))
         if images < 1:
-            raise UsageError("the budget does not pay for one image", got=budget.flops, do="raise budget.flops")
+            raise UsageError("the budget is too small for one image", got=budget.flops, do="raise budget.flops")
         return images, None
     return budget.images, budget.seconds
 
 
 def _check_held_out(suite: Suite, facts: DataFacts, source: Source) -> None:
-    """The floor's images and the reference's must be there, as far as the source tells how many it has."""
+    """Raise NotReady for too few held-out images for the floor and the reference, if their number is known."""
     needed = held_out_needed(suite.sample, suite.reference)
     if suite.quality and facts.held_out is not None and facts.held_out < needed:
         raise too_few_held_out(suite.sample, suite.reference, facts.held_out).at(source.where("sample", "count"))
 
 
-def _without_twins(cells: Sequence[Cell]) -> list[Cell]:
+def _without_duplicates(cells: Sequence[Cell]) -> list[Cell]:
     return list({cell.identity("train", card=""): cell for cell in cells}.values())
 
 
-def _refuse_twins(cells: Sequence[Cell], source: Source) -> None:
+def _refuse_duplicates(cells: Sequence[Cell], source: Source) -> None:
     seen: set[str] = set()
     for cell in cells:
         key = cell.identity("train", card="")
         if key in seen:
             assert cell.backbone is not None
             scan = f" with the scan {cell.scan.label!r}" if cell.scan else ""
-            raise UsageError(f"the backbone {cell.backbone.name!r}{scan} stands twice", where=source.where("compare"))
+            raise UsageError(
+                f"the backbone {cell.backbone.name!r}{scan} is listed twice", where=source.where("compare")
+            )
         seen.add(key)

@@ -1,8 +1,8 @@
-"""Backbones at one size: the depth or the width of each is solved until its parameters or FLOPs are the reference's.
+"""Size matching: solve the depth or width of each backbone for the parameters or FLOPs of the reference.
 
-The reference is the network of the baseline's row and stays as the suite says it, wherever it stands. Any other is
-solved under the baseline's scan if it runs it, else under its first one, and keeps that shape under its other scans.
-Sizes come from the backbone's own check and cost, so whatever its heads, groups and positions divide is kept.
+The reference is the network of the baseline's row; its options never change. Every other backbone is solved with the
+baseline's scan if it has that scan, else with its first scan, and has the same shape with its other scans. Sizes come
+from the backbone's own check and cost functions, so heads, groups and positions always fit.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from zigma_bench.suite import SizeMatch
 
 STEPS = {"depth": (1,), "width": (64, 32, 16, 8, 4, 2, 1)}  # round widths first
 MOST = {"depth": 512, "width": 65_536}
-FARTHEST = 64  # steps to the next valid value
-HEADS = (None, 16, 8)  # channels of a head where the suite leaves heads open: the backbone's own, then less usual ones
+FARTHEST = 64  # steps in which the next valid value is searched
+HEADS = (None, 16, 8)  # channels per head to try if the suite leaves heads open; None: the backbone's default
 
-Size = Callable[[Mapping[str, int]], int | None]  # of the options given, or None where the backbone refuses them
-Price = Callable[[Spec, Resolved, Cell], Cost]  # of a backbone in the place of a cell's
+Size = Callable[[Mapping[str, int]], int | None]  # the size with these options; None if the backbone refuses them
+Price = Callable[[Spec, Resolved, Cell], Cost]  # the cost of a backbone with the data and scan of a cell
 
 
 @dataclass(frozen=True)
-class Found:
-    """Values of the solved options and the size that they give."""
+class Candidate:
+    """Values of the solved options, and the size of the network with them."""
 
     values: dict[str, int]
     size: int
 
 
-# Searching
+# Search
 
 
 def around(size: Callable[[int], int | None], target: int, *, start: int, step: int, most: int) -> list[int]:
-    """The valid multiples of a step on both sides of a target, where sizes grow with the value; by halving."""
+    """The valid multiples of `step` just below and above a target size, by bisection; sizes grow with the value."""
 
     def first_valid(k: int) -> int | None:
         return next((k + i for i in range(FARTHEST) if size((k + i) * step) is not None), None)
@@ -57,38 +57,38 @@ def around(size: Callable[[int], int | None], target: int, *, start: int, step: 
     return [k * step for k in (low, high) if k and size(k * step) is not None]
 
 
-def candidates(given: Mapping[str, int], size: Size, target: int) -> Iterator[Found]:
-    """What is tried in turn: the values given, then each option by itself, from rounder values to less round ones.
+def candidates(start: Mapping[str, int], size: Size, target: int) -> Iterator[Candidate]:
+    """The shapes to try, in order: the values in `start`, then each option alone, from round to less round values.
 
-    Where the width may be solved too, the depth is from a half to twice of what it was, and pairs of both come last.
+    If the width may be solved too, the depth stays between half and twice its start, and pairs of both come last.
     """
     if (found := size({})) is not None:
-        yield Found({}, found)
-    for name, value in given.items():
-        free = name == "width" or len(given) == 1
+        yield Candidate({}, found)
+    for name, value in start.items():
+        free = name == "width" or len(start) == 1
         tried = _along(name, value, {}, size, target)
         yield from (found for found in tried if free or value <= 2 * found.values[name] <= 4 * value)
-    if len(given) > 1:
-        yield from pairs(given, size, target)
+    if len(start) > 1:
+        yield from pairs(start, size, target)
 
 
-def pairs(given: Mapping[str, int], size: Size, target: int) -> Iterator[Found]:
-    """Widths that are solved at each depth, from the depth given to a half and to twice of it."""
+def pairs(start: Mapping[str, int], size: Size, target: int) -> Iterator[Candidate]:
+    """The widths solved at each depth, from the start depth outwards to half and to twice of it."""
     if (found := size({})) is not None:
-        yield Found({}, found)
-    depths = range(max(1, given["depth"] // 2), 2 * given["depth"] + 1)
-    for depth in sorted(depths, key=lambda depth: (abs(depth - given["depth"]), depth)):
-        yield from _along("width", given["width"], {"depth": depth}, size, target)
+        yield Candidate({}, found)
+    depths = range(max(1, start["depth"] // 2), 2 * start["depth"] + 1)
+    for depth in sorted(depths, key=lambda depth: (abs(depth - start["depth"]), depth)):
+        yield from _along("width", start["width"], {"depth": depth}, size, target)
 
 
-def _along(name: str, start: int, fixed: dict[str, int], size: Size, target: int) -> Iterator[Found]:
+def _along(name: str, start: int, fixed: dict[str, int], size: Size, target: int) -> Iterator[Candidate]:
     @functools.cache
     def one(value: int) -> int | None:
         return size({**fixed, name: value})
 
     for step in STEPS[name]:
         values = around(one, target, start=start, step=step, most=MOST[name])
-        sizes = [Found({**fixed, name: value}, one(value) or 0) for value in values]
+        sizes = [Candidate({**fixed, name: value}, one(value) or 0) for value in values]
         yield from sorted(sizes, key=lambda found: abs(found.size - target))
 
 
@@ -97,7 +97,7 @@ def _along(name: str, start: int, fixed: dict[str, int], size: Size, target: int
 
 @dataclass(frozen=True)
 class Solved:
-    """The values that an entry of `compare` gave and those chosen for it, both empty where it stays as it is."""
+    """The suite's values of an entry's solved options, and the chosen ones; both empty if nothing changes."""
 
     given: dict[str, int]
     chosen: dict[str, int]
@@ -112,9 +112,9 @@ def match_sizes(
     spec_of: Callable[[str], Spec],
     where: Callable[[int], str],
 ) -> list[Solved]:
-    """What is solved for each entry of `compare`; `groups`: its cells as the suite says them.
+    """The solved options of each entry of `compare`, whose cells with the suite's options are in `groups`.
 
-    Raises UsageError for an entry that can't be brought within the tolerance, or has no such option.
+    Raises UsageError for an entry that can't reach the size within the tolerance, or doesn't have the option.
     """
     solved = []
     for index, group in enumerate(groups):
@@ -131,31 +131,31 @@ def match_sizes(
 
 
 def _solve(cell: Cell, baseline: Cell, wanted: SizeMatch, price: Price, spec: Spec) -> Solved:
-    """The first of the candidates that is within the tolerance."""
+    """The first candidate within the tolerance."""
     assert cell.backbone is not None
     names = _options(cell.backbone, wanted.solve)
-    given = {name: cell.backbone.options[name] for name in names}
+    start = {name: cell.backbone.options[name] for name in names}
     target, nearest = size_of(baseline, wanted.by), None
     for channels in HEADS if cell.backbone.options.get("heads", 0) is None else HEADS[:1]:
         size = _sizer(cell, wanted.by, price, spec, channels)
-        for found in (pairs if wanted.solve == "both" else candidates)(given, size, target):
+        for found in (pairs if wanted.solve == "both" else candidates)(start, size, target):
             if within(found.size, target):
                 shape = {**cell.backbone.options, **found.values}
                 heads = {} if channels is None else {"heads": shape["width"] // channels}
-                return Solved({name: given[name] for name in found.values}, {**found.values, **heads})
+                return Solved({name: start[name] for name in found.values}, {**found.values, **heads})
             if nearest is None or abs(found.size - target) < abs(nearest.size - target):
                 nearest = found
     raise _unreachable(cell.backbone, names, baseline, wanted, nearest)
 
 
 def _options(backbone: Resolved, solve: str) -> list[str]:
-    """The options to solve, in the order in which they are tried; a backbone without them is refused."""
+    """The options to solve, in the order in which they are tried; UsageError for a backbone without them."""
     wanted = [solve] if solve in ("depth", "width") else ["depth", "width"]
     present = [name for name in wanted if type(backbone.options.get(name)) is int]
     if not present or (present != wanted and solve != "either"):
         missing = " and ".join(repr(name) for name in wanted if name not in present)
         raise UsageError(
-            f"the backbone {backbone.name!r} has no option {missing} whose value size_match could solve",
+            f"the backbone {backbone.name!r} has no option {missing} for size_match to solve",
             expected="a whole number among its options",
             got=", ".join(sorted(backbone.options)),
             do="solve another option (size_match: {by: ..., solve: depth}), or set size_match to none",
@@ -164,8 +164,10 @@ def _options(backbone: Resolved, solve: str) -> list[str]:
 
 
 def _sizer(cell: Cell, by: str, price: Price, spec: Spec, channels: int | None) -> Size:
-    """The size of the cell's network with other values of some options, or None where it refuses them; `channels`: of
-    a head, if not the backbone's own."""
+    """The function from values of some options to the size of the cell's network (None if the backbone refuses them).
+
+    `channels` is the number of channels per head, None for the backbone's default.
+    """
     known = {option.name: option for option in spec.options}
     backbone = cell.backbone
     assert backbone is not None
@@ -188,15 +190,15 @@ def _sizer(cell: Cell, by: str, price: Price, spec: Spec, channels: int | None) 
 
 
 def _unreachable(
-    backbone: Resolved, names: list[str], baseline: Cell, wanted: SizeMatch, nearest: Found | None
+    backbone: Resolved, names: list[str], baseline: Cell, wanted: SizeMatch, nearest: Candidate | None
 ) -> UsageError:
-    """The error of a backbone that no valid value brings near enough."""
+    """The error for a backbone that no valid value brings within the tolerance."""
     target, got = size_of(baseline, wanted.by), "no valid value"
     if nearest is not None:
-        shape = " and ".join(f"{name} {value}" for name, value in nearest.values.items()) or "its own shape"
+        shape = " and ".join(f"{name} {value}" for name, value in nearest.values.items()) or "its original shape"
         got = f"{nearest.size:,} ({nearest.size / target - 1:+.1%}) with {shape}"
-    more = "" if wanted.solve in ("either", "both") else f"say size_match: {{by: {wanted.by}, solve: both}}, or "
-    heads = "give it heads that divide more widths, or " if "heads" in backbone.options else ""
+    more = "" if wanted.solve in ("either", "both") else f"set size_match: {{by: {wanted.by}, solve: both}}, or "
+    heads = "choose heads that divide more widths, or " if "heads" in backbone.options else ""
     return UsageError(
         f"no {' and '.join(names)} brings the backbone {backbone.name!r} to the {wanted.by} of {baseline.row!r}",
         expected=f"{target:,} to 2%",
@@ -211,7 +213,7 @@ def size_of(cell: Cell, by: str) -> int:
 
 
 def noted(cell: Cell, baseline: Cell, wanted: SizeMatch, solved: Solved) -> Cell:
-    """The cell with what was matched, which stands in its records and is no part of its identity."""
+    """The cell with its `size_match`, which enters its records but not its identity."""
     assert wanted.by != "none"
     match = Match(
         by=wanted.by, reference=baseline.row, target=size_of(baseline, wanted.by),
@@ -221,7 +223,7 @@ def noted(cell: Cell, baseline: Cell, wanted: SizeMatch, solved: Solved) -> Cell
 
 
 def told(matches: Mapping[str, Match]) -> list[str]:
-    """What a reader must know of matched rows, each under its label: the reference, and what became of the others."""
+    """One line on matched rows, by label: the reference size, and how each other row was changed; none without any."""
     if not matches:
         return []
     first = next(iter(matches.values()))

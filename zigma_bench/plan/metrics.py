@@ -1,4 +1,4 @@
-"""What a suite's metrics ask of it: each once, with the ones that stand beside it, images enough, weights at hand."""
+"""Checks of a suite's metrics: no duplicates, required companions, enough images, and available weights."""
 
 from __future__ import annotations
 
@@ -12,49 +12,53 @@ from zigma_bench.suite import Source, Suite
 
 
 def refuse_doubles(names: Sequence[str], source: Source) -> None:
+    """Raise UsageError for a metric that is listed twice."""
     for index, name in enumerate(names):
         if name in names[:index]:
-            raise UsageError(f"the metric {name!r} stands twice", where=source.where("quality", index), do="keep one")
+            raise UsageError(
+                f"the metric {name!r} is listed twice", where=source.where("quality", index), do="remove one"
+            )
 
 
 def require_beside(names: Sequence[str], catalogue: Catalogue, source: Source) -> None:
-    """A metric that can't be read alone needs the others beside it, as fid needs kid."""
+    """Raise UsageError for a metric without the metrics that must accompany it, as fid without kid."""
     for index, name in enumerate(names):
         for other in catalogue.get("metric", name).facts.beside:
             if other not in names:
                 raise UsageError(
-                    f"the metric {name!r} stands alone", where=source.where("quality", index),
-                    expected=f"{other} beside it, which does not lean on the number of images", do=f"add {other}",
+                    f"the metric {name!r} is listed without {other}", where=source.where("quality", index),
+                    expected=f"{other} too, which does not depend on the number of images", do=f"add {other}",
                 )  # fmt: skip
 
 
 def metric_fingerprint(catalogue: Catalogue, metric: Resolved) -> str:
+    """The fingerprint of the files that a metric uses, such as weights; empty without any."""
     spec = catalogue.get("metric", metric.name)
     return str(spec.facts.fingerprint(spec.make_options(metric.options)))
 
 
 def check_metrics(catalogue: Catalogue, metrics: Sequence[Resolved], facts: DataFacts, source: Source) -> None:
-    """A metric of images is not one of clips, nor the other way round."""
+    """Raise UsageError for a metric of images on clips, or of clips on images."""
     frames = facts.frames if facts.frames > 1 else None
     for index, metric in enumerate(metrics):
         check_metric(catalogue, metric.name, frames, source.where("quality", index))
 
 
 def check_metric(catalogue: Catalogue, name: str, frames: int | None, where: str) -> None:
-    """UsageError for a metric that does not measure single images, or clips where they have `frames`."""
+    """Raise UsageError for a metric that can't measure single images, or clips if `frames` is given."""
     of = catalogue.get("metric", name).facts.of
     if of not in (("either", "images") if frames is None else ("either", "frames", "clips")):
         got = "single images" if frames is None else f"clips of {frames} frames"
         raise UsageError(
-            f"the metric {name!r} is one of {of}", where=where, expected=of, got=got,
-            do="take fd-efflite0" if frames is None else "take frame-fd-efflite0 or frame-kid-efflite0",
+            f"the metric {name!r} measures {of}", where=where, expected=of, got=got,
+            do="use fd-efflite0" if frames is None else "use frame-fd-efflite0 or frame-kid-efflite0",
         )  # fmt: skip
 
 
 def missing_metrics(
     catalogue: Catalogue, suite: Suite, metrics: Sequence[Resolved], frames: int, smoke: bool
 ) -> list[Missing]:
-    """What the metrics lack; a smoke run measures what it can and writes the rest down as refused."""
+    """The missing files and images of the metrics; none for a smoke run, which records such metrics as refused."""
     if smoke:
         return []
     missing: list[Missing] = []
@@ -69,7 +73,7 @@ def missing_metrics(
             missing.append(
                 Missing(
                     f"{metric.name} needs at least {minimum:,} images and {drawn}",
-                    "raise sample.count, or take a metric such as kid-efflite0 or fd-efflite0",
+                    "raise sample.count, or use a metric such as kid-efflite0 or fd-efflite0",
                 )
             )
-    return list(dict.fromkeys(missing))  # two metrics may lack the same file
+    return list(dict.fromkeys(missing))  # two metrics may need the same file

@@ -1,4 +1,4 @@
-"""Names and options of a suite, looked up in the registries and filled in; and the toy that stands for a suite."""
+"""Names and options of a suite, resolved with the registries; and the toy version of a suite for smoke runs."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from zigma_bench.scans.layers import fresh_routes, routes
 from zigma_bench.scans.route import BrokenScan, Route
 from zigma_bench.suite import Budget, Choice, Data, Efficiency, Latents, OwnRecipe, Reference, SizeMatch, Source, Suite
 
-TOY_TOKENS = 8  # of a text in a smoke run
-TOY_CROP = 10  # of which 8 x 8 pixels are cut
-MAX_PLACES = 2**27  # tokens of all layers of a network, whose orders are computed in memory
-LONGEST_WORD = 40  # of an option's value in a label
-DIGITS = 12  # of a digest in an error
+TOY_TOKENS = 8  # tokens of a text in a smoke run
+TOY_CROP = 10  # pixels of the short side, from which 8 x 8 are cropped
+MAX_PLACES = 2**27  # tokens x layers of a network, because all orders are in memory
+LONGEST_WORD = 40  # characters of an option's value in a label
+DIGITS = 12  # digits of a digest in an error
 
 
 def smoke_suite(suite: Suite, catalogue: Catalogue, source: Source) -> Suite:
-    """The same comparison at toy scale on the embedded data: every stage runs, no figure means anything.
+    """The same comparison at toy scale on the embedded data: every stage runs, but no figure means anything.
 
-    It runs on any device: what only a card can do (compile, graph) is left out.
+    It runs on any device: `compile` and `graph`, which need a card, are off.
     """
     compare = []
     for index, item in enumerate(suite.compare):
         spec = catalogue.get("backbone", item.backbone.name, where=source.where("compare", index, "backbone"))
-        resolve(catalogue, "backbone", item.backbone, source.where("compare", index, "backbone"))  # typos die here too
+        resolve(catalogue, "backbone", item.backbone, source.where("compare", index, "backbone"))  # find typos here too
         options = _expand_size(spec, item.backbone.options, source.where("compare", index, "backbone"))
         if options.get("condition") == "class":
             options = {**options, "classes": 10}  # those of the embedded data
@@ -44,7 +44,7 @@ def smoke_suite(suite: Suite, catalogue: Catalogue, source: Source) -> Suite:
         toy = Choice.model_validate({"name": item.backbone.name, **options, **spec.facts.smoke})
         own = item.train and OwnRecipe(**item.train.model_dump(exclude_unset=True, exclude={"warmup_images"}))
         toy_item = item.model_copy(update={"backbone": toy, "train": own})
-        if toy_item not in compare:  # two sizes of one backbone have one toy
+        if toy_item not in compare:  # all sizes of a backbone have the same toy
             compare.append(toy_item)
     solver, plain = suite.sample.solver, {"compile": False, "graph": False}
     evaluations = None if solver == "dopri5" else 4 + suite.sample.last_evaluations
@@ -66,19 +66,19 @@ def smoke_suite(suite: Suite, catalogue: Catalogue, source: Source) -> Suite:
             ),
             "efficiency": suite.efficiency and _toy_efficiency(suite.efficiency),
             "reference": Reference(split="train", images=suite.reference.images),
-            "size_match": SizeMatch(by="none"),  # toys are of no size that means anything
+            "size_match": SizeMatch(by="none"),  # the size of a toy means nothing
         }
     )
 
 
 def _toy_metric(metric: Choice, catalogue: Catalogue, where: str) -> Choice:
-    """A metric on fewer images, where it says how."""
+    """A metric with its options for smoke runs, such as fewer images."""
     smoke = catalogue.get("metric", metric.name, where=where).facts.smoke
     return Choice.model_validate({"name": metric.name, **metric.options, **smoke})
 
 
 def _toy_efficiency(timed: Efficiency) -> Efficiency:
-    """Three calls, in one round; an efficiency suite's on 64 tokens and two images."""
+    """Three repeats in one round; in an efficiency suite, on 64 tokens and two images."""
     if timed.tokens is None:
         return timed.model_copy(update={"repeats": 3, "rounds": 1, "sample_batch": 16})
     return timed.model_copy(update={"repeats": 3, "rounds": 1, "tokens": (64,), "batch": (2,)})
@@ -90,20 +90,20 @@ def entries(suite: Suite) -> list[tuple[tuple[str | int, ...], Data]]:
         return []
     if isinstance(suite.data, Data):
         return [(("data",), suite.data)]
-    return [(("data", index), given) for index, given in enumerate(suite.data)]
+    return [(("data", index), entry) for index, entry in enumerate(suite.data)]
 
 
 def toys(suite: Suite, catalogue: Catalogue, source: Source) -> tuple[Data, ...]:
-    """What stands for the data of a suite: the digits, or a toy that needs no file, under toys of the transforms."""
-    return tuple(_toy(given, place, catalogue, source) for place, given in entries(suite))
+    """The toy versions of a suite's data sets and transforms, which need no files: the digits or another toy."""
+    return tuple(_toy(entry, place, catalogue, source) for place, entry in entries(suite))
 
 
-def _toy(given: Data, place: tuple[str | int, ...], catalogue: Catalogue, source: Source) -> Data:
+def _toy(entry: Data, place: tuple[str | int, ...], catalogue: Catalogue, source: Source) -> Data:
     where = source.where(*place)
-    facts = catalogue.get("dataset", given.name, where=where).facts
-    resolve(catalogue, "dataset", given, where)  # typos die here too
+    facts = catalogue.get("dataset", entry.name, where=where).facts
+    resolve(catalogue, "dataset", entry, where)  # find typos here too
     transforms = []
-    for index, choice in enumerate(given.transforms):
+    for index, choice in enumerate(entry.transforms):
         where = source.where(*place, "transforms", index)
         resolve(catalogue, "transform", choice, where)
         toy = catalogue.get("transform", choice.name).facts.smoke
@@ -112,53 +112,54 @@ def _toy(given: Data, place: tuple[str | int, ...], catalogue: Catalogue, source
     if facts.smoke is None:
         base = {"name": facts.toy, **(catalogue.get("dataset", facts.toy).facts.smoke or {})}
     else:
-        base = {"name": given.name, **given.options, **facts.smoke}
-    if given.text is not None:  # the digits have texts, which no file is needed to read
-        toy_text = given.text.model_dump() | {"encoder": encoders.RANDOM_WORDS, "revision": None, "tokens": TOY_TOKENS}
+        base = {"name": entry.name, **entry.options, **facts.smoke}
+    if entry.text is not None:  # the digits have captions and need no file
+        toy_text = entry.text.model_dump() | {"encoder": encoders.RANDOM_WORDS, "revision": None, "tokens": TOY_TOKENS}
         base = {"name": "digits", "caption": "several", "text": toy_text}
-    if given.latents is not None:
-        base |= {"resolution": 2 * base.get("resolution", 8), "latents": _toy_latents(given.latents)}
+    if entry.latents is not None:
+        base |= {"resolution": 2 * base.get("resolution", 8), "latents": _toy_latents(entry.latents)}
     return Data.model_validate({**base, "transforms": tuple(transforms)})
 
 
-def _toy_latents(given: Latents) -> dict[str, Any]:
-    """The toy autoencoder, which halves the side: the images are twice as large, so networks see the usual 8 x 8."""
-    kept = given.model_dump(include={"posterior", "precision", "dtype"})
-    return {"autoencoder": TOY, "batch": 128, **kept}
+def _toy_latents(latents: Latents) -> dict[str, Any]:
+    """The toy autoencoder. It halves the side, so the images are twice as large and latents have the usual 8 x 8."""
+    options = latents.model_dump(include={"posterior", "precision", "dtype"})
+    return {"autoencoder": TOY, "batch": 128, **options}
 
 
 def resolve(catalogue: Catalogue, kind: str, choice: Choice, where: str) -> Resolved:
+    """A registered object of a `kind` with all of its options checked; `where` is its place in the suite."""
     spec = catalogue.get(kind, choice.name, where=where)
-    given = _expand_size(spec, choice.options, where) if kind == "backbone" else choice.options
-    options = spec.resolve({key: _plain(value) for key, value in given.items()}, where=where)
+    written = _expand_size(spec, choice.options, where) if kind == "backbone" else choice.options
+    options = spec.resolve({key: _plain(value) for key, value in written.items()}, where=where)
     if kind == "backbone" and "mixer" in options:
         options["mixer"] = _mixer(catalogue, options["mixer"], where)
     return Resolved(name=spec.name, owner=spec.owner, options=options)
 
 
 def with_options(catalogue: Catalogue, choice: Choice, values: Mapping[str, Any], where: str) -> Choice:
-    """A backbone as a suite writes it, its size written out, with other values of some options."""
+    """A backbone of a suite with other values of some options; a named size becomes width, depth and patch."""
     options = _expand_size(catalogue.get("backbone", choice.name), choice.options, where)
     return Choice.model_validate({"name": choice.name, **options, **values})
 
 
 def _mixer(catalogue: Catalogue, value: Any, where: str) -> dict[str, Any]:
-    """A backbone's mixer, resolved: its owner and all of its options belong to the cell's identity."""
+    """The resolved mixer of a backbone: its owner and all of its options are part of the cell's identity."""
     try:
         choice = Choice.model_validate(value)
     except pydantic.ValidationError:
         raise UsageError(
-            "this is no mixer", where=where, expected="a name, or a mapping with a name and its options", got=value
+            "not a mixer", where=where, expected="a name, or a mapping with a name and its options", got=value
         ) from None
     return resolve(catalogue, "mixer", choice, where).model_dump()
 
 
-def _expand_size(spec: Spec, given: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """`size: B/2` as the width, depth and patch that it stands for."""
-    given = dict(given)
-    size = given.pop("size", None)
+def _expand_size(spec: Spec, options: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Backbone options in which a named size, such as `size: B/2`, is replaced by its width, depth and patch."""
+    options = dict(options)
+    size = options.pop("size", None)
     if size is None:
-        return given
+        return options
     sizes = spec.facts.sizes
     name, _, patch = str(size).partition("/")
     if name not in sizes or not (patch.isascii() and patch.isdigit() and int(patch) > 0):
@@ -170,13 +171,13 @@ def _expand_size(spec: Spec, given: Mapping[str, Any], where: str) -> dict[str, 
             nearest=nearest(str(size), known),
         )
     named = {**sizes[name], "patch": int(patch)}
-    if clash := sorted(set(named) & set(given)):
-        raise UsageError(f"size {size!r} already says {', '.join(clash)}", where=where, do="give one or the other")
-    return {**named, **given}
+    if clash := sorted(set(named) & set(options)):
+        raise UsageError(f"size {size!r} already sets {', '.join(clash)}", where=where, do="set only one of them")
+    return {**named, **options}
 
 
 def describe(catalogue: Catalogue, data: Resolved, where: str) -> DataFacts:
-    """The facts of a data source, before any transform."""
+    """The facts of a data set before its transforms."""
     spec = catalogue.get("dataset", data.name)
     try:
         return spec.facts.describe(spec.make_options(data.options))  # type: ignore[no-any-return]
@@ -185,10 +186,10 @@ def describe(catalogue: Catalogue, data: Resolved, where: str) -> DataFacts:
 
 
 def word(value: Any) -> str:
-    """An option's value as a label shows it: a mixer by its name and options, a long value by its start and a hash."""
+    """An option's value in a label: a mixer as its name and options, a long value as its start and a hash."""
     if isinstance(value, dict):
-        given = {key: item for key, item in sorted(value["options"].items()) if item is not None}
-        options = " ".join(f"{key}={word(item)}" for key, item in given.items())
+        known = {key: item for key, item in sorted(value["options"].items()) if item is not None}
+        options = " ".join(f"{key}={word(item)}" for key, item in known.items())
         return f"{value['name']}({options})" if options else str(value["name"])
     text = str(value)
     if len(text) <= LONGEST_WORD:
@@ -207,37 +208,37 @@ def cell_routes(
 ) -> tuple[Route, ...]:
     """The route of every layer; none for an order-free backbone.
 
-    `planned`: the digests of the orders that a plan holds; BrokenScan where today's are others. Without it these orders
-    are for a plan, and BrokenScan is raised where a plugin's scan, called again, gives others.
+    With `planned`, the order digests of a plan, raises BrokenScan if the orders differ from the plan's. Without it,
+    raises BrokenScan if a plugin's scan returns other orders when it is called again.
     """
     if scan is None:
         return ()
     if depth * grid.tokens > MAX_PLACES:
         raise NotReady(
             "the orders of all layers are too long to plan", expected=f"at most {MAX_PLACES:,} tokens over all layers",
-            got=f"{depth} layers of {grid.tokens:,} tokens", do="take a larger patch, a smaller image or fewer layers",
+            got=f"{depth} layers of {grid.tokens:,} tokens", do="use a larger patch, a smaller image or fewer layers",
         )  # fmt: skip
     spec = catalogue.get("scan", scan.name)
     found = routes(spec, grid=grid, depth=depth, seed=seed, options=scan.options)
     digests = [route.digest for route in found]
     if planned is not None:
-        _check_same(spec, list(planned), digests, "gives another order than the one that was planned")
+        _check_same(spec, list(planned), digests, "returns an order that differs from the planned one")
     elif spec.owner != BUILTIN:
         again = fresh_routes(spec, grid=grid, depth=depth, seed=seed, options=scan.options)
-        _check_same(spec, digests, [route.digest for route in again], "gives another order when it is called again")
+        _check_same(spec, digests, [route.digest for route in again], "returns another order when it is called again")
     return found
 
 
 def _check_same(spec: Spec, expected: Sequence[str], found: Sequence[str], what: str) -> None:
-    """BrokenScan for the first layer whose order has another digest."""
+    """Raise BrokenScan for the first layer with another order digest."""
     for layer, (wanted, got) in enumerate(itertools.zip_longest(expected, found, fillvalue="none")):
         if wanted != got:
             raise BrokenScan(
                 f"the scan {what}: the same arguments must give the same order, in every process",
                 where=f"scan {spec.name!r} of {spec.owner}, layer {layer}",
                 expected=f"the order with the digest {wanted[:DIGITS]}", got=got[:DIGITS],
-                do="draw random numbers from np.random.default_rng([seed, layer]), and let nothing else enter the "
-                "order: no clock, no hash() and no state between calls",
+                do="draw random numbers from np.random.default_rng([seed, layer]), and don't use a clock, hash() or "
+                "state between calls",
             )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The rows of a suite's table: their labels, the baseline among them, and the anchors around them."""
+"""The rows of a suite's table: their labels, the baseline, and the anchors."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from zigma_bench.suite import Source, Suite, Train, own_keys
 
 
 def label_all(cells: Sequence[Cell], catalogue: Catalogue, recipe: Train) -> list[Cell]:
-    """Short labels: a backbone's name, with the options in which two of the same name differ, and what its recipe has
-    unlike the suite's; a scan's with options."""
+    """The cells with short labels.
+
+    A backbone's label is its name, the options that differ among backbones of that name, and the keys in which its
+    recipe differs from the suite's. A scan's label is its name with options.
+    """
     values: dict[tuple[str, str], set[str]] = {}
     for cell in cells:
         assert cell.backbone is not None
@@ -34,19 +37,19 @@ def label_all(cells: Sequence[Cell], catalogue: Catalogue, recipe: Train) -> lis
 
 
 def scan_label(spec: Spec, scan: Resolved) -> str:
-    """`zigzag paths=8`: whole numbers always, other options where they are not at their default."""
+    """`zigzag paths=8`: integer options always, other options only if they differ from their default."""
     defaults = {option.name: option.default for option in spec.options}
     shown = (key for key, value in sorted(scan.options.items()) if type(value) is int or value != defaults[key])
     return " ".join([scan.name, *(f"{key}={word(scan.options[key])}" for key in shown)])
 
 
 def _another_mixer(key: str, value: Any) -> bool:
-    """A mixer that is not the default makes another network, and its row must say so."""
+    """Whether an option is a mixer other than the default one; the label must show it."""
     return key == "mixer" and isinstance(value, dict) and value["name"] != "mamba"
 
 
 def find_baseline(suite: Suite, cells: Sequence[Cell], source: Source) -> Cell:
-    """The first cell of the row that differences are taken against; the first cell when the suite names none."""
+    """The first cell of the baseline's row, or the first cell if the suite names no baseline."""
     if suite.baseline is None:
         return cells[0]
     for cell in cells:
@@ -57,14 +60,14 @@ def find_baseline(suite: Suite, cells: Sequence[Cell], source: Source) -> Cell:
             return cell
     labels = sorted({f"{{backbone: {c.backbone_label}, scan: {c.scan_label}}}" for c in cells})
     raise UsageError(
-        "the baseline is no row of this suite", where=source.where("baseline"), expected=" or ".join(labels)
+        "the baseline is not a row of this suite", where=source.where("baseline"), expected=" or ".join(labels)
     )
 
 
 def anchors_of(baseline: Cell) -> list[Cell]:
-    """Held-out images (the floor) and the baseline's network untrained (the ceiling), both by the cells' protocol.
+    """The anchors, measured like the cells: held-out images (the floor) and the untrained baseline (the ceiling).
 
-    Where networks see latents the floor stands twice: as the images are, and as the autoencoder gives them back.
+    If networks are trained on latents, a second floor is the held-out images reconstructed by the autoencoder.
     """
     none = {"efficiency": None, "train_images": None, "train_seconds": None}
     floor = baseline.model_copy(

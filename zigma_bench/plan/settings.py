@@ -1,6 +1,6 @@
-"""What the cells of one backbone and scan are timed with in an efficiency suite: backend, tokens and batch.
+"""The settings of one backbone and scan: in an efficiency suite, combinations of backend, tokens and batch.
 
-Another suite has one setting: its data, its backend and its recipe.
+Any other suite has one setting: its data, its backend and its recipe.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any
 from zigma_bench.plugins.registry import DataFacts, Spec
 from zigma_bench.suite import Efficiency, Suite, Train
 
-NO_DATA = DataFacts(1, 1, 1, "")  # of an efficiency suite, whose cells say their own shape
+NO_DATA = DataFacts(1, 1, 1, "")  # for an efficiency suite, where each setting has its own shape
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Images of a shape, a backend, the recipe with its batch, and what is timed."""
+    """The image shape, the backend, the recipe with its batch, and what is timed."""
 
     facts: DataFacts
     backend: str
@@ -27,9 +27,9 @@ class Setting:
 
 
 def settings_of(suite: Suite, facts: DataFacts, spec: Spec, options: Any) -> list[Setting]:
-    """Backends by lengths by batches of one backbone, for images of `facts` where the suite has data.
+    """The settings of one backbone: backends x lengths x batches in an efficiency suite, else one with `facts`.
 
-    A backbone without an order runs on none of the backends, and stands once.
+    An order-free backbone uses no backend, so it has a single setting per length and batch.
     """
     timed = suite.efficiency
     if timed is None or timed.tokens is None:
@@ -37,7 +37,7 @@ def settings_of(suite: Suite, facts: DataFacts, spec: Spec, options: Any) -> lis
     backends = (timed.backends or (suite.backend,))[: 1 if spec.facts.order == "free" else None]
     batches = timed.batch or (suite.train.batch,)
     wanted = spec.facts.condition(options)
-    labels = () if wanted is None else (wanted,)  # any label and any text of so many tokens takes the same time
+    labels = () if wanted is None else (wanted,)  # the content of a label or text doesn't change the time
     found = []
     for backend, tokens, batch in itertools.product(backends, timed.tokens, batches):
         side = options.patch * math.isqrt(tokens)

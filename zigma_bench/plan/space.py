@@ -1,4 +1,4 @@
-"""The space that networks see in the place of pixels: what an autoencoder makes of images, as a cell states it."""
+"""The latent space of an autoencoder, in which networks work instead of in pixels."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from typing import Any, Literal
 
 from zigma_bench.suite import Latents, Strict
 
-TOY = "toy"  # of smoke runs alone: small, with weights drawn from a fixed seed
+TOY = "toy"  # the small autoencoder of smoke runs, with weights drawn from a fixed seed
 
 
 class LatentSpace(Strict):
-    """`given` as the suite has it. The autoencoder is known by the sha256 of its weights and of its configuration.
+    """The latent space of a cell; `given` is the suite's section `latents`.
 
-    An image [channels, height, width] becomes a latent z [latent_channels, height / factor, width / factor], of which
-    networks see (z - shift) * scale; of a clip's `frames` each one by itself. `images` is the fingerprint of the
-    pixels, `mirrored` whether the cache also holds each image's mirror image, encoded: a mirrored latent is not the
-    latent of the mirrored image. `reconstructed` is the split whose images the cache also holds decoded, as the
+    The sha256 of its weights and of its configuration identify the autoencoder. It encodes an image [channels, height,
+    width] to a latent z [latent_channels, height / factor, width / factor], and each of the `frames` of a clip
+    separately. The input of networks is (z - shift) * scale. `images` is the fingerprint of the images.
+
+    With `mirrored` the cache also holds the latents of the mirrored images, because mirroring a latent doesn't give the
+    latent of the mirrored image. `reconstructed` is the split of which the cache also holds decoded images, for the
     suite's reference.
     """
 
@@ -38,12 +40,12 @@ class LatentSpace(Strict):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """[channels, height, width] of a latent, of a clip's that of one frame."""
+        """The shape [channels, height, width] of a latent, or of one frame of a clip's latent."""
         return self.latent_channels, self.height // self.factor, self.width // self.factor
 
     @property
     def cached(self) -> dict[str, Any]:
-        """All that the cache's content depends on: the posterior is kept whole, so how it is used is no part of it."""
+        """Everything that the content of the cache depends on; not `posterior`: the cache stores both moments."""
         return {
             "images": self.images,
             "weights_sha256": self.weights_sha256,
@@ -57,18 +59,18 @@ class LatentSpace(Strict):
 
     @property
     def decoding(self) -> dict[str, Any]:
-        """All that the pictures of latents depend on."""
+        """Everything that the decoded images of latents depend on."""
         keys = ("weights_sha256", "config_sha256", "scale", "shift", "precision")
         return {key: self.cached[key] for key in keys}
 
     @property
     def facts(self) -> dict[str, Any]:
-        """All that training and sampling depend on."""
+        """Everything that training and sampling depend on."""
         return {**self.cached, "posterior": self.given.posterior}
 
     @property
     def folder_name(self) -> str:
-        """A name for the cache's folder that another content does not have."""
+        """A folder name that is unique to the content of the cache."""
         return hashlib.sha256(json.dumps(self.cached, sort_keys=True).encode()).hexdigest()[:16]
 
     def __str__(self) -> str:

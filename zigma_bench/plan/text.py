@@ -1,4 +1,4 @@
-"""The text of a data set, resolved: which encoder makes features of its captions, how many tokens, what is missing."""
+"""The text features of a data set, resolved: the encoder of its captions, the number of tokens, what is missing."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from zigma_bench.pretrained import text_encoders as encoders
 from zigma_bench.suite import TextEncoder
 
 
-def text_of(given: TextEncoder, facts: DataFacts, name: str, where: str) -> tuple[TextFeatures, tuple[Missing, ...]]:
-    """The features of a data set's captions, and what is missing to make them or to read them.
+def text_of(text: TextEncoder, facts: DataFacts, name: str, where: str) -> tuple[TextFeatures, tuple[Missing, ...]]:
+    """The features of a data set's captions, and what is missing to compute them.
 
-    Where they are kept already nothing is, not even the encoder. UsageError for data without captions, and for more
-    tokens than the encoder takes.
+    Nothing is missing if the features are cached, even without the encoder. Raises UsageError for data without
+    captions, and for more tokens than the encoder's limit.
     """
     if not facts.captions:
         raise UsageError(
@@ -21,29 +21,29 @@ def text_of(given: TextEncoder, facts: DataFacts, name: str, where: str) -> tupl
             do="name their column with its option caption, or leave text out",
         )  # fmt: skip
     try:
-        encoder = encoders.describe(given.encoder, given.revision, given.cache)
+        encoder = encoders.describe(text.encoder, text.revision, text.cache)
     except ZigmaBenchError as error:
         raise error.at(where) from None
-    if encoder.limit is not None and given.tokens > encoder.limit:
+    if encoder.limit is not None and text.tokens > encoder.limit:
         raise UsageError(
-            f"the encoder {given.encoder!r} takes fewer tokens", where=where, expected=f"at most {encoder.limit}",
-            got=given.tokens, do="lower tokens",
+            f"the encoder {text.encoder!r} can't encode so many tokens", where=where,
+            expected=f"at most {encoder.limit}", got=text.tokens, do="lower tokens",
         )  # fmt: skip
     features = TextFeatures(
-        encoder=given.encoder,
-        revision=given.revision,
+        encoder=text.encoder,
+        revision=text.revision,
         fingerprint=encoder.fingerprint,
         images=facts.fingerprint,
         width=encoder.width,
-        tokens=given.tokens,
-        mask=given.mask,
-        cache=given.cache,
+        tokens=text.tokens,
+        mask=text.mask,
+        cache=text.cache,
     )
-    if (kept := encoders.kept(features.folder)) is None:
+    if (cached := encoders.kept(features.folder)) is None:
         return features, encoder.missing
-    return features.model_copy(update={"width": int(kept["fields"]["features"]["shape"][1])}), ()
+    return features.model_copy(update={"width": int(cached["fields"]["features"]["shape"][1])}), ()
 
 
 def condition_of(features: TextFeatures) -> Condition:
-    """What the features are to a network."""
+    """The condition that these features are for a network."""
     return Condition("text", features.width or 0, tokens=features.tokens, masked=features.mask)

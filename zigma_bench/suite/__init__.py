@@ -1,4 +1,4 @@
-"""A suite: typed, frozen sections, and the reading of its file."""
+"""A suite: its schema as frozen, typed sections, and the reader of its YAML file."""
 
 from zigma_bench.suite.base import Choice, Strict
 from zigma_bench.suite.data import Data, Latents, TextEncoder

@@ -1,4 +1,4 @@
-"""What the sections of a suite are made of."""
+"""The types that the sections of a suite share."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from annotated_types import Interval
 
 NAME = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,79}$"
 
-# The bounds are far above what is ever run, and far below what can't be computed with.
-Images = Annotated[int, Interval(ge=1, le=10**12)]  # seen in training
-Drawn = Annotated[int, Interval(ge=1, le=10**9)]  # images of a set of samples
+# The bounds are far above any real run, and far below the limits of the arithmetic.
+Images = Annotated[int, Interval(ge=1, le=10**12)]  # training images
+Drawn = Annotated[int, Interval(ge=1, le=10**9)]  # samples
 Batch = Annotated[int, Interval(ge=1, le=1_000_000)]
-Side = Annotated[int, Interval(ge=1, le=65_536)]  # pixels of a side, or channels
+Side = Annotated[int, Interval(ge=1, le=65_536)]  # pixels along a side, or channels
 Positive = Annotated[float, Interval(gt=0, le=1e30)]
-Name = Annotated[str, pydantic.StringConstraints(max_length=4096)]  # of a file, a revision, or what is registered
+Name = Annotated[str, pydantic.StringConstraints(max_length=4096)]  # of a file, a revision or a registered object
 Share = Annotated[float, Interval(ge=0, le=1)]
 
 
 class Strict(pydantic.BaseModel):
+    """A frozen model that rejects unknown keys, values of another type, NaN and infinity."""
+
     model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 

@@ -1,4 +1,4 @@
-"""The section `data`: a data set or several, transforms, latents and texts."""
+"""The section `data`: one or several data sets with their transforms, latents and text encoder."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from zigma_bench.suite.base import Batch, Choice, Name, Strict
 
 
 class Latents(Strict):
-    """The autoencoder (diffusers' AutoencoderKL) whose latents networks see in the place of pixels.
+    """The autoencoder (diffusers' AutoencoderKL) whose latents the networks are trained on instead of pixels.
 
-    `autoencoder` is a folder, or owner/name on the Hub at the full commit `revision`; its files may lie in a
-    `subfolder` of either. `posterior`: training draws from each image's posterior anew at every step, as DiT, SiT and
-    ZigMa do, or takes its mean. `precision` is that of encoding and decoding, `batch` the images of one pass of either.
-    The cache keeps means and log-variances in `dtype`, in the folder `cache` or else below the results.
+    `autoencoder` is a folder, or owner/name on the Hub at the full commit `revision`; its files may be in a `subfolder`
+    of either. `posterior`: training draws a new sample from each image's posterior at every step, as DiT, SiT and ZigMa
+    do, or uses its mean. Encoding and decoding run in `precision`, on `batch` images per pass. The cache stores means
+    and log-variances in `dtype`, in the folder `cache`, or below the results by default.
     """
 
     autoencoder: Annotated[Name, Len(min_length=1)]
@@ -30,12 +30,12 @@ class Latents(Strict):
 
 
 class TextEncoder(Strict):
-    """What makes features of captions: a built-in `encoder` (minilm, random-words), a folder, or owner/name on the Hub
+    """The text encoder of the captions: a built-in `encoder` (minilm, random-words), a folder, or owner/name on the Hub
     at the commit `revision`.
 
-    `tokens` of every text: a longer one is cut, a shorter one padded. With a `mask` networks pass over the padding;
-    without one they read it too, as ZigMa's code does. The features are kept in the folder `cache`, or else below
-    ZIGMA_BENCH_CACHE or ~/.cache/zigma-bench.
+    Every text has `tokens` tokens: a longer text is truncated, a shorter one padded. With `mask`, networks ignore the
+    padding; without it they attend to the padding too, as in ZigMa's code. The features are cached in the folder
+    `cache`, or by default below ZIGMA_BENCH_CACHE or ~/.cache/zigma-bench.
     """
 
     encoder: Annotated[Name, Len(min_length=1)]
@@ -46,19 +46,19 @@ class TextEncoder(Strict):
 
 
 class Data(Choice):
-    """A data set with its options, the transforms that all of its images go through, in order, the autoencoder that
-    encodes what they give, and what reads the images' captions."""
+    """A data set with its options, the transforms of its images, in order, the autoencoder that encodes the transformed
+    images, and the text encoder of the captions."""
 
     transforms: Annotated[tuple[Choice, ...], Len(max_length=100)] = ()
     latents: Latents | None = None
     text: TextEncoder | None = None
 
 
-def _how_many(value: Any) -> str:
+def _union_tag(value: Any) -> str:
     return "[several]" if isinstance(value, list | tuple) else "[one]"
 
 
-# the tags are no places of a suite: see `_is_place`
+# `_is_place` in read.py strips these pydantic tags from the locations of errors
 One = Annotated[Data, pydantic.Tag("[one]")]
 Several = Annotated[tuple[Data, ...], Len(1, 100), pydantic.Tag("[several]")]
-DataSets = Annotated[One | Several, pydantic.Discriminator(_how_many)]
+DataSets = Annotated[One | Several, pydantic.Discriminator(_union_tag)]

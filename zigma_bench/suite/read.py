@@ -1,7 +1,7 @@
-"""A suite read from its file: YAML taken strictly, and each fault with file, line, key, expected, got and nearest.
+"""The strict reader of suite files; an error names file, line, key, the expected and the actual value and the nearest.
 
-Strict means: unknown and duplicate keys, aliases, a quoted number and a value of another type are errors, and numbers
-are those of YAML 1.2 (an unquoted `1e-4` is a number, `010` is ten, `no` is text).
+Unknown keys, duplicate keys, aliases, quoted numbers and values of another type are errors. Numbers are those of
+YAML 1.2: an unquoted `1e-4` is a number, `010` is ten, `no` is text.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from zigma_bench.suite.sections import Baseline, Budget, Comparison, Efficiency,
 from zigma_bench.suite.whole import Suite
 
 MAX_BYTES = 256_000
-MAX_DEPTH = 50  # of lists and mappings in one another
+MAX_DEPTH = 50  # levels of nested lists and mappings
 MAX_DIGITS = 18
-LONGEST = 80  # signs of a key or a setting in a message
-DEVICES = (Path("/dev"), Path("/proc"))  # where a shell puts what it pipes to a command
+LONGEST = 80  # characters of a key or a setting in a message
+DEVICES = (Path("/dev"), Path("/proc"))  # folders of the pipes that a shell opens for a command
 OPENING = (yaml.BlockSequenceStartToken, yaml.BlockMappingStartToken, yaml.FlowSequenceStartToken,
            yaml.FlowMappingStartToken)  # fmt: skip
 CLOSING = (yaml.BlockEndToken, yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken)
@@ -38,7 +38,10 @@ CLOSING = (yaml.BlockEndToken, yaml.FlowSequenceEndToken, yaml.FlowMappingEndTok
 
 @dataclass(frozen=True)
 class Source:
-    """Where each key of a suite was written, for errors that come later."""
+    """The place of each key in a suite file, for errors that are raised after reading.
+
+    `question` is the comment in the first line of the suite. `places` maps a key's location to `FILE:LINE`.
+    """
 
     file: str
     question: str
@@ -46,7 +49,7 @@ class Source:
     sha256: str = hashlib.sha256(b"").hexdigest()  # of the text
 
     def where(self, *location: str | int) -> str:
-        """`FILE:LINE, key a.b` of the deepest known place on the way to `location`."""
+        """`FILE:LINE, key a.b` of `location`, or of its closest parent with a known line."""
         for length in range(len(location), -1, -1):
             if location[:length] in self.places:
                 key = dotted(location)
@@ -55,7 +58,7 @@ class Source:
 
 
 def load_suite(path: Path, *, settings: Sequence[str] = ()) -> tuple[Suite, Source]:
-    """The suite of a file, with `key.path=value` settings laid over it."""
+    """Read a suite file and override its keys with the `settings` (KEY.PATH=VALUE); UsageError for the first fault."""
     text = _read(path)
     data, places = parse_yaml(text, str(path))
     for setting in settings:
@@ -69,7 +72,7 @@ def _read(path: Path) -> str:
     try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode) and not any(folder in path.parents for folder in DEVICES):
-            kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"  # a pipe may never give anything
+            kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"  # reading a pipe could block forever
             raise UsageError(f"the suite is {kind}", where=str(path), expected="a YAML file")
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -94,7 +97,7 @@ M = TypeVar("M", bound=Strict)
 
 
 def validated(model: type[M], data: Mapping[str, Any], source: Source) -> M:
-    """A mapping as a suite, or as sections of one under their names; UsageError with the first fault."""
+    """A mapping as a `model`: a suite, or some of its sections; UsageError for the first fault."""
     try:
         return model.model_validate(_tuples(data))
     except pydantic.ValidationError as error:
@@ -102,9 +105,9 @@ def validated(model: type[M], data: Mapping[str, Any], source: Source) -> M:
 
 
 def question_of(text: str) -> str:
-    """The first line of a suite that says something, which is the question that it answers where it is a comment.
+    """The question that a suite answers: its first line with text, if that is a comment; else an empty string.
 
-    A byte-order mark, directives, a line of `---` and empty lines come before it.
+    A byte-order mark, directives, a line of `---` and empty lines are skipped.
     """
     for line in text.removeprefix("\ufeff").splitlines():
         first = line.removeprefix("---").strip() if line.startswith("---") else line.strip()
@@ -137,7 +140,7 @@ _Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(_s
 def parse_yaml(
     text: str, file: str, *, what: str = "suite", keys: str = "name, data, compare and budget"
 ) -> tuple[dict[str, Any], dict[tuple[str | int, ...], str]]:
-    """The mapping of a YAML text and the line of every key in it; `what` it is and its `keys`, for errors."""
+    """The mapping in a YAML text, and the place of every key in it; errors call the text a `what` with such `keys`."""
     loader, node = _compose(text, what, lambda line: f"{file}:{line}")
     if node is None:
         raise UsageError(f"the {what} is empty", where=file, expected=f"keys such as {keys}")
@@ -149,7 +152,7 @@ def parse_yaml(
 
 
 def _compose(text: str, what: str, place: Callable[[int], str]) -> tuple[_Loader, yaml.Node | None]:
-    """The nodes of a YAML text, after every token of it was checked; `place` names a line in errors."""
+    """The checked YAML node tree of a text; `place` formats a line number for errors."""
     try:
         _check_tokens(text, what, place)
         loader = _Loader(text)
@@ -161,13 +164,13 @@ def _compose(text: str, what: str, place: Callable[[int], str]) -> tuple[_Loader
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         words = " ".join(filter(None, (error.context, error.problem)))
-        raise UsageError(f"this is no YAML: {words}", where=place(mark.line + 1 if mark else 1)) from None
+        raise UsageError(f"this is not valid YAML: {words}", where=place(mark.line + 1 if mark else 1)) from None
     except (yaml.YAMLError, ValueError) as error:
-        raise UsageError(f"this is no YAML: {error}", where=place(1)) from None
+        raise UsageError(f"this is not valid YAML: {error}", where=place(1)) from None
 
 
 def _check_tokens(text: str, what: str, place: Callable[[int], str]) -> None:
-    """UsageError for anchors, aliases and tags, and for lists and mappings too deep in one another."""
+    """Raise UsageError for anchors, aliases, tags, and lists and mappings that are nested too deeply."""
     depth = 0
     for token in yaml.scan(text):
         line = token.start_mark.line + 1
@@ -181,7 +184,7 @@ def _check_tokens(text: str, what: str, place: Callable[[int], str]) -> None:
 
 
 def _value(loader: _Loader, node: yaml.Node, where: str) -> Any:
-    """The value of a single node; UsageError for a number that nothing can be of."""
+    """The value of a scalar node; UsageError for a number that is too large."""
     if isinstance(node, yaml.ScalarNode) and node.tag.endswith((":int", ":float")):
         digits = node.value.lstrip("+-0")
         if node.tag.endswith(":int") and len(digits) > MAX_DIGITS:
@@ -218,14 +221,14 @@ def _construct(
         if len(key) > LONGEST:
             raise UsageError("a key is too long", where=line, expected=f"at most {LONGEST} characters", got=key)
         if key in found:
-            raise UsageError(f"the key {shortened(key, LONGEST)!r} stands twice", where=line, do="keep one of them")
+            raise UsageError(f"the key {shortened(key, LONGEST)!r} is listed twice", where=line, do="remove one")
         found[key] = _construct(loader, value_node, (*location, key), file, places)
         places[(*location, key)] = line
     return found
 
 
 def parse_value(text: str, where: str) -> Any:
-    """A single YAML value given on the command line."""
+    """The value of a YAML text from the command line; `where` names its option in errors."""
     loader, node = _compose(text, "value", lambda line: where)
     if isinstance(node, yaml.ScalarNode):
         return _value(loader, node, where)
@@ -237,7 +240,7 @@ def _apply(setting: str, data: dict[str, Any], places: dict[tuple[str | int, ...
     where = f"--set {shortened(setting, LONGEST)}"
     parts = key.split(".")
     if not equals or not all(parts) or len(parts) > MAX_DEPTH:
-        raise UsageError("this is no setting", where=where, expected="KEY.PATH=VALUE, such as budget.images=20000")
+        raise UsageError("not a KEY=VALUE setting", where=where, expected="KEY.PATH=VALUE, such as budget.images=20000")
     target: Any = data
     location: list[str | int] = []
     for part in parts[:-1]:
@@ -258,14 +261,14 @@ def _step(target: Any, part: str, where: str) -> str | int:
     if part.isascii() and part.isdigit() and len(part) <= MAX_DIGITS and int(part) < len(target):
         return int(part)
     raise UsageError(
-        f"{shortened(part, LONGEST)!r} is no place of a list",
+        f"{shortened(part, LONGEST)!r} is not an index of the list",
         where=where,
-        expected=f"a number from 0 to {len(target) - 1}",
+        expected=f"an index from 0 to {len(target) - 1}",
     )
 
 
 def _tuples(value: Any) -> Any:
-    """Lists as tuples, which the frozen models hold."""
+    """The value with all lists converted to tuples, as the frozen models require."""
     if isinstance(value, list):
         return tuple(_tuples(item) for item in value)
     if isinstance(value, Mapping):
@@ -274,11 +277,11 @@ def _tuples(value: Any) -> Any:
 
 
 def _explain(error: pydantic.ValidationError, source: Source) -> UsageError:
-    """The first fault that pydantic found, in our words."""
+    """The UsageError for the first fault that pydantic found."""
     faults = sorted(error.errors(include_url=False), key=lambda fault: fault["type"] != "extra_forbidden")
-    fault = faults[0]  # a misspelt key first: the key that it misspells is missing too
+    fault = faults[0]  # an unknown key comes first: a misspelt key also causes the fault "missing"
     location = _place_of(fault["loc"], source)
-    rest = f"; {len(faults) - 1} more fault(s) after it" if len(faults) > 1 else ""
+    rest = f"; {len(faults) - 1} more fault(s) follow" if len(faults) > 1 else ""
     where = source.where(*location)
     if fault["type"] == "extra_forbidden":
         known = _known_keys(location[:-1])
@@ -288,7 +291,7 @@ def _explain(error: pydantic.ValidationError, source: Source) -> UsageError:
             expected=f"one of {', '.join(known)}",
             nearest=nearest(str(location[-1]), known),
         )
-    if fault["type"] == "lacking":
+    if fault["type"] == "missing_key":
         return UsageError(f"the key {fault['msg']!r} is missing{rest}", where=where)
     if fault["type"] == "missing":
         return UsageError(f"the key {dotted(location)!r} is missing{rest}", where=source.where(*location[:-1]))
@@ -312,7 +315,7 @@ def _known_keys(location: tuple[str | int, ...]) -> list[str]:
 
 
 def _place_of(parts: Sequence[str | int], source: Source) -> tuple[str | int, ...]:
-    """A fault's location without what pydantic adds; a key of the suite is never left out, whatever it is called."""
+    """A fault's location without the parts that pydantic adds; keys that the suite contains always stay."""
     location: tuple[str | int, ...] = ()
     for part in parts:
         if _is_place(part) or (*location, part) in source.places:
@@ -321,7 +324,7 @@ def _place_of(parts: Sequence[str | int], source: Source) -> tuple[str | int, ..
 
 
 def _is_place(part: str | int) -> bool:
-    """pydantic names the branches of a union in its locations; a suite has no such keys."""
+    """Whether a part of a location is a key or an index; pydantic adds the names of union branches."""
     return isinstance(part, int) or not re.search(r"[\[(]|^Choice$|^Efficiency$|^Baseline$|^Guidance$", part)
 
 
@@ -330,5 +333,5 @@ def _plain(value: Any) -> Any:
 
 
 def dotted(location: Iterable[str | int]) -> str:
-    """`compare.0.scans.1`, as `--set` takes it."""
+    """A location in the syntax of `--set`: `compare.0.scans.1`."""
     return ".".join(map(str, location))

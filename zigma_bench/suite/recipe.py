@@ -1,4 +1,4 @@
-"""The sections `train` and `sample`: how networks are trained, and how images are drawn."""
+"""The sections `train` and `sample`: how networks are trained and how images are sampled."""
 
 from __future__ import annotations
 
@@ -21,27 +21,30 @@ DISCRETE: tuple[Solver, ...] = ("ddpm", "ddim")
 
 
 class Train(Strict):
-    """The recipe. `ema` is the decay a step of the average of the weights that images are drawn from. With `ema_warmup`
-    the decay of step s is min(ema, (1 + s) / (10 + s)), so that a short training does not draw from its first weights
-    (training/ema.py; huggingface/diffusers, EMAModel); `false` takes `ema` throughout.
+    """The training recipe.
 
-    `warmup_images` ramp the learning rate up linearly from zero; `compile`
-    has PyTorch compile the network's blocks, `graph` records the launches of a step once and replays them (a CUDA
-    graph; both on an NVIDIA card).
+    `ema` is the decay per step of the averaged weights, from which images are sampled. With `ema_warmup` the decay of
+    step s is min(ema, (1 + s) / (10 + s)), so that a short training doesn't sample from its initial weights
+    (training/ema.py; huggingface/diffusers, EMAModel); with `false` it is `ema` at every step.
 
-    The network learns to say its `prediction` on the `path` (diffusion/path.py), the error weighted by `weighting`
-    (diffusion/objective.py) at times drawn from `interval` (0 noise, 1 data; absent: SiT's, see plan/diffusion.py).
-    `fp16` scales the loss (training/health.py); weights, A, D, dt bias and the residual stay float32 in any precision.
-    `drop_condition` is how often a conditional network is trained without its condition, for a text under an empty one
-    (absent: one time in ten where it has a label for that, as guidance needs it).
+    The learning rate rises linearly from zero over the first `warmup_images`. `compile` compiles the network's blocks
+    with PyTorch, and `graph` records the kernel launches of a step once and replays them (a CUDA graph); both need an
+    NVIDIA card.
 
-    Training images are mirrored half of the time with `flip`, and with `random_crop` scaled so that the short side has
-    so many pixels and cut to the resolution at a random place; both are drawn at each use. Held-out and reference
-    images stay as they are, cut at the centre.
+    The network learns the `prediction` on the probability path `path` (diffusion/path.py). `weighting` weights its
+    error (diffusion/objective.py), and times are drawn from `interval` (0 is noise, 1 is data; default: the interval of
+    SiT, see plan/diffusion.py). `fp16` scales the loss (training/health.py); weights, A, D, dt bias and the residual
+    stay float32 in any precision. `drop_condition` is the probability with which a conditional network is trained
+    without its condition (a text condition becomes an empty text). Default: 0.1 if the network has a null condition,
+    which guidance needs.
 
-    `checkpoint_seconds` says how much work a kill may cost, and `workers` how many processes take the images ahead of
-    the training where they do not lie in memory (`auto`: one less than there are processors, from 1 to 16; 0: none, the
-    training itself takes them). Neither changes a figure or is part of an identity.
+    `flip` mirrors half of the training images. `random_crop` resizes a training image so that its short side has that
+    many pixels, and crops it to the resolution at a random place. Both are drawn anew at each use. Held-out and
+    reference images are never mirrored, and are cropped at the centre.
+
+    A kill loses at most `checkpoint_seconds` of work. `workers` is the number of processes that load images in advance
+    if the data set isn't in memory (`auto`: one less than the number of processors, from 1 to 16; 0: the training
+    process loads them itself). Neither key changes a figure or is part of an identity.
     """
 
     batch: Batch = 128
@@ -68,9 +71,9 @@ class Train(Strict):
 
 
 class OwnRecipe(Strict):
-    """What one entry of `compare` trains by in the place of the suite's `train`.
+    """The keys of `train` that an entry of `compare` can override.
 
-    How a network is best taught differs between backbones; what it is taught, and how much, may not.
+    The best optimizer settings differ between backbones. The objective and the amount of training must be the same.
     """
 
     learning_rate: Positive | None = None
@@ -81,26 +84,26 @@ class OwnRecipe(Strict):
     gradient_clip: Positive | None = None
 
     @pydantic.model_validator(mode="after")
-    def _nulls_clip_alone(self) -> OwnRecipe:
+    def _only_clip_is_null(self) -> OwnRecipe:
         nulls = [key for key in self.model_fields_set if getattr(self, key) is None and key != "gradient_clip"]
         if nulls:
-            raise ValueError(f"{nulls[0]} is null; leave it out to take the suite's")
+            raise ValueError(f"{nulls[0]} is null; leave it out to use the suite's")
         return self
 
     def over(self, recipe: Train) -> Train:
-        """The suite's recipe with these keys."""
+        """The suite's recipe, overridden with these keys."""
         return recipe.model_copy(update={key: getattr(self, key) for key in self.model_fields_set})
 
 
 def own_keys(recipe: Train, suite: Train) -> dict[str, Any]:
-    """In what a cell's recipe is not the suite's, of the keys that an entry may have of its own."""
+    """The keys of OwnRecipe in which a cell's recipe differs from the suite's, with their values."""
     found = {key: getattr(recipe, key) for key in sorted(OwnRecipe.model_fields)}
     return {key: value for key, value in found.items() if value != getattr(suite, key)}
 
 
 class Guidance(Strict):
-    """Classifier-free guidance, with a `scale` of 1 for none, at all times or those of `interval`, on all channels or,
-    as in DiT's code, on the first three."""
+    """Classifier-free guidance: `scale` 1 means none; at all times, or only at those in `interval`; on all `channels`,
+    or only on the first three, as in DiT's code."""
 
     scale: Positive
     interval: tuple[Share, Share] | None = None
@@ -108,14 +111,16 @@ class Guidance(Strict):
 
 
 class Sample(Strict):
-    """How images are drawn: `solver` of the ODE (euler, heun, dopri5), of the SDE (euler-maruyama, heun-sde), or of the
-    discrete diffusion (ddpm, ddim). `evaluations` of the network an image: 50 if absent; never for dopri5.
+    """How images are sampled.
 
-    `interval` is the times that are crossed (absent: SiT's, see plan/diffusion.py). Of SDEs alone: the noise's form and
-    scale (`diffusion`, `diffusion_norm`; diffusion/sde.py), and the `last_step` from the interval's end to 1. Of ddpm
-    alone: `variance`. Of ddim alone: `eta`, the share of ddpm's noise. What is absent takes its default.
-    On an NVIDIA card `compile` has PyTorch compile the network's blocks, and `graph` records the launches of an
-    evaluation once and replays them (a CUDA graph).
+    `solver` solves the ODE (euler, heun, dopri5), the SDE (euler-maruyama, heun-sde) or the discrete diffusion (ddpm,
+    ddim). `evaluations` is the number of network evaluations per image: 50 by default; not allowed for dopri5.
+
+    `interval` is the range of times to integrate over (default: that of SiT, see plan/diffusion.py). SDE solvers also
+    have the form and the scale of the noise (`diffusion`, `diffusion_norm`; diffusion/sde.py) and the `last_step` from
+    the end of the interval to 1. ddpm has `variance`. ddim has `eta`, the fraction of ddpm's noise.
+    `compile` compiles the network's blocks with PyTorch, and `graph` records the kernel launches of an evaluation once
+    and replays them (a CUDA graph); both need an NVIDIA card.
     """
 
     count: Drawn = 1000
@@ -136,34 +141,35 @@ class Sample(Strict):
 
     @pydantic.model_validator(mode="after")
     def _evaluations_fit(self) -> Sample:
-        asked, last = self.evaluations, self.last_evaluations
-        if asked is None:
+        evaluations, last = self.evaluations, self.last_evaluations
+        if evaluations is None:
             return self
         if self.solver == "dopri5":
-            raise ValueError("dopri5 chooses its evaluations itself; leave evaluations out, or take euler or heun")
-        if self.solver == "heun" and asked % 2:
-            raise ValueError("heun takes an even number of evaluations")
-        if self.solver == "heun-sde" and (asked - last) % 2:
-            raise ValueError(f"heun-sde takes two evaluations a step{' and one for the last step' * last}")
-        if asked <= last:
-            raise ValueError(f"{self.solver} takes one evaluation for the last step, and at least one step before it")
-        if self.solver in DISCRETE and not 2 <= asked <= 1000:
-            raise ValueError(f"{self.solver} takes from 2 to 1000 of the diffusion's 1000 steps")
+            raise ValueError("dopri5 chooses its evaluations itself; leave evaluations out, or use euler or heun")
+        if self.solver == "heun" and evaluations % 2:
+            raise ValueError("heun needs an even number of evaluations")
+        if self.solver == "heun-sde" and (evaluations - last) % 2:
+            raise ValueError(f"heun-sde needs two evaluations per step{' and one for the last step' * last}")
+        if evaluations <= last:
+            raise ValueError(f"{self.solver} needs one evaluation for the last step, and at least one step before it")
+        if self.solver in DISCRETE and not 2 <= evaluations <= 1000:
+            raise ValueError(f"{self.solver} needs 2 to 1000 evaluations: the diffusion has 1000 steps")
         return self
 
     @property
     def resolved_last_step(self) -> LastStep:
-        """How the rest of the way from the interval's end is crossed: by an SDE's mean unless the suite says else."""
+        """The last step, from the end of the interval to 1: by default `mean` for an SDE and `none` for others."""
         return self.last_step or ("mean" if self.solver in SDES else "none")
 
     @property
     def last_evaluations(self) -> int:
-        """Evaluations that the last step takes."""
+        """The number of evaluations of the last step: 0 or 1."""
         return int(self.resolved_last_step != "none")
 
     @property
     def resolved_evaluations(self) -> int | None:
-        """The number given, else 50 (51 where heun-sde has a last step, for it takes two a step)."""
+        """The number of evaluations, 50 by default (51 for heun-sde with a last step: its other steps need two each);
+        None for dopri5."""
         if self.solver == "dopri5":
             return None
         return self.evaluations or 50 + (self.last_evaluations if self.solver == "heun-sde" else 0)

@@ -1,4 +1,4 @@
-"""The other sections: what is compared, spent, matched, timed and judged by."""
+"""The sections `compare`, `baseline`, `budget`, `size_match`, `reference` and `efficiency`."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from annotated_types import Interval, Len
 from zigma_bench.suite.base import Batch, Choice, Images, Name, Positive, Side, Strict
 from zigma_bench.suite.recipe import OwnRecipe
 
-MAX_LIST = 1_000  # entries of a list of a suite
+MAX_LIST = 1_000  # entries of a list in a suite
 Tokens = Annotated[int, Interval(ge=1, le=2**24)]  # of a grid
 TimedStage = Literal["latency", "forward", "sample", "forward-backward", "train-step"]
 
 
 class Comparison(Strict):
-    """One backbone with the scans that it is compared under; without scans it takes its own.
+    """An entry of `compare`: one backbone with its scans, or with its default scan.
 
-    `train`: keys of the recipe that are its own; its rows say them.
+    `train` overrides keys of the suite's recipe for this backbone; the labels of its rows show them.
     """
 
     backbone: Choice
@@ -28,14 +28,14 @@ class Comparison(Strict):
 
 
 class Baseline(Strict):
-    """The row that the others are read against; the ceiling is its network, untrained."""
+    """The row to which the others are compared; its untrained network is the ceiling."""
 
     backbone: Name
     scan: Name | None = None
 
 
 class Budget(Strict):
-    """What all cells spend alike: exactly one of images, flops (of training) and seconds (of training)."""
+    """The training budget of every cell: exactly one of images, flops and seconds."""
 
     images: Images | None = None
     flops: Positive | None = None
@@ -44,15 +44,15 @@ class Budget(Strict):
     @pydantic.model_validator(mode="after")
     def _exactly_one(self) -> Budget:
         if sum(value is not None for value in (self.images, self.flops, self.seconds)) != 1:
-            raise ValueError("exactly one of images, flops and seconds")
+            raise ValueError("should be exactly one of images, flops and seconds")
         return self
 
 
 class SizeMatch(Strict):
-    """What is equal among backbones, to 2%: the word alone, or with what is solved for it.
+    """The size in which all backbones must agree within 2%, as a word, or with the options that are solved for it.
 
-    `either`: the depth, to a half or twice at most, where that can't be the width, and where neither can be the width
-    at other depths; `both`: that at once.
+    `solve` names the option that is changed to reach the size: `depth`, `width`, or `both` at once. `either` tries the
+    depth (from half to twice the suite's), then the width, then both.
     """
 
     by: Literal["none", "parameters", "flops"]
@@ -71,9 +71,10 @@ class SizeMatch(Strict):
 
 
 class Reference(Strict):
-    """What samples are compared with: the training split, or the held-out images that are not the floor's.
+    """The images that samples are compared with: the training split, or the held-out images except those of the floor.
 
-    `images`: as they are, or, where networks see latents, as the autoencoder gives them back.
+    `images` is `pixels` for the images themselves, or `reconstructions` for the images encoded and decoded by the
+    autoencoder, if the networks are trained on latents.
     """
 
     split: Literal["train", "validation"] = "validation"
@@ -86,14 +87,16 @@ class Reference(Strict):
 
 
 class Efficiency(Strict):
-    """What is timed, how often after warm-up, and in how many `rounds`, each of a fresh process, the cells alternating.
+    """What is timed: the `stages`, with `repeats` calls after warm-up, in `rounds`. Each round runs in a new process,
+    and the cells alternate.
 
-    `latency` is a forward pass of one image, `forward` and `forward-backward` are passes of `train.batch` images,
-    `train-step` and `sample` all that a step and a sampling do.
+    `latency` is a forward pass of one image. `forward` and `forward-backward` are passes of `train.batch` images.
+    `train-step` is a whole training step, and `sample` a whole sampling of `sample_batch` images.
 
-    `tokens` makes it an efficiency suite, which has no data and trains nothing: each of its cells is a backbone, a
-    scan, one of `backends` (absent: the suite's), a length of square grids of `tokens`, and one of `batch` (absent:
-    that of `train`) for images of `channels`; sampling takes that batch too, and latency is timed beside the first.
+    A suite with `tokens` is an efficiency suite: it has no data and trains nothing. Each of its cells is one backbone,
+    one scan, one of the `backends` (default: the suite's), one of the lengths `tokens` (of square grids) and one of the
+    `batch` sizes (default: that of `train`), on images with `channels` channels. Sampling uses the same batch size, and
+    latency is timed only together with the first batch size.
     """
 
     stages: Annotated[tuple[TimedStage, ...], Len(1, MAX_LIST)] = ("train-step", "sample")
@@ -110,20 +113,20 @@ class Efficiency(Strict):
     def _once(cls, values: tuple[Any, ...] | None, info: pydantic.ValidationInfo) -> tuple[Any, ...] | None:
         if values is not None and len(set(values)) != len(values):
             names = {"stages": "a stage", "tokens": "a number of tokens", "batch": "a batch", "backends": "a backend"}
-            raise ValueError(f"{names[str(info.field_name)]} stands twice")
+            raise ValueError(f"{names[str(info.field_name)]} is listed twice")
         return values
 
     @pydantic.field_validator("tokens")
     @classmethod
     def _squares(cls, tokens: tuple[int, ...] | None) -> tuple[int, ...] | None:
         if wrong := [count for count in tokens or () if math.isqrt(count) ** 2 != count]:
-            raise ValueError(f"tokens are those of square grids, such as 256 and 1024; {wrong[0]} is no square")
+            raise ValueError(f"grids are square, so tokens must be square numbers (256, 1024); {wrong[0]} is not one")
         return tokens
 
     def check_keys(self) -> None:
-        """ValueError for a key that was given in vain; a cell's has all of them."""
-        given = sorted({"batch", "backends", "channels"} & self.model_fields_set)
-        if self.tokens is None and given:
-            raise ValueError(f"efficiency.{given[0]} is that of an efficiency suite, which lists efficiency.tokens")
+        """Raise ValueError for a key that has no effect in this kind of suite; not for a cell, which sets all keys."""
+        unused = sorted({"batch", "backends", "channels"} & self.model_fields_set)
+        if self.tokens is None and unused:
+            raise ValueError(f"efficiency.{unused[0]} needs an efficiency suite, which lists efficiency.tokens")
         if self.tokens is not None and "sample_batch" in self.model_fields_set:
             raise ValueError("an efficiency suite samples the images of efficiency.batch; leave sample_batch out")

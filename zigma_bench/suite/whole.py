@@ -1,4 +1,4 @@
-"""A whole suite."""
+"""The schema of a whole suite."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from zigma_bench.suite.sections import MAX_LIST, Baseline, Budget, Comparison, E
 
 
 class Suite(Strict):
-    """A suite file. `data` is one data set, or a list of them: everything is then run, and tabulated, on each.
+    """A suite file. `data` is one data set or a list of them; with a list, everything is run and tabulated for each.
 
-    An efficiency suite, which lists `efficiency.tokens`, has no data, budget, quality or sizes.
+    An efficiency suite, which lists `efficiency.tokens`, has no `data`, `budget`, `quality` or `size_match`.
     """
 
     name: Annotated[str, pydantic.StringConstraints(pattern=NAME)]
@@ -36,29 +36,30 @@ class Suite(Strict):
 
     @property
     def timed_alone(self) -> bool:
-        """Whether its cells are timed and do nothing else."""
+        """Whether this is an efficiency suite: its cells are only timed."""
         return self.efficiency is not None and self.efficiency.tokens is not None
 
     @pydantic.model_validator(mode="after")
-    def _whole(self) -> Suite:
+    def _keys_fit(self) -> Suite:
         if self.efficiency is not None:
             self.efficiency.check_keys()
-        vain = {"data": self.data, "budget": self.budget, "quality": self.quality}
+        training_keys = {"data": self.data, "budget": self.budget, "quality": self.quality}
         if not self.timed_alone:
             for key in ("data", "budget"):
-                if vain[key] is None:
-                    raise PydanticCustomError("lacking", "{key}", {"key": key})
+                if training_keys[key] is None:
+                    raise PydanticCustomError("missing_key", "{key}", {"key": key})
             return self
-        given = [key for key, value in vain.items() if value] + ["size_match"] * (self.size_match.by != "none")
-        if given:
-            raise ValueError(f"an efficiency suite (it lists efficiency.tokens) trains nothing: leave {given[0]} out")
+        unused = [key for key, value in training_keys.items() if value]
+        unused += ["size_match"] * (self.size_match.by != "none")
+        if unused:
+            raise ValueError(f"an efficiency suite (it lists efficiency.tokens) trains nothing: leave {unused[0]} out")
         if len(self.seeds) > 1:
-            raise ValueError("an efficiency suite has one seed: its rounds are what it repeats")
+            raise ValueError("an efficiency suite has one seed: repeat it with efficiency.rounds")
         return self
 
     @pydantic.field_validator("seeds")
     @classmethod
     def _distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
         if len(set(seeds)) != len(seeds):
-            raise ValueError("a seed stands twice")
+            raise ValueError("a seed is listed twice")
         return seeds

@@ -1,4 +1,4 @@
-"""Which device a run uses, found without importing torch."""
+"""The device of a run, found without importing torch."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pathlib import Path
 
 from zigma_bench.errors import NotReady, UsageError
 
-KFD = Path("/sys/class/kfd/kfd/topology/nodes")  # where the kernel's driver lists AMD's cards
+KFD = Path("/sys/class/kfd/kfd/topology/nodes")  # the kernel driver lists AMD cards here
 
 
 @dataclass(frozen=True)
 class Device:
-    """`name` as torch spells it (`cpu`, `cuda:0`), and the card or processor that it is."""
+    """A device: `name` in torch's notation (`cpu`, `cuda:0`); `card` is the model of the card or processor."""
 
     name: str
     card: str
@@ -30,15 +30,18 @@ class Device:
         return self.name.partition(":")[0]
 
 
-def precision_on(device_type: str, asked: str) -> str:
-    """The precision of a recipe: `auto` is bf16 on a card, else fp32."""
-    if asked != "auto":
-        return asked
+def precision_on(device_type: str, requested: str) -> str:
+    """The precision that a recipe trains in: `auto` means bf16 on a CUDA device and fp32 elsewhere."""
+    if requested != "auto":
+        return requested
     return "bf16" if device_type == "cuda" else "fp32"
 
 
 def find_device(requested: str) -> Device:
-    """The device of `auto`, `cpu`, `cuda` or `cuda:N`; `auto` is the first card, else the CPU."""
+    """The device named `auto`, `cpu`, `cuda` or `cuda:N`; `auto` is the first card, or the CPU without one.
+
+    Raises UsageError for another name and NotReady for a card that this machine doesn't have.
+    """
     match = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", requested)
     if match is None:
         raise UsageError(
@@ -50,28 +53,28 @@ def find_device(requested: str) -> Device:
     index = int(match.group(1) or 0)
     if index >= len(found):
         raise NotReady(
-            f"there is no device cuda:{index}", where="--device", expected=f"one of {len(found)} card(s)", do="take cpu"
+            f"there is no device cuda:{index}", where="--device", expected=f"one of {len(found)} card(s)", do="use cpu"
         )
     return Device(f"cuda:{index}", found[index])
 
 
 def cards() -> tuple[str, ...]:
-    """The names of the cards that torch calls `cuda:0`, `cuda:1`, ...: NVIDIA's, else AMD's."""
+    """The names of the cards `cuda:0`, `cuda:1`, ...: those of NVIDIA, or those of AMD if there are none."""
     return nvidia_cards() or amd_cards()
 
 
 @functools.cache
 def nvidia_cards() -> tuple[str, ...]:
-    """The names of the NVIDIA cards that CUDA_VISIBLE_DEVICES leaves, in its order (whole indices only)."""
+    """The names of the NVIDIA cards that CUDA_VISIBLE_DEVICES allows, in its order (whole indices only)."""
     names = _from_nvidia_smi() or _from_driver()
     return _visible(names, os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
 @functools.cache
 def amd_cards() -> tuple[str, ...]:
-    """The architectures of the AMD cards that HIP_VISIBLE_DEVICES leaves (else CUDA_VISIBLE_DEVICES).
+    """The architectures of the AMD cards that HIP_VISIBLE_DEVICES allows (or, if unset, CUDA_VISIBLE_DEVICES).
 
-    None where torch is no build for ROCm: processors have graphics that the driver lists too.
+    Empty unless torch is a ROCm build, because the driver also lists the integrated graphics of processors.
     """
     if not _torch_is_for_rocm():
         return ()
@@ -81,14 +84,14 @@ def amd_cards() -> tuple[str, ...]:
 
 
 def _torch_is_for_rocm() -> bool:
-    """As torch/version.py says, which importing torch would take seconds to tell."""
+    """Whether torch is a ROCm build, read from torch/version.py because importing torch takes seconds."""
     found = importlib.util.find_spec("torch")
     version = None if found is None or found.origin is None else Path(found.origin).with_name("version.py")
     return version is not None and version.exists() and bool(re.search(r"^hip\b.*=\s*['\"]", version.read_text(), re.M))
 
 
 def _gfx_version(node: Path) -> int:
-    """Of a node's card: 90402 for gfx942; 0 for a processor, or a card that a container may not use."""
+    """The gfx version of a node: 90402 for gfx942; 0 for a processor, or for a card that the container can't use."""
     try:
         match = re.search(r"^gfx_target_version (\d+)$", (node / "properties").read_text(), re.M)
     except OSError:
@@ -101,9 +104,9 @@ def _visible(names: list[str], visible: str | None) -> tuple[str, ...]:
         return tuple(names)
     wanted = [part.strip() for part in visible.split(",") if part.strip()]
     if all(part.startswith(("GPU-", "MIG-")) for part in wanted):
-        return tuple(names[: len(wanted)])  # by UUID: the cards of one machine are alike
+        return tuple(names[: len(wanted)])  # UUIDs: assume that all cards of the machine are of one model
     found: list[str] = []
-    for part in wanted:  # as CUDA reads it: the first that is no card ends the list
+    for part in wanted:  # as in CUDA, the first invalid index ends the list
         if not part.isdigit() or int(part) >= len(names):
             break
         found.append(names[int(part)])
@@ -119,7 +122,7 @@ def _from_nvidia_smi() -> list[str]:
 
 
 def _from_driver() -> list[str]:
-    """Where a container has the driver and no nvidia-smi."""
+    """The names of the NVIDIA cards from the driver's files, for containers without nvidia-smi."""
     files = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
     found = [re.search(r"^Model:\s*(.+)$", file.read_text(), re.MULTILINE) for file in files]
     return [match.group(1).strip() for match in found if match]
@@ -127,7 +130,7 @@ def _from_driver() -> list[str]:
 
 @functools.cache
 def processor() -> str:
-    """The CPU's model and how many of its cores this process may use."""
+    """The CPU's model and the number of cores that this process may use."""
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -137,11 +140,10 @@ def processor() -> str:
 
 
 def cores() -> int:
-    """How many processors this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def calm_collector() -> None:
-    """Have Python look for garbage less often: importing torch makes a million objects, and of the time that takes a
-    fifth went to looking among them."""
+    """Raise the threshold of Python's garbage collector, which took 20% of the time of importing torch."""
     gc.set_threshold(50_000)

@@ -1,4 +1,4 @@
-"""Code of a plugin is contained: whatever it raises is an error, and only the user's own interrupt ends the program."""
+"""Containment of plugin code: whatever it raises becomes an Exception, and only the user can interrupt the program."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Escaped(Exception):
-    """Stands for what a plugin raised that is no Exception, such as SystemExit; that is its `__cause__`."""
+    """A plugin raised something that isn't an Exception, such as SystemExit; `__cause__` holds it."""
 
 
 @contextmanager
 def contained() -> Iterator[None]:
-    """Inside, a plugin's code runs: what it raises comes out as an Exception.
+    """A context for calling plugin code: whatever the code raises leaves the context as an Exception.
 
-    Raises KeyboardInterrupt where an interrupt was delivered, whatever the plugin made of it.
+    Raises KeyboardInterrupt if a signal interrupted the code, even if the plugin raised another exception then.
     """
     with noted_interrupts() as noted:
         try:
@@ -38,9 +38,9 @@ def contained() -> Iterator[None]:
 
 @contextmanager
 def noted_interrupts() -> Iterator[list[int]]:
-    """Inside, the signals that raise KeyboardInterrupt are noted as they are delivered; what they do is as before."""
+    """A context that yields the list of the signals that raised KeyboardInterrupt inside; their handlers still run."""
     noted: list[int] = []
-    if threading.current_thread() is not threading.main_thread():  # no other thread gets signals
+    if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
         yield noted
         return
     handlers = {number: signal.getsignal(number) for number in INTERRUPTS}
@@ -56,7 +56,7 @@ def noted_interrupts() -> Iterator[list[int]]:
 
 
 def words_of(error: BaseException) -> str:
-    """An exception as its type and its text: `SystemExit: 3`."""
+    """The type and text of an exception: `SystemExit: 3`."""
     cause = error.__cause__ if isinstance(error, Escaped) and error.__cause__ is not None else error
     try:
         text = str(cause)
@@ -70,6 +70,6 @@ def _note(
 ) -> None:
     try:
         handler(number, frame)
-    except KeyboardInterrupt:  # a handler that raises nothing has the program end later
+    except KeyboardInterrupt:  # a handler that raises nothing ends the program later
         noted.append(number)
         raise

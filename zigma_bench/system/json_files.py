@@ -1,4 +1,4 @@
-"""JSON files of this program read back: regular files of bounded size; each fault is one error that names the file."""
+"""Reading of the program's own JSON files: regular files of bounded size; an error names the file and its fault."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ MAX_DIGITS = 100
 
 
 def read_text(path: Path, *, do: str = "move it away") -> str:
-    """The text of a file; FileNotFoundError where there is none, ComparisonRefused for what is no readable file.
+    """The text of a file.
 
-    A named pipe is refused and not opened, since nothing may ever come out of it.
+    Raises FileNotFoundError if the file doesn't exist, and ComparisonRefused if it isn't a readable regular file.
+    A named pipe is never opened, because reading it could block forever.
     """
     try:
         found = os.stat(path)
@@ -29,25 +30,28 @@ def read_text(path: Path, *, do: str = "move it away") -> str:
             raise ComparisonRefused(
                 "the file is too large", where=str(path), expected=f"at most {MAX_BYTES:,} bytes", got=found.st_size
             )
-        return path.read_bytes().decode(errors="replace")  # what is no text is no JSON either, and is named later
+        return path.read_bytes().decode(errors="replace")  # invalid UTF-8 is reported when the JSON is parsed
     except FileNotFoundError:
         if path.is_symlink():
-            raise ComparisonRefused("the link leads nowhere", where=str(path), do=do) from None
+            raise ComparisonRefused("the symbolic link is broken", where=str(path), do=do) from None
         raise
     except OSError as error:
         raise ComparisonRefused(f"the file can't be read: {system_fault(error)}", where=str(path), do=do) from None
 
 
 def parse_json(text: str) -> Any:
-    """A JSON document; ValueError for what is none, has a key twice, is nested too deeply or holds endless numbers."""
+    """The value of a JSON text.
+
+    Raises ValueError if the text is not JSON, repeats a key, is nested too deeply or holds an overlong integer.
+    """
     try:
-        return json.loads(text, object_pairs_hook=_once, parse_int=_whole)
+        return json.loads(text, object_pairs_hook=_unique_keys, parse_int=_bounded_int)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
 
 def check_finite(value: Any) -> None:
-    """ValueError for NaN or infinity anywhere in a document, which Python reads and JSON does not have."""
+    """Raise ValueError if a document holds NaN or infinity, which Python's parser accepts and JSON does not have."""
     todo = [value]
     while todo:
         one = todo.pop()
@@ -56,18 +60,18 @@ def check_finite(value: Any) -> None:
         elif isinstance(one, list | tuple):
             todo += one
         elif isinstance(one, float) and not math.isfinite(one):
-            raise ValueError(f"it holds {one!r}, which is no finite number")
+            raise ValueError(f"it holds {one!r}, which is not a finite number")
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
-        raise ValueError(f"the key {twice!r} stands twice")
+        raise ValueError(f"the key {twice!r} is listed twice")
     return found
 
 
-def _whole(digits: str) -> int:
+def _bounded_int(digits: str) -> int:
     if len(digits) > MAX_DIGITS:
-        raise ValueError(f"it holds a number of {len(digits):,} digits")
+        raise ValueError(f"it holds an integer of {len(digits):,} digits")
     return int(digits)

@@ -1,6 +1,6 @@
-"""Lines for the person who watches a run, from code that does not know where it runs.
+"""Notices: lines for the person who watches a run.
 
-A process sends its notices to one place: standard error, or, in the process of a cell, the parent that shows them.
+Each process sends its notices to one sink: standard error, or, in a worker, the parent process, which prints them.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _sink: Sink = _print
 
 
 def send_notices_to(sink: Sink) -> None:
-    """Have every later notice of this process go to `sink`."""
+    """Send every later notice of this process to `sink`."""
     global _sink
     _sink = sink
 
 
 def notice(text: str) -> None:
-    """Report something that does not stop the work, such as an altered file that is made again."""
+    """Report an event that doesn't stop the work, such as the rebuild of an altered file."""
     _sink(text)

@@ -1,6 +1,7 @@
-"""Standard output takes what the program's own commands write; what plugins and libraries print goes to standard error.
+"""Standard output is reserved for the program's own commands; plugins and libraries write to standard error.
 
-So `--json` is one document, whatever a plugin, its threads, its processes or its last words (`atexit`) print.
+With `--json`, standard output is therefore one document, even if a plugin, its threads, its subprocesses or its
+`atexit` functions print something.
 """
 
 from __future__ import annotations
@@ -16,37 +17,37 @@ from typing import Any
 from zigma_bench.errors import OutputLost, system_fault
 
 OURS = str(Path(__file__).resolve().parents[1]) + os.sep
-WRITERS = ("click", "typer", "rich", "json", "contextlib")  # what the commands write through
+WRITERS = ("click", "typer", "rich", "json", "contextlib")  # modules through which the commands write
 
 
 def reserve_stdout(errors: str) -> None:
-    """Keep standard output for the program's own commands from here on; `errors` names its handler of encoding errors.
+    """Reserve standard output for the program's own commands; `errors` names the handler of its encoding errors.
 
-    Where it stands for something else than file descriptor 1, as under pytest, nothing is changed.
+    Does nothing if sys.stdout doesn't write to file descriptor 1, as in pytest.
     """
-    given = sys.stdout
-    if not isinstance(given, io.TextIOWrapper) or given is not sys.__stdout__ or given.fileno() != 1:
+    stdout = sys.stdout
+    if not isinstance(stdout, io.TextIOWrapper) or stdout is not sys.__stdout__ or stdout.fileno() != 1:
         return
-    given.flush()
+    stdout.flush()
     own, lines = os.dup(1), os.isatty(1)
     _send_to_stderr(1)
-    sys.stdout = OwnOutput(os.fdopen(own, "wb"), encoding=given.encoding, errors=errors, line_buffering=lines)
+    sys.stdout = OwnOutput(os.fdopen(own, "wb"), encoding=stdout.encoding, errors=errors, line_buffering=lines)
 
 
 class Output(io.TextIOWrapper):
-    """Standard output, whose failure is an error of its own: a full disk behind it is not that of the results."""
+    """Standard output that raises OutputLost if it can't be written: its disk may not be the disk of the results."""
 
     def write(self, text: str) -> int:
-        with self._losing():
+        with self._raising_output_lost():
             return super().write(text)
 
     def flush(self) -> None:
-        with self._losing():
+        with self._raising_output_lost():
             super().flush()
 
     @contextlib.contextmanager
-    def _losing(self) -> Iterator[None]:
-        """Turn a failure to write into OutputLost, after which the output leads nowhere and nothing else complains."""
+    def _raising_output_lost(self) -> Iterator[None]:
+        """Turn a failure to write into OutputLost, and discard all later output, so that it can't fail again."""
         try:
             yield
         except BrokenPipeError:
@@ -64,7 +65,7 @@ class Output(io.TextIOWrapper):
 
 
 class OwnOutput(Output):
-    """Standard output that passes on what others than the program's commands write to standard error."""
+    """Standard output for the program's commands; text from any other code is redirected to standard error."""
 
     def write(self, text: str) -> int:
         if _written_by_us():
@@ -79,19 +80,19 @@ class OwnOutput(Output):
 
 
 def _written_by_us() -> bool:
-    """Whether the first caller outside of what the commands write through is the program's own code."""
-    frame = sys._getframe(1).f_back  # none where `atexit` calls print itself
-    while frame is not None and _writes(frame.f_globals.get("__name__", "")):
+    """Whether the first caller outside WRITERS is the program's own code."""
+    frame = sys._getframe(1).f_back  # None if `atexit` itself calls print
+    while frame is not None and _is_writer(frame.f_globals.get("__name__", "")):
         frame = frame.f_back
     return frame is not None and os.path.abspath(frame.f_code.co_filename).startswith(OURS)
 
 
-def _writes(module: Any) -> bool:
+def _is_writer(module: Any) -> bool:
     return str(module).partition(".")[0] in WRITERS
 
 
 def _send_to_stderr(number: int) -> None:
-    """Have a file descriptor lead to standard error, or nowhere where that is closed."""
+    """Redirect a file descriptor to standard error, or to the null device if standard error is closed."""
     try:
         os.dup2(2, number)
     except OSError:
@@ -99,8 +100,8 @@ def _send_to_stderr(number: int) -> None:
 
 
 def send_nowhere(number: int) -> None:
-    """Have a file descriptor lead nowhere."""
+    """Redirect a file descriptor to the null device."""
     with contextlib.suppress(OSError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, number)
-        os.close(nowhere)
+        null_device = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null_device, number)
+        os.close(null_device)

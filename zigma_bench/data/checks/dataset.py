@@ -1,13 +1,13 @@
-"""Looks at every image of a data set before a run does, and lists all that is wrong with it, not only the first.
+"""Check every image of a data set before a run, and list all problems, not only the first.
 
-    found = check(catalogue().get("dataset", name), options)
-    for problem in found.problems:
+    result = check(catalogue().get("dataset", name), options)
+    for problem in result.problems:
         print(problem)
 
-A data set is checked by what it describes and loads: the hash of every file, computed anew and compared with the one
-that is remembered, everything that is missing, every image, the sizes of both splits, every label. One that can tell
-more of its files names a function in `DatasetFacts.check`: `function(options)` yields parts, each a call that looks at
-some of the files and gives what it `Found`; it is asked even where something is missing.
+The check covers the hash of every file, computed again and compared with the cached hash, missing files, every image,
+the sizes of both splits, and every label. A data set with its own checks names a function in `DatasetFacts.check`.
+`function(options)` yields parts: functions that check some of the files and return a CheckResult. It is called even if
+files are missing.
 """
 
 from __future__ import annotations
@@ -27,27 +27,30 @@ from zigma_bench.errors import BadImage, NotReady, UsageError, ZigmaBenchError
 from zigma_bench.plugins.registry import DataFacts, Spec, load_target
 from zigma_bench.system.device import cores
 
-CHUNK = 100  # images that a part takes at once
+CHUNK = 100  # images per part
 
 
 @dataclass(frozen=True)
-class Found:
-    """How many images were looked at, how many (of clips frames) are smaller than asked for and so are enlarged,
-    and what is wrong, each in the words of the error that a run would end with. `counts`: of the data set as a whole,
-    where it could be loaded."""
+class CheckResult:
+    """The result of a check.
+
+    `images` is the number of checked images. `problems` are the errors with which a run would end. `enlarged` is the
+    number of images (frames for clips) that are smaller than the resolution. `counts` are those of the whole data set,
+    if it could be loaded.
+    """
 
     images: int = 0
     problems: tuple[ZigmaBenchError, ...] = ()
     enlarged: int = 0
     counts: Counts | None = field(default=None, compare=False)
 
-    def __add__(self, other: Found) -> Found:
+    def __add__(self, other: CheckResult) -> CheckResult:
         images, small = self.images + other.images, self.enlarged + other.enlarged
-        return Found(images, self.problems + other.problems, small, self.counts or other.counts)
+        return CheckResult(images, self.problems + other.problems, small, self.counts or other.counts)
 
 
-Part = Callable[[], Found]
-Progress = Callable[[int], None]  # is told how many images have been looked at
+Part = Callable[[], CheckResult]
+Progress = Callable[[int], None]  # called with the number of checked images
 
 
 def check(
@@ -57,26 +60,26 @@ def check(
     threads: int | None = None,
     progress: Progress = lambda images: None,
     random_crop: int | None = None,
-) -> Found:
-    """Everything that is wrong with a data set of the registry under `options` (its own, made by `spec.make_options`).
+) -> CheckResult:
+    """All problems of a registered data set with `options` (from `spec.make_options`).
 
-    Images are decoded on `threads` (absent: one a processor); with `random_crop`, a recipe's, training images are cut
-    as it says too. No problem means that a run can read every image.
+    Images are decoded in `threads` threads (default: one per core). With a recipe's `random_crop`, training images are
+    also cropped. Without problems, a run can read every image.
     """
     try:
         with rehashing() as rehash:
             facts: DataFacts = spec.facts.describe(options)
     except ZigmaBenchError as error:
-        return Found(0, (error.at(f"data: {spec.name}"),))
+        return CheckResult(0, (error.at(f"data: {spec.name}"),))
     found = _found(spec, options, facts, threads, progress, random_crop)
-    return found + Found(0, tuple(changed_unseen(file) for file in rehash.wrong))
+    return found + CheckResult(0, tuple(changed_unseen(file) for file in rehash.wrong))
 
 
 def _found(
     spec: Spec, options: Any, facts: DataFacts, threads: int | None, progress: Progress, random_crop: int | None
-) -> Found:
-    """Everything that is wrong with a data set of these facts."""
-    found = Found(0, tuple(NotReady(f"{item.what} is missing", do=item.do) for item in facts.missing))
+) -> CheckResult:
+    """All problems of a data set with these facts."""
+    found = CheckResult(0, tuple(NotReady(f"{item.what} is missing", do=item.do) for item in facts.missing))
     if spec.facts.check is not None:
         found += run(_own_parts(spec.facts.check, options), threads=threads, progress=progress)
     if found.problems:
@@ -84,30 +87,30 @@ def _found(
     try:
         splits: Splits = spec.load()(options)
     except Exception as error:
-        return found + Found(0, (_problem(error, f"data: {spec.name}", NotReady),))
+        return found + CheckResult(0, (_problem(error, f"data: {spec.name}", NotReady),))
     if spec.facts.check is None:
         found += run(parts_of(splits, facts), threads=threads, progress=progress)
-    found += Found(0, tuple(_faults(splits, facts)), counts=_counts(splits, facts))
+    found += CheckResult(0, tuple(_faults(splits, facts)), counts=_counts(splits, facts))
     if random_crop is not None and not found.problems:
-        found += run(_cut_parts(splits.train, random_crop), threads=threads)
+        found += run(_crop_parts(splits.train, random_crop), threads=threads)
     return found
 
 
 def _counts(splits: Splits, facts: DataFacts) -> Counts:
-    """What a run trains on and holds out; classes are those of the training images, of a stream none."""
+    """The numbers of training and held-out images, and of classes of the training images (None for a stream)."""
     classes = None
     if any(item.kind == "class" for item in facts.conditions) and not has_order(splits.train):
         try:
             classes = len(np.unique(labels_of(splits.train, range(len(splits.train)))))
         except Exception:
-            classes = None  # `_labels` names what is wrong
+            classes = None  # `_labels` reports the error
     return Counts(len(splits.train), len(splits.validation), classes)
 
 
-def run(parts: Iterable[Part], *, threads: int | None = None, progress: Progress = lambda images: None) -> Found:
-    """The sum of what all parts found, in their order; few wait at a time, however many there are."""
+def run(parts: Iterable[Part], *, threads: int | None = None, progress: Progress = lambda images: None) -> CheckResult:
+    """The sum of the results of all parts, in order; only a few parts are in the queue at a time."""
     threads = threads or cores()
-    results: dict[int, Found] = {}
+    results: dict[int, CheckResult] = {}
     images = 0
     pool = ThreadPoolExecutor(threads)
     try:
@@ -120,7 +123,7 @@ def run(parts: Iterable[Part], *, threads: int | None = None, progress: Progress
             images = _collect(waiting, results, images, progress)
     finally:
         pool.shutdown(cancel_futures=True)
-    return sum((results[number] for number in sorted(results)), Found())
+    return sum((results[number] for number in sorted(results)), CheckResult())
 
 
 def _own_parts(target: str, options: Any) -> Iterator[Part]:
@@ -128,15 +131,15 @@ def _own_parts(target: str, options: Any) -> Iterator[Part]:
 
 
 def _guarded(parts: Iterable[Part]) -> Iterator[Part]:
-    """The parts, and where finding the next one fails, one that finds why."""
+    """The parts; if creating the next part fails, a last part that reports the error."""
     try:
         yield from parts
     except Exception as error:
-        found = Found(0, (_problem(error, "data", NotReady),))
+        found = CheckResult(0, (_problem(error, "data", NotReady),))
         yield lambda: found
 
 
-def _collect(waiting: dict[Any, int], results: dict[int, Found], images: int, progress: Progress) -> int:
+def _collect(waiting: dict[Any, int], results: dict[int, CheckResult], images: int, progress: Progress) -> int:
     done, _ = wait(waiting, return_when=FIRST_COMPLETED)
     for future in done:
         found = results[waiting.pop(future)] = future.result()
@@ -145,37 +148,37 @@ def _collect(waiting: dict[Any, int], results: dict[int, Found], images: int, pr
     return images
 
 
-def _caught(part: Part) -> Found:
-    """What a part found, on the thread that decodes its images; an error that ends it is what is wrong."""
+def _caught(part: Part) -> CheckResult:
+    """The result of a part, run in the thread that decodes its images; an error becomes its problem."""
     enlarged.images = 0
     try:
         return replace(found := part(), enlarged=found.enlarged + enlarged.images)
     except Exception as error:
-        return Found(0, (_problem(error, "data", NotReady),))
+        return CheckResult(0, (_problem(error, "data", NotReady),))
 
 
 def _problem(error: Exception, where: str, kind: type[ZigmaBenchError]) -> ZigmaBenchError:
-    """An error as a person can read it; readers of broken data raise whatever they run into."""
+    """An error as a ZigmaBenchError, because readers raise all kinds of errors on broken data."""
     if isinstance(error, ZigmaBenchError):
         return error.at(where)
-    return kind(f"it can't be read ({type(error).__name__}: {error})", where=where)
+    return kind(f"the data can't be read ({type(error).__name__}: {error})", where=where)
 
 
 def parts_of(splits: Splits, facts: DataFacts) -> Iterator[Part]:
-    """Parts that take every image of both splits."""
+    """Parts that read every image of both splits."""
     for name, images in (("training", splits.train), ("validation", splits.validation)):
         for start in range(0, len(images), CHUNK):
             indices = range(start, min(start + CHUNK, len(images)))
             yield lambda name=name, images=images, indices=indices: _taken(name, images, indices, facts)  # type: ignore[misc]
 
 
-def _taken(name: str, images: Images, indices: range, facts: DataFacts) -> Found:
-    """Some images, taken together; where that fails one by one, so that each bad one is named."""
+def _taken(name: str, images: Images, indices: range, facts: DataFacts) -> CheckResult:
+    """The result for some images: read together, and one by one if that fails, to find all broken images."""
     problems = _wrong(name, images, indices, facts)
     if problems and len(indices) > 1:
         enlarged.images = 0
         problems = [problem for index in indices for problem in _wrong(name, images, range(index, index + 1), facts)]
-    return Found(len(indices), tuple(problems))
+    return CheckResult(len(indices), tuple(problems))
 
 
 def _wrong(name: str, images: Images, indices: range, facts: DataFacts) -> list[ZigmaBenchError]:
@@ -188,39 +191,44 @@ def _wrong(name: str, images: Images, indices: range, facts: DataFacts) -> list[
     if pixels.dtype == np.uint8 and pixels.shape == shape:
         return []
     got = f"{pixels.dtype} {list(pixels.shape)}"
-    return [BadImage("the image is not as described", where=where, expected=f"uint8 {list(shape)}", got=got)]
+    return [
+        BadImage(
+            "the image has another dtype or shape than described", where=where, expected=f"uint8 {list(shape)}", got=got
+        )
+    ]
 
 
-def _cut_parts(images: Images, short_side: int) -> Iterator[Part]:
-    """Parts that cut every training image; of a stream, which is read in its order, a single one."""
+def _crop_parts(images: Images, short_side: int) -> Iterator[Part]:
+    """Parts that crop every training image; a single part for a stream, which is read in order."""
     chunks = [range(start, min(start + CHUNK, len(images))) for start in range(0, len(images), CHUNK)]
 
-    def look(some: list[range]) -> Found:
-        return Found(0, tuple(problem for chunk in some for problem in _uncut(images, chunk, short_side)))
+    def check_crops(some: list[range]) -> CheckResult:
+        return CheckResult(0, tuple(problem for chunk in some for problem in _crop_problems(images, chunk, short_side)))
 
     for some in [chunks] if has_order(images) else [[chunk] for chunk in chunks]:
-        yield lambda some=some: look(some)  # type: ignore[misc]
+        yield lambda some=some: check_crops(some)  # type: ignore[misc]
 
 
-def _uncut(images: Images, indices: range, short_side: int) -> list[ZigmaBenchError]:
-    """The images that can't be cut, each by itself."""
+def _crop_problems(images: Images, indices: range, short_side: int) -> list[ZigmaBenchError]:
+    """The errors of the images that can't be cropped, one per image."""
     try:
         cropped(images, indices, [Crop(short_side, 0.5, 0.5)] * len(indices))
     except Exception as error:
         if len(indices) == 1:
             return [_problem(error, f"training image {indices[0]}", BadImage)]
-        return [problem for index in indices for problem in _uncut(images, range(index, index + 1), short_side)]
+        return [problem for index in indices for problem in _crop_problems(images, range(index, index + 1), short_side)]
     return []
 
 
 def _faults(splits: Splits, facts: DataFacts) -> Iterator[ZigmaBenchError]:
-    """What is wrong with the splits as a whole, and with their labels."""
-    held = len(splits.validation)
-    if not len(splits.train) or not held:
-        yield UsageError("a split has no images", got=f"{len(splits.train)} to train on and {held} held out")
-    if facts.held_out is not None and facts.held_out != held:
-        yield UsageError("other than the described number is held out", expected=str(facts.held_out), got=held)
-    if has_order(splits.train):  # only its end tells whether a stream has as many as it was said to have
+    """The problems of the splits as a whole, and of their labels."""
+    held_out = len(splits.validation)
+    if not len(splits.train) or not held_out:
+        yield UsageError("a split has no images", got=f"{len(splits.train)} training images and {held_out} held out")
+    if facts.held_out is not None and facts.held_out != held_out:
+        what = "the number of held-out images differs from the description"
+        yield UsageError(what, expected=str(facts.held_out), got=held_out)
+    if has_order(splits.train):  # only reading a stream to its end shows whether it is long enough
         try:
             splits.train.take([len(splits.train) - 1])
         except Exception as error:
@@ -242,4 +250,6 @@ def _labels(splits: Splits, classes: int) -> Iterator[ZigmaBenchError]:
             yield problem
         for index in np.flatnonzero((labels < 0) | (labels >= classes)):
             where = f"{name} image {index}"
-            yield BadImage("its class is none", where=where, expected=f"0 to {classes - 1}", got=int(labels[index]))
+            yield BadImage(
+                "class label out of range", where=where, expected=f"0 to {classes - 1}", got=int(labels[index])
+            )

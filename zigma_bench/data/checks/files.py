@@ -1,4 +1,4 @@
-"""The files of a `huggingface` source, each looked at by itself: one that is broken hides no other."""
+"""Check the files of a `huggingface` source one by one, to find all broken files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from zigma_bench.conditioning.captions import texts_of_cell
-from zigma_bench.data.checks.dataset import CHUNK, Found, Part
+from zigma_bench.data.checks.dataset import CHUNK, CheckResult, Part
 from zigma_bench.data.latents.encoded import encoded
 from zigma_bench.data.reading.decode import MEND, decode
 from zigma_bench.data.reading.tar import AGAIN, Sample, check_end, samples_of
@@ -22,19 +22,19 @@ from zigma_bench.data.sources.options import HuggingFaceOptions
 from zigma_bench.errors import BadImage, NotReady, UsageError, ZigmaBenchError
 
 SHARD_KINDS = ("parquet", "arrow", "webdataset")
-OTHER_KEY = "give each sample a key of its own"
-NONE: frozenset[str] = frozenset()  # the files that a row of a table may point to
+OTHER_KEY = "give each sample its own key"
+NONE: frozenset[str] = frozenset()  # the files to which a row of a table may point
 
 
 @dataclass(frozen=True)
-class Judge:
-    """Looks at one image, and at the class beside it, as the options want them."""
+class RowChecker:
+    """Checks one image, its class label and its captions with the options of the data set."""
 
     options: HuggingFaceOptions
 
     @property
     def columns(self) -> list[str]:
-        """Those that are wanted."""
+        """The columns that the options name."""
         o = self.options
         return [name for name in (o.image, o.label, o.caption) if name is not None]
 
@@ -46,7 +46,7 @@ class Judge:
             yield error
 
     def cell(self, cell: Any, table: str, place: str) -> Iterator[ZigmaBenchError]:
-        """A cell of a table: bytes, or {bytes, path}."""
+        """Check a cell of a table: bytes, or {bytes, path}."""
         try:
             data, where = encoded(cell, table, place, NONE)
         except BadImage as error:
@@ -57,11 +57,11 @@ class Judge:
     def label(self, value: Any, where: str) -> Iterator[ZigmaBenchError]:
         classes = self.options.classes
         if classes is not None and (type(value) is not int or not 0 <= value < classes):
-            expected = f"a whole number from 0 to {classes - 1}"
-            yield BadImage("the class is none", where=where, expected=expected, got=value, do="mend the row")
+            expected = f"an integer from 0 to {classes - 1}"
+            yield BadImage("class label out of range", where=where, expected=expected, got=value, do="fix the row")
 
     def row(self, cells: Mapping[str, Any], table: str, row: int) -> Iterator[ZigmaBenchError]:
-        """A row of a table, by column."""
+        """Check a row of a table, given by column."""
         o = self.options
         yield from self.cell(cells[o.image], table, f"row {row}, column {o.image!r}")
         if o.label is not None:
@@ -70,29 +70,29 @@ class Judge:
             yield from self.caption(cells[o.caption], f"{table}, row {row}, column {o.caption!r}")
 
     def caption(self, value: Any, where: str) -> Iterator[ZigmaBenchError]:
-        """A text, or a list of texts."""
+        """Check a caption, or a list of captions."""
         try:
             if not isinstance(value, str | list | None):
-                raise UsageError("this is no text", where=where, got=value)
+                raise UsageError("not a text", where=where, got=value)
             texts_of_cell(value, where)
         except (NotReady, UsageError) as error:
             yield error
 
 
 class Keys:
-    """The keys of the samples of all tar files, for one that stands twice."""
+    """The keys of the samples of all tar files, to find duplicates."""
 
     def __init__(self) -> None:
         self.seen: dict[str, str] = {}
 
     def again(self, key: str, place: str) -> str | None:
-        """The place that had this key before, if any."""
-        first = self.seen.setdefault(key, place)  # one step, whatever the threads
+        """The earlier place with this key, if any."""
+        first = self.seen.setdefault(key, place)  # atomic, so threads can share this object
         return None if first == place else first
 
 
 def parts(options: HuggingFaceOptions) -> Iterator[Part]:
-    """A part for every file, for some of many small ones; where all is read, a data set of the Hub is downloaded."""
+    """One part per shard or per some image files; downloads a data set of the Hub, unless it is streamed."""
     source = find(options)
     if source.kind == "hub" and not source.missing and options.streaming:
         yield from _stream(options)
@@ -102,29 +102,29 @@ def parts(options: HuggingFaceOptions) -> Iterator[Part]:
         options = replace(options, path=str(hub.fetch(options.path, options.revision)))
         source = find(options)
     files = [*source.train.files, *(source.validation.files if source.validation else ())]
-    judge, pictures, keys = Judge(options), SUFFIXES["imagefolder"], Keys()
+    checker, pictures, keys = RowChecker(options), SUFFIXES["imagefolder"], Keys()
     shards = [file for file in files if not file.lower().endswith(pictures) and Path(file).stem != "metadata"]
     for file in shards:
-        kind = options.path if options.path in SHARD_KINDS else None  # then a file may be called anything
+        kind = options.path if options.path in SHARD_KINDS else None  # then a file can have any name
         if kind == "parquet" or (kind is None and file.lower().endswith(".parquet")):
-            yield functools.partial(_parquet, judge, file)
+            yield functools.partial(_parquet, checker, file)
         elif kind == "arrow" or (kind is None and file.lower().endswith(".arrow")):
-            yield functools.partial(_arrow, judge, file)
+            yield functools.partial(_arrow, checker, file)
         elif kind == "webdataset" or (kind is None and file.lower().endswith(".tar")):
-            yield functools.partial(_tar, judge, file, keys)
+            yield functools.partial(_tar, checker, file, keys)
     images = [file for file in files if file.lower().endswith(pictures)]
     if images and options.caption is not None:
-        yield functools.partial(_metadata, judge, source)
+        yield functools.partial(_metadata, checker, source)
     for start in range(0, len(images), CHUNK):
-        yield functools.partial(_images, judge, images[start : start + CHUNK])
+        yield functools.partial(_images, checker, images[start : start + CHUNK])
 
 
 def _stream(options: HuggingFaceOptions) -> Iterator[Part]:
-    """The rows of a stream of the Hub, which is read once and not stored."""
+    """Parts for the rows of a stream of the Hub, which is read once and not stored."""
     from zigma_bench.data.reading.stream import too_few
     from zigma_bench.data.sources.huggingface_stream import StreamRows
 
-    judge = Judge(options)
+    checker = RowChecker(options)
     rows = StreamRows(options, "hub", ())
     rows.check()
     assert options.count is not None
@@ -134,45 +134,47 @@ def _stream(options: HuggingFaceOptions) -> Iterator[Part]:
         for cells in itertools.islice(rows.cells(0), wanted):
             some.append(cells)
             if len(some) == CHUNK:
-                yield functools.partial(_streamed, judge, some, rows.where, done)
+                yield functools.partial(_streamed, checker, some, rows.where, done)
                 done, some = done + CHUNK, []
         if (got := done + len(some)) < wanted:
             raise too_few(rows.where, wanted, got)
-    finally:  # where the stream breaks off too
-        yield functools.partial(_streamed, judge, some, rows.where, done)
+    finally:  # also if the stream fails
+        yield functools.partial(_streamed, checker, some, rows.where, done)
 
 
-def _streamed(judge: Judge, rows: Sequence[dict[str, Any]], where: str, first: int) -> Found:
-    """Rows of a stream, the first of them number `first`."""
+def _streamed(checker: RowChecker, rows: Sequence[dict[str, Any]], where: str, first: int) -> CheckResult:
+    """Check rows of a stream, of which the first has the number `first`."""
     numbered = enumerate(rows, first)
-    return Found(len(rows), tuple(problem for row, cells in numbered for problem in judge.row(cells, where, row)))
+    return CheckResult(
+        len(rows), tuple(problem for row, cells in numbered for problem in checker.row(cells, where, row))
+    )
 
 
-def _metadata(judge: Judge, source: Source) -> Found:
-    """The captions of a folder of images: those that lack, and those that are empty."""
+def _metadata(checker: RowChecker, source: Source) -> CheckResult:
+    """Check the captions of a folder of images: missing and empty ones."""
     from zigma_bench.data.sources import huggingface as hf
 
     problems: list[ZigmaBenchError] = []
-    column = judge.options.caption
-    assert column is not None, "captions are asked for"
+    column = checker.options.caption
+    assert column is not None, "the options name a caption column"
     with hf.quiet():
-        opened = list(hf.builders(judge.options, source))
+        opened = list(hf.builders(checker.options, source))
     for builder, listing in opened:
-        passed_over, absent = hf.unlike_metadata(builder, listing, judge.options.image)
-        problems += [NotReady(hf.PASSED_OVER, where=file, do=hf.LINE) for file in passed_over]
-        problems += [NotReady(hf.NAMES_NONE, where=file, do=hf.NO_LINE) for file in absent]
+        unlisted, absent = hf.metadata_mismatches(builder, listing, checker.options.image)
+        problems += [NotReady(hf.UNLISTED, where=file, do=hf.LINE) for file in unlisted]
+        problems += [NotReady(hf.NO_IMAGE, where=file, do=hf.NO_LINE) for file in absent]
         for split in builder.info.splits:
             table = builder.as_dataset(split=split)
             if column not in table.column_names:
                 expected = f"one of {', '.join(sorted(table.column_names))}"
                 raise UsageError(f"there is no column {column!r}", where=str(source.base), expected=expected)
             for row, text in enumerate(table.with_format("arrow")[:][column].to_pylist()):
-                problems += judge.caption(text, f"{source.base}, split {split!r}, row {row}, column {column!r}")
-    return Found(0, tuple(problems))
+                problems += checker.caption(text, f"{source.base}, split {split!r}, row {row}, column {column!r}")
+    return CheckResult(0, tuple(problems))
 
 
-def _images(judge: Judge, files: Sequence[str]) -> Found:
-    """Image files of a folder."""
+def _images(checker: RowChecker, files: Sequence[str]) -> CheckResult:
+    """Check image files of a folder."""
     problems: list[ZigmaBenchError] = []
     for file in files:
         try:
@@ -181,14 +183,14 @@ def _images(judge: Judge, files: Sequence[str]) -> Found:
             problems.append(BadImage(f"the file can't be read ({error})", where=file, do=MEND))
             continue
         if data:
-            problems += judge.image(data, file)
+            problems += checker.image(data, file)
         else:
             problems.append(BadImage("the file is empty", where=file, do=MEND))
-    return Found(len(files), tuple(problems))
+    return CheckResult(len(files), tuple(problems))
 
 
 def check_opens(file: str) -> None:
-    """NotReady for a shard that can't be opened as what its name says; little of it is read."""
+    """Raise NotReady for a shard that can't be opened; reads only a small part of it."""
     if file.lower().endswith(".parquet"):
         _opened_parquet(file).close()
     elif file.lower().endswith(".tar"):
@@ -196,7 +198,7 @@ def check_opens(file: str) -> None:
 
 
 def check_reads(file: str) -> None:
-    """NotReady for a shard, or a list of captions, that can't be read to its end; all of it is read."""
+    """Raise NotReady for a shard, or a file of captions, that can't be read completely; reads all of it."""
     import pyarrow as pa
 
     check_opens(file)
@@ -221,7 +223,7 @@ def _check_table(file: str) -> None:
                 pass
         except csv.Error as error:
             where = f"{file}:{rows.line_num}"
-            raise NotReady(f"the table can't be read ({error})", where=where, do="mend the line") from error
+            raise NotReady(f"the table can't be read ({error})", where=where, do="fix the line") from error
 
 
 def _check_lines(file: str) -> None:
@@ -229,7 +231,7 @@ def _check_lines(file: str) -> None:
         try:
             json.loads(line or b"{}")
         except ValueError as error:
-            raise NotReady(f"this is no JSON ({error})", where=f"{file}:{number}", do="mend the line") from error
+            raise NotReady(f"not valid JSON ({error})", where=f"{file}:{number}", do="fix the line") from error
 
 
 def _opened_parquet(file: str) -> Any:
@@ -242,20 +244,20 @@ def _opened_parquet(file: str) -> Any:
         raise NotReady(f"the parquet file can't be opened ({_line(error)})", where=file, do=AGAIN) from error
 
 
-def _parquet(judge: Judge, file: str) -> Found:
-    """A parquet file, row group by row group, so that a broken one is named and the others are looked at."""
+def _parquet(checker: RowChecker, file: str) -> CheckResult:
+    """Check a parquet file, one row group at a time, so that a broken one doesn't hide the others."""
     table = _opened_parquet(file)
-    columns, found, row = _columns(judge, table.schema_arrow.names, file), Found(), 0
+    columns, found, row = _columns(checker, table.schema_arrow.names, file), CheckResult(), 0
     with table:
         for group in range(table.num_row_groups):
             batches = table.iter_batches(CHUNK, row_groups=[group], columns=columns)
-            found += _rows(judge, batches, file, row, f"row group {group}")
+            found += _rows(checker, batches, file, row, f"row group {group}")
             row += table.metadata.row_group(group).num_rows
     return found
 
 
-def _arrow(judge: Judge, file: str) -> Found:
-    """An Arrow file, as a stream or with a footer."""
+def _arrow(checker: RowChecker, file: str) -> CheckResult:
+    """Check an Arrow file, which is a stream or has a footer."""
     import pyarrow as pa
 
     with open(file, "rb") as opened:
@@ -269,21 +271,21 @@ def _arrow(judge: Judge, file: str) -> Found:
                 batches = iter(table)
         except (OSError, pa.ArrowException) as error:
             raise NotReady(f"the Arrow file can't be opened ({_line(error)})", where=file, do=AGAIN) from error
-        _columns(judge, table.schema.names, file)
-        return _rows(judge, batches, file, 0, "a batch of rows")
+        _columns(checker, table.schema.names, file)
+        return _rows(checker, batches, file, 0, "a batch of rows")
 
 
-def _columns(judge: Judge, names: list[str], file: str) -> list[str]:
-    """The columns that are wanted; UsageError if one isn't there."""
-    wanted = judge.columns
+def _columns(checker: RowChecker, names: list[str], file: str) -> list[str]:
+    """The columns that the options name; UsageError for a missing one."""
+    wanted = checker.columns
     for name in wanted:
         if name not in names:
             raise UsageError(f"there is no column {name!r}", where=file, expected=f"one of {', '.join(sorted(names))}")
     return wanted
 
 
-def _rows(judge: Judge, batches: Iterator[Any], file: str, first: int, what: str) -> Found:
-    """The rows of batches of Arrow, the first of them number `first` of the file."""
+def _rows(checker: RowChecker, batches: Iterator[Any], file: str, first: int, what: str) -> CheckResult:
+    """Check the rows of Arrow batches, of which the first has the number `first` in the file."""
     import pyarrow as pa
 
     problems: list[ZigmaBenchError] = []
@@ -291,16 +293,16 @@ def _rows(judge: Judge, batches: Iterator[Any], file: str, first: int, what: str
     try:
         for batch in batches:
             for index in range(batch.num_rows):
-                cells = {name: batch.column(name)[index].as_py() for name in judge.columns}
-                problems += judge.row(cells, file, row + index)
+                cells = {name: batch.column(name)[index].as_py() for name in checker.columns}
+                problems += checker.row(cells, file, row + index)
             row += batch.num_rows
     except (OSError, pa.ArrowException) as error:
         problems.append(NotReady(f"{what} can't be read after row {row} ({_line(error)})", where=file, do=AGAIN))
-    return Found(row - first, tuple(problems))
+    return CheckResult(row - first, tuple(problems))
 
 
-def _tar(judge: Judge, file: str, keys: Keys) -> Found:
-    """A shard of webdataset: every sample has the image (and the class), and its key is that of no other."""
+def _tar(checker: RowChecker, file: str, keys: Keys) -> CheckResult:
+    """Check a webdataset shard: every sample has all fields, and its key is unique."""
     problems: list[ZigmaBenchError] = []
     count = 0
     try:
@@ -308,27 +310,27 @@ def _tar(judge: Judge, file: str, keys: Keys) -> Found:
             count += 1
             where = f"{file}, sample {sample.key!r}"
             if (other := keys.again(sample.key, f"{file}, sample {count}")) is not None:
-                problems.append(BadImage(f"its key was that of {other} before", where=where, do=OTHER_KEY))
-            problems += _sample(judge, sample, where)
+                problems.append(BadImage(f"{other} has the same key", where=where, do=OTHER_KEY))
+            problems += _sample(checker, sample, where)
     except NotReady as error:
         problems.append(error)
-    return Found(count, tuple(problems))
+    return CheckResult(count, tuple(problems))
 
 
-def _sample(judge: Judge, sample: Sample, where: str) -> Iterator[ZigmaBenchError]:
-    o, fields = judge.options, sample.fields
+def _sample(checker: RowChecker, sample: Sample, where: str) -> Iterator[ZigmaBenchError]:
+    o, fields = checker.options, sample.fields
     for name in sample.twice:
-        yield BadImage(f"the field {name!r} of the sample stands twice", where=where, do=OTHER_KEY)
-    for name in (name for name in judge.columns if name not in fields):
+        yield BadImage(f"the field {name!r} of the sample is listed twice", where=where, do=OTHER_KEY)
+    for name in (name for name in checker.columns if name not in fields):
         expected = f"one of {', '.join(sorted(fields))}"
-        yield BadImage(f"the sample has no {name!r}", where=where, expected=expected, do="mend the sample")
+        yield BadImage(f"the sample has no {name!r}", where=where, expected=expected, do="fix the sample")
     if o.image in fields:
-        yield from judge.image(fields[o.image], f"{where}, {o.image!r}")
+        yield from checker.image(fields[o.image], f"{where}, {o.image!r}")
     if o.label is not None and o.label in fields:
         text = fields[o.label].strip()
-        yield from judge.label(int(text) if text.isdigit() else text, where)
+        yield from checker.label(int(text) if text.isdigit() else text, where)
     if o.caption is not None and o.caption in fields:
-        yield from judge.caption(fields[o.caption].decode("utf-8", "replace"), f"{where}, {o.caption!r}")
+        yield from checker.caption(fields[o.caption].decode("utf-8", "replace"), f"{where}, {o.caption!r}")
 
 
 def _line(error: Exception) -> str:

@@ -1,7 +1,7 @@
-"""A diffusers AutoencoderKL as it is used here: uint8 images to the moments of their posterior, latents to images.
+"""The autoencoder, diffusers' AutoencoderKL: encodes uint8 images to the moments of their posterior, decodes latents.
 
-Weights come from safetensors alone, every name must fit, and they must be those that the plan has named. In `fp32` no
-TF32 is used, `tf32` lets an NVIDIA card use it, `bf16` runs under autocast; moments and images leave as float32.
+Weights are only read from safetensors. Every name must match, and the file must be the planned one. `fp32` uses no
+TF32, `tf32` allows it on an NVIDIA card, and `bf16` uses autocast. Moments and images are float32.
 """
 
 from __future__ import annotations
@@ -29,16 +29,17 @@ Moments = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Autoencoder:
-    """The network of a space, on a device."""
+    """The network of a latent space, on a device."""
 
     network: Any
     space: LatentSpace
     device: str
 
     def moments(self, pixels: Pixels) -> Moments:
-        """uint8 [n, C, H, W] -> float32 [n, 2c, h, w]: the posterior's means, then its log-variances, not scaled.
+        """Encode uint8 [n, C, H, W] to float32 [n, 2c, h, w]: the means of the posterior, then its log-variances, not
+        scaled. The frames of clips [n, T, C, H, W] are encoded separately.
 
-        The frames of clips [n, T, C, H, W] go through it one by one.
+        Raises NotFinite if a moment isn't finite.
         """
         if pixels.ndim == 5:
             flat = self.moments(pixels.reshape(-1, *pixels.shape[2:]))
@@ -52,13 +53,13 @@ class Autoencoder:
                 parts.append(torch.cat([posterior.mean, posterior.logvar], dim=1).float().cpu())
         found: Moments = torch.cat(parts).numpy()
         if not np.isfinite(found).all():
-            raise NotFinite("the autoencoder encodes an image as what is not finite", do="take precision fp32")
+            raise NotFinite("the autoencoder's encoding of an image is not finite", do="use precision fp32")
         return found
 
     def decode(self, latents: Tensor) -> Tensor:
-        """What networks draw, [n, c, h, w], as images [n, C, H, W] with values about [-1, 1], float32 on the CPU.
+        """Decode samples of a network, [n, c, h, w], to images [n, C, H, W], float32 on the CPU, mostly in [-1, 1].
 
-        The frames of clips [n, T, c, h, w] come back one by one.
+        The frames of clips [n, T, c, h, w] are decoded separately. Raises NotFinite if an image isn't finite.
         """
         if latents.ndim == 5:
             flat = self.decode(latents.flatten(0, 1))
@@ -70,31 +71,31 @@ class Autoencoder:
                 parts.append(self.network.decode(z.to(self.device) / scale + shift).sample.float().cpu())
         images = torch.cat(parts)
         if not bool(images.isfinite().all()):
-            raise NotFinite("the autoencoder decodes a latent to what is not finite", do="take precision fp32")
+            raise NotFinite("the autoencoder's decoding of a latent is not finite", do="use precision fp32")
         return images
 
     def pixels(self, latents: npt.NDArray[np.float32]) -> Pixels:
-        """Latents as networks see them, float32 [n, c, h, w], as images uint8 [n, C, H, W], rounded and clamped."""
+        """Decode scaled latents, float32 [n, c, h, w], to images uint8 [n, C, H, W], rounded and clipped."""
         values = (self.decode(torch.from_numpy(latents)) + 1) * 127.5
         decoded: Pixels = values.round().clamp(0, 255).to(torch.uint8).numpy()
         return decoded
 
 
 def scaling(space: LatentSpace, device: str | torch.device) -> tuple[Tensor, Tensor]:
-    """Scale and shift of a space, [1 or c, 1, 1] each."""
+    """The scale and the shift of a latent space, [1 or c, 1, 1] each."""
     scale, shift = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (space.scale, space.shift))
     return scale, shift
 
 
 def open_autoencoder(space: LatentSpace, device: str) -> Autoencoder:
-    """The network of a space; NotReady where it can't be read, or is another one than was planned with."""
+    """Load the network of a latent space; NotReady if it can't be read, or isn't the planned one."""
     network = _toy(space) if space.given.autoencoder == TOY else _trained(space)
     return Autoencoder(network.to(device).eval().requires_grad_(False), space, device)
 
 
 @contextlib.contextmanager
 def arithmetic(precision: str, device: str) -> Iterator[None]:
-    """Float32 as it is written, or TF32, or bf16 under autocast; no kernel is chosen by a race."""
+    """A context with full float32, TF32, or bf16 autocast, and deterministic kernels without benchmarking."""
     tf32 = precision == "tf32"
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
@@ -109,32 +110,33 @@ def arithmetic(precision: str, device: str) -> Iterator[None]:
 
 
 def _trained(space: LatentSpace) -> nn.Module:
-    """The weights of the planned file, whose older names (`query`, `proj_attn`) diffusers knows."""
+    """The network with the planned weights; diffusers translates older names (`query`, `proj_attn`)."""
     files = pretrained(space.given)
     where = str(files.folder / WEIGHTS)
     if files.absent:
-        raise NotReady(f"the autoencoder lacks {' and '.join(files.absent)}", where=str(files.folder), do=files.get())
+        what = f"files of the autoencoder are missing: {' and '.join(files.absent)}"
+        raise NotReady(what, where=str(files.folder), do=files.get())
     if (found := file_sha256(files.folder / WEIGHTS)) != space.weights_sha256:
         raise NotReady(
-            "the autoencoder is another than the run was planned with", where=where, expected=space.weights_sha256,
-            got=found, do="run again, and everything is made anew with the one that is there",
+            "the autoencoder changed after the plan was made", where=where, expected=space.weights_sha256,
+            got=found, do="run again, to encode and train with the current one",
         )  # fmt: skip
     kl = _autoencoder_kl()
     options = {"use_safetensors": True, "local_files_only": True, "low_cpu_mem_usage": False, "torch_dtype": None}
     try:
-        network, told = kl.from_pretrained(files.folder, output_loading_info=True, **options)
-    except Exception as error:  # a broken file raises whatever its reader runs into
+        network, loading = kl.from_pretrained(files.folder, output_loading_info=True, **options)
+    except Exception as error:  # readers raise all kinds of errors on broken files
         raise NotReady(f"the autoencoder can't be read ({type(error).__name__}: {error})", where=where) from error
-    if wrong := [*told["missing_keys"], *told["unexpected_keys"], *told["mismatched_keys"]]:
+    if wrong := [*loading["missing_keys"], *loading["unexpected_keys"], *loading["mismatched_keys"]]:
         raise NotReady(
-            "the weights are not those of the configuration", where=where,
-            got=f"{len(wrong)} names that don't fit, such as {wrong[0]}", do="get both files from one place",
+            "the weights don't fit the configuration", where=where,
+            got=f"{len(wrong)} names that don't fit, such as {wrong[0]}", do="get both files from the same source",
         )  # fmt: skip
     return network.float()  # type: ignore[no-any-return]
 
 
 def _toy(space: LatentSpace) -> nn.Module:
-    """The toy: each weight is drawn from its own name and no bias is set, so that the toy is the same everywhere."""
+    """The toy autoencoder: each weight depends only on its name, and biases are zero, so it is the same everywhere."""
     network: nn.Module = _autoencoder_kl().from_config(
         {**TOY_CONFIG, "in_channels": space.channels, "out_channels": space.channels}
     )
@@ -149,10 +151,10 @@ def _toy(space: LatentSpace) -> nn.Module:
 
 
 def _autoencoder_kl() -> Any:
-    """diffusers' class, imported where it is used; what it prints about optional packages is kept quiet."""
+    """The class AutoencoderKL of diffusers, without messages about optional packages; NotReady without diffusers."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the libraries that it imports
+            warnings.simplefilter("ignore")  # from libraries that diffusers imports
             from diffusers import AutoencoderKL
             from diffusers.utils import logging
     except ImportError as error:

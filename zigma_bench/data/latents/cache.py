@@ -1,14 +1,14 @@
-"""Images as an autoencoder's latents, read from a cache that was encoded once.
+"""Latents of images, read from a cache that is encoded once.
 
     CACHE/train/, CACHE/validation/     stores of data/reading/arrays.py
         moments [2c, h, w]              the means of each image's posterior, then its log-variances, not scaled;
-                                        of a clip [T, 2c, h, w], its frames one by one
-        mirrored [2c, h, w]             those of its mirror image, where training flips
-    CACHE/reconstructed-SPLIT-POSTERIOR/  only where the suite's reference is made of them
-        pixels [C, H, W]                uint8, each image decoded from its fixed draw
+                                        for a clip [T, 2c, h, w], with the frames encoded separately
+        mirrored [2c, h, w]             those of the mirrored image, if training flips images
+    CACHE/reconstructed-SPLIT-POSTERIOR/  only if the suite's reference is reconstructions
+        pixels [C, H, W]                uint8, each image decoded from its fixed sample
 
-What a network sees is (z - shift) * scale. Training draws z from the posterior, or takes its mean; whoever needs the
-same latents each time, as the validation loss does, is given one draw an image, made from its index alone.
+The input of networks is (z - shift) * scale. Training samples z from the posterior, or uses its mean. The validation
+loss, which needs the same latents each time, uses one fixed sample per image, which depends only on its index.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import torch
 
 RECONSTRUCTED = "reconstructed-"
-POSTERIOR_SEED = 20260  # part of the protocol: the fixed draws
+POSTERIOR_SEED = 20260  # of the fixed samples; part of the protocol
 DO = "run `zigma-bench data encode SUITE`, which writes what is missing or broken"
 
 SPLITS = ("train", "validation")
@@ -39,7 +39,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class LatentImages:
-    """The latents of `images`, in their order: row i of the store is image i."""
+    """The latents of `images`: row i of the store belongs to image i."""
 
     images: Images
     store: ArrayStore
@@ -55,7 +55,7 @@ class LatentImages:
         return drawn_labels_of(self.images, indices, seed)
 
     def take(self, indices: Indices) -> Array:
-        """The latents as networks see them, float32 [n, (T,) c, h, w]; of each image always the same."""
+        """The scaled latents, float32 [n, (T,) c, h, w], always the same for an image."""
         mean, logvar = np.split(self.store.take("moments", indices).astype(np.float32), 2, axis=-3)
         if self.space.given.posterior == "sample":
             normal = [fixed_normal(int(index), mean.shape[1:]) for index in indices]
@@ -64,13 +64,15 @@ class LatentImages:
         return (mean - shift) * scale
 
     def draw(self, indices: Indices, *, flip: bool, seed: int, device: torch.device) -> torch.Tensor:
-        """Those of a training step, float32 [n, c, h, w], from `seed` alone; with `flip`, each mirrored or not."""
+        """The scaled latents of a training step, float32 [n, c, h, w], sampled with `seed`; `flip` mirrors half of
+        them at random."""
         import torch
 
         return self.drawn(torch.from_numpy(self.moments(indices, flip=flip, seed=seed)), seed=seed, device=device)
 
     def moments(self, indices: Indices, *, flip: bool, seed: int) -> Array:
-        """Means and log-variances as they are kept, [n, 2c, h, w]; with `flip`, of the mirror image or not."""
+        """The stored means and log-variances, [n, 2c, h, w]; with `flip`, half of them, at random, of the mirrored
+        image."""
         chosen = np.random.default_rng(seed).random(len(indices)) < 0.5 if flip else np.zeros(len(indices), dtype=bool)
         moments = self.store.take("moments", indices)
         if chosen.any():
@@ -78,7 +80,7 @@ class LatentImages:
         return moments
 
     def drawn(self, moments: torch.Tensor, *, seed: int, device: torch.device) -> torch.Tensor:
-        """Latents drawn from the posteriors of moments, on a device, float32 [n, (T,) c, h, w]."""
+        """Scaled latents sampled from the posteriors of these moments, on a device, float32 [n, (T,) c, h, w]."""
         import torch
 
         from zigma_bench.data.latents.autoencoder import scaling
@@ -93,13 +95,13 @@ class LatentImages:
 
 
 def fixed_normal(index: int, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """Standard normal noise of an image's fixed draw."""
+    """The standard normal noise of an image's fixed sample."""
     draw = np.random.Generator(np.random.Philox(key=[POSTERIOR_SEED, index]))
     return draw.standard_normal(shape, dtype=np.float32)
 
 
 def latents_of(splits: Splits, space: LatentSpace, cache: Path) -> Splits:
-    """Both sides of a source as latents; NotReady where the cache is not whole, or holds other latents."""
+    """The splits of a data set as latents; NotReady if the cache is incomplete, or holds other latents."""
 
     def opened(split: str) -> LatentImages:
         images: Images = getattr(splits, split)
@@ -111,7 +113,7 @@ def latents_of(splits: Splits, space: LatentSpace, cache: Path) -> Splits:
 
 @dataclass(frozen=True)
 class StoredImages:
-    """Images that lie in a store, uint8 [N, C, H, W]."""
+    """Images in a store, uint8 [N, C, H, W]."""
 
     store: ArrayStore
 
@@ -123,26 +125,26 @@ class StoredImages:
 
 
 def reconstructions_of(images: Images, space: LatentSpace, cache: Path) -> StoredImages:
-    """The images of the split that a space keeps decoded, in their order; NotReady where they are not whole."""
+    """The reconstructions of the images of the split `space.reconstructed`; NotReady if the cache is incomplete."""
     (name,) = stores_of(space)[len(SPLITS) :]
     return StoredImages(open_store(folder_of(space, cache) / name, layout_of(space, name, len(images)), do=DO))
 
 
 def stores_of(space: LatentSpace) -> tuple[str, ...]:
-    """The stores of a cache: the latents of both splits, then what is decoded of them."""
+    """The names of the stores of a cache: the latents of both splits, then the reconstructions, if any."""
     if space.reconstructed is None:
         return SPLITS
     return (*SPLITS, f"{RECONSTRUCTED}{space.reconstructed}-{space.given.posterior}")
 
 
 def folder_of(space: LatentSpace, cache: Path) -> Path:
-    """The folder of a space's latents: the suite's, or one of its own below the caches of the results."""
-    own = space.given.cache
-    return cache / "latents" / space.folder_name if own is None else Path(own).expanduser()
+    """The folder of a cache of latents: the suite's `cache`, or by default one below the results."""
+    folder = space.given.cache
+    return cache / "latents" / space.folder_name if folder is None else Path(folder).expanduser()
 
 
 def layout_of(space: LatentSpace, name: str, rows: int) -> Layout:
-    """What one of the stores of a cache holds."""
+    """The layout of one of the stores of a cache."""
     frames = () if space.frames == 1 else (space.frames,)
     if name.startswith(RECONSTRUCTED):
         pixels = {"pixels": Field("uint8", (*frames, space.channels, space.height, space.width))}

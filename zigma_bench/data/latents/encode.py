@@ -1,6 +1,6 @@
-"""Writing the latents of a data set: a shard after another, each kept as soon as it is encoded.
+"""Encode the latents of a data set, shard by shard.
 
-What was written before is checked against its checksums; what is missing or broken is encoded, and nothing else.
+The checksums of existing shards are compared, and only missing and broken shards are encoded.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from zigma_bench.errors import Interrupted, UsageError
 from zigma_bench.plan.space import LatentSpace
 from zigma_bench.records.store import check_writable, only_writer
 
-CHUNK_BYTES = 2**26  # of pixels that are decoded at a time
-Tell = Callable[[int, int, str], None]  # images that are encoded, of so many, and a word
+CHUNK_BYTES = 2**26  # pixels that are decoded at a time
+Tell = Callable[[int, int, str], None]  # encoded images, all images to encode, name of the store
 
 
 @dataclass(frozen=True)
 class Part:
-    """A store of the cache, and what makes some of its rows."""
+    """A store of the cache, and the function that computes some of its rows."""
 
     writer: ArrayWriter
     rows_of: Callable[[Autoencoder, range], dict[str, Array]]
@@ -36,13 +36,13 @@ class Part:
 def encode(
     splits: Splits, space: LatentSpace, cache: Path, *, device: str, tell: Tell, stopped: Callable[[], bool]
 ) -> int:
-    """Bring a cache up to date and give the number of images that were encoded, or decoded for the reference.
+    """Complete a cache, and return the number of images that were encoded, or decoded for the reference.
 
-    Raises NotReady for a folder of other latents and for an autoencoder that is not the planned one, BadImage for an
-    image that is broken, Interrupted when `stopped()`: what was written stays.
+    Raises NotReady for a folder with other latents and for an autoencoder that isn't the planned one, BadImage for a
+    broken image, and Interrupted if `stopped()` becomes true; complete shards stay.
     """
     folder = folder_of(space, cache)
-    _check_free(folder)
+    _check_unused(folder)
     check_writable(folder)
     with only_writer(folder, "this cache", wait=True, stopped=stopped):
         due = [(part, part.writer.due()) for part in _parts(splits, space, cache)]
@@ -51,8 +51,8 @@ def encode(
         for part, shards in due:
             for shard in shards:
                 if stopped():
-                    raise Interrupted(f"stopped after {done:,} images; the same command goes on from there")
-                assert autoencoder is not None, "there is something to encode"
+                    raise Interrupted(f"stopped after {done:,} images; the same command resumes there")
+                assert autoencoder is not None, "shards are due"
                 rows = part.writer.layout.shards[shard]
                 part.writer.write(shard, part.rows_of(autoencoder, rows))
                 done += len(rows)
@@ -61,7 +61,7 @@ def encode(
 
 
 def check(splits: Splits, space: LatentSpace, cache: Path) -> dict[str, list[Fault]]:
-    """The shards of each store that are missing or broken, all checksums compared; NotReady for other latents."""
+    """The missing and broken shards of each store, after comparing all checksums; NotReady for other latents."""
     found = {}
     for name in stores_of(space):
         folder, layout = folder_of(space, cache) / name, layout_of(space, name, len(_side(splits, space, name)))
@@ -71,7 +71,7 @@ def check(splits: Splits, space: LatentSpace, cache: Path) -> dict[str, list[Fau
 
 
 def _parts(splits: Splits, space: LatentSpace, cache: Path) -> list[Part]:
-    """The stores in the order they are written; all are opened before anything is encoded."""
+    """The stores in the order in which they are written; all are opened before encoding starts."""
     parts = []
     for name in stores_of(space):
         images = _side(splits, space, name)
@@ -79,26 +79,28 @@ def _parts(splits: Splits, space: LatentSpace, cache: Path) -> list[Part]:
         if name in SPLITS:
             parts.append(Part(writer, functools.partial(_moments, images, tuple(writer.layout.fields))))
         else:
-            parts.append(Part(writer, functools.partial(_given_back, splits, space, cache)))
+            parts.append(Part(writer, functools.partial(_reconstructions, splits, space, cache)))
     return parts
 
 
 def _side(splits: Splits, space: LatentSpace, name: str) -> Images:
-    """The images that a store is made of."""
+    """The images of a store."""
     side: Images = getattr(splits, name if name in SPLITS else space.reconstructed or "")
     return side
 
 
-def _check_free(folder: Path) -> None:
-    """A folder of a suite's choice must be a cache's already, or hold nothing."""
+def _check_unused(folder: Path) -> None:
+    """Raise UsageError for a folder that contains files other than those of a cache."""
     names = sorted(item.name for item in folder.iterdir()) if folder.is_dir() else []
     known = (*SPLITS, ".lock", ".owner")
     if foreign := [name for name in names if name not in known and not name.startswith(RECONSTRUCTED)]:
-        raise UsageError("the folder of the cache is in use", where=str(folder), got=foreign[0], do="give another one")
+        raise UsageError(
+            "the folder of the cache contains other files", where=str(folder), got=foreign[0], do="use another folder"
+        )
 
 
 def _moments(images: Images, names: tuple[str, ...], autoencoder: Autoencoder, rows: range) -> dict[str, Array]:
-    """The moments of some images; the next ones are decoded while the autoencoder is at work."""
+    """The moments of some images; a thread decodes the next images while the autoencoder runs."""
     found: dict[str, list[Array]] = {name: [] for name in names}
     chunks = _chunks(rows, autoencoder.space)
     with ThreadPoolExecutor(1) as reader:
@@ -109,14 +111,14 @@ def _moments(images: Images, names: tuple[str, ...], autoencoder: Autoencoder, r
                 coming.append(reader.submit(images.take, chunk))
             for name, parts in found.items():
                 parts.append(autoencoder.moments(pixels if name == "moments" else pixels[..., ::-1]))
-    kept = autoencoder.space.given.dtype
-    return {name: np.concatenate(parts).astype(kept) for name, parts in found.items()}
+    dtype = autoencoder.space.given.dtype
+    return {name: np.concatenate(parts).astype(dtype) for name, parts in found.items()}
 
 
-def _given_back(
+def _reconstructions(
     splits: Splits, space: LatentSpace, cache: Path, autoencoder: Autoencoder, rows: range
 ) -> dict[str, Array]:
-    """Some images of the reference, decoded from the latents that were written before."""
+    """Some images of the reference, decoded from the cached latents."""
     latents: Images = getattr(latents_of(splits, space, cache), space.reconstructed or "")
     batch = space.given.batch
     parts = [autoencoder.pixels(floats(latents.take(rows[i : i + batch]))) for i in range(0, len(rows), batch)]
@@ -124,7 +126,7 @@ def _given_back(
 
 
 def _chunks(rows: range, space: LatentSpace) -> list[range]:
-    """The rows in whole batches of the autoencoder, as many as CHUNK_BYTES of pixels hold, and one at least."""
+    """The rows in chunks of whole batches of the autoencoder: at most CHUNK_BYTES of pixels, at least one batch."""
     batches = max(1, CHUNK_BYTES // (space.frames * space.channels * space.height * space.width * space.given.batch))
     size = batches * space.given.batch
     return [rows[i : i + size] for i in range(0, len(rows), size)]

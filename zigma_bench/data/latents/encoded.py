@@ -1,4 +1,4 @@
-"""Rows of encoded images, and the decoded images that they become when they are taken."""
+"""Rows of encoded images, which are decoded when they are read."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from zigma_bench.data.reading.decode import MEND, Resize, decode
 from zigma_bench.errors import BadImage, UsageError
 from zigma_bench.system.device import cores
 
-MEMORY_BYTES = 2**30  # a split whose pixels fit is decoded once and kept
-SMALL_BYTES = 4096  # images smaller than this spend their time in Python, where threads only wait for each other
+MEMORY_BYTES = 2**30  # a split of at most this size is decoded once and stays in memory
+SMALL_BYTES = 4096  # decoding smaller images mostly holds the GIL, so threads don't help
 CHUNK = 1000  # rows read at a time
 
 
 class EncodedRows(Protocol):
-    """Encoded images by number: (bytes, where they come from) of each."""
+    """Encoded images by number; `read` returns (bytes, their place for errors) of each."""
 
     @property
     def label(self) -> str: ...
@@ -36,9 +36,9 @@ class EncodedRows(Protocol):
 
 @dataclass(frozen=True)
 class Rows:
-    """A column of images as `datasets` gives it, not decoded: bytes, or {bytes, path}, in each row.
+    """An image column of `datasets`, not decoded: bytes, or {bytes, path}, in each row.
 
-    `table` is a `datasets.Dataset` in arrow format. A row that holds only a path may name one of `files`, nothing else.
+    `table` is a `datasets.Dataset` in arrow format. A path without bytes must be one of `files`.
     """
 
     table: Any
@@ -50,7 +50,7 @@ class Rows:
         return len(self.table)
 
     def read(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> list[tuple[bytes, str]]:
-        """(encoded bytes, where they come from) of each row."""
+        """(encoded bytes, their place for errors) of each row; BadImage for a row without an image."""
         cells = self.table[[int(index) for index in indices]].column(self.column).to_pylist()
         return [self._encoded(cell, int(index)) for cell, index in zip(cells, indices, strict=True)]
 
@@ -59,8 +59,10 @@ class Rows:
 
 
 def encoded(cell: Mapping[str, Any] | bytes | None, table: str, place: str, files: frozenset[str]) -> tuple[bytes, str]:
-    """(encoded bytes, where they come from) of a cell of a table: bytes, or {bytes, path}; a path may be one of `files`
-    alone."""
+    """(encoded bytes, their place for errors) of a cell of a table: bytes, or {bytes, path}.
+
+    Raises BadImage for an empty cell, a path that isn't one of `files`, and a file that can't be read.
+    """
     where = f"{table}, {place}"
     cell = {"bytes": cell} if isinstance(cell, bytes) else cell or {}
     data, path = cell.get("bytes"), cell.get("path")
@@ -68,7 +70,7 @@ def encoded(cell: Mapping[str, Any] | bytes | None, table: str, place: str, file
         raise BadImage("the row has no image", where=where, do="remove the row")
     if data is not None:
         return data, f"{where} ({path})" if path else where
-    if path not in files:  # a table from elsewhere must not make us read this machine's files
+    if path not in files:  # a downloaded table must not make us read other files of this machine
         raise BadImage(
             "the row points to a file outside the data set",
             where=where,
@@ -85,7 +87,8 @@ def encoded(cell: Mapping[str, Any] | bytes | None, table: str, place: str, file
 class DecodedImages:
     """Images of one size from encoded rows: uint8 [N, channels, resolution, resolution].
 
-    If all pixels fit in MEMORY_BYTES the first `take` decodes and keeps them all; else each decodes its own.
+    If all pixels fit in MEMORY_BYTES, the first `take` decodes all images and keeps them in memory; otherwise each call
+    decodes its images.
     """
 
     rows: EncodedRows
@@ -115,12 +118,12 @@ class DecodedImages:
         return self._decoded(wanted) if self.decodes else self._all[wanted]
 
     def cropped(self, indices: Sequence[int] | npt.NDArray[np.integer], crops: Sequence[Crop]) -> Pixels:
-        """As `take`, each image cut as its crop says, and never kept."""
+        """The images, each with its crop; they are not kept in memory."""
         return self._decoded(np.asarray(indices, dtype=np.int64), crops)
 
     @property
     def decodes(self) -> bool:
-        """Whether the images are too many to be kept."""
+        """Whether the images are too large to stay in memory."""
         return len(self) * self.channels * self.resolution**2 > MEMORY_BYTES
 
     @cached_property
@@ -146,5 +149,5 @@ class DecodedImages:
 
 
 def _threads() -> int:
-    """One a processor; one alone in a process that takes images ahead of training, for others like it stand beside."""
+    """The number of threads: one per core; one in a worker process, because several of them run."""
     return cores() if multiprocessing.parent_process() is None else 1

@@ -1,11 +1,11 @@
-"""Named arrays kept in shards on disk: written once, checksummed, resumable, and read by row through memory maps.
+"""Stores of named arrays in shards on disk: checksummed, resumable, and read by row through memory maps.
 
-    FOLDER/  store.json            format, identity, fields, rows and rows a shard; what the store holds
-             0000012.latents.npy   the rows of a shard, a file a field
-             0000012.json          written last: the sha256 of each of its files. A shard without it is not there
+    FOLDER/  store.json            format, identity, fields, number of rows, rows per shard
+             0000012.latents.npy   the rows of a shard, one file per field
+             0000012.json          written last: the sha256 of each file. A shard without it counts as missing
 
-A row has the same shape in every shard, so texts of several lengths are padded, beside a field with their lengths. A
-shard is as large as what a kill may cost. Nothing here knows what the arrays mean, and nothing imports torch.
+All rows of a field have the same shape, so texts of different lengths are padded, with their lengths in another field.
+A kill loses at most the work on one shard. This module is independent of the meaning of the arrays, and of torch.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from zigma_bench.system.notices import notice
 FORMAT = 1
 STORE = "store.json"
 MISSING = "is missing"
-FEWEST_ROWS, MOST_SHARDS = 256, 128  # of a shard, of a store: each open shard holds a file handle a field
-THREADS = 8  # hashing lets go of Python's lock
+FEWEST_ROWS, MOST_SHARDS = 256, 128  # per shard; per store, because an open shard needs one file handle per field
+THREADS = 8  # hashing releases the GIL
 DTYPES = ("float16", "float32", "float64", "uint8", "int32", "int64", "bool")
 
 Array = npt.NDArray[Any]
@@ -40,7 +40,7 @@ Indices = Sequence[int] | npt.NDArray[np.integer]
 
 @dataclass(frozen=True)
 class Field:
-    """The rows of one array: a dtype of DTYPES and the shape of a row, () for a number."""
+    """One array of a store: a dtype of DTYPES and the shape of a row, () for a number."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -51,7 +51,8 @@ class Field:
 
 @dataclass(frozen=True)
 class Layout:
-    """What a store holds: `identity` is all that its content depends on, as JSON; `rows` in shards of `shard_rows`."""
+    """The layout of a store: `rows` rows in shards of `shard_rows`. `identity` is everything that its content depends
+    on, as JSON."""
 
     identity: Mapping[str, Any]
     fields: Mapping[str, Field]
@@ -60,7 +61,7 @@ class Layout:
 
     @classmethod
     def of(cls, identity: Mapping[str, Any], fields: Mapping[str, Field], rows: int) -> Layout:
-        """A layout with shards of a size that suits the number of rows."""
+        """A layout with a suitable number of rows per shard."""
         return cls(identity, fields, rows, max(FEWEST_ROWS, -(-rows // MOST_SHARDS)))
 
     @property
@@ -72,41 +73,41 @@ class Layout:
         fields = {name: {"dtype": field.dtype, "shape": list(field.shape)} for name, field in self.fields.items()}
         facts = {"format": FORMAT, "identity": dict(self.identity), "fields": fields}
         whole = {**facts, "rows": self.rows, "shard_rows": self.shard_rows}
-        return json.loads(json.dumps(whole))  # type: ignore[no-any-return]  # tuples become lists, as they are read
+        return json.loads(json.dumps(whole))  # type: ignore[no-any-return]  # turn tuples into lists, as json.loads returns them
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A shard that is missing or broken, and why."""
+    """A missing or broken shard, with the reason."""
 
     shard: int
     reason: str
 
     @property
     def absent(self) -> bool:
-        """Whether it was never written whole; a shard that was is broken."""
+        """Whether the shard is missing, because it was never completed; else it is broken."""
         return self.reason == MISSING
 
 
 @dataclass(frozen=True)
 class ArrayWriter:
-    """A store that is being written; hold its folder's lock (`store.only_writer`)."""
+    """A writer of the shards of a store; the caller must hold the lock of its folder (`store.only_writer`)."""
 
     folder: Path
     layout: Layout
 
     def due(self) -> list[int]:
-        """The shards that are missing or broken: all checksums are compared, and what is broken is reported."""
+        """The missing and broken shards, after comparing all checksums; broken shards are reported as notices."""
         found = faults(self.folder, self.layout)
         for fault in found:
             if not fault.absent:
-                notice(f"{self.folder}: shard {fault.shard} {fault.reason}; it is made again")
+                notice(f"{self.folder}: shard {fault.shard} {fault.reason}; it is written again")
         return [fault.shard for fault in found]
 
     def write(self, shard: int, arrays: Mapping[str, Array]) -> None:
-        """Write the rows of a shard, [rows of the shard, *shape] for each field; whole or absent after a kill.
+        """Write a shard from an array [rows of the shard, *shape] per field; after a kill it is complete or missing.
 
-        NotReady where the disk takes no more.
+        Raises NotReady if the disk is full or can't be written.
         """
         mark = _mark(self.folder, shard)
         mark.unlink(missing_ok=True)  # a broken shard counts as missing while it is written again
@@ -121,12 +122,12 @@ class ArrayWriter:
         except OSError as error:
             raise NotReady(
                 f"shard {shard} can't be written: {error.strerror}", where=str(self.folder),
-                do="make room, and run the same command again: what was written stays",
+                do="make room, and run the same command again: it resumes the work",
             ) from None  # fmt: skip
 
 
 def open_writer(folder: Path, layout: Layout) -> ArrayWriter:
-    """Begin a store, or go on with the same one; NotReady for a folder that holds another."""
+    """Create a store or resume it; NotReady for a folder with another store."""
     if (folder / STORE).exists():
         _check_same(folder, layout.to_json())
     else:
@@ -135,7 +136,7 @@ def open_writer(folder: Path, layout: Layout) -> ArrayWriter:
 
 
 class ArrayStore:
-    """A whole store, read by row. Its maps are opened once, and pages that were read are the system's to keep."""
+    """A complete store, read by row. Its memory maps are opened once, and the system caches their pages."""
 
     def __init__(self, folder: Path, layout: Layout) -> None:
         self.folder, self.layout = folder, layout
@@ -144,7 +145,7 @@ class ArrayStore:
         return self.layout.rows
 
     def take(self, name: str, indices: Indices) -> Array:
-        """The rows of some indices, [n, *shape], in memory."""
+        """The rows `indices` of a field, [n, *shape], copied into memory."""
         wanted = np.asarray(indices, dtype=np.int64)
         if len(wanted) and not (wanted.min() >= 0 and wanted.max() < len(self)):
             raise IndexError(f"rows from {wanted.min()} to {wanted.max()} of {len(self)}")
@@ -157,15 +158,15 @@ class ArrayStore:
 
     @cached_property
     def _maps(self) -> dict[str, list[Array]]:
-        """The shards of each field."""
+        """The memory maps of the shards of each field."""
         count = len(self.layout.shards)
         return {name: [_mapped(_file(self.folder, i, name)) for i in range(count)] for name in self.layout.fields}
 
 
 def open_store(folder: Path, layout: Layout, *, do: str) -> ArrayStore:
-    """A whole store of this layout. Sizes are looked at and checksums are not, which `faults` compares.
+    """Open a complete store of this layout; sizes are checked, checksums are not (see `faults`).
 
-    NotReady where it is absent, another one, or not whole; `do` says how it is written.
+    Raises NotReady if it is missing, has another layout, or isn't complete. The error's `do` says how to write it.
     """
     require_same(folder, layout, do=do)
     if found := faults(folder, layout, checksums=False):
@@ -175,25 +176,25 @@ def open_store(folder: Path, layout: Layout, *, do: str) -> ArrayStore:
 
 
 def faults(folder: Path, layout: Layout, *, checksums: bool = True) -> list[Fault]:
-    """The shards that are missing or broken, in order; without `checksums` only by presence, shape and length."""
+    """The missing and broken shards, in order; without `checksums`, only existence, dtype and shape are checked."""
 
-    def look(shard: int) -> Fault | None:
+    def check(shard: int) -> Fault | None:
         reason = _fault(folder, layout, shard, checksums)
         return None if reason is None else Fault(shard, reason)
 
     with ThreadPoolExecutor(THREADS) as pool:
-        return [fault for fault in pool.map(look, range(len(layout.shards))) if fault is not None]
+        return [fault for fault in pool.map(check, range(len(layout.shards))) if fault is not None]
 
 
 def require_same(folder: Path, layout: Layout, *, do: str = "write it first") -> None:
-    """NotReady where a folder holds no store, or another one than this; its shards are not looked at."""
+    """Raise NotReady if a folder holds no store, or one with another layout; shards are not checked."""
     if not (folder / STORE).exists():
-        raise NotReady("there is no such store yet", where=str(folder), do=do)
+        raise NotReady("the store does not exist yet", where=str(folder), do=do)
     _check_same(folder, layout.to_json())
 
 
 def read_rows(folder: Path) -> int | None:
-    """The rows that a folder's store has, or will have; None where there is none."""
+    """The number of rows of a folder's store when complete, or None without a store."""
     try:
         return int(json.loads((folder / STORE).read_text())["rows"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -201,6 +202,7 @@ def read_rows(folder: Path) -> int | None:
 
 
 def _fault(folder: Path, layout: Layout, shard: int, checksums: bool) -> str | None:
+    """Why a shard is missing or broken, or None for a good one."""
     try:
         hashes = json.loads(_mark(folder, shard).read_text())["sha256"]
     except FileNotFoundError:
@@ -216,32 +218,32 @@ def _fault(folder: Path, layout: Layout, shard: int, checksums: bool) -> str | N
         if mapped.dtype != field.dtype or mapped.shape != (len(layout.shards[shard]), *field.shape):
             return f"is broken: {file.name} holds {mapped.dtype} {list(mapped.shape)}"
         if checksums and _sha256(file) != hashes.get(name):
-            return f"is broken: {file.name} has another checksum than it was written with"
+            return f"is broken: {file.name} has a wrong checksum"
     return None
 
 
 def _check_same(folder: Path, wanted: Mapping[str, Any]) -> None:
-    """NotReady, with the fields that differ, for a folder that holds another store."""
+    """Raise NotReady, with the fields that differ, for a folder with another store."""
     where = str(folder / STORE)
     try:
-        held = json.loads((folder / STORE).read_text())
-        identity = held["identity"]
-        unlike = [key for key in wanted if key != "identity" and held.get(key) != wanted[key]]
+        store = json.loads((folder / STORE).read_text())
+        identity = store["identity"]
+        differing = [key for key in wanted if key != "identity" and store.get(key) != wanted[key]]
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise NotReady("this is no description of a store", where=where, do="remove the folder") from None
+        raise NotReady("not a description of a store", where=where, do="remove the folder") from None
     keys = sorted({*identity, *wanted["identity"]})
-    unlike = [key for key in keys if identity.get(key) != wanted["identity"].get(key)] or unlike
-    if unlike:
-        key = unlike[0]
-        asked, found = (({**source, **source["identity"]}).get(key) for source in (wanted, held))
+    differing = [key for key in keys if identity.get(key) != wanted["identity"].get(key)] or differing
+    if differing:
+        key = differing[0]
+        expected, found = (({**source, **source["identity"]}).get(key) for source in (wanted, store))
         raise NotReady(
-            f"the folder holds a store of another {' and '.join(unlike)}",
-            where=where, expected=f"{key} {asked!r}", got=found, do="give another folder, or remove this one",
+            f"the folder holds a store with another {' and '.join(differing)}",
+            where=where, expected=f"{key} {expected!r}", got=found, do="use another folder, or remove this one",
         )  # fmt: skip
 
 
 def _encoded(array: Array, field: Field, rows: int, name: str) -> bytes:
-    """The bytes of a .npy file."""
+    """The bytes of a .npy file; UsageError for an array that doesn't fit the field."""
     if array.dtype != field.dtype or array.shape != (rows, *field.shape):
         raise UsageError(
             f"the rows of {name!r} don't fit their store",
@@ -253,7 +255,9 @@ def _encoded(array: Array, field: Field, rows: int, name: str) -> bytes:
 
 
 def _mapped(file: Path) -> Array:
-    return np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))  # a plain view: rows of np.memmap cost more
+    return np.asarray(
+        np.load(file, mmap_mode="r", allow_pickle=False)
+    )  # a plain view, because indexing np.memmap is slower
 
 
 def _sha256(file: Path) -> str:

@@ -1,4 +1,4 @@
-"""How many images a data set has, and how many of which class: counted for reports, and so that none is lost."""
+"""The numbers of images and classes of a data set, for reports and to find missing classes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AGAIN = "get the file again"
 
 
 def images_in(file: str, kind: str) -> int:
-    """The images that a file of a kind of source.SUFFIXES holds, of which none is read; NotReady for a broken file."""
+    """The number of images in a file of a kind in SUFFIXES, without reading images; NotReady for a broken file."""
     if kind == "imagefolder":
         return 1
     if kind == "webdataset":
@@ -30,7 +30,7 @@ def images_in(file: str, kind: str) -> int:
 
 
 def _rows_of_table(file: str, kind: str) -> int:
-    """The rows of a parquet or Arrow file."""
+    """The number of rows of a parquet or Arrow file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -50,7 +50,7 @@ def _rows_of_table(file: str, kind: str) -> int:
 
 
 def counts_of(spec: Spec, options: Any) -> Counts:
-    """How many images a data set of the registry has under `options`, of which none is decoded."""
+    """The numbers of images of a registered data set with these options; no image is decoded."""
     if spec.facts.count is None:
         return Counts(None, spec.facts.describe(options).held_out)
     found: Counts = load_target(spec.facts.count)(options)
@@ -58,7 +58,7 @@ def counts_of(spec: Spec, options: Any) -> Counts:
 
 
 def count_huggingface(options: HuggingFaceOptions) -> Counts:
-    """The images of files of this machine; of a data set of the Hub, which is downloaded later, none are known."""
+    """The numbers of images in local files; for a data set that is downloaded later, those of training are unknown."""
     source = sources.find(options)
     kind = sources.builder_kind(options, source.kind, source.train.files) if not source.missing else None
     if options.streaming:
@@ -75,23 +75,24 @@ def count_huggingface(options: HuggingFaceOptions) -> Counts:
         return Counts(train - options.validation, options.validation, found)
     if source.validation is not None:
         return Counts(train, _total(options, source.validation, kind), found)
-    assert options.validation_split is not None, "the validation images come from one place"
+    assert options.validation_split is not None, "the options name exactly one source of validation images"
     return Counts(train, _size(options.validation_split, sizes), found)
 
 
 def _sizes_of_splits(options: HuggingFaceOptions, source: sources.Source, kind: str) -> dict[str, int]:
-    """The images of each split."""
+    """The number of images of each split."""
     files = sources.read_files(options, kind, source.train.files)
-    asked = split_names(options.split, options.validation_split)
+    requested = split_names(options.split, options.validation_split)
     named = {"train": files} if split_list(options.data_files) else None
     splits: Mapping[str, Any] = named or files_of_splits(
-        files, source.base, asked, shards=kind != "imagefolder", where=str(source.base)
+        files, source.base, requested, shards=kind != "imagefolder", where=str(source.base)
     )
-    return {split: sum(images_in(file, kind) for file in given) for split, given in splits.items()}
+    return {split: sum(images_in(file, kind) for file in members) for split, members in splits.items()}
 
 
 def _classes_of_tables(options: HuggingFaceOptions, listing: Listing, kind: str) -> int | None:
-    """The classes in the label column of parquet files, of which no other column is read; None where there is none."""
+    """The number of classes in the label column of parquet files; None without a label column. Other columns are not
+    read."""
     if options.label is None or kind != "parquet":
         return None
     import pyarrow as pa
@@ -100,7 +101,7 @@ def _classes_of_tables(options: HuggingFaceOptions, listing: Listing, kind: str)
     found: set[Any] = set()
     for file in listing.files:
         try:
-            if options.label in pq.read_schema(file).names:  # loading names a column that is not there
+            if options.label in pq.read_schema(file).names:  # loading reports a missing column
                 found |= set(pq.read_table(file, columns=[options.label])[options.label].unique().to_pylist())
         except (OSError, pa.ArrowException, TypeError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -116,20 +117,21 @@ def _total(options: HuggingFaceOptions, listing: Listing, kind: str | None) -> i
 
 
 def _size(text: str, sizes: Mapping[str, int]) -> int | None:
-    """The images of a text such as `train[:90%]+test`; None where a split is not there, which loading reports."""
+    """The number of images of a split such as `train[:90%]+test`; None for a missing split, which loading reports."""
     if not split_names(text) <= set(sizes):
         return None
     if "[" not in text:
         return sum(sizes[name] for name in text.split("+"))
-    from datasets import ReadInstruction  # takes a second, and only parts of splits need it
+    from datasets import ReadInstruction  # a slow import, which only parts of splits need
 
     return sum(int(part.to - part.from_) for part in ReadInstruction.from_spec(text).to_absolute(dict(sizes)))
 
 
 def facts_of_images(splits: Splits, classes: int | None) -> dict[str, Any]:
-    """What a record says of the images that a network is trained on; NotReady for one of `classes` without any.
+    """The facts on the images for a record; NotReady if one of the `classes` has no training image.
 
-    Of a stream the number is that of the suite, and its classes are not looked at: they come with the images.
+    For a stream, the number of images is that of the suite, and classes are not counted, because they are only known
+    after reading all images.
     """
     facts: dict[str, Any] = {"train_images_available": len(splits.train), "validation_images": len(splits.validation)}
     if classes is not None and not has_order(splits.train):
@@ -141,13 +143,13 @@ def facts_of_images(splits: Splits, classes: int | None) -> dict[str, Any]:
 
 
 def missing_classes(labels: Labels, classes: int) -> NotReady | None:
-    """The error of classes, numbered from 0, of which no training image is; None where there is none such."""
+    """The error for classes, numbered from 0, without a training image; None if every class has one."""
     absent = sorted(set(range(classes)) - set(np.unique(labels).tolist()))
     if not absent:
         return None
     shown = ", ".join(map(str, absent[:10])) + (f" and {len(absent) - 10:,} more" if len(absent) > 10 else "")
     return NotReady(
         f"{len(absent):,} of the {classes:,} classes have no training image", where="the data's classes",
-        expected="an image of every class", got=f"none of class {shown}",
+        expected="an image of every class", got=f"no image of class {shown}",
         do="lower classes, add images, or hold out fewer",
     )  # fmt: skip

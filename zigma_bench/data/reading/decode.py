@@ -1,6 +1,6 @@
-"""From an encoded image to uint8 [C, H, W], strictly: what can't be decoded whole is an error that names it.
+"""Strict decoding of images to uint8 [C, H, W]: an image that can't be decoded completely is an error that names it.
 
-Colour profiles are ignored, as everywhere in this field; the EXIF orientation is applied, as `datasets` does.
+Colour profiles are ignored, as is usual in the field. The EXIF orientation is applied, as `datasets` does.
 """
 
 from __future__ import annotations
@@ -17,8 +17,17 @@ from zigma_bench.data.images import Crop, Pixels
 from zigma_bench.data.reading.png import check_png
 from zigma_bench.errors import BadImage
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")  # none of them starts another program
-MAX_PIXELS = 89_478_485  # Pillow's own limit, at which it only warns
+FORMATS = (
+    "PNG",
+    "JPEG",
+    "WEBP",
+    "BMP",
+    "GIF",
+    "TIFF",
+    "PPM",
+    "AVIF",
+)  # formats for which Pillow starts no other program
+MAX_PIXELS = 89_478_485  # Pillow's own limit, where it only warns
 ORIENTATION_PLACES = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
 MEND = "replace or remove the image"
 
@@ -26,7 +35,7 @@ Resize = Literal["short-side-center-crop", "adm-center-crop", "squash", "none"]
 
 
 class Enlarged(threading.local):
-    """How many images a thread has made larger than they were."""
+    """The number of images that the current thread has enlarged."""
 
     images = 0
 
@@ -37,9 +46,9 @@ enlarged = Enlarged()
 def decode(
     data: bytes, *, channels: int, resolution: int, resize: Resize, where: str, crop: Crop | None = None
 ) -> Pixels:
-    """An encoded image as uint8 [channels, resolution, resolution], its centre or a `crop` of it.
+    """Decode an image to uint8 [channels, resolution, resolution]: its centre, or a `crop` of it.
 
-    BadImage, which names `where`, if it is broken.
+    Raises BadImage, with the place `where`, if the image is broken or doesn't fit.
     """
     image = flat_image(data, where).convert("RGB" if channels == 3 else "L")
     image = fitted(image, resolution, resize, where) if crop is None else cut(image, resolution, resize, crop, where)
@@ -48,39 +57,39 @@ def decode(
 
 
 def flat_image(data: bytes, where: str) -> Image.Image:
-    """An encoded image of its own size, upright, opaque, with 8 bits a channel; BadImage if it is broken."""
+    """Decode an image at its own size: upright, opaque, with 8 bits per channel; BadImage if it is broken."""
     return _flat(_opened(data, where), where)
 
 
 def _opened(data: bytes, where: str) -> Image.Image:
-    """The first frame of the image, decoded to its end and upright."""
+    """The first frame of an image, decoded completely and turned upright."""
     try:
         with Image.open(io.BytesIO(data), formats=_formats()) as image:
             _check_size(image.width * image.height, where)
             image.load()
-            check_png(data, where, MEND)  # after Pillow, which names what it finds itself
+            check_png(data, where, MEND)  # after Pillow, whose own errors say more
             return ImageOps.exif_transpose(image) if _may_be_turned(image) else image
     except BadImage:
         raise
-    except Exception as error:  # decoders of broken data raise whatever they run into
+    except Exception as error:  # decoders raise all kinds of errors on broken data
         raise BadImage(f"the image can't be decoded ({_reason(error, data)})", where=where, do=MEND) from error
 
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    """Those of FORMATS that this Pillow can read (AVIF is optional)."""
+    """The FORMATS that the installed Pillow can read (AVIF is optional)."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _may_be_turned(image: Image.Image) -> bool:
-    """Whether there is a place for an orientation; looking for one costs more than decoding a small JPEG."""
+    """Whether the image may have an orientation; reading it takes longer than decoding a small JPEG."""
     return image.format == "TIFF" or any(key in image.info for key in ORIENTATION_PLACES)
 
 
 def _reason(error: Exception, data: bytes) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return f"{len(data)} bytes that begin with {data[:12]!r} are none of {', '.join(_formats())}"
+        return f"{len(data)} bytes that begin with {data[:12]!r}: not one of {', '.join(_formats())}"
     return f"{type(error).__name__}: {error}"
 
 
@@ -92,15 +101,15 @@ def _check_size(pixels: int, where: str) -> None:
 
 
 def _flat(image: Image.Image, where: str) -> Image.Image:
-    """The image without transparency (laid on white) and with 8 bits a channel."""
+    """The image composited on white, if it is transparent, with 8 bits per channel."""
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
         levels = np.asarray(image, dtype=np.float64) / 257.0  # 65535 / 255: Pillow's own conversion may clip instead
         return Image.fromarray(np.rint(levels).astype(np.uint8))
     if image.mode in ("I", "F"):
         raise BadImage(
-            f"the image is of mode {image.mode!r}, whose white has no fixed value",
+            f"the image has mode {image.mode!r}, which doesn't define a value for white",
             where=where,
-            expected="8 or 16 bits a channel",
+            expected="8 or 16 bits per channel",
             do="convert the image",
         )
     if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
@@ -110,7 +119,10 @@ def _flat(image: Image.Image, where: str) -> Image.Image:
 
 
 def fitted(image: Image.Image, resolution: int, resize: Resize, where: str) -> Image.Image:
-    """The image at resolution x resolution."""
+    """The image resized and cropped at its centre to resolution x resolution pixels.
+
+    Raises BadImage if `resize` is none and the image has another size.
+    """
     if image.size == (resolution, resolution):
         return image
     if resize == "none":
@@ -128,11 +140,11 @@ def fitted(image: Image.Image, resolution: int, resize: Resize, where: str) -> I
 
 
 def cut(image: Image.Image, resolution: int, resize: Resize, crop: Crop, where: str) -> Image.Image:
-    """A crop of the image, resolution x resolution; BadImage where the image is smaller than that."""
+    """A crop of the image, resolution x resolution pixels; BadImage if the image is smaller."""
     if min(image.size) < resolution:
         raise BadImage(
-            "the image is smaller than what train.random_crop cuts out of it", where=where,
-            expected=f"at least {resolution} pixels a side", got=f"{image.width} x {image.height}",
+            "the image is smaller than the crops of train.random_crop", where=where,
+            expected=f"at least {resolution} pixels per side", got=f"{image.width} x {image.height}",
             do="remove the image, or leave random_crop out",
         )  # fmt: skip
     scaled = _scaled(image, crop.short_side, resize, where)
@@ -141,7 +153,7 @@ def cut(image: Image.Image, resolution: int, resize: Resize, crop: Crop, where: 
 
 
 def _scaled(image: Image.Image, short_side: int, resize: Resize, where: str) -> Image.Image:
-    """The image with so many pixels on its short side, or squashed on both; bicubic."""
+    """The image resized so that its short side has `short_side` pixels, or with `squash` both sides; bicubic."""
     if resize == "squash":
         return image.resize((short_side, short_side), Image.Resampling.BICUBIC)
     if resize == "adm-center-crop":
@@ -157,10 +169,10 @@ def _scaled(image: Image.Image, short_side: int, resize: Resize, where: str) -> 
 
 
 def _halved(image: Image.Image, short_side: int) -> Image.Image:
-    """The image halved by the mean of 2 x 2 pixels for as long as its short side is twice `short_side` or more.
+    """The image halved, by means of 2 x 2 pixels, while its short side is at least twice `short_side`.
 
-    That is how ADM's code (openai/guided-diffusion, guided_diffusion/image_datasets.py: center_crop_arr and
-    random_crop_arr), and DiT's and SiT's after it, begin; the bicubic rest is that of short-side-center-crop.
+    This is the first step in ADM's code (openai/guided-diffusion, guided_diffusion/image_datasets.py: center_crop_arr
+    and random_crop_arr), and in DiT's and SiT's. The bicubic second step is that of short-side-center-crop.
     """
     while min(image.size) >= 2 * short_side:
         width, height = image.size

@@ -1,6 +1,6 @@
-"""Which local files a data source is made of, and the fingerprint of their names and contents.
+"""The local files of a data set, and the fingerprint of their names and contents.
 
-Nothing here imports `datasets` or decodes an image.
+This module doesn't import `datasets` or decode images.
 """
 
 from __future__ import annotations
@@ -19,31 +19,34 @@ from zigma_bench.data.reading.folder import LEFT_OUT, check_file, files_below
 from zigma_bench.data.reading.hashes import named_hashes
 from zigma_bench.errors import UsageError
 
-RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # of a pattern, as in shard-{000..010}.tar
+RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # as in shard-{000..010}.tar
 OF_TOTAL = re.compile(r"(?P<before>.*)-(?P<number>\d{5})-of-(?P<total>\d{5})(?P<after>\..*)?", re.DOTALL)
 NUMBERED = re.compile(r"(?P<before>.*?)(?P<number>\d+)(?P<after>\D*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Files in the order they are read, as absolute paths, and the patterns that matched none."""
+    """Absolute paths of files in reading order, and the patterns that matched no file."""
 
     files: tuple[str, ...]
     unmatched: tuple[str, ...] = ()
 
     def hashes(self) -> list[tuple[str, str]]:
-        """(name, sha256) of each file; names are relative to the deepest folder that holds them all."""
+        """(name, sha256) of each file; names are relative to the deepest common folder."""
         return named_hashes(self.files)
 
 
 NOTHING = Listing(())
 
 
-def split_list(given: list[str] | str | None) -> tuple[str, ...]:
-    """The entries of an option that is a list, or one text separated by commas; `{000..010}` is eleven entries."""
-    if given is None:
+def split_list(option: list[str] | str | None) -> tuple[str, ...]:
+    """The entries of an option that is a list or a comma-separated text; `{000..010}` expands to eleven entries.
+
+    Raises UsageError for an empty entry, a URL and a range that runs backwards.
+    """
+    if option is None:
         return ()
-    entries = given if isinstance(given, list) else [entry.strip() for entry in given.split(",")]
+    entries = option if isinstance(option, list) else [entry.strip() for entry in option.split(",")]
     for entry in entries:
         if not entry or "://" in entry or "\0" in entry:
             raise UsageError(
@@ -51,11 +54,11 @@ def split_list(given: list[str] | str | None) -> tuple[str, ...]:
                 got=entry,
                 do="download the file first, or name a data set of the Hub",
             )
-    return tuple(one for entry in entries for one in _spelt_out(entry))
+    return tuple(one for entry in entries for one in _expanded(entry))
 
 
-def _spelt_out(pattern: str) -> Iterator[str]:
-    """A pattern for each number of its ranges, zeros in front as in the first."""
+def _expanded(pattern: str) -> Iterator[str]:
+    """The patterns for all numbers of a pattern's ranges, zero-padded like the first number."""
     found = RANGE.search(pattern)
     if found is None:
         yield pattern
@@ -64,11 +67,11 @@ def _spelt_out(pattern: str) -> Iterator[str]:
     if int(last) < int(first):
         raise UsageError("a range of files runs backwards", got=pattern, expected=f"{{{last}..{first}}}")
     for number in range(int(first), int(last) + 1):
-        yield from _spelt_out(f"{pattern[: found.start()]}{number:0{len(first)}}{pattern[found.end() :]}")
+        yield from _expanded(f"{pattern[: found.start()]}{number:0{len(first)}}{pattern[found.end() :]}")
 
 
 def missing_shards(files: Iterable[str]) -> list[str]:
-    """The files that names such as train-00000-of-00003.parquet say there must be, and that are not among them."""
+    """The missing files of sets with names such as train-00000-of-00003.parquet."""
     files = set(files)
     wanted = set()
     for file in files:
@@ -79,10 +82,10 @@ def missing_shards(files: Iterable[str]) -> list[str]:
 
 
 def gaps(files: Iterable[str]) -> list[str]:
-    """The files that are missing between the first and the last of those whose names differ only in their number.
+    """The files that are missing in sequences of files whose names differ only in a number.
 
-    Three of them at least: two numbers make no sequence. Numbers without zeros in front (part-8, part-10) may be sizes,
-    dates or versions as well: they are a sequence where no more are missing than are there.
+    A sequence has at least three files. Numbers without leading zeros (part-8, part-10) can also be sizes, dates or
+    versions; they count as a sequence only if at least half of its files exist.
     """
     files = set(files)
     rows: dict[tuple[str, str], list[str]] = {}
@@ -91,21 +94,23 @@ def gaps(files: Iterable[str]) -> list[str]:
         found = None if OF_TOTAL.fullmatch(name) else NUMBERED.fullmatch(name)
         if found:
             rows.setdefault((os.path.join(folder, found["before"]), found["after"]), []).append(found["number"])
-    return sorted(f"{before}{number}{after}" for (before, after), given in rows.items() for number in _between(given))
+    return sorted(
+        f"{before}{number}{after}" for (before, after), digits in rows.items() for number in _missing_numbers(digits)
+    )
 
 
-def _between(given: Sequence[str]) -> Iterator[str]:
-    """The numbers that lack among some, as they are written."""
-    padded = any(number.startswith("0") and len(number) > 1 for number in given)
-    for width in {len(number) for number in given} if padded else {0}:
-        numbers = {int(number) for number in given if len(number) == width or not padded}
+def _missing_numbers(digits: Sequence[str]) -> Iterator[str]:
+    """The numbers that are missing in a sequence, with the same zero padding."""
+    padded = any(number.startswith("0") and len(number) > 1 for number in digits)
+    for width in {len(number) for number in digits} if padded else {0}:
+        numbers = {int(number) for number in digits if len(number) == width or not padded}
         span = range(min(numbers), max(numbers) + 1)
         if len(numbers) > 2 and (padded or len(span) <= 2 * len(numbers)):
             yield from (f"{number:0{width}}" for number in span if number not in numbers)
 
 
 def below(folder: Path, suffixes: Iterable[str] | None = None) -> Listing:
-    """Every file below a folder, by name, without hidden ones; only those with one of the suffixes, if given."""
+    """All files below a folder, sorted, except hidden ones; with `suffixes`, only files with one of them."""
     if not folder.is_dir():
         return NOTHING
     files = files_below(folder)
@@ -113,14 +118,17 @@ def below(folder: Path, suffixes: Iterable[str] | None = None) -> Listing:
 
 
 def matching(patterns: Iterable[str], base: Path) -> Listing:
-    """The files of paths and globs below `base`, in the order of the patterns; naming a file twice is refused."""
+    """The files of paths and globs below `base`, in the order of the patterns.
+
+    Raises UsageError for a folder, and for a file that is named twice.
+    """
     files: list[str] = []
     unmatched = []
     for pattern in patterns:
         full = os.path.normpath(os.path.join(base.absolute(), os.path.expanduser(pattern)))
         found = [full] if os.path.isfile(full) else _globbed(full)
         if not found and os.path.isdir(full):
-            raise UsageError("a data file is a folder", got=pattern, do="give a folder as data_dir")
+            raise UsageError("a data file is a folder", got=pattern, do="name a folder with data_dir")
         if not found:
             unmatched.append(full)
         files += found
@@ -130,9 +138,9 @@ def matching(patterns: Iterable[str], base: Path) -> Listing:
 
 
 def _globbed(pattern: str) -> list[str]:
-    """The files of a glob, sorted, without folders such as __MACOSX that the pattern doesn't name.
+    """The files of a glob, sorted, except those in folders such as __MACOSX that the pattern doesn't name.
 
-    NotReady, which names it, for a link that leads nowhere and for a named pipe, socket or device file among them.
+    Raises NotReady, naming the file, for a broken link, a named pipe, a socket and a device file.
     """
     named = set(Path(pattern).parts)
     found = sorted(glob.glob(_escaped(pattern), recursive=True))
@@ -144,7 +152,7 @@ def _globbed(pattern: str) -> list[str]:
 
 
 def _escaped(pattern: str) -> str:
-    """The pattern, those of its folders taken literally that are there by that name, brackets and all."""
+    """The pattern in which the names of existing folders are escaped, since a name may contain brackets."""
     place, parts = Path(pattern).anchor, list(Path(pattern).parts[1:])
     escaped = place
     while parts and os.path.lexists(os.path.join(place, parts[0])):
@@ -154,13 +162,13 @@ def _escaped(pattern: str) -> str:
 
 
 def shared(first: Listing, second: Listing) -> list[str]:
-    """The files that stand in both listings, under whatever name or link."""
+    """The files that are in both listings, even under other names or links."""
     ours = _real_paths(first.files)
     return [name for place, names in _real_paths(second.files).items() if place in ours for name in names]
 
 
 def _real_paths(files: Iterable[str]) -> dict[tuple[int, int], list[str]]:
-    """Files by device and inode: links to one file fall together."""
+    """Files by device and inode, which are equal for links to the same file."""
     places: dict[tuple[int, int], list[str]] = {}
     for file in files:
         state = os.stat(file)
@@ -169,6 +177,6 @@ def _real_paths(files: Iterable[str]) -> dict[tuple[int, int], list[str]]:
 
 
 def fingerprint(source: str, parts: Mapping[str, Any]) -> str:
-    """The sha256 of what determines the pixels of a source, the hashes of its files among it, as 64 hex digits."""
+    """The sha256, as 64 hex digits, of everything that the pixels of a source depend on, such as its files' hashes."""
     text = json.dumps({"source": source, **parts}, sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()

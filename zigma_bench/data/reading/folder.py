@@ -1,7 +1,7 @@
-"""Lists the files below folders, strictly: an entry that can't be read is an error that names it, never left out.
+"""Strict listing of files below folders: an entry that can't be read is an error, and is never skipped silently.
 
-Symbolic links are followed. Hidden files and folders (.NAME, and the folders of LEFT_OUT) are left out. Notes, such as
-README.txt, may lie beside the images; an image that no reader here takes may not.
+Symbolic links are followed. Hidden files and folders (.NAME, and the folders in LEFT_OUT) are skipped. Notes, such as
+README.txt, may be next to the images; images in a format that no reader supports are an error.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from pathlib import Path
 
 from zigma_bench.errors import NotReady, ZigmaBenchError
 
-IMAGES = (  # of the formats that decode.py takes
+IMAGES = (  # in the formats that decode.py reads
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm",
     ".pbm", ".pnm", ".avif",
 )  # fmt: skip
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm")
-OTHER_IMAGES = (  # of other formats
+OTHER_IMAGES = (  # in other formats
     ".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".jpm", ".jxr", ".wdp", ".jif",
     ".jfi", ".mpo", ".svg", ".svgz", ".tga", ".icb", ".vda", ".vst", ".ico", ".cur", ".icns", ".psd", ".psb", ".xcf",
     ".exr", ".hdr", ".dds", ".pcx", ".dcx", ".dib", ".pfm", ".pam", ".qoi", ".ras", ".sgi", ".rgb", ".rgba", ".bw",
@@ -34,17 +34,17 @@ SPECIAL = {
     stat.S_IFCHR: "a device file",
     stat.S_IFBLK: "a device file",
 }
-LEFT_OUT = ("__MACOSX", "__pycache__")  # folders that systems make, not people
+LEFT_OUT = ("__MACOSX", "__pycache__")  # folders that are created by systems, not by people
 HEADS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
 REMOVE = "remove it, or replace it by a file"
 CONVERT = "convert it to PNG, or remove it"
 
 
 def files_below(folder: Path) -> list[str]:
-    """Every file below a folder as an absolute path, sorted, without hidden ones.
+    """The absolute paths of all files below a folder, sorted, except hidden ones.
 
-    NotReady, which names the first such entry, for a link that leads nowhere or to a folder that was listed before, a
-    named pipe, socket or device file, a name that is no UTF-8, and a folder that can't be listed.
+    Raises NotReady, naming the entry, for a broken link, a link to a folder that is already listed, a named pipe, a
+    socket, a device file, a name that isn't UTF-8, and a folder that can't be listed.
     """
     found: list[str] = []
     listed: dict[tuple[int, int], str] = {}
@@ -56,14 +56,14 @@ def files_below(folder: Path) -> list[str]:
             if _is_folder(entry):
                 due += [] if entry.name in LEFT_OUT else [entry.path]
             else:
-                if entry.is_symlink() or not entry.is_file():  # looking at each costs a second for 100,000
+                if entry.is_symlink() or not entry.is_file():  # checking all would cost 1 s per 100,000 files
                     check_file(entry.path)
                 found.append(entry.path)
     return sorted(found)
 
 
 def files_in(folder: Path) -> list[Path]:
-    """The files of a folder itself, sorted, without hidden ones; NotReady as of `files_below`."""
+    """The files directly in a folder, sorted, except hidden ones; raises as `files_below` does."""
     files = [entry for entry in _entries(str(folder.absolute())) if not _is_folder(entry)]
     for entry in files:
         check_file(entry.path)
@@ -71,7 +71,7 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def folders_in(folder: Path) -> list[Path]:
-    """The folders of a folder itself, sorted, without hidden ones; NotReady as of `files_below`."""
+    """The folders directly in a folder, sorted, except hidden ones; raises as `files_below` does."""
     return sorted(
         Path(entry.path)
         for entry in _entries(str(folder.absolute()))
@@ -80,34 +80,34 @@ def folders_in(folder: Path) -> list[Path]:
 
 
 def check_file(path: str) -> None:
-    """NotReady for a path that is no file that can be opened."""
+    """Raise NotReady unless a path is a regular file or a link to one."""
     if os.path.isfile(path):
         return
     try:
-        kind = SPECIAL.get(stat.S_IFMT(os.stat(path).st_mode), "no file")
+        kind = SPECIAL.get(stat.S_IFMT(os.stat(path).st_mode), "not a file")
     except FileNotFoundError:
         if os.path.islink(path):
-            what = f"the link leads to a file that is not there, {os.readlink(path)}"
+            what = f"the link is broken: its target {os.readlink(path)} doesn't exist"
             raise NotReady(what, where=path, do="remove the link, or put the file there") from None
-        raise NotReady("there is no such file", where=path) from None
+        raise NotReady("the file doesn't exist", where=path) from None
     except OSError as error:  # such as a link to itself
         raise NotReady(f"the file can't be reached ({error.strerror})", where=path, do=REMOVE) from None
-    raise NotReady(f"this is {kind}, not a file of data", where=path, do=REMOVE)
+    raise NotReady(f"this is {kind}, not a regular data file", where=path, do=REMOVE)
 
 
-def check_none_passed_over(files: Iterable[str], taken: Sequence[str], what: str, *, shards: bool = False) -> None:
-    """NotReady for images, and for archives, that a reader of files with the suffixes `taken` would leave out.
+def check_none_passed_over(files: Iterable[str], suffixes: Sequence[str], what: str, *, shards: bool = False) -> None:
+    """Raise NotReady for images and archives that a reader (`what`) of files with these suffixes would skip.
 
-    `shards`: of a folder of shards, where files of the other kinds count, and single images are notes.
+    With `shards`, the folder is one of shards: other kinds of shards are an error, and single images count as notes.
     """
-    left = [file for file in files if not file.lower().endswith(tuple(taken))]
-    lost = [file for file in left if (_is_shard(file) if shards else _is_image(file))]
-    if lost:
-        more = f" and {len(lost) - 1:,} more" if len(lost) > 1 else ""
+    others = [file for file in files if not file.lower().endswith(tuple(suffixes))]
+    skipped = [file for file in others if (_is_shard(file) if shards else _is_image(file))]
+    if skipped:
+        more = f" and {len(skipped) - 1:,} more" if len(skipped) > 1 else ""
         raise NotReady(
-            f"{what} would pass over this file", where=f"{lost[0]}{more}",
-            expected=f"files that end in {', '.join(taken)}",
-            do="unpack it, or remove it" if lost[0].lower().endswith(ARCHIVES) else CONVERT,
+            f"{what} would skip this file", where=f"{skipped[0]}{more}",
+            expected=f"files that end in {', '.join(suffixes)}",
+            do="unpack it, or remove it" if skipped[0].lower().endswith(ARCHIVES) else CONVERT,
         )  # fmt: skip
 
 
@@ -116,7 +116,7 @@ def _is_shard(file: str) -> bool:
 
 
 def _is_image(file: str) -> bool:
-    """Whether a file's name, or its first bytes, are those of an image, a video, a shard or an archive."""
+    """Whether the name or the first bytes of a file are those of an image, a video, a shard or an archive."""
     name = file.lower()
     if name.endswith((*IMAGES, *OTHER_IMAGES, *VIDEOS, *ARCHIVES, *SHARDS)):
         return True
@@ -131,12 +131,14 @@ def _is_image(file: str) -> bool:
 
 
 def unreadable(path: str, error: OSError) -> ZigmaBenchError:
-    """The error of a file or folder of data that the system doesn't let us read."""
-    return NotReady(f"it can't be read ({error.strerror})", where=path, do="make it readable, or remove it")
+    """The error for a file or folder that can't be read."""
+    return NotReady(
+        f"the file or folder can't be read ({error.strerror})", where=path, do="make it readable, or remove it"
+    )
 
 
 def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
-    """What a folder holds that is not hidden."""
+    """The entries of a folder except hidden ones."""
     try:
         with os.scandir(folder) as entries:
             shown = [entry for entry in entries if not entry.name.startswith(".")]
@@ -149,19 +151,19 @@ def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
             entry.name.encode()
         except UnicodeEncodeError:
             name = os.fsencode(entry.path).decode("utf-8", "backslashreplace")
-            raise NotReady("the name is no UTF-8", where=name, do="rename it") from None
+            raise NotReady("the name is not UTF-8", where=name, do="rename it") from None
     yield from shown
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself, which `check_file` names
+    except OSError:  # a link to itself, which `check_file` reports
         return False
 
 
 def _check_new(folder: str, listed: dict[tuple[int, int], str]) -> None:
-    """NotReady for a folder that has been listed under another name, as by a link to a folder above it."""
+    """Raise NotReady for a folder that is already listed under another name, as by a link to a parent folder."""
     try:
         state = os.stat(folder)
     except OSError as error:
@@ -169,6 +171,6 @@ def _check_new(folder: str, listed: dict[tuple[int, int], str]) -> None:
     first = listed.setdefault((state.st_dev, state.st_ino), folder)
     if first != folder:
         raise NotReady(
-            "this link leads to a folder whose images are read already", where=folder, got=first,
-            do="remove the link, or one of both",
+            "this link leads to a folder that is already read", where=folder, got=first,
+            do="remove the link, or one of the two",
         )  # fmt: skip

@@ -1,9 +1,9 @@
-"""The sha256 of data files, remembered for as long as a file is the same: path, size, times, inode and device.
+"""The sha256 of data files, cached while path, size, times, inode and device of a file stay the same.
 
-The memory is one SQLite file, `hashes.sqlite`, in the folder of ZIGMA_BENCH_CACHE or ~/.cache/zigma-bench. It only
-saves time: an entry that is damaged counts as absent, and where nothing can be written every file is read again. As in
-Git ("racy Git", Documentation/technical/racy-git.txt) a file that changed just before it was read is not remembered,
-since it could change again without another time.
+The cache is one SQLite file, `hashes.sqlite`, in ZIGMA_BENCH_CACHE or ~/.cache/zigma-bench. It only saves time: a
+damaged entry counts as missing, and if the cache can't be written, all files are read in every run. As in Git ("racy
+Git", Documentation/technical/racy-git.txt), a file that changed just before it was read is not cached, because it could
+change again with the same time.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from zigma_bench.system.notices import notice
 
 NAME = "hashes.sqlite"
 MAX_ENTRIES = 2_000_000  # some 200 bytes each
-SETTLED_NS = 2_000_000_000  # how long a file must be unchanged to be remembered: FAT, the coarsest, counts in 2 s
+SETTLED_NS = 2_000_000_000  # age of the last change for caching a file; times on FAT are the coarsest, 2 s
 BUFFER_BYTES = 1 << 20
-CHUNK_FILES = 64  # that a thread hashes at once
-CHUNK_KEYS = 500  # of one query; SQLite takes 999 at least
-WAIT_SECONDS = 10  # for another process that writes
-SAID_BYTES = 8 << 30  # more than this takes so long that a line says so
+CHUNK_FILES = 64  # files per task of a thread
+CHUNK_KEYS = 500  # keys per query; SQLite allows at least 999
+WAIT_SECONDS = 10  # for another writing process
+NOTICE_BYTES = 8 << 30  # hashing more than this takes long, so a notice says so
 TABLE = """CREATE TABLE IF NOT EXISTS files
     (number INTEGER PRIMARY KEY, path BLOB UNIQUE, state TEXT, sha256 BLOB, seal BLOB)"""
 
 
 class Known(NamedTuple):
-    """A file as it was when it was looked at: `path`, with links of its folder resolved, and what `stat` says."""
+    """The state of a file: `path`, in which the folder's links are resolved, and the results of `stat`."""
 
     file: str
     path: bytes
@@ -49,13 +49,13 @@ class Known(NamedTuple):
     changed_ns: int
 
     def seal(self, sha256: bytes) -> bytes:
-        """A checksum over an entry, so that a damaged one counts as absent."""
+        """A checksum of an entry, to detect damaged ones."""
         return hashlib.sha256(b"\0".join((self.path, self.state.encode(), sha256))).digest()[:8]
 
 
 @dataclass
 class Rehash:
-    """A look at every byte, whatever is remembered; `wrong`: the files whose remembered hash was another one."""
+    """A check that ignores the cache and reads every file; `wrong` is the files whose cached hash was wrong."""
 
     wrong: list[str] = field(default_factory=list)
 
@@ -65,7 +65,7 @@ _rehash: ContextVar[Rehash | None] = ContextVar("rehash", default=None)
 
 @contextmanager
 def rehashing() -> Iterator[Rehash]:
-    """Within it every file is read anew, and what is remembered is compared and replaced."""
+    """A context in which every file is read again, and its cached hash is compared and replaced."""
     found = Rehash()
     token = _rehash.set(found)
     try:
@@ -75,7 +75,7 @@ def rehashing() -> Iterator[Rehash]:
 
 
 def hashes_of(files: Sequence[str | os.PathLike[str]]) -> list[str]:
-    """The sha256 of each file's content, as hex digits; NotReady for one that can't be read or is no regular file."""
+    """The sha256 of each file, as hex digits; NotReady for one that can't be read or isn't a regular file."""
     folders: dict[str, str] = {}
     known = [_look(os.fspath(file), folders) for file in files]
     store, rehash, started = Store(cache_root() / NAME), _rehash.get(), time.time_ns()
@@ -91,16 +91,16 @@ def hashes_of(files: Sequence[str | os.PathLike[str]]) -> list[str]:
 
 
 def changed_unseen(file: str) -> NotReady:
-    """The error of a file whose content changed while its size, times and inode stayed."""
+    """The error for a file whose content changed although its size, times and inode are the same."""
     return NotReady(
-        "the file holds other bytes than when its hash was remembered, though its size, times and inode are the same",
+        "the content of the file changed since its hash was cached, although its size, times and inode are the same",
         where=file,
-        do="check the disk and where the file came from; the hash is that of the bytes again, and a run trains anew",
+        do="check the disk and the origin of the file; the cached hash is correct again, and a run trains again",
     )
 
 
 def named_hashes(files: Sequence[str | os.PathLike[str]]) -> list[tuple[str, str]]:
-    """(name, sha256) of each file, in order; names are relative to the deepest folder that holds them all."""
+    """(name, sha256) of each file, in order; names are relative to the deepest common folder."""
     paths = [os.path.join(os.getcwd(), file) for file in files]
     if not paths:
         return []
@@ -110,13 +110,13 @@ def named_hashes(files: Sequence[str | os.PathLike[str]]) -> list[tuple[str, str
 
 
 def _look(file: str, folders: dict[str, str]) -> Known:
-    """A file as it is now; `folders` holds the real paths of folders that were asked for before."""
+    """The current state of a file; `folders` caches the real paths of folders."""
     try:
         found = os.stat(file)
     except OSError as error:
         raise _unreadable(file, error) from error
     if not stat.S_ISREG(found.st_mode):
-        raise NotReady("this is no regular file", where=file, do="remove it from the data")
+        raise NotReady("not a regular file", where=file, do="remove it from the data")
     folder, name = os.path.split(file)
     if folder not in folders:
         folders[folder] = os.path.realpath(folder)
@@ -134,10 +134,10 @@ def _unreadable(file: str, error: OSError) -> NotReady:
 
 
 def _hash_all(files: Sequence[Known]) -> list[tuple[Known, bytes]]:
-    """Each file with the sha256 of its content, on all processors: hashlib works without the interpreter's lock."""
+    """Each file with its sha256, computed in one thread per core: hashlib releases the GIL."""
     total = sum(file.size for file in files)
-    if total > SAID_BYTES:
-        notice(f"hashing {len(files):,} data files of {total / 2**30:.0f} GiB; once, unless they change")
+    if total > NOTICE_BYTES:
+        notice(f"hashing {len(files):,} data files of {total / 2**30:.0f} GiB (only once, unless they change)")
     chunks = [files[start : start + CHUNK_FILES] for start in range(0, len(files), CHUNK_FILES)]
     if len(files) < 2 * cores():
         chunks = [[file] for file in files]
@@ -167,19 +167,19 @@ def _hash(known: Known, buffer: memoryview) -> bytes:
         raise _unreadable(known.file, error) from error
     if not known.state == before == after:
         raise NotReady(
-            "the data file changed while it was read", where=known.file, do="run the same command when it is complete"
+            "the data file changed while it was read", where=known.file, do="run again when the file is complete"
         )
     return sha256.digest()
 
 
 @dataclass(frozen=True)
 class Store:
-    """The remembered hashes in one SQLite file, which many processes read and write."""
+    """The cached hashes in one SQLite file, which several processes can use at once."""
 
     file: Path
 
     def read(self, files: Sequence[Known]) -> dict[bytes, bytes]:
-        """The sha256 of those files that are remembered as they are now, by `Known.path`."""
+        """The cached sha256 of unchanged files, by `Known.path`."""
         found: dict[bytes, bytes] = {}
         by_path = {item.path: item for item in files}
         paths = list(by_path)
@@ -191,12 +191,12 @@ class Store:
                     query = f"SELECT path, state, sha256, seal FROM files WHERE path IN ({marks})"
                     found |= {path: value for path, *entry in base.execute(query, some)
                               if (value := _checked(by_path[path], entry)) is not None}  # fmt: skip
-        except (OSError, sqlite3.Error):  # absent or damaged: `write` makes it anew, and says where it can't
+        except (OSError, sqlite3.Error):  # missing or damaged: `write` creates the file again, or reports why it can't
             return found
         return found
 
     def write(self, entries: Sequence[tuple[Known, bytes]]) -> None:
-        """Remember these; a damaged file is replaced, and where that can't be a notice says so."""
+        """Cache these hashes. A damaged file is replaced; if the file can't be written, a notice says so."""
         if not entries:
             return
         try:
@@ -209,10 +209,10 @@ class Store:
                 self.file.unlink(missing_ok=True)
                 self._insert(entries)
         except (OSError, sqlite3.Error) as error:
-            notice(f"hashes of data files can't be remembered in {self.file} ({error}); they are computed at each run")
+            notice(f"hashes of data files can't be cached in {self.file} ({error}); every run computes them again")
 
     def _insert(self, entries: Sequence[tuple[Known, bytes]]) -> None:
-        """Add entries, and drop the oldest beyond MAX_ENTRIES."""
+        """Add entries, and delete the oldest beyond MAX_ENTRIES."""
         rows = [(item.path, item.state, sha256, item.seal(sha256)) for item, sha256 in entries]
         with closing(self._open("rwc")) as base, base:
             base.execute("BEGIN IMMEDIATE")
@@ -226,7 +226,7 @@ class Store:
 
 
 def _checked(known: Known, entry: Sequence[object]) -> bytes | None:
-    """The sha256 of an entry, if it is whole and of this state of the file."""
+    """The sha256 of an entry, or None if the entry is damaged or the file has changed."""
     state, sha256, seal = entry
     whole = state == known.state and isinstance(sha256, bytes) and seal == known.seal(sha256)
     return sha256 if whole and isinstance(sha256, bytes) else None

@@ -1,4 +1,4 @@
-"""Whether the data of a cell are still those that were planned; a worker asks before it reads them."""
+"""The check of a worker that the data of a cell did not change after the plan was made."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from zigma_bench.plugins.discovery import catalogue
 
 
 def check_planned(cell: Cell) -> None:
-    """NotReady if files of a cell's data set are missing or changed after the plan was made."""
+    """Raise NotReady if files of a cell's data set are missing or changed after the plan was made."""
     data = cell.data_set
     spec = catalogue().get("dataset", data.name)
     facts = spec.facts.describe(spec.make_options(data.options))
@@ -22,5 +22,5 @@ def check_planned(cell: Cell) -> None:
             where=f"data: {data.name}",
             expected=f"the fingerprint {planned}",
             got=found,
-            do="run the same command again: it makes a new plan, of the files as they are now",
+            do="run the same command again: it makes a new plan with the current files",
         )

@@ -1,4 +1,4 @@
-"""Reads an iterator on a thread of its own, some items ahead of who takes them."""
+"""Read an iterator ahead of its consumer, in a thread."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-POLL_SECONDS = 0.2  # how often a full queue's thread looks whether anybody still waits
+POLL_SECONDS = 0.2  # how often the thread, while the queue is full, checks whether the consumer is gone
 
 
 class _End:
@@ -20,9 +20,9 @@ class _End:
 
 
 def read_ahead(items: Iterator[T], count: int) -> Iterator[T]:
-    """The same items, `count` at most read before they are taken; an error comes in its place among them.
+    """The same items, of which at most `count` are read ahead; an error is raised at its place among the items.
 
-    The thread starts with the first item that is asked for, and ends with the items or when nobody holds the iterator.
+    The thread starts when the first item is requested, and ends with the items or when the iterator is deleted.
     """
     waiting: queue.Queue[T | _End] = queue.Queue(count)
     gone = threading.Event()
@@ -47,7 +47,7 @@ def _read(items: Iterator[T], waiting: queue.Queue[T | _End], gone: threading.Ev
 
 
 def _put(item: T | _End, waiting: queue.Queue[T | _End], gone: threading.Event) -> bool:
-    """Whether an item found its place before everybody was gone."""
+    """Put an item into the queue; False if the consumer is gone."""
     while not gone.is_set():
         try:
             waiting.put(item, timeout=POLL_SECONDS)

@@ -1,9 +1,9 @@
-"""Which split each file of a local folder belongs to, by one rule for all kinds of files.
+"""The split of each file of a local folder, by one rule for all kinds of files.
 
-A folder has splits where every file lies below a folder that is named after one (train/, images/val/, test2017/), or,
-of shards, has such a name itself (train-00000-of-00003.parquet). Names are read so only where the options ask for
-another split than `train`; otherwise all files are read as `train`, and a folder with two splits is refused, because
-one of them would be trained on, or left out, without a word.
+A folder has splits if every file is below a folder that is named after a split (train/, images/val/, test2017/), or if
+every shard is named after one (train-00000-of-00003.parquet). The names matter only if the options name another split
+than `train`. Otherwise all files belong to `train`, and a folder with two splits is an error, because one of them would
+silently be trained on or skipped.
 """
 
 from __future__ import annotations
@@ -28,32 +28,32 @@ Splits = Mapping[str, tuple[str, ...]]
 
 
 def split_names(*texts: str | None) -> set[str]:
-    """The splits that texts such as `train[:10%]+test` take images from."""
+    """The names of the splits in texts such as `train[:10%]+test`."""
     return {part.partition("[")[0] for text in texts if text is not None for part in text.split("+")}
 
 
-def files_of_splits(files: Sequence[str], base: Path, asked: set[str], *, shards: bool, where: str) -> Splits:
-    """The files below `base` by split, where the options ask for the splits `asked`.
+def files_of_splits(files: Sequence[str], base: Path, requested: set[str], *, shards: bool, where: str) -> Splits:
+    """The files below `base` by split; `requested` is the splits that the options name.
 
-    UsageError, which names the folders or files, where names are those of splits that the options do not mention, and
-    where a file belongs to no split although the options ask for several.
+    Raises UsageError, naming the files, if they belong to splits that the options don't name, or if a file belongs to
+    no split although the options name several.
     """
     above = os.path.join(base, "")
     names = [file[len(above) :] if file.startswith(above) else os.path.relpath(file, base) for file in files]
-    strict = [_split_of(name, asked, shards=shards) for name in names]
-    loose = strict if None not in strict else [_word_in(name, asked) for name in names]
-    if asked <= {ALL}:
+    strict = [_split_of(name, requested, shards=shards) for name in names]
+    loose = strict if None not in strict else [_word_in(name, requested) for name in names]
+    if requested <= {ALL}:
         for found in (strict, loose if None not in loose else []):
             if len(set(found) - {None}) > 1:
                 raise _unmentioned(names, found, where)
         return {ALL: tuple(files)}
-    if set(loose) == {None}:  # none that the options ask for: the error names those that there are
+    if set(loose) == {None}:  # no file has a requested split: loading reports the splits that exist
         return {ALL: tuple(files)}
     if None in loose:
         raise UsageError(
             "the file belongs to no split", where=os.path.join(base, names[loose.index(None)]),
-            expected=f"a folder named after its split, since the options ask for {', '.join(sorted(asked))}",
-            do="move it into one, or ask for train alone with validation",
+            expected=f"a folder named after its split, since the options name {', '.join(sorted(requested))}",
+            do="move it into such a folder, or use only the split train, with the option validation",
         )  # fmt: skip
     by_split: dict[str, list[str]] = {}
     for file, split in zip(files, loose, strict=True):
@@ -62,35 +62,35 @@ def files_of_splits(files: Sequence[str], base: Path, asked: set[str], *, shards
     return {split: tuple(found) for split, found in by_split.items()}
 
 
-def _split_of(name: str, asked: set[str], *, shards: bool) -> str | None:
-    """The split that a whole folder's name, or the beginning of a shard's, stands for."""
+def _split_of(name: str, requested: set[str], *, shards: bool) -> str | None:
+    """The split of a file by the complete name of a folder, or by the beginning of a shard's name."""
     *folders, file = name.split(os.sep)
     for folder in folders:
-        if (word := _known(folder.lower().rstrip("0123456789"), asked)) or (word := _known(folder, asked)):
+        if (word := _known(folder.lower().rstrip("0123456789"), requested)) or (word := _known(folder, requested)):
             return word
     if not shards:
         return None
     if found := OF_TOTAL.match(file):
-        return _known(found["split"].lower(), asked)
-    return _known(next(iter(BETWEEN.split(file.lower()))), asked)
+        return _known(found["split"].lower(), requested)
+    return _known(next(iter(BETWEEN.split(file.lower()))), requested)
 
 
-def _word_in(name: str, asked: set[str]) -> str | None:
-    """The split that any word of a path stands for, as in my-train/1.png or val_0001.png."""
+def _word_in(name: str, requested: set[str]) -> str | None:
+    """The split of a file by any word of its path, as in my-train/1.png or val_0001.png."""
     words = (word for part in name.split(os.sep) for word in BETWEEN.split(part.lower()))
-    return next((split for word in words if (split := _known(word, asked))), None)
+    return next((split for word in words if (split := _known(word, requested))), None)
 
 
-def _known(word: str, asked: set[str]) -> str | None:
-    return word if word in asked else WORDS.get(word)
+def _known(word: str, requested: set[str]) -> str | None:
+    return word if word in requested else WORDS.get(word)
 
 
 def _unmentioned(names: Iterable[str], splits: Sequence[str | None], where: str) -> UsageError:
-    """The error of a folder with splits of which the options mention `train` alone."""
+    """The error for a folder with several splits when the options name only `train`."""
     examples = {split: name for name, split in reversed(list(zip(names, splits, strict=True))) if split is not None}
     shown = "; ".join(f"{split}: {examples[split]}" for split in sorted(examples))
     return UsageError(
-        f"names of its folders and files are those of the splits {' and '.join(sorted(examples))}", where=where,
-        expected="one split, or options that say which is used", got=shown,
-        do="name another with validation_split, add them as in split: train+test, or set data_dir or data_files to one",
+        f"its folders and files are named after the splits {' and '.join(sorted(examples))}", where=where,
+        expected="one split, or options that select splits", got=shown,
+        do="set validation_split, combine splits as in split: train+test, or set data_dir or data_files to one split",
     )  # fmt: skip

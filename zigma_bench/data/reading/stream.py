@@ -1,8 +1,9 @@
-"""Images that come one after another, from the Hub or from shards, and are never stored whole.
+"""Streamed images, from the Hub or from shards, which are never stored completely.
 
-An epoch shuffles them through a buffer: it holds the next `buffer` images of the stream, one of them is drawn, and the
-next takes its place. Which image is drawn when follows from (seed, epoch) and the two numbers alone, so a training that
-goes on in the middle of an epoch skips to the first image that is still to come, and sees the same images.
+An epoch shuffles the images through a buffer that holds the next `buffer` images of the stream: one of them is drawn at
+random, and the next image of the stream replaces it. The order depends only on (seed, epoch), `count` and `buffer`. A
+training run that resumes in the middle of an epoch therefore skips to the first image that it still needs, and sees the
+same images.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from zigma_bench.data.reading.readahead import read_ahead
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.system.device import cores
 
-READ_AHEAD = 1000  # encoded images that wait for their turn
+READ_AHEAD = 1000  # encoded images that are read ahead
 
 Indices = Sequence[int] | npt.NDArray[np.integer]
 
 
 @dataclass(frozen=True)
 class Row:
-    """An encoded image of a stream, where it comes from, and its class and texts, if there are any."""
+    """An encoded image of a stream, its place in the stream for errors, and its optional class and captions."""
 
     data: bytes
     where: str
@@ -41,16 +42,16 @@ class Row:
 
 
 class Opened(Protocol):
-    """The rows of a stream from number `start` on; with `pictures` false without their images, `data` empty."""
+    """A function that reads the rows of a stream from row `start`; without `pictures`, their `data` is empty."""
 
     def __call__(self, start: int, *, pictures: bool = True) -> Iterator[Row]: ...
 
 
 @dataclass(frozen=True)
 class Stream:
-    """Rows in a fixed order. It must pickle.
+    """A sequence of rows in a fixed order; it must pickle.
 
-    `label` names it in errors; `classes` and `captions` say whether its rows have a class, and texts.
+    `label` names it in errors. `classes` and `captions` say whether its rows have classes and captions.
     """
 
     open: Opened
@@ -59,30 +60,30 @@ class Stream:
     captions: bool
 
     def rows(self, start: int, count: int, *, pictures: bool = True) -> Iterator[Row]:
-        """`count` rows; NotReady if the stream ends before."""
+        """`count` rows from row `start`; NotReady if the stream ends before."""
         done = 0
         for row in itertools.islice(self.open(start, pictures=pictures), count):
             yield row
             done += 1
         if done < count:
-            got = start + done if done or not start else f"{start} at most"  # rows that are passed over are not counted
+            got = start + done if done or not start else f"{start} at most"  # skipped rows are not counted
             raise too_few(self.label, start + count, got)
 
     def labels_of(self, rows: Iterable[Row]) -> Labels:
-        """The classes of some rows; UsageError where they have none."""
+        """The classes of rows, int64 [n]; UsageError for a stream without classes."""
         if not self.classes:
             raise UsageError("these images have no labels", where=self.label, do="name their column with label")
         return np.array([row.label for row in rows], dtype=np.int64)
 
     def texts_of(self, rows: Iterable[Row]) -> list[Texts]:
-        """The texts of some rows; UsageError where they have none."""
+        """The captions of rows; UsageError for a stream without captions."""
         if not self.captions:
             raise UsageError("these images have no captions", where=self.label, do="name their column with caption")
         return [row.texts or () for row in rows]
 
 
 def too_few(label: str, expected: int, got: int | str) -> NotReady:
-    """The error of a stream that ends before it has given what was asked of it."""
+    """The error for a stream that ends too early."""
     return NotReady(
         "the stream has too few images", where=label, expected=f"{expected:,} (validation and count)", got=got,
         do="lower count or validation",
@@ -91,21 +92,21 @@ def too_few(label: str, expected: int, got: int | str) -> NotReady:
 
 @functools.lru_cache(maxsize=2)
 def buffered_order(count: int, buffer: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """The numbers 0 to count - 1 as a shuffle buffer gives them: number i never before place i - buffer + 1."""
+    """The numbers 0 to count - 1 in the order of a shuffle buffer: number i is never before position i - buffer + 1."""
     generator = np.random.default_rng([seed, epoch, 1])
     held = list(range(min(buffer, count)))
-    given = []
+    drawn = []
     for number, place in enumerate(generator.integers(len(held), size=count - len(held)).tolist(), len(held)):
-        given.append(held[place])
+        drawn.append(held[place])
         held[place] = number
-    return np.concatenate([np.array(given, dtype=np.int64), generator.permutation(np.array(held, dtype=np.int64))])
+    return np.concatenate([np.array(drawn, dtype=np.int64), generator.permutation(np.array(held, dtype=np.int64))])
 
 
 class StreamedImages:
     """`count` images of a stream after the first `skip`: uint8 [count, channels, resolution, resolution].
 
-    `take` reads from the start to what it is asked for, and goes on from there where that comes later. A training takes
-    the images of its `epoch`s. What stands beside the images is read once, without them, and kept.
+    `take` reads the stream forwards, and restarts it for an earlier image. Training reads the images of an `epoch`.
+    Labels and captions are read once, without the images, and cached.
     """
 
     decodes = True
@@ -121,7 +122,7 @@ class StreamedImages:
     def __len__(self) -> int:
         return self.count
 
-    def __reduce__(self) -> tuple[Any, ...]:  # a copy in another process reads for itself
+    def __reduce__(self) -> tuple[Any, ...]:  # a copy in another process opens the stream again
         rest = {key: getattr(self, key) for key in ("skip", "count", "buffer", "channels", "resolution", "resize")}
         return functools.partial(StreamedImages, self.stream, **rest), ()
 
@@ -132,17 +133,17 @@ class StreamedImages:
         return self._reader.cropped(indices, crops)
 
     def labels(self, indices: Indices) -> Labels:
-        return self.stream.labels_of(self._beside[int(index)] for index in indices)
+        return self.stream.labels_of(self._rows_without_images[int(index)] for index in indices)
 
     def captions(self, indices: Indices) -> list[Texts]:
-        return self.stream.texts_of(self._beside[int(index)] for index in indices)
+        return self.stream.texts_of(self._rows_without_images[int(index)] for index in indices)
 
     @cached_property
-    def _beside(self) -> list[Row]:
+    def _rows_without_images(self) -> list[Row]:
         return list(self.stream.rows(self.skip, self.count, pictures=False))
 
     def epoch(self, seed: int, number: int) -> _Reader:
-        """The images in the order of an epoch: place p of it is the p-th image that a training sees."""
+        """The images in the order of epoch `number`: image p of the result is the p-th image of the epoch."""
         key = (seed, number)
         if key not in self._epochs:
             if len(self._epochs) > 1:
@@ -156,16 +157,16 @@ class StreamedImages:
 
 
 class _Reader:
-    """The images of a stream in some order; a place that lies behind the last one begins the stream anew.
+    """The images of a stream in a given order; reading an earlier image than the last one restarts the stream.
 
-    `ahead` rows are read on a thread of their own before they are asked for.
+    A thread reads `ahead` rows in advance.
     """
 
     def __init__(self, images: StreamedImages, order: npt.NDArray[np.int64], *, ahead: int) -> None:
         self.images, self.order, self.ahead = images, order, ahead
         self.place_of = np.argsort(order)
         self.rows: Iterator[Row] | None = None
-        self.number = self.place = 0  # of the row that comes next from the stream, and of the next to be given
+        self.number = self.place = 0  # of the next row in the stream, and of the next image in `order`
         self.held: dict[int, Row] = {}
         self.last: tuple[list[int], list[Row]] = ([], [])
 
@@ -195,7 +196,7 @@ class _Reader:
         return self.images.stream.texts_of(self._rows(places))
 
     def _rows(self, places: Indices) -> list[Row]:
-        """The rows of some places; those of the last call are kept, for labels are asked for after the pixels."""
+        """The rows at some places of the order; those of the last call are cached, since labels follow the pixels."""
         wanted = [int(place) for place in np.arange(len(self))[np.asarray(places, dtype=np.int64)]]
         if wanted != self.last[0]:
             found = {place: self._row(place) for place in sorted(set(wanted))}
@@ -212,13 +213,13 @@ class _Reader:
             if self.place_of[self.number] >= place:
                 self.held[self.number] = row
             self.number += 1
-        for passed in range(self.place, place):
-            self.held.pop(int(self.order[passed]), None)
+        for skipped in range(self.place, place):
+            self.held.pop(int(self.order[skipped]), None)
         self.place = place + 1
         return self.held.pop(wanted)
 
     def _seek(self, place: int) -> None:
-        """Begin at the first row that a place from here on needs."""
+        """Restart the stream at the first row that is needed from `place` on."""
         self.number, self.place, self.held = int(self.order[place:].min()), place, {}
         start, images = self.number, self.images
         rows = images.stream.rows(images.skip + start, images.count - start)
@@ -227,7 +228,7 @@ class _Reader:
 
 @dataclass(frozen=True)
 class HeldRows:
-    """Encoded images in memory, read like those of a table."""
+    """Encoded images in memory, with the interface of a table's rows."""
 
     encoded: tuple[tuple[bytes, str], ...]
     label: str
@@ -241,7 +242,7 @@ class HeldRows:
 
 @dataclass(frozen=True)
 class HeadImages:
-    """The first `count` images of a stream, read when they are first taken and kept encoded."""
+    """The first `count` images of a stream, read at the first access and held in memory, encoded."""
 
     stream: Stream
     count: int

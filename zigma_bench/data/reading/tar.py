@@ -1,4 +1,4 @@
-"""The samples of a webdataset shard, read from the tar file itself, strictly."""
+"""Strict reading of the samples of a webdataset shard from its tar file."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ AGAIN = "get the file again"
 
 @dataclass(frozen=True)
 class Sample:
-    """What stands together in a shard: files in a row whose names are equal up to their first dot.
+    """A sample of a shard: consecutive files whose names are equal up to the first dot.
 
-    `twice`: fields that stood there again; their first bytes are kept.
+    `fields` maps suffixes to contents. `twice` is the suffixes that occur twice, of which the first content counts.
     """
 
     key: str
@@ -25,7 +25,7 @@ class Sample:
 
 
 def samples_of(file: str) -> Iterator[Sample]:
-    """The samples of a shard in their order; NotReady where the file is cut off or no tar file."""
+    """The samples of a shard in order; NotReady for a truncated or invalid tar file."""
     sample = None
     for name, data in _members(file):
         key, suffix = _key_of(name)
@@ -42,32 +42,32 @@ def samples_of(file: str) -> Iterator[Sample]:
 
 
 def count_samples(file: str) -> int:
-    """The samples of a shard, from the heads of its files alone; NotReady as of `samples_of`."""
+    """The number of samples of a shard, from the headers of its files; raises as `samples_of` does."""
     keys = (_key_of(name)[0] for name, _ in _members(file, contents=False))
     return sum(1 for _ in itertools.groupby(keys))
 
 
 def _key_of(name: str) -> tuple[str, str]:
-    """(key, field) of a file: what stands before the first dot of its name, with its folder, and what stands after."""
+    """(key, field) of a file: its path up to the first dot of the file name, and the rest."""
     folder, slash, base = name.rpartition("/")
     stem, _, suffix = base.partition(".")
     return f"{folder}{slash}{stem}", suffix
 
 
 def check_end(file: str) -> None:
-    """NotReady where a tar file does not end as one does; reads its last block alone."""
+    """Raise NotReady if a tar file has no end mark; reads only its last block."""
     with open(file, "rb") as opened:
         opened.seek(0, 2)
         opened.seek(max(0, opened.tell() - tarfile.BLOCKSIZE))
         if opened.read() != bytes(tarfile.BLOCKSIZE):
-            raise NotReady("the tar file is cut off: it ends without the end mark", where=file, do=AGAIN)
+            raise NotReady("the tar file is truncated: it has no end mark", where=file, do=AGAIN)
 
 
 def _members(file: str, *, contents: bool = True) -> Iterator[tuple[str, bytes]]:
-    """(name, bytes) of each file of a tar file, which must end as one does: a cut between two files is a cut too.
+    """(name, bytes) of each file of a tar file except hidden ones; without `contents`, bytes are empty.
 
-    Hidden files are left out. NotReady, which names it, for what a reader of shards would pass over: a link, or another
-    member that is no file, and a file whose name has no dot, so that it belongs to no field.
+    Raises NotReady for a tar file that is invalid or has no end mark, and, naming the member, for a member that readers
+    of shards skip: a link or another entry that isn't a file, or a file name without a dot, which has no field.
     """
     try:
         with tarfile.open(file, "r:") as tar:
@@ -81,16 +81,16 @@ def _members(file: str, *, contents: bool = True) -> Iterator[tuple[str, bytes]]
             with open(file, "rb") as raw:
                 raw.seek(tar.offset)
                 if raw.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                    raise tarfile.ReadError("it ends without the end mark")
+                    raise tarfile.ReadError("it has no end mark")
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise NotReady(f"the tar file is cut off or broken ({error})", where=file, do=AGAIN) from error
+        raise NotReady(f"the tar file is truncated or broken ({error})", where=file, do=AGAIN) from error
 
 
 def _check_member(member: tarfile.TarInfo, file: str) -> None:
     where = f"{file}, {member.name}"
     if not member.isfile():
-        raise NotReady("a link, or another entry that is no file, in a shard", where=where, do="write the file itself")
+        raise NotReady("the shard contains a link or another entry that is not a file", where=where, do="add the file")
     if "." not in member.name.rpartition("/")[2]:
         raise NotReady(
-            "a file of a shard without a field", where=where, expected="KEY.FIELD, as in 0001.png", do="rename it"
+            "the name of the file has no field", where=where, expected="KEY.FIELD, as in 0001.png", do="rename it"
         )

@@ -1,8 +1,8 @@
-"""Clips read from video files by PyAV: stated frames, stride and size, and always the same ones.
+"""Clips from video files, read with PyAV; the number of frames, the stride and the position of clips are fixed.
 
-A video is decoded whole, so that a broken one is found and its frames are counted, not believed. Its clips begin at
-frames evenly spread from the first to the last that leaves room for a clip; a single clip is the one in the middle.
-Each frame is then scaled and cut as an image is.
+A video is decoded completely, to find broken videos and to count its frames. The starts of its clips are spread evenly
+from the first to the last possible frame; a single clip is the one in the middle. Each frame is resized and cropped
+like an image.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from zigma_bench.errors import BadImage, NotReady
 from zigma_bench.plugins.registry import Missing
 from zigma_bench.system.device import cores
 
-MEMORY_BYTES = 2**30  # a split whose pixels fit is decoded once and kept
-MAX_FRAMES = 20_000  # of one video, which is held in memory while its clips are cut out
-LOST = 0.1  # the share of the frames that its head tells of which may be missing: old encoders count one or two more
+MEMORY_BYTES = 2**30  # a split of at most this size is decoded once and stays in memory
+MAX_FRAMES = 20_000  # of one video, which is in memory while its clips are extracted
+MOST_MISSING = 0.1  # tolerated share of missing frames, because old encoders state one or two more in the header
 MEND = "replace or remove the video"
 INSTALL = 'install PyAV: pip install "zigma-bench[video]"'
 
 
 def pyav_missing() -> tuple[Missing, ...]:
-    """What to do where PyAV is not installed; it is not imported."""
+    """PyAV as a missing package of a plan, or nothing if it is installed; PyAV is not imported."""
     return (
         () if importlib.util.find_spec("av") else (Missing("PyAV, which reads video files, is not installed", INSTALL),)
     )
@@ -40,7 +40,7 @@ def pyav_missing() -> tuple[Missing, ...]:
 
 @dataclass(frozen=True)
 class Cut:
-    """How clips are cut: `clips` of a video, each of `frames` frames that lie `stride` apart."""
+    """How clips are extracted: `clips` clips per video, each of `frames` frames at a distance of `stride`."""
 
     frames: int
     stride: int
@@ -48,7 +48,7 @@ class Cut:
 
     @property
     def span(self) -> int:
-        """The frames that a clip reaches over."""
+        """The number of frames from the first to the last frame of a clip."""
         return (self.frames - 1) * self.stride + 1
 
     def starts(self, length: int) -> list[int]:
@@ -60,19 +60,19 @@ class Cut:
 
 
 def read_frames(path: Path) -> list[Any]:
-    """All frames of a video, as PyAV has them; BadImage, which names the file, where it can't be decoded whole."""
+    """All frames of a video, as PyAV objects; BadImage, naming the file, if it can't be decoded completely."""
     if missing := pyav_missing():
         raise NotReady(missing[0].what, where=str(path), do=missing[0].do)
     import av
 
     frames: list[Any] = []
-    told = 0
+    stated = 0
     try:
         with av.open(str(path), mode="r", metadata_errors="ignore") as container:
             if not container.streams.video:
-                raise BadImage("the file holds no video", where=str(path), do=MEND)
+                raise BadImage("the file contains no video", where=str(path), do=MEND)
             stream = container.streams.video[0]
-            told = stream.frames
+            stated = stream.frames
             for frame in container.decode(stream):
                 if frame.is_corrupt:
                     raise BadImage(f"frame {len(frames)} of the video is broken", where=str(path), do=MEND)
@@ -80,27 +80,27 @@ def read_frames(path: Path) -> list[Any]:
                 if len(frames) > MAX_FRAMES:
                     raise BadImage(
                         "the video is too long", where=str(path), expected=f"at most {MAX_FRAMES:,} frames",
-                        do="cut it into shorter ones",
+                        do="split it into shorter ones",
                     )  # fmt: skip
     except (av.error.FFmpegError, OSError) as error:
         raise BadImage(f"the video can't be decoded ({error})", where=str(path), do=MEND) from error
-    if not frames or len(frames) < told * (1 - LOST):
+    if not frames or len(frames) < stated * (1 - MOST_MISSING):
         raise BadImage(
-            "the video is cut off", where=str(path), expected=f"{told or 'some'} frames, as its head says",
+            "the video is truncated", where=str(path), expected=f"{stated or 'some'} frames, as its header states",
             got=len(frames), do=MEND,
         )  # fmt: skip
     return frames
 
 
 def read_clips(path: Path, cut: Cut, wanted: Sequence[int], *, resolution: int) -> Pixels:
-    """Some of a video's clips, uint8 [n, frames, 3, resolution, resolution]; BadImage where it is too short."""
-    from zigma_bench.data.reading.decode import fitted  # brings Pillow, which a description needs not
+    """The clips `wanted` of a video, uint8 [n, frames, 3, resolution, resolution]; BadImage if it is too short."""
+    from zigma_bench.data.reading.decode import fitted  # imports Pillow; describe() must not
 
     frames = read_frames(path)
     if len(frames) < cut.span:
         raise BadImage(
-            "the video is too short", where=str(path), do="take fewer frames or a smaller stride, or remove it",
-            expected=f"at least {cut.span} frames ({cut.frames} that lie {cut.stride} apart)", got=len(frames),
+            "the video is too short", where=str(path), do="use fewer frames or a smaller stride, or remove it",
+            expected=f"at least {cut.span} frames ({cut.frames} with a stride of {cut.stride})", got=len(frames),
         )  # fmt: skip
     starts = cut.starts(len(frames))
     clips = np.empty((len(wanted), cut.frames, 3, resolution, resolution), np.uint8)
@@ -113,9 +113,9 @@ def read_clips(path: Path, cut: Cut, wanted: Sequence[int], *, resolution: int) 
 
 @dataclass(frozen=True)
 class VideoClips:
-    """The clips of video files: those of the first file, then those of the second, each with its file's class.
+    """The clips of video files: those of the first file, then those of the second, each with the class of its file.
 
-    If all pixels fit in MEMORY_BYTES the first `take` decodes and keeps them all.
+    If all pixels fit in MEMORY_BYTES, the first `take` decodes all clips and keeps them in memory.
     """
 
     files: tuple[Path, ...]
@@ -135,7 +135,7 @@ class VideoClips:
 
     @property
     def decodes(self) -> bool:
-        """Whether the clips are too many to be kept."""
+        """Whether the clips are too large to stay in memory."""
         return len(self) * self.cut.frames * 3 * self.resolution**2 > MEMORY_BYTES
 
     @cached_property
@@ -143,7 +143,7 @@ class VideoClips:
         return self._decoded(np.arange(len(self)))
 
     def _decoded(self, indices: npt.NDArray[np.int64]) -> Pixels:
-        """Each file is decoded once, by a thread, for all of its clips that are wanted."""
+        """Decode the clips; a thread decodes each file once for all of its clips."""
         clips = np.empty((len(indices), self.cut.frames, 3, self.resolution, self.resolution), np.uint8)
         files = indices // self.cut.clips
 
@@ -158,5 +158,5 @@ class VideoClips:
 
 
 def _threads() -> int:
-    """One a processor; one alone in a process that takes clips ahead of training, for others like it stand beside."""
+    """The number of threads: one per core; one in a worker process, because several of them run."""
     return cores() if multiprocessing.parent_process() is None else 1

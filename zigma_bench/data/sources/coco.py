@@ -1,4 +1,4 @@
-"""MS-COCO: photographs with five texts or so each, of which one is drawn at each use; its own validation split."""
+"""MS-COCO: photographs with about five captions each, of which one is drawn at each use; its own validation split."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from zigma_bench.errors import BadImage, NotReady, ZigmaBenchError
 from zigma_bench.plugins.registry import DataFacts, Missing
 
 if TYPE_CHECKING:
-    from zigma_bench.data.checks.dataset import Found
+    from zigma_bench.data.checks.dataset import CheckResult
 
 COUNTS = {"2014": {"train": 82_783, "val": 40_504}, "2017": {"train": 118_287, "val": 5_000}}
 
 
 @dataclass(frozen=True)
 class Side:
-    """One split of one edition: its folder of images, its file of texts, and how many images there must be."""
+    """One split of one edition: its folder of images, its file of captions, and the required number of images."""
 
     images: Path
     texts: Path
@@ -33,16 +33,16 @@ class Side:
 
 
 def describe(options: CocoOptions) -> DataFacts:
-    """Facts of the folder, from names and contents of its files."""
+    """The facts of the data set, from the names and contents of its files."""
     train, val = _sides(options)
     files = [file for side in (train, val) for file in (side.texts, *sorted(_files(side)))]
-    told = fingerprint("coco", {"resolution": options.resolution, "files": hashes(files, root_of(options.root))})
+    identity = fingerprint("coco", {"resolution": options.resolution, "files": hashes(files, root_of(options.root))})
     side = options.resolution
-    return DataFacts(3, side, side, told, _missing(options), val.count, captions=True, crops=True)
+    return DataFacts(3, side, side, identity, _missing(options), val.count, captions=True, crops=True)
 
 
 def load(options: CocoOptions) -> Splits:
-    """The photographs as uint8 [N, 3, resolution, resolution] with their texts; NotReady without all of them."""
+    """The photographs as uint8 [N, 3, resolution, resolution] with their captions; NotReady if some are missing."""
     for missing in describe(options).missing:
         raise NotReady(f"{missing.what} is missing", where="data: coco", do=missing.do)
     train, val = (_images(side, options.resolution) for side in _sides(options))
@@ -50,22 +50,22 @@ def load(options: CocoOptions) -> Splits:
 
 
 def count(options: CocoOptions) -> Counts:
-    """How many photographs are trained on and held out."""
+    """The numbers of training and held-out photographs."""
     train, val = _sides(options)
     return Counts(train.count, val.count)
 
 
-def parts(options: CocoOptions) -> Iterator[Callable[[], Found]]:
-    """The parts of a check: the texts of every image, every image that they name, and every image that is there."""
+def parts(options: CocoOptions) -> Iterator[Callable[[], CheckResult]]:
+    """The parts of a check: captions without images, images without captions, and every image."""
     for side in _sides(options):
         if side.texts.is_file():
-            yield functools.partial(_absent, side)
+            yield functools.partial(_check_captions, side)
         if files := _files(side):
             yield from image_parts(sorted(files), options.resolution)
 
 
 def read_texts(file: Path) -> dict[str, Texts]:
-    """The texts of each image by its file's name, in its order; NotReady for what is no file of COCO's texts."""
+    """The captions of each image by file name, sorted; NotReady for an invalid file of captions."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
         names = {item["id"]: str(item["file_name"]) for item in found["images"]}
@@ -74,10 +74,10 @@ def read_texts(file: Path) -> dict[str, Texts]:
             texts[names[item["image_id"]]].append(str(item["caption"]).strip())
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise NotReady(
-            f"the file of texts can't be read ({type(error).__name__}: {error})", where=str(file),
+            f"the file of captions can't be read ({type(error).__name__}: {error})", where=str(file),
             expected="JSON with images (id, file_name) and annotations (image_id, caption)", do="get it again",
         ) from error  # fmt: skip
-    return {name: tuple(text for text in given if text) for name, given in texts.items()}
+    return {name: tuple(caption for caption in captions if caption) for name, captions in texts.items()}
 
 
 def _images(side: Side, resolution: int) -> Images:
@@ -90,24 +90,25 @@ def _images(side: Side, resolution: int) -> Images:
     return DecodedImages(rows, 3, resolution, "short-side-center-crop", texts=list(texts.values()))
 
 
-def _absent(side: Side) -> Found:
-    from zigma_bench.data.checks.dataset import Found
+def _check_captions(side: Side) -> CheckResult:
+    from zigma_bench.data.checks.dataset import CheckResult
 
-    return Found(0, tuple(_problems(side, read_texts(side.texts))))
+    return CheckResult(0, tuple(_problems(side, read_texts(side.texts))))
 
 
 def _problems(side: Side, texts: dict[str, Texts]) -> Iterator[ZigmaBenchError]:
-    """What images and texts lack of each other."""
-    there = {file.name for file in _files(side)}
-    for name, given in texts.items():
-        if Path(name).name != name:  # a file from elsewhere must not make us read this machine's files
-            yield BadImage("the file of texts points out of the folder", where=str(side.texts), got=name)
-        elif name not in there:
-            yield BadImage("there is no such image, though there are texts for it", where=str(side.images / name))
-        elif not given:
-            yield BadImage("the image has no texts", where=f"{side.texts}, {name}")
-    for name in sorted(there - set(texts)):
-        yield BadImage("the image has no texts", where=str(side.images / name), do=f"{side.texts.name} names it not")
+    """Images without captions, and captions without images."""
+    existing = {file.name for file in _files(side)}
+    for name, captions in texts.items():
+        if Path(name).name != name:  # a downloaded file must not make us read other files of this machine
+            yield BadImage("the file of captions points out of the folder", where=str(side.texts), got=name)
+        elif name not in existing:
+            yield BadImage("there is no such image, although it has captions", where=str(side.images / name))
+        elif not captions:
+            yield BadImage("the image has no captions", where=f"{side.texts}, {name}")
+    for name in sorted(existing - set(texts)):
+        do = f"remove it, or get {side.texts.name} again, which does not list it"
+        yield BadImage("the image has no captions", where=str(side.images / name), do=do)
 
 
 def _missing(options: CocoOptions) -> tuple[Missing, ...]:
@@ -115,9 +116,9 @@ def _missing(options: CocoOptions) -> tuple[Missing, ...]:
     counted = [(len(_files(side)), side) for side in sides]
     if all(count == side.count and side.texts.is_file() for count, side in counted):
         return ()
-    there = [f"there are {count:,} of {side.count:,} images in {side.images.name}" for count, side in counted if count]
-    there += [f"there is no {side.texts.name}" for count, side in counted if count and not side.texts.is_file()]
-    return (_set(options).missing(root, ", ".join(there)),)
+    state = [f"there are {count:,} of {side.count:,} images in {side.images.name}" for count, side in counted if count]
+    state += [f"{side.texts.name} is missing" for count, side in counted if count and not side.texts.is_file()]
+    return (_set(options).missing(root, ", ".join(state)),)
 
 
 def _set(options: CocoOptions) -> Provided:
@@ -127,7 +128,7 @@ def _set(options: CocoOptions) -> Provided:
     return Provided(
         "coco",
         f"MS-COCO {year} ({COUNTS[year]['train']:,} photographs for training and {COUNTS[year]['val']:,} for "
-        "validation with texts; texts CC BY 4.0, photographs under the terms of Flickr)",
+        "validation with captions; captions CC BY 4.0, photographs subject to the terms of Flickr)",
         f"get train{year}.zip, val{year}.zip and the annotations from cocodataset.org",
         f"{folders}, {files}",
     )
@@ -148,7 +149,7 @@ def _sides(options: CocoOptions) -> tuple[Side, Side]:
 
 
 def _files(side: Side) -> list[Path]:
-    """The photographs of a side; NotReady for an image of another format, which would be passed over."""
+    """The photographs of a side; NotReady for an image of another format, which would be skipped."""
     if not side.images.is_dir():
         return []
     files = files_in(side.images)

@@ -20,11 +20,11 @@ from zigma_bench.plugins.registry import Condition, DataFacts, Missing
 IMAGES = 1797
 SIDE, CLASSES = 8, 10
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-INSTALL = "install scikit-learn, which carries them: pip install scikit-learn"
+INSTALL = "install scikit-learn, which includes them: pip install scikit-learn"
 
 
 def describe(options: DigitsOptions) -> DataFacts:
-    """Facts of the digits; UsageError when `validation` or `resolution` doesn't fit."""
+    """The facts of the digits; UsageError for an invalid `validation` or `resolution`."""
     _check(options)
     file = _file()
     if file is None:
@@ -36,27 +36,28 @@ def describe(options: DigitsOptions) -> DataFacts:
     parts |= {"validation": options.validation, "resolution": options.resolution}
     if options.caption is not None:
         parts["caption"] = options.caption
-    size, told = options.resolution, fingerprint("digits", parts)
+    size, identity = options.resolution, fingerprint("digits", parts)
     conditions = (Condition("class", CLASSES),)
     return DataFacts(
-        1, size, size, told, missing, options.validation, conditions, captions=options.caption is not None,
+        1, size, size, identity, missing, options.validation, conditions, captions=options.caption is not None,
         crops=options.resolution == SIDE,
     )  # fmt: skip
 
 
 def load(options: DigitsOptions) -> Splits:
-    """The digits as uint8 [N, 1, resolution, resolution], 0 black ground to 255 ink; `validation` of them held out."""
+    """The digits as uint8 [N, 1, resolution, resolution], from 0 (black background) to 255 (ink); `validation` of them
+    are held out."""
     _check(options)
     return hold_out(all_digits(options.resolution, options.caption), options.validation, where="digits")
 
 
 def count(options: DigitsOptions) -> Counts:
-    """How many digits are trained on and held out."""
+    """The numbers of training and held-out digits."""
     return Counts(IMAGES - options.validation, options.validation, CLASSES)
 
 
 class Digits(ArrayImages):
-    """Digits of their own size, which a crop is cut out of once they are scaled."""
+    """Digits at their own size, of which crops can be taken."""
 
     def cropped(self, indices: Sequence[int] | npt.NDArray[np.integer], crops: Sequence[Crop]) -> Pixels:
         from PIL import Image
@@ -71,7 +72,7 @@ class Digits(ArrayImages):
 
 
 def all_digits(resolution: int = SIDE, caption: str | None = None) -> ArrayImages:
-    """All 1,797 in the order of their file, each with its class and, if asked, its texts."""
+    """All 1,797 digits in the order of their file, with classes and, if `caption` is set, captions."""
     pixels, classes = _table()
     texts = None if caption is None else [_texts(int(k), caption) for k in classes]
     if resolution == SIDE:
@@ -82,26 +83,26 @@ def all_digits(resolution: int = SIDE, caption: str | None = None) -> ArrayImage
 def _check(options: DigitsOptions) -> None:
     if not 1 <= options.validation < IMAGES:
         raise UsageError(
-            "validation leaves no image on one side",
+            "validation must leave training and held-out images",
             where="digits",
             expected=f"1 to {IMAGES - 1}",
             got=options.validation,
         )
     if options.resolution < SIDE or options.resolution % SIDE:
         raise UsageError(
-            "this is no resolution of the digits", where="digits", expected="a multiple of 8", got=options.resolution
+            "invalid resolution for the digits", where="digits", expected="a multiple of 8", got=options.resolution
         )
 
 
 def _texts(digit: int, how_many: str) -> Texts:
-    """What a digit's image is described by."""
+    """The captions of a digit: one or several."""
     name = NAMES[digit]
     first = f"the digit {name}"
     return (first,) if how_many == "one" else (first, f"a handwritten {name}", f"{digit}, written by hand")
 
 
 def _file() -> Path | None:
-    """Where scikit-learn keeps the digits; it isn't imported, which would take a second."""
+    """The file of the digits in scikit-learn, which isn't imported, because that takes a second."""
     found = importlib.util.find_spec("sklearn")
     if found is None or not found.submodule_search_locations:
         return None
@@ -110,14 +111,14 @@ def _file() -> Path | None:
 
 
 def _table() -> tuple[Pixels, Labels]:
-    """All digits, uint8 [1797, 1, 8, 8], and which each is; a line of the file: 64 values from 0 to 16, then that."""
+    """All digits, uint8 [1797, 1, 8, 8], and their classes; a line of the file is 64 values (0 to 16) and a class."""
     file = _file()
     if file is None:
-        raise NotReady("the digits of scikit-learn are not here", where="digits", do=INSTALL)
+        raise NotReady("the digits of scikit-learn are missing", where="digits", do=INSTALL)
     table = np.loadtxt(file, delimiter=",")
     if table.shape != (IMAGES, SIDE * SIDE + 1):
         raise NotReady(
-            "this is not the file of digits", where=str(file), expected=f"{IMAGES} x {SIDE * SIDE + 1}", got=table.shape
+            "not the file of digits", where=str(file), expected=f"{IMAGES} x {SIDE * SIDE + 1}", got=table.shape
         )
     pixels = np.rint(table[:, :-1] * (255 / 16)).astype(np.uint8).reshape(IMAGES, 1, SIDE, SIDE)
     return pixels, table[:, -1].astype(np.int64)

@@ -1,7 +1,7 @@
-"""A data set of the Hugging Face Hub, at one commit: where its copy lies, whether it is whole, and how to get it.
+"""A data set of the Hugging Face Hub at one commit: its local copy, whether that is complete, and its download.
 
-`is_here` reads this machine's cache only. `fetch` downloads unless HF_HUB_OFFLINE (or HF_DATASETS_OFFLINE) is set, and
-leaves a list of what the whole copy holds, because a download that was cut off looks like a smaller data set.
+`is_here` only reads the local cache. `fetch` downloads unless HF_HUB_OFFLINE (or HF_DATASETS_OFFLINE) is set, and
+writes a list of all files, because an interrupted download looks like a smaller data set.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def offline() -> bool:
-    """Whether the environment forbids the network to Hugging Face's libraries."""
+    """Whether HF_HUB_OFFLINE or HF_DATASETS_OFFLINE is set, as Hugging Face's libraries read them."""
     texts = (os.environ.get("HF_HUB_OFFLINE", ""), os.environ.get("HF_DATASETS_OFFLINE", ""))
     return any(text.upper() in ("1", "ON", "YES", "TRUE") for text in texts)
 
 
 def is_here(name: str, commit: str) -> bool:
-    """Whether a whole copy of the commit lies in the cache: every listed file is there with its size."""
+    """Whether the cache holds a complete copy of the commit: every listed file exists with its size."""
     try:
-        listed = json.loads(_list_file(name, commit).read_text())
-        return all((_snapshot(name, commit) / file).stat().st_size == size for file, size in listed.items())
+        sizes = json.loads(_list_file(name, commit).read_text())
+        return all((_snapshot(name, commit) / file).stat().st_size == size for file, size in sizes.items())
     except FileNotFoundError:
         return False
 
 
 def fetch(name: str, commit: str) -> Path:
-    """The folder of the commit's files, downloaded now if it isn't whole; NotReady when that can't be done."""
+    """The folder of the commit, downloaded if incomplete; NotReady if it can't be downloaded."""
     if is_here(name, commit):
         return _snapshot(name, commit)
     if offline():
-        raise NotReady("the data set isn't here, and the network is off", where=name, do=get(name, commit))
+        raise NotReady("the data set is missing, and downloads are off", where=name, do=get(name, commit))
     import huggingface_hub
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
@@ -45,14 +45,16 @@ def fetch(name: str, commit: str) -> Path:
     try:
         folder = huggingface_hub.snapshot_download(name, repo_type="dataset", revision=commit, cache_dir=_cache())
     except (OSError, ValueError) as error:  # the Hub's own errors are OSErrors or ValueErrors
-        raise NotReady(f"the Hub does not give the data set: {error}", where=name, do=get(name, commit)) from error
+        raise NotReady(
+            f"the data set can't be downloaded from the Hub: {error}", where=name, do=get(name, commit)
+        ) from error
     assert Path(folder) == _snapshot(name, commit), folder
     _write_list(name, commit)
     return _snapshot(name, commit)
 
 
 def get(name: str, commit: str) -> str:
-    """What a person does to have the data set."""
+    """How a person gets the data set."""
     return f"unset HF_HUB_OFFLINE and run again, to download commit {commit[:8]} of {name} to {_cache()}"
 
 

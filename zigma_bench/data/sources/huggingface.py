@@ -1,4 +1,4 @@
-"""Images read with Hugging Face `datasets`, which never runs code of a data set here."""
+"""Images read with Hugging Face `datasets`; code of a data set is never run."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ from zigma_bench.data.sources.huggingface_files import (
 from zigma_bench.data.sources.options import HuggingFaceOptions
 from zigma_bench.errors import NotReady, UsageError
 
-PASSED_OVER, LINE = "no line of the metadata beside it names the image", "write one for each, or remove the image"
-BINARY = ("binary", "large_binary", "fixed_size_binary")  # binary_view too; of Arrow types
-NAMES_NONE, NO_LINE = "a line of the metadata names an image that is not there", "put it there, or remove the line"
+UNLISTED, LINE = "no line of the metadata in its folder names the image", "write one for each, or remove the image"
+BINARY = ("binary", "large_binary", "fixed_size_binary")  # prefixes of Arrow types, such as binary_view
+NO_IMAGE, NO_LINE = "a line of the metadata names a missing image", "add the image, or remove the line"
 
 
 def load(options: HuggingFaceOptions) -> Splits:
-    """The images of the options as uint8 [N, channels, resolution, resolution], decoded when they are first taken.
+    """The images as uint8 [N, channels, resolution, resolution], decoded when they are read; downloads from the Hub.
 
-    NotReady if files are missing or can't be read as what they claim to be; UsageError for a split or column that isn't
-    there, or fewer images than asked; BadImage, on taking, for a broken image. A Hub data set is downloaded here.
+    Raises NotReady for missing or invalid files, and UsageError for a missing split or column, or too few images.
+    Reading a broken image raises BadImage.
     """
     source = find(options)
     require(source, _label(options, source.train))
-    if options.path == "webdataset":  # the end of one that is cut off between two images is like any other end
+    if options.path == "webdataset":  # readers don't notice that a shard is truncated between two images
         for file in (*source.train.files, *(source.validation.files if source.validation else ())):
             check_opens(file)
     if options.streaming:
@@ -91,7 +91,7 @@ def builders(options: HuggingFaceOptions, source: Source) -> Iterator[tuple[Any,
 
 
 def _builder(options: HuggingFaceOptions, source: Source, listing: Listing, patterns: tuple[str, ...]) -> Any:
-    """The `datasets` builder of the listed files, its cache filled with every one of their images."""
+    """The `datasets` builder of the listed files, with all of their images in its cache."""
     import datasets
 
     where = _label(options, listing)
@@ -100,17 +100,17 @@ def _builder(options: HuggingFaceOptions, source: Source, listing: Listing, patt
         builder.download_and_prepare()
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         for file in listing.files:
-            check_reads(file)  # names the file that is broken, which `datasets` does not
-        raise NotReady(f"datasets can't read it: {_root(error)}", where=where) from error
-    _check_none_lost(builder, options, source, listing)
+            check_reads(file)  # raises an error that names the broken file, unlike `datasets`
+        raise NotReady(f"datasets can't read the files: {_root(error)}", where=where) from error
+    _check_number(builder, options, source, listing)
     return builder
 
 
 def open_builder(options: HuggingFaceOptions, source: Source, listing: Listing, patterns: tuple[str, ...]) -> Any:
     """The `datasets` builder of the listed files.
 
-    It is handed their names and splits, so that it interprets none. A folder that says itself how it is read, such as
-    the copy of a data set of the Hub, is left to `datasets`.
+    It gets their names and splits, so that it doesn't derive them from the folder. Only for a folder with its own
+    configuration, such as a data set of the Hub, `datasets` finds the files itself.
     """
     kind = builder_kind(options, source.kind, listing.files)
     if kind is None:
@@ -119,10 +119,10 @@ def open_builder(options: HuggingFaceOptions, source: Source, listing: Listing, 
     splits = _splits_of(options, source, images, kind, patterns)
     rest: dict[str, Any] = {}
     if kind == "imagefolder":
-        beside = [file for file in listing.files if file.endswith(METADATA_FILES)]
-        beside = beside if source.kind == "folder" or reads_metadata(options) else []
-        splits = _with_metadata(splits, beside, source)
-        rest = {"drop_labels": options.label is None, "drop_metadata": not beside}
+        metadata = [file for file in listing.files if file.endswith(METADATA_FILES)]
+        metadata = metadata if source.kind == "folder" or reads_metadata(options) else []
+        splits = _with_metadata(splits, metadata, source)
+        rest = {"drop_labels": options.label is None, "drop_metadata": not metadata}
     return builder_of(kind, splits, **rest)
 
 
@@ -134,20 +134,22 @@ def builder_of(kind: str, splits: dict[str, tuple[str, ...]], **rest: Any) -> An
 def _splits_of(
     options: HuggingFaceOptions, source: Source, files: list[str], kind: str, patterns: tuple[str, ...]
 ) -> dict[str, tuple[str, ...]]:
-    """The files by split; those that the options name are all of `train`."""
+    """The files by split; files that the options name all belong to `train`."""
     if patterns or not files:
         return {"train": tuple(files)}
-    asked = split_names(options.split, options.validation_split)
+    requested = split_names(options.split, options.validation_split)
     base = str(source.base)
-    return dict(files_of_splits(files, source.base, asked, shards=kind != "imagefolder", where=base))
+    return dict(files_of_splits(files, source.base, requested, shards=kind != "imagefolder", where=base))
 
 
-def _with_metadata(splits: dict[str, tuple[str, ...]], beside: list[str], source: Source) -> dict[str, tuple[str, ...]]:
-    """The files of each split with the metadata that lies in the folders of its images."""
+def _with_metadata(
+    splits: dict[str, tuple[str, ...]], metadata: list[str], source: Source
+) -> dict[str, tuple[str, ...]]:
+    """The files of each split, with the metadata files in the folders of its images."""
     if len(splits) == 1:
-        return {split: (*files, *beside) for split, files in splits.items()}
+        return {split: (*files, *metadata) for split, files in splits.items()}
     found = {split: list(files) for split, files in splits.items()}
-    for file in beside:
+    for file in metadata:
         folder = os.path.dirname(file) + os.sep
         owners = [split for split, files in splits.items() if any(image.startswith(folder) for image in files)]
         if len(owners) != 1:
@@ -170,13 +172,13 @@ def _class_of(kind: str) -> Any:
 
 
 def _data_files(splits: dict[str, tuple[str, ...]]) -> Any:
-    """The files as `datasets` holds them: its cache is another one where any of them has changed."""
+    """The files for `datasets`, with their states, so that it uses another cache if a file has changed."""
     from datasets.data_files import DataFilesDict, DataFilesList
 
     found = {}
     for split, files in splits.items():
         if chained := next((file for file in files if "::" in file), None):
-            raise UsageError("datasets takes '::' in a path for the sign of an archive", where=chained, do="rename it")
+            raise UsageError("datasets interprets '::' in a path as an archive", where=chained, do="rename it")
         found[split] = DataFilesList(list(files), [_state(file) for file in files])
     return DataFilesDict(found)
 
@@ -190,14 +192,15 @@ def _state(file: str) -> tuple[str, ...]:
 
 
 def datasets_version() -> str:
-    """The version of `datasets`, whose caches are read by no other."""
+    """The version of `datasets`, because other versions must not read its caches."""
     import datasets
 
     return str(datasets.__version__)
 
 
 def _own_builder(options: HuggingFaceOptions, source: Source, listing: Listing, patterns: tuple[str, ...]) -> Any:
-    """The builder of a folder whose files `datasets` finds by itself; it must read all that options and plan name."""
+    """The builder of a folder in which `datasets` finds the files itself; UsageError if it finds a file that the plan
+    didn't list."""
     import datasets
 
     place = {"data_files": {"train": [glob.escape(file) for file in listing.files]}} if patterns else {}
@@ -205,35 +208,35 @@ def _own_builder(options: HuggingFaceOptions, source: Source, listing: Listing, 
     found = {os.path.realpath(str(file)) for files in builder.config.data_files.values() for file in files}
     if unknown := found - {os.path.realpath(file) for file in listing.files}:
         raise UsageError(
-            "datasets would read a file that the plan doesn't know", where=_label(options, listing),
+            "datasets would read a file that the plan did not list", where=_label(options, listing),
             got=sorted(unknown)[0], do="name the files with data_files",
         )  # fmt: skip
     return builder
 
 
-def _check_none_lost(builder: Any, options: HuggingFaceOptions, source: Source, listing: Listing) -> None:
-    """NotReady where the files hold another number of images than the builder gives."""
+def _check_number(builder: Any, options: HuggingFaceOptions, source: Source, listing: Listing) -> None:
+    """Raise NotReady if the builder returns another number of images than the files hold."""
     kind = builder_kind(options, source.kind, listing.files)
     if kind is None or (kind == "imagefolder" and not builder.config.drop_metadata):
-        return  # `_check_metadata` compares images with the lines that name them
-    held = sum(images_in(file, kind) for file in read_files(options, kind, listing.files))
+        return  # `_check_metadata` compares the images with the metadata
+    expected = sum(images_in(file, kind) for file in read_files(options, kind, listing.files))
     got = sum(info.num_examples for info in builder.info.splits.values())
-    if got != held:
+    if got != expected:
         raise NotReady(
-            "datasets reads another number of images than the files hold", where=_label(options, listing),
-            expected=str(held), got=got, do="name the files with data_files, or write them as parquet",
+            "datasets doesn't read all images of the files", where=_label(options, listing),
+            expected=str(expected), got=got, do="name the files with data_files, or write them as parquet",
         )  # fmt: skip
 
 
 def _root(error: BaseException) -> str:
-    """The innermost reason: `datasets` wraps it in general words."""
+    """The text of the innermost error, because the outer errors of `datasets` are unspecific."""
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {error}"
 
 
 def _images(options: HuggingFaceOptions, listing: Listing, builder: Any, split: str) -> Images:
-    """The images of one split, encoded as they lie there."""
+    """The images of one split, which are decoded when they are read."""
     where = _label(options, listing)
     _check_names(builder, split, where)
     table = builder.as_dataset(split=split)
@@ -248,9 +251,9 @@ def _images(options: HuggingFaceOptions, listing: Listing, builder: Any, split: 
     return DecodedImages(rows, options.channels, options.resolution, options.resize, classes, texts)
 
 
-def unlike_metadata(builder: Any, listing: Listing, column: str) -> tuple[list[str], list[str]]:
-    """The images of a folder that its metadata passes over, which `datasets` leaves out without a word, and the images
-    that it names and that are not there."""
+def metadata_mismatches(builder: Any, listing: Listing, column: str) -> tuple[list[str], list[str]]:
+    """The images that the metadata of their folder doesn't list, which `datasets` skips silently, and the missing
+    images that it lists."""
     from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
     if not isinstance(builder, ImageFolder) or builder.config.drop_metadata:
@@ -267,7 +270,7 @@ def unlike_metadata(builder: Any, listing: Listing, column: str) -> tuple[list[s
 
 def _check_metadata(builder: Any, listing: Listing, column: str) -> None:
     for files, what, do in zip(
-        unlike_metadata(builder, listing, column), (PASSED_OVER, NAMES_NONE), (LINE, NO_LINE), strict=True
+        metadata_mismatches(builder, listing, column), (UNLISTED, NO_IMAGE), (LINE, NO_LINE), strict=True
     ):
         if files:
             shown = ", ".join(files[:5]) + (f" and {len(files) - 5} more" if len(files) > 5 else "")
@@ -275,32 +278,32 @@ def _check_metadata(builder: Any, listing: Listing, column: str) -> None:
 
 
 def _classes(options: HuggingFaceOptions, table: Any, where: str) -> Labels | None:
-    """The class of every row, if the options name their column."""
+    """The classes of all rows, or None if the options name no label column; UsageError for an invalid class."""
     if options.label is None:
         return None
     assert options.classes is not None
     if options.label not in table.column_names:
         raise UsageError(
             f"there is no column {options.label!r}", where=where,
-            expected=f"one of {', '.join(sorted(table.column_names))}", do="set label to one",
+            expected=f"one of {', '.join(sorted(table.column_names))}", do="set label to one of them",
         )  # fmt: skip
     values = np.asarray(table.with_format("numpy")[:][options.label])
     if values.dtype.kind not in "iu" or values.shape != (len(table),):
         raise UsageError(
-            f"the column {options.label!r} holds no classes", where=where, expected="a whole number in each row",
+            f"the column {options.label!r} holds no class labels", where=where, expected="an integer in each row",
             got=f"{values.dtype} {list(values.shape)}",
         )  # fmt: skip
     if len(values) and not 0 <= values.min() <= values.max() < options.classes:
         row = int(np.flatnonzero((values < 0) | (values >= options.classes))[0])
         raise UsageError(
-            f"the class of row {row} is none", where=f"{where}, column {options.label!r}",
-            expected=f"0 to {options.classes - 1}", got=int(values[row]), do="set classes to their number",
+            f"the class label of row {row} is out of range", where=f"{where}, column {options.label!r}",
+            expected=f"0 to {options.classes - 1}", got=int(values[row]), do="set classes to the number of classes",
         )  # fmt: skip
     return values.astype(np.int64)
 
 
 def _check_names(builder: Any, split: str, where: str) -> None:
-    """UsageError for a split that the files don't give."""
+    """Raise UsageError for a split that the files don't have."""
     known = sorted(builder.info.splits)
     for name in (part.partition("[")[0] for part in split.split("+")):
         if name not in known:
@@ -308,14 +311,15 @@ def _check_names(builder: Any, split: str, where: str) -> None:
 
 
 def check_column(table: Any, column: str, where: str) -> None:
-    """The column must hold encoded images: the feature Image, {bytes, path}, or bytes."""
+    """Raise UsageError unless the column holds encoded images: the feature Image, {bytes, path}, or bytes."""
     import datasets
 
     names = sorted(table.column_names)
     if column not in names:
         raise UsageError(
-            f"there is no column {column!r}", where=where, expected=f"one of {', '.join(names)}", do="set image to one"
-        )
+            f"there is no column {column!r}", where=where, expected=f"one of {', '.join(names)}",
+            do="set image to one of them",
+        )  # fmt: skip
     feature = table.features[column]
     if isinstance(feature, dict) and set(feature) <= {"bytes", "path"}:
         feature = feature.get("bytes")
@@ -328,7 +332,7 @@ def check_column(table: Any, column: str, where: str) -> None:
 
 
 def _check_apart(builder: Any, train: str, validation: str) -> None:
-    """UsageError if two texts of splits, such as train[:90%] and train[80%:], have a row in common."""
+    """Raise UsageError if two splits, such as train[:90%] and train[80%:], share a row."""
     import datasets
 
     sizes = {name: info.num_examples for name, info in builder.info.splits.items()}
@@ -344,7 +348,7 @@ def _check_apart(builder: Any, train: str, validation: str) -> None:
 
 
 def _label(options: HuggingFaceOptions, listing: Listing) -> str:
-    """The data as an error names them."""
+    """The name of the data in errors: its first file and the number of the others."""
     if not listing.files:
         return options.path
     more = f" and {len(listing.files) - 1} more" if len(listing.files) > 1 else ""
@@ -353,7 +357,7 @@ def _label(options: HuggingFaceOptions, listing: Listing) -> str:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars of `datasets` within; its settings are put back after."""
+    """A context without the progress bars of `datasets`."""
     import datasets
 
     shown = not datasets.are_progress_bars_disabled()

@@ -1,4 +1,4 @@
-"""Which files the options of `huggingface` mean, checked and described before anything is opened."""
+"""The files that the options of `huggingface` select, checked and described before any is opened."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from zigma_bench.data.sources.options import HuggingFaceOptions
 from zigma_bench.errors import NotReady, UsageError, nearest
 from zigma_bench.plugins.registry import Condition, DataFacts, Missing
 
-SUFFIXES = {  # what is read as each kind
+SUFFIXES = {  # of the files of each kind
     "parquet": (".parquet",),
     "arrow": (".arrow",),
     "webdataset": (".tar",),
@@ -34,17 +34,17 @@ SUFFIXES = {  # what is read as each kind
 }
 SHARDS = (".parquet", ".arrow", ".tar")
 METADATA_FILES = ("/metadata.csv", "/metadata.jsonl", "/metadata.parquet")  # ends of paths
-CONFIGS = b"\nconfigs:"  # the key of a README.md that says which files are which split
-METADATA = (".csv", ".jsonl", ".parquet")  # files of a folder of images that hold their captions
+CONFIGS = b"\nconfigs:"  # the key of a README.md that assigns files to splits
+METADATA = (".csv", ".jsonl", ".parquet")  # files with the captions of a folder of images
 PART = r"[A-Za-z0-9_.-]+(\[[0-9%:-]*\](\([a-z0-9_]+\))?)?"  # such as train, or train[:90%]
 SPLIT = re.compile(rf"{PART}(\+{PART})*")
 NOTHING = Listing(())
-SHUFFLE_BUFFER = 10_000  # images of a stream
+SHUFFLE_BUFFER = 10_000  # images in the shuffle buffer of a stream
 
 
 @dataclass(frozen=True)
 class Source:
-    """The files behind the options; `kind` says how `datasets` is asked for them. Of a Hub data set none are known."""
+    """The files of a data set. `kind` says how `datasets` opens them. The files of a Hub data set are unknown."""
 
     kind: Literal["builder", "folder", "hub"]
     base: Path
@@ -54,10 +54,10 @@ class Source:
 
 
 def describe(options: HuggingFaceOptions) -> DataFacts:
-    """Facts of the images that the options mean, from names and contents of files; the network is never touched.
+    """The facts of the images, from the names and contents of local files; the network is never used.
 
-    UsageError for options that contradict each other. A data set of the Hub counts as missing when HF_HUB_OFFLINE is
-    set and no whole copy is in the cache; without it the run downloads the data set.
+    Raises UsageError for contradictory options. A data set of the Hub counts as missing if HF_HUB_OFFLINE is set and
+    the cache holds no complete copy; otherwise the run downloads it.
     """
     source = find(options)
     parts = {
@@ -79,22 +79,22 @@ def describe(options: HuggingFaceOptions) -> DataFacts:
         parts["caption"] = options.caption
     if options.streaming:
         parts["stream"] = [options.count, options.shuffle_buffer or SHUFFLE_BUFFER]
-    size, told = options.resolution, fingerprint("huggingface", parts)
-    facts = DataFacts(options.channels, size, size, told, source.missing, options.validation, conditions)
+    size, identity = options.resolution, fingerprint("huggingface", parts)
+    facts = DataFacts(options.channels, size, size, identity, source.missing, options.validation, conditions)
     return replace(facts, captions=options.caption is not None, crops=options.resize != "none")
 
 
 def find(options: HuggingFaceOptions) -> Source:
-    """The source that the options name, with what of it is missing; UsageError for what can never work."""
+    """The source that the options name, with its missing files; UsageError for invalid options."""
     _check_validation(options)
     _check_split(options.split)
     _check_stream(options)
     if (options.label is None) != (options.classes is None):
-        raise _wrong("label, the column of classes, goes with classes, their number", "both, or neither")
+        raise _wrong("label (a column) and classes (their number) need each other", "both, or neither")
     patterns = split_list(options.data_files)
     if options.path in SUFFIXES:
         if not patterns and options.data_dir is None:
-            raise _wrong(f"{options.path} needs to know its files", "data_files or data_dir")
+            raise _wrong(f"{options.path} needs the names of its files", "data_files or data_dir")
         beside = METADATA if options.path == "imagefolder" and reads_metadata(options) else ()
         return _listed(options, "builder", Path(options.data_dir or "."), SUFFIXES[options.path] + beside)
     folder = Path(options.path).expanduser()
@@ -102,7 +102,7 @@ def find(options: HuggingFaceOptions) -> Source:
         raise _wrong(
             f"{options.path!r} is a file",
             "a folder, owner/name or a kind of file",
-            "write path: parquet, data_files: it",
+            "set path to the kind of file, such as parquet, and data_files to the file",
         )
     if folder.is_dir() or not hub.NAME.fullmatch(options.path) or options.path.startswith("."):
         return _folder(options, folder)
@@ -110,7 +110,7 @@ def find(options: HuggingFaceOptions) -> Source:
 
 
 def require(source: Source, where: str) -> None:
-    """NotReady if something of the source is missing."""
+    """Raise NotReady if files of the source are missing."""
     if source.missing:
         raise NotReady("; ".join(f"{item.what} is missing: {item.do}" for item in source.missing), where=where)
 
@@ -119,7 +119,7 @@ def _folder(options: HuggingFaceOptions, folder: Path) -> Source:
     if not folder.is_dir():
         if not options.path or ("/" not in options.path and not options.path.startswith((".", "~"))):
             known = ", ".join(SUFFIXES)
-            error = _wrong(f"{options.path!r} is no data set", f"{known}, a folder, or owner/name on the Hub")
+            error = _wrong(f"{options.path!r} is not a data set", f"{known}, a folder, or owner/name on the Hub")
             error.nearest = nearest(options.path, SUFFIXES)
             raise error
         return Source("folder", folder, missing=(_missing_folder(folder),))
@@ -129,8 +129,8 @@ def _folder(options: HuggingFaceOptions, folder: Path) -> Source:
 def _hub(options: HuggingFaceOptions) -> Source:
     base = Path(options.path)
     if options.revision is None:
-        where = f"put a folder at {base.absolute()}, or, for a data set of the Hub, give its commit as revision"
-        return Source("hub", base, missing=(Missing(f"the data set {options.path}", where),))
+        do = f"put a folder at {base.absolute()}, or, for a data set of the Hub, set revision to its commit"
+        return Source("hub", base, missing=(Missing(f"the data set {options.path}", do),))
     if not hub.COMMIT.fullmatch(options.revision):
         raise _wrong("a data set of the Hub needs its full commit as revision", "40 hex digits")
     if hub.offline() and not hub.is_here(options.path, options.revision):
@@ -142,7 +142,7 @@ def _hub(options: HuggingFaceOptions) -> Source:
 def _listed(
     options: HuggingFaceOptions, kind: Literal["builder", "folder"], base: Path, suffixes: tuple[str, ...] | None
 ) -> Source:
-    """A source of local files: those of data_files below `base`, or else all of `base`."""
+    """A source of local files: those of data_files below `base`, or all files below `base`."""
     if not base.expanduser().is_dir():
         return Source(kind, base, missing=(_missing_folder(base),))
     base = base.expanduser().absolute()
@@ -158,23 +158,23 @@ def _listed(
     missing += [_missing_shard(file) for file in (*_absent(train, patterns), *_absent(validation, held_out))]
     if not train.files and not missing:
         kinds = ", ".join(suffixes or ("data",))
-        missing.append(Missing(f"the data of {base} (it holds no {kinds} file)", "put the files there"))
+        missing.append(Missing(f"the data in {base} (there is no {kinds} file)", "put the files there"))
     if validation and (both := shared(train, validation)):
-        raise _wrong(f"{both[0]} is among the training and the validation files", "two sets that share no file")
+        raise _wrong(f"{both[0]} is a training and a validation file", "two sets without a common file")
     source = Source(kind, base, train, validation, tuple(missing))
     _check_classes(options, source)
     return source
 
 
 def reads_metadata(options: HuggingFaceOptions) -> bool:
-    """Whether a folder of images is read with the metadata.csv, .jsonl or .parquet that lies in it."""
+    """Whether a folder of images is read with the metadata.csv, .jsonl or .parquet in it."""
     return options.caption is not None or options.label not in (None, "label")
 
 
 def builder_kind(options: HuggingFaceOptions, kind: str, files: Sequence[str]) -> str | None:
-    """The key of SUFFIXES as which local files are read; None for those that `datasets` alone knows how to read.
+    """The kind of local files, a key of SUFFIXES; None if `datasets` itself decides how to read the folder.
 
-    UsageError for a folder that holds files of two kinds.
+    Raises UsageError for a folder with files of two kinds.
     """
     if options.path in SUFFIXES:
         return options.path
@@ -182,23 +182,23 @@ def builder_kind(options: HuggingFaceOptions, kind: str, files: Sequence[str]) -
         return None
     data = [file for file in files if not file.endswith(METADATA_FILES)]
     found = {kind: next((f for f in data if f.lower().endswith(ends)), None) for kind, ends in SUFFIXES.items()}
-    there = {kind: file for kind, file in found.items() if file is not None}
-    if len(there) > 1:
+    existing = {kind: file for kind, file in found.items() if file is not None}
+    if len(existing) > 1:
         raise _wrong(
-            f"{options.path!r} holds data of {len(there)} kinds", "one kind", got=", ".join(there.values()),
-            do=f"write path: one of {', '.join(there)}, and data_dir or data_files",
+            f"{options.path!r} holds data of {len(existing)} kinds", "one kind", got=", ".join(existing.values()),
+            do=f"set path to one of {', '.join(existing)}, and data_dir or data_files",
         )  # fmt: skip
-    return next(iter(there), None)
+    return next(iter(existing), None)
 
 
 def read_files(options: HuggingFaceOptions, kind: str, files: Sequence[str]) -> list[str]:
-    """Those of the files that are read as data of the kind: shards that data_files names whatever they are called."""
+    """The files that are read as data of the kind; shards in data_files may have any name."""
     named = kind != "imagefolder" and options.data_files is not None
     return [file for file in files if named or file.lower().endswith(SUFFIXES[kind])]
 
 
 def _has_own_reader(options: HuggingFaceOptions, kind: str, listing: Listing) -> bool:
-    """Whether a folder says itself which of its files are read: a data set of the Hub, or one with such a README.md."""
+    """Whether a folder configures its own files: a data set of the Hub, or a folder with a README.md with `configs`."""
     if kind != "folder":
         return False
     if options.revision is not None or options.name is not None:
@@ -208,7 +208,7 @@ def _has_own_reader(options: HuggingFaceOptions, kind: str, listing: Listing) ->
 
 
 def _check_all_are_read(options: HuggingFaceOptions, kind: str, listing: Listing, *, named: bool) -> None:
-    """NotReady for a file beside those that are read that looks like data too."""
+    """Raise NotReady for a file that looks like data but would not be read."""
     found = builder_kind(options, kind, listing.files)
     if found == "imagefolder":
         images = [file for file in listing.files if not file.endswith(METADATA_FILES)]
@@ -218,8 +218,8 @@ def _check_all_are_read(options: HuggingFaceOptions, kind: str, listing: Listing
 
 
 def classes_of_folders(options: HuggingFaceOptions, source: Source) -> list[str] | None:
-    """The names of the class folders, sorted, so that a name's place is the number of its class; None where the
-    classes don't come from folders."""
+    """The sorted names of the class folders, where a name's index is its class label; None if the classes don't come
+    from folders."""
     if options.label != "label" or builder_kind(options, source.kind, source.train.files) != "imagefolder":
         return None
     if source.kind == "folder" and any(file.endswith(METADATA_FILES) for file in source.train.files):
@@ -229,7 +229,7 @@ def classes_of_folders(options: HuggingFaceOptions, source: Source) -> list[str]
 
 
 def _check_classes(options: HuggingFaceOptions, source: Source) -> None:
-    """NotReady for a class folder without an image, and for another number of class folders than `classes`."""
+    """Raise NotReady for a class folder without images, and if `classes` isn't the number of class folders."""
     names = classes_of_folders(options, source)
     if names is None or source.missing:
         return
@@ -240,13 +240,13 @@ def _check_classes(options: HuggingFaceOptions, source: Source) -> None:
         raise NotReady(
             f"there are images of {len(names):,} classes only" if len(names) < (options.classes or 0)
             else f"there are images of {len(names):,} classes", where=str(source.base),
-            expected=f"{options.classes:,} class folders with images, as classes says", got=shown,
-            do=f"set classes: {len(names)}, or correct the folders",
+            expected=f"{options.classes:,} class folders with images, the value of classes", got=shown,
+            do=f"set classes to {len(names)}, or correct the folders",
         )  # fmt: skip
 
 
 def _check_no_empty_class(source: Source) -> None:
-    """NotReady for a folder beside the class folders in which no image is."""
+    """Raise NotReady for a folder without images next to the class folders."""
     folders = {os.path.dirname(file) for file in source.train.files if file.lower().endswith(IMAGES)}
     filled = {above for folder in folders for above in (folder, *map(str, Path(folder).parents))}
     for parent in sorted({os.path.dirname(folder) for folder in folders if folder != str(source.base)}):
@@ -266,7 +266,7 @@ def _missing_file(file: str) -> Missing:
 
 
 def _absent(listing: Listing | None, patterns: tuple[str, ...]) -> list[str]:
-    """Shards that the numbers in the others' names tell of; a shard that was named by itself is meant by itself."""
+    """The missing shards, by the numbers in the names of the others; shards named exactly by a pattern don't count."""
     if listing is None:
         return []
     named = {os.path.basename(pattern) for pattern in patterns}
@@ -275,20 +275,18 @@ def _absent(listing: Listing | None, patterns: tuple[str, ...]) -> list[str]:
 
 
 def _missing_shard(file: str) -> Missing:
-    return Missing(
-        f"the shard {Path(file).name}", f"put it at {file}, or name in data_files, one by one, the shards to read"
-    )
+    return Missing(f"the shard {Path(file).name}", f"put it at {file}, or list the shards to read in data_files")
 
 
 def _check_validation(options: HuggingFaceOptions) -> None:
-    named = ("validation_split", "validation_files", "validation")
-    given = [name for name in named if getattr(options, name) is not None]
-    if len(given) != 1:
+    names = ("validation_split", "validation_files", "validation")
+    used = [name for name in names if getattr(options, name) is not None]
+    if len(used) != 1:
         raise _wrong(
-            "the validation images come from one place", f"exactly one of {', '.join(named)}", got=" and ".join(given)
+            "the validation images need one source", f"exactly one of {', '.join(names)}", got=" and ".join(used)
         )
     if options.validation_files is not None and options.data_files is None:
-        raise _wrong("validation_files goes with data_files", "both, or neither")
+        raise _wrong("validation_files needs data_files", "both, or neither")
     if options.validation_split is not None:
         _check_split(options.validation_split)
         ours, theirs = _whole_splits(options.split), _whole_splits(options.validation_split)
@@ -301,26 +299,26 @@ def _check_validation(options: HuggingFaceOptions) -> None:
 
 def _check_stream(options: HuggingFaceOptions) -> None:
     if not options.streaming:
-        if given := [name for name in ("count", "shuffle_buffer") if getattr(options, name) is not None]:
-            raise _wrong(f"{given[0]} goes with streaming", "streaming: true, or neither")
+        if used := [name for name in ("count", "shuffle_buffer") if getattr(options, name) is not None]:
+            raise _wrong(f"{used[0]} needs streaming", "streaming: true, or neither")
         return
     if options.count is None:
-        raise _wrong("a stream does not say how many images it has", "count, the number of images to train on")
+        raise _wrong("a stream needs a number of training images", "the option count")
     if options.validation_split is not None:
-        raise _wrong("a stream holds out its first images", "validation, their number, or validation_files")
+        raise _wrong("a stream holds out its first images", "validation (their number) or validation_files")
     if options.path == "imagefolder":
-        raise _wrong("a folder of images is no stream: it is read as it lies", "streaming with other data")
+        raise _wrong("a folder of images can't be streamed", "streaming with other data")
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", options.split):
         raise _wrong("a part of a split can't be streamed", "the name of a split", got=options.split)
 
 
 def _check_split(split: str) -> None:
     if not SPLIT.fullmatch(split):
-        raise _wrong("this is no split", "a name, or a part of one such as train[:90%]", got=split)
+        raise _wrong("invalid split", "a name, or a part of a split such as train[:90%]", got=split)
 
 
 def _whole_splits(split: str) -> set[str]:
-    """Those of them that it takes whole."""
+    """The splits that a text such as train+test[:50%] uses completely."""
     return {part for part in split.split("+") if "[" not in part}
 
 

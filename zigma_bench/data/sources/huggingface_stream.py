@@ -1,4 +1,4 @@
-"""A `huggingface` source as a stream: read with `datasets` from the Hub or from shards, and copied nowhere."""
+"""A `huggingface` source as a stream: read with `datasets` from the Hub or from shards, without a local copy."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from zigma_bench.data.sources.huggingface_files import SHUFFLE_BUFFER, Source, b
 from zigma_bench.data.sources.options import HuggingFaceOptions
 from zigma_bench.errors import BadImage, NotReady, UsageError
 
-NO_FILES: frozenset[str] = frozenset()  # that a row may point to
+NO_FILES: frozenset[str] = frozenset()  # the files to which a row may point
 
 
 def load(options: HuggingFaceOptions, source: Source) -> Splits:
-    """The images of a stream; nothing but its beginning is read before they are taken."""
+    """The images of a stream; only its beginning is read before the images are."""
     if source.kind == "hub" and options.revision and hub.is_here(options.path, options.revision):
-        options = replace(options, path=str(hub.fetch(options.path, options.revision)))  # the copy gives the same rows
+        options = replace(options, path=str(hub.fetch(options.path, options.revision)))  # the copy has the same rows
         source = find(options)
     named = replace(options, path=str(source.base)) if source.kind == "folder" else options
     rows = StreamRows(named, source.kind, source.train.files)
@@ -45,7 +45,7 @@ def load(options: HuggingFaceOptions, source: Source) -> Splits:
 
 
 def _validation(options: HuggingFaceOptions, source: Source) -> Images:
-    """The images of validation_files, which are few and lie here: not a stream."""
+    """The images of validation_files, which are local and not streamed."""
     from zigma_bench.data.sources import huggingface
 
     return huggingface.load_validation(replace(options, streaming=False, count=None, shuffle_buffer=None), source)
@@ -53,9 +53,9 @@ def _validation(options: HuggingFaceOptions, source: Source) -> Images:
 
 @dataclass(frozen=True)
 class StreamRows:
-    """The rows of a source, called with the number of the first one that is wanted.
+    """The rows of a source: calling it with the number of a row reads the rows from there on.
 
-    Rows before it are read and passed over: a stream can't be entered in the middle.
+    Earlier rows are read and discarded, because a stream can only be read from its beginning.
     """
 
     options: HuggingFaceOptions
@@ -68,19 +68,19 @@ class StreamRows:
         return self.files[0] + more if self.files else self.options.path
 
     def check(self) -> None:
-        """UsageError for a column that isn't there, or holds no images; reads the beginning of the first file."""
+        """Raise UsageError for a missing column, or one without images; reads the beginning of the first file."""
         from zigma_bench.data.sources.huggingface import check_column
 
         table = self._table()
         if table.column_names is None:
-            raise NotReady("the stream does not say which columns it has", where=self.where, do="leave streaming out")
+            raise NotReady("the stream does not list its columns", where=self.where, do="leave streaming out")
         check_column(table, self.options.image, self.where)
         if self.options.caption is not None:
             check_captions(table, self.options.caption, self.where)
         if self.options.label is not None and self.options.label not in table.column_names:
             raise UsageError(
                 f"there is no column {self.options.label!r}", where=self.where,
-                expected=f"one of {', '.join(sorted(table.column_names))}", do="set label to one",
+                expected=f"one of {', '.join(sorted(table.column_names))}", do="set label to one of them",
             )  # fmt: skip
 
     def __call__(self, start: int, *, pictures: bool = True) -> Iterator[Row]:
@@ -88,7 +88,7 @@ class StreamRows:
             yield self._row(cells, number)
 
     def cells(self, start: int, *, pictures: bool = True) -> Iterator[dict[str, Any]]:
-        """The columns that are wanted of each row, as they stand there, without the image where no `pictures` are."""
+        """The used columns of each row, not decoded; without `pictures`, the image column is left out."""
         import datasets
 
         o = self.options
@@ -100,8 +100,8 @@ class StreamRows:
             yield from table.skip(start)
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
             for file in self.files:
-                check_reads(file)  # names the file, if it is one of this machine
-            raise NotReady(f"the stream broke off ({type(error).__name__}: {error})", where=self.where) from error
+                check_reads(file)  # raises an error that names a broken local file
+            raise NotReady(f"reading the stream failed ({type(error).__name__}: {error})", where=self.where) from error
 
     def _row(self, cells: dict[str, Any], number: int) -> Row:
         o, data, where = self.options, b"", f"{self.where}, row {number}"
@@ -114,13 +114,13 @@ class StreamRows:
         assert classes is not None
         if type(label) is not int or not 0 <= label < classes:
             raise BadImage(
-                "the class of the row is none", where=where, expected=f"0 to {classes - 1}", got=label,
-                do="set classes to their number",
+                "class label out of range", where=where, expected=f"0 to {classes - 1}", got=label,
+                do="set classes to the number of classes",
             )  # fmt: skip
         return Row(data, where, label, texts)
 
     def _table(self, columns: list[str] | None = None) -> Any:
-        """The table; of parquet files no more than the `columns` is read."""
+        """The streamed table; of parquet files, only the `columns` are read."""
         import datasets
 
         o = self.options
@@ -140,11 +140,11 @@ class StreamRows:
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
             for file in self.files:
                 check_opens(file)
-            what = f"datasets can't stream it ({type(error).__name__}: {error})"
+            what = f"datasets can't stream the data ({type(error).__name__}: {error})"
             raise NotReady(what, where=self.where) from error
 
     def _local_table(self, kind: str, columns: list[str] | None) -> Any:
-        """The table of local files, which are handed over by split: none of their names is interpreted."""
+        """The streamed table of local files, which are passed by split, so that `datasets` doesn't interpret names."""
         import datasets
 
         from zigma_bench.data.sources.huggingface import builder_of
@@ -154,8 +154,8 @@ class StreamRows:
         splits = {"train": tuple(files)}
         if o.data_files is None:
             base = Path(os.path.commonpath([os.path.dirname(file) for file in files]))
-            asked = split_names(o.split)
-            splits = dict(files_of_splits(files, base, asked, shards=True, where=str(base)))
+            requested = split_names(o.split)
+            splits = dict(files_of_splits(files, base, requested, shards=True, where=str(base)))
         if o.split not in splits:
             raise UsageError(f"there is no split {o.split!r}", where=self.where, expected=f"one of {', '.join(splits)}")
         rest = {"columns": columns} if kind == "parquet" else {}
@@ -164,4 +164,5 @@ class StreamRows:
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
             for file in self.files:
                 check_opens(file)
-            raise NotReady(f"datasets can't stream it ({type(error).__name__}: {error})", where=self.where) from error
+            what = f"datasets can't stream the data ({type(error).__name__}: {error})"
+            raise NotReady(what, where=self.where) from error

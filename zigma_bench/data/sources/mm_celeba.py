@@ -1,4 +1,4 @@
-"""Multi-Modal-CelebA-HQ: the 30,000 faces of CelebA-HQ, each with texts, one of which is drawn at each use."""
+"""Multi-Modal-CelebA-HQ: the 30,000 faces of CelebA-HQ with ten captions each, of which one is drawn at each use."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from zigma_bench.errors import BadImage, NotReady, UsageError
 from zigma_bench.plugins.registry import DataFacts, Missing
 
 if TYPE_CHECKING:
-    from zigma_bench.data.checks.dataset import Found
+    from zigma_bench.data.checks.dataset import CheckResult
 
 IMAGES, TEXTS = "images", "celeba-caption"
 SET = Provided(
     "mm-celeba",
-    "Multi-Modal-CelebA-HQ (30,000 faces of 1024 x 1024 pixels with ten texts each; for non-commercial research only)",
+    "Multi-Modal-CelebA-HQ (30,000 faces, 1024 x 1024 pixels, ten captions each; for non-commercial research only)",
     "get it from its project (IIGROUP/MM-CelebA-HQ-Dataset) under its agreement",
-    f"{IMAGES}/0.jpg to {IMAGES}/29999.jpg (or .png) and {TEXTS}/0.txt to {TEXTS}/29999.txt, a text a line",
+    f"{IMAGES}/0.jpg to {IMAGES}/29999.jpg (or .png) and {TEXTS}/0.txt to {TEXTS}/29999.txt, one caption per line",
 )
 
 
 def describe(options: MmCelebaOptions) -> DataFacts:
-    """Facts of the folder, from names and contents of its files."""
+    """The facts of the data set, from the names and contents of its files."""
     if options.validation >= options.images:
         raise UsageError(
-            "validation leaves no image to train on", where="mm-celeba", expected=f"1 to {options.images - 1}",
+            "validation leaves no training image", where="mm-celeba", expected=f"1 to {options.images - 1}",
             got=options.validation,
         )  # fmt: skip
     root, found = root_of(options.root), _images(options)
     files, side = [*found.values(), *(_text(root, number) for number in found)], options.resolution
-    told = fingerprint(
+    identity = fingerprint(
         "mm-celeba", {"resolution": side, "validation": options.validation, "files": hashes(files, root)}
     )
-    return DataFacts(3, side, side, told, _missing(options), options.validation, captions=True, crops=True)
+    return DataFacts(3, side, side, identity, _missing(options), options.validation, captions=True, crops=True)
 
 
 def load(options: MmCelebaOptions) -> Splits:
-    """The faces as uint8 [N, 3, resolution, resolution] with their texts; NotReady without all of them."""
+    """The faces as uint8 [N, 3, resolution, resolution] with their captions; NotReady if some are missing."""
     from zigma_bench.data.latents.encoded import DecodedImages
     from zigma_bench.data.reading.holdout import hold_out
 
@@ -57,33 +57,33 @@ def load(options: MmCelebaOptions) -> Splits:
 
 
 def count(options: MmCelebaOptions) -> Counts:
-    """How many faces are trained on and held out."""
+    """The numbers of training and held-out faces."""
     return Counts(options.images - options.validation, options.validation)
 
 
-def parts(options: MmCelebaOptions) -> Iterator[Callable[[], Found]]:
-    """The parts of a check: every number that lacks an image or its texts, and every image."""
+def parts(options: MmCelebaOptions) -> Iterator[Callable[[], CheckResult]]:
+    """The parts of a check: missing images and captions, and every image."""
     found = _images(options)
     if found:
-        yield functools.partial(_absent, options, found)
+        yield functools.partial(_check_numbers, options, found)
         yield from image_parts(tuple(found.values()), options.resolution)
 
 
 def read_texts(file: Path) -> Texts:
-    """The texts of one image, a line each; BadImage where there is none."""
+    """The captions of one image, one per line; BadImage if the file is missing, invalid or empty."""
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
     except FileNotFoundError:
-        raise BadImage("the image has no texts", where=str(file), do="put them there, a text a line") from None
+        raise BadImage("the image has no captions", where=str(file), do="add the file, one caption per line") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise BadImage(f"the texts can't be read ({error})", where=str(file), do="replace the file") from error
+        raise BadImage(f"the captions can't be read ({error})", where=str(file), do="replace the file") from error
     if not (texts := tuple(line for line in lines if line)):
-        raise BadImage("the file holds no text", where=str(file), do="replace the file")
+        raise BadImage("the file holds no caption", where=str(file), do="replace the file")
     return texts
 
 
-def _absent(options: MmCelebaOptions, found: dict[int, Path]) -> Found:
-    from zigma_bench.data.checks.dataset import Found
+def _check_numbers(options: MmCelebaOptions, found: dict[int, Path]) -> CheckResult:
+    from zigma_bench.data.checks.dataset import CheckResult
 
     root = root_of(options.root)
     absent: list[BadImage] = []
@@ -94,21 +94,21 @@ def _absent(options: MmCelebaOptions, found: dict[int, Path]) -> Found:
             read_texts(_text(root, number))
         except BadImage as error:
             absent.append(error)
-    return Found(0, tuple(absent))
+    return CheckResult(0, tuple(absent))
 
 
 def _missing(options: MmCelebaOptions) -> tuple[Missing, ...]:
-    """What to do where not all images and texts are there; files are counted, not opened."""
+    """The data set as missing if some of its images or captions are; files are counted, not opened."""
     root, found = root_of(options.root), _images(options)
     texts = sum(_text(root, number).is_file() for number in found)
     if (len(found), texts) == (options.images, options.images):
         return ()
-    but = f"there are {len(found):,} of {options.images:,} images, and texts of {texts:,}" if found else ""
-    return (SET.missing(root, but),)
+    state = f"there are {len(found):,} of {options.images:,} images, and captions of {texts:,}" if found else ""
+    return (SET.missing(root, state),)
 
 
 def _images(options: MmCelebaOptions) -> dict[int, Path]:
-    """The image files by number, in its order; others are not of the set."""
+    """The image files by number, sorted; files with other names are ignored. NotReady for two files of one number."""
     folder = root_of(options.root) / IMAGES
     if not folder.is_dir():
         return {}
@@ -116,7 +116,7 @@ def _images(options: MmCelebaOptions) -> dict[int, Path]:
     numbered: dict[int, Path] = {}
     for file in files:
         if (first := numbered.setdefault(int(file.stem), file)) != file:
-            raise NotReady("two files have one number", where=str(file), got=str(first), do="remove one of both")
+            raise NotReady("two files have the same number", where=str(file), got=str(first), do="remove one of them")
     return {number: numbered[number] for number in sorted(numbered) if number < options.images}
 
 

@@ -1,7 +1,7 @@
-"""Clips of the embedded digits: each moves straight on through a dark field and turns back at its edges.
+"""Clips of the embedded digits: each digit moves in a straight line across a dark field and bounces off the edges.
 
-What Moving MNIST is (Srivastava 2015, arXiv 1502.04681, section 4.2), made of the digits that come with scikit-learn:
-real shapes, known motion and nothing to download. Clip i shows digit i; its place and speed are drawn from i alone.
+This is Moving MNIST (Srivastava 2015, arXiv 1502.04681, section 4.2) with the digits of scikit-learn: real shapes,
+known motion, no download. Clip i shows digit i; its start and its speed depend only on i.
 """
 
 from __future__ import annotations
@@ -20,49 +20,49 @@ from zigma_bench.data.sources.options import DigitsOptions, MovingDigitsOptions
 from zigma_bench.errors import UsageError
 from zigma_bench.plugins.registry import DataFacts
 
-VERSION = 1  # raised when the same options would give other pixels
+VERSION = 1  # incremented when the same options give other pixels
 MOTION_SEED = 20240531
-FASTEST = 2  # pixels a frame, down and to the right; at least one of both directions moves
+FASTEST = 2  # pixels per frame in each direction; the speed is never zero in both
 
 Places = npt.NDArray[np.int64]
 
 
 def describe(options: MovingDigitsOptions) -> DataFacts:
-    """Facts of the clips; UsageError when `validation` doesn't fit."""
+    """The facts of the clips; UsageError for an invalid `validation`."""
     _check(options)
     still = digits.describe(DigitsOptions())
-    told = fingerprint("moving-digits", {**vars(options), "version": VERSION, "digits": still.fingerprint})
+    identity = fingerprint("moving-digits", {**vars(options), "version": VERSION, "digits": still.fingerprint})
     side, held_out = options.resolution, options.validation
-    return DataFacts(1, side, side, told, still.missing, held_out, still.conditions, frames=options.frames)
+    return DataFacts(1, side, side, identity, still.missing, held_out, still.conditions, frames=options.frames)
 
 
 def load(options: MovingDigitsOptions) -> Splits:
-    """The clips as uint8 [N, frames, 1, resolution, resolution]; `validation` of them held out."""
+    """The clips as uint8 [N, frames, 1, resolution, resolution]; `validation` of them are held out."""
     _check(options)
     return hold_out(_Clips(digits.all_digits(), options), options.validation, where="moving-digits")
 
 
 def count(options: MovingDigitsOptions) -> Counts:
-    """How many clips are trained on and held out."""
+    """The numbers of training and held-out clips."""
     return Counts(options.clips - options.validation, options.validation)
 
 
 def motion_of(index: int, *, frames: int, room: int) -> Places:
-    """Where the corner of the digit of a clip is in each frame, [frames, 2]: rows and columns from 0 to `room`."""
-    # RandomState's stream is frozen for good (NEP 19); that of default_rng may change with NumPy
+    """The top left corner of the digit in each frame of a clip, [frames, 2]: row and column from 0 to `room`."""
+    # the stream of RandomState is frozen (NEP 19); that of default_rng may change with NumPy
     draw = np.random.RandomState([MOTION_SEED, index])
     start = draw.randint(0, room + 1, 2)
     speed = np.zeros(2, np.int64)
-    while not speed.any():  # a digit that rests shows no motion
+    while not speed.any():  # every digit must move
         speed = draw.randint(-FASTEST, FASTEST + 1, 2)
-    far = start + speed * np.arange(frames)[:, None]
-    turned = np.mod(far, 2 * room)  # a path mirrored at both edges has the period 2 room
-    return np.where(turned > room, 2 * room - turned, turned).astype(np.int64)
+    unbounded = start + speed * np.arange(frames)[:, None]
+    phase = np.mod(unbounded, 2 * room)  # reflection at both edges has the period 2 room
+    return np.where(phase > room, 2 * room - phase, phase).astype(np.int64)
 
 
 @dataclass(frozen=True)
 class _Clips:
-    """Clip i, of digit i."""
+    """The clips; clip i shows digit i."""
 
     still: ArrayImages
     options: MovingDigitsOptions
@@ -87,6 +87,6 @@ class _Clips:
 def _check(options: MovingDigitsOptions) -> None:
     if options.validation >= options.clips:
         raise UsageError(
-            "validation leaves no clip to train on", where="moving-digits", expected=f"1 to {options.clips - 1}",
+            "validation leaves no training clip", where="moving-digits", expected=f"1 to {options.clips - 1}",
             got=options.validation,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The options of the built-in data sources, as suites give them."""
+"""The options of the built-in data sets in suites."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Interval, Le, MultipleOf
 
-Count = Annotated[int, Interval(ge=1, le=10**12)]  # more images than any data set has
+Count = Annotated[int, Interval(ge=1, le=10**12)]  # above the size of any data set
 Resolution = Annotated[int, Ge(1), Le(4096)]
 
 
@@ -15,9 +15,9 @@ Resolution = Annotated[int, Ge(1), Le(4096)]
 class DigitsOptions:
     """The 1,797 handwritten digits that come with scikit-learn: 8 x 8, one channel, no download.
 
-    `validation`: images held out by a fixed permutation; at least one image is left for training.
-    `resolution`: a multiple of 8; more than 8 is upscaled (bicubic).
-    `caption`: a text beside each image, such as "the digit seven", or `several`, of which one is drawn at each use.
+    `validation`: images held out by a fixed permutation; at least one image must remain for training.
+    `resolution`: a multiple of 8; above 8, images are upscaled (bicubic).
+    `caption`: `one` caption per image, such as "the digit seven", or `several`, of which one is drawn at each use.
     """
 
     validation: Count = 1000
@@ -31,24 +31,24 @@ class HuggingFaceOptions:
 
     `path`: `parquet`, `arrow`, `webdataset` or `imagefolder` (with `data_files` or `data_dir`), a local folder, or the
     name `owner/name` of a data set of the Hub. `data_files`: paths or globs, as a list or separated by commas, relative
-    to `data_dir`, to the local folder or else to the current folder. `name`: a configuration of the data set.
-    `revision`: for the Hub, the full commit (40 hex digits), so that the figures stay tied to the same pixels.
+    to `data_dir`, to the local folder, or else to the current folder. `name`: a configuration of the data set.
+    `revision`: for the Hub, the full commit (40 hex digits), so that figures always refer to the same images.
 
-    Validation images come from exactly one of `validation_split`, `validation_files` (files beside the training ones)
-    and `validation` (so many images of the training split, held out by a fixed permutation).
+    Validation images come from exactly one of `validation_split`, `validation_files` (separate files) and `validation`
+    (a number of images of the training split, held out by a fixed permutation).
 
-    `label`: the column of each image's class, whole numbers below `classes`, for networks that are conditioned on it.
-    `caption`: the column of each image's text, or of a list of texts of which one is drawn at each use; of a folder of
-    images a column of its `metadata.csv`, `.jsonl` or `.parquet`.
-    `streaming`: `count` images are read one after another, from the Hub, parquet, arrow or webdataset files, and never
-    stored; the first `validation` of the stream are held out (or `validation_files` are). Each epoch shuffles them
-    through a buffer of `shuffle_buffer` images (absent: 10,000), without which images that lie together stay together.
-    Captions are read once before the training, without the images, so that their features are there when it begins.
+    `label`: the column with the class label of each image, an integer below `classes`, for class conditioning.
+    `caption`: the column with the caption of each image, or a list of captions of which one is drawn at each use; for a
+    folder of images, a column of its `metadata.csv`, `.jsonl` or `.parquet`.
+    `streaming`: read `count` images in order, from the Hub, parquet, arrow or webdataset files, without storing them;
+    the first `validation` images of the stream (or `validation_files`) are held out. Each epoch shuffles the images in
+    a buffer of `shuffle_buffer` images (default: 10,000), since neighbouring images of a stream are often similar.
+    Captions are read once before training, without the images, to encode them.
 
-    `image`: the column. `resize`: `short-side-center-crop` scales the short side to `resolution` (bicubic, antialiased)
-    and cuts the centre out, `adm-center-crop` halves the image first as ADM and DiT do, `squash` scales both sides,
-    and with `none` an image of any other size is an error. Transparent images are laid on white, 16 bits become 8, CMYK
-    and palettes RGB, and of an animation the first frame is taken.
+    `image`: the image column. `resize`: `short-side-center-crop` resizes the short side to `resolution` (bicubic,
+    antialiased) and crops the centre; `adm-center-crop` halves the image first, as ADM and DiT do; `squash` resizes
+    both sides; with `none`, an image of another size is an error. Transparent images are composited on white, 16 bits
+    become 8, CMYK and palettes become RGB, and only the first frame of an animation is used.
     """
 
     path: str
@@ -76,8 +76,8 @@ class HuggingFaceOptions:
 class FacesHQOptions:
     """FacesHQ: the 30,000 faces of CelebA-HQ and the 70,000 of FFHQ, as a folder of images that you provide.
 
-    `root`: the folder; every .png, .jpg and .jpeg file below it is an image. Larger images are scaled down to
-    `resolution`. `validation`: images held out by a fixed permutation.
+    `root`: the folder; every .png, .jpg and .jpeg file below it is an image. Images are resized to `resolution`.
+    `validation`: images held out by a fixed permutation.
     """
 
     root: str = "data/faceshq"
@@ -87,10 +87,10 @@ class FacesHQOptions:
 
 @dataclass(frozen=True)
 class MmCelebaOptions:
-    """Multi-Modal-CelebA-HQ: the 30,000 faces of CelebA-HQ, each with ten texts, in a folder that you provide.
+    """Multi-Modal-CelebA-HQ: the 30,000 faces of CelebA-HQ with ten captions each, in a folder that you provide.
 
-    `root`: the folder of images/N.jpg and celeba-caption/N.txt. Images are scaled down to `resolution`. `images`: how
-    many there must be, the first so many of the set. `validation`: images held out by a fixed permutation.
+    `root`: the folder with images/N.jpg and celeba-caption/N.txt. Images are resized to `resolution`. `images`: the
+    number of images, from 0 on, which must all exist. `validation`: images held out by a fixed permutation.
     """
 
     root: str = "data/mm-celeba"
@@ -101,10 +101,11 @@ class MmCelebaOptions:
 
 @dataclass(frozen=True)
 class CocoOptions:
-    """MS-COCO: photographs with about five texts each, in a folder that you provide; its own validation split.
+    """MS-COCO: photographs with about five captions each, in a folder that you provide; its own validation split.
 
-    `root`: the folder of train2014, val2014 and annotations (`edition`: or those of 2017). The short side is scaled to
-    `resolution` and the centre cut out. `train_images`, `validation_images`: how many there must be, if not all.
+    `root`: the folder with train2014, val2014 and annotations (or those of 2017, see `edition`). The short side is
+    resized to `resolution` and the centre is cropped. `train_images`, `validation_images`: the required numbers of
+    images, if not all.
     """
 
     root: str = "data/coco"
@@ -116,11 +117,12 @@ class CocoOptions:
 
 @dataclass(frozen=True)
 class Ucf101Options:
-    """UCF101: clips of videos of 101 human actions, in a folder that you provide; videos are read by PyAV.
+    """UCF101: clips of videos of 101 human actions, in a folder that you provide; videos are read with PyAV.
 
-    `root`: the folder of UCF-101 and ucfTrainTestlist; `split`: which of its three lists, whose test videos are held
-    out. A clip has `frames` that lie `stride` apart, and a video gives `clips`: one from its middle, or so many evenly
-    spread from its first frame to its last. The short side is scaled to `resolution` and the centre cut out.
+    `root`: the folder with UCF-101 and ucfTrainTestlist. `split`: the number of the official split; its test videos are
+    held out. A clip has `frames` frames at a distance of `stride`. `clips`: the number of clips per video, one from its
+    middle or several evenly spread from its first to its last frame. The short side is resized to `resolution` and the
+    centre is cropped.
     """
 
     root: str = "data/ucf101"
@@ -133,9 +135,9 @@ class Ucf101Options:
 
 @dataclass(frozen=True)
 class MovingDigitsOptions:
-    """Clips of the digits of scikit-learn, each moving through a dark field: one channel, ten classes, no download.
+    """Clips of the digits of scikit-learn, which move across a dark field: one channel, ten classes, no download.
 
-    `frames` of a clip, `resolution` of the field. `clips`: of the first so many digits, one each; `validation` of them
+    `frames`: per clip. `resolution`: of the field. `clips`: the number of clips, one per digit; `validation` of them
     are held out by a fixed permutation.
     """
 
@@ -147,9 +149,9 @@ class MovingDigitsOptions:
 
 @dataclass(frozen=True)
 class GaussianRandomFieldOptions:
-    """Gaussian random fields with the power spectrum k^-slope, drawn when they are taken: nothing to download.
+    """Gaussian random fields with the power spectrum k^-slope, generated when they are read: no download.
 
-    `count` images to train on and `validation` others, all drawn from `seed`; the channels are independent.
+    `count` training images and `validation` other images, all drawn from `seed`; the channels are independent.
     """
 
     slope: Annotated[float, Interval(ge=-4, le=8)]

@@ -1,6 +1,6 @@
-"""What the data sets of papers have in common that only a person can provide, for their licences: a folder of a layout.
+"""Shared code for data sets that you must provide yourself, because of their licences, as a folder with a fixed layout.
 
-Their sources say what is missing with the way to get it; images of such a set are files, one each.
+Each image is a file. If images are missing, the plan says how to get them.
 """
 
 from __future__ import annotations
@@ -17,33 +17,32 @@ from zigma_bench.data.reading.hashes import hashes_of
 from zigma_bench.plugins.registry import Missing
 
 if TYPE_CHECKING:
-    from zigma_bench.data.checks.dataset import Found
+    from zigma_bench.data.checks.dataset import CheckResult
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 @dataclass(frozen=True)
 class Provided:
-    """A data set as its home offers it: `what` it is, its licence, where to `get` it, the `layout` of a root."""
+    """A data set that you must provide: `what` it is, with its licence, how to `get` it, the `layout` of its folder."""
 
     name: str
     what: str
     get: str
     layout: str
 
-    def missing(self, root: Path, but: str = "") -> Missing:
-        """What a plan lacks; `but` says what of it is there."""
-        there = f" ({but})" if but else ""
+    def missing(self, root: Path, state: str = "") -> Missing:
+        """The data set as missing, for a plan; `state` says which parts exist."""
+        note = f" ({state})" if state else ""
         return Missing(
-            f"{self.what} in {root}{there}",
-            f"{self.get}; lay it out as {self.layout}; then look at it all: "
-            f"zigma-bench data check {self.name} --from {root}",
+            f"{self.what} in {root}{note}",
+            f"{self.get}; lay it out as {self.layout}; then check it: zigma-bench data check {self.name} --from {root}",
         )
 
 
 @dataclass(frozen=True)
 class FileRows:
-    """Encoded images that are files, in order; `label` names them all."""
+    """Encoded images in files, in order; errors call them `label`."""
 
     files: tuple[Path, ...]
     label: str
@@ -52,17 +51,17 @@ class FileRows:
         return len(self.files)
 
     def read(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> list[tuple[bytes, str]]:
-        """(encoded bytes, the file's name) of each."""
+        """(encoded bytes, file name) of each image."""
         return [(read_image(self.files[int(index)]), str(self.files[int(index)])) for index in indices]
 
 
 def read_image(file: Path) -> bytes:
-    """The bytes of an image file; BadImage where it can't be read or is empty."""
+    """The bytes of an image file; BadImage if it can't be read or is empty."""
     from zigma_bench.data.reading.decode import MEND
     from zigma_bench.errors import BadImage
 
     if not file.is_file():
-        raise BadImage("this is no file, or a link that leads nowhere", where=str(file), do=MEND)
+        raise BadImage("not a file, or a broken link", where=str(file), do=MEND)
     try:
         data = file.read_bytes()
     except OSError as error:
@@ -72,13 +71,13 @@ def read_image(file: Path) -> bytes:
     return data
 
 
-def image_parts(files: Sequence[Path], resolution: int) -> Iterator[Callable[[], Found]]:
+def image_parts(files: Sequence[Path], resolution: int) -> Iterator[Callable[[], CheckResult]]:
     """The parts of a check that decode every file."""
-    from zigma_bench.data.checks.dataset import CHUNK, Found
+    from zigma_bench.data.checks.dataset import CHUNK, CheckResult
     from zigma_bench.data.reading.decode import decode
     from zigma_bench.errors import BadImage
 
-    def look(some: Sequence[Path]) -> Found:
+    def check(some: Sequence[Path]) -> CheckResult:
         problems = []
         for file in some:
             try:
@@ -86,19 +85,19 @@ def image_parts(files: Sequence[Path], resolution: int) -> Iterator[Callable[[],
                 decode(data, channels=3, resolution=resolution, resize="short-side-center-crop", where=str(file))
             except BadImage as error:
                 problems.append(error)
-        return Found(len(some), tuple(problems))
+        return CheckResult(len(some), tuple(problems))
 
     for start in range(0, len(files), CHUNK):
-        yield lambda some=files[start : start + CHUNK]: look(some)  # type: ignore[misc]
+        yield lambda some=files[start : start + CHUNK]: check(some)  # type: ignore[misc]
 
 
-def root_of(given: str) -> Path:
-    """The folder of an option `root`, absolute."""
-    return Path(given).expanduser().absolute()
+def root_of(root: str) -> Path:
+    """The absolute path of an option `root`."""
+    return Path(root).expanduser().absolute()
 
 
 def hashes(files: Iterable[Path], root: Path) -> list[tuple[str, str]]:
-    """(name below the root, sha256) of each file that is there."""
-    there = [file for file in files if file.is_file()]
-    names = [file.relative_to(root).as_posix() for file in there]
-    return list(zip(names, hashes_of(there), strict=True))
+    """(name below the root, sha256) of each existing file."""
+    existing = [file for file in files if file.is_file()]
+    names = [file.relative_to(root).as_posix() for file in existing]
+    return list(zip(names, hashes_of(existing), strict=True))

@@ -1,10 +1,10 @@
-"""Gaussian random fields: images whose only structure is a power spectrum that falls as k^-slope.
+"""Gaussian random fields: images whose only structure is a power spectrum proportional to k^-slope.
 
-With a slope of 0 no pixel knows of its neighbour; natural photographs have about 2 (Field 1987, doi
-10.1364/JOSAA.4.002379: amplitudes fall as 1/k). Phases are random: no edge, no object, no preferred place.
+With a slope of 0, pixels are independent. Natural photographs have a slope of about 2 (Field 1987, doi
+10.1364/JOSAA.4.002379: amplitudes fall as 1/k). Phases are random, so there are no edges, objects or preferred places.
 
-White noise is drawn in float64 and filtered in Fourier space: its mode at k cycles an image (k > 0, in any direction)
-is multiplied by k^(-slope/2), and the mean is dropped. The field is periodic, and channels are independent.
+White noise is drawn in float64 and filtered in Fourier space: the mode with k cycles per image (k > 0, in any
+direction) is multiplied by k^(-slope/2), and the mean is removed. The field is periodic, and channels are independent.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from zigma_bench.data.reading.files import fingerprint
 from zigma_bench.data.sources.options import GaussianRandomFieldOptions
 from zigma_bench.plugins.registry import DataFacts
 
-VERSION = 1  # raised when the same options would give other pixels
-TRAIN, VALIDATION = 0, 1  # streams of random numbers that have no image in common
+VERSION = 1  # incremented when the same options give other pixels
+TRAIN, VALIDATION = 0, 1  # separate streams of random numbers
 DEVIATIONS = 4.0  # standard deviations of the field between middle grey and black or white
 CHUNK = 500  # images filtered at a time
-MEMORY_BYTES = 2**26  # fields that fit are drawn once and kept
+MEMORY_BYTES = 2**26  # fields of at most this size are generated once and stay in memory
 
 Field = npt.NDArray[np.float64]
 
 
 def describe(options: GaussianRandomFieldOptions) -> DataFacts:
-    """Facts of the fields; nothing is ever missing."""
+    """The facts of the fields; nothing is ever missing."""
     parts = {**vars(options), "version": VERSION}
     size = options.resolution
     return DataFacts(
@@ -40,11 +40,11 @@ def describe(options: GaussianRandomFieldOptions) -> DataFacts:
 
 
 def load(options: GaussianRandomFieldOptions) -> Splits:
-    """`count` fields to train on and `validation` others, uint8 [N, channels, resolution, resolution].
+    """`count` training fields and `validation` other fields, uint8 [N, channels, resolution, resolution].
 
-    A level is 127.5 + (127.5 / 4) * field / sigma, cut off at 0 and 255 and rounded, where sigma is the standard
-    deviation that the spectrum gives (not that of an image): 6 of 100,000 pixels are cut off, and rounding adds a floor
-    of white noise 41 dB below the field.
+    A pixel is 127.5 + (127.5 / 4) * field / sigma, clipped to [0, 255] and rounded. Here sigma is the standard
+    deviation of the spectrum, not that of an image. 6 of 100,000 pixels are clipped, and rounding adds white noise
+    41 dB below the field.
     """
     return Splits(
         _Fields(options, TRAIN, options.count),
@@ -53,29 +53,30 @@ def load(options: GaussianRandomFieldOptions) -> Splits:
 
 
 def count(options: GaussianRandomFieldOptions) -> Counts:
-    """How many fields are trained on and held out."""
+    """The numbers of training and held-out fields."""
     return Counts(options.count, options.validation)
 
 
 def filter_of(resolution: int, slope: float) -> Field:
-    """What multiplies the half spectrum [R, R/2 + 1] of white noise of variance 1; the field then has variance 1."""
+    """The filter [R, R/2 + 1] that turns the half spectrum of white noise of variance 1 into that of a field of
+    variance 1."""
     k = np.hypot(np.fft.fftfreq(resolution)[:, None], np.fft.rfftfreq(resolution)) * resolution
     k[0, 0] = 1.0
     amplitude = k ** (-slope / 2)
     amplitude[0, 0] = 0.0
-    both = amplitude**2 * np.where(_alone(resolution), 1.0, 2.0)
-    return np.asarray(amplitude / np.sqrt(both.sum() / resolution**2))
+    power = amplitude**2 * np.where(_has_no_mirror(resolution), 1.0, 2.0)
+    return np.asarray(amplitude / np.sqrt(power.sum() / resolution**2))
 
 
-def _alone(resolution: int) -> npt.NDArray[np.bool_]:
-    """The columns of a half spectrum that stand for themselves; the others stand for their mirror image too."""
+def _has_no_mirror(resolution: int) -> npt.NDArray[np.bool_]:
+    """Whether a column of a half spectrum represents only itself; the others also represent their mirror image."""
     columns = np.arange(resolution // 2 + 1)
     return np.asarray((columns == 0) | (2 * columns == resolution))
 
 
 @dataclass(frozen=True)
 class _Fields:
-    """Fields of one stream; image i is drawn from (seed, stream, i) alone, when it is taken or all at once."""
+    """The fields of one stream; image i depends only on (seed, stream, i)."""
 
     options: GaussianRandomFieldOptions
     stream: int
@@ -86,7 +87,7 @@ class _Fields:
 
     @property
     def decodes(self) -> bool:
-        """Whether the fields are too many to be kept."""
+        """Whether the fields are too large to stay in memory."""
         return self.count * self.options.channels * self.options.resolution**2 > MEMORY_BYTES
 
     @functools.cached_property
@@ -110,6 +111,6 @@ class _Fields:
         return np.rint(np.clip(127.5 + (127.5 / DEVIATIONS) * field, 0, 255)).astype(np.uint8)
 
     def _white(self, index: int) -> Field:
-        # RandomState's stream is frozen for good (NEP 19); that of default_rng may change with NumPy
+        # the stream of RandomState is frozen (NEP 19); that of default_rng may change with NumPy
         draw = np.random.RandomState([self.options.seed, self.stream, index])
         return draw.standard_normal((self.options.channels, self.options.resolution, self.options.resolution))

@@ -1,4 +1,4 @@
-"""UCF101: 13,320 short videos of 101 human actions; clips of stated frames and stride, and the splits of its lists."""
+"""UCF101: 13,320 short videos of 101 human actions, read as clips, with the official splits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from zigma_bench.errors import BadImage, NotReady
 from zigma_bench.plugins.registry import Condition, DataFacts, Missing
 
 if TYPE_CHECKING:
-    from zigma_bench.data.checks.dataset import Found
+    from zigma_bench.data.checks.dataset import CheckResult
 
 CLASSES = 101
 VIDEOS, LISTS = "UCF-101", "ucfTrainTestlist"
@@ -33,33 +33,36 @@ SET = Provided(
 
 @dataclass(frozen=True)
 class Listed:
-    """The videos of a list, by their names below the folder of videos, with the class of each."""
+    """The videos of a list: their names below the folder of videos, and their classes."""
 
     names: tuple[str, ...]
     classes: tuple[int, ...]
 
 
 def describe(options: Ucf101Options) -> DataFacts:
-    """Facts of the folder, from its lists and from names and contents of its videos."""
+    """The facts of the data set, from its lists and the names and contents of its videos."""
     root = root_of(options.root)
     absent = [file for file in _lists(options) if not file.is_file()]
     if absent:
-        but = f"there is no {absent[0]}" if root.is_dir() else ""
-        return _facts(options, [], 0, (SET.missing(root, but), *pyav_missing()))
+        state = f"{absent[0]} is missing" if root.is_dir() else ""
+        return _facts(options, [], 0, (SET.missing(root, state), *pyav_missing()))
     train, held = _listed(options)
     names = (*train.names, *held.names)
-    there = hashes([root / VIDEOS / name for name in names], root)
+    existing = hashes([root / VIDEOS / name for name in names], root)
     missing = pyav_missing()
-    if len(there) < len(names):
+    if len(existing) < len(names):
         missing = (
-            SET.missing(root, f"there are {len(there):,} of {len(names):,} videos that its lists name"),
+            SET.missing(root, f"there are {len(existing):,} of {len(names):,} videos in its lists"),
             *missing,
         )
-    return _facts(options, [*there, *hashes(_lists(options), root)], len(held.names) * options.clips, missing)
+    return _facts(options, [*existing, *hashes(_lists(options), root)], len(held.names) * options.clips, missing)
 
 
 def load(options: Ucf101Options) -> Splits:
-    """Clips as uint8 [N, frames, 3, resolution, resolution], those of the test list held out; BadImage on taking."""
+    """The clips as uint8 [N, frames, 3, resolution, resolution], with those of the test list held out.
+
+    Raises NotReady if files are missing. Reading a broken video raises BadImage.
+    """
     for missing in describe(options).missing:
         raise NotReady(f"{missing.what} is missing", where="data: ucf101", do=missing.do)
     root, cut = root_of(options.root), _cut(options)
@@ -73,7 +76,7 @@ def load(options: Ucf101Options) -> Splits:
 
 
 def count(options: Ucf101Options) -> Counts:
-    """How many clips are trained on and held out, as the lists of videos say."""
+    """The numbers of training and held-out clips and of classes, from the lists of videos."""
     if not all(file.is_file() for file in _lists(options)):
         return Counts(None, None)
     train, held = _listed(options)
@@ -81,32 +84,34 @@ def count(options: Ucf101Options) -> Counts:
     return Counts(len(train.names) * options.clips, len(held.names) * options.clips, found)
 
 
-def parts(options: Ucf101Options) -> Iterator[Callable[[], Found]]:
+def parts(options: Ucf101Options) -> Iterator[Callable[[], CheckResult]]:
     """The parts of a check: every video of both lists."""
     if not all(file.is_file() for file in _lists(options)):
         return
     for side in _listed(options):
         for name in side.names:
-            yield functools.partial(_look, options, root_of(options.root) / VIDEOS / name)
+            yield functools.partial(_check, options, root_of(options.root) / VIDEOS / name)
 
 
-def _look(options: Ucf101Options, file: Path) -> Found:
-    from zigma_bench.data.checks.dataset import Found
+def _check(options: Ucf101Options, file: Path) -> CheckResult:
+    from zigma_bench.data.checks.dataset import CheckResult
 
     if not file.is_file():
-        return Found(0, (BadImage("there is no such video, though a list names it", where=str(file), do=SET.get),))
+        return CheckResult(
+            0, (BadImage("the video is missing, although a list names it", where=str(file), do=SET.get),)
+        )
     try:
         read_clips(file, _cut(options), [0], resolution=options.resolution)
     except BadImage as error:
-        return Found(1, (error,))
-    return Found(1)
+        return CheckResult(1, (error,))
+    return CheckResult(1)
 
 
 def _facts(options: Ucf101Options, files: list[tuple[str, str]], held: int, missing: tuple[Missing, ...]) -> DataFacts:
     cut = {key: getattr(options, key) for key in ("frames", "stride", "clips", "resolution", "split")}
-    told, side = fingerprint("ucf101", {**cut, "files": files}), options.resolution
+    identity, side = fingerprint("ucf101", {**cut, "files": files}), options.resolution
     conditions = (Condition("class", CLASSES),)
-    return DataFacts(3, side, side, told, missing, held or None, conditions, frames=options.frames)
+    return DataFacts(3, side, side, identity, missing, held or None, conditions, frames=options.frames)
 
 
 def _cut(options: Ucf101Options) -> Cut:
@@ -114,7 +119,7 @@ def _cut(options: Ucf101Options) -> Cut:
 
 
 def _lists(options: Ucf101Options) -> tuple[Path, Path, Path]:
-    """The files of classes, of training videos and of test videos."""
+    """The lists of the classes, of the training videos and of the test videos."""
     folder = root_of(options.root) / LISTS
     names = ("classInd.txt", f"trainlist0{options.split}.txt", f"testlist0{options.split}.txt")
     return folder / names[0], folder / names[1], folder / names[2]
@@ -127,33 +132,33 @@ def _listed(options: Ucf101Options) -> tuple[Listed, Listed]:
 
 
 def _numbers(file: Path) -> dict[str, int]:
-    """Each class by name; a line is its number, from 1, and its name."""
+    """The class labels from 0 by name; a line of the file is a number, from 1, and a name."""
     words = [line.split() for line in _lines(file)]
     if any(len(pair) != 2 for pair in words) or sorted(number for number, _ in words) != sorted(
         str(number) for number in range(1, CLASSES + 1)
     ):
         raise NotReady(
-            "this is not the list of classes", where=str(file), do="get it again",
+            "not the list of classes", where=str(file), do="get it again",
             expected=f"{CLASSES} lines of a number from 1 and a name", got=f"{len(words)} lines",
         )  # fmt: skip
     return {name: int(number) - 1 for number, name in words}
 
 
 def _read(file: Path, numbers: Mapping[str, int]) -> Listed:
-    """A list of videos, CLASS/NAME.avi, with the number of the class behind it or without."""
+    """A list of videos with their classes; a line is CLASS/NAME.avi and optionally the number of the class."""
     names, classes = [], []
     for number, line in enumerate(_lines(file), 1):
         name = line.split()[0]
         parts_of_name = PurePosixPath(name).parts
         if len(parts_of_name) != 2 or parts_of_name[0] not in numbers or ".." in parts_of_name:
             raise NotReady(
-                "this is no video of a class", where=f"{file}:{number}", expected="CLASS/NAME.avi", got=name,
+                "not a video of a known class", where=f"{file}:{number}", expected="CLASS/NAME.avi", got=name,
                 do="get the list again",
             )  # fmt: skip
         names.append(name)
         classes.append(numbers[parts_of_name[0]])
     if not names:
-        raise NotReady("the list names no video", where=str(file), do="get it again")
+        raise NotReady("the list is empty", where=str(file), do="get it again")
     return Listed(tuple(names), tuple(classes))
 
 

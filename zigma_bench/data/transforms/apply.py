@@ -1,4 +1,4 @@
-"""Images that went through transforms, one after another; the set keeps its number and its splits."""
+"""Images after transforms, which keep the number of images and the splits."""
 
 from __future__ import annotations
 
@@ -24,15 +24,18 @@ from zigma_bench.data.images import (
 )  # fmt: skip
 from zigma_bench.errors import UsageError
 
-MEMORY_BYTES = 2**30  # a split whose pixels fit is transformed once and kept
+MEMORY_BYTES = 2**30  # a split of at most this size is transformed once and stays in memory
 CHUNK = 1000  # images at a time
 
-Step = Callable[[Pixels], Pixels]  # uint8 [n, C, H, W] to the same shape; of clips, each frame is an image
+Step = Callable[[Pixels], Pixels]  # uint8 [n, C, H, W] to the same shape; each frame of a clip is an image
 
 
 @dataclass(frozen=True)
 class TransformedImages:
-    """Images after all steps. If all pixels fit in MEMORY_BYTES the first `take` transforms and keeps them all."""
+    """Images after all steps.
+
+    If all pixels fit in MEMORY_BYTES, the first `take` transforms all images and keeps them in memory.
+    """
 
     images: Images
     steps: tuple[Step, ...]
@@ -45,7 +48,7 @@ class TransformedImages:
         return self._all[wanted] if self._fits else self._made(wanted)
 
     def cropped(self, indices: Sequence[int] | npt.NDArray[np.integer], crops: Sequence[Crop]) -> Pixels:
-        """The images cut as their crops say, then transformed, and never kept."""
+        """The images, cropped and then transformed; they are not kept in memory."""
         return self._after(cropped(self.images, indices, crops))
 
     def labels(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Labels:
@@ -56,7 +59,7 @@ class TransformedImages:
 
     @property
     def decodes(self) -> bool:
-        """Whether the images are too many to be kept."""
+        """Whether the images are too large to stay in memory."""
         return not self._fits
 
     @cached_property
@@ -81,16 +84,16 @@ class TransformedImages:
             after = step(pixels)
             if after.dtype != np.uint8 or after.shape != pixels.shape:
                 raise UsageError(
-                    "a transform gives other than it was given",
+                    "a transform changes the dtype or shape of the images",
                     expected=f"uint8 {list(pixels.shape)}", got=f"{after.dtype} {list(after.shape)}",
-                    do="mend the plugin",
+                    do="fix the plugin",
                 )  # fmt: skip
             pixels = after
         return pixels
 
 
 class TransformedStream(TransformedImages):
-    """Images of a stream after all steps: they come in an order of their own, and are never kept."""
+    """Images of a stream after all steps; they define their own order, and are not kept in memory."""
 
     decodes = True
 
@@ -98,12 +101,12 @@ class TransformedStream(TransformedImages):
         return self._made(np.asarray(indices, dtype=np.int64))
 
     def epoch(self, seed: int, number: int) -> TransformedStream:
-        """The images in the order of an epoch."""
+        """The images in the order of epoch `number`."""
         return TransformedStream(epoch_of(self.images, seed, number), self.steps)
 
 
 def transformed(splits: Splits, steps: Sequence[Step]) -> Splits:
-    """Both sides of a source after all steps; the source itself where there are none."""
+    """The splits after all steps; the same object without steps."""
     if not steps:
         return splits
     return Splits(*(_after(images, tuple(steps)) for images in (splits.train, splits.validation)))

@@ -1,7 +1,7 @@
-"""What can be done to images before anything sees them: their patches shuffled, the picture turned, its detail blurred.
+"""The built-in transforms: shuffle the patches of images, rotate images, blur images.
 
-A transform changes every image of a set alike, training, validation and reference images, on decoded uint8 pixels
-[n, C, H, W]. `train.flip` mirrors what the transforms have made.
+A transform applies to all images of a data set, for training, validation and reference, as decoded uint8 pixels
+[n, C, H, W]. `train.flip` mirrors images after the transforms.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ Permutation = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class ShufflePatches:
-    """Moves the patches of every image by one fixed permutation: what stays is what a patch holds, not where it lies.
+    """Permutes the patches of every image in the same way: patches stay intact, but their positions change.
 
-    `patch`: the side in pixels. `seed` draws the permutation. Patch i of an image, counted row by row, becomes the one
-    that was patch `permutation[i]`.
+    `patch`: the side in pixels. `seed` draws the permutation. Patch i of the result, counted row by row, is patch
+    `permutation[i]` of the image.
     """
 
     patch: Annotated[int, Interval(ge=1, le=65_536)]
@@ -35,10 +35,10 @@ class ShufflePatches:
 
 @dataclass(frozen=True)
 class Rotate:
-    """Turns every image about its centre, counter-clockwise, and keeps its size.
+    """Rotates every image about its centre, counter-clockwise; the size stays the same.
 
-    `degrees`: multiples of 90 move pixels and change none; other angles are resampled (bicubic, Pillow's `rotate`), and
-    `fill` is the level of what comes from outside the image.
+    `degrees`: multiples of 90 only move pixels; other angles resample them (bicubic, Pillow's `rotate`). `fill`: the
+    value of pixels from outside the image.
     """
 
     degrees: Annotated[float, Interval(ge=-360, le=360)]
@@ -47,30 +47,30 @@ class Rotate:
 
 @dataclass(frozen=True)
 class Blur:
-    """Convolves every channel with a Gaussian, cut off at 4 sigma and mirrored at the border, rounded to 8 bits.
+    """Convolves every channel with a Gaussian, truncated at 4 sigma, with reflection at the border, rounded to 8 bits.
 
-    `sigma`: its standard deviation in pixels.
+    `sigma`: the standard deviation in pixels.
     """
 
     sigma: Annotated[float, Gt(0), Le(256)]
 
 
 def check_shuffle(options: ShufflePatches, *, channels: int, height: int, width: int) -> None:
-    """NotReady where patches don't divide the image, or are the whole image."""
+    """Raise NotReady if the patches don't divide the image, or there is only one."""
     p = options.patch
     if height % p or width % p or (height, width) == (p, p):
         raise NotReady(
             f"patches of {p} x {p} can't be shuffled in an image of {height} x {width}",
-            expected="a patch that divides height and width and leaves at least two",
+            expected="a patch size that divides height and width and gives at least two patches",
             got=p,
-            do="choose another patch or another resolution",
+            do="choose another patch size or another resolution",
         )
 
 
 def permutation_of(options: ShufflePatches, *, height: int, width: int) -> Permutation:
-    """The patch that each place is given, [patches]; the same on every machine."""
+    """The source patch of each position, [patches]; the same on every machine."""
     patches = (height // options.patch) * (width // options.patch)
-    # RandomState's stream is frozen for good (NEP 19); that of default_rng may change with NumPy
+    # the stream of RandomState is frozen (NEP 19); that of default_rng may change with NumPy
     return np.random.RandomState(options.seed).permutation(patches).astype(np.int64)
 
 
@@ -80,7 +80,7 @@ def digest_of_shuffle(options: ShufflePatches, *, channels: int, height: int, wi
 
 
 def shuffle_patches(options: ShufflePatches, pixels: Pixels) -> Pixels:
-    """[n, C, H, W] with its patches moved."""
+    """Permute the patches of images [n, C, H, W]."""
     n, C, H, W = pixels.shape
     p = options.patch
     patches = pixels.reshape(n, C, H // p, p, W // p, p).transpose(0, 2, 4, 1, 3, 5).reshape(n, -1, C, p, p)
@@ -89,15 +89,16 @@ def shuffle_patches(options: ShufflePatches, pixels: Pixels) -> Pixels:
 
 
 def check_rotate(options: Rotate, *, channels: int, height: int, width: int) -> None:
-    """NotReady where a quarter turn would change the shape."""
+    """Raise NotReady if a rotation by 90 or 270 degrees would change the shape."""
     if height != width and options.degrees % 180 == 90:
         raise NotReady(
-            f"an image of {height} x {width} can't be turned by {options.degrees:g} degrees", expected="a square image"
+            f"an image of {height} x {width} can't be rotated by {options.degrees:g} degrees",
+            expected="a square image",
         )
 
 
 def rotate(options: Rotate, pixels: Pixels) -> Pixels:
-    """[n, C, H, W], turned."""
+    """Rotate images [n, C, H, W]."""
     degrees = options.degrees % 360
     if degrees % 90 == 0:
         return np.ascontiguousarray(np.rot90(pixels, int(degrees // 90), axes=(2, 3)))
@@ -112,7 +113,7 @@ def rotate(options: Rotate, pixels: Pixels) -> Pixels:
 
 
 def blur(options: Blur, pixels: Pixels) -> Pixels:
-    """[n, C, H, W], blurred in float64."""
+    """Blur images [n, C, H, W], computed in float64."""
     from scipy.ndimage import gaussian_filter1d
 
     along = functools.partial(gaussian_filter1d, sigma=options.sigma, mode="reflect", truncate=4.0)
