@@ -98,7 +98,7 @@ def test_a_batch_has_a_caption_of_each_of_its_images_or_the_empty_one() -> None:
         plain = draw_batch(IMAGES, recipe, 1, step, CPU)
         for mine, other in zip(batch.tensors, plain.tensors, strict=False):
             assert torch.equal(mine, other)  # images, noise and times are those of a network without a condition
-        assert batch.y is not None and batch.mask is not None and batch.told == (batch.y, batch.mask)
+        assert batch.y is not None and batch.mask is not None and batch.condition == (batch.y, batch.mask)
         own = ((batch.x1[:, 0, 0, 0] + 1) * 127.5).round().long()
         number = batch.y[:, 0, 0].long()
         assert ((number == 2 * own) | (number == 2 * own + 1) | (number == 9)).all()
