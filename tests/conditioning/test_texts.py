@@ -382,7 +382,7 @@ def test_a_cell_is_drawn_from_under_prompts(ran, tmp_path) -> None:
     with Image.open(tmp_path / "b" / "grid.png") as grid:
         assert grid.size == (8 * 50, 50)
     again = run(cell, "--prompt", "another", "--out", tmp_path / "a")
-    assert "another prompts" in str(again.exception)
+    assert "differ in prompts" in str(again.exception)
 
 
 @pytest.mark.parametrize(
@@ -393,7 +393,7 @@ def test_a_cell_is_drawn_from_under_prompts(ran, tmp_path) -> None:
         (("--prompt", "a", "--class", 1), "no classes"),
         (("--prompt", "a", "--set", "graph=true"), "not recorded"),
         (("--prompt", "a", "--smoke"), "--smoke goes with a suite, and this is a cell"),
-        (("--prompt", "a", "--autoencoder", "b"), "no latents"),
+        (("--prompt", "a", "--autoencoder", "b"), "are not latents"),
         (("--prompt", "a", "--encoder", "minilm"), "knows the encoder"),
     ],
 )
