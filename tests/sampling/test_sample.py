@@ -196,7 +196,7 @@ def test_labels_are_balanced_and_of_the_index_alone():
         (["--solver", "eulr"], "--solver"),
         (["--set", "diffuson=sigma"], "did you mean 'diffusion'"),
         (["--set", "graph=true"], "not recorded"),
-        (["--class", 5], "--labels or --class: a label has no class; expected 0 to 4; got 5"),
+        (["--class", 5], "--labels or --class: class label out of range; expected 0 to 4; got 5"),
         (["--class", 1, "--labels", "1"], "omit one of them"),
         (["--labels", "1,x"], "got 'x'"),
         (["--solver", "heun", "--evaluations", 3], "even number"),

@@ -1,8 +1,8 @@
-"""Initial weights that belong to a name: each parameter draws from its seed and its own name alone.
+"""Initialize weights by name: the random numbers of a parameter depend only on the seed and the parameter's name.
 
-So two networks that share a layer share its first weights, whatever else they hold and in whatever order it was built.
-A module that wants other values than PyTorch's defaults has a method `init_parameters(draw)`, where `draw(name)` gives
-the generator of its parameter; it must fill all of its own parameters.
+Two networks with a common layer therefore have the same initial weights in it, whatever else they contain. A module
+whose initialization differs from PyTorch's defines `init_parameters(draw)`, where `draw(name)` returns the generator of
+a parameter. It must fill all of its own parameters.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ Draw = Callable[[str], torch.Generator]
 
 
 def initialise(network: nn.Module, seed: int) -> None:
-    """Fill every parameter in place. float32, on the CPU, the same on every machine."""
+    """Initialize every parameter in place, in float32 on the CPU. The values are the same on every machine.
+
+    Raises UsageError if a module has parameters of its own and no rule to initialize them.
+    """
     for prefix, module in network.named_modules():
 
         def draw(name: str, prefix: str = prefix) -> torch.Generator:
@@ -36,13 +39,13 @@ def initialise(network: nn.Module, seed: int) -> None:
                 nn.init.constant_(parameter, float(name == "weight"))
         elif own:
             raise UsageError(
-                f"the module {prefix!r} ({type(module).__name__}) has parameters, and nothing says how they start",
-                do="give it a method init_parameters(draw)",
+                f"the module {prefix!r} ({type(module).__name__}) has parameters and no initialization",
+                do="add a method init_parameters(draw) to it",
             )
 
 
 def generator(seed: int, name: str) -> torch.Generator:
-    """A CPU generator for one name under one seed."""
+    """The CPU generator of one name and seed."""
     value = int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big", signed=False)
     return torch.Generator().manual_seed(value)
 

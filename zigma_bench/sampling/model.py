@@ -128,7 +128,7 @@ def _check_condition(order: Order, source: Source) -> None:
         raise UsageError("the model has no classes", where="--labels or --class", do="leave them out")
     top = (condition.classes or 0) - 1
     if wrong := [label for label in order.labels or () if not 0 <= label <= top]:
-        raise UsageError("a label has no class", where="--labels or --class", expected=f"0 to {top}", got=wrong[0])
+        raise UsageError("class label out of range", where="--labels or --class", expected=f"0 to {top}", got=wrong[0])
     if guidance is None:
         return
     if not condition.null_class:
