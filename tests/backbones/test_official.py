@@ -75,7 +75,7 @@ def test_a_text_checkpoint_does_not_load_into_the_plain_network():
         ("zigma", {"scan_type": "v1"}, UnknownName, "no official scan_type is called 'v1'"),
         ("zigma", {"scan_type": "randomN8"}, NotReady, "without a seed"),
         ("zigma", {"scan_type": "parallelN2"}, NotReady, "no forward pass"),
-        ("zigma", {"video_frames": 2}, NotReady, "order of one picture"),
+        ("zigma", {"video_frames": 2}, NotReady, "order for single images"),
         ("zigma", {"video_frames": 1}, NotReady, r"got \{'video_frames': 1\}"),
         ("zigma", {"patch_size": 3}, NotReady, "do not divide an image of 4 x 4"),
         ("zigma", {"rms_norm": False}, NotReady, "rms_norm"),

@@ -135,7 +135,7 @@ def test_the_name_alone_shows_its_options_as_ever(call):
         (["zigmo/B/2"], 2, "no backbone is called 'zigmo'"),
         (["zigma", "--grid", "8x8"], 2, "the network's size is missing; expected zigma/SIZE/PATCH"),
         (["zigma/B/3", "--grid", "32x32"], 3, "--grid 32x32: patches of 3 x 3 do not divide an image of 32 x 32"),
-        (["zigma/B/2", "--grid", "32"], 2, "--grid: this is no grid"),
+        (["zigma/B/2", "--grid", "32"], 2, "--grid: not a grid"),
         (["dit/B/2", "--grid", "2x32x32"], 3, "dit and sit"),
         (["zigma:width=32,depth=2,patch=2,positions=sincos", "--grid", "2x8x8"], 3, "defined for single images"),
         (["zigma/B/2", "--scan", "zigzga"], 2, "no scan is called 'zigzga'"),
