@@ -48,7 +48,9 @@ def test_the_peer_without_gradients_gives_the_same_output():
 def test_no_speed_of_a_wrong_backend(monkeypatch):
     right = pscan.scan
     monkeypatch.setattr(pscan, "scan", lambda **given: right(**given) * 1.001)
-    with pytest.raises(CellFailed, match="the backend 'pscan' is wrong, so its speed is not told: the output of scan"):
+    with pytest.raises(
+        CellFailed, match="the backend 'pscan' is wrong, so its speed is not reported: the output of scan"
+    ):
         ops.bench_ops(CPU, ops=["scan"], shapes=[Shape(1, 4, 8)], seconds=0.01)
 
 
@@ -75,7 +77,7 @@ def test_paths_and_shapes_that_do_not_fit():
     with pytest.raises(UsageError, match="one path of all tokens"):
         find_path("cross-scan", 16)
     for wrong in ("8x8", "0x1x1", "axbxc"):
-        with pytest.raises(UsageError, match="this is no shape"):
+        with pytest.raises(UsageError, match="not a shape"):
             Shape.parse(wrong)
 
 

@@ -116,7 +116,7 @@ def test_images_that_are_refused(folder, tmp_path):
     (tmp_path / "empty").mkdir()
     told(tmp_path / "empty", UsageError, "no images")
     np.savez(tmp_path / "named.npz", images=pixels(2))
-    told(tmp_path / "named.npz", UsageError, "no arr_0", "images")
+    told(tmp_path / "named.npz", UsageError, "no array arr_0", "images")
     np.savez(tmp_path / "floats.npz", pixels(2).astype(float))
     told(tmp_path / "floats.npz", UsageError, "uint8", "float64 [2, 8, 8, 3]")
     np.savez(tmp_path / "objects.npz", np.array([{}], dtype=object))

@@ -195,7 +195,7 @@ def test_labels_are_balanced_and_of_the_index_alone():
         (["--solver", "ddpm"], "ddpm walks back the diffusion of the path vp"),
         (["--solver", "eulr"], "--solver"),
         (["--set", "diffuson=sigma"], "did you mean 'diffusion'"),
-        (["--set", "graph=true"], "not recorded"),
+        (["--set", "graph=true"], "no CUDA graph"),
         (["--class", 5], "--labels or --class: class label out of range; expected 0 to 4; got 5"),
         (["--class", 1, "--labels", "1"], "omit one of them"),
         (["--labels", "1,x"], "got 'x'"),
