@@ -391,7 +391,7 @@ def test_a_cell_is_drawn_from_under_prompts(ran, tmp_path) -> None:
         ((), "give --prompt TEXT"),
         (("--prompt", "a b c d e f g h i"), "longer than the texts"),
         (("--prompt", "a", "--class", 1), "no classes"),
-        (("--prompt", "a", "--set", "graph=true"), "not recorded"),
+        (("--prompt", "a", "--set", "graph=true"), "no CUDA graph"),
         (("--prompt", "a", "--smoke"), "--smoke goes with a suite, and this is a cell"),
         (("--prompt", "a", "--autoencoder", "b"), "are not latents"),
         (("--prompt", "a", "--encoder", "minilm"), "knows the encoder"),

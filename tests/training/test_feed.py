@@ -117,7 +117,7 @@ def test_a_process_that_is_killed_in_the_middle_is_a_clear_error() -> None:
                 if step == 3:
                     os.kill(feed.ahead._workers[0].pid, signal.SIGKILL)  # type: ignore[union-attr]
 
-    with pytest.raises(CellFailed, match="was ended from outside"):
+    with pytest.raises(CellFailed, match="worker process that loads images was killed"):
         killed()
 
 
@@ -135,7 +135,7 @@ def test_a_process_that_is_killed_while_its_batch_is_fetched_is_one_too(error: E
             finally:
                 feed.ahead = None
 
-    with pytest.raises(CellFailed, match=rf"was ended from outside: .*{type(error).__name__}"):
+    with pytest.raises(CellFailed, match=rf"worker process that loads images was killed: .*{type(error).__name__}"):
         killed()
 
 
