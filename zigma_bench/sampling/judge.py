@@ -102,7 +102,7 @@ def judge(
         try:
             subject.compared()
         except UsageError as error:
-            raise error.at(f"{samples} beside {reference}") from None
+            raise error.at(f"{samples} compared with {reference}") from None
     found = tuple(measure_metric(metric.name, metric.options, subject) for metric in asked)
     return Judgement(found, len(drawn), opened.count, frames)
 

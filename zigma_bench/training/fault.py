@@ -25,7 +25,7 @@ class Watch:
     bad: Tensor | None = None
     seen_as: list[tuple[Role, str]] = field(default_factory=list)
 
-    def look(self, tensor: Tensor, role: Role, name: str, *, backward: bool) -> None:
+    def check(self, tensor: Tensor, role: Role, name: str, *, backward: bool) -> None:
         """Check one tensor; for the first bad tensor, also record each role and module name in which it appears."""
         if self.bad is None and not bool(tensor.isfinite().all()):
             self.bad, self.backward = tensor, backward
@@ -62,7 +62,7 @@ def find_fault(network: nn.Module, run: Callable[[], Tensor]) -> str | None:
         if value.is_floating_point() and not bool(value.isfinite().all()):
             return f"before the step, in the weights {name}"
     watch = Watch()
-    handles = [handle for name, module in network.named_modules() for handle in _watched(watch, name, module)]
+    handles = [handle for name, module in network.named_modules() for handle in _hook_module(watch, name, module)]
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
             handles.append(_watch_gradient(watch, parameter, "weights", name))
@@ -83,25 +83,25 @@ def uncompiled(network: nn.Module) -> nn.Module:
     return plain
 
 
-def _watched(watch: Watch, name: str, module: nn.Module) -> Iterator[Any]:
+def _hook_module(watch: Watch, name: str, module: nn.Module) -> Iterator[Any]:
     """Hooks on the inputs and outputs of one module, and on the gradients of both."""
     name = name or "the network"
 
-    def look(value: Any, role: Role) -> None:
+    def check(value: Any, role: Role) -> None:
         for tensor in _tensors(value):
-            watch.look(tensor.detach(), role, name, backward=False)
+            watch.check(tensor.detach(), role, name, backward=False)
             if tensor.requires_grad:
                 _watch_gradient(watch, tensor, role, name)
 
-    yield module.register_forward_pre_hook(lambda _, args, kwargs: look((args, kwargs), "input"), with_kwargs=True)
-    yield module.register_forward_hook(lambda _, args, output: look(output, "output"))
+    yield module.register_forward_pre_hook(lambda _, args, kwargs: check((args, kwargs), "input"), with_kwargs=True)
+    yield module.register_forward_hook(lambda _, args, output: check(output, "output"))
 
 
 def _watch_gradient(watch: Watch, tensor: Tensor, role: Role, name: str) -> Any:
-    def look(gradient: Tensor) -> None:
-        watch.look(gradient.detach(), role, name, backward=True)
+    def check(gradient: Tensor) -> None:
+        watch.check(gradient.detach(), role, name, backward=True)
 
-    return tensor.register_hook(look)  # type: ignore[no-untyped-call]
+    return tensor.register_hook(check)  # type: ignore[no-untyped-call]
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -185,8 +185,8 @@ def _pickled(job: Job) -> bytes:
         ) from None  # fmt: skip
 
 
-def _unchanged(taken: Any) -> Any:
-    return taken
+def _unchanged(batch: Any) -> Any:
+    return batch
 
 
 def _end_with_parent(number: int) -> None:

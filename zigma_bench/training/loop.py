@@ -102,7 +102,7 @@ def train(
         """The losses since the last check; NotFinite after a bad step. Waits for the device."""
         if bad := int(health.first_bad):
             loss = losses[bad - 1 - progress.step]
-            raise _fault(network, batch_of, recipe, bad, float(loss), health)
+            raise _not_finite_error(network, batch_of, recipe, bad, float(loss), health)
         values: list[float] = torch.stack(losses).double().tolist() if losses else []
         return values
 
@@ -178,7 +178,7 @@ def _warm_up(
         network.zero_grad(set_to_none=True)
 
 
-def _fault(
+def _not_finite_error(
     network: nn.Module, batch_of: Callable[[int], Batch], recipe: Train, step: int, loss: float, health: Health
 ) -> NotFinite:
     """The error for the first bad step, counted from 1. Runs the step again, with the weights before it."""

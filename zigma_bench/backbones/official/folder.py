@@ -45,10 +45,7 @@ from zigma_bench.suite import PathName, Prediction
 
 NETWORKS: dict[str, Callable[..., Loading]] = {"zigma": zigma.build, "dit": dit.build_dit, "sit": dit.build_sit}
 SIZES = ("embed_dim", "hidden_size", "in_channels", "img_dim", "input_size", "num_classes", "d_context")
-OMITTED = (
-    "device",
-    "dtype",
-)  # arguments of ZigMa's constructor that the card leaves out: where it ran, and always float32
+OMITTED = ("device", "dtype")  # of ZigMa's constructor, not in the card: where it ran, and always float32
 
 
 def network_of(name: str) -> Callable[..., Loading]:

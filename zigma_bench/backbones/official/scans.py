@@ -19,7 +19,7 @@ from zigma_bench.scans.route import Route
 
 NUMBERED = re.compile(r"(zigzagN|hilbertN|randomN|parallelN)(\d+)")
 VIDEO = re.compile(r"(?:zzvideo|video)_([st]+)")  # the names in the current code, and in the code of the published runs
-KNOWN = ("v2", "zigzagN1 to zigzagN8", "hilbertN1 to hilbertN8", "zzvideo_sst and its kin")
+KNOWN = ("v2", "zigzagN1 to zigzagN8", "hilbertN1 to hilbertN8", "zzvideo_sst and similar")
 REFUSED = {
     "randomN": "draws its orders without a seed and doesn't save them, so a checkpoint doesn't determine them",
     "parallelN": "has no forward pass in the official code",

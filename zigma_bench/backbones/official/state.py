@@ -137,8 +137,8 @@ def tensors_of(checkpoint: Mapping[str, Any], chosen: str) -> dict[str, Tensor]:
     entries = dict(sets["only"] if "only" in sets else sets[chosen])
     if not entries:
         raise UsageError("not a state dict", expected="a tensor for every name", got="no entry")
-    wrapped = any(_wrapper(name) for name in entries)
-    entries = {name: value for name, value in entries.items() if not (wrapped and _counts(name, value))}
+    wrapped = any(_has_wrapper_prefix(name) for name in entries)
+    entries = {name: value for name, value in entries.items() if not (wrapped and _is_counter(name, value))}
     if faults := faults_of(entries):
         raise UsageError(
             f"not the state dict of a network: {listed(faults)}",
@@ -148,11 +148,11 @@ def tensors_of(checkpoint: Mapping[str, Any], chosen: str) -> dict[str, Tensor]:
     return _without_wrappers(entries)
 
 
-def _wrapper(name: Any) -> bool:
+def _has_wrapper_prefix(name: Any) -> bool:
     return isinstance(name, str) and name.partition(".")[0] in (*BEFORE, *INSIDE) and "." in name
 
 
-def _counts(name: Any, value: Any) -> bool:
+def _is_counter(name: Any, value: Any) -> bool:
     """Whether an entry is the counter of an averaged model."""
     return name in COUNTERS and isinstance(value, Tensor) and value.numel() == 1
 
@@ -160,7 +160,10 @@ def _counts(name: Any, value: Any) -> bool:
 def _without_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Remove the parts of names that wrappers add. UsageError if two tensors end up with the same name."""
     names = {name: ".".join(part for part in name.split(".") if part not in INSIDE) for name in tensors}
-    while all(_wrapper(name) for name in names.values()) and len({n.partition(".")[0] for n in names.values()}) == 1:
+    while (
+        all(_has_wrapper_prefix(name) for name in names.values())
+        and len({n.partition(".")[0] for n in names.values()}) == 1
+    ):
         names = {old: new.partition(".")[2] for old, new in names.items()}
     found: dict[str, str] = {}
     for old, new in names.items():

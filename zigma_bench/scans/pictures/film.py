@@ -92,7 +92,7 @@ def _cell_points(axes: Axes, down: float) -> float:
 def _new_lines(found: Track, points: float, frame: int, count: int) -> list[Artist]:
     """The lines that frame `frame` of `count` adds to a path."""
     kinds = {
-        kind: [(line, shade) for line, shade in runs(found, kind) if _when(found, shade, count) == frame]
+        kind: [(line, shade) for line, shade in runs(found, kind) if _frame_of(found, shade, count) == frame]
         for kind in ("jump", "step")
     }
     return [line_collection(found, kind, points, lines) for kind, lines in kinds.items() if lines]
@@ -102,14 +102,14 @@ def _head(found: Track, points: float, frame: int, count: int) -> list[Artist]:
     """A disc on the current token of a path."""
     from matplotlib.lines import Line2D
 
-    visited = np.flatnonzero(_when(found, found.shade, count) <= frame)
+    visited = np.flatnonzero(_frame_of(found, found.shade, count) <= frame)
     if not len(visited):
         return []
     x, y = found.points[visited[-1]]
     return [Line2D([x], [y], marker="o", color=INK, mec="white", mew=0.6, ms=disc(points))]
 
 
-def _when(found: Track, shade: Any, count: int) -> Any:
+def _frame_of(found: Track, shade: Any, count: int) -> Any:
     """The frame, out of `count`, in which a shade is drawn."""
     return (shade + 1) * count // found.shades - 1
 
