@@ -434,7 +434,7 @@ def test_cells_of_other_conditions_are_drawn_from(backbone, words, write_suite, 
     (cell,) = (tmp_path / "r" / "tiny").glob("*-seed-0-*")
     assert run(cell, "--count", 3, *words, "--out", tmp_path / "a").exit_code == 0
     assert len(drawn(tmp_path / "a")) == 3
-    assert "reads no text" in str(run(cell, "--prompt", "a", "--out", tmp_path / "b").exception)
+    assert "takes no text" in str(run(cell, "--prompt", "a", "--out", tmp_path / "b").exception)
 
 
 def test_texts_of_two_sides_are_kept_apart() -> None:

@@ -349,8 +349,8 @@ def test_prompts_of_an_imported_model(tmp_path):
         assert np.abs(drawn(tmp_path / "a")[name].astype(int) - pixels.transpose(1, 2, 0)).max() <= 1
     for more, told in (
         (("--guidance", 2), "nothing to guide away from"),
-        (("--encoder", "random-words"), "another width than the model reads"),
-        (("--encoder", "no/where"), "the text encoder is not here"),
+        (("--encoder", "random-words"), "the wrong width for the model"),
+        (("--encoder", "no/where"), "the text encoder is not installed"),
     ):
         found = run(tmp_path / "model", "--out", tmp_path / "b", *words, *more, *QUICK)
         assert told in str(found.exception)
@@ -359,4 +359,4 @@ def test_prompts_of_an_imported_model(tmp_path):
 
 def test_an_encoder_is_that_of_a_model_of_texts(model, tmp_path):
     found = run(model("sit"), "--out", tmp_path / "a", "--encoder", "random-words")
-    assert "reads no text" in str(found.exception) and not (tmp_path / "a").exists()
+    assert "takes no text" in str(found.exception) and not (tmp_path / "a").exists()

@@ -86,20 +86,19 @@ def _text(card: Card, encoder: str) -> TextFeatures:
     UsageError if the model takes no text or the encoder has a different width; NotReady if the encoder isn't installed.
     """
     if card.condition.kind != "text":
-        raise UsageError(
-            "the network reads no text", where="--encoder", expected=str(card.condition), do="leave it out"
-        )
+        raise UsageError("the network takes no text", where="--encoder", expected=str(card.condition), do="omit it")
     name, at, commit = encoder.rpartition("@")
     folder = not at or Path(encoder).exists()
     name, revision = (encoder, None) if folder else (name, commit)
     facts = encoders.describe(name, revision)
     if facts.missing:
         missing = "; ".join(f"{item.what}: {item.do}" for item in facts.missing)
-        raise NotReady("the text encoder is not here", where="--encoder", do=missing)
+        raise NotReady("the text encoder is not installed", where="--encoder", do=missing)
     if facts.width not in (None, card.condition.text_width):
         raise UsageError(
-            "the encoder's features have another width than the model reads", where="--encoder",
-            expected=f"{card.condition.text_width} channels", got=facts.width, do="take the one it was trained with",
+            "the features of the encoder have the wrong width for the model", where="--encoder",
+            expected=f"{card.condition.text_width} channels", got=facts.width,
+            do="use the encoder that the model was trained with",
         )  # fmt: skip
     return TextFeatures(
         encoder=name, revision=revision, fingerprint=facts.fingerprint, images="", width=facts.width,

@@ -123,9 +123,9 @@ def _check_condition(order: Order, source: Source) -> None:
     if condition.kind == "text" and not order.prompts:
         raise UsageError("the network needs a prompt", do="give --prompt TEXT, once or more")
     if condition.kind != "text" and order.prompts:
-        raise UsageError("the network reads no text", where="--prompt", expected=str(condition), do="leave it out")
+        raise UsageError("the network takes no text", where="--prompt", expected=str(condition), do="omit it")
     if condition.kind != "class" and order.labels:
-        raise UsageError("the model has no classes", where="--labels or --class", do="leave them out")
+        raise UsageError("the model has no classes", where="--labels or --class", do="omit them")
     top = (condition.classes or 0) - 1
     if wrong := [label for label in order.labels or () if not 0 <= label <= top]:
         raise UsageError("class label out of range", where="--labels or --class", expected=f"0 to {top}", got=wrong[0])
@@ -134,7 +134,7 @@ def _check_condition(order: Order, source: Source) -> None:
     if not condition.null_class:
         raise UsageError(
             "the model has no null condition, so there is nothing to guide away from",
-            where=source.where("sample", "guidance"), do="leave guidance out",
+            where=source.where("sample", "guidance"), do="omit guidance",
         )  # fmt: skip
     if order.of_dit and guidance.interval is not None:
         raise UsageError(

@@ -51,7 +51,7 @@ def routes(
     scan, its owner and the layer.
     """
     if depth < 1:
-        raise UsageError("a network has at least one layer", got=depth)
+        raise UsageError("a network needs at least one layer", got=depth)
     if depth > MOST_LAYERS:
         raise UsageError("the network is too deep", expected=f"a depth of at most {MOST_LAYERS:,}", got=depth)
     options = dict(options or {})
