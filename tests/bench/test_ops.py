@@ -74,7 +74,7 @@ def test_the_least_bytes_by_hand():
 def test_paths_and_shapes_that_do_not_fit():
     assert find_path("raster", 12).tolist() == list(range(12))
     assert sorted(find_path("hilbert", 1024).tolist()) == list(range(1024))
-    with pytest.raises(UsageError, match="one path of all tokens"):
+    with pytest.raises(UsageError, match="one path over all tokens"):
         find_path("cross-scan", 16)
     for wrong in ("8x8", "0x1x1", "axbxc"):
         with pytest.raises(UsageError, match="not a shape"):
@@ -85,7 +85,7 @@ def test_a_path_that_does_not_fit_is_told_before_anything_is_run():
     told = []
     with pytest.raises(UsageError, match="no scan is called 'rastr'"):
         ops.bench_ops(CPU, shapes=[Shape(1, 4, 8)], paths=["raster", "rastr"], tell=told.append)
-    with pytest.raises(UsageError, match="one path of all tokens"):
+    with pytest.raises(UsageError, match="one path over all tokens"):
         ops.bench_ops(CPU, shapes=[Shape(1, 4, 8)], paths=["raster", "cross-scan"], tell=told.append)
     assert not told
 
