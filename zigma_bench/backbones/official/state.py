@@ -141,7 +141,7 @@ def tensors_of(checkpoint: Mapping[str, Any], chosen: str) -> dict[str, Tensor]:
     entries = {name: value for name, value in entries.items() if not (wrapped and _is_counter(name, value))}
     if faults := faults_of(entries):
         raise UsageError(
-            f"not the state dict of a network: {listed(faults)}",
+            f"not a state dict of a network: {listed(faults)}",
             expected="a dense tensor of floating-point numbers, with its values, for every name",
             do="save network.state_dict() of the trained network in float32",
         )
