@@ -57,7 +57,7 @@ def test_every_key_that_does_not_fit_is_listed():
     told = str(caught.value)
     assert "missing: blocks.1.msa.to_q.weight, norm_f.weight;" in told
     assert "unexpected: blocks.0.mixer.D_b;" in told
-    assert "of another shape: pos_embed [1, 4, 16] and not [1, 16, 16]" in told
+    assert "of another shape: pos_embed [1, 4, 16] instead of [1, 16, 16]" in told
 
 
 def test_a_text_checkpoint_does_not_load_into_the_plain_network():
@@ -75,7 +75,7 @@ def test_a_text_checkpoint_does_not_load_into_the_plain_network():
         ("zigma", {"scan_type": "v1"}, UnknownName, "no official scan_type is called 'v1'"),
         ("zigma", {"scan_type": "randomN8"}, NotReady, "without a seed"),
         ("zigma", {"scan_type": "parallelN2"}, NotReady, "no forward pass"),
-        ("zigma", {"video_frames": 2}, NotReady, "order of one picture"),
+        ("zigma", {"video_frames": 2}, NotReady, "order for single images"),
         ("zigma", {"video_frames": 1}, NotReady, r"got \{'video_frames': 1\}"),
         ("zigma", {"patch_size": 3}, NotReady, "do not divide an image of 4 x 4"),
         ("zigma", {"rms_norm": False}, NotReady, "rms_norm"),
@@ -90,7 +90,7 @@ def test_arguments_that_do_not_fit(name, change, error, words):
 
 def test_a_checkpoint_is_no_other_thing():
     for given in ({"args": 3}, {}, "zigma.pt"):
-        with pytest.raises(UsageError, match="no state dict"):
+        with pytest.raises(UsageError, match="not a state dict"):
             load("zigma", given, TEXT["config"])
 
 
@@ -304,15 +304,15 @@ def test_what_wrappers_add_to_names_is_taken_away(given):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({0: VALUE}, "a name that is no text: 0 .int"),
-        ({NAME: None}, f"no tensor: {NAME} .NoneType"),
+        ({0: VALUE}, "a name that is not a string: 0 .int"),
+        ({NAME: None}, f"not a tensor: {NAME} .NoneType"),
         ({NAME: VALUE.to("meta")}, f"a meta tensor.*{NAME}"),
         ({NAME: VALUE.to_sparse()}, f"not dense: {NAME} .torch.sparse_coo"),
-        ({NAME: VALUE.to(torch.int8)}, f"not of floating-point numbers: {NAME} .torch.int8"),
-        ({NAME: VALUE.to(torch.complex64)}, f"not of floating-point numbers: {NAME} .torch.complex64"),
+        ({NAME: VALUE.to(torch.int8)}, f"not floating-point: {NAME} .torch.int8"),
+        ({NAME: VALUE.to(torch.complex64)}, f"not floating-point: {NAME} .torch.complex64"),
         ({NAME: VALUE * math.nan}, f"NaN or infinite: {NAME} .8,192 of 8,192 values"),
         ({NAME: VALUE.double().fill_(1e300)}, f"NaN or infinite: {NAME}"),
-        ({f"_orig_mod.{NAME}": VALUE}, f"two tensors stand for one.*{NAME}"),
+        ({f"_orig_mod.{NAME}": VALUE}, f"two tensors have the same name.*{NAME}"),
         ({"x": torch.ones(1).expand(10**12)}, "unexpected: x"),
         ({f"x{i}": VALUE for i in range(99)}, "and 79 more of 99"),
     ],

@@ -126,7 +126,7 @@ def test_prefix_tokens_come_first_in_every_path():
     assert ((longer.paths[:, 2:] == PAD) == (route.paths == PAD)).all()
     assert (longer.paths[:, 2:][route.paths != PAD] == route.paths[route.paths != PAD] + 2).all()
     longer.check(prefixed_grid(GRID, 2), "test")
-    with pytest.raises(NotReady, match="prefix tokens come first"):
+    with pytest.raises(NotReady, match="prefix tokens need a scan"):
         prefixed_route(orders("atrous")[0], 1)
 
 
@@ -167,7 +167,7 @@ def test_the_hybrid_attends_in_every_kth_layer():
     for number, block in enumerate(network.blocks):
         moved = (block.mixer(changed) - block.mixer(x)).abs().amax((0, 2)) > 1e-7
         assert moved.tolist() == ([True] * 24 if options.attends(number) else [i >= 11 for i in range(24)])
-    with pytest.raises(NotReady, match="no layer is one of attention"):
+    with pytest.raises(NotReady, match="no layer has attention"):
         spec.facts.check(replace(options, every=7), grid=GRID, routes=made)
 
 

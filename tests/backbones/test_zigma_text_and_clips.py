@@ -86,7 +86,7 @@ def test_a_mask_belongs_to_a_text():
     x, t = pictures()
     y, mask = texts(), torch.ones(2, 7, dtype=torch.bool)
     for wrong in (mask[:, :3], mask.float()):
-        with pytest.raises(UsageError, match=r"no mask of text tokens; expected bool \[2, 7\]"):
+        with pytest.raises(UsageError, match=r"not a mask of text tokens; expected bool \[2, 7\]"):
             made(x, t, y, wrong)
     mask[1] = False
     with pytest.raises(UsageError, match="hides every token of a text"):
@@ -148,5 +148,5 @@ def test_a_spatial_layer_of_a_clip_keeps_frames_apart_and_a_temporal_one_places(
 def test_sincos_positions_are_those_of_a_picture():
     spec = catalogue().get("backbone", "zigma")
     options = ZigmaOptions(width=16, depth=1, patch=1, positions="sincos")
-    with pytest.raises(NotReady, match="are those of one picture"):
+    with pytest.raises(NotReady, match="are defined for single images"):
         spec.facts.check(options, grid=CLIP, routes=())

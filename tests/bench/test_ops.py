@@ -48,7 +48,9 @@ def test_the_peer_without_gradients_gives_the_same_output():
 def test_no_speed_of_a_wrong_backend(monkeypatch):
     right = pscan.scan
     monkeypatch.setattr(pscan, "scan", lambda **given: right(**given) * 1.001)
-    with pytest.raises(CellFailed, match="the backend 'pscan' is wrong, so its speed is not told: the output of scan"):
+    with pytest.raises(
+        CellFailed, match="the backend 'pscan' is wrong, so its speed is not reported: the output of scan"
+    ):
         ops.bench_ops(CPU, ops=["scan"], shapes=[Shape(1, 4, 8)], seconds=0.01)
 
 
@@ -72,10 +74,10 @@ def test_the_least_bytes_by_hand():
 def test_paths_and_shapes_that_do_not_fit():
     assert find_path("raster", 12).tolist() == list(range(12))
     assert sorted(find_path("hilbert", 1024).tolist()) == list(range(1024))
-    with pytest.raises(UsageError, match="one path of all tokens"):
+    with pytest.raises(UsageError, match="one path over all tokens"):
         find_path("cross-scan", 16)
     for wrong in ("8x8", "0x1x1", "axbxc"):
-        with pytest.raises(UsageError, match="this is no shape"):
+        with pytest.raises(UsageError, match="not a shape"):
             Shape.parse(wrong)
 
 
@@ -83,7 +85,7 @@ def test_a_path_that_does_not_fit_is_told_before_anything_is_run():
     told = []
     with pytest.raises(UsageError, match="no scan is called 'rastr'"):
         ops.bench_ops(CPU, shapes=[Shape(1, 4, 8)], paths=["raster", "rastr"], tell=told.append)
-    with pytest.raises(UsageError, match="one path of all tokens"):
+    with pytest.raises(UsageError, match="one path over all tokens"):
         ops.bench_ops(CPU, shapes=[Shape(1, 4, 8)], paths=["raster", "cross-scan"], tell=told.append)
     assert not told
 

@@ -75,9 +75,9 @@ def test_the_command(tmp_path: Path) -> None:
 
 def test_what_a_cpu_cannot_do_is_refused() -> None:
     network = build("dit", step.ATTENTION, step.ATTENTION, Tokens(1, 16), CPU)
-    with pytest.raises(NotReady, match=r"train.compile needs an NVIDIA card.*leave train.compile out"):
+    with pytest.raises(NotReady, match=r"train.compile needs an NVIDIA GPU.*omit train.compile"):
         compile_network(network, "cpu")
-    with pytest.raises(NotReady, match=r"sample.compile needs an NVIDIA card.*leave sample.compile out"):
+    with pytest.raises(NotReady, match=r"sample.compile needs an NVIDIA GPU.*omit sample.compile"):
         compile_network(network, "cpu", "sample.compile")
-    with pytest.raises(NotReady, match=r"sample.graph needs an NVIDIA card.*leave sample.graph out"):
+    with pytest.raises(NotReady, match=r"sample.graph needs an NVIDIA GPU.*omit sample.graph"):
         Graphed(network, "cpu")

@@ -98,7 +98,7 @@ def test_a_batch_has_a_caption_of_each_of_its_images_or_the_empty_one() -> None:
         plain = draw_batch(IMAGES, recipe, 1, step, CPU)
         for mine, other in zip(batch.tensors, plain.tensors, strict=False):
             assert torch.equal(mine, other)  # images, noise and times are those of a network without a condition
-        assert batch.y is not None and batch.mask is not None and batch.told == (batch.y, batch.mask)
+        assert batch.y is not None and batch.mask is not None and batch.condition == (batch.y, batch.mask)
         own = ((batch.x1[:, 0, 0, 0] + 1) * 127.5).round().long()
         number = batch.y[:, 0, 0].long()
         assert ((number == 2 * own) | (number == 2 * own + 1) | (number == 9)).all()
@@ -382,7 +382,7 @@ def test_a_cell_is_drawn_from_under_prompts(ran, tmp_path) -> None:
     with Image.open(tmp_path / "b" / "grid.png") as grid:
         assert grid.size == (8 * 50, 50)
     again = run(cell, "--prompt", "another", "--out", tmp_path / "a")
-    assert "another prompts" in str(again.exception)
+    assert "differ in prompts" in str(again.exception)
 
 
 @pytest.mark.parametrize(
@@ -391,9 +391,9 @@ def test_a_cell_is_drawn_from_under_prompts(ran, tmp_path) -> None:
         ((), "give --prompt TEXT"),
         (("--prompt", "a b c d e f g h i"), "too long for the network"),
         (("--prompt", "a", "--class", 1), "no classes"),
-        (("--prompt", "a", "--set", "graph=true"), "not recorded"),
+        (("--prompt", "a", "--set", "graph=true"), "no CUDA graph"),
         (("--prompt", "a", "--smoke"), "--smoke needs a suite, and this is a cell"),
-        (("--prompt", "a", "--autoencoder", "b"), "no latents"),
+        (("--prompt", "a", "--autoencoder", "b"), "are not latents"),
         (("--prompt", "a", "--encoder", "minilm"), "already has a text encoder"),
     ],
 )
@@ -434,7 +434,7 @@ def test_cells_of_other_conditions_are_drawn_from(backbone, words, write_suite, 
     (cell,) = (tmp_path / "r" / "tiny").glob("*-seed-0-*")
     assert run(cell, "--count", 3, *words, "--out", tmp_path / "a").exit_code == 0
     assert len(drawn(tmp_path / "a")) == 3
-    assert "reads no text" in str(run(cell, "--prompt", "a", "--out", tmp_path / "b").exception)
+    assert "takes no text" in str(run(cell, "--prompt", "a", "--out", tmp_path / "b").exception)
 
 
 def test_texts_of_two_sides_are_kept_apart() -> None:

@@ -12,9 +12,9 @@ from gaussian import PREDICTIONS, Gaussian, affine_moments
 from zigma_bench.diffusion.conventions import from_paper, step_of_time, time_of_step, vp_noise_of_dit
 from zigma_bench.diffusion.ddpm import (
     dit_schedule,
-    kept_steps,
     noise_of,
     solve_discrete,
+    spaced_steps,
     steps_of,
     vp_schedule,
 )
@@ -126,15 +126,15 @@ def test_any_prediction_will_do(prediction):
 
 
 @pytest.mark.parametrize("count", [2, 3, 7, 50, 250, 999, 1000])
-def test_kept_steps_are_the_first_the_last_and_even_between(count):
-    kept = kept_steps(count)
+def test_spaced_steps_are_the_first_the_last_and_even_between(count):
+    kept = spaced_steps(count)
     assert (len(kept), kept[0], kept[-1]) == (count, 0, 999)
     gaps = np.diff(kept)
     assert gaps.min() >= 1
     assert gaps.max() - gaps.min() <= 1
 
 
-def test_the_betas_of_kept_steps_multiply_to_the_same_alpha_bar():
+def test_the_betas_of_spaced_steps_multiply_to_the_same_alpha_bar():
     for count in (10, 1000):
         steps = list(steps_of(dit_schedule(), count))
         assert steps[-1].after == 1

@@ -8,7 +8,7 @@ import torch
 from zigma_bench.backbones.official.dit import build_dit
 from zigma_bench.diffusion.conventions import time_of_step, vp_noise_of_dit
 from zigma_bench.diffusion.convert import velocity_of
-from zigma_bench.diffusion.ddpm import dit_schedule, kept_steps, solve_discrete
+from zigma_bench.diffusion.ddpm import dit_schedule, solve_discrete, spaced_steps
 from zigma_bench.diffusion.guidance import guided
 from zigma_bench.diffusion.solver import solve
 from zigma_bench.layers.init import initialise
@@ -49,7 +49,7 @@ def test_dit_is_told_its_own_steps_and_guided_on_three_channels(network):
     assert images.shape == (2, 4, 4, 4)
     assert images.isfinite().all()
     assert spent == 250
-    assert [told[0].item() for told in network.told] == kept_steps(250)[::-1]
+    assert [told[0].item() for told in network.told] == spaced_steps(250)[::-1]
     assert all(told.shape == (4,) for told in network.told)
 
 

@@ -371,7 +371,7 @@ def test_a_graph_of_launches_gives_what_the_launches_give(backend: str) -> None:
 
 
 def test_launches_that_wait_are_no_graph() -> None:
-    with pytest.raises(NotReady, match=r"can't be recorded as a CUDA graph.*leave sample.graph out"):
+    with pytest.raises(NotReady, match=r"can't be captured as a CUDA graph.*omit sample.graph"):
         Graphed(lambda x: x * float(x.sum()), "cuda")(torch.ones(3, device="cuda"))
 
 

@@ -239,7 +239,10 @@ def test_a_broken_file_is_set_aside_and_the_rest_goes_on(file, text, words, tmp_
         ),
         ("np.arange(grid.tokens - 1)", ["it has 5 steps for 6 tokens; token 5 is never visited"]),
         ("np.arange(grid.tokens + 1)", ["step 6 visits token 6, outside 0 to 5"]),
-        ("np.arange(grid.tokens) * 1.0", ["step 0 is no whole number", "got 'float64'", "such as np.arange gives"]),
+        (
+            "np.arange(grid.tokens) * 1.0",
+            ["step 0 is 0.0, not an integer", "got 'float64'", "such as those of np.arange"],
+        ),
         ("np.arange(grid.tokens)[None, None]", ["wrong shape", "(1, 1, 6)"]),
         ("1 / 0", ["ZeroDivisionError", "mend the scan", f"(raised at plugins{os.sep}columns.py:8)"]),
     ],

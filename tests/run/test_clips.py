@@ -50,7 +50,7 @@ def test_a_cell_of_clips_has_tokens_of_all_frames_and_an_identity_of_its_own(cel
 @pytest.mark.parametrize(
     ("replacements", "words"),
     [
-        ([DATA, SCANS], ["dit and sit is a network of one picture", "take zigma or vision-mamba"]),
+        ([DATA, SCANS], ["dit and sit can only run on single images", "use zigma or vision-mamba"]),
         ([DATA, NO_DIT], ["zigzag", "frame"]),
         ([DATA, SCANS, NO_DIT, ("[val-loss]", "[fd-efflite0]")], ["measures images", "use frame-fd-efflite0"]),
         ([NO_DIT, ("[val-loss]", "[frame-fd-efflite0]")], ["measures frames", "single images", "use fd-efflite0"]),

@@ -233,7 +233,7 @@ def test_bad_input_is_one_clear_line(write_suite, tmp_path, root):
     clear_error(run("run", write_suite(), "--only", "hilbert"), 2, "no cell matches")
     clear_error(run("report", tmp_path / "nowhere"), 2, "no such results folder")
     clear_error(run("scans", "show", "zigzga"), 2, "did you mean 'zigzag'?")
-    clear_error(run("scans", "show", "zigzag", "--grid", "8"), 2, "this is no grid")
+    clear_error(run("scans", "show", "zigzag", "--grid", "8"), 2, "not a grid")
     clear_error(run("report", "--format", "cvs"), 2, "did you mean 'csv'?")
     (tmp_path / "file").write_text("")
     clear_error(run("run", write_suite(), "--results", tmp_path / "file"), 3, "can't be written")

@@ -90,7 +90,7 @@ def test_unlike_calls_are_not_fitted_together():
     calls = timed(RECORDED, lambda named: 1.0, GRID[: FEWEST_CELLS - 1])
     calls += timed(LAUNCHED, lambda named: 1.0, GRID) + timed(RECORDED, lambda named: 1.0, GRID, backend="triton")
     assert (
-        fit_costs(calls, RECORDED, "auto") == f"{FEWEST_CELLS - 1} cells like it were timed on card, and a fit needs 5"
+        fit_costs(calls, RECORDED, "auto") == f"{FEWEST_CELLS - 1} similar cells were timed on card, and a fit needs 5"
     )
 
 
@@ -179,7 +179,7 @@ def test_a_plan_stands_on_the_records_of_this_card(tmp_path, timed_results):
     assert Estimator(timed_results, Device("cpu", "another"))(cell).source == "FLOPs, to a factor of 3"
     on_card = Estimator(timed_results, Device("cuda:0", "another card"))(cell)
     assert on_card.seconds is None
-    assert "0 cells like it were timed on another card, and a fit needs 5" in on_card.source
+    assert "0 similar cells were timed on another card, and a fit needs 5" in on_card.source
 
 
 SHAPELESS = (

@@ -118,7 +118,7 @@ def test_the_plan_says_where_the_latents_are(place, tmp_path):
     there, absent = run(*words, cwd=place), run(*words, "--results", tmp_path, cwd=place)
     line = "latents: 4 x 8 x 8 of 1 x 16 x 16 through vae"
     assert line in there.stdout and "encoded, 1,797 images in results" in there.stdout
-    assert line in absent.stdout and "not encoded yet, which a run does first" in absent.stdout
+    assert line in absent.stdout and "not encoded yet; a run encodes first" in absent.stdout
     assert "4x8x8" in there.stdout  # what networks see
 
 

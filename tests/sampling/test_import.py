@@ -72,7 +72,7 @@ def test_safetensors_are_read_too(tmp_path):
     save_file(dit_weights(), tmp_path / "dit.safetensors")
     card = import_checkpoint("dit", tmp_path / "dit.safetensors", DIT, tmp_path / "model")
     assert (card.source.weights, card.learned_sigma, card.condition.null_class) == ("only", True, True)
-    with pytest.raises(UsageError, match="none is called 'ema'"):
+    with pytest.raises(UsageError, match="it is not called 'ema'"):
         import_checkpoint("dit", tmp_path / "dit.safetensors", DIT, tmp_path / "other", weights="ema")
 
 
@@ -144,7 +144,7 @@ def test_every_tensor_of_another_size_is_listed(released, tmp_path):
         import_checkpoint("dit", file, DIT | {"depth": 3, "num_classes": 7}, tmp_path / "model")
     told = str(caught.value)
     assert "missing: blocks.2.attn.qkv.weight" in told and "blocks.2.adaLN_modulation.1.bias" in told
-    assert "y_embedder.embedding_table.weight [6, 32] and not [8, 32]" in told and "dit.pt" in told
+    assert "y_embedder.embedding_table.weight [6, 32] instead of [8, 32]" in told and "dit.pt" in told
     assert not (tmp_path / "model").exists()
     assert not list(tmp_path.glob(".*"))
 
@@ -155,8 +155,8 @@ def test_every_tensor_of_another_size_is_listed(released, tmp_path):
         (["--set", "depht=3"], "did you mean 'depth'"),
         (["--set", "depth"], "KEY=VALUE"),
         (["--set", "depth=deep"], "option 'depth'"),
-        (["--path", "gvp"], "leave path and prediction out"),
-        (["--weights", "model"], "none is called 'model'"),
+        (["--path", "gvp"], "omit path and prediction"),
+        (["--weights", "model"], "it is not called 'model'"),
     ],
 )
 def test_options_that_do_not_fit(words, told, released, tmp_path):
@@ -169,7 +169,11 @@ def test_configs_and_folders_that_do_not_fit(released, tmp_path):
     (tmp_path / "list.json").write_text("[1]")
     (tmp_path / "bad.json").write_text("{")
     (tmp_path / "empty.yaml").write_text("")
-    for name, told in (("list.json", "no mapping"), ("bad.json", "no JSON"), ("empty.yaml", "the config is empty")):
+    for name, told in (
+        ("list.json", "not a mapping"),
+        ("bad.json", "not valid JSON"),
+        ("empty.yaml", "the config is empty"),
+    ):
         refused(run("import", "dit", file, "--config", tmp_path / name, "--out", tmp_path / "model"), told, name)
     refused(run("import", "dat", file, "--config", config, "--out", tmp_path / "model"), "did you mean 'dit'")
     refused(run("import", "dit", tmp_path / "no.pt", "--config", config, "--out", tmp_path / "m"), "no such checkpoint")
@@ -181,10 +185,10 @@ def test_a_folder_whose_weights_changed_is_refused(model):
     data = bytearray((folder / "model.safetensors").read_bytes())
     data[-1] ^= 1
     (folder / "model.safetensors").write_bytes(data)
-    with pytest.raises(UsageError, match=r"not those of the card.*import the model again"):
+    with pytest.raises(UsageError, match=r"don't match the card.*import the model again"):
         open_model(folder)
     (folder / "card.json").write_text('{"format": 2}')
-    with pytest.raises(UsageError, match=r"card\.json: this is no card of a model"):
+    with pytest.raises(UsageError, match=r"card\.json: not the card of a model"):
         open_model(folder)
     with pytest.raises(UsageError, match="there is no model"):
         open_model(folder.parent)

@@ -116,7 +116,7 @@ def test_images_that_are_refused(folder, tmp_path):
     (tmp_path / "empty").mkdir()
     told(tmp_path / "empty", UsageError, "no images")
     np.savez(tmp_path / "named.npz", images=pixels(2))
-    told(tmp_path / "named.npz", UsageError, "no arr_0", "images")
+    told(tmp_path / "named.npz", UsageError, "no array arr_0", "images")
     np.savez(tmp_path / "floats.npz", pixels(2).astype(float))
     told(tmp_path / "floats.npz", UsageError, "uint8", "float64 [2, 8, 8, 3]")
     np.savez(tmp_path / "objects.npz", np.array([{}], dtype=object))
@@ -126,7 +126,7 @@ def test_images_that_are_refused(folder, tmp_path):
     (tmp_path / "not.zip").write_text("x")
     told(tmp_path / "not.zip", UsageError, "can't be read")
     told(good / "000.png", UsageError, "expected a folder")
-    told(tmp_path / "absent", NotReady, "no images")
+    told(tmp_path / "absent", NotReady, "no such file")
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_images_that_are_refused(folder, tmp_path):
     [
         (["--metrics", "val-loss"], "measures a network"),
         (["--metrics", "fd-eflite0"], "did you mean 'fd-efflite0'"),
-        (["--metrics", "fid,fid"], "stands twice"),
+        (["--metrics", "fid,fid"], "is listed twice"),
         (["--metrics", "fd-efflite0:size=65"], "size"),
         (["--set", "a=1"], "--set needs a suite"),
         (["suite.yaml"], "leave one of them out"),

@@ -103,7 +103,7 @@ def test_clips_are_walked_or_refused_with_the_reason(name, options, grid):
         for route in set(layers(name, grid, **options)):
             visits_all_once(route, Grid.parse(grid).tokens)
     else:
-        with pytest.raises(NotReady, match="says nothing about time") as caught:
+        with pytest.raises(NotReady, match="order for single images") as caught:
             layers(name, grid, **options)
         assert not isinstance(caught.value, BrokenScan)
 

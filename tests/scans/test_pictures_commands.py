@@ -87,7 +87,7 @@ def test_options_are_written_behind_a_colon(call):
         (["gallery"], 2, "nothing to write; expected --png FILE or --svg FILE"),
         (["gallery", "--png", "a.png", "--depth", "0"], 2, "--depth"),
         (["compare", "raste"], 2, "did you mean 'raster'?"),
-        (["compare", "zigzag", "--grid", "2x3x3"], 3, "order of one picture"),
+        (["compare", "zigzag", "--grid", "2x3x3"], 3, "order for single images"),
     ],
 )
 def test_errors_say_where(words, code, told, call):

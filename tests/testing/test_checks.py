@@ -43,7 +43,7 @@ def test_a_refusal_holds_for_clips_alone():
     report = check_scan("sweep", options=[{"paths": 8}])
     clips = sum(grid.video for grid in GRIDS)
     assert (len(report.refused), len(report.checked)) == (clips, len(GRIDS) - clips)
-    assert all("order of one picture" in reason for reason in report.refused.values())
+    assert all("order for single images" in reason for reason in report.refused.values())
 
 
 def test_a_registered_name_is_looked_up():

@@ -103,7 +103,9 @@ def test_a_bad_image_is_named_as_it_would_be_without_processes(workers: int, bad
 
 
 def test_a_process_that_dies_is_a_clear_error(bad: Any) -> None:
-    with pytest.raises(CellFailed, match=r"train\.workers: a process that takes images was ended.*lower train.workers"):
+    with pytest.raises(
+        CellFailed, match=r"train\.workers: a worker process that loads images was killed.*lower train.workers"
+    ):
         fed(1, job=Job(bad(deadly=True), 5, 0, labelled=False))
 
 
@@ -115,7 +117,7 @@ def test_a_process_that_is_killed_in_the_middle_is_a_clear_error() -> None:
                 if step == 3:
                     os.kill(feed.ahead._workers[0].pid, signal.SIGKILL)  # type: ignore[union-attr]
 
-    with pytest.raises(CellFailed, match="was ended from outside"):
+    with pytest.raises(CellFailed, match="worker process that loads images was killed"):
         killed()
 
 
@@ -133,7 +135,7 @@ def test_a_process_that_is_killed_while_its_batch_is_fetched_is_one_too(error: E
             finally:
                 feed.ahead = None
 
-    with pytest.raises(CellFailed, match=rf"was ended from outside: .*{type(error).__name__}"):
+    with pytest.raises(CellFailed, match=rf"worker process that loads images was killed: .*{type(error).__name__}"):
         killed()
 
 
@@ -215,7 +217,7 @@ def test_images_that_do_not_pickle_are_refused() -> None:
     class Local(Slow):
         pass
 
-    with pytest.raises(NotReady, match=r"can't be sent to a process.*set train.workers to 0"):
+    with pytest.raises(NotReady, match=r"can't be sent to a worker process.*set train.workers to 0"):
         fed(1, job=Job(Local(np.zeros((9, 1, 2, 2), np.uint8)), 5, 0, labelled=False))
 
 

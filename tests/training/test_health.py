@@ -172,7 +172,9 @@ def test_what_comes_only_once_is_told_so(tmp_path):
             self.calls += torch.is_grad_enabled()
             return self.layer(x.flatten(1)).reshape(x.shape) * (torch.nan if self.calls == 7 else 1)
 
-    with pytest.raises(NotFinite, match="nan at step 7: run again, the same step was finite; lower the learning rate"):
+    with pytest.raises(
+        NotFinite, match="nan at step 7: when run again, the same step was finite; lower the learning rate"
+    ):
         run(Once(), tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""The built-in backbones, registered by the same hook as a plugin's. This module imports no torch."""
+"""Register the built-in backbones with the hook that plugins use. This module doesn't import torch."""
 
 from __future__ import annotations
 

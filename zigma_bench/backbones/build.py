@@ -1,4 +1,4 @@
-"""Builds the network of a cell."""
+"""Build the network of a cell."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def build_network(cell: Cell, device_type: str) -> nn.Module:
-    """The cell's network with its initial weights, on the CPU, in float32.
+    """Build the network of a cell with its initial weights, on the CPU, in float32.
 
-    `device_type`: `cpu` or `cuda`, which decides the backend of its operators. CellFailed for a scan whose order is not
-    the one that was planned.
+    `device_type`: `cpu` or `cuda`; it determines the backend of the operators. CellFailed if the scan orders differ
+    from the plan.
     """
     assert cell.backbone is not None, "a floor has no network"
     spec = catalogue().get("backbone", cell.backbone.name)

@@ -1,1 +1,1 @@
-"""Benchmarks of the operators: a correctness gate first, then medians beside every peer in one run."""
+"""Benchmark the operators and training steps: first check correctness, then time all backends and peers in one run."""

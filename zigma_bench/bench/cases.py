@@ -1,6 +1,7 @@
-"""What the operators' benchmark runs: inputs of a shape along a path, each backend as one call, and the gate.
+"""The cases of the operator benchmark: inputs of a shape along a scan path, one call per backend, and the gate.
 
-B batch, L tokens, E channels, N = 16 states, W = 4 taps: the sizes of a Mamba layer.
+The gate checks a backend's outputs and gradients before it is timed. B batch, L tokens, E channels, N = 16 states,
+W = 4 taps: the sizes of a Mamba layer.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Shape:
     def parse(cls, text: str) -> Shape:
         parts = text.lower().split("x")
         if len(parts) != 3 or not all(part.isascii() and part.isdigit() and int(part) for part in parts):
-            raise UsageError("this is no shape", where="--shape", expected="BxLxE, such as 8x256x512", got=text)
+            raise UsageError("not a shape", where="--shape", expected="BxLxE, such as 8x256x512", got=text)
         return cls(*map(int, parts))
 
     def __str__(self) -> str:
@@ -49,7 +50,7 @@ class Shape:
 
 
 def backends(op: str, device: str) -> list[str]:
-    """All that can run an operator on a device here, ours and its peers."""
+    """All backends and peers that can run an operator on this device."""
     found = [
         name
         for name, backend in BACKENDS.items()
@@ -64,14 +65,14 @@ def is_loop(backend: str) -> bool:
 
 
 def find_path(kind: str, length: int) -> Ints:
-    """The tokens of a path on the grid nearest to a square that has `length` tokens."""
+    """The scan path `kind` on the most square grid of `length` tokens. UsageError unless it is one path over all."""
     height = next(side for side in range(int(length**0.5), 0, -1) if length % side == 0)
     spec = catalogue().get("scan", kind, where="--path")
     options = spec.resolve({}, where=f"--path {kind}")
     route = routes(spec, grid=Grid(height, length // height), depth=1, options=options)[0]
     if route.K != 1 or not route.bijective:
         raise UsageError(
-            "the benchmark takes one path of all tokens",
+            "the benchmark needs one path over all tokens",
             where=f"--path {kind}",
             expected="raster, zigzag, hilbert, ...",
         )
@@ -80,7 +81,7 @@ def find_path(kind: str, length: int) -> Ints:
 
 
 def inputs(op: str, shape: Shape, *, device: str, dtype: torch.dtype, seed: int = 0) -> dict[str, Tensor]:
-    """Random inputs as a network has them at its start; parameters are float32."""
+    """Random inputs as in a network at initialization. Parameters are float32."""
     rng = torch.Generator().manual_seed(seed)
 
     def normal(*size: int) -> Tensor:
@@ -98,9 +99,9 @@ def inputs(op: str, shape: Shape, *, device: str, dtype: torch.dtype, seed: int 
     return made | {name: tensor.to(device) for name, tensor in parameters.items()}
 
 
-def call(op: str, backend: str, given: dict[str, Tensor], path: Tensor) -> Tensor:
-    """The operator once, along the path."""
-    arguments: dict[str, Any] = given
+def call(op: str, backend: str, tensors: dict[str, Tensor], path: Tensor) -> Tensor:
+    """Run the operator once along the path."""
+    arguments: dict[str, Any] = tensors
     if op == "conv":
         return causal_conv(**arguments, path=path, backend=backend)
     if backend == PEER:
@@ -110,27 +111,27 @@ def call(op: str, backend: str, given: dict[str, Tensor], path: Tensor) -> Tenso
     return selective_scan(**arguments, path=path, backend=backend)
 
 
-def with_gradients(op: str, backend: str, given: dict[str, Tensor], path: Tensor, grad: Tensor) -> list[Tensor]:
+def with_gradients(op: str, backend: str, tensors: dict[str, Tensor], path: Tensor, grad: Tensor) -> list[Tensor]:
     """The output and the gradient of every input."""
-    out = call(op, backend, given, path)
-    return [out, *torch.autograd.grad(out, list(given.values()), grad)]
+    out = call(op, backend, tensors, path)
+    return [out, *torch.autograd.grad(out, list(tensors.values()), grad)]
 
 
 def gate(op: str, backend: str, *, device: str, dtype: torch.dtype) -> None:
-    """CellFailed unless outputs and gradients follow the naive loop in float64, along random paths."""
+    """CellFailed unless outputs and gradients agree with the naive loop in float64, along random paths."""
     for seed, sizes in enumerate(GATE_SHAPES):
         shape = Shape(*sizes)
-        given = inputs(op, shape, device=device, dtype=dtype, seed=seed)
+        tensors = inputs(op, shape, device=device, dtype=dtype, seed=seed)
         path = torch.randperm(shape.length, generator=torch.Generator().manual_seed(seed))
         out_grad = torch.randn(sizes, generator=torch.Generator().manual_seed(seed + 9)).to(device, dtype)
-        mine = _detached(lambda g, p, o: with_gradients(op, backend, g, p, o), given, path.to(device), out_grad)
-        exact = {name: tensor.detach().cpu().double() for name, tensor in given.items()}
-        right = _detached(lambda g, p, o: with_gradients(op, "naive", g, p, o), exact, path, out_grad.cpu().double())
-        for name, found, expected in zip(("the output", *given), mine, right, strict=True):
+        mine = _detached(lambda i, p, g: with_gradients(op, backend, i, p, g), tensors, path.to(device), out_grad)
+        exact = {name: tensor.detach().cpu().double() for name, tensor in tensors.items()}
+        right = _detached(lambda i, p, g: with_gradients(op, "naive", i, p, g), exact, path, out_grad.cpu().double())
+        for name, found, expected in zip(("the output", *tensors), mine, right, strict=True):
             error = float((found.cpu().double() - expected).norm() / expected.norm().clamp_min(1e-30))
             if not error <= BOUNDS[dtype]:
                 raise CellFailed(
-                    f"the backend {backend!r} is wrong, so its speed is not told: {name} of {op} at {shape}",
+                    f"the backend {backend!r} is wrong, so its speed is not reported: {name} of {op} at {shape}",
                     expected=f"a relative error of at most {BOUNDS[dtype]:g} against float64",
                     got=error,
                 )
@@ -138,9 +139,9 @@ def gate(op: str, backend: str, *, device: str, dtype: torch.dtype) -> None:
 
 def _detached(
     run: Callable[[dict[str, Tensor], Tensor, Tensor], list[Tensor]],
-    given: dict[str, Tensor],
+    tensors: dict[str, Tensor],
     path: Tensor,
     grad: Tensor,
 ) -> list[Tensor]:
-    leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in given.items()}
+    leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in tensors.items()}
     return [tensor.detach() for tensor in run(leaves, path, grad)]

@@ -1,6 +1,7 @@
-"""`bench ops`: every backend and peer of an operator on the same inputs in one run, round after round.
+"""`bench ops`: time every backend and peer of an operator on the same inputs in one run.
 
-The calls of all backends alternate, so that a busy machine slows all of them; ratios are of medians within the run.
+The calls of all backends alternate in rounds, so that a busy machine slows all of them. Ratios compare medians of the
+same run.
 """
 
 from __future__ import annotations
@@ -36,13 +37,14 @@ SHAPES = {
     "cuda": ("64x256x1536", "16x1024x1536", "4x4096x1536", "1x16384x1536"),
 }
 DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}
-LOOP_STEPS = {"cpu": 1024, "cuda": 256}  # longer paths are not timed with a loop over time in Python
-AHEAD_CYCLES = 8_000_000  # a kernel that waits this long (5 ms) lets the launches of a call get ahead of the card
+LOOP_STEPS = {"cpu": 1024, "cuda": 256}  # a loop over time in Python is not timed on longer sequences
+AHEAD_CYCLES = 8_000_000  # a kernel sleeps this long (5 ms) so that the host launches the whole call meanwhile
 
 
 @dataclass(frozen=True)
 class Row:
-    """One median. `ratio`: a peer's median over this one; `floor`: this median over the time its bytes take."""
+    """One median. `ratio`: a peer's median divided by this one. `floor`: this median divided by the time to copy its
+    bytes."""
 
     op: str
     direction: str
@@ -69,11 +71,11 @@ def bench_ops(
     tell: Callable[[str], None] = lambda text: None,
     keep: Callable[[Sequence[Row]], None] = lambda rows: None,
 ) -> list[Row]:
-    """All rows; CellFailed before the first timing of a backend whose results are wrong, UsageError for a wrong path
-    before anything is run.
+    """Run the benchmark and return all rows.
 
-    `seconds`: about how long the rounds of one operator, direction, shape and path last for each backend; `keep` is
-    given all rows so far, again and again.
+    `seconds`: the approximate time per backend for each operator, direction, shape and path. `keep(rows)` is called
+    with all rows so far after each case. Raises UsageError for a wrong path before anything runs, and CellFailed for a
+    backend with wrong results before anything is timed.
     """
     dtype = DTYPES[device.type]
     shapes = shapes or [Shape.parse(text) for text in SHAPES[device.type]]
@@ -88,12 +90,12 @@ def bench_ops(
     rows: list[Row] = []
     for op in ops:
         for shape in shapes:
-            given = inputs(op, shape, device=device.name, dtype=dtype)
+            tensors = inputs(op, shape, device=device.name, dtype=dtype)
             grad = torch.randn(shape.batch, shape.length, shape.channels).to(device.name, dtype)
             for path in paths:
                 for direction in DIRECTIONS:
                     tell(f"{op} {direction} {shape} {path}")
-                    rows += _case(op, direction, shape, path, given, grad, device, seconds, speed)
+                    rows += _case(op, direction, shape, path, tensors, grad, device, seconds, speed)
                     keep(rows)
     return rows
 
@@ -103,24 +105,24 @@ def _case(
     direction: str,
     shape: Shape,
     path: str,
-    given: dict[str, torch.Tensor],
+    tensors: dict[str, torch.Tensor],
     grad: torch.Tensor,
     device: Device,
     seconds: float,
     speed: float,
 ) -> list[Row]:
-    """All backends on one input."""
+    """Time all backends on one input."""
     index, dtype = torch.from_numpy(find_path(path, shape.length)).to(device.name), grad.dtype
     backward = direction == "forward+backward"
-    given = {name: tensor.detach().requires_grad_(backward) for name, tensor in given.items()}
+    tensors = {name: tensor.detach().requires_grad_(backward) for name, tensor in tensors.items()}
     calls: dict[str, Callable[[], Any]] = {}
     for backend in backends(op, device.type):
         if is_loop(backend) and shape.length > LOOP_STEPS[device.type]:
             continue
         if backward:
-            calls[backend] = lambda name=backend: with_gradients(op, name, given, index, grad)  # type: ignore[misc]
+            calls[backend] = lambda name=backend: with_gradients(op, name, tensors, index, grad)  # type: ignore[misc]
         else:
-            calls[backend] = lambda name=backend: call(op, name, given, index)  # type: ignore[misc]
+            calls[backend] = lambda name=backend: call(op, name, tensors, index)  # type: ignore[misc]
     with torch.set_grad_enabled(backward):
         found = alternate(calls, seconds, device)
     medians = {name: statistics.median(times) for name, times in found.items()}
@@ -135,9 +137,9 @@ def _case(
 
 
 def alternate(calls: dict[str, Callable[[], Any]], seconds: float, device: Device) -> dict[str, list[float]]:
-    """Seconds of each call, in rounds of one call each, after two rounds of warm-up; at least 5 rounds.
+    """The seconds of each call, in at least 5 rounds of one call each, after two rounds of warm-up.
 
-    A backend that has had its share of time twice over sits out further rounds.
+    A backend takes part in further rounds until its calls add up to `seconds`, or until it has 200 calls.
     """
     found: dict[str, list[float]] = {name: [] for name in calls}
     for round_number in range(1000):
@@ -154,9 +156,9 @@ def alternate(calls: dict[str, Callable[[], Any]], seconds: float, device: Devic
 
 
 def timed(function: Callable[[], Any], device: Device, *, ahead: bool = False) -> float:
-    """Seconds of one call, the device idle before and after.
+    """The seconds of one call, with an idle device before and after.
 
-    `ahead`: those of the card alone, as far as the call's launches get ahead of it; else the launches count too.
+    `ahead`: on a GPU, time only the device, by launching the call while a kernel sleeps; otherwise launches count too.
     """
     if device.type == "cuda":
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
@@ -174,7 +176,10 @@ def timed(function: Callable[[], Any], device: Device, *, ahead: bool = False) -
 
 
 def least_bytes(op: str, shape: Shape, dtype: torch.dtype, backward: bool) -> int:
-    """Each input read once and each output written once; a backward reads all again with the output's gradient."""
+    """The bytes for reading each input once and writing each output once.
+
+    With `backward` also for reading the inputs and the output gradient again, and for writing the input gradients.
+    """
     rows = shape.batch * shape.length
     wide = {"scan": 3, "conv": 1}[op] * rows * shape.channels * dtype.itemsize
     narrow = {"scan": 2 * rows * STATES * dtype.itemsize, "conv": 0}[op]
@@ -184,7 +189,7 @@ def least_bytes(op: str, shape: Shape, dtype: torch.dtype, backward: bool) -> in
 
 
 def copy_bytes_per_second(device: Device) -> float:
-    """Bytes read and written a second by a plain copy that no cache holds."""
+    """Bytes per second read and written by a plain copy that is larger than any cache."""
     source = torch.empty(2**28 if device.type == "cpu" else 2**31, dtype=torch.uint8, device=device.name)
     source.fill_(1)
     target = torch.empty_like(source)

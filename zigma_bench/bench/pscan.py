@@ -1,7 +1,8 @@
-"""The peer `pscan`: the selective scan as a parallel scan in plain torch, with gathers around it for a path.
+"""The peer `pscan`: the selective scan as a parallel scan in plain torch, with gathers before and after for a path.
 
-What a user without compiled kernels runs today. A work-efficient inclusive scan over time (Blelloch 1990), in place
-and on strided views; its backward is the same scan against time. Source of the form: alxndrTL/mamba.py, written anew.
+Users without compiled kernels run such a scan today. It is a work-efficient inclusive scan over time (Blelloch 1990),
+in place and on strided views. Its backward pass is the same scan in reversed time. The form follows alxndrTL/mamba.py;
+the code is our own.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from zigma_bench.ops.causal_conv.torch_blocks import take_rows
 def scan(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, delta_bias: Tensor, path: Tensor
 ) -> Tensor:
-    """As `ops.selective_scan`: u, delta, z [B, L, E], A [E, N], B and C [B, L, N], D and delta_bias [E], path [L]."""
+    """Like `ops.selective_scan`: u, delta, z [B, L, E], A [E, N], B and C [B, L, N], D and delta_bias [E], path [L]."""
     inverse = torch.empty_like(path)
     inverse[path] = torch.arange(len(path), device=path.device)
     u_, delta_, B_, C_ = (take_rows(tensor, path, inverse) for tensor in (u, delta, B, C))
@@ -36,7 +37,7 @@ def scan(
 
 
 def accumulate_(decays: Tensor, x: Tensor) -> None:
-    """x[:, t] = decays[:, t] x[:, t-1] + x[:, t], in place along dimension 1; `decays` is spent."""
+    """x[:, t] = decays[:, t] x[:, t-1] + x[:, t], in place along dimension 1. Overwrites `decays`."""
     length = x.shape[1]
     if length < 2:
         return
@@ -62,10 +63,10 @@ class _Recurrence(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         decays, h = ctx.saved_tensors
-        against = torch.empty_like(decays)
-        against[:, 1:] = decays[:, 1:].flip(1)
+        reversed_decays = torch.empty_like(decays)
+        reversed_decays[:, 1:] = decays[:, 1:].flip(1)
         g = grad.flip(1)
-        accumulate_(against, g)
+        accumulate_(reversed_decays, g)
         g = g.flip(1)
         grad_decays = torch.empty_like(decays)
         grad_decays[:, 0] = 0

@@ -1,4 +1,4 @@
-"""What a benchmark has timed, on the disk as soon as it is timed."""
+"""Write the rows of a benchmark to a file as soon as they are timed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from zigma_bench.system.device import Device
 
 
 class BenchRecord:
-    """A file of rows with the card and the versions; nothing that was written before it is touched."""
+    """A new file for the rows of a benchmark, with the device and the library versions."""
 
     def __init__(self, kind: str, device: Device, results: Path) -> None:
         card = re.sub(r"[^A-Za-z0-9]+", "-", device.card).strip("-")
@@ -37,10 +37,10 @@ class BenchRecord:
 
 @contextlib.contextmanager
 def kept(kind: str, device: Device, results: Path) -> Iterator[tuple[Path, Callable[[Sequence[Any]], None]]]:
-    """A record's file, and what keeps rows in it; an interruption says where those are that were timed before it."""
+    """Yield the file of a new record and the function that writes rows to it. An interruption names the file."""
     record = BenchRecord(kind, device, results)
     try:
         yield record.file, record.keep
     except KeyboardInterrupt:
-        there = f"what was timed before is in {record.file}" if record.file.exists() else "nothing was timed before"
-        raise Interrupted(f"interrupted; {there}") from None
+        rows = f"earlier timings are in {record.file}" if record.file.exists() else "there are no earlier timings"
+        raise Interrupted(f"interrupted; {rows}") from None

@@ -1,7 +1,7 @@
-"""`bench step`: whole forward passes and training steps of ZigMa beside a DiT of as many parameters, in one run.
+"""`bench step`: time forward passes and training steps of ZigMa and of a DiT with as many parameters, in one run.
 
-A training step is the loss, its gradients, AdamW and the EMA. On an NVIDIA card the blocks of every network are
-compiled, and each case is timed as it is launched and as a CUDA graph; both networks are treated alike.
+A training step is the loss, its gradients, AdamW and the EMA. On an NVIDIA GPU the blocks of both networks are
+compiled, and each case is timed with normal launches and as a CUDA graph.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
     },  # B and B
 }
 SHAPES = {"cpu": ("8x64", "2x256"), "cuda": ("64x256", "16x1024", "4x4096", "1x16384")}
-PEERS = {"cpu": ("torch",), "cuda": ("mamba-ssm",)}  # backends that ZigMa is timed with beside ours
+PEERS = {"cpu": ("torch",), "cuda": ("mamba-ssm",)}  # other backends for ZigMa besides ours
 PATHS: dict[str, dict[str, Any]] = {"raster": {}, "zigzag": {"paths": 8}, "random": {"paths": 8}}
-ATTENTION = "attention"  # in the place of a backend and of a path: DiT's
+ATTENTION = "attention"  # the backend and path in DiT's rows
 
 
 @dataclass(frozen=True)
 class StepRow:
-    """One median. `ratio`: the median of a peer over this one; a peer is `network backend` (zigma mamba-ssm, dit)."""
+    """One median. `ratio`: the median of a peer divided by this one, by peer, such as `zigma mamba-ssm` or `dit`."""
 
     op: str
     direction: str
@@ -75,9 +75,7 @@ class Tokens:
         parts = text.lower().split("x")
         numbers = [int(part) for part in parts if part.isascii() and part.isdigit()]
         if len(parts) != 2 or len(numbers) != 2 or 0 in numbers or round(numbers[1] ** 0.5) ** 2 != numbers[1]:
-            raise UsageError(
-                "this is no shape", where="--shape", expected="BxL with a square L, such as 16x1024", got=text
-            )
+            raise UsageError("not a shape", where="--shape", expected="BxL with a square L, such as 16x1024", got=text)
         return cls(*numbers)
 
     @property
@@ -98,11 +96,13 @@ def bench_step(
     tell: Callable[[str], None] = lambda text: None,
     keep: Callable[[Sequence[StepRow]], None] = lambda rows: None,
 ) -> list[StepRow]:
-    """All rows; CellFailed before the first timing if a backend's operators are wrong. `keep` is given all rows so far,
-    again and again."""
+    """Run the benchmark and return all rows. `keep(rows)` is called with all rows so far after each case.
+
+    Raises UsageError for an unknown path, and CellFailed for a backend with wrong results before anything is timed.
+    """
     for path in paths:
         if path not in PATHS:
-            raise UsageError("the step is not timed along this path", expected=", ".join(PATHS), got=path)
+            raise UsageError("bench step doesn't support this path", expected=", ".join(PATHS), got=path)
     ours = resolve("auto", device.type)
     backends = [ours, *(name for name in PEERS[device.type] if name != ours and not available()[name])]
     for backend in backends:
@@ -126,8 +126,8 @@ def bench_step(
 def _case(
     name: str, backend: str, path: str, shape: Tokens, device: Device, repeats: int, compiled: bool
 ) -> Iterator[StepRow]:
-    """Forward pass and training step of one network, launched and, on a card, as a graph."""
-    dtype, held = DTYPES[device.type], _allocated(device)
+    """Time the forward pass and training step of one network, with normal launches and, on a GPU, as a CUDA graph."""
+    dtype, allocated = DTYPES[device.type], _allocated(device)
     network = build(name, backend, path, shape, device)
     if compiled:
         compile_network(network, device.type)
@@ -143,7 +143,7 @@ def _case(
             spread = statistics.median(abs(t - median) for t in times)
             words = (direction + suffix, str(shape), str(dtype).removeprefix("torch."), backend, path)
             parameters = sum(parameter.numel() for parameter in network.parameters())
-            yield StepRow(name, *words, 1e3 * median, 1e3 * spread, parameters, _peak(device, held))
+            yield StepRow(name, *words, 1e3 * median, 1e3 * spread, parameters, _peak(device, allocated))
             del run
     del network, calls
     gc.collect()
@@ -153,7 +153,8 @@ def _case(
 
 
 def build(name: str, backend: str, path: str, shape: Tokens, device: Device) -> nn.Module:
-    """A network for shape.length tokens, its first weights moved off zero, so that every gradient is some number."""
+    """Build a network for shape.length tokens. Parameters that are zero at initialization become small random numbers,
+    so that no gradient is zero."""
     spec = catalogue().get("backbone", name)
     options = spec.make_options({**SIZES[device.type][name], "patch": PATCH})
     kind = "raster" if path == ATTENTION else path
@@ -161,7 +162,7 @@ def build(name: str, backend: str, path: str, shape: Tokens, device: Device) -> 
     grid = Grid(shape.side, shape.side)
     chosen = scan.resolve(PATHS[kind], where=f"--path {kind}")
     orders = routes(scan, grid=grid, depth=options.depth, seed=0, options=chosen)
-    chosen_backend = "naive" if backend == ATTENTION else backend  # which DiT doesn't use
+    chosen_backend = "naive" if backend == ATTENTION else backend  # DiT doesn't use it
     network: nn.Module = spec.load()(options, grid=grid, channels=CHANNELS, routes=orders, backend=chosen_backend)
     initialise(network, 0)
     rng = torch.Generator().manual_seed(0)
@@ -220,10 +221,10 @@ def _reset_peak(device: Device) -> None:
 
 
 def _allocated(device: Device) -> int:
-    """Bytes in use on a card, such as what an earlier case's compiled code keeps."""
+    """The allocated bytes on a GPU, for example for the compiled code of earlier cases."""
     return torch.cuda.memory_allocated(device.name) if device.type == "cuda" else 0
 
 
-def _peak(device: Device, held: int) -> float | None:
-    """GiB at most since the peak was reset, without what was `held` before the case."""
-    return (torch.cuda.max_memory_allocated(device.name) - held) / 2**30 if device.type == "cuda" else None
+def _peak(device: Device, allocated: int) -> float | None:
+    """The peak memory in GiB since the last reset, minus the bytes `allocated` before the case."""
+    return (torch.cuda.max_memory_allocated(device.name) - allocated) / 2**30 if device.type == "cuda" else None

@@ -1,6 +1,6 @@
-"""What a network may say of x_t - velocity, score or noise - and how one is had from the other.
+"""Convert between the predictions of a network: velocity, score, noise and data.
 
-All are expectations given x_t = x, and two equations tie them (SiT section 2; c is `path.Coefficients` at t):
+All are expectations conditional on x_t = x, related by two equations (SiT section 2; c is `path.Coefficients` at t):
 
     x = alpha E[x1] + sigma E[x0]        v = alpha' E[x1] + sigma' E[x0]      score = -E[x0] / sigma             (1)
     E[x0] = (alpha' x - alpha v) / W     E[x1] = (sigma v - sigma' x) / W     W = alpha' sigma - alpha sigma'    (2)
@@ -21,63 +21,63 @@ from torch import Tensor
 from zigma_bench.diffusion.path import Coefficients, at, vp_time
 from zigma_bench.suite import PathName, Prediction
 
-Network = Callable[..., Tensor]  # of x, t and, where it has a condition, y
+Network = Callable[..., Tensor]  # (x, t, *condition) -> prediction
 
 
-def to_noise(prediction: Prediction, said: Tensor, x: Tensor, c: Coefficients) -> Tensor:
-    """E[x0 | x_t = x] from what the network said."""
+def to_noise(prediction: Prediction, output: Tensor, x: Tensor, c: Coefficients) -> Tensor:
+    """E[x0 | x_t = x] from the output of a network of this prediction."""
     if prediction == "noise":
-        return said
+        return output
     if prediction == "score":
-        return -c.sigma * said
+        return -c.sigma * output
     if prediction == "velocity":
-        return (c.d_alpha * x - c.alpha * said) / c.wronskian
+        return (c.d_alpha * x - c.alpha * output) / c.wronskian
     assert_never(prediction)
 
 
-def to_data(prediction: Prediction, said: Tensor, x: Tensor, c: Coefficients) -> Tensor:
+def to_data(prediction: Prediction, output: Tensor, x: Tensor, c: Coefficients) -> Tensor:
     """E[x1 | x_t = x]."""
     if prediction == "velocity":
-        return (c.sigma * said - c.d_sigma * x) / c.wronskian
-    return (x - c.sigma * to_noise(prediction, said, x, c)) / c.alpha
+        return (c.sigma * output - c.d_sigma * x) / c.wronskian
+    return (x - c.sigma * to_noise(prediction, output, x, c)) / c.alpha
 
 
-def to_velocity(prediction: Prediction, said: Tensor, x: Tensor, c: Coefficients) -> Tensor:
+def to_velocity(prediction: Prediction, output: Tensor, x: Tensor, c: Coefficients) -> Tensor:
     """v(x, t), by eq. 3."""
     if prediction == "velocity":
-        return said
+        return output
     ratio = c.d_alpha / c.alpha
-    return ratio * x + (c.d_sigma - ratio * c.sigma) * to_noise(prediction, said, x, c)
+    return ratio * x + (c.d_sigma - ratio * c.sigma) * to_noise(prediction, output, x, c)
 
 
-def to_score(prediction: Prediction, said: Tensor, x: Tensor, c: Coefficients) -> Tensor:
+def to_score(prediction: Prediction, output: Tensor, x: Tensor, c: Coefficients) -> Tensor:
     """grad log p_t(x)."""
-    return said if prediction == "score" else -to_noise(prediction, said, x, c) / c.sigma
+    return output if prediction == "score" else -to_noise(prediction, output, x, c) / c.sigma
 
 
 def velocity_of(network: Network, path: PathName, prediction: Prediction) -> Network:
-    """The velocity along the path, by a network that says one of the three; the network itself if it says just that."""
+    """Wrap a network of any prediction as a velocity along its path; a velocity network is returned unchanged."""
     if prediction == "velocity":
         return network
-    return lambda x, t, *y: to_velocity(prediction, network(x, t, *y), x, at(path, t, x))
+    return lambda x, t, *condition: to_velocity(prediction, network(x, t, *condition), x, at(path, t, x))
 
 
 def linear_velocity_of(network: Network, path: PathName, prediction: Prediction) -> Network:
-    """The velocity along the *linear* path, by a network that was trained on any path.
+    """Wrap a network that was trained on any path as a velocity along the *linear* path.
 
-    All paths go through the same mixtures of data and noise, at other times and scales: where alpha / sigma is that of
-    the linear path at t, x_path = (alpha / t) x. There the network is asked for E[x1], and v = (E[x1] - x) / (1 - t).
-    For t inside (0, 1); on vp above 0.0066, where that path begins.
+    All paths pass through the same mixtures of data and noise, at different times and scales. At the time when
+    alpha / sigma equals that of the linear path at t, x_path = (alpha / t) x. There the network predicts E[x1], and
+    v = (E[x1] - x) / (1 - t). Valid for t in (0, 1); on vp for t above 0.0066, where that path begins.
     """
     if path == "linear":
         return velocity_of(network, path, prediction)
 
-    def run(x: Tensor, t: Tensor, *y: Tensor) -> Tensor:
+    def run(x: Tensor, t: Tensor, *condition: Tensor) -> Tensor:
         time = matched_time(path, t)
         c = at(path, time, x)
         t_ = t.reshape(c.alpha.shape)
         x_path = c.alpha / t_ * x
-        data = to_data(prediction, network(x_path, time, *y), x_path, c)
+        data = to_data(prediction, network(x_path, time, *condition), x_path, c)
         return (data - x) / (1 - t_)
 
     return run

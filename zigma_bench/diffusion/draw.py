@@ -1,4 +1,4 @@
-"""From noise to images by any of the samplers, for a network that says what it was trained to say."""
+"""Sample images from noise with any sampler, for a network of any prediction."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from zigma_bench.plan.diffusion import Objective, Sampler
 def draw(
     network: Network, noise: Tensor, *, objective: Objective, sampler: Sampler, step_noise: StepNoise
 ) -> tuple[Tensor, int]:
-    """The images [B, C, H, W] that noise of the same shape becomes, and the evaluations that were spent.
+    """Turn noise [B, C, H, W] into images of the same shape, and count the evaluations of the network.
 
-    `step_noise(i)` is the noise of step i; an ODE asks for none.
+    `step_noise(i)` is the noise of step i; an ODE solver doesn't call it.
     """
     solver = sampler.solver
     if solver == "euler" or solver == "heun" or solver == "dopri5":

@@ -1,10 +1,11 @@
-"""Classifier-free guidance: away from what a network says without a condition, towards what it says with it.
+"""Classifier-free guidance: push the prediction away from the unconditional one.
 
-    said = without + scale (with - without)      (Ho and Salimans 2022, arXiv 2207.12598, eq. 6, with scale = 1 + w)
+    guided = unconditional + scale (conditional - unconditional)   (Ho and Salimans 2022, arXiv 2207.12598, eq. 6,
+                                                                    scale = 1 + w)
 
-It may act at times inside an interval alone (Kynkaanniemi 2024, arXiv 2404.07724); elsewhere the condition alone
-speaks. The interval is of the t that the network is told, 0 noise and 1 data.
-Velocity, score and noise are guided alike, for one is linear in the other.
+Guidance may be limited to an interval of times (Kynkaanniemi 2024, arXiv 2404.07724); outside it the prediction is the
+conditional one. The interval is in our t: 0 is noise and 1 is data. Velocity, score and noise are guided in the same
+way, because each is linear in the others.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from torch import Tensor
 from zigma_bench.diffusion.convert import Network
 from zigma_bench.suite import Guidance
 
-DIT_CHANNELS = 3  # DiT guides the first three channels alone, and of four latent ones the last is left as it is
+DIT_CHANNELS = 3  # DiT guides only the first three channels; the last of its four latent channels stays conditional
 
 
-Told = Tensor | tuple[Tensor, ...]  # labels [B], or the features of texts [B, S, C] and, where there is one, their mask
+ConditionTensors = Tensor | tuple[Tensor, ...]  # labels [B], or text features [B, S, C] with an optional mask [B, S]
 
 
 class Texts(Protocol):
-    """Texts by number, int64 [B], as what a network is given of them. `null`: the number of the empty text."""
+    """Maps text numbers, int64 [B], to the condition inputs of a network. `null`: the number of the empty text."""
 
     @property
     def null(self) -> int: ...
@@ -32,58 +33,59 @@ class Texts(Protocol):
     def __call__(self, numbers: Tensor) -> tuple[Tensor, ...]: ...
 
 
-def parts_of(y: Told) -> tuple[Tensor, ...]:
-    """A condition as the tensors that a network takes after x and t."""
-    return y if isinstance(y, tuple) else (y,)
+def parts_of(condition: ConditionTensors) -> tuple[Tensor, ...]:
+    """The inputs of a network after x and t."""
+    return condition if isinstance(condition, tuple) else (condition,)
 
 
 def reading(network: Network, texts: Texts) -> Network:
-    """A network of texts' features as one of their numbers."""
+    """Wrap a network that takes text features as one that takes text numbers."""
     return lambda x, t, *numbers: network(x, t, *texts(*numbers))
 
 
-def guided(network: Network, y: Told, dropped: Told, guidance: Guidance) -> Network:
-    """A network of x and t under the condition y [B, ...]; `dropped` [B, ...] is the condition that stands for none.
+def guided(network: Network, y: ConditionTensors, dropped: ConditionTensors, guidance: Guidance) -> Network:
+    """Wrap a network as `(x, t)` -> guided prediction, with the condition y and the null condition `dropped`, [B, ...].
 
-    One evaluation runs the network once, on both halves of a batch of twice the size. Of a network with more channels
-    out than in (a learned variance), what lies beyond the channels in is that with the condition.
+    One evaluation runs the network once, on a batch of twice the size. If the network has more output than input
+    channels (a learned variance), the extra channels are those with the condition.
     """
 
     def run(x: Tensor, t: Tensor) -> Tensor:
         halves = zip(parts_of(y), parts_of(dropped), strict=True)
         both = network(torch.cat([x, x]), torch.cat([t, t]), *(torch.cat(pair) for pair in halves))
-        with_, without = both.chunk(2)
-        axis = x.ndim - 3  # of channels, in an image [B, C, H, W] and in a clip [B, T, C, H, W]
+        conditional, unconditional = both.chunk(2)
+        axis = x.ndim - 3  # channels of an image [B, C, H, W] or a clip [B, T, C, H, W]
         channels = x.shape[axis] if guidance.channels == "all" else min(DIT_CHANNELS, x.shape[axis])
         scale = scale_at(t, guidance).reshape(-1, *[1] * (x.ndim - 1))
-        steered = without.narrow(axis, 0, channels) + scale * (with_ - without).narrow(axis, 0, channels)
-        beyond = with_.narrow(axis, channels, with_.shape[axis] - channels)
-        return torch.cat([steered, beyond], dim=axis)
+        difference = (conditional - unconditional).narrow(axis, 0, channels)
+        steered = unconditional.narrow(axis, 0, channels) + scale * difference
+        unguided = conditional.narrow(axis, channels, conditional.shape[axis] - channels)
+        return torch.cat([steered, unguided], dim=axis)
 
     return run
 
 
-def under(network: Network, y: Told | None) -> Network:
-    """A network of x and t under the condition y [B, ...]; without one the network itself."""
+def under(network: Network, y: ConditionTensors | None) -> Network:
+    """Bind the condition y [B, ...] to a network; without a condition, return the network."""
     return network if y is None else lambda x, t: network(x, t, *parts_of(y))
 
 
 def under_labels(
     network: Network, y: Tensor, dropped: int, guidance: Guidance | None, texts: Texts | None = None
 ) -> Network:
-    """A network of x and t under labels y int64 [B], guided away from the label `dropped` where there is guidance.
+    """Bind labels y int64 [B] to a network; with guidance, guide away from the null label `dropped`.
 
-    With `texts` the labels are numbers of texts, and the empty text is that which stands for none.
+    With `texts` the labels are text numbers, and the null condition is the empty text.
     """
-    away = torch.full_like(y, dropped if texts is None else texts.null)
+    null = torch.full_like(y, dropped if texts is None else texts.null)
     if texts is None:
-        return under(network, y) if guidance is None else guided(network, y, away, guidance)
-    told = texts(y)
-    return under(network, told) if guidance is None else guided(network, told, texts(away), guidance)
+        return under(network, y) if guidance is None else guided(network, y, null, guidance)
+    condition = texts(y)
+    return under(network, condition) if guidance is None else guided(network, condition, texts(null), guidance)
 
 
 def scale_at(t: Tensor, guidance: Guidance) -> Tensor:
-    """The scale at each time: the guidance's inside its interval, both ends included, and 1 outside."""
+    """The guidance scale at each time: 1 outside the closed interval."""
     if guidance.interval is None:
         return torch.full_like(t, guidance.scale)
     start, end = guidance.interval

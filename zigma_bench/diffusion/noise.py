@@ -1,7 +1,7 @@
-"""Normal noise that belongs to one image: drawn from its cell's seed and its index alone, on the CPU.
+"""Gaussian noise of each image, drawn on the CPU from (seed, image index) alone.
 
-So images are the same for any batch size, device or restart, and so is the noise that an SDE or DDPM stirs in: each
-image has a stream of its own, read a step at a time.
+Samples are therefore the same for any batch size or device and after a restart. The same holds for the noise that an
+SDE or DDPM adds at each step: each image has its own stream, which is read one step at a time.
 """
 
 from __future__ import annotations
@@ -13,19 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-FIRST, STEPS = 3, 5  # streams of an image; training has 1, 2 and 4
+FIRST, STEPS = 3, 5  # streams of an image; training uses 1, 2 and 4
 
 
 def image_noise(seed: int, index: int, shape: tuple[int, ...]) -> Tensor:
-    """The noise that an image starts from."""
+    """The initial noise of an image."""
     return torch.randn(shape, generator=_generator(seed, index, FIRST))
 
 
 class StepNoise:
-    """The noise of every step for some images: called with 0, 1, 2, ... it gives [B, C, H, W] on the device.
+    """The noise of each step for a batch of images: call it with 0, 1, 2, ... to get [B, C, H, W] on the device.
 
-    The draws of a step need not wait for the device: from pinned memory they are copied while it still works. All
-    threads draw, an image each.
+    The noise is copied from pinned memory, so drawing doesn't wait for the device. All threads draw, one image each.
     """
 
     def __init__(self, seed: int, indices: Sequence[int], shape: tuple[int, ...], device: str) -> None:
@@ -35,8 +34,8 @@ class StepNoise:
         self.threads = torch.get_num_threads()
 
     def __call__(self, step: int) -> Tensor:
-        assert step == self.next, (step, self.next)  # a stream has one direction
-        if step == 0:  # not before: an ODE asks for none
+        assert step == self.next, (step, self.next)  # a stream can't be rewound
+        if step == 0:  # not in __init__, because an ODE solver draws no noise
             self.generators = [_generator(self.seed, index, STEPS) for index in self.indices]
         self.next += 1
         on_card = torch.device(self.device).type == "cuda"
@@ -49,7 +48,7 @@ class StepNoise:
         return noise.to(self.device, non_blocking=on_card)
 
     def _fill(self, noise: Tensor, part: int) -> None:
-        """Every `threads`-th image from `part` on."""
+        """Draw the noise of every `threads`-th image, starting at `part`."""
         for row, generator in zip(noise[part :: self.threads], self.generators[part :: self.threads], strict=True):
             row.normal_(generator=generator)
 

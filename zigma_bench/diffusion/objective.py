@@ -1,12 +1,12 @@
-"""What a network is trained on: the squared error of its prediction, at a time drawn for each image.
+"""The training loss: the squared error of the prediction, at a random time for each image.
 
     velocity   |v - (alpha' x1 + sigma' x0)|^2
     noise      w(t) |eps - x0|^2
     score      w(t) |sigma s + x0|^2
 
-The weights of noise and score (willisma/SiT transport/transport.py), with beta of `path.Coefficients`:
-`none` is 1; `velocity` is (beta / sigma)^2, which makes it the error of the velocity; `likelihood` is beta / sigma^2,
-which makes it beta |error of the score|^2, a bound on the likelihood (Song 2021, arXiv 2101.09258).
+The weights w(t) of noise and score (willisma/SiT transport/transport.py), with beta of `path.Coefficients`:
+`none` is 1; `velocity` is (beta / sigma)^2, which gives the error of the velocity; `likelihood` is beta / sigma^2,
+which gives beta |error of the score|^2, a bound on the likelihood (Song 2021, arXiv 2101.09258).
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from zigma_bench.suite import Weighting
 def prediction_loss(
     network: Network, x1: Tensor, x0: Tensor, t: Tensor, objective: Objective = LINEAR_VELOCITY
 ) -> Tensor:
-    """The weighted squared error, a mean over all pixels of each image: x1, x0 [B, C, H, W], t [B] -> [B], float32."""
+    """The weighted squared error per image, averaged over its pixels: x1, x0 [B, C, H, W], t [B] -> [B], float32."""
     x = interpolate(x0, x1, t, objective.path)
-    said = network(x, t).float()
+    prediction = network(x, t).float()
     if objective.prediction == "velocity":
-        return mean_square(said - velocity(x0, x1, t, objective.path))
+        return mean_square(prediction - velocity(x0, x1, t, objective.path))
     c = at(objective.path, t, x)
     if objective.prediction == "noise":
-        loss = mean_square(said - x0)
+        loss = mean_square(prediction - x0)
     elif objective.prediction == "score":
-        loss = mean_square(c.sigma * said + x0)
+        loss = mean_square(c.sigma * prediction + x0)
     else:
         assert_never(objective.prediction)
     return loss if objective.weighting == "none" else weight(objective.weighting, c).flatten() * loss

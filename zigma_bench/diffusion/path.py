@@ -1,15 +1,15 @@
-"""The paths between noise and data: how much of each x_t holds at time t, and how fast that changes.
+"""Probability paths between noise and data: their coefficients alpha(t), sigma(t) and the derivatives of these.
 
     x_t = alpha(t) x1 + sigma(t) x0        (1)   x0 ~ N(0, I) noise, x1 data, t in [0, 1]: t = 0 noise, t = 1 data
-    v_t = alpha'(t) x1 + sigma'(t) x0      (2)   its velocity; ' is the derivative by t
+    v_t = alpha'(t) x1 + sigma'(t) x0      (2)   its velocity; ' is the derivative with respect to t
 
     linear   alpha = t                sigma = 1 - t
     gvp      alpha = sin(pi t / 2)    sigma = cos(pi t / 2)       (generalised variance-preserving)
     vp       alpha = exp(-L / 2)      sigma = sqrt(1 - exp(-L)),  L = (20 - 0.1) (1 - t)^2 / 2 + 0.1 (1 - t)
 
-`vp` is the variance-preserving diffusion with rates from 0.1 to 20 (Song 2021, arXiv 2011.13456, appendix C), read from
-noise to data; at t = 0 it holds alpha = 0.0066 of the data, and its velocity is infinite at t = 1. (1) is SiT's eq. 1
-(arXiv 2401.08740), but time runs as in its code (willisma/SiT transport/path.py) and not as in the paper.
+`vp` is the variance-preserving diffusion with rates from 0.1 to 20 (Song 2021, arXiv 2011.13456, appendix C), with time
+from noise to data. At t = 0 it has alpha = 0.0066, and its velocity is infinite at t = 1. (1) is SiT's eq. 1 (arXiv
+2401.08740), with time in the direction of SiT's code (willisma/SiT transport/path.py), which is opposite to the paper.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ VP_LEAST_RATE, VP_MOST_RATE = 0.1, 20.0
 
 @dataclass(frozen=True)
 class Coefficients:
-    """alpha, sigma and their derivatives at some times, in one shape."""
+    """alpha, sigma and their derivatives at some times. All have the same shape."""
 
     alpha: Tensor
     sigma: Tensor
@@ -37,17 +37,17 @@ class Coefficients:
 
     @property
     def beta(self) -> Tensor:
-        """(alpha' / alpha) sigma^2 - sigma sigma', half the squared noise rate of the diffusion along the path."""
+        """(alpha' / alpha) sigma^2 - sigma sigma', half the squared diffusion coefficient along the path."""
         return self.d_alpha / self.alpha * self.sigma**2 - self.sigma * self.d_sigma
 
     @property
     def wronskian(self) -> Tensor:
-        """alpha' sigma - alpha sigma', positive: what (1) and (2) are solved for x0 and x1 with."""
+        """alpha' sigma - alpha sigma' > 0, the determinant for solving (1) and (2) for x0 and x1."""
         return self.d_alpha * self.sigma - self.alpha * self.d_sigma
 
 
 def coefficients(path: PathName, t: Tensor) -> Coefficients:
-    """Of one path, at times of any shape."""
+    """The coefficients of a path at times of any shape."""
     if path == "linear":
         return Coefficients(t, 1 - t, torch.ones_like(t), -torch.ones_like(t))
     if path == "gvp":
@@ -67,13 +67,13 @@ def vp_minus_log_alpha2(t: Tensor) -> Tensor:
 
 
 def vp_time(minus_log: Tensor) -> Tensor:
-    """The t at which the vp path has a given L; negative for an L beyond that of t = 0, 10.05."""
+    """The t at which the vp path has this L. Negative if L is above 10.05, its value at t = 0."""
     half = VP_LEAST_RATE / 2
     return 1 - minus_log / (half + torch.sqrt(half**2 + (VP_MOST_RATE - VP_LEAST_RATE) / 2 * minus_log))
 
 
 def at(path: PathName, t: Tensor, like: Tensor) -> Coefficients:
-    """The coefficients at t [B], shaped [B, 1, ...] to multiply x [B, ...]."""
+    """The coefficients at t [B], as [B, 1, ...] to broadcast against x [B, ...]."""
     return coefficients(path, t.reshape(-1, *[1] * (like.ndim - 1)))
 
 

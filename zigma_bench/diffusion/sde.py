@@ -1,18 +1,18 @@
-"""From noise to images by an SDE with the same marginals as the ODE, whatever the noise that it stirs in.
+"""Sample with an SDE that has the same marginals as the ODE for any diffusion D.
 
-    dx = (v + D s) dt + sqrt(2 D) dW       (1)   v the velocity, s the score, D(t) >= 0 of one's choice
+    dx = (v + D s) dt + sqrt(2 D) dW       (1)   v the velocity, s the score, D(t) >= 0 a free choice
 
-(SiT, section 2: its w_t is 2 D; time runs from noise to data here.) The forms of D, times a norm (willisma/SiT
-transport/path.py):
+(SiT, section 2: its w_t is 2 D; our time runs from noise to data.) The forms of D, each multiplied by a norm
+(willisma/SiT transport/path.py):
 
     constant    1                    linear                   1 - t
     sbdm        beta(t)              decreasing               (norm cos(pi t) + 1)^2 / 4
     sigma       sigma(t)             increasing-decreasing    sin(pi t)^2
 
-`euler-maruyama` takes one evaluation a step. `heun-sde` takes two: it adds the step's noise first, then makes a step
-of Heun's method in the drift (of order 2 in the mean, as any of these of order 1 in distribution).
-The score is singular at t = 1, so the steps stop before, and a last step without noise crosses the rest, h = 1 - t:
-`mean` x + (v + D s) h; `euler` x + v h; `tweedie` E[x1 | x]; `none` leaves x as it is.
+`euler-maruyama` takes one evaluation per step. `heun-sde` takes two: it adds the step's noise first, then makes a step
+of Heun's method in the drift (order 2 in the mean; both are of order 1 in distribution).
+The score is singular at t = 1, so the steps stop earlier, and a last step without noise covers the rest, h = 1 - t:
+`mean` x + (v + D s) h; `euler` x + v h; `tweedie` E[x1 | x]; `none` x.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from zigma_bench.diffusion.path import Coefficients, at
 from zigma_bench.plan.diffusion import Objective, Sampler
 from zigma_bench.suite import DiffusionForm
 
-StepNoise = Callable[[int], Tensor]  # of step 0, 1, ...: normal noise in the shape of the images
+StepNoise = Callable[[int], Tensor]  # step 0, 1, ... -> Gaussian noise in the shape of the images
 
 
 def diffusion(form: DiffusionForm, norm: float, t: Tensor, c: Coefficients) -> Tensor:
-    """D(t), in the shape of t and of the coefficients."""
+    """D(t), in the shape of t. The coefficients have the same shape."""
     if form == "constant":
         return torch.full_like(t, norm)
     if form == "sbdm":
@@ -52,7 +52,7 @@ def diffusion(form: DiffusionForm, norm: float, t: Tensor, c: Coefficients) -> T
 
 @dataclass
 class Field:
-    """Drift and noise of eq. 1 for one network; counts the evaluations that it spends."""
+    """The drift and D of eq. 1 for a network. Counts its evaluations."""
 
     network: Network
     objective: Objective
@@ -60,8 +60,8 @@ class Field:
     norm: float
     spent: int = 0
 
-    def said(self, x: Tensor, t: float) -> tuple[Tensor, Coefficients, Tensor]:
-        """What the network says at one time, the path's coefficients there, and D."""
+    def predict(self, x: Tensor, t: float) -> tuple[Tensor, Coefficients, Tensor]:
+        """The output of the network at time t, the coefficients of the path, and D."""
         self.spent += 1
         times = torch.full((len(x),), t, device=x.device, dtype=x.dtype)
         c = at(self.objective.path, times, x)
@@ -69,17 +69,17 @@ class Field:
 
     def drift(self, x: Tensor, t: float) -> tuple[Tensor, Tensor]:
         """v + D s, and D."""
-        said, c, D = self.said(x, t)
+        output, c, D = self.predict(x, t)
         prediction = self.objective.prediction
-        return to_velocity(prediction, said, x, c) + D * to_score(prediction, said, x, c), D
+        return to_velocity(prediction, output, x, c) + D * to_score(prediction, output, x, c), D
 
 
 def solve_sde(
     network: Network, noise: Tensor, *, objective: Objective, sampler: Sampler, step_noise: StepNoise
 ) -> tuple[Tensor, int]:
-    """The images [B, C, H, W] that noise of the same shape becomes, and the evaluations that were spent.
+    """Turn noise [B, C, H, W] into images of the same shape, and count the evaluations of the network.
 
-    The sampler's evaluations are exact: those of the steps, equally wide, and one for the last step.
+    Spends exactly `sampler.evaluations`: on steps of equal width, plus one for the last step unless it is `none`.
     """
     assert sampler.evaluations is not None and sampler.interval is not None and sampler.last_step is not None
     assert sampler.diffusion is not None and sampler.diffusion_norm is not None
@@ -109,10 +109,10 @@ def _heun(field: Field, x: Tensor, t: float, h: float, z: Tensor) -> Tensor:
     times = torch.full((len(x),), t, device=x.device, dtype=x.dtype)
     c = at(field.objective.path, times, x)
     D = diffusion(field.form, field.norm, times.reshape(c.alpha.shape), c)
-    stirred = x + torch.sqrt(2 * h * D) * z
-    first, _ = field.drift(stirred, t)
-    second, _ = field.drift(stirred + h * first, t + h)
-    return stirred + h / 2 * (first + second)
+    noisy = x + torch.sqrt(2 * h * D) * z
+    first, _ = field.drift(noisy, t)
+    second, _ = field.drift(noisy + h * first, t + h)
+    return noisy + h / 2 * (first + second)
 
 
 def _last_step(field: Field, x: Tensor, t: float, sampler: Sampler) -> Tensor:
@@ -121,9 +121,9 @@ def _last_step(field: Field, x: Tensor, t: float, sampler: Sampler) -> Tensor:
         return x
     if last == "mean":
         return x + (1 - t) * field.drift(x, t)[0]
-    said, c, _ = field.said(x, t)
+    output, c, _ = field.predict(x, t)
     if last == "euler":
-        return x + (1 - t) * to_velocity(field.objective.prediction, said, x, c)
+        return x + (1 - t) * to_velocity(field.objective.prediction, output, x, c)
     if last == "tweedie":
-        return to_data(field.objective.prediction, said, x, c)
+        return to_data(field.objective.prediction, output, x, c)
     raise AssertionError(last)

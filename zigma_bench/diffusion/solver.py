@@ -1,7 +1,7 @@
-"""From noise to images: the ODE dx/dt = v(x, t) from noise to data (SiT, eq. 2), by torchdiffeq.
+"""Solve the ODE dx/dt = v(x, t) from noise to data (SiT, eq. 2) with torchdiffeq.
 
-`euler` takes one evaluation a step, `heun` two (torchdiffeq's heun2), `dopri5` chooses its steps from the error of the
-whole batch, so its images depend a little on the batch they are drawn in.
+`euler` takes one evaluation per step, `heun` two (torchdiffeq's heun2). `dopri5` adapts its steps to the error of the
+whole batch, so an image depends slightly on its batch.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def solve(
     atol: float | None = None,
     interval: tuple[float, float] = (0.0, 1.0),
 ) -> tuple[Tensor, int]:
-    """The images [B, C, H, W] that noise of the same shape flows to, and the evaluations that were spent.
+    """Integrate noise [B, C, H, W] to images of the same shape, and count the evaluations of the network.
 
-    `network(x, t)` is the velocity. `evaluations` is exact for euler and heun (even for heun), and None for dopri5,
-    which takes rtol and atol instead. The times of `interval` are crossed; the noise stands for x at its start.
+    `network(x, t)` predicts the velocity. `evaluations` is exact for euler and heun (even for heun), and None for
+    dopri5, which uses rtol and atol instead. The noise is x at the start of `interval`.
     """
     from torchdiffeq import odeint
 
@@ -46,7 +46,7 @@ def solve(
     if solver == "dopri5":
         assert rtol is not None and atol is not None
         tolerances = {"rtol": rtol, "atol": atol}
-        if interval[1] < 1:  # where the field may be infinite further on: dopri5 steps over an end and looks back
+        if interval[1] < 1:  # the field may be infinite beyond the end, and dopri5 would step over it and interpolate
             options["step_t"] = ends[1:]
     else:
         assert evaluations is not None and evaluations % EVALUATIONS_A_STEP[solver] == 0, (solver, evaluations)

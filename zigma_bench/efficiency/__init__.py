@@ -1,4 +1,4 @@
-"""Speed, memory and energy of one network in a fresh process: what is called, how it is timed, and what bounds it."""
+"""Measure the speed, memory and energy of one network in a fresh process, and the limits of the device."""
 
 from zigma_bench.efficiency.measure import combine, measure_efficiency, measure_round
 

@@ -1,8 +1,8 @@
-"""What an NVIDIA card was doing while it was timed: clocks, temperature, power, and the energy of an image, by NVML.
+"""Read the clocks, temperature, power and energy of an NVIDIA GPU with NVML while it is timed.
 
-The counter of energy is the whole card's and moves in steps, so a window of calls lasts WINDOW_SECONDS at least; what
-the idle card draws is told beside it and not taken off. Without nvidia-ml-py (the extra `gpu`) there are no figures,
-and the reason stands in their place.
+The energy counter covers the whole GPU and has a coarse resolution, so a measurement lasts at least WINDOW_SECONDS.
+Idle power is not subtracted; the state of the GPU before and after is recorded. Without nvidia-ml-py (the extra `gpu`)
+there are no values, and the reason is recorded instead.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ WINDOW_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class Meter:
-    """NVML and its handle of the card that torch uses; `why_not` where there are none."""
+    """NVML and its handle of torch's GPU, or the reason `why_not` if these are not available."""
 
     nvml: Any = None
     handle: Any = None
     why_not: str | None = None
 
     def state(self) -> dict[str, Any]:
-        """Megahertz, degrees Celsius, watts and the reasons (NVML's bits) that hold the clocks down, now."""
+        """The current clocks (MHz), temperature (Celsius), power (watts), throttle reasons (NVML's bits), processes."""
         if self.why_not is not None:
             return {"why_not": self.why_not}
         n, h = self.nvml, self.handle
@@ -44,20 +44,20 @@ class Meter:
         return {name: self._read(reading) for name, reading in readings.items()}
 
     def joules(self) -> float | None:
-        """The card's counter of energy; None where it has none."""
+        """The energy counter of the GPU in joules; None if it has none."""
         return self._read(lambda: self.nvml.nvmlDeviceGetTotalEnergyConsumption(self.handle) / 1e3)
 
     def _read(self, reading: Callable[[], float]) -> float | None:
         try:
             return reading()
-        except self.nvml.NVMLError:  # not every card has every reading
+        except self.nvml.NVMLError:  # some GPUs don't support some readings
             return None
 
 
 def find_meter(device: Device) -> Meter:
-    """The meter of a device; the CPU has none."""
+    """The meter of a device. For a CPU it only holds a reason."""
     if device.type != "cuda":
-        return Meter(why_not="NVML measures NVIDIA cards alone")
+        return Meter(why_not="NVML only measures NVIDIA GPUs")
     try:
         nvml = importlib.import_module("pynvml")
     except ImportError:
@@ -67,12 +67,12 @@ def find_meter(device: Device) -> Meter:
         uuid = str(torch.cuda.get_device_properties(device.name).uuid)
         known = uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
         return Meter(nvml, nvml.nvmlDeviceGetHandleByUUID(known))
-    except (nvml.NVMLError, AttributeError) as error:  # no driver, an AMD card, or a torch that tells no UUID
-        return Meter(why_not=f"NVML does not know the card: {error}")
+    except (nvml.NVMLError, AttributeError) as error:  # no driver, an AMD GPU, or no UUID in this torch
+        return Meter(why_not=f"NVML doesn't know the GPU: {error}")
 
 
 def joules_a_call(call: Callable[[], object], device: Device, meter: Meter) -> float | None:
-    """Energy of the card for one call, over a window of calls launched one behind another."""
+    """The mean energy of the GPU per call, in joules, over a window of consecutive calls; None without a counter."""
     if meter.why_not is not None or meter.joules() is None:
         return None
     torch.cuda.synchronize(device.name)

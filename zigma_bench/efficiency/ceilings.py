@@ -1,4 +1,4 @@
-"""What bounds a network on a device, measured in the same process: a matrix product, a copy, and the scan by itself."""
+"""Measure upper limits for a network on a device in the same process: a matrix product, a copy, and the scan alone."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from zigma_bench.system.device import Device
 
 SIDE = {"cpu": 1024, "cuda": 8192}
 PRODUCTS = 7
-SCANS, LAUNCHED_BY = 20, 2e-3  # of a graph, where one takes less seconds than that
+SCANS, LAUNCHED_BY = 20, 2e-3  # a scan shorter than LAUNCHED_BY seconds is timed in a CUDA graph of SCANS scans
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def dtype_of(cell: Cell, device: Device) -> torch.dtype:
-    """The precision that matrix products of a cell run in."""
+    """The precision of the matrix products of a cell."""
     chosen = cell.train.precision
     if chosen == "auto":
         chosen = "bf16" if device.type == "cuda" else "fp32"
@@ -34,7 +34,7 @@ def dtype_of(cell: Cell, device: Device) -> torch.dtype:
 
 
 def ceilings(cell: Cell, device: Device) -> dict[str, float]:
-    """FLOP/s of a large matrix product in the cell's precision, and bytes read and written a second by a copy."""
+    """FLOP/s of a large matrix product in the cell's precision, and bytes per second read and written by a copy."""
     return {
         "matmul_flops_per_second": matmul_flops_per_second(device, dtype_of(cell, device)),
         "copy_bytes_per_second": copy_bytes_per_second(device),
@@ -42,7 +42,7 @@ def ceilings(cell: Cell, device: Device) -> dict[str, float]:
 
 
 def matmul_flops_per_second(device: Device, dtype: torch.dtype) -> float:
-    """The median of some products of two square matrices of normal numbers."""
+    """The median FLOP/s over some products of two square matrices of Gaussian numbers."""
     side = SIDE[device.type]
     left, right = (torch.randn(side, side, device=device.name).to(dtype) for _ in range(2))
     times = [timed_call(lambda: left @ right, device) for _ in range(PRODUCTS)]
@@ -51,10 +51,11 @@ def matmul_flops_per_second(device: Device, dtype: torch.dtype) -> float:
 
 
 def scan_alone(cell: Cell, device: Device, repeats: int, stopped: Callable[[], bool]) -> dict[str, Any]:
-    """Bytes a second of the selective scan at the cell's batch, tokens and channels, along its first layer's path.
+    """Bytes per second of the selective scan with the cell's batch, tokens and channels, along its first layer's path.
 
-    The bytes are the least there can be: each input read once, the output written once. Forward alone. A cell without
-    Mamba's scan of 16 states along one path of all tokens gives the reason instead. CellFailed if the scan is wrong.
+    Only the forward pass is timed, and only the least possible bytes count: each input read once, the output written
+    once. The result is a reason instead for a cell that doesn't have Mamba's scan with 16 states along one path over
+    all tokens. Raises CellFailed if the scan computes wrong values.
     """
     if (reason := _why_no_scan(cell)) is not None:
         return {"why_not": reason}
@@ -64,9 +65,9 @@ def scan_alone(cell: Cell, device: Device, repeats: int, stopped: Callable[[], b
     gate("scan", backend, device=device.name, dtype=dtype)
     shape = Shape(cell.train.batch, cell.tokens, options.inner)
     path = torch.from_numpy(_first_route(cell).paths[0].copy()).to(device.name)
-    given = inputs("scan", shape, device=device.name, dtype=dtype)
+    tensors = inputs("scan", shape, device=device.name, dtype=dtype)
     with torch.no_grad():
-        run, count = _without_launches(lambda: call("scan", backend, given, path), device)
+        run, count = _without_launches(lambda: call("scan", backend, tensors, path), device)
         timing = time_calls(run, repeats, device, stopped)
     seconds = statistics.median(timing.device_seconds or timing.seconds) / count
     moved = least_bytes("scan", shape, dtype, backward=False)
@@ -77,8 +78,8 @@ def scan_alone(cell: Cell, device: Device, repeats: int, stopped: Callable[[], b
 
 
 def _without_launches(scan: Callable[[], object], device: Device) -> tuple[Callable[[], object], int]:
-    """What to time, and how many scans it runs: on a card that runs one sooner than the host launches it, a graph of
-    several."""
+    """The function to time, and the number of scans in it. On a GPU that runs a scan faster than the host launches it,
+    this is a CUDA graph of several scans."""
     if device.type != "cuda":
         return scan, 1
     scan()
@@ -99,14 +100,14 @@ def _why_no_scan(cell: Cell) -> str | None:
     assert cell.backbone is not None
     mixer = cell.backbone.options.get("mixer")
     if cell.scan is None or mixer is None or mixer["name"] != "mamba":
-        return "this network has no selective scan of Mamba's"
+        return "this network has no selective scan of Mamba"
     if cell.backbone.options["state"] != STATES:
-        return f"the scan alone is timed with {STATES} states"
+        return f"the scan alone is only timed with {STATES} states"
     if cell.train.precision == "fp16":
-        return "the scan alone is timed in fp32 and bf16"
+        return "the scan alone is only timed in fp32 and bf16"
     route = _first_route(cell)
     if route.K != 1 or not route.bijective or route.learned is not None:
-        return "the scan alone is timed along one path of all tokens, and the first layer has another route"
+        return "the scan alone is only timed along one path over all tokens, and the first layer has another route"
     return None
 
 

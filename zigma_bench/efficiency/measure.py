@@ -1,10 +1,11 @@
-"""The efficiency of one cell: rounds of all its stages, each round in a fresh process, and the figures made of them.
+"""The efficiency of one cell: rounds of all its stages, each in a fresh process, and the values computed from them.
 
-A round is a mapping that can be written down: the raw times of every stage, its peaks of memory, the state of the card
-before and after, and what bounds the device. Rounds of different cells alternate, so that a machine that warms up or is
-busy for a while slows all of them. Memory that runs out is a stage's reason, and the other stages go on.
+A round is a mapping that can be stored as JSON: the raw times of every stage, its peak memory, the state of the GPU
+before and after, and the ceilings of the device. Rounds of different cells alternate, so that a machine that heats up
+or is busy for a while slows all of them. If a stage runs out of memory, that becomes its reason, and the other stages
+continue.
 
-Throughput is images over the total time of the counted calls.
+Throughput is the number of images divided by the total time of the counted calls.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from zigma_bench.efficiency.timing import (
     CALLS_IN_A_ROW,
     MOST_WARM_UPS,
     Timing,
-    collector_at_ease,
+    gc_frozen,
     out_of_memory,
     peak_memory,
     release,
@@ -36,7 +37,7 @@ from zigma_bench.system.device import Device
 
 Tell = Callable[[int, str], None]
 Round = dict[str, Any]
-NAMES = {  # of the first figure of a stage
+NAMES = {  # name and unit of the first value of each stage
     "latency": ("latency", "s"),
     "forward": ("forward-images-per-second", "1/s"),
     "sample": ("sample-images-per-second", "1/s"),
@@ -44,19 +45,19 @@ NAMES = {  # of the first figure of a stage
     "train-step": ("train-images-per-second", "1/s"),
 }
 UNSTABLE = f"unstable: the warm-up did not settle within {AGREEMENT:.0%}, or the rounds differ by more"
-ADAPTIVE = "dopri5 takes as many evaluations as a trained network asks for; time another solver"
+ADAPTIVE = "the evaluations of dopri5 depend on the trained network; time another solver"
 
 
 def measure_efficiency(
     cell: Cell, network: nn.Module, device: Device, tell: Tell, stopped: Callable[[], bool]
 ) -> tuple[list[Measurement], dict[str, Any]]:
-    """One round, and the measurements and details that it makes alone."""
+    """Measure one round, and return its measurements and details."""
     return combine(cell, device, [measure_round(cell, network, device, tell, stopped)])
 
 
 def measure_round(cell: Cell, network: nn.Module, device: Device, tell: Tell, stopped: Callable[[], bool]) -> Round:
-    """Every stage of the cell once, and the ceilings last, for they are hungry too."""
-    with collector_at_ease():
+    """Measure every stage of the cell once. The ceilings come last because they need much memory."""
+    with gc_frozen():
         return _round(cell, network, device, tell, stopped)
 
 
@@ -91,19 +92,19 @@ def _measure_stage(
     def timed() -> Round:
         stage = make_stage(name, cell, network, device)
         before = meter.state()
-        most = CALLS_IN_A_ROW if cell.smoke else MOST_WARM_UPS  # no figure of a smoke run means anything
+        most = CALLS_IN_A_ROW if cell.smoke else MOST_WARM_UPS  # the values of a smoke run are meaningless
         timing = time_calls(stage.call, repeats, device, stopped, most=most)
         after, memory = meter.state(), peak_memory(device)
         joules = joules_a_call(stage.call, device, meter)
         card = {"before": before, "after": after}
-        given = {"batch": stage.batch, "passes": stage.passes, "facts": stage.facts}
-        return {**given, "timing": asdict(timing), "memory": memory, "card": card, "joules_a_call": joules}
+        setting = {"batch": stage.batch, "passes": stage.passes, "facts": stage.facts}
+        return {**setting, "timing": asdict(timing), "memory": memory, "card": card, "joules_a_call": joules}
 
     return _guarded(timed)
 
 
 def _guarded(measure: Callable[[], Round]) -> Round:
-    """What was measured, or the reason where memory ran out."""
+    """The measured values, or the reason if memory ran out."""
     try:
         return measure()
     except Exception as error:
@@ -113,9 +114,9 @@ def _guarded(measure: Callable[[], Round]) -> Round:
 
 
 def combine(cell: Cell, device: Device, rounds: Sequence[Round]) -> tuple[list[Measurement], dict[str, Any]]:
-    """The measurements of all rounds and their details; a stage that fails in one round has failed."""
+    """The measurements and details of all rounds together. A stage that fails in one round has failed."""
     base = {"card": device.card, "precision": cell.train.precision, **cell.objective_facts}
-    if not cell.timed_alone:  # else the backend and the batch stand in the row's label
+    if not cell.timed_alone:  # otherwise the label of the row contains the backend and the batch
         base["backend"] = resolve(cell.backend, device.type)
     found: list[Measurement] = []
     details: dict[str, Any] = {"rounds": list(rounds)}
@@ -137,7 +138,7 @@ def combine(cell: Cell, device: Device, rounds: Sequence[Round]) -> tuple[list[M
 
 
 def _figures(name: str, cell: Cell, base: dict[str, Any], each: Sequence[Round], timing: Timing) -> list[Measurement]:
-    """Speed, memory, FLOP/s of the matrix products and energy of one stage."""
+    """The speed, the peak memory and, in an efficiency suite, the matrix-product FLOP/s of one stage."""
     first, (figure, unit) = each[0], NAMES[name]
     batch = {} if cell.timed_alone and name != "latency" else {"batch": first["batch"]}
     facts = {**base, **batch, **first["facts"]}
@@ -154,17 +155,17 @@ def _figures(name: str, cell: Cell, base: dict[str, Any], each: Sequence[Round],
 
 
 def _energy(name: str, base: dict[str, Any], each: Sequence[Round]) -> Measurement:
-    """Joules of the whole card for one image; on a card without a meter the reason."""
+    """The energy of the whole GPU per image in joules, or the reason if it can't be measured."""
     figure = f"{name}-joules-per-image"
     joules = [one["joules_a_call"] / one["batch"] for one in each if one["joules_a_call"] is not None]
     if len(joules) == len(each):
         return Measurement.of(figure, sum(joules) / len(joules), "J", fingerprint=base, raw=tuple(joules))
-    why = each[0]["card"]["before"].get("why_not", "the card has no counter of energy")
+    why = each[0]["card"]["before"].get("why_not", "the GPU has no energy counter")
     return Measurement.refused(figure, "J", why)
 
 
 def _bounds(cell: Cell, base: dict[str, Any], rounds: Sequence[Round]) -> list[Measurement]:
-    """Bytes a second of the scan alone, and the ceilings of the device: means over rounds."""
+    """Bytes per second of the scan alone and the ceilings of the device, as means over the rounds."""
     units = {"scan": {"bytes_per_second": "B/s"}}
     units["ceilings"] = {"matmul_flops_per_second": "FLOP/s", "copy_bytes_per_second": "B/s"}
     names = {"bytes_per_second": "scan-bytes-per-second"}
@@ -182,9 +183,9 @@ def _bounds(cell: Cell, base: dict[str, Any], rounds: Sequence[Round]) -> list[M
 
 
 def flop_rate(cell: Cell, passes: int, images_per_second: float) -> dict[str, Any]:
-    """FLOPs of an image by the operators' formulas, those of the scan apart, and FLOPs a second.
+    """The FLOPs of an image by the formulas of the operators, those of the scan alone, and FLOPs per second.
 
-    `passes`: forward passes of an image, a backward counting two. What is computed again for a backward is not counted.
+    `passes`: the cost of an image in forward passes; a backward pass counts as two. Recomputation doesn't count.
     """
     scan, total = (passes * n for n in (cell.forward_flops.get("scan", 0), sum(cell.forward_flops.values())))
     return {
@@ -193,7 +194,7 @@ def flop_rate(cell: Cell, passes: int, images_per_second: float) -> dict[str, An
     }  # fmt: skip
 
 
-def _timing(written: dict[str, Any]) -> Timing:
-    """A timing as it was written down."""
-    tuples = {key: tuple(written[key]) for key in ("seconds", "device_seconds")}
-    return Timing(**{**written, **tuples})
+def _timing(stored: dict[str, Any]) -> Timing:
+    """The timing of a stored round."""
+    tuples = {key: tuple(stored[key]) for key in ("seconds", "device_seconds")}
+    return Timing(**{**stored, **tuples})

@@ -1,8 +1,8 @@
-"""How a call is timed: warm-up until stable, every counted call kept, the first call apart, peaks of memory.
+"""Time a call: warm up until stable, then store the time of every counted call; also the first call and peak memory.
 
-Warm-up goes on until three calls in a row agree within 10% (20 calls at most; the record says whether they did). A call
-is timed by the wall clock, the device idle before and after; on a card device events stand beside it, and where they
-are much shorter the host is what limits.
+The warm-up ends when three consecutive calls agree within 10%, or after 20 calls; the record shows whether they agreed.
+A call is timed by the wall clock, with an idle device before and after. On a GPU, device events are recorded too; if
+these times are much shorter, the host is the bottleneck.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from zigma_bench.errors import Interrupted
 from zigma_bench.system.device import Device
 
 AGREEMENT, CALLS_IN_A_ROW, MOST_WARM_UPS = 0.10, 3, 20
-ALLOCATION = ("can't allocate memory", "not enough memory", "std::bad_alloc")  # how torch says it on a CPU
+ALLOCATION = ("can't allocate memory", "not enough memory", "std::bad_alloc")  # in torch's error messages on a CPU
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of every counted call, of the first call, and whether the warm-up became stable.
+    """The seconds of every counted call and of the first call, and whether the warm-up became stable.
 
-    `device_seconds`: the same calls by a card's own clock; empty on a CPU.
+    `device_seconds`: the same calls timed by device events; empty on a CPU.
     """
 
     seconds: tuple[float, ...]
@@ -40,11 +40,11 @@ class Timing:
     device_seconds: tuple[float, ...] = ()
 
     def throughput(self, images: int) -> float:
-        """Images a second, for calls of `images` images."""
+        """Images per second, for calls of `images` images."""
         return images * len(self.seconds) / sum(self.seconds)
 
     def details(self) -> dict[str, Any]:
-        """`first_call_extra_seconds`: compilation, recording and first allocations, as far as they are this call's."""
+        """Summary values. `first_call_extra_seconds`: compilation, graph capture and allocations in the first call."""
         median = statistics.median(self.seconds)
         spread = statistics.median(abs(s - median) for s in self.seconds)
         found = {
@@ -58,7 +58,7 @@ class Timing:
 
     @classmethod
     def of_rounds(cls, rounds: Sequence[Timing]) -> Timing:
-        """Several processes' timings as one: stable where each is, and where their medians agree within 10%."""
+        """Merge the timings of several processes: stable if each is stable and their medians agree within 10%."""
         medians = [statistics.median(timing.seconds) for timing in rounds]
         return cls(
             seconds=tuple(s for timing in rounds for s in timing.seconds),
@@ -90,7 +90,7 @@ def time_calls(
 
 
 def timed_call(call: Callable[[], object], device: Device) -> tuple[float, float | None]:
-    """Seconds of one call by the wall clock, and by the card's."""
+    """The seconds of one call by the wall clock, and by device events on a GPU."""
     if device.type != "cuda":
         start = time.perf_counter()
         call()
@@ -106,8 +106,9 @@ def timed_call(call: Callable[[], object], device: Device) -> tuple[float, float
 
 
 def peak_memory(device: Device) -> dict[str, float]:
-    """Bytes. On a CPU the peak of resident memory since the process began; on a GPU the peaks of allocated and reserved
-    memory of this stage, and what is in use on the whole device, where the allocator keeps its peak."""
+    """The peak memory in bytes. On a CPU, the peak resident memory since the start of the process. On a GPU, the peak
+    allocated and reserved memory of this stage, and the memory in use on the whole device, which includes the memory
+    that the allocator still reserves."""
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device.name)
         return {
@@ -120,19 +121,19 @@ def peak_memory(device: Device) -> dict[str, float]:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a card or on the CPU."""
+    """Whether an error means that memory ran out, on a GPU or the CPU."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     if isinstance(error, RuntimeError) and any(words in str(error) for words in ALLOCATION):
         return True
-    return error.__cause__ is not None and out_of_memory(error.__cause__)  # a graph that could not be recorded
+    return error.__cause__ is not None and out_of_memory(error.__cause__)  # a failed graph capture
 
 
 @contextlib.contextmanager
-def collector_at_ease() -> Iterator[None]:
-    """Collect all garbage once, and leave what is then alive, PyTorch most of all, out of the collections within.
+def gc_frozen() -> Iterator[None]:
+    """Collect garbage once and exclude all live objects (mostly PyTorch's) from collections inside the context.
 
-    Those of `release`, and Python's own in the middle of a counted call, then take a hundredth of the time.
+    Collections by `release`, and by Python during a counted call, then take a hundredth of the time.
     """
     gc.collect()
     gc.freeze()
@@ -143,7 +144,7 @@ def collector_at_ease() -> Iterator[None]:
 
 
 def release(device: Device) -> None:
-    """Give back what nothing holds, and count peaks from here."""
+    """Free unused memory, and reset the peak memory counters."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""Softmax attention among tokens and from tokens to a text, and the MLP beside it.
+"""Softmax self-attention, cross-attention to text tokens, and the MLP.
 
 B batch, L tokens, S text tokens, D width, h heads.
 """
@@ -14,7 +14,7 @@ CROSS_HEADS, CROSS_HEAD_DIM = 8, 64
 
 
 class XavierLinear(nn.Linear):
-    """A linear layer that starts at Xavier's uniform weights and a zero bias (DiT)."""
+    """A linear layer with Xavier-uniform weights and zero bias at initialization (DiT)."""
 
     def init_parameters(self, draw: Draw) -> None:
         xavier_(self.weight, draw("weight"))
@@ -23,7 +23,10 @@ class XavierLinear(nn.Linear):
 
 
 class NormalLinear(nn.Linear):
-    """A linear layer that starts at N(0, 0.02) and a zero bias (U-ViT, which cuts the normal at 100 deviations)."""
+    """A linear layer with N(0, 0.02) weights and zero bias at initialization.
+
+    U-ViT uses it with truncation at 100 standard deviations, which has no effect.
+    """
 
     def init_parameters(self, draw: Draw) -> None:
         normal_(self.weight, 0.02, draw("weight"))
@@ -32,9 +35,9 @@ class NormalLinear(nn.Linear):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, [B, L, D] -> [B, L, D]; no mask, so a permutation of tokens commutes with it.
+    """Multi-head self-attention without a mask, [B, L, D] -> [B, L, D]. It commutes with permutations of the tokens.
 
-    `linear` makes the projections, `qkv_bias` gives q, k and v a bias.
+    `linear`: the class of the projections. `qkv_bias`: whether q, k and v have a bias.
     """
 
     def __init__(
@@ -53,7 +56,7 @@ class Attention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """x [B, L, D] reads text tokens [B, S, D]: 8 heads of 64 channels, no bias but that of the output (LDM, ZigMa)."""
+    """Cross-attention of x [B, L, D] to text tokens [B, S, D]: 8 heads of 64, bias only in `out` (LDM, ZigMa)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -64,18 +67,18 @@ class CrossAttention(nn.Module):
         self.out = nn.Linear(inner, width)
 
     def forward(self, x: Tensor, text: Tensor, mask: Tensor | None = None) -> Tensor:
-        """`mask` bool [B, S]: True for a text token that is read."""
+        """`mask` bool [B, S]: True for a visible text token."""
         q, k, v = (
             torch.unflatten(rows, -1, (CROSS_HEADS, CROSS_HEAD_DIM)).transpose(1, 2)  # [B, h, L or S, 64]
             for rows in (self.q(x), self.k(text), self.v(text))
         )
-        seen = None if mask is None else mask[:, None, None]
-        y: Tensor = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        visible = None if mask is None else mask[:, None, None]
+        y: Tensor = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=visible)
         return self.out(y.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 
 class Mlp(nn.Module):
-    """Two linear layers with GELU between, on each token alone; `approximate` is GELU's (DiT: tanh, U-ViT: none)."""
+    """Two linear layers with GELU in between, for each token. `approximate`: that of GELU (DiT: tanh, U-ViT: none)."""
 
     def __init__(
         self, width: int, ratio: int, *, linear: type[nn.Linear] = XavierLinear, approximate: str = "tanh"

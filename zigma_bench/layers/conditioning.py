@@ -1,7 +1,7 @@
-"""What a network is conditioned on beside time: labels of classes, or features of a text.
+"""Embed the conditioning of a network: class labels or text features.
 
-A condition becomes a vector that adds to the embedding of time; a text becomes tokens too, which cross-attention reads.
-B batch, S text tokens, C channels of a text's features, D width.
+The condition becomes a vector that is added to the time embedding. Text features also become tokens for
+cross-attention. B batch, S text tokens, C channels of the text features, D width.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from zigma_bench.layers.options import Conditioned, WithText
 
 
 class Labels(nn.Module):
-    """Labels int64 [B] -> [B, D]: a row a class and, with `null_class`, one behind them for the dropped class."""
+    """Class embedding: labels int64 [B] -> [B, D]. With `null_class`, the last row is for dropped labels."""
 
     def __init__(self, options: Conditioned, width: int) -> None:
         super().__init__()
@@ -30,16 +30,16 @@ class Labels(nn.Module):
     def forward(self, y: Tensor | None, batch: int) -> Tensor:
         expected = f"labels int64 [{batch}] from 0 to {self.rows - 1}"
         if y is None:
-            raise UsageError("a network conditioned on classes got no labels", expected=expected, do="give them as y")
+            raise UsageError("a network conditioned on classes got no labels", expected=expected, do="pass them as y")
         if y.dtype != torch.int64 or tuple(y.shape) != (batch,):
-            raise UsageError("these are no labels of the batch", expected=expected, got=_described(y))
-        if y.device.type == "cpu" and not ((y >= 0) & (y < self.rows)).all():  # on a card a look would stop the queue
-            raise UsageError("a label has no class", expected=expected, got=y.tolist()[:20])
+            raise UsageError("y doesn't hold the labels of the batch", expected=expected, got=_described(y))
+        if y.device.type == "cpu" and not ((y >= 0) & (y < self.rows)).all():  # on a GPU the check would sync
+            raise UsageError("class label out of range", expected=expected, got=y.tolist()[:20])
         return nn.functional.embedding(y, self.table)
 
 
 class Text(nn.Module):
-    """Features [B, S, C] -> tokens [B, S, D]: one linear map (ZigMa's y_embedder). `tokens`: the only S it takes."""
+    """Text features [B, S, C] -> tokens [B, S, D], a linear layer (ZigMa's y_embedder). `tokens`: the required S."""
 
     def __init__(self, options: WithText, width: int, tokens: int | None = None) -> None:
         super().__init__()
@@ -50,10 +50,10 @@ class Text(nn.Module):
         expected = f"features [{batch}, {self.tokens or 'S'}, {self.channels}]"
         if y is None:
             raise UsageError(
-                "a network conditioned on text got no text features", expected=expected, do="give them as y"
+                "a network conditioned on text got no text features", expected=expected, do="pass them as y"
             )
         if not self._fits(y, batch):
-            raise UsageError("these are no text features of the batch", expected=expected, got=_described(y))
+            raise UsageError("y doesn't hold the text features of the batch", expected=expected, got=_described(y))
         return self.proj(y)  # type: ignore[no-any-return]
 
     def _fits(self, y: Tensor, batch: int) -> bool:
@@ -64,7 +64,7 @@ class Text(nn.Module):
 
 
 def make_condition(options: Conditioned, width: int, *, text_tokens: int | None = None) -> Labels | Text | None:
-    """The module of the backbone's option `condition`; `text_tokens`: the only length of a text that it takes."""
+    """The module for the backbone option `condition`. `text_tokens`: the required number of text tokens, if fixed."""
     if options.condition == "class":
         return Labels(options, width)
     if options.condition == "none":
@@ -74,32 +74,30 @@ def make_condition(options: Conditioned, width: int, *, text_tokens: int | None 
 
 
 def pooled(tokens: Tensor, mask: Tensor | None) -> Tensor:
-    """The mean over tokens, [B, S, D] -> [B, D]; with a mask [B, S], over those that it says True of."""
+    """The mean over tokens, [B, S, D] -> [B, D]; with a mask bool [B, S], only over visible tokens."""
     if mask is None:
         return tokens.mean(1)
-    kept = mask[..., None].to(tokens.dtype)
-    return (tokens * kept).sum(1) / kept.sum(1)
+    visible = mask[..., None].to(tokens.dtype)
+    return (tokens * visible).sum(1) / visible.sum(1)
 
 
 def check_mask(mask: Tensor | None, y: Tensor | None) -> None:
-    """A mask belongs to text features [B, S, C], and leaves every text a token."""
+    """UsageError unless the mask is bool [B, S] for text features [B, S, C] and every text has a visible token."""
     if mask is None:
         return
     shape = None if y is None or y.ndim != 3 else tuple(y.shape[:2])
     if shape is None or mask.dtype != torch.bool or tuple(mask.shape) != shape:
-        expected = (
-            "none, for there is no text" if shape is None else f"bool {list(shape)}, True for a token that is read"
-        )
-        raise UsageError("this is no mask of text tokens", expected=expected, got=_described(mask))
+        expected = "none, because there is no text" if shape is None else f"bool {list(shape)}, True for visible tokens"
+        raise UsageError("not a mask of text tokens", expected=expected, got=_described(mask))
     if mask.device.type == "cpu" and not mask.any(1).all():
-        raise UsageError("the mask hides every token of a text", do="keep one, such as the token that ends the text")
+        raise UsageError("the mask hides every token of a text", do="unmask one, such as the end token")
 
 
 def refuse_condition(y: Any) -> None:
-    """An unconditional network is given x and t alone."""
+    """UsageError if an unconditional network gets a condition."""
     if y is not None:
         raise UsageError(
-            "a network without a condition was given one", expected="y left out", got=_described(y),
+            "an unconditional network got a condition", expected="no y", got=_described(y),
             do="set the backbone's option condition to class or text",
         )  # fmt: skip
 

@@ -1,7 +1,7 @@
-"""Parameters and FLOPs of the layers that backbones share, and the checks of their options. No torch.
+"""Parameters and FLOPs of the layers that backbones share, and checks of their options. Doesn't import torch.
 
-L tokens, D width, P prefix tokens, C channels, p patch. One multiply-add is 2 FLOPs; `mixers/costs.py` says what
-counts.
+L tokens, D width, P prefix tokens, C channels, p patch. One multiply-add is 2 FLOPs; `mixers/costs.py` lists the
+operations that count.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ def refuse_clips(backbone: str, grid: Grid) -> None:
     """Raise NotReady for a grid of several frames."""
     if grid.video:
         raise NotReady(
-            f"{backbone} is a network of one picture",
+            f"{backbone} can only run on single images",
             expected="a grid of 1 frame",
             got=str(grid),
-            do="take zigma or vision-mamba",
+            do="use zigma or vision-mamba",
         )
 
 
 def check_condition(options: Conditioned) -> None:
-    """Options of a condition that the network has not are given in vain, or the condition was forgotten."""
+    """NotReady if options of another condition are set: they would have no effect, or `condition` was forgotten."""
     used = {"none": (), "class": ("classes", "null_class"), "text": ("text_width", "text_tokens")}
     for condition, names in used.items():
         for name in names:
-            default = getattr(type(options), name, None)  # DiT has no text at all
+            default = getattr(type(options), name, None)  # DiT has no text options
             if options.condition != condition and getattr(options, name, None) != default:
                 raise NotReady(
-                    f"the option {name} is that of a network conditioned on {condition}, and this one is not",
+                    f"the option {name} is for networks conditioned on {condition}, and this one is not",
                     expected=f"condition: {condition}",
                     got=f"condition: {options.condition}, {name}: {getattr(options, name)}",
-                    do=f"set condition, or leave {name} out",
+                    do=f"set condition, or omit {name}",
                 )
 
 
 def condition_of(options: Conditioned) -> Condition | None:
-    """What a network is given as y."""
+    """The condition that a network takes as y; None if it is unconditional."""
     if options.condition == "class":
         return Condition("class", options.classes, options.null_class)
     if isinstance(options, WithText) and options.condition == "text":
@@ -51,7 +51,7 @@ def condition_of(options: Conditioned) -> Condition | None:
 
 
 def condition_cost(options: Conditioned, D: int) -> Cost:
-    """A row a class, or the map of a text's features."""
+    """The cost of the class embedding, or of the linear layer for text features."""
     if isinstance(options, WithText) and options.condition == "text":
         flops = 2 * options.text_tokens * options.text_width * D
         return Cost.of({"text_embed": (options.text_width + 1) * D}, {"text_embed": flops})
@@ -60,7 +60,7 @@ def condition_cost(options: Conditioned, D: int) -> Cost:
 
 
 def cross_attention_cost(D: int, L: int, S: int) -> Cost:
-    """One cross-attention of L tokens to S: q, k and v without a bias, the output with one."""
+    """The cost of one cross-attention of L tokens to S text tokens, with a bias only in the output."""
     projections = 2 * (2 * L + 2 * S) * D * CROSS_INNER
     return Cost.of(
         {"cross_attention": 4 * D * CROSS_INNER + D}, {"cross_attention": projections + 4 * L * S * CROSS_INNER}
@@ -87,7 +87,7 @@ def grid_conv_cost(width: int, grid: Grid, size: int = 3) -> tuple[int, int]:
 
 
 def refuse_uncounted_memory(options: Conditioned) -> None:
-    """NotReady for what keeps more, or less, than is counted here."""
+    """NotReady for options whose activation memory isn't modelled."""
     if options.condition == "text":
         raise NotReady("there is no estimate of the memory of a network that is conditioned on text")
     if options.gradient_checkpointing:

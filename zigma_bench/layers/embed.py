@@ -1,4 +1,4 @@
-"""What a network of patches begins and ends with: patches, positions, time.
+"""Patch embedding, position and time embeddings, and their inverse at the end of a network; drop-path.
 
 B batch, T frames of a clip, C channels, H x W pixels, h x w tokens, L = (T*)h*w, D width, p patch.
 """
@@ -17,7 +17,7 @@ from zigma_bench.scans.grid import Grid
 
 
 class PatchEmbed(nn.Module):
-    """Cuts an image into patches and maps each to a token: [B, C, H, W] -> [B, L, D], row-major (ViT)."""
+    """Maps each patch of an image to a token: [B, C, H, W] -> [B, L, D], in row-major order (ViT)."""
 
     def __init__(self, channels: int, width: int, patch: int) -> None:
         super().__init__()
@@ -34,24 +34,24 @@ class PatchEmbed(nn.Module):
 
 
 def check_images(x: Tensor, t: Tensor, *, grid: Grid, channels: int, patch: int) -> None:
-    """x and t are what a network of this grid takes."""
+    """UsageError unless x and t have the shapes of a network on this grid."""
     image = (channels, grid.height * patch, grid.width * patch)
     shape = (grid.frames, *image) if grid.video else image
     if tuple(x.shape[1:]) != shape or not x.is_floating_point():
         raise UsageError(
-            "the network is built for other images",
-            expected=f"x of numbers [B, {', '.join(map(str, shape))}]",
+            "the network is built for images of another shape",
+            expected=f"floating-point x [B, {', '.join(map(str, shape))}]",
             got=f"{x.dtype} {list(x.shape)}",
-            do=f"build it for a grid that patches of {patch} x {patch} cut these images into",
+            do=f"build it for the grid of these images with patches of {patch} x {patch}",
         )
     if tuple(t.shape) != (len(x),):
-        raise UsageError("there is one time an image", expected=f"t [{len(x)}]", got=list(t.shape))
+        raise UsageError("t needs one time per image", expected=f"t [{len(x)}]", got=list(t.shape))
 
 
 def patchify(x: Tensor, patch: int) -> Tensor:
-    """[B, C, H, W] -> [B, L, C*p*p], the values of a token in the order (channel, row, column).
+    """[B, C, H, W] -> [B, L, C*p*p]; the values of a token are in the order (channel, row, column).
 
-    Frame after frame of a clip [B, T, C, H, W].
+    The tokens of a clip [B, T, C, H, W] are ordered frame by frame.
     """
     if x.ndim == 5:
         return patchify(x.flatten(0, 1), patch).reshape(len(x), -1, x.shape[2] * patch**2)
@@ -61,9 +61,9 @@ def patchify(x: Tensor, patch: int) -> Tensor:
 
 
 def unpatchify(x: Tensor, grid: Grid, patch: int) -> Tensor:
-    """[B, L, p*p*C] -> [B, C, H, W], the values of a token in the order (row, column, channel) (DiT).
+    """[B, L, p*p*C] -> [B, C, H, W]; the values of a token are in the order (row, column, channel) (DiT).
 
-    [B, T, C, H, W] for a grid of several frames.
+    The result is [B, T, C, H, W] for a grid of several frames.
     """
     if grid.video:
         frames = x.reshape(len(x) * grid.frames, -1, x.shape[-1])
@@ -76,7 +76,7 @@ def unpatchify(x: Tensor, grid: Grid, patch: int) -> Tensor:
 
 
 class TimeEmbed(nn.Module):
-    """Time in [0, 1] -> [B, D]: 256 sinusoids of `scale` t, then two linear layers (DiT's TimestepEmbedder)."""
+    """Time in [0, 1] -> [B, D]: 256 sinusoids of `scale` * t, then two linear layers (DiT's TimestepEmbedder)."""
 
     def __init__(self, width: int, frequencies: int = 256, scale: float = 1000) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class TimeEmbed(nn.Module):
 
 
 def sinusoids(t: Tensor, channels: int) -> Tensor:
-    """t [B] -> [cos | sin] of t at rates 10000^(-k / (channels / 2)), float32 [B, channels]."""
+    """Sinusoidal embedding of t [B]: [cos | sin] at rates 10000^(-k / (channels / 2)), float32 [B, channels]."""
     half = channels // 2
     rates = torch.exp(-math.log(10_000) * torch.arange(half, device=t.device, dtype=torch.float32) / half)
     angles = t[:, None] * rates
@@ -98,7 +98,7 @@ def sinusoids(t: Tensor, channels: int) -> Tensor:
 
 
 class TimeLinear(nn.Linear):
-    """A linear layer whose weights start at N(0, 0.02)."""
+    """A linear layer with N(0, 0.02) weights and zero bias at initialization."""
 
     def init_parameters(self, draw: Draw) -> None:
         normal_(self.weight, 0.02, draw("weight"))
@@ -106,7 +106,7 @@ class TimeLinear(nn.Linear):
 
 
 class ZeroLinear(nn.Linear):
-    """A linear layer that starts at zero (adaLN-Zero)."""
+    """A linear layer initialized to zero (adaLN-Zero)."""
 
     def init_parameters(self, draw: Draw) -> None:
         nn.init.zeros_(self.weight)
@@ -114,7 +114,7 @@ class ZeroLinear(nn.Linear):
 
 
 class Positions(nn.Module):
-    """Adds a position to every token of the raster grid: none, fixed 2-D sin-cos, or learned from zero."""
+    """Adds a position embedding to the tokens: none, fixed 2-D sin-cos, or learned with zero initialization."""
 
     def __init__(self, kind: Literal["none", "sincos", "learned"], grid: Grid, width: int) -> None:
         super().__init__()
@@ -133,8 +133,8 @@ class Positions(nn.Module):
 
 
 def sincos_2d(grid: Grid, width: int) -> Tensor:
-    """Fixed positions [L, D]: the first half of the channels from the column, the second from the row, each half
-    [sin | cos] at rates 10000^(-k/(D/4)) (MAE's util/pos_embed.py, which DiT and ZigMa use)."""
+    """Fixed position embedding [L, D]. The first half of the channels encodes the column, the second half the row; each
+    half is [sin | cos] at rates 10000^(-k/(D/4)) (MAE's util/pos_embed.py, which DiT and ZigMa use)."""
     rates = 10_000.0 ** (-torch.arange(width // 4, dtype=torch.float64) / (width // 4))
     rows, columns = torch.meshgrid(torch.arange(grid.height), torch.arange(grid.width), indexing="ij")
 
@@ -146,7 +146,7 @@ def sincos_2d(grid: Grid, width: int) -> Tensor:
 
 
 class DropPath(nn.Module):
-    """Drops a whole branch for some samples while training, and scales the others by 1/(1 - rate)."""
+    """Drop-path: zeroes a whole branch for random samples during training, and scales the others by 1/(1 - rate)."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -158,7 +158,7 @@ class DropPath(nn.Module):
         return x * self._keep(x).view(-1, *[1] * (x.ndim - 1)) / (1 - self.rate)
 
     def factors(self, x: Tensor) -> Tensor | None:
-        """What each sample of x is multiplied by [B]; None if all are kept."""
+        """The factor of each sample of x [B]; None if no sample can be dropped."""
         if not self.training or self.rate == 0:
             return None
         return self._keep(x) / (1 - self.rate)

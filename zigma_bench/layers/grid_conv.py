@@ -1,6 +1,7 @@
-"""A depthwise convolution on the grid: what lets a token see its neighbours whatever the order (DiG, U-Mamba's kin).
+"""A depthwise convolution on the grid, so that a token sees its grid neighbours for any scan order (as in DiG).
 
-Source: hustvl/DiG (models_dig.py), whose 3 x 3 convolution starts as the identity. B batch, L = T*h*w tokens, D width.
+Source: hustvl/DiG (models_dig.py), whose 3 x 3 convolution is initialized to the identity. B batch, L = T*h*w tokens,
+D width.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from zigma_bench.scans.grid import Grid
 
 
 class GridConv(nn.Module):
-    """x [B, L, D] -> [B, L, D]: each channel of each frame by its own k x k kernel, zeros around it; k is odd."""
+    """Depthwise k x k convolution per frame with zero padding, x [B, L, D] -> [B, L, D]; k = `size` is odd."""
 
     def __init__(self, width: int, grid: Grid, size: int = 3) -> None:
         super().__init__()
@@ -24,7 +25,7 @@ class GridConv(nn.Module):
 
     @torch.no_grad()
     def init_parameters(self, draw: Draw) -> None:
-        """The identity."""
+        """Initialize to the identity."""
         nn.init.zeros_(self.weight)
         nn.init.zeros_(self.bias)
         self.weight[:, :, self.size // 2, self.size // 2] = 1

@@ -1,9 +1,9 @@
-"""Initial weights that belong to a name: each parameter draws from its seed and its own name alone.
+"""Initialize weights by name: the random numbers of a parameter depend only on the seed and the parameter's name.
 
-So two networks that share a layer share its first weights, whatever else they hold and in whatever order it was built.
-A module that wants other values than PyTorch's defaults has a method `init_parameters(draw)`, where `draw(name)` gives
-the generator of its parameter; it must fill all of its own parameters. A network that draws all of its weights by
-itself has a method `draw_weights(seed)` (backbones/module.py).
+Two networks with a common layer therefore have the same initial weights in it, whatever else they contain. A module
+whose initialization differs from PyTorch's defines `init_parameters(draw)`, where `draw(name)` returns the generator of
+a parameter. It must fill all of its own parameters. A network that draws all of its weights by itself has a method
+`draw_weights(seed)` (backbones/module.py).
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ Draw = Callable[[str], torch.Generator]
 
 
 def initialise(network: nn.Module, seed: int) -> None:
-    """Fill every parameter in place. float32, on the CPU, the same on every machine."""
+    """Initialize every parameter in place, in float32 on the CPU. The values are the same on every machine.
+
+    Raises UsageError if a module has parameters of its own and no rule to initialize them.
+    """
     draw_weights: Any = getattr(network, "draw_weights", None)
     if draw_weights is not None:
         draw_weights(seed)
@@ -38,8 +41,8 @@ def initialise(network: nn.Module, seed: int) -> None:
                 nn.init.constant_(parameter, float(name == "weight"))
         elif own:
             raise UsageError(
-                f"the module {prefix!r} ({type(module).__name__}) has parameters, and nothing says how they start",
-                do="give it a method init_parameters(draw)",
+                f"the module {prefix!r} ({type(module).__name__}) has parameters and no initialization",
+                do="add a method init_parameters(draw) to it",
             )
 
 
@@ -56,7 +59,7 @@ def _draw_below(prefix: str, seed: int) -> Draw:
 
 
 def generator(seed: int, name: str) -> torch.Generator:
-    """A CPU generator for one name under one seed."""
+    """The CPU generator of one name and seed."""
     value = int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big", signed=False)
     return torch.Generator().manual_seed(value)
 

@@ -1,4 +1,4 @@
-"""Prefix tokens: time, a class or a text as tokens before the grid's (U-ViT, DiS), and routes that keep them first.
+"""Prefix tokens: time, class or text as tokens before those of the grid (U-ViT, DiS), and routes that scan them first.
 
 B batch, L tokens of the grid, P prefix tokens, D width.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def with_prefix(prefix: list[Tensor], x: Tensor) -> Tensor:
-    """Vectors [B, D] or tokens [B, P, D] before x [B, L, D] -> [B, P + L, D]."""
+    """Prepend vectors [B, D] or tokens [B, P, D] to x [B, L, D] -> [B, P + L, D]."""
     import torch
 
     tokens = [part[:, None] if part.ndim == 2 else part for part in prefix]
@@ -27,21 +27,21 @@ def with_prefix(prefix: list[Tensor], x: Tensor) -> Tensor:
 
 
 def without_prefix(x: Tensor, grid: Grid) -> Tensor:
-    """The tokens of the grid: [B, P + L, D] -> [B, L, D]."""
+    """Remove the prefix tokens: [B, P + L, D] -> [B, L, D]."""
     return x[:, -grid.tokens :]
 
 
 def prefixed_grid(grid: Grid, count: int) -> Grid:
-    """A grid of as many tokens as the stream then has, for a mixer and its cost."""
+    """A grid with as many tokens as the grid and `count` prefix tokens, for a mixer and its cost."""
     return Grid(1, grid.tokens + count)
 
 
 def prefixed_route(route: Route, count: int) -> Route:
-    """The route with `count` tokens visited first by every path, in one stretch with the rest (ZigMa's `extras`)."""
+    """The route with `count` prefix tokens first in every path, in one segment with the rest (ZigMa's `extras`)."""
     if route.segments is not None or route.merge_facts.splits_tokens or route.step_feature is not None or route.learned:
         raise NotReady(
-            "prefix tokens come first in orders of all tokens, in one stretch, with no ids of steps",
-            do="take another scan, or a backbone without prefix tokens",
+            "prefix tokens need a scan with one segment, paths over all tokens, no step features and no learned order",
+            do="use another scan, or a backbone without prefix tokens",
         )
     paths = np.where(route.paths == PAD, PAD, route.paths + count)
     first = np.tile(np.arange(count), (route.K, 1))

@@ -1,6 +1,6 @@
-"""Long skips: what an early block made, handed to the late block that mirrors it (U-ViT, DiS, DiM).
+"""Long skips from an early block to the late block that mirrors it (U-ViT, DiS, DiM).
 
-Both streams are in raster order, so a skip joins the same token whatever order either block read them in.
+Both streams are in raster order, so a skip merges values of the same token for any scan order of the two blocks.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 
 class LongSkip(nn.Module):
-    """The stream x [B, L, D] and an early one [B, L, D] side by side, through a linear layer -> [B, L, D].
+    """Concatenates the stream x [B, L, D] and an early stream [B, L, D], then a linear layer -> [B, L, D].
 
-    `linear` makes the layer, such as one that starts as the backbone's others do.
+    `linear`: the class of the layer, for example one with the backbone's initialization.
     """
 
     def __init__(self, width: int, linear: type[nn.Linear] = nn.Linear) -> None:

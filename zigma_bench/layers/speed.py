@@ -1,4 +1,4 @@
-"""What makes a network on an NVIDIA card faster and leaves its results: compiled blocks, and graphs of launches."""
+"""Speed up a network on an NVIDIA GPU without changing its results: compiled blocks and CUDA graphs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from zigma_bench.layers.stack import Stack
 
 
 def compile_network(network: nn.Module, device_type: str, key: str = "train.compile") -> None:
-    """Compile the network's `blocks` (whose layers share programs), or the whole network if it has none, in place.
+    """Compile the network's `blocks` in place (equal blocks share a program), or the whole network if it has none.
 
-    A graph break is an error. Names of parameters stay. Raises NotReady on a CPU, whose operators PyTorch can't trace;
-    `key`: the suite's key that asked for it.
+    A graph break is an error. Parameter names don't change. Raises NotReady on a CPU, because PyTorch can't trace the
+    CPU operators. `key`: the suite key that requests it, for the error.
     """
     require_card(device_type, key)
     blocks = getattr(network, "blocks", None)
@@ -33,18 +33,18 @@ def uncompile(network: nn.Module) -> None:
 
 
 def _options() -> dict[str, Any]:
-    """Of PyTorch's compiler: without a fusion that stops with an assertion at some shapes of an adaLN block (torch
-    2.11: reductions over the width and over the tokens, where one size is the square of another)."""
+    """Options of PyTorch's compiler. They disable a fusion that fails with an assertion for some shapes of an adaLN
+    block (torch 2.11: reductions over the width and over the tokens, if one size is the square of the other)."""
     from torch._inductor import config
 
     return {"triton.mix_order_reduction": False} if hasattr(config.triton, "mix_order_reduction") else {}
 
 
 class Graphed:
-    """A function of tensors whose launches are recorded once for each shape of its arguments, and replayed after.
+    """A function of tensors, captured as a CUDA graph once per shape of its arguments, then replayed.
 
-    The function must launch the same kernels whenever the shapes are the same, and wait for none of them. Each call
-    gives a tensor of its own.
+    The function must launch the same kernels whenever the shapes are the same, and must not wait for the device. Each
+    call returns a new tensor.
     """
 
     def __init__(self, function: Callable[..., Tensor], device_type: str) -> None:
@@ -56,44 +56,42 @@ class Graphed:
         key = tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in arguments)
         if key not in self.graphs:
             self.graphs[key] = self._record(arguments)
-        graph, places, output = self.graphs[key]
-        for place, tensor in zip(places, arguments, strict=True):
-            place.copy_(tensor)
+        graph, inputs, output = self.graphs[key]
+        for target, tensor in zip(inputs, arguments, strict=True):
+            target.copy_(tensor)
         graph.replay()
         return output.clone()
 
     def _record(self, arguments: tuple[Tensor, ...]) -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, ...], Tensor]:
-        places = tuple(tensor.clone(memory_format=torch.contiguous_format) for tensor in arguments)
-        graph, output = record(lambda: self.function(*places), "sample.graph")
-        return graph, places, output
+        inputs = tuple(tensor.clone(memory_format=torch.contiguous_format) for tensor in arguments)
+        graph, output = record(lambda: self.function(*inputs), "sample.graph")
+        return graph, inputs, output
 
 
 def require_card(device_type: str, key: str) -> None:
-    """NotReady for a suite's key that only an NVIDIA card can follow."""
+    """NotReady if a suite key needs an NVIDIA GPU and the device is none."""
     if device_type != "cuda":
-        raise NotReady(
-            f"{key} needs an NVIDIA card", where=key, expected="cuda", got=device_type, do=f"leave {key} out"
-        )
+        raise NotReady(f"{key} needs an NVIDIA GPU", where=key, expected="cuda", got=device_type, do=f"omit {key}")
 
 
 def record(function: Callable[[], Any], key: str) -> tuple[torch.cuda.CUDAGraph, Any]:
-    """The graph of a function's launches, and what the function gave: places that each replay fills again.
+    """Capture a function as a CUDA graph. Returns the graph and the function's output, which each replay overwrites.
 
-    `key`: the suite's key that asked for it. The function is called some times before.
+    `key`: the suite key that requests it, for errors. The function also runs a few times before the capture.
     """
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        for _ in range(3):  # kernels are compiled and workspaces allocated outside of the graph
+        for _ in range(3):  # compile kernels and allocate workspaces outside the graph
             function()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     try:
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # others may pin memory meanwhile
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may pin memory meanwhile
             output = function()
     except RuntimeError as error:
         raise NotReady(
-            f"the launches can't be recorded as a CUDA graph: {str(error).splitlines()[0]}",
-            do=f"leave {key} out: this network waits for the card, or its launches depend on values",
+            f"the launches can't be captured as a CUDA graph: {str(error).splitlines()[0]}",
+            do=f"omit {key}: this network waits for the GPU, or its launches depend on values",
         ) from error
     return graph, output

@@ -1,4 +1,4 @@
-"""How a network runs its blocks: compiled in spans, or with what they compute thrown away and made again backwards."""
+"""Run the blocks of a network: compiled in spans, or with gradient checkpointing."""
 
 from __future__ import annotations
 
@@ -9,48 +9,48 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-SPAN = 3  # blocks in a compiled program: the end of one and the start of the next become one kernel
+SPAN = 3  # blocks per compiled program, so that the end of a block and the start of the next fuse into one kernel
 
 
 class Stack(nn.ModuleList):
-    """Blocks one after another, each block(*state, *given) -> the next state: a tensor, or several.
+    """Blocks in sequence: block(*state, *condition) -> the next state, a tensor or several.
 
-    `compile` compiles spans of up to SPAN blocks, which share a program wherever their blocks are alike.
+    `compile` compiles spans of up to SPAN blocks. Spans of equal blocks share a program.
     """
 
     def compile(self, *args: Any, **options: Any) -> None:
         self._compiled_call_impl = torch.compile(_through, *args, **options)
 
-    def through(self, state: tuple[Any, ...], given: tuple[Any, ...], *, checkpointing: bool) -> tuple[Any, ...]:
-        """The state behind the last block; `checkpointing` keeps the state before each block alone for the backward
-        pass, with the same random numbers."""
+    def through(self, state: tuple[Any, ...], condition: tuple[Any, ...], *, checkpointing: bool) -> tuple[Any, ...]:
+        """Run all blocks and return the last state. `checkpointing` stores only the input of each block for the
+        backward pass, and recomputes the block with the same random numbers."""
         compiled = self._compiled_call_impl
         if checkpointing and torch.is_grad_enabled():
             for block in self:
-                state = checkpoint(compiled or _through, (block,), state, given, use_reentrant=False)
+                state = checkpoint(compiled or _through, (block,), state, condition, use_reentrant=False)
             return state
         if compiled is None:
-            return _through(tuple(self), state, given)
+            return _through(tuple(self), state, condition)
         for span in self.spans():
-            state = compiled(span, state, given)
+            state = compiled(span, state, condition)
         return state
 
     def spans(self) -> list[tuple[nn.Module, ...]]:
-        """All blocks in runs of at most SPAN, whose lengths differ by one at most."""
+        """Split the blocks into spans of at most SPAN, with lengths that differ by at most one."""
         blocks, count = tuple(self), -(-len(self) // SPAN)
         ends = [len(blocks) * number // count for number in range(count + 1)]
         return [blocks[start:end] for start, end in pairwise(ends)]
 
 
-def _through(blocks: tuple[nn.Module, ...], state: tuple[Any, ...], given: tuple[Any, ...]) -> tuple[Any, ...]:
+def _through(blocks: tuple[nn.Module, ...], state: tuple[Any, ...], condition: tuple[Any, ...]) -> tuple[Any, ...]:
     for block in blocks:
-        after = block(*state, *given)
+        after = block(*state, *condition)
         state = (after,) if isinstance(after, Tensor) else after
     return state
 
 
 def run(block: nn.Module, *inputs: Any, checkpointing: bool) -> Any:
-    """block(*inputs), for blocks that do not simply follow one another; `checkpointing` as of `Stack`."""
+    """block(*inputs), for blocks that aren't a plain sequence. `checkpointing` is as in `Stack`."""
     if checkpointing and torch.is_grad_enabled():
         return checkpoint(block, *inputs, use_reentrant=False)
     return block(*inputs)

@@ -1,4 +1,4 @@
-"""What is wrong with the tensors of a weights file, by name: what no network can be filled with."""
+"""Find tensors in a weights file that can't be loaded into a network, and list them by name for an error."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-LISTED = 20  # names of one fault; more are counted
+LISTED = 20  # names per fault; any more are only counted
 LONGEST_NAME = 120
 
 
 def faults_of(tensors: Mapping[Any, Any], *, floating: bool = True) -> dict[str, list[str]]:
-    """The entries that are no usable tensors, by fault. `floating`: tensors of whole numbers are a fault too."""
+    """The unusable entries by fault. `floating`: tensors that are not floating-point are also a fault."""
     found: dict[str, list[str]] = {}
     for name, value in tensors.items():
         if (fault := _fault(name, value, floating=floating)) is not None:
@@ -22,24 +22,24 @@ def faults_of(tensors: Mapping[Any, Any], *, floating: bool = True) -> dict[str,
 
 
 def _fault(name: Any, value: Any, *, floating: bool) -> tuple[str, str] | None:
-    """The fault of one entry, and what is added to its name."""
+    """The fault of one entry, and a detail to show after its name."""
     if not isinstance(name, str):
-        return "a name that is no text", f" ({type(name).__name__})"
+        return "a name that is not a string", f" ({type(name).__name__})"
     if not isinstance(value, Tensor):
-        return "no tensor", f" ({type(value).__name__})"
+        return "not a tensor", f" ({type(value).__name__})"
     if value.is_meta:
-        return "a meta tensor, which holds a shape and no values", ""
+        return "a meta tensor, which has a shape but no values", ""
     if value.is_quantized:
         return "quantized", f" ({value.dtype})"
     if value.is_nested or value.layout is not torch.strided:
         return "not dense", f" ({'nested' if value.is_nested else value.layout})"
     if floating and not value.is_floating_point():
-        return "not of floating-point numbers", f" ({value.dtype})"
+        return "not floating-point", f" ({value.dtype})"
     return None
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> dict[str, list[str]]:
-    """The tensors that hold NaN or infinite values in float32, with their number."""
+    """The tensors with values that are NaN or infinite in float32, and the number of such values."""
     bad = []
     for name, value in tensors.items():
         if value.is_floating_point() or value.is_complex():
@@ -50,7 +50,7 @@ def not_finite(tensors: Mapping[str, Tensor]) -> dict[str, list[str]]:
 
 
 def listed(faults: Mapping[str, Iterable[str]]) -> str:
-    """Faults in a line, each with its names; a long list is cut and counted."""
+    """All faults in one line, each with its names. A long list is truncated and shows the total count."""
     parts = []
     for fault, names in faults.items():
         names = list(names)
@@ -61,6 +61,6 @@ def listed(faults: Mapping[str, Iterable[str]]) -> str:
 
 
 def name_text(name: Any) -> str:
-    """A name of a file as an error shows it: no control characters, and not endless."""
+    """A name from a file, for an error: without control characters and of bounded length."""
     text = name if isinstance(name, str) and name.isprintable() and name else repr(name)
     return text if len(text) <= LONGEST_NAME else f"{text[:LONGEST_NAME]}..."

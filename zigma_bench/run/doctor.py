@@ -1,4 +1,4 @@
-"""What this installation has and lacks, found without importing torch."""
+"""Examine this installation: what is available and what is missing. Doesn't import torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MORE_LIBRARIES = ("torchvision", "pydantic", "typer", "pandas", "safetensors", "
 
 
 def examine() -> dict[str, dict[str, Any]]:
-    """Versions, devices, kernels, text encoders, mixers, metrics (with the weights that they lack) and plugins."""
+    """Versions, devices, kernels, text encoders, mixers, metrics (with their missing weights) and plugins."""
     found = catalogue()
     kernels = {name: reason or "ready" for name, reason in available().items()}
     versions = {name: version(name) or "not installed" for name in (*LIBRARIES[1:], *MORE_LIBRARIES)}
@@ -39,17 +39,17 @@ def examine() -> dict[str, dict[str, Any]]:
 
 
 def _encoder(name: str) -> str:
-    """What a built-in text encoder lacks."""
+    """The missing files of a built-in text encoder, or `ready`."""
     missing = encoders.describe(name, None).missing
     return "; ".join(f"{item.what}: {item.do}" for item in missing) or "ready"
 
 
 def _state(spec: Spec) -> str:
-    """What a metric lacks under its default options; one that has required options can't be asked."""
+    """The missing files of a metric with its default options, or `ready`. Metrics with required options name these."""
     if needed := [option.name for option in spec.options if option.required]:
         return f"needs {', '.join(needed)} in a suite"
     try:
         missing = spec.facts.missing(spec.make_options(spec.resolve({}, where="doctor")))
         return "; ".join(f"{item.what}: {item.do}" for item in missing) or "ready"
-    except Exception as error:  # a plugin may raise anything, and the doctor is who one asks then
+    except Exception as error:  # a plugin may raise anything, and the doctor must report it
         return f"FAILED: {type(error).__name__}: {error}"

@@ -1,7 +1,7 @@
-"""Has the latents and the captions of a plan encoded: a fresh process a cache, as a cell has one.
+"""Encode the latents and captions of a plan, in a fresh process for each cache.
 
-Latents are before any cell runs; captions, which take less time, are by the first cell that reads them, unless they
-were encoded before.
+Latents are encoded before any cell runs. Captions take less time: the first cell that needs them encodes them unless
+the cache is complete already.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ LOG = "encode.log"
 
 @dataclass(frozen=True)
 class Encoded:
-    """A cache that is whole: its space, and how many images had to be encoded for that."""
+    """A complete cache: its latent space, and the number of images that had to be encoded to complete it."""
 
     space: LatentSpace
     images: int
 
 
 class OfTheHub(Protocol):
-    """A model that a run may download where it is missing."""
+    """A model that a run downloads from the Hub if it is missing."""
 
     def missing(self) -> tuple[Missing, ...]: ...
 
@@ -48,7 +48,7 @@ class OfTheHub(Protocol):
 
 
 def of_the_hub(suite: Suite) -> list[OfTheHub]:
-    """The autoencoders and text encoders of the Hub that a suite names, where the network is allowed."""
+    """The autoencoders and text encoders of the Hub that a suite names; none in offline mode."""
     if offline():
         return []
     sets: Sequence[Data] = () if suite.data is None else (suite.data,) if isinstance(suite.data, Data) else suite.data
@@ -62,7 +62,7 @@ def of_the_hub(suite: Suite) -> list[OfTheHub]:
 
 
 def cached_cells(cells: Sequence[Cell]) -> list[Cell]:
-    """One cell for each cache that the cells read."""
+    """One cell for each latent cache of the cells."""
     found: dict[tuple[str, str | None], Cell] = {}
     for cell in cells:
         if cell.latents is not None:
@@ -73,30 +73,30 @@ def cached_cells(cells: Sequence[Cell]) -> list[Cell]:
 def encode_latents(
     cells: Sequence[Cell], results: Path, device: Device, emit: Callable[[Cell, dict[str, Any]], None]
 ) -> list[Encoded]:
-    """Write what is missing or broken of the caches that the cells read.
+    """Encode the missing and broken parts of the latent caches of the cells.
 
-    Raises NotReady for a folder that holds other latents, CellFailed where an image or the process is broken, and
-    Interrupted: what was written stays.
+    Raises NotReady if a cache folder holds other latents, CellFailed if an image is broken or the process fails, and
+    Interrupted. The parts written before an error remain valid.
     """
     done = []
     for cell in cached_cells(cells):
-        assert cell.latents is not None, "it has a cache"
+        assert cell.latents is not None, "a cached cell has latents"
         last = _run(cell, results, device, functools.partial(emit, cell), check=False)
         done.append(Encoded(cell.latents, last["images"]))
     return done
 
 
 def check_latents(plan: Plan, results: Path, device: Device) -> list[tuple[LatentSpace, list[str]]]:
-    """What is missing or broken of each cache that a plan reads; NotReady for one that holds other latents."""
+    """The missing and broken parts of each latent cache of a plan. NotReady if a cache holds other latents."""
     found = []
     for cell in cached_cells(plan.cells):
-        assert cell.latents is not None, "it has a cache"
+        assert cell.latents is not None, "a cached cell has latents"
         found.append((cell.latents, _run(cell, results, device, lambda event: None, check=True)["faults"]))
     return found
 
 
 def text_cells(cells: Sequence[Cell]) -> list[Cell]:
-    """One cell for each set of captions whose features the cells read."""
+    """One cell for each cache of text features of the cells."""
     found: dict[Path, Cell] = {}
     for cell in cells:
         if cell.text is not None:
@@ -107,16 +107,16 @@ def text_cells(cells: Sequence[Cell]) -> list[Cell]:
 def encode_texts(
     cells: Sequence[Cell], results: Path, device: Device, emit: Callable[[Cell, dict[str, Any]], None]
 ) -> None:
-    """Write the features of captions that cells read and that are missing or broken.
+    """Encode the missing and broken parts of the text features of the cells.
 
-    Raises as `encode_latents` does, and NotReady where the encoder is not here.
+    Raises the errors of `encode_latents`, and NotReady if the text encoder isn't installed.
     """
     for cell in text_cells(cells):
         _run(cell, results, device, functools.partial(emit, cell), check=False, texts=True)
 
 
 def check_texts(plan: Plan, results: Path, device: Device) -> list[str]:
-    """What is missing or broken of the features of captions that a plan reads."""
+    """The missing and broken parts of the text features of a plan."""
     found: list[str] = []
     for cell in text_cells(plan.cells):
         found += _run(cell, results, device, lambda event: None, check=True, texts=True)["faults"]
@@ -124,7 +124,7 @@ def check_texts(plan: Plan, results: Path, device: Device) -> list[str]:
 
 
 def _run(cell: Cell, results: Path, device: Device, emit: Emit, *, check: bool, texts: bool = False) -> dict[str, Any]:
-    """One job in a fresh process, and its last event."""
+    """Run one job in a fresh process and return its last event."""
     check_writable(results / ".cache")
     job = {
         "cell": cell.model_dump(mode="json"), "results": str(results.resolve()), "device": asdict(device),
@@ -133,29 +133,29 @@ def _run(cell: Cell, results: Path, device: Device, emit: Emit, *, check: bool, 
     log = results / ".cache" / LOG
     last: dict[str, Any] = {}
 
-    def heard(event: dict[str, Any]) -> None:
+    def on_event(event: dict[str, Any]) -> None:
         last.clear()
         last.update(event)
         emit(event)
 
-    code = run_job("zigma_bench.run.workers.encode", job, log, heard)
+    code = run_job("zigma_bench.run.workers.encode", job, log, on_event)
     if code != 0:
         raise _error(code, last["text"] if last.get("event") == "stopped" else None, log)
     return last
 
 
 def _error(code: int, reason: str | None, log: Path) -> ZigmaBenchError:
-    """What the process ended with, as the error that it is here."""
+    """The error for the exit code of the process and the reason in its last event."""
     if reason is None:
         name = signal.Signals(-code).name if code < 0 else f"code {code}"
-        return CellFailed(f"the process that encodes ended with {name}; its log: {log}")
+        return CellFailed(f"the encoding process ended with {name}; its log: {log}")
     kinds: dict[int, type[ZigmaBenchError]] = {kind.exit_code: kind for kind in (UsageError, NotReady, Interrupted)}
     return kinds.get(code, CellFailed)(reason)
 
 
 def cache_problems(space: LatentSpace) -> list[NotReady]:
-    """What is wrong with the cache that a suite names: latents of another autoencoder or of other images, and shards
-    that are broken or lack between others, all checksums compared. What is not written yet is no problem."""
+    """The faults of a latent cache: latents of another autoencoder or of other images, broken shards, and shards that
+    are missing before existing ones. Compares all checksums. Shards that are not written yet are not faults."""
     from zigma_bench.data.latents.cache import DO, folder_of, layout_of, stores_of
     from zigma_bench.data.reading.arrays import STORE, faults, read_rows, require_same
 
@@ -179,7 +179,7 @@ def cache_problems(space: LatentSpace) -> list[NotReady]:
 
 
 def state(space: LatentSpace, results: Path) -> str:
-    """Where a cache lies and whether it is whole, by its files' names and sizes, or why it is no cache of the space."""
+    """The folder of a latent cache and whether it is complete, by file names and sizes, or why it doesn't match."""
     from zigma_bench.data.latents.cache import SPLITS, folder_of, layout_of, stores_of
     from zigma_bench.data.reading.arrays import STORE, faults, read_rows, require_same
 
@@ -193,29 +193,29 @@ def state(space: LatentSpace, results: Path) -> str:
     except NotReady as error:
         return str(error)
     if len(there) < len(layouts):
-        return f"not encoded yet, which a run does first, into {folder}"
+        return f"not encoded yet; a run encodes first, into {folder}"
     broken = sum(len(faults(folder / name, layout, checksums=False)) for name, layout in layouts.items())
     if broken:
-        return f"{broken} shards are to be encoded, which a run does first, in {folder}"
+        return f"{broken} shards are not encoded yet; a run encodes them first, in {folder}"
     return f"encoded, {sum(rows[split] for split in SPLITS):,} images in {folder}"
 
 
 def text_state(text: TextFeatures) -> str:
-    """Where the features of captions lie and whether they are whole, by their shards' marks."""
+    """The folder of the text features and whether they are complete, by the marks of their shards."""
     if (store := kept(text.folder)) is None:
-        return f"not encoded yet, which a run does first, into {text.folder}"
+        return f"not encoded yet; a run encodes first, into {text.folder}"
     return f"encoded, {store['rows'] - 1:,} captions in {text.folder}"
 
 
 def text_problems(text: TextFeatures) -> list[NotReady]:
-    """The shards of kept features of captions that are broken, all checksums compared; of what is not whole yet, none:
-    a run goes on with it."""
+    """The broken shards of complete text features. Compares all checksums. Incomplete features have no faults here,
+    because a run completes them."""
     from zigma_bench.data.reading.arrays import Field, Layout, faults
 
     if (store := kept(text.folder)) is None:
         return []
     fields = {name: Field(field["dtype"], tuple(field["shape"])) for name, field in store["fields"].items()}
     layout = Layout(store["identity"], fields, store["rows"], store["shard_rows"])
-    do = "run `zigma-bench data encode SUITE`, which mends it"
+    do = "run `zigma-bench data encode SUITE`, which repairs it"
     found = faults(text.folder, layout)
     return [NotReady(f"captions, shard {fault.shard} {fault.reason}", where=str(text.folder), do=do) for fault in found]

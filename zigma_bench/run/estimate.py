@@ -1,4 +1,4 @@
-"""How long a cell will take and what memory it will need, and what that guess stands on."""
+"""Estimate the time and memory that a cell will need, and name the source of the estimate."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from zigma_bench.system.device import Device, precision_on
 # A network of small matrices and scans reaches about this share of the speed of one large matrix product.
 SHARE_OF_MATMUL = 0.15
 NOTHING = "nothing is computed"
-ADAPTIVE_EVALUATIONS = 100  # of dopri5, about
+ADAPTIVE_EVALUATIONS = 100  # a typical number for dopri5
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds of training and sampling of a cell and bytes at its peak, None where nothing tells, and the source."""
+    """The seconds for training and sampling a cell, its peak memory in bytes, and the source; None if unknown."""
 
     seconds: float | None
     source: str
@@ -35,10 +35,10 @@ class Estimate:
 
 
 class Estimator:
-    """Estimates for one device from what lies in a results folder, which is read once.
+    """Estimates for one device, from the records in a results folder, which is read once.
 
-    From the cell's own efficiency record on this card; else from costs fitted to the records of cells like it there;
-    else, on a CPU, from FLOPs.
+    The source is the cell's own efficiency record on this device; else costs fitted to the records of similar cells on
+    it; else, on a CPU, FLOPs.
     """
 
     def __init__(self, results: Path, device: Device) -> None:
@@ -47,8 +47,8 @@ class Estimator:
 
     def __call__(self, cell: Cell) -> Estimate:
         if cell.timed_alone:
-            return Estimate(None, "nothing tells how long timing takes before it was done")
-        if cell.backbone is None:  # held-out images, whole or reconstructed
+            return Estimate(None, "the duration of an efficiency suite can't be estimated")
+        if cell.backbone is None:  # a reference row of held-out or reconstructed images
             return Estimate(0.0, NOTHING)
         if (speeds := self._measured(cell)) is not None:
             return speeds
@@ -85,12 +85,12 @@ class Estimator:
         return None
 
     def _fitted(self, cell: Cell) -> Estimate:
-        """From the costs of a step and of an evaluation, with the errors of both."""
+        """The estimate from the fitted costs of a training step and an evaluation, with the errors of both fits."""
         written, trains = cell.model_dump(mode="json"), cell.role == "cell"
         calls: dict[Call, int] = {"forward": min(cell.sample.batch, cell.sample.count)}
         if trains:
             calls["train-step"] = cell.train.batch
-        each, peaks, said = {"train-step": 0.0}, [], []
+        each, peaks, sources = {"train-step": 0.0}, [], []
         for call, batch in calls.items():
             costs = self._costs(kind_of(written, call, self.device.card, self._precision(cell)), cell.backend)
             if isinstance(costs, str):
@@ -98,8 +98,8 @@ class Estimator:
             features = features_of(written, batch)
             each[call] = costs.seconds.predict(features) / batch
             peaks.append(costs.peak.predict(features))
-            said.append(f"{call} {costs.said}")
-        return Estimate(_total(cell, each["train-step"], each["forward"]), "; ".join(said), max(peaks))
+            sources.append(f"{call} {costs.source}")
+        return Estimate(_total(cell, each["train-step"], each["forward"]), "; ".join(sources), max(peaks))
 
     def _costs(self, kind: Kind, backend: str) -> Costs | str:
         key = (kind, backend)
@@ -116,7 +116,7 @@ class Estimator:
 
     @cached_property
     def _matmul_rate(self) -> float:
-        """FLOP/s of a float32 matrix product of 1,024 on this CPU."""
+        """FLOP/s of a float32 product of two 1,024 x 1,024 matrices on this CPU."""
         import numpy as np
 
         a: Any = np.ones((1024, 1024), dtype=np.float32)
@@ -128,7 +128,7 @@ class Estimator:
 
 
 def _total(cell: Cell, training: float, evaluation: float) -> float:
-    """Seconds of a cell from those of one image in training and in one evaluation."""
+    """The seconds of a cell, from the seconds per training image and per evaluation of one image."""
     if cell.role != "cell":
         trained = 0.0
     elif cell.train_seconds is not None:
@@ -139,6 +139,6 @@ def _total(cell: Cell, training: float, evaluation: float) -> float:
 
 
 def _evaluations(cell: Cell) -> int:
-    """Passes of one image through the network; guidance takes two an evaluation."""
+    """The forward passes for sampling one image. With guidance, an evaluation takes two."""
     once = cell.sample.resolved_evaluations or ADAPTIVE_EVALUATIONS
     return once * (1 if cell.sample.guidance is None else 2)

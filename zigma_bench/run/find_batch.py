@@ -1,7 +1,7 @@
-"""The largest batch whose training step fits in memory: doubled until it does not fit, then bisected to the very one.
+"""Find the largest batch whose training step fits in memory: double until it doesn't fit, then bisect.
 
-Every trial is a fresh process with the real step, its optimiser and its EMA. Nothing is changed by the answer: a suite
-runs the batch that stands in it.
+Every trial is a fresh process that runs the actual training step with its optimizer and EMA. The result doesn't change
+the suite: a run uses the batch of the suite file.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from zigma_bench.plan import Cell, Plan
 from zigma_bench.system.device import Device
 
 MOST = 2**20
-SHARE_OF_A_CARD = 0.95  # the rest is head-room for what PyTorch's allocator does not count
-KILLED = (signal.SIGKILL, signal.SIGABRT)  # by the system, and by C++ that got no memory
+SHARE_OF_A_CARD = 0.95  # the rest is headroom for memory outside PyTorch's allocator
+KILLED = (signal.SIGKILL, signal.SIGABRT)  # from the system, and from C++ when an allocation fails
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One batch: whether it fits, its peak in bytes, and why it does not fit."""
+    """The trial of one batch size: whether it fits, its peak memory in bytes, and the reason if it doesn't fit."""
 
     batch: int
     fits: bool
@@ -35,7 +35,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Found:
-    """The largest batch that fits (0 where one image does not), and every trial in order."""
+    """The largest batch that fits (0 if even one image doesn't), and all trials in order."""
 
     label: str
     batch: int
@@ -51,7 +51,7 @@ class Found:
 
 
 def distinct(plan: Plan) -> list[Cell]:
-    """One of the cells that differ in seed, batch or images of one shape alone, with a batch of one."""
+    """The distinct cells, with a batch of 1. Cells that differ only in seed, batch or images of one shape are equal."""
     found: dict[str, Cell] = {}
     for cell in plan.cells:
         if cell.role == "cell":
@@ -63,20 +63,20 @@ def distinct(plan: Plan) -> list[Cell]:
 
 
 def limit_of(device: Device, gibibytes: float | None) -> int:
-    """Bytes: those of the option, else most of a card's memory; a CPU has no limit of its own."""
+    """The memory limit in bytes: that of the option, else most of a GPU's memory. A CPU has no default."""
     if gibibytes is not None:
         return int(gibibytes * 2**30)
     if device.type == "cpu":
-        raise UsageError("on a CPU the limit must be said", where="--memory", expected="gibibytes, such as 4")
+        raise UsageError("on a CPU, find-batch needs a memory limit", where="--memory", expected="gibibytes, such as 4")
     code = f"import torch; print(torch.cuda.get_device_properties({device.name!r}).total_memory)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     if done.returncode != 0:
-        raise CellFailed(f"the card's memory can't be read: {done.stderr.strip().splitlines()[-1]}", where=device.name)
+        raise CellFailed(f"the GPU's memory can't be read: {done.stderr.strip().splitlines()[-1]}", where=device.name)
     return int(SHARE_OF_A_CARD * int(done.stdout))
 
 
 def find_batch(cell: Cell, device: Device, limit_bytes: int, tell: Callable[[str], None]) -> Found:
-    """The largest batch of one cell."""
+    """Find the largest batch of one cell. `tell(text)` reports each trial."""
 
     def fits(batch: int) -> Trial:
         trial = run_trial(cell, batch, device, limit_bytes)
@@ -89,7 +89,7 @@ def find_batch(cell: Cell, device: Device, limit_bytes: int, tell: Callable[[str
 
 
 def search(attempt: Callable[[int], Trial]) -> Sequence[Trial]:
-    """Trials that end with the largest batch that fits and the next one, which does not; MOST at most."""
+    """Double, then bisect. The trials include the largest batch that fits, at most MOST, and the next larger one."""
     trials = [attempt(1)]
     while trials[-1].fits and trials[-1].batch < MOST:
         trials.append(attempt(2 * trials[-1].batch))
@@ -104,7 +104,7 @@ def search(attempt: Callable[[int], Trial]) -> Sequence[Trial]:
 
 
 def run_trial(cell: Cell, batch: int, device: Device, limit_bytes: int) -> Trial:
-    """One batch in a fresh process; CellFailed where it ends for another reason than memory."""
+    """Try one batch in a fresh process. CellFailed if it fails for a reason other than memory."""
     tried = cell.model_copy(update={"train": cell.train.model_copy(update={"batch": batch})})
     job = {"cell": tried.model_dump(mode="json"), "device": asdict(device), "limit_bytes": limit_bytes}
     command = [sys.executable, "-m", "zigma_bench.run.workers.batch"]
@@ -112,9 +112,9 @@ def run_trial(cell: Cell, batch: int, device: Device, limit_bytes: int) -> Trial
     if done.returncode == 0:
         return Trial(batch, **json.loads(done.stdout))
     if -done.returncode in KILLED:
-        return Trial(batch, False, None, f"its process was ended by {signal.Signals(-done.returncode).name}")
+        return Trial(batch, False, None, f"its process was killed by {signal.Signals(-done.returncode).name}")
     ended = signal.Signals(-done.returncode).name if done.returncode < 0 else f"code {done.returncode}"
-    last = (done.stderr.strip().splitlines() or [f"its process ended with {ended}, and no word"])[-1]
+    last = (done.stderr.strip().splitlines() or [f"its process ended with {ended} and without output"])[-1]
     raise CellFailed(f"a training step of {batch:,} images fails: {last}", where=_name(cell))
 
 

@@ -1,10 +1,10 @@
-"""What a training step and an evaluation cost on a card: fitted to the calls that were timed there.
+"""Fit the cost of a training step and an evaluation on a device to the calls that were timed on it.
 
     seconds = (launches^4 + work^4)^(1/4),   launches = a + b layers,   work = sum of c_i feature_i
 
-since what takes longer, launching or computing, hides the other; recorded launches have work alone. Bytes at the peak
-are a sum of what a call, its parameters and its activations take. All coefficients are at least zero, and the squared
-relative errors are least. How far a fit is off is told by cells that it has not seen: each is left out in turn.
+because launching and computing overlap, and the slower one dominates. CUDA graphs only have work. The peak memory is a
+sum over the call, its parameters and its activations. All coefficients are at least zero and minimise the squared
+relative errors. The error of a fit is measured by cross-validation, leaving out one cell at a time.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import numpy.typing as npt
 from zigma_bench.run.timed import FEATURES, Kind, Timed
 
 FEWEST_CELLS = 5
-SHARPNESS = 4  # of the passage from launching to computing
-PULL = 0.01  # towards nothing: shares out what the calls can't tell apart
+SHARPNESS = 4  # of the transition from launching to computing
+PULL = 0.01  # regularisation towards zero, for features that the calls can't distinguish
 LAUNCHES = tuple(FEATURES.index(name) for name in ("call", "layers"))
 WORK = tuple(FEATURES.index(name) for name in ("call", "dense", "attention", "scan", "activations", "parameters",
                                                "longest path"))  # fmt: skip
@@ -32,7 +32,7 @@ Formula = Callable[[Values, Values], Values]
 
 @dataclass(frozen=True)
 class Fit:
-    """Coefficients of a formula, and the relative errors of the cells left out: |predicted / measured - 1| of each."""
+    """The coefficients of a formula, and the cross-validation errors |predicted / measured - 1| of each cell."""
 
     formula: Formula
     coefficients: Values
@@ -43,21 +43,21 @@ class Fit:
 
     @property
     def error(self) -> float:
-        """The median over cells that were left out."""
+        """The median cross-validation error."""
         return statistics.median(self.left_out)
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Fits of seconds and of bytes for one kind of call."""
+    """The fits of seconds and of peak bytes for one kind of call."""
 
     seconds: Fit
     peak: Fit
     cells: int
 
     @property
-    def said(self) -> str:
-        """Where a prediction comes from, and how far cells that the fit had not seen were off."""
+    def source(self) -> str:
+        """The source of a prediction and its cross-validation errors, in words."""
         worst = max(self.seconds.left_out)
         return (
             f"fitted to {self.cells} cells timed here, each left out in turn: {self.seconds.error:.0%} off in time "
@@ -66,11 +66,11 @@ class Costs:
 
 
 def fit_costs(calls: Sequence[Timed], kind: Kind, backend: str) -> Costs | str:
-    """The costs of a kind with a backend, or why there are none."""
+    """Fit the costs of a kind of call with a backend, or return the reason why that isn't possible."""
     fitting = [one for one in calls if one.kind == kind and backend in one.backends]
     cells = len({one.cell for one in fitting})
     if cells < FEWEST_CELLS:
-        return f"{cells} cells like it were timed on {kind.card}, and a fit needs {FEWEST_CELLS}"
+        return f"{cells} similar cells were timed on {kind.card}, and a fit needs {FEWEST_CELLS}"
     peaked = [one for one in fitting if one.peak is not None]
     formula = _launched_or_computed if not kind.recorded else _computed
     return Costs(
@@ -107,14 +107,14 @@ def _fit(formula: Formula, calls: Sequence[Timed], measured: Sequence[float]) ->
     values = np.array(measured, dtype=np.float64)
     left_out = []
     for cell in sorted({one.cell for one in calls}):
-        held = np.array([one.cell == cell for one in calls])
-        predicted = formula(_solve(formula, features[~held], values[~held]), features[held])
-        left_out.append(float(np.abs(predicted / values[held] - 1).mean()))
+        test = np.array([one.cell == cell for one in calls])
+        predicted = formula(_solve(formula, features[~test], values[~test]), features[test])
+        left_out.append(float(np.abs(predicted / values[test] - 1).mean()))
     return Fit(formula, _solve(formula, features, values), tuple(left_out))
 
 
 def _solve(formula: Formula, features: Values, values: Values) -> Values:
-    """The coefficients of least relative errors: a sum's exactly, and those of launches or work from the sum on."""
+    """The coefficients with the least relative errors: exact for a sum; for launches and work, refined from the sum."""
     parts, scale = _sum_of(features[:, SIZES[formula]], values)
     if formula is _launched_or_computed:
         parts = _refined(formula, parts, scale, features, values)
@@ -123,7 +123,8 @@ def _solve(formula: Formula, features: Values, values: Values) -> Values:
 
 
 def _sum_of(features: Values, values: Values) -> tuple[Values, Values]:
-    """Parts p >= 0 and their scale with features @ (p scale) near the values; what can't be told apart is shared."""
+    """Parts p >= 0 and their scale such that features @ (p scale) is close to the values. Indistinguishable features
+    share the cost."""
     from scipy.optimize import nnls
 
     means = features.mean(axis=0)

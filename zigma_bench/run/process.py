@@ -1,4 +1,4 @@
-"""A fresh process of this program, which takes a job on standard input and answers with a line of JSON an event."""
+"""Run a job in a fresh worker process, which reads the job from standard input and writes events as JSON lines."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ from zigma_bench.errors import Interrupted
 INTERRUPTED = "interrupted; the same command goes on where it stopped"
 
 
-def run_job(module: str, job: Mapping[str, Any], log: Path, heard: Callable[[dict[str, Any]], None]) -> int:
-    """Run a job in a process of a module and give its exit code; what it prints beside its events is added to the log.
+def run_job(module: str, job: Mapping[str, Any], log: Path, on_event: Callable[[dict[str, Any]], None]) -> int:
+    """Run a job in a process of a module and return its exit code. Output other than events is appended to the log.
 
-    Raises Interrupted when a person interrupts, once the process has put away what it was at.
+    Raises Interrupted when the user interrupts, after the process has stopped in an orderly way.
     """
-    with log.open("ab") as written, _start(module, written) as process:
+    with log.open("ab") as log_file, _start(module, log_file) as process:
         assert process.stdin is not None and process.stdout is not None
         try:
-            with contextlib.suppress(BrokenPipeError):  # it ended at once; its code is what counts
-                process.stdin.write(json.dumps(job) + "\n")  # left open: the process ends itself when this one is gone
+            with contextlib.suppress(BrokenPipeError):  # it ended at once; its exit code tells why
+                process.stdin.write(
+                    json.dumps(job) + "\n"
+                )  # stays open, so that the worker exits when this process dies
                 process.stdin.flush()
             for line in process.stdout:
-                heard(json.loads(line))
+                on_event(json.loads(line))
             return process.wait()
         except KeyboardInterrupt:
             process.send_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Calls that were timed: the seconds and peaks that the efficiency records of a results folder hold, and of what."""
+"""Read the timed calls in the efficiency records of a results folder: their seconds, peak memory and features."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FEATURES = ("call", "layers", "dense", "attention", "scan", "activations", "para
 
 @dataclass(frozen=True)
 class Kind:
-    """Calls that one fit may hold: of one card, precision and backend, launched alike, of networks that run the same
+    """Calls that can be fitted together: the same device, precision and kind of launch, and networks that run the same
     operators (`network_of`)."""
 
     call: Call
@@ -34,9 +34,10 @@ class Kind:
 
 @dataclass(frozen=True)
 class Timed:
-    """One call of `batch` images: its features in the order of FEATURES, its seconds and its peak in bytes.
+    """One timed call: its features in the order of FEATURES, its seconds and its peak memory in bytes.
 
-    `cell` tells cells apart that a fit leaves out together; `backends` are the one asked for and the one it came to.
+    `cell`: the identity for cross-validation, which leaves out one cell at a time. `backends`: the requested and the
+    resolved backend.
     """
 
     kind: Kind
@@ -48,10 +49,10 @@ class Timed:
 
 
 def timed_calls(results: Path, card: str) -> list[Timed]:
-    """All calls of this card in the efficiency records of a results folder; unstable ones are left out.
+    """All calls of this device in the efficiency records of a results folder, except unstable ones.
 
-    A record that several runs share counts once. One that can't be read is left out, and a line on standard error names
-    it.
+    A record that several runs share counts once. A record that can't be read is skipped and named in one line on
+    standard error.
     """
     found = dict[tuple[str, str], list[Timed]]()  # by the identity of the record and when it was measured
     for file in sorted(results.glob("*/*/*/efficiency-*/record.json")):
@@ -62,13 +63,13 @@ def timed_calls(results: Path, card: str) -> list[Timed]:
         except ComparisonRefused as error:
             print(f"zigma-bench: left out of the estimates: {error}", file=sys.stderr)
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-            what = f"it is of another shape ({visible(repr(error))})"
+            what = f"unknown format ({visible(repr(error))})"
             print(f"zigma-bench: left out of the estimates: {visible(str(file))}: {what}", file=sys.stderr)
     return [call for calls in found.values() for call in calls]
 
 
 def features_of(cell: Mapping[str, Any], batch: int) -> tuple[float, ...]:
-    """What the time of one call on `batch` images is a sum of, from a cell as records and plans write it down."""
+    """The features of one call on `batch` images, in the order of FEATURES. `cell`: the JSON of a cell."""
     flops, tokens, layers = cell["forward_flops"], int(cell["tokens"]), layers_of(cell)
     scan, attention = flops.get("scan", 0), flops.get("attention", 0)
     width = math.sqrt(cell["parameters"] / layers)  # up to a factor of the architecture
@@ -80,12 +81,12 @@ def features_of(cell: Mapping[str, Any], batch: int) -> tuple[float, ...]:
 
 
 def layers_of(cell: Mapping[str, Any]) -> int:
-    """A layer for each order; a network without orders has the `depth` of its options, or counts as one layer."""
+    """The number of orders; without orders, the option `depth`, or else 1."""
     return len(cell["order_digests"]) or int(cell["backbone"]["options"].get("depth", 1))
 
 
 def kind_of(cell: Mapping[str, Any], call: Call, card: str, precision: str) -> Kind:
-    """The kind of a cell's calls on a card, at the precision that its own comes to there."""
+    """The kind of a cell's calls on a device. `precision`: the cell's precision resolved for that device."""
     train, training = cell["train"], call == "train-step"
     return Kind(
         call=call,
@@ -98,7 +99,7 @@ def kind_of(cell: Mapping[str, Any], call: Call, card: str, precision: str) -> K
 
 
 def network_of(cell: Mapping[str, Any]) -> str:
-    """What a network runs: its mixer; of a backbone without one attention, if its FLOPs have some, or itself."""
+    """The operators of a network: its mixer; without one, `attention` if it has attention FLOPs, else its own name."""
     mixer = cell["backbone"]["options"].get("mixer")
     if mixer is not None:
         return str(mixer["name"] if isinstance(mixer, Mapping) else mixer)
@@ -108,12 +109,12 @@ def network_of(cell: Mapping[str, Any]) -> str:
 def _record(file: Path) -> Record:
     found = read_record(file.parent)
     if found is None:
-        raise ComparisonRefused("the record is gone", where=str(file), do="plan again")
+        raise ComparisonRefused("the record has been removed", where=str(file), do="plan again")
     return found
 
 
 def _calls(record: Record) -> Iterator[Timed]:
-    """The steps and evaluations of a record; a sampling is as many evaluations as it has passes."""
+    """The training steps and evaluations of a record. The time of a sampling is divided by its forward passes."""
     cell, origin = record.cell, record.provenance
     unstable = {m.name for m in record.measurements if m.status != "ok" or m.reason is not None}
     for number, measured in enumerate(record.details["rounds"]):

@@ -1,1 +1,1 @@
-"""Models and images that belong to no suite: imported models drawn from, anybody's images measured."""
+"""Sample from cells, trained networks and imported models, and measure the quality of any set of images."""

@@ -1,7 +1,7 @@
-"""Drawing the images of a cell: one noise an image, a part at a time, each part kept as soon as it is drawn.
+"""Sample the images of a cell in parts. Each part is written to disk as soon as it is finished.
 
-All noise of image i of a cell with seed s is drawn from (s, i) alone, on the CPU: the same set for any batch size,
-device or restart (diffusion/noise.py).
+The noise of image i of a cell with seed s is drawn from (s, i) alone, on the CPU. The images are therefore the same for
+any batch size or device and after a restart (diffusion/noise.py).
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from zigma_bench.records.store import SAMPLES, write_atomic
 from zigma_bench.system.device import Device
 
 CAPTIONS = "captions.json"
-LABEL_SEED = 20240531  # part of the protocol, as that of the held-out images
+LABEL_SEED = 20240531  # part of the protocol, like the seed of the held-out images
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)
 class Under:
-    """What images are drawn under: a label int64 [count] for each, and the one that stands for none; with `texts` they
-    are numbers of texts."""
+    """The conditioning of the samples: a label int64 [count] for each, and the null label. With `texts`, the labels
+    are text numbers."""
 
     labels: Labels
     dropped: int
@@ -45,7 +45,7 @@ class Under:
 
 
 def to_pixels(images: Tensor) -> Pixels:
-    """float in [-1, 1] -> uint8, rounded and clamped."""
+    """float in [-1, 1] -> uint8 on the CPU, rounded and clamped."""
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
 
 
@@ -59,10 +59,10 @@ def draw_images(
     finish: Callable[[Tensor], Pixels] = to_pixels,
     under: Under | None = None,
 ) -> tuple[Pixels, int]:
-    """The cell's images, uint8 [N, (T,) C, H, W], written to the folder of `parts`, and the most evaluations of a part.
+    """Sample the images of a cell, uint8 [N, (T,) C, H, W], into the folder of `parts`.
 
-    `finish` makes pixels of what the network draws. `under`: the label or text of each image; without it those of a
-    cell with classes are drawn in balance.
+    Returns them with the largest number of evaluations of any part. `finish` converts samples to pixels. `under`: the
+    label or text of each image; by default, a cell with classes gets balanced labels.
     """
 
     def part(indices: range) -> tuple[Pixels, int]:
@@ -79,13 +79,13 @@ def in_parts(
     tell: Callable[[int, str], None],
     stopped: Callable[[], bool],
 ) -> tuple[Pixels, int]:
-    """The pixels of all of a cell's images, drawn a part at a time; a kill costs the part that is being drawn."""
+    """Sample all images of a cell in parts. After a kill, only the unfinished part is sampled again."""
     folder, drawn, most = parts.folder, [], 0
     ranges = part_ranges(cell.sample.count, cell.sample.batch)
     for indices, name in ranges.items():
         if name not in parts:
             if stopped():
-                raise Interrupted(f"stopped after {indices.start} images; the same command goes on from there")
+                raise Interrupted(f"stopped after {indices.start} images; the same command continues from there")
             pixels, spent = draw_pixels(indices)
             write_npz(folder / name, pixels=pixels, evaluations=np.array(spent))
             parts.add(name)
@@ -101,7 +101,7 @@ def in_parts(
 
 
 def part_ranges(count: int, batch: int) -> dict[range, str]:
-    """The indices of each part of a sampling, with the name of its file."""
+    """The image indices of each part, with the name of its file."""
     starts = range(0, count, batch)
     ranges = [range(start, min(start + batch, count)) for start in starts]
     return {indices: f"part-{indices.start:07d}-{indices.stop:07d}.npz" for indices in ranges}
@@ -110,59 +110,59 @@ def part_ranges(count: int, batch: int) -> dict[range, str]:
 def draw_part(
     cell: Cell, indices: range, network: Network, device: Device, under: Under | None = None
 ) -> tuple[Tensor, int]:
-    """What the network draws of some indices, float [B, *cell.shape] on the device, and the evaluations that it took.
+    """Sample the images of some indices, float [B, *cell.shape] on the device, and count the evaluations.
 
-    `network` says what the recipe trained it to.
+    The output of `network` is the prediction of the cell's recipe. Raises NotFinite for NaN or infinity.
     """
     shape = cell.shape
     noise = torch.stack([image_noise(cell.seed, index, shape) for index in indices]).to(device.name)
-    stirred = StepNoise(cell.seed, indices, shape, device.name)
-    said = network
+    step_noise = StepNoise(cell.seed, indices, shape, device.name)
+    denoiser = network
     if cell.condition is not None:
         under = under or Under(sample_labels(cell.sample.count, cell.condition.size), cell.condition.size)
         y = torch.from_numpy(under.labels[indices]).to(device.name)
-        said = under_labels(network, y, under.dropped, cell.sample.guidance, under.texts)
-    images, spent = draw(said, noise, objective=cell.objective, sampler=cell.sampler, step_noise=stirred)
+        denoiser = under_labels(network, y, under.dropped, cell.sample.guidance, under.texts)
+    images, spent = draw(denoiser, noise, objective=cell.objective, sampler=cell.sampler, step_noise=step_noise)
     if not bool(images.isfinite().all()):
-        raise NotFinite(f"a sample among {indices.start} to {indices.stop - 1} is not finite")
+        raise NotFinite(f"at least one of the samples {indices.start} to {indices.stop - 1} is not finite")
     return images, spent
 
 
 def sample_rows(count: int, rows: int) -> tuple[Labels, Labels]:
-    """The row of every image of a cell among `rows`, each as often or once more, in one fixed order; and its turn.
+    """The row of every sample, in a fixed random order in which row counts differ by at most one, and its turn.
 
-    The turn is how often the row was taken before, so that a row of several texts gives one after another.
+    The turn is how often the row occurs before. A row with several texts uses them in turn.
     """
     order = np.random.RandomState(LABEL_SEED).permutation(np.arange(count)).astype(np.int64)
     return order % rows, order // rows
 
 
 def sample_labels(count: int, classes: int) -> Labels:
-    """The class of every image of a cell, int64 [count]: each class as often, or once more, in one fixed order."""
+    """The class of every sample, int64 [count], in a fixed random order in which class counts differ by at most one."""
     labels: Labels = np.random.RandomState(LABEL_SEED).permutation(np.arange(count) % classes).astype(np.int64)
     return labels
 
 
 def load_images(folder: Path, *, sha256: str) -> ArrayImages:
-    """The images that a sample stage has left; CellFailed where the file is not the one that it wrote."""
+    """Load the images of a sample stage. CellFailed if the file has changed since the stage wrote it."""
     data = (folder / SAMPLES).read_bytes()
     if (got := hashlib.sha256(data).hexdigest()) != sha256:
         raise CellFailed(
-            "the images are not those that were drawn", where=str(folder / SAMPLES), expected=f"sha256 {sha256}",
-            got=got, do="run the suite again: they are drawn again",
+            "the images have changed since they were sampled", where=str(folder / SAMPLES), expected=f"sha256 {sha256}",
+            got=got, do="run the suite again, which samples them again",
         )  # fmt: skip
     return ArrayImages(np.load(io.BytesIO(data), allow_pickle=False))
 
 
 def save_array(path: Path, array: Array) -> None:
-    """An array as .npy, whole or absent."""
+    """Write an array as .npy, atomically."""
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     write_atomic(path, buffer.getvalue())
 
 
 def write_npz(path: Path, **arrays: Array) -> None:
-    """Several arrays as .npz, whole or absent."""
+    """Write several arrays as .npz, atomically."""
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     write_atomic(path, buffer.getvalue())

@@ -1,7 +1,8 @@
-"""Anybody's clips as the metrics take them: a folder of videos or animations, a file each, of one length and size.
+"""Read a folder of video or animation files as clips for the metrics. All clips have the same length and size.
 
-Every file is decoded when its folder is opened, so that a broken one is named before anything is measured and its
-frames are counted, not believed. Clips that fit in MEMORY_BYTES are kept. They have colour if any frame has.
+Opening a folder decodes every file. So a broken file is reported before anything is measured, and the frames are
+counted rather than read from the header. Decoded clips stay in memory if they fit in MEMORY_BYTES. The clips are RGB
+if any frame has colour.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from zigma_bench.errors import BadImage
 from zigma_bench.system.device import cores
 
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm")
-ANIMATIONS = (".webp", ".gif")  # a clip each where they hold more than one frame; such are drawn by `sample`
+ANIMATIONS = (".webp", ".gif")  # clips if they hold more than one frame; `sample` writes .webp
 MEMORY_BYTES = 2**30
 
 
 @dataclass(frozen=True)
 class ClipFiles:
-    """Clips that are files, decoded as they are taken: uint8 [n, T, C, H, W], of `shape` [T, C, H, W]."""
+    """Clips in files, decoded on access: `take` returns uint8 [n, T, C, H, W]. `shape`: [T, C, H, W]."""
 
     files: tuple[Path, ...]
     shape: tuple[int, ...]
@@ -43,7 +44,7 @@ class ClipFiles:
 
 @dataclass(frozen=True)
 class InColour:
-    """Clips of one channel as clips of three that are equal."""
+    """Grayscale clips as RGB clips: the one channel is repeated three times."""
 
     clips: Images
 
@@ -55,28 +56,28 @@ class InColour:
 
 
 def open_clips(files: Sequence[Path]) -> Images:
-    """The clips of some files; BadImage, which names the file, for one that is broken or unlike the first."""
+    """Open the clips of some files. BadImage, with the file name, if one is broken or its shape isn't the first's."""
     first = read_clip(files[0])
-    keep = len(files) * first.nbytes <= MEMORY_BYTES
-    kept = np.empty((len(files) if keep else 0, *first.shape), np.uint8)
+    in_memory = len(files) * first.nbytes <= MEMORY_BYTES
+    stored = np.empty((len(files) if in_memory else 0, *first.shape), np.uint8)
 
-    def look(number: int) -> bool:
-        """Whether the clip has colour."""
+    def has_colour(number: int) -> bool:
+        """Check a clip, store it if there is memory, and return whether it has colour."""
         clip = read_clip(files[number])
         _check_like(clip, first, files[number], files[0])
-        if keep:
-            kept[number] = clip
+        if in_memory:
+            stored[number] = clip
         return not (np.array_equal(clip[:, 0], clip[:, 1]) and np.array_equal(clip[:, 0], clip[:, 2]))
 
     with ThreadPoolExecutor(cores()) as pool:
-        channels = 3 if any(list(pool.map(look, range(len(files))))) else 1
-    if keep:
-        return ArrayImages(kept[:, :, :channels])
+        channels = 3 if any(list(pool.map(has_colour, range(len(files))))) else 1
+    if in_memory:
+        return ArrayImages(stored[:, :, :channels])
     return ClipFiles(tuple(files), (len(first), channels, *first.shape[2:]))
 
 
 def is_clip(file: Path) -> bool | None:
-    """Whether a file is a video, or an animation of more than one frame; None where it can't be told."""
+    """Whether a file is a video or an animation of more than one frame; None if it can't be opened."""
     if file.suffix.lower() in VIDEOS:
         return True
     if file.suffix.lower() not in ANIMATIONS:
@@ -84,24 +85,24 @@ def is_clip(file: Path) -> bool | None:
     try:
         with Image.open(file, formats=("WEBP", "GIF")) as image:
             return getattr(image, "n_frames", 1) > 1
-    except Exception:  # whatever Pillow runs into, the strict decoders name it
+    except Exception:  # Pillow raises many types; the strict decoders report the fault later
         return None
 
 
 def read_clip(file: Path) -> Pixels:
-    """All frames of a file, uint8 [T, 3, H, W]; BadImage where it can't be decoded whole."""
+    """Decode all frames of a file, uint8 [T, 3, H, W]. BadImage if any part can't be decoded."""
     frames = _animation(file) if file.suffix.lower() in ANIMATIONS else _video(file)
     for number, frame in enumerate(frames):
         if frame.shape != frames[0].shape:
             raise BadImage(
-                f"frame {number} of the video has another size than its first", where=str(file),
+                f"frame {number} of the video has a different size from frame 0", where=str(file),
                 expected=_size(frames[0]), got=_size(frame), do=MEND,
             )  # fmt: skip
     return np.ascontiguousarray(np.stack(frames).transpose(0, 3, 1, 2))
 
 
 def same_colour(one: Images, other: Images) -> tuple[Images, Images]:
-    """Both sets of clips, one without colour as one with it where the other has; images are left as they are."""
+    """Convert grayscale clips to RGB if the other set is RGB. Single images are returned unchanged."""
     shapes = [images.take([0]).shape[1:] for images in (one, other)]
     if len(shapes[0]) != 4 or len(shapes[1]) != 4:
         return one, other
@@ -124,7 +125,7 @@ def _animation(file: Path) -> list[Pixels]:
                 frames.append(np.asarray(frame.convert("RGB")))
                 if len(frames) > MAX_FRAMES:
                     break
-    except Exception as error:  # decoders of broken data raise whatever they run into
+    except Exception as error:  # decoders raise many types for broken data
         what = f"the animation can't be decoded after {len(frames)} frames ({type(error).__name__}: {error})"
         raise BadImage(what, where=str(file), do=MEND) from error
     if len(frames) > MAX_FRAMES:
@@ -136,7 +137,7 @@ def _check_like(clip: Pixels, first: Pixels, file: Path, first_file: Path) -> No
     if len(clip) != len(first):
         raise BadImage(
             "the clip has another length", where=str(file), expected=f"{len(first)} frames, as {first_file}",
-            got=len(clip), do="cut all clips to one length, or remove it where it is cut off",
+            got=len(clip), do="cut all clips to one length, or remove this clip if it is truncated",
         )  # fmt: skip
     if clip.shape != first.shape:
         raise BadImage(
@@ -146,6 +147,6 @@ def _check_like(clip: Pixels, first: Pixels, file: Path, first_file: Path) -> No
 
 
 def _size(frame: Pixels) -> str:
-    """Of [H, W, 3] or [3, H, W]."""
+    """The size in words of a frame [H, W, 3] or [3, H, W]."""
     height, width = frame.shape[:2] if frame.shape[-1] == 3 else frame.shape[1:]
     return f"{width} x {height} pixels"

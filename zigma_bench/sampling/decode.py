@@ -1,7 +1,7 @@
-"""The latents of a folder as pictures, through an autoencoder; a picture that is there already is not decoded again.
+"""Decode the latents of a folder to pictures with an autoencoder. Existing pictures are not decoded again.
 
-DIR/  autoencoder.json     which autoencoder the pictures are of; another one is refused
-      images/0000000.png   the picture of latents/0000000.npy, or .webp, the clip
+DIR/  autoencoder.json     the autoencoder of the pictures; any other one is refused
+      images/0000000.png   the picture decoded from latents/0000000.npy; .webp for a clip
       grid.png             the first 64 pictures
 """
 
@@ -29,36 +29,36 @@ AUTOENCODER = "autoencoder.json"
 
 
 def decoder_of(source: Drawable, name: str) -> LatentSpace:
-    """The space of a model's latents through FOLDER, or through owner/name@COMMIT of the Hub, which is fetched.
+    """The latent space of a model, by an autoencoder in FOLDER or at owner/name@COMMIT on the Hub, which is fetched.
 
-    Of clips it is that of a frame. Raises UsageError for a model whose samples are no latents, NotReady for an
-    autoencoder that is not there or has other latents.
+    For clips it is the latent space of one frame. Raises UsageError if the model's samples are not latents, and
+    NotReady if the autoencoder is missing or its latents have a different shape.
     """
     if source.latents is not None:
-        raise UsageError("the cell knows the autoencoder of its latents", where="--autoencoder", do="leave it out")
+        raise UsageError("the cell already names the autoencoder of its latents", where="--autoencoder", do="omit it")
     if source.space != "latents":
         raise UsageError(
-            "the model draws no latents", where="--autoencoder", got=f"{source.space} {list(source.shape)}",
-            do="leave it out, or import the model with --space latents",
+            "the samples of the model are not latents", where="--autoencoder",
+            got=f"{source.space} {list(source.shape)}", do="omit it, or import the model with --space latents",
         )  # fmt: skip
     folder, at, commit = name.rpartition("@")
-    given = (
+    latents = (
         Latents(autoencoder=folder, revision=commit) if at and not Path(name).exists() else Latents(autoencoder=name)
     )
     channels, height, width = source.shape[-3:]
-    return space_of_latents(given, channels=channels, height=height, width=width, where="--autoencoder")
+    return space_of_latents(latents, channels=channels, height=height, width=width, where="--autoencoder")
 
 
 def decode_folder(
     source: Drawable, space: LatentSpace, folder: Path, *, count: int, device: str, tell: Callable[[int], None]
 ) -> Path:
-    """Decode the first `count` latents of a folder and give the folder of the pictures; `tell` hears how many are."""
+    """Decode the first `count` latents of a folder and return the picture folder. `tell(done)` reports progress."""
     with only_writer(folder, "this folder"):
         _claim(folder, space)
         due = [index for index in range(count) if not picture_place(source, folder, index).exists()]
         autoencoder = open_autoencoder(space, device) if due else None
         for start in range(0, len(due), space.given.batch):
-            assert autoencoder is not None, "there is something to decode"
+            assert autoencoder is not None, "the autoencoder is open if latents are due"
             indices = due[start : start + space.given.batch]
             latents = np.stack([np.load(place(source, folder, index), allow_pickle=False) for index in indices])
             for index, pixels in zip(indices, to_pixels(autoencoder.decode(torch.from_numpy(latents))), strict=True):
@@ -70,7 +70,7 @@ def decode_folder(
 
 
 def _claim(folder: Path, space: LatentSpace) -> None:
-    """Write which autoencoder decodes the folder's latents, or refuse another one than has begun."""
+    """Record the autoencoder of the folder's pictures, or refuse it if the folder has pictures of another one."""
     path, facts = folder / AUTOENCODER, space.decoding
     if not path.exists():
         write_json(path, facts)
@@ -81,6 +81,6 @@ def _claim(folder: Path, space: LatentSpace) -> None:
         before = None
     if before != facts:
         raise UsageError(
-            "the folder's pictures are those of another autoencoder", where=str(path),
-            do="give another --out, or remove images and autoencoder.json",
+            "the folder holds pictures decoded by another autoencoder", where=str(path),
+            do="choose another --out, or remove images and autoencoder.json",
         )  # fmt: skip

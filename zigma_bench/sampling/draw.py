@@ -1,8 +1,8 @@
-"""Drawing from an imported model or a trained cell into a folder, a file an image; what is there is not drawn again.
+"""Sample from an imported model or a trained cell into a folder, one file per image. Existing files stay.
 
-DIR/  spec.json            what every image depends on; another order is refused
-      images/0000000.png   .webp of a clip, or latents/0000000.npy, float32, where they are no pictures
-      labels.json          the label of each image, of a model with classes; prompts.json its prompt
+DIR/  spec.json            everything that an image depends on; a different request is refused
+      images/0000000.png   .webp for a clip; latents/0000000.npy, float32, if the samples are not pictures
+      labels.json          the label of each image of a model with classes; prompts.json for prompts
       grid.png             the first 64 pictures
 """
 
@@ -26,20 +26,20 @@ from zigma_bench.sampling.drawable import Drawable
 from zigma_bench.sampling.model import Order, draw_batch
 from zigma_bench.sampling.sheets import SIDE, read_film, save_film, write_sheets
 
-UNDECODED = "these are latents: --autoencoder FOLDER, the one that the model was trained with, makes pictures of them"
+UNDECODED = "these are latents: --autoencoder FOLDER decodes them with the autoencoder that the model was trained with"
 
 
 def draw_to_folder(order: Order, folder: Path, *, device: str, backend: str, tell: Callable[[int], None]) -> Path:
-    """Draw the order's images into a folder and give the folder of the files; `tell` is given how many are there.
+    """Sample the requested images into a folder and return the folder of the files. `tell(done)` reports progress.
 
-    Raises UsageError for a folder of another order, NotFinite for a sample that is not finite.
+    Raises UsageError if the folder holds samples of a different request, NotFinite for a sample that is not finite.
     """
     check_writable(folder)
     with only_writer(folder):
         _check_folder(order.facts(), folder)
         due = list(_due(order, folder))
         opened = order.source.open(order.prompts, device, backend) if due else None
-        write_json(folder / SPEC, order.facts())  # not before what is drawn from is there
+        write_json(folder / SPEC, order.facts())  # only after the model could be opened
         for indices in due:
             assert opened is not None
             network, texts = opened
@@ -47,10 +47,9 @@ def draw_to_folder(order: Order, folder: Path, *, device: str, backend: str, tel
                 _write(place(order.source, folder, index), drawn, order.source)
             tell(indices[-1] + 1)
         count = order.recipe.sample.count
-        there = max(
-            count, len(list(place(order.source, folder, 0).parent.iterdir()))
-        )  # an earlier call may have drawn more
-        labels = order.labels_of(range(there))
+        # an earlier call may have written more images
+        total = max(count, len(list(place(order.source, folder, 0).parent.iterdir())))
+        labels = order.labels_of(range(total))
         if order.prompts is not None and labels is not None:
             write_json(folder / "prompts.json", [order.prompts[number] for number in labels])
         elif labels is not None:
@@ -62,17 +61,17 @@ def draw_to_folder(order: Order, folder: Path, *, device: str, backend: str, tel
 
 
 def place(source: Drawable, folder: Path, index: int) -> Path:
-    """Where an image lies."""
+    """The file of a sample."""
     return picture_place(source, folder, index) if source.image else folder / f"latents/{index:07d}.npy"
 
 
 def picture_place(source: Drawable, folder: Path, index: int) -> Path:
-    """Where a picture or a clip lies, drawn as one or decoded."""
+    """The file of a picture or clip, sampled as such or decoded from latents."""
     return folder / f"images/{index:07d}.{'webp' if source.clip else 'png'}"
 
 
 def _due(order: Order, folder: Path) -> Iterator[list[int]]:
-    """The images that are not there, a batch at a time; whole batches for dopri5, whose images depend on theirs."""
+    """The indices of missing images, in batches; whole batches for dopri5, whose images depend on their batch."""
     sample = order.recipe.sample
     for start in range(0, sample.count, sample.batch):
         batch = list(range(start, min(start + sample.batch, sample.count)))
@@ -82,11 +81,11 @@ def _due(order: Order, folder: Path) -> Iterator[list[int]]:
 
 
 def _check_folder(facts: dict[str, Any], folder: Path) -> None:
-    """Refuse a folder that holds something else than what these facts say."""
+    """Refuse a folder that holds other files, or samples of a different request."""
     path = folder / SPEC
     if not path.exists():
         if foreign := sorted(item.name for item in folder.iterdir() if item.name not in (".lock", ".owner")):
-            raise UsageError("the folder is in use", where=str(folder), got=foreign[0], do="give another --out")
+            raise UsageError("the folder is in use", where=str(folder), got=foreign[0], do="choose another --out")
         return
     try:
         before: Any = json.loads(path.read_text())
@@ -95,9 +94,9 @@ def _check_folder(facts: dict[str, Any], folder: Path) -> None:
     if before != facts:
         unlike = [key for key in facts if not isinstance(before, dict) or before.get(key) != facts[key]]
         raise UsageError(
-            f"the folder holds what another order drew: another {' and '.join(unlike)}",
+            f"the folder holds samples of another request; they differ in {' and '.join(unlike)}",
             where=str(path),
-            do="give another --out, or the options that it was drawn with",
+            do="choose another --out, or use the options of the earlier samples",
         )
 
 
@@ -109,7 +108,7 @@ def _write(path: Path, drawn: Tensor, source: Drawable) -> None:
 
 
 def write_picture(path: Path, pixels: Pixels) -> None:
-    """uint8 [C, H, W] as PNG, a clip [T, C, H, W] as an animated WebP."""
+    """Write uint8 [C, H, W] as PNG, or a clip [T, C, H, W] as animated WebP."""
     if pixels.ndim == 4:
         save_film(path, pixels)
         return
@@ -120,7 +119,7 @@ def write_picture(path: Path, pixels: Pixels) -> None:
 
 
 def read_picture(path: Path) -> Pixels:
-    """A PNG as uint8 [C, H, W], an animated WebP as uint8 [T, 3, H, W]."""
+    """Read a PNG as uint8 [C, H, W], or an animated WebP as uint8 [T, 3, H, W]."""
     if path.suffix == ".webp":
         return read_film(path)
     with Image.open(path) as image:

@@ -1,4 +1,4 @@
-"""What images are drawn from: a network with its weights, imported or trained by a cell, and how it is asked."""
+"""A network to sample from, imported or trained by a cell, with everything that a sampler needs to know about it."""
 
 from __future__ import annotations
 
@@ -21,20 +21,19 @@ CLIP_TOKENS = 77
 
 
 class Opener(Protocol):
-    """Gives the network of x, t and its condition on a device, and the features of prompts by number, if there are."""
+    """Loads the network `(x, t, *condition)` onto a device, with the features of the prompts if it reads texts."""
 
     def __call__(self, prompts: tuple[str, ...] | None, device: str, backend: str) -> tuple[Network, Texts | None]: ...
 
 
 @dataclass(frozen=True)
 class Drawable:
-    """`sha256`: of the weights. `shape`: [C, H, W], or [T, C, H, W] of a clip. `image`: whether that is a picture, or a
-    clip of pictures.
+    """A network to sample from. `sha256`: hash of the weights. `shape`: [C, H, W], or [T, C, H, W] for a clip.
 
-    `train` and `sample`: the keys of a suite that the network has of itself; an order's are laid over those of
-    `sample`. `of_dit`: it is told DiT's steps. `reads_prompts`: whether `open` takes prompts. `latents`: through which
-    autoencoder what it draws becomes pictures, where that is known. `encoder`: the fingerprint of that which reads
-    the prompts of an imported model, whose weights do not say which.
+    `image`: whether a sample is a picture or a clip of pictures. `train` and `sample`: suite keys that come with the
+    network; a request may override those of `sample`. `of_dit`: its time input is DiT's step. `reads_prompts`: whether
+    `open` takes prompts. `latents`: the latent space and autoencoder of the samples, if known. `encoder`: the
+    fingerprint of the text encoder of an imported model, whose weights don't determine it.
     """
 
     sha256: str
@@ -53,12 +52,12 @@ class Drawable:
 
     @property
     def clip(self) -> bool:
-        """Whether it draws clips."""
+        """Whether the samples are clips."""
         return len(self.shape) == 4
 
 
 def imported(card: Card, folder: Path, encoder: str | None = None) -> Drawable:
-    """An imported model; with an `encoder`, FOLDER or owner/name@COMMIT of the Hub, one of texts reads prompts."""
+    """An imported model. `encoder`: the text encoder for prompts, FOLDER or owner/name@COMMIT of the Hub."""
     text = None if encoder is None else _text(card, encoder)
 
     def opened(prompts: tuple[str, ...] | None, device: str, backend: str) -> tuple[Network, Texts | None]:
@@ -82,25 +81,24 @@ def imported(card: Card, folder: Path, encoder: str | None = None) -> Drawable:
 
 
 def _text(card: Card, encoder: str) -> TextFeatures:
-    """How a model's prompts are read: padded to CLIP's 77 tokens, the padding too, as ZigMa's code does.
+    """The text features of a model's prompts, padded to CLIP's 77 tokens and without a mask, as in ZigMa's code.
 
-    UsageError for a model without texts, and for an encoder of another width; NotReady for one that is not here.
+    UsageError if the model takes no text or the encoder has a different width; NotReady if the encoder isn't installed.
     """
     if card.condition.kind != "text":
-        raise UsageError(
-            "the network reads no text", where="--encoder", expected=str(card.condition), do="leave it out"
-        )
+        raise UsageError("the network takes no text", where="--encoder", expected=str(card.condition), do="omit it")
     name, at, commit = encoder.rpartition("@")
     folder = not at or Path(encoder).exists()
     name, revision = (encoder, None) if folder else (name, commit)
     facts = encoders.describe(name, revision)
     if facts.missing:
         missing = "; ".join(f"{item.what}: {item.do}" for item in facts.missing)
-        raise NotReady("the text encoder is not here", where="--encoder", do=missing)
+        raise NotReady("the text encoder is not installed", where="--encoder", do=missing)
     if facts.width not in (None, card.condition.text_width):
         raise UsageError(
-            "the encoder's features have another width than the model reads", where="--encoder",
-            expected=f"{card.condition.text_width} channels", got=facts.width, do="take the one it was trained with",
+            "the features of the encoder have the wrong width for the model", where="--encoder",
+            expected=f"{card.condition.text_width} channels", got=facts.width,
+            do="use the encoder that the model was trained with",
         )  # fmt: skip
     return TextFeatures(
         encoder=name, revision=revision, fingerprint=facts.fingerprint, images="", width=facts.width,

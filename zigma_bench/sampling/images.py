@@ -1,7 +1,7 @@
-"""Anybody's images as the metrics take them: a folder, a zip of images, ADM's .npz, or what this program left.
+"""Read images for the metrics: a folder, a zip of images, ADM's .npz, or the samples of zigma-bench itself.
 
-A folder's images are those of it and of the folders below, by name; they are decoded when they are taken. All have one
-size, and colour if any of them has. A folder of videos or animations holds clips (clips.py).
+A folder includes its subfolders, sorted by name. Images are decoded on access. All have the same size, and are RGB if
+any of them has colour. A folder of videos or animations holds clips (clips.py).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from zigma_bench.data.sources.provided import read_image
 from zigma_bench.errors import BadImage, NotReady, UsageError
 from zigma_bench.sampling.clips import ANIMATIONS, VIDEOS, is_clip, open_clips
 
-SAMPLES, DRAWN = "samples.npy", "images"  # what a cell's stage and `sample MODEL` leave
+SAMPLES, DRAWN = "samples.npy", "images"  # written by the sample stage and by `sample MODEL`
 ARRAY = "arr_0"
 
 GRAY = ("1", "L", "I;16", "I;16B", "I", "LA")
@@ -35,7 +35,7 @@ GRAY = ("1", "L", "I;16", "I;16B", "I", "LA")
 
 @dataclass(frozen=True)
 class EncodedImages:
-    """Encoded images by name, decoded as they are taken; `read(name)` gives a file's bytes."""
+    """Encoded images by name, decoded on access; `read(name)` returns the bytes of a file."""
 
     names: Sequence[str]
     read: Callable[[str], bytes]
@@ -56,21 +56,21 @@ class EncodedImages:
 
 
 def open_images(path: Path) -> Images:
-    """The images of a folder, .zip or .npz, or the clips of a folder or .npz.
+    """Open the images of a folder, .zip or .npz, or the clips of a folder or .npz.
 
-    Raises NotReady for what is not there, UsageError for what holds no images, images and clips, or another array than
-    uint8 [N, (T,) H, W, 3] or [N, (T,) H, W, 1], and BadImage, which names the file, for an image that is broken or of
-    another size, and a clip of another length.
+    Raises NotReady if the path doesn't exist, and UsageError if it holds no images, both images and clips, or an array
+    that isn't uint8 [N, (T,) H, W, 3] or [N, (T,) H, W, 1]. Raises BadImage, with the file name, for a broken image, an
+    image of a different size, or a clip of a different length.
     """
     if path.is_dir():
         return _of_folder(path)
     if not path.is_file():
-        raise NotReady("there are no images", where=str(path), do="give a folder, a .zip or a .npz of images")
+        raise NotReady("no such file or folder", where=str(path), do="give a folder, a .zip or a .npz of images")
     if path.suffix == ".npz":
         return _of_npz(path)
     if path.suffix == ".zip":
         return _of_zip(path)
-    raise UsageError("this is no set of images", where=str(path), expected="a folder, a .zip or a .npz")
+    raise UsageError("not a set of images", where=str(path), expected="a folder, a .zip or a .npz")
 
 
 def _of_folder(path: Path) -> Images:
@@ -86,9 +86,9 @@ def _of_folder(path: Path) -> Images:
     clips = [is_clip(file) for file in files]
     if True in clips and False in clips:
         raise UsageError(
-            "the folder holds clips and single images", where=str(folder), expected="one of both",
+            "the folder holds clips and single images", where=str(folder), expected="either clips or images",
             got=f"the clip {names[clips.index(True)]} and the image {names[clips.index(False)]}",
-            do="move one of both out of it",
+            do="move the clips or the images to another folder",
         )  # fmt: skip
     if any(clips):
         return open_clips(files)
@@ -104,7 +104,7 @@ def _of_zip(path: Path) -> Images:
     names = sorted(name for name in shown if Path(name).suffix.lower() in SUFFIXES)
     _check_members(shown, path)
     if videos := [name for name in shown if Path(name).suffix.lower() in VIDEOS]:
-        raise UsageError("clips are not read from a zip", where=str(path), got=videos[0], do="unpack it into a folder")
+        raise UsageError("clips in a zip can't be read", where=str(path), got=videos[0], do="unpack it into a folder")
 
     def read(name: str) -> bytes:
         try:
@@ -116,13 +116,13 @@ def _of_zip(path: Path) -> Images:
 
 
 def _check_members(names: Sequence[str], path: Path) -> None:
-    """UsageError for a name that stands twice, and BadImage for an image of a format that is not read."""
+    """UsageError for duplicate names in the zip, BadImage for an image in an unsupported format."""
     if twice := [name for name, times in Counter(names).items() if times > 1]:
-        raise UsageError("the zip holds two files of one name", where=_named(str(path), twice[0]), do="rename one")
+        raise UsageError("the zip holds two files of the same name", where=_named(str(path), twice[0]), do="rename one")
     for name in names:
         if name.lower().endswith((*OTHER_IMAGES, *ARCHIVES)):
             raise BadImage(
-                "quality would pass over this file", where=_named(str(path), name),
+                "quality can't read this file", where=_named(str(path), name),
                 expected=f"files that end in {', '.join(SUFFIXES)}", do="convert it to PNG, or remove it",
             )  # fmt: skip
 
@@ -132,15 +132,15 @@ def _hidden(name: Path) -> bool:
 
 
 def _encoded(names: Sequence[str], read: Callable[[str], bytes], where: str) -> EncodedImages:
-    """The set, once the head of every file says the same size."""
+    """Check that the headers of all files have the same size, and return the images."""
     if not names:
         kinds = ", ".join((*SUFFIXES, *VIDEOS))
         raise UsageError("there are no images and no clips", where=where, expected=f"files that end in {kinds}")
     sizes, gray = [], True
     for name in names:
         size, mode, frames = _head(read(name), _named(where, name))
-        if frames > 1 and Path(name).suffix.lower() in ANIMATIONS:  # of a zip: those of a folder are clips
-            raise UsageError("clips are not read from a zip", where=_named(where, name), do="unpack it into a folder")
+        if frames > 1 and Path(name).suffix.lower() in ANIMATIONS:  # only in a zip; open_clips reads a folder
+            raise UsageError("clips in a zip can't be read", where=_named(where, name), do="unpack it into a folder")
         sizes.append(size)
         gray &= mode in GRAY
     width, height = sizes[0]
@@ -151,15 +151,15 @@ def _encoded(names: Sequence[str], read: Callable[[str], bytes], where: str) -> 
 
 
 def _head(data: bytes, where: str) -> tuple[tuple[int, int], str, int]:
-    """Upright size, mode and number of frames.
+    """The size after EXIF rotation, the mode and the number of frames, from the header.
 
-    An image whose head can't be read is decoded, which says what is wrong.
+    If the header can't be read, the strict decoder runs and reports the fault.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             turned = image.getexif().get(0x0112) in (5, 6, 7, 8)
             return (image.size[::-1] if turned else image.size), image.mode, getattr(image, "n_frames", 1)
-    except Exception:  # whatever Pillow runs into, the strict decoder names it
+    except Exception:  # Pillow raises many types; the strict decoder reports the fault
         whole = flat_image(data, where)
         return whole.size, whole.mode, 1
 
@@ -174,18 +174,18 @@ def _check_size(size: tuple[int, int], shape: tuple[int, int, int], where: str, 
 
 
 def holds_images(path: Path) -> bool:
-    """Whether a .npz that can be read holds images."""
+    """Whether a readable .npz holds images."""
     with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
         return ARRAY in held
 
 
 def _of_npz(path: Path) -> Images:
-    """ADM's layout: uint8 [N, H, W, C] under arr_0; of clips [N, T, H, W, C]."""
+    """Read ADM's layout: the array `arr_0`, uint8 [N, H, W, C], or [N, T, H, W, C] for clips."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
             if ARRAY not in held:
                 raise UsageError(
-                    f"the .npz holds no {ARRAY}", where=str(path), expected="uint8 [N, H, W, 3] (ADM's layout)",
+                    f"the .npz has no array {ARRAY}", where=str(path), expected="uint8 [N, H, W, 3] (ADM's layout)",
                     got=", ".join(held.files) or "nothing", do="save it with np.savez(path, images)",
                 )  # fmt: skip
             array = held[ARRAY]
@@ -195,7 +195,7 @@ def _of_npz(path: Path) -> Images:
 
 
 def _of_npy(path: Path) -> Images:
-    """What a cell's sample stage left: uint8 [N, (T,) C, H, W]."""
+    """Read the samples of a cell: uint8 [N, (T,) C, H, W]."""
     try:
         return _array(np.load(path, allow_pickle=False), str(path), channels_at=-3)
     except (OSError, ValueError, EOFError) as error:
@@ -206,7 +206,7 @@ def _array(array: npt.NDArray[Any], where: str, *, channels_at: int) -> Images:
     if array.dtype != np.uint8 or array.ndim not in (4, 5) or array.shape[channels_at] not in (1, 3) or not array.size:
         layout = "[N, (T,) H, W, C]" if channels_at == -1 else "[N, (T,) C, H, W]"
         raise UsageError(
-            "these are no images", where=where, expected=f"uint8 {layout} of 1 or 3 channels",
+            "not an array of images", where=where, expected=f"uint8 {layout} with 1 or 3 channels",
             got=f"{array.dtype} {list(array.shape)}",
         )  # fmt: skip
     return ArrayImages(np.moveaxis(array, channels_at, -3))

@@ -1,4 +1,4 @@
-"""The quality of anybody's images or clips: the metrics of a cell on samples and a reference that belong to none."""
+"""Measure the quality of any images or clips with the metrics of the cells, without a suite."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from zigma_bench.sampling.clips import same_colour
 from zigma_bench.sampling.images import open_images
 from zigma_bench.sampling.reference import Reference, open_reference
 
-METRICS = ("fd-efflite0", "kid-efflite0")  # those whose weights come with the installation
+METRICS = ("fd-efflite0", "kid-efflite0")  # their weights come with the installation
 CLIP_METRICS = tuple(f"frame-{name}" for name in METRICS)
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A metric and its options, as a command names it."""
+    """A metric and its options, as named in a command."""
 
     name: str
     options: dict[str, Any]
@@ -32,9 +32,10 @@ class Asked:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What every metric said of so many images against so many; None where a file of statistics does not say.
+    """The values of the metrics, with the number of samples and of reference images.
 
-    Of clips of `frames` it is they that are counted, and by a metric of frames, in its fingerprint, the frames.
+    `n_reference` is None if there is no reference, or if a file of statistics doesn't contain the count. `frames`: the
+    frames per clip, None for images. Clips are counted as clips; the fingerprint of a metric of frames counts frames.
     """
 
     measurements: tuple[Measurement, ...]
@@ -44,7 +45,7 @@ class Judgement:
 
     @property
     def exit_code(self) -> int:
-        """3 where a metric was refused (weights, too few images), else 1 where a value is not finite, else 0."""
+        """3 if a metric was refused (missing weights, too few images), else 1 if a value is not finite, else 0."""
         found = {measurement.status for measurement in self.measurements}
         return NotReady.exit_code if "refused" in found else int("nan" in found)
 
@@ -69,14 +70,14 @@ def judge(
     cache: Path | None = None,
     data: str | None = None,
 ) -> Judgement:
-    """Measure samples against a reference: folders, .zip or .npz; a suite file as reference gives its own.
+    """Measure samples against a reference. Each is a folder, .zip or .npz; a suite file stands for its own reference.
 
-    `asked`: METRICS, or those of clips, where it is None.
+    `asked`: the metrics; None means METRICS, or CLIP_METRICS for clips. A reference .npz may hold the mean and
+    covariance of features, with or without images. `data` selects one of several data sets of a suite. Metrics that use
+    only the samples need no reference.
 
-    A reference .npz may hold the mean and covariance of features beside images, or alone; `data` names one of several
-    data sets of a suite; figures of the samples alone need none. Raises UsageError and NotReady for what can't be read,
-    BadImage for an image that is broken, and UsageError for images of two sizes and for a metric that measures no
-    images.
+    Raises UsageError and NotReady for unreadable files, BadImage for a broken image, and UsageError for images of
+    different sizes and for a metric that doesn't measure images.
     """
     asked = None if asked is None else list(checked(asked))
     drawn = open_images(samples)
@@ -85,56 +86,56 @@ def judge(
         asked = list(checked([Asked(name, {}) for name in (METRICS if frames is None else CLIP_METRICS)]))
     for metric in asked:
         check_metric(catalogue(), metric.name, frames, f"--metrics {metric.name}")
-    held = _reference(reference, asked, data)
-    against = held.images
-    if against is not None:
-        drawn, against = same_colour(drawn, against)
+    opened = _reference(reference, asked, data)
+    reference_images = opened.images
+    if reference_images is not None:
+        drawn, reference_images = same_colour(drawn, reference_images)
     subject = Subject(
         samples=drawn,
-        reference=against,
-        reference_facts=held.facts,
+        reference=reference_images,
+        reference_facts=opened.facts,
         device=device,
         cache=cache,
-        moments=held.moments,
+        moments=opened.moments,
     )
-    if against is not None:
+    if reference_images is not None:
         try:
             subject.compared()
         except UsageError as error:
-            raise error.at(f"{samples} beside {reference}") from None
+            raise error.at(f"{samples} compared with {reference}") from None
     found = tuple(measure_metric(metric.name, metric.options, subject) for metric in asked)
-    return Judgement(found, len(drawn), held.count, frames)
+    return Judgement(found, len(drawn), opened.count, frames)
 
 
 def frames_of(images: Images) -> int | None:
-    """The frames of each clip; None of single images."""
+    """The number of frames per clip; None for single images."""
     shape = images.take([0]).shape[1:]
     return int(shape[0]) if len(shape) == 4 else None
 
 
 def _reference(path: Path | None, asked: Sequence[Asked], data: str | None) -> Reference:
-    """The reference; none where no metric looks at it."""
+    """Open the reference. It may be absent if no metric needs it."""
     if path is not None:
         return open_reference(path, data=data)
     comparing = [metric.name for metric in asked if catalogue().get("metric", metric.name).facts.compares]
     if comparing or data is not None:
         where = f"--metrics {','.join(comparing)}" if comparing else "--data"
         raise UsageError(
-            "--samples are measured against something", where=where,
+            "the samples need a reference", where=where,
             do="give --reference DIR, ZIP, NPZ or SUITE",
         )  # fmt: skip
     return Reference(None, None, {})
 
 
 def checked(asked: Sequence[Asked]) -> Iterator[Asked]:
-    """The metrics with all of their options; UsageError for a name that stands twice or judges a network."""
+    """Resolve the options of the metrics. UsageError for a duplicate, or a metric that measures a network."""
     names = [metric.name for metric in asked]
     for metric in asked:
         spec = catalogue().get("metric", metric.name, where="--metrics")
         if spec.facts.needs != "samples":
             raise UsageError(
-                f"{metric.name} measures a network and no images", where="--metrics", do="measure it in a suite"
+                f"{metric.name} measures a network, not images", where="--metrics", do="measure it in a suite"
             )
         if names.count(metric.name) > 1:
-            raise UsageError(f"the metric {metric.name!r} stands twice", where="--metrics", do="keep one of them")
+            raise UsageError(f"the metric {metric.name!r} is listed twice", where="--metrics", do="keep one of them")
         yield Asked(metric.name, spec.resolve(metric.options, where=f"--metrics {metric.name}"))

@@ -1,4 +1,4 @@
-"""Which label an image is drawn under: by its index and the seed alone, whatever the count."""
+"""Choose the label of each sample from the seed and its index alone, independent of the number of samples."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-LABELS = 6  # a stream of its own; diffusion/noise.py has 3 and 5, training 1, 2 and 4
+LABELS = 6  # random stream of the labels; diffusion/noise.py uses 3 and 5, training 1, 2 and 4
 
 
 def label_of(seed: int, index: int, *, classes: int, chosen: Sequence[int] | None = None) -> int:
-    """The label of an image: the chosen ones in turn, else every class once in each `classes` images, shuffled."""
+    """The label of a sample: the `chosen` labels in turn, or all classes, shuffled anew for every `classes` samples."""
     if chosen:
         return chosen[index % len(chosen)]
     turn, place = divmod(index, classes)

@@ -1,4 +1,4 @@
-"""A network with its weights under the samplers here: told its own times, guided, its sigma used where it has one."""
+"""Sample from a trained or imported network, with its own time convention, guidance and learned sigma."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from zigma_bench.suite import DISCRETE, Sample, Source, Strict, Train, validated
 
 
 class Recipe(Strict):
-    """What a model was trained to say, and how it is drawn from."""
+    """The prediction and path of a model (`train`) and the settings of its sampler (`sample`)."""
 
     train: Train
     sample: Sample
@@ -31,7 +31,7 @@ class Recipe(Strict):
 
 @dataclass(frozen=True)
 class Order:
-    """What is drawn: the recipe, the seed of all noise, the labels (None: all classes in turn), or the prompts."""
+    """A request for samples: source, recipe, seed of the noise, and the labels (None: all classes) or prompts."""
 
     source: Drawable
     recipe: Recipe
@@ -40,7 +40,7 @@ class Order:
     prompts: tuple[str, ...] | None = None
 
     def __str__(self) -> str:
-        """The sampler with its defaults, as it is told to a person."""
+        """The sampler with its resolved defaults, for people."""
         sample = self.recipe.sample
         words = [str(sampler_of(self.recipe.train, sample))]
         if self.of_dit:
@@ -52,19 +52,19 @@ class Order:
 
     @property
     def of_dit(self) -> bool:
-        """Whether DiT's own steps are walked."""
+        """Whether the sampler uses DiT's own discrete steps."""
         return self.source.of_dit and self.recipe.sample.solver in DISCRETE
 
     @property
     def variance(self) -> Literal["small", "large", "learned"] | None:
-        """Of DDPM on DiT's steps: what the network says of it, unless the recipe names another."""
+        """The variance of DDPM on DiT's steps: that of the recipe, else `learned` if the network predicts one."""
         sample = self.recipe.sample
         if not self.of_dit or sample.solver != "ddpm":
             return None
         return sample.variance or ("learned" if self.source.learned_sigma else "small")
 
     def facts(self) -> dict[str, Any]:
-        """All that an image depends on beside its index; dopri5 also on the batch that it is drawn in."""
+        """Everything that a sample depends on besides its index. With dopri5 that includes its batch."""
         sample = self.recipe.sample
         free = set() if sample.solver == "dopri5" else {"count", "batch"}
         found = {
@@ -78,7 +78,7 @@ class Order:
         return found if self.source.encoder is None else {**found, "encoder": self.source.encoder}
 
     def labels_of(self, indices: range | list[int]) -> list[int] | None:
-        """The label of every image, or the number of its prompt; None where there is no condition."""
+        """The label or prompt number of every sample; None without conditioning."""
         if self.prompts is not None:
             return [index % len(self.prompts) for index in indices]
         classes = self.source.condition.classes
@@ -96,18 +96,18 @@ def make_order(
     places: Mapping[str, str],
     prompts: tuple[str, ...] | None = None,
 ) -> Order:
-    """The order of keys of a suite's `sample`, over those that the network has of itself; UsageError for what makes no
-    sense for it.
+    """Make a request from keys of a suite's `sample`, which override those of the network.
 
-    `places`: how the command spells a key, for errors.
+    `places`: how each key is spelled in the command, for errors. Raises UsageError for settings that the network
+    doesn't support.
     """
     source = Source("sample", "", {("sample", *key.split(".")): where for key, where in places.items()})
     recipe = validated(Recipe, {"train": drawable.train, "sample": {**drawable.sample, **given}}, source)
     unguided = recipe.sample.model_copy(update={"guidance": None})
     check_diffusion(Recipe(train=recipe.train, sample=unguided), source)
-    for key, what in (("graph", "a model's launches are not recorded"), ("compile", "a model is not compiled")):
+    for key, what in (("graph", "sample MODEL uses no CUDA graph"), ("compile", "sample MODEL doesn't compile")):
         if getattr(recipe.sample, key):
-            raise UsageError(what, where=source.where("sample", key), do="leave it out")
+            raise UsageError(what, where=source.where("sample", key), do="omit it")
     order = Order(drawable, recipe, seed, labels, prompts)
     _check_condition(order, source)
     return order
@@ -117,51 +117,51 @@ def _check_condition(order: Order, source: Source) -> None:
     condition, guidance = order.source.condition, order.recipe.sample.guidance
     if condition.kind == "text" and not order.source.reads_prompts:
         raise UsageError(
-            "the model is drawn under a text's features, and no text encoder is at hand",
-            do="give --encoder and --prompt, or call official.open_model(DIR) with features of yours",
+            "the model needs text features, and no text encoder is specified",
+            do="give --encoder and --prompt, or call official.open_model(DIR) with your own features",
         )
     if condition.kind == "text" and not order.prompts:
-        raise UsageError("the network is drawn from under a text", do="give --prompt TEXT, once or more")
+        raise UsageError("the network needs a prompt", do="give --prompt TEXT, once or more")
     if condition.kind != "text" and order.prompts:
-        raise UsageError("the network reads no text", where="--prompt", expected=str(condition), do="leave it out")
+        raise UsageError("the network takes no text", where="--prompt", expected=str(condition), do="omit it")
     if condition.kind != "class" and order.labels:
-        raise UsageError("the model has no classes", where="--labels or --class", do="leave them out")
+        raise UsageError("the model has no classes", where="--labels or --class", do="omit them")
     top = (condition.classes or 0) - 1
     if wrong := [label for label in order.labels or () if not 0 <= label <= top]:
-        raise UsageError("a label has no class", where="--labels or --class", expected=f"0 to {top}", got=wrong[0])
+        raise UsageError("class label out of range", where="--labels or --class", expected=f"0 to {top}", got=wrong[0])
     if guidance is None:
         return
     if not condition.null_class:
         raise UsageError(
-            "the model has no label that stands for none, so there is nothing to guide away from",
-            where=source.where("sample", "guidance"), do="leave guidance out",
+            "the model has no null condition, so there is nothing to guide away from",
+            where=source.where("sample", "guidance"), do="omit guidance",
         )  # fmt: skip
     if order.of_dit and guidance.interval is not None:
         raise UsageError(
-            f"{order.recipe.sample.solver} tells DiT its steps, and an interval is of times",
-            where=source.where("sample", "guidance"), do="leave the interval out, or take another solver",
+            f"{order.recipe.sample.solver} runs on DiT's steps, but a guidance interval is in times",
+            where=source.where("sample", "guidance"), do="omit the interval, or use another solver",
         )  # fmt: skip
 
 
 @torch.no_grad()
 def draw_batch(order: Order, network: Network, indices: list[int], device: str, texts: Texts | None = None) -> Tensor:
-    """The images or latents of some indices, float [B, *shape] on the CPU; each from (seed, index) alone.
+    """Sample the images or latents of some indices, float [B, *shape] on the CPU. Each depends on (seed, index) alone.
 
-    `texts`: the features of the order's prompts.
+    `texts`: the features of the prompts. Raises NotFinite for NaN or infinity.
     """
     shape = order.source.shape
     noise = torch.stack([image_noise(order.seed, index, shape) for index in indices]).to(device)
-    stirred = StepNoise(order.seed, indices, shape, device)
-    said = _conditioned(order, network, indices, device, texts)
+    step_noise = StepNoise(order.seed, indices, shape, device)
+    denoiser = _conditioned(order, network, indices, device, texts)
     sample = order.recipe.sample
     if order.of_dit:
         solver: Literal["ddpm", "ddim"] = "ddpm" if sample.solver == "ddpm" else "ddim"
         drawn, _ = solve_discrete(
-            said,
+            denoiser,
             noise,
             solver=solver,
             evaluations=sample.resolved_evaluations or 0,
-            step_noise=stirred,
+            step_noise=step_noise,
             schedule=dit_schedule(),
             variance=order.variance or "small",
             eta=sample.eta or 0.0,
@@ -169,15 +169,15 @@ def draw_batch(order: Order, network: Network, indices: list[int], device: str, 
     else:
         train = order.recipe.train
         drawn, _ = draw(
-            said, noise, objective=objective_of(train), sampler=sampler_of(train, sample), step_noise=stirred
+            denoiser, noise, objective=objective_of(train), sampler=sampler_of(train, sample), step_noise=step_noise
         )
     if not bool(drawn.isfinite().all()):
-        raise NotFinite(f"a sample among {indices[0]} to {indices[-1]} is not finite")
+        raise NotFinite(f"at least one of the samples {indices[0]} to {indices[-1]} is not finite")
     return drawn.float().cpu()
 
 
 def _conditioned(order: Order, network: Network, indices: list[int], device: str, texts: Texts | None) -> Network:
-    """The network of x and t alone, under each image's label or prompt, guided if that is asked for."""
+    """Bind the label or prompt of each sample to the network, with guidance if requested."""
     if order.source.of_dit and not order.of_dit:
         network = vp_noise_of_dit(network)
     labels = order.labels_of(indices)

@@ -1,4 +1,4 @@
-"""What anybody's images are measured against: images, a file of statistics, both in one, or a suite's own reference."""
+"""Open the reference of a quality measurement: images, a file of statistics, both, or the reference of a suite."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OPTION = "--data"
 
 @dataclass(frozen=True)
 class Reference:
-    """Images, the mean and covariance of features, or both; `facts` are what a fingerprint says of them."""
+    """Images, the mean and covariance of features, or both. `facts` describes them in the fingerprint of a metric."""
 
     images: Images | None
     moments: Moments | None
@@ -34,22 +34,23 @@ class Reference:
 
 
 def open_reference(path: Path, *, data: str | None = None) -> Reference:
-    """A folder, .zip, .npz or a suite's YAML file; `data` names one of the suite's data sets, where it has several.
+    """Open a folder, .zip, .npz or suite file. `data` selects one of several data sets of a suite.
 
-    UsageError and NotReady for what can't be read, and for a data set that is not named or not there.
+    Raises UsageError and NotReady for unreadable files, and for an ambiguous or missing data set.
     """
     if path.suffix in (".yaml", ".yml"):
         cell = _cell(path, data)
         if cell.reference.images != "pixels":
             raise UsageError(
-                "the suite's reference is what an autoencoder gives back", where=str(path), expected="images: pixels",
+                "the suite's reference images are reconstructions by an autoencoder", where=str(path),
+                expected="images: pixels",
                 do="set reference.images to pixels, or give a folder of images",
             )  # fmt: skip
         return Reference(
             load_cell_images(cell).reference, None, {"data": cell.data_text, "split": cell.reference.split}
         )
     if data is not None:
-        raise UsageError("only a suite has data sets to choose from", where=OPTION, got=data, do=f"leave {OPTION} out")
+        raise UsageError("only a suite has data sets to choose from", where=OPTION, got=data, do=f"omit {OPTION}")
     moments = read_moments(path) if path.suffix == ".npz" and path.is_file() else None
     if moments is not None and not holds_images(path):
         return Reference(None, moments, {"data": path.name})
@@ -57,13 +58,14 @@ def open_reference(path: Path, *, data: str | None = None) -> Reference:
 
 
 def _cell(path: Path, data: str | None) -> Cell:
-    """A cell on the data set; all cells on one data set have one reference."""
+    """Any cell on the data set. All cells on a data set have the same reference."""
     suite, source = load_suite(path)
     if suite.timed_alone:
         raise UsageError("an efficiency suite has no data", where=str(path), expected="a suite with a reference")
     if suite.reference.images != "pixels":
         raise UsageError(
-            "the suite's reference is what an autoencoder gives back", where=str(path), expected="images: pixels",
+            "the suite's reference images are reconstructions by an autoencoder", where=str(path),
+            expected="images: pixels",
             do="set reference.images to pixels, or give a folder of images",
         )  # fmt: skip
     cells = {cell.data_label or cell.data_set.name: cell for cell in make_plan(suite, source, catalogue()).cells}

@@ -1,6 +1,6 @@
-"""What was drawn, for a person to look at, uncurated: images as a sheet, clips as strips of frames and as a film.
+"""Overview pictures of the samples, uncurated: a grid of images, or strips of frames and an animation of clips.
 
-Small images are enlarged by whole pixels.
+Small images are enlarged by an integer factor.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import numpy as np
 from zigma_bench.data.images import Pixels
 from zigma_bench.records.store import write_atomic
 
-SIDE = 8  # images a row, and rows
-SMALLEST = 48  # pixels that an image is shown on at least
-FRAMES = 16  # of a clip, on a strip
+SIDE = 8  # images per row, and rows
+SMALLEST = 48  # shown images are enlarged up to this many pixels
+FRAMES = 16  # at most this many frames per strip
 FRAME_MILLISECONDS = 125
 GRID, FILM = "grid.png", "clips.webp"
 
 
 def write_sheets(folder: Path, pixels: Pixels) -> None:
-    """The first 64 images as `grid.png`; of clips, strips of the first 8 there, and the first 64 as `clips.webp`."""
+    """Write `grid.png` with the first 64 images; for clips, strips of the first 8, and `clips.webp` of the first 64."""
     if pixels.ndim == 4:
         write_grid(folder / GRID, pixels)
     else:
@@ -31,14 +31,14 @@ def write_sheets(folder: Path, pixels: Pixels) -> None:
 
 
 def write_grid(path: Path, pixels: Pixels) -> None:
-    """The first 64 images, uint8 [N, C, H, W], as one PNG, 8 a row."""
+    """Write the first 64 images, uint8 [N, C, H, W], as one PNG with 8 per row."""
     _save(path, [_image(_sheet(pixels[: SIDE * SIDE]))], format="PNG")
 
 
 def write_strips(path: Path, clips: Pixels) -> None:
-    """The first 8 clips, uint8 [N, T, C, H, W], as one PNG: a row each, its frames from left to right.
+    """Write the first 8 clips, uint8 [N, T, C, H, W], as one PNG with one row per clip and time from left to right.
 
-    Of a longer clip 16 frames, evenly spread from the first to the last.
+    A clip of more than 16 frames is shown by 16 evenly spaced frames, including the first and the last.
     """
     shown = clips[:SIDE]
     if (frames := shown.shape[1]) > FRAMES:
@@ -48,19 +48,19 @@ def write_strips(path: Path, clips: Pixels) -> None:
 
 
 def write_film(path: Path, clips: Pixels) -> None:
-    """The first 64 clips, 8 a row, as one animated WebP without loss, 8 frames a second, again and again."""
+    """Write the first 64 clips, 8 per row, as one looping lossless animated WebP at 8 frames per second."""
     shown = clips[: SIDE * SIDE]
     save_film(path, np.stack([_sheet(shown[:, frame]) for frame in range(shown.shape[1])]))
 
 
 def save_film(path: Path, frames: Pixels) -> None:
-    """One clip, uint8 [T, C, H, W], as an animated WebP without loss, 8 frames a second, again and again."""
+    """Write one clip, uint8 [T, C, H, W], as a looping lossless animated WebP at 8 frames per second."""
     images = [_image(frame).convert("RGB") for frame in frames]
     _save(path, images, format="WEBP", lossless=True, duration=FRAME_MILLISECONDS, loop=0)
 
 
 def read_film(path: Path) -> Pixels:
-    """The frames of an animated WebP, uint8 [T, 3, H, W]."""
+    """Read the frames of an animated WebP, uint8 [T, 3, H, W]."""
     from PIL import Image, ImageSequence
 
     with Image.open(path) as film:
@@ -69,7 +69,7 @@ def read_film(path: Path) -> Pixels:
 
 
 def _sheet(pixels: Pixels, columns: int = SIDE) -> Pixels:
-    """Images [N, C, H, W] as one [C, rows * (H + 2), columns * (W + 2)], enlarged and each with an edge."""
+    """Tile images [N, C, H, W] into one [C, rows * (H + 2), columns * (W + 2)], enlarged and with 1-pixel borders."""
     enlarge = max(1, SMALLEST // max(pixels.shape[2:]))
     tiles = [
         np.pad(tile, ((0, 0), (1, 1), (1, 1)), constant_values=64)
@@ -88,7 +88,7 @@ def _image(sheet: Pixels) -> Any:
 
 
 def _save(path: Path, images: list[Any], **how: Any) -> None:
-    """One image, or several as a film, whole or absent."""
+    """Write one image, or several as an animation, atomically."""
     buffer = io.BytesIO()
     more = {"save_all": True, "append_images": images[1:]} if len(images) > 1 else {}
     images[0].save(buffer, **more, **how)

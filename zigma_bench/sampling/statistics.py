@@ -1,4 +1,4 @@
-"""The mean and covariance of anybody's images under one extractor, as a .npz file of the field."""
+"""Write the feature mean and covariance of any images as a .npz file in the usual format (`mu`, `sigma`)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from zigma_bench.sampling.judge import Asked, checked, frames_of
 
 
 def save_statistics(samples: Path, asked: Asked, out: Path, *, device: str, cache: Path | None = None) -> int:
-    """Write `mu` and `sigma` of the features that a Frechet distance looks at, and give the number of images.
+    """Write `mu` and `sigma` of the features of a Frechet distance, and return the number of images.
 
-    Raises UsageError for another metric or file, NotReady where the weights or enough images are missing.
+    Raises UsageError if the metric isn't a Frechet distance or the file isn't .npz, and NotReady if weights are missing
+    or there are too few images.
     """
     known = distances(list(catalogue().extractors))
     if asked.name not in known:
@@ -25,7 +26,7 @@ def save_statistics(samples: Path, asked: Asked, out: Path, *, device: str, cach
             f"{asked.name} has no mean and covariance", where="--metrics", expected=" or ".join(known)
         )  # fmt: skip
     if out.suffix != ".npz":
-        raise UsageError("statistics are kept as .npz", where="--save-statistics", got=str(out))
+        raise UsageError("statistics are written as .npz", where="--save-statistics", got=str(out))
     (asked,) = checked([asked])
     spec = catalogue().get("metric", asked.name)
     options = spec.make_options(asked.options)
@@ -34,8 +35,8 @@ def save_statistics(samples: Path, asked: Asked, out: Path, *, device: str, cach
     images, minimum = open_images(samples), spec.facts.minimum_images(options)
     if frames_of(images) is not None:
         raise UsageError(
-            "statistics are of single images", where=str(samples), got="clips",
-            do="give both folders of clips, with --reference",
+            "statistics can't be written for clips", where=str(samples), expected="single images", got="clips",
+            do="compare two folders of clips with --samples and --reference",
         )  # fmt: skip
     if len(images) < minimum:
         raise NotReady(

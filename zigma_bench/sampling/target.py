@@ -1,4 +1,4 @@
-"""What the path of a `sample` command is: a suite, a model or a trained cell."""
+"""Find out whether the path of a `sample` command is a suite, a model or a trained cell."""
 
 from __future__ import annotations
 
@@ -8,14 +8,11 @@ from typing import Literal
 from zigma_bench.errors import UsageError
 from zigma_bench.records.store import SPEC
 
-CARD = "card.json"  # as in backbones/official/card.py, which imports torch
+CARD = "card.json"  # the same as in backbones/official/card.py, which imports torch
 
 
 def kind_of(path: Path) -> Literal["suite", "model", "cell"]:
-    """What lies at a path: the folder of an imported model or of a trained cell, or a suite's file.
-
-    UsageError for anything else.
-    """
+    """The kind of a path: the folder of an imported model or a trained cell, or a suite file. UsageError otherwise."""
     if path.is_dir() and (path / CARD).is_file():
         return "model"
     if path.is_dir() and any(path.glob(f"train-*/{SPEC}")):
@@ -26,5 +23,5 @@ def kind_of(path: Path) -> Literal["suite", "model", "cell"]:
     raise UsageError(
         "this is neither a suite nor a model", where=str(path),
         expected=f"a suite's .yaml file, a folder with {CARD}, or a trained cell's folder among the results", got=got,
-        do="make a model's folder with zigma-bench import",
+        do="create a model folder with zigma-bench import",
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""A trained cell among the results, as what images are drawn from under labels or prompts of anybody's."""
+"""Open a trained cell of the results as a network to sample from, with any labels or prompts."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ from zigma_bench.training.step import autocast
 
 
 def trained(folder: Path) -> Drawable:
-    """The network that a cell has trained, its EMA; it is asked as the cell's own images were, unless an order differs.
+    """The EMA of a trained cell, with the cell's own sampling settings as defaults.
 
-    NotReady for a training that isn't done, and for weights that are not those of its record.
+    Raises NotReady if the training isn't done or the scan has changed since; opening it raises CellFailed if the
+    weights have changed.
     """
     stage, cell, record = _training(folder)
     _check_orders(cell, folder)
@@ -47,11 +48,11 @@ def trained(folder: Path) -> Drawable:
         load_weights(weights, network, sha256=sha256)
         network.to(device).eval().requires_grad_(False)
 
-        def said(x: Tensor, t: Tensor, *y: Tensor) -> Tensor:
+        def denoiser(x: Tensor, t: Tensor, *condition: Tensor) -> Tensor:
             with autocast(cell.train, torch.device(device)):
-                return network(x, t, *y).float()  # type: ignore[no-any-return]
+                return network(x, t, *condition).float()  # type: ignore[no-any-return]
 
-        return said
+        return denoiser
 
     return Drawable(
         sha256=sha256,
@@ -68,13 +69,13 @@ def trained(folder: Path) -> Drawable:
 
 
 def _training(folder: Path) -> tuple[Path, Cell, Record]:
-    """The folder of the cell's training, the cell, and the record that it is done."""
+    """The folder of the finished train stage, its cell and its record."""
     specs = sorted(folder.glob(f"train-*/{SPEC}"))
     for spec in specs:
         record = read_record(spec.parent)
         if record is not None and record.status == "done":
             return spec.parent, _cell(spec), record
-    raise NotReady("the cell's training is not done", where=str(folder), do="run its suite to the end of it first")
+    raise NotReady("the cell's training is not done", where=str(folder), do="run its suite until it is done")
 
 
 def _cell(spec: Path) -> Cell:
@@ -83,34 +84,34 @@ def _cell(spec: Path) -> Cell:
         return Cell.model_validate_json(json.dumps(facts["cell"]))
     except (OSError, ValueError, KeyError, TypeError, pydantic.ValidationError) as error:
         raise UsageError(
-            f"this is no cell that this version can read: {str(error).splitlines()[0]}", where=str(spec),
+            f"this version can't read the cell: {str(error).splitlines()[0]}", where=str(spec),
             do="run its suite again",
         ) from None  # fmt: skip
 
 
 def _check_orders(cell: Cell, folder: Path) -> None:
-    """NotReady where the scan gives other orders today than those that the network was trained along."""
+    """NotReady if the scan orders have changed since the training."""
     assert cell.backbone is not None, "a trained cell has a network"
     options = catalogue().get("backbone", cell.backbone.name).make_options(cell.backbone.options)
     grid = Grid.of_image(cell.height, cell.width, options.patch, cell.frames)
     routes = cell_routes(cell.scan, grid=grid, depth=options.depth, seed=cell.seed, catalogue=catalogue())
     if tuple(route.digest for route in routes) != cell.order_digests:
         raise NotReady(
-            f"the scan {cell.scan_label!r} gives other orders than those that the network was trained along",
-            where=str(folder), do="bring back the version of the scan that it was trained with",
+            f"the orders of the scan {cell.scan_label!r} have changed since the network was trained",
+            where=str(folder), do="install the version of the scan that the network was trained with",
         )  # fmt: skip
 
 
 def _condition(cell: Cell) -> Condition:
-    given = cell.condition
-    if given is None:
+    condition = cell.condition
+    if condition is None:
         return Condition(kind="none")
-    if given.kind == "text":
-        return Condition(kind="text", text_width=given.size, null_class=given.drop_rate(cell.train) > 0)
-    return Condition(kind="class", classes=given.size, null_class=given.droppable)
+    if condition.kind == "text":
+        return Condition(kind="text", text_width=condition.size, null_class=condition.drop_rate(cell.train) > 0)
+    return Condition(kind="class", classes=condition.size, null_class=condition.droppable)
 
 
 def _sample(cell: Cell) -> dict[str, Any]:
-    """The cell's own sampling; its launches are not recorded, for there are few."""
+    """The cell's own sampling settings, without compilation and CUDA graphs, which don't pay off for few images."""
     own = cell.sample.model_dump(exclude_none=True)
     return {**own, "compile": False, "graph": False}

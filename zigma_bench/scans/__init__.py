@@ -1,4 +1,4 @@
-"""The built-in scan orders. NumPy only; they come in through the same hook as a plugin's."""
+"""Register the built-in scan orders with the hook that plugins use. This package needs only NumPy."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ SCANS = (
 
 @hookimpl
 def register_scans(register: Callable[..., None]) -> None:
-    """Every function above, under its name with hyphens."""
+    """Register every function above. Underscores in its name become hyphens."""
     for scan in SCANS:
         register(scan.__name__.replace("_", "-"), scan)

@@ -1,7 +1,7 @@
-"""What an order is like on a grid: how far it steps, how local it is, and which neighbours it joins over the layers.
+"""Statistics of an order on a grid: its step lengths, its locality, and the neighbour pairs that it joins over layers.
 
-Two tokens are a step apart, or any distance in the sequence, only inside one segment of one path: where the state
-starts anew nothing is carried from one to the other, whether the new stretch is a segment or another path of a scatter.
+Steps and sequence distances are only defined within one segment of one path. The state carries nothing across segments,
+or between the paths of a scatter.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from zigma_bench.scans.route import Ints, Route
 GRID_DISTANCES = (1, 2, 4, 8)
 SEQUENCE_DISTANCES = (1, 2, 4, 8, 16)
 
-Distances = dict[str, float]  # a distance in digits -> a mean; without those that no pair of tokens has
+Distances = dict[str, float]  # a distance as a string -> a mean; distances without any pair of tokens are absent
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """A route on a grid, over all its paths. Steps are None where there is none, as on a grid of one token.
+    """Statistics of all paths of a route. Values about steps are None if there are none, as on a grid of one token.
 
-    A step leads from a token to the next one in its segment; into or out of a pad is no step. `neighbour4_share`: share
-    of steps of Manhattan length 1; `neighbour8_share`: of steps that change no coordinate by more than 1 (diagonals
-    too). A clip's frame number is a coordinate like row and column. Distances on the grid are Manhattan, those in the
-    sequence steps, pads included.
-    `sequence_distance`: mean steps between two tokens that are 1, 2, 4, 8 apart on the grid.
-    `grid_distance`: mean distance on the grid of two tokens that are 1, 2, 4, 8, 16 steps apart.
-    `pads`: of all paths together.
+    A step leads from a token to the next one in its segment; moves to or from a pad don't count. `neighbour4_share`:
+    the share of steps of Manhattan length 1. `neighbour8_share`: the share of steps that change no coordinate by more
+    than 1 (including diagonals). The frame number of a clip is a coordinate like row and column. Grid distances are
+    Manhattan distances; sequence distances are numbers of steps, including pads.
+    `sequence_distance`: the mean number of steps between two tokens that are 1, 2, 4, 8 apart on the grid.
+    `grid_distance`: the mean grid distance between two tokens that are 1, 2, 4, 8, 16 steps apart.
+    `pads`: the number of pads in all paths.
     """
 
     scanned_ratio: float
@@ -47,12 +47,12 @@ class Statistics:
     digest: str
 
     def to_json(self) -> dict[str, Any]:
-        """The fields, as JSON takes them."""
+        """The fields, ready for JSON."""
         return asdict(self)
 
 
 def statistics(route: Route, grid: Grid) -> Statistics | None:
-    """The statistics of a checked route; None of a learned one, whose order is each sample's own."""
+    """The statistics of a checked route; None for a learned order, which differs between samples."""
     if route.learned is not None:
         return None
     moves = steps(route, grid)
@@ -72,29 +72,29 @@ def statistics(route: Route, grid: Grid) -> Statistics | None:
 
 
 def steps(route: Route, grid: Grid, apart: int = 1) -> Ints:
-    """How far tokens that are `apart` steps from each other lie along (t, r, c), as absolute values: [pairs, 3]."""
+    """The absolute differences in (t, r, c) between tokens that are `apart` steps from each other: [pairs, 3]."""
     before, after = _pairs(route, apart)
     far: Ints = np.abs(_places(after, grid) - _places(before, grid))
     return far
 
 
 def grid_distance(route: Route, grid: Grid, distances: Sequence[int] = SEQUENCE_DISTANCES) -> Distances:
-    """Mean Manhattan distance on the grid of two tokens n steps apart, for each n."""
+    """The mean Manhattan distance on the grid between two tokens n steps apart, for each n."""
     found = {n: steps(route, grid, n).sum(-1) for n in distances}
     return {str(n): float(far.mean()) for n, far in found.items() if len(far)}
 
 
 def sequence_distance(route: Route, grid: Grid, distances: Sequence[int] = GRID_DISTANCES) -> Distances:
-    """Mean steps between two tokens at Manhattan distance d on the grid, for each d; all pairs, none sampled."""
+    """The mean number of steps between two tokens at Manhattan distance d on the grid, for each d, over all pairs."""
     shape = (route.K, grid.frames, grid.height, grid.width)
     when = route.inverse.reshape(shape)
-    stretch = _stretch_of_tokens(route).reshape(shape)
+    segment = _segment_of_tokens(route).reshape(shape)
     found: Distances = {}
     for distance in distances:
         total = pairs = 0
         for offset in _offsets(distance, grid):
             here, there = _shifted(offset)
-            joined = (stretch[here] == stretch[there]) & (when[here] >= 0)
+            joined = (segment[here] == segment[there]) & (when[here] >= 0)
             total += int(np.abs(when[here] - when[there])[joined].sum())
             pairs += int(joined.sum())
         if pairs:
@@ -103,10 +103,10 @@ def sequence_distance(route: Route, grid: Grid, distances: Sequence[int] = GRID_
 
 
 def coverage(routes: Sequence[Route], grid: Grid, *, directed: bool = False) -> tuple[float | None, ...]:
-    """Share of neighbour pairs that follow each other in a path of one of the first k layers, for k = 1, 2, ...
+    """The share of neighbour pairs that are consecutive in a path of any of the first k layers, for k = 1, 2, ...
 
-    Neighbours differ by 1 in one coordinate. `directed` counts a pair once for each of its two directions. None on a
-    grid of one token, which has no pair, and from a learned layer on.
+    Neighbours differ by 1 in one coordinate. `directed` counts the two directions of a pair separately. The share is
+    None on a grid of one token, and from the first learned layer on.
     """
     pairs = _neighbour_pairs(grid) * (2 if directed else 1)
     seen: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
@@ -122,13 +122,13 @@ def coverage(routes: Sequence[Route], grid: Grid, *, directed: bool = False) -> 
 
 
 def show_json(routes: Sequence[Route], grid: Grid) -> dict[str, Any]:
-    """All that `scans show --json` prints: the grid, each layer with its statistics, and the coverage by depth."""
+    """The output of `scans show --json`: the grid, each layer with its statistics, and the coverage by depth."""
     layers = [_layer_json(route, grid) for route in routes]
     return {"grid": sides(grid), "layers": layers, "coverage": list(coverage(routes, grid))}
 
 
 def sides(grid: Grid) -> list[int]:
-    """[H, W], or [T, H, W] of a clip."""
+    """[H, W], or [T, H, W] for a clip."""
     return [grid.frames, grid.height, grid.width] if grid.video else [grid.height, grid.width]
 
 
@@ -148,7 +148,7 @@ def _layer_json(route: Route, grid: Grid) -> dict[str, Any]:
 
 
 def _pairs(route: Route, apart: int) -> tuple[Ints, Ints]:
-    """The tokens (earlier [pairs], later [pairs]) that are `apart` steps from each other in a segment of any path."""
+    """The pairs of tokens (earlier [pairs], later [pairs]) that are `apart` steps apart in a segment of any path."""
     before, after = route.paths[:, :-apart], route.paths[:, apart:]
     counted = (before >= 0) & (after >= 0)
     if route.segment_starts is not None:
@@ -161,15 +161,15 @@ def _places(tokens: Ints, grid: Grid) -> Ints:
     return np.stack(np.unravel_index(tokens, (grid.frames, grid.height, grid.width)), axis=-1).astype(np.int64)
 
 
-def _stretch_of_tokens(route: Route) -> Ints:
-    """int64 [K, L]: the step at which the segment of a token began; of no meaning where a path does not visit it."""
+def _segment_of_tokens(route: Route) -> Ints:
+    """int64 [K, L]: the first step of each token's segment; -1 if the path doesn't visit the token."""
     if route.segment_starts is None:
         return np.where(route.inverse >= 0, 0, -1)
     return np.where(route.inverse >= 0, np.take_along_axis(route.segment_starts, np.maximum(route.inverse, 0), 1), -1)
 
 
 def _offsets(distance: int, grid: Grid) -> Iterator[tuple[int, int, int]]:
-    """Every (t, r, c) of a Manhattan length that fits on the grid, one of each pair of opposites."""
+    """All offsets (t, r, c) of a Manhattan length that fit on the grid, one of each opposite pair."""
     for t, r in itertools.product(range(min(distance, grid.frames - 1) + 1), range(1 - grid.height, grid.height)):
         rest = distance - t - abs(r)
         for c in {rest, -rest} if 0 <= rest < grid.width else ():
@@ -178,7 +178,7 @@ def _offsets(distance: int, grid: Grid) -> Iterator[tuple[int, int, int]]:
 
 
 def _shifted(offset: tuple[int, int, int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Where in [K, T, H, W] the tokens stand that have another one at the offset, and where that one stands."""
+    """Slices of [K, T, H, W]: the tokens that have another token at the offset, and those other tokens."""
     here = tuple(slice(max(-o, 0), -o if o > 0 else None) for o in offset)
     there = tuple(slice(max(o, 0), o if o < 0 else None) for o in offset)
     return (slice(None), *here), (slice(None), *there)
@@ -190,7 +190,7 @@ def _neighbour_pairs(grid: Grid) -> int:
 
 
 def _joined(route: Route, grid: Grid, directed: bool) -> npt.NDArray[np.int64]:
-    """The neighbour pairs that are a step of a path, each as one number."""
+    """The neighbour pairs that are consecutive in a path, each encoded as one number."""
     near = steps(route, grid).sum(-1) == 1
     before, after = (tokens[near] for tokens in _pairs(route, 1))
     if not directed:

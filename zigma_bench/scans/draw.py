@@ -1,8 +1,8 @@
-"""A path drawn for a terminal: in each cell an arrow to the next one, jumps marked, early to late from blue to red.
+"""Draw a scan path in the terminal: an arrow to the next token in each cell, coloured from blue (early) to red (late).
 
-o→ → → ↓        o first token    → step to a neighbour    * the next step jumps        . not on this path
- ↓ ← ← ←        > a jump lands   ] the state ends here    [ it starts anew             ~ a pad between
- → → → #        # last token     + the same place one frame on or back
+o→ → → ↓        o first token    → step to a neighbour    * a jump starts              . not on this path
+ ↓ ← ← ←        > a jump ends    ] a segment ends         [ a segment starts           ~ a pad in between
+ → → → #        # last token     + the same position in the next or previous frame
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ ARROWS = {
 }  # fmt: skip
 FIRST, LAST, JUMP, LANDING, ENDS, STARTS, PADDED, UNVISITED = "o", "#", "*", ">", "]", "[", "~", "."
 LEGEND = (
-    f"{FIRST} first  {LAST} last  {JUMP} jumps from here  {LANDING} a jump lands  "
-    f"{STARTS} {ENDS} the state starts anew, ends  {PADDED} a pad between  {UNVISITED} not on this path"
+    f"{FIRST} first  {LAST} last  {JUMP} a jump starts  {LANDING} a jump ends  "
+    f"{STARTS} {ENDS} a segment starts, ends  {PADDED} a pad in between  {UNVISITED} not on this path"
 )
 ARRIVING = {JUMP: LANDING, ENDS: STARTS, PADDED: PADDED}
 LEARNED = "the order is learned: each sample has its own"
 GAP = "   "
 NEVER = "#808080"
 
-Cell = tuple[str, float | None]  # two characters, and when it is visited: 0 the first step, 1 the last, None never
+Cell = tuple[str, float | None]  # two characters, and the visit time: 0 first step, 1 last step, None never
 
 
 def draw_path(path: Ints, grid: Grid, segment_starts: Ints | None = None) -> list[str]:
-    """The lines of one path [S]: 2 W characters wide; the frames of a clip stand below each other, a blank between.
+    """Draw one path [S] as lines of 2 W characters. The frames of a clip are stacked with a blank line in between.
 
-    `segment_starts` [S]: the step at which each step's segment began, if there are several: a row of
-    `Route.segment_starts`.
+    `segment_starts` [S]: the first step of each step's segment, if there are several (a row of
+    `Route.segment_starts`).
     """
     return ["".join(text for text, _ in row) for row in _cells(path, grid, segment_starts)]
 
 
 def draw_route(route: Route, grid: Grid) -> str:
-    """All paths of a route side by side, under their numbers; of a learned one, that it is."""
+    """Draw all paths of a route side by side, with their numbers. For a learned order, return a note instead."""
     return "\n".join(line.plain.rstrip() for line in rich_route(route, grid))
 
 
 def rich_path(path: Ints, grid: Grid, segment_starts: Ints | None = None) -> list[Text]:
-    """As `draw_path`, coloured from blue (early) to red (late)."""
+    """Like `draw_path`, coloured from blue (early) to red (late)."""
     from rich.text import Text
 
     cells = _cells(path, grid, segment_starts)
@@ -58,7 +58,7 @@ def rich_path(path: Ints, grid: Grid, segment_starts: Ints | None = None) -> lis
 
 
 def rich_route(route: Route, grid: Grid, *, width: int | None = None) -> list[Text]:
-    """As `draw_route`, coloured. `width`: characters of a line, beyond which paths go below the others."""
+    """Like `draw_route`, coloured. `width`: the maximal characters per line; further paths go below."""
     from rich.text import Text
 
     if route.learned is not None:
@@ -77,7 +77,7 @@ def rich_route(route: Route, grid: Grid, *, width: int | None = None) -> list[Te
 
 
 def _cells(path: Ints, grid: Grid, segment_starts: Ints | None) -> list[list[Cell]]:
-    """The cells of all lines, top to bottom; the line between two frames is blank."""
+    """The cells of all lines from top to bottom, with a blank line between two frames."""
     at = np.flatnonzero(path >= 0)
     leaving = [*_signs(path, at, grid, segment_starts), LAST][: len(at)]
     arriving = [FIRST, *(ARRIVING.get(sign, " ") for sign in leaving[:-1])][: len(at)]
@@ -93,7 +93,7 @@ def _cells(path: Ints, grid: Grid, segment_starts: Ints | None) -> list[list[Cel
 
 
 def _signs(path: Ints, at: Ints, grid: Grid, segment_starts: Ints | None) -> list[str]:
-    """What stands between each token that a path visits (at steps `at`) and the next: a reset, a pad or a step."""
+    """The sign between each visited token (at steps `at`) and the next: a segment end, a pad, an arrow or a jump."""
     places = np.stack(np.unravel_index(path[at], (grid.frames, grid.height, grid.width)), axis=-1)
     signs = [ARROWS.get((t, r, c), JUMP) for t, r, c in np.diff(places, axis=0).tolist()]
     for i in np.flatnonzero(np.diff(at) > 1):
@@ -105,5 +105,5 @@ def _signs(path: Ints, at: Ints, grid: Grid, segment_starts: Ints | None) -> lis
 
 
 def _colour(when: float | None) -> str:
-    """Blue through violet to red; grey for never."""
+    """The colour of a visit time: blue through violet to red, or grey for never."""
     return NEVER if when is None else f"#{int(60 + 195 * when):02x}5a{int(255 - 195 * when):02x}"

@@ -1,4 +1,4 @@
-"""The grid of tokens that a picture or a clip is cut into, and the letters used everywhere.
+"""The grid of tokens of an image or a clip, and the symbols used throughout the package.
 
 B batch, L tokens, D model width, E = expand * D inner width, N state size, K paths in a layer, p patch size.
 """
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from zigma_bench.errors import NotReady, UsageError
 
-MOST_TOKENS = 2**22  # an order of more would take gigabytes
+MOST_TOKENS = 2**22  # a longer order would take gigabytes
 
 
 @dataclass(frozen=True)
 class Grid:
-    """H x W tokens of a picture, or T x H x W of a clip; token (t, r, c) has flat index (t*H + r)*W + c."""
+    """H x W tokens of an image, or T x H x W of a clip. Token (t, r, c) has flat index (t*H + r)*W + c."""
 
     height: int
     width: int
@@ -46,17 +46,17 @@ class Grid:
 
     @classmethod
     def parse(cls, text: str) -> Grid:
-        """A grid from 'HxW' or 'TxHxW'."""
+        """Parse a grid from 'HxW' or 'TxHxW'."""
         sides = text.lower().split("x")
         numbers = all(side.isascii() and side.isdigit() and len(side) < 10 and int(side) > 0 for side in sides)
         if len(sides) not in (2, 3) or not numbers:
-            raise UsageError("this is no grid", expected="HxW or TxHxW, such as 8x12", got=text)
+            raise UsageError("not a grid", expected="HxW or TxHxW, such as 8x12", got=text)
         *frames, height, width = map(int, sides)
         return cls(height, width, frames[0] if frames else 1)
 
     @classmethod
     def of_image(cls, height: int, width: int, patch: int, frames: int = 1) -> Grid:
-        """The tokens of an image of height x width pixels, cut into patches of p x p, or of a clip's frames."""
+        """The grid of an image or clip of height x width pixels with patches of p x p. NotReady if they don't fit."""
         if height % patch or width % patch:
             raise NotReady(
                 f"patches of {patch} x {patch} do not divide an image of {height} x {width}",

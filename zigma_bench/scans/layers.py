@@ -1,4 +1,4 @@
-"""The routes of all layers of a network: a scan called layer by layer, put into form, checked and remembered."""
+"""The routes of all layers of a network: call a scan for each layer, check the routes and cache them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from zigma_bench.system.interrupts import contained, words_of
 
 RESERVED = ("grid", "layer", "depth", "seed")
 MOST_LAYERS = 10_000
-REMEMBERED = 64  # calls; the largest plans hold some tens of scans
+CACHED_CALLS = 64  # the largest plans contain a few dozen scans
 
 
 class ScanSpec(Protocol):
-    """What is needed of a registered scan (`registry.Spec` has it)."""
+    """The part of `registry.Spec` that this module needs."""
 
     @property
     def name(self) -> str: ...
@@ -44,13 +44,14 @@ class ScanSpec(Protocol):
 def routes(
     spec: ScanSpec, *, grid: Grid, depth: int, seed: int = 0, options: Mapping[str, Any] | None = None
 ) -> tuple[Route, ...]:
-    """The checked route of each of `depth` layers; equal routes are one object. `options`: resolved values.
+    """The checked route of each of `depth` layers. Equal routes are the same object. `options`: resolved values.
 
-    Calls are remembered, for a scan is a pure function of its arguments. Raises what the scan refuses with (such as
-    NotReady for a geometry), and BrokenScan for a scan that fails or gives no order; both name scan, owner and layer.
+    Calls are cached, because a scan is a pure function of its arguments. Raises the error with which the scan refuses
+    (such as NotReady for a grid), and BrokenScan if the scan fails or doesn't return an order. The error names the
+    scan, its owner and the layer.
     """
     if depth < 1:
-        raise UsageError("a network has at least one layer", got=depth)
+        raise UsageError("a network needs at least one layer", got=depth)
     if depth > MOST_LAYERS:
         raise UsageError("the network is too deep", expected=f"a depth of at most {MOST_LAYERS:,}", got=depth)
     options = dict(options or {})
@@ -63,7 +64,7 @@ def routes(
 
 
 def fresh_routes(spec: ScanSpec, *, grid: Grid, depth: int, seed: int, options: Mapping[str, Any]) -> tuple[Route, ...]:
-    """As `routes`, but calling the scan anew, last layer first: what a pure function does not notice."""
+    """Like `routes`, but without the cache and from the last layer to the first, to check that the scan is pure."""
     if spec.facts is not None:
         return learned_routes(spec, grid=grid, depth=depth, options=options)
     request = _Request(spec.name, spec.owner, spec.load(), grid, depth, seed, "", options)
@@ -71,7 +72,7 @@ def fresh_routes(spec: ScanSpec, *, grid: Grid, depth: int, seed: int, options: 
 
 
 def learned_routes(spec: ScanSpec, *, grid: Grid, depth: int, options: Mapping[str, Any]) -> tuple[Route, ...]:
-    """The routes of a scan whose order a module makes of each sample's features; nothing is imported."""
+    """The routes of a scan with a learned order, which depends on the features. The module isn't imported."""
     assert isinstance(spec.target, str), spec.target
     facts, plain = spec.facts, json.loads(json.dumps(dict(options)))
     if facts.check is not None:
@@ -85,7 +86,7 @@ def learned_routes(spec: ScanSpec, *, grid: Grid, depth: int, options: Mapping[s
 
 @dataclass(frozen=True)
 class _Request:
-    """One call of `routes`, hashable: options stand as JSON for comparison."""
+    """One call of `routes`. It is hashable: `key` holds the options as JSON."""
 
     name: str
     owner: str
@@ -100,7 +101,7 @@ class _Request:
         return f"scan {self.name!r} of {self.owner}, layer {layer}"
 
 
-@functools.lru_cache(maxsize=REMEMBERED)
+@functools.lru_cache(maxsize=CACHED_CALLS)
 def _routes(request: _Request) -> tuple[Route, ...]:
     known: dict[str, Route] = {}
     if "layer" not in inspect.signature(request.function).parameters:
@@ -110,7 +111,7 @@ def _routes(request: _Request) -> tuple[Route, ...]:
 
 
 def _route(request: _Request, layer: int) -> Route:
-    """One layer's route: called, put into form, checked."""
+    """Call the scan for one layer, convert the result to a route, and check it."""
     who = request.who(layer)
     try:
         with contained():
@@ -119,11 +120,11 @@ def _route(request: _Request, layer: int) -> Route:
     except ZigmaBenchError as error:
         error.where = f"{who}, {error.where}" if error.where else who
         raise
-    except Exception as error:  # a plugin may raise anything; the plan must say whose it is
+    except Exception as error:  # a plugin may raise anything; the error must name the plugin
         raise BrokenScan(
             f"the scan failed on the grid {request.grid} with {words_of(error)}",
             where=who,
-            do="mend the scan, or refuse the grid with zigma_bench.errors.NotReady",
+            do="fix the scan, or refuse the grid with zigma_bench.errors.NotReady",
         ) from error
     route.check(request.grid, who)
     return route

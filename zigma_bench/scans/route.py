@@ -1,8 +1,8 @@
-"""What one layer does with the tokens: its paths, where the state starts anew, and how the paths' outputs merge.
+"""The route of one layer: its scan paths, their segments, and the merge of their outputs.
 
-A scan only says in which order tokens are visited. The inverse, the checks and the digest are the framework's.
+A scan only defines the order in which tokens are visited. The framework adds the inverse, the checks and the digest.
 
-K paths, S steps of a path, L tokens of the grid; S = L unless a path has pads or the paths share the tokens out.
+K paths, S steps of a path, L tokens of the grid. S = L unless a path has pads or the paths split the tokens.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from zigma_bench.scans.grid import Grid
 
 Ints = npt.NDArray[np.int64]
 Share = Literal["separate", "shared"]
-PAD = -1  # in a path: an inserted token that no cell of the grid stands for
-FEW_FEATURES = 16  # ids of steps that any path may have; a long one may have as many as steps
+PAD = -1  # in a path: an inserted token that isn't a cell of the grid
+FEW_FEATURES = 16  # step features may have this many distinct ids, or as many as steps if the path is longer
 
 
 class BrokenScan(NotReady):
-    """A scan gave something that is no order of the tokens, or failed in giving it."""
+    """A scan failed, or its result isn't an order of the tokens."""
 
 
 @dataclass(frozen=True)
 class LearnedOrder:
-    """An order that a module makes of each sample's features.
+    """An order that a module computes from the features of each sample.
 
-    `load()` is built as `Module(options, width=, grid=, layer=, depth=)` and called as `module(x [B, L, D])`. It
-    returns int64 [B, K, L] and a weight [B, L] or None; tokens are multiplied by the weight before the mixer, which is
-    how a gradient reaches the module (a straight-through weight is 1 in the forward pass).
-    `cost(options, width=, grid=)` is its `registry.Cost`, `options` its options as JSON takes them.
+    `load()` returns the class, built as `Module(options, width=, grid=, layer=, depth=)` and called as
+    `module(x [B, L, D])`. The module returns paths int64 [B, K, L] and a weight [B, L] or None. Tokens are multiplied
+    by the weight before the mixer, so that gradients reach the module (a straight-through weight is 1 in the forward
+    pass). `cost(options, width=, grid=)` is its `registry.Cost`; `options` are its options, ready for JSON.
     """
 
     target: str
@@ -53,26 +53,26 @@ class LearnedOrder:
 
     @property
     def key(self) -> dict[str, Any]:
-        """What the digest holds of it."""
+        """The part of the route's digest that describes this order."""
         return {"target": self.target, "options": dict(self.options), "layer": self.layer, "depth": self.depth}
 
 
 @dataclass(frozen=True, eq=False)
 class Route:
-    """One layer's paths and what is done along them. Arrays are read-only copies; one path may be given as [S].
+    """The scan paths of one layer and the operations along them. Arrays are read-only copies; one path may be [S].
 
     `paths` [K, S]: the token that path k visits at step i, or -1 for a pad.
-    `merge`: the name of a registered merge. The built-in ones: `sum` and `mean` of the paths' outputs; `concat`: path k
-    works on the k-th of K channel groups (equal compute); `gate`: weights by a softmax over the paths, a sample;
-    `channel-attention`: weights a path and channel; `scatter`: the paths share the tokens out; `cascade`: a path reads
-    what the one before it wrote.
-    `share`: one set of parameters for all paths, or one a path (of no matter when K = 1).
-    `segments`: lengths of independent stretches, of all paths or of each; state and convolution start anew at each.
-    `pads` [K, P]: the row of a learned table for each pad of a path in its order; without it pads are zeros.
-    `step_feature` [K, S]: an id a step (such as a direction) whose learned vector is added to B.
-    `stages`: how many paths each stage of a cascade sums; without it one.
-    `learned`: the order comes from the features, and `paths` only counts them.
-    Raises BrokenScan for anything that is no such thing.
+    `merge`: the name of a registered merge. The built-in ones: `sum` or `mean` of the paths' outputs; `concat`: path k
+    processes the k-th of K channel groups (equal compute); `gate`: weights per sample, by a softmax over the paths;
+    `channel-attention`: weights per path and channel; `scatter`: the paths split the tokens; `cascade`: each stage
+    reads the output of the previous one.
+    `share`: one set of parameters for all paths (`shared`), or one per path (`separate`). Without effect if K = 1.
+    `segments`: lengths of independent segments, for all paths or per path; each has a new state and convolution.
+    `pads` [K, P]: the row of a learned table for each pad of a path, in path order; by default pads are zeros.
+    `step_feature` [K, S]: an id per step (such as a direction) whose learned vector is added to B.
+    `stages`: the number of paths that each stage of a cascade sums; by default one.
+    `learned`: the order is computed from the features, and only the number of `paths` counts.
+    Raises BrokenScan for invalid values.
     """
 
     paths: Ints
@@ -116,7 +116,7 @@ class Route:
             )
         used = np.unique(pads)
         if not np.array_equal(used, np.arange(len(used))):
-            raise BrokenScan("the pads leave rows of their table out", expected="0, 1, 2, ...", got=used.tolist()[:20])
+            raise BrokenScan("the pads skip rows of their table", expected="0, 1, 2, ...", got=used.tolist()[:20])
         return pads
 
     def _checked_features(self) -> Ints:
@@ -124,7 +124,7 @@ class Route:
         if ids.shape != self.paths.shape or ids.min() < 0 or ids.max() >= max(self.steps, FEW_FEATURES):
             raise BrokenScan(
                 "the step features don't fit the paths",
-                expected=f"{self.paths.shape} whole numbers from 0 on, fewer than steps",
+                expected=f"integers {self.paths.shape} from 0 to {max(self.steps, FEW_FEATURES) - 1}",
                 got=f"{ids.shape}, {ids.min()} to {ids.max()}",
             )
         return ids
@@ -143,48 +143,48 @@ class Route:
 
     @property
     def K(self) -> int:
-        """The number of paths."""
+        """K, the number of paths."""
         return len(self.paths)
 
     @property
     def steps(self) -> int:
-        """S, the steps of one path, pads included."""
+        """S, the number of steps of a path, including pads."""
         return int(self.paths.shape[1])
 
     @property
     def tokens(self) -> int:
-        """L, the tokens of the grid (of a checked route, which visits all)."""
+        """L, the number of tokens of the grid. Only valid for a checked route, which visits all tokens."""
         return int(self.paths.max()) + 1
 
     @property
     def pad_count(self) -> int:
-        """Pads over all paths."""
+        """The number of pads in all paths."""
         return int((self.paths == PAD).sum())
 
     @property
     def pad_rows(self) -> int:
-        """Rows of the learned table of pads."""
+        """The number of rows in the learned table of pads."""
         return 0 if self.pads is None or not self.pads.size else int(self.pads.max()) + 1
 
     @property
     def features(self) -> int:
-        """Rows of the learned table of step features."""
+        """The number of rows in the learned table of step features."""
         return 0 if self.step_feature is None else int(self.step_feature.max()) + 1
 
     @property
     def bijective(self) -> bool:
-        """Whether every path visits every token once and nothing else, in one stretch."""
+        """Whether every path visits every token once, without pads, in one segment."""
         return self.segments is None and not self.merge_facts.splits_tokens and self.steps == self.tokens
 
     @property
     def scanned_ratio(self) -> float:
-        """Tokens scanned in the layer, over L; a channel group counts by its share of the channels."""
+        """The number of scanned tokens divided by L. With `concat`, a token counts by its share of the channels."""
         ratio = self.paths.size / self.tokens
         return ratio / self.K if self.merge_facts.splits_channels else ratio
 
     @cached_property
     def inverse(self) -> Ints:
-        """int64 [K, L], read-only: the step at which path k visits a token, or -1. Meaningful for a checked route."""
+        """int64 [K, L], read-only: the step at which path k visits a token, or -1. Only valid for a checked route."""
         inverse = np.full((self.K, self.tokens), -1, dtype=np.int64)
         for row, path in zip(inverse, self.paths, strict=True):
             steps = np.flatnonzero(path >= 0)
@@ -193,14 +193,14 @@ class Route:
 
     @cached_property
     def segment_starts(self) -> Ints | None:
-        """int64 [K, S]: the step at which each step's segment began; None where there is one segment."""
+        """int64 [K, S]: the first step of each step's segment; None if there is only one segment."""
         if self.segments is None:
             return None
         return _frozen(np.stack([np.repeat(np.cumsum(n) - n, n) for n in self.segments]))
 
     @cached_property
     def digest(self) -> str:
-        """sha256, 64 hex digits, of all fields and of the owner of a plugin's merge: equal for equal routes alone."""
+        """sha256 of all fields and of the owner of a plugin merge, 64 hex digits. Equal only for equal routes."""
         header: dict[str, Any] = {"merge": self.merge, "share": self.share, "shape": self.paths.shape}
         if (owner := find_spec("merge", self.merge).owner) != BUILTIN:
             header["merge_owner"] = owner
@@ -228,13 +228,13 @@ class Route:
         return hash(self.digest)
 
     def check(self, grid: Grid, who: str) -> None:
-        """Raise BrokenScan, told as `who`, unless every path visits every token of the grid exactly once.
+        """Raise BrokenScan, with `who` as its place, unless every path visits every token of the grid exactly once.
 
-        Where the merge splits the tokens, the paths together must.
+        Where the merge splits the tokens, the paths must do so together.
         """
         together = self.merge_facts.splits_tokens
-        walks = [self.paths.reshape(-1)] if together else list(self.paths)
-        for number, path in enumerate(walks):
+        checked = [self.paths.reshape(-1)] if together else list(self.paths)
+        for number, path in enumerate(checked):
             if _visits_all(path, grid.tokens):
                 continue
             what, do = _fault(path, grid.tokens, self.steps if together else None)
@@ -265,41 +265,43 @@ def _frozen(array: Ints) -> Ints:
 
 
 def _whole_numbers(what: str, value: Any) -> Ints:
-    """A fresh, read-only, C-contiguous int64 [K, S] of what a scan gave as `what`, such as `path`."""
+    """Copy a scan's array to read-only, C-contiguous int64 [K, S]. `what`: its name for errors, such as `path`."""
     try:
         array = np.asarray(value)
-    except ValueError:  # NumPy's word for rows of unlike lengths
+    except ValueError:  # NumPy raises it for rows of different lengths
         words = "the paths have different lengths" if what == "path" else f"the {what} have rows of different lengths"
-        raise BrokenScan(words, expected="[L] or [K, L] whole numbers") from None
+        raise BrokenScan(words, expected="integers [L] or [K, L]") from None
     if array.ndim not in (1, 2) or array.size == 0:
         raise BrokenScan(
-            "the scan gave an array of a wrong shape" + ("" if what == "path" else f" as its {what}"),
+            "the scan returned an array of a wrong shape" + ("" if what == "path" else f" as its {what}"),
             expected="[L] (one path) or [K, L] (several), not empty",
             got=array.shape,
-            do="return one flat index a step" if array.size else "return at least one path",
+            do="return one flat index per step" if array.size else "return at least one path",
         )
     if array.dtype.kind not in "iu":
         odd = (place for place, item in enumerate(array.flat) if not isinstance(item, int | np.integer))
         path, step = divmod(next(odd, 0), array.shape[-1])
         raise BrokenScan(
-            f"{what} {path}: step {step} is no whole number but {array.reshape(-1, array.shape[-1])[path, step]!r}",
-            expected="an array of whole numbers",
+            f"{what} {path}: step {step} is {np.atleast_2d(array).tolist()[path][step]!r}, not an integer",
+            expected="an array of integers",
             got=str(array.dtype),
-            do="build the path from whole numbers, such as np.arange gives",
+            do="build the path from integers, such as those of np.arange",
         )
     return _frozen(np.array(np.atleast_2d(array), dtype=np.int64, order="C"))
 
 
 def _lengths(value: Any, count: int, steps: int) -> tuple[Ints, ...]:
-    """The segment lengths of every path, from those of each or one list for all."""
+    """The segment lengths of each path, from one list for each path or one list for all."""
     expected = f"lengths of at least 1 that add up to {steps}, in one list or in one for each of {count} path(s)"
     rows = list(value) if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str) else []
     nested = [isinstance(row, Sequence | np.ndarray) for row in rows]
     if not rows or any(nested) != all(nested):
-        raise BrokenScan("the segments are no lists of lengths", expected=expected, got=value)
+        raise BrokenScan("the segments are not lists of lengths", expected=expected, got=value)
     rows = rows if all(nested) else [rows] * count
     if len(rows) != count:
-        raise BrokenScan("there are not as many lists of segments as paths", expected=expected, got=len(rows))
+        raise BrokenScan(
+            "the number of segment lists differs from the number of paths", expected=expected, got=len(rows)
+        )
     found = []
     for row in rows:
         lengths = np.array(row)
@@ -310,7 +312,7 @@ def _lengths(value: Any, count: int, steps: int) -> tuple[Ints, ...]:
 
 
 def _visits_all(path: Ints, tokens: int) -> bool:
-    """Whether a path visits every token once; pads count for nothing."""
+    """Whether a path visits every token exactly once. Pads are ignored."""
     real = path if path.min() >= 0 else path[path != PAD]
     if len(real) != tokens or real.min() < 0 or real.max() >= tokens:
         return False
@@ -320,7 +322,7 @@ def _visits_all(path: Ints, tokens: int) -> bool:
 
 
 def _fault(path: Ints, tokens: int, steps: int | None) -> tuple[str, str]:
-    """The first fault of a path and its mend; `steps`: those of one path where several lie end to end."""
+    """The first fault of a path and its remedy. `steps`: the steps per path, if `path` is several paths end to end."""
 
     def place(step: int) -> str:
         return f"step {step}" if steps is None else f"path {step // steps}, step {step % steps}"

@@ -1,8 +1,8 @@
-"""Checkpoints that are whole or absent: safetensors in a temporary folder, sealed by a manifest of hashes, renamed.
+"""Atomic checkpoints: the files are written to a temporary folder with a manifest of their hashes, then renamed.
 
     checkpoint-<step>/  network.safetensors  ema.safetensors  optimizer.safetensors  state.json  manifest.json
 
-The newest two are kept; a resume takes the newest whose hashes hold.
+The newest two checkpoints stay on disk. A resumed training loads the newest one whose hashes match its manifest.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from zigma_bench.records.sealed import altered, file_sha256, hashes_of
 from zigma_bench.records.store import CHECKPOINTS, sync_folder, temporary_folder, write_atomic
 from zigma_bench.system.notices import notice
 
-KEPT = 2
+CHECKPOINTS_ON_DISK = 2
 
 
 def save_checkpoint(
     folder: Path, step: int, network: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
 ) -> None:
-    """Write the checkpoint of a step and drop all but the newest two."""
+    """Write the checkpoint of a step and delete all but the newest two."""
     final = folder / f"checkpoint-{step:09d}"
     with temporary_folder(final) as temporary:
         save_weights(temporary / "network.safetensors", network)
@@ -41,16 +41,19 @@ def save_checkpoint(
             shutil.rmtree(final)
         os.replace(temporary, final)
     sync_folder(folder)
-    for old in _checkpoints(folder)[:-KEPT]:
+    for old in _checkpoints(folder)[:-CHECKPOINTS_ON_DISK]:
         shutil.rmtree(old)
 
 
 def load_checkpoint(
     folder: Path, network: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer
 ) -> dict[str, Any] | None:
-    """Fill all three in place from the newest whole checkpoint and give its state, or None where there is none."""
+    """Load the newest intact checkpoint into all three, in place, and return its state; None if there is none.
+
+    A checkpoint whose hashes don't match is reported and deleted.
+    """
     for path in reversed(_checkpoints(folder)):
-        if not _whole(path):
+        if not _is_intact(path):
             notice(altered(path))
             shutil.rmtree(path)
             continue
@@ -63,7 +66,7 @@ def load_checkpoint(
 
 
 def save_weights(path: Path, network: nn.Module) -> None:
-    """A network's parameters as safetensors, whole or absent."""
+    """Write the network's state dict as safetensors, atomically."""
     weights = {name: value.detach().contiguous().cpu() for name, value in network.state_dict().items()}
     with temporary_folder(path) as temporary:
         save_file(weights, temporary / path.name)
@@ -74,11 +77,11 @@ def save_weights(path: Path, network: nn.Module) -> None:
 
 
 def load_weights(path: Path, network: nn.Module, *, sha256: str | None = None) -> None:
-    """Fill a network from safetensors; every name must be there and no other. CellFailed where the hash is another."""
+    """Load safetensors into a network; the names must match exactly. CellFailed if the file's hash isn't `sha256`."""
     if sha256 is not None and (got := file_sha256(path)) != sha256:
         raise CellFailed(
-            "the weights are not those that the training left", where=str(path), expected=f"sha256 {sha256}", got=got,
-            do="run the suite again: it is trained again",
+            "the weights have changed since the training", where=str(path), expected=f"sha256 {sha256}", got=got,
+            do="run the suite again, which trains the cell again",
         )  # fmt: skip
     network.load_state_dict(load_file(path), strict=True)
 
@@ -100,7 +103,7 @@ def _checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob(CHECKPOINTS))
 
 
-def _whole(path: Path) -> bool:
+def _is_intact(path: Path) -> bool:
     try:
         manifest: dict[str, str] = json.loads((path / "manifest.json").read_text())
         return all(file_sha256(path / name) == sha for name, sha in manifest.items())

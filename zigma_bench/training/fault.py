@@ -1,7 +1,7 @@
-"""Where a step went wrong: the first place of a network at which a value that is not finite appears.
+"""Find where a training step first computes a value that is NaN or infinite.
 
-The step is run again with every module watched: what goes in and comes out, and in the backward pass the gradients of
-both and of the weights, in the order in which they are computed.
+The step runs again with hooks on every module. The hooks check inputs and outputs in the forward pass, and the
+gradients of inputs, outputs and weights in the backward pass, in the order in which they are computed.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ Role = Literal["output", "input", "weights"]
 
 @dataclass
 class Watch:
-    """Keeps the first tensor that is not finite, and the modules that it comes out of and goes into."""
+    """The first tensor that is not finite, and the modules that output it or take it as input."""
 
-    backward: bool = False  # that was where it appeared
+    backward: bool = False  # whether it appeared in the backward pass
     kind: str = ""
     bad: Tensor | None = None
     seen_as: list[tuple[Role, str]] = field(default_factory=list)
 
-    def look(self, tensor: Tensor, role: Role, name: str, *, backward: bool) -> None:
-        """Look at one tensor, and note under what names the first bad one is known."""
+    def check(self, tensor: Tensor, role: Role, name: str, *, backward: bool) -> None:
+        """Check one tensor; for the first bad tensor, also record each role and module name in which it appears."""
         if self.bad is None and not bool(tensor.isfinite().all()):
             self.bad, self.backward = tensor, backward
             self.kind = "nan" if bool(tensor.isnan().any()) else "inf"
@@ -34,7 +34,7 @@ class Watch:
             self.seen_as.append((role, name))
 
     def place(self) -> str | None:
-        """In words; None if all was finite."""
+        """Where the bad tensor appeared, in words; None if all tensors were finite."""
         if self.bad is None:
             return None
         named: dict[Role, list[str]] = {
@@ -43,9 +43,8 @@ class Watch:
         }
         if named["weights"]:
             what = f"the weights {named['weights'][0]}"
-        elif named[
-            "output"
-        ]:  # a gradient comes from the modules that its tensor goes into, a value from the one before
+        elif named["output"]:
+            # In the backward pass, the modules that take the tensor as input have computed its gradient.
             into = f", which goes into {' and '.join(named['input'])}" if self.backward and named["input"] else ""
             what = f"the output of {named['output'][0]}{into}"
         else:
@@ -55,15 +54,15 @@ class Watch:
 
 
 def find_fault(network: nn.Module, run: Callable[[], Tensor]) -> str | None:
-    """The place, such as `in the forward pass, in the output of blocks.3.mixer (nan)`; None if all is finite.
+    """Return the place, such as `in the forward pass, in the output of blocks.3.mixer (nan)`; None if all is finite.
 
-    `run` computes a loss and its gradient. The weights are left as they are; the gradients are those of the run.
+    `run` computes a loss and its gradients, which stay in the parameters. The weights don't change.
     """
     for name, value in (*network.named_parameters(), *network.named_buffers()):
         if value.is_floating_point() and not bool(value.isfinite().all()):
             return f"before the step, in the weights {name}"
     watch = Watch()
-    handles = [handle for name, module in network.named_modules() for handle in _watched(watch, name, module)]
+    handles = [handle for name, module in network.named_modules() for handle in _hook_module(watch, name, module)]
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
             handles.append(_watch_gradient(watch, parameter, "weights", name))
@@ -78,35 +77,35 @@ def find_fault(network: nn.Module, run: Callable[[], Tensor]) -> str | None:
 
 
 def uncompiled(network: nn.Module) -> nn.Module:
-    """A copy with the same weights whose modules are not compiled, so that all hooks are called."""
+    """Copy a network without its compiled code, because compiled modules may skip hooks."""
     plain = copy.deepcopy(network)
     assert not any(module._compiled_call_impl for module in plain.modules())
     return plain
 
 
-def _watched(watch: Watch, name: str, module: nn.Module) -> Iterator[Any]:
-    """Hooks on what goes into one module and comes out of it, and on the gradients of both."""
+def _hook_module(watch: Watch, name: str, module: nn.Module) -> Iterator[Any]:
+    """Hooks on the inputs and outputs of one module, and on the gradients of both."""
     name = name or "the network"
 
-    def look(value: Any, role: Role) -> None:
+    def check(value: Any, role: Role) -> None:
         for tensor in _tensors(value):
-            watch.look(tensor.detach(), role, name, backward=False)
+            watch.check(tensor.detach(), role, name, backward=False)
             if tensor.requires_grad:
                 _watch_gradient(watch, tensor, role, name)
 
-    yield module.register_forward_pre_hook(lambda _, args, kwargs: look((args, kwargs), "input"), with_kwargs=True)
-    yield module.register_forward_hook(lambda _, args, output: look(output, "output"))
+    yield module.register_forward_pre_hook(lambda _, args, kwargs: check((args, kwargs), "input"), with_kwargs=True)
+    yield module.register_forward_hook(lambda _, args, output: check(output, "output"))
 
 
 def _watch_gradient(watch: Watch, tensor: Tensor, role: Role, name: str) -> Any:
-    def look(gradient: Tensor) -> None:
-        watch.look(gradient.detach(), role, name, backward=True)
+    def check(gradient: Tensor) -> None:
+        watch.check(gradient.detach(), role, name, backward=True)
 
-    return tensor.register_hook(look)  # type: ignore[no-untyped-call]
+    return tensor.register_hook(check)  # type: ignore[no-untyped-call]
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """The floating tensors in some arguments or outputs."""
+    """The floating-point tensors in nested arguments or outputs."""
     if isinstance(value, Tensor):
         if value.is_floating_point():
             yield value
@@ -122,7 +121,7 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 
 def _innermost(names: list[str]) -> list[str]:
-    """Without repetitions, and without modules that hold another one of them."""
+    """Remove duplicates, and modules that contain another module of the list."""
     distinct = list(dict.fromkeys(names))
     return [
         name

@@ -1,7 +1,8 @@
-"""The images of each step, taken ahead of it: by processes where taking is work, by a thread where they lie in memory.
+"""Load the images of each training step ahead of time.
 
-What a step takes depends on (seed, step) alone, so any number of processes gives the same batches, before a restart and
-after it. For a card the pixels wait in pinned memory, so that the host goes on while they are copied.
+Worker processes load images that must be decoded; a thread pins images that are already in memory. A batch depends only
+on (seed, step), so it is the same for any number of workers and after a restart. On a GPU, batches wait in pinned
+memory so that the copy is asynchronous.
 """
 
 from __future__ import annotations
@@ -31,14 +32,15 @@ from zigma_bench.system.device import cores
 from zigma_bench.training.job import Job, Taken
 
 MOST_WORKERS = 16
-AHEAD_BYTES = 2**30  # of pixels that may wait, where one batch a process is less
-AHEAD = 4  # batches a process has ready at most
+AHEAD_BYTES = 2**30  # limit for all prefetched pixels together; each worker prefetches at least one batch
+AHEAD = 4  # at most this many prefetched batches per worker
 
 
 class Feed:
-    """Gives the images of one step after another, and counts the seconds that were waited for them.
+    """Loads the images of one step after another, and counts the seconds that the training waits for them.
 
-    Used as a context: its processes end with it, or when this process is gone. One that ends before is a CellFailed.
+    A context manager: the workers end when it exits, or when this process dies. Raises CellFailed if a worker dies
+    early.
     """
 
     def __init__(self, job: Job, recipe: Train, *, start: int, stop: int | None, card: bool) -> None:
@@ -48,16 +50,16 @@ class Feed:
         self.steps = range(start, 2**62 if stop is None else max(start, stop))
         self.ahead: Any = None  # the iterator of a DataLoader
         self.first: Any = None
-        self.thread: ThreadPoolExecutor | None = None  # on a card without processes: pins the next steps' images
+        self.thread: ThreadPoolExecutor | None = None  # on a GPU without workers: pins the images of the next steps
         self.queue: deque[tuple[int, Future[Taken]]] = deque()
-        self.most = 0  # of that queue, beside the step's own
+        self.most = 0  # batches in the queue, besides the current step's
 
     def __enter__(self) -> Self:
         if self.workers and len(self.steps):
             self.ahead = iter(_loader(self.job, self.steps, self.workers, self.card))
             try:
-                with _losses_told():
-                    self.first = _received(self.ahead)  # the processes have begun, which is not the network's time
+                with _worker_death_as_cell_failed():
+                    self.first = _received(self.ahead)  # starting the workers must not count as training time
             except BaseException:
                 self._close()
                 raise
@@ -68,7 +70,7 @@ class Feed:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with _losses_told():
+        with _worker_death_as_cell_failed():
             try:
                 if error is not None:
                     raise error
@@ -76,9 +78,9 @@ class Feed:
                 self._close()
 
     def _close(self) -> None:
-        """End the processes; torch watches them, and would raise for a lost one again whenever any process ends.
+        """End the workers. Errors of workers that are shut down are ignored, because all needed batches have arrived.
 
-        How one ends that is told to end says nothing of what was taken.
+        Without the shutdown, torch would raise for a dead worker again whenever any child process ends.
         """
         if self.thread is not None:
             self.thread.shutdown(wait=True, cancel_futures=True)
@@ -92,15 +94,15 @@ class Feed:
         self.queue.clear()
 
     def __call__(self, step: int) -> Taken:
-        """The images of a step; they come in the order of the steps alone."""
+        """The images of a step. Steps must be requested in order."""
         begun = time.perf_counter()
         taken = self._next(step) if self.ahead is not None else self._pinned(step) if self.card else self.job.take(step)
         self.waited += time.perf_counter() - begun
         return taken
 
     def _pinned(self, step: int) -> Taken:
-        """Taken and pinned by the thread while the steps before are computed."""
-        assert self.thread is not None, "a feed is used as a context"
+        """A batch that the thread loaded and pinned during the previous steps."""
+        assert self.thread is not None, "a Feed is a context manager"
         if self.queue and self.queue[0][0] != step:
             self.queue.clear()
         begin = self.queue[-1][0] + 1 if self.queue else step
@@ -122,9 +124,9 @@ class Feed:
 
 
 def workers_of(recipe: Train, images: Images) -> int:
-    """How many processes take the images: none where they lie in memory, one alone where they are a stream.
+    """The number of worker processes: 0 for images in memory, at most 1 for a stream.
 
-    What is cut anew at each use is decoded at each use.
+    Random crops decode an image again at each use, so they also need workers.
     """
     if recipe.random_crop is None and not decodes(images):
         return 0
@@ -133,11 +135,11 @@ def workers_of(recipe: Train, images: Images) -> int:
 
 
 def _loader(job: Job, steps: Sequence[int], workers: int, card: bool) -> DataLoader[Any]:
-    """Processes that take the images of steps; few batches wait where they are large."""
+    """A DataLoader over steps. It prefetches fewer batches if they are large."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="This DataLoader will create")  # the suite said how many
+        warnings.filterwarnings("ignore", message="This DataLoader will create")  # the suite chose the number
         return DataLoader(
-            _Sent(_pickled(job)),
+            _PickledJob(_pickled(job)),
             batch_size=None,
             sampler=steps,
             num_workers=workers,
@@ -145,18 +147,18 @@ def _loader(job: Job, steps: Sequence[int], workers: int, card: bool) -> DataLoa
             pin_memory=card,
             collate_fn=_unchanged,
             worker_init_fn=_end_with_parent,
-            multiprocessing_context="spawn",  # a fork would take the card's context and the threads along
-            generator=torch.Generator(),  # not the default one, which the network draws from
+            multiprocessing_context="spawn",  # a fork would inherit the CUDA context and the threads
+            generator=torch.Generator(),  # leaves the default generator to the network's random numbers
         )
 
 
-def _ahead(job: Job, takers: int) -> int:
-    """How many batches each of these takers has ready at most."""
-    return max(1, min(AHEAD, AHEAD_BYTES // (job.like(1).nbytes * job.batch * takers)))
+def _ahead(job: Job, workers: int) -> int:
+    """How many batches each worker prefetches at most."""
+    return max(1, min(AHEAD, AHEAD_BYTES // (job.like(1).nbytes * job.batch * workers)))
 
 
-class _Sent(Dataset[Any]):
-    """A job as its process gets it: step by step, an error in the place of what could not be taken."""
+class _PickledJob(Dataset[Any]):
+    """A job in a worker process: item `step` is the batch of that step, or the error that loading it raised."""
 
     def __init__(self, pickled: bytes) -> None:
         self.pickled = pickled
@@ -164,7 +166,7 @@ class _Sent(Dataset[Any]):
 
     def __getitem__(self, step: int) -> tuple[int, Taken | ZigmaBenchError]:
         if self.job is None:
-            catalogue()  # a plugin's modules can be imported from now on
+            catalogue()  # makes the modules of plugins importable
             self.job = pickle.loads(self.pickled)
         assert self.job is not None
         try:
@@ -178,19 +180,19 @@ def _pickled(job: Job) -> bytes:
         return pickle.dumps(job)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise NotReady(
-            f"these images can't be sent to a process ({error})", got=type(job.images).__name__,
-            do="make their class one of a module, or set train.workers to 0",
+            f"these images can't be sent to a worker process ({error})", got=type(job.images).__name__,
+            do="define their class at the top level of a module, or set train.workers to 0",
         ) from None  # fmt: skip
 
 
-def _unchanged(taken: Any) -> Any:
-    return taken
+def _unchanged(batch: Any) -> Any:
+    return batch
 
 
 def _end_with_parent(number: int) -> None:
-    """Have this process end at once when the one that trains is gone, and when it is told to end.
+    """Make this worker exit at once when the training process dies, and when it is asked to end.
 
-    A thread that hands a batch over may then be inside PyTorch, where Python's orderly end would abort the process.
+    It skips Python's shutdown, which would abort the process if a thread is inside PyTorch handing over a batch.
     """
     Finalize(None, os._exit, args=(0,), exitpriority=-100)
     parent = parent_process()
@@ -204,30 +206,30 @@ def _end_with_parent(number: int) -> None:
 
 
 def _received(ahead: Iterator[Any]) -> Any:
-    """The next batch of a DataLoader; torch fetches its memory from the process that took it, over a socket.
+    """The next batch of a DataLoader. torch fetches its memory from the worker over a socket.
 
-    Errors of images come as its answer, so that another one of files is of this socket.
+    Errors of images arrive as items, so an OSError here comes from the socket: the worker is dead.
     """
     try:
         return next(ahead)
     except (EOFError, OSError) as error:
-        raise _lost(f"{type(error).__name__} while its batch was fetched") from error
+        raise _lost_worker(f"{type(error).__name__} while its batch was fetched") from error
 
 
 @contextlib.contextmanager
-def _losses_told() -> Iterator[None]:
-    """CellFailed where torch says that a process of a DataLoader is gone."""
+def _worker_death_as_cell_failed() -> Iterator[None]:
+    """Turn torch's error about a dead DataLoader worker into CellFailed."""
     try:
         yield
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        raise _lost(str(error).splitlines()[0]) from error
+        raise _lost_worker(str(error).splitlines()[0]) from error
 
 
-def _lost(told: str) -> CellFailed:
+def _lost_worker(reason: str) -> CellFailed:
     return CellFailed(
-        f"a process that takes images was ended from outside: {told}",
+        f"a worker process that loads images was killed: {reason}",
         where="train.workers",
         do="lower train.workers or train.batch, or give the machine more memory or shared memory (/dev/shm)",
     )

@@ -1,7 +1,4 @@
-"""What each step of a training takes: which images, in which order, cut where, and their labels.
-
-It depends on (seed, step) alone.
-"""
+"""Select the images, crops and labels of each training step, from (seed, step) alone."""
 
 from __future__ import annotations
 
@@ -22,23 +19,25 @@ Indices = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 @dataclass(frozen=True)
 class Taken:
-    """The images of a step, on the CPU: uint8 [B, C, H, W], what `Posteriors` hold of them, or latents; and their
-    labels int64 [B] where they are asked for."""
+    """The images of a step on the CPU, with labels int64 [B] if the job is labelled.
+
+    `pixels`: uint8 [B, C, H, W], float32 latents, or the moments of `Posteriors`.
+    """
 
     pixels: Tensor
     labels: Tensor | None
 
     def pin_memory(self) -> Taken:
-        """The same in memory that a card copies from by itself; the name is DataLoader's."""
+        """A copy in pinned memory. DataLoader calls this method by name."""
         return Taken(self.pixels.pin_memory(), None if self.labels is None else self.labels.pin_memory())
 
 
 @runtime_checkable
 class Posteriors(Protocol):
-    """Images that are kept as distributions, as an autoencoder's latents are: each step draws from them anew.
+    """Images stored as distributions, such as the latents of an autoencoder. Each step samples from them again.
 
-    `moments` gives what is kept of images, with `flip` of the mirror images of half of them; `drawn` makes float32
-    [B, C, H, W] on a device of it. Both depend on `seed` alone.
+    `moments` returns the stored moments of images; with `flip`, those of the mirrored image for half of them. `drawn`
+    samples float32 [B, C, H, W] from moments on a device. Both are deterministic for one `seed`.
     """
 
     def moments(self, indices: Indices, *, flip: bool, seed: int) -> np.ndarray[Any, Any]: ...
@@ -47,12 +46,12 @@ class Posteriors(Protocol):
 
 
 def step_seed(seed: int, step: int, stream: int) -> int:
-    """A seed of one stream of random numbers in one step."""
+    """The seed of one stream of random numbers in one step."""
     return int(np.random.SeedSequence([seed, step, stream]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def batch_indices(count: int, batch: int, seed: int, step: int) -> Indices:
-    """The images of a step: epoch after epoch, each in an order drawn from (seed, epoch)."""
+    """The image indices of a step. Each epoch is a permutation drawn from (seed, epoch)."""
     positions = np.arange(step * batch, (step + 1) * batch)
     epochs, places = np.divmod(positions, count)
     indices = np.empty(batch, dtype=np.int64)
@@ -61,17 +60,18 @@ def batch_indices(count: int, batch: int, seed: int, step: int) -> Indices:
     return indices
 
 
-@functools.lru_cache(maxsize=2)  # a permutation of a million takes longer than a step may
+@functools.lru_cache(maxsize=2)  # permuting a million images takes longer than a training step
 def epoch_order(count: int, seed: int, epoch: int) -> Indices:
-    """All images once, in the order of an epoch."""
+    """The permutation of all images in an epoch."""
     return np.random.default_rng([seed, epoch, 1]).permutation(count)
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is taken for the steps of a training; `flip` counts for `Posteriors` alone, pixels are mirrored later.
+    """Selects and loads the images of each training step.
 
-    With `random_crop` each image is cut at a place drawn from (seed, step).
+    `flip` applies only to `Posteriors`; pixels are mirrored later. With `random_crop`, each image is cropped at a
+    position drawn from (seed, step).
     """
 
     images: Images
@@ -83,11 +83,11 @@ class Job:
 
     @classmethod
     def of(cls, images: Images, recipe: Train, seed: int, *, labelled: bool) -> Job:
-        """What a recipe takes."""
+        """The job of a training recipe."""
         return cls(images, recipe.batch, seed, labelled, recipe.flip, recipe.random_crop)
 
     def take(self, step: int) -> Taken:
-        """The images of a step, taken now."""
+        """Load the images of a step."""
         if has_order(self.images):
             return self._in_order(step)
         indices = batch_indices(len(self.images), self.batch, self.seed, step)
@@ -108,7 +108,7 @@ class Job:
             images, rows = epoch_of(self.images, self.seed, int(number)), np.flatnonzero(epochs == number)
             pixels.append(_cut(images, places[rows], None if crops is None else [crops[row] for row in rows]))
             if self.labelled:
-                drawn = step_seed(self.seed, step, 7) + int(number)  # a step may reach into the next epoch
+                drawn = step_seed(self.seed, step, 7) + int(number)  # a step may extend into the next epoch
                 labels.append(drawn_labels_of(images, places[rows], drawn))
         found = torch.from_numpy(np.concatenate(pixels))
         return Taken(found, torch.from_numpy(np.concatenate(labels)) if self.labelled else None)
@@ -119,7 +119,7 @@ class Job:
         return random_crops(self.batch, self.random_crop, step_seed(self.seed, step, 8))
 
     def like(self, count: int) -> Pixels:
-        """So many images of a training, to measure and to warm up with: always its first."""
+        """`count` copies of the first training image, for warm-up and measurements."""
         if self.random_crop is None or has_order(self.images):
             return self.images.take([0] * count)
         return cropped(self.images, [0] * count, random_crops(count, self.random_crop, 0))

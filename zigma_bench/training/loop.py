@@ -1,7 +1,7 @@
-"""Training: AdamW on the loss of the recipe's prediction, an EMA of the weights, and a stop at the budget.
+"""The training loop: AdamW on the loss of the prediction, an EMA of the weights, and a stop at the budget.
 
-Step s of seed i takes its images, times, noise, flips, crops and dropped paths from (i, s) alone: the same for every
-scan and backbone, and the same after a restart.
+The images, times, noise, flips, crops and drop-path masks of step s depend only on (seed, s). They are the same for
+every scan and backbone, and after a restart.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from zigma_bench.training.health import Health
 from zigma_bench.training.job import Job, Taken
 from zigma_bench.training.step import Batch, Descent, autocast, draw_batch, loss_of, to_floats
 
-CHECK_STEPS = 20  # how often the losses are looked at, and a point of the curve is kept
+CHECK_STEPS = 20  # steps between checks of the losses, and between points of the loss curve
 
 
 @dataclass
 class Progress:
-    """Where a training stands: steps done, seconds spent training, and the curve of (images, mean loss).
+    """The progress of a training: completed steps, training time, and the curve of (images, mean loss).
 
-    `scaling` holds the loss scale of fp16 and the steps that it skipped; other precisions have none. `waited`: the
-    seconds of them in which the training waited for its images, which `workers` processes take ahead.
+    `scaling`: the loss scale of fp16 and the number of skipped steps; empty for other precisions. `waited`: the part of
+    `seconds` that the training spent waiting for images, which `workers` processes load ahead.
     """
 
     step: int = 0
@@ -52,13 +52,13 @@ class Progress:
 
 @dataclass(frozen=True)
 class Goal:
-    """What ends a training: so many steps, or so many seconds."""
+    """The budget of a training, in steps or in seconds."""
 
     steps: int | None
     seconds: float | None
 
     def fraction(self, progress: Progress) -> float:
-        """How much of the budget is spent, from 0 to 1."""
+        """The used share of the budget, from 0 to 1."""
         if self.steps is not None:
             return progress.step / self.steps
         assert self.seconds is not None
@@ -79,17 +79,17 @@ def train(
     given: Given | None = None,
     texts: Texts | None = None,
 ) -> tuple[nn.Module, Progress]:
-    """Train a network in place and give its EMA and how it went; resumes from `folder` and checkpoints into it.
+    """Train a network in place and return its EMA and the progress. Resumes from the checkpoints in `folder`.
 
-    `given`: what the network is conditioned on, which the images must know of themselves; of texts they know the
-    numbers, and `texts` gives the features.
-    `tell(images, text)` reports progress. Raises Interrupted when `stopped()`, and NotFinite when a loss or a gradient
-    is not finite, with the step and the place in the network where that began.
+    `given`: the conditioning of the network; the labels come from `images`. For text conditioning the labels are text
+    numbers, and `texts` maps them to features.
+    `tell(images, text)` reports progress. Raises Interrupted after `stopped()` returns true. Raises NotFinite if a loss
+    or a gradient is not finite, and names the step and the module where this began.
     """
     ema = copy.deepcopy(network).eval().requires_grad_(False)
     health = Health(device, scaled=recipe.precision == "fp16")
-    descent = Descent(network, ema, recipe, health, device)
-    saved = load_checkpoint(folder, network, ema, descent.optimizer)
+    train_step = Descent(network, ema, recipe, health, device)
+    saved = load_checkpoint(folder, network, ema, train_step.optimizer)
     progress = _resumed(saved) if saved else Progress()
     losses: list[Tensor] = [torch.tensor(value, device=device) for value in saved["losses"]] if saved else []
     if saved:
@@ -98,11 +98,11 @@ def train(
     def batch_of(step: int, taken: Taken | None = None) -> Batch:
         return draw_batch(images, recipe, seed, step, device, given, texts, taken)
 
-    def look() -> list[float]:
-        """The losses since the last look; waits for the device."""
+    def check_losses() -> list[float]:
+        """The losses since the last check; NotFinite after a bad step. Waits for the device."""
         if bad := int(health.first_bad):
             loss = losses[bad - 1 - progress.step]
-            raise _fault(network, batch_of, recipe, bad, float(loss), health)
+            raise _not_finite_error(network, batch_of, recipe, bad, float(loss), health)
         values: list[float] = torch.stack(losses).double().tolist() if losses else []
         return values
 
@@ -110,46 +110,46 @@ def train(
     if recipe.compile:
         compile_network(network, device.type)
     job = Job.of(images, recipe, seed, labelled=given is not None)
-    _warm_up(network, job, recipe, device, given, texts)  # decoding and compiling are not the network's time
+    _warm_up(network, job, recipe, device, given, texts)  # decoding and compiling must not count as training time
     with Feed(job, recipe, start=progress.step, stop=goal.steps, card=device.type == "cuda") as feed:
         waited, progress.workers = progress.waited, feed.workers
         started, last_save = time.monotonic() - progress.seconds, time.monotonic()
         while goal.fraction(progress) < 1:
             rate = learning_rate(recipe, progress.step * recipe.batch, goal.fraction(progress))
             decay = ema_decay(recipe, progress.step)
-            losses.append(descent(batch_of(progress.step, feed(progress.step)), rate, decay))
+            losses.append(train_step(batch_of(progress.step, feed(progress.step)), rate, decay))
             progress.step += 1
             progress.seconds = time.monotonic() - started
             progress.waited = waited + feed.waited
             done = goal.fraction(progress) >= 1
             if len(losses) == CHECK_STEPS or done:
-                values = look()
+                values = check_losses()
                 losses.clear()
                 progress.curve.append((progress.step * recipe.batch, sum(values) / len(values)))
                 tell(progress.step * recipe.batch, f"loss {progress.curve[-1][1]:.4f}")
             stop = stopped() and not done
             if stop or time.monotonic() - last_save > recipe.checkpoint_seconds:
                 state = {
-                    "seconds": progress.seconds, "curve": progress.curve, "losses": look(), "health": health.state(),
-                    "waited": progress.waited,
+                    "seconds": progress.seconds, "curve": progress.curve, "losses": check_losses(),
+                    "health": health.state(), "waited": progress.waited,
                 }  # fmt: skip
-                save_checkpoint(folder, progress.step, network, ema, descent.optimizer, state)
+                save_checkpoint(folder, progress.step, network, ema, train_step.optimizer, state)
                 last_save = time.monotonic()
                 started = last_save - progress.seconds
             if stop:
-                raise Interrupted(f"stopped after {progress.step} steps; a checkpoint is written")
+                raise Interrupted(f"stopped after {progress.step} steps; the checkpoint is saved")
     progress.scaling = health.state() if health.scaled else {}
     return ema, progress
 
 
 def _resumed(saved: dict[str, Any]) -> Progress:
-    """Where a checkpoint says that the training stood."""
+    """The progress that a checkpoint has stored."""
     curve = [tuple(point) for point in saved["curve"]]
     return Progress(saved["step"], saved["seconds"], curve, waited=saved.get("waited", 0.0))
 
 
 def learning_rate(recipe: Train, images: int, fraction: float) -> float:
-    """The rate after `images` images and `fraction` of the budget: linear warm-up, then constant or half a cosine."""
+    """The learning rate after `images` images and `fraction` of the budget: linear warm-up, then constant or cosine."""
     rate = recipe.learning_rate
     if images < recipe.warmup_images:
         rate *= (images + recipe.batch) / (recipe.warmup_images + recipe.batch)
@@ -166,22 +166,22 @@ def _warm_up(
     given: Given | None,
     texts: Texts | None,
 ) -> None:
-    """Decode the images and build the kernels: one pass that leaves nothing behind."""
-    count = recipe.batch if recipe.compile else 1  # what is compiled is compiled for a batch, and for gradients
+    """Run the network once, to decode the images and build the kernels. Weights and gradients don't change."""
+    count = recipe.batch if recipe.compile else 1  # torch.compile specializes on the batch size and on gradients
     x = to_floats(torch.from_numpy(job.like(count)), device)
     with torch.set_grad_enabled(recipe.compile), autocast(recipe, device):
         y: tuple[Tensor, ...] = () if given is None else (torch.zeros(count, dtype=torch.int64, device=device),)
-        told = y if texts is None else texts(*y)
-        loss = network(x, torch.zeros(count, device=device), *told).float().mean()
+        condition = y if texts is None else texts(*y)
+        loss = network(x, torch.zeros(count, device=device), *condition).float().mean()
     if recipe.compile:
         loss.backward()
         network.zero_grad(set_to_none=True)
 
 
-def _fault(
+def _not_finite_error(
     network: nn.Module, batch_of: Callable[[int], Batch], recipe: Train, step: int, loss: float, health: Health
 ) -> NotFinite:
-    """What to say of the first bad step, counted from 1: it is run again from the weights that it began with."""
+    """The error for the first bad step, counted from 1. Runs the step again, with the weights before it."""
     what = f"the loss became {loss}" if not math.isfinite(loss) else "the gradient became infinite or NaN"
     watched = uncompiled(network) if recipe.compile else network
     network.zero_grad(set_to_none=True)
@@ -192,6 +192,6 @@ def _fault(
         return again
 
     place = find_fault(watched, run)
-    where = f"it began {place}" if place else "run again, the same step was finite"
-    do = "lower the learning rate" + (", or take precision bf16" if recipe.precision == "fp16" else "")
+    where = f"it began {place}" if place else "when run again, the same step was finite"
+    do = "lower the learning rate" + (", or use precision bf16" if recipe.precision == "fp16" else "")
     return NotFinite(f"{what} at step {step}: {where}", do=do)

@@ -1,7 +1,7 @@
-"""One step of a training: its batch, drawn from (seed, step) alone, its loss, and the update with the EMA.
+"""One training step: its batch, drawn from (seed, step) alone, the loss, the optimizer update and the EMA update.
 
-On an NVIDIA card the launches of a step can be recorded once and replayed (`train.graph`): what a step is given then
-lies in places that the launches read, the learning rate and the decay of the EMA among them.
+On an NVIDIA GPU a step can be captured as a CUDA graph and replayed (`train.graph`). The graph reads its inputs from
+fixed tensors, including the learning rate and the EMA decay.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ from zigma_bench.training.job import Job, Posteriors, Taken, step_seed
 
 @dataclass(frozen=True)
 class Batch:
-    """Images or clips x1 and noise x0 [B, ..., C, H, W], times t [B] and what they are drawn under, on the device:
-    nothing, labels y [B], or the features of texts y [B, S, C] and their mask [B, S] or none."""
+    """Images or clips x1 and noise x0 [B, ..., C, H, W], times t [B] and the condition, on the device.
+
+    The condition is absent, labels y [B], or text features y [B, S, C] with an optional mask [B, S].
+    """
 
     x1: Tensor
     x0: Tensor
@@ -38,17 +40,17 @@ class Batch:
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        return (self.x1, self.x0, self.t, *(self.told or ()))
+        return (self.x1, self.x0, self.t, *(self.condition or ()))
 
     @property
-    def told(self) -> tuple[Tensor, ...] | None:
-        """What the network is given beside x and t."""
+    def condition(self) -> tuple[Tensor, ...] | None:
+        """The inputs of the network after x and t; None without conditioning."""
         found = tuple(tensor for tensor in (self.y, self.mask) if tensor is not None)
         return found or None
 
 
 class Descent:
-    """A network, its EMA and its optimizer, moved by one batch after another."""
+    """Performs training steps: updates a network, its EMA and its optimizer with one batch at a time."""
 
     def __init__(self, network: nn.Module, ema: nn.Module, recipe: Train, health: Health, device: torch.device) -> None:
         if recipe.graph:
@@ -63,13 +65,13 @@ class Descent:
             fused=True,
             capturable=recipe.graph,
         )
-        self.decay = torch.zeros((), dtype=torch.float64, device=device)  # of the EMA, which a recorded step reads
+        self.decay = torch.zeros((), dtype=torch.float64, device=device)  # of the EMA; a CUDA graph reads it
         self.recorded: tuple[torch.cuda.CUDAGraph, Batch, Tensor] | None = None
 
     def __call__(self, batch: Batch, rate: float, decay: float) -> Tensor:
-        """One step at a learning rate and a decay of the EMA, unless `health` stops it.
+        """Do one training step with this learning rate and EMA decay, unless `health` skips the update.
 
-        Gives the batch's mean loss, still on the device.
+        Returns the mean loss of the batch, still on the device.
         """
         for group in self.optimizer.param_groups:
             if self.recipe.graph:
@@ -77,17 +79,17 @@ class Descent:
             else:
                 group["lr"] = rate
         if not self.recipe.graph:
-            return self._descend(batch, decay)
+            return self._update(batch, decay)
         self.decay.fill_(decay)
         if self.recorded is None:
             self.recorded = self._record(batch)
-        graph, places, loss = self.recorded
-        for place, tensor in zip(places.tensors, batch.tensors, strict=True):
-            place.copy_(tensor)
+        graph, inputs, loss = self.recorded
+        for target, tensor in zip(inputs.tensors, batch.tensors, strict=True):
+            target.copy_(tensor)
         graph.replay()
         return loss.clone()
 
-    def _descend(self, batch: Batch, decay: float | Tensor) -> Tensor:
+    def _update(self, batch: Batch, decay: float | Tensor) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
         loss = loss_of(self.network, batch, self.recipe)
         self.health.backward(loss)
@@ -96,24 +98,24 @@ class Descent:
         return loss.detach()
 
     def _record(self, batch: Batch) -> tuple[torch.cuda.CUDAGraph, Batch, Tensor]:
-        """The graph of a step. Recording takes some steps first, which are undone."""
-        places = Batch(*(tensor.clone() for tensor in batch.tensors))
+        """Capture a step as a CUDA graph. The capture does some warm-up steps, which are undone."""
+        inputs = Batch(*(tensor.clone() for tensor in batch.tensors))
         fresh = not self.optimizer.state
-        kept = [tensor.clone() for tensor in self._moved()]
+        saved = [tensor.clone() for tensor in self._changing()]
         random = torch.cuda.get_rng_state()
-        graph, loss = record(lambda: self._descend(places, self.decay), "train.graph")
+        graph, loss = record(lambda: self._update(inputs, self.decay), "train.graph")
         if fresh:
             for state in self.optimizer.state.values():
                 for tensor in state.values():
                     tensor.zero_()
-        for tensor, before in zip(self._moved(), kept, strict=not fresh):
+        for tensor, before in zip(self._changing(), saved, strict=not fresh):
             tensor.copy_(before)
         torch.cuda.set_rng_state(random)
-        return graph, places, loss
+        return graph, inputs, loss
 
     @torch.no_grad()
-    def _moved(self) -> Iterator[Tensor]:
-        """Every tensor that a step changes; the optimizer's come last, for at first it has none."""
+    def _changing(self) -> Iterator[Tensor]:
+        """Every tensor that a step changes. The optimizer's come last: it has none before its first step."""
         for network in (self.network, self.ema):
             yield from (parameter.detach() for parameter in network.parameters())
         yield from self.health.tensors()
@@ -131,11 +133,10 @@ def draw_batch(
     texts: Texts | None = None,
     taken: Taken | None = None,
 ) -> Batch:
-    """The images, noise, times, flips, crops and labels of a step.
+    """The batch of a step: images, noise, times, flips, crops and labels.
 
-    The default generators are seeded for its dropped paths.
-    Of an image with several texts one is drawn. `texts` gives those that the labels number. `taken`: the step's images,
-    where they were taken ahead.
+    Also seeds the default generators, which drop-path uses. If an image has several texts, one is drawn. `texts` maps
+    the text numbers to features. `taken`: the images of the step, if a `Feed` has loaded them already.
     """
     taken = taken or Job.of(images, recipe, seed, labelled=given is not None).take(step)
     drawn = isinstance(images, Posteriors)
@@ -143,7 +144,7 @@ def draw_batch(
         x1 = images.drawn(taken.pixels, seed=step_seed(seed, step, 5), device=device)
     else:
         x1 = to_floats(taken.pixels, device)
-    torch.manual_seed(step_seed(seed, step, 4))  # dropped paths, drawn apart from what follows
+    torch.manual_seed(step_seed(seed, step, 4))  # for drop-path, independent of the draws below
     draw = torch.Generator(device).manual_seed(step_seed(seed, step, 2))
     start, end = objective_of(recipe).interval
     t = start + (end - start) * torch.rand(len(x1), generator=draw, device=device)
@@ -153,7 +154,7 @@ def draw_batch(
         x1 = torch.where(flipped, x1.flip(-1), x1)
     if given is None:
         return Batch(x1, x0, t)
-    assert taken.labels is not None, "they were asked for"
+    assert taken.labels is not None, "a conditional job is labelled"
     y = taken.labels.to(device, non_blocking=True)
     dropped = torch.rand(len(y), generator=draw, device=device) < given.drop_rate(recipe)
     y = torch.where(dropped, given.size if texts is None else texts.null, y)
@@ -163,21 +164,21 @@ def draw_batch(
 def loss_of(network: nn.Module, batch: Batch, recipe: Train) -> Tensor:
     """The mean loss of a batch."""
     with autocast(recipe, batch.x1.device):
-        said = under(network, batch.told)
-        return prediction_loss(said, batch.x1, batch.x0, batch.t, objective_of(recipe)).mean()
+        denoiser = under(network, batch.condition)
+        return prediction_loss(denoiser, batch.x1, batch.x0, batch.t, objective_of(recipe)).mean()
 
 
 def to_floats(pixels: Tensor, device: torch.device) -> Tensor:
-    """uint8 [B, C, H, W] -> float32 in [-1, 1]; latents, float32, as they are.
+    """uint8 [B, C, H, W] -> float32 in [-1, 1]; float32 latents stay as they are.
 
-    The host does not wait until pixels in pinned memory are copied.
+    The copy from pinned memory is asynchronous.
     """
-    there = pixels.to(device, non_blocking=True)
-    return there if there.dtype == torch.float32 else there.float().div_(127.5).sub_(1)
+    moved = pixels.to(device, non_blocking=True)
+    return moved if moved.dtype == torch.float32 else moved.float().div_(127.5).sub_(1)
 
 
 def autocast(recipe: Train, device: torch.device) -> torch.autocast:
-    """bf16 or fp16 where the recipe says so, bf16 where it says `auto` and the device is a GPU; else float32."""
+    """Autocast to the precision of the recipe; `auto` is bf16 on a GPU and float32 elsewhere."""
     precision = precision_on(device.type, recipe.precision)
     dtype = torch.float16 if precision == "fp16" else torch.bfloat16
     return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")

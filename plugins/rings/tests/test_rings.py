@@ -13,7 +13,7 @@ from zigma_bench.testing import check_scan
 def test_the_contract():
     report = check_scan(rings)
     assert report.refused
-    assert all("rings is an order of one picture" in reason for reason in report.refused.values())
+    assert all("rings is an order for single images" in reason for reason in report.refused.values())
     assert all(case.count("x") == 2 for case in report.refused), "only clips are refused"
 
 

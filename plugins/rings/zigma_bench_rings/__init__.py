@@ -18,7 +18,7 @@ def rings(grid: Grid, *, outward: bool = False) -> npt.NDArray[np.int64]:
     On any rectangle every step goes to a neighbour.
     """
     if grid.video:
-        raise NotReady("rings is an order of one picture", expected="a grid of 1 frame", got=str(grid))
+        raise NotReady("rings is an order for single images", expected="a grid of 1 frame", got=str(grid))
     r, c = np.divmod(np.arange(grid.tokens), grid.width)
     down, left = grid.height - 1 - r, grid.width - 1 - c
     ring = np.minimum.reduce([r, c, down, left])

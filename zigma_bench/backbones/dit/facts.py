@@ -1,4 +1,4 @@
-"""DiT and SiT: options, named sizes, checks, cost and activation memory. This module imports no torch."""
+"""DiT and SiT: options, named sizes, checks, cost and activation memory. This module doesn't import torch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DIT_SIZES = {
 
 @dataclass(frozen=True)
 class DitOptions(Labelled):
-    """DiT: adaLN-Zero blocks of softmax attention and an MLP, the order-free control (arXiv 2212.09748)."""
+    """DiT: adaLN-Zero blocks of softmax attention and an MLP; the control without a token order (arXiv 2212.09748)."""
 
     width: Positive
     depth: Depth
@@ -42,17 +42,17 @@ class DitOptions(Labelled):
 
     @property
     def head_count(self) -> int:
-        """The heads given, else one for every 64 channels, else one for every 32."""
+        """The option `heads`; by default one head per 64 channels, or per 32 if 64 doesn't divide the width."""
         return head_count(self.width, self.heads)
 
 
 @dataclass(frozen=True)
 class SitOptions(DitOptions):
-    """SiT: DiT as the network of an interpolant, which is given t itself (arXiv 2401.08740)."""
+    """SiT: DiT trained on an interpolant, with t itself as the time input (arXiv 2401.08740)."""
 
 
 def dit_cost(options: DitOptions, *, grid: Grid, channels: int, routes: Sequence[Route]) -> Cost:
-    """The cost of DiT; the routes do not matter."""
+    """The cost of DiT. It doesn't depend on the routes."""
     D, L, M = options.width, grid.tokens, options.mlp_ratio * options.width
     pixel = options.patch**2 * channels
     out = pixel * (2 if options.learn_sigma else 1)
@@ -66,18 +66,18 @@ def dit_cost(options: DitOptions, *, grid: Grid, channels: int, routes: Sequence
 
 
 def check_dit(options: DitOptions, *, grid: Grid, routes: Sequence[Route]) -> None:
-    """Heads must divide the width, and sin-cos positions need a width that 4 divides and a picture."""
+    """NotReady unless the heads and 4 divide the width, and the grid is a single image."""
     check_condition(options)
     _ = options.head_count
     if options.width % 4:
-        raise NotReady(f"sin-cos positions need a width that 4 divides, and {options.width} is not one")
+        raise NotReady(f"sin-cos positions need a width divisible by 4, and {options.width} is not")
     refuse_clips("dit and sit", grid)
 
 
 def dit_memory(
     options: DitOptions, *, grid: Grid, channels: int, routes: Sequence[Route], backend: str, precision: str
 ) -> dict[str, int]:
-    """DiT with an attention that keeps no matrix of tokens by tokens."""
+    """The activation memory of DiT, in bytes by part, for an attention that doesn't store the L x L matrix."""
     refuse_uncounted_memory(options)
     n, D, L, M = number_bytes(precision, backend), options.width, grid.tokens, options.mlp_ratio * options.width
     layer = {

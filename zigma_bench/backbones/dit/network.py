@@ -1,9 +1,9 @@
-"""DiT: adaLN-Zero blocks of softmax attention, the control whose tokens have no order.
+"""DiT: adaLN-Zero blocks of softmax attention, the control without a token order.
 
-Source: arXiv 2212.09748 and facebookresearch/DiT (models.py). It is trained here on the velocity of the linear path, as
-SiT is. Differences from the published network: time enters as 1000 t with t in [0, 1]; any H x W that the patch
-divides; a label is dropped by whoever gives it (as the last label), not inside; the learned sigma is an output of
-`with_sigma` alone, for a velocity has none.
+Source: arXiv 2212.09748 and facebookresearch/DiT (models.py). By default it is trained on the velocity of the linear
+path, like SiT. Differences from the published network: the time input is 1000 t with t in [0, 1]; H and W may be any
+multiples of the patch size; the caller drops labels (by passing the last label), not the network; only `with_sigma`
+returns the learned sigma, because a velocity has none.
 
 B batch, C channels, H x W pixels, L tokens, D width, h heads.
 """
@@ -42,10 +42,10 @@ class Block(nn.Module):
 class Dit(nn.Module):
     """x [B, C, H, W] and t [B] in [0, 1], with labels int64 [B] if it has classes -> the velocity [B, C, H, W].
 
-    The routes are not used. With `learn_sigma` the head has 2 C channels, of which the velocity is the first half.
+    The routes are not used. With `learn_sigma` the head has 2 C channels; the first half is the velocity.
     """
 
-    time_scale = 1000.0  # what t is multiplied by before its sinusoids
+    time_scale = 1000.0  # factor of t before the sinusoidal embedding
 
     def __init__(
         self, options: DitOptions, *, grid: Grid, channels: int, routes: Sequence[Route], backend: str
@@ -65,7 +65,7 @@ class Dit(nn.Module):
         return self.with_sigma(x, t, y)[:, : self.channels]
 
     def with_sigma(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        """All that the head gives: [B, 2 C, H, W] with a learned sigma, else [B, C, H, W]."""
+        """The full output of the head: [B, 2 C, H, W] with a learned sigma, else [B, C, H, W]."""
         check_images(x, t, grid=self.grid, channels=self.channels, patch=self.patch)
         c = self._conditioned(t, y)  # [B, D]
         x = self.positions(self.patch_embed(x))  # [B, L, D]
@@ -85,14 +85,14 @@ class Sit(Dit):
     """x [B, C, H, W] and t [B] in [0, 1], with labels int64 [B] if it has classes -> the velocity [B, C, H, W].
 
     Source: arXiv 2401.08740 and willisma/SiT (models.py): DiT's network trained on the velocity of an interpolant (the
-    paper's `Linear` is the probability path used here). It differs from `dit` in the time that it gets: t in [0, 1]
-    itself, not 1000 t. The published network has a head for a sigma (`learn_sigma: true`) and discards its second half,
-    as happens here. The differences in the size of images and in who drops labels are those of `dit`.
+    paper's `Linear` is our default probability path). It differs from `dit` in its time input: t in [0, 1], not 1000 t.
+    The published network has a head for a sigma (`learn_sigma: true`) and discards its second half, as we do. Image
+    sizes and the dropping of labels differ from the published network as in `dit`.
     """
 
     time_scale = 1.0
 
 
 def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """LayerNorm without parameters, then scaled and shifted by the condition."""
+    """LayerNorm without parameters, scaled and shifted by the condition."""
     return nn.functional.layer_norm(x, x.shape[-1:], eps=NORM_EPS) * (1 + scale) + shift

@@ -1,8 +1,8 @@
-"""Official checkpoints: networks of ZigMa, DiT and SiT built from the official constructors' arguments and weights.
+"""Official checkpoints: build ZigMa, DiT and SiT from the arguments of the official constructors and their weights.
 
-`load("zigma", state_dict, config)` gives a network with the official `forward(x, t, y=None)`. A file is read with
-`torch.load(path, map_location="cpu", weights_only=True)`. `import_checkpoint` keeps one as a folder, `open_model` gives
-that folder's network.
+`load("zigma", state_dict, config)` returns a network with the official `forward(x, t, y=None)`. Read a file with
+`torch.load(path, map_location="cpu", weights_only=True)`. `import_checkpoint` converts a file to a model folder, and
+`open_model` loads the network of such a folder.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ def load(
     backend: str = "auto",
     device: str = "cpu",
 ) -> nn.Module:
-    """The official network `name` (zigma, dit or sit) with the weights of a state dict, in float32, ready to evaluate.
+    """Load the official network `name` (zigma, dit or sit) with the weights of a state dict, float32, in eval mode.
 
-    `config`: the official constructor's arguments by its names. `state_dict`: the weights by the official names, or a
-    training checkpoint `{"model": ..., "ema": ..., ...}`, of which `weights` takes one; with or without `module.`
-    before every name. `backend`: of the scan and the convolution; `device`: where the network runs.
+    `config`: the arguments of the official constructor. `state_dict`: the weights by official name, or a training
+    checkpoint `{"model": ..., "ema": ..., ...}`, from which `weights` selects; names may start with `module.`.
+    `backend`: backend of the scan and the convolution. `device`: device of the network.
 
     `forward(x, t, y=None)`: x [B, C, H, W], or [B, T, C, H, W] for a clip. ZigMa and SiT take t in [0, 1] (t = 1 is
-    data) and give the velocity; DiT takes steps 0 to 999 and gives noise, with a learned sigma [B, 2 C, H, W].
-    y: labels int64 [B], or text features [B, S, C]. In training no label is dropped.
+    data) and predict the velocity. DiT takes steps 0 to 999 and predicts the noise; with a learned sigma its output is
+    [B, 2 C, H, W]. y: labels int64 [B], or text features [B, S, C]. The network never drops labels itself.
 
-    Raises UnknownName for a name, UsageError for arguments that the constructor has not and for a state dict whose
-    names or shapes differ (all of them are listed), NotReady for what the official code does not run.
+    Raises UnknownName for an unknown `name`, UsageError for unknown constructor arguments and for a state dict with
+    different names or shapes (all are listed), NotReady for configurations that the official code can't run.
     """
     loading = network_of(name)(config, backend=resolve(backend, torch.device(device).type))
     fill(loading.layout, tensors_of(state_dict, weights), where=f"state dict of {name}")

@@ -1,4 +1,4 @@
-"""The card of an imported model: what it is, how it is asked, and where its weights came from."""
+"""The card of an imported model: its network, its inputs and prediction, and the source of its weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CARD, WEIGHTS, README = "card.json", "model.safetensors", "README.md"
 
 Official = Literal["zigma", "dit", "sit"]
 Space = Literal["pixels", "latents"]
-Weights = Literal["ema", "model", "only"]  # of a training checkpoint, or all that a state dict is
+Weights = Literal["ema", "model", "only"]  # ema and model: sets of a training checkpoint; only: a plain state dict
 TIMES = {
     "zigma": "t in [0, 1], 0 noise and 1 data",
     "sit": "t in [0, 1], 0 noise and 1 data",
@@ -24,7 +24,7 @@ TIMES = {
 
 
 class Tokens(Strict):
-    """The grid of tokens, and the side of a patch in values of the image."""
+    """The grid of tokens, and the patch size in pixels or latent values."""
 
     frames: int
     height: int
@@ -33,7 +33,7 @@ class Tokens(Strict):
 
 
 class Condition(Strict):
-    """What the network is drawn under: labels 0 to `classes` - 1, one more for none, or a text's features."""
+    """The conditioning of the network: labels 0 to `classes` - 1, plus one if `null_class`, or text features."""
 
     kind: Literal["none", "class", "text"]
     classes: int | None = None
@@ -42,12 +42,14 @@ class Condition(Strict):
 
     def __str__(self) -> str:
         if self.kind == "class":
-            return f"{self.classes:,} classes" + (f", and label {self.classes} for none" if self.null_class else "")
+            return f"{self.classes:,} classes" + (
+                f", and label {self.classes} for the null condition" if self.null_class else ""
+            )
         return f"text features of {self.text_width} channels" if self.kind == "text" else "none"
 
 
 class Origin(Strict):
-    """The released file, and which of its weights were taken."""
+    """The released file, and the set of weights that was imported."""
 
     file: str
     bytes: int
@@ -56,7 +58,7 @@ class Origin(Strict):
 
 
 class Card(Strict):
-    """`config`: the official constructor's arguments; `shape`: [C, H, W], or [T, C, H, W] of a clip."""
+    """The card of a model. `config`: arguments of the official constructor. `shape`: [C, H, W], or [T, C, H, W]."""
 
     format: Literal[1]
     official: Official
@@ -78,45 +80,45 @@ class Card(Strict):
 
     @property
     def image(self) -> bool:
-        """Whether what it draws is a picture, of 1 or 3 channels in [-1, 1], or a clip of such, and not latents."""
+        """Whether the samples are pictures with 1 or 3 channels in [-1, 1], or clips of these, rather than latents."""
         return self.space == "pixels" and self.channels in (1, 3)
 
     def readme(self) -> str:
-        """The card as a page."""
-        taken = "" if self.source.weights == "only" else f", its {self.source.weights}"
+        """The card as a Markdown page."""
+        weights = "" if self.source.weights == "only" else f", its {self.source.weights}"
         facts = {
-            "network": f"{self.official}, here the backbone {self.backbone.name}; {self.parameters:,} parameters",
+            "network": f"{self.official}, as the backbone {self.backbone.name}; {self.parameters:,} parameters",
             "tokens": f"{self.grid.frames} x {self.grid.height} x {self.grid.width}, patches of {self.grid.patch}",
-            "draws": f"{self.space} {list(self.shape)}",
+            "samples": f"{self.space} {list(self.shape)}",
             "condition": str(self.condition),
-            "says": f"{self.prediction} on the path {self.path}" + (" and a sigma" if self.learned_sigma else ""),
-            "is told": self.time,
-            "source": f"{self.source.file}, {self.source.bytes:,} bytes" + taken,
+            "prediction": f"{self.prediction} on the path {self.path}" + (" and a sigma" if self.learned_sigma else ""),
+            "time input": self.time,
+            "source": f"{self.source.file}, {self.source.bytes:,} bytes" + weights,
             "sha256": self.source.sha256,
         }
         rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
         title = self.source.file.replace("`", "")
         return (
-            f"# {title}\n\n| | |\n|---|---|\n{rows}\n\n`{WEIGHTS}` holds the weights under zigma-bench's names, "
-            f"`{CARD}` all that is known of them. The source's licence holds for them too.\n\n"
+            f"# {title}\n\n| | |\n|---|---|\n{rows}\n\n`{WEIGHTS}` contains the weights by zigma-bench's names, and "
+            f"`{CARD}` describes them. The licence of the source applies to them too.\n\n"
             "```python\nfrom zigma_bench.backbones import official\n\nnetwork = official.open_model(folder)\n```\n"
         )
 
 
 def read_card(folder: Path) -> Card:
-    """The card of a model's folder; UsageError where there is none or it is none."""
+    """Read the card of a model folder. UsageError if card.json is missing or invalid."""
     path = folder / CARD
     try:
         return Card.model_validate_json(path.read_bytes())
     except OSError as error:
         raise UsageError(
-            f"there is no model: {error.strerror}", where=str(path), do="make one with zigma-bench import"
+            f"there is no model: {error.strerror}", where=str(path), do="create one with zigma-bench import"
         ) from None
     except pydantic.ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"]))
         raise UsageError(
-            f"this is no card of a model: {key + ': ' if key else ''}{first['msg']}",
+            f"not the card of a model: {key + ': ' if key else ''}{first['msg']}",
             where=str(path),
             do="import the model again",
         ) from None

@@ -1,4 +1,4 @@
-"""The official constructor's arguments from a file and from settings laid over it."""
+"""Read the arguments of an official constructor from a file and from KEY=VALUE settings, which take precedence."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from zigma_bench.suite import parse_value, parse_yaml
 
 
 def read_config(path: Path | None, settings: Sequence[str]) -> dict[str, Any]:
-    """Arguments by name; UsageError for a file that is no mapping, and for a setting that is not KEY=VALUE."""
+    """The arguments by name. UsageError if the file is not a mapping or a setting is not KEY=VALUE."""
     found = {} if path is None else _read(path)
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals or not key:
-            raise UsageError("this is no setting", where=f"--set {setting}", expected="KEY=VALUE, such as depth=12")
+            raise UsageError("not a KEY=VALUE setting", where=f"--set {setting}", expected="such as depth=12")
         found[key] = parse_value(value, f"--set {setting}")
     return found
 
@@ -29,9 +29,9 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"the config can't be read: {error}", where=str(path)) from None
     except ValueError as error:
-        raise UsageError(f"this is no JSON: {error}", where=str(path)) from None
+        raise UsageError(f"not valid JSON: {error}", where=str(path)) from None
     if path.suffix != ".json":
         return parse_yaml(text, str(path), what="config", keys="depth and patch_size")[0]
     if not isinstance(found, dict):
-        raise UsageError("the config is no mapping", where=str(path), expected="keys such as depth and patch_size")
+        raise UsageError("the config is not a mapping", where=str(path), expected="keys such as depth and patch_size")
     return found

@@ -1,7 +1,7 @@
-"""DiT and SiT from the official constructors' arguments, which are the same, and the official names of parameters.
+"""Build DiT and SiT from the arguments of the official constructors (the same for both) and map their parameter names.
 
-Source: facebookresearch/DiT (models.py), willisma/SiT (models.py). DiT's forward takes steps 0 to 999 and gives noise
-and sigma; SiT's takes t in [0, 1] and gives the velocity. Both are given t as it is.
+Source: facebookresearch/DiT (models.py), willisma/SiT (models.py). DiT's forward takes steps 0 to 999 and predicts
+noise and sigma; SiT's takes t in [0, 1] and predicts the velocity. Neither scales t.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from zigma_bench.scans.grid import Grid
 
 @dataclass(frozen=True)
 class DitConfig:
-    """The arguments of the official constructors; their defaults are XL/2 on latents of 32 x 32."""
+    """The arguments of the official constructors. The defaults are those of XL/2 on latents of 32 x 32."""
 
     input_size: Positive = 32
     patch_size: Positive = 2
@@ -39,7 +39,7 @@ class DitConfig:
 
 
 class OfficialDit(Dit):
-    """x [B, C, H, W], t [B] of steps 0 to 999, labels int64 [B] -> noise [B, C, H, W], a learned sigma behind it."""
+    """x [B, C, H, W], steps t [B] from 0 to 999, labels int64 [B] -> noise [B, C, H, W], then any learned sigma."""
 
     time_scale = 1.0
 
@@ -48,30 +48,30 @@ class OfficialDit(Dit):
 
 
 def build_dit(config: Mapping[str, Any], *, backend: str) -> Loading:
-    """The network that DiT's constructor would make."""
+    """Build the network of DiT's official constructor."""
     return _build("dit", OfficialDit, config, backend)
 
 
 def build_sit(config: Mapping[str, Any], *, backend: str) -> Loading:
-    """The network that SiT's constructor would make."""
+    """Build the network of SiT's official constructor."""
     return _build("sit", Sit, config, backend)
 
 
 def _build(name: str, kind: type[Dit], config: Mapping[str, Any], backend: str) -> Loading:
     chosen: DitConfig = parsed(name, DitConfig, config)
     if chosen.mlp_ratio != int(chosen.mlp_ratio):
-        raise NotReady("the MLP's ratio is a whole number here", where=f"config of {name}", got=chosen.mlp_ratio)
+        raise NotReady("mlp_ratio must be an integer", where=f"config of {name}", got=chosen.mlp_ratio)
     spec = catalogue().get("backbone", name)
     options: DitOptions = spec.make_options(spec.resolve(_options(chosen), where=f"config of {name}"))
     grid = Grid.of_image(chosen.input_size, chosen.input_size, chosen.patch_size)
     spec.facts.check(options, grid=grid, routes=())
     network = kind(options, grid=grid, channels=chosen.in_channels, routes=(), backend=backend)
-    kept = list(layout(network))
-    return Loading(network, kept, lambda: keep_positions(network.positions, grid), chosen, spec, options)
+    weights = list(layout(network))
+    return Loading(network, weights, lambda: keep_positions(network.positions, grid), chosen, spec, options)
 
 
 def _options(config: DitConfig) -> dict[str, Any]:
-    """The official arguments as options of ours."""
+    """Translate the official arguments to our options."""
     return {
         "width": config.hidden_size,
         "depth": config.depth,
@@ -86,7 +86,7 @@ def _options(config: DitConfig) -> dict[str, Any]:
 
 
 def layout(network: Dit) -> Iterator[Weight]:
-    """Every official tensor, in the order of the official modules."""
+    """All official tensors, in the order of the official modules."""
     D, patch = network.head.in_features, network.patch
     yield weight("pos_embed", network.positions.table)
     yield weight("x_embedder.proj.weight", network.patch_embed.weight, shape=(D, network.channels, patch, patch))

@@ -1,8 +1,8 @@
-"""A released checkpoint as a folder of zigma-bench, and the network of such a folder.
+"""Import a released checkpoint into a model folder, and open the network of such a folder.
 
-DIR/  model.safetensors  the weights, under our names
-      card.json          what it is (card.py)
-      README.md          the same as a page
+DIR/  model.safetensors  the weights, by our names
+      card.json          the description (card.py)
+      README.md          the description as a page
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ from zigma_bench.suite import PathName, Prediction
 
 NETWORKS: dict[str, Callable[..., Loading]] = {"zigma": zigma.build, "dit": dit.build_dit, "sit": dit.build_sit}
 SIZES = ("embed_dim", "hidden_size", "in_channels", "img_dim", "input_size", "num_classes", "d_context")
-UNSAID = ("device", "dtype")  # of ZigMa's constructor: where it ran, and float32
+OMITTED = ("device", "dtype")  # of ZigMa's constructor, not in the card: where it ran, and always float32
 
 
 def network_of(name: str) -> Callable[..., Loading]:
-    """What builds an official network; UnknownName for another name."""
+    """The function that builds an official network. UnknownName for an unknown name."""
     if name not in NETWORKS:
         raise UnknownName("official network", name, NETWORKS)
     return NETWORKS[name]
@@ -66,22 +66,22 @@ def import_checkpoint(
     prediction: Prediction | None = None,
     space: Space | None = None,
 ) -> Card:
-    """Write the model of a released file to a new folder, whole or not at all, and give its card.
+    """Write the model of a released file to a new folder, atomically, and return its card.
 
-    `config`: the official constructor's arguments; nothing for DiT's and SiT's released XL/2. `weights`: ema where the
-    file has them. `path` and `prediction`: linear and velocity for ZigMa and SiT; DiT's noise is on `vp`. `space`:
-    pixels for 1 and 3 channels, else latents.
+    `config`: the arguments of the official constructor; empty for the released XL/2 of DiT and SiT. Defaults: `weights`
+    is ema if the file has an EMA; `path` and `prediction` are linear and velocity for ZigMa and SiT, and fixed to vp
+    and noise for DiT; `space` is pixels for 1 or 3 channels, else latents.
 
-    Raises UnknownName for a name, NotReady for a file that is not there, UsageError for a file that is damaged or holds
-    code, for arguments that the constructor has not, for names and shapes that differ (all are listed), and for a
-    folder that is in use.
+    Raises UnknownName for an unknown `name`, NotReady if the file is missing, and UsageError if the file is damaged or
+    contains code, for unknown constructor arguments, for different names or shapes (all are listed), and if the folder
+    is in use.
     """
     network_of(name)
     _check_free(folder)
     _check_objective(name, path, prediction)
-    given = read_released(file)
-    chosen = _chosen(given, weights, file)
-    tensors = _tensors(given, chosen, file)
+    checkpoint = read_released(file)
+    chosen = _chosen(checkpoint, weights, file)
+    tensors = _tensors(checkpoint, chosen, file)
     _check_sizes(name, config, tensors)
     loading = _built(name, config)
     fill(loading.layout, tensors, where=str(file))
@@ -94,9 +94,9 @@ def import_checkpoint(
 
 
 def open_model(folder: str | Path, *, backend: str = "auto", device: str = "cpu") -> nn.Module:
-    """The network of an imported model's folder, in float32, ready to evaluate; `official.load` says what it is told.
+    """Load the network of a model folder, float32, in eval mode. `official.load` describes its inputs.
 
-    Raises UsageError for a folder that holds no model, or weights that are not those of its card.
+    Raises UsageError if the folder holds no model or the weights don't match the hash in the card.
     """
     folder = Path(folder)
     card = read_card(folder)
@@ -104,49 +104,55 @@ def open_model(folder: str | Path, *, backend: str = "auto", device: str = "cpu"
     loading.finish()
     weights = _read_weights(folder / WEIGHTS, card)
     positions: Any = loading.network.positions
-    if positions.kind == "sincos" and "positions.table" in weights:  # no formula's: they belong to the weights
+    if positions.kind == "sincos" and "positions.table" in weights:  # not the formula's (see keep_positions)
         positions.register_buffer("table", positions.table, persistent=True)
     try:
         loading.network.load_state_dict(weights, strict=True)
     except RuntimeError as error:
-        raise UsageError(f"the weights are not the card's: {error}", where=str(folder / WEIGHTS)) from None
+        raise UsageError(f"the weights don't match the card: {error}", where=str(folder / WEIGHTS)) from None
     return loading.network.to(device).eval()
 
 
-def _chosen(given: Mapping[str, Any], asked: Literal["ema", "model"] | None, file: Path) -> Weights:
-    """Which weights of the file are taken: those asked for, else its EMA, else its model, else all that it is."""
+def _chosen(checkpoint: Mapping[str, Any], requested: Literal["ema", "model"] | None, file: Path) -> Weights:
+    """The set of weights to import: the requested one, else the EMA, else the model, else the plain state dict."""
     try:
-        sets = weight_sets(given)
+        sets = weight_sets(checkpoint)
     except UsageError as error:
         raise error.at(str(file)) from None
     if "only" not in sets:
-        return asked or ("ema" if "ema" in sets else "model")
-    if asked is not None:
-        raise UsageError(f"the file holds one set of weights, and none is called {asked!r}", where=str(file))
+        return requested or ("ema" if "ema" in sets else "model")
+    if requested is not None:
+        raise UsageError(f"the file holds one set of weights, and it is not called {requested!r}", where=str(file))
     return "only"
 
 
-def _tensors(given: Mapping[str, Any], chosen: Weights, file: Path) -> dict[str, Tensor]:
+def _tensors(checkpoint: Mapping[str, Any], chosen: Weights, file: Path) -> dict[str, Tensor]:
     try:
-        return tensors_of(given, chosen)
+        return tensors_of(checkpoint, chosen)
     except UsageError as error:
         raise error.at(str(file)) from None
 
 
 def _built(name: str, config: Mapping[str, Any]) -> Loading:
-    """The network that waits for its weights; UsageError for one that memory does not hold."""
+    """Build the network before loading its weights. UsageError if that fails, for example for lack of memory."""
     try:
         return network_of(name)(config, backend=resolve("torch", "cpu"))
-    except (RuntimeError, MemoryError, OverflowError, ValueError, TypeError) as error:  # of torch and NumPy, for sizes
+    except (
+        RuntimeError,
+        MemoryError,
+        OverflowError,
+        ValueError,
+        TypeError,
+    ) as error:  # torch and NumPy raise these for bad sizes
         first = (str(error).splitlines() or ["no reason"])[0][:200]
         raise UsageError(
             f"the network that the config describes can't be built ({type(error).__name__}: {first})",
-            where=f"config of {name}", do="give the arguments that the network was trained with",
+            where=f"config of {name}", do="use the arguments that the network was trained with",
         ) from None  # fmt: skip
 
 
 def _check_sizes(name: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """UsageError for a network that is far larger than the file, before memory is taken for it."""
+    """UsageError if the network is far larger than the file. Checked before its memory is allocated."""
     values = sum(tensor.numel() for tensor in tensors.values())
     limits = dict.fromkeys(SIZES, values) | {"depth": len(tensors)}
     for key, most in limits.items():
@@ -154,30 +160,28 @@ def _check_sizes(name: str, config: Mapping[str, Any], tensors: Mapping[str, Ten
             raise UsageError(
                 "the config describes a larger network than the file holds", where=f"config of {name}, key {key}",
                 expected=f"at most {most:,}, for {len(tensors):,} tensors of {values:,} values", got=config[key],
-                do="give the arguments that the network was trained with",
+                do="use the arguments that the network was trained with",
             )  # fmt: skip
 
 
 def _check_free(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError("the folder is in use", where=str(folder), expected="a new folder", do="give another --out")
+        raise UsageError("the folder is in use", where=str(folder), expected="a new folder", do="choose another --out")
 
 
 def _check_objective(name: str, path: PathName | None, prediction: Prediction | None) -> None:
     if name == "dit" and (path, prediction) not in ((None, None), ("vp", "noise")):
-        raise UsageError(
-            "DiT says the noise of DDPM's path", got=[path, prediction], do="leave path and prediction out"
-        )
+        raise UsageError("DiT predicts the noise on DDPM's path", got=[path, prediction], do="omit path and prediction")
 
 
 def _facts(name: str, loading: Loading, space: Space | None) -> dict[str, Any]:
-    """What the card says of the network."""
+    """The fields of the card that describe the network."""
     network: Any = loading.network
     grid, options = network.grid, loading.options
     picture = (network.channels, grid.height * options.patch, grid.width * options.patch)
     return {
         "official": name,
-        "config": {key: value for key, value in asdict(loading.config).items() if key not in UNSAID},
+        "config": {key: value for key, value in asdict(loading.config).items() if key not in OMITTED},
         "backbone": Resolved(name=loading.backbone.name, owner=loading.backbone.owner, options=asdict(options)),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "grid": Tokens(frames=grid.frames, height=grid.height, width=grid.width, patch=options.patch),
@@ -201,13 +205,13 @@ def _condition(options: Any) -> Condition:
 def _write(
     folder: Path, loading: Loading, facts: dict[str, Any], origin: Origin, path: PathName, prediction: Prediction
 ) -> Card:
-    """All files in a temporary folder beside the final one, which it then becomes."""
+    """Write all files to a temporary folder next to the final one, then rename it."""
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir(parents=True)
         tensors = {key: value.detach().contiguous() for key, value in loading.network.state_dict().items()}
         save_file(tensors, temporary / WEIGHTS)
-        (temporary / WEIGHTS).chmod(0o644)  # save_file leaves it to its owner alone
+        (temporary / WEIGHTS).chmod(0o644)  # save_file makes it readable by its owner only
         with (temporary / WEIGHTS).open("rb") as file:
             os.fsync(file.fileno())
         card = Card(
@@ -216,11 +220,11 @@ def _write(
         )  # fmt: skip
         write_atomic(temporary / README, card.readme())
         write_json(temporary / CARD, card.model_dump(mode="json"))
-        os.replace(temporary, folder)  # over an empty folder too
+        os.replace(temporary, folder)  # also replaces an empty folder
         sync_folder(folder.parent)
     except OSError as error:
         raise NotReady(
-            f"the model can't be written: {error.strerror}", where=str(folder), do="give another --out"
+            f"the model can't be written: {error.strerror}", where=str(folder), do="choose another --out"
         ) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -231,14 +235,12 @@ def _read_weights(path: Path, card: Card) -> dict[str, Tensor]:
     try:
         if (found := sha256_of(path)) != card.model_sha256:
             raise UsageError(
-                "the weights are not those of the card", where=str(path), expected=f"sha256 {card.model_sha256}",
+                "the weights don't match the card", where=str(path), expected=f"sha256 {card.model_sha256}",
                 got=found, do="import the model again",
             )  # fmt: skip
         weights = load_file(path)
     except (OSError, SafetensorError) as error:
         raise UsageError(f"the weights can't be read: {error}", where=str(path), do="import the model again") from None
     if bad := not_finite(weights):
-        raise UsageError(
-            f"the weights hold values that are no numbers: {listed(bad)}", where=str(path), do="import another file"
-        )
+        raise UsageError(f"the weights are not finite: {listed(bad)}", where=str(path), do="import another file")
     return weights

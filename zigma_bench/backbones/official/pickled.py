@@ -1,4 +1,4 @@
-"""The names that a pickle asks for, read from its opcodes: nothing of it is loaded or run."""
+"""List the names that a pickle imports, from its opcodes, without loading or running it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import IO
 
 OF_TENSORS = re.compile(r"collections\.OrderedDict|torch\._utils\._rebuild\w+|torch\.\w+")
-LEGACY = 5  # pickles in a file that PyTorch did not zip: two numbers, the machine, the content, the storages' names
+LEGACY = 5  # pickles in a file of PyTorch's old format: magic number, version, system, content, storage keys
 STRINGS = ("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8")
 
 
 def foreign_names(path: Path) -> list[str]:
-    """What the pickles of a file, zipped or not, ask for beyond tensors, up to where it ends or is damaged."""
+    """The names that the pickles of a file import besides tensors, up to the end or the first damage."""
     names: set[str] = set()
-    with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile):  # damaged, which others tell
+    with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile):  # damaged files are reported elsewhere
         if not zipfile.is_zipfile(path):
             with path.open("rb") as file:
                 for _ in range(LEGACY):
@@ -32,7 +32,7 @@ def foreign_names(path: Path) -> list[str]:
 
 
 def _read(file: IO[bytes], names: set[str]) -> None:
-    """Since protocol 4 a name is two strings on the stack, which may come from the memo."""
+    """Collect the imported names of a pickle. Since protocol 4, a name is two strings on the stack or from the memo."""
     last: str | None = None
     pushed: list[str | None] = []
     memo: list[str | None] = []

@@ -1,8 +1,8 @@
-"""Released checkpoint files, read without running anything that they hold.
+"""Read released checkpoint files without running code that they contain.
 
-ZigMa's and DiT's training scripts pickle their arguments beside the weights (OmegaConf's containers, argparse's
-namespace), which `weights_only=True` refuses. Those few names are read as objects that keep nothing; every other name
-is refused, and neither kind is imported or called.
+The training scripts of ZigMa and DiT pickle their arguments next to the weights (OmegaConf containers, an argparse
+namespace), which `weights_only=True` refuses. These few classes are replaced by an empty object. All other names are
+refused. Nothing is imported or called.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ARGUMENTS = re.compile(
 
 
 class Ignored:
-    """Stands for an object of a training script's arguments; takes whatever a pickle gives it and keeps nothing."""
+    """Replaces objects in a training script's arguments. It accepts any pickled state and discards it."""
 
     def __new__(cls, *_: Any) -> Ignored:
         return super().__new__(cls)
@@ -40,12 +40,12 @@ class Ignored:
 
 
 def read_released(path: Path) -> Mapping[str, Any]:
-    """What a .pt, .pth or .safetensors file holds, on the CPU; a zipped file is mapped and not copied to memory.
+    """Load a .pt, .pth or .safetensors file on the CPU. A zipped file is memory-mapped.
 
-    Raises NotReady for no such file, UsageError for one that is damaged, no checkpoint, or holds code.
+    Raises NotReady if the file is missing, UsageError if it is damaged, isn't a checkpoint, or contains code.
     """
     if not path.is_file():
-        raise NotReady("there is no such checkpoint", where=str(path), do="give the path of a released file")
+        raise NotReady("no such checkpoint", where=str(path), do="give the path of a released file")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     zipped = zipfile.is_zipfile(path)
@@ -54,13 +54,13 @@ def read_released(path: Path) -> Mapping[str, Any]:
         raise _holds_code(path, code)
     try:
         with _as_ignored(unknown), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a protocol that torch.load then refuses
+            warnings.simplefilter("ignore")  # about a pickle protocol that torch.load refuses anyway
             found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except Exception as error:  # a damaged file raises whatever its reader runs into
+    except Exception as error:  # a damaged file can raise any type
         raise _unreadable(path, error) from None
     if not isinstance(found, Mapping):
         raise UsageError(
-            "this is no checkpoint", where=str(path), expected="a mapping of names to tensors", got=type(found).__name__
+            "not a checkpoint", where=str(path), expected="a mapping of names to tensors", got=type(found).__name__
         )
     return found
 
@@ -72,7 +72,7 @@ def sha256_of(path: Path) -> str:
 
 
 def _names_in(path: Path) -> list[str]:
-    """The names that a zipped checkpoint asks for beyond tensors and plain values; nothing is unpickled for it."""
+    """The names that a zipped checkpoint imports besides tensors and plain values, without unpickling it."""
     try:
         return sorted(set(torch.serialization.get_unsafe_globals_in_checkpoint(path)))
     except Exception as error:
@@ -87,21 +87,21 @@ def _as_ignored(names: list[str]) -> contextlib.AbstractContextManager[Any]:
 def _read_safetensors(path: Path) -> Mapping[str, Any]:
     try:
         return load_file(path)
-    except Exception as error:  # SafetensorError, OSError, and what torch says of a type or a size that it has not
+    except Exception as error:  # SafetensorError, OSError, and errors of torch about an unknown type or size
         raise _damaged(path, error) from None
 
 
 def _holds_code(path: Path, names: list[str]) -> UsageError:
     return UsageError(
-        f"the file holds code and not weights alone: it asks for {', '.join(names)}; nothing of it was run",
+        f"the file holds code besides weights: it imports {', '.join(names)}; nothing of it was run",
         where=str(path),
-        expected="tensors, which weights_only=True reads",
-        do="take the file from its publisher, or ask whoever made it for the weights alone, as safetensors",
+        expected="tensors that weights_only=True can read",
+        do="get the file from its publisher, or ask the publisher for the weights as safetensors",
     )
 
 
 def _unreadable(path: Path, error: Exception) -> UsageError:
-    """A pickle with code, or a damaged file; torch names what it refuses for some of a pickle's protocols alone."""
+    """The error for a pickle with code or a damaged file. torch names the refused import only for some protocols."""
     names = re.findall(r"GLOBAL ([\w.]+)", str(error)) or foreign_names(path)
     return _holds_code(path, names) if names else _damaged(path, error)
 
@@ -110,8 +110,8 @@ def _damaged(path: Path, error: Exception) -> UsageError:
     inner = re.search(r"WeightsUnpickler error: (.*)", str(error))
     reason = (inner[1] if inner else str(error).split("\n")[0])[:200] or "it ends too early"
     return UsageError(
-        f"the checkpoint can't be read, it is damaged or no checkpoint ({type(error).__name__}: {reason})",
+        f"the file can't be read; it is damaged or not a checkpoint ({type(error).__name__}: {reason})",
         where=str(path),
         got=f"{path.stat().st_size:,} bytes",
-        do="compare its size and hash with the publisher's, and get it again",
+        do="compare its size and hash with the publisher's, and download it again",
     )

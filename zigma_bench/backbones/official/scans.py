@@ -1,4 +1,4 @@
-"""The official `scan_type` of ZigMa as routes: what the official code runs, which is not always what it names.
+"""Translate the official `scan_type` of ZigMa to routes, as the official code runs it, which its names can contradict.
 
 Source: CompVis/zigma (model_zigma.py, dis_mamba/mamba_ssm/modules/mamba_simple.py) at 37d837b.
 """
@@ -18,17 +18,17 @@ from zigma_bench.scans.orders.curves import hilbert
 from zigma_bench.scans.route import Route
 
 NUMBERED = re.compile(r"(zigzagN|hilbertN|randomN|parallelN)(\d+)")
-VIDEO = re.compile(r"(?:zzvideo|video)_([st]+)")  # the spelling of today's code, and that of the code that ran it
-KNOWN = ("v2", "zigzagN1 to zigzagN8", "hilbertN1 to hilbertN8", "zzvideo_sst and its kin")
+VIDEO = re.compile(r"(?:zzvideo|video)_([st]+)")  # the names in the current code, and in the code of the published runs
+KNOWN = ("v2", "zigzagN1 to zigzagN8", "hilbertN1 to hilbertN8", "zzvideo_sst and similar")
 REFUSED = {
-    "randomN": "draws its orders without a seed and saves none, so a checkpoint does not say them",
+    "randomN": "draws its orders without a seed and doesn't save them, so a checkpoint doesn't determine them",
     "parallelN": "has no forward pass in the official code",
 }
 
 
 @dataclass(frozen=True)
 class OfficialScan:
-    """The routes of all layers; `bidirectional`: each has two branches; `reversed_layers`: see ReversedInTime."""
+    """The routes of all layers. `bidirectional`: each layer has two branches. `reversed_layers`: see ReversedInTime."""
 
     routes: tuple[Route, ...]
     bidirectional: bool = False
@@ -36,7 +36,7 @@ class OfficialScan:
 
 
 def official_scan(scan_type: str, *, grid: Grid, depth: int) -> OfficialScan:
-    """What the official code does under this name; UnknownName or NotReady where it does nothing."""
+    """The routes of an official `scan_type`. UnknownName or NotReady if the official code can't run it."""
     if scan_type == "v2":
         return OfficialScan(_routes("bidirectional", grid, depth), bidirectional=True)
     if video := VIDEO.fullmatch(scan_type):
@@ -62,9 +62,10 @@ def _routes(name: str, grid: Grid, depth: int, **options: object) -> tuple[Route
 
 
 class ReversedInTime(nn.Module):
-    """A mixer whose output comes back with its frames reversed: x [B, T*H*W, D] -> the same.
+    """A mixer whose output frames are reversed in time: x [B, T*H*W, D] -> [B, T*H*W, D].
 
-    The official temporal layers walk forwards and are put back by the table of backwards, and the other way round.
+    The official temporal layers scan forwards but restore the order with the table of the backward scan, and vice
+    versa.
     """
 
     def __init__(self, mixer: nn.Module, frames: int) -> None:

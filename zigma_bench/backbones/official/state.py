@@ -1,6 +1,6 @@
-"""State dicts of the official layout: which tensors they hold, and how each fills parameters of ours.
+"""Read official state dicts and copy their tensors into our parameters.
 
-Every name, shape and value is checked, and all that differ are named at once, the first of each kind.
+All names, shapes and values are checked first. One error lists all that don't match.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from zigma_bench.layers.tensors import faults_of, listed, name_text, not_finite
 from zigma_bench.plugins.registry import Spec, target_spec
 from zigma_bench.scans.grid import Grid
 
-CLOSE = 1e-5  # positions that are nearer to the formula's than this are those
-SETS = {  # under which names a training script saves its weights
+CLOSE = 1e-5  # a position table this close to the sin-cos formula counts as that formula
+SETS = {  # keys under which training scripts save their weights
     "ema": ("ema", "ema_model", "model_ema", "ema_state_dict", "state_dict_ema"),
     "model": ("model", "online_model", "model_state_dict"),
 }
-AROUND = ("state_dict", "module", "checkpoint")  # mappings that hold one or both
-BEFORE = (*SETS["ema"], *SETS["model"], "module", "net")  # parts that wrappers put before every name
-INSIDE = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # parts that may stand anywhere
-DEEP = 8  # mappings in one another
-COUNTERS = ("n_averaged", "initted", "step", "num_updates", "decay")  # beside the weights of an averaged model
+AROUND = ("state_dict", "module", "checkpoint")  # keys whose mapping contains the sets of weights
+BEFORE = (*SETS["ema"], *SETS["model"], "module", "net")  # prefixes that wrappers add to every name
+INSIDE = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # added anywhere in a name
+DEEP = 8  # at most this many nested mappings
+COUNTERS = ("n_averaged", "initted", "step", "num_updates", "decay")  # stored next to the weights of an averaged model
 
 
 @dataclass(frozen=True)
 class Weight:
-    """One official tensor and what it fills: tensors of ours that lie behind one another along its first side."""
+    """One official tensor and our tensors that it fills. They are concatenated along its first dimension."""
 
     name: str
     shape: tuple[int, ...]
@@ -47,9 +47,9 @@ class Weight:
 
 @dataclass(frozen=True)
 class Loading:
-    """A network, the official tensors that it waits for, and what is done once it has them.
+    """A network, the official tensors to load into it, and a function to call after loading them.
 
-    `config`: the constructor's arguments with their defaults; `backbone` and `options`: what they are here.
+    `config`: the arguments of the official constructor with defaults. `backbone` and `options`: our equivalents.
     """
 
     network: nn.Module
@@ -61,13 +61,13 @@ class Loading:
 
 
 def weight(name: str, *ours: Tensor, shape: Sequence[int] | None = None) -> Weight:
-    """A weight of the given official shape, else of that of ours, side by side along the first."""
+    """A weight of an official shape; by default the shape of our tensors concatenated along the first dimension."""
     found = (sum(len(tensor) for tensor in ours), *ours[0].shape[1:]) if shape is None else tuple(shape)
     return Weight(name, found, ours)
 
 
 def linear(name: str, *layers: nn.Module) -> list[Weight]:
-    """A linear layer: its weight and, where it has one, its bias; of several of ours, one behind the other."""
+    """The weight and, if any, the bias of an official linear layer, which may be split into several of our layers."""
     found = []
     for part in ("weight", "bias"):
         tensors = [getattr(layer, part, None) for layer in layers]
@@ -76,134 +76,137 @@ def linear(name: str, *layers: nn.Module) -> list[Weight]:
     return found
 
 
-def weight_sets(given: Any, deep: int = DEEP) -> dict[str, Mapping[Any, Any]]:
-    """The sets of weights of a checkpoint: `ema`, `model` or both where it names them, else `only`.
+def weight_sets(checkpoint: Any, deep: int = DEEP) -> dict[str, Mapping[Any, Any]]:
+    """The sets of weights in a checkpoint: `ema`, `model` or both if their keys are present, else `only`.
 
-    Mappings such as `{"state_dict": {"ema": ...}}` are opened, and names such as `ema.blocks.0` taken apart. UsageError
-    for what is no mapping, for two mappings of which each may be the weights, and for more than `deep` in one another.
+    Unwraps mappings such as `{"state_dict": {"ema": ...}}`, and splits names such as `ema.blocks.0`. UsageError if
+    `checkpoint` is not a mapping, if several entries may be the weights, or if more than `deep` mappings are nested.
     """
-    if not isinstance(given, Mapping):
+    if not isinstance(checkpoint, Mapping):
         raise UsageError(
-            "this is no state dict", expected="a mapping of names to tensors", got=type(given).__name__,
-            do="give torch.load(path, map_location='cpu', weights_only=True), or network.state_dict()",
+            "not a state dict", expected="a mapping of names to tensors", got=type(checkpoint).__name__,
+            do="pass torch.load(path, map_location='cpu', weights_only=True), or network.state_dict()",
         )  # fmt: skip
     if not deep:
-        raise UsageError("this is no state dict", expected=f"weights within {DEEP} mappings", got="more")
+        raise UsageError("not a state dict", expected=f"weights within {DEEP} mappings", got="more")
     found = {}
     for chosen, names in SETS.items():
-        nested = [name for name in names if isinstance(given.get(name), Mapping)]
+        nested = [name for name in names if isinstance(checkpoint.get(name), Mapping)]
         if len(nested) > 1:
-            raise UsageError("several entries may be the weights", got=nested, do="save one of them alone")
+            raise UsageError("several entries may be the weights", got=nested, do="save only one of them")
         if nested:
-            found[chosen] = _opened(given[nested[0]], chosen, deep - 1)
+            found[chosen] = _unwrapped(checkpoint[nested[0]], chosen, deep - 1)
     if found:
         return found
-    if (inner := next((name for name in AROUND if isinstance(given.get(name), Mapping)), None)) is not None:
-        return weight_sets(given[inner], deep - 1)
-    return _apart(given)
+    if (inner := next((name for name in AROUND if isinstance(checkpoint.get(name), Mapping)), None)) is not None:
+        return weight_sets(checkpoint[inner], deep - 1)
+    return _split_by_prefix(checkpoint)
 
 
-def _opened(given: Mapping[Any, Any], chosen: str, deep: int) -> Mapping[Any, Any]:
-    """The weights in a set: itself, or what a mapping in it holds."""
-    inner = weight_sets(given, deep)
+def _unwrapped(entry: Mapping[Any, Any], chosen: str, deep: int) -> Mapping[Any, Any]:
+    """The weights in an entry: the entry itself, or the weights nested in it."""
+    inner = weight_sets(entry, deep)
     return inner[chosen] if chosen in inner else next(iter(inner.values()))
 
 
-def _apart(given: Mapping[Any, Any]) -> dict[str, Mapping[Any, Any]]:
-    """The sets of names such as `ema.blocks.0` and `model.blocks.0` that stand side by side."""
-    tensors = {name: value for name, value in given.items() if isinstance(value, Tensor)}
+def _split_by_prefix(checkpoint: Mapping[Any, Any]) -> dict[str, Mapping[Any, Any]]:
+    """Split a mapping that contains both `ema.blocks.0` and `model.blocks.0` into the two sets."""
+    tensors = {name: value for name, value in checkpoint.items() if isinstance(value, Tensor)}
     first = {str(name).partition(".")[0] for name in tensors} - set(COUNTERS)
     starts = {chosen: [name for name in names if name in first] for chosen, names in SETS.items()}
     known = [start for found in starts.values() for start in found]
     if len(known) < 2 or set(known) != first or any(len(found) > 1 for found in starts.values()):
-        return {"only": given}
+        return {"only": checkpoint}
     return {
-        chosen: {name: value for name, value in given.items() if str(name).partition(".")[0] == found[0]}
+        chosen: {name: value for name, value in checkpoint.items() if str(name).partition(".")[0] == found[0]}
         for chosen, found in starts.items()
     }
 
 
-def tensors_of(given: Mapping[str, Any], chosen: str) -> dict[str, Tensor]:
-    """The tensors by their official names: of a training checkpoint the `chosen` ones.
+def tensors_of(checkpoint: Mapping[str, Any], chosen: str) -> dict[str, Tensor]:
+    """The tensors by official name; `chosen` selects a set of weights of a training checkpoint.
 
-    What stands before every name (`module.`, `_orig_mod.`, `ema.` and their kin) and what compilers and wrappers put
-    into names is taken away. UsageError with all entries that are no usable tensors.
+    Removes prefixes of all names (`module.`, `_orig_mod.`, `ema.` and similar) and parts that compilers and wrappers
+    add to names. UsageError lists all entries that are not usable tensors.
     """
-    sets = weight_sets(given)
+    sets = weight_sets(checkpoint)
     if "only" not in sets and chosen not in sets:
         raise UsageError(
             f"the checkpoint has no weights {chosen!r}", expected=f"one of {', '.join(sets)}", do="set weights"
         )
     entries = dict(sets["only"] if "only" in sets else sets[chosen])
     if not entries:
-        raise UsageError("this is no state dict", expected="a tensor for every name", got="no entry")
-    wrapped = any(_wrapper(name) for name in entries)
-    entries = {name: value for name, value in entries.items() if not (wrapped and _counts(name, value))}
+        raise UsageError("not a state dict", expected="a tensor for every name", got="no entry")
+    wrapped = any(_has_wrapper_prefix(name) for name in entries)
+    entries = {name: value for name, value in entries.items() if not (wrapped and _is_counter(name, value))}
     if faults := faults_of(entries):
         raise UsageError(
-            f"this is no state dict of a network: {listed(faults)}",
+            f"not a state dict of a network: {listed(faults)}",
             expected="a dense tensor of floating-point numbers, with its values, for every name",
             do="save network.state_dict() of the trained network in float32",
         )
     return _without_wrappers(entries)
 
 
-def _wrapper(name: Any) -> bool:
+def _has_wrapper_prefix(name: Any) -> bool:
     return isinstance(name, str) and name.partition(".")[0] in (*BEFORE, *INSIDE) and "." in name
 
 
-def _counts(name: Any, value: Any) -> bool:
-    """Whether an entry is the counter that an averaged model keeps beside its weights."""
+def _is_counter(name: Any, value: Any) -> bool:
+    """Whether an entry is the counter of an averaged model."""
     return name in COUNTERS and isinstance(value, Tensor) and value.numel() == 1
 
 
 def _without_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors without what stands before every name; UsageError where two get one name."""
+    """Remove the parts of names that wrappers add. UsageError if two tensors end up with the same name."""
     names = {name: ".".join(part for part in name.split(".") if part not in INSIDE) for name in tensors}
-    while all(_wrapper(name) for name in names.values()) and len({n.partition(".")[0] for n in names.values()}) == 1:
+    while (
+        all(_has_wrapper_prefix(name) for name in names.values())
+        and len({n.partition(".")[0] for n in names.values()}) == 1
+    ):
         names = {old: new.partition(".")[2] for old, new in names.items()}
     found: dict[str, str] = {}
     for old, new in names.items():
         if new in found:
             raise UsageError(
-                "two tensors stand for one", expected=f"one tensor {name_text(new)}",
-                got=f"{name_text(found[new])} and {name_text(old)}", do="save one set of weights",
+                "two tensors have the same name without wrappers", expected=f"one tensor {name_text(new)}",
+                got=f"{name_text(found[new])} and {name_text(old)}", do="save only one set of weights",
             )  # fmt: skip
         found[new] = old
     return {new: tensors[old] for new, old in found.items()}
 
 
 def fill(layout: Sequence[Weight], tensors: Mapping[str, Tensor], *, where: str) -> None:
-    """Fill every weight; UsageError with the names that are missing or unexpected, shapes that differ, and NaN."""
+    """Fill every weight. UsageError lists missing and unexpected names, different shapes, and NaN or infinity."""
     known = {item.name: item for item in layout}
     faults = {
         "missing": [name for name in known if name not in tensors],
         "unexpected": [name_text(name) for name in tensors if name not in known],
         "of another shape": [
-            f"{name} {list(tensors[name].shape)} and not {list(item.shape)}"
+            f"{name} {list(tensors[name].shape)} instead of {list(item.shape)}"
             for name, item in known.items()
             if name in tensors and tuple(tensors[name].shape) != item.shape
         ],
     }
     if any(faults.values()):
         raise UsageError(
-            f"the weights are not those of the network that the config describes: {listed(faults)}",
+            f"the weights don't match the network of the config: {listed(faults)}",
             where=where,
             expected=f"{len(known)} tensors",
             got=len(tensors),
-            do="give the arguments that the network was trained with",
+            do="use the arguments that the network was trained with",
         )
     if bad := not_finite(tensors):
         raise UsageError(
-            f"the weights hold values that are no numbers: {listed(bad)}", where=where, expected="finite weights",
-            do="take an earlier checkpoint, or get the file again",
+            f"the weights are not finite: {listed(bad)}", where=where, expected="finite weights",
+            do="use an earlier checkpoint, or download the file again",
         )  # fmt: skip
     for name, item in known.items():
         item.fill(tensors[name])
 
 
 def keep_positions(positions: Positions, grid: Grid) -> None:
-    """Fixed positions that a checkpoint holds and that are not the formula's belong to the network's weights."""
+    """If the fixed positions of a checkpoint differ from the formula, save them with the network's weights."""
     if positions.kind == "sincos":
         table = positions.table
         if not torch.allclose(table, sincos_2d(grid, table.shape[-1]), atol=CLOSE, rtol=0):
@@ -211,6 +214,6 @@ def keep_positions(positions: Positions, grid: Grid) -> None:
 
 
 def parsed(kind: str, options: type, config: Mapping[str, Any]) -> Any:
-    """The official constructor's arguments as a checked dataclass; UsageError for unknown, missing or wrong ones."""
+    """Check the arguments of an official constructor. UsageError for unknown, missing or wrong ones."""
     spec = target_spec("constructor", kind, "", options=options, facts=None, owner="upstream")
     return spec.make_options(spec.resolve(config, where=f"config of {kind}"))

@@ -1,4 +1,4 @@
-"""ZigMa from the official constructor's arguments, and the official names of its parameters.
+"""Build ZigMa from the arguments of the official constructor and map its parameter names.
 
 Source: CompVis/zigma (model_zigma.py) at 37d837b.
 """
@@ -22,15 +22,15 @@ from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.scans.grid import Grid
 
 SSM = {"d_state": "state", "d_conv": "conv", "expand": "expand"}
-POSITIONS = {0: "none", 1: "sincos", 2: "learned", 3: "none"}  # 3: a table of zeros that is neither trained nor saved
+POSITIONS = {0: "none", 1: "sincos", 2: "learned", 3: "none"}  # 3: a table of zeros, neither trained nor saved
 
 
 @dataclass(frozen=True)
 class ZigmaConfig:
     """The arguments of the official constructor.
 
-    `device`, `use_jit`, `fused_add_norm`, `n_context_token`, and `m_init` and `initializer_cfg`, which are of first
-    weights, change nothing of what a loaded network computes; neither does `residual_in_fp32` in float32.
+    The output of a loaded network doesn't depend on `device`, `use_jit`, `fused_add_norm` and `n_context_token`, on
+    `m_init` and `initializer_cfg`, which affect the initialization, or, in float32, on `residual_in_fp32`.
     """
 
     in_channels: Positive
@@ -61,7 +61,7 @@ class ZigmaConfig:
 
 
 def build(config: Mapping[str, Any], *, backend: str) -> Loading:
-    """The network that the official constructor would make."""
+    """Build the network of the official constructor."""
     chosen: ZigmaConfig = parsed("zigma", ZigmaConfig, config)
     _refuse_other_networks(chosen)
     grid = Grid.of_image(chosen.img_dim, chosen.img_dim, chosen.patch_size)
@@ -83,7 +83,7 @@ def _finish(network: Zigma, scan: OfficialScan) -> None:
 
 
 def _options(config: ZigmaConfig) -> dict[str, Any]:
-    """The official arguments as options of ours."""
+    """Translate the official arguments to our options."""
     found: dict[str, Any] = {
         "width": config.embed_dim,
         "depth": config.depth,
@@ -101,7 +101,7 @@ def _options(config: ZigmaConfig) -> dict[str, Any]:
 
 
 def _refuse_other_networks(config: ZigmaConfig) -> None:
-    """Arguments that make networks which no official config or checkpoint has."""
+    """NotReady for arguments that no official config or checkpoint uses."""
     unlike = {
         name: value
         for name, value, only in (
@@ -119,16 +119,16 @@ def _refuse_other_networks(config: ZigmaConfig) -> None:
         unlike["d_context"] = config.d_context
     if unlike:
         raise NotReady(
-            "these arguments make a network that is not built here",
+            "a network with these arguments isn't supported",
             where="config of zigma",
-            expected="RMSNorm with epsilon 1e-5 in float32, no tpe, ssm_cfg of d_state, d_conv and expand alone, "
-            "video_frames of 0 (a picture) or from 2, and with has_text a d_context",
+            expected="RMSNorm with epsilon 1e-5 in float32, no tpe, only d_state, d_conv and expand in ssm_cfg, "
+            "video_frames 0 (an image) or at least 2, and a d_context if has_text",
             got=unlike,
         )
 
 
 def layout(network: Zigma) -> Iterator[Weight]:
-    """Every official tensor, in the order of the official modules."""
+    """All official tensors, in the order of the official modules."""
     D, patch = network.head.in_features, network.patch
     if network.positions.kind != "none":
         yield weight("pos_embed", network.positions.table)
@@ -162,7 +162,7 @@ def _block(name: str, block: Any) -> Iterator[Weight]:
 
 
 def _branch(name: str, suffix: str, branch: MambaBranch) -> Iterator[Weight]:
-    """One direction's parameters; those of the backward one are marked `_b`."""
+    """The parameters of one direction. The names of the backward direction contain `_b`."""
     yield weight(f"{name}.A{suffix}_log", branch.A_log)
     yield weight(f"{name}.D{suffix}", branch.D)
     channels, window = branch.conv_weight.shape

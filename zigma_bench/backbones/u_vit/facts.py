@@ -1,4 +1,4 @@
-"""U-ViT: options, named sizes, checks and cost. This module imports no torch.
+"""U-ViT: options, named sizes, checks and cost. This module doesn't import torch.
 
 L tokens, D width, P prefix tokens, C channels, p patch.
 """
@@ -41,12 +41,12 @@ class UvitOptions(WithText):
 
     @property
     def prefix(self) -> int:
-        """Tokens before those of the grid: time, and a class or a text."""
+        """The number of prefix tokens: one for time, plus the class token or the text tokens."""
         return 1 + {"none": 0, "class": 1, "text": self.text_tokens}[self.condition]
 
 
 def uvit_cost(options: UvitOptions, *, grid: Grid, channels: int, routes: Sequence[Route]) -> Cost:
-    """The cost of U-ViT; the routes do not matter."""
+    """The cost of U-ViT. It doesn't depend on the routes."""
     D, P, M = options.width, options.prefix, options.mlp_ratio * options.width
     depth, half, pixel = options.depth, options.depth // 2, options.patch**2 * channels
     L, S = grid.tokens, grid.tokens + P
@@ -65,16 +65,16 @@ def uvit_cost(options: UvitOptions, *, grid: Grid, channels: int, routes: Sequen
 
 
 def check_uvit(options: UvitOptions, *, grid: Grid, routes: Sequence[Route]) -> None:
-    """Heads must divide the width, and every late block has an early one besides the one in the middle."""
+    """NotReady unless the heads divide the width, the width is even, the depth is odd, and the grid is one image."""
     check_condition(options)
     _ = options.head_count
     if options.depth % 2 == 0:
         raise NotReady(
-            "u-vit pairs early and late blocks around one in the middle",
+            "u-vit pairs early and late blocks around one middle block",
             expected="an odd depth",
             got=options.depth,
-            do=f"take {options.depth - 1} or {options.depth + 1}",
+            do=f"choose {options.depth - 1} or {options.depth + 1}",
         )
     if options.width % 2:
-        raise NotReady(f"time needs an even width for its sines and cosines, and {options.width} is odd")
+        raise NotReady(f"the time embedding needs an even width for its sines and cosines, and {options.width} is odd")
     refuse_clips("u-vit", grid)

@@ -1,9 +1,9 @@
-"""U-ViT: a transformer whose time, condition and patches are all tokens, with long skips from early to late blocks.
+"""U-ViT: a transformer in which time, condition and patches are all tokens, with long skips from early to late blocks.
 
-Source: arXiv 2209.12152 and baofff/U-ViT (libs/uvit.py). Differences from the published network: time enters as 1000 t
-with t in [0, 1]; any H x W that the patch divides; patches are embedded with Xavier's first weights; a text's tokens
-come before time's, as a class does; a label is dropped by whoever gives it (as the last label); the depth is odd, as in
-all published sizes.
+Source: arXiv 2209.12152 and baofff/U-ViT (libs/uvit.py). Differences from the published network: the time input is
+1000 t with t in [0, 1]; H and W may be any multiples of the patch size; the patch embedding has Xavier initialization;
+text tokens come before the time token, as the class token does; the caller drops labels (by passing the last label);
+the depth must be odd, as in all published sizes.
 
 B batch, C channels, H x W pixels, L tokens of the grid, P prefix tokens, D width.
 """
@@ -28,7 +28,7 @@ from zigma_bench.scans.route import Route
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)); a late block first joins what its early one made."""
+    """x + attention(norm(x)), then x + mlp(norm(x)). A late block first merges the output of its early block."""
 
     def __init__(self, options: UvitOptions, *, late: bool) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Block(nn.Module):
 
 
 class Table(nn.Module):
-    """A learned position for every token, prefix and all: x [B, P + L, D] -> the same."""
+    """Adds a learned position to every token, including the prefix: [B, P + L, D] -> [B, P + L, D]."""
 
     def __init__(self, tokens: int, width: int) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class Uvit(nn.Module):
         return self.smooth(unpatchify(x, self.grid, self.patch))  # type: ignore[no-any-return]
 
     def _prefix(self, t: Tensor, y: Tensor | None) -> list[Tensor]:
-        """The condition's tokens, if any, then that of time."""
+        """The tokens of the condition, if any, followed by the time token."""
         time = sinusoids(1000 * t.float(), self.width)
         if self.condition is None:
             refuse_condition(y)

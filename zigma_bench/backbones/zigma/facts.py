@@ -1,4 +1,4 @@
-"""ZigMa, VisionMamba and the hybrid: options, named sizes, checks, cost and activation memory. No torch.
+"""ZigMa, VisionMamba and the hybrid: options, named sizes, checks, cost and activation memory. Doesn't import torch.
 
 L tokens, D width, p patch, C channels.
 """
@@ -42,7 +42,7 @@ ZIGMA_SIZES = {
 
 @dataclass(frozen=True)
 class ZigmaOptions(WithText):
-    """ZigMa: adaLN blocks of Mamba, each layer reading the tokens along its own path (arXiv 2403.13802)."""
+    """ZigMa: adaLN blocks of Mamba in which each layer has its own scan path (arXiv 2403.13802)."""
 
     takes_mask = True
 
@@ -68,7 +68,7 @@ class ZigmaOptions(WithText):
 
     @property
     def zero_backward_dt_bias(self) -> bool:
-        """Whether all branches but the first start with a dt bias of zero."""
+        """Whether the dt bias of all branches except the first is initialized to zero."""
         return False
 
     def layer(self, number: int) -> ZigmaOptions:
@@ -78,7 +78,7 @@ class ZigmaOptions(WithText):
 
 @dataclass(frozen=True)
 class VisionMambaOptions(ZigmaOptions):
-    """VisionMamba: ZigMa's two-branch baseline, raster forwards and backwards with own parameters (its `v2`)."""
+    """VisionMamba: ZigMa's baseline `v2`, which scans the raster forwards and backwards with separate parameters."""
 
     init: Literal["like-forward", "official"] = "like-forward"
 
@@ -89,25 +89,25 @@ class VisionMambaOptions(ZigmaOptions):
 
 @dataclass(frozen=True)
 class HybridOptions(ZigmaOptions):
-    """Hybrid: ZigMa with softmax attention as the mixer of every `every`-th layer, and Mamba between."""
+    """Hybrid: ZigMa with softmax attention as the mixer of every `every`-th layer, and Mamba in the others."""
 
     every: Positive = 4
     heads: Positive | None = None
 
     def attends(self, number: int) -> bool:
-        """Whether a layer is one of attention: the last of every `every`."""
+        """Whether the mixer of a layer is attention: the last of every `every` layers."""
         return (number + 1) % self.every == 0
 
     def layer(self, number: int) -> ZigmaOptions:
         if not self.attends(number):
             return self
-        default = ZigmaOptions  # attention has no use for what the other layers' mixer is given
+        default = ZigmaOptions  # attention ignores these options of the other layers
         attention = {"name": "attention", "options": {"heads": self.heads}}
         return replace(self, mixer=attention, expand=default.expand, state=default.state, conv=default.conv)
 
 
 def zigma_cost(options: ZigmaOptions, *, grid: Grid, channels: int, routes: Sequence[Route]) -> Cost:
-    """The cost of ZigMa: embeddings, and in each layer a norm, adaLN, the mixer, and cross-attention to a text."""
+    """The cost of ZigMa: embeddings, and per layer a norm, adaLN, the mixer, and cross-attention if it takes text."""
     D, L, pixel = options.width, grid.tokens, options.patch**2 * channels
     text = 1 if options.condition == "text" else 0
     layer = Cost.of({"norm": D, "adaln": (1 + text) * (3 * D * D + 3 * D)}, {"adaln": (1 + text) * 6 * D * D})
@@ -120,7 +120,7 @@ def zigma_cost(options: ZigmaOptions, *, grid: Grid, channels: int, routes: Sequ
 
 
 def _mixer_costs(options: ZigmaOptions, grid: Grid, routes: Sequence[Route]) -> list[Cost]:
-    """The cost of every layer's mixer; layers of one route and one mixer are counted once."""
+    """The cost of each layer's mixer, computed once for all layers with the same route and mixer."""
     known: dict[tuple[str, str], Cost] = {}
     keys = [(route.digest, repr(options.layer(number).mixer)) for number, route in enumerate(routes)]
     for number, (key, route) in enumerate(zip(keys, routes, strict=True)):
@@ -130,13 +130,13 @@ def _mixer_costs(options: ZigmaOptions, grid: Grid, routes: Sequence[Route]) -> 
 
 
 def check_zigma(options: ZigmaOptions, *, grid: Grid, routes: Sequence[Route]) -> None:
-    """Sin-cos positions need a width that 4 divides and a picture, and a layer's mixer may refuse its route."""
+    """NotReady if sin-cos positions don't fit the width or the grid, or if a mixer can't run its route."""
     check_condition(options)
     if options.positions == "sincos" and options.width % 4:
-        raise NotReady(f"sin-cos positions need a width that 4 divides, and {options.width} is not one")
+        raise NotReady(f"sin-cos positions need a width divisible by 4, and {options.width} is not")
     if options.positions == "sincos" and grid.video:
         raise NotReady(
-            "sin-cos positions are those of one picture", got=str(grid), do="take positions: learned for a clip"
+            "sin-cos positions are defined for single images", got=str(grid), do="set positions: learned for clips"
         )
     checked: set[tuple[str, str]] = set()
     for number, route in enumerate(routes):
@@ -147,26 +147,26 @@ def check_zigma(options: ZigmaOptions, *, grid: Grid, routes: Sequence[Route]) -
 
 
 def check_vision_mamba(options: VisionMambaOptions, *, grid: Grid, routes: Sequence[Route]) -> None:
-    """VisionMamba has two branches a layer, so a layer's route must have two paths with own parameters."""
+    """NotReady unless every route has two paths with separate parameters, one for each branch of a layer."""
     check_zigma(options, grid=grid, routes=routes)
     for layer, route in enumerate(routes):
         if len(route.paths) != 2 or route.share != "separate":
             raise NotReady(
-                "vision-mamba has two branches with own parameters in every layer, which this scan does not fill",
+                "vision-mamba has two branches with separate parameters in every layer, and this scan doesn't",
                 expected="two paths with separate parameters",
                 got=f"{len(route.paths)} path(s), parameters {route.share}, in layer {layer}",
-                do="leave the scan out (its own is bidirectional), or take the backbone zigma",
+                do="omit the scan (the default is bidirectional), or use the backbone zigma",
             )
 
 
 def check_hybrid(options: HybridOptions, *, grid: Grid, routes: Sequence[Route]) -> None:
-    """As ZigMa, and at least one layer attends."""
+    """The checks of ZigMa, and NotReady if no layer has attention."""
     if options.every > options.depth:
         raise NotReady(
-            f"no layer is one of attention: of {options.depth} layers the first is layer {options.every}",
+            f"no layer has attention: the network has {options.depth} layers, and the first would be {options.every}",
             expected=f"every from 1 to {options.depth}",
             got=options.every,
-            do="choose a smaller every, or take the backbone zigma",
+            do="choose a smaller every, or use the backbone zigma",
         )
     check_zigma(options, grid=grid, routes=routes)
 
@@ -174,20 +174,22 @@ def check_hybrid(options: HybridOptions, *, grid: Grid, routes: Sequence[Route])
 def zigma_memory(
     options: ZigmaOptions, *, grid: Grid, channels: int, routes: Sequence[Route], backend: str, precision: str
 ) -> dict[str, int]:
-    """ZigMa: the stream stays in float32, so norms and the scaled stream are wide."""
+    """The activation memory of ZigMa, in bytes by part. The residual stream, norms and modulation are in float32."""
     refuse_uncounted_memory(options)
     n, D, L = number_bytes(precision, backend), options.width, grid.tokens
     norm = WIDE * L * D * (1 if saved_memory(backend).norm_is_one_kernel else 2)
-    layer = {"norm": norm, "adaln": WIDE * L * D + n * L * D + n * 4 * D}  # what is scaled, what is gated, and by what
-    if backend_named(backend).fuses_residual:  # one operator from a mixer to the next, which computes all again
-        layer = {"norm": norm, "adaln": n * L * D + n * 4 * D}
-    if backend_named(backend).fuses_modulation:  # norm and scale are one operator, which computes its output again
+    modulation = n * 4 * D
+    # the inputs of the scaling and of the gating, and the modulation
+    layer = {"norm": norm, "adaln": WIDE * L * D + n * L * D + modulation}
+    if backend_named(backend).fuses_residual:  # one operator between two mixers, which recomputes everything
+        layer = {"norm": norm, "adaln": n * L * D + modulation}
+    if backend_named(backend).fuses_modulation:  # norm and scaling are one operator, which recomputes its output
         layer = {"norm": WIDE * L * D, "adaln": n * L * D + n * 4 * D}
-    given: dict[str, Any] = {"grid": grid, "backend": backend, "precision": precision}
+    setting: dict[str, Any] = {"grid": grid, "backend": backend, "precision": precision}
     known: dict[tuple[str, str], dict[str, int]] = {}
     keys = [(route.digest, repr(options.layer(number).mixer)) for number, route in enumerate(routes)]
     for number, (key, route) in enumerate(zip(keys, routes, strict=True)):
         if key not in known:
-            known[key] = sum_by_name([layer, mixer_memory(options.layer(number), route=route, **given)])
+            known[key] = sum_by_name([layer, mixer_memory(options.layer(number), route=route, **setting)])
     ends = {"patch_embed": n * L * options.patch**2 * channels, "final": norm + WIDE * L * D + n * L * D}
     return sum_by_name([ends, *(known[key] for key in keys)])

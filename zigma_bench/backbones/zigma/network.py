@@ -1,11 +1,11 @@
-"""ZigMa: a DiT-style stack of Mamba mixers, each layer reading the tokens along another path.
+"""ZigMa: a DiT-style stack of Mamba mixers in which each layer has its own scan path.
 
-Source: arXiv 2403.13802 and CompVis/zigma (model_zigma.py), whose behaviour is the default, quirks included: the skip
-inside a block adds the normalised stream, r' = r + RMSNorm(r) + gate * mixer(...); `residual: textbook` is the usual
-pre-norm r' = r + gate * mixer(...). A clip is [B, T, C, H, W], as in the official code, its tokens frame by frame.
-Differences from the published network: any H x W that the patch divides; with `null_class`, a row for the dropped
-class; with a mask, text tokens that nobody reads; a clip of factorised scans keeps its frames in time (upstream
-reverses them in every temporal layer).
+Source: arXiv 2403.13802 and CompVis/zigma (model_zigma.py). The default follows the official code, including its
+quirks: the skip inside a block adds the normalised stream, r' = r + RMSNorm(r) + gate * mixer(...);
+`residual: textbook` is the usual pre-norm r' = r + gate * mixer(...). A clip is [B, T, C, H, W], as in the official
+code; its tokens are ordered frame by frame. Differences from the published network: H and W may be any multiples of
+the patch size; `null_class` adds an embedding for the dropped class; a mask hides text tokens; factorised scans of
+clips preserve the order of the frames (upstream reverses them in every temporal layer).
 
 B batch, C channels, H x W pixels, L tokens, S text tokens, D width.
 """
@@ -34,7 +34,7 @@ NORM_EPS, FINAL_EPS = 1e-5, 1e-6
 
 
 class ModulatedNorm(nn.RMSNorm):
-    """r + x, its RMSNorm, and that scaled and shifted: see `ops.norms.modulated_norm`."""
+    """Returns r + x, its RMSNorm, and the RMSNorm scaled and shifted: see `ops.norms.modulated_norm`."""
 
     def __init__(self, width: int, backend: str) -> None:
         super().__init__(width, eps=NORM_EPS)
@@ -49,7 +49,7 @@ class ModulatedNorm(nn.RMSNorm):
 class Block(nn.Module):
     """One layer: (x, r) and a condition c [B, D] -> (x, r), all [B, L, D].
 
-    The residual r stays in float32; x, which the next layer adds to it, has the mixer's dtype, as upstream.
+    The residual r stays in float32. x, which the next layer adds to r, has the dtype of the mixer, as upstream.
     """
 
     def __init__(self, width: int, mixer: nn.Module, *, drop_path: float, residual: str, backend: str) -> None:
@@ -68,10 +68,10 @@ class Block(nn.Module):
 
 
 class CardBlock(Block):
-    """The same layer as a card runs it: what follows the mixer waits for the next layer, whose norm reads the rows.
+    """The same layer on a GPU: the next layer's norm kernel also does this layer's gating and residual addition.
 
-    (r, y, gate, before) and c -> the same behind this layer: the stream is r, to which the next layer adds gate y and
-    the norm of r times `before` (None: nothing); y and what follows are None before the first layer.
+    (r, y, gate, before) and c -> the same for the next layer, which adds gate * y to the stream r, and the norm of r
+    times `before` (None: nothing). y, gate and before are None before the first layer.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -83,24 +83,26 @@ class CardBlock(Block):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         shift, scale, own_gate = self.modulation(nn.functional.silu(c)).chunk(3, dim=-1)  # [B, D] each
         projection = self.mixer.first if isinstance(self.mixer, MambaMixer) else None
-        kept, device = None if y is None else self.drop_path.factors(r), r.device.type
-        narrow = projection is not None and torch.is_autocast_enabled(device)  # other mixers are given float32
+        drop_factors, device = None if y is None else self.drop_path.factors(r), r.device.type
+        narrow = projection is not None and torch.is_autocast_enabled(device)  # other mixers get float32
         r, rows = residual_norm(
-            r, y, gate, before, kept, self.norm.weight, shift, scale, projection, eps=NORM_EPS,
+            r, y, gate, before, drop_factors, self.norm.weight, shift, scale, projection, eps=NORM_EPS,
             dtype=torch.get_autocast_dtype(device) if narrow else torch.float32, backend=self.launcher,
         )  # fmt: skip
         y = self.mixer(rows) if projection is None else self.mixer(rows, projected=True)
-        skip = self.norm.weight.view(-1) if self.residual == "official" else None  # no leaf: hooks of modules take none
+        skip = (
+            self.norm.weight.view(-1) if self.residual == "official" else None
+        )  # a view, because module hooks don't accept leaves
         return r, y, own_gate, skip
 
 
 def launcher() -> str:
-    """What runs `residual_norm` on a card: Triton, or PyTorch where it can't launch."""
+    """The backend of `residual_norm` on a GPU: Triton, or PyTorch if Triton isn't available."""
     return "triton" if backend_named("triton").find_problem() is None else "torch"
 
 
 class TextBlock(Block):
-    """A block, then cross-attention to text tokens [B, S, D] under a modulation and a gate of its own."""
+    """A block followed by cross-attention to text tokens [B, S, D] with its own modulation and gate."""
 
     def __init__(self, width: int, mixer: nn.Module, *, drop_path: float, residual: str, backend: str) -> None:
         super().__init__(width, mixer, drop_path=drop_path, residual=residual, backend=backend)
@@ -111,16 +113,16 @@ class TextBlock(Block):
         self, x: Tensor, r: Tensor | None, c: Tensor, text: Tensor, mask: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         x, r = super().forward(x, r, c)
-        seen = x if self.residual == "official" else r + x
+        stream = x if self.residual == "official" else r + x
         shift, scale, gate = self.text_modulation(nn.functional.silu(c))[:, None].chunk(3, dim=-1)  # [B, 1, D] each
-        n = nn.functional.layer_norm(seen, seen.shape[-1:], eps=FINAL_EPS)
+        n = nn.functional.layer_norm(stream, stream.shape[-1:], eps=FINAL_EPS)
         return x + gate * self.text_attention(n * (1 + scale) + shift, text, mask), r
 
 
 class Zigma(nn.Module):
-    """x [B, C, H, W] and t [B] in [0, 1], and what it is conditioned on -> the velocity [B, C, H, W].
+    """x [B, C, H, W], t [B] in [0, 1] and an optional condition -> the velocity [B, C, H, W].
 
-    y: labels int64 [B], or text features [B, S, C] with a mask bool [B, S], True for tokens that count. A clip, of a
+    y: labels int64 [B], or text features [B, S, C] with a mask bool [B, S], True for visible tokens. A clip, for a
     grid of several frames, is [B, T, C, H, W].
     """
 
@@ -160,13 +162,13 @@ class Zigma(nn.Module):
         return unpatchify(self.head(x), self.grid, self.patch)
 
     def _through_blocks(self, x: Tensor, c: Tensor, *text: Tensor | None) -> Tensor:
-        """What the first tokens have become behind the final norm [B, L, D], in float32."""
+        """Run all blocks and the final norm, [B, L, D] -> [B, L, D] in float32."""
         if self.launcher is not None:
             first = (x.float(), None, None, None)
             r, y, gate, before = self.blocks.through(first, (c,), checkpointing=self.checkpointing)
-            zeros, kept = torch.zeros_like(c), self.final_drop.factors(x)
+            zeros, drop_factors = torch.zeros_like(c), self.final_drop.factors(x)
             _, x = residual_norm(
-                r, y, gate, before, kept, self.final_norm.weight, zeros, zeros, None, eps=NORM_EPS,
+                r, y, gate, before, drop_factors, self.final_norm.weight, zeros, zeros, None, eps=NORM_EPS,
                 dtype=torch.float32, backend=self.launcher,
             )  # fmt: skip
             return x
@@ -176,34 +178,34 @@ class Zigma(nn.Module):
     def _conditioned(
         self, t: Tensor, y: Tensor | None, mask: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-        """What modulates every block [B, D], and what its cross-attention reads."""
+        """The modulation vector of the blocks [B, D], and the text tokens and mask for their cross-attention."""
         c = self.time_embed(t)
         if self.condition is None:
             refuse_condition(y)
             check_mask(mask, y)
             return c, ()
-        given = self.condition(y, len(t))
+        embedded = self.condition(y, len(t))
         check_mask(mask, y)
         if isinstance(self.condition, Text):
-            return c + pooled(given, mask), (given, mask)
-        return c + given, ()
+            return c + pooled(embedded, mask), (embedded, mask)
+        return c + embedded, ()
 
 
 class VisionMamba(Zigma):
     """x [B, C, H, W] and t [B] in [0, 1] -> the velocity [B, C, H, W]: ZigMa's bidirectional baseline (`scan_type v2`).
 
-    Each layer walks the raster forwards and backwards with own convolution, projections, A and D, one shared in_proj
-    and out_proj, and sums both (after hustvl/Vim, mamba_simple.py), so every route has two paths and twice the tokens
-    are scanned. The backward branch starts like the forward one; `init: official` zeroes its dt bias as upstream does,
-    which puts its first dt near 0.69, far outside [1e-3, 0.1]. Differences from Vim: ZigMa's conditioning and residual,
-    no class token.
+    Each layer scans the raster forwards and backwards and sums both. The two directions have separate convolutions,
+    projections, A and D, and share in_proj and out_proj (after hustvl/Vim, mamba_simple.py). So every route has two
+    paths, and each token is scanned twice. By default the backward branch is initialized like the forward one;
+    `init: official` zeroes its dt bias as upstream does, which gives an initial dt near 0.69, far outside [1e-3, 0.1].
+    Differences from Vim: ZigMa's conditioning and residual, no class token.
     """
 
 
 class Hybrid(Zigma):
     """ZigMa with softmax attention instead of Mamba in every k-th layer; `options.layer(i)` names the mixer of layer i.
 
-    Source: the idea is Jamba's (arXiv 2403.19887), which has MLPs beside both; here every block is ZigMa's, adaLN,
-    residual and all, so that only the mixer differs. It is not a published diffusion network. Attention layers see
-    every token, whatever the order; Mamba layers follow the scan.
+    Source: the idea is Jamba's (arXiv 2403.19887), which also has MLPs. Here every block is ZigMa's, including adaLN
+    and the residual, so that only the mixer differs. It is not a published diffusion network. Attention layers see
+    every token regardless of the order; Mamba layers follow the scan.
     """

@@ -1,10 +1,10 @@
-"""The process that tries one batch: two whole training steps under a limit of memory, and one line of JSON in answer.
+"""The worker process that tries one batch size: two training steps with a memory limit.
 
-Standard input is one JSON document: the cell (its batch is the one to try), the device, and `limit_bytes`. The answer
-says whether it fits, the peak in bytes, and the reason where it does not fit.
+Standard input is one JSON document: the cell (with the batch size to try), the device, and `limit_bytes`. The output is
+one JSON line: whether the batch fits, the peak in bytes, and the reason if it doesn't fit.
 
-On a card the limit is that of PyTorch's allocator. On a CPU it is one of resident memory: a step of one image compiles
-the kernels and starts the threads, then the address space may grow by what is left, which bounds what can be touched.
+On a GPU, PyTorch's allocator enforces the limit. On a CPU the limit is for resident memory: a step with one image first
+compiles the kernels and starts the threads; then the address space may grow by the remaining bytes.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from zigma_bench.plugins.discovery import reason_of
 from zigma_bench.system.device import Device
 from zigma_bench.system.interrupts import contained
 
-STEPS = 2  # the second has the optimiser's state from its start
+STEPS = 2  # only the second step starts with optimizer state
 
 
 def main() -> int:
-    """Answer the job on standard input."""
+    """Run the job on standard input, write the answer, and return the exit code."""
     job = json.loads(sys.stdin.read())
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints
+    os.dup2(2, 1)  # output that libraries print goes to standard error
     cell = Cell.model_validate_json(json.dumps(job["cell"]))
     try:
         with contained():
             answer = try_batch(cell, Device(**job["device"]), job["limit_bytes"])
-    except Exception as error:  # the last line is what the command says of it
+    except Exception as error:  # the command reports the last line
         traceback.print_exc()
         print(reason_of(error), file=sys.stderr)
         return CellFailed.exit_code
@@ -57,12 +57,12 @@ def try_batch(cell: Cell, device: Device, limit_bytes: int) -> dict[str, Any]:
         return {"fits": False, "peak_bytes": None, "reason": str(error).splitlines()[0] if str(error) else "no memory"}
     memory = peak_memory(device)
     peak = int(memory.get("peak-memory-reserved", memory["peak-memory"]))
-    reason = None if peak <= limit_bytes else "its peak is over the limit"
+    reason = None if peak <= limit_bytes else "its peak memory exceeds the limit"
     return {"fits": peak <= limit_bytes, "peak_bytes": peak, "reason": reason}
 
 
 def limit_memory(cell: Cell, device: Device, limit_bytes: int) -> None:
-    """Have allocations fail beyond the limit; MemoryError where this process is beyond it already."""
+    """Make allocations beyond the limit fail. MemoryError if this process exceeds the limit already."""
     if device.type == "cuda":
         import torch
 
@@ -76,7 +76,7 @@ def limit_memory(cell: Cell, device: Device, limit_bytes: int) -> None:
     _train(cell.model_copy(update={"train": one}), device)
     size, resident = _pages()
     if resident > limit_bytes:
-        raise MemoryError(f"one image takes {resident:,} bytes, with Python and PyTorch")
+        raise MemoryError(f"one image needs {resident:,} bytes, including Python and PyTorch")
     most = size + limit_bytes - resident
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
@@ -94,10 +94,10 @@ def _train(cell: Cell, device: Device) -> None:
 
 
 def _pages() -> tuple[int, int]:
-    """Bytes of address space and of resident memory of this process."""
+    """The address space and the resident memory of this process, in bytes."""
     file = Path("/proc/self/statm")
     if not file.exists():
-        raise NotReady("memory can't be limited on this system's CPU", expected="Linux", do="take a card")
+        raise NotReady("CPU memory can't be limited on this system", expected="Linux", do="use a GPU")
     size, resident, *_ = (int(word) * os.sysconf("SC_PAGE_SIZE") for word in file.read_text().split())
     return size, resident
 

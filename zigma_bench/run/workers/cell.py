@@ -1,9 +1,8 @@
-"""The process of one cell: a job comes in, events go out, and the stages that are due are done.
+"""The worker process of one cell: it reads a job, runs the stages that are due, and writes events.
 
-The parent hands over a job in a line of standard input (the cell, its folder, the stages to bring up to date, the
-device) and
-reads one JSON line an event from standard output; all other output goes to the cell's log. Standard input stays open:
-its end means that the parent is gone, and the cell ends too.
+The parent sends a job as one line on standard input (the cell, its folder, the stages to bring up to date, the device).
+It reads one JSON line per event from standard output; all other output goes to the log of the cell. Standard input
+stays open: when it ends, the parent has died, and this process exits too.
 """
 
 from __future__ import annotations
@@ -28,17 +27,17 @@ from zigma_bench.system.notices import send_notices_to
 
 
 def main() -> int:
-    """Do what is due of the job on standard input; the exit code says how it ended, and an event what was busy."""
+    """Run the due stages of the job on standard input, and return the exit code. A busy folder becomes an event."""
     job, cell, events = take_job()
     folder, cache = Path(job["folder"]), Path(job["results"]) / ".cache"
     flag = stop_flag()
     device = Device(**job["device"])
-    life = StageContext(cell, folder, cache, device, lambda event: send(events, event), flag)
+    context = StageContext(cell, folder, cache, device, lambda event: send(events, event), flag)
     send_notices_to(lambda text: send(events, {"event": "notice", "text": text}))
     try:
         take_device(device)
         with only_writer(folder):
-            run_due_stages(life, job["stages"])
+            run_due_stages(context, job["stages"])
     except StageFailed:
         return 1
     except Busy as error:
@@ -52,38 +51,42 @@ def main() -> int:
 
 
 def take_job() -> tuple[dict[str, Any], Cell, TextIO]:
-    """The job in the first line of standard input, its cell, and where events go; from here on this process ends with
-    its parent."""
+    """Read the job from the first line of standard input, and return it with its cell and the stream for events.
+
+    From this call on, the process exits when its parent dies.
+    """
     calm_collector()
     job = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, args=(os.dup(0),), daemon=True).start()
-    sys.stdin = open(os.devnull)  # noqa: SIM115 - exit() closes it, which waits for ever for a thread that reads it
+    sys.stdin = open(os.devnull)  # noqa: SIM115 - exit() closes it, which would wait forever for the thread that reads it
     events = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # whatever a library prints goes to the log
+    os.dup2(2, 1)  # output that libraries print goes to the log
     return job, Cell.model_validate_json(json.dumps(job["cell"])), events
 
 
 def stop_flag() -> Callable[[], bool]:
-    """True once the process was asked to stop; a second request ends it at once."""
-    asked: list[int] = []
+    """A function that returns True after a request to stop. A second request ends the process at once."""
+    signals: list[int] = []
 
-    def ask(number: int, frame: object) -> None:
-        if asked:
+    def handle(number: int, frame: object) -> None:
+        if signals:
             os._exit(Interrupted.exit_code)
-        asked.append(number)
+        signals.append(number)
 
-    signal.signal(signal.SIGTERM, ask)
-    signal.signal(signal.SIGINT, ask)
-    return lambda: bool(asked)
+    signal.signal(signal.SIGTERM, handle)
+    signal.signal(signal.SIGINT, handle)
+    return lambda: bool(signals)
 
 
 def take_device(device: Device) -> None:
-    """Make a card the current one, or say that torch can't see it."""
+    """Make a GPU the current device. NotReady if torch can't see it."""
     if device.type == "cuda":
         import torch
 
         if not torch.cuda.is_available():
-            raise NotReady("torch sees no NVIDIA card", got=device.card, do="install torch for CUDA, or take cpu")
+            raise NotReady(
+                "torch sees no NVIDIA GPU", got=device.card, do="install torch for CUDA, or use --device cpu"
+            )
         torch.cuda.set_device(device.name)
 
 
@@ -94,7 +97,7 @@ def _end_with_parent(parent: int) -> None:
 
 
 def send(events: TextIO, event: dict[str, Any]) -> None:
-    with contextlib.suppress(BrokenPipeError):  # the parent is gone, and this process ends with it
+    with contextlib.suppress(BrokenPipeError):  # the parent has died, and this process is about to exit
         events.write(json.dumps(event) + "\n")
 
 

@@ -1,8 +1,8 @@
-"""The process that encodes a data set, or its captions: a job comes in, events go out, as in worker.py.
+"""The worker process that encodes a data set or its captions. It reads a job and writes events, as in workers/cell.py.
 
-A job is one JSON line: a cell, the results, the device, whether it is about texts, and whether the cache is written or
-only checked. The last event is `encoded`, with the number of images or captions that were, or `checked`, with the
-faults that were found.
+A job is one JSON line: a cell, the results folder, the device, whether to encode texts, and whether to write the cache
+or only check it. The last event is `encoded`, with the number of encoded images or captions, or `checked`, with the
+faults.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ def main() -> int:
     except OSError as error:
         send(events, {"event": "stopped", "text": reason_of(error)})
         return CellFailed.exit_code
-    except Exception as error:  # whatever it was, it is said where the run is watched
+    except Exception as error:  # report any error as an event, so that it appears in the run's output
         traceback.print_exc()
-        send(events, {"event": "stopped", "text": _told(error)})
+        send(events, {"event": "stopped", "text": _failure_text(error)})
         return CellFailed.exit_code
     return 0
 
 
-def _told(error: Exception) -> str:
+def _failure_text(error: Exception) -> str:
     from zigma_bench.efficiency.timing import out_of_memory
 
     hint = "; lower data.latents.batch" if out_of_memory(error) else ""
-    return f"the latents are not encoded: {reason_of(error)}{hint}"
+    return f"encoding failed: {reason_of(error)}{hint}"
 
 
 def _encode(
@@ -63,7 +63,7 @@ def _encode(
     def tell(done: int, total: int, text: str) -> None:
         emit({"event": "progress", "stage": "encode", "done": done, "total": total, "text": text})
 
-    assert cell.latents is not None, "the cell sees latents"
+    assert cell.latents is not None, "the cell trains on latents"
     count = encode(load_cell_splits(cell), cell.latents, cache, device=device.name, tell=tell, stopped=stopped)
     return {"event": "encoded", "images": count}
 
@@ -73,7 +73,7 @@ def _check(
 ) -> dict[str, Any]:
     from zigma_bench.data.latents.encode import check
 
-    assert cell.latents is not None, "the cell sees latents"
+    assert cell.latents is not None, "the cell trains on latents"
     found = check(load_cell_splits(cell), cell.latents, cache)
     return {
         "event": "checked",
@@ -89,7 +89,7 @@ def _encode_texts(
     def tell(done: int, text: str) -> None:
         emit({"event": "progress", "stage": "encode", "done": done, "total": None, "text": text})
 
-    assert cell.text is not None, "the cell reads texts"
+    assert cell.text is not None, "the cell has text conditioning"
     return {
         "event": "encoded",
         "captions": encode_captions(load_cell_splits(cell), cell.text, device.name, tell, stopped),
@@ -101,7 +101,7 @@ def _check_texts(
 ) -> dict[str, Any]:
     from zigma_bench.conditioning.text_features import check_captions
 
-    assert cell.text is not None, "the cell reads texts"
+    assert cell.text is not None, "the cell has text conditioning"
     return {"event": "checked", "faults": check_captions(load_cell_splits(cell), cell.text)}
 
 

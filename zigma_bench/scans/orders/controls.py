@@ -1,4 +1,4 @@
-"""Random orders, the controls that make a study honest: any order, or one that steps as far as a given one."""
+"""Random orders as controls for a study: uniformly random, or with the step lengths of another order."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ SOURCES: dict[str, Callable[[int, int], Path]] = {
     "raster": row_path, "zigzag": snake_path, "hilbert": hilbert_path, "morton": morton_path, "jpeg": jpeg_path,
 }  # fmt: skip
 TRIES_A_TOKEN = 16
-TOLERANCE = 20  # one step in so many may have another length
+TOLERANCE = 20  # at most one step in this many may have another length
 
 
 def random(grid: Grid, layer: int, seed: int, *, paths: Count | None = None, mode: Mode = "layerwise") -> Path | Route:
-    """Random orders drawn from (seed, number): each layer its own, or `paths` of them by turns or in every layer.
+    """Random orders from (seed, number): a new one for each layer, or `paths` of them in turn (or all, if `parallel`).
 
-    `paths: 1` is one random order for all layers; `parallel` needs `paths` and takes 2 without.
+    `paths: 1` is one random order for all layers. With `parallel`, the default is 2 paths per layer.
     Source: `randomN` of CompVis/zigma (which draws without a seed).
     """
     if mode == "parallel":
@@ -44,13 +44,13 @@ def locality_matched(
     of: Literal["raster", "zigzag", "hilbert", "morton", "jpeg"] = "zigzag",
     paths: Count = 1,
 ) -> Path:
-    """A random order with the step lengths of the order `of`: as local, and no geometry.
+    """A random order with the step lengths of the order `of`: equally local, but without its geometry.
 
-    Layer i takes draw i mod paths. A draw starts from `of` and turns its beginning or its end around (16 L tries),
-    wherever the histogram of its step lengths (Manhattan) stays within the tolerance: at most 1 step in 20, or one,
-    has another length than in `of`.
-    Source: the backbite move on Hamiltonian paths (Mansfield 1982), for any step lengths; the control is that of
-    pre-registered studies of matched path banks.
+    Layer i uses draw i mod `paths`. A draw starts from `of` and makes 16 L attempts to reverse its beginning or its
+    end. An attempt succeeds if the histogram of step lengths (Manhattan) stays within the tolerance: at most 1 step in
+    20, or one step, has a different length than in `of`.
+    Source: the backbite move on Hamiltonian paths (Mansfield 1982), generalised to any step lengths; the control
+    follows pre-registered studies of matched path banks.
     """
     refuse_clip("locality-matched", grid)
     rng = np.random.default_rng([seed, layer % paths, 2])
@@ -58,7 +58,7 @@ def locality_matched(
 
 
 def backbite(path: Path, grid: Grid, rng: np.random.Generator) -> Path:
-    """A path [L] after 16 L tries to turn its beginning or its end around, its step lengths kept to the tolerance."""
+    """A path [L] after 16 L attempts to reverse its beginning or its end, with step lengths within the tolerance."""
     if len(path) < 3:
         return path
     path = path.copy()
@@ -72,7 +72,7 @@ def backbite(path: Path, grid: Grid, rng: np.random.Generator) -> Path:
         if not (0 <= row < grid.height and 0 <= column < grid.width):
             continue
         other = int(place[row * grid.width + column])
-        near = int(path[other - 1 if head else other + 1])  # the step from here to `other` gives way to the new one
+        near = int(path[other - 1 if head else other + 1])  # the new step replaces the one from here to `other`
         new, old = abs(down) + abs(right), abs(near // grid.width - row) + abs(near % grid.width - column)
         change = 0 if new == old else (excess[new] >= 0) - (excess[old] > 0)
         if off + change > allowed:
@@ -87,7 +87,7 @@ def backbite(path: Path, grid: Grid, rng: np.random.Generator) -> Path:
 
 
 def _drawn(lengths: Path, grid: Grid, rng: np.random.Generator, count: int) -> Iterator[tuple[tuple[int, int], bool]]:
-    """Tries: an offset whose length is drawn as often as steps have it, and whether it is the beginning's."""
+    """Attempts: an offset whose length follows the distribution of step lengths, and whether the beginning moves."""
     down, right = (axis.reshape(-1) for axis in np.mgrid[-grid.height + 1 : grid.height, -grid.width + 1 : grid.width])
     order = np.argsort(abs(down) + abs(right), kind="stable")
     sizes = np.bincount(abs(down) + abs(right))

@@ -1,4 +1,4 @@
-"""A path in words: where it begins, which way it goes on, and whether it follows rows, columns or time."""
+"""Describe a scan path in words: where it begins, its first tokens, and whether it follows rows, columns or time."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ import numpy as np
 from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.route import PAD, Ints
 
-FIRST = 16  # tokens told of a path
-MOSTLY = 2  # times as many steps one way as the other
+FIRST = 16  # tokens listed from the start of a path
+MOSTLY = 2  # the main axis has more than this many times the steps of the others
 
 
 @dataclass(frozen=True)
 class Course:
-    """`begins`: the corner of the first token, or its (row, column), and of a clip its frame. `along`: `rows`,
-    `columns`, of a clip `time`, `both` (of a clip `several`), or `none` of them: which way the steps to a neighbour
-    mostly lead. `first`: the first tokens, -1 for a pad. `steps`: of all.
+    """A scan path in words.
+
+    `begins`: the corner of the first token, or its (row, column); for a clip also its frame. `along`: the axis of most
+    steps between neighbours: `rows`, `columns`, `time`, `both` (`several` for a clip), or `none`. `first`: the first
+    tokens, -1 for a pad. `steps`: the number of steps.
     """
 
     begins: str
@@ -27,12 +29,12 @@ class Course:
     steps: int
 
     def to_json(self) -> dict[str, Any]:
-        """The fields, as JSON takes them."""
+        """The fields, ready for JSON."""
         return {**asdict(self), "first": list(self.first)}
 
 
 def course(path: Ints, grid: Grid) -> Course:
-    """The words for a checked path [S] on a grid."""
+    """Describe a checked path [S] on a grid."""
     tokens = path[path != PAD]
     rows, columns = np.divmod(tokens, grid.width)
     times, rows = np.divmod(rows, grid.height)
@@ -49,7 +51,7 @@ def _place(row: int, column: int, grid: Grid) -> str:
 
 
 def _along(axes: dict[str, Ints], grid: Grid) -> str:
-    """Steps to a neighbour along each of the axes, which change one coordinate by one, against those along others."""
+    """The axis along which most steps between neighbours lead. Such a step changes one coordinate by 1."""
     steps = {name: np.abs(np.diff(places)) for name, places in axes.items()}
     moved = sum(steps.values())
     counts = {name: int(((changed == 1) & (moved == 1)).sum()) for name, changed in steps.items()}

@@ -1,6 +1,6 @@
 """Several straight paths in one layer: VMamba's cross-scan and its equal-compute modes, wrapped diagonals, OSSM.
 
-A layer of K paths scans K L tokens; `scans show` and the table print it.
+A layer with K paths scans K * L tokens, as `scans show` and the results table report.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from zigma_bench.scans.route import Route
 
 
 def cross_scan(grid: Grid, *, mode: Literal["cross", "one-way", "two-way", "rotate", "cascade"] = "cross") -> Route:
-    """Rows, columns and the reverse of both in every layer, summed, each with own parameters.
+    """Rows, columns and the reverse of both in every layer, summed, with separate parameters.
 
     Modes of equal compute: `one-way` is rows four times, `two-way` rows twice and their reverse twice, `rotate` the
-    rows of the grid in its four rotations. `cascade` runs along each row forwards and backwards, the state starting
-    anew in every row, and then along each column of what came out.
+    rows of the grid in its four rotations. `cascade` first scans each row forwards and backwards with a new state per
+    row, then each column of the result.
     Source: VMamba (arXiv 2401.10166), MzeroMiko/VMamba `csm_triton.py` (scans 0, 1, 2, 3) and `vmamba.py` (cascade2d).
     """
     refuse_clip("cross-scan", grid)
@@ -40,7 +40,7 @@ def cross_scan(grid: Grid, *, mode: Literal["cross", "one-way", "two-way", "rota
 
 
 def wrapped_diagonal(grid: Grid, *, anti: bool = False) -> Path:
-    """Diagonals that go on at the other side: for each column k of the first row, (r, k + r mod W), or k - r if `anti`.
+    """Diagonals that wrap around: for each column k of the first row, (r, (k + r) mod W), or (k - r) mod W if `anti`.
 
     Source: RS-Mamba (arXiv 2404.02668), walking-shadow/Official_Remote_Sensing_Mamba `rs_mamba_ss.py`.
     """
@@ -50,7 +50,7 @@ def wrapped_diagonal(grid: Grid, *, anti: bool = False) -> Path:
 
 
 def omnidirectional(grid: Grid) -> Route:
-    """Rows, columns, wrapped diagonals and anti-diagonals and the reverse of all four in every layer, summed.
+    """Rows, columns, wrapped diagonals, wrapped anti-diagonals, and the reverse of all four in every layer, summed.
 
     Source: RS-Mamba (arXiv 2404.02668), its omnidirectional selective scan (OSSM).
     """
@@ -61,9 +61,9 @@ def omnidirectional(grid: Grid) -> Route:
 
 
 def multi_path(grid: Grid, layer: int, seed: int) -> Route:
-    """Rows, their reverse and a random order drawn once a layer, weighed by a softmax over the three, a sample.
+    """Rows, their reverse and one random order per layer, weighted per sample by a softmax over the three paths.
 
-    The paths share their parameters. Upstream shuffles anew in every forward pass, in evaluation too.
+    The paths share their parameters. Upstream shuffles again in every forward pass, even in evaluation.
     Source: RSMamba (arXiv 2403.19654), KyanChen/RSMamba `mmpretrain/rsmamba/models/models.py`.
     """
     rows = np.arange(grid.tokens)

@@ -1,6 +1,6 @@
-"""Orders along a curve of the plane, each from any of the square's eight sides: diagonals, Morton, Peano, Hilbert.
+"""Orders along a plane curve in eight orientations: diagonals, Morton, Peano, Hilbert.
 
-A curve is a function (H, W) -> path on an H x W grid; `turned` walks it on the grid as seen from a corner.
+A curve is a function (H, W) -> path on an H x W grid; `turned` applies it in one of the orientations.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def row_path(height: int, width: int) -> Path:
 
 
 def snake_path(height: int, width: int) -> Path:
-    """Row by row, every second one backwards."""
+    """Row by row, with every second row reversed."""
     return serpentine(row_path(height, width).reshape(height, width))
 
 
@@ -42,21 +42,21 @@ def jpeg_path(height: int, width: int) -> Path:
 
 
 def eamamba_zigzag_path(height: int, width: int) -> Path:
-    """What EAMamba calls zigzag: as `jpeg_path` for an even height, and all diagonals turned for an odd one."""
+    """EAMamba's zigzag: `jpeg_path` if the height is even, with all diagonals reversed if it is odd."""
     r, c = np.divmod(np.arange(height * width), width)
     return np.lexsort((np.where((r + c + height) % 2, r, -r), r + c))
 
 
 def morton_path(height: int, width: int) -> Path:
-    """Cells in order of the number whose even bits are the column's and odd bits the row's."""
+    """Cells sorted by the number whose even bits are those of the column and odd bits those of the row."""
     r, c = np.divmod(np.arange(height * width), width)
     return np.argsort(_spread(c) | _spread(r) << 1, kind="stable")
 
 
 def eamamba_zorder_path(height: int, width: int) -> Path:
-    """What EAMamba calls Z-order: each mask stands one doubling too late, so that bits overlap instead of interleave.
+    """EAMamba's Z-order. Each of its masks is applied one doubling too late, so bits overlap instead of interleaving.
 
-    Cells whose numbers collide stay in raster order.
+    Cells with equal numbers are in raster order.
     """
     r, c = np.divmod(np.arange(height * width), width)
     return np.argsort(_spread(c, LATE_MASKS) | _spread(r, LATE_MASKS) << 1, kind="stable")
@@ -68,20 +68,20 @@ LATE_MASKS = ((8, 0x0000FFFF), (4, 0x00FF00FF), (2, 0x0F0F0F0F), (1, 0x33333333)
 
 
 def _spread(value: Path, masks: tuple[tuple[int, int], ...] = MASKS) -> Path:
-    """Bit i of each number moved to bit 2 i; below 2^31."""
+    """Move bit i of each number to bit 2 i, for numbers below 2^31."""
     for shift, mask in masks:
         value = (value | value << shift) & mask
     return value
 
 
 def peano_path(height: int, width: int) -> Path:
-    """Peano's curve on the smallest 3^k square that holds the grid; cells off the grid are skipped."""
+    """Peano's curve on the smallest 3^k square that contains the grid; cells outside the grid are skipped."""
     side = 1
     while side < max(height, width):
         side *= 3
     r, c = np.divmod(np.arange(height * width), width)
     time = np.zeros_like(r)
-    odd_r, odd_c = np.zeros_like(r), np.zeros_like(c)  # parity of the digits so far: an odd sum mirrors what follows
+    odd_r, odd_c = np.zeros_like(r), np.zeros_like(c)  # parity of the digits so far: an odd sum mirrors the next digits
     while side > 1:
         side //= 3
         row, column = r // side % 3, c // side % 3
@@ -95,12 +95,12 @@ def peano_path(height: int, width: int) -> Path:
 
 
 def hilbert_path(height: int, width: int) -> Path:
-    """The generalised Hilbert curve of any rectangle."""
+    """The generalised Hilbert curve on any rectangle."""
     return gilbert(height, width)
 
 
 def cut_hilbert_path(height: int, width: int) -> Path:
-    """Hilbert's curve on the smallest 2^k square that holds the grid; cells off the grid are skipped."""
+    """Hilbert's curve on the smallest 2^k square that contains the grid; cells outside the grid are skipped."""
     side = 1 << (max(height, width) - 1).bit_length()
     r, c = np.divmod(gilbert(side, side), side)
     inside = (r < height) & (c < width)
@@ -108,12 +108,12 @@ def cut_hilbert_path(height: int, width: int) -> Path:
 
 
 def turned(curve: Curve, grid: Grid, number: int) -> Path:
-    """The curve on the grid as seen from place `number` of ZigMa's table: a corner, and rows or columns first."""
+    """The curve in orientation `number` of ZigMa's table: from one of the corners, with rows or columns first."""
     view = lines(grid, number)
     return view.reshape(-1)[curve(*view.shape)]
 
 
-def _walk(scan: str, curve: Curve, grid: Grid, layer: int, paths: int, mode: str) -> Path | Route:
+def _curve_route(scan: str, curve: Curve, grid: Grid, layer: int, paths: int, mode: str) -> Path | Route:
     refuse_clip(scan, grid)
     if mode == "parallel":
         return Route(np.stack([turned(curve, grid, number) for number in range(paths)]))
@@ -121,19 +121,19 @@ def _walk(scan: str, curve: Curve, grid: Grid, layer: int, paths: int, mode: str
 
 
 def diagonal(grid: Grid, layer: int, *, paths: Eight = 1, mode: Mode = "layerwise") -> Path | Route:
-    """Along the diagonals, always in the same direction; `paths` views of the square, by layer or in each.
+    """Along the diagonals, always in the same direction; in `paths` orientations, one per layer or all in each.
 
     Source: EAMamba, daidaijr/EAMamba `models/module/scan.py`.
     """
-    return _walk("diagonal", diagonal_path, grid, layer, paths, mode)
+    return _curve_route("diagonal", diagonal_path, grid, layer, paths, mode)
 
 
 def jpeg(grid: Grid, layer: int, *, paths: Eight = 1, mode: Mode = "layerwise") -> Path | Route:
-    """The zigzag of JPEG: along the diagonals, turning at each end; `paths` views of the square.
+    """JPEG's zigzag: along the diagonals in alternating directions; in `paths` orientations.
 
     Source: ITU-T T.81 figure 5; "zigzag" in MambaAD and EAMamba, jpeg_8 in DiMSUM (`dimsum/scanning_orders.py`).
     """
-    return _walk("jpeg", jpeg_path, grid, layer, paths, mode)
+    return _curve_route("jpeg", jpeg_path, grid, layer, paths, mode)
 
 
 def morton(
@@ -144,21 +144,21 @@ def morton(
     mode: Mode = "layerwise",
     compatibility: Literal["none", "eamamba"] = "none",
 ) -> Path | Route:
-    """Morton's Z-order: quads of quads of quads; on any rectangle by skipping cells off the grid.
+    """Morton's Z-order: recursively by quadrants; on rectangles, cells outside the grid are skipped.
 
-    `compatibility: eamamba` is the order that EAMamba's code gives under that name, which is another from row 2 on.
+    `compatibility: eamamba` is the Z-order of EAMamba's code, which differs from row 2 on.
     Source: Morton 1966; lewandofskee/MambaAD `model/mambaad.py` (zorder); daidaijr/EAMamba `models/module/scan.py`.
     """
     curve = morton_path if compatibility == "none" else eamamba_zorder_path
-    return _walk("morton", curve, grid, layer, paths, mode)
+    return _curve_route("morton", curve, grid, layer, paths, mode)
 
 
 def peano(grid: Grid, layer: int, *, paths: Eight = 1, mode: Mode = "layerwise") -> Path | Route:
-    """Peano's curve, which never jumps on a 3^k square; elsewhere cells off the next such square are skipped.
+    """Peano's curve, without jumps on a 3^k square; other grids skip the cells of the next such square outside them.
 
-    Source: Peano 1890; drawn, and used by no model, in CompVis/zigma.
+    Source: Peano 1890; CompVis/zigma plots it, but no model uses it.
     """
-    return _walk("peano", peano_path, grid, layer, paths, mode)
+    return _curve_route("peano", peano_path, grid, layer, paths, mode)
 
 
 def hilbert(
@@ -169,12 +169,12 @@ def hilbert(
     mode: Mode = "layerwise",
     compatibility: Literal["none", "zigma", "eamamba"] = "none",
 ) -> Path | Route:
-    """The generalised Hilbert curve, whose steps all go to a neighbour (but for one diagonal on some odd sides).
+    """The generalised Hilbert curve. All steps go to a neighbour, except one diagonal step on some grids of odd side.
 
-    `paths: 8` goes through the symmetries of the square.
+    `paths: 8` uses the eight symmetries of the square.
 
-    `compatibility: zigma` is what ZigMa's `hilbertN` runs, the inverse of each curve (see `hilbert-inverse`).
-    `eamamba` cuts the curve of the next 2^k square to the grid, which then jumps.
+    `compatibility: zigma` is ZigMa's `hilbertN`, the inverse of each curve (see `hilbert-inverse`). `eamamba` cuts the
+    curve of the next 2^k square to the grid, which causes jumps.
     Source: J. Cerveny's generalised Hilbert curve; CompVis/zigma `utils/utils_zigzag.py` (hilbert_path), in its order
     of the symmetries; daidaijr/EAMamba `models/module/scan.py`.
     """
@@ -191,16 +191,16 @@ def hilbert(
 
 
 def hilbert_inverse(grid: Grid, layer: int, *, paths: Literal[1, 8] = 1) -> Path | Route:
-    """The inverse of the Hilbert curve: the map of visit times read as an order, which is what ZigMa's code runs.
+    """The inverse of the Hilbert curve: its map of visit times used as an order, which is what ZigMa's code runs.
 
-    Source: CompVis/zigma `utils/utils_zigzag.py`, whose array of times is handed to a gather.
+    Source: CompVis/zigma `utils/utils_zigzag.py`, whose array of visit times is the index of a gather.
     """
     return hilbert(grid, layer, paths=paths, compatibility="zigma")
 
 
 def symmetric(curve: Curve, grid: Grid, number: int) -> Path:
-    """The curve under symmetry `number` of ZigMa's Hilbert list: its time map turned left n // 2 times, odd ones
-    transposed after it; the grid is turned the other way."""
+    """The curve in symmetry `number` of ZigMa's Hilbert list: its time map rotated left number // 2 times, then
+    transposed if `number` is odd. The code transforms the grid the other way instead."""
     view = np.arange(grid.tokens).reshape(grid.height, grid.width)
     view = np.rot90(view.T if number % 2 else view, -(number // 2))
     return view.reshape(-1)[curve(*view.shape)]

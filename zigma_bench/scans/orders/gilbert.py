@@ -1,8 +1,9 @@
-"""The generalised Hilbert curve of any rectangle, built from the few shapes of piece that it falls into.
+"""The generalised Hilbert curve on any rectangle, built recursively with a cache for equal pieces.
 
-A piece is a rectangle with a vector along which it is walked and one across. A piece that is no line falls into two or
-three smaller ones, and equal pieces are walked alike, so each shape is laid out once.
-Source: the rule of J. Cerveny's generalised Hilbert curve, as CompVis/zigma uses it with x = row and y = column.
+A piece is a rectangle with two vectors: the main direction of the curve (`along`) and the other side (`across`). A
+piece that is not a line is split into two or three smaller ones. Equal pieces have the same curve, so each is built
+once.
+Source: the rule of J. Cerveny's generalised Hilbert curve, as used by CompVis/zigma with x = row and y = column.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ Vector = tuple[int, int]
 
 
 def gilbert(height: int, width: int) -> Ints:
-    """Flat row-major indices [H W] along the curve: starts at (0, 0) and goes down first unless W > H.
+    """Flat row-major indices [H W] along the curve. It starts at (0, 0) and goes down first unless W > H.
 
-    Every step goes to a neighbour, but for one diagonal step on some grids with an odd side.
+    Every step goes to a neighbour, except for one diagonal step on some grids with an odd side.
     """
     down, right = (height, 0), (0, width)
-    places = _walk(down, right, {}) if height >= width else _walk(right, down, {})
+    places = _curve(down, right, {}) if height >= width else _curve(right, down, {})
     return places[:, 0] * width + places[:, 1]
 
 
-def _walk(along: Vector, across: Vector, known: dict[tuple[Vector, Vector], Ints]) -> Ints:
-    """Row and column of every cell of a piece that starts at (0, 0), in the order of the walk: [n, 2]."""
+def _curve(along: Vector, across: Vector, known: dict[tuple[Vector, Vector], Ints]) -> Ints:
+    """The (row, column) of each cell of a piece that starts at (0, 0), in the order of the curve: [n, 2]."""
     key = (along, across)
     if key not in known:
         parts = _parts(along, across)
@@ -33,12 +34,12 @@ def _walk(along: Vector, across: Vector, known: dict[tuple[Vector, Vector], Ints
             vector = along if _length(across) == 1 else across
             known[key] = np.arange(_length(vector))[:, None] * np.array(_unit(vector))
         else:
-            known[key] = np.concatenate([_walk(a, b, known) + np.array(start) for start, a, b in parts])
+            known[key] = np.concatenate([_curve(a, b, known) + np.array(start) for start, a, b in parts])
     return known[key]
 
 
 def _parts(a: Vector, b: Vector) -> list[tuple[Vector, Vector, Vector]]:
-    """The pieces of a piece, each with its start, its vector along and its vector across; a line is one."""
+    """Split a piece into smaller ones: (start, along, across) each. A line is not split."""
     if 1 in (_length(a), _length(b)):
         return [((0, 0), a, b)]
     if 2 * _length(a) > 3 * _length(b):
@@ -54,7 +55,7 @@ def _parts(a: Vector, b: Vector) -> list[tuple[Vector, Vector, Vector]]:
 
 
 def _even_half(vector: Vector) -> Vector:
-    """Half a vector rounded down, then made longer by one if it is odd, so that the walk ends on the right side."""
+    """Half a vector, rounded down; if that is odd, one longer, so that the curve ends on the correct side."""
     half = (vector[0] // 2, vector[1] // 2)
     return _plus(half, _unit(vector)) if _length(half) % 2 and _length(vector) > 2 else half
 

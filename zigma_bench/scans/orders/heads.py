@@ -1,4 +1,4 @@
-"""Banks of one curve: MambaAD's hybrid scan (all turned copies, summed) and EAMamba's heads (one a channel group)."""
+"""Several copies of one curve: MambaAD's hybrid scan (summed) and EAMamba's heads (one copy per channel group)."""
 
 from __future__ import annotations
 
@@ -38,11 +38,12 @@ def hybrid(
     curve: Literal["sweep", "scan", "zorder", "zigzag", "hilbert"] = "hilbert",
     paths: Literal[2, 4, 8] = 8,
 ) -> Route:
-    """One curve and its reverse (2), those of the transpose (4), and all four after a quarter turn (8), summed.
+    """A curve and its reverse (2), also those of the transpose (4), also all four after a quarter turn (8), summed.
 
-    The names of the curves are upstream's (scan: serpentine, zigzag: JPEG's). Any rectangle; upstream powers of two.
+    The names of the curves are upstream's (scan: serpentine, zigzag: JPEG's). Works on any rectangle; upstream needs
+    powers of two.
     Source: MambaAD (arXiv 2404.06564), lewandofskee/MambaAD `model/mambaad.py` (HSCANS); its Hilbert curve goes right
-    first, which here is the transpose.
+    first, which is the transpose of ours.
     """
     refuse_clip("hybrid", grid)
     square = np.arange(grid.tokens).reshape(grid.height, grid.width)
@@ -65,11 +66,11 @@ def multi_head(
     merge: Literal["concat", "sum"] = "concat",
     compatibility: Literal["none", "eamamba"] = "none",
 ) -> Route:
-    """A curve, its half turn, its mirror image and the half turn of that; of eight, the others are rows and columns.
+    """A curve, its half turn, its mirror image and the half turn of that; with 8 paths also rows and columns.
 
-    `concat` gives each path its group of channels, so that a layer scans L tokens whatever the number of paths. The
-    Hilbert curve is cut from the next 2^k square, as upstream. `compatibility: eamamba` takes what upstream calls
-    zorder, which is not Morton's, and zigzag, which starts the other way where H is odd.
+    `concat` gives each path its own group of channels, so that a layer scans L tokens for any number of paths. The
+    Hilbert curve is cut from the next 2^k square, as upstream. `compatibility: eamamba` uses upstream's zorder, which
+    differs from Morton's, and upstream's zigzag, whose diagonals are reversed if H is odd.
     Source: EAMamba, daidaijr/EAMamba `models/module/scan.py` (ScanTransform).
     """
     refuse_clip("multi-head", grid)
@@ -79,5 +80,5 @@ def multi_head(
     mirrored = square[:, ::-1].reshape(-1)[path]
     rows, columns = square.reshape(-1), square.T.reshape(-1)
     forward = [path, mirrored, rows, columns]
-    bank = [walk for one in forward for walk in (one, grid.tokens - 1 - one)]
+    bank = [path for one in forward for path in (one, grid.tokens - 1 - one)]
     return Route(np.stack(bank[:paths]), merge=merge if paths > 1 else "sum")

@@ -1,7 +1,8 @@
 """Orders with inserted tokens: DiM's line ends, Adventurer's mean and class token, Mamba-R's registers.
 
-An inserted token is a row of a table that each layer learns for its own mixer. Upstream they are tokens of the stream
-that pass through all layers, and Adventurer's first one is the mean of the image; here the stream holds the grid alone.
+An inserted token is a row of a table that each layer learns for its own mixer. Upstream, inserted tokens are part of
+the stream through all layers, and Adventurer's first one is the mean of the image. Here the stream contains only the
+tokens of the grid.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from zigma_bench.scans.route import PAD, Route
 def dim(
     grid: Grid, layer: int, depth: int, *, pads: Annotated[int, Interval(ge=0, le=64)] = 3, mirrored: bool = True
 ) -> Route:
-    """Rows, their reverse, columns, their reverse by layer, with `pads` learned tokens at the end of each line.
+    """Rows, reversed rows, columns and reversed columns by layer, with `pads` learned tokens at the end of each line.
 
-    They fill `pads` extra columns and rows of the grid, each with one token. `mirrored`: the second half of the network
-    goes through the orders backwards, so that layers i and depth - 1 - i have one order.
+    The pads are `pads` extra columns and rows of the grid. All pads of one such column or row are one learned token.
+    `mirrored`: the second half of the network uses the orders backwards, so layers i and depth - 1 - i have one order.
     Source: DiM (arXiv 2405.14224), tyshiwo1/DiM-DiffusionMamba `adapter_attn4mamba.py`.
     """
     refuse_clip("dim", grid)
@@ -30,15 +31,15 @@ def dim(
     height, width = grid.height + pads, grid.width + pads
     r, c = np.mgrid[:height, :width]
     tokens = np.where((r < grid.height) & (c < grid.width), r * grid.width + c, PAD)
-    rows = np.where(c >= grid.width, c - grid.width, r - grid.height)  # how far behind the end of its line
+    rows = np.where(c >= grid.width, c - grid.width, r - grid.height)  # distance from the end of the line
     path, row = (np.reshape(table.T if columns else table, -1)[:: -1 if back else 1] for table in (tokens, rows))
     return Route(path, pads=row[path == PAD][None] if pads else None)
 
 
 def adventurer(grid: Grid, layer: int, *, compatibility: Literal["none", "adventurer"] = "none") -> Route:
-    """Raster between two inserted tokens (upstream the mean and the class token); every second layer from the end.
+    """Raster between two inserted tokens (upstream the mean and the class token), reversed in every second layer.
 
-    `compatibility: adventurer` turns layers 2 and 3 alone, as the released code does.
+    `compatibility: adventurer` reverses only layers 2 and 3, as the released code does.
     Source: Adventurer (arXiv 2410.07599), wangf3014/Adventurer `models_mamba.py`.
     """
     turned = layer // 2 == 1 if compatibility == "adventurer" else layer % 2 == 1
@@ -47,7 +48,7 @@ def adventurer(grid: Grid, layer: int, *, compatibility: Literal["none", "advent
 
 
 def mamba_r(grid: Grid, *, registers: Annotated[int, Interval(ge=1, le=1024)] = 12) -> Route:
-    """Raster and its reverse with `registers` inserted at even distances, summed, own parameters each.
+    """Raster and its reverse with `registers` inserted at even distances, summed, with separate parameters.
 
     Source: Mamba-R (arXiv 2405.14858), wangf3014/Mamba-Reg `utils.py` (get_cls_idx); the backbone is Vim.
     """

@@ -1,4 +1,4 @@
-"""Orders that stay near: windows (LocalMamba), dilated quarters (EfficientVMamba) and stripes (MaIR)."""
+"""Local orders: windows (LocalMamba), dilated subgrids (EfficientVMamba) and stripes (MaIR)."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def local(
     columns: bool = False,
     edges: Literal["pad", "cut"] = "pad",
 ) -> Path:
-    """Window by window, row by row inside; `columns` reads windows and their insides column by column.
+    """Window by window, row by row inside; `columns` orders the windows and their tokens column by column.
 
-    Windows are `window` x `window_width` (square if left out). Where they do not fit, `pad` fills the last ones with
-    zero tokens as LocalMamba does, and `cut` leaves them smaller.
+    Windows are `window` x `window_width` (square by default). At the edge of the grid, `pad` fills incomplete windows
+    with zero tokens as LocalMamba does, and `cut` makes them smaller.
     Source: LocalMamba (arXiv 2403.09338), hunto/LocalMamba `local_scan.py`; the same in DiMSUM (`local_scan`) and, with
     windows of H/2 x W/2 and H/4 x W/4, the two leaf orders of QuadMamba (`local_scan.py`).
     """
@@ -38,7 +38,7 @@ def local(
 
 
 def windows(grid: Grid, height: int, width: int, *, columns: bool = False) -> Path:
-    """The tokens of all height x width windows, with -1 where a window hangs over the edge."""
+    """The tokens of all height x width windows, with -1 for cells outside the grid."""
     tall, wide = -(-grid.height // height), -(-grid.width // width)
     padded = np.full((tall * height, wide * width), PAD)
     padded[: grid.height, : grid.width] = np.arange(grid.tokens).reshape(grid.height, grid.width)
@@ -47,11 +47,12 @@ def windows(grid: Grid, height: int, width: int, *, columns: bool = False) -> Pa
 
 
 def local_mamba(grid: Grid, layer: int, *, table: list[list[str]] = UNSEARCHED) -> Route:
-    """Four paths in every layer out of rows, columns, windows and their reverses, weighed a path and channel.
+    """Several paths per layer from rows, columns, windows and their reverses, weighted per path and channel.
 
-    Layer i takes entry i mod n of `table`, lists of h, h_flip, v, v_flip, wN and wN_flip; the default is LocalMamba's
-    for networks that were not searched. The weights are MaIR's (merge channel-attention); LocalMamba gates each path by
-    an attention over its own channels (BiAttn). Windows that do not fit and shorter paths are padded with zeros.
+    Layer i uses entry i mod n of `table`, a list of names among h, h_flip, v, v_flip, wN and wN_flip. The default has
+    four paths, as in LocalMamba without its search. The weights are MaIR's (merge channel-attention); LocalMamba
+    gates each path by an attention over its own channels (BiAttn). Incomplete windows and shorter paths are padded with
+    zeros.
     Source: LocalMamba (arXiv 2403.09338), hunto/LocalMamba `multi_mamba.py` (MultiScan) and `local_vim.py`.
     """
     refuse_clip("local-mamba", grid)
@@ -73,21 +74,25 @@ def direction(grid: Grid, name: str) -> Path:
     elif kind[:1] == "w" and kind[1:].isascii() and kind[1:].isdigit() and 1 <= int(kind[1:]) <= 1024:
         path = windows(grid, int(kind[1:]), int(kind[1:]))
     else:
-        raise NotReady("local-mamba knows no such path", expected="h, v or wN, each with or without _flip", got=name)
+        raise NotReady(
+            "unknown path in the table of local-mamba", expected="h, v or wN, each with or without _flip", got=name
+        )
     return path[::-1] if flip else path
 
 
 def atrous(grid: Grid, *, step: Annotated[int, Interval(ge=1, le=64)] = 2) -> Route:
-    """Every `step`-th row and column: step^2 paths share the tokens out, by rows from even rows, by columns from odd.
+    """Every `step`-th row and column: step^2 paths split the tokens, by rows from even first rows, by columns from odd.
 
-    Together they scan L tokens. Where `step` does not divide the grid, a path has zero tokens in place of cells off it
-    (upstream leaves cells unwritten at step 3).
+    Together they scan L tokens. If `step` doesn't divide the grid, zero tokens replace the cells outside it (upstream
+    leaves cells unwritten at step 3).
     Source: EfficientVMamba (arXiv 2403.09977), TerryPei/EfficientVMamba `efficient_scan.py` (ES2D).
     """
     refuse_clip("atrous", grid)
     if step > min(grid.height, grid.width):
         raise NotReady(
-            "the step of atrous leaves paths without a token", expected=f"at most the shorter side of {grid}", got=step
+            "the step of atrous is so large that paths have no tokens",
+            expected=f"at most the shorter side of {grid}",
+            got=step,
         )
     tall, wide = -(-grid.height // step), -(-grid.width // step)
     padded = np.full((tall * step, wide * step), PAD)
@@ -105,9 +110,9 @@ def nested_s(
     stripe: Annotated[int, Interval(ge=1, le=1024)] = 4,
     shift: Literal["alternate", "none"] = "alternate",
 ) -> Route:
-    """Four paths: stripes walked down and up with rows to and fro, their 180-degree turn, and both of the transpose.
+    """Four paths: serpentines in vertical stripes, alternately down and up; their half turn; both for the transpose.
 
-    Every second layer shifts the stripes by half their width (`alternate`); paths are weighed a path and channel.
+    Every second layer shifts the stripes by half their width (`alternate`). Outputs are weighted per path and channel.
     Source: MaIR (arXiv 2412.20066), XLearning-SCU/2025-CVPR-MaIR `shift_scanf_util.py`.
     """
     refuse_clip("nested-s", grid)
@@ -119,7 +124,7 @@ def nested_s(
 
 
 def stripes(height: int, width: int, stripe: int, first: int) -> Path:
-    """Vertical stripes (the first of width `first` if that is not 0), down and up by turns, rows to and fro."""
+    """Serpentines in vertical stripes, alternately down and up. The first stripe has width `first` unless it is 0."""
     edges = [0, *range(first or stripe, width, stripe), width]
     tokens = np.arange(height * width).reshape(height, width)
     path = []

@@ -1,4 +1,4 @@
-"""Spirals around the centre: one path a layer, the eight ways to turn, and DiffMa's three paths in one layer."""
+"""Spirals around the centre: one path per layer in eight orientations, and DiffMa's three paths per layer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.orders.straight import Path, refuse_clip
 from zigma_bench.scans.route import Route
 
-# The first two arms of DiffMa's eight spirals as (down, right): clockwise from the right on, then anticlockwise.
+# The first two arms of DiffMa's eight spirals as (down, right): four clockwise ones, then four anticlockwise ones.
 RIGHT, DOWN, LEFT, UP = (0, 1), (1, 0), (0, -1), (-1, 0)
 TURNS = (
     (RIGHT, DOWN), (DOWN, LEFT), (LEFT, UP), (UP, RIGHT),
@@ -19,11 +19,11 @@ TURNS = (
 
 
 def spiral(grid: Grid, layer: int, *, turns: Literal[1, 2, 4, 8] = 1, inward: bool = False) -> Path:
-    """From (H // 2, W // 2) outwards with arms of 1, 1, 2, 2, 3, 3, ... cells; `inward` reads it backwards.
+    """From (H // 2, W // 2) outwards with arms of 1, 1, 2, 2, 3, 3, ... cells; `inward` reverses it.
 
-    Layer i turns as number i mod `turns` of DiffMa's eight. Cells off the grid are skipped, so grids of an even side
-    and rectangles jump.
-    Source: DiffMa (arXiv 2406.15910), wongzbb/DiffMa-Diffusion-Mamba `tools.py`, the curve that its code draws.
+    Layer i has orientation i mod `turns` of DiffMa's eight. Cells outside the grid are skipped, so the path has jumps
+    on rectangles and on grids with an even side.
+    Source: DiffMa (arXiv 2406.15910), wongzbb/DiffMa-Diffusion-Mamba `tools.py`, the curve in its plots.
     """
     refuse_clip("spiral", grid)
     path = outward(grid, layer % turns)
@@ -31,7 +31,7 @@ def spiral(grid: Grid, layer: int, *, turns: Literal[1, 2, 4, 8] = 1, inward: bo
 
 
 def spiral_inverse(grid: Grid, layer: int, *, turns: Literal[1, 2, 4, 8] = 1, inward: bool = False) -> Path:
-    """The inverse of the spiral: the map of visit times read as an order, which is what DiffMa's code runs.
+    """The inverse of the spiral: its map of visit times used as an order, which is what DiffMa's code runs.
 
     Source: wongzbb/DiffMa-Diffusion-Mamba `tools.py` and `block/mamba.py` (CrossScan).
     """
@@ -39,9 +39,9 @@ def spiral_inverse(grid: Grid, layer: int, *, turns: Literal[1, 2, 4, 8] = 1, in
 
 
 def diffma(grid: Grid, layer: int, *, compatibility: Literal["none", "diffma"] = "none") -> Route:
-    """Raster, a spiral and its reverse in every layer, summed with shared parameters; layer i takes turn i mod 8.
+    """Raster, a spiral and its reverse in every layer, summed, with shared parameters; orientation i mod 8 in layer i.
 
-    `compatibility: diffma` runs the inverses of the two spirals, as the released code does.
+    `compatibility: diffma` uses the inverses of the two spirals, as the released code does.
     Source: DiffMa (arXiv 2406.15910), wongzbb/DiffMa-Diffusion-Mamba `block/mamba.py`.
     """
     refuse_clip("diffma", grid)
@@ -51,7 +51,7 @@ def diffma(grid: Grid, layer: int, *, compatibility: Literal["none", "diffma"] =
 
 
 def outward(grid: Grid, turn: int) -> Path:
-    """One spiral from the centre outwards, turning as number `turn` (0 to 7) of `TURNS`."""
+    """The spiral from the centre outwards in orientation `turn` (0 to 7) of `TURNS`."""
     first, second = TURNS[turn]
     rows, columns = np.divmod(np.arange(grid.tokens), grid.width)
     down, right = rows - grid.height // 2, columns - grid.width // 2
@@ -61,9 +61,9 @@ def outward(grid: Grid, turn: int) -> Path:
 
 
 def arrival(x: Path, y: Path) -> Path:
-    """The step at which an endless spiral reaches the cell x along its first arm and y along its second.
+    """The step at which an infinite spiral visits cell (x, y), with x along its first arm and y along its second.
 
-    Ring m holds the cells with max(|x|, |y|) = m; it ends at (m, -m) with step 4 m^2 + 4 m.
+    Ring m consists of the cells with max(|x|, |y|) = m. It ends at (m, -m) with step 4 m^2 + 4 m.
     """
     m = np.maximum(abs(x), abs(y))
     sides = [4 * m**2 + 3 * m + x, 4 * m**2 + m - y, 4 * m**2 - m - x]

@@ -1,4 +1,4 @@
-"""Orders that read straight lines: raster, its reverse, columns, the eight sweeps, and their alternations by layer."""
+"""Orders along straight lines: raster, its reverse, columns, the eight sweeps, and layer-wise alternations of these."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Mode = Literal["layerwise", "parallel"]
 
 
 def raster(grid: Grid) -> Path:
-    """Row by row, in every layer; a clip frame by frame.
+    """Row by row, in every layer; clips frame by frame.
 
     Source: the single-direction baseline of all scan studies ("sweep" in ZigMa, arXiv 2403.13802).
     """
@@ -25,15 +25,15 @@ def raster(grid: Grid) -> Path:
 
 
 def column(grid: Grid) -> Path:
-    """Column by column, in every layer; a clip frame by frame."""
+    """Column by column, in every layer; clips frame by frame."""
     return cells(grid).transpose(0, 2, 1).reshape(-1)
 
 
 def bidirectional(grid: Grid, layer: int, *, mode: Literal["parallel", "layerwise"] = "parallel") -> Path | Route:
-    """Raster and its reverse: both in every layer and summed (`parallel`), or by turns (`layerwise`).
+    """Raster and its reverse: both in every layer and summed (`parallel`), or alternately (`layerwise`).
 
-    `parallel` scans 2 L tokens with parameters of its own for each direction; `layerwise` scans L and is the cheapest
-    order in which every token sees every other.
+    `parallel` scans 2 L tokens with separate parameters for each direction. `layerwise` scans L tokens and is the
+    cheapest order in which every token sees every other.
     Source: Vision Mamba (arXiv 2401.09417), hustvl/Vim `mamba_simple.py`; CompVis/zigma `scan_type="v2"`.
     """
     forward = np.arange(grid.tokens)
@@ -43,7 +43,7 @@ def bidirectional(grid: Grid, layer: int, *, mode: Literal["parallel", "layerwis
 
 
 def row_repeat(grid: Grid, *, paths: Annotated[int, Interval(ge=1, le=8)] = 4) -> Route:
-    """Raster, several times in every layer with own parameters, summed: the compute of K paths and one order.
+    """Raster, `paths` times in every layer with separate parameters, summed: the compute of K paths with one order.
 
     Source: VMamba's one-way ablation (MzeroMiko/VMamba `csm_triton.py`, scans=1) at paths = 4.
     """
@@ -51,7 +51,7 @@ def row_repeat(grid: Grid, *, paths: Annotated[int, Interval(ge=1, le=8)] = 4) -
 
 
 def sweep(grid: Grid, layer: int, *, paths: Literal[1, 2, 4, 8] = 8) -> Path:
-    """Layer i reads rows or columns from one of the four corners: number i mod paths of ZigMa's table, unturned.
+    """Layer i scans rows or columns from one of the four corners: number i mod `paths` of ZigMa's table, without turns.
 
     Source: VinAIResearch/DiMSUM `dimsum/scanning_orders.py` (sweep_8), in the order of ZigMa's table.
     """
@@ -60,11 +60,11 @@ def sweep(grid: Grid, layer: int, *, paths: Literal[1, 2, 4, 8] = 8) -> Path:
 
 
 def mamba_nd(grid: Grid, layer: int, *, continuous: bool = False) -> Path:
-    """Layer by layer rows, rows reversed, columns, columns reversed; a clip goes through six orders of t, h and w.
+    """Rows, reversed rows, columns and reversed columns by layer; for clips six orders of the axes t, h and w.
 
-    `continuous` turns at the end of each line (pictures only).
-    Source: Mamba-ND (arXiv 2402.05892), jacklishufan/Mamba-ND; the same on pictures: DiG (hustvl/DiG `models_dig.py`)
-    and the spatial branch of DiMSUM (VinAIResearch/DiMSUM `dimsum/models_dim.py`), whose option `continuous` is.
+    `continuous` makes serpentines of the lines (images only).
+    Source: Mamba-ND (arXiv 2402.05892), jacklishufan/Mamba-ND; the same for images: DiG (hustvl/DiG `models_dig.py`)
+    and the spatial branch of DiMSUM (VinAIResearch/DiMSUM `dimsum/models_dim.py`), which has the option `continuous`.
     """
     axes = ((0, 1, 2), (0, 2, 1), (2, 1, 0)) if grid.video else ((0, 1, 2), (0, 2, 1))
     number, back = divmod(layer % (2 * len(axes)), 2)
@@ -79,7 +79,7 @@ def mamba_nd(grid: Grid, layer: int, *, continuous: bool = False) -> Path:
 def video_mamba(
     grid: Grid, *, order: Literal["spatial-first", "temporal-first", "spatiotemporal"] = "spatial-first"
 ) -> Route:
-    """A clip forwards and backwards: frame by frame, or place by place through time, or both (four paths), summed.
+    """Clips forwards and backwards, summed: frame by frame, or through time at each position, or both (four paths).
 
     Source: VideoMamba (arXiv 2403.06977), OpenGVLab/VideoMamba `video_sm/models/videomamba.py`.
     """
@@ -97,7 +97,8 @@ def cells(grid: Grid) -> Path:
 def lines(grid: Grid, number: int) -> Path:
     """Path `number` (0 to 7) of ZigMa's table as straight lines [lines, tokens of a line].
 
-    Even numbers read rows, odd ones columns; corners top left, top right, bottom left, bottom right, two numbers each.
+    Even numbers are rows, odd ones columns. The corners are top left, top right, bottom left and bottom right, with two
+    numbers each.
     Source: CompVis/zigma `utils/utils_zigzag.py`.
     """
     assert 0 <= number < 8, number
@@ -111,7 +112,7 @@ def lines(grid: Grid, number: int) -> Path:
 
 
 def serpentine(straight: Path) -> Path:
-    """Lines [n, m] read one after the other, every second one backwards: its start touches the end of the last."""
+    """Lines [n, m] in sequence, with every second one reversed so that it starts next to the end of the previous."""
     turned = straight.copy()
     turned[1::2] = turned[1::2, ::-1].copy()
     return turned.reshape(-1)
@@ -121,10 +122,10 @@ def refuse_picture(scan: str, grid: Grid) -> None:
     """Raise NotReady for a grid of one frame."""
     if not grid.video:
         raise NotReady(
-            f"{scan} is an order of a clip, and goes through time",
+            f"{scan} is an order for clips",
             expected="a grid of several frames",
             got=str(grid),
-            do="take bidirectional or zigzag for pictures",
+            do="use bidirectional or zigzag for images",
         )
 
 
@@ -132,8 +133,8 @@ def refuse_clip(scan: str, grid: Grid) -> None:
     """Raise NotReady for a grid of several frames."""
     if grid.video:
         raise NotReady(
-            f"{scan} is an order of one picture and says nothing about time",
+            f"{scan} is an order for single images",
             expected="a grid of 1 frame",
             got=str(grid),
-            do="take raster, bidirectional, mamba-nd, video-mamba or zigzag-video, which go over all frames",
+            do="for clips use raster, bidirectional, mamba-nd, video-mamba or zigzag-video",
         )

@@ -1,4 +1,4 @@
-"""Serpentines: lines that turn at each end, so that every step goes to a neighbour. ZigMa's, and those after it."""
+"""Serpentines: lines that alternate in direction, so that every step goes to a neighbour. ZigMa's and related ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.orders.straight import Mode, Path, lines, refuse_clip, refuse_picture, serpentine
 from zigma_bench.scans.route import Route
 
-# DiffMa's numbering of the eight serpentines by ZigMa's; its code then runs the inverse of each.
+# DiffMa's serpentine i is ZigMa's serpentine DIFFMA[i]. DiffMa's code then runs the inverse of each.
 DIFFMA = (7, 0, 1, 2, 3, 4, 5, 6)
 START, RIGHT, LEFT, UP, DOWN = range(5)
 
@@ -25,11 +25,11 @@ def zigzag(
     mode: Mode = "layerwise",
     compatibility: Literal["none", "diffma"] = "none",
 ) -> Path | Route:
-    """Layer i follows serpentine i mod paths of ZigMa's eight: rows and columns from each of the four corners.
+    """Layer i follows serpentine i mod `paths` of ZigMa's eight: rows and columns from each of the four corners.
 
-    `parallel` walks the first `paths` in every layer with parameters of their own (upstream has the paths, and no
-    forward). `compatibility: diffma` gives what DiffMa's "zig" runs: its numbering, and the inverse of each path.
-    Source: ZigMa (arXiv 2403.13802), CompVis/zigma `utils/utils_zigzag.py`; rectangles by the same formulas.
+    `parallel` scans the first `paths` serpentines in every layer with separate parameters (upstream defines these paths
+    but no forward pass). `compatibility: diffma` is DiffMa's "zig": its numbering, and the inverse of each path.
+    Source: ZigMa (arXiv 2403.13802), CompVis/zigma `utils/utils_zigzag.py`; rectangles use the same formulas.
     """
     refuse_clip("zigzag", grid)
     if mode == "parallel":
@@ -46,11 +46,11 @@ def _zigzag(grid: Grid, number: int, compatibility: str) -> Path:
 def continuous(grid: Grid, *, variant: Literal["plain-mamba", "lamamba-diff", "diffma"] = "plain-mamba") -> Route:
     """Four serpentines in every layer, summed: by rows and by columns from the top left, and the reverse of each.
 
-    `plain-mamba` shares its parameters and adds a learned vector of the step's direction to B. `lamamba-diff` has own
-    parameters a path and starts its columns at the bottom left. `diffma` is what DiffMa's "VMamba" baseline runs: two
-    of its four paths are the inverses of columns.
-    Source: PlainMamba (arXiv 2403.17695), ChenhongyiYang/PlainMamba `plain_mamba_layer.py` (whose released code
-    reorders the output of the convolution alone; here every tensor of the scan follows the path); LaMamba-Diff,
+    `plain-mamba` shares the parameters and adds a learned vector for the direction of each step to B. `lamamba-diff`
+    has separate parameters per path and starts its columns at the bottom left. `diffma` is DiffMa's "VMamba" baseline:
+    two of its four paths are the inverses of columns.
+    Source: PlainMamba (arXiv 2403.17695), ChenhongyiYang/PlainMamba `plain_mamba_layer.py` (the released code reorders
+    only the output of the convolution; here every input of the scan follows the path); LaMamba-Diff,
     yunxiangfu2001/LaMamba-Diff `continuous_scan.py`; wongzbb/DiffMa-Diffusion-Mamba `tools.py`.
     """
     refuse_clip("continuous", grid)
@@ -66,7 +66,7 @@ def continuous(grid: Grid, *, variant: Literal["plain-mamba", "lamamba-diff", "d
 
 
 def directions(path: Path, grid: Grid) -> Path:
-    """How each step [L] was reached: 0 the start, 1 to the right, 2 to the left, 3 up, 4 down; rows before columns."""
+    """The direction of each step [L]: 0 start, 1 right, 2 left, 3 up, 4 down. A change of row takes precedence."""
     rows, columns = np.divmod(path, grid.width)
     down, right = np.diff(rows), np.diff(columns)
     moves = np.select([down > 0, down < 0, right > 0, right < 0], [DOWN, UP, RIGHT, LEFT], START)
@@ -74,16 +74,16 @@ def directions(path: Path, grid: Grid) -> Path:
 
 
 def zigzag_video(grid: Grid, layer: int, *, order: str = "sst") -> Route:
-    """A letter a layer: `s` walks a zigzag in every frame by itself, `t` walks through time in every place by itself.
+    """One letter per layer: `s` scans a zigzag within each frame, `t` scans through time at each grid position.
 
-    The n-th s layer takes serpentine n mod 8; t layers go forwards and backwards by turns; the state starts anew at
-    each frame or place. Upstream swaps the inverses of its t layers, so its frames come back in reversed time; here
-    the inverse is derived.
-    Source: ZigMa (arXiv 2403.13802), CompVis/zigma `model_zigma.py` (`zzvideo_sst` and its kin).
+    The n-th s layer uses serpentine n mod 8. The t layers alternate between forwards and backwards. Each frame or
+    position is a segment with a new state. Upstream swaps the inverses of its t layers, which reverses the frames in
+    time; here the inverse is derived from the path.
+    Source: ZigMa (arXiv 2403.13802), CompVis/zigma `model_zigma.py` (`zzvideo_sst` and similar).
     """
     if set(order) != {"s", "t"}:
         raise NotReady(
-            "the order of a factorised video is a text of the letters s and t, with both in it",
+            "the order of zigzag-video consists of the letters s and t, each at least once",
             expected="such as sst, st, ts, sstt or stst",
             got=order,
         )

@@ -1,7 +1,7 @@
-"""A path drawn for a page: a line over the cells of its grid, coloured by time, as PNG, SVG or a GIF that moves.
+"""Draw scan paths as lines over the cells of the grid, coloured by time, as PNG, SVG or animated GIF.
 
-Steps to a neighbour are strong lines and jumps thin dashed ones; a reset and a pad leave a gap. Lengths are in inches,
-measured from the top left of a page, unless they say cells or points. Matplotlib is imported where it draws.
+Steps to a neighbour are thick lines and jumps thin dashed ones. A new segment or a pad leaves a gap. Lengths are in
+inches from the top left of a page, unless named as cells or points. Matplotlib is imported only when drawing.
 """
 
 from zigma_bench.scans.pictures.distances import comparison

@@ -1,4 +1,4 @@
-"""Scans compared on a page: side by side, and below them how far apart in the sequence neighbours come to lie."""
+"""Compare scans on a page: their paths side by side, and below them sequence distance against grid distance."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BELOW = 3.2  # the panels: the height of the curves with their labels
 
 
 def comparison(blocks: Sequence[Block], curves: Mapping[str, Mapping[str, float]], *, title: str = "") -> Figure:
-    """Scans side by side, and below them how far apart in the sequence tokens lie that are d apart on the grid."""
+    """Draw scans side by side, and below them the mean sequence distance of tokens that are d apart on the grid."""
     figure = page(blocks, title=title, below=BELOW)
     across, down = figure.get_size_inches()
     axes = figure.add_axes((0.85 / across, 0.6 / down, 3.8 / across, (BELOW - 0.9) / down))
@@ -32,7 +32,7 @@ def comparison(blocks: Sequence[Block], curves: Mapping[str, Mapping[str, float]
 
 
 def _line_style(number: int, count: int) -> dict[str, Any]:
-    """Coinciding lines stay in sight: the earlier are the thicker."""
-    under = 1 - (number + 1) / count
+    """Earlier lines are thicker, so that coinciding lines stay visible."""
+    extra = 1 - (number + 1) / count
     style: dict[str, Any] = {"color": LINES[number % len(LINES)], "marker": MARKS[number % len(MARKS)]}
-    return style | {"lw": 1.1 + 2 * under, "ms": 4.5 + 3 * under, "mec": "white", "mew": 0.4}
+    return style | {"lw": 1.1 + 2 * extra, "ms": 4.5 + 3 * extra, "mec": "white", "mew": 0.4}

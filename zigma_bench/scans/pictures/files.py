@@ -1,4 +1,4 @@
-"""A figure as pixels, and as a PNG or SVG file that is written whole or not at all."""
+"""Convert a figure to pixels, and write it atomically as PNG or SVG."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ DPI = 200
 
 
 def save_png(figure: Figure, path: Path) -> None:
-    """Write a figure at 200 pixels an inch, in 256 colours (a third of the bytes), whole or not at all."""
+    """Write a figure as PNG, atomically, at 200 pixels per inch and in 256 colours (a third of the size)."""
     buffer = io.BytesIO()
     few_colours(pixels(figure, DPI)).save(buffer, "PNG", optimize=True, dpi=(DPI, DPI))
     write(path, buffer.getvalue())
 
 
 def save_svg(figure: Figure, path: Path) -> None:
-    """Write a figure as SVG, the same bytes for the same figure, whole or not at all."""
+    """Write a figure as SVG, atomically. Equal figures give equal bytes."""
     import matplotlib
 
     buffer = io.BytesIO()
@@ -38,25 +38,25 @@ def save_svg(figure: Figure, path: Path) -> None:
 
 
 def pixels(figure: Figure, dpi: int) -> Pixels:
-    """A figure, drawn, as RGB [height, width, 3]."""
+    """Draw a figure and return its pixels, RGB [height, width, 3]."""
     figure.set_dpi(dpi)
     figure.canvas.draw()
     return drawn_pixels(figure)
 
 
 def drawn_pixels(figure: Figure) -> Pixels:
-    """What the canvas of a figure holds now."""
+    """The current pixels of a figure's canvas, RGB [height, width, 3]."""
     canvas: Any = figure.canvas
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def write(path: Path, data: bytes) -> None:
-    """Write a picture, whole or not at all."""
+    """Write a picture file atomically. NotReady if that fails."""
     from zigma_bench.records.store import write_atomic
 
     try:
         write_atomic(path, data)
     except OSError as error:
         raise NotReady(
-            f"the picture can't be written: {error.strerror}", where=str(path), do="give another file"
+            f"the picture can't be written: {error.strerror}", where=str(path), do="choose another file"
         ) from None

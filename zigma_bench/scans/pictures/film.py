@@ -1,4 +1,4 @@
-"""A film in which all paths of a page grow together: new lines go over the old ones, over a muted page."""
+"""An animation in which all paths of a page grow together, drawn over a page with pale paths."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 DPI = 100
-WHOLE, LAST = 6000, 2000  # milliseconds: all frames but the last, and the last
+WHOLE, LAST = 6000, 2000  # milliseconds: all frames except the last, and the last
 
-Growing = tuple["Axes", Track, float]  # where a path grows, the path, and the points of a cell
+Growing = tuple["Axes", Track, float]  # the axes of a path, the path, and the size of a cell in points
 
 
 def save_gif(blocks: Sequence[Block], path: Path, *, size: float = 2.0, title: str = "") -> None:
-    """Write a film in which all paths grow together: a frame a step, or at most 120; whole or not at all."""
+    """Write a GIF in which all paths grow together, atomically: one frame per step, at most 120."""
     layout: dict[str, Any] = {"size": size, "width": 9.5, "title": title}
     still = pixels(draw_page(blocks, **layout, muted=False), DPI)
     film = _in_colours_of(still, chain(_frames(draw_page(blocks, **layout, muted=True), blocks), [still]))
@@ -39,7 +39,7 @@ def save_gif(blocks: Sequence[Block], path: Path, *, size: float = 2.0, title: s
 
 
 def _in_colours_of(still: Pixels, frames: Iterable[Pixels]) -> list[Image]:
-    """Frames in one palette, that of the whole picture; the paper is white."""
+    """Convert all frames to the palette of the final picture, with a white background."""
     from PIL import Image
 
     palette = Image.fromarray(still).quantize(COLOURS)
@@ -49,7 +49,7 @@ def _in_colours_of(still: Pixels, frames: Iterable[Pixels]) -> list[Image]:
 
 
 def _encoded(film: Sequence[Image]) -> bytes:
-    """A GIF that repeats, with a rest at the end."""
+    """Encode a looping GIF with a pause at the end."""
     pauses = [round(clip(WHOLE / len(film), 50, 400))] * (len(film) - 1) + [LAST]
     buffer = io.BytesIO()
     film[0].save(buffer, "GIF", save_all=True, append_images=film[1:], duration=pauses, loop=0)
@@ -57,7 +57,7 @@ def _encoded(film: Sequence[Image]) -> bytes:
 
 
 def _frames(figure: Figure, blocks: Sequence[Block]) -> Iterator[Pixels]:
-    """The pictures [height, width, 3] of a film over a muted page, but for the last."""
+    """The frames [height, width, 3] over a page with pale paths, except the last frame."""
     growing = _growing(figure, blocks)
     pixels(figure, DPI)
     canvas: Any = figure.canvas
@@ -84,38 +84,38 @@ def _growing(figure: Figure, blocks: Sequence[Block]) -> list[Growing]:
 
 
 def _cell_points(axes: Axes, down: float) -> float:
-    """The height of a cell on a page that is `down` high."""
+    """The height of a cell in points on a page that is `down` inches high."""
     low, high = axes.get_ylim()
     return float(axes.get_position().height * down * 72 / abs(high - low))
 
 
 def _new_lines(found: Track, points: float, frame: int, count: int) -> list[Artist]:
-    """What a path grows by in one of `count` frames."""
+    """The lines that frame `frame` of `count` adds to a path."""
     kinds = {
-        kind: [(line, shade) for line, shade in runs(found, kind) if _when(found, shade, count) == frame]
+        kind: [(line, shade) for line, shade in runs(found, kind) if _frame_of(found, shade, count) == frame]
         for kind in ("jump", "step")
     }
     return [line_collection(found, kind, points, lines) for kind, lines in kinds.items() if lines]
 
 
 def _head(found: Track, points: float, frame: int, count: int) -> list[Artist]:
-    """A disc on the token where a path has come to."""
+    """A disc on the current token of a path."""
     from matplotlib.lines import Line2D
 
-    visited = np.flatnonzero(_when(found, found.shade, count) <= frame)
+    visited = np.flatnonzero(_frame_of(found, found.shade, count) <= frame)
     if not len(visited):
         return []
     x, y = found.points[visited[-1]]
     return [Line2D([x], [y], marker="o", color=INK, mec="white", mew=0.6, ms=disc(points))]
 
 
-def _when(found: Track, shade: Any, count: int) -> Any:
-    """The frame, of `count`, in which a shade is drawn."""
+def _frame_of(found: Track, shade: Any, count: int) -> Any:
+    """The frame, out of `count`, in which a shade is drawn."""
     return (shade + 1) * count // found.shades - 1
 
 
 def _draw_now(axes: Axes, *artists: Artist) -> None:
-    """Draw over what the canvas holds."""
+    """Draw over the current content of the canvas."""
     for artist in artists:
         axes.add_artist(artist)
         axes.draw_artist(artist)

@@ -1,4 +1,4 @@
-"""Where blocks of panels stand on a page: how large each is, and how they flow in lines."""
+"""The layout of a page: the sizes of blocks of panels, and their arrangement in lines."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.pictures.panels import Panel
 
 CELL, LEAST_HEIGHT, LEAST_WIDTH = 0.42, 0.2, 1.15  # the largest cell, the lowest panel, the narrowest block
-MARGIN, GAP, LEADING, LINE, LETTER = 0.25, 0.3, 0.2, 0.15, 0.062  # around all, between blocks, lines, of text, a letter
-TITLE = 0.3  # high
-NARROWEST, WITH_FOOT = 4.6, 7.0  # page inside its margins: the line that says what the marks mean; room left below
+MARGIN, GAP, LEADING = 0.25, 0.3, 0.2  # around the page, between blocks, between lines of blocks
+LINE, LETTER = 0.15, 0.062  # the height of a line of text, the width of a letter
+TITLE = 0.3  # height
+NARROWEST, WITH_FOOT = 4.6, 7.0  # least width inside the margins, for the legend and for a plot below
 
 
 @dataclass(frozen=True)
 class Block:
-    """Panels that belong together, side by side, with a heading above and a caption below."""
+    """Panels side by side with a common heading above and a common caption below."""
 
     panels: tuple[Panel, ...]
     caption: str
@@ -25,12 +26,12 @@ class Block:
 
     @property
     def video(self) -> bool:
-        """Whether a panel needs a line above for the numbers of its frames."""
+        """Whether a panel shows a clip, which needs a line above it for frame numbers."""
         return any(panel.grid.video for panel in self.panels)
 
 
 def flow(blocks: Sequence[Block], size: float, width: float) -> list[list[Block]]:
-    """Blocks in lines no wider than `width`, where a panel's longer side is `size`."""
+    """Arrange blocks in lines no wider than `width`. `size`: the longer side of a panel."""
     lines: list[list[Block]] = [[]]
     used = 0.0
     for block in blocks:
@@ -43,7 +44,7 @@ def flow(blocks: Sequence[Block], size: float, width: float) -> list[list[Block]
 
 
 def page_size(lines: Sequence[Sequence[Block]], size: float, title: str, below: float) -> tuple[float, float]:
-    """Width and height of a page of such lines; `below`: left free there."""
+    """Width and height of a page with these lines. `below`: free height at the bottom."""
     widest = max(sum(width_of(block, size) + GAP for block in line) - GAP for line in lines)
     across = max(NARROWEST, WITH_FOOT if below else 0, widest) + 2 * MARGIN
     heights = sum(height_of(line, size) for line in lines)
@@ -63,7 +64,7 @@ def box(panel: Panel, size: float) -> tuple[float, float]:
 
 
 def inner_width(block: Block, size: float) -> float:
-    """The width of a block's panels with the gaps between."""
+    """The width of a block's panels including the gaps between them."""
     return sum(box(panel, size)[0] for panel in block.panels) + GAP / 2 * (len(block.panels) - 1)
 
 
@@ -78,7 +79,7 @@ def height_of(line: Sequence[Block], size: float) -> float:
 
 
 def parts(line: Sequence[Block], size: float) -> tuple[float, float, float]:
-    """Heights of headings, panels and captions of a line of blocks."""
+    """The heights of headings, panels and captions in a line of blocks."""
     heading = max(len(wrapped(b.heading, width_of(b, size))) for b in line) * LINE * 1.1
     panels = max(box(panel, size)[1] for b in line for panel in b.panels)
     caption = max(len(wrapped(b.caption, width_of(b, size))) for b in line) * LINE
@@ -86,5 +87,5 @@ def parts(line: Sequence[Block], size: float) -> tuple[float, float, float]:
 
 
 def wrapped(text: str, width: float) -> list[str]:
-    """The lines of a text of that width."""
+    """Wrap a text to lines of this width."""
     return textwrap.wrap(text, max(8, int(width / LETTER)), break_long_words=True)

@@ -1,4 +1,4 @@
-"""The line below a page that says what its marks and colours mean."""
+"""The legend of a page: its marks and the colours of time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MARKS: dict[str, Style] = {
 
 
 def legend(figure: Figure, y: float, panels: Sequence[Panel]) -> None:
-    """What the marks mean, of those that occur, and the colours of time, in a line at y."""
+    """Draw the legend at y: the marks that occur on the panels, and the colours of time."""
     from matplotlib.lines import Line2D
 
     marks = _marks([found for panel in panels if (found := panel.track) is not None])
@@ -37,7 +37,7 @@ def legend(figure: Figure, y: float, panels: Sequence[Panel]) -> None:
 
 
 def _marks(found: Sequence[Track]) -> dict[str, Style]:
-    """The marks that occur, by what they mean."""
+    """The marks that occur, by label."""
     early, late = shades(2)
     marks: dict[str, Style] = {
         "first": {"marker": "o", "color": early, "ls": "", "ms": 5},
@@ -52,7 +52,7 @@ def _marks(found: Sequence[Track]) -> dict[str, Style]:
 
 
 def _ramp(figure: Figure, y: float) -> None:
-    """The colours of time, early to late."""
+    """Draw the colours of time, from early to late."""
     across, down = figure.get_size_inches()
     ramp = figure.add_axes((MARGIN / across, 1 - (y + 0.13) / down, 0.8 / across, 0.07 / down))
     ramp.imshow(shades(FRAMES)[None], aspect="auto")

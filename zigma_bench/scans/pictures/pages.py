@@ -1,4 +1,4 @@
-"""A page of blocks: a title, lines of panels with their headings and captions, and what the marks mean."""
+"""A page of blocks: a title, lines of panels with headings and captions, and a legend."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from zigma_bench.scans.pictures.style import INK
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MOST_PANELS = 200  # more would pass the 65,536 pixels a side that can be drawn
+MOST_PANELS = 200  # more would exceed the limit of 65,536 pixels per side
 
 
 def page(
     blocks: Sequence[Block], *, size: float = 2.0, width: float = 9.5, title: str = "", below: float = 0
 ) -> Figure:
-    """Blocks that flow in lines, and what the marks mean. `size`: a panel's longer side; `below`: left free there."""
+    """Draw blocks in lines, with a legend. `size`: the longer side of a panel; `below`: free height at the bottom."""
     return draw_page(blocks, size=size, width=width, title=title, below=below, muted=False)
 
 
 def draw_page(
     blocks: Sequence[Block], *, size: float, width: float, title: str, below: float = 0, muted: bool
 ) -> Figure:
-    """As `page`; `muted`: paths are pale, for a film to go over."""
+    """Like `page`. `muted`: draw pale paths, as the background of an animation."""
     panels = [panel for block in blocks for panel in block.panels]
     if len(panels) > MOST_PANELS:
         expected = f"at most {MOST_PANELS}"
@@ -45,7 +45,7 @@ def draw_page(
 
 
 def _paper(size: tuple[float, float]) -> Figure:
-    """A white figure that is drawn without a display."""
+    """A white figure that doesn't need a display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -55,7 +55,7 @@ def _paper(size: tuple[float, float]) -> Figure:
 
 
 def _place_line(figure: Figure, line: Sequence[Block], y: float, size: float, muted: bool) -> None:
-    """Draw a line of blocks below y; their panels stand on one level."""
+    """Draw a line of blocks below y, with panels aligned at the bottom."""
     heading, tallest, _ = layout.parts(line, size)
     x, level = MARGIN, y + heading + tallest
     for block in line:
@@ -65,7 +65,7 @@ def _place_line(figure: Figure, line: Sequence[Block], y: float, size: float, mu
 
 
 def _place_panels(figure: Figure, block: Block, x: float, level: float, size: float, muted: bool) -> None:
-    """Draw the panels of a block in the middle of its width from x on."""
+    """Draw the panels of a block, centred in its width, which starts at x."""
     across, down = figure.get_size_inches()
     left = x + (layout.width_of(block, size) - layout.inner_width(block, size)) / 2
     for panel in block.panels:
@@ -76,7 +76,7 @@ def _place_panels(figure: Figure, block: Block, x: float, level: float, size: fl
 
 
 def _place_words(figure: Figure, block: Block, x: float, level: float, size: float) -> None:
-    """The heading close above the block's own panels, the caption below them."""
+    """Draw the heading just above the panels of the block, and the caption below them."""
     width = layout.width_of(block, size)
     heading = layout.wrapped(block.heading, width)
     top = level - max(layout.box(panel, size)[1] for panel in block.panels) - LINE * (1.1 * len(heading) + block.video)
@@ -85,7 +85,7 @@ def _place_words(figure: Figure, block: Block, x: float, level: float, size: flo
 
 
 def _text(figure: Figure, x: float, y: float, lines: Sequence[str], *, ha: str = "center", **style: Any) -> None:
-    """Lines of text whose top is at y, on baselines that do not depend on the letters."""
+    """Draw lines of text with their top at y. The baselines don't depend on the letters."""
     across, down = figure.get_size_inches()
     for number, line in enumerate(lines):
         base = y + LINE * (number + 0.7)

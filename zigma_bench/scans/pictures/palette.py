@@ -1,4 +1,4 @@
-"""Pictures in 256 colours, on white paper."""
+"""Reduce pictures to 256 colours on a white background."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COLOURS = 256
 
 
 def few_colours(picture: npt.NDArray[np.uint8]) -> Image:
-    """An RGB picture [height, width, 3] in the 256 colours that suit it, on white."""
+    """Reduce an RGB picture [height, width, 3] to its best 256 colours, on white."""
     from PIL import Image
 
     found = Image.fromarray(picture)
@@ -25,7 +25,7 @@ def few_colours(picture: npt.NDArray[np.uint8]) -> Image:
 
 
 def _palette(picture: Image) -> Image:
-    """Each colour weighs as the root of its pixels, so that a rare one (a pad's red, a pale cell) is not lost."""
+    """The palette. A colour's weight is the root of its pixel count, so that rare colours (such as pads) survive."""
     from PIL import Image
 
     colours, counts = np.unique(np.frombuffer(picture.convert("RGBA").tobytes(), np.uint32), return_counts=True)
@@ -35,7 +35,8 @@ def _palette(picture: Image) -> Image:
 
 
 def whiten(pictures: Sequence[Image]) -> None:
-    """Make the paper white, which the one palette of the pictures has a shade darker; the last has it at its corner."""
+    """Make the background white. The common palette of the pictures has it slightly darker; it is the colour of the
+    corner of the last picture."""
     colours = np.reshape(pictures[-1].getpalette() or [], (-1, 3))
     colours[int(np.asarray(pictures[-1])[0, 0])] = 255
     for picture in pictures:

@@ -1,4 +1,4 @@
-"""One panel: the lattice of a grid, the path over it from early to late, and the marks at its ends."""
+"""Draw one panel: the lattice of a grid, the path coloured from early to late, and the marks at its ends."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.collections import LineCollection
 
-LATTICE = 64  # cells a side, from which on no lattice is drawn
-DASHED = 1500  # jumps, above which dashes are only noise
+LATTICE = 64  # grids with this many cells per side or more are drawn without a lattice
+DASHED = 1500  # with more jumps than this, lines are solid because dashes would be noise
 
 Line = tuple[tuple[float, float], tuple[float, float]]
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One path of a route on its grid; or, where there is none to draw, only a note in its place."""
+    """One path of a route on its grid, or a note instead of a path."""
 
     grid: Grid
     route: Route | None = None
@@ -34,12 +34,12 @@ class Panel:
 
     @property
     def track(self) -> Track | None:
-        """The path as it is drawn, if it is."""
+        """The geometry of the path; None for a note."""
         return None if self.note or self.route is None else track(self.route, self.path, self.grid)
 
 
 def paint(axes: Axes, panel: Panel, cell: float, muted: bool) -> None:
-    """Draw a panel into axes whose cells are `cell` inches; `muted`: only a pale path, for a film to go over."""
+    """Draw a panel with cells of `cell` inches. `muted`: only a pale path, as the background of an animation."""
     points, found = cell * 72, panel.track
     _draw_grid(axes, panel.grid, points)
     if found is None:
@@ -61,7 +61,7 @@ def _draw_path(axes: Axes, found: Track, points: float, muted: bool) -> None:
 
 
 def line_collection(found: Track, kind: str, points: float, lines: Sequence[tuple[Floats, int]]) -> LineCollection:
-    """Lines of one kind as Matplotlib draws them, where a cell has so many points."""
+    """The Matplotlib collection for the lines of one kind. `points`: the size of a cell in points."""
     from matplotlib.collections import LineCollection
 
     colours = shades(found.shades)
@@ -78,7 +78,7 @@ def line_collection(found: Track, kind: str, points: float, lines: Sequence[tupl
 
 
 def _mark_ends(axes: Axes, found: Track, points: float) -> None:
-    """A disc where the path begins, a square where it ends, and dots at both ends of every segment."""
+    """Draw a disc at the start of the path, a square at its end, and dots at both ends of each segment."""
     size, colours = disc(points), shades(found.shades)
     first, last = colours[found.shade[0]], colours[found.shade[-1]]
     edge: dict[str, Any] = {"mec": "white", "mew": 0.6, "zorder": 5, "clip_on": False}
@@ -88,7 +88,7 @@ def _mark_ends(axes: Axes, found: Track, points: float) -> None:
 
 
 def _draw_grid(axes: Axes, grid: Grid, points: float) -> None:
-    """The frames, with thin lines between the cells of a small grid, and limits that leave half a line around."""
+    """Draw the frames, with thin lines between the cells of a small grid, and set the limits of the axes."""
     from matplotlib.collections import LineCollection
 
     lines = [line for frame in range(grid.frames) for line in _lattice(grid, frame)]
@@ -103,7 +103,7 @@ def _draw_grid(axes: Axes, grid: Grid, points: float) -> None:
 
 
 def _lattice(grid: Grid, frame: int) -> list[Line]:
-    """The lines of one frame: around every cell of a small grid, else around the frame."""
+    """The lines of one frame: around each cell of a small grid, else around the frame."""
     h, w = grid.height, grid.width
     left = frame * (w + 1) - 0.5
     columns, rows = (range(w + 1), range(h + 1)) if max(h, w) < LATTICE else ((0, w), (0, h))
@@ -112,7 +112,7 @@ def _lattice(grid: Grid, frame: int) -> list[Line]:
 
 
 def _shade_unvisited(axes: Axes, found: Track, grid: Grid) -> None:
-    """Fill the cells that the path never visits."""
+    """Fill the cells that the path doesn't visit."""
     seen = np.zeros((grid.height, grid.frames * (grid.width + 1) - 1), dtype=bool)
     seen[found.points[:, 1].astype(int), found.points[:, 0].astype(int)] = True
     seen[:, grid.width :: grid.width + 1] = True  # the gaps between frames

@@ -1,4 +1,4 @@
-"""What all drawings share: the colours of time, of marks and of curves, and how large marks are."""
+"""Common style of all pictures: the colours of time, marks and curves, and the sizes of marks."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 
-FRAMES = 120  # of a film at most, and shades of a line
+FRAMES = 120  # at most this many frames in an animation, and shades of a path
 LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000", "#8c6bb1")  # Okabe and Ito's
 MARKS = "osD^vPX*"
 INK, GREY, MUTED, PAD = "#222222", "#d9d9d9", "#555555", "#c0392b"
 
 
 def shades(count: int) -> Floats:
-    """RGBA from early to late [count, 4]: plasma without its pale end."""
+    """RGBA colours from early to late [count, 4]: plasma without its pale end."""
     from matplotlib import colormaps
 
     return np.asarray(colormaps["plasma"](np.linspace(0, 0.84, count)))
 
 
 def clip(value: float, least: float, most: float) -> float:
-    """The value, or the bound that it passes."""
+    """The value, limited to [least, most]."""
     return min(max(value, least), most)
 
 
 def disc(points: float) -> float:
-    """The size of a disc on a cell of so many points."""
+    """The size of a disc on a cell of `points` points."""
     return clip(0.42 * points, 3, 6.5)
 
 
 def logarithmic(axes: Axes) -> None:
-    """Curves on both scales logarithmic: powers of two across, and upwards 1, 2 and 5 of each power of ten."""
+    """Make both axes logarithmic: x ticks at powers of two, y ticks at 1, 2 and 5 times powers of ten."""
     from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
     axes.set_xscale("log", base=2)

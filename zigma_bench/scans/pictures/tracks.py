@@ -1,4 +1,4 @@
-"""The geometry of a path on the plane: where its tokens lie, what joins them, where pads and segments are marked."""
+"""The geometry of a drawn path: the points of its tokens, the links between them, the marks of pads and segments."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from zigma_bench.scans.route import Ints, Route
 
 @dataclass(frozen=True)
 class Track:
-    """A path on the plane: x to the right, y down, in cells; the frames of a clip stand side by side.
+    """A path in the plane, in cells, x to the right and y down; the frames of a clip are side by side.
 
-    `points` [n, 2] of the tokens visited, `shade` [n] from 0 to `shades` - 1 by time; `link` [n - 1]: "" (a reset or a
-    pad between), "step" or "jump"; `pads` [m, 2]: where pads are marked; `ends` [e, 2]: both ends of every segment.
+    `points` [n, 2]: the visited tokens. `shade` [n]: 0 to `shades` - 1, by time. `link` [n - 1]: "step", "jump", or ""
+    across a segment boundary or a pad. `pads` [m, 2]: marks of pads. `ends` [e, 2]: both ends of each segment.
     """
 
     points: Floats
@@ -29,7 +29,7 @@ class Track:
 
 
 def track(route: Route, number: int, grid: Grid) -> Track:
-    """Path `number` of a route as it is drawn."""
+    """The geometry of path `number` of a route."""
     path = route.paths[number]
     at = np.flatnonzero(path >= 0)
     segment_starts = np.zeros_like(at) if route.segment_starts is None else route.segment_starts[number][at]
@@ -48,7 +48,7 @@ def _points(tokens: Ints, grid: Grid) -> Floats:
 
 
 def _segment_ends(points: Floats, reset: npt.NDArray[np.bool_]) -> Floats:
-    """Both ends of every segment, where there are several."""
+    """Both ends of each segment; nothing if there is only one segment."""
     if not reset.any():
         return points[:0]
     ends: Floats = points[np.append(True, reset) | np.append(reset, True)]
@@ -56,7 +56,7 @@ def _segment_ends(points: Floats, reset: npt.NDArray[np.bool_]) -> Floats:
 
 
 def _pad_marks(points: Floats, moves: Floats, at: Ints, steps: int) -> Floats:
-    """A mark for each run of pads: half a cell behind the token it follows, or before the first token."""
+    """A mark for each run of pads: half a cell after the previous token, or before the first token."""
     if not len(at):
         return points
     half = _half_cells(moves)
@@ -66,7 +66,7 @@ def _pad_marks(points: Floats, moves: Floats, at: Ints, steps: int) -> Floats:
 
 
 def _half_cells(moves: Floats) -> Floats:
-    """Half a cell [n, 2] on from each token: towards a next one that is a neighbour, else as the path was going."""
+    """An offset of half a cell [n, 2] from each token: towards a neighbouring next token, else straight on."""
     if not len(moves):
         return np.array([[0.5, 0.0]])
     ahead = np.concatenate([moves, moves[-1:]])
@@ -78,7 +78,7 @@ def _half_cells(moves: Floats) -> Floats:
 
 
 def runs(found: Track, kind: str) -> list[tuple[Floats, int]]:
-    """The lines of one kind, each with its shade: unbroken stretches [points, 2] of one shade."""
+    """The lines of one kind of link: connected points [n, 2] of the same shade, each with that shade."""
     is_kind, shade = found.link == kind, found.shade[1:]
     joined = is_kind[1:] & is_kind[:-1] & (shade[1:] == shade[:-1])
     starts = np.flatnonzero(is_kind & ~np.append(False, joined)[: len(is_kind)])
