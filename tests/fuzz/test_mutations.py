@@ -24,12 +24,12 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parent))
 from mutations import as_json, mutated_document, mutated_text
 
-from zigma_bench.cli.suites import show_tables
 from zigma_bench.errors import ZigmaBenchError
 from zigma_bench.plan import make_plan
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.records.record import Measurement, Record
 from zigma_bench.records.store import stage_folder, write_json, write_record
+from zigma_bench.reports.formats import print_report, report_format
 from zigma_bench.reports.table import find_tables
 from zigma_bench.suite import load_suite
 
@@ -130,7 +130,7 @@ def reported(folder: Path, broken: list[str]) -> None:
     for output in ("terminal", "markdown", "csv", "json"):
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
-            show_tables(tables, output)
+            print_report(report_format(output), tables)
         assert inert(out.getvalue(), "\n"), output
         if output == "json":
             json.loads(out.getvalue(), parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from feature_figures import measured, of_frames
 
 from zigma_bench.data.images import ArrayImages
 from zigma_bench.data.sources.moving_digits import load
 from zigma_bench.data.sources.options import MovingDigitsOptions
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.metrics import clips, i3d_weights, measure
+from zigma_bench.metrics import clips, i3d_weights
 from zigma_bench.metrics.i3d import CLIP_BATCH, clip_features
 from zigma_bench.metrics.options import EffliteOptions, I3dOptions, InceptionOptions
 from zigma_bench.metrics.quality import frechet
@@ -56,23 +56,21 @@ def flat(images) -> ArrayImages:
 def test_a_figure_of_frames_is_that_of_the_frames_as_images(subject):
     images = replace(subject, samples=flat(subject.samples), reference=flat(subject.reference))
     chosen = EffliteOptions(64)
-    for of_frames, of_images in (
-        (clips.frame_fd_efflite0, measure.fd_efflite0), (clips.frame_kid_efflite0, measure.kid_efflite0),
-        (clips.frame_fd_efflite2, functools.partial(measure.measured, "fd", "efflite2")),
-        (clips.frame_kid_efflite2, functools.partial(measure.measured, "kid", "efflite2")),
+    for names in (
+        ("fd", "efflite0"), ("kid", "efflite0"), ("fd", "efflite2"), ("kid", "efflite2"),
     ):  # fmt: skip
-        found, expected = of_frames(chosen, subject), of_images(chosen, images)
+        found, expected = of_frames(*names, chosen, subject), measured(*names, chosen, images)
         assert found.name == f"frame-{expected.name}"
         assert found.value == expected.value
         assert found.fingerprint["reference"]["frames"] == 4 and found.fingerprint["n_samples"] == 120
-    assert clips.frame_fd_efflite0(chosen, replace(subject, reference=subject.samples)).value == pytest.approx(
-        0, abs=1e-6
-    )
+    same = replace(subject, reference=subject.samples)
+    assert of_frames("fd", "efflite0", chosen, same).value == pytest.approx(0, abs=1e-6)
 
 
 def test_frame_fid_has_the_name_of_its_weights(subject, inception_weights):
     few = ArrayImages(subject.samples.take(range(2)))
-    found = clips.frame_fid(InceptionOptions(str(inception_weights)), replace(subject, samples=few, reference=few))
+    options = InceptionOptions(str(inception_weights))
+    found = of_frames("fd", "inception", options, replace(subject, samples=few, reference=few))
     assert found.name.startswith("frame-fd-inception-") and found.status == "ok"
 
 
@@ -85,7 +83,7 @@ def test_the_order_of_frames_matters_to_fvd_alone(subject, i3d):
     assert clips.fvd(options, same).value == pytest.approx(0, abs=1e-6)
     assert clips.fvd(options, jumbled).value > 1
     assert clips.fvd(options, still).value > 1
-    assert clips.frame_fd_efflite0(EffliteOptions(64), jumbled).value == pytest.approx(0, abs=1e-6)
+    assert of_frames("fd", "efflite0", EffliteOptions(64), jumbled).value == pytest.approx(0, abs=1e-6)
 
 
 def test_fvd_is_the_frechet_distance_of_what_the_file_says(subject, i3d):

@@ -8,15 +8,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from feature_figures import fd_efflite0, kid_efflite0
 
 from zigma_bench.data.images import ArrayImages, Subset
 from zigma_bench.errors import UsageError
 from zigma_bench.metrics import features as features_module
 from zigma_bench.metrics.efflite import efflite
 from zigma_bench.metrics.features import RgbPixels, features
-from zigma_bench.metrics.measure import fd_efflite0, kid_efflite0
-from zigma_bench.metrics.names import EFFLITES
-from zigma_bench.metrics.options import EffliteOptions
+from zigma_bench.metrics.options import EFFLITES, EffliteOptions
 from zigma_bench.metrics.subject import Subject
 from zigma_bench.metrics.weights import efflite_missing, efflite_path
 from zigma_bench.pretrained.files import file_sha256
@@ -112,13 +111,13 @@ def test_only_the_reference_is_kept_and_another_process_reads_it(subject, tmp_pa
     (file,), (fitted,) = (tmp_path / "features").iterdir(), (tmp_path / "statistics").iterdir()
     features_module._memory.clear()
     extracted = []
-    original = features_module._extract
+    original = features_module.extract_features
 
     def watched(images, *rest):
         extracted.append(len(images))
         return original(images, *rest)
 
-    monkeypatch.setattr(features_module, "_extract", watched)
+    monkeypatch.setattr(features_module, "extract_features", watched)
     assert fd_efflite0(EffliteOptions(64), kept) == first
     assert extracted == [70]
     assert kid_efflite0(EffliteOptions(64), kept) == near
@@ -149,7 +148,9 @@ def test_nothing_is_printed(subject, capfd):
 
 
 def test_features_that_are_nan_become_a_status(subject, monkeypatch):
-    monkeypatch.setattr(features_module, "_extract", lambda images, *rest: np.full((len(images), 1280), np.nan, "f"))
+    monkeypatch.setattr(
+        features_module, "extract_features", lambda images, *rest: np.full((len(images), 1280), np.nan, "f")
+    )
     for metric in (fd_efflite0, kid_efflite0):
         measured = metric(EffliteOptions(64), subject)
         assert (measured.status, measured.value, measured.raw) == ("nan", None, ())

@@ -7,15 +7,14 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from feature_figures import measured
 from PIL import Image
 
 from zigma_bench.data.images import ArrayImages
 from zigma_bench.metrics import features as features_module
 from zigma_bench.metrics.efflite import efflite
 from zigma_bench.metrics.features import features
-from zigma_bench.metrics.measure import measured
-from zigma_bench.metrics.names import EFFLITES
-from zigma_bench.metrics.options import EffliteOptions
+from zigma_bench.metrics.options import EFFLITES, EffliteOptions
 from zigma_bench.metrics.subject import Subject
 
 PHOTOGRAPHS = "shared/data/cifar10-jpeg"  # beside the repository, as the suites have it

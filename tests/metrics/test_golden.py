@@ -21,8 +21,7 @@ from zigma_bench.metrics.apply import measure_metric
 from zigma_bench.metrics.efflite import efflite
 from zigma_bench.metrics.features import Extractor, features
 from zigma_bench.metrics.golden import STEP, check_golden, golden_images, known
-from zigma_bench.metrics.names import EFFLITES
-from zigma_bench.metrics.options import EffliteSize
+from zigma_bench.metrics.options import EFFLITES, EffliteSize
 from zigma_bench.metrics.subject import Subject
 
 

@@ -7,6 +7,7 @@ import functools
 
 import numpy as np
 import pytest
+from feature_figures import measured
 
 from zigma_bench.data.images import Subset
 from zigma_bench.errors import NotReady, UsageError
@@ -17,7 +18,6 @@ from zigma_bench.metrics.apply import measure_metric
 from zigma_bench.metrics.efflite import efflite
 from zigma_bench.metrics.features import Extractor, features
 from zigma_bench.metrics.gaussian import fitted
-from zigma_bench.metrics.measure import measured
 from zigma_bench.metrics.moments import read_moments, write_moments
 from zigma_bench.metrics.options import EffliteOptions, WeightsOptions
 from zigma_bench.metrics.subject import Subject
@@ -94,7 +94,7 @@ def test_the_fields_files_are_for_the_published_inception_alone(subject, tmp_pat
     assert "2,048" in few.reason
     y = (draw.standard_normal((2100, 2048)) * 0.3 + 0.5).astype(np.float32)
     monkeypatch.setattr(measure_module, "features", lambda images, *rest, **more: y)
-    monkeypatch.setattr(measure_module, "FID_MINIMUM", 50)
+    monkeypatch.setattr(weights, "FID_MINIMUM", 50)
     found = measured("fd", "inception", options, alone)
     assert (found.name, found.status) == ("fid", "ok")
     s, t = np.cov(x, rowvar=False), np.cov(y.astype(np.float64), rowvar=False)

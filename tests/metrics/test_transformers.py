@@ -9,6 +9,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from feature_figures import measured
 from PIL import Image
 from torch.nn import functional
 
@@ -18,7 +19,6 @@ from zigma_bench.metrics import features as features_module
 from zigma_bench.metrics import weights
 from zigma_bench.metrics.dinov2 import dinov2, resized_positions
 from zigma_bench.metrics.features import features
-from zigma_bench.metrics.measure import measured
 from zigma_bench.metrics.openai_clip import clip
 from zigma_bench.metrics.options import WeightsOptions
 from zigma_bench.metrics.subject import Subject

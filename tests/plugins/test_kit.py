@@ -25,7 +25,7 @@ def test_the_tests_of_a_new_plugin_pass_at_once(kind, tmp_path):
     folder = write_plugin(f"My.own-{kind}", kind, tmp_path)
     assert folder == tmp_path / f"zigma-bench-My.own-{kind}"
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
-    package = folder / f"zigma_bench_my_own_{kind}"
+    package = folder / f"zigma_bench_my_own_{kind.replace('-', '_')}"
     assert (package / "py.typed").exists()
     assert not [path for path in folder.rglob("*") if path.is_file() and "{{" in path.read_text()]
     done = run("pytest", "-q", "-W", "error", "-p", "no:cacheprovider", cwd=folder)

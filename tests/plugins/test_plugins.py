@@ -49,7 +49,7 @@ def test_the_built_ins_come_in_through_the_hooks():
     assert {"zigma", "vision-mamba", "dit"} <= {spec.name for spec in found.backbones}
     assert {"digits", "huggingface", "faceshq"} <= {spec.name for spec in found.datasets}
     assert {"val-loss", "fd-efflite0", "kid-efflite0", "fid"} <= {spec.name for spec in found.metrics}
-    assert {p.name for p in found.plugins} >= {"scans", "models", "data", "metrics"}
+    assert {p.name for p in found.plugins} >= {"scans", "backbones", "data", "metrics", "reports"}
 
 
 def test_a_good_plugin_registers():

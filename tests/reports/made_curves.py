@@ -11,8 +11,8 @@ def row(backbone, tokens, value, *, batch=1, backend="auto", scan=None, unit="1/
     better = {"1/s": "higher", "s": "lower", "bytes": "lower"}[unit]
     statistic = Statistic(value, None, 1, unit, better=better, stage="efficiency")
     facts = {
-        "parameters": 1, "forward_flops": {}, "scanned_ratio": 1.0, "tokens": tokens, "size_match": None,
-        "setting": {"backend": backend, "tokens": tokens, "batch": batch},
+        "parameters": 1, "forward_flops": {}, "flops_by": "formula", "scanned_ratio": 1.0, "tokens": tokens,
+        "size_match": None, "setting": {"backend": backend, "tokens": tokens, "batch": batch},
     }  # fmt: skip
     return Row("cell", backbone, scan, 1, "done", False, None, {name: statistic}, facts)
 

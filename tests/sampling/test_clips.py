@@ -18,9 +18,9 @@ from zigma_bench.data.images import ArrayImages, digest
 from zigma_bench.data.sources.moving_digits import load
 from zigma_bench.data.sources.options import MovingDigitsOptions
 from zigma_bench.errors import BadImage, NotReady, UsageError
-from zigma_bench.metrics import clips as measures
 from zigma_bench.metrics.options import EffliteOptions
 from zigma_bench.metrics.subject import Subject
+from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.sampling import clips as module
 from zigma_bench.sampling.images import open_images
 from zigma_bench.sampling.sheets import save_film
@@ -118,7 +118,7 @@ def test_the_figures_are_those_of_the_clips_in_memory(videos, tmp_path):
         "frame-kid-efflite0",
     ]  # what clips are measured by, where nothing is said
     subject = Subject(samples=ArrayImages(samples), reference=ArrayImages(reference))
-    expected = measures.frame_fd_efflite0(EffliteOptions(), subject)
+    expected = catalogue().get("metric", "frame-fd-efflite0").load()(EffliteOptions(), subject)
     figure = told["frame-fd-efflite0"]
     assert figure["value"] == expected.value
     assert (figure["n_samples"], figure["n_reference"]) == (120, 120) and figure["fingerprint"]["reference"][

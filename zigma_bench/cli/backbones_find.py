@@ -62,8 +62,8 @@ def _backbone(text: str) -> Resolved:
     head, colon, rest = text.partition(":")
     name, slash, size = head.partition("/")
     settings = split_settings(rest) if colon else []
-    catalogue().get("backbone", name)
-    if not slash and not colon:
+    spec = catalogue().get("backbone", name)
+    if not slash and not colon and any(option.required for option in spec.options):
         raise UsageError(
             "the network's size is missing", where=text,
             expected=f"{name}/SIZE/PATCH such as {name}/B/2, or {name}:width=96,depth=6,patch=2",

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zigma_bench.cli.backbones_find import Network
-from zigma_bench.cli.show import print_wide
+from zigma_bench.reports.terminal import print_wide
 from zigma_bench.scans.orders.course import Course, course
 from zigma_bench.scans.route import Route
 
@@ -32,8 +32,12 @@ def show_network(network: Network, *, as_json: bool) -> None:
     print(f"{network.label}: {shape}")
     print(f"{channels} x {height} x {width} values{frames} {network.grid} = {network.grid.tokens:,} tokens")
     print_wide(_operators(network))
-    print("FLOP: one forward pass of one image by formula, 1 multiply-add being 2. Norms,")
-    print("activations and other work on single values are not counted.")
+    if network.cost.flops_by == "counter":
+        print("FLOP: one forward pass of one image, as PyTorch's counter measures it: matrix")
+        print("products, convolutions and attention alone, 1 multiply-add being 2.")
+    else:
+        print("FLOP: one forward pass of one image by formula, 1 multiply-add being 2. Norms,")
+        print("activations and other work on single values are not counted.")
     if isinstance(network.kept, str):
         print(f"MiB: {network.kept}.")
     else:
@@ -148,7 +152,8 @@ def to_json(network: Network) -> dict[str, Any]:
         "scan": network.scan and network.scan.model_dump(mode="json"),
         "image": list(network.image), "grid": str(network.grid), "tokens": network.grid.tokens,
         "parameters": {"total": cost.parameters, "by_operator": dict(cost.parts or {})},
-        "forward_flops": {"total": cost.total_flops, "scan": flops.get("scan", 0), "by_operator": flops},
+        "forward_flops": {"total": cost.total_flops, "scan": flops.get("scan", 0), "by_operator": flops,
+                          "by": cost.flops_by},
         "kept_bytes": {"backend": network.backend, **estimate},
         "schedule": [
             {

@@ -103,7 +103,7 @@ def _print_steps(rows: list[StepRow], device: Device) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from zigma_bench.cli.show import print_wide
+    from zigma_bench.reports.terminal import print_wide
 
     peers = sorted({peer for row in rows for peer in row.ratio})
     table = Table(title=Text(f"steps on {device.card}; times a peer's median is longer"), title_justify="left")
@@ -124,7 +124,7 @@ def _print(rows: list[Row], device: Device) -> None:
     from rich.text import Text
 
     from zigma_bench.bench.ops import PEERS
-    from zigma_bench.cli.show import print_wide
+    from zigma_bench.reports.terminal import print_wide
 
     peers = [peer for peer in PEERS if any(peer in row.ratio for row in rows)]
     table = Table(title=Text(f"operators on {device.card}; times a peer's median is longer"), title_justify="left")

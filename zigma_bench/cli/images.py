@@ -126,7 +126,7 @@ def _print(found: Judgement) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from zigma_bench.cli.show import print_wide
+    from zigma_bench.reports.terminal import print_wide
 
     known = found.n_reference is not None
     what = "images" if found.frames is None else f"clips of {found.frames} frames"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from zigma_bench.testing import Report
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
-KINDS = ("scan", "backbone", "mixer", "metric", "dataset", "transform")
+KINDS = ("scan", "backbone", "mixer", "metric", "extractor", "dataset", "transform", "report-format")
 
 plugins = typer.Typer(help="Plugins: list, begin and check them.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -90,7 +90,10 @@ def check_plugin(
 
 
 def _specs_of(found: Catalogue, name: str, *, known: bool) -> list[Spec]:
-    """What a name means: one kind's if it says which, else all that is called so or comes from a plugin called so."""
+    """What a name means: one kind's if it says which, else all that is called so or comes from a plugin called so.
+
+    The metrics that an extractor brings are checked with it.
+    """
     kind, colon, rest = name.partition(":")
     if colon:
         if kind not in KINDS:
@@ -102,7 +105,8 @@ def _specs_of(found: Catalogue, name: str, *, known: bool) -> list[Spec]:
     if not wanted and not known:
         plugins = [plugin.name for plugin in found.plugins]
         raise UnknownName("plugin or registered thing", name, {*plugins, *(spec.name for spec in everything.values())})
-    return [everything[key] for key in everything if key in wanted]
+    found_specs = [everything[key] for key in everything if key in wanted]
+    return [spec for spec in found_specs if spec.comes_with is None or spec.name == name]
 
 
 def _values(settings: list[str]) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from zigma_bench.cli.scans_common import FOOTNOTE, SHARES, Files, Shown, figures, panel, ranges, save, share, table
-from zigma_bench.cli.show import print_wide
+from zigma_bench.reports.terminal import print_wide
 from zigma_bench.scans import analysis
 
 if TYPE_CHECKING:

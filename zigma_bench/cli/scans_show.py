@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from zigma_bench.cli.scans_common import FOOTNOTE, SHARES, Files, Shown, figures, panel, ranges, save, say, share, table
-from zigma_bench.cli.show import print_wide
+from zigma_bench.reports.terminal import print_wide
 from zigma_bench.scans import analysis, draw
 
 if TYPE_CHECKING:

@@ -1,57 +1,25 @@
-"""How plans and tables look on a terminal."""
+"""How plans look on a terminal."""
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rich.console import Console, ConsoleOptions, RenderableType
-from rich.measure import Measurement
-from rich.segment import Segment
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from zigma_bench.escaping import visible
-from zigma_bench.plan import Plan, told
-from zigma_bench.reports import differences
-from zigma_bench.reports.render import differences_to_rich, footer, to_rich
-from zigma_bench.reports.table import Table
+from zigma_bench.plan import Cell, Plan, told
+from zigma_bench.reports.figures import COUNTED
+from zigma_bench.reports.render import COUNTED_FLOPS
+from zigma_bench.reports.terminal import print_wide
 from zigma_bench.run.encode import cached_cells, state, text_cells, text_state
 from zigma_bench.run.estimate import NOTHING, Estimate, Estimator
 from zigma_bench.run.prepare import image_counts
 from zigma_bench.suite import Train
 from zigma_bench.system.device import Device
-
-
-def print_table(table: Table) -> None:
-    """A suite's table, its differences to the baseline, and its footer."""
-    print_wide(to_rich(table))
-    if differences.shown(table):
-        print_wide(differences_to_rich(table))
-    for line in footer(table):
-        print(visible(line))
-
-
-class InertConsole(Console):
-    """A console on which no text can act: what would is written out (`escaping.visible`)."""
-
-    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """The segments of what is shown, their text on lines of its own."""
-        for segment in super().render(renderable, options):
-            yield (
-                segment if segment.control else segment._replace(text="\n".join(map(visible, segment.text.split("\n"))))
-            )
-
-
-def print_wide(shown: RenderableType) -> None:
-    """Print without cutting: where no terminal sets the width, the table does."""
-    console: Console = InertConsole()
-    if not sys.stdout.isatty():
-        wide = Console(width=1000)
-        console = InertConsole(width=max(80, Measurement.get(wide, wide.options, shown).maximum))
-    console.print(shown)
 
 
 def show_plan(plan: Plan, results: Path, device: Device) -> None:
@@ -68,7 +36,8 @@ def show_plan(plan: Plan, results: Path, device: Device) -> None:
         rows.append([
             cell.label, "x".join(map(str, cell.shape)), f"{cell.tokens:,}" if network else "",
             f"{cell.scanned_ratio:g}" if cell.scanned_ratio else "", f"{cell.parameters / 1e6:.2f}" if network else "",
-            f"{sum(cell.forward_flops.values()) / 1e9:.3g}" if network else "", scan_share(cell.forward_flops), images,
+            f"{sum(cell.forward_flops.values()) / 1e9:.3g}{_mark(cell)}" if network else "",
+            scan_share(cell.forward_flops), images,
             "?" if guess.seconds is None else duration(guess.seconds),
             "" if guess.bytes is None else f"{guess.bytes / 2**30:.2g}",
         ])  # fmt: skip
@@ -101,7 +70,7 @@ def show_plan(plan: Plan, results: Path, device: Device) -> None:
         print(f"texts: {reader.text}; {text_state(reader.text)}")
     for line in told({cell.row: cell.size_match for cell in plan.cells if cell.role == "cell" and cell.size_match}):
         print(line)
-    print("GFLOP: one forward pass of one image, and what part of it is the scan")
+    _print_what_flops_are(plan)
     print(_what_guesses_stand_on(guesses))
 
 
@@ -128,7 +97,18 @@ def _say_what_is_timed(plan: Plan, device: Device) -> None:
         f"timed: {', '.join(timed.stages)}, {timed.repeats} calls in each of {timed.rounds} round(s), a process each; "
         f"nothing is trained; device {device.name} ({device.card})"
     )
+    _print_what_flops_are(plan)
+
+
+def _mark(cell: Cell) -> str:
+    """The mark of FLOPs that PyTorch's counter measured."""
+    return f" {COUNTED}" if cell.flops_by == "counter" else ""
+
+
+def _print_what_flops_are(plan: Plan) -> None:
     print("GFLOP: one forward pass of one image, and what part of it is the scan")
+    if any(cell.flops_by == "counter" for cell in plan.cells):
+        print(f"{COUNTED} {COUNTED_FLOPS}")
 
 
 def scan_share(forward_flops: Mapping[str, int]) -> str:

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zigma_bench.errors import CellFailed, UsageError, nearest
+from zigma_bench.errors import CellFailed, UsageError
 
 if TYPE_CHECKING:
     from zigma_bench.plan import Stage
-    from zigma_bench.reports.table import Table
 
 SuiteFile = Annotated[Path, typer.Argument(help="The suite, a YAML file.", metavar="SUITE")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="KEY.PATH=VALUE, laid over the suite.")]
@@ -82,41 +81,24 @@ def plan(
 
 def report(
     paths: Annotated[list[Path] | None, typer.Argument(help="Results folders; all of results/ by default.")] = None,
-    output: Annotated[str, typer.Option("--format", help="terminal, markdown, csv or json.")] = "terminal",
+    output: Annotated[str, typer.Option("--format", help="terminal, markdown, csv, json, or a plugin's.")] = "terminal",
     plot: Annotated[Path | None, typer.Option(help="PNG or SVG: an efficiency suite's curves over length.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Tabulate records: mean and spread over seeds, the two anchors, and what failed."""
-    from zigma_bench.reports.render import FORMATS
+    from zigma_bench.reports.formats import print_report, report_format
     from zigma_bench.reports.table import find_tables
 
-    if output not in FORMATS:
-        near = nearest(output, FORMATS)
-        raise UsageError(
-            "there is no such format", where="--format", expected=", ".join(FORMATS), got=output, nearest=near
-        )
+    chosen = report_format("json" if as_json else output)
     tables = find_tables(paths or [DEFAULT_RESULTS])
     if plot is not None:
         from zigma_bench.reports.curves import draw_curves
 
         draw_curves(tables, plot)
-    show_tables(tables, "json" if as_json else output)
+    print_report(chosen, tables)
     if broken := [fault for table in tables for fault in table.broken]:
         more = f"; {len(broken) - 1} more record(s) can't be read either" if len(broken) > 1 else ""
         raise CellFailed(f"{broken[0]}{more}")
-
-
-def show_tables(tables: Sequence[Table], output: str) -> None:
-    """Print tables in one of the formats."""
-    from zigma_bench.cli.show import print_table
-    from zigma_bench.reports import render
-
-    if output == "terminal":
-        for table in tables:
-            print_table(table)
-    else:
-        text = {"json": render.to_json, "csv": render.to_csv, "markdown": render.to_markdown}[output](tables)
-        print(text.rstrip("\n"))
 
 
 def _run(
@@ -130,6 +112,7 @@ def _run(
     stages: Sequence[Stage],
 ) -> None:
     from zigma_bench.records.store import suite_folder
+    from zigma_bench.reports.formats import print_report, report_format
     from zigma_bench.reports.table import read_tables
     from zigma_bench.run.executors.local import rounds_of, run_plan
     from zigma_bench.run.prepare import check_stages, prepare
@@ -149,7 +132,7 @@ def _run(
         tables = read_tables(folder, failed)
     except UsageError as error:  # its table was there when the run began
         raise CellFailed("the results folder was removed during the run", where=str(folder), do=error.do) from None
-    show_tables(tables, "json" if as_json else "terminal")
+    print_report(report_format("json" if as_json else "terminal"), tables)
     if not made.suite.timed_alone:
         print(f"sample grids: {folder}/*/sample-*/grid.png", file=sys.stderr)
     print(f"records:      {folder}/*/*/record.json", file=sys.stderr)

@@ -2,7 +2,8 @@
 
 So two networks that share a layer share its first weights, whatever else they hold and in whatever order it was built.
 A module that wants other values than PyTorch's defaults has a method `init_parameters(draw)`, where `draw(name)` gives
-the generator of its parameter; it must fill all of its own parameters.
+the generator of its parameter; it must fill all of its own parameters. A network that draws all of its weights by
+itself has a method `draw_weights(seed)` (backbones/module.py).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,12 +23,12 @@ Draw = Callable[[str], torch.Generator]
 
 def initialise(network: nn.Module, seed: int) -> None:
     """Fill every parameter in place. float32, on the CPU, the same on every machine."""
+    draw_weights: Any = getattr(network, "draw_weights", None)
+    if draw_weights is not None:
+        draw_weights(seed)
+        return
     for prefix, module in network.named_modules():
-
-        def draw(name: str, prefix: str = prefix) -> torch.Generator:
-            return generator(seed, f"{prefix}.{name}" if prefix else name)
-
-        own = list(module.named_parameters(recurse=False))
+        draw, own = _draw_below(prefix, seed), list(module.named_parameters(recurse=False))
         if hasattr(module, "init_parameters"):
             module.init_parameters(draw)
         elif isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
@@ -39,6 +41,18 @@ def initialise(network: nn.Module, seed: int) -> None:
                 f"the module {prefix!r} ({type(module).__name__}) has parameters, and nothing says how they start",
                 do="give it a method init_parameters(draw)",
             )
+
+
+def fill_named_parameters(network: nn.Module, seed: int) -> None:
+    """Fill the parameters of those modules that have `init_parameters`, and no others."""
+    for prefix, module in network.named_modules():
+        if hasattr(module, "init_parameters"):
+            module.init_parameters(_draw_below(prefix, seed))
+
+
+def _draw_below(prefix: str, seed: int) -> Draw:
+    """`draw(name)` of the module with this name."""
+    return lambda name: generator(seed, f"{prefix}.{name}" if prefix else name)
 
 
 def generator(seed: int, name: str) -> torch.Generator:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 from collections import deque
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,37 +11,18 @@ from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.metrics import measure
 from zigma_bench.metrics.i3d import clip_features, i3d_facts
 from zigma_bench.metrics.i3d_weights import FVD_MINIMUM, SHORTEST_CLIP, i3d_missing, i3d_path, is_published
-from zigma_bench.metrics.names import Efflite, Kind
-from zigma_bench.metrics.options import EffliteOptions, I3dOptions, InceptionOptions
+from zigma_bench.metrics.on_features import FRAME
+from zigma_bench.metrics.options import I3dOptions
 from zigma_bench.metrics.quality import frechet
 from zigma_bench.metrics.subject import Subject
+from zigma_bench.plugins.registry import Spec
 from zigma_bench.records.record import Measurement
 
 PROTOCOL = 1
 
 
-def frame_fid(options: InceptionOptions, subject: Subject) -> Measurement:
-    """FID of all frames; with other weights `frame-fd-inception-<sha8>`."""
-    return _of_frames(measure.fid, options, subject)
-
-
-def frame_kid(options: InceptionOptions, subject: Subject) -> Measurement:
-    """KID of all frames; with other weights `frame-kid-inception-<sha8>`."""
-    return _of_frames(functools.partial(measure.measured, "kid", "inception"), options, subject)
-
-
-def _frame_efflite(kind: Kind, family: Efflite, options: EffliteOptions, subject: Subject) -> Measurement:
-    """A distance of all frames on the features of an EfficientNet-Lite."""
-    return _of_frames(functools.partial(measure.measured, kind, family), options, subject)
-
-
-frame_fd_efflite0 = functools.partial(_frame_efflite, "fd", "efflite0")
-frame_kid_efflite0 = functools.partial(_frame_efflite, "kid", "efflite0")
-frame_fd_efflite2 = functools.partial(_frame_efflite, "fd", "efflite2")
-frame_kid_efflite2 = functools.partial(_frame_efflite, "kid", "efflite2")
-
-
-def _of_frames(metric: Callable[[Any, Subject], Measurement], options: Any, subject: Subject) -> Measurement:
+def measure_frames(kind: str, extractor: Spec, options: Any, subject: Subject) -> Measurement:
+    """A measure of all frames of clips, as single images; its name begins with `frame-`."""
     samples, reference, frames = _clips(subject)
     flat = replace(
         subject,
@@ -51,8 +30,8 @@ def _of_frames(metric: Callable[[Any, Subject], Measurement], options: Any, subj
         reference=_taken_apart(reference, frames),
         reference_facts={**subject.reference_facts, "frames": frames},
     )
-    measured = metric(options, flat)
-    return replace(measured, name=f"frame-{measured.name}")
+    found = measure.measure_features(kind, extractor, options, flat)
+    return replace(found, name=FRAME + found.name)
 
 
 def _taken_apart(clips: Images, frames: int) -> Frames:

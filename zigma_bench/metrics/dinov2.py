@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from zigma_bench.metrics.features import Extractor
+from zigma_bench.metrics.options import WeightsOptions
 from zigma_bench.metrics.state import State, read_state, unfit
+from zigma_bench.metrics.weights import weights_path
 from zigma_bench.metrics.wrapped import CLASS_TOKEN, Wrapped, squeezed
 from zigma_bench.pretrained.files import file_sha256
 
@@ -37,6 +39,11 @@ def dinov2(path: Path) -> Extractor:
         build=functools.partial(_build, path),
         prepare=functools.partial(squeezed, size=SIDE),
     )
+
+
+def open_dinov2(options: WeightsOptions) -> Extractor:
+    """The extractor with the weights that the options name."""
+    return dinov2(weights_path("dinov2", options))
 
 
 @functools.lru_cache(maxsize=4)

@@ -16,8 +16,8 @@ from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 
 from zigma_bench.metrics.features import Extractor
-from zigma_bench.metrics.names import Efflite
-from zigma_bench.metrics.options import EffliteSize
+from zigma_bench.metrics.golden import golden_features
+from zigma_bench.metrics.options import Efflite, EffliteOptions, EffliteSize
 from zigma_bench.metrics.weights import efflite_path
 from zigma_bench.pretrained.files import file_sha256
 
@@ -85,4 +85,15 @@ def efflite(family: Efflite, size: EffliteSize) -> Extractor:
         weights_sha256=file_sha256(efflite_path(family)),
         resize=f"bicubic, antialiased, float, to {size}x{size}",
         build=functools.partial(features_class, name, [LAYER]),
+        golden=functools.partial(golden_features, family, EffliteOptions(size)),
     )
+
+
+def open_efflite0(options: EffliteOptions) -> Extractor:
+    """EfficientNet-Lite0."""
+    return efflite("efflite0", options.size)
+
+
+def open_efflite2(options: EffliteOptions) -> Extractor:
+    """EfficientNet-Lite2."""
+    return efflite("efflite2", options.size)

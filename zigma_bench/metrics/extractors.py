@@ -2,44 +2,68 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, assert_never
+from typing import Any
 
-from zigma_bench.errors import NotReady
+from torch import Tensor
+from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+
+from zigma_bench.errors import BrokenPlugin, NotReady
 from zigma_bench.metrics.features import Extractor
-from zigma_bench.metrics.names import Family
-from zigma_bench.metrics.weights import Given, is_published, weights_missing, weights_path
+from zigma_bench.plugins.registry import Spec
+
+LAYER = "features"  # of a plugin's network, which has one output
 
 
-def opened(family: Family, options: Any) -> tuple[Extractor, Path | None, str | None]:
-    """An extractor with the weights that the options name, their file, and the start of the file's sha256.
+class PluginFeatures(FeatureExtractorBase):  # type: ignore[misc]
+    """`network` of a plugin as an extractor of torch-fidelity: uint8 [B, 3, H, W] -> features [B, d]."""
 
-    The file is None where the weights come with the installation, and the sha256 where they are the published ones.
-    NotReady where they are missing or damaged.
-    """
-    if family == "efflite0" or family == "efflite2":
-        from zigma_bench.metrics.efflite import efflite
+    def __init__(self, name: str, network: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(name, [LAYER])
+        self.network = network
+        self.requires_grad_(False).eval()
 
-        return efflite(family, options.size), None, None
-    for missing in weights_missing(family, options):
+    def forward(self, pixels: Tensor) -> tuple[Tensor]:
+        found = self.network(pixels)
+        if not isinstance(found, Tensor) or found.ndim != 2:
+            got = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise BrokenPlugin(f"the extractor {self.name!r} gives no features", expected="[B, d]", got=got)
+        return (found.float(),)
+
+    @staticmethod
+    def get_provided_features_list() -> tuple[str]:
+        return (LAYER,)
+
+    @staticmethod
+    def can_be_compiled() -> bool:
+        return False
+
+
+def open_extractor(spec: Spec, options: Any) -> Extractor:
+    """An extractor with the weights that the options name; NotReady where they are missing or damaged."""
+    for missing in spec.facts.missing(options):
         raise NotReady(missing.what, do=missing.do)
-    path = weights_path(family, options)
-    extractor = _opener(family)(path)
-    return extractor, path, None if is_published(family, path) else extractor.weights_sha256[:8]
+    found = spec.load()(options)
+    return found if isinstance(found, Extractor) else _of_network(spec, options, found)
 
 
-def _opener(given: Given) -> Callable[[Path], Extractor]:
-    if given == "inception":
-        from zigma_bench.metrics.inception import inception
-
-        return inception
-    if given == "dinov2":
-        from zigma_bench.metrics.dinov2 import dinov2
-
-        return dinov2
-    if given == "clip":
-        from zigma_bench.metrics.openai_clip import clip
-
-        return clip
-    assert_never(given)
+def _of_network(spec: Spec, options: Any, network: Any) -> Extractor:
+    """The extractor of a network that a plugin returns. The plugin's version and its options identify the features."""
+    if not callable(network):
+        expected = "an nn.Module, or a function of uint8 [B, 3, H, W]"
+        raise BrokenPlugin(
+            f"the extractor {spec.name!r} of {spec.owner} is not a network", expected=expected, got=network
+        )
+    values = {option.name: getattr(options, option.name) for option in spec.options}
+    golden = spec.facts.golden
+    return Extractor(
+        name=spec.name,
+        layer=LAYER,
+        dimensions=spec.facts.dimensions,
+        weights_sha256=spec.facts.fingerprint(options),
+        resize="the extractor's own",
+        build=functools.partial(PluginFeatures, spec.name, network),
+        golden=None if golden is None else functools.partial(golden, options),
+        origin={"owner": spec.owner, "options": values},
+    )

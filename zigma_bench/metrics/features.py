@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import torch
 from torch.utils.data import Dataset
 
 from zigma_bench.data.images import ArrayImages, Images, Pixels, digest
-from zigma_bench.errors import UsageError
+from zigma_bench.errors import BrokenPlugin, UsageError
 from zigma_bench.metrics.golden import check_golden
 from zigma_bench.records.sealed import read_entry, write_entry
 
@@ -40,7 +40,8 @@ class Extractor:
     """An extractor that torch-fidelity knows by `name`, its feature layer, and what its features depend on.
 
     `build()` gives torch-fidelity's module on the CPU, in eval mode. `prepare(pixels)` makes of uint8 [n, 3, H, W] what
-    the module takes, where it does not resize by itself.
+    the module takes, where it does not resize by itself. `golden()`: every 40th feature of eight fixed images
+    (golden.py), if they are known. `origin`: the owner and the options of a plugin's extractor.
     """
 
     name: str
@@ -50,9 +51,12 @@ class Extractor:
     resize: str
     build: Callable[[], Any] = field(compare=False, repr=False)
     prepare: Callable[[Pixels], Pixels] | None = field(default=None, compare=False, repr=False)
+    golden: Callable[[], Any] | None = field(default=None, compare=False, repr=False)
+    origin: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def fingerprint(self) -> dict[str, Any]:
         return {
+            **self.origin,
             "extractor": self.name,
             "layer": self.layer,
             "weights_sha256": self.weights_sha256,
@@ -94,7 +98,7 @@ def features(
         kept = cache if keep else None
         found = _read(kept, key, (len(images), extractor.dimensions))
         if found is None:
-            found = _extract(images, extractor, device, cache)
+            found = extract_features(images, extractor, device, cache)
             _write(kept, key, found)
         while len(_memory) >= REMEMBERED:
             del _memory[next(iter(_memory))]
@@ -122,7 +126,8 @@ def digest_once(images: Images) -> str:
 _digested: deque[tuple[Images, str]] = deque(maxlen=2)  # samples and reference
 
 
-def _extract(images: Images, extractor: Extractor, device: str, cache: Path | None) -> Features:
+def extract_features(images: Images, extractor: Extractor, device: str, cache: Path | None) -> Features:
+    """The features of all images, made anew; NotReady where those of the fixed images are not golden."""
     cuda = torch.device(device).type == "cuda"
     card = torch.cuda.device(device) if cuda else contextlib.nullcontext()
     with card, exact_float32(device), torch.random.fork_rng(devices=[]):  # a DataLoader draws from the global generator
@@ -143,6 +148,12 @@ def _run(images: Images, extractor: Extractor, network: Any, cuda: bool) -> Feat
         verbose=False,
     )
     result: Features = found[extractor.layer].numpy().astype(np.float32, copy=False)
+    if extractor.origin and result.shape != (len(images), extractor.dimensions):
+        raise BrokenPlugin(
+            f"the extractor {extractor.name!r} gives features of another shape",
+            expected=f"[{len(images)}, {extractor.dimensions}], as its facts say", got=list(result.shape),
+            do="mend the plugin",
+        )  # fmt: skip
     assert result.shape == (len(images), extractor.dimensions), result.shape
     return result
 

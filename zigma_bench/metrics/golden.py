@@ -25,6 +25,7 @@ from zigma_bench.records.sealed import read_entry, write_entry
 
 if TYPE_CHECKING:
     from zigma_bench.metrics.features import Extractor
+    from zigma_bench.metrics.options import Efflite, EffliteOptions
 
 COUNT, SIDE = 8, 32
 STEP = 40  # every 40th feature is golden
@@ -44,10 +45,11 @@ def golden_images() -> Pixels:
 
 def check_golden(run: Callable[[Pixels], Matrix], extractor: Extractor, cache: Path | None) -> None:
     """NotReady where the extractor's features, `run(pixels)`, are not golden, or not those of its first use."""
-    golden = known().get(extractor.name)
-    if golden is not None:
+    if extractor.golden is not None:
         found = _finite(run(golden_images()), extractor.name)
-        _compare(found[:, ::STEP], golden, extractor.name, "the golden ones of this installation")
+        _compare(
+            found[:, ::STEP], np.asarray(extractor.golden()), extractor.name, "the golden ones of this installation"
+        )
     elif cache is not None:  # without it there is nothing to compare with
         found = _finite(run(golden_images()), extractor.name)
         folder, key = cache / "golden", f"{extractor.name}-{_key(extractor)}"
@@ -66,6 +68,11 @@ def known() -> dict[str, Matrix]:
     """The golden features [8, d / 40] by the extractor's name."""
     text = (importlib.resources.files("zigma_bench.metrics") / "golden.json").read_text()
     return {name: np.array(rows) for name, rows in json.loads(text).items()}
+
+
+def golden_features(name: Efflite, options: EffliteOptions) -> Matrix:
+    """The golden features of an EfficientNet-Lite at a size."""
+    return known()[f"{name}-{options.size}"]
 
 
 def _key(extractor: Extractor) -> str:

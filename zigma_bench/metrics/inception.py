@@ -13,7 +13,9 @@ import torch
 from torch_fidelity.utils import create_feature_extractor
 
 from zigma_bench.metrics.features import Extractor
+from zigma_bench.metrics.options import WeightsOptions
 from zigma_bench.metrics.state import read_state, unfit
+from zigma_bench.metrics.weights import weights_path
 from zigma_bench.pretrained.files import file_sha256
 
 NAME = "inception-v3-compat"
@@ -32,6 +34,16 @@ def inception(path: Path) -> Extractor:
         resize="bilinear of TensorFlow 1.x, float, to 299x299",
         build=functools.partial(_build, path),
     )
+
+
+def open_inception(options: WeightsOptions) -> Extractor:
+    """The extractor with the weights that the options name."""
+    return inception(weights_path("inception", options))
+
+
+def class_weight(options: WeightsOptions) -> npt.NDArray[np.float64]:
+    """The weight [1008, 2048] of the layer that makes class scores, of the file that the options name."""
+    return last_weight(weights_path("inception", options))
 
 
 def last_weight(path: Path) -> npt.NDArray[np.float64]:

@@ -6,24 +6,22 @@ import functools
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from zigma_bench.data.images import Images
 from zigma_bench.errors import NotReady
-from zigma_bench.metrics import COVER_MINIMUM, KID_MINIMUM, SCORE_MINIMUM
-from zigma_bench.metrics.extractors import opened
+from zigma_bench.metrics.extractors import open_extractor
 from zigma_bench.metrics.features import Extractor, Features, digest_once, features
 from zigma_bench.metrics.gaussian import EXTRAPOLATION_SEED, Gaussian, distance, extrapolated, fitted
 from zigma_bench.metrics.moments import Moments
-from zigma_bench.metrics.names import Family, Kind, metric_name
 from zigma_bench.metrics.neighbours import DENSITY_NEIGHBOURS, PRECISION_NEIGHBOURS, Cover, cover
+from zigma_bench.metrics.on_features import BY_KIND, COVER_MINIMUM, KID_MINIMUM, SCORE_MINIMUM, metric_name
 from zigma_bench.metrics.quality import SEED, SUBSETS, kid, kid_subset_size
 from zigma_bench.metrics.reference import reference_gaussian
 from zigma_bench.metrics.subject import Subject
-from zigma_bench.metrics.weights import FID_MINIMUM
+from zigma_bench.plugins.registry import Spec, load_target
 from zigma_bench.records.record import Measurement
 
 PROTOCOL = 1
@@ -33,37 +31,38 @@ Figure = Callable[[Features, Gaussian], tuple[float, tuple[float, ...]]]  # the 
 
 @dataclass(frozen=True)
 class Task:
-    """What is measured of whom: `field` says that it is the published Inception, `weights` is the extractor's file."""
+    """A measure to take of the samples in `subject`, on the features of `extractor`, which `spec` and `options` opened.
+
+    `published_inception`: the extractor is Inception v3 with the published weights.
+    """
 
     name: str
+    spec: Spec
+    options: Any
     extractor: Extractor
     subject: Subject
-    field: bool
-    weights: Path | None
+    published_inception: bool
 
 
-def measured(kind: Kind, family: Family, options: Any, subject: Subject) -> Measurement:
-    """A measure on an extractor's features, under the name that its weights give it.
+def measure_features(kind: str, spec: Spec, options: Any, subject: Subject) -> Measurement:
+    """A measure on an extractor's features, by the name that the weights give it.
 
     Raises NotReady where weights are missing or damaged or the reference is a file of other features, and UsageError
     where there are no images to measure.
     """
-    extractor, path, sha8 = opened(family, options)
-    field = family == "inception" and sha8 is None
-    return MEASURES[kind](Task(metric_name(kind, family, sha8=sha8), extractor, subject, field, path))
+    extractor, variant = open_extractor(spec, options), spec.facts.variant(options)
+    name, published = metric_name(kind, spec, variant=variant), spec.facts.plain_names and variant is None
+    found: Measurement = load_target(BY_KIND[kind].compute)(Task(name, spec, options, extractor, subject, published))
+    return found
 
 
-fid = functools.partial(measured, "fd", "inception")
-fd_efflite0 = functools.partial(measured, "fd", "efflite0")
-kid_efflite0 = functools.partial(measured, "kid", "efflite0")
+def frechet_distance(task: Task) -> Measurement:
+    """The Frechet distance; FID has a minimum of 2,048 images, and the distance on other features 2."""
+    minimum = task.spec.facts.distance_minimum(task.options)
+    return _to_gaussian(task, minimum, {}, lambda x, y: (distance(fitted(x), y), ()))
 
 
-def _frechet(task: Task) -> Measurement:
-    """The Frechet distance; FID has a minimum of 2,048 images, and the distance on other features none."""
-    return _to_gaussian(task, FID_MINIMUM if task.field else 2, {}, lambda x, y: (distance(fitted(x), y), ()))
-
-
-def _infinity(task: Task) -> Measurement:
+def extrapolated_distance(task: Task) -> Measurement:
     """The distance extrapolated to infinitely many samples, from counts of at least the number of features."""
     facts = {"extrapolated": "to infinitely many samples, the reference as it is", "seed": EXTRAPOLATION_SEED}
 
@@ -77,7 +76,7 @@ def _infinity(task: Task) -> Measurement:
 def _to_gaussian(task: Task, minimum: int, more: dict[str, Any], figure: Figure) -> Measurement:
     """A figure of the samples' features against the reference's Gaussian: a file's, where it is of this extractor."""
     moments = task.subject.moments
-    unfit = None if moments is None else moments.unfit(task.extractor.fingerprint(), field=task.field)
+    unfit = None if moments is None else moments.unfit(task.extractor.fingerprint(), field=task.published_inception)
     if unfit is not None and task.subject.reference is None:
         raise NotReady(unfit, do="give images")
     if moments is not None and unfit is None:
@@ -102,7 +101,7 @@ def _of_images(task: Task, reference: Images) -> Gaussian:
     return reference_gaussian(reference, task.extractor, device=subject.device, cache=subject.cache)
 
 
-def _kid(task: Task) -> Measurement:
+def kernel_distance(task: Task) -> Measurement:
     """The kernel distance: the mean over random subsets, whose size is a rule of the counts."""
     samples, reference = task.subject.compared()
     facts = _compared_facts(task, samples, reference)
@@ -132,31 +131,24 @@ def _covering(
     return measure
 
 
-def _score(task: Task) -> Measurement:
+precision = _covering("inside", PRECISION_NEIGHBOURS)
+recall = _covering("inside", PRECISION_NEIGHBOURS, backwards=True)
+density = _covering("density", DENSITY_NEIGHBOURS)
+coverage = _covering("coverage", DENSITY_NEIGHBOURS)
+
+
+def class_score(task: Task) -> Measurement:
     """The Inception score of the samples alone."""
-    from zigma_bench.metrics.inception import last_weight
     from zigma_bench.metrics.inception_score import SEED, SPLITS, inception_score
 
-    assert task.weights is not None, task.name
     samples = task.subject.drawn()
     facts = _facts(task, samples) | {"layer": "logits without bias", "splits": SPLITS, "seed": SEED}
     if len(samples) < SCORE_MINIMUM:
         return _too_few(task, SCORE_MINIMUM, len(samples), facts, of="the samples")
-    scores = inception_score(_of_samples(task, samples), last_weight(task.weights))
+    weight: Any = load_target(task.spec.facts.class_weight)(task.options)
+    scores = inception_score(_of_samples(task, samples), weight)
     raw = scores if np.isfinite(scores).all() else ()
     return Measurement.of(task.name, float(np.mean(scores)), UNIT, fingerprint=facts, raw=raw)
-
-
-MEASURES: dict[Kind, Callable[[Task], Measurement]] = {
-    "fd": _frechet,
-    "fd-infinity": _infinity,
-    "kid": _kid,
-    "precision": _covering("inside", PRECISION_NEIGHBOURS),
-    "recall": _covering("inside", PRECISION_NEIGHBOURS, backwards=True),
-    "density": _covering("density", DENSITY_NEIGHBOURS),
-    "coverage": _covering("coverage", DENSITY_NEIGHBOURS),
-    "is": _score,
-}
 
 
 def _of_samples(task: Task, samples: Images) -> Features:

@@ -13,7 +13,9 @@ from pathlib import Path
 from torch import nn
 
 from zigma_bench.metrics.features import Extractor
+from zigma_bench.metrics.options import WeightsOptions
 from zigma_bench.metrics.state import State, read_state, unfit
+from zigma_bench.metrics.weights import weights_path
 from zigma_bench.metrics.wrapped import EMBEDDING, Wrapped, cropped
 from zigma_bench.pretrained.files import file_sha256
 
@@ -35,6 +37,11 @@ def clip(path: Path) -> Extractor:
         build=functools.partial(_build, path),
         prepare=functools.partial(cropped, size=side),
     )
+
+
+def open_clip(options: WeightsOptions) -> Extractor:
+    """The extractor with the weights that the options name."""
+    return clip(weights_path("clip", options))
 
 
 @functools.lru_cache(maxsize=4)

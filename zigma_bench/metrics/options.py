@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from annotated_types import Interval
 
+Efflite = Literal["efflite0", "efflite2"]  # the extractors whose weights come with an installation
+EFFLITES: tuple[Efflite, ...] = get_args(Efflite)
 EffliteSize = Literal[64, 128, 160, 224]  # as large as Lite0 was trained with
 
 

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from zigma_bench.metrics.names import Efflite
-from zigma_bench.metrics.options import EffliteOptions, WeightsOptions
+from zigma_bench.metrics.options import Efflite, EffliteOptions, WeightsOptions
 from zigma_bench.plugins.registry import Missing
 from zigma_bench.pretrained.files import file_sha256
 
@@ -104,6 +103,12 @@ def inception_fingerprint(options: WeightsOptions) -> str:
 def is_published(given: Given, path: Path) -> bool:
     """Whether a file is the published one, by what it holds and not by its name: only its distance is called FID."""
     return file_sha256(path).startswith(PUBLISHED[given].sha256)
+
+
+def other_weights(given: Given, options: WeightsOptions) -> str | None:
+    """The start of the sha256 of weights that are not the published ones; None for those."""
+    path = weights_path(given, options)
+    return None if is_published(given, path) else file_sha256(path)[:8]
 
 
 def fid_minimum(options: WeightsOptions) -> int:

@@ -21,6 +21,7 @@ from zigma_bench.errors import NotReady
 from zigma_bench.plan.diffusion import LINEAR_VELOCITY, Objective, Sampler, objective_of, sampler_of
 from zigma_bench.plan.space import LatentSpace
 from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.plugins.registry import FlopsBy
 from zigma_bench.pretrained.text_encoders import features_folder
 from zigma_bench.records.record import Stage
 from zigma_bench.suite import Efficiency, Reference, Sample, Strict, Train
@@ -164,6 +165,7 @@ class Cell(Strict):
     latents: LatentSpace | None = None
     frames: int = 1
     text: TextFeatures | None = None  # of a cell whose condition is a text
+    flops_by: FlopsBy = "formula"
     data_places: tuple[str, ...] = ()  # the options of the data that only say where its files are
 
     @property

@@ -144,6 +144,7 @@ def _cells(
     where = source.where("compare", index, "backbone")
     backbone = resolve(catalogue, "backbone", comparison.backbone, where)
     spec = catalogue.get("backbone", backbone.name)
+    backbone = _filled(spec, backbone, data.facts)
     given = _given(spec, backbone, suite, data, source)
     settings = settings_of(suite, data.facts, spec, spec.make_options(backbone.options))
     cells = []
@@ -188,6 +189,7 @@ def _cells(
                     efficiency=setting.efficiency,
                     parameters=cost.parameters,
                     forward_flops=dict(cost.forward_flops),
+                    flops_by=cost.flops_by,
                     tokens=grid.tokens,
                     metric_fingerprints=tuple(metric_fingerprint(catalogue, metric) for metric in metrics),
                     timed_alone=suite.timed_alone,
@@ -196,6 +198,12 @@ def _cells(
                 )
             )
     return cells
+
+
+def _filled(spec: Spec, backbone: Resolved, facts: DataFacts) -> Resolved:
+    """The backbone with the options that the data determines, such as a number of classes."""
+    values = spec.facts.fill(backbone.options, facts)
+    return backbone.model_copy(update={"options": {**backbone.options, **values}})
 
 
 def _scans_of(
@@ -285,6 +293,10 @@ def _budget(suite: Suite, cost: Cost) -> tuple[int | None, float | None]:
     if budget is None:
         return None, None
     if budget.flops is not None:
+        if not cost.total_flops:
+            raise UsageError(
+                "a budget of FLOPs needs a network whose FLOPs can be counted", got="0 FLOPs", do="set budget.images"
+            )
         images = int(budget.flops / (3 * cost.total_flops))
         if images < 1:
             raise UsageError("the budget does not pay for one image", got=budget.flops, do="raise budget.flops")

@@ -15,7 +15,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,11 +26,25 @@ from zigma_bench.escaping import visible
 from zigma_bench.plugins import hookspecs
 from zigma_bench.plugins.files import plugin_files
 from zigma_bench.plugins.places import place_of
-from zigma_bench.plugins.registry import Option, Registry, Spec, guarded, scan_spec, target_spec
+from zigma_bench.plugins.registry import (
+    Option,
+    Registry,
+    ReportFormatFacts,
+    Spec,
+    format_spec,
+    guarded,
+    load_target,
+    module_spec,
+    scan_spec,
+    target_spec,
+    with_counted_cost,
+)
 from zigma_bench.system.interrupts import Escaped, contained, words_of
 
 BUILTIN = "zigma-bench"
-BUILTIN_MODULES = tuple(f"zigma_bench.{name}" for name in ("scans", "backbones", "mixers", "data", "metrics"))
+BUILTIN_MODULES = tuple(
+    f"zigma_bench.{name}" for name in ("scans", "backbones", "mixers", "data", "metrics", "reports")
+)
 HOOKS = {
     "register_scans": "scan",
     "register_backbones": "backbone",
@@ -38,7 +52,12 @@ HOOKS = {
     "register_datasets": "dataset",
     "register_transforms": "transform",
     "register_metrics": "metric",
+    "register_extractors": "extractor",
+    "register_report_formats": "report-format",
 }
+# What is registered together with each name of a kind. The function is in a package above this one, so that text names
+# it, as it does the built-ins.
+TOGETHER = {"extractor": "zigma_bench.metrics.on_features:metrics_on"}
 
 
 @dataclass(frozen=True)
@@ -74,11 +93,13 @@ class Catalogue:
     datasets: Registry = field(default_factory=lambda: Registry("dataset"))
     transforms: Registry = field(default_factory=lambda: Registry("transform"))
     metrics: Registry = field(default_factory=lambda: Registry("metric"))
+    extractors: Registry = field(default_factory=lambda: Registry("extractor"))
+    report_formats: Registry = field(default_factory=lambda: Registry("report-format"))
     plugins: list[PluginInfo] = field(default_factory=list)
     problems: list[PluginProblem] = field(default_factory=list)
 
     def registry(self, kind: str) -> Registry:
-        registry: Registry = getattr(self, f"{kind}s")
+        registry: Registry = getattr(self, f"{kind.replace('-', '_')}s")
         return registry
 
     def get(self, kind: str, name: str, *, where: str | None = None) -> Spec:
@@ -223,17 +244,37 @@ def specs_of(plugin: Any, name: str, owner: str) -> list[Spec]:
 
         def register(name: str, target: Any, *, kind: str = kind, **rest: Any) -> None:
             _check_name(kind, name, owner)
-            plain = kind == "scan" and not isinstance(target, str)  # a learned scan has a target, as all else has
-            make = scan_spec if plain else functools.partial(target_spec, kind)
-            spec = make(name, target, owner=owner, **rest)
-            if any((other.kind, other.name) == (kind, name) for other in specs):
-                raise UsageError(f"{owner} registers the {kind} {name!r} twice", do="keep one of them")
+            spec = _spec_of(kind, name, target, owner=owner, **rest)
             for option in spec.options:
                 _check_default(spec, option)
-            specs.append(spec if owner == BUILTIN else guarded(spec))
+            spec = with_counted_cost(spec)
+            spec = spec if owner == BUILTIN else guarded(spec)
+            for added in (spec, *_registered_together(spec)):
+                if any((other.kind, other.name) == (added.kind, added.name) for other in specs):
+                    raise UsageError(f"{owner} registers the {added.kind} {added.name!r} twice", do="keep one of them")
+                specs.append(added)
 
         getattr(plugin, hook)(register)
     return specs
+
+
+def _spec_of(kind: str, name: str, target: Any, **rest: Any) -> Spec:
+    """The spec of a registered name; the options of a plain function or module are those of its signature."""
+    if kind == "scan" and not isinstance(target, str):  # a learned scan has a target, as most kinds have
+        return scan_spec(name, target, **rest)
+    if kind == "backbone" and not {"options", "facts"} & rest.keys():
+        return module_spec(name, target, **rest)
+    if kind == "report-format":
+        return format_spec(name, target, **{"facts": ReportFormatFacts(), **rest})
+    return target_spec(kind, name, target, **rest)
+
+
+def _registered_together(spec: Spec) -> Sequence[Spec]:
+    """What else a registered name brings: an extractor its metrics."""
+    if spec.kind not in TOGETHER:
+        return ()
+    found: Sequence[Spec] = load_target(TOGETHER[spec.kind])(spec)
+    return found
 
 
 def _check_hooks(plugin: Any, marked: list[str]) -> None:

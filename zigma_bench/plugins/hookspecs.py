@@ -7,7 +7,8 @@ the group `zigma_bench`. The built-in scans, backbones, datasets and metrics com
     def register_scans(register):
         register("rings", rings)
 
-What is registered must import without torch: a target is a `"module:attribute"` string that is imported where it runs.
+What is registered imports without torch: a target is a `"module:attribute"` string that is imported where it runs. A
+plain `nn.Module` is the exception, and brings torch into every command.
 """
 
 from __future__ import annotations
@@ -35,9 +36,16 @@ def register_scans(register: Callable[..., None]) -> None:
 
 @hookspec
 def register_backbones(register: Callable[..., None]) -> None:
-    """Add denoising networks: `register(name, "module:class", options=Dataclass, facts=BackboneFacts(...))`.
+    """Add denoising networks: `register(name, Module)`, or all that a plan can know of one:
+    `register(name, "module:class", options=Dataclass, facts=BackboneFacts(...))`.
 
-    The class is called as `Class(options, *, grid, channels, routes, backend)` and is an `nn.Module` with
+    `Module` is a class of `nn.Module`, or a function that returns one. The parameters of its constructor are its
+    options, except those that the framework fills in (`registry.modules.FILLED`): `channels`, `height`, `width`,
+    `frames`, `grid`, `routes`, `backend`, and from the data `classes`, `text_width`, `text_tokens`. It is called as
+    `module(x [B, C, H, W], t [B], condition) -> [B, C, H, W]`; the condition is None unless its constructor takes
+    `classes` or `text_width`.
+
+    A class with facts is called as `Class(options, *, grid, channels, routes, backend)` and is an `nn.Module` with
     `forward(x [B, C, H, W], t [B]) -> [B, C, H, W]`: what the recipe's `prediction` is, the velocity unless a
     suite says else; t = 0 is noise, t = 1 data. A conditional one, whose facts have a `condition`, is called with a
     third argument y: labels int64 [B], or text features [B, S, C].
@@ -78,4 +86,22 @@ def register_metrics(register: Callable[..., None]) -> None:
     """Add measures of quality: `register(name, "module:function", options=Dataclass, facts=MetricFacts(...))`.
 
     The function is called as `function(options, subject)` with a `Subject` and returns a `Measurement`.
+    """
+
+
+@hookspec
+def register_extractors(register: Callable[..., None]) -> None:
+    """Add extractors of features: `register(name, "module:function", options=Dataclass, facts=ExtractorFacts(...))`.
+
+    The function is called as `function(options)` and returns an `nn.Module`, or a function, that makes features
+    [B, dimensions] of uint8 images [B, 3, H, W]. All measures on features are registered with it: `fd-NAME`,
+    `kid-NAME`, `precision-NAME` and so on.
+    """
+
+
+@hookspec
+def register_report_formats(register: Callable[..., None]) -> None:
+    """Add formats of reports: `register(name, function)`.
+
+    The function is called as `function(tables)` with `reports.table.Table` objects and returns a text, or bytes.
     """

@@ -19,7 +19,7 @@ from zigma_bench import __version__
 from zigma_bench.errors import NotReady, UnknownName, UsageError
 from zigma_bench.plugins.discovery import catalogue
 
-KINDS = ("scan", "backbone", "mixer", "metric", "dataset", "transform")
+KINDS = ("scan", "backbone", "mixer", "metric", "extractor", "dataset", "transform", "report-format")
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 SUFFIX = ".tmpl"
 

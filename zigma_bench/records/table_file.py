@@ -51,6 +51,7 @@ class _Cell(_Part):
     smoke: bool
     parameters: Whole
     forward_flops: Whole
+    flops_by: Literal["formula", "counter"] = "formula"
     scanned_ratio: Amount
     tokens: Whole
     data: Text | None = None

@@ -9,7 +9,7 @@ from zigma_bench.reports.compare import Difference
 from zigma_bench.reports.table import Statistic
 
 SCALES = {"bytes": 2.0**30, "FLOP/s": 1e12, "B/s": 1e9}  # GiB, TFLOP/s, GB/s
-SIGNIFICANT, UNTESTED, UNTRAINED = "*", "†", "‡"
+SIGNIFICANT, UNTESTED, UNTRAINED, COUNTED = "*", "†", "‡", "§"
 SIZED = re.compile(r"(efflite\d+)-(\d+)")  # an extractor whose size in pixels is an option
 ARROWS = {"lower": " ↓", "higher": " ↑", None: ""}
 SMALLEST_P = 1e-4

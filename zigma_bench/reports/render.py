@@ -1,4 +1,4 @@
-"""A table as text: for a terminal, as Markdown, CSV or JSON."""
+"""A table as text: the cells and the footer that the formats share, and Markdown, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from zigma_bench.reports import differences
 from zigma_bench.reports.better import NO_BETTER, explain
 from zigma_bench.reports.compare import Difference
 from zigma_bench.reports.crossings import crossings
-from zigma_bench.reports.figures import UNTRAINED, column, figure, mark
+from zigma_bench.reports.figures import COUNTED, UNTRAINED, column, figure, mark
 from zigma_bench.reports.table import Row, Table
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 SETTING = ("backend", "tokens", "batch")  # of the rows of an efficiency suite
-FORMATS = ("terminal", "markdown", "csv", "json")
 HEADINGS = {
     "train-images-per-second": "train images/s",
     "sample-images-per-second": "sample images/s",
@@ -44,7 +43,19 @@ HEADINGS = {
 }
 STYLES = {"floor": "green", "reconstruction": "green", "ceiling": "yellow"}
 BEFORE_METRICS = ("role", "backbone", "scan", "seeds", "params M", "GFLOP", "scanned")
-CSV_ROW = ("suite", "data", "role", "backbone", "scan", *SETTING, "seed_count", "status", "smoke")
+CSV_ROW = (
+    "suite",
+    "data",
+    "role",
+    "backbone",
+    "scan",
+    *SETTING,
+    "seed_count",
+    "status",
+    "smoke",
+    "forward_flops",
+    "flops_by",
+)
 CSV_STATISTIC = ("metric", "mean", "sd", "n", "unit", "ci_low", "ci_high", "better", "extractor", "against_untrained")
 CSV_DIFFERENCE = ("mean", "sd", "n", "ci_low", "ci_high", "t", "p", "p_holm", "verdict", "reason")
 HIDDEN = (
@@ -76,7 +87,8 @@ def to_csv(tables: Sequence[Table]) -> str:
         for row in table.rows:
             setting = (row.setting.get(key, "") for key in SETTING)
             names = (table.suite, table.data, row.role, row.backbone, row.scan, *setting)
-            base = (*names, row.seed_count, row.status, row.smoke)
+            flops = (row.facts["forward_flops"], row.facts["flops_by"])
+            base = (*names, row.seed_count, row.status, row.smoke, *flops)
             for name, s in row.metrics.items():
                 values = (name, *(getattr(s, key) for key in CSV_STATISTIC[1:]))
                 against = row.differences.get(name)
@@ -175,6 +187,8 @@ def footer(table: Table) -> list[str]:
     lines += differences.notes(table)
     lines += [f"{crossing}." for crossing in crossings(table)]
     lines += [f"{row.role} {differences.label(row)}: {row.status}: {row.reason}" for row in table.rows if row.reason]
+    if any(row.role == "cell" and counted(row) for row in table.rows):
+        lines.append(f"{COUNTED} {COUNTED_FLOPS}")
     if any(s.against_untrained == "no better" for row in table.rows for s in row.metrics.values()):
         lines.append(f"{UNTRAINED} {NO_BETTER} (the ceiling) on this metric.")
     return [*lines, *_refusals(table)]
@@ -205,6 +219,10 @@ def _protocol(table: Table) -> list[str]:
     ]
 
 
+COUNTED_FLOPS = (
+    "FLOPs measured by PyTorch's counter: matrix products, convolutions and attention alone. No formula gives them, so "
+    "they may differ from those of other rows by what a formula counts besides, such as a scan."
+)
 RECONSTRUCTION = (
     "Networks see latents. reconstruction: the floor's images, encoded and decoded (for fid: rFID, against the suite's "
     "reference)."
@@ -224,6 +242,11 @@ def _matches(table: Table) -> dict[str, Match]:
         " · ".join(filter(None, (row.backbone, row.scan))): Match.model_validate(row.facts["size_match"])
         for row in rows
     }
+
+
+def counted(row: Row) -> str:
+    """The mark of FLOPs that no formula gives."""
+    return f" {COUNTED}" if row.facts["flops_by"] == "counter" else ""
 
 
 def _title(table: Table) -> str:
@@ -264,6 +287,6 @@ def _facts(row: Row) -> list[str]:
         row.scan or "",
         seeds,
         f"{row.facts['parameters'] / 1e6:.2f}" if network else "",
-        f"{row.facts['forward_flops'] / 1e9:.3g}" if network else "",
+        f"{row.facts['forward_flops'] / 1e9:.3g}{counted(row)}" if network else "",
         f"{row.facts['scanned_ratio']:g}" if row.facts["scanned_ratio"] else "",
     ]

@@ -264,6 +264,7 @@ def _row(group: list[_Entry], better: dict[str, Better]) -> Row:
         metrics=_statistics(done, better),
         facts={
             **{key: facts[key] for key in ("parameters", "forward_flops", "scanned_ratio", "tokens")},
+            "flops_by": facts.get("flops_by", "formula"),
             "size_match": facts.get("size_match"),  # tables of before these keys have none
             "setting": facts.get("setting"),
         },

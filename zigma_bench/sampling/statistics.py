@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.metrics.extractors import opened
+from zigma_bench.metrics.extractors import open_extractor
 from zigma_bench.metrics.moments import write_moments
-from zigma_bench.metrics.names import FAMILIES, metric_name
+from zigma_bench.metrics.on_features import distances
 from zigma_bench.metrics.reference import reference_gaussian
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.sampling.images import open_images
 from zigma_bench.sampling.judge import Asked, checked, frames_of
-
-DISTANCES = {metric_name("fd", family): family for family in FAMILIES}
 
 
 def save_statistics(samples: Path, asked: Asked, out: Path, *, device: str, cache: Path | None = None) -> int:
@@ -21,9 +19,10 @@ def save_statistics(samples: Path, asked: Asked, out: Path, *, device: str, cach
 
     Raises UsageError for another metric or file, NotReady where the weights or enough images are missing.
     """
-    if asked.name not in DISTANCES:
+    known = distances(list(catalogue().extractors))
+    if asked.name not in known:
         raise UsageError(
-            f"{asked.name} has no mean and covariance", where="--metrics", expected=" or ".join(DISTANCES)
+            f"{asked.name} has no mean and covariance", where="--metrics", expected=" or ".join(known)
         )  # fmt: skip
     if out.suffix != ".npz":
         raise UsageError("statistics are kept as .npz", where="--save-statistics", got=str(out))
@@ -42,6 +41,6 @@ def save_statistics(samples: Path, asked: Asked, out: Path, *, device: str, cach
         raise NotReady(
             f"{asked.name} needs at least {minimum:,} images", where=str(samples), got=f"{len(images):,}",
         )  # fmt: skip
-    extractor, _, _ = opened(DISTANCES[asked.name], options)
+    extractor = open_extractor(known[asked.name], options)
     write_moments(out, reference_gaussian(images, extractor, device=device, cache=cache), extractor.fingerprint())
     return len(images)

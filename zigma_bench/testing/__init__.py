@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from zigma_bench.plugins.registry import Spec
+from zigma_bench.plugins.registry import Spec, load_target
 from zigma_bench.testing.lookup import NeedsOptions, find, registered
 from zigma_bench.testing.report import Check, Report
 from zigma_bench.testing.scan import GRIDS, ScanReport, check_scan, scan_report
@@ -27,7 +27,7 @@ from zigma_bench.testing.scan import GRIDS, ScanReport, check_scan, scan_report
 
 def check_plugin(plugin: ModuleType) -> tuple[Report, ...]:
     """Check all that a plugin's module registers, installed or not; AssertionError with all that does not hold."""
-    specs = registered(plugin)
+    specs = [spec for spec in registered(plugin) if spec.comes_with is None]
     if not specs:
         raise AssertionError(f"{plugin.__name__}: expected at least one thing registered, got none")
     return tuple(report_of(spec, plugin=plugin).require() for spec in specs)
@@ -51,6 +51,16 @@ def check_metric(metric: str | Spec, *, plugin: ModuleType | None = None, **opti
     return _check("metric", metric, plugin, options)
 
 
+def check_extractor(extractor: str | Spec, *, plugin: ModuleType | None = None, **options: Any) -> Report:
+    """Check an extractor on made-up images; NotReady where its weights are missing here."""
+    return _check("extractor", extractor, plugin, options)
+
+
+def check_report_format(report_format: str | Spec, *, plugin: ModuleType | None = None) -> Report:
+    """Check a format of reports on made-up tables."""
+    return _check("report-format", report_format, plugin, {})
+
+
 def check_dataset(dataset: str | Spec, *, plugin: ModuleType | None = None, **options: Any) -> Report:
     """Check a dataset's description, images and splits; NotReady where its files are missing here."""
     return _check("dataset", dataset, plugin, options)
@@ -69,21 +79,12 @@ def report_of(spec: Spec, *, plugin: ModuleType | None = None, options: Mapping[
     """All checks of a registered name, whether they hold or not; torch is imported where the kind needs it."""
     if spec.kind == "scan":
         return scan_report(spec, options=options)
-    if spec.kind == "backbone":
-        from zigma_bench.testing.backbone import backbone_report as report
-    elif spec.kind == "mixer":
-        from zigma_bench.testing.mixer import mixer_report as report
-    elif spec.kind == "metric":
-        from zigma_bench.testing.metric import metric_report as report
-    elif spec.kind == "dataset":
-        from zigma_bench.testing.dataset import dataset_report as report
-    else:
-        assert spec.kind == "transform", spec.kind
-        from zigma_bench.testing.transform import transform_report as report
-    return report(spec, plugin=plugin, options=options)
+    module, function = f"zigma_bench.testing.{spec.kind.replace('-', '_')}", f"{spec.kind.replace('-', '_')}_report"
+    report: Report = load_target(f"{module}:{function}")(spec, plugin=plugin, options=options)
+    return report
 
 
 __all__ = [
-    "GRIDS", "Check", "NeedsOptions", "Report", "ScanReport", "check_backbone", "check_dataset", "check_metric",
-    "check_mixer", "check_plugin", "check_scan", "check_transform", "report_of",
+    "GRIDS", "Check", "NeedsOptions", "Report", "ScanReport", "check_backbone", "check_dataset", "check_extractor",
+    "check_metric", "check_mixer", "check_plugin", "check_report_format", "check_scan", "check_transform", "report_of",
 ]  # fmt: skip

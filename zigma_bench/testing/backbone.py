@@ -10,10 +10,11 @@ from typing import Any
 import torch
 
 from zigma_bench.errors import NotReady
-from zigma_bench.plugins.registry import Condition, Cost, Spec
+from zigma_bench.plugins.registry import Condition, Cost, DataFacts, Spec
+from zigma_bench.plugins.registry.modules import ModuleContract
 from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.route import Route
-from zigma_bench.testing.condition import made_up, obeys_condition
+from zigma_bench.testing.condition import TEXT_TOKENS, made_up, obeys_condition
 from zigma_bench.testing.lookup import check_options, imports_without_torch, light_module, option_sets
 from zigma_bench.testing.network import Built, distance, network_steps, noise, same_parameters, stirred
 from zigma_bench.testing.orders import orders
@@ -22,6 +23,8 @@ from zigma_bench.testing.report import Failed, Report, Step, walk
 IMAGES = ((3, 8, 12), (1, 8, 8), (3, 16, 16))  # channels, height, width
 BATCH = 3
 BACKEND = "torch"
+# What the data of a check determines, for backbones whose options leave it to the data.
+DATA = DataFacts(3, 8, 8, "made up", conditions=(Condition("class", 10), Condition("text", 16, tokens=TEXT_TOKENS)))
 MOST_BUILT = 1_000_000  # parameters: a check builds many networks, and ends in seconds
 
 
@@ -40,7 +43,7 @@ class Case:
 
     @property
     def options(self) -> Any:
-        return self.spec.make_options(self.values)
+        return _options(self.spec, self.values)
 
     @property
     def routes(self) -> tuple[Route, ...]:
@@ -85,7 +88,7 @@ def backbone_report(
         Step(
             "toy", "values for depth, patch and all that has no default, in facts.smoke", lambda: _toy(spec, toy), True
         ),
-        Step("imports without torch", "yes", lambda: imports_without_torch(light_module(spec, plugin)), essential=True),
+        Step("imports without torch", _expected_import(spec), lambda: _imports(spec, plugin), essential=True),
         Step("geometry", "an image and an order that it takes", lambda: _geometry(spec, toy), essential=True),
     ]
     checks = walk(first)
@@ -103,11 +106,25 @@ def backbone_report(
 
 
 def _toy(spec: Spec, toy: Mapping[str, Any]) -> str:
-    values = spec.resolve(toy, where="facts.smoke")
+    options = _options(spec, spec.resolve(toy, where="facts.smoke"))
     for name in ("depth", "patch"):
-        if not isinstance(values.get(name), int):
-            raise Failed(f"{name} {values.get(name)!r}; a plan reads options.depth and options.patch")
+        if not isinstance(getattr(options, name, None), int):
+            raise Failed(f"{name} {getattr(options, name, None)!r}; a plan reads options.depth and options.patch")
     return ", ".join(f"{key} {value}" for key, value in toy.items())
+
+
+def _options(spec: Spec, values: Mapping[str, Any]) -> Any:
+    return spec.make_options({**values, **spec.facts.fill(values, DATA)})
+
+
+def _expected_import(spec: Spec) -> str:
+    return "of no plain module" if isinstance(spec.target, ModuleContract) else "yes"
+
+
+def _imports(spec: Spec, plugin: ModuleType | None) -> str:
+    if isinstance(spec.target, ModuleContract):
+        return "a plain module, whose class brings torch"
+    return imports_without_torch(light_module(spec, plugin))
 
 
 def _scans(spec: Spec) -> list[str | None]:

@@ -1,17 +1,29 @@
 """Names and what stands behind them: what plugins register, and how it is listed, explained and checked."""
 
-from zigma_bench.plugins.registry.costs import Condition, Cost, Missing, added, sum_by_name
+from zigma_bench.plugins.registry.costs import Condition, Cost, FlopsBy, Missing, added, sum_by_name
 from zigma_bench.plugins.registry.facts import (
     BackboneFacts,
     DataFacts,
     DatasetFacts,
+    ExtractorFacts,
     LearnedScan,
     MetricFacts,
     MixerFacts,
+    ReportFormatFacts,
     TransformFacts,
 )
 from zigma_bench.plugins.registry.guard import guarded
-from zigma_bench.plugins.registry.specs import RESERVED, Option, Registry, Spec, load_target, scan_spec, target_spec
+from zigma_bench.plugins.registry.modules import module_spec, with_counted_cost
+from zigma_bench.plugins.registry.specs import (
+    RESERVED,
+    Option,
+    Registry,
+    Spec,
+    format_spec,
+    load_target,
+    scan_spec,
+    target_spec,
+)
 
 __all__ = [
     "RESERVED",
@@ -20,18 +32,24 @@ __all__ = [
     "Cost",
     "DataFacts",
     "DatasetFacts",
+    "ExtractorFacts",
+    "FlopsBy",
     "LearnedScan",
     "MetricFacts",
     "Missing",
     "MixerFacts",
     "Option",
     "Registry",
+    "ReportFormatFacts",
     "Spec",
     "TransformFacts",
     "added",
+    "format_spec",
     "guarded",
     "load_target",
+    "module_spec",
     "scan_spec",
     "sum_by_name",
     "target_spec",
+    "with_counted_cost",
 ]

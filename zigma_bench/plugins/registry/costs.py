@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from zigma_bench.errors import UsageError
+
+FlopsBy = Literal["formula", "counter"]
 
 
 @dataclass(frozen=True)
@@ -22,12 +24,14 @@ class Cost:
     """What a network costs by formula: parameters, and FLOPs of one forward pass of one image by operator.
 
     One multiply-add is 2 FLOPs. `scan` is the selective scan alone. `parts`: the parameters by operator, under the same
-    names; None where a formula does not tell them apart. Costs add up name by name.
+    names; None where a formula does not tell them apart. Costs add up name by name. `flops_by`: a `formula`, or
+    PyTorch's `counter`, which counts matrix products, convolutions and attention alone.
     """
 
     parameters: int
     forward_flops: Mapping[str, int]
     parts: Mapping[str, int] | None = None
+    flops_by: FlopsBy = "formula"
 
     def __post_init__(self) -> None:
         if self.parts is not None and sum(self.parts.values()) != self.parameters:
@@ -47,7 +51,7 @@ class Cost:
 
     def within(self, name: str) -> Cost:
         """The same cost, its parameters under one name where its formula does not tell them apart."""
-        return self if self.parts is not None else Cost(self.parameters, self.forward_flops, {name: self.parameters})
+        return self if self.parts is not None else replace(self, parts={name: self.parameters})
 
 
 def added(costs: Iterable[Cost]) -> Cost:
@@ -55,7 +59,9 @@ def added(costs: Iterable[Cost]) -> Cost:
     costs = list(costs)
     known = [cost.parts for cost in costs if cost.parts is not None]
     parts = sum_by_name(known) if len(known) == len(costs) else None
-    return Cost(sum(cost.parameters for cost in costs), sum_by_name(cost.forward_flops for cost in costs), parts)
+    flops_by: FlopsBy = "counter" if any(cost.flops_by == "counter" for cost in costs) else "formula"
+    parameters, flops = sum(cost.parameters for cost in costs), sum_by_name(cost.forward_flops for cost in costs)
+    return Cost(parameters, flops, parts, flops_by)
 
 
 def sum_by_name(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:

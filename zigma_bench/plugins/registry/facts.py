@@ -16,21 +16,24 @@ class BackboneFacts:
 
     `order`: `scan` (the order of tokens matters) or `free` (one cell, whatever the scans).
     `default_scan`: the scan that it takes when a suite names none.
-    `sizes`: named sizes to option values. `cost(options, grid=, channels=, routes=) -> Cost`.
+    `sizes`: named sizes to option values. `cost(options, grid=, channels=, routes=) -> Cost`; without it the network is
+    built, its parameters are counted, and PyTorch's counter measures its FLOPs.
     `check(options, grid=, routes=)` raises NotReady for a geometry that does not fit.
     `smoke`: the option values of a toy. `condition(options)`: what the network is given as y beside x and t, or None.
     `kept(options, grid=, channels=, routes=, backend=, precision=)`: bytes that a training step keeps of one image, by
     operator, for a resolved backend and fp32 or bf16; without it nobody knows.
+    `fill(options, data)`: the option values that the suite leaves out and the `DataFacts` of its images determine.
     """
 
     order: Literal["scan", "free"]
-    cost: Callable[..., Cost]
+    cost: Callable[..., Cost] | None = None
     default_scan: str | None = None
     sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     check: Callable[..., None] | None = None
     smoke: Mapping[str, Any] = field(default_factory=dict)
     condition: Callable[[Any], Condition | None] = lambda options: None
     kept: Callable[..., Mapping[str, int]] | None = None
+    fill: Callable[[Mapping[str, Any], DataFacts], Mapping[str, Any]] = lambda options, data: {}
 
 
 @dataclass(frozen=True)
@@ -152,3 +155,46 @@ class MetricFacts:
     smoke: Mapping[str, Any] = field(default_factory=dict)
     beside: tuple[str, ...] = ()
     compares: bool = True
+
+
+@dataclass(frozen=True)
+class ExtractorFacts:
+    """What a plan must know of an extractor, which makes a vector of features of each image.
+
+    `dimensions`: the number of features. `network`: its name in words, for lists. `source`: who published the weights,
+    and under which license. `missing(options)`, `fingerprint(options)` and `smoke` are those of `MetricFacts`.
+    `variant(options)`: the ending of the names of figures on weights other than the published ones; None for those.
+    `plain_names`: its figures have the field's plain names, such as fid and kid. Inception v3 alone has them.
+    `distance_minimum(options)`: a Frechet distance refuses fewer images.
+    `class_weight`: `"module:function"` that gives, for some options, the weight [classes, dimensions] of the layer that
+    makes class scores of the features. An extractor that has it has an Inception score.
+    `golden(options)`: the features of eight fixed images (metrics/golden.py), which those of a run are compared with.
+    Without it the first features in a cache are recorded, and later ones compared with them.
+    """
+
+    dimensions: int
+    network: str = ""
+    source: str = ""
+    missing: Callable[[Any], tuple[Missing, ...]] = lambda options: ()
+    fingerprint: Callable[[Any], str] = lambda options: ""
+    variant: Callable[[Any], str | None] = lambda options: None
+    plain_names: bool = False
+    distance_minimum: Callable[[Any], int] = lambda options: 2
+    class_weight: str | None = None
+    golden: Callable[[Any], Any] | None = None
+    smoke: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if type(self.dimensions) is not int or self.dimensions < 1:
+            raise UsageError("an extractor has at least one feature", where="dimensions", got=self.dimensions)
+
+
+@dataclass(frozen=True)
+class ReportFormatFacts:
+    """What becomes of the text or bytes that a report format returns.
+
+    `escaped`: the function itself escapes control characters (`zigma_bench.escaping.visible`), as one that colours its
+    text must. The text of any other format is escaped before it is printed.
+    """
+
+    escaped: bool = False

@@ -14,9 +14,11 @@ from zigma_bench.plugins.registry.facts import (
     BackboneFacts,
     DataFacts,
     DatasetFacts,
+    ExtractorFacts,
     LearnedScan,
     MetricFacts,
     MixerFacts,
+    ReportFormatFacts,
     TransformFacts,
 )
 from zigma_bench.plugins.registry.specs import Spec
@@ -29,6 +31,8 @@ FACTS: dict[str, type[Any]] = {
     "dataset": DatasetFacts,
     "transform": TransformFacts,
     "metric": MetricFacts,
+    "extractor": ExtractorFacts,
+    "report-format": ReportFormatFacts,
 }
 
 
@@ -128,4 +132,7 @@ PROMISED: dict[str, Callable[[Any], str | None]] = {
     "digest": _of_type("a text", str),
     "fingerprint": _of_type("a text", str),
     "minimum_images": _of_type("a whole number", int),
+    "distance_minimum": _of_type("a whole number", int),
+    "variant": _of_type("a text, or None", str, type(None)),
+    "fill": lambda found: None if isinstance(found, Mapping) else "a mapping of options",
 }

@@ -55,7 +55,10 @@ class Option:
 
 @dataclass(frozen=True)
 class Spec:
-    """A registered name: its owner, one line about it, typed options, the target, and facts of its kind."""
+    """A registered name: its owner, one line about it, typed options, the target, and facts of its kind.
+
+    `comes_with`: the name that brings this one, as an extractor brings its metrics.
+    """
 
     kind: str
     name: str
@@ -65,6 +68,7 @@ class Spec:
     target: str | Callable[..., Any]
     options_class: type | None = None
     facts: Any = None
+    comes_with: str | None = None
 
     def load(self) -> Callable[..., Any]:
         """The target itself, imported now."""
@@ -175,7 +179,7 @@ def scan_spec(name: str, function: Callable[..., Any], *, owner: str, doc: str |
                 f"scan {name!r} of {owner} takes an argument {parameter.name!r}",
                 expected=f"only {', '.join(RESERVED)} before the *, and options after it",
             )
-    return Spec("scan", name, owner, doc or _first_line(function), tuple(options), function)
+    return Spec("scan", name, owner, doc or first_line(function), tuple(options), function)
 
 
 def target_spec(
@@ -201,10 +205,26 @@ def target_spec(
         default = REQUIRED if item.default is dataclasses.MISSING else item.default
         found.append(Option(item.name, hints[item.name], default))
     found.sort(key=lambda option: not option.required)  # those without a default first, whatever they inherit
-    return Spec(kind, name, owner, doc or _first_line(options), tuple(found), target, options, facts)
+    return Spec(kind, name, owner, doc or first_line(options), tuple(found), target, options, facts)
 
 
-def _first_line(documented: Any) -> str:
+def format_spec(
+    name: str,
+    target: str | Callable[..., Any],
+    *,
+    owner: str,
+    facts: Any,
+    doc: str | None = None,
+) -> Spec:
+    """The spec of a report format, a function without options."""
+    if isinstance(target, str) and doc is None:
+        raise UsageError(
+            f"the report format {name!r} of {owner} has no doc", do="give `doc=`, or the function instead of its name"
+        )
+    return Spec("report-format", name, owner, doc or first_line(target), (), target, facts=facts)
+
+
+def first_line(documented: Any) -> str:
     doc = inspect.getdoc(documented)
     if not doc:
         raise UsageError(

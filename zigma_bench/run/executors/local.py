@@ -194,7 +194,7 @@ def write_table(plan: Plan, results: Path, device: Device) -> None:
             "folder": cell_folder(results, cell).name, "stages": hashes, "role": cell.role, "seed": cell.seed,
             "backbone": cell.backbone_label, "scan": cell.scan_label, "smoke": cell.smoke, "data": cell.data_label,
             "parameters": cell.parameters, "forward_flops": sum(cell.forward_flops.values()),
-            "scanned_ratio": cell.scanned_ratio, "tokens": cell.tokens,
+            "flops_by": cell.flops_by, "scanned_ratio": cell.scanned_ratio, "tokens": cell.tokens,
             "size_match": cell.size_match and cell.size_match.model_dump(mode="json"), "setting": cell.setting,
         })  # fmt: skip
     suite = plan.suite

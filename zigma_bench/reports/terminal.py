@@ -1,0 +1,57 @@
+"""A report on a terminal: text that can't act on it, as wide as the terminal, or as its tables where it is a file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.measure import Measurement
+from rich.segment import Segment
+
+from zigma_bench.escaping import visible
+from zigma_bench.reports import differences
+from zigma_bench.reports.render import differences_to_rich, footer, to_rich
+from zigma_bench.reports.table import Table
+
+
+class InertConsole(Console):
+    """A console on which no text can act: what would is written out (`escaping.visible`)."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """The segments of what is shown, their text on lines of its own."""
+        for segment in super().render(renderable, options):
+            yield (
+                segment if segment.control else segment._replace(text="\n".join(map(visible, segment.text.split("\n"))))
+            )
+
+
+def print_wide(shown: RenderableType) -> None:
+    """Print without cutting: where no terminal sets the width, the table does."""
+    _console_for(shown).print(shown)
+
+
+def to_terminal(tables: Sequence[Table]) -> str:
+    """The tables of each suite, the differences to its baseline, and its footer."""
+    parts = []
+    for table in tables:
+        parts.append(_text(to_rich(table)))
+        if differences.shown(table):
+            parts.append(_text(differences_to_rich(table)))
+        parts += [f"{visible(line)}\n" for line in footer(table)]
+    return "".join(parts)
+
+
+def _text(shown: RenderableType) -> str:
+    """What `print_wide` would print."""
+    console = _console_for(shown)
+    with console.capture() as capture:
+        console.print(shown)
+    return capture.get()
+
+
+def _console_for(shown: RenderableType) -> Console:
+    if sys.stdout.isatty():
+        return InertConsole()
+    wide = Console(width=1000)
+    return InertConsole(width=max(80, Measurement.get(wide, wide.options, shown).maximum))

@@ -1,0 +1,104 @@
+"""An extractor's contract: a vector of features for each image alone, the same whenever it is made."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+from zigma_bench.data.images import ArrayImages
+from zigma_bench.errors import NotReady
+from zigma_bench.metrics.extractors import open_extractor
+from zigma_bench.metrics.features import Features, extract_features
+from zigma_bench.plugins.registry import Spec
+from zigma_bench.testing.lookup import check_options, imports_without_torch, light_module, option_sets
+from zigma_bench.testing.report import Failed, Report, Step, walk
+
+IMAGES, SIDE = 5, 16
+TOLERANCE = 1e-3  # of the largest feature; kernels for other batch sizes differ by less in float32
+
+
+def extractor_report(
+    spec: Spec, *, plugin: ModuleType | None = None, options: Mapping[str, Any] | None = None
+) -> Report:
+    """All checks of an extractor, on made-up images of 16 x 16 pixels."""
+    sets = option_sets(spec, {**spec.facts.smoke, **(options or {})}, ranges=False)
+    for item in spec.facts.missing(spec.make_options(sets[0])):
+        raise NotReady(f"{spec.name} can't be checked here: {item.what}", do=item.do)
+    steps = [
+        Step("options", "a type for each, and defaults of it", lambda: check_options(spec)),
+        Step("imports without torch", "yes", lambda: imports_without_torch(light_module(spec, plugin)), essential=True),
+        Step("fingerprint", "text, the same when asked again", lambda: _fingerprint(spec, sets[0])),
+    ]
+    for values in sets:
+        words = ", ".join(f"{key} {value}" for key, value in values.items())
+        expected = f"finite [{IMAGES}, {spec.facts.dimensions}], the same when made again"
+        look = functools.partial(_features_twice, spec, values)
+        steps.append(Step(f"features{' with ' + words if words else ''}", expected, look, essential=True))
+    steps += [
+        Step("images apart", "the same features for an image alone", lambda: _apart(spec, sets[0])),
+        Step("one channel", "the features of three equal channels", lambda: _grey(spec, sets[0])),
+        Step("different images", "different features", lambda: _different(spec, sets[0])),
+    ]
+    return Report("extractor", spec.name, spec.owner, walk(steps))
+
+
+def _images(channels: int = 3) -> ArrayImages:
+    """Coloured noise, each image with a ground of its own."""
+    draw = np.random.default_rng(0)
+    ground = draw.integers(0, 200, (IMAGES, channels, 1, 1))
+    return ArrayImages((ground + draw.integers(0, 56, (IMAGES, channels, SIDE, SIDE))).astype(np.uint8))
+
+
+def _features(spec: Spec, values: Mapping[str, Any], images: ArrayImages) -> Features:
+    extractor = open_extractor(spec, spec.make_options(values))
+    found = extract_features(images, extractor, device="cpu", cache=None)
+    if not np.isfinite(found).all():
+        raise Failed("features that are not finite")
+    return found
+
+
+def _fingerprint(spec: Spec, values: Mapping[str, Any]) -> str:
+    found = [spec.facts.fingerprint(spec.make_options(values)) for _ in range(2)]
+    if found[0] != found[1]:
+        raise Failed(f"{found[0]!r}, then {found[1]!r}")
+    return repr(found[0])
+
+
+def _features_twice(spec: Spec, values: Mapping[str, Any]) -> str:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        first = _features(spec, values, _images())
+        torch.manual_seed(2)
+        second = _features(spec, values, _images())
+    if not np.array_equal(first, second):
+        raise Failed("other features of the same images; draw no weights, or draw them from a generator of their own")
+    return str(list(first.shape))
+
+
+def _apart(spec: Spec, values: Mapping[str, Any]) -> str:
+    images = _images()
+    together, alone = _features(spec, values, images), _features(spec, values, ArrayImages(images.take([1])))
+    off = float(np.abs(together[1:2] - alone).max() / max(float(np.abs(together).max()), 1e-12))
+    if not off <= TOLERANCE:
+        raise Failed(f"an image alone differs by {off:.2g} from the same image in a batch")
+    return f"a difference of {off:.1g}"
+
+
+def _grey(spec: Spec, values: Mapping[str, Any]) -> str:
+    grey = _images(channels=1)
+    coloured = ArrayImages(np.repeat(grey.take(range(IMAGES)), 3, axis=1))
+    if not np.array_equal(_features(spec, values, grey), _features(spec, values, coloured)):
+        raise Failed("other features")
+    return "the same"
+
+
+def _different(spec: Spec, values: Mapping[str, Any]) -> str:
+    found = _features(spec, values, _images())
+    if len(np.unique(found, axis=0)) < IMAGES:
+        raise Failed("the same features for different images")
+    return f"{IMAGES} vectors"

@@ -1,0 +1,64 @@
+"""A report format's contract: text or bytes of any tables, the same whenever it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+from zigma_bench.plugins.registry import Spec
+from zigma_bench.reports.formats import make_report
+from zigma_bench.reports.table import Row, Statistic, Table
+from zigma_bench.testing.lookup import imports_without_torch
+from zigma_bench.testing.report import Failed, Report, Step, walk
+
+FACTS = {"parameters": 10, "forward_flops": 20, "flops_by": "formula", "scanned_ratio": 1.0, "tokens": 4,
+         "size_match": None, "setting": None}  # fmt: skip
+
+
+def report_format_report(
+    spec: Spec, *, plugin: ModuleType | None = None, options: Mapping[str, Any] | None = None
+) -> Report:
+    """All checks of a report format, on made-up tables."""
+    module = plugin.__name__ if plugin is not None else _module_of(spec)
+    steps = [
+        Step("imports without torch", "yes", lambda: imports_without_torch(module), essential=True),
+        Step("report", "text or bytes", lambda: _made(spec, _tables()), essential=True),
+        Step("repetition", "the same report", lambda: _twice(spec)),
+        Step("several suites", "text or bytes", lambda: _made(spec, _tables() * 2)),
+        Step("rows without figures", "text or bytes", lambda: _made(spec, _tables(figures=False))),
+    ]
+    return Report("report-format", spec.name, spec.owner, walk(steps))
+
+
+def _module_of(spec: Spec) -> str:
+    if isinstance(spec.target, str):
+        return spec.target.partition(":")[0]
+    return str(getattr(spec.target, "__module__", ""))
+
+
+def _tables(*, figures: bool = True) -> list[Table]:
+    """A table of a finished row, a failed one and the two anchors."""
+    figure = Statistic(1.5, 0.1, 3, "1", better="lower", values={0: 1.4, 1: 1.5, 2: 1.6})
+    metrics = {"fd-made-up": figure} if figures else {}
+    rows = (
+        Row("floor", "held-out images", None, 1, "done", False, None, metrics, FACTS),
+        Row("cell", "zigma", "raster", 3, "done", False, None, metrics, FACTS, baseline=True),
+        Row("cell", "zigma", "zigzag paths=8", 0, "failed", False, "train: out of memory", {}, FACTS),
+        Row("ceiling", "untrained zigma", "raster", 1, "done", False, None, metrics, FACTS),
+    )
+    budget, machines = {"images": 1000}, ("a card, bf16, backend torch",)
+    return [Table("made-up", "Is it a report?", "results/made-up", False, "train", 100, budget, (), machines, rows)]
+
+
+def _made(spec: Spec, tables: list[Table]) -> str:
+    found = make_report(spec, tables)
+    if not found:
+        raise Failed("nothing")
+    return f"{len(found):,} {'characters' if isinstance(found, str) else 'bytes'}"
+
+
+def _twice(spec: Spec) -> str:
+    if make_report(spec, _tables()) != make_report(spec, _tables()):
+        raise Failed("another report of the same tables")
+    return "the same"
