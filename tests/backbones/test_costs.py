@@ -14,13 +14,13 @@ from zigma_bench.backbones.zigma.facts import ZIGMA_SIZES, VisionMambaOptions, Z
 from zigma_bench.backbones.zigma.network import VisionMamba, Zigma
 from zigma_bench.plugins.registry import scan_spec
 from zigma_bench.scans.grid import Grid
-from zigma_bench.scans.layers import routes
+from zigma_bench.scans.layers import layer_routes
 from zigma_bench.scans.orders.straight import bidirectional, raster
 
 
 def orders(function, grid, depth):
     spec = scan_spec(function.__name__, function, owner="test")
-    return routes(spec, grid=grid, depth=depth, seed=0, options=spec.resolve({}, where="test"))
+    return layer_routes(spec, grid=grid, depth=depth, seed=0, options=spec.resolve({}, where="test"))
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ from operations import operations
 
 from zigma_bench.backbones.zigma.facts import ZigmaOptions
 from zigma_bench.errors import UsageError
-from zigma_bench.layers.init import initialise
+from zigma_bench.layers.init import initialise_network
 from zigma_bench.plugins.discovery import catalogue
-from zigma_bench.plugins.registry import Cost, added
+from zigma_bench.plugins.registry import Cost, add_costs
 from zigma_bench.scans.grid import Grid
-from zigma_bench.scans.layers import routes
+from zigma_bench.scans.layers import layer_routes
 
 CHANNELS, SIDES = 3, (6, 10)  # pixels, cut into patches of 2: 15 tokens
 TOY = {"width": 16, "depth": 2, "patch": 2}
@@ -53,11 +53,11 @@ class Built:
         if scan is not None:
             found = catalogue().get("scan", scan)
             resolved = found.resolve(scan_options, where="test")
-            self.routes = routes(found, grid=self.grid, depth=self.options.depth, options=resolved)
+            self.routes = layer_routes(found, grid=self.grid, depth=self.options.depth, options=resolved)
         self.cost = spec.facts.cost(self.options, grid=self.grid, channels=CHANNELS, routes=self.routes)
         given = {"grid": self.grid, "channels": CHANNELS, "routes": self.routes, "backend": "naive"}
         self.network = spec.load()(self.options, **given)
-        initialise(self.network, 0)
+        initialise_network(self.network, 0)
 
     def count(self):
         given = {
@@ -107,11 +107,11 @@ def test_every_route_costs_what_is_counted(scan, mixer):
     """All merges, segments, pads and shared parameters that the built-in scans have."""
     grid = Grid(3, 4, 2) if "video" in scan else Grid(4, 6)
     found, spec = catalogue().get("scan", scan), catalogue().get("mixer", mixer)
-    route = routes(found, grid=grid, depth=4, options=found.resolve({}, where="test"))[1]
+    route = layer_routes(found, grid=grid, depth=4, options=found.resolve({}, where="test"))[1]
     block = ZigmaOptions(width=16, depth=4, patch=1, state=4 if mixer == "mamba" else 16)
     options = spec.make_options(spec.resolve(SMALL if mixer == "mamba-2" else {}, where="test"))
     made = spec.load()(options, block=block, grid=grid, route=route, backend="naive")
-    initialise(made, 0)
+    initialise_network(made, 0)
     counted = dict(operations(made, torch.randn(1, grid.tokens, 16)).counted)
     channels = block.inner // (route.K if route.merge == "concat" else 1)
     channels += 2 * options.groups * options.state if mixer == "mamba-2" else 0
@@ -149,5 +149,5 @@ def test_parts_add_up_to_the_parameters():
     with pytest.raises(UsageError, match="do not add up"):
         Cost(5, {}, {"a": 2, "b": 2})
     one, two = Cost.of({"a": 2}, {"a": 4}), Cost(3, {"a": 1, "b": 1})
-    assert added([one, two]) == Cost(5, {"a": 5, "b": 1}, None)
-    assert added([one, two.within("rest")]).parts == {"a": 2, "rest": 3}
+    assert add_costs([one, two]) == Cost(5, {"a": 5, "b": 1}, None)
+    assert add_costs([one, two.within("rest")]).parts == {"a": 2, "rest": 3}

@@ -7,7 +7,7 @@ import torch
 from zigma_bench.backbones.dit.facts import DitOptions
 from zigma_bench.backbones.dit.network import Dit
 from zigma_bench.layers.embed import patchify, sincos_2d, unpatchify
-from zigma_bench.layers.init import initialise
+from zigma_bench.layers.init import initialise_network
 from zigma_bench.scans.grid import Grid
 
 OPTIONS = DitOptions(width=32, depth=2, patch=2, heads=2)
@@ -15,7 +15,7 @@ OPTIONS = DitOptions(width=32, depth=2, patch=2, heads=2)
 
 def network():
     made = Dit(OPTIONS, grid=Grid(4, 6), channels=3, routes=(), backend="torch")
-    initialise(made, 0)
+    initialise_network(made, 0)
     return made
 
 

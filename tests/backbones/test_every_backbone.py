@@ -8,10 +8,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.layers.init import initialise
+from zigma_bench.layers.init import initialise_network
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.scans.grid import Grid
-from zigma_bench.scans.layers import routes
+from zigma_bench.scans.layers import layer_routes
 from zigma_bench.testing import check_backbone
 
 BUILT_IN = [spec for spec in catalogue().backbones if spec.owner == "zigma-bench"]
@@ -48,10 +48,14 @@ every = pytest.mark.parametrize(
 def build(spec, options, grid=GRID, backend="torch"):
     name = spec.facts.default_scan or "zigzag"
     scan = catalogue().get("scan", name)
-    made = () if spec.facts.order == "free" else routes(scan, grid=grid, depth=options.depth, options=_defaults(scan))
+    made = (
+        ()
+        if spec.facts.order == "free"
+        else layer_routes(scan, grid=grid, depth=options.depth, options=_defaults(scan))
+    )
     spec.facts.check(options, grid=grid, routes=made)
     network = spec.load()(options, grid=grid, channels=CHANNELS, routes=made, backend=backend)
-    initialise(network, 0)
+    initialise_network(network, 0)
     with torch.no_grad():
         draw = torch.Generator().manual_seed(0)
         for parameter in network.parameters():  # gates that start at zero are opened
@@ -106,7 +110,7 @@ def test_training_lowers_the_loss_of_a_batch(spec, condition):
     """From the first weights, on noise that it can learn by heart, each sample under its own condition."""
     options = options_of(spec, condition=condition)
     network, _ = build(spec, options)
-    initialise(network, 0)
+    initialise_network(network, 0)
     x1, t, *y = inputs(options, batch=4)
     x0 = torch.randn(x1.shape, generator=torch.Generator().manual_seed(2))
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)

@@ -13,14 +13,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from zigma_bench.backbones.zigma import network as zigma
 from zigma_bench.backbones.zigma.facts import ZigmaOptions
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.layers.init import initialise
+from zigma_bench.layers.init import initialise_network
 from zigma_bench.mixers.mamba.facts import MambaOptions, mamba_memory
 from zigma_bench.ops import arguments
 from zigma_bench.ops.backend import Backend
 from zigma_bench.ops.compiler import find_compiler
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.scans.grid import Grid
-from zigma_bench.scans.layers import routes
+from zigma_bench.scans.layers import layer_routes
 from zigma_bench.scans.route import Route
 
 TOLERANCE = 0.03
@@ -41,7 +41,7 @@ class Case:
         if scan is not None:
             found = catalogue().get("scan", scan)
             given = found.resolve({}, where="test")
-            self.routes = routes(found, grid=self.grid, depth=self.options.depth, options=given)
+            self.routes = layer_routes(found, grid=self.grid, depth=self.options.depth, options=given)
 
     def formula(self, backend, precision):
         given = {"grid": self.grid, "channels": CHANNELS, "routes": self.routes}
@@ -56,7 +56,7 @@ class Case:
         imagined = mock.patch.object(zigma, "launcher", return_value="triton")
         with imagined if backend == "fused" else nullcontext():
             network = self.spec.load()(self.options, **given)
-        initialise(network, 0)
+        initialise_network(network, 0)
         tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
         with ExitStack() as stack:
             if backend == "fused":  # imagined tensors: the kernels' shapes are known without a card

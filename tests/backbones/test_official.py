@@ -13,7 +13,7 @@ from golden import CASES, golden_condition, golden_input, golden_output, officia
 from torch import nn
 from torch.nn.functional import gelu, layer_norm, silu
 
-from zigma_bench.backbones.official import load
+from zigma_bench.backbones.official import load_official
 from zigma_bench.backbones.official.scans import ReversedInTime, official_scan
 from zigma_bench.errors import NotReady, UnknownName, UsageError
 from zigma_bench.scans.grid import Grid
@@ -41,10 +41,10 @@ def test_released_layouts_of_zigma(prefix):
         (released, {}),
         ({**released, "model": right, "ema": wrong}, {"weights": "model"}),
     ):
-        found = output(load("zigma", given, TEXT["config"], **chosen), TEXT)
+        found = output(load_official("zigma", given, TEXT["config"], **chosen), TEXT)
         np.testing.assert_allclose(found, golden_output(TEXT), atol=1e-4, rtol=0)
     with pytest.raises(UsageError, match=r"no weights 'ema'.*one of model"):
-        load("zigma", {"model": right}, TEXT["config"])
+        load_official("zigma", {"model": right}, TEXT["config"])
 
 
 def test_every_key_that_does_not_fit_is_listed():
@@ -53,7 +53,7 @@ def test_every_key_that_does_not_fit_is_listed():
     weights["blocks.0.mixer.D_b"] = torch.zeros(32)
     weights["pos_embed"] = torch.zeros(1, 4, 16)
     with pytest.raises(UsageError) as caught:
-        load("zigma", weights, TEXT["config"])
+        load_official("zigma", weights, TEXT["config"])
     told = str(caught.value)
     assert "missing: blocks.1.msa.to_q.weight, norm_f.weight;" in told
     assert "unexpected: blocks.0.mixer.D_b;" in told
@@ -62,7 +62,7 @@ def test_every_key_that_does_not_fit_is_listed():
 
 def test_a_text_checkpoint_does_not_load_into_the_plain_network():
     with pytest.raises(UsageError, match=r"unexpected: y_embedder\.weight, y_embedder\.bias, blocks\.0\.msa"):
-        load("zigma", official_weights(TEXT["param_order"]), {**TEXT["config"], "has_text": False})
+        load_official("zigma", official_weights(TEXT["param_order"]), {**TEXT["config"], "has_text": False})
 
 
 @pytest.mark.parametrize(
@@ -85,13 +85,13 @@ def test_a_text_checkpoint_does_not_load_into_the_plain_network():
 )
 def test_arguments_that_do_not_fit(name, change, error, words):
     with pytest.raises(error, match=words):
-        load(name, official_weights(TEXT["param_order"]), {**TEXT["config"], **change})
+        load_official(name, official_weights(TEXT["param_order"]), {**TEXT["config"], **change})
 
 
 def test_a_checkpoint_is_no_other_thing():
     for given in ({"args": 3}, {}, "zigma.pt"):
         with pytest.raises(UsageError, match="not a state dict"):
-            load("zigma", given, TEXT["config"])
+            load_official("zigma", given, TEXT["config"])
 
 
 @pytest.mark.parametrize("side", [2, 3, 4])
@@ -141,7 +141,7 @@ def test_official_temporal_layers_reverse_the_frames():
     known = next(PATHS[key]["2x4x4"] for key in PATHS if key.startswith("video_t_official_output"))
     back = ReversedInTime(nn.Identity(), frames=2)(torch.arange(32)[None, :, None])[0, :, 0].tolist()
     assert known == [back, back]
-    network = load("zigma", CLIP_WEIGHTS, {**CLIP, "scan_type": "zzvideo_st"})
+    network = load_official("zigma", CLIP_WEIGHTS, {**CLIP, "scan_type": "zzvideo_st"})
     kinds = [isinstance(block.mixer, ReversedInTime) for block in network.blocks]
     assert kinds == [False, True, False]
     assert network(CLIPS, TIMES).shape == CLIPS.shape
@@ -156,7 +156,7 @@ def test_v2_reads_a_clip_as_one_sequence_frame_after_frame():
 
     order = CASES["v2_bidirectional_uncond_d3"]["param_order"]
     weights = official_weights([(n, [1, 32, 16] if n == "pos_embed" else shape) for n, shape in order])
-    clip = load("zigma", weights, {**CLIP, "scan_type": "v2"}, backend="naive")
+    clip = load_official("zigma", weights, {**CLIP, "scan_type": "v2"}, backend="naive")
     both = Route(np.stack([np.arange(32), np.arange(32)[::-1]]))
     options = VisionMambaOptions(width=16, depth=3, patch=1)
     tall = VisionMamba(options, grid=Grid(8, 4), channels=2, routes=[both] * 3, backend="naive").eval()
@@ -169,14 +169,14 @@ def test_v2_reads_a_clip_as_one_sequence_frame_after_frame():
 def test_positions_that_are_no_formula_s_are_kept_with_the_weights():
     config = {**CASES["zigzagN8_uncond_d3"]["config"], "use_pe": 1}
     weights = official_weights(CASES["zigzagN8_uncond_d3"]["param_order"])
-    odd = load("zigma", weights, config)
+    odd = load_official("zigma", weights, config)
     np.testing.assert_allclose(
         output(odd, CASES["zigzagN8_uncond_d3"]), golden_output(CASES["zigzagN8_uncond_d3"]), atol=1e-4, rtol=0
     )
     assert torch.equal(odd.state_dict()["positions.table"], weights["pos_embed"])
     from zigma_bench.layers.embed import sincos_2d
 
-    plain = load("zigma", {**weights, "pos_embed": sincos_2d(Grid(4, 4), 16)[None]}, config)
+    plain = load_official("zigma", {**weights, "pos_embed": sincos_2d(Grid(4, 4), 16)[None]}, config)
     assert "positions.table" not in plain.state_dict()
 
 
@@ -251,14 +251,14 @@ def test_equals_the_equations_of_dit_and_sit(name, learn_sigma):
     t = torch.tensor([0, 421, 999]) if name == "dit" else torch.tensor([0.0, 0.421, 0.999])
     expected = dit_by_hand(weights, config, x, t, y)
     with torch.no_grad():
-        found = load(name, weights, config)(x, t, y)
+        found = load_official(name, weights, config)(x, t, y)
     torch.testing.assert_close(found, expected if name == "dit" else expected[:, :3], atol=1e-4, rtol=1e-4)
 
 
 def test_a_training_checkpoint_of_dit_gives_its_ema():
     good, bad = dit_weights(DIT), dit_weights(DIT, seed=1)
     given = {"model": {f"module.{name}": value for name, value in bad.items()}, "ema": good, "opt": {}, "args": {}}
-    network, plain = load("dit", given, DIT), load("dit", good, DIT)
+    network, plain = load_official("dit", given, DIT), load_official("dit", good, DIT)
     for a, b in zip(network.state_dict().values(), plain.state_dict().values(), strict=True):
         assert torch.equal(a, b)
 
@@ -266,7 +266,7 @@ def test_a_training_checkpoint_of_dit_gives_its_ema():
 def test_a_network_without_dropped_labels_has_no_row_for_them():
     weights = dit_weights(DIT)
     table = "y_embedder.embedding_table.weight"
-    network = load("dit", {**weights, table: weights[table][:10]}, {**DIT, "class_dropout_prob": 0.0})
+    network = load_official("dit", {**weights, table: weights[table][:10]}, {**DIT, "class_dropout_prob": 0.0})
     with pytest.raises(UsageError, match="from 0 to 9"):
         network(golden_input([1, 3, 8, 8]), torch.tensor([5]), torch.tensor([10]))
     with pytest.raises(UsageError, match="got no labels"):
@@ -296,7 +296,7 @@ def renamed(change):
 )
 def test_what_wrappers_add_to_names_is_taken_away(given):
     np.testing.assert_allclose(
-        output(load("zigma", given, TEXT["config"]), TEXT), golden_output(TEXT), atol=1e-4, rtol=0
+        output(load_official("zigma", given, TEXT["config"]), TEXT), golden_output(TEXT), atol=1e-4, rtol=0
     )
 
 
@@ -319,11 +319,11 @@ def test_what_wrappers_add_to_names_is_taken_away(given):
 )
 def test_tensors_that_no_network_can_have_are_named(change, words):
     with pytest.raises(UsageError, match=words):
-        load("zigma", {**WEIGHTS, **change}, TEXT["config"])
+        load_official("zigma", {**WEIGHTS, **change}, TEXT["config"])
 
 
 def test_mappings_within_themselves_are_refused():
     given: dict = {}
     given["model"] = given
     with pytest.raises(UsageError, match="within 8 mappings"):
-        load("zigma", given, TEXT["config"])
+        load_official("zigma", given, TEXT["config"])

@@ -10,18 +10,18 @@ import torch
 from torch import nn
 
 from zigma_bench.backbones.zigma.facts import HybridOptions, ZigmaOptions
-from zigma_bench.backbones.zigma.network import Block
+from zigma_bench.backbones.zigma.network import ZigmaBlock
 from zigma_bench.errors import NotReady
 from zigma_bench.layers.costs import grid_conv_cost, long_skip_cost
 from zigma_bench.layers.embed import PatchEmbed, Positions, TimeEmbed, unpatchify
 from zigma_bench.layers.grid_conv import GridConv
-from zigma_bench.layers.init import initialise
+from zigma_bench.layers.init import initialise_network
 from zigma_bench.layers.prefix import prefixed_grid, prefixed_route, with_prefix, without_prefix
 from zigma_bench.layers.skips import LongSkip
 from zigma_bench.mixers.lookup import make_mixer
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.scans.grid import Grid
-from zigma_bench.scans.layers import routes
+from zigma_bench.scans.layers import layer_routes
 from zigma_bench.scans.route import PAD, Route
 
 GRID = Grid(4, 6)
@@ -30,7 +30,7 @@ OPTIONS = ZigmaOptions(width=32, depth=5, patch=1, drop_path=0.0, residual="text
 
 def orders(name, depth=5, grid=GRID, **options):
     spec = catalogue().get("scan", name)
-    return routes(spec, grid=grid, depth=depth, seed=0, options=spec.resolve(options, where="test"))
+    return layer_routes(spec, grid=grid, depth=depth, seed=0, options=spec.resolve(options, where="test"))
 
 
 class Dis(nn.Module):
@@ -68,7 +68,7 @@ class Dig(nn.Module):
         self.patch_embed, self.time_embed = PatchEmbed(2, D, 1), TimeEmbed(D)
         self.convs = nn.ModuleList(GridConv(D, GRID) for _ in made)
         self.blocks = nn.ModuleList(
-            Block(
+            ZigmaBlock(
                 D,
                 make_mixer(OPTIONS, grid=GRID, route=r, backend="torch"),
                 drop_path=0.0,
@@ -87,7 +87,7 @@ class Dig(nn.Module):
 
 
 def started(network):
-    initialise(network, 0)
+    initialise_network(network, 0)
     with torch.no_grad():
         draw = torch.Generator().manual_seed(0)
         for parameter in network.parameters():
@@ -140,7 +140,7 @@ def test_a_prefix_is_taken_off_again():
 def test_a_convolution_on_the_grid_starts_as_the_identity_and_sees_neighbours():
     grid = Grid(4, 6, 2)
     conv = GridConv(8, grid)
-    initialise(conv, 0)
+    initialise_network(conv, 0)
     x = torch.randn(1, 48, 8)
     torch.testing.assert_close(conv(x), x)
     nn.init.ones_(conv.weight)
@@ -160,7 +160,7 @@ def test_the_hybrid_attends_in_every_kth_layer():
     made = orders("raster", depth=6)
     spec.facts.check(options, grid=GRID, routes=made)
     network = spec.load()(options, grid=GRID, channels=2, routes=made, backend="torch")
-    initialise(network, 0)
+    initialise_network(network, 0)
     x = torch.randn(1, 24, 32)
     changed = x.clone()
     changed[:, 11] += 1
@@ -176,7 +176,7 @@ def test_a_route_with_a_prefix_is_that_of_a_longer_stream():
     mixer = make_mixer(
         OPTIONS, grid=prefixed_grid(GRID, 1), route=prefixed_route(Route(np.arange(24)[::-1]), 1), backend="torch"
     )
-    initialise(mixer, 0)
+    initialise_network(mixer, 0)
     x = torch.randn(1, 25, 32)
     changed = x.clone()
     changed[:, 0] += 1

@@ -10,10 +10,10 @@ from zigma_bench.backbones.zigma.network import Zigma
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.layers.attention import CrossAttention
 from zigma_bench.layers.embed import patchify, unpatchify
-from zigma_bench.layers.init import initialise
+from zigma_bench.layers.init import initialise_network
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.scans.grid import Grid
-from zigma_bench.scans.layers import routes
+from zigma_bench.scans.layers import layer_routes
 
 PICTURE, CLIP = Grid(4, 6), Grid(3, 4, 2)
 
@@ -21,9 +21,9 @@ PICTURE, CLIP = Grid(4, 6), Grid(3, 4, 2)
 def network(grid=PICTURE, scan="zigzag", residual="official", **options):
     spec = catalogue().get("scan", scan)
     chosen = ZigmaOptions(width=16, depth=3, patch=2, drop_path=0.0, residual=residual, text_width=5, **options)
-    made = routes(spec, grid=grid, depth=3, options=spec.resolve({}, where="test"))
+    made = layer_routes(spec, grid=grid, depth=3, options=spec.resolve({}, where="test"))
     found = Zigma(chosen, grid=grid, channels=3, routes=made, backend="torch")
-    initialise(found, 0)
+    initialise_network(found, 0)
     with torch.no_grad():
         draw = torch.Generator().manual_seed(0)
         for parameter in found.parameters():  # gates that start at zero are opened
@@ -98,13 +98,13 @@ def test_a_mask_belongs_to_a_text():
 def test_a_text_block_starts_as_the_plain_block():
     """Gates are zero at first: the text does nothing yet but through time's vector, which they close too."""
     spec = catalogue().get("scan", "raster")
-    made = routes(spec, grid=PICTURE, depth=2, options={})
+    made = layer_routes(spec, grid=PICTURE, depth=2, options={})
     x, t = pictures()
     found = []
     for condition in ("none", "text"):
         options = ZigmaOptions(width=16, depth=2, patch=2, condition=condition, text_width=5)
         one = Zigma(options, grid=PICTURE, channels=3, routes=made, backend="torch").eval()
-        initialise(one, 0)
+        initialise_network(one, 0)
         found.append(one(x, t, *([texts()] if condition == "text" else [])))
     assert torch.equal(*found)
 

@@ -10,7 +10,14 @@ import pytest
 import torch
 
 from zigma_bench.bench import cases, ops, pscan
-from zigma_bench.bench.cases import Shape, backends, find_path, gate, inputs, with_gradients
+from zigma_bench.bench.cases import (
+    Shape,
+    check_against_naive,
+    find_path,
+    random_inputs,
+    runnable_backends,
+    with_gradients,
+)
 from zigma_bench.errors import CellFailed, UsageError
 from zigma_bench.system.device import Device
 
@@ -31,18 +38,18 @@ def test_the_parallel_scan_is_the_recurrence(length):
 
 @pytest.mark.parametrize("op", ["scan", "conv"])
 def test_every_backend_passes_the_gate(op):
-    for backend in backends(op, "cpu"):
-        gate(op, backend, device="cpu", dtype=torch.float32)
+    for backend in runnable_backends(op, "cpu"):
+        check_against_naive(op, backend, device="cpu", dtype=torch.float32)
 
 
 def test_the_peer_without_gradients_gives_the_same_output():
     shape = Shape(2, 33, 8)
-    given, path = inputs("scan", shape, device="cpu", dtype=torch.float32), torch.randperm(33)
+    given, path = random_inputs("scan", shape, device="cpu", dtype=torch.float32), torch.randperm(33)
     grad = torch.ones(2, 33, 8)
     leaves = {name: tensor.requires_grad_() for name, tensor in given.items()}
     expected = with_gradients("scan", "pscan", leaves, path, grad)[0]
     with torch.no_grad():
-        torch.testing.assert_close(cases.call("scan", "pscan", given, path), expected)
+        torch.testing.assert_close(cases.operator_call("scan", "pscan", given, path), expected)
 
 
 def test_no_speed_of_a_wrong_backend(monkeypatch):

@@ -9,8 +9,8 @@ import pytest
 
 from zigma_bench.bench import ops
 from zigma_bench.bench.cases import Shape
-from zigma_bench.bench.record import kept
-from zigma_bench.bench.step import Tokens, bench_step
+from zigma_bench.bench.record import open_bench_record
+from zigma_bench.bench.step import StepShape, bench_step
 from zigma_bench.errors import Interrupted
 from zigma_bench.system.device import Device
 
@@ -20,7 +20,7 @@ CPU = Device("cpu", "a processor")
 def stopped(results: Path, after: int) -> None:
     """A benchmark of operators that is interrupted once so many cases are kept."""
     seen = []
-    with kept("ops", CPU, results) as (_, keep):
+    with open_bench_record("ops", CPU, results) as (_, keep):
 
         def count_and_keep(rows):
             if len(seen) == after:
@@ -48,7 +48,7 @@ def test_nothing_is_written_before_the_first_case(tmp_path: Path) -> None:
 def test_steps_are_kept_case_by_case_with_the_ratios_that_are_known() -> None:
     seen: list[list[int]] = []
     rows = bench_step(
-        CPU, shapes=[Tokens(1, 16)], paths=["raster"], repeats=3,
+        CPU, shapes=[StepShape(1, 16)], paths=["raster"], repeats=3,
         keep=lambda rows: seen.append([len(row.ratio) for row in rows]),
     )  # fmt: skip
     assert seen[-1] == [len(row.ratio) for row in rows]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from zigma_bench.bench import step
-from zigma_bench.bench.step import Tokens, bench_step, build
+from zigma_bench.bench.step import StepShape, bench_step, build_bench_network
 from zigma_bench.errors import CellFailed, NotReady, UsageError
 from zigma_bench.layers.speed import Graphed, compile_network
 from zigma_bench.ops.selective_scan import torch_blocks
@@ -20,7 +20,7 @@ CPU = Device("cpu", "a processor")
 
 
 def test_rows_hold_ratios_to_every_peer() -> None:
-    rows = bench_step(CPU, shapes=[Tokens(1, 16)], paths=["raster"], repeats=3)
+    rows = bench_step(CPU, shapes=[StepShape(1, 16)], paths=["raster"], repeats=3)
     assert [(row.op, row.direction, row.backend) for row in rows] == [
         (name, direction, backend)
         for name, backend in (("zigma", rows[0].backend), ("zigma", "torch"), ("dit", "attention"))
@@ -37,7 +37,7 @@ def test_rows_hold_ratios_to_every_peer() -> None:
 
 def test_the_networks_that_are_compared_are_about_as_large() -> None:
     counts = {
-        name: sum(p.numel() for p in build(name, backend, path, Tokens(1, 16), CPU).parameters())
+        name: sum(p.numel() for p in build_bench_network(name, backend, path, StepShape(1, 16), CPU).parameters())
         for name, backend, path in (("zigma", "torch", "raster"), ("dit", step.ATTENTION, step.ATTENTION))
     }
     assert 0.8 < counts["zigma"] / counts["dit"] < 1.25
@@ -47,13 +47,13 @@ def test_no_speed_of_a_wrong_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     right = torch_blocks.torch_selective_scan
     monkeypatch.setattr(torch_blocks, "torch_selective_scan", lambda arguments: right(arguments) * 1.001)
     with pytest.raises(CellFailed, match="the backend 'torch' is wrong"):
-        bench_step(CPU, shapes=[Tokens(1, 16)], repeats=3)
+        bench_step(CPU, shapes=[StepShape(1, 16)], repeats=3)
 
 
 @pytest.mark.parametrize("text", ["16", "0x16", "2x15", "2x-16", "axb", "1x2x3"])
 def test_no_shape(text: str) -> None:
     with pytest.raises(UsageError, match="expected BxL with a square L"):
-        Tokens.parse(text)
+        StepShape.parse(text)
 
 
 def test_an_unknown_path() -> None:
@@ -74,7 +74,7 @@ def test_the_command(tmp_path: Path) -> None:
 
 
 def test_what_a_cpu_cannot_do_is_refused() -> None:
-    network = build("dit", step.ATTENTION, step.ATTENTION, Tokens(1, 16), CPU)
+    network = build_bench_network("dit", step.ATTENTION, step.ATTENTION, StepShape(1, 16), CPU)
     with pytest.raises(NotReady, match=r"train.compile needs an NVIDIA GPU.*omit train.compile"):
         compile_network(network, "cpu")
     with pytest.raises(NotReady, match=r"sample.compile needs an NVIDIA GPU.*omit sample.compile"):

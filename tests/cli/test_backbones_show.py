@@ -15,7 +15,7 @@ from zigma_bench.backbones.dit.facts import DitOptions, dit_cost
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.plugins.registry import BackboneFacts, Cost, target_spec
 from zigma_bench.scans.grid import Grid
-from zigma_bench.scans.layers import routes
+from zigma_bench.scans.layers import layer_routes
 from zigma_bench.scans.orders.course import course
 
 TOY = "zigma:width=32,depth=3,patch=2"
@@ -54,7 +54,7 @@ def test_json_is_one_document_with_everything(call):
     found = json.loads(call(TOY, "--grid", "8x12", "--channels", "1", "--scan", "zigzag:paths=2", "--json"))
     spec = catalogue().get("scan", "zigzag")
     options = spec.resolve({"paths": 2}, where="test")
-    expected = routes(spec, grid=Grid(4, 6), depth=3, options=options)
+    expected = layer_routes(spec, grid=Grid(4, 6), depth=3, options=options)
     assert found["tokens"] == 24
     assert [layer["digest"] for layer in found["schedule"]] == [route.digest for route in expected]
     assert [layer["paths"][0]["first"][:4] for layer in found["schedule"]] == [
@@ -80,7 +80,7 @@ def test_parts_are_those_of_the_built_network(call):
         Grid(4, 4),
         catalogue().get("scan", "zigzag"),
     )
-    made = routes(scan, grid=grid, depth=3, options=scan.resolve({}, where="test"))
+    made = layer_routes(scan, grid=grid, depth=3, options=scan.resolve({}, where="test"))
     network = spec.load()(options, grid=grid, channels=1, routes=made, backend="naive")
     ends = {
         "in_proj.weight": "in_proj", "out_proj.weight": "out_proj", "x_proj.weight": "x_proj", "dt_weight": "dt_proj",

@@ -21,19 +21,19 @@ from typer.testing import CliRunner
 from zigma_bench.cli.app import app
 from zigma_bench.conditioning.captioned import CaptionedStream
 from zigma_bench.conditioning.text_features import STREAM, check_captions, encode_captions, with_texts
-from zigma_bench.data.checks.dataset import check
-from zigma_bench.data.images import Images, Splits, captions_of, drawn_labels_of, epoch_of, labels_of
+from zigma_bench.data.checks.dataset import check_dataset_files
+from zigma_bench.data.images import Images, Splits, captions_of, draw_labels, epoch_of, labels_of
 from zigma_bench.data.sources import huggingface_stream as streamed
 from zigma_bench.data.sources.huggingface import load
 from zigma_bench.data.sources.options import HuggingFaceOptions
-from zigma_bench.data.transforms.apply import transformed
+from zigma_bench.data.transforms.apply import apply_transforms
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.plan.cells import Given, TextFeatures
+from zigma_bench.plan.cells import GivenCondition, TextFeatures
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.pretrained import text_encoders as encoders
 from zigma_bench.suite import Train
 from zigma_bench.training.feed import Feed
-from zigma_bench.training.job import Job
+from zigma_bench.training.job import BatchPlan
 from zigma_bench.training.step import draw_batch
 
 SIZE, CPU = 4, torch.device("cpu")
@@ -77,7 +77,7 @@ def opened(files: str, **rest: Any) -> Splits:
 
 
 def told() -> TextFeatures:
-    facts = encoders.describe("random-words", None, None)
+    facts = encoders.describe_encoder("random-words", None, None)
     return TextFeatures(
         encoder="random-words", revision=None, fingerprint=facts.fingerprint, images="data", width=facts.width,
         tokens=6, mask=True, cache=None,
@@ -95,7 +95,7 @@ def numbers(pixels: Any) -> list[int]:
 
 
 def taken(images: Images, steps: range, workers: int = 0) -> list[tuple[list[int], list[int]]]:
-    job = Job(images, 4, 1, labelled=True)
+    job = BatchPlan(images, 4, 1, labelled=True)
     with Feed(job, Train(batch=4, workers=workers), start=steps.start, stop=steps.stop, card=False) as feed:
         found = [feed(step) for step in steps]
     assert all(t.labels is not None for t in found)
@@ -123,7 +123,7 @@ def test_a_restart_and_a_process_draw_the_same_captions(tmp_path: Path) -> None:
     for start in (5, 6, 7):
         assert taken(again.train, range(start, 16)) == whole[start:]
     assert taken(again.train, range(3, 16), workers=2) == whole[3:]
-    turned = with_texts(transformed(opened(files), [lambda pixels: 255 - pixels]), told(), device="cpu")[0]
+    turned = with_texts(apply_transforms(opened(files), [lambda pixels: 255 - pixels]), told(), device="cpu")[0]
     assert [labels for _, labels in taken(turned.train, range(16))] == [labels for _, labels in whole]
 
 
@@ -180,7 +180,7 @@ def test_a_row_without_a_caption_is_named(tmp_path: Path, text: list[str], reaso
     with pytest.raises(NotReady, match=rf"row 11, column 'text': .*{reason}"):
         with_texts(opened(files), told(), device="cpu")
     given: dict[str, Any] = {"path": "parquet", "validation": 5, "count": 25, "caption": "text", "streaming": True}
-    found = check(
+    found = check_dataset_files(
         catalogue().get("dataset", "huggingface"), HuggingFaceOptions(**given, resolution=4, data_files=files)
     )
     assert any("row 11" in str(problem) for problem in found.problems)
@@ -208,7 +208,7 @@ def test_shards_of_webdataset_with_captions_and_classes(tmp_path: Path) -> None:
     files = str(tmp_path / "{000..001}.tar")
     plain = opened(files, **rest, caption="txt", label="cls", classes=3)
     assert labels_of(plain.train, range(15)).tolist() == [n % 3 for n in range(5, 20)]
-    assert drawn_labels_of(epoch_of(plain.train, 0, 0), range(3), 0).max() < 3
+    assert draw_labels(epoch_of(plain.train, 0, 0), range(3), 0).max() < 3
     splits = with_texts(plain, told(), device="cpu")[0]
     for pictures, labels in taken(splits.train, range(4)):
         assert [known(splits)[label] for label in labels] == [texts(picture)[1] for picture in pictures]
@@ -216,7 +216,7 @@ def test_shards_of_webdataset_with_captions_and_classes(tmp_path: Path) -> None:
 
 def test_some_captions_are_dropped_in_training(tmp_path: Path) -> None:
     splits, table = with_texts(opened(parquet(tmp_path)), told(), device="cpu")
-    given = Given(
+    given = GivenCondition(
         kind="text", size=table.store.layout.fields["features"].shape[1], droppable=True, tokens=6, masked=True
     )
     empty = table(torch.tensor([table.null]))[0][0]

@@ -18,7 +18,7 @@ from zigma_bench.data.sources import digits
 from zigma_bench.data.sources.huggingface import load
 from zigma_bench.data.sources.huggingface_files import describe
 from zigma_bench.data.sources.options import DigitsOptions, HuggingFaceOptions
-from zigma_bench.data.transforms.apply import transformed
+from zigma_bench.data.transforms.apply import apply_transforms
 from zigma_bench.errors import NotReady, UsageError
 
 from .conftest import SHARED
@@ -45,7 +45,7 @@ def test_every_image_has_its_own_captions(several: bool, tmp_path: Path) -> None
     texts = [f"level {10 * row}" for row in range(6)]
     options = table(tmp_path, [[text, f"also {text}"] for text in texts] if several else texts)
     assert describe(options).captions
-    splits = transformed(load(options), [lambda pixels: pixels])
+    splits = apply_transforms(load(options), [lambda pixels: pixels])
     for images in (splits.train, splits.validation):
         levels = images.take(range(len(images)))[:, 0, 0, 0]
         for level, found in zip(levels, captions_of(images, range(len(images))), strict=True):

@@ -13,22 +13,22 @@ import torch
 from zigma_bench.data.images import ArrayImages, Subset, labels_of
 from zigma_bench.data.sources import digits
 from zigma_bench.data.sources.options import DigitsOptions
-from zigma_bench.diffusion.guidance import guided
+from zigma_bench.diffusion.guidance import with_guidance
 from zigma_bench.errors import UsageError
-from zigma_bench.layers.init import initialise
+from zigma_bench.layers.init import initialise_network
 from zigma_bench.metrics.val_loss import velocity_losses
 from zigma_bench.plan import make_plan
-from zigma_bench.plan.cells import Given
+from zigma_bench.plan.cells import GivenCondition
 from zigma_bench.plugins.discovery import catalogue
-from zigma_bench.sampling.cell_images import draw_part, sample_labels
+from zigma_bench.sampling.cell_images import balanced_labels, sample_part
 from zigma_bench.scans.grid import Grid
 from zigma_bench.suite import Guidance, Train, load_suite
 from zigma_bench.system.device import Device
-from zigma_bench.training.loop import Goal, train
+from zigma_bench.training.loop import Goal, train_network
 from zigma_bench.training.step import draw_batch
 
 CPU = torch.device("cpu")
-TEN = Given(kind="class", size=10, droppable=True)
+TEN = GivenCondition(kind="class", size=10, droppable=True)
 DIT = "{name: dit, width: 32, depth: 2, patch: 2}"
 CONDITIONED = (
     DIT,
@@ -69,14 +69,14 @@ def test_a_batch_has_the_labels_of_its_images_or_none() -> None:
         assert ((batch.y == own) | (batch.y == 10)).all()
         dropped += int((batch.y == 10).sum())
     assert 0.25 < dropped / 1000 < 0.35
-    never = draw_batch(images, Train(batch=50), 1, 0, CPU, Given(kind="class", size=10, droppable=False))
+    never = draw_batch(images, Train(batch=50), 1, 0, CPU, GivenCondition(kind="class", size=10, droppable=False))
     assert never.y is not None and (never.y < 10).all()
 
 
 def test_every_class_is_drawn_as_often() -> None:
-    labels = sample_labels(1003, 10)
+    labels = balanced_labels(1003, 10)
     assert set(np.bincount(labels)) == {100, 101}
-    assert np.array_equal(labels, sample_labels(1003, 10))
+    assert np.array_equal(labels, balanced_labels(1003, 10))
     assert (labels[:100] != np.sort(labels[:100])).any()
 
 
@@ -88,7 +88,7 @@ def shifted(x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 def test_images_are_drawn_under_their_labels_for_any_batch(write_suite) -> None:
     cell = plan(write_suite(ALONE, CONDITIONED, GUIDED)).cells[0]
     assert cell.condition == TEN
-    labels = sample_labels(32, 10)
+    labels = balanced_labels(32, 10)
     for guidance, expected in ((None, labels), (cell.sample.guidance, 2.0 * labels - (-3.0))):
         sample = cell.sample.model_copy(update={"guidance": guidance})
         own = cell.model_copy(update={"sample": sample})
@@ -98,14 +98,14 @@ def test_images_are_drawn_under_their_labels_for_any_batch(write_suite) -> None:
             seen.append(x.clone())
             return shifted(x, t, y)
 
-        draw_part(own, range(8, 24), network, Device("cpu", "test"))
+        sample_part(own, range(8, 24), network, Device("cpu", "test"))
         moved = 2 * (seen[1] - seen[0])[:16]  # two steps of one half each
         np.testing.assert_allclose(moved.mean((1, 2, 3)), expected[8:24], atol=1e-4)
 
 
 def test_a_scale_of_one_is_the_condition_alone() -> None:
     x, t, y = torch.randn(4, 1, 2, 2), torch.rand(4), torch.arange(4)
-    told = guided(shifted, y, torch.full_like(y, 10), Guidance(scale=1.0))(x, t)
+    told = with_guidance(shifted, y, torch.full_like(y, 10), Guidance(scale=1.0))(x, t)
     torch.testing.assert_close(told, shifted(x, t, y))
 
 
@@ -170,9 +170,9 @@ def test_a_network_learns_what_its_labels_mean(tmp_path) -> None:
     spec = catalogue().get("backbone", "dit")
     options = spec.make_options({"width": 32, "depth": 1, "patch": 2, "condition": "class", "classes": 2})
     network = spec.load()(options, grid=Grid(2, 2), channels=1, routes=(), backend="torch")
-    initialise(network, 0)
-    given = Given(kind="class", size=2, droppable=True)
-    ema, _ = train(
+    initialise_network(network, 0)
+    given = GivenCondition(kind="class", size=2, droppable=True)
+    ema, _ = train_network(
         network, images, recipe=Train(batch=32, learning_rate=3e-3, ema=0.9), goal=Goal(150, None), seed=0, device=CPU,
         folder=tmp_path, tell=lambda done, text: None, stopped=lambda: False, given=given,
     )  # fmt: skip

@@ -71,42 +71,42 @@ def test_what_is_no_encoder_is_named(tmp_path: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")  # may run code when it is read
     with pytest.raises(NotReady, match="put it into"):
         open_encoder(str(folder), None)
-    (missing,) = encoders.describe(str(folder), None).missing
+    (missing,) = encoders.describe_encoder(str(folder), None).missing
     assert missing.what.startswith("model.safetensors (or its shards) of the text encoder")
     (folder / "config.json").write_text("no JSON")
     (folder / "pytorch_model.bin").rename(folder / "model.safetensors")
     with pytest.raises(NotReady, match=r"config\.json"):
-        encoders.describe(str(folder), None)
+        encoders.describe_encoder(str(folder), None)
 
 
 def test_the_facts_of_a_folder_are_its_content(tmp_path: Path) -> None:
     first = write_encoder(tmp_path / "first", "clip-with-pictures")
-    facts = encoders.describe(str(first), None)
+    facts = encoders.describe_encoder(str(first), None)
     assert (facts.width, facts.limit, facts.missing) == (WIDTH, LIMIT, ())
     moved = Path(shutil.copytree(first, tmp_path / "moved"))
-    assert encoders.describe(str(moved), None) == facts
+    assert encoders.describe_encoder(str(moved), None) == facts
     other = write_encoder(tmp_path / "other", "clip-with-pictures", seed=1)
     text = (moved / "tokenizer.json").read_text()
     (moved / "tokenizer.json").write_text(text.replace('"red": 6', '"red": 7').replace('"green": 7', '"green": 6'))
-    fingerprints = {encoders.describe(str(folder), None).fingerprint for folder in (first, moved, other)}
+    fingerprints = {encoders.describe_encoder(str(folder), None).fingerprint for folder in (first, moved, other)}
     assert len(fingerprints) == 3  # other weights, and another tokenizer
 
 
 def test_an_encoder_of_the_hub_is_its_name_and_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     name = "openai/clip-vit-large-patch14"
-    offline = encoders.describe(name, COMMIT)
+    offline = encoders.describe_encoder(name, COMMIT)
     assert offline.fingerprint == f"{name}@{COMMIT}" and offline.width is None
     assert any("unset HF_HUB_OFFLINE" in missing.do for missing in offline.missing)
     with pytest.raises(NotReady, match="unset HF_HUB_OFFLINE"):
         open_encoder(name, COMMIT)
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    (missing,) = encoders.describe(name, COMMIT).missing
+    (missing,) = encoders.describe_encoder(name, COMMIT).missing
     assert missing.do.startswith("run, to download commit")
     place = tmp_path / "models--openai--clip-vit-large-patch14" / "snapshots" / COMMIT
     write_encoder(place, "clip")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    here = encoders.describe(name, COMMIT)
+    here = encoders.describe_encoder(name, COMMIT)
     assert (here.fingerprint, here.width, here.missing) == (offline.fingerprint, WIDTH, ())
     assert open_encoder(name, COMMIT)(["a cat"], 6)[0].shape == (1, 6, WIDTH)
 
@@ -122,12 +122,12 @@ def test_an_encoder_of_the_hub_is_its_name_and_commit(monkeypatch: pytest.Monkey
 )
 def test_names_and_revisions_that_do_not_go_together(encoder: str, revision: str, told: str) -> None:
     with pytest.raises(UsageError) as caught:
-        encoders.describe(encoder, revision)
+        encoders.describe_encoder(encoder, revision)
     assert told in str(caught.value)
 
 
 def test_what_is_absent_is_said_with_its_mend() -> None:
-    (missing,) = encoders.describe("google/t5-v1_1-base", None).missing
+    (missing,) = encoders.describe_encoder("google/t5-v1_1-base", None).missing
     assert "google/t5-v1_1-base" in missing.what and "commit" in missing.do
 
 

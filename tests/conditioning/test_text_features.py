@@ -18,7 +18,7 @@ from zigma_bench.conditioning.prompts import texts_of
 from zigma_bench.conditioning.random_words import RandomWords
 from zigma_bench.conditioning.text_encoder import open_encoder
 from zigma_bench.conditioning.text_features import check_captions, check_width, encode_captions, with_texts
-from zigma_bench.data.images import ArrayImages, Splits, drawn_labels_of, labels_of
+from zigma_bench.data.images import ArrayImages, Splits, draw_labels, labels_of
 from zigma_bench.data.reading import arrays
 from zigma_bench.errors import Interrupted, NotReady, UsageError
 from zigma_bench.plan.cells import TextFeatures
@@ -44,7 +44,7 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def told(
     encoder: str = "random-words", *, mask: bool = True, tokens: int = 6, cache: str | None = None
 ) -> TextFeatures:
-    facts = encoders.describe(encoder, None, cache)
+    facts = encoders.describe_encoder(encoder, None, cache)
     return TextFeatures(
         encoder=encoder, revision=None, fingerprint=facts.fingerprint, images="data", width=facts.width,
         tokens=tokens, mask=mask, cache=cache,
@@ -78,12 +78,12 @@ def test_labels_are_numbers_of_an_images_own_captions() -> None:
     splits, _ = with_texts(SPLITS, told(), device="cpu")
     assert [NUMBERS[i] for i in labels_of(splits.train, range(4))] == [texts[0] for texts in CAPTIONS]
     assert [NUMBERS[i] for i in labels_of(splits.validation, [0])] == ["a dog"]
-    drawn = np.stack([drawn_labels_of(splits.train, [3, 0, 1], seed) for seed in range(300)])
+    drawn = np.stack([draw_labels(splits.train, [3, 0, 1], seed) for seed in range(300)])
     for column, texts in enumerate((CAPTIONS[3], CAPTIONS[0], CAPTIONS[1])):
         counts = np.bincount(drawn[:, column], minlength=7)
         own = [NUMBERS.index(text) for text in texts]
         assert counts.sum() == counts[own].sum() and (counts[own] > 200 / len(texts)).all()  # each about as often
-    assert np.array_equal(drawn[7], drawn_labels_of(splits.train, [3, 0, 1], 7))
+    assert np.array_equal(drawn[7], draw_labels(splits.train, [3, 0, 1], 7))
 
 
 def test_captions_are_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +109,7 @@ def test_a_killed_encoding_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_features, "open_encoder", lambda *words: Killed())
     with pytest.raises(KeyboardInterrupt):
         with_texts(SPLITS, text, device="cpu")
-    assert encoders.kept(folder_of(text)) is None
+    assert encoders.cached_features(folder_of(text)) is None
     before, encoded[:] = list(encoded), []
     _, table = with_texts(SPLITS, text, device="cpu")
     assert before + encoded == [*NUMBERS, ""]
@@ -171,7 +171,7 @@ def test_features_go_to_a_machine_without_the_encoder(tmp_path: Path, monkeypatc
     shutil.rmtree(folder)
     monkeypatch.setenv("ZIGMA_BENCH_CACHE", str(tmp_path / "elsewhere"))
     away = told(str(folder))
-    assert away.fingerprint == text.fingerprint and encoders.describe(str(folder), None).missing
+    assert away.fingerprint == text.fingerprint and encoders.describe_encoder(str(folder), None).missing
     _, table = with_texts(SPLITS, away, device="cpu")
     assert torch.equal(table(torch.arange(8))[0], kept) and table.store.layout.fields["features"].shape == (6, WIDTH)
     with pytest.raises(NotReady, match="another captions_sha256"):
@@ -197,7 +197,7 @@ def test_an_encoder_that_moved_is_the_same(tmp_path: Path) -> None:
     with_texts(SPLITS, told(str(first)), device="cpu")
     before = folder_of(told(str(first)))
     moved = shutil.move(first, tmp_path / "moved")
-    assert folder_of(told(str(moved))) == before and encoders.kept(before) is not None
+    assert folder_of(told(str(moved))) == before and encoders.cached_features(before) is not None
     with_texts(SPLITS, told(str(moved)), device="cpu")
 
 

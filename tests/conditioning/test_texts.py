@@ -18,22 +18,22 @@ from typer.testing import CliRunner
 from zigma_bench.cli.app import app
 from zigma_bench.data.cell_images import load_cell_images
 from zigma_bench.data.images import ArrayImages, Splits, Subset, captions_of
-from zigma_bench.diffusion.guidance import guided, reading, under_labels
+from zigma_bench.diffusion.guidance import with_guidance, with_labels, with_text_features
 from zigma_bench.efficiency.calls import make_stage
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.layers.init import initialise
+from zigma_bench.layers.init import initialise_network
 from zigma_bench.metrics.val_loss import velocity_losses
 from zigma_bench.plan import Plan, make_plan
-from zigma_bench.plan.cells import Given
+from zigma_bench.plan.cells import GivenCondition
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.pretrained.text_model import TextModel
 from zigma_bench.run.prepare import prepare
-from zigma_bench.sampling.cell_images import Under, draw_part, sample_rows
+from zigma_bench.sampling.cell_images import SampleConditions, assign_rows, sample_part
 from zigma_bench.scans.grid import Grid
-from zigma_bench.scans.layers import routes
+from zigma_bench.scans.layers import layer_routes
 from zigma_bench.suite import Guidance, Train, load_suite
 from zigma_bench.system.device import Device
-from zigma_bench.training.loop import Goal, train
+from zigma_bench.training.loop import Goal, train_network
 from zigma_bench.training.step import draw_batch
 
 CPU = torch.device("cpu")
@@ -88,7 +88,7 @@ class Numbered(ArrayImages):
 
 
 IMAGES = Numbered(np.arange(4, dtype=np.uint8)[:, None, None, None].repeat(4, 2))
-GIVEN = Given(kind="text", size=2, droppable=True, tokens=3, masked=True)
+GIVEN = GivenCondition(kind="text", size=2, droppable=True, tokens=3, masked=True)
 
 
 def test_a_batch_has_a_caption_of_each_of_its_images_or_the_empty_one() -> None:
@@ -111,10 +111,10 @@ def test_a_batch_has_a_caption_of_each_of_its_images_or_the_empty_one() -> None:
 
 def test_guidance_is_away_from_the_empty_text() -> None:
     x, t, y = torch.randn(3, 1, 2, 2), torch.rand(3), torch.tensor([2, 4, 6])
-    assert torch.equal(under_labels(loud, y, -1, None, Said())(x, t)[:, 0, 0, 0], y.float())
-    found = under_labels(loud, y, -1, Guidance(scale=3.0), Said())(x, t)
+    assert torch.equal(with_labels(loud, y, -1, None, Said())(x, t)[:, 0, 0, 0], y.float())
+    found = with_labels(loud, y, -1, Guidance(scale=3.0), Said())(x, t)
     torch.testing.assert_close(found[:, 0, 0, 0], 9 + 3 * (y.float() - 9))
-    alone = guided(loud, Said()(y), Said()(torch.full_like(y, 9)), Guidance(scale=1.0))(x, t)
+    alone = with_guidance(loud, Said()(y), Said()(torch.full_like(y, 9)), Guidance(scale=1.0))(x, t)
     torch.testing.assert_close(alone, loud(x, t, *Said()(y)))
 
 
@@ -125,15 +125,15 @@ def test_the_validation_loss_is_under_the_true_captions() -> None:
         asked.extend(y[:, 0, 0].tolist())
         return torch.zeros_like(x)
 
-    velocity_losses(reading(network, Said()), Subset(IMAGES, np.array([3, 1])), labelled=True)
+    velocity_losses(with_text_features(network, Said()), Subset(IMAGES, np.array([3, 1])), labelled=True)
     assert asked == [6.0, 2.0] * 8
 
 
 def test_captions_are_drawn_from_in_balance() -> None:
-    rows, turns = sample_rows(25, 10)
+    rows, turns = assign_rows(25, 10)
     assert set(np.bincount(rows)) == {2, 3}
     assert sorted(zip(rows.tolist(), turns.tolist(), strict=True)) == sorted((i % 10, i // 10) for i in range(25))
-    assert np.array_equal(rows, sample_rows(25, 10)[0]) and rows.tolist() != sorted(rows)
+    assert np.array_equal(rows, assign_rows(25, 10)[0]) and rows.tolist() != sorted(rows)
 
 
 def test_images_are_drawn_under_their_texts_for_any_batch(write_suite) -> None:
@@ -146,7 +146,7 @@ def test_images_are_drawn_under_their_texts_for_any_batch(write_suite) -> None:
             seen.append(x.clone())
             return loud(x, t, y, mask)
 
-        draw_part(cell, part, network, Device("cpu", "test"), Under(labels, 9, Said()))
+        sample_part(cell, part, network, Device("cpu", "test"), SampleConditions(labels, 9, Said()))
         moved = 2 * (seen[1] - seen[0])  # two steps of one half each
         np.testing.assert_allclose(moved.mean((1, 2, 3)), labels[part], atol=1e-4)
 
@@ -154,7 +154,7 @@ def test_images_are_drawn_under_their_texts_for_any_batch(write_suite) -> None:
 def test_all_scans_and_seeds_share_the_texts_of_their_images(write_suite) -> None:
     cells = [cell for cell in plan(write_suite(*ALL)).cells if cell.role == "cell"]
     assert len(cells) == 4 and {cell.condition for cell in cells} == {
-        Given(kind="text", size=64, droppable=True, tokens=8, masked=True)
+        GivenCondition(kind="text", size=64, droppable=True, tokens=8, masked=True)
     }
     parts = load_cell_images(cells[0])
     assert parts.texts is not None and len(parts.texts.store) == 31  # three for each digit, and the empty one
@@ -234,17 +234,17 @@ def test_a_network_learns_what_its_texts_mean(tmp_path) -> None:
     spec = catalogue().get("backbone", "zigma")
     text = {"condition": "text", "text_width": 8, "text_tokens": 4, "drop_path": 0.0}
     options = spec.make_options({"width": 32, "depth": 1, "patch": 2, **text})
-    orders = routes(catalogue().get("scan", "raster"), grid=grid, depth=1, seed=0, options={})
+    orders = layer_routes(catalogue().get("scan", "raster"), grid=grid, depth=1, seed=0, options={})
     network = spec.load()(options, grid=grid, channels=1, routes=orders, backend="torch")
-    initialise(network, 0)
-    ema, _ = train(
+    initialise_network(network, 0)
+    ema, _ = train_network(
         network, images, recipe=Train(batch=32, learning_rate=3e-3, ema=0.9), goal=Goal(150, None), seed=0, device=CPU,
         folder=tmp_path, tell=lambda done, text: None, stopped=lambda: False,
-        given=Given(kind="text", size=8, droppable=True, tokens=4, masked=True), texts=Two(),
+        given=GivenCondition(kind="text", size=8, droppable=True, tokens=4, masked=True), texts=Two(),
     )  # fmt: skip
     x, t = torch.randn(64, 1, 4, 4), torch.zeros(64)
     with torch.no_grad():
-        told = [reading(ema, Two())(x, t, torch.full((64,), y)) for y in (0, 1, 2)]
+        told = [with_text_features(ema, Two())(x, t, torch.full((64,), y)) for y in (0, 1, 2)]
         means = [float((said + x).mean()) for said in told]  # E[x1], from noise alone
         hidden = Two().features.clone()
         hidden[:, 2:] += 5  # what the mask hides
@@ -273,7 +273,7 @@ def test_an_efficiency_suite_times_networks_of_texts(tmp_path) -> None:
         "    scans: [raster]\nefficiency: {tokens: [16], stages: [forward]}\n"
     )
     (cell,) = plan(path).cells
-    assert cell.condition == Given(kind="text", size=768, droppable=True, tokens=77)
+    assert cell.condition == GivenCondition(kind="text", size=768, droppable=True, tokens=77)
 
 
 def test_every_shape_of_suite_has_a_toy_of_its_texts(write_suite) -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from zigma_bench.data.reading.arrays import ArrayWriter, Field, Layout, faults, open_store, open_writer
+from zigma_bench.data.reading.arrays import ArrayField, ArrayLayout, ArrayWriter, broken_shards, open_store, open_writer
 from zigma_bench.errors import NotReady, UsageError
 
-FIELDS = {"features": Field("float16", (3, 2)), "length": Field("int64", ())}
-LAYOUT = Layout({"data": "a", "encoder": {"sha256": "b"}}, FIELDS, rows=23, shard_rows=5)
+FIELDS = {"features": ArrayField("float16", (3, 2)), "length": ArrayField("int64", ())}
+LAYOUT = ArrayLayout({"data": "a", "encoder": {"sha256": "b"}}, FIELDS, rows=23, shard_rows=5)
 FEATURES = np.random.default_rng(0).standard_normal((23, 3, 2)).astype(np.float16)
 LENGTHS = np.arange(23, dtype=np.int64)
 
@@ -46,8 +46,8 @@ def test_a_row_outside_is_an_error(whole: Path, index: int) -> None:
 
 
 def test_a_layout_keeps_the_number_of_shards_bounded() -> None:
-    assert len(Layout.of({}, FIELDS, 1_281_167).shards) <= 128
-    shards = Layout.of({}, FIELDS, 1000).shards
+    assert len(ArrayLayout.of({}, FIELDS, 1_281_167).shards) <= 128
+    shards = ArrayLayout.of({}, FIELDS, 1000).shards
     assert [index for shard in shards for index in shard] == list(range(1000))
 
 
@@ -70,11 +70,11 @@ def test_a_flipped_bit_is_found_and_written_again(whole: Path) -> None:
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(bytes(data))
-    assert [fault.shard for fault in faults(whole, LAYOUT)] == [2]
-    assert "a wrong checksum" in faults(whole, LAYOUT)[0].reason
+    assert [fault.shard for fault in broken_shards(whole, LAYOUT)] == [2]
+    assert "a wrong checksum" in broken_shards(whole, LAYOUT)[0].reason
     writer = open_writer(whole, LAYOUT)
     fill(writer, writer.due())
-    assert faults(whole, LAYOUT) == []
+    assert broken_shards(whole, LAYOUT) == []
     assert np.array_equal(open_store(whole, LAYOUT, do="").take("features", range(23)), FEATURES)
 
 
@@ -84,7 +84,7 @@ def test_a_short_file_and_a_lost_one_are_found(whole: Path, checksums: bool) -> 
     short.write_bytes(short.read_bytes()[:-3])
     lost.unlink()
     text.write_text("{")
-    assert [fault.shard for fault in faults(whole, LAYOUT, checksums=checksums)] == [0, 1, 4]
+    assert [fault.shard for fault in broken_shards(whole, LAYOUT, checksums=checksums)] == [0, 1, 4]
     with pytest.raises(NotReady, match=r"shard 0 is broken: 0000000.length.npy"):
         open_store(whole, LAYOUT, do="")
 
@@ -98,11 +98,11 @@ def test_a_short_file_and_a_lost_one_are_found(whole: Path, checksums: bool) -> 
         (replace(LAYOUT, fields={"features": FIELDS["features"]}), "another fields"),
     ],
 )
-def test_another_store_is_refused_and_left_alone(whole: Path, other: Layout, named: str) -> None:
+def test_another_store_is_refused_and_left_alone(whole: Path, other: ArrayLayout, named: str) -> None:
     for use in (lambda: open_writer(whole, other), lambda: open_store(whole, other, do="")):
         with pytest.raises(NotReady, match=f"{named}.*expected.*got"):
             use()
-    assert faults(whole, LAYOUT) == []
+    assert broken_shards(whole, LAYOUT) == []
 
 
 def test_what_is_no_store_is_refused(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from zigma_bench.data.checks.dataset import CheckResult, check
+from zigma_bench.data.checks.dataset import CheckResult, check_dataset_files
 from zigma_bench.data.images import ArrayImages, Splits
-from zigma_bench.data.reading.files import gaps, missing_shards, split_list
+from zigma_bench.data.reading.files import missing_numbers, missing_shards, split_list
 from zigma_bench.data.sources.huggingface import load
 from zigma_bench.data.sources.huggingface_files import describe
 from zigma_bench.data.sources.options import HuggingFaceOptions
@@ -32,7 +32,7 @@ Pictures = Callable[..., Path]
 
 def checked(name: str = "huggingface", **given: Any) -> CheckResult:
     spec = catalogue().get("dataset", name)
-    return check(spec, spec.make_options(spec.resolve(given, where="test")))
+    return check_dataset_files(spec, spec.make_options(spec.resolve(given, where="test")))
 
 
 def folder(path: Path, **rest: Any) -> dict[str, Any]:
@@ -279,11 +279,11 @@ def test_a_gap_among_numbered_shards(tmp_path: Path) -> None:
         load(HuggingFaceOptions(**given))
     named = {**given, "data_files": [str(tmp_path / f"{number:04}.tar") for number in (7, 8, 10)]}
     assert not checked(**named).problems and len(load(HuggingFaceOptions(**named)).train) == 2
-    assert gaps(["a/x-001", "a/x-004"]) == [] and gaps(["a/001.b", "b/002.b", "a/04.b"]) == []
-    assert gaps([f"a/part-{n}.b" for n in (8, 9, 11)]) == ["a/part-10.b"]  # as most tools number them
-    assert gaps([f"x_{n:02}.b" for n in (0, 1, 7)]) == [f"x_{n:02}.b" for n in range(2, 7)]
-    assert gaps(["faces-64.b", "faces-128.b", "faces-256.b"]) == []  # sizes
-    assert gaps([f"{n}.b" for n in (20240101, 20240201, 20250101)]) == []  # days
+    assert missing_numbers(["a/x-001", "a/x-004"]) == [] and missing_numbers(["a/001.b", "b/002.b", "a/04.b"]) == []
+    assert missing_numbers([f"a/part-{n}.b" for n in (8, 9, 11)]) == ["a/part-10.b"]  # as most tools number them
+    assert missing_numbers([f"x_{n:02}.b" for n in (0, 1, 7)]) == [f"x_{n:02}.b" for n in range(2, 7)]
+    assert missing_numbers(["faces-64.b", "faces-128.b", "faces-256.b"]) == []  # sizes
+    assert missing_numbers([f"{n}.b" for n in (20240101, 20240201, 20250101)]) == []  # days
     assert missing_shards(["t-00000-of-00002", "v-00001-of-00002.x"]) == ["t-00001-of-00002", "v-00000-of-00002.x"]
     assert split_list("a{8..10}") == ("a8", "a9", "a10") and split_list("a{08..10}") == ("a08", "a09", "a10")
     with pytest.raises(UsageError, match="backwards"):
@@ -325,17 +325,17 @@ def test_any_data_set_is_checked_by_what_it_loads(threads: int) -> None:
         return target_spec("dataset", "plain", lambda options: splits, options=NoOptions, facts=told, owner="test")
 
     seen: list[int] = []
-    found = check(spec(Faulty(pixels, classes)), NoOptions(), threads=threads, progress=seen.append)
+    found = check_dataset_files(spec(Faulty(pixels, classes)), NoOptions(), threads=threads, progress=seen.append)
     assert [str(problem).partition(";")[0] for problem in found.problems[:3]] == [
         "training image 3: image 3 is broken", "training image 130: image 130 is broken",
         "training image 140: the data can't be read (ValueError: odd)",
     ]  # fmt: skip
     assert [problem.got for problem in found.problems[3:]] == [3] * 37  # the classes, all of them
     assert found.images == 170 == seen[-1] and seen == sorted(seen)
-    found = check(spec(ArrayImages(pixels, classes), held=19), NoOptions(), threads=threads)
+    found = check_dataset_files(spec(ArrayImages(pixels, classes), held=19), NoOptions(), threads=threads)
     assert "differs from the description" in str(found.problems[0])
     assert [problem.got for problem in found.problems[1:]] == [3] * 37
-    wide = check(spec(ArrayImages(np.zeros((2, 1, 4, 5), np.uint8))), NoOptions(), threads=threads)
+    wide = check_dataset_files(spec(ArrayImages(np.zeros((2, 1, 4, 5), np.uint8))), NoOptions(), threads=threads)
     words = [str(problem) for problem in wide.problems]
     assert all("another dtype or shape than described" in text for text in words[:2]) and len(words) == 3
     assert words[2] == "the classes of the training images: these images have no labels"

@@ -17,19 +17,19 @@ from typer.testing import CliRunner
 
 from zigma_bench.cli.app import app
 from zigma_bench.data.cell_images import load_cell_images
-from zigma_bench.data.checks.dataset import check
-from zigma_bench.data.images import ArrayImages, Crop, Splits, cropped, random_crops
+from zigma_bench.data.checks.dataset import check_dataset_files
+from zigma_bench.data.images import ArrayImages, Crop, Splits, random_crops, take_crops
 from zigma_bench.data.latents.encoded import DecodedImages
-from zigma_bench.data.reading.decode import decode
+from zigma_bench.data.reading.decode import decode_image
 from zigma_bench.data.sources.huggingface import load
 from zigma_bench.data.sources.options import HuggingFaceOptions
-from zigma_bench.data.transforms.apply import transformed
+from zigma_bench.data.transforms.apply import apply_transforms
 from zigma_bench.errors import BadImage, UsageError, ZigmaBenchError
 from zigma_bench.plan import make_plan
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.suite import Train, load_suite
 from zigma_bench.training.feed import Feed
-from zigma_bench.training.job import Job
+from zigma_bench.training.job import BatchPlan
 from zigma_bench.training.step import draw_batch
 
 SIZE = 8
@@ -60,7 +60,7 @@ def opened(files: str, **rest: Any) -> Splits:
 def taken(splits: Splits, steps: range, workers: int = 0, crop: int = 12) -> list[np.ndarray]:
     recipe = Train(batch=7, random_crop=crop, workers=workers)
     with Feed(
-        Job.of(splits.train, recipe, 3, labelled=False), recipe, start=steps[0], stop=steps[-1] + 1, card=False
+        BatchPlan.of(splits.train, recipe, 3, labelled=False), recipe, start=steps[0], stop=steps[-1] + 1, card=False
     ) as feed:
         return [feed(step).pixels.numpy() for step in steps]
 
@@ -88,8 +88,8 @@ def test_crops_are_the_same_for_any_number_of_processes_and_after_a_restart(tmp_
 
 def test_another_step_and_another_seed_cut_elsewhere(tmp_path: Path) -> None:
     splits = opened(parquet(tmp_path))
-    one = Job(splits.train, 7, 0, labelled=False, random_crop=12)
-    other = Job(splits.train, 7, 1, labelled=False, random_crop=12)
+    one = BatchPlan(splits.train, 7, 0, labelled=False, random_crop=12)
+    other = BatchPlan(splits.train, 7, 1, labelled=False, random_crop=12)
     assert places(one.take(0).pixels.numpy()) != places(one.take(1).pixels.numpy())
     assert places(one.take(0).pixels.numpy()) != places(other.take(0).pixels.numpy())
 
@@ -123,7 +123,7 @@ def test_the_image_is_scaled_as_its_resize_says_before_it_is_cut(resize: Any, si
     scaled = scaled.resize(size, Image.Resampling.BICUBIC)
     given: dict[str, Any] = {"channels": 3, "resolution": SIZE, "resize": resize, "where": "here"}
     for across, left in ((0.0, 0), (0.999, size[0] - SIZE)):
-        found = decode(stream.getvalue(), **given, crop=Crop(10, across, 0.999))
+        found = decode_image(stream.getvalue(), **given, crop=Crop(10, across, 0.999))
         expected = np.asarray(scaled.crop((left, 2, left + SIZE, 10))).transpose(2, 0, 1)
         np.testing.assert_array_equal(found, expected)
 
@@ -131,11 +131,11 @@ def test_the_image_is_scaled_as_its_resize_says_before_it_is_cut(resize: Any, si
 def test_a_small_image_is_enlarged_and_a_smaller_one_than_the_crop_is_named(tmp_path: Path) -> None:
     files = parquet(tmp_path, *[(9, 8)] * 30, (7, 20))
     images = DecodedImages(opened(files, validation=1).train.images.rows, 3, SIZE, "short-side-center-crop")  # type: ignore[attr-defined]
-    assert cropped(images, range(30), random_crops(30, 12, 0)).shape == (30, 3, SIZE, SIZE)
+    assert take_crops(images, range(30), random_crops(30, 12, 0)).shape == (30, 3, SIZE, SIZE)
     with pytest.raises(
         BadImage, match=r"row 30, .*smaller than the crops of train.random_crop.*8 pixels per side; got '7 x"
     ):
-        cropped(images, [30], random_crops(1, 12, 0))
+        take_crops(images, [30], random_crops(1, 12, 0))
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -145,21 +145,21 @@ def test_a_check_finds_images_that_are_too_small_to_be_cut(tmp_path: Path, strea
     if streaming:
         given |= {"streaming": True, "count": 23}
     spec = catalogue().get("dataset", "huggingface")
-    assert not check(spec, HuggingFaceOptions(**given)).problems
-    problems = check(spec, HuggingFaceOptions(**given), random_crop=10).problems
+    assert not check_dataset_files(spec, HuggingFaceOptions(**given)).problems
+    problems = check_dataset_files(spec, HuggingFaceOptions(**given), random_crop=10).problems
     assert [("row 20" in str(p), "row 22" in str(p)) for p in problems] == [(True, False), (False, True)]
 
 
 def test_transforms_are_done_to_what_was_cut(tmp_path: Path) -> None:
     splits = opened(parquet(tmp_path))
-    turned = transformed(splits, [lambda pixels: 255 - pixels])
+    turned = apply_transforms(splits, [lambda pixels: 255 - pixels])
     for plain, other in zip(taken(splits, range(3)), taken(turned, range(3)), strict=True):
         np.testing.assert_array_equal(255 - plain, other)
 
 
 def test_images_of_one_size_can_not_be_cut() -> None:
     with pytest.raises(UsageError, match="can't be cropped at random"):
-        cropped(ArrayImages(np.zeros((2, 1, 8, 8), np.uint8)), [0], random_crops(1, 9, 0))
+        take_crops(ArrayImages(np.zeros((2, 1, 8, 8), np.uint8)), [0], random_crops(1, 9, 0))
 
 
 CROPPED = ("{batch: 16}", "{batch: 16, random_crop: 10}")

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from zigma_bench.data.images import Pixels
-from zigma_bench.data.reading import decode as module
-from zigma_bench.data.reading.decode import decode
+from zigma_bench.data.reading import decode_image as module
+from zigma_bench.data.reading.decode import decode_image
 from zigma_bench.errors import BadImage
 
 
@@ -21,7 +21,7 @@ def encoded(image: Image.Image, kind: str = "PNG", **rest: object) -> bytes:
 
 
 def decoded(data: bytes, channels: int = 3, resolution: int = 4) -> Pixels:
-    return decode(data, channels=channels, resolution=resolution, resize="short-side-center-crop", where="here")
+    return decode_image(data, channels=channels, resolution=resolution, resize="short-side-center-crop", where="here")
 
 
 @pytest.mark.parametrize("size", [(7, 4), (4, 9), (31, 17), (5, 64), (3, 2), (4, 4)])
@@ -44,12 +44,14 @@ def test_adm_halves_first_and_squash_keeps_no_proportion() -> None:
     halved = image.resize((26, 18), Image.Resampling.BOX).resize((13, 9), Image.Resampling.BOX)
     scaled = np.asarray(halved.resize((round(13 * 8 / 9), 8), Image.Resampling.BICUBIC))
     left = (scaled.shape[1] - 8) // 2
-    found = decode(encoded(image), resize="adm-center-crop", **given)  # type: ignore[arg-type]
+    found = decode_image(encoded(image), resize="adm-center-crop", **given)  # type: ignore[arg-type]
     np.testing.assert_array_equal(found, scaled[:, left : left + 8].transpose(2, 0, 1))
     small = Image.fromarray(np.asarray(image)[:15, :15])  # less than twice the resolution: no halving
-    both = [decode(encoded(small), resize=name, **given) for name in ("adm-center-crop", "short-side-center-crop")]  # type: ignore[arg-type]
+    both = [
+        decode_image(encoded(small), resize=name, **given) for name in ("adm-center-crop", "short-side-center-crop")
+    ]  # type: ignore[arg-type]
     np.testing.assert_array_equal(*both)
-    squashed = decode(encoded(image), resize="squash", **given)  # type: ignore[arg-type]
+    squashed = decode_image(encoded(image), resize="squash", **given)  # type: ignore[arg-type]
     np.testing.assert_array_equal(
         squashed, np.asarray(image.resize((8, 8), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
     )
@@ -98,7 +100,7 @@ def test_the_orientation_of_a_photo_is_applied() -> None:
 
 def test_no_resize_refuses_another_size() -> None:
     with pytest.raises(BadImage, match=r"here: the image has another size; expected 4 x 4.*5 x 4"):
-        decode(encoded(Image.new("L", (5, 4))), channels=1, resolution=4, resize="none", where="here")
+        decode_image(encoded(Image.new("L", (5, 4))), channels=1, resolution=4, resize="none", where="here")
 
 
 def test_bombs_and_unknown_formats_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from zigma_bench.data.checks.dataset import check
+from zigma_bench.data.checks.dataset import check_dataset_files
 from zigma_bench.data.images import Counts, labels_of
 from zigma_bench.data.reading.counts import count_huggingface, missing_classes
 from zigma_bench.data.sources.huggingface import load
@@ -123,5 +123,5 @@ def test_shards_of_any_name_are_checked(pictures: Pictures, tmp_path: Path) -> N
     pq.write_table(pa.table({"image": [*data[:5], data[5][:100]]}), tmp_path / "a.pq")
     spec = catalogue().get("dataset", "huggingface")
     given = {"path": "parquet", "data_files": str(tmp_path / "a.pq"), "resolution": 16, "validation": 2}
-    found = check(spec, spec.make_options(spec.resolve(given, where="test")))
+    found = check_dataset_files(spec, spec.make_options(spec.resolve(given, where="test")))
     assert found.images == 6 and len(found.problems) == 1 and "row 5" in str(found.problems[0])

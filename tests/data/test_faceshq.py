@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zigma_bench.data.checks.dataset import check
+from zigma_bench.data.checks.dataset import check_dataset_files
 from zigma_bench.data.sources import faceshq
 from zigma_bench.data.sources.faceshq import describe, load
 from zigma_bench.data.sources.options import FacesHQOptions
@@ -42,7 +42,7 @@ def test_a_check_counts_them(pictures: Callable[..., Path], tmp_path: Path, monk
     pictures("faces", count=3, size=256, seed=1)
     spec = catalogue().get("dataset", "faceshq")
     options = FacesHQOptions(str(tmp_path / "faces"), 256, 1)
-    (problem,) = check(spec, options).problems
+    (problem,) = check_dataset_files(spec, options).problems
     assert "these are not all images of FacesHQ" in str(problem) and "expected 100,000 images; got 3" in str(problem)
     monkeypatch.setattr(faceshq, "IMAGES", 3)
-    assert check(spec, options).problems == ()
+    assert check_dataset_files(spec, options).problems == ()

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from zigma_bench.data.cell_images import load_cell_splits
-from zigma_bench.data.checks.dataset import check
+from zigma_bench.data.checks.dataset import check_dataset_files
 from zigma_bench.data.reading import hashes
-from zigma_bench.data.reading.hashes import Store, hashes_of, rehashing
+from zigma_bench.data.reading.hashes import Store, always_rehash, hashes_of
 from zigma_bench.data.sources import huggingface_files as source
 from zigma_bench.data.sources.options import HuggingFaceOptions
 from zigma_bench.errors import NotReady
@@ -232,15 +232,15 @@ def test_the_check_reads_every_byte_and_names_a_file_that_changed_unseen(
     Store(cache).write([(altered, bytes(32))])  # as if the disk gave other bytes under the same times
     assert spec.facts.describe(chosen).fingerprint != right
     read.clear()
-    problems = check(spec, chosen).problems
+    problems = check_dataset_files(spec, chosen).problems
     assert [problem.where for problem in problems] == [str(place / "001.png")]
     assert sorted(read) == ["000.png", "001.png", "002.png"]
-    assert spec.facts.describe(chosen).fingerprint == right and check(spec, chosen).problems == ()
+    assert spec.facts.describe(chosen).fingerprint == right and check_dataset_files(spec, chosen).problems == ()
 
 
 def test_rehashing_compares_only_what_is_remembered(tmp_path: Path) -> None:
     files = written(tmp_path, a="one")
-    with rehashing() as first:
+    with always_rehash() as first:
         hashes_of(files)
     assert first.wrong == []
 

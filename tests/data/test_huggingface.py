@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from zigma_bench.data.images import Subset, digest, labels_of
+from zigma_bench.data.images import Subset, labels_of, pixels_digest
 from zigma_bench.data.latents import encoded
 from zigma_bench.data.sources import hub
 from zigma_bench.data.sources.huggingface import load
@@ -86,7 +86,9 @@ def test_held_out_images_are_apart_and_the_same_each_time(pictures: Pictures) ->
     first, second = load(folder_options(folder, validation=4)), load(folder_options(folder, validation=4))
     assert isinstance(first.train, Subset) and isinstance(first.validation, Subset)
     assert sorted([*first.train.indices, *first.validation.indices]) == list(range(9))
-    assert digest(first.validation) == digest(second.validation) and digest(first.train) == digest(second.train)
+    assert pixels_digest(first.validation) == pixels_digest(second.validation) and pixels_digest(
+        first.train
+    ) == pixels_digest(second.train)
 
 
 def test_what_does_not_fit_in_memory_is_decoded_each_time(pictures: Pictures, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,12 +254,12 @@ def test_a_tar_file_that_lost_its_end_is_refused_although_all_it_has_can_be_read
 def test_all_files_of_a_folder_are_read_in_the_order_of_their_names(pictures: Pictures) -> None:
     folder = pictures("a/b", count=5)
     shutil.copytree(folder, folder / "c")
-    first = digest(load(folder_options(folder, validation=3)).train)
+    first = pixels_digest(load(folder_options(folder, validation=3)).train)
     (folder / "c" / "notes.txt").write_text("no image")
     for name in ("b [1]", "b*", "train", "b ä, c", "b{1..2}", "b#c%20", "b?c"):
         folder = folder.rename(folder.parent / name)
         train = load(folder_options(folder, validation=3)).train
-        assert (len(train), digest(train)) == (7, first), name
+        assert (len(train), pixels_digest(train)) == (7, first), name
     with pytest.raises(UsageError, match=r"b::c.*'::'.*rename"):
         load(folder_options(folder.rename(folder.parent / "b::c"), validation=3))
 

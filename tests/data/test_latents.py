@@ -17,9 +17,9 @@ from diffusers import AutoencoderKL
 from zigma_bench.data.images import ArrayImages, Splits
 from zigma_bench.data.latents.autoencoder import open_autoencoder
 from zigma_bench.data.latents.cache import folder_of, latents_of, reconstructions_of
-from zigma_bench.data.latents.encode import check, encode
+from zigma_bench.data.latents.encode import check_latents, encode_latents
 from zigma_bench.errors import Interrupted, NotReady, UsageError
-from zigma_bench.plan.cells import Given
+from zigma_bench.plan.cells import GivenCondition
 from zigma_bench.plan.latents import latent_space
 from zigma_bench.plugins.registry import DataFacts
 from zigma_bench.suite import Latents, Train
@@ -55,7 +55,7 @@ def space_of(folder: Path, facts: DataFacts = FACTS, *, flip: bool = False, **op
 
 
 def encoded(space, cache: Path, tell=lambda *words: None, stopped=lambda: False) -> int:
-    return encode(SPLITS, space, cache, device="cpu", tell=tell, stopped=stopped)
+    return encode_latents(SPLITS, space, cache, device="cpu", tell=tell, stopped=stopped)
 
 
 def posterior_of(folder: Path, pixels):
@@ -127,7 +127,7 @@ def test_training_draws_from_the_posterior_anew_in_every_step(autoencoder, tmp_p
 
 def test_a_step_has_the_same_times_noise_and_labels_however_its_latents_are_drawn(autoencoder, tmp_path):
     """So the posterior's noise is a stream of its own."""
-    given, device = Given(kind="class", size=7, droppable=True), torch.device("cpu")
+    given, device = GivenCondition(kind="class", size=7, droppable=True), torch.device("cpu")
     batches = []
     for posterior in ("sample", "mean"):
         space, _ = space_of(autoencoder, posterior=posterior)
@@ -214,7 +214,7 @@ def test_a_death_within_a_shard_leaves_nothing_of_it(autoencoder, tmp_path, monk
     monkeypatch.undo()
     assert not list(encoding_began.glob("0*.json"))
     assert encoded(space, tmp_path) == 300
-    assert check(SPLITS, space, tmp_path) == {"train": [], "validation": []}
+    assert check_latents(SPLITS, space, tmp_path) == {"train": [], "validation": []}
 
 
 def test_a_broken_shard_is_found_and_only_it_is_encoded_again(autoencoder, tmp_path):
@@ -225,7 +225,7 @@ def test_a_broken_shard_is_found_and_only_it_is_encoded_again(autoencoder, tmp_p
     data = bytearray(file.read_bytes())
     data[-5] ^= 64
     file.write_bytes(bytes(data))
-    assert [fault.shard for fault in check(SPLITS, space, tmp_path)["train"]] == [1]
+    assert [fault.shard for fault in check_latents(SPLITS, space, tmp_path)["train"]] == [1]
     assert encoded(space, tmp_path) == 270 - 256
     assert np.array_equal(before, latents_of(SPLITS, space, tmp_path).train.take(range(270)))
 

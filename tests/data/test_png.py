@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zigma_bench.data.reading.decode import decode
+from zigma_bench.data.reading.decode import decode_image
 from zigma_bench.errors import BadImage
 
 HEAD = struct.pack(">IIBBBBB", 4, 4, 8, 2, 0, 0, 0)
@@ -32,7 +32,7 @@ def flipped(data: bytes, at: int) -> bytes:
 
 
 def read(data: bytes) -> None:
-    decode(data, channels=3, resolution=4, resize="none", where="photos/a.png")
+    decode_image(data, channels=3, resolution=4, resize="none", where="photos/a.png")
 
 
 WHOLE = png(chunk(b"IHDR", HEAD), chunk(b"IDAT", ROWS), chunk(b"tEXt", b"a\0b"), chunk(b"IEND"))

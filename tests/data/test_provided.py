@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zigma_bench.data.checks.dataset import check
+from zigma_bench.data.checks.dataset import check_dataset_files
 from zigma_bench.data.images import captions_of, labels_of
 from zigma_bench.data.sources import coco, mm_celeba, ucf101
 from zigma_bench.data.sources.options import CocoOptions, MmCelebaOptions, Ucf101Options
@@ -87,7 +87,7 @@ def actions(tmp_path: Path) -> Ucf101Options:
 
 
 def found(name: str, options: Any) -> list[str]:
-    return [str(problem) for problem in check(catalogue().get("dataset", name), options).problems]
+    return [str(problem) for problem in check_dataset_files(catalogue().get("dataset", name), options).problems]
 
 
 def test_faces_have_their_texts(faces: MmCelebaOptions) -> None:

@@ -19,7 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
-from zigma_bench.data.checks.dataset import check
+from zigma_bench.data.checks.dataset import check_dataset_files
 from zigma_bench.data.images import Splits, labels_of
 from zigma_bench.data.reading.readahead import read_ahead
 from zigma_bench.data.reading.stream import buffered_order
@@ -27,12 +27,12 @@ from zigma_bench.data.sources import hub
 from zigma_bench.data.sources.huggingface import load
 from zigma_bench.data.sources.huggingface_files import describe
 from zigma_bench.data.sources.options import HuggingFaceOptions
-from zigma_bench.data.transforms.apply import transformed
+from zigma_bench.data.transforms.apply import apply_transforms
 from zigma_bench.errors import BadImage, NotReady, UsageError
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.suite import Train
 from zigma_bench.training.feed import Feed
-from zigma_bench.training.job import Job
+from zigma_bench.training.job import BatchPlan
 
 SIZE = 4
 
@@ -70,7 +70,7 @@ def numbers(pixels: Any) -> list[int]:
 
 def trained_on(splits: Splits, steps: range, workers: int = 0, labelled: bool = False) -> list[list[int]]:
     """The pictures of each step of a training."""
-    job = Job(splits.train, 4, 1, labelled=labelled)
+    job = BatchPlan(splits.train, 4, 1, labelled=labelled)
     with Feed(job, Train(batch=4, workers=workers), start=steps.start, stop=steps.stop, card=False) as feed:
         assert feed.workers == min(1, workers)
         taken = [feed(step) for step in steps]
@@ -144,7 +144,7 @@ def test_validation_files_are_no_part_of_the_stream(tmp_path: Path) -> None:
 
 def test_transforms_of_a_stream(tmp_path: Path) -> None:
     splits = streamed(parquet(tmp_path))
-    turned = transformed(splits, [lambda pixels: 255 - pixels])
+    turned = apply_transforms(splits, [lambda pixels: 255 - pixels])
     plain = trained_on(splits, range(8))
     assert [[255 - n for n in step] for step in trained_on(turned, range(8))] == plain
     assert numbers(turned.validation.take([1])) == [254]
@@ -188,10 +188,10 @@ def test_a_check_counts_a_stream_of_this_machine(tmp_path: Path) -> None:
         "streaming": True,
         "validation": 5,
     }
-    assert not check(spec, HuggingFaceOptions(**given, count=25, label="label", classes=3)).problems
-    (problem,) = check(spec, HuggingFaceOptions(**given, count=26)).problems
+    assert not check_dataset_files(spec, HuggingFaceOptions(**given, count=25, label="label", classes=3)).problems
+    (problem,) = check_dataset_files(spec, HuggingFaceOptions(**given, count=26)).problems
     assert "too few images; expected 31" in str(problem)
-    (problem,) = check(spec, HuggingFaceOptions(**given, count=99)).problems
+    (problem,) = check_dataset_files(spec, HuggingFaceOptions(**given, count=99)).problems
     assert "expected 104 (validation and count); got '103 at most'; lower" in str(problem)  # 30 are there
 
 
@@ -206,11 +206,11 @@ def test_a_check_reads_a_stream_of_the_hub_once(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(hub, "offline", lambda: False)
     monkeypatch.setattr(hub, "fetch", lambda name, commit: pytest.fail("a download"))
     options = HuggingFaceOptions("owner/name", SIZE, validation=5, revision="a" * 40, streaming=True, count=20)
-    found = check(catalogue().get("dataset", "huggingface"), options)
+    found = check_dataset_files(catalogue().get("dataset", "huggingface"), options)
     (problem,) = found.problems
     assert found.images == 25 and "owner/name, row 7, column 'image': the image can't be decoded" in str(problem)
     options = HuggingFaceOptions("owner/name", SIZE, validation=5, revision="a" * 40, streaming=True, count=99)
-    found = check(catalogue().get("dataset", "huggingface"), options)
+    found = check_dataset_files(catalogue().get("dataset", "huggingface"), options)
     assert len(found.problems) == 2 and "too few images" in str(found.problems[1])
 
 
@@ -300,5 +300,5 @@ def test_reading_ahead_gives_the_same_items_and_ends_with_its_reader() -> None:
 
 
 def test_a_step_takes_tensors(tmp_path: Path) -> None:
-    taken = Job(streamed(parquet(tmp_path)).train, 4, 0, labelled=False).take(0)
+    taken = BatchPlan(streamed(parquet(tmp_path)).train, 4, 0, labelled=False).take(0)
     assert taken.pixels.dtype == torch.uint8 and taken.labels is None

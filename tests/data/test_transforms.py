@@ -10,7 +10,7 @@ from PIL import Image
 
 from zigma_bench.data.images import ArrayImages, Splits
 from zigma_bench.data.transforms import apply as module
-from zigma_bench.data.transforms.apply import TransformedImages, transformed
+from zigma_bench.data.transforms.apply import TransformedImages, apply_transforms
 from zigma_bench.data.transforms.built_in import (
     Blur,
     Rotate,
@@ -92,7 +92,7 @@ def test_blur_is_a_gaussian_of_that_deviation():
 
 def test_steps_follow_each_other_on_both_sides_and_by_any_index(monkeypatch):
     steps = [functools.partial(rotate, Rotate(90.0)), functools.partial(shuffle_patches, ShufflePatches(2))]
-    splits = transformed(Splits(ArrayImages(PIXELS[:4]), ArrayImages(PIXELS[4:])), steps)
+    splits = apply_transforms(Splits(ArrayImages(PIXELS[:4]), ArrayImages(PIXELS[4:])), steps)
     expected = shuffle_patches(ShufflePatches(2), rotate(Rotate(90.0), PIXELS))
     for kept in (True, False):
         monkeypatch.setattr(module, "MEMORY_BYTES", 2**30 if kept else 0)
@@ -106,10 +106,10 @@ def test_steps_follow_each_other_on_both_sides_and_by_any_index(monkeypatch):
 
 def test_without_steps_the_source_is_handed_on():
     splits = Splits(ArrayImages(PIXELS[:4]), ArrayImages(PIXELS[4:]))
-    assert transformed(splits, []) is splits
+    assert apply_transforms(splits, []) is splits
 
 
 @pytest.mark.parametrize("bad", [lambda x: x[:, :, 1:], lambda x: x.astype(np.float32)])
 def test_a_step_that_changes_shape_or_type_is_an_error(bad):
     with pytest.raises(UsageError, match="a transform changes the dtype or shape"):
-        transformed(Splits(ArrayImages(PIXELS), ArrayImages(PIXELS)), [bad]).train.take([0])
+        apply_transforms(Splits(ArrayImages(PIXELS), ArrayImages(PIXELS)), [bad]).train.take([0])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from zigma_bench.diffusion.path import at
+from zigma_bench.diffusion.path import coefficients_at
 
 PATHS = ("linear", "gvp", "vp")
 PREDICTIONS = ("velocity", "score", "noise")
@@ -22,11 +22,11 @@ class Gaussian:
 
     def moments(self, t):
         """Mean and variance of x_t."""
-        c = at(self.path, torch.as_tensor(t, dtype=torch.float64).reshape(-1), torch.zeros(1))
+        c = coefficients_at(self.path, torch.as_tensor(t, dtype=torch.float64).reshape(-1), torch.zeros(1))
         return c.alpha * self.mean, c.alpha**2 * self.sd**2 + c.sigma**2
 
     def __call__(self, x, t):
-        c = at(self.path, t, x)
+        c = coefficients_at(self.path, t, x)
         variance = c.alpha**2 * self.sd**2 + c.sigma**2
         off = x - c.alpha * self.mean
         data = self.mean + c.alpha * self.sd**2 / variance * off

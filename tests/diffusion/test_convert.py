@@ -7,7 +7,7 @@ import torch
 from gaussian import PATHS, PREDICTIONS, Gaussian
 
 from zigma_bench.diffusion.convert import linear_velocity_of, to_data, to_noise, to_score, to_velocity, velocity_of
-from zigma_bench.diffusion.path import at
+from zigma_bench.diffusion.path import coefficients_at
 
 T = torch.tensor([0.01, 0.2, 0.5, 0.8, 0.99], dtype=torch.float64)
 X = torch.randn(5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -20,7 +20,7 @@ TO = {"velocity": to_velocity, "score": to_score, "noise": to_noise, "data": to_
 def test_all_are_had_from_each(path, prediction, wanted):
     data = Gaussian(0.7, 0.4, path)
     said = data.saying(prediction)(X, T)
-    found = TO[wanted](prediction, said, X, at(path, T, X))
+    found = TO[wanted](prediction, said, X, coefficients_at(path, T, X))
     torch.testing.assert_close(found, data.saying(wanted)(X, T), rtol=1e-8, atol=1e-8)
 
 
@@ -29,7 +29,7 @@ def test_a_velocity_gives_noise_and_data_where_the_path_begins(path):
     """There a noise or a score says nothing of the data on linear and gvp; a velocity does."""
     t, x = torch.zeros(3, dtype=torch.float64), X[:3]
     data = Gaussian(0.7, 0.4, path)
-    said, c = data(x, t), at(path, t, x)
+    said, c = data(x, t), coefficients_at(path, t, x)
     for wanted in ("noise", "data", "score"):
         torch.testing.assert_close(TO[wanted]("velocity", said, x, c), data.saying(wanted)(x, t))
 

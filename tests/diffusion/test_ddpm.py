@@ -18,7 +18,7 @@ from zigma_bench.diffusion.ddpm import (
     steps_of,
     vp_schedule,
 )
-from zigma_bench.diffusion.path import coefficients
+from zigma_bench.diffusion.path import path_coefficients
 from zigma_bench.errors import UsageError
 
 MEAN, SD = 0.5, 0.7
@@ -162,7 +162,7 @@ def test_steps_of_dit_and_times_of_ours_hold_as_much_data():
     n = torch.arange(1000)
     t = time_of_step(n)
     alpha_bar = torch.from_numpy(dit_schedule().alpha_bar)
-    torch.testing.assert_close(coefficients("vp", t).alpha ** 2, alpha_bar)
+    torch.testing.assert_close(path_coefficients("vp", t).alpha ** 2, alpha_bar)
     torch.testing.assert_close(step_of_time(t), n.double(), rtol=0, atol=1e-6)
     assert (step_of_time(t.float()) - n).abs().max() < 1e-2
     assert (t - (1 - (n + 1) / 1000)).abs().max() < 0.004

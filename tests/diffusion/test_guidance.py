@@ -7,9 +7,9 @@ import torch
 from gaussian import Gaussian
 
 from zigma_bench.diffusion.convert import to_noise
-from zigma_bench.diffusion.guidance import guided
-from zigma_bench.diffusion.path import at
-from zigma_bench.diffusion.solver import solve
+from zigma_bench.diffusion.guidance import with_guidance
+from zigma_bench.diffusion.path import coefficients_at
+from zigma_bench.diffusion.solver import solve_ode
 from zigma_bench.suite import Guidance
 
 NONE = 0.0  # the condition that stands for none has the mean 0
@@ -22,7 +22,7 @@ def network(x, t, y):
 
 
 def run(guidance, y=1.0, count=4):
-    return guided(network, torch.full((count,), y), torch.full((count,), NONE), guidance)
+    return with_guidance(network, torch.full((count,), y), torch.full((count,), NONE), guidance)
 
 
 X, T = torch.randn(4, 4, 2, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([0.1, 0.4, 0.6, 0.9])
@@ -36,7 +36,7 @@ def test_a_scale_of_one_is_the_condition_alone():
 def test_equally_wide_gaussians_are_guided_to_a_mean_further_out(scale):
     """Their scores differ by a constant, so that scale moves the mean from that of none by scale times the distance."""
     noise = torch.linspace(-1, 1, 4)[:, None]
-    images, _ = solve(run(Guidance(scale=scale), y=2.0), noise, solver="heun", evaluations=200)
+    images, _ = solve_ode(run(Guidance(scale=scale), y=2.0), noise, solver="heun", evaluations=200)
     torch.testing.assert_close(images, 2.0 * scale + 0.5 * noise, atol=3e-3, rtol=0)
 
 
@@ -59,18 +59,20 @@ def test_a_learned_variance_is_not_guided(channels):
     def wide(x, t, y):
         return torch.cat([network(x, t, y), y.reshape(-1, 1, 1, 1).expand_as(x)], dim=1)
 
-    found = guided(wide, torch.full((4,), 7.0), torch.zeros(4), Guidance(scale=3.0, channels=channels))(X, T)
+    found = with_guidance(wide, torch.full((4,), 7.0), torch.zeros(4), Guidance(scale=3.0, channels=channels))(X, T)
     assert torch.equal(found[:, 4:], torch.full_like(X, 7.0))
 
 
 def test_velocity_and_noise_are_guided_alike():
     def noise(x, t, y):
-        return to_noise("velocity", network(x, t, y), x, at("linear", t, x))
+        return to_noise("velocity", network(x, t, y), x, coefficients_at("linear", t, x))
 
     y, none = torch.ones(4), torch.zeros(4)
-    by_noise = guided(noise, y, none, Guidance(scale=2.5))(X, T)
-    by_velocity = guided(network, y, none, Guidance(scale=2.5))(X, T)
-    torch.testing.assert_close(to_noise("velocity", by_velocity, X, at("linear", T, X)), by_noise, atol=1e-5, rtol=1e-5)
+    by_noise = with_guidance(noise, y, none, Guidance(scale=2.5))(X, T)
+    by_velocity = with_guidance(network, y, none, Guidance(scale=2.5))(X, T)
+    torch.testing.assert_close(
+        to_noise("velocity", by_velocity, X, coefficients_at("linear", T, X)), by_noise, atol=1e-5, rtol=1e-5
+    )
 
 
 def test_one_evaluation_runs_the_network_once():
@@ -80,5 +82,5 @@ def test_one_evaluation_runs_the_network_once():
         calls.append(len(x))
         return network(x, t, y)
 
-    guided(counting, torch.ones(4), torch.zeros(4), Guidance(scale=2.0))(X, T)
+    with_guidance(counting, torch.ones(4), torch.zeros(4), Guidance(scale=2.0))(X, T)
     assert calls == [8]

@@ -7,8 +7,8 @@ import torch
 from gaussian import PATHS, PREDICTIONS, Gaussian
 
 from zigma_bench.diffusion.convert import to_score, to_velocity
-from zigma_bench.diffusion.objective import prediction_loss, weight
-from zigma_bench.diffusion.path import at, interpolate, velocity
+from zigma_bench.diffusion.objective import loss_weight, prediction_loss
+from zigma_bench.diffusion.path import coefficients_at, interpolate, target_velocity
 from zigma_bench.plan.diffusion import Objective, objective_of
 from zigma_bench.suite import Train
 
@@ -67,10 +67,10 @@ def test_weights_make_another_error_of_it(path, prediction):
     x1, x0, t = draws(50, (0.05, 0.95))
     said = torch.randn(50, 1, dtype=torch.float64)
     x = interpolate(x0, x1, t, path)
-    c = at(path, t, x)
+    c = coefficients_at(path, t, x)
     found = {w: prediction_loss(lambda x, t: said, x1, x0, t, Objective(path, prediction, w, (0, 1)))
              for w in ("none", "velocity", "likelihood")}  # fmt: skip
-    of_velocity = (to_velocity(prediction, said, x, c) - velocity(x0, x1, t, path)).square().mean(1)
+    of_velocity = (to_velocity(prediction, said, x, c) - target_velocity(x0, x1, t, path)).square().mean(1)
     of_score = c.beta.flatten() * (to_score(prediction, said, x, c) + x0 / c.sigma).square().mean(1)
     torch.testing.assert_close(found["velocity"], of_velocity, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found["likelihood"], of_score, rtol=1e-4, atol=1e-5)
@@ -87,8 +87,8 @@ def test_the_loss_is_finite_on_all_of_its_times(path, prediction, weighting):
 
 
 def test_no_weight_is_one():
-    c = at("gvp", torch.rand(3), torch.zeros(3, 1, 2, 2))
-    assert torch.equal(weight("none", c), torch.ones(3, 1, 1, 1))
+    c = coefficients_at("gvp", torch.rand(3), torch.zeros(3, 1, 2, 2))
+    assert torch.equal(loss_weight("none", c), torch.ones(3, 1, 1, 1))
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)

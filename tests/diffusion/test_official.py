@@ -9,9 +9,9 @@ from zigma_bench.backbones.official.dit import build_dit
 from zigma_bench.diffusion.conventions import time_of_step, vp_noise_of_dit
 from zigma_bench.diffusion.convert import velocity_of
 from zigma_bench.diffusion.ddpm import dit_schedule, solve_discrete, spaced_steps
-from zigma_bench.diffusion.guidance import guided
-from zigma_bench.diffusion.solver import solve
-from zigma_bench.layers.init import initialise
+from zigma_bench.diffusion.guidance import with_guidance
+from zigma_bench.diffusion.solver import solve_ode
+from zigma_bench.layers.init import initialise_network
 from zigma_bench.suite import Guidance
 
 CONFIG = {
@@ -25,7 +25,7 @@ Y, NONE = torch.tensor([3, 7]), torch.tensor([10, 10])
 def network():
     """The official network, gates open, with the times that it is told."""
     built = build_dit(CONFIG, backend="torch").network
-    initialise(built, 0)
+    initialise_network(built, 0)
     told = []
     with torch.no_grad():
         for parameter in built.parameters():
@@ -42,7 +42,7 @@ def noise(step=0):
 def test_dit_is_told_its_own_steps_and_guided_on_three_channels(network):
     """250 steps of the guided network with its learned variance, as DiT samples."""
     network.told.clear()
-    both = guided(network, Y, NONE, Guidance(scale=4.0, channels="first-three"))
+    both = with_guidance(network, Y, NONE, Guidance(scale=4.0, channels="first-three"))
     images, spent = solve_discrete(
         both, noise(), solver="ddpm", evaluations=250, schedule=dit_schedule(), variance="learned", step_noise=noise
     )
@@ -55,7 +55,7 @@ def test_dit_is_told_its_own_steps_and_guided_on_three_channels(network):
 
 def test_guidance_of_dit_leaves_what_lies_beyond_three_channels(network):
     x, n = noise(), torch.tensor([500.0, 500.0])
-    found = guided(network, Y, NONE, Guidance(scale=4.0, channels="first-three"))(x, n)
+    found = with_guidance(network, Y, NONE, Guidance(scale=4.0, channels="first-three"))(x, n)
     with_, without = network(x, n, Y), network(x, n, NONE)
     torch.testing.assert_close(found[:, :3], without[:, :3] + 4 * (with_ - without)[:, :3], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(found[:, 3:], with_[:, 3:], atol=1e-5, rtol=1e-5)
@@ -67,6 +67,6 @@ def test_on_the_path_vp_it_says_the_same_noise_and_any_solver_runs_it(network):
     found = vp_noise_of_dit(network)(x, time_of_step(n).float(), Y)
     torch.testing.assert_close(found, network(x, n.float(), Y)[:, :4], atol=1e-3, rtol=1e-3)
     field = velocity_of(lambda x, t: vp_noise_of_dit(network)(x, t, Y), "vp", "noise")
-    images, spent = solve(field, noise(), solver="heun", evaluations=20, interval=(0.0, 0.999))
+    images, spent = solve_ode(field, noise(), solver="heun", evaluations=20, interval=(0.0, 0.999))
     assert images.isfinite().all()
     assert spent == 20

@@ -10,8 +10,8 @@ import pytest
 import torch
 from gaussian import PATHS, PREDICTIONS, Gaussian, affine_moments
 
-from zigma_bench.diffusion.path import at
-from zigma_bench.diffusion.sde import diffusion, solve_sde
+from zigma_bench.diffusion.path import coefficients_at
+from zigma_bench.diffusion.sde import diffusion_coefficient, solve_sde
 from zigma_bench.plan.diffusion import objective_of, sampler_of
 from zigma_bench.suite import DiffusionForm, Sample, Train
 
@@ -77,7 +77,7 @@ def test_more_noise_or_less_has_the_same_marginals(norm):
 
 def test_the_forms_are_those_of_sit():
     t = torch.tensor([[0.1], [0.5], [0.9]], dtype=torch.float64)
-    c = at("linear", t.flatten(), t)
+    c = coefficients_at("linear", t.flatten(), t)
     expected = {
         "constant": torch.full_like(t, 2.0),
         "sbdm": 2 * (1 - t) / t,
@@ -88,7 +88,7 @@ def test_the_forms_are_those_of_sit():
     }
     assert set(expected) == set(FORMS)
     for form, value in expected.items():
-        torch.testing.assert_close(diffusion(form, 2.0, t, c), value)
+        torch.testing.assert_close(diffusion_coefficient(form, 2.0, t, c), value)
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -98,7 +98,7 @@ def test_last_steps(path):
     data = Gaussian(MEAN, SD, path)
     found = {last: moments(path, "velocity", steps=500, last=last)[:2] for last in ("none", "tweedie", "euler", "mean")}
     mean, var = (value.item() for value in data.moments(0.96))
-    alpha = at(path, torch.tensor([0.96], dtype=torch.float64), torch.zeros(1)).alpha.item()
+    alpha = coefficients_at(path, torch.tensor([0.96], dtype=torch.float64), torch.zeros(1)).alpha.item()
     assert found["none"] == pytest.approx((mean, var**0.5), abs=4e-3)
     assert found["tweedie"] == pytest.approx((MEAN, alpha * SD**2 / var**0.5), abs=4e-3)
     assert found["euler"] == pytest.approx((MEAN, SD), abs=8e-3)

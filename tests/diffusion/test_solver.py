@@ -9,7 +9,7 @@ import torch
 from gaussian import PATHS, PREDICTIONS, Gaussian
 
 from zigma_bench.diffusion.convert import velocity_of
-from zigma_bench.diffusion.solver import solve
+from zigma_bench.diffusion.solver import solve_ode
 from zigma_bench.plan.diffusion import sampler_of
 from zigma_bench.suite import Sample, Train
 
@@ -21,7 +21,7 @@ def test_gaussian_data_is_reached(solver, evaluations, tolerance):
     """The flow of a Gaussian to a Gaussian is x -> mean + sd x."""
     noise = torch.linspace(-2, 2, 9)[:, None]
     network = Gaussian(3.0, 0.5, "linear")
-    images, spent = solve(network, noise, solver=solver, evaluations=evaluations, rtol=1e-5, atol=1e-6)
+    images, spent = solve_ode(network, noise, solver=solver, evaluations=evaluations, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(images, 3.0 + 0.5 * noise, atol=tolerance, rtol=0)
     assert spent == evaluations or (solver == "dopri5" and spent > 6)
 
@@ -40,7 +40,7 @@ def test_every_path_and_prediction_is_carried_along_at_the_order_of_the_solver(p
 
     def error(evaluations):
         given = {"rtol": 1e-6, "atol": 1e-8} if solver == "dopri5" else {}
-        images, _ = solve(field, noise, solver=solver, evaluations=evaluations, interval=interval, **given)
+        images, _ = solve_ode(field, noise, solver=solver, evaluations=evaluations, interval=interval, **given)
         return (images - expected).abs().max().item()
 
     if order is None:
@@ -56,7 +56,7 @@ def test_order_of_convergence(solver, order):
     noise = torch.ones(1, 1, dtype=torch.float64)
 
     def error(evaluations):
-        out, _ = solve(lambda x, t: x, noise, solver=solver, evaluations=evaluations)
+        out, _ = solve_ode(lambda x, t: x, noise, solver=solver, evaluations=evaluations)
         return abs(out.item() - math.e)
 
     steps = 40 * order
@@ -71,7 +71,7 @@ def test_evaluations_are_exact():
             calls.append(t)
             return x
 
-        solve(field, torch.ones(3, 1), solver=solver, evaluations=evaluations)
+        solve_ode(field, torch.ones(3, 1), solver=solver, evaluations=evaluations)
         assert len(calls) == evaluations
         assert calls[0].shape == (3,)
 
@@ -85,7 +85,7 @@ def test_no_time_outside_of_the_interval_is_asked_for():
             return x
 
         evaluations = None if solver == "dopri5" else 10
-        solve(
+        solve_ode(
             field, torch.ones(1, 1), solver=solver, evaluations=evaluations, rtol=1e-3, atol=1e-3, interval=(0.1, 0.9)
         )
         assert min(seen) == pytest.approx(0.1)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from zigma_bench.backbones.build import build_network
-from zigma_bench.efficiency import calls, combine, measure, measure_efficiency, measure_round, timing
+from zigma_bench.efficiency import calls, combine_rounds, measure, measure_efficiency, measure_round, timing
 from zigma_bench.efficiency.calls import STAGES
 from zigma_bench.efficiency.card import Meter, find_meter
 from zigma_bench.efficiency.measure import flop_rate
@@ -22,10 +22,10 @@ from zigma_bench.efficiency.timing import MOST_WARM_UPS, Timing, time_calls
 from zigma_bench.errors import CellFailed, Interrupted, UsageError
 from zigma_bench.plan import make_plan
 from zigma_bench.plugins.discovery import catalogue
-from zigma_bench.reports.render import footer, to_csv, to_json, to_markdown
+from zigma_bench.reports.render import table_footer, to_csv, to_json, to_markdown
 from zigma_bench.reports.table import read_tables
 from zigma_bench.run.executors.local import run_plan
-from zigma_bench.run.find_batch import Trial, distinct, limit_of, run_trial, search
+from zigma_bench.run.find_batch import Trial, distinct_shapes, limit_of, run_trial, search_batch
 from zigma_bench.suite import Efficiency, load_suite
 from zigma_bench.system.device import Device
 
@@ -131,7 +131,7 @@ def test_collections_within_a_round_leave_out_what_was_alive_and_take_what_was_n
         assert old() is None
         assert gc.get_freeze_count() > 10_000
         new = cycle()
-        timing.release(CPU)
+        timing.release_memory(CPU)
         assert new() is None
     assert gc.get_freeze_count() == 0
 
@@ -291,7 +291,7 @@ def test_rounds_that_differ_are_unstable(alone):
         {**one, "stages": {"forward": {**one["stages"]["forward"], "timing": {**steady, "seconds": [s] * 3}}}}
         for s in (1.0, 1.2)
     ]
-    same, apart = (combine(cell, CPU, each)[0][0] for each in ([rounds[0]] * 2, rounds))
+    same, apart = (combine_rounds(cell, CPU, each)[0][0] for each in ([rounds[0]] * 2, rounds))
     assert same.reason is None and len(same.raw) == 6
     assert "unstable" in apart.reason and apart.value == pytest.approx(6 / 6.6)
 
@@ -328,7 +328,7 @@ def test_a_backend_that_can_not_run_here_is_a_row_with_its_reason(alone, tmp_pat
     (outcome,) = run_plan(plan, tmp_path / "results", CPU, Silent(), stages=("efficiency",))
     assert outcome.status == "failed"
     (table,) = read_tables(tmp_path / "results" / "cost" / "main")
-    told = next(line for line in footer(table) if line.startswith("cell zigma raster"))
+    told = next(line for line in table_footer(table) if line.startswith("cell zigma raster"))
     assert "failed: efficiency: the backend 'mamba-ssm' doesn't run on this device; expected cuda; got 'cpu'" in told
     (record,) = (tmp_path / "results").glob("cost/main/*/*/record.json")
     assert json.loads(record.read_text())["provenance"]["backend"] is None
@@ -343,20 +343,20 @@ def check_report(table):
     first, *_ = csv.DictReader(io.StringIO(to_csv([table])))
     assert (first["backend"], first["tokens"], first["batch"], first["data"]) == ("torch", "16", "1", "")
     assert json.loads(to_json([table]))["rows"][0]["setting"] == {"backend": "torch", "tokens": 16, "batch": 1}
-    refused = next(line for line in footer(table) if line.startswith("scan-bytes-per-second"))
+    refused = next(line for line in table_footer(table) if line.startswith("scan-bytes-per-second"))
     assert refused.startswith("scan-bytes-per-second of dit, torch, 16 tokens, batch 1: ")
 
 
 @pytest.mark.parametrize("most", [0, 1, 2, 3, 7, 8, 100])
 def test_the_search_ends_at_the_largest_batch_and_the_next(most):
-    trials = search(lambda batch: Trial(batch, batch <= most, None, None))
+    trials = search_batch(lambda batch: Trial(batch, batch <= most, None, None))
     assert max((t.batch for t in trials if t.fits), default=0) == most
     assert min(t.batch for t in trials if not t.fits) == most + 1
     assert len({t.batch for t in trials}) == len(trials)
 
 
 def test_batches_are_sought_once_for_cells_that_differ_in_them_alone(alone):
-    assert len(distinct(alone())) == 2 * 2 * 2 + 2
+    assert len(distinct_shapes(alone())) == 2 * 2 * 2 + 2
 
 
 def test_images_of_one_shape_are_one_to_a_batch(write_suite):
@@ -366,7 +366,7 @@ def test_images_of_one_shape_are_one_to_a_batch(write_suite):
         for data in ("digits", "[digits, {name: digits, transforms: [{name: rotate, degrees: 90}]}]")
     )
     assert len(two.cells) == 2 * len(one.cells)
-    assert [cell.backbone for cell in distinct(two)] == [cell.backbone for cell in distinct(one)]
+    assert [cell.backbone for cell in distinct_shapes(two)] == [cell.backbone for cell in distinct_shapes(one)]
 
 
 def test_a_step_that_ends_without_a_word_is_named_by_its_signal(alone, monkeypatch):

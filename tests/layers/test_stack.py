@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from zigma_bench.backbones.zigma.facts import ZigmaOptions
 from zigma_bench.backbones.zigma.network import Zigma
-from zigma_bench.layers.init import initialise
-from zigma_bench.layers.stack import SPAN, Stack
+from zigma_bench.layers.init import initialise_network
+from zigma_bench.layers.stack import SPAN, BlockStack
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.scans.grid import Grid
-from zigma_bench.scans.layers import routes
+from zigma_bench.scans.layers import layer_routes
 
 
 class Two(nn.Module):
@@ -29,11 +29,11 @@ class Two(nn.Module):
         return torch.tanh(self.weight * r + c), r
 
 
-def stack(depth: int) -> Stack:
-    return Stack(Two(number) for number in range(depth))
+def stack(depth: int) -> BlockStack:
+    return BlockStack(Two(number) for number in range(depth))
 
 
-def found(blocks: Stack, *, checkpointing: bool = False) -> list[Tensor]:
+def found(blocks: BlockStack, *, checkpointing: bool = False) -> list[Tensor]:
     """The state behind the blocks, and the gradients of the weights."""
     x, c = torch.linspace(-1, 1, 4, requires_grad=True), torch.linspace(0, 1, 4)
     state = blocks.through((x, None), (c,), checkpointing=checkpointing)
@@ -83,10 +83,10 @@ def test_a_copy_is_not_compiled_and_names_stay() -> None:
 def test_a_network_is_traced_whole(mixer: str, height: int) -> None:
     """No operator breaks the graph where its numbers can be looked at, as those of a path on a CPU can."""
     grid, spec = Grid(height, 9), catalogue().get("scan", "zigzag")  # of mamba-2 two chunks
-    orders = routes(spec, grid=grid, depth=1, seed=0, options=spec.resolve({}, where="test"))
+    orders = layer_routes(spec, grid=grid, depth=1, seed=0, options=spec.resolve({}, where="test"))
     options = ZigmaOptions(width=32, depth=1, patch=1, mixer=mixer, drop_path=0)
     network = Zigma(options, grid=grid, channels=1, routes=orders, backend="torch")
-    initialise(network, 0)
+    initialise_network(network, 0)
     torch._dynamo.reset()
     x, t = torch.linspace(-1, 1, grid.tokens).reshape(1, 1, height, 9), torch.tensor([0.3])
     results = []

@@ -17,7 +17,7 @@ from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.metrics import clips, i3d_weights
 from zigma_bench.metrics.i3d import CLIP_BATCH, clip_features
 from zigma_bench.metrics.options import EffliteOptions, I3dOptions, InceptionOptions
-from zigma_bench.metrics.quality import frechet
+from zigma_bench.metrics.quality import frechet_distance
 from zigma_bench.metrics.subject import Subject
 
 
@@ -94,7 +94,9 @@ def test_fvd_is_the_frechet_distance_of_what_the_file_says(subject, i3d):
         x = images.take(range(len(images))).astype(np.float64)
         return np.stack([x.mean((1, 2, 3, 4)), np.abs(np.diff(x, axis=1)).mean((1, 2, 3, 4))], axis=1)
 
-    assert found.value == pytest.approx(frechet(features(subject.samples), features(subject.reference)), rel=1e-4)
+    assert found.value == pytest.approx(
+        frechet_distance(features(subject.samples), features(subject.reference)), rel=1e-4
+    )
 
 
 def test_features_do_not_depend_on_the_cache(subject, i3d, tmp_path):

@@ -12,9 +12,9 @@ from feature_figures import fd_efflite0, kid_efflite0
 
 from zigma_bench.data.images import ArrayImages, Subset
 from zigma_bench.errors import UsageError
-from zigma_bench.metrics import features as features_module
+from zigma_bench.metrics import features_of_images as features_module
 from zigma_bench.metrics.efflite import efflite
-from zigma_bench.metrics.features import RgbPixels, features
+from zigma_bench.metrics.features import RgbPixels, features_of_images
 from zigma_bench.metrics.options import EFFLITES, EffliteOptions
 from zigma_bench.metrics.subject import Subject
 from zigma_bench.metrics.weights import efflite_missing, efflite_path
@@ -80,18 +80,18 @@ def test_the_fingerprint_says_all_that_the_figure_depends_on(subject):
 
 
 def reference_digest(subject):
-    from zigma_bench.data.images import digest
+    from zigma_bench.data.images import pixels_digest
 
-    return digest(subject.reference)
+    return pixels_digest(subject.reference)
 
 
 def test_features_are_float32_in_order_and_grey_equals_three_equal_channels(digits):
     few = part(digits, 0, 5)
-    found = features(few, efflite("efflite0", 64))
+    found = features_of_images(few, efflite("efflite0", 64))
     assert (found.dtype, found.shape) == (np.float32, (5, 1280))
     coloured = ArrayImages(np.repeat(few.take(range(5)), 3, axis=1))
-    assert np.array_equal(features(coloured, efflite("efflite0", 64)), found)
-    backward = features(Subset(digits, np.arange(5)[::-1].copy()), efflite("efflite0", 64))
+    assert np.array_equal(features_of_images(coloured, efflite("efflite0", 64)), found)
+    backward = features_of_images(Subset(digits, np.arange(5)[::-1].copy()), efflite("efflite0", 64))
     assert np.allclose(backward[::-1], found, atol=1e-4)
     assert not np.allclose(backward, found, atol=1e-2)
 
@@ -136,7 +136,7 @@ def test_the_global_generator_and_the_settings_are_left_alone(digits):
     expected = torch.rand(3)
     torch.manual_seed(1)
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
-    features(part(digits, 0, 3), efflite("efflite0", 64))
+    features_of_images(part(digits, 0, 3), efflite("efflite0", 64))
     assert torch.equal(torch.rand(3), expected)
     assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark) == before
 

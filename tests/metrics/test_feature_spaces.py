@@ -11,9 +11,9 @@ from feature_figures import measured
 from PIL import Image
 
 from zigma_bench.data.images import ArrayImages
-from zigma_bench.metrics import features as features_module
+from zigma_bench.metrics import features_of_images as features_module
 from zigma_bench.metrics.efflite import efflite
-from zigma_bench.metrics.features import features
+from zigma_bench.metrics.features import features_of_images
 from zigma_bench.metrics.options import EFFLITES, EffliteOptions
 from zigma_bench.metrics.subject import Subject
 
@@ -72,7 +72,7 @@ def test_a_linear_probe_tells_photographs_apart(photographs, family):
 
     extractor = efflite(family, EffliteOptions().size)
     (known, classes), (unseen, truth) = photographs("train", TRAIN), photographs("test", TEST)
-    x, y = features(known, extractor), features(unseen, extractor)
+    x, y = features_of_images(known, extractor), features_of_images(unseen, extractor)
     mean, deviation = x.mean(0), x.std(0) + 1e-6
     probe = RidgeClassifier(alpha=1000).fit((x - mean) / deviation, classes)
     assert probe.score((y - mean) / deviation, truth) > LEAST_ACCURACY

@@ -10,17 +10,17 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
-from golden_features import features as computed
+from golden_features import features_of_images as computed
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
 from zigma_bench.data.images import ArrayImages
 from zigma_bench.errors import NotReady
-from zigma_bench.metrics import features as features_module
+from zigma_bench.metrics import features_of_images as features_module
 from zigma_bench.metrics import golden
 from zigma_bench.metrics.apply import measure_metric
 from zigma_bench.metrics.efflite import efflite
-from zigma_bench.metrics.features import Extractor, features
-from zigma_bench.metrics.golden import STEP, check_golden, golden_images, known
+from zigma_bench.metrics.features import Extractor, features_of_images
+from zigma_bench.metrics.golden import STEP, check_golden, golden_images, golden_values
 from zigma_bench.metrics.options import EFFLITES, EffliteSize
 from zigma_bench.metrics.subject import Subject
 
@@ -61,22 +61,22 @@ def test_the_images_are_the_same_everywhere():
 @pytest.mark.parametrize("family", EFFLITES)
 @pytest.mark.parametrize("size", [64, 128])
 def test_the_golden_features_are_float64s_and_float32_is_well_within_the_tolerance(family, size):
-    rows = known()[f"{family}-{size}"]
+    rows = golden_values()[f"{family}-{size}"]
     exact = computed(family, size)
     assert rows == pytest.approx(exact[:, ::STEP], abs=1e-8)
     assert all(np.count_nonzero(row) >= 8 for row in rows)
-    found = features(ArrayImages(golden_images()), efflite(family, size))
+    found = features_of_images(ArrayImages(golden_images()), efflite(family, size))
     off = np.abs(found - exact).max(1) / exact.max(1)
     assert off.max() < golden.TOLERANCE / 10
 
 
 def test_every_size_of_every_installed_extractor_has_golden_features():
-    assert set(known()) == {f"{family}-{size}" for family in EFFLITES for size in get_args(EffliteSize)}
-    for name, rows in known().items():
+    assert set(golden_values()) == {f"{family}-{size}" for family in EFFLITES for size in get_args(EffliteSize)}
+    for name, rows in golden_values().items():
         family, size = name.split("-")
-        found = features(ArrayImages(golden_images()), efflite(family, int(size)))[:, ::STEP]
+        found = features_of_images(ArrayImages(golden_images()), efflite(family, int(size)))[:, ::STEP]
         assert (np.abs(found - rows).max(1) / rows.max(1)).max() < golden.TOLERANCE / 10
-    spaces = [rows.ravel() for rows in known().values()]
+    spaces = [rows.ravel() for rows in golden_values().values()]
     assert all(not np.allclose(a, b, atol=0.1) for i, a in enumerate(spaces) for b in spaces[:i])
 
 
@@ -104,7 +104,7 @@ def test_another_resize_other_weights_and_fewer_bits_are_noticed(part, monkeypat
 
 
 def test_a_drifted_extractor_is_a_refused_row(digits, monkeypatch):
-    off = {name: rows * 1.001 for name, rows in known().items()}
+    off = {name: rows * 1.001 for name, rows in golden_values().items()}
     monkeypatch.setattr(golden, "known", lambda: off)
     found = measure_metric("fd-efflite0", {"size": 64}, Subject(samples=digits, reference=digits))
     assert (found.status, found.value) == ("refused", None)
@@ -112,27 +112,29 @@ def test_a_drifted_extractor_is_a_refused_row(digits, monkeypatch):
 
 
 def test_first_features_are_recorded_and_compared_with(noise, tmp_path, capsys):
-    features(noise(4, (3, 8, 8)), of_mean(1.0), cache=tmp_path, keep=False)
+    features_of_images(noise(4, (3, 8, 8)), of_mean(1.0), cache=tmp_path, keep=False)
     (file,) = (tmp_path / "golden").iterdir()
     assert np.load(file) == pytest.approx(golden_images().mean((2, 3)), rel=1e-6)
     before = file.read_bytes()
-    features(noise(5, (3, 8, 8)), of_mean(1 + 1e-6), cache=tmp_path, keep=False)  # as another kind of device would
+    features_of_images(
+        noise(5, (3, 8, 8)), of_mean(1 + 1e-6), cache=tmp_path, keep=False
+    )  # as another kind of device would
     assert file.read_bytes() == before
     with pytest.raises(NotReady, match=f"golden/{file.stem[:-32]}.*other features"):
-        features(noise(6, (3, 8, 8)), of_mean(1.01), cache=tmp_path, keep=False)
+        features_of_images(noise(6, (3, 8, 8)), of_mean(1.01), cache=tmp_path, keep=False)
     file.write_bytes(before[:50])
-    features(noise(7, (3, 8, 8)), of_mean(1.0), cache=tmp_path, keep=False)
+    features_of_images(noise(7, (3, 8, 8)), of_mean(1.0), cache=tmp_path, keep=False)
     assert f"{file.name}: the file is altered" in capsys.readouterr().err
     assert file.read_bytes() == before
 
 
 def test_another_file_of_weights_is_another_record(noise, tmp_path):
-    features(noise(4, (3, 8, 8)), of_mean(1.0), cache=tmp_path)
-    features(noise(4, (3, 8, 8)), dataclasses.replace(of_mean(2.0), weights_sha256="1" * 64), cache=tmp_path)
+    features_of_images(noise(4, (3, 8, 8)), of_mean(1.0), cache=tmp_path)
+    features_of_images(noise(4, (3, 8, 8)), dataclasses.replace(of_mean(2.0), weights_sha256="1" * 64), cache=tmp_path)
     assert len(list((tmp_path / "golden").iterdir())) == 2
 
 
 def test_features_that_are_not_finite_are_refused_at_the_start(noise, tmp_path):
     with pytest.raises(NotReady, match="not finite"):
-        features(noise(4, (3, 8, 8)), of_mean(float("nan")), cache=tmp_path)
+        features_of_images(noise(4, (3, 8, 8)), of_mean(float("nan")), cache=tmp_path)
     assert not (tmp_path / "golden").exists()

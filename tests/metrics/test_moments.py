@@ -11,13 +11,13 @@ from feature_figures import measured
 
 from zigma_bench.data.images import Subset
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.metrics import features as features_module
+from zigma_bench.metrics import features_of_images as features_module
 from zigma_bench.metrics import measure as measure_module
 from zigma_bench.metrics import weights
 from zigma_bench.metrics.apply import measure_metric
 from zigma_bench.metrics.efflite import efflite
-from zigma_bench.metrics.features import Extractor, features
-from zigma_bench.metrics.gaussian import fitted
+from zigma_bench.metrics.features import Extractor, features_of_images
+from zigma_bench.metrics.gaussian import fit_gaussian
 from zigma_bench.metrics.moments import read_moments, write_moments
 from zigma_bench.metrics.options import EffliteOptions, WeightsOptions
 from zigma_bench.metrics.subject import Subject
@@ -38,7 +38,9 @@ def subject(digits) -> Subject:
 
 def test_a_file_written_here_gives_the_figure_of_its_images(subject, tmp_path):
     extractor = efflite("efflite0", 64)
-    write_moments(tmp_path / "r.npz", fitted(features(subject.reference, extractor)), extractor.fingerprint())
+    write_moments(
+        tmp_path / "r.npz", fit_gaussian(features_of_images(subject.reference, extractor)), extractor.fingerprint()
+    )
     moments = read_moments(tmp_path / "r.npz")
     alone = dataclasses.replace(subject, reference=None, moments=moments)
     of_images, of_file = fd_efflite0(subject), fd_efflite0(alone)
@@ -46,14 +48,16 @@ def test_a_file_written_here_gives_the_figure_of_its_images(subject, tmp_path):
     assert of_file.fingerprint["n_reference"] == 60
     assert of_file.fingerprint["reference"] == {"data": "digits", "statistics_sha256": moments.sha256}
     with np.load(tmp_path / "r.npz") as held:  # as the field reads it
-        x = features(subject.reference, extractor).astype(np.float64)
+        x = features_of_images(subject.reference, extractor).astype(np.float64)
         assert held["mu"] == pytest.approx(x.mean(0), abs=1e-9)
         assert held["sigma"] == pytest.approx(np.cov(x, rowvar=False), abs=1e-9)
 
 
 def test_the_file_is_used_for_its_own_extractor_and_images_for_others(subject, tmp_path):
     extractor = efflite("efflite0", 64)
-    write_moments(tmp_path / "r.npz", fitted(features(subject.reference, extractor)), extractor.fingerprint())
+    write_moments(
+        tmp_path / "r.npz", fit_gaussian(features_of_images(subject.reference, extractor)), extractor.fingerprint()
+    )
     moments = read_moments(tmp_path / "r.npz")
     larger = functools.partial(measured, "fd", "efflite0", EffliteOptions(128))
     refused = measure_metric(
@@ -67,7 +71,9 @@ def test_the_file_is_used_for_its_own_extractor_and_images_for_others(subject, t
 @pytest.mark.parametrize("kind", ["kid", "precision", "recall", "density", "coverage"])
 def test_what_compares_images_one_by_one_is_refused_with_the_reason(kind, subject, tmp_path):
     extractor = efflite("efflite0", 64)
-    write_moments(tmp_path / "r.npz", fitted(features(subject.reference, extractor)), extractor.fingerprint())
+    write_moments(
+        tmp_path / "r.npz", fit_gaussian(features_of_images(subject.reference, extractor)), extractor.fingerprint()
+    )
     alone = dataclasses.replace(subject, reference=None, moments=read_moments(tmp_path / "r.npz"))
     found = measure_metric(f"{kind}-efflite0", {"size": 64}, alone)
     assert (found.name, found.status, found.value) == (f"{kind}-efflite0", "refused", None)
@@ -139,7 +145,7 @@ def test_a_reference_is_fitted_once(subject, tmp_path, monkeypatch):
     from zigma_bench.metrics.reference import reference_gaussian
 
     fits = []
-    monkeypatch.setattr(module, "fitted", lambda x: fits.append(len(x)) or fitted(x))
+    monkeypatch.setattr(module, "fitted", lambda x: fits.append(len(x)) or fit_gaussian(x))
     first = reference_gaussian(subject.reference, efflite("efflite0", 64), cache=tmp_path)
     again = reference_gaussian(Subset(subject.reference, np.arange(60)), efflite("efflite0", 64), cache=tmp_path)
     assert fits == [60]

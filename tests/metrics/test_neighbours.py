@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from zigma_bench.metrics import neighbours
-from zigma_bench.metrics.neighbours import cover, radii, squared_distances
+from zigma_bench.metrics.neighbours import nearest_radii, points_in_balls, squared_distances
 
 
 def draw(count: int, width: int = 8, *, seed: int, shift: float = 0.0, scale: float = 1.0) -> np.ndarray:
@@ -32,7 +32,7 @@ def test_the_figures_are_those_of_the_papers_formulas(n, m, width, blocks, monke
     monkeypatch.setattr(neighbours, "ROWS", blocks[0])
     monkeypatch.setattr(neighbours, "COLUMNS", blocks[1])
     points, centres = draw(n, width, seed=1, shift=0.3), draw(m, width, seed=2, scale=1.4)
-    found = cover(points, centres)
+    found = points_in_balls(points, centres)
     assert (found.inside, found.density, found.coverage) == pytest.approx(by_hand(points, centres), abs=1e-12)
 
 
@@ -43,8 +43,8 @@ def test_precision_and_recall_are_torch_fidelitys(n, m, width):
     samples, reference = draw(n, width, seed=3, shift=0.4), draw(m, width, seed=4, scale=1.2)
     theirs = prc_features_to_metric(torch.from_numpy(samples), torch.from_numpy(reference), verbose=False)
     assert 0.05 < theirs[KEY_METRIC_PRECISION] < 1  # the comparison says something
-    assert cover(samples, reference).inside == pytest.approx(theirs[KEY_METRIC_PRECISION], abs=1e-6)
-    assert cover(reference, samples).inside == pytest.approx(theirs[KEY_METRIC_RECALL], abs=1e-6)
+    assert points_in_balls(samples, reference).inside == pytest.approx(theirs[KEY_METRIC_PRECISION], abs=1e-6)
+    assert points_in_balls(reference, samples).inside == pytest.approx(theirs[KEY_METRIC_RECALL], abs=1e-6)
 
 
 @pytest.mark.parametrize("blocks", [(7, 11), (2048, 8192)])
@@ -53,25 +53,27 @@ def test_a_set_covers_itself_whatever_the_blocks(blocks, monkeypatch):
     monkeypatch.setattr(neighbours, "ROWS", blocks[0])
     monkeypatch.setattr(neighbours, "COLUMNS", blocks[1])
     x = draw(60, 12, seed=5)
-    found = cover(x, x)
+    found = points_in_balls(x, x)
     assert (found.inside, found.density, found.coverage) == (1.0, 1.0, 1.0)
-    assert cover(x, x[::-1].copy()) == found
+    assert points_in_balls(x, x[::-1].copy()) == found
 
 
 def test_far_points_lie_in_no_ball_and_copies_in_few():
     x = draw(50, seed=6)
-    far = cover(x + 1000, x)
+    far = points_in_balls(x + 1000, x)
     assert (far.inside, far.density, far.coverage) == (0.0, 0.0, 0.0)
-    copies = cover(np.repeat(x[:1], 50, axis=0), x)  # all mass on one image: precise, and covers little
+    copies = points_in_balls(np.repeat(x[:1], 50, axis=0), x)  # all mass on one image: precise, and covers little
     assert copies.inside == 1.0
     assert copies.coverage < 0.5
-    assert cover(x, np.repeat(x[:1], 50, axis=0) + draw(50, seed=7, scale=1e-3)).inside < 0.1  # recall of the copies
+    assert (
+        points_in_balls(x, np.repeat(x[:1], 50, axis=0) + draw(50, seed=7, scale=1e-3)).inside < 0.1
+    )  # recall of the copies
 
 
 def test_duplicates_have_balls_of_no_size():
     x = np.repeat(draw(4, seed=8, shift=300.0), 10, axis=0)  # far from the origin, where rounding is largest
-    assert all(bool((squared == 0).all()) for squared in radii(x, (3, 5)))
-    found = cover(x, x)
+    assert all(bool((squared == 0).all()) for squared in nearest_radii(x, (3, 5)))
+    found = points_in_balls(x, x)
     assert (found.inside, found.density, found.coverage) == (1.0, 0.0, 0.0)
 
 
@@ -86,7 +88,7 @@ def test_distances_are_those_of_differences():
 def test_features_that_are_not_finite_give_nan(bad):
     x, y = draw(20, seed=11), draw(20, seed=12)
     y[3, 2] = bad
-    for found in (cover(x, y), cover(y, x)):
+    for found in (points_in_balls(x, y), points_in_balls(y, x)):
         assert np.isnan([found.inside, found.density, found.coverage]).all()
 
 
@@ -107,5 +109,5 @@ def test_memory_is_that_of_a_block(monkeypatch):
 
     x, y = draw(2000, 4, seed=13), draw(1500, 4, seed=14)
     with Watch():
-        cover(x, y)
+        points_in_balls(x, y)
     assert 100 * 100 <= largest <= 100 * (100 + 6)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from zigma_bench.cli.app import app
 from zigma_bench.metrics.efflite import efflite
-from zigma_bench.metrics.features import features
+from zigma_bench.metrics.features import features_of_images
 from zigma_bench.sampling.images import open_images
 
 COUNT = 400  # of 1,280 features each, so the covariances are singular
@@ -60,7 +60,7 @@ def test_one_set_of_figures(folders, tmp_path):
     for name, key in zip(NAMES, KEYS, strict=True):
         assert ours[name]["value"] == pytest.approx(theirs[key], rel=1e-6, abs=1e-4), name
         assert (ours[name]["n_samples"], ours[name]["n_reference"]) == (COUNT, COUNT)
-    a, b = (features(open_images(folder), efflite("efflite0", 64)).astype(np.float64) for folder in folders)
+    a, b = (features_of_images(open_images(folder), efflite("efflite0", 64)).astype(np.float64) for folder in folders)
     root = (a - a.mean(0)) / np.sqrt(COUNT - 1) @ ((b - b.mean(0)) / np.sqrt(COUNT - 1)).T
     traces = a.var(0, ddof=1).sum() + b.var(0, ddof=1).sum() - 2 * np.linalg.norm(root, "nuc")
     assert ours["fd-efflite0"]["value"] == pytest.approx(((a.mean(0) - b.mean(0)) ** 2).sum() + traces, abs=1e-4)

@@ -14,7 +14,7 @@ from zigma_bench import hookimpl
 from zigma_bench.data.images import ArrayImages
 from zigma_bench.errors import BrokenPlugin, NotReady, UsageError
 from zigma_bench.metrics import features as features_module
-from zigma_bench.metrics.quality import frechet
+from zigma_bench.metrics.quality import frechet_distance
 from zigma_bench.metrics.subject import Subject
 from zigma_bench.plugins.discovery import Catalogue, _add, specs_of
 from zigma_bench.plugins.registry import ExtractorFacts, Missing
@@ -93,7 +93,7 @@ def test_a_figure_is_that_of_its_features_with_its_origin_in_the_fingerprint(sub
     found = metrics(fingerprint=lambda options: "abc")["fd-means"].load()(Options(2), subject)
     means = [2 * images.take(range(20)).mean((2, 3)) for images in (subject.samples, subject.reference)]
     assert (found.name, found.status) == ("fd-means", "ok")
-    assert found.value == pytest.approx(frechet(*means), rel=1e-4)
+    assert found.value == pytest.approx(frechet_distance(*means), rel=1e-4)
     facts = {key: found.fingerprint[key] for key in ("extractor", "owner", "options", "weights_sha256", "n_samples")}
     assert facts == {
         "extractor": "means", "owner": "made 1.0", "options": {"factor": 2}, "weights_sha256": "abc", "n_samples": 20,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from zigma_bench.metrics import quality
-from zigma_bench.metrics.quality import frechet, kid, kid_subset_size
+from zigma_bench.metrics.quality import frechet_distance, kid_of_features, kid_subset_size
 
 SHAPES = [(40, 30, 12), (30, 40, 64), (200, 9, 32)]  # N > d, N < d, and one of each
 
@@ -26,7 +26,7 @@ def test_frechet_is_torch_fidelitys(n, m, width):
 
     a, b = draw(n, width, seed=1), draw(m, width, seed=2, scale=1.5, shift=0.5)
     statistics = [fid_features_to_statistics(torch.from_numpy(x)) for x in (a, b)]
-    assert close(frechet(a, b), fid_statistics_to_metric(*statistics, verbose=False)[KEY_METRIC_FID])
+    assert close(frechet_distance(a, b), fid_statistics_to_metric(*statistics, verbose=False)[KEY_METRIC_FID])
 
 
 @pytest.mark.parametrize(("n", "m", "width"), [(400, 300, 6), (90, 70, 20)])
@@ -37,23 +37,23 @@ def test_frechet_is_the_closed_form_of_gaussians(n, m, width):
     s, t = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     shift = a.mean(0) - b.mean(0)
     expected = shift @ shift + np.trace(s + t) - 2 * np.trace(sqrtm(s @ t)).real
-    assert frechet(a, b) == pytest.approx(expected, rel=1e-9)
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-9)
 
 
 def test_frechet_of_known_gaussians():
     """N(0, 1) against N(3, 4) in each of 2 dimensions: 2 * (3^2 + (1 - 2)^2) = 20."""
     x = np.random.default_rng(5).standard_normal((500, 2))
     x = (x - x.mean(0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(x, rowvar=False))).T
-    assert frechet(x, 3 + 2 * x) == pytest.approx(20, rel=1e-12)
+    assert frechet_distance(x, 3 + 2 * x) == pytest.approx(20, rel=1e-12)
 
 
 @pytest.mark.parametrize(("n", "m", "width"), SHAPES)
 def test_frechet_of_a_set_and_itself_is_zero_and_it_is_symmetric(n, m, width):
     a, b = draw(n, width, seed=6, scale=10), draw(m, width, seed=7, scale=5)
-    assert abs(frechet(a, a)) < 1e-6
-    assert frechet(a, a + 1) == pytest.approx(width, rel=1e-5)
-    assert frechet(a, b) == pytest.approx(frechet(b, a), rel=1e-10)
-    assert frechet(a, a[::-1]) == pytest.approx(0, abs=1e-6)
+    assert abs(frechet_distance(a, a)) < 1e-6
+    assert frechet_distance(a, a + 1) == pytest.approx(width, rel=1e-5)
+    assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a), rel=1e-10)
+    assert frechet_distance(a, a[::-1]) == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("at_once", [True, False])
@@ -63,7 +63,7 @@ def test_kid_is_torch_fidelitys(at_once, monkeypatch):
     monkeypatch.setattr(quality, "GRAM_IMAGES", 10**6 if at_once else 0)
     a, b = draw(120, 40, seed=8), draw(90, 40, seed=9, scale=1.2, shift=0.3)
     theirs = kid_features_to_metric(torch.from_numpy(a), torch.from_numpy(b), kid_subset_size=45, verbose=False)
-    ours = kid(a, b)
+    ours = kid_of_features(a, b)
     assert (ours.subset_size, len(ours.values)) == (45, 100)
     assert close(ours.mean, theirs[KEY_METRIC_KID_MEAN])
     assert close(ours.deviation, theirs[KEY_METRIC_KID_STD])
@@ -71,15 +71,15 @@ def test_kid_is_torch_fidelitys(at_once, monkeypatch):
 
 def test_both_ways_to_the_kernel_distance_give_one_figure(monkeypatch):
     a, b = draw(70, 20, seed=10), draw(50, 20, seed=11, shift=0.2)
-    at_once = kid(a, b).values
+    at_once = kid_of_features(a, b).values
     monkeypatch.setattr(quality, "GRAM_IMAGES", 0)
-    assert kid(a, b).values == pytest.approx(at_once, rel=1e-10, abs=1e-12)
+    assert kid_of_features(a, b).values == pytest.approx(at_once, rel=1e-10, abs=1e-12)
 
 
 def test_kid_of_one_distribution_is_near_zero_and_grows_with_a_shift():
     a, b = draw(800, 32, seed=12), draw(800, 32, seed=13)
-    assert abs(kid(a, b).mean) < 0.01
-    assert kid(a, b + 0.3).mean > 0.05
+    assert abs(kid_of_features(a, b).mean) < 0.01
+    assert kid_of_features(a, b + 0.3).mean > 0.05
 
 
 @pytest.mark.parametrize(
@@ -93,5 +93,5 @@ def test_the_subset_size_is_a_rule_of_the_counts(samples, reference, size):
 def test_features_that_are_not_finite_give_nan(bad):
     a, b = draw(20, 4, seed=14), draw(20, 4, seed=15)
     a[3, 2] = bad
-    assert np.isnan(frechet(a, b))
-    assert np.isnan(kid(a, b).mean)
+    assert np.isnan(frechet_distance(a, b))
+    assert np.isnan(kid_of_features(a, b).mean)

@@ -15,10 +15,10 @@ from torch.nn import functional
 
 from zigma_bench.data.images import ArrayImages
 from zigma_bench.errors import NotReady
-from zigma_bench.metrics import features as features_module
+from zigma_bench.metrics import features_of_images as features_module
 from zigma_bench.metrics import weights
 from zigma_bench.metrics.dinov2 import dinov2, resized_positions
-from zigma_bench.metrics.features import features
+from zigma_bench.metrics.features import features_of_images
 from zigma_bench.metrics.openai_clip import clip
 from zigma_bench.metrics.options import WeightsOptions
 from zigma_bench.metrics.subject import Subject
@@ -131,7 +131,7 @@ def test_dinov2_is_the_authors_network_on_dgm_evals_images(weights_file):
     )
     x = torch.stack([prepare(Image.fromarray(p.transpose(1, 2, 0))) for p in images.take(range(3))])
     expected = authors_dinov2({name: v.double() for name, v in dinov2_state().items()}, x.double())
-    found = features(images, dinov2(path))
+    found = features_of_images(images, dinov2(path))
     assert found.shape == (3, 64)
     assert np.ptp(found, axis=0).max() > 0.1
     assert found == pytest.approx(expected.numpy(), abs=1e-4)
@@ -151,7 +151,7 @@ def test_clip_is_torch_fidelitys_network_on_clean_fids_images(weights_file):
     )  # fmt: skip
     x = torch.stack([prepare(Image.fromarray(p.transpose(1, 2, 0))) for p in images.take(range(3))])
     expected = build_model(clip_state(), torch.float32).visual(x).numpy()
-    found = features(images, clip(path))
+    found = features_of_images(images, clip(path))
     assert found.shape == (3, 16)
     assert np.ptp(found, axis=0).max() > 1e-3
     assert found == pytest.approx(expected, abs=1e-5)
@@ -244,7 +244,9 @@ def test_safetensors_are_read(weights_file, tmp_path):
     place = tmp_path / "w.safetensors"
     save_file(dinov2_state(), place)
     images = pictures(2, 20, 20)
-    assert np.array_equal(features(images, dinov2(place)), features(images, dinov2(weights_file("dinov2"))))
+    assert np.array_equal(
+        features_of_images(images, dinov2(place)), features_of_images(images, dinov2(weights_file("dinov2")))
+    )
     place.write_bytes(place.read_bytes()[:1000])
     with pytest.raises(NotReady, match=r"w\.safetensors.*no weights of DINOv2"):
         dinov2(place)
@@ -264,4 +266,4 @@ def test_the_published_hash_of_clip_is_torch_fidelitys():
 
 def test_grey_images_are_taken(weights_file):
     grey = ArrayImages(np.random.default_rng(0).integers(0, 256, (4, 1, 8, 8), dtype=np.uint8))
-    assert features(grey, dinov2(weights_file("dinov2"))).shape == (4, 64)
+    assert features_of_images(grey, dinov2(weights_file("dinov2"))).shape == (4, 64)

@@ -10,7 +10,7 @@ import torch
 
 from zigma_bench.data.images import ArrayImages, Subset
 from zigma_bench.diffusion.convert import linear_velocity_of
-from zigma_bench.diffusion.path import at
+from zigma_bench.diffusion.path import coefficients_at
 from zigma_bench.errors import UsageError
 from zigma_bench.metrics.options import ValLossOptions
 from zigma_bench.metrics.subject import Subject
@@ -55,7 +55,7 @@ def test_the_figure_is_that_of_the_linear_velocity_whatever_is_said(path, predic
     """A network that errs in the data by 0.1 everywhere errs in the linear velocity by 0.1 / (1 - t)."""
 
     def off(x, t):
-        c = at(path, t, x)
+        c = coefficients_at(path, t, x)
         data = torch.full_like(x, 1.1)
         noise = (x - c.alpha * data) / c.sigma
         return {"velocity": c.d_alpha * data + c.d_sigma * noise, "score": -noise / c.sigma, "noise": noise}[prediction]

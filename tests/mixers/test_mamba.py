@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from zigma_bench.backbones.zigma.facts import ZigmaOptions
-from zigma_bench.layers.init import initialise
+from zigma_bench.layers.init import initialise_network
 from zigma_bench.mixers.mamba.facts import MambaOptions, mamba_cost
 from zigma_bench.mixers.mamba.mixer import MambaMixer
 from zigma_bench.ops.compiler import find_compiler
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.scans.grid import Grid
-from zigma_bench.scans.layers import routes
+from zigma_bench.scans.layers import layer_routes
 from zigma_bench.scans.route import Route
 
 BLOCK = ZigmaOptions(width=16, depth=2, patch=1, state=4)
@@ -25,7 +25,7 @@ BUILT_IN = sorted(spec.name for spec in catalogue().scans if spec.owner == "zigm
 
 def mixer(route: Route, grid: Grid = GRID, backend: str = "naive", seed: int = 0) -> MambaMixer:
     made = MambaMixer(MambaOptions(), block=BLOCK, grid=grid, route=route, backend=backend)
-    initialise(made, seed)
+    initialise_network(made, seed)
     return made
 
 
@@ -35,7 +35,7 @@ def tokens(grid: Grid = GRID, batch: int = 2) -> torch.Tensor:
 
 def route_of(name: str, grid: Grid, layer: int, **options) -> Route:
     spec = catalogue().get("scan", name)
-    return routes(spec, grid=grid, depth=8, seed=0, options=spec.resolve(options, where="test"))[layer]
+    return layer_routes(spec, grid=grid, depth=8, seed=0, options=spec.resolve(options, where="test"))[layer]
 
 
 @pytest.mark.parametrize("name", BUILT_IN)

@@ -15,14 +15,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from zigma_bench.backbones.zigma.facts import VisionMambaOptions, ZigmaOptions, zigma_cost
 from zigma_bench.backbones.zigma.network import Zigma
 from zigma_bench.errors import NotReady
-from zigma_bench.layers.init import initialise
+from zigma_bench.layers.init import initialise_network
 from zigma_bench.mixers.mamba2.facts import Mamba2Options, check_mamba2, mamba2_cost
 from zigma_bench.mixers.mamba2.mixer import Mamba2Mixer
 from zigma_bench.ops.compiler import find_compiler
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.plugins.registry import Cost
 from zigma_bench.scans.grid import Grid
-from zigma_bench.scans.layers import routes
+from zigma_bench.scans.layers import layer_routes
 from zigma_bench.scans.route import LearnedOrder, Route
 
 BLOCK = ZigmaOptions(width=16, depth=2, patch=1)
@@ -41,7 +41,7 @@ def mixer(
     block: ZigmaOptions = BLOCK,
 ) -> Mamba2Mixer:
     made = Mamba2Mixer(options, block=block, grid=grid, route=route, backend=backend)
-    initialise(made, 0)
+    initialise_network(made, 0)
     return made
 
 
@@ -51,7 +51,7 @@ def tokens(grid: Grid = GRID, batch: int = 2) -> torch.Tensor:
 
 def route_of(name: str, grid: Grid, layer: int, **options) -> Route:
     spec = catalogue().get("scan", name)
-    return routes(spec, grid=grid, depth=8, seed=0, options=spec.resolve(options, where="test"))[layer]
+    return layer_routes(spec, grid=grid, depth=8, seed=0, options=spec.resolve(options, where="test"))[layer]
 
 
 @pytest.mark.parametrize("name", BUILT_IN)

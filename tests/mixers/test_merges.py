@@ -15,7 +15,7 @@ from torch import nn
 from zigma_bench.backbones.zigma.facts import ZigmaOptions, check_zigma, zigma_cost, zigma_memory
 from zigma_bench.backbones.zigma.network import Zigma
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.layers.init import initialise
+from zigma_bench.layers.init import initialise_network
 from zigma_bench.mixers.along_route import GatheringBranch, RoutedBranches
 from zigma_bench.mixers.mamba.facts import MambaOptions
 from zigma_bench.mixers.mamba.mixer import MambaMixer
@@ -25,7 +25,7 @@ from zigma_bench.plugins.registry import MergeFacts, merge_spec
 from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.route import BrokenScan, Route
 from zigma_bench.testing import check_plugin
-from zigma_bench.testing.lookup import as_registered, registered
+from zigma_bench.testing.lookup import as_registered, specs_of_module
 
 PLUGIN = '''
 """Three merges, and a scan that names one of them."""
@@ -119,7 +119,7 @@ def plugin(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "merging_plugin", raising=False)
     module = importlib.import_module("merging_plugin")
-    with as_registered(registered(module)):
+    with as_registered(specs_of_module(module)):
         yield module
     del sys.modules["merging_plugin"]
 
@@ -132,7 +132,7 @@ def network(merge, mixer="mamba", backend="torch"):
     """A network whose gates are open, so that its mixers matter."""
     options = replace(OPTIONS, mixer=MIXERS[mixer])
     made = Zigma(options, grid=GRID, channels=2, routes=[two_paths(merge)] * DEPTH, backend=backend)
-    initialise(made, 0)
+    initialise_network(made, 0)
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in made.named_parameters():
@@ -178,7 +178,7 @@ def test_a_sum_written_by_hand_is_the_built_in_sum(plugin, mixer):
 def mamba(merge):
     block = replace(OPTIONS, state=4)
     made = MambaMixer(MambaOptions(), block=block, grid=GRID, route=two_paths(merge), backend="torch")
-    initialise(made, 0)
+    initialise_network(made, 0)
     return made
 
 

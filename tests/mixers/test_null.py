@@ -9,14 +9,14 @@ import torch
 from zigma_bench.backbones.zigma.facts import ZigmaOptions
 from zigma_bench.backbones.zigma.network import Zigma
 from zigma_bench.errors import NotReady
-from zigma_bench.layers.init import initialise
+from zigma_bench.layers.init import initialise_network
 from zigma_bench.mixers.attention.facts import AttentionOptions, check_attention
 from zigma_bench.mixers.attention.mixer import AttentionMixer
 from zigma_bench.mixers.identity.facts import IdentityOptions, check_identity
 from zigma_bench.mixers.identity.mixer import IdentityMixer
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.scans.grid import Grid
-from zigma_bench.scans.layers import routes
+from zigma_bench.scans.layers import layer_routes
 from zigma_bench.scans.route import PAD, Route
 from zigma_bench.testing.null import in_raster, order_matters
 
@@ -38,14 +38,14 @@ def grid_of(name):
 
 def layers(name):
     spec = catalogue().get("scan", name)
-    return routes(spec, grid=grid_of(name), depth=DEPTH, seed=0, options=spec.resolve({}, where="test"))
+    return layer_routes(spec, grid=grid_of(name), depth=DEPTH, seed=0, options=spec.resolve({}, where="test"))
 
 
 def outputs(mixer, made, grid):
     """Of a network with positions, whose gates are open."""
     options = ZigmaOptions(width=32, depth=len(made), patch=1, mixer=mixer, drop_path=0.0)
     network = Zigma(options, grid=grid, channels=2, routes=made, backend="torch").eval()
-    initialise(network, 0)
+    initialise_network(network, 0)
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in network.named_parameters():
@@ -102,7 +102,7 @@ def test_every_reason_is_a_real_one(kind):
     for one in (route, in_raster(route)):
         options = ZigmaOptions(width=32, depth=1, patch=1)
         mixer = AttentionMixer(AttentionOptions(), block=options, grid=GRID, route=one, backend="torch")
-        initialise(mixer, 0)
+        initialise_network(mixer, 0)
         if kind == "step features" and one is route:
             with torch.no_grad():
                 mixer.routed.branches[0].ids.table.normal_()
@@ -115,7 +115,7 @@ def test_every_reason_is_a_real_one(kind):
 def attention(route, options=None, width=32):
     block = ZigmaOptions(width=width, depth=2, patch=1)
     mixer = AttentionMixer(options or AttentionOptions(heads=2), block=block, grid=GRID, route=route, backend="torch")
-    initialise(mixer, 0)
+    initialise_network(mixer, 0)
     return mixer
 
 
@@ -157,7 +157,7 @@ def test_the_identity_lets_no_token_learn_of_another():
     block = ZigmaOptions(width=32, depth=2, patch=1)
     for route in ROUTES.values():
         mixer = IdentityMixer(IdentityOptions(), block=block, grid=GRID, route=route, backend="torch")
-        initialise(mixer, 0)
+        initialise_network(mixer, 0)
         assert (depends(mixer) == np.eye(24, dtype=bool)).all()
 
 
@@ -173,7 +173,7 @@ def test_costs_are_those_of_the_built_mixer_along_every_scan(name, kind):
     spec.facts.check(options, block=block, grid=grid, route=route)
     cost = spec.facts.cost(options, block=block, grid=grid, route=route)
     mixer = spec.load()(options, block=block, grid=grid, route=route, backend="torch")
-    initialise(mixer, 0)
+    initialise_network(mixer, 0)
     assert cost.parameters == sum(p.numel() for p in mixer.parameters())
     x = torch.randn(1, grid.tokens, 64, requires_grad=True)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():

@@ -22,15 +22,15 @@ from zigma_bench.backbones.zigma.facts import ZigmaOptions
 from zigma_bench.backbones.zigma.network import Zigma
 from zigma_bench.data.sources import digits
 from zigma_bench.data.sources.options import DigitsOptions
-from zigma_bench.data.transforms.apply import transformed
+from zigma_bench.data.transforms.apply import apply_transforms
 from zigma_bench.data.transforms.built_in import ShufflePatches, permutation_of, shuffle_patches
-from zigma_bench.layers.init import initialise
+from zigma_bench.layers.init import initialise_network
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.scans.grid import Grid
-from zigma_bench.scans.layers import routes
+from zigma_bench.scans.layers import layer_routes
 from zigma_bench.suite import Train
 from zigma_bench.training.health import Health
-from zigma_bench.training.step import Descent, draw_batch
+from zigma_bench.training.step import TrainStep, draw_batch
 
 PATCH, DEPTH, STEPS, SEED, CPU = 2, 4, 25, 3, torch.device("cpu")
 GRID = Grid.of_image(8, 8, PATCH)
@@ -38,12 +38,12 @@ SHUFFLE = ShufflePatches(PATCH, seed=5)
 PERMUTATION = permutation_of(SHUFFLE, height=8, width=8)
 RECIPE = Train(batch=16, learning_rate=3e-3, ema=0.9, precision="fp32")
 WHOLE = digits.load(DigitsOptions())
-SHUFFLED = transformed(WHOLE, [functools.partial(shuffle_patches, SHUFFLE)])
+SHUFFLED = apply_transforms(WHOLE, [functools.partial(shuffle_patches, SHUFFLE)])
 TOLERANCE = 5e-6  # of the loss, some tens of roundings; another order is off by a thousand times that and more
 
 
 def orders(name, **options):
-    return routes(catalogue().get("scan", name), grid=GRID, depth=DEPTH, seed=SEED, options=options)
+    return layer_routes(catalogue().get("scan", name), grid=GRID, depth=DEPTH, seed=SEED, options=options)
 
 
 def composed(found, permutation):
@@ -54,8 +54,8 @@ def curve(images, found, positions, *, shuffled_noise=False):
     """The loss of every step."""
     options = ZigmaOptions(width=32, depth=DEPTH, patch=PATCH, positions=positions, drop_path=0.0)
     network = Zigma(options, grid=GRID, channels=1, routes=found, backend="torch")
-    initialise(network, SEED)
-    descent = Descent(network, copy.deepcopy(network), RECIPE, Health(CPU, scaled=False), CPU)
+    initialise_network(network, SEED)
+    descent = TrainStep(network, copy.deepcopy(network), RECIPE, Health(CPU, scaled=False), CPU)
     losses = []
     for step in range(STEPS):
         batch = draw_batch(images, RECIPE, SEED, step, CPU)

@@ -16,7 +16,7 @@ import triton.language as tl
 from triton.runtime import interpreter
 
 from zigma_bench.backbones.zigma.facts import ZigmaOptions
-from zigma_bench.backbones.zigma.network import CardBlock, Zigma
+from zigma_bench.backbones.zigma.network import FusedZigmaBlock, Zigma
 from zigma_bench.errors import NotReady
 from zigma_bench.layers import speed
 from zigma_bench.ops import backends
@@ -27,7 +27,7 @@ from zigma_bench.ops.ssd import ssd
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.plugins.registry import scan_spec
 from zigma_bench.scans.grid import Grid
-from zigma_bench.scans.layers import routes
+from zigma_bench.scans.layers import layer_routes
 from zigma_bench.scans.orders.zigzag import zigzag
 
 
@@ -223,7 +223,7 @@ def test_more_states_than_registers_are_refused() -> None:
 def small_network(backend: str) -> tuple[Zigma, torch.Tensor, torch.Tensor]:
     """A network of random weights, the same for every backend, with an input and a time."""
     grid, spec = Grid(2, 3), scan_spec("zigzag", zigzag, owner="test")
-    orders = routes(spec, grid=grid, depth=1, seed=0, options=spec.resolve({"paths": 8}, where="test"))
+    orders = layer_routes(spec, grid=grid, depth=1, seed=0, options=spec.resolve({"paths": 8}, where="test"))
     options = ZigmaOptions(width=8, depth=1, patch=1, drop_path=0)
     network = Zigma(options, grid=grid, channels=3, routes=orders, backend=backend)
     rng = torch.Generator().manual_seed(0)
@@ -258,12 +258,12 @@ def test_the_layers_of_a_card_train_as_the_plain_ones(mixer: str, residual: str,
     words["mixer"] = mixer if mixer == "mamba" else {"name": mixer, "options": {"heads": 2}}
     options = backbone.make_options(backbone.resolve(words, where="test"))
     spec, grid = scan_spec("zigzag", zigzag, owner="test"), Grid(2, 3)
-    orders = routes(spec, grid=grid, depth=3, seed=0, options=spec.resolve({"paths": 8}, where="test"))
+    orders = layer_routes(spec, grid=grid, depth=3, seed=0, options=spec.resolve({"paths": 8}, where="test"))
     x, y = torch.randn(6, 3, 2, 3, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 3
     found = []
     for backend in ("naive", "triton"):
         network = Zigma(options, grid=grid, channels=3, routes=orders, backend=backend).train()
-        assert isinstance(network.blocks[0], CardBlock) == (backend == "triton")
+        assert isinstance(network.blocks[0], FusedZigmaBlock) == (backend == "triton")
         draw = torch.Generator().manual_seed(1)
         for parameter in network.parameters():
             torch.nn.init.normal_(parameter, std=0.3, generator=draw)
@@ -306,7 +306,7 @@ def test_networks_of_the_suites_compile_whole_and_equal_themselves(
     orders: Any = ()
     if scan is not None:
         order = catalogue().get("scan", scan)
-        orders = routes(order, grid=grid, depth=options.depth, seed=0, options=order.resolve({}, where="test"))
+        orders = layer_routes(order, grid=grid, depth=options.depth, seed=0, options=order.resolve({}, where="test"))
     network = spec.load()(options, grid=grid, channels=3, routes=orders, backend="triton")
     draw = torch.Generator().manual_seed(0)
     for parameter in network.parameters():

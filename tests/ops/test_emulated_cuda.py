@@ -21,7 +21,7 @@ from zigma_bench.ops.selective_scan import SelectiveScanArguments, launch, selec
 from zigma_bench.ops.selective_scan.launch import ScanBackwardLaunchConfig, ScanLaunchConfig
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.scans.grid import Grid
-from zigma_bench.scans.layers import routes
+from zigma_bench.scans.layers import layer_routes
 
 pytestmark = pytest.mark.skipif(find_compiler() is None, reason="no C++ compiler")
 BF16, FP32 = torch.bfloat16, torch.float32
@@ -197,7 +197,7 @@ def test_the_convolution(channels: int, dtype: torch.dtype, segments: bool, monk
 def test_a_network_equals_the_naive_one(scan: str, frames: int) -> None:
     """With what Mamba's inner operator puts where: one path and several, own and shared parameters, segments."""
     grid, spec = Grid(5, 8, frames), catalogue().get("scan", scan)
-    orders = routes(spec, grid=grid, depth=3, seed=0, options=spec.resolve({}, where="test"))
+    orders = layer_routes(spec, grid=grid, depth=3, seed=0, options=spec.resolve({}, where="test"))
     options = ZigmaOptions(width=16, depth=3, patch=1, drop_path=0.0)
     x = torch.randn(2, *((frames,) if frames > 1 else ()), 3, 5, 8, generator=torch.Generator().manual_seed(1))
     found = []

@@ -23,7 +23,7 @@ from zigma_bench.ops.cuda import program
 from zigma_bench.ops.selective_scan import launch as scan
 from zigma_bench.plugins.registry import scan_spec
 from zigma_bench.scans.grid import Grid
-from zigma_bench.scans.layers import routes
+from zigma_bench.scans.layers import layer_routes
 from zigma_bench.scans.orders.zigzag import zigzag
 
 needs_nvrtc = pytest.mark.skipif(
@@ -159,7 +159,7 @@ def test_plans_cover_every_step_once(batch: int, length: int, channels: int, sta
 
 def zigma(depth: int) -> Zigma:
     grid, spec = Grid(8, 8), scan_spec("zigzag", zigzag, owner="test")
-    orders = routes(spec, grid=grid, depth=depth, seed=0, options=spec.resolve({"paths": 8}, where="test"))
+    orders = layer_routes(spec, grid=grid, depth=depth, seed=0, options=spec.resolve({"paths": 8}, where="test"))
     options = ZigmaOptions(width=32, depth=depth, patch=1)
     return Zigma(options, grid=grid, channels=3, routes=orders, backend="fused")
 
@@ -180,7 +180,7 @@ def test_a_network_runs_on_imagined_tensors_and_counts_what_the_formula_counts()
     for (name, leaf), grad in zip(leaves.items(), grads, strict=True):
         assert grad.shape == leaf.shape and grad.dtype == leaf.dtype, name
     spec = scan_spec("zigzag", zigzag, owner="test")
-    orders = routes(spec, grid=Grid(8, 8), depth=2, seed=0, options=spec.resolve({"paths": 8}, where="test"))
+    orders = layer_routes(spec, grid=Grid(8, 8), depth=2, seed=0, options=spec.resolve({"paths": 8}, where="test"))
     options = ZigmaOptions(width=32, depth=2, patch=1)
     assert forward == 2 * zigma_cost(options, grid=Grid(8, 8), channels=3, routes=orders).total_flops
     assert counter.get_total_flops() > 2.5 * forward

@@ -15,7 +15,7 @@ import torch
 from zigma_bench.backbones.zigma.facts import ZigmaOptions
 from zigma_bench.backbones.zigma.network import Zigma
 from zigma_bench.errors import NotReady
-from zigma_bench.layers.init import initialise
+from zigma_bench.layers.init import initialise_network
 from zigma_bench.layers.speed import Graphed
 from zigma_bench.ops.backends import available
 from zigma_bench.ops.causal_conv import causal_conv
@@ -25,7 +25,7 @@ from zigma_bench.ops.selective_scan import selective_scan
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.plugins.registry import scan_spec
 from zigma_bench.scans.grid import Grid
-from zigma_bench.scans.layers import routes
+from zigma_bench.scans.layers import layer_routes
 from zigma_bench.scans.orders.zigzag import zigzag
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA card")
@@ -277,7 +277,7 @@ def test_pytorch_finds_the_operators_well_registered() -> None:
 @pytest.mark.parametrize("backend", KERNELS)
 def test_a_network_compiles_whole_and_equals_itself(backend: str) -> None:
     grid, spec = Grid(8, 8), scan_spec("zigzag", zigzag, owner="test")
-    orders = routes(spec, grid=grid, depth=2, seed=0, options=spec.resolve({"paths": 8}, where="test"))
+    orders = layer_routes(spec, grid=grid, depth=2, seed=0, options=spec.resolve({"paths": 8}, where="test"))
     options = ZigmaOptions(width=64, depth=2, patch=1, drop_path=0)
     network = Zigma(options, grid=grid, channels=3, routes=orders, backend=backend).cuda()
     for parameter in network.parameters():
@@ -322,13 +322,13 @@ def test_a_branch_allocates_what_it_computes_and_no_copy() -> None:
 def test_layers_of_several_paths_equal_the_operators_one_by_one(name: str) -> None:
     """One launch for all paths, with own or shared parameters, against the backend torch."""
     grid, spec = Grid(6, 8), catalogue().get("scan", name)
-    orders = routes(spec, grid=grid, depth=2, seed=0, options=spec.resolve({}, where="test"))
+    orders = layer_routes(spec, grid=grid, depth=2, seed=0, options=spec.resolve({}, where="test"))
     assert all(route.K > 1 for route in orders)
     found = []
     for backend in ("torch", "fused"):
         options = ZigmaOptions(width=64, depth=2, patch=1, drop_path=0)
         network = Zigma(options, grid=grid, channels=3, routes=orders, backend=backend)
-        initialise(network, 0)
+        initialise_network(network, 0)
         for parameter in network.parameters():
             torch.nn.init.normal_(parameter, std=0.05, generator=torch.Generator().manual_seed(parameter.numel()))
         network.cuda()
@@ -343,7 +343,7 @@ def test_layers_of_several_paths_equal_the_operators_one_by_one(name: str) -> No
 def test_a_block_allocates_as_much_along_any_path(backend: str) -> None:
     def block(name: str) -> int:
         grid, spec = Grid(32, 32), catalogue().get("scan", name)
-        orders = routes(spec, grid=grid, depth=1, seed=0, options=spec.resolve({}, where="test"))
+        orders = layer_routes(spec, grid=grid, depth=1, seed=0, options=spec.resolve({}, where="test"))
         network = Zigma(
             ZigmaOptions(width=64, depth=1, patch=1), grid=grid, channels=4, routes=orders, backend=backend
         ).cuda()
@@ -357,7 +357,7 @@ def test_a_block_allocates_as_much_along_any_path(backend: str) -> None:
 @pytest.mark.parametrize("backend", KERNELS)
 def test_a_graph_of_launches_gives_what_the_launches_give(backend: str) -> None:
     grid, spec = Grid(8, 8), scan_spec("zigzag", zigzag, owner="test")
-    orders = routes(spec, grid=grid, depth=2, seed=0, options=spec.resolve({"paths": 8}, where="test"))
+    orders = layer_routes(spec, grid=grid, depth=2, seed=0, options=spec.resolve({"paths": 8}, where="test"))
     network = Zigma(ZigmaOptions(width=64, depth=2, patch=1), grid=grid, channels=3, routes=orders, backend=backend)
     for parameter in network.cuda().parameters():
         torch.nn.init.normal_(parameter, std=0.05)
@@ -391,11 +391,11 @@ def test_mamba_ssm(length: int, dtype: torch.dtype, bound: float) -> None:
 def test_equals_the_official_network(backend: str) -> None:
     from golden import CASES, golden_condition, golden_input, golden_output, official_weights
 
-    from zigma_bench.backbones.official import load
+    from zigma_bench.backbones.official import load_official
 
     for case, golden in CASES.items():
         weights = official_weights(golden["param_order"])
-        network = load("zigma", weights, golden["config"], backend=backend, device="cuda")
+        network = load_official("zigma", weights, golden["config"], backend=backend, device="cuda")
         given = (golden_input(golden["input_shape"]), torch.tensor(golden["t"]), golden_condition(golden))
         with torch.no_grad():
             found = network(*(None if value is None else value.cuda() for value in given))

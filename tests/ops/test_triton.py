@@ -23,7 +23,7 @@ from zigma_bench.ops.backends import triton as triton_backend
 from zigma_bench.ops.selective_scan import SelectiveScanArguments
 from zigma_bench.plugins.registry import scan_spec
 from zigma_bench.scans.grid import Grid
-from zigma_bench.scans.layers import routes
+from zigma_bench.scans.layers import layer_routes
 from zigma_bench.scans.orders.zigzag import zigzag
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -223,7 +223,7 @@ def test_a_network_runs_on_imagined_tensors_and_counts_what_the_formula_counts(m
     monkeypatch.setattr(triton_backend, "interprets_kernels", lambda: True)  # on the CPU, where autograd needs no card
     monkeypatch.setattr(arguments, "_visits_each_once", lambda path: True)  # nothing is in an imagined path
     spec, grid = scan_spec("zigzag", zigzag, owner="test"), Grid(8, 8)
-    orders = routes(spec, grid=grid, depth=2, seed=0, options=spec.resolve({"paths": 8}, where="test"))
+    orders = layer_routes(spec, grid=grid, depth=2, seed=0, options=spec.resolve({"paths": 8}, where="test"))
     options = ZigmaOptions(width=32, depth=2, patch=1)
     network = Zigma(options, grid=grid, channels=3, routes=orders, backend="triton")
     imagined = FakeTensorMode()

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from zigma_bench.data.cell_images import load_cell_images
-from zigma_bench.data.images import digest
+from zigma_bench.data.images import pixels_digest
 from zigma_bench.data.transforms.built_in import ShufflePatches, digest_of_shuffle, shuffle_patches
 from zigma_bench.errors import UsageError, ZigmaBenchError
 from zigma_bench.plan import make_plan
@@ -82,7 +82,7 @@ def test_the_permutation_stands_in_the_record_and_all_images_go_through_it(write
     for part in ("train", "validation", "floor", "reference"):
         images, whole = getattr(parts, part), getattr(before, part)
         assert len(images) == len(whole)
-        assert digest(images) != digest(whole)
+        assert pixels_digest(images) != pixels_digest(whole)
         assert (images.take(range(20)) == shuffle_patches(options, whole.take(range(20)))).all()
 
 

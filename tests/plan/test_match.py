@@ -9,10 +9,10 @@ import pytest
 
 from zigma_bench.errors import UsageError
 from zigma_bench.plan import cell_routes, make_plan
-from zigma_bench.plan.match import around
+from zigma_bench.plan.match import multiples_around
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.plugins.registry import BackboneFacts, Cost, target_spec
-from zigma_bench.reports.render import footer
+from zigma_bench.reports.render import table_footer
 from zigma_bench.reports.table import read_table
 from zigma_bench.run.runs import open_run
 from zigma_bench.scans.grid import Grid
@@ -210,7 +210,7 @@ def test_records_and_reports_say_it(write_suite, tmp_path):
     record = json.loads(json.dumps(cells(made)[2].model_dump(mode="json")))
     assert set(record["size_match"]) == {"by", "reference", "target", "achieved", "given", "chosen"}
     open_run(made, tmp_path, find_device("cpu"))
-    lines = footer(read_table(tmp_path / "tiny" / "main"))
+    lines = table_footer(read_table(tmp_path / "tiny" / "main"))
     (line,) = [line for line in lines if line.startswith("sizes matched to the ")]
     assert "FLOPs of zigma mixer=mamba · raster, to 2%: vision-mamba · bidirectional depth 24 -> " in line
 
@@ -283,7 +283,7 @@ def test_widths_that_a_backbone_refuses_are_passed_over(write_suite, plugins):
 @pytest.mark.parametrize("start", [1, 100, 5000])
 def test_the_search_finds_the_neighbours_of_the_target(divisor, target, start):
     """Beside a look at every value."""
-    found = around(lambda v: None if v % divisor else v * v, target, start=start, step=4, most=10**6)
+    found = multiples_around(lambda v: None if v % divisor else v * v, target, start=start, step=4, most=10**6)
     valid = [v for v in range(4, 40_000, 4) if v % divisor == 0]
     below = [v for v in valid if v * v < target][-1:]
     above = [v for v in valid if v * v >= target][:1]

@@ -12,7 +12,7 @@ import pytest
 
 from zigma_bench.cli.plugins import next_steps
 from zigma_bench.errors import NotReady, UnknownName, UsageError
-from zigma_bench.plugins.kit import KINDS, words, write_plugin
+from zigma_bench.plugins.kit import KINDS, placeholders, write_plugin
 
 
 def run(*command: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -85,7 +85,7 @@ def test_what_fails_midway_is_taken_away(tmp_path, monkeypatch):
 
 
 def test_the_package_is_a_module_name():
-    assert words("A.b-C_2")["package"] == "zigma_bench_a_b_c_2"
+    assert placeholders("A.b-C_2")["package"] == "zigma_bench_a_b_c_2"
 
 
 SHORT = """
@@ -128,10 +128,10 @@ def test_check_says_what_does_not_hold(tmp_path):
         ("rastre", "no plugin or registered object is called 'rastre'"),
     ],
 )
-def test_check_of_what_is_not_there(name, words, tmp_path):
+def test_check_of_what_is_not_there(name, placeholders, tmp_path):
     done = run("zigma_bench", "plugins", "check", name, cwd=tmp_path)
     assert done.returncode == 2
-    assert words in done.stderr
+    assert placeholders in done.stderr
     assert "did you mean" in done.stderr
 
 

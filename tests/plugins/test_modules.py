@@ -11,7 +11,7 @@ from torch import nn
 from zigma_bench import hookimpl
 from zigma_bench.backbones.counted import counted_cost
 from zigma_bench.errors import BrokenPlugin, NotReady, UsageError
-from zigma_bench.layers.init import initialise
+from zigma_bench.layers.init import initialise_network
 from zigma_bench.plugins.discovery import specs_of
 from zigma_bench.plugins.registry import BackboneFacts, Condition, DataFacts
 from zigma_bench.scans.grid import Grid
@@ -77,7 +77,7 @@ def build(spec, seed=0, routes=(), grid=None, channels=1, **options):
     chosen = spec.make_options(spec.resolve(options, where="here"))
     grid = grid or Grid(4, 4)
     network = spec.load()(chosen, grid=grid, channels=channels, routes=routes, backend="torch")
-    initialise(network, seed)
+    initialise_network(network, seed)
     return network
 
 

@@ -19,13 +19,13 @@ from zigma_bench.plugins.registry import (
     DatasetFacts,
     LearnedScan,
     MetricFacts,
-    guarded,
+    guard_spec,
     scan_spec,
     target_spec,
 )
 from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.route import BrokenScan
-from zigma_bench.system.interrupts import Escaped, contained
+from zigma_bench.system.interrupts import Escaped, contain_plugin
 from zigma_bench.testing import report_of
 
 HOOK = """
@@ -71,10 +71,10 @@ def test_whatever_an_import_raises_sets_the_plugin_aside(text, words, tmp_path):
 
 
 def test_the_user_s_own_interrupt_is_no_fault_of_a_plugin():
-    with pytest.raises(KeyboardInterrupt), contained():
+    with pytest.raises(KeyboardInterrupt), contain_plugin():
         signal.raise_signal(signal.SIGINT)
     for error in (KeyboardInterrupt, SystemExit, GeneratorExit):
-        with pytest.raises(Escaped, match=error.__name__), contained():
+        with pytest.raises(Escaped, match=error.__name__), contain_plugin():
             raise error
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -159,7 +159,9 @@ def facts_of(kind, facts):
     import dataclasses
 
     options = dataclasses.dataclass(frozen=True)(type("Options", (), {"__doc__": "None."}))
-    return guarded(target_spec(kind, "mine", "nowhere:none", options=options, facts=facts, owner="my-dist 1.0")).facts
+    return guard_spec(
+        target_spec(kind, "mine", "nowhere:none", options=options, facts=facts, owner="my-dist 1.0")
+    ).facts
 
 
 def test_facts_that_fail_or_give_something_else_are_named():

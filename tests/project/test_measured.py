@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from zigma_bench.reports.crossings import crossings
+from zigma_bench.reports.crossings import find_crossings
 from zigma_bench.reports.table import read_table
 from zigma_bench.run.fitted_costs import fit_costs
 from zigma_bench.run.timed import timed_calls
@@ -168,7 +168,7 @@ def test_lengths_on_a_card() -> None:
 
     crossed = {
         (crossing.metric, crossing.ahead, crossing.behind): f"{crossing.tokens:,.0f}"
-        for crossing in crossings(read_table(ROOT / "results" / "efficiency" / "h100"))
+        for crossing in find_crossings(read_table(ROOT / "results" / "efficiency" / "h100"))
     }
     forward, train = "forward-images-per-second", "train-images-per-second"
     told = " ".join(README.split())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zigma_bench.reports.table import Row, Statistic, Table
+from zigma_bench.reports.table import Statistic, Table, TableRow
 
 LENGTHS = (256, 1024, 4096, 16384)
 
@@ -14,7 +14,7 @@ def row(backbone, tokens, value, *, batch=1, backend="auto", scan=None, unit="1/
         "parameters": 1, "forward_flops": {}, "flops_by": "formula", "scanned_ratio": 1.0, "tokens": tokens,
         "size_match": None, "setting": {"backend": backend, "tokens": tokens, "batch": batch},
     }  # fmt: skip
-    return Row("cell", backbone, scan, 1, "done", False, None, {name: statistic}, facts)
+    return TableRow("cell", backbone, scan, 1, "done", False, None, {name: statistic}, facts)
 
 
 def table(*rows):

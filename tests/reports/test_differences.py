@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from zigma_bench.reports import differences
-from zigma_bench.reports.render import differences_to_rich, footer, to_csv, to_json, to_markdown, to_rich
+from zigma_bench.reports.render import differences_to_rich, table_footer, to_csv, to_json, to_markdown, to_rich
 from zigma_bench.reports.table import read_table
 
 RASTER, ZIGZAG, HILBERT, FOUR = (("zigma", s) for s in ("raster", "zigzag paths=8", "hilbert paths=8", "cross paths=4"))
@@ -63,8 +63,8 @@ def test_two_seeds_are_indicative(make_store):
     table = read_table(make_store({RASTER: [10.0, 11.0], ZIGZAG: [9.0, 9.0]}))
     found = rows(table)[ZIGZAG].differences["fd-efflite0"]
     assert (found.mean, found.verdict, found.p, found.p_holm, found.ci_low) == (-1.5, "indicative", None, None, None)
-    assert "Fewer than three seeds: indicative, not a result." in footer(table)
-    assert differences.lines(table)[1][-4:] == ("-", "2", "indicative", "-")
+    assert "Fewer than three seeds: indicative, not a result." in table_footer(table)
+    assert differences.difference_lines(table)[1][-4:] == ("-", "2", "indicative", "-")
 
 
 @pytest.mark.parametrize("budget", ["images", "flops", "seconds"])
@@ -76,11 +76,11 @@ def test_unequal_scans_compare_under_equal_compute_alone(make_store, budget):
     if budget == "images":
         assert (found.verdict, found.p, found.ci_low) == ("untested", None, None)
         assert other.p_holm == pytest.approx(2 * other.p)  # and it counts in no correction
-        assert any(line.startswith("†") and "another number of tokens" in line for line in footer(table))
+        assert any(line.startswith("†") and "another number of tokens" in line for line in table_footer(table))
         assert "6.133 ± 1.2 †" in to_markdown([table])
     else:
         assert (found.verdict, found.reason) == ("significant", None)
-        assert not any(line.startswith("†") for line in footer(table))
+        assert not any(line.startswith("†") for line in table_footer(table))
 
 
 def test_a_difference_that_does_not_vary_is_not_tested(make_store):
@@ -93,7 +93,7 @@ def test_a_difference_that_does_not_vary_is_not_tested(make_store):
 def test_smoke_tests_nothing(make_store):
     table = read_table(make_store(KNOWN, smoke=True))
     assert rows(table)[ZIGZAG].differences["fd-efflite0"].verdict == "untested"
-    assert not differences.shown(table)
+    assert not differences.has_differences(table)
 
 
 def test_a_nan_seed_is_left_out_and_told(make_store):
@@ -101,7 +101,7 @@ def test_a_nan_seed_is_left_out_and_told(make_store):
     found = rows(table)[ZIGZAG]
     assert (found.differences["fd-efflite0"].n, found.differences["fd-efflite0"].verdict) == (2, "indicative")
     assert "(n=2)" in to_markdown([table])
-    assert "fd-efflite0 of zigma zigzag paths=8: the value is nan" in footer(table)
+    assert "fd-efflite0 of zigma zigzag paths=8: the value is nan" in table_footer(table)
 
 
 def test_a_table_without_its_baseline_compares_nothing(make_store):
@@ -113,7 +113,7 @@ def test_a_table_without_its_baseline_compares_nothing(make_store):
 def test_an_unknown_metric_has_no_direction_and_the_footer_says_so(make_store):
     table = read_table(make_store(KNOWN, metric="of-a-plugin"))
     assert rows(table)[RASTER].metrics["of-a-plugin"].better is None
-    assert any("of-a-plugin" in line and "not known" in line for line in footer(table))
+    assert any("of-a-plugin" in line and "not known" in line for line in table_footer(table))
 
 
 def test_csv_and_json_hold_every_field_in_full(make_store):
@@ -142,8 +142,8 @@ def test_a_narrow_terminal_loses_no_digit(make_store, width):
 def test_an_extrapolated_figure_is_called_one(make_store):
     told = "is extrapolated to infinitely many samples, and measured at none."
     table = read_table(make_store(KNOWN, metric="fd-efflite0-infinity"))
-    assert f"fd-efflite0-infinity {told}" in footer(table)
-    assert not any(told in line for line in footer(read_table(make_store(KNOWN, metric="fd-efflite0"))))
+    assert f"fd-efflite0-infinity {told}" in table_footer(table)
+    assert not any(told in line for line in table_footer(read_table(make_store(KNOWN, metric="fd-efflite0"))))
 
 
 def test_unlike_figures_end_the_command_with_code_4(make_store):

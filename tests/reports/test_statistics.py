@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zigma_bench.reports.statistics import deviation, holm, paired_test, t_interval
+from zigma_bench.reports.statistics import holm, paired_test, standard_deviation, t_interval
 
 
 def test_the_interval_of_one_two_three_by_hand():
@@ -36,7 +36,7 @@ def test_they_are_scipys(n):
     assert paired_test(list(a), list(b)) == (pytest.approx(theirs.statistic), pytest.approx(theirs.pvalue))
     ours, interval = t_interval(list(a - b)), theirs.confidence_interval(0.95)
     assert (ours.low, ours.high) == (pytest.approx(interval.low), pytest.approx(interval.high))
-    assert deviation(list(a)) == pytest.approx(a.std(ddof=1))
+    assert standard_deviation(list(a)) == pytest.approx(a.std(ddof=1))
 
 
 @pytest.mark.parametrize("values", [[], [1.0], [1.0, 2.0]])

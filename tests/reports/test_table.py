@@ -12,7 +12,7 @@ from made_tables import make_cell, make_table
 from zigma_bench.errors import ComparisonRefused, UsageError
 from zigma_bench.records.record import Measurement, Record
 from zigma_bench.records.store import stage_folder, write_record
-from zigma_bench.reports.figures import significant
+from zigma_bench.reports.figures import round_significant
 from zigma_bench.reports.render import to_csv, to_json, to_markdown, to_rich
 from zigma_bench.reports.table import find_tables, read_table
 
@@ -129,6 +129,6 @@ def test_a_newer_table_is_refused(store):
 
 
 def test_figures_are_readable():
-    assert [significant(v) for v in (1234.56, 12.3456, 0.00123456, 0.0, 1e12, -3.0)] == [
+    assert [round_significant(v) for v in (1234.56, 12.3456, 0.00123456, 0.0, 1e12, -3.0)] == [
         "1,235", "12.35", "0.001235", "0", "1e+12", "-3.000",
     ]  # fmt: skip

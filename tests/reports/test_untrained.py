@@ -11,7 +11,7 @@ from made_tables import make_cell, make_table
 
 from zigma_bench.records.record import Measurement, Record
 from zigma_bench.records.store import stage_folder, write_record
-from zigma_bench.reports.render import footer, to_csv, to_json, to_markdown, to_rich
+from zigma_bench.reports.render import table_footer, to_csv, to_json, to_markdown, to_rich
 from zigma_bench.reports.table import read_table
 
 METRICS = ("val-loss", "kid-efflite0", "precision-efflite0")  # the last is better higher
@@ -75,7 +75,7 @@ def test_figures_stay_unjudged_where_nothing_can_be_said(make):
 def test_every_format_marks_and_explains_them(make):
     table = make()
     note = "‡ no better than the untrained network (the ceiling) on this metric."
-    assert note in footer(table)
+    assert note in table_footer(table)
     text = to_markdown([table])
     zigzag, raster = (
         next(line for line in text.splitlines() if line.startswith(f"| cell | zigma | {scan}"))

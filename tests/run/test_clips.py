@@ -9,13 +9,13 @@ import torch
 from zigma_bench.backbones.build import build_network
 from zigma_bench.data.cell_images import load_cell_images
 from zigma_bench.data.images import ArrayImages, Splits
-from zigma_bench.data.transforms.apply import transformed
-from zigma_bench.diffusion.guidance import guided
+from zigma_bench.data.transforms.apply import apply_transforms
+from zigma_bench.diffusion.guidance import with_guidance
 from zigma_bench.errors import ZigmaBenchError
 from zigma_bench.plan import make_plan
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.records.sealed import Parts
-from zigma_bench.sampling.cell_images import draw_images
+from zigma_bench.sampling.cell_images import sample_images
 from zigma_bench.sampling.sheets import read_film, save_film, write_sheets
 from zigma_bench.suite import Guidance, Train, load_suite
 from zigma_bench.system.device import find_device
@@ -84,7 +84,7 @@ def test_the_same_clips_for_any_batch(cells, tmp_path):
         sample = cells[0].sample.model_copy(update={"count": 16, "batch": batch})
         cell = cells[0].model_copy(update={"sample": sample})
         parts = Parts(tmp_path / str(batch), {})
-        pixels, _ = draw_images(cell, parts, network, CPU, lambda done, text: None, lambda: False)
+        pixels, _ = sample_images(cell, parts, network, CPU, lambda done, text: None, lambda: False)
         drawn.append(pixels)
     assert drawn[0].shape == (16, 3, 1, 12, 12)
     assert np.abs(drawn[0].astype(int) - drawn[1]).max() <= 1
@@ -104,7 +104,7 @@ def test_a_flipped_clip_is_flipped_in_all_frames(cells):
 
 def test_transforms_change_each_frame_as_an_image():
     clips = ArrayImages(np.random.default_rng(0).integers(0, 256, (4, 3, 1, 8, 8), dtype=np.uint8))
-    turned = transformed(Splits(clips, clips), [lambda pixels: np.rot90(pixels, axes=(2, 3)).copy()]).train
+    turned = apply_transforms(Splits(clips, clips), [lambda pixels: np.rot90(pixels, axes=(2, 3)).copy()]).train
     assert np.array_equal(turned.take([2])[0, 1, 0], np.rot90(clips.pixels[2, 1, 0]))
 
 
@@ -113,7 +113,7 @@ def test_guidance_of_the_first_channels_acts_on_channels_and_not_on_frames():
         return torch.ones_like(x) * y.view(-1, 1, 1, 1, 1)
 
     x, t, y = torch.zeros(2, 5, 4, 3, 3), torch.full((2,), 0.5), torch.ones(2)
-    said = guided(network, y, torch.zeros(2), Guidance(scale=3.0, channels="first-three"))(x, t)
+    said = with_guidance(network, y, torch.zeros(2), Guidance(scale=3.0, channels="first-three"))(x, t)
     assert (said[:, :, :3] == 3).all() and (said[:, :, 3:] == 1).all()
 
 

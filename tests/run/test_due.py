@@ -229,7 +229,7 @@ def test_the_checkpoints_of_a_training_that_is_not_done_stay(run):
 
 
 def test_what_a_living_process_writes_stays(tmp_path):
-    with store.replacing(tmp_path / "a.json") as file, store.temporary_folder(tmp_path / "b") as folder:
+    with store.replace_file(tmp_path / "a.json") as file, store.temporary_folder(tmp_path / "b") as folder:
         child = multiprocessing.get_context("fork").Process(target=store.clear_temporary, args=(tmp_path,))
         child.start()
         child.join()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from zigma_bench.backbones.build import build_network
-from zigma_bench.efficiency import combine, measure, measure_round
+from zigma_bench.efficiency import combine_rounds, measure, measure_round
 from zigma_bench.efficiency.timing import Timing
 from zigma_bench.plan import make_plan
 from zigma_bench.plugins.discovery import catalogue
@@ -151,7 +151,7 @@ def timed_results(tmp_path, monkeypatch):
     plan = make_plan(*load_suite(tmp_path / "lengths.yaml"), catalogue())
     for cell in plan.cells:
         one = measure_round(cell, build_network(cell, "cpu"), DEVICE, lambda done, text: None, lambda: False)
-        found, details = combine(cell, DEVICE, [one])
+        found, details = combine_rounds(cell, DEVICE, [one])
         identity = cell.identity("efficiency", card=DEVICE.card)
         record = Record(
             stage="efficiency", identity=identity, cell=cell.model_dump(mode="json"), status="done",

@@ -13,7 +13,7 @@ from zigma_bench.errors import CellFailed, Interrupted, NotFinite
 from zigma_bench.plan import make_plan
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.records.sealed import Parts, file_sha256
-from zigma_bench.sampling.cell_images import draw_images, image_noise, load_images, to_pixels
+from zigma_bench.sampling.cell_images import image_noise, load_samples, sample_images, to_pixels
 from zigma_bench.sampling.sheets import write_grid
 from zigma_bench.suite import load_suite
 from zigma_bench.system.device import Device
@@ -33,7 +33,7 @@ def halfway(x, t):
 
 def draw(cell, folder, *, batch, network=halfway, stopped=lambda: False, inputs=MappingProxyType({})):
     cell = cell.model_copy(update={"sample": cell.sample.model_copy(update={"batch": batch})})
-    return draw_images(cell, Parts(folder, inputs), network, CPU, lambda done, text: None, stopped)
+    return sample_images(cell, Parts(folder, inputs), network, CPU, lambda done, text: None, stopped)
 
 
 def test_the_same_set_for_any_batch(cell, tmp_path):
@@ -58,9 +58,9 @@ def test_a_stopped_drawing_goes_on(cell, tmp_path):
     assert np.array_equal(again, whole)
     assert sum(drawn) == 8 * evaluations  # three of the four parts were kept
     samples = tmp_path / "part" / "samples.npy"
-    assert np.array_equal(load_images(tmp_path / "part", sha256=file_sha256(samples)).pixels, whole)
+    assert np.array_equal(load_samples(tmp_path / "part", sha256=file_sha256(samples)).pixels, whole)
     with pytest.raises(CellFailed, match="have changed since they were sampled") as caught:
-        load_images(tmp_path / "part", sha256="0" * 64)
+        load_samples(tmp_path / "part", sha256="0" * 64)
     assert "run the suite again" in str(caught.value)
 
 

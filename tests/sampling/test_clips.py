@@ -14,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from zigma_bench.cli.app import app
-from zigma_bench.data.images import ArrayImages, digest
+from zigma_bench.data.images import ArrayImages, pixels_digest
 from zigma_bench.data.sources.moving_digits import load
 from zigma_bench.data.sources.options import MovingDigitsOptions
 from zigma_bench.errors import BadImage, NotReady, UsageError
@@ -103,7 +103,7 @@ def test_arrays_of_clips(tmp_path):
     (tmp_path / "cell").mkdir()
     np.save(tmp_path / "cell" / "samples.npy", given)
     assert np.array_equal(open_images(tmp_path / "a.npz").take([2]), given[[2]])
-    assert digest(open_images(tmp_path / "cell")) == digest(ArrayImages(given))
+    assert pixels_digest(open_images(tmp_path / "cell")) == pixels_digest(ArrayImages(given))
 
 
 def test_the_figures_are_those_of_the_clips_in_memory(videos, tmp_path):

@@ -16,7 +16,7 @@ from golden import golden_condition, golden_input, official_weights
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from zigma_bench.backbones.official import import_checkpoint, load, open_model
+from zigma_bench.backbones.official import import_checkpoint, load_official, open_model
 from zigma_bench.backbones.official.card import read_card
 from zigma_bench.backbones.official.released import sha256_of
 from zigma_bench.cli.app import app
@@ -54,7 +54,7 @@ def test_zigma_from_a_training_checkpoint(case, tmp_path):
     assert card.source.sha256 == sha256_of(tmp_path / "zigma.pt") and card.source.sha256 in done.stdout
     assert card.shape == tuple(case["input_shape"][1:])
     x, t, y = golden_input(case["input_shape"]), torch.tensor(case["t"]), golden_condition(case)
-    assert torch.equal(open_model(tmp_path / "model")(x, t, y), load("zigma", good, case["config"])(x, t, y))
+    assert torch.equal(open_model(tmp_path / "model")(x, t, y), load_official("zigma", good, case["config"])(x, t, y))
 
 
 @torch.no_grad()
@@ -65,7 +65,7 @@ def test_positions_that_are_no_formulas_come_back(kind, model):
     x, t, y = golden_input([2, 3, 4, 4]), torch.tensor([0.1, 0.8]), torch.tensor([0, 5])
     opened = open_model(model(kind))
     assert torch.equal(opened.positions.table, weights["pos_embed"])
-    assert torch.equal(opened(x, t, y), load(kind, weights, DIT)(x, t, y))
+    assert torch.equal(opened(x, t, y), load_official(kind, weights, DIT)(x, t, y))
 
 
 def test_safetensors_are_read_too(tmp_path):

@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from zigma_bench.cli.app import app
-from zigma_bench.data.images import digest
+from zigma_bench.data.images import pixels_digest
 from zigma_bench.errors import BadImage, NotReady, UsageError
 from zigma_bench.plan import make_plan
 from zigma_bench.plugins.discovery import catalogue
@@ -39,7 +39,7 @@ def test_a_folder_a_zip_and_an_npz_are_the_same_images(channels, folder, tmp_pat
             archive.write(file, file.name)
     np.savez(tmp_path / "a.npz", images)
     opened = [open_images(path) for path in (place, tmp_path / "a.zip", tmp_path / "a.npz")]
-    assert len({digest(found) for found in opened}) == 1
+    assert len({pixels_digest(found) for found in opened}) == 1
     assert np.array_equal(opened[0].take([3, 1]), images[[3, 1]].transpose(0, 3, 1, 2))
 
 
@@ -100,7 +100,7 @@ def test_images_that_are_refused(folder, tmp_path):
 
     def told(path, error, *words):
         with pytest.raises(error) as caught:
-            digest(open_images(path))
+            pixels_digest(open_images(path))
         for word in (path.name, *words):
             assert word in str(caught.value), caught.value
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from zigma_bench.cli.app import app
 from zigma_bench.data.cell_images import load_cell_images
-from zigma_bench.data.images import digest
+from zigma_bench.data.images import pixels_digest
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.plan import make_plan
 from zigma_bench.plugins.discovery import catalogue
@@ -88,7 +88,7 @@ def test_a_zip_is_a_reference(folder, tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         for file in sorted(place.iterdir()):
             archive.write(file, file.name)
-    assert digest(open_reference(tmp_path / "a.zip").images) == digest(open_reference(place).images)
+    assert pixels_digest(open_reference(tmp_path / "a.zip").images) == pixels_digest(open_reference(place).images)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_a_suites_reference_is_transformed_and_says_so(write_suite, tmp_path):
     )
     cell = make_plan(*load_suite(turned), catalogue()).cells[0]
     found = open_reference(turned)
-    assert digest(found.images) == digest(load_cell_images(cell).reference) != digest(held.images)
+    assert pixels_digest(found.images) == pixels_digest(load_cell_images(cell).reference) != pixels_digest(held.images)
     assert found.facts == {"data": cell.data_text, "split": cell.reference.split}
     assert "blur" in found.facts["data"] and "blur" not in held.facts["data"]
 

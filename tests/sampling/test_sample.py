@@ -14,7 +14,7 @@ from zigma_bench.backbones.official import open_model
 from zigma_bench.cli.app import app
 from zigma_bench.diffusion.ddpm import dit_schedule, solve_discrete
 from zigma_bench.diffusion.noise import StepNoise, image_noise
-from zigma_bench.diffusion.solver import solve
+from zigma_bench.diffusion.solver import solve_ode
 from zigma_bench.errors import UsageError
 from zigma_bench.sampling.cell_images import to_pixels
 from zigma_bench.sampling.images import open_images
@@ -83,7 +83,7 @@ def test_sit_is_the_ode_of_its_velocity(model, tmp_path):
     done(folder, "--out", tmp_path / "a", "--count", 2, "--class", 3, *QUICK)
     network, y = open_model(folder, backend="torch"), torch.tensor([3, 3])
     noise = torch.stack([image_noise(0, index, (3, 4, 4)) for index in range(2)])
-    images, _ = solve(lambda x, t: network(x, t, y), noise, solver="euler", evaluations=4)
+    images, _ = solve_ode(lambda x, t: network(x, t, y), noise, solver="euler", evaluations=4)
     for name, pixels in zip(("0000000.png", "0000001.png"), to_pixels(images), strict=True):
         assert np.array_equal(drawn(tmp_path / "a")[name], pixels.transpose(1, 2, 0))
 
@@ -134,12 +134,12 @@ def test_latents_are_no_pictures(model, tmp_path):
 def clips(tmp_path):
     """`clips(channels)`: the folder of an imported ZigMa of two frames, and its network."""
     from zigma_bench.backbones.official import import_checkpoint
-    from zigma_bench.backbones.official.zigma import build
+    from zigma_bench.backbones.official.zigma import build_official_zigma
 
     def make(channels):
         config = {**PLAIN["config"], "in_channels": channels, "scan_type": "zzvideo_sst", "video_frames": 2}
         draw = torch.Generator().manual_seed(0)
-        layout = build(config, backend="torch").layout
+        layout = build_official_zigma(config, backend="torch").layout
         torch.save({item.name: 0.1 * torch.randn(item.shape, generator=draw) for item in layout}, tmp_path / "zigma.pt")
         import_checkpoint("zigma", tmp_path / "zigma.pt", config, tmp_path / f"model-{channels}")
         return tmp_path / f"model-{channels}", open_model(tmp_path / f"model-{channels}", backend="torch")
@@ -152,7 +152,7 @@ def test_clips_of_an_imported_model_are_films_that_quality_reads(clips, tmp_path
     folder, network = clips(3)
     done(folder, "--out", tmp_path / "a", "--count", 2, *QUICK)
     noise = torch.stack([image_noise(0, index, (2, 3, 4, 4)) for index in range(2)])
-    images, _ = solve(network, noise, solver="euler", evaluations=4)
+    images, _ = solve_ode(network, noise, solver="euler", evaluations=4)
     expected = to_pixels(images)
     for index in range(2):
         film = read_film(tmp_path / "a" / "images" / f"{index:07d}.webp")
@@ -329,12 +329,12 @@ def test_prompts_of_an_imported_model(tmp_path):
     from tiny_encoders import LIMIT, WIDTH, write_encoder
 
     from zigma_bench.backbones.official import import_checkpoint
-    from zigma_bench.backbones.official.zigma import build
+    from zigma_bench.backbones.official.zigma import build_official_zigma
     from zigma_bench.conditioning.text_encoder import open_encoder
 
     config = {**TEXT["config"], "in_channels": 3, "d_context": WIDTH}
     draw = torch.Generator().manual_seed(0)
-    layout = build(config, backend="torch").layout
+    layout = build_official_zigma(config, backend="torch").layout
     torch.save({item.name: 0.1 * torch.randn(item.shape, generator=draw) for item in layout}, tmp_path / "zigma.pt")
     import_checkpoint("zigma", tmp_path / "zigma.pt", config, tmp_path / "model")
     encoder = write_encoder(tmp_path / "encoder", "clip")
@@ -344,7 +344,7 @@ def test_prompts_of_an_imported_model(tmp_path):
     network, y = open_model(tmp_path / "model", backend="torch"), torch.from_numpy(features)
     noise = torch.stack([image_noise(0, index, (3, 4, 4)) for index in range(2)])
     with torch.no_grad():
-        images, _ = solve(lambda x, t: network(x, t, y), noise, solver="euler", evaluations=4)
+        images, _ = solve_ode(lambda x, t: network(x, t, y), noise, solver="euler", evaluations=4)
     for name, pixels in zip(("0000000.png", "0000001.png"), to_pixels(images), strict=True):
         assert np.abs(drawn(tmp_path / "a")[name].astype(int) - pixels.transpose(1, 2, 0)).max() <= 1
     for more, told in (

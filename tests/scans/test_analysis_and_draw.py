@@ -9,51 +9,51 @@ import numpy as np
 import pytest
 
 from zigma_bench.plugins.discovery import catalogue
-from zigma_bench.scans.analysis import coverage, grid_distance, sequence_distance, show_json, statistics
+from zigma_bench.scans.analysis import grid_distance, neighbour_coverage, route_statistics, sequence_distance, show_json
 from zigma_bench.scans.draw import LEARNED, draw_path, draw_route, rich_path, rich_route
 from zigma_bench.scans.grid import Grid
-from zigma_bench.scans.layers import routes
+from zigma_bench.scans.layers import layer_routes
 from zigma_bench.scans.route import LearnedOrder, Route
 
 
 def layers(name: str, grid: Grid, depth: int = 8, **options) -> tuple[Route, ...]:
     spec = catalogue().get("scan", name)
-    return routes(spec, grid=grid, depth=depth, seed=0, options=spec.resolve(options, where="test"))
+    return layer_routes(spec, grid=grid, depth=depth, seed=0, options=spec.resolve(options, where="test"))
 
 
 def test_statistics_of_a_small_order():
     """0 1 / 2 3 visited 0, 3, 1, 2: a diagonal step, one up, and a diagonal step."""
-    found = statistics(Route([0, 3, 1, 2]), Grid(2, 2))
+    found = route_statistics(Route([0, 3, 1, 2]), Grid(2, 2))
     assert (found.neighbour4_share, found.neighbour8_share) == (1 / 3, 1.0)
     assert (found.mean_step, found.largest_step, found.scanned_ratio) == (5 / 3, 2, 1.0)
     assert found.digest == Route([0, 3, 1, 2]).digest
 
 
 def test_statistics_are_over_all_paths():
-    found = statistics(Route([[0, 1, 2, 3], [0, 2, 1, 3]]), Grid(1, 4))
+    found = route_statistics(Route([[0, 1, 2, 3], [0, 2, 1, 3]]), Grid(1, 4))
     assert (found.neighbour4_share, found.mean_step, found.largest_step, found.scanned_ratio) == (4 / 6, 8 / 6, 2, 2.0)
 
 
 def test_statistics_of_a_clip_count_a_frame_as_a_step():
-    found = statistics(Route([0, 2, 1, 3]), Grid(1, 2, frames=2))
+    found = route_statistics(Route([0, 2, 1, 3]), Grid(1, 2, frames=2))
     assert (found.neighbour4_share, found.largest_step) == (2 / 3, 2)
 
 
 def test_one_token_has_no_steps():
-    found = statistics(Route([0]), Grid(1, 1))
+    found = route_statistics(Route([0]), Grid(1, 1))
     assert found.mean_step is found.largest_step is found.neighbour4_share is None
-    assert coverage([Route([0])], Grid(1, 1)) == (None,)
+    assert neighbour_coverage([Route([0])], Grid(1, 1)) == (None,)
 
 
 def test_coverage_over_layers():
     """On 3 x 3 a raster joins the 6 horizontal pairs of 12; rows and columns together all of them."""
     grid = Grid(3, 3)
-    assert coverage(layers("raster", grid, 3), grid) == (0.5, 0.5, 0.5)
-    assert coverage(layers("sweep", grid, 4), grid) == (0.5, 1.0, 1.0, 1.0)
-    assert coverage(layers("raster", grid, 2), grid, directed=True) == (0.25, 0.25)
-    assert coverage(layers("sweep", grid, 8), grid, directed=True)[-1] == 1.0
-    assert coverage(layers("zigzag", grid, 2), grid) == (8 / 12, 1.0)
-    assert coverage(layers("raster", Grid(2, 2, frames=2), 1), Grid(2, 2, frames=2)) == (4 / 12,)
+    assert neighbour_coverage(layers("raster", grid, 3), grid) == (0.5, 0.5, 0.5)
+    assert neighbour_coverage(layers("sweep", grid, 4), grid) == (0.5, 1.0, 1.0, 1.0)
+    assert neighbour_coverage(layers("raster", grid, 2), grid, directed=True) == (0.25, 0.25)
+    assert neighbour_coverage(layers("sweep", grid, 8), grid, directed=True)[-1] == 1.0
+    assert neighbour_coverage(layers("zigzag", grid, 2), grid) == (8 / 12, 1.0)
+    assert neighbour_coverage(layers("raster", Grid(2, 2, frames=2), 1), Grid(2, 2, frames=2)) == (4 / 12,)
 
 
 ORDER = LearnedOrder("module:Order", {"k": 2}, 0, 1, cost=dict, load=dict, make_options=dict)
@@ -65,34 +65,34 @@ PADDED = Route([0, -1, 1, 2, 3], pads=[0])
 
 def test_pads_break_steps_and_lengthen_the_sequence():
     """On 1 x 4 visited 0, pad, 1, 2, 3: two steps; 0 and 1 lie 2 apart in the sequence, so pairs are 2, 1, 1 apart."""
-    found = statistics(PADDED, Grid(1, 4))
+    found = route_statistics(PADDED, Grid(1, 4))
     assert (found.pads, found.scanned_ratio) == (1, 1.25)
     assert (found.neighbour4_share, found.mean_step, found.largest_step) == (1.0, 1.0, 1)
     assert found.sequence_distance == {"1": 4 / 3, "2": 2.5}
     assert found.grid_distance == {"1": 1.0, "2": 1.5, "4": 3.0}
-    assert coverage([PADDED], Grid(1, 4)) == (2 / 3,)
+    assert neighbour_coverage([PADDED], Grid(1, 4)) == (2 / 3,)
 
 
 def test_segments_end_steps_and_distances():
     """Two windows of 2 x 2, each read 0 1 / 2 3: steps 1, 2, 1 in each; the step between the windows is none."""
-    found = statistics(WINDOWS, Grid(2, 4))
+    found = route_statistics(WINDOWS, Grid(2, 4))
     assert (found.neighbour4_share, found.neighbour8_share) == (2 / 3, 1.0)
     assert (found.mean_step, found.largest_step, found.pads) == (4 / 3, 2, 0)
     assert found.sequence_distance == {"1": 1.5, "2": 2.0}, "no pair of one window lies 4 apart"
     assert found.grid_distance == {"1": 4 / 3, "2": 1.0}
-    assert coverage([WINDOWS], Grid(2, 4)) == (4 / 10,)
+    assert neighbour_coverage([WINDOWS], Grid(2, 4)) == (4 / 10,)
 
 
 def test_a_scatter_is_like_segments():
     grid = Grid(2, 4)
-    one, other = statistics(WINDOWS, grid).to_json(), statistics(HALVES, grid).to_json()
+    one, other = route_statistics(WINDOWS, grid).to_json(), route_statistics(HALVES, grid).to_json()
     assert one.pop("digest") != other.pop("digest")
     assert one == other
-    assert coverage([HALVES, WINDOWS], grid) == (0.4, 0.4)
+    assert neighbour_coverage([HALVES, WINDOWS], grid) == (0.4, 0.4)
 
 
 def test_a_path_of_which_segments_are_single_tokens_has_no_steps():
-    found = statistics(Route(range(4), segments=[1, 1, 1, 1]), Grid(2, 2))
+    found = route_statistics(Route(range(4), segments=[1, 1, 1, 1]), Grid(2, 2))
     assert found.mean_step is found.largest_step is found.neighbour8_share is None
     assert found.sequence_distance == found.grid_distance == {}
 
@@ -100,7 +100,7 @@ def test_a_path_of_which_segments_are_single_tokens_has_no_steps():
 def test_locality_of_a_raster():
     """On 4 x 4 half of the neighbours are 1 apart and half 4; two steps on is 2 right, or 1 down and 2 left."""
     (route,) = set(layers("raster", Grid(4, 4)))
-    found = statistics(route, Grid(4, 4))
+    found = route_statistics(route, Grid(4, 4))
     assert found.sequence_distance["1"] == 2.5
     assert list(found.sequence_distance) == ["1", "2", "4"]
     assert found.grid_distance["1"] == found.mean_step == (12 * 1 + 3 * 4) / 15
@@ -125,8 +125,8 @@ def test_locality_is_over_all_pairs_of_any_grid():
 
 def test_a_learned_order_has_no_statistics():
     grid = Grid(2, 2)
-    assert statistics(LEARNED_ROUTE, grid) is None
-    assert coverage([WINDOWS, LEARNED_ROUTE, WINDOWS], Grid(2, 4)) == (0.4, None, None)
+    assert route_statistics(LEARNED_ROUTE, grid) is None
+    assert neighbour_coverage([WINDOWS, LEARNED_ROUTE, WINDOWS], Grid(2, 4)) == (0.4, None, None)
     found = show_json([LEARNED_ROUTE], grid)
     (layer,) = found["layers"]
     assert layer["stats"] is None
@@ -154,7 +154,7 @@ def test_show_json(grid):
     layer = found["layers"][1]
     keys = ["paths", "segments", "merge", "share", "pads", "step_feature", "stages", "learned", "stats"]
     assert list(layer) == keys
-    assert found["coverage"] == list(coverage(layers("bidirectional", grid, 2), grid))
+    assert found["coverage"] == list(neighbour_coverage(layers("bidirectional", grid, 2), grid))
     assert layer["paths"] == [list(range(grid.tokens)), list(range(grid.tokens))[::-1]]
     assert (layer["merge"], layer["share"]) == ("sum", "separate")
     assert layer["stats"]["scanned_ratio"] == 2.0
@@ -221,5 +221,5 @@ def test_a_large_grid_takes_less_than_a_second():
     grid = Grid(256, 256)
     route = Route(np.random.default_rng(0).permutation(grid.tokens), segments=[grid.tokens // 4] * 4)
     started = time.process_time()
-    assert statistics(route, grid) is not None
+    assert route_statistics(route, grid) is not None
     assert time.process_time() - started < 1

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from zigma_bench.backbones.zigma.facts import ZigmaOptions
-from zigma_bench.layers.init import initialise
+from zigma_bench.layers.init import initialise_network
 from zigma_bench.mixers.mamba.facts import MambaOptions
 from zigma_bench.mixers.mamba.mixer import MambaMixer
 from zigma_bench.plugins.discovery import catalogue
-from zigma_bench.scans.analysis import statistics
+from zigma_bench.scans.analysis import route_statistics
 from zigma_bench.scans.grid import Grid
-from zigma_bench.scans.layers import routes
+from zigma_bench.scans.layers import layer_routes
 from zigma_bench.scans.route import PAD, Route
 
 BLOCK = ZigmaOptions(width=16, depth=1, patch=1, state=4)
@@ -25,16 +25,16 @@ BLOCK = ZigmaOptions(width=16, depth=1, patch=1, state=4)
 
 def layers(name: str, grid: str, depth: int = 1, **options) -> tuple[Route, ...]:
     spec = catalogue().get("scan", name)
-    return routes(spec, grid=Grid.parse(grid), depth=depth, options=spec.resolve(options, where="test"))
+    return layer_routes(spec, grid=Grid.parse(grid), depth=depth, options=spec.resolve(options, where="test"))
 
 
 def figures(route: Route, grid: str, path: int = 0):
-    return statistics(Route(route.paths[path]), Grid.parse(grid))
+    return route_statistics(Route(route.paths[path]), Grid.parse(grid))
 
 
 def mixer(route: Route, grid: str) -> MambaMixer:
     made = MambaMixer(MambaOptions(), block=BLOCK, grid=Grid.parse(grid), route=route, backend="naive")
-    initialise(made, 0)
+    initialise_network(made, 0)
     return made
 
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from zigma_bench.errors import NotReady
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.plugins.registry import Spec
-from zigma_bench.scans.analysis import statistics
+from zigma_bench.scans.analysis import route_statistics
 from zigma_bench.scans.grid import Grid
-from zigma_bench.scans.layers import routes
+from zigma_bench.scans.layers import layer_routes
 from zigma_bench.scans.route import PAD, BrokenScan, Route
 
 SCANS = {spec.name: spec for spec in catalogue().scans if spec.owner == "zigma-bench"}
@@ -58,7 +58,9 @@ CASES = [(name, options) for name, spec in SCANS.items() for options in option_s
 
 def layers(name: str, grid: Grid | str, depth: int = 8, seed: int = 0, **options) -> tuple[Route, ...]:
     grid = Grid.parse(grid) if isinstance(grid, str) else grid
-    return routes(SCANS[name], grid=grid, depth=depth, seed=seed, options=SCANS[name].resolve(options, where="test"))
+    return layer_routes(
+        SCANS[name], grid=grid, depth=depth, seed=seed, options=SCANS[name].resolve(options, where="test")
+    )
 
 
 def visits_all_once(route: Route, tokens: int) -> None:
@@ -125,26 +127,26 @@ FIGURES = [
 
 @pytest.mark.parametrize(("name", "options", "share", "mean", "largest"), FIGURES)
 def test_figures_of_the_catalogue(name, options, share, mean, largest):
-    found = statistics(layers(name, "8x8", 1, **options)[0], Grid(8, 8))
+    found = route_statistics(layers(name, "8x8", 1, **options)[0], Grid(8, 8))
     assert found.neighbour4_share == pytest.approx(share, abs=0.0051)
     assert found.mean_step == pytest.approx(mean, abs=0.051)
     assert found.largest_step == largest
 
 
 def test_ranges_of_the_catalogue():
-    inverse = [statistics(route, Grid(8, 8)) for route in layers("hilbert-inverse", "8x8", paths=8)]
+    inverse = [route_statistics(route, Grid(8, 8)) for route in layers("hilbert-inverse", "8x8", paths=8)]
     assert np.mean([s.neighbour4_share for s in inverse]) == pytest.approx(0.44, abs=0.01)
     assert np.mean([s.mean_step for s in inverse]) == pytest.approx(3.4, abs=0.051)
-    spirals = [statistics(route, Grid(8, 8)) for route in layers("spiral", "8x8", turns=8)]
+    spirals = [route_statistics(route, Grid(8, 8)) for route in layers("spiral", "8x8", turns=8)]
     assert all(0.975 <= s.neighbour4_share <= 1 and 1 <= s.mean_step <= 1.215 and s.largest_step <= 14 for s in spirals)
     for stripe in (2, 4):
         for route in layers("nested-s", "8x8", 2, stripe=stripe):
-            found = statistics(route, Grid(8, 8))
+            found = route_statistics(route, Grid(8, 8))
             assert 0.94 <= found.neighbour4_share <= 0.985
             assert found.mean_step == pytest.approx(1.05, abs=0.02)
             assert 2 <= found.largest_step <= 4
-    assert statistics(layers("random", "8x8")[0], Grid(8, 8)).neighbour4_share < 0.12
-    assert statistics(layers("peano", "27x27")[0], Grid(27, 27)).largest_step == 1
+    assert route_statistics(layers("random", "8x8")[0], Grid(8, 8)).neighbour4_share < 0.12
+    assert route_statistics(layers("peano", "27x27")[0], Grid(27, 27)).largest_step == 1
 
 
 @given(height=st.integers(1, 24), width=st.integers(1, 24))

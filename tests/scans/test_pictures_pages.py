@@ -11,7 +11,7 @@ from PIL import Image
 
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.scans.grid import Grid
-from zigma_bench.scans.pictures import Block, Panel, page, save_gif, save_png, save_svg
+from zigma_bench.scans.pictures import Panel, PictureBlock, flow_page, save_gif, save_png, save_svg
 from zigma_bench.scans.route import Route
 
 SQUARE = Grid(2, 2)
@@ -29,14 +29,14 @@ ROUTES = {
 }
 
 
-def block(route: Route, grid: Grid, caption: str = "a caption") -> Block:
-    return Block((Panel(grid, route),), caption)
+def block(route: Route, grid: Grid, caption: str = "a caption") -> PictureBlock:
+    return PictureBlock((Panel(grid, route),), caption)
 
 
 @pytest.mark.parametrize("name", ROUTES)
 def test_pictures_of_every_kind_of_route(name, tmp_path, frames):
     route, grid = ROUTES[name]
-    figure = page([block(route, grid)], title="A title")
+    figure = flow_page([block(route, grid)], title="A title")
     save_png(figure, tmp_path / "a.png")
     save_svg(figure, tmp_path / "a.svg")
     with Image.open(tmp_path / "a.png") as image:
@@ -53,14 +53,14 @@ def test_pictures_of_every_kind_of_route(name, tmp_path, frames):
 
 def test_the_same_figure_gives_the_same_file(tmp_path):
     for name in ("a.svg", "b.svg"):
-        save_svg(page([block(*ROUTES["segments"])]), tmp_path / name)
+        save_svg(flow_page([block(*ROUTES["segments"])]), tmp_path / name)
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
 
 
 def test_a_png_has_few_colours_and_loses_none_of_its_marks(tmp_path):
     """White paper, the pale cells that no path visits, and the red of a single pad among all shades."""
     route, grid = Route([*range(250), -1]), Grid(16, 16)
-    save_png(page([block(route, grid)]), tmp_path / "a.png")
+    save_png(flow_page([block(route, grid)]), tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as image:
         assert image.mode == "P"
         assert image.info["dpi"] == pytest.approx((200, 200), abs=0.01)
@@ -78,7 +78,7 @@ def test_a_film_ends_in_the_whole_picture_on_white(tmp_path):
         last = np.asarray(image.convert("RGB"))
     assert (first[0, 0] == 255).all() and (last[0, 0] == 255).all()
     buffer = io.BytesIO()
-    page([block(*ROUTES["plain"])]).savefig(buffer, dpi=100)
+    flow_page([block(*ROUTES["plain"])]).savefig(buffer, dpi=100)
     still = np.asarray(Image.open(buffer).convert("RGB"))
     assert np.abs(still.astype(int) - last).mean() < 2 < np.abs(still.astype(int) - first).mean() + 1.9
 
@@ -86,22 +86,22 @@ def test_a_film_ends_in_the_whole_picture_on_white(tmp_path):
 def test_a_panel_is_as_wide_as_its_cells():
     """Cells are square, on a picture and on a clip; a large grid has no lattice."""
     for route, grid in ROUTES.values():
-        figure = page([block(route, grid)])
+        figure = flow_page([block(route, grid)])
         figure.canvas.draw()
         axes = figure.axes[0]
         (x0, y0), (x1, y1) = axes.transData.transform([(0, 0), (1, 1)])
         assert abs(x1 - x0) == pytest.approx(abs(y1 - y0))
-    small, large = (page([block(Route(range(n * n)), Grid(n, n))]).axes[0].collections[0] for n in (8, 64))
+    small, large = (flow_page([block(Route(range(n * n)), Grid(n, n))]).axes[0].collections[0] for n in (8, 64))
     assert (len(small.get_segments()), len(large.get_segments())) == (18, 4)
 
 
 def test_no_words_or_panels_overlap():
     """Captions, headings and panels of a crowded page lie apart, and on the page."""
     blocks = [
-        Block((Panel(g, r),), "a rather long caption, paths 8, layer 3 " * 2, "name-of-a-scan")
+        PictureBlock((Panel(g, r),), "a rather long caption, paths 8, layer 3 " * 2, "name-of-a-scan")
         for r, g in ROUTES.values()
     ]
-    figure = page(blocks, size=1.2)
+    figure = flow_page(blocks, size=1.2)
     figure.canvas.draw()
     renderer = figure.canvas.get_renderer()
     boxes = [text.get_window_extent(renderer) for text in figure.texts] + [
@@ -115,15 +115,15 @@ def test_no_words_or_panels_overlap():
 
 def test_too_many_panels_are_refused():
     with pytest.raises(UsageError, match="too many panels for a page; expected at most 200; got 201"):
-        page([block(RASTER, SQUARE)] * 201)
+        flow_page([block(RASTER, SQUARE)] * 201)
 
 
 def test_a_file_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(NotReady, match=r"can't be written") as caught:
-        save_png(page([block(RASTER, SQUARE)]), tmp_path / "file" / "a.png")
+        save_png(flow_page([block(RASTER, SQUARE)]), tmp_path / "file" / "a.png")
     assert str(tmp_path / "file" / "a.png") in str(caught.value)
     (tmp_path / "b.png").mkdir()
     with pytest.raises(NotReady):
-        save_png(page([block(RASTER, SQUARE)]), tmp_path / "b.png")
+        save_png(flow_page([block(RASTER, SQUARE)]), tmp_path / "b.png")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b.png", "file"]

@@ -11,9 +11,9 @@ from zigma_bench import scans
 from zigma_bench.errors import UsageError
 from zigma_bench.plugins.registry import RESERVED, scan_spec
 from zigma_bench.scans import layers as layers_module
-from zigma_bench.scans.analysis import statistics
+from zigma_bench.scans.analysis import route_statistics
 from zigma_bench.scans.grid import Grid
-from zigma_bench.scans.layers import routes
+from zigma_bench.scans.layers import layer_routes
 from zigma_bench.scans.route import Route
 
 SPECS = {scan.__name__.replace("_", "-"): scan_spec(scan.__name__, scan, owner="zigma-bench") for scan in scans.SCANS}
@@ -22,7 +22,7 @@ SIDE = st.integers(1, 13)
 
 def layers(name: str, grid: Grid, depth: int = 8, **given) -> tuple[Route, ...]:
     spec = SPECS[name]
-    return routes(spec, grid=grid, depth=depth, seed=0, options=spec.resolve(given, where="test"))
+    return layer_routes(spec, grid=grid, depth=depth, seed=0, options=spec.resolve(given, where="test"))
 
 
 @given(height=SIDE, width=SIDE)
@@ -119,5 +119,5 @@ def test_reserved_arguments_are_those_of_the_registry():
 )
 def test_step_statistics_of_the_catalogue(name, share4, mean, largest):
     """The figures of the published catalogue on 8 x 8: .89 / 1.78 / 8 for raster, 1 / 1 / 1 for zigzag."""
-    found = statistics(layers(name, Grid(8, 8))[0], Grid(8, 8))
+    found = route_statistics(layers(name, Grid(8, 8))[0], Grid(8, 8))
     assert (found.neighbour4_share, found.mean_step, found.largest_step) == (pytest.approx(share4), mean, largest)

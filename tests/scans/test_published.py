@@ -14,7 +14,7 @@ import pytest
 
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.scans.grid import Grid
-from zigma_bench.scans.layers import routes
+from zigma_bench.scans.layers import layer_routes
 from zigma_bench.scans.route import Route
 
 HERE = Path(__file__).parent / "golden"
@@ -26,7 +26,7 @@ Paths = list[list[int]]
 
 def layers(name: str, grid: str, depth: int = 1, **options) -> tuple[Route, ...]:
     spec = catalogue().get("scan", name)
-    return routes(spec, grid=Grid.parse(grid), depth=depth, options=spec.resolve(options, where="test"))
+    return layer_routes(spec, grid=Grid.parse(grid), depth=depth, options=spec.resolve(options, where="test"))
 
 
 def one(name: str, number: int = 0, **options) -> Callable[[str], Paths]:

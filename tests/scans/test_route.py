@@ -11,7 +11,7 @@ import pytest
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.plugins.registry import Spec, scan_spec
 from zigma_bench.scans.grid import Grid
-from zigma_bench.scans.layers import routes
+from zigma_bench.scans.layers import layer_routes
 from zigma_bench.scans.route import BrokenScan, Route
 
 GRID = Grid(3, 4)
@@ -29,7 +29,7 @@ def scan_of(value, owner: str = "their-dist 2.1") -> Spec:
 
 
 def run(value, depth: int = 2):
-    return routes(scan_of(value), grid=GRID, depth=depth, seed=0, options={})
+    return layer_routes(scan_of(value), grid=GRID, depth=depth, seed=0, options={})
 
 
 def changed(**changes: int) -> list[int]:
@@ -92,7 +92,7 @@ def test_the_layer_of_a_fault_is_named():
         return np.arange(grid.tokens) if layer < 3 else np.zeros(grid.tokens, int)
 
     with pytest.raises(BrokenScan, match="scan 'late' of x, layer 3: path 0: step 1 visits token 0 again"):
-        routes(scan_spec("late", late, owner="x"), grid=GRID, depth=6, seed=0, options={})
+        layer_routes(scan_spec("late", late, owner="x"), grid=GRID, depth=6, seed=0, options={})
 
 
 @pytest.mark.parametrize(("field", "value"), [("merge", "product"), ("share", "both")])
@@ -212,20 +212,22 @@ def test_reserved_arguments_are_handed_over_by_name():
         return np.roll(np.arange(grid.tokens), layer + twist)
 
     spec = scan_spec("nosy", nosy, owner="x")
-    first = routes(spec, grid=GRID, depth=2, seed=7, options={"twist": 3})
+    first = layer_routes(spec, grid=GRID, depth=2, seed=7, options={"twist": 3})
     assert seen == [(7, 0, "3x4", 2, 3), (7, 1, "3x4", 2, 3)]
     assert first[1].paths[0, 0] == 12 - 4
-    assert routes(spec, grid=GRID, depth=2, seed=7, options={"twist": 3}) is first, "remembered"
+    assert layer_routes(spec, grid=GRID, depth=2, seed=7, options={"twist": 3}) is first, "remembered"
     assert len(seen) == 2
-    routes(spec, grid=GRID, depth=2, seed=8, options={"twist": 3})
-    routes(spec, grid=GRID, depth=2, seed=7, options={"twist": 4})
+    layer_routes(spec, grid=GRID, depth=2, seed=8, options={"twist": 3})
+    layer_routes(spec, grid=GRID, depth=2, seed=7, options={"twist": 4})
     assert len(seen) == 6
 
 
 def test_two_functions_of_one_name_are_not_confused():
     one, other = scan_of(GOOD), scan_of(sorted(GOOD))
     assert (one.name, one.owner) == (other.name, other.owner)
-    assert routes(one, grid=GRID, depth=1, seed=0, options={}) != routes(other, grid=GRID, depth=1, seed=0, options={})
+    assert layer_routes(one, grid=GRID, depth=1, seed=0, options={}) != layer_routes(
+        other, grid=GRID, depth=1, seed=0, options={}
+    )
 
 
 def test_a_network_has_a_layer():

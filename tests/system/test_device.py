@@ -96,7 +96,7 @@ def test_amd_cards_are_found_where_torch_is_for_rocm(cards, amd, monkeypatch):
     assert device.find_device("auto") == device.Device("cuda:0", "AMD gfx942")
     device.amd_cards.cache_clear()
     monkeypatch.setenv("HIP_VISIBLE_DEVICES", "1")
-    assert device.cards() == ("AMD gfx90a",)
+    assert device.card_names() == ("AMD gfx90a",)
     amd(90402, hip="None")
     assert device.find_device("auto").name == "cpu"
 

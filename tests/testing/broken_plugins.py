@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from zigma_bench import hookimpl
-from zigma_bench.data.images import ArrayImages, Splits, digest
+from zigma_bench.data.images import ArrayImages, Splits, pixels_digest
 from zigma_bench.plugins.registry import (
     BackboneFacts,
     Cost,
@@ -122,11 +122,11 @@ def says_scan(options, **rest):
 
 
 def wrong_unit(options, subject):
-    return Measurement.of("wrong-unit", 1.0, "metre", fingerprint={"sha": digest(subject.compared()[1])})
+    return Measurement.of("wrong-unit", 1.0, "metre", fingerprint={"sha": pixels_digest(subject.compared()[1])})
 
 
 def by_chance(options, subject):
-    return Measurement.of("by-chance", np.random.rand(), "1", fingerprint={"sha": digest(subject.compared()[1])})
+    return Measurement.of("by-chance", np.random.rand(), "1", fingerprint={"sha": pixels_digest(subject.compared()[1])})
 
 
 def bare(options, subject):

@@ -28,7 +28,7 @@ from zigma_bench.testing import (
     check_scan,
     report_of,
 )
-from zigma_bench.testing.lookup import find
+from zigma_bench.testing.lookup import find_spec
 
 
 @pytest.mark.parametrize("spec", list(catalogue().scans), ids=lambda spec: spec.name)
@@ -264,7 +264,7 @@ def broken():
     ],
 )
 def test_each_broken_rule_is_told(broken, kind, name, what, got):
-    spec = find(kind, name, broken)
+    spec = find_spec(kind, name, broken)
     report = report_of(spec, plugin=broken)
     failed = {check.what: check.got for check in report.checks if not check.ok}
     assert re.search(got, failed.get(what, "")), report.checks

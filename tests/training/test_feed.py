@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from zigma_bench.data.images import ArrayImages, Subset, decodes
+from zigma_bench.data.images import ArrayImages, Subset, needs_workers
 from zigma_bench.data.sources.options import GaussianRandomFieldOptions
 from zigma_bench.data.sources.random_field import load
 from zigma_bench.errors import BadImage, CellFailed, NotReady
@@ -23,21 +23,21 @@ from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.suite import Train
 from zigma_bench.training import job as module
 from zigma_bench.training.feed import AHEAD, Feed, workers_of
-from zigma_bench.training.job import Job, Taken
+from zigma_bench.training.job import BatchPlan, StepImages
 
 ROOT = Path(__file__).resolve().parents[2]
 FIELDS = load(GaussianRandomFieldOptions(slope=1.0, resolution=8, count=2_000_000, validation=1)).train  # 128 MB: drawn
-JOB = Job(FIELDS, batch=5, seed=3, labelled=False)
+JOB = BatchPlan(FIELDS, batch=5, seed=3, labelled=False)
 
 
-def fed(workers: int, start: int = 0, stop: int = 6, job: Job = JOB) -> list[torch.Tensor]:
+def fed(workers: int, start: int = 0, stop: int = 6, job: BatchPlan = JOB) -> list[torch.Tensor]:
     with Feed(job, Train(batch=5, workers=workers), start=start, stop=stop, card=False) as feed:
         assert feed.workers == workers
         return [feed(step).pixels for step in range(start, stop)]
 
 
 def test_any_number_of_processes_gives_the_same_batches() -> None:
-    assert decodes(FIELDS)
+    assert needs_workers(FIELDS)
     none = fed(0)
     assert len({batch.numpy().tobytes() for batch in none}) == 6
     for workers in (1, 2):
@@ -98,7 +98,7 @@ def bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_bad_image_is_named_as_it_would_be_without_processes(workers: int, bad: Any) -> None:
     with pytest.raises(BadImage) as caught:
-        fed(workers, stop=2, job=Job(bad(), 5, 0, labelled=False))
+        fed(workers, stop=2, job=BatchPlan(bad(), 5, 0, labelled=False))
     assert str(caught.value) == "row 7: the image can't be decoded; mend it"
 
 
@@ -106,7 +106,7 @@ def test_a_process_that_dies_is_a_clear_error(bad: Any) -> None:
     with pytest.raises(
         CellFailed, match=r"train\.workers: a worker process that loads images was killed.*lower train.workers"
     ):
-        fed(1, job=Job(bad(deadly=True), 5, 0, labelled=False))
+        fed(1, job=BatchPlan(bad(deadly=True), 5, 0, labelled=False))
 
 
 def test_a_process_that_is_killed_in_the_middle_is_a_clear_error() -> None:
@@ -150,19 +150,19 @@ def test_an_error_of_the_training_itself_is_not_taken_for_one() -> None:
 
 
 @pytest.fixture
-def pinned(monkeypatch: pytest.MonkeyPatch) -> list[Taken]:
+def pinned(monkeypatch: pytest.MonkeyPatch) -> list[StepImages]:
     """What was pinned, in the order of it, where there is no card."""
-    found: list[Taken] = []
+    found: list[StepImages] = []
 
-    def pin(self: Taken) -> Taken:
+    def pin(self: StepImages) -> StepImages:
         found.append(self)
         return self
 
-    monkeypatch.setattr(Taken, "pin_memory", pin)
+    monkeypatch.setattr(StepImages, "pin_memory", pin)
     return found
 
 
-def test_for_a_card_a_thread_pins_the_next_steps_and_no_more(pinned: list[Taken]) -> None:
+def test_for_a_card_a_thread_pins_the_next_steps_and_no_more(pinned: list[StepImages]) -> None:
     with Feed(JOB, Train(batch=5, workers=0), start=3, stop=20, card=True) as feed:
         for step in range(3, 20):
             taken = feed(step)
@@ -181,7 +181,9 @@ def test_a_training_that_ends_early_ends_the_thread() -> None:
 @pytest.mark.usefixtures("pinned")
 def test_an_error_in_that_thread_is_told_at_its_step(bad: Any) -> None:
     def train() -> None:
-        with Feed(Job(bad(), 5, 0, labelled=False), Train(batch=5, workers=0), start=0, stop=2, card=True) as feed:
+        with Feed(
+            BatchPlan(bad(), 5, 0, labelled=False), Train(batch=5, workers=0), start=0, stop=2, card=True
+        ) as feed:
             feed(0)
             feed(1)
 
@@ -218,11 +220,11 @@ def test_images_that_do_not_pickle_are_refused() -> None:
         pass
 
     with pytest.raises(NotReady, match=r"can't be sent to a worker process.*set train.workers to 0"):
-        fed(1, job=Job(Local(np.zeros((9, 1, 2, 2), np.uint8)), 5, 0, labelled=False))
+        fed(1, job=BatchPlan(Local(np.zeros((9, 1, 2, 2), np.uint8)), 5, 0, labelled=False))
 
 
 def test_the_wait_for_slow_images_is_counted() -> None:
-    job = Job(Slow(np.zeros((9, 1, 2, 2), np.uint8)), 5, 0, labelled=False)
+    job = BatchPlan(Slow(np.zeros((9, 1, 2, 2), np.uint8)), 5, 0, labelled=False)
     with Feed(job, Train(workers=0), start=0, stop=4, card=False) as feed:
         for step in range(4):
             feed(step)

@@ -14,15 +14,15 @@ from torch import nn
 
 from zigma_bench.data.images import ArrayImages
 from zigma_bench.errors import Interrupted, NotFinite
-from zigma_bench.layers.init import initialise
+from zigma_bench.layers.init import initialise_network
 from zigma_bench.mixers.mamba import mixer as mixer_module
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.scans.grid import Grid
-from zigma_bench.scans.layers import routes
+from zigma_bench.scans.layers import layer_routes
 from zigma_bench.suite import Train
-from zigma_bench.training.fault import find_fault, uncompiled
+from zigma_bench.training.fault import find_fault, uncompiled_copy
 from zigma_bench.training.health import FIRST_SCALE, GROWTH_STEPS, Health
-from zigma_bench.training.loop import Goal, train
+from zigma_bench.training.loop import Goal, train_network
 from zigma_bench.training.step import draw_batch, loss_of, step_seed
 
 CPU = torch.device("cpu")
@@ -36,10 +36,10 @@ def build(name="zigma", depth=3, **options):
     chosen = spec.make_options(spec.resolve({"width": 32, "depth": depth, "patch": 2, **options}, where="test"))
     grid = Grid(4, 4)
     scan = spec.facts.default_scan or "zigzag"
-    orders = routes(catalogue().get("scan", scan), grid=grid, depth=depth, seed=0,
+    orders = layer_routes(catalogue().get("scan", scan), grid=grid, depth=depth, seed=0,
                     options=catalogue().get("scan", scan).resolve({}, where="test"))  # fmt: skip
     network = spec.load()(chosen, grid=grid, channels=1, routes=orders, backend="torch")
-    initialise(network, 0)
+    initialise_network(network, 0)
     with torch.no_grad():
         for parameter in network.parameters():
             if not parameter.any():
@@ -49,7 +49,7 @@ def build(name="zigma", depth=3, **options):
 
 def run(network, folder, steps=30, stopped=lambda: False, **recipe):
     recipe = Train(**{"batch": 8, "learning_rate": 1e-3, "ema": 0.5, **recipe})
-    return train(
+    return train_network(
         network, IMAGES, recipe=recipe, goal=Goal(steps, None), seed=SEED, device=CPU, folder=folder,
         tell=lambda done, text: None, stopped=stopped,
     )  # fmt: skip
@@ -215,7 +215,7 @@ def test_a_compiled_network_is_searched_as_a_plain_copy():
     network = build()
     spoil(network, "blocks.1.mixer", 1)
     network.blocks.compile(backend="eager")
-    plain = uncompiled(network)
+    plain = uncompiled_copy(network)
     assert network.blocks._compiled_call_impl is not None
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), plain.parameters(), strict=True))
     place = find_fault(plain, lambda: loss_of(plain, draw_batch(IMAGES, Train(batch=8), SEED, 0, CPU), Train(batch=8)))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from zigma_bench.bench.cases import Shape, call, inputs
+from zigma_bench.bench.cases import Shape, operator_call, random_inputs
 from zigma_bench.data.images import ArrayImages
 from zigma_bench.data.sources.options import GaussianRandomFieldOptions
 from zigma_bench.data.sources.random_field import load
@@ -16,16 +16,16 @@ from zigma_bench.diffusion.noise import StepNoise
 from zigma_bench.efficiency.ceilings import SCANS, _without_launches
 from zigma_bench.efficiency.timing import timed_call
 from zigma_bench.errors import Interrupted, NotFinite
-from zigma_bench.layers.init import initialise
-from zigma_bench.plan.cells import Given
+from zigma_bench.layers.init import initialise_network
+from zigma_bench.plan.cells import GivenCondition
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.scans.grid import Grid
-from zigma_bench.scans.layers import routes
+from zigma_bench.scans.layers import layer_routes
 from zigma_bench.suite import Train
 from zigma_bench.system.device import find_device
 from zigma_bench.training.feed import Feed
-from zigma_bench.training.job import Job
-from zigma_bench.training.loop import Goal, train
+from zigma_bench.training.job import BatchPlan
+from zigma_bench.training.loop import Goal, train_network
 from zigma_bench.training.step import step_seed
 
 pytestmark = [
@@ -48,14 +48,14 @@ def build(**options):
     spec, scan = catalogue().get("backbone", "zigma"), catalogue().get("scan", "zigzag")
     chosen = spec.make_options(spec.resolve(options, where="test"))
     grid = Grid(16, 16)
-    orders = routes(scan, grid=grid, depth=chosen.depth, seed=0, options=scan.resolve({"paths": 8}, where="test"))
+    orders = layer_routes(scan, grid=grid, depth=chosen.depth, seed=0, options=scan.resolve({"paths": 8}, where="test"))
     network = spec.load()(chosen, grid=grid, channels=4, routes=orders, backend="fused")
-    initialise(network, 0)
+    initialise_network(network, 0)
     return network.cuda()
 
 
 def run(network, folder, steps, *, stopped=lambda: False, **recipe):
-    return train(
+    return train_network(
         network, smooth_images(512, 4, 32), recipe=Train(**{"batch": 64, **recipe}), goal=Goal(steps, None), seed=SEED,
         device=torch.device("cuda"), folder=folder, tell=lambda done, text: print(done, text), stopped=stopped,
     )  # fmt: skip
@@ -161,10 +161,10 @@ def test_a_recorded_training_under_texts_is_the_launched_one(tmp_path, compiled)
     for graph in (False, True):
         network = build(width=64, depth=3, patch=2, condition="text", text_width=24, text_tokens=16)
         recipe = Train(batch=64, ema=0.9, learning_rate=1e-3, graph=graph, compile=compiled)
-        ema, progress = train(
+        ema, progress = train_network(
             network, images, recipe=recipe, goal=Goal(40, None), seed=SEED, device=torch.device("cuda"),
             folder=tmp_path / str(graph), tell=lambda done, text: None, stopped=lambda: False,
-            given=Given(kind="text", size=24, droppable=True, tokens=16, masked=True), texts=FourTexts(),
+            given=GivenCondition(kind="text", size=24, droppable=True, tokens=16, masked=True), texts=FourTexts(),
         )  # fmt: skip
         found.append(([loss for _, loss in progress.curve], [*network.parameters(), *ema.parameters()]))
     assert found[1][0] == pytest.approx(found[0][0], rel=2e-3)
@@ -176,7 +176,7 @@ def test_a_recorded_training_under_texts_is_the_launched_one(tmp_path, compiled)
 @pytest.mark.parametrize("workers", [0, 1])
 def test_images_wait_in_pinned_memory(workers):
     fields = load(GaussianRandomFieldOptions(slope=1.0, resolution=8, count=2_000_000, validation=1)).train
-    job = Job(fields, 5, 0, labelled=False)
+    job = BatchPlan(fields, 5, 0, labelled=False)
     with Feed(job, Train(workers=workers), start=0, stop=3, card=True) as feed:
         for step in range(3):
             taken = feed(step)
@@ -186,10 +186,13 @@ def test_images_wait_in_pinned_memory(workers):
 
 def test_a_scan_alone_is_timed_without_its_launches():
     """Twenty of them are one graph."""
-    given, path = inputs("scan", Shape(1, 1024, 1536), device="cuda", dtype=torch.bfloat16), torch.arange(1024).cuda()
+    given, path = (
+        random_inputs("scan", Shape(1, 1024, 1536), device="cuda", dtype=torch.bfloat16),
+        torch.arange(1024).cuda(),
+    )
     device = find_device("cuda")
     with torch.no_grad():
-        run, count = _without_launches(lambda: call("scan", "fused", given, path), device)
+        run, count = _without_launches(lambda: operator_call("scan", "fused", given, path), device)
     assert count == SCANS
     by_wall, by_card = timed_call(run, device)
     assert by_card < by_wall

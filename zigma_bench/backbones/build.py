@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zigma_bench.layers.init import initialise
+from zigma_bench.layers.init import initialise_network
 from zigma_bench.ops.backends import resolve
 from zigma_bench.plan import Cell, cell_routes
 from zigma_bench.plugins.discovery import catalogue
@@ -29,5 +29,5 @@ def build_network(cell: Cell, device_type: str) -> nn.Module:
     )
     backend = resolve(cell.backend, device_type)
     network: nn.Module = spec.load()(options, grid=grid, channels=cell.channels, routes=routes, backend=backend)
-    initialise(network, cell.seed)
+    initialise_network(network, cell.seed)
     return network

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from zigma_bench.layers.init import initialise
+from zigma_bench.layers.init import initialise_network
 from zigma_bench.plugins.registry import Condition, Cost, Spec
 from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.route import Route
@@ -36,7 +36,7 @@ def counted_cost(spec: Spec, options: Any, *, grid: Grid, channels: int, routes:
 
 def _count(spec: Spec, options: Any, grid: Grid, channels: int, routes: Sequence[Route]) -> Cost:
     network = spec.load()(options, grid=grid, channels=channels, routes=routes, backend=BACKEND)
-    initialise(network, 0)
+    initialise_network(network, 0)
     side = (channels, grid.height * options.patch, grid.width * options.patch)
     image = side if grid.frames == 1 else (grid.frames, *side)
     inputs = [torch.zeros(1, *image), torch.zeros(1)]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from zigma_bench.errors import UsageError
-from zigma_bench.layers.init import fill_named_parameters, generator
+from zigma_bench.layers.init import fill_named_parameters, named_generator
 from zigma_bench.plugins.registry import Condition
 
 
@@ -38,7 +38,7 @@ class ModuleBackbone(nn.Module):
     def draw_weights(self, seed: int) -> None:
         """Build the module with the initial weights of a seed."""
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(generator(seed, "module").initial_seed())
+            torch.default_generator.manual_seed(named_generator(seed, "module").initial_seed())
             module = self.construct()
         if not isinstance(module, nn.Module):
             raise UsageError(f"the backbone {self.name!r} is not a module", expected="an nn.Module", got=module)

@@ -19,7 +19,7 @@ from zigma_bench.ops.causal_conv import causal_conv
 from zigma_bench.ops.selective_scan import selective_scan
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.scans.grid import Grid
-from zigma_bench.scans.layers import routes
+from zigma_bench.scans.layers import layer_routes
 from zigma_bench.scans.route import Ints
 
 STATES, TAPS = 16, 4
@@ -49,7 +49,7 @@ class Shape:
         return f"{self.batch}x{self.length}x{self.channels}"
 
 
-def backends(op: str, device: str) -> list[str]:
+def runnable_backends(op: str, device: str) -> list[str]:
     """All backends and peers that can run an operator on this device."""
     found = [
         name
@@ -69,7 +69,7 @@ def find_path(kind: str, length: int) -> Ints:
     height = next(side for side in range(int(length**0.5), 0, -1) if length % side == 0)
     spec = catalogue().get("scan", kind, where="--path")
     options = spec.resolve({}, where=f"--path {kind}")
-    route = routes(spec, grid=Grid(height, length // height), depth=1, options=options)[0]
+    route = layer_routes(spec, grid=Grid(height, length // height), depth=1, options=options)[0]
     if route.K != 1 or not route.bijective:
         raise UsageError(
             "the benchmark needs one path over all tokens",
@@ -80,7 +80,7 @@ def find_path(kind: str, length: int) -> Ints:
     return path
 
 
-def inputs(op: str, shape: Shape, *, device: str, dtype: torch.dtype, seed: int = 0) -> dict[str, Tensor]:
+def random_inputs(op: str, shape: Shape, *, device: str, dtype: torch.dtype, seed: int = 0) -> dict[str, Tensor]:
     """Random inputs as in a network at initialization. Parameters are float32."""
     rng = torch.Generator().manual_seed(seed)
 
@@ -99,7 +99,7 @@ def inputs(op: str, shape: Shape, *, device: str, dtype: torch.dtype, seed: int 
     return made | {name: tensor.to(device) for name, tensor in parameters.items()}
 
 
-def call(op: str, backend: str, tensors: dict[str, Tensor], path: Tensor) -> Tensor:
+def operator_call(op: str, backend: str, tensors: dict[str, Tensor], path: Tensor) -> Tensor:
     """Run the operator once along the path."""
     arguments: dict[str, Any] = tensors
     if op == "conv":
@@ -113,15 +113,15 @@ def call(op: str, backend: str, tensors: dict[str, Tensor], path: Tensor) -> Ten
 
 def with_gradients(op: str, backend: str, tensors: dict[str, Tensor], path: Tensor, grad: Tensor) -> list[Tensor]:
     """The output and the gradient of every input."""
-    out = call(op, backend, tensors, path)
+    out = operator_call(op, backend, tensors, path)
     return [out, *torch.autograd.grad(out, list(tensors.values()), grad)]
 
 
-def gate(op: str, backend: str, *, device: str, dtype: torch.dtype) -> None:
+def check_against_naive(op: str, backend: str, *, device: str, dtype: torch.dtype) -> None:
     """CellFailed unless outputs and gradients agree with the naive loop in float64, along random paths."""
     for seed, sizes in enumerate(GATE_SHAPES):
         shape = Shape(*sizes)
-        tensors = inputs(op, shape, device=device, dtype=dtype, seed=seed)
+        tensors = random_inputs(op, shape, device=device, dtype=dtype, seed=seed)
         path = torch.randperm(shape.length, generator=torch.Generator().manual_seed(seed))
         out_grad = torch.randn(sizes, generator=torch.Generator().manual_seed(seed + 9)).to(device, dtype)
         mine = _detached(lambda i, p, g: with_gradients(op, backend, i, p, g), tensors, path.to(device), out_grad)

@@ -20,12 +20,12 @@ from zigma_bench.bench.cases import (
     STATES,
     TAPS,
     Shape,
-    backends,
-    call,
+    check_against_naive,
     find_path,
-    gate,
-    inputs,
     is_loop,
+    operator_call,
+    random_inputs,
+    runnable_backends,
     with_gradients,
 )
 from zigma_bench.system.device import Device
@@ -42,7 +42,7 @@ AHEAD_CYCLES = 8_000_000  # a kernel sleeps this long (5 ms) so that the host la
 
 
 @dataclass(frozen=True)
-class Row:
+class OperatorTiming:
     """One median. `ratio`: a peer's median divided by this one. `floor`: this median divided by the time to copy its
     bytes."""
 
@@ -69,8 +69,8 @@ def bench_ops(
     paths: Sequence[str] = ("raster", "random"),
     seconds: float = 1.0,
     tell: Callable[[str], None] = lambda text: None,
-    keep: Callable[[Sequence[Row]], None] = lambda rows: None,
-) -> list[Row]:
+    keep: Callable[[Sequence[OperatorTiming]], None] = lambda rows: None,
+) -> list[OperatorTiming]:
     """Run the benchmark and return all rows.
 
     `seconds`: the approximate time per backend for each operator, direction, shape and path. `keep(rows)` is called
@@ -83,14 +83,14 @@ def bench_ops(
         for path in paths:
             find_path(path, shape.length)
     for op in ops:
-        for backend in backends(op, device.type):
+        for backend in runnable_backends(op, device.type):
             tell(f"checking {op} of {backend}")
-            gate(op, backend, device=device.name, dtype=dtype)
+            check_against_naive(op, backend, device=device.name, dtype=dtype)
     speed = copy_bytes_per_second(device)
-    rows: list[Row] = []
+    rows: list[OperatorTiming] = []
     for op in ops:
         for shape in shapes:
-            tensors = inputs(op, shape, device=device.name, dtype=dtype)
+            tensors = random_inputs(op, shape, device=device.name, dtype=dtype)
             grad = torch.randn(shape.batch, shape.length, shape.channels).to(device.name, dtype)
             for path in paths:
                 for direction in DIRECTIONS:
@@ -110,21 +110,21 @@ def _case(
     device: Device,
     seconds: float,
     speed: float,
-) -> list[Row]:
+) -> list[OperatorTiming]:
     """Time all backends on one input."""
     index, dtype = torch.from_numpy(find_path(path, shape.length)).to(device.name), grad.dtype
     backward = direction == "forward+backward"
     tensors = {name: tensor.detach().requires_grad_(backward) for name, tensor in tensors.items()}
     calls: dict[str, Callable[[], Any]] = {}
-    for backend in backends(op, device.type):
+    for backend in runnable_backends(op, device.type):
         if is_loop(backend) and shape.length > LOOP_STEPS[device.type]:
             continue
         if backward:
             calls[backend] = lambda name=backend: with_gradients(op, name, tensors, index, grad)  # type: ignore[misc]
         else:
-            calls[backend] = lambda name=backend: call(op, name, tensors, index)  # type: ignore[misc]
+            calls[backend] = lambda name=backend: operator_call(op, name, tensors, index)  # type: ignore[misc]
     with torch.set_grad_enabled(backward):
-        found = alternate(calls, seconds, device)
+        found = time_alternately(calls, seconds, device)
     medians = {name: statistics.median(times) for name, times in found.items()}
     floor = least_bytes(op, shape, dtype, backward) / speed
     rows = []
@@ -132,11 +132,11 @@ def _case(
         spread = statistics.median(abs(t - medians[name]) for t in times)
         ratio = {peer: medians[peer] / medians[name] for peer in PEERS if peer in medians and peer != name}
         words = (op, direction, str(shape), str(dtype).removeprefix("torch."), name, path)
-        rows.append(Row(*words, 1e3 * medians[name], 1e3 * spread, medians[name] / floor, ratio))
+        rows.append(OperatorTiming(*words, 1e3 * medians[name], 1e3 * spread, medians[name] / floor, ratio))
     return rows
 
 
-def alternate(calls: dict[str, Callable[[], Any]], seconds: float, device: Device) -> dict[str, list[float]]:
+def time_alternately(calls: dict[str, Callable[[], Any]], seconds: float, device: Device) -> dict[str, list[float]]:
     """The seconds of each call, in at least 5 rounds of one call each, after two rounds of warm-up.
 
     A backend takes part in further rounds until its calls add up to `seconds`, or until it has 200 calls.
@@ -149,13 +149,13 @@ def alternate(calls: dict[str, Callable[[], Any]], seconds: float, device: Devic
         if not waiting:
             break
         for name in waiting:
-            took = timed(calls[name], device, ahead=True)
+            took = time_call(calls[name], device, ahead=True)
             if round_number >= 2:
                 found[name].append(took)
     return found
 
 
-def timed(function: Callable[[], Any], device: Device, *, ahead: bool = False) -> float:
+def time_call(function: Callable[[], Any], device: Device, *, ahead: bool = False) -> float:
     """The seconds of one call, with an idle device before and after.
 
     `ahead`: on a GPU, time only the device, by launching the call while a kernel sleeps; otherwise launches count too.
@@ -193,5 +193,5 @@ def copy_bytes_per_second(device: Device) -> float:
     source = torch.empty(2**28 if device.type == "cpu" else 2**31, dtype=torch.uint8, device=device.name)
     source.fill_(1)
     target = torch.empty_like(source)
-    times = [timed(lambda: target.copy_(source), device) for _ in range(7)]
+    times = [time_call(lambda: target.copy_(source), device) for _ in range(7)]
     return 2 * source.numel() / statistics.median(times[2:])

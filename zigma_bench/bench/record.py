@@ -36,7 +36,9 @@ class BenchRecord:
 
 
 @contextlib.contextmanager
-def kept(kind: str, device: Device, results: Path) -> Iterator[tuple[Path, Callable[[Sequence[Any]], None]]]:
+def open_bench_record(
+    kind: str, device: Device, results: Path
+) -> Iterator[tuple[Path, Callable[[Sequence[Any]], None]]]:
     """Yield the file of a new record and the function that writes rows to it. An interruption names the file."""
     record = BenchRecord(kind, device, results)
     try:

@@ -16,15 +16,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from zigma_bench.bench.cases import gate
-from zigma_bench.bench.ops import DTYPES, timed
+from zigma_bench.bench.cases import check_against_naive
+from zigma_bench.bench.ops import DTYPES, time_call
 from zigma_bench.errors import UsageError
-from zigma_bench.layers.init import initialise
-from zigma_bench.layers.speed import compile_network, record
+from zigma_bench.layers.init import initialise_network
+from zigma_bench.layers.speed import compile_network, record_graph
 from zigma_bench.ops.backends import BACKENDS, available, resolve
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.scans.grid import Grid
-from zigma_bench.scans.layers import routes
+from zigma_bench.scans.layers import layer_routes
 from zigma_bench.system.device import Device
 from zigma_bench.training.ema import update_ema
 
@@ -64,14 +64,14 @@ class StepRow:
 
 
 @dataclass(frozen=True)
-class Tokens:
+class StepShape:
     """B x L."""
 
     batch: int
     length: int
 
     @classmethod
-    def parse(cls, text: str) -> Tokens:
+    def parse(cls, text: str) -> StepShape:
         parts = text.lower().split("x")
         numbers = [int(part) for part in parts if part.isascii() and part.isdigit()]
         if len(parts) != 2 or len(numbers) != 2 or 0 in numbers or round(numbers[1] ** 0.5) ** 2 != numbers[1]:
@@ -89,7 +89,7 @@ class Tokens:
 def bench_step(
     device: Device,
     *,
-    shapes: Sequence[Tokens] = (),
+    shapes: Sequence[StepShape] = (),
     paths: Sequence[str] = tuple(PATHS),
     repeats: int = 12,
     compiled: bool = True,
@@ -108,9 +108,9 @@ def bench_step(
     for backend in backends:
         for op in ("scan", "conv"):
             tell(f"checking {op} of {backend}")
-            gate(op, backend, device=device.name, dtype=DTYPES[device.type])
+            check_against_naive(op, backend, device=device.name, dtype=DTYPES[device.type])
     rows: list[StepRow] = []
-    for shape in shapes or [Tokens.parse(text) for text in SHAPES[device.type]]:
+    for shape in shapes or [StepShape.parse(text) for text in SHAPES[device.type]]:
         cases = [("zigma", ours, path) for path in paths]
         cases += [("zigma", peer, paths[-1]) for peer in backends[1:]] + [("dit", ATTENTION, ATTENTION)]
         found: list[StepRow] = []
@@ -124,11 +124,11 @@ def bench_step(
 
 
 def _case(
-    name: str, backend: str, path: str, shape: Tokens, device: Device, repeats: int, compiled: bool
+    name: str, backend: str, path: str, shape: StepShape, device: Device, repeats: int, compiled: bool
 ) -> Iterator[StepRow]:
     """Time the forward pass and training step of one network, with normal launches and, on a GPU, as a CUDA graph."""
     dtype, allocated = DTYPES[device.type], _allocated(device)
-    network = build(name, backend, path, shape, device)
+    network = build_bench_network(name, backend, path, shape, device)
     if compiled:
         compile_network(network, device.type)
     calls = _calls(network, shape, device, dtype)
@@ -138,7 +138,7 @@ def _case(
         for suffix in ("", "-graph") if device.type == "cuda" else ("",):
             _reset_peak(device)
             run = call if not suffix else _graph_of(call)
-            times = [timed(run, device) for _ in range(repeats)]
+            times = [time_call(run, device) for _ in range(repeats)]
             median = statistics.median(times)
             spread = statistics.median(abs(t - median) for t in times)
             words = (direction + suffix, str(shape), str(dtype).removeprefix("torch."), backend, path)
@@ -152,7 +152,7 @@ def _case(
         torch.cuda.empty_cache()
 
 
-def build(name: str, backend: str, path: str, shape: Tokens, device: Device) -> nn.Module:
+def build_bench_network(name: str, backend: str, path: str, shape: StepShape, device: Device) -> nn.Module:
     """Build a network for shape.length tokens. Parameters that are zero at initialization become small random numbers,
     so that no gradient is zero."""
     spec = catalogue().get("backbone", name)
@@ -161,10 +161,10 @@ def build(name: str, backend: str, path: str, shape: Tokens, device: Device) -> 
     scan = catalogue().get("scan", kind)
     grid = Grid(shape.side, shape.side)
     chosen = scan.resolve(PATHS[kind], where=f"--path {kind}")
-    orders = routes(scan, grid=grid, depth=options.depth, seed=0, options=chosen)
+    orders = layer_routes(scan, grid=grid, depth=options.depth, seed=0, options=chosen)
     chosen_backend = "naive" if backend == ATTENTION else backend  # DiT doesn't use it
     network: nn.Module = spec.load()(options, grid=grid, channels=CHANNELS, routes=orders, backend=chosen_backend)
-    initialise(network, 0)
+    initialise_network(network, 0)
     rng = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -173,7 +173,7 @@ def build(name: str, backend: str, path: str, shape: Tokens, device: Device) -> 
     return network.to(device.name)
 
 
-def _calls(network: nn.Module, shape: Tokens, device: Device, dtype: torch.dtype) -> dict[str, Callable[[], Any]]:
+def _calls(network: nn.Module, shape: StepShape, device: Device, dtype: torch.dtype) -> dict[str, Callable[[], Any]]:
     pixels = (shape.batch, CHANNELS, PATCH * shape.side, PATCH * shape.side)
     x, target = torch.randn(pixels, device=device.name), torch.randn(pixels, device=device.name)
     t = torch.rand(shape.batch, device=device.name)
@@ -199,7 +199,7 @@ def _calls(network: nn.Module, shape: Tokens, device: Device, dtype: torch.dtype
 
 
 def _graph_of(call: Callable[[], Any]) -> Callable[[], None]:
-    graph, _output = record(call, "the benchmark's graph")
+    graph, _output = record_graph(call, "the benchmark's graph")
     return graph.replay
 
 

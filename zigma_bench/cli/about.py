@@ -12,9 +12,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stand
 
 def doctor(as_json: AsJson = False) -> None:
     """Print versions, devices, kernels, weights and plugins, including plugins that can't be loaded."""
-    from zigma_bench.run.doctor import examine
+    from zigma_bench.run.doctor import examine_installation
 
-    found = examine()
+    found = examine_installation()
     if as_json:
         print(json.dumps(found, indent=1))
         return

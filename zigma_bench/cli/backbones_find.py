@@ -9,7 +9,7 @@ from typing import Any
 from zigma_bench.cli.scans_common import setting_of, split_settings
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.plan import Resolved, cell_routes
-from zigma_bench.plan.resolve import resolve
+from zigma_bench.plan.resolve import resolve_option
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.plugins.registry import Cost, Spec
 from zigma_bench.scans.grid import Grid
@@ -76,7 +76,7 @@ def _backbone(text: str) -> Resolved:
         )  # fmt: skip
     size_option = [("size", size)] if slash else []
     options = _merged(size_option, [setting_of(setting, text) for setting in settings], where=text)
-    return resolve(catalogue(), "backbone", Choice.model_validate({**options, "name": name}), text)
+    return resolve_option(catalogue(), "backbone", Choice.model_validate({**options, "name": name}), text)
 
 
 def _scan(spec: Spec, text: str | None, settings: Sequence[str]) -> Resolved | None:
@@ -88,7 +88,7 @@ def _scan(spec: Spec, text: str | None, settings: Sequence[str]) -> Resolved | N
     name, colon, rest = (text or spec.facts.default_scan or "raster").partition(":")
     written = [setting_of(setting, "--scan") for setting in (split_settings(rest) if colon else [])]
     options = _merged(written, [setting_of(setting, "--set") for setting in settings], where="--scan")
-    return resolve(catalogue(), "scan", Choice.model_validate({**options, "name": name}), "--scan")
+    return resolve_option(catalogue(), "scan", Choice.model_validate({**options, "name": name}), "--scan")
 
 
 def _merged(*settings: Sequence[tuple[str, Any]], where: str) -> dict[str, Any]:

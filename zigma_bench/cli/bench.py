@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from zigma_bench.bench.ops import Row
+    from zigma_bench.bench.ops import OperatorTiming
     from zigma_bench.bench.step import StepRow
     from zigma_bench.system.device import Device
 
@@ -37,7 +37,7 @@ def bench_operators(
     """Time every backend of scan and convolution and their peers, forward and forward+backward."""
     from zigma_bench.bench.cases import OPS, Shape
     from zigma_bench.bench.ops import bench_ops
-    from zigma_bench.bench.record import kept
+    from zigma_bench.bench.record import open_bench_record
     from zigma_bench.errors import UnknownName
     from zigma_bench.records.store import check_writable
     from zigma_bench.system.device import find_device
@@ -47,7 +47,7 @@ def bench_operators(
             raise UnknownName("operator", name, OPS, where="--op")
     found = find_device(device)
     check_writable(results)
-    with kept("ops", found, results) as (file, keep):
+    with open_bench_record("ops", found, results) as (file, keep):
         rows = bench_ops(
             found,
             ops=op or OPS,
@@ -75,17 +75,17 @@ def bench_whole_steps(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
 ) -> None:
     """Time forward passes and training steps of ZigMa on several paths and of a DiT with as many parameters."""
-    from zigma_bench.bench.record import kept
-    from zigma_bench.bench.step import PATHS, Tokens, bench_step
+    from zigma_bench.bench.record import open_bench_record
+    from zigma_bench.bench.step import PATHS, StepShape, bench_step
     from zigma_bench.records.store import check_writable
     from zigma_bench.system.device import find_device
 
     found = find_device(device)
     check_writable(results)
-    with kept("step", found, results) as (file, keep):
+    with open_bench_record("step", found, results) as (file, keep):
         rows = bench_step(
             found,
-            shapes=[Tokens.parse(text) for text in shape or ()],
+            shapes=[StepShape.parse(text) for text in shape or ()],
             paths=path or tuple(PATHS),
             repeats=repeats,
             compiled=compiled,
@@ -119,7 +119,7 @@ def _print_steps(rows: list[StepRow], device: Device) -> None:
     print_wide(table)
 
 
-def _print(rows: list[Row], device: Device) -> None:
+def _print(rows: list[OperatorTiming], device: Device) -> None:
     from rich.table import Table
     from rich.text import Text
 

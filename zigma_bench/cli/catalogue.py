@@ -46,11 +46,11 @@ def show_scan(
     gif: Annotated[Path | None, typer.Option("--gif", help="Write an animation of at most 120 frames.")] = None,
 ) -> None:
     """Draw a scan's paths on a grid and print their statistics."""
-    from zigma_bench.cli.scans_common import files, find
+    from zigma_bench.cli.scans_common import find_routes, picture_files
     from zigma_bench.cli.scans_show import show
 
-    wanted = files(svg=svg, png=png, gif=gif)
-    found = find(name, grid, layer=layer, depth=depth, seed=seed, settings=settings or [])
+    wanted = picture_files(svg=svg, png=png, gif=gif)
+    found = find_routes(name, grid, layer=layer, depth=depth, seed=seed, settings=settings or [])
     show(found, as_json=as_json, wanted=wanted)
 
 
@@ -65,10 +65,10 @@ def compare_scans(
     png: Png = None,
 ) -> None:
     """Tabulate the statistics of scans side by side; the picture adds the distance of neighbours in the sequence."""
-    from zigma_bench.cli.scans_common import files, find_written
+    from zigma_bench.cli.scans_common import find_written, picture_files
     from zigma_bench.cli.scans_compare import compare
 
-    wanted = files(svg=svg, png=png)
+    wanted = picture_files(svg=svg, png=png)
     found = [find_written(name, grid, depth=depth, seed=seed) for name in names]
     compare(found, as_json=as_json, wanted=wanted)
 
@@ -76,10 +76,10 @@ def compare_scans(
 @scans.command("gallery")
 def scan_gallery(grid: GridText = "16x16", depth: Depth = 8, seed: Seed = 0, svg: Svg = None, png: Png = None) -> None:
     """Draw all scans on one page."""
-    from zigma_bench.cli.scans_common import files
+    from zigma_bench.cli.scans_common import picture_files
     from zigma_bench.cli.scans_gallery import gallery
 
-    gallery(grid, depth=depth, seed=seed, wanted=files(svg=svg, png=png))
+    gallery(grid, depth=depth, seed=seed, wanted=picture_files(svg=svg, png=png))
 
 
 @backbones.command("list")

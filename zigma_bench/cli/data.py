@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from zigma_bench.cli.data_check import check as check_data
+from zigma_bench.cli.data_check import check_data as check_data
 from zigma_bench.cli.suites import DEFAULT_RESULTS, AsJson, DeviceName, Only, Results, Settings, Smoke, SuiteFile
 from zigma_bench.errors import NotReady, UsageError
 
@@ -28,17 +28,17 @@ def encode(
     results: Results = DEFAULT_RESULTS,
     smoke: Smoke = False,
     device: DeviceName = "auto",
-    check: Annotated[bool, typer.Option("--check", help=CHECK_HELP)] = False,
+    check_data: Annotated[bool, typer.Option("--check", help=CHECK_HELP)] = False,
     as_json: AsJson = False,
 ) -> None:
     """Encode a suite's images and captions into caches; resumes after an interruption and repairs broken shards."""
     from zigma_bench.run.encode import (
+        cache_state,
         cached_cells,
         check_latents,
         check_texts,
         encode_latents,
         encode_texts,
-        state,
         text_cells,
         text_state,
     )
@@ -56,7 +56,7 @@ def encode(
             "no data of this suite has latents, and no network of it has a text condition", where=str(suite),
             do="add the key latents or text to its data",
         )  # fmt: skip
-    if check:
+    if check_data:
         found = check_latents(made, results, target)
         faults = [fault for _, of_cache in found for fault in of_cache]
         if faults := [*faults, *check_texts(made, results, target)]:
@@ -72,11 +72,11 @@ def encode(
     texts = [cell.text for cell in readers if cell.text is not None]
     spaces = [cell.latents for cell in cells if cell.latents is not None]
     if as_json:
-        found_latents = [{**space.facts, "state": state(space, results)} for space in spaces]
+        found_latents = [{**space.facts, "state": cache_state(space, results)} for space in spaces]
         found_texts = [{**text.model_dump(mode="json"), "state": text_state(text)} for text in texts]
         typer.echo(json.dumps([*found_latents, *found_texts], indent=1))
         return
     for space in spaces:
-        typer.echo(f"{space}\n{'checksums are correct: ' if check else ''}{state(space, results)}")
+        typer.echo(f"{space}\n{'checksums are correct: ' if check_data else ''}{cache_state(space, results)}")
     for text in texts:
-        typer.echo(f"{text}\n{'checksums are correct: ' if check else ''}{text_state(text)}")
+        typer.echo(f"{text}\n{'checksums are correct: ' if check_data else ''}{text_state(text)}")

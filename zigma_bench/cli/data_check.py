@@ -33,7 +33,7 @@ class CheckRequest:
     random_crop: int | None = None
 
 
-def check(
+def check_dataset_files(
     name: Annotated[str, typer.Argument(help=NAME_HELP, metavar="NAME|SUITE")],
     folder: Annotated[Path | None, typer.Option("--from", metavar="DIR", help=FROM_HELP)] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help=SET_HELP)] = None,
@@ -57,13 +57,14 @@ def check(
 
 
 def _requests_of_suite(path: Path, settings: list[str] | None) -> list[CheckRequest]:
-    from zigma_bench.plan.resolve import entries
+    from zigma_bench.plan.resolve import data_entries
     from zigma_bench.suite import load_suite
 
     suite, source = load_suite(path, settings=settings or ())
     crop = suite.train.random_crop
     found = [
-        CheckRequest(entry.name, _plain(entry.options), source.where(*place), crop) for place, entry in entries(suite)
+        CheckRequest(entry.name, _plain(entry.options), source.where(*place), crop)
+        for place, entry in data_entries(suite)
     ]
     if not found:
         raise UsageError("the suite has no data", where=str(path), expected="the key data")
@@ -129,7 +130,7 @@ def _without_duplicates(requests: list[CheckRequest]) -> list[CheckRequest]:
 
 
 def _check(request: CheckRequest) -> CheckResult:
-    from zigma_bench.data.checks.dataset import check as check_data_set
+    from zigma_bench.data.checks.dataset import check_dataset_files as check_data_set
     from zigma_bench.plugins.discovery import catalogue
 
     spec = catalogue().get("dataset", request.name, where=request.where)

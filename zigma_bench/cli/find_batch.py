@@ -25,7 +25,7 @@ def find_batch(
 ) -> None:
     """Find the largest batch whose training step fits in memory, in new processes; the suite is not changed."""
     from zigma_bench.records.store import check_writable, write_json
-    from zigma_bench.run.find_batch import distinct, limit_of
+    from zigma_bench.run.find_batch import distinct_shapes, limit_of
     from zigma_bench.run.find_batch import find_batch as find
     from zigma_bench.run.prepare import prepare
     from zigma_bench.system.device import find_device
@@ -36,7 +36,7 @@ def find_batch(
     limit, folder = limit_of(target, memory), results / made.suite.name
     file = folder / ("find-batch-smoke.json" if smoke else "find-batch.json")
     check_writable(folder)
-    found = [find(cell, target, limit, lambda text: print(text, file=sys.stderr)) for cell in distinct(made)]
+    found = [find(cell, target, limit, lambda text: print(text, file=sys.stderr)) for cell in distinct_shapes(made)]
     document = {"card": target.card, "limit_bytes": limit, "cells": [one.to_json() for one in found]}
     write_json(file, document)
     if as_json:

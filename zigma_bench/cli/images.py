@@ -14,7 +14,7 @@ from zigma_bench.cli.suites import quality as quality_of_suite
 from zigma_bench.errors import UsageError
 
 if TYPE_CHECKING:
-    from zigma_bench.sampling.judge import Asked, Judgement
+    from zigma_bench.sampling.judge import Judgement, QualityRequest
 
 SUITE_HELP = "A suite (YAML file) whose trained cells are measured; or use --samples."
 SAMPLES_HELP = "Images or clips to measure instead: a folder, a .zip of images, or a .npz with arr_0 [N, (T,) H, W, C]."
@@ -74,11 +74,11 @@ def _measure(
     device: str,
     as_json: bool,
 ) -> None:
-    from zigma_bench.sampling.judge import judge
+    from zigma_bench.sampling.judge import measure_quality
 
     requested = None if metrics is None else _parse_metrics(metrics)
     place = _device(device, results)
-    found = judge(samples, reference, requested, device=place, cache=results / ".cache", data=data)
+    found = measure_quality(samples, reference, requested, device=place, cache=results / ".cache", data=data)
     if as_json:
         print(json.dumps(found.to_json(), indent=1, allow_nan=False))
     else:
@@ -111,15 +111,15 @@ def _device(name: str, results: Path) -> str:
     return target.name
 
 
-def _parse_metrics(text: str) -> list[Asked]:
+def _parse_metrics(text: str) -> list[QualityRequest]:
     """The metrics in a text such as `fd-efflite0:size=128,fid`."""
     from zigma_bench.cli.scans_common import setting_of, split_settings
-    from zigma_bench.sampling.judge import Asked
+    from zigma_bench.sampling.judge import QualityRequest
 
-    found: list[Asked] = []
+    found: list[QualityRequest] = []
     for word in split_settings(text):
         name, colon, setting = word.strip().partition(":")
-        found.append(Asked(name, dict([setting_of(setting, "--metrics")]) if colon else {}))
+        found.append(QualityRequest(name, dict([setting_of(setting, "--metrics")]) if colon else {}))
     return found
 
 

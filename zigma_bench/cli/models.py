@@ -16,7 +16,7 @@ from zigma_bench.cli.suites import sample as sample_of_suite
 from zigma_bench.errors import UsageError
 
 if TYPE_CHECKING:
-    from zigma_bench.sampling.model import Order
+    from zigma_bench.sampling.model import SamplingRequest
 
 KIND_HELP = "The official code that wrote the file: zigma, dit or sit."
 CONFIG_HELP = "Arguments of the official constructor, as YAML or JSON. Default for DiT and SiT: XL/2 at 256 x 256."
@@ -141,20 +141,20 @@ class _Options:
     prompts: tuple[str, ...] | None
     encoder: str | None
 
-    def order(self, target: Path, kind: str) -> Order:
+    def order(self, target: Path, kind: str) -> SamplingRequest:
         """The sampling request for a folder of a model or of a cell."""
         from zigma_bench.backbones.official.card import read_card
-        from zigma_bench.sampling.drawable import imported
-        from zigma_bench.sampling.model import make_order
-        from zigma_bench.sampling.trained import trained
+        from zigma_bench.sampling.drawable import open_imported
+        from zigma_bench.sampling.model import make_sampling_request
+        from zigma_bench.sampling.trained import open_trained
         from zigma_bench.sampling.words import labels_of, sample_keys
 
         keys, places = sample_keys(self.keys, self.settings)
         if kind == "cell" and self.encoder is not None:
             raise UsageError("a cell already has a text encoder", where="--encoder", do="leave it out")
-        source = imported(read_card(target), target, self.encoder) if kind == "model" else trained(target)
+        source = open_imported(read_card(target), target, self.encoder) if kind == "model" else open_trained(target)
         labels = labels_of(self.labels, self.label)
-        return make_order(source, keys, seed=self.seed, labels=labels, places=places, prompts=self.prompts)
+        return make_sampling_request(source, keys, seed=self.seed, labels=labels, places=places, prompts=self.prompts)
 
 
 def _draw(

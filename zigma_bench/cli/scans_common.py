@@ -15,7 +15,7 @@ from rich.text import Text
 from zigma_bench.errors import UsageError
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.scans.grid import Grid
-from zigma_bench.scans.layers import routes
+from zigma_bench.scans.layers import layer_routes
 from zigma_bench.scans.route import Route
 from zigma_bench.suite import parse_value
 
@@ -54,7 +54,7 @@ class Shown:
 # Scans
 
 
-def find(
+def find_routes(
     name: str,
     grid: str,
     *,
@@ -72,7 +72,7 @@ def find(
     written = dict(setting_of(setting, where) for setting in settings)
     size = Grid.parse(grid)
     options = spec.resolve(written, where=where)
-    found = routes(spec, grid=size, depth=depth, seed=seed, options=options)
+    found = layer_routes(spec, grid=size, depth=depth, seed=seed, options=options)
     layers = {i: route for i, route in enumerate(found) if layer is None or i == layer}
     return Shown(":".join([name, ",".join(settings)] if settings else [name]), name, written, options, size, layers)
 
@@ -81,7 +81,7 @@ def find_written(text: str, grid: str, *, depth: int, seed: int) -> Shown:
     """A scan written with its options, such as zigzag:paths=2,other=3; a comma inside brackets is part of a value."""
     name, colon, rest = text.partition(":")
     settings = split_settings(rest) if colon else []
-    return find(name, grid, depth=depth, seed=seed, settings=settings, where=text)
+    return find_routes(name, grid, depth=depth, seed=seed, settings=settings, where=text)
 
 
 def split_settings(text: str) -> list[str]:
@@ -108,7 +108,7 @@ def setting_of(setting: str, where: str) -> tuple[str, Any]:
 # Tables
 
 
-def table(title: str, headings: Sequence[str]) -> Table:
+def empty_table(title: str, headings: Sequence[str]) -> Table:
     """An empty table with these headings."""
     made = Table(title=Text(title), title_justify="left")
     for heading in headings:
@@ -116,16 +116,16 @@ def table(title: str, headings: Sequence[str]) -> Table:
     return made
 
 
-def figures(facts: Mapping[str, Any]) -> list[str]:
+def share_columns(facts: Mapping[str, Any]) -> list[str]:
     """The columns of SHARES except the first."""
     apart = facts["sequence_distance"]
     return [
-        share(facts["neighbour4_share"]), share(facts["neighbour8_share"]), _figure(facts["mean_step"]),
+        percentage(facts["neighbour4_share"]), percentage(facts["neighbour8_share"]), _figure(facts["mean_step"]),
         _figure(facts["largest_step"]), _figure(apart.get("1")), _figure(apart.get("4")),
     ]  # fmt: skip
 
 
-def share(value: float | None) -> str:
+def percentage(value: float | None) -> str:
     """A percentage, or a dash for None."""
     return "-" if value is None else f"{100 * value:.0f}%"
 
@@ -134,7 +134,7 @@ def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
 
 
-def ranges(numbers: Sequence[int]) -> str:
+def number_ranges(numbers: Sequence[int]) -> str:
     """A short form of sorted numbers: `0-2, 5` for 0, 1, 2, 5."""
     runs: list[list[int]] = []
     for number in numbers:
@@ -148,7 +148,7 @@ def ranges(numbers: Sequence[int]) -> str:
 # Pictures
 
 
-def files(**paths: Path | None) -> dict[str, Path]:
+def picture_files(**paths: Path | None) -> dict[str, Path]:
     """The requested pictures, by kind; UsageError for a file name with another suffix than its kind."""
     for kind, path in paths.items():
         if path is not None and path.suffix.lower() != f".{kind}":
@@ -159,14 +159,14 @@ def files(**paths: Path | None) -> dict[str, Path]:
     return {kind: path for kind, path in paths.items() if path is not None}
 
 
-def panel(grid: Grid, route: Route, path: int) -> Panel:
+def route_panel(grid: Grid, route: Route, path: int) -> Panel:
     """The panel of a path, or a panel that says that the order is learned."""
     from zigma_bench.scans.pictures import Panel
 
     return Panel(grid, route, path, LEARNED if route.learned else "")
 
 
-def save(page: Figure, wanted: Files) -> None:
+def save_page(page: Figure, wanted: Files) -> None:
     """Write a page to the requested PNG and SVG files."""
     from zigma_bench.scans import pictures
 

@@ -10,18 +10,29 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from zigma_bench.cli.scans_common import FOOTNOTE, SHARES, Files, Shown, figures, panel, ranges, save, share, table
+from zigma_bench.cli.scans_common import (
+    FOOTNOTE,
+    SHARES,
+    Files,
+    Shown,
+    empty_table,
+    number_ranges,
+    percentage,
+    route_panel,
+    save_page,
+    share_columns,
+)
 from zigma_bench.reports.terminal import print_wide
 from zigma_bench.scans import analysis
 
 if TYPE_CHECKING:
-    from zigma_bench.scans.pictures import Block
+    from zigma_bench.scans.pictures import PictureBlock
 
 DEPTHS = (1, 2, 4, 8)  # numbers of layers for which coverage is shown
 
 
 @dataclass(frozen=True)
-class Row:
+class ScanRow:
     """The statistics of a scan: means over layers, except the largest step and the counts.
 
     `coverage` holds the share of neighbour pairs that are adjacent in one of the first 1, 2, ... layers.
@@ -47,20 +58,20 @@ def compare(scans: Sequence[Shown], *, as_json: bool, wanted: Files) -> None:
     rows = [_row(shown) for shown in scans]
     grid = scans[0].grid
     if as_json:
-        print(json.dumps({"grid": analysis.sides(grid), "scans": [asdict(row) for row in rows]}))
+        print(json.dumps({"grid": analysis.grid_sides(grid), "scans": [asdict(row) for row in rows]}))
     else:
         _print_rows(rows, f"{len(scans[0].layers)} layers on {grid}")
     if wanted:
         from zigma_bench.scans import pictures
 
         blocks = [_first_block(shown) for shown in scans]
-        save(pictures.comparison(blocks, _curves(scans), title=f"Scans on {grid}"), wanted)
+        save_page(pictures.comparison_figure(blocks, _curves(scans), title=f"Scans on {grid}"), wanted)
 
 
-def _row(shown: Shown) -> Row:
+def _row(shown: Shown) -> ScanRow:
     layers = list(shown.layers.values())
-    known = [found for route in layers if (found := analysis.statistics(route, shown.grid)) is not None]
-    return Row(
+    known = [found for route in layers if (found := analysis.route_statistics(route, shown.grid)) is not None]
+    return ScanRow(
         scan=shown.label,
         options=shown.options,
         paths=sorted({route.K for route in layers}),
@@ -73,7 +84,7 @@ def _row(shown: Shown) -> Row:
         mean_step=_mean(found.mean_step for found in known),
         largest_step=max((found.largest_step for found in known if found.largest_step is not None), default=None),
         sequence_distance=_mean_curve([found.sequence_distance for found in known]),
-        coverage=list(analysis.coverage(layers, shown.grid)),
+        coverage=list(analysis.neighbour_coverage(layers, shown.grid)),
     )
 
 
@@ -88,14 +99,14 @@ def _mean_curve(curves: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {d: math.fsum(known := [c[d] for c in curves if d in c]) / len(known) for d in distances}
 
 
-def _print_rows(rows: Sequence[Row], title: str) -> None:
+def _print_rows(rows: Sequence[ScanRow], title: str) -> None:
     depths = [k for k in DEPTHS if k <= len(rows[0].coverage)]
-    columns = table(title, ("scan", "paths", *SHARES, *(f"k={k}" for k in depths), "pads", "distinct layers"))
+    columns = empty_table(title, ("scan", "paths", *SHARES, *(f"k={k}" for k in depths), "pads", "distinct layers"))
     for row in rows:
         name = Text(row.scan + (" (learned)" if row.learned else ""))
-        covered = [share(row.coverage[k - 1]) for k in depths]
-        shares = [f"{row.scanned_ratio:.3g}", *figures(asdict(row))]
-        columns.add_row(name, ranges(row.paths), *shares, *covered, str(row.pads), str(row.distinct_layers))
+        covered = [percentage(row.coverage[k - 1]) for k in depths]
+        shares = [f"{row.scanned_ratio:.3g}", *share_columns(asdict(row))]
+        columns.add_row(name, number_ranges(row.paths), *shares, *covered, str(row.pads), str(row.distinct_layers))
     print_wide(columns)
     print("means over layers, except the largest step; pads: the most in a layer; " + FOOTNOTE)
     print("k=1, 2, ...: neighbour pairs adjacent in one of the first k layers")
@@ -113,11 +124,11 @@ def _curves(scans: Sequence[Shown]) -> dict[str, dict[str, float]]:
     }
 
 
-def _first_block(shown: Shown) -> Block:
+def _first_block(shown: Shown) -> PictureBlock:
     """The first path of the first layer, captioned with the number of paths and layers."""
-    from zigma_bench.scans.pictures import Block
+    from zigma_bench.scans.pictures import PictureBlock
 
     route = next(iter(shown.layers.values()))
     paths = f"path 0 of {route.K}, " if route.K > 1 else ""
     layers = f"layer 0 of {len(shown.distinct)} distinct" if len(shown.distinct) > 1 else "all layers"
-    return Block((panel(shown.grid, route, 0),), paths + layers, heading=shown.label)
+    return PictureBlock((route_panel(shown.grid, route, 0),), paths + layers, heading=shown.label)

@@ -6,16 +6,16 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from zigma_bench.cli.scans_common import Files, check_depth, panel, save
+from zigma_bench.cli.scans_common import Files, check_depth, route_panel, save_page
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.scans.grid import Grid
-from zigma_bench.scans.layers import routes
+from zigma_bench.scans.layers import layer_routes
 from zigma_bench.scans.route import BrokenScan, Route
 
 if TYPE_CHECKING:
     from zigma_bench.plugins.registry import Spec
-    from zigma_bench.scans.pictures import Block, Panel
+    from zigma_bench.scans.pictures import Panel, PictureBlock
 
 PANELS, SIZE, WIDTH = 4, 1.15, 13  # most panels of a scan; side of a panel and width of the page in inches
 GRIDS = tuple(map(Grid.parse, ("16x16", "8x8", "9x9", "2x8x8")))  # tried if a scan refuses the requested grid
@@ -31,10 +31,10 @@ def gallery(grid: str, *, depth: int, seed: int, wanted: Files) -> None:
     requested = Grid.parse(grid)
     blocks = [_block(spec, requested, depth, seed) for spec in catalogue().scans]
     title = f"{len(blocks)} scans on {requested} tokens, options at their defaults"
-    save(pictures.page(blocks, size=SIZE, width=WIDTH, title=title), wanted)
+    save_page(pictures.flow_page(blocks, size=SIZE, width=WIDTH, title=title), wanted)
 
 
-def _block(spec: Spec, requested: Grid, depth: int, seed: int) -> Block:
+def _block(spec: Spec, requested: Grid, depth: int, seed: int) -> PictureBlock:
     """The first distinct paths of a scan, on the nearest grid that it accepts, or the reason why there is none."""
     try:
         options = spec.resolve({}, where="gallery")
@@ -43,7 +43,7 @@ def _block(spec: Spec, requested: Grid, depth: int, seed: int) -> Block:
     refusal = ""
     for grid in (requested, *_nearest(requested)):
         try:
-            found = routes(spec, grid=grid, depth=depth, seed=seed, options=options)
+            found = layer_routes(spec, grid=grid, depth=depth, seed=seed, options=options)
         except BrokenScan:
             raise
         except NotReady as error:
@@ -61,19 +61,19 @@ def _nearest(requested: Grid) -> list[Grid]:
     )
 
 
-def _refused(name: str, grid: Grid, why: str) -> Block:
-    from zigma_bench.scans.pictures import Block, Panel
+def _refused(name: str, grid: Grid, why: str) -> PictureBlock:
+    from zigma_bench.scans.pictures import Panel, PictureBlock
 
-    return Block((Panel(grid, note="not drawn"),), why, heading=name)
+    return PictureBlock((Panel(grid, note="not drawn"),), why, heading=name)
 
 
-def _drawn(name: str, found: Sequence[Route], grid: Grid, note: str) -> Block:
+def _drawn(name: str, found: Sequence[Route], grid: Grid, note: str) -> PictureBlock:
     """The first distinct paths, captioned with their number."""
-    from zigma_bench.scans.pictures import Block
+    from zigma_bench.scans.pictures import PictureBlock
 
-    panels = [panel(grid, found[0], 0)] if found[0].learned else _distinct(found, grid)
+    panels = [route_panel(grid, found[0], 0)] if found[0].learned else _distinct(found, grid)
     count = f"{PANELS} of {len(panels)} paths" if len(panels) > PANELS else ""
-    return Block(tuple(panels[:PANELS]), ", ".join(filter(None, (note, count))), heading=name)
+    return PictureBlock(tuple(panels[:PANELS]), ", ".join(filter(None, (note, count))), heading=name)
 
 
 def _distinct(found: Sequence[Route], grid: Grid) -> list[Panel]:
@@ -82,5 +82,5 @@ def _distinct(found: Sequence[Route], grid: Grid) -> list[Panel]:
     for route in dict.fromkeys(found):
         for k, path in enumerate(route.paths):
             resets = b"" if route.segments is None else route.segments[k].tobytes()
-            paths.setdefault(path.tobytes() + b"|" + resets, panel(grid, route, k))
+            paths.setdefault(path.tobytes() + b"|" + resets, route_panel(grid, route, k))
     return list(paths.values())

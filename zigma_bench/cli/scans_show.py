@@ -13,20 +13,20 @@ from zigma_bench.cli.scans_common import (
     SHARES,
     Files,
     Shown,
-    figures,
-    panel,
+    empty_table,
+    number_ranges,
+    percentage,
     print_written,
-    ranges,
-    save,
-    share,
-    table,
+    route_panel,
+    save_page,
+    share_columns,
 )
 from zigma_bench.reports.terminal import print_wide
 from zigma_bench.scans import analysis, draw
 
 if TYPE_CHECKING:
     from zigma_bench.scans.grid import Grid
-    from zigma_bench.scans.pictures import Block
+    from zigma_bench.scans.pictures import PictureBlock
     from zigma_bench.scans.route import Route
 
 FEW = 2  # up to this number, panels are drawn larger
@@ -53,20 +53,23 @@ def _draw(shown: Shown) -> None:
 
 
 def _tabulate(shown: Shown) -> None:
-    columns = table(f"\n{shown.label} on {shown.grid}", ("layer", "paths", *SHARES, "pads", "merge", "digest"))
+    columns = empty_table(f"\n{shown.label} on {shown.grid}", ("layer", "paths", *SHARES, "pads", "merge", "digest"))
     for number, route in shown.layers.items():
         columns.add_row(str(number), *_row(route, shown.grid))
     print_wide(columns)
     print(FOOTNOTE)
     if len(shown.layers) > 1:
-        covered = analysis.coverage(list(shown.layers.values()), shown.grid)
-        print("neighbour pairs adjacent in one of the first k layers: " + ", ".join(share(value) for value in covered))
+        covered = analysis.neighbour_coverage(list(shown.layers.values()), shown.grid)
+        print(
+            "neighbour pairs adjacent in one of the first k layers: "
+            + ", ".join(percentage(value) for value in covered)
+        )
 
 
 def _row(route: Route, grid: Grid) -> list[str]:
     """The columns of a layer except its number."""
-    facts = analysis.statistics(route, grid)
-    known = figures(facts.to_json()) if facts else ["-"] * (len(SHARES) - 1)
+    facts = analysis.route_statistics(route, grid)
+    known = share_columns(facts.to_json()) if facts else ["-"] * (len(SHARES) - 1)
     merge = "learned" if route.learned else route.merge if route.K > 1 else ""
     return [str(route.K), f"{route.scanned_ratio:g}", *known, str(route.pad_count), merge, route.digest[:12]]
 
@@ -77,21 +80,21 @@ def _write(shown: Shown, wanted: Files) -> None:
     blocks, title = _blocks(shown), f"{shown.label} on {shown.grid}"
     size = 3.8 if len(blocks) <= FEW else 2.0
     if {"png", "svg"} & set(wanted):
-        save(pictures.page(blocks, size=size, title=title), wanted)
+        save_page(pictures.flow_page(blocks, size=size, title=title), wanted)
     if "gif" in wanted:
         pictures.save_gif(blocks, wanted["gif"], size=size, title=title)
         print_written(wanted["gif"])
 
 
-def _blocks(shown: Shown) -> list[Block]:
+def _blocks(shown: Shown) -> list[PictureBlock]:
     """One captioned panel per distinct path."""
-    from zigma_bench.scans.pictures import Block
+    from zigma_bench.scans.pictures import PictureBlock
 
     options = "".join(f", {name} {value}" for name, value in shown.given.items())
     blocks = []
     for numbers, route in shown.distinct:
-        where = f"layer {numbers[0]}" if len(numbers) == 1 else f"layers {ranges(numbers)}"
+        where = f"layer {numbers[0]}" if len(numbers) == 1 else f"layers {number_ranges(numbers)}"
         for k in range(route.K):
             path = f", path {k}" if route.K > 1 else ""
-            blocks.append(Block((panel(shown.grid, route, k),), f"{shown.name}{options}, {where}{path}"))
+            blocks.append(PictureBlock((route_panel(shown.grid, route, k),), f"{shown.name}{options}, {where}{path}"))
     return blocks

@@ -11,11 +11,11 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from zigma_bench.escaping import visible
-from zigma_bench.plan import Cell, Plan, told
+from zigma_bench.plan import Cell, Plan, describe_matches
 from zigma_bench.reports.figures import COUNTED
 from zigma_bench.reports.render import COUNTED_FLOPS
 from zigma_bench.reports.terminal import print_wide
-from zigma_bench.run.encode import cached_cells, state, text_cells, text_state
+from zigma_bench.run.encode import cache_state, cached_cells, text_cells, text_state
 from zigma_bench.run.estimate import NOTHING, Estimate, Estimator
 from zigma_bench.run.prepare import image_counts
 from zigma_bench.run.runs import find_run
@@ -40,7 +40,7 @@ def show_plan(plan: Plan, results: Path, device: Device, name: str | None = None
             f"{cell.scanned_ratio:g}" if cell.scanned_ratio else "", f"{cell.parameters / 1e6:.2f}" if network else "",
             f"{sum(cell.forward_flops.values()) / 1e9:.3g}{_mark(cell)}" if network else "",
             scan_share(cell.forward_flops), images,
-            "?" if guess.seconds is None else duration(guess.seconds),
+            "?" if guess.seconds is None else format_duration(guess.seconds),
             "" if guess.bytes is None else f"{guess.bytes / 2**30:.2g}",
         ])  # fmt: skip
     headings = ("cell", "grid px", "tokens", "scanned", "params M", "GFLOP", "scan", "images", "about", "GiB")
@@ -61,23 +61,25 @@ def show_plan(plan: Plan, results: Path, device: Device, name: str | None = None
     spent = ", ".join(f"{value:,} {key}" for key, value in plan.suite.budget.model_dump(exclude_none=True).items())
     print(f"per cell: budget {spent}, {plan.suite.sample.count:,} samples; device {device.name} ({device.card})")
     print(f"training: {plan.cells[0].objective}; sampling: {plan.cells[0].sampler}")
-    if augmentation := augmented(plan.suite.train):
+    if augmentation := describe_augmentation(plan.suite.train):
         print(f"training images: {augmentation}; all other images are cropped at the centre")
     for label, counts in image_counts(plan.cells):
         print(f"data {label}: {counts}")
     for data in cached_cells(plan.cells):
         assert data.latents is not None, "cached cells have latents"
-        print(f"latents: {data.latents}; {state(data.latents, results)}")
+        print(f"latents: {data.latents}; {cache_state(data.latents, results)}")
     for reader in text_cells(plan.cells):
         assert reader.text is not None, "text cells have text features"
         print(f"texts: {reader.text}; {text_state(reader.text)}")
-    for line in told({cell.row: cell.size_match for cell in plan.cells if cell.role == "cell" and cell.size_match}):
+    for line in describe_matches(
+        {cell.row: cell.size_match for cell in plan.cells if cell.role == "cell" and cell.size_match}
+    ):
         print(line)
     _print_what_flops_are(plan)
     print(_estimate_sources(guesses))
 
 
-def augmented(recipe: Train) -> str:
+def describe_augmentation(recipe: Train) -> str:
     """The random augmentation of the training images; empty without any."""
     crop = f"resized to a short side of {recipe.random_crop} and cropped at random"
     words = {crop: recipe.random_crop is not None, "half of them mirrored": recipe.flip}
@@ -87,7 +89,7 @@ def augmented(recipe: Train) -> str:
 def _estimate_sources(guesses: Sequence[Estimate]) -> str:
     """The total estimated time, and the sources of the estimates with their numbers of cells."""
     known = [guess.seconds for guess in guesses if guess.seconds is not None]
-    total = f", in all about {duration(sum(known))}" if len(known) == len(guesses) else ""
+    total = f", in all about {format_duration(sum(known))}" if len(known) == len(guesses) else ""
     sources = Counter(guess.source for guess in guesses if guess.source != NOTHING)
     named = "; ".join(f"{source} ({count} cells)" for source, count in sources.items())
     return f"about: training and sampling{total}; GiB: peak memory. Estimated from {named}"
@@ -119,7 +121,7 @@ def scan_share(forward_flops: Mapping[str, int]) -> str:
     return f"{forward_flops['scan'] / sum(forward_flops.values()):.0%}" if forward_flops.get("scan") else ""
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A duration in a readable unit."""
     if seconds < 90:
         return f"{seconds:.0f} s"

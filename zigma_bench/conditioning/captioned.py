@@ -19,10 +19,10 @@ from zigma_bench.data.images import (
     Splits,
     Texts,
     captions_of,
-    cropped,
-    decodes,
     epoch_of,
     has_order,
+    needs_workers,
+    take_crops,
 )
 from zigma_bench.errors import NotReady
 
@@ -47,13 +47,13 @@ class CaptionedImages:
 
     @property
     def decodes(self) -> bool:
-        return decodes(self.images)
+        return needs_workers(self.images)
 
     def take(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Pixels:
         return self.images.take(indices)
 
     def cropped(self, indices: Sequence[int] | npt.NDArray[np.integer], crops: Sequence[Crop]) -> Pixels:
-        return cropped(self.images, indices, crops)
+        return take_crops(self.images, indices, crops)
 
     def captions(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> list[Texts]:
         return captions_of(self.images, indices)
@@ -101,7 +101,7 @@ class CaptionedEpoch:
         return self.images.take(indices)
 
     def cropped(self, indices: Sequence[int] | npt.NDArray[np.integer], crops: Sequence[Crop]) -> Pixels:
-        return cropped(self.images, indices, crops)
+        return take_crops(self.images, indices, crops)
 
     def drawn_labels(self, indices: Sequence[int] | npt.NDArray[np.integer], seed: int) -> Labels:
         texts = captions_of(self.images, indices)
@@ -118,7 +118,7 @@ class CaptionedEpoch:
         return self.known[text]
 
 
-def numbered(splits: Splits, streamed: Sequence[Texts] | None = None) -> tuple[Splits, list[str]]:
+def number_captions(splits: Splits, streamed: Sequence[Texts] | None = None) -> tuple[Splits, list[str]]:
     """The splits with captions numbered in the order of first use, and the captions by number.
 
     `streamed` is the captions of the training images, if they are known without reading the images.

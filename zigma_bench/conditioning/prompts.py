@@ -44,7 +44,7 @@ def texts_of(text: TextFeatures, prompts: Sequence[str], device: str) -> Prompts
 
 def _cached(text: TextFeatures, prompts: Sequence[str]) -> Rows | None:
     """The cached features of the prompts, or None unless every prompt is a cached caption."""
-    if encoders.kept(text.folder) is None or (captions := _captions(text.folder)) is None:
+    if encoders.cached_features(text.folder) is None or (captions := _captions(text.folder)) is None:
         return None
     numbers = {caption: number for number, caption in enumerate(captions)}
     if any(prompt not in numbers for prompt in prompts):
@@ -63,7 +63,7 @@ def _captions(folder: Path) -> list[str] | None:
 
 
 def _encoded(text: TextFeatures, prompts: Sequence[str], device: str) -> Rows:
-    facts = encoders.describe(text.encoder, text.revision, text.cache)
+    facts = encoders.describe_encoder(text.encoder, text.revision, text.cache)
     if facts.missing:
         missing = "; ".join(f"{item.what}: {item.do}" for item in facts.missing)
         raise NotReady(f"the encoder {text.encoder!r} of the prompts is missing", do=missing)

@@ -25,7 +25,7 @@ from zigma_bench.pretrained.text_encoders import (
     RANDOM_WORDS,
     minilm_folder,
 )
-from zigma_bench.pretrained.text_model import TextModel, find
+from zigma_bench.pretrained.text_model import TextModel, find_text_model
 
 CLIP, T5 = ("clip", "clip_text_model"), {"t5": "T5", "mt5": "MT5", "umt5": "UMT5"}
 BATCH = 64  # texts per forward pass
@@ -52,11 +52,11 @@ def open_encoder(name: str, revision: str | None, device: str = "cpu") -> Encode
     if name == RANDOM_WORDS:
         return RandomWords()
     if name != MINILM:
-        return Transformer(find(name, revision), device)
+        return Transformer(find_text_model(name, revision), device)
     folder = minilm_folder()
     if folder is None:
         raise NotReady(f"the package {MINILM_PACKAGE} of the encoder is not installed", where=MINILM, do=INSTALL)
-    encoder = Transformer(find(str(folder), None), device)
+    encoder = Transformer(find_text_model(str(folder), None), device)
     if (sha256 := encoder.weights_sha256()) != MINILM_SHA256:
         raise NotReady(
             "the encoder's weights have another sha256", where=str(folder), expected=MINILM_SHA256, got=sha256,
@@ -108,14 +108,14 @@ class Transformer:
             list(texts), padding="max_length", truncation=True, max_length=tokens, return_tensors="pt"
         ).to(self.device)
         masked = {} if self.attends_to_padding else {"attention_mask": inputs["attention_mask"]}
-        with torch.no_grad(), exact():
+        with torch.no_grad(), exact_matmul():
             features = self.network(input_ids=inputs["input_ids"], **masked).last_hidden_state
         mask = inputs["attention_mask"].bool()
         return features.float().cpu().numpy(), mask.cpu().numpy(), sum(len(ids) > tokens for ids in untruncated)
 
 
 @contextlib.contextmanager
-def exact() -> Iterator[None]:
+def exact_matmul() -> Iterator[None]:
     """A context in which matrix products on a card use full float32, not TF32."""
     import torch
 

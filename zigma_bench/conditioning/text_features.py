@@ -28,14 +28,22 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from zigma_bench.conditioning.captioned import CaptionedStream, numbered
+from zigma_bench.conditioning.captioned import CaptionedStream, number_captions
 from zigma_bench.conditioning.text_encoder import Encoder, open_encoder
 from zigma_bench.data.images import Images, Splits, Texts, has_order
-from zigma_bench.data.reading.arrays import STORE, ArrayStore, Field, Layout, faults, open_store, open_writer
+from zigma_bench.data.reading.arrays import (
+    STORE,
+    ArrayField,
+    ArrayLayout,
+    ArrayStore,
+    broken_shards,
+    open_store,
+    open_writer,
+)
 from zigma_bench.errors import Interrupted, NotReady, UsageError
 from zigma_bench.plan.cells import TextFeatures
 from zigma_bench.pretrained import text_encoders as encoders
-from zigma_bench.pretrained.text_model import find
+from zigma_bench.pretrained.text_model import find_text_model
 from zigma_bench.records.store import check_writable, only_writer, write_atomic, write_json
 
 DTYPE = "float16"
@@ -83,8 +91,8 @@ def with_texts(
     Raises NotReady if the features are not cached and can't be encoded here, or if the cache belongs to other captions
     or to another encoder.
     """
-    captioned, captions = numbered(splits, _stream_captions(splits.train, text.folder))
-    if encoders.kept(text.folder) is None:
+    captioned, captions = number_captions(splits, _stream_captions(splits.train, text.folder))
+    if encoders.cached_features(text.folder) is None:
         _encode(captions, text, device, tell)
         _write_stream(captioned.train, text.folder)
     return captioned, TextTable(open_features(captions, text), masked=text.mask, device=device)
@@ -95,7 +103,7 @@ def encode_captions(splits: Splits, text: TextFeatures, device: str, tell: Tell,
 
     Raises the errors of `with_texts`, and Interrupted if `stopped()` becomes true.
     """
-    captioned, captions = numbered(splits)
+    captioned, captions = number_captions(splits)
     if check_captions(splits, text):
         _encode(captions, text, device, tell, stopped)
         _write_stream(captioned.train, text.folder)
@@ -104,11 +112,11 @@ def encode_captions(splits: Splits, text: TextFeatures, device: str, tell: Tell,
 
 def check_captions(splits: Splits, text: TextFeatures) -> list[str]:
     """The missing or broken parts of the features of a data set's captions; compares all checksums."""
-    captioned, captions = numbered(splits)
-    if encoders.kept(text.folder) is None:
+    captioned, captions = number_captions(splits)
+    if encoders.cached_features(text.folder) is None:
         return [f"the captions' features in {text.folder} are missing or incomplete"]
     store = open_features(captions, text)
-    found = [f"captions, shard {fault.shard} {fault.reason}" for fault in faults(text.folder, store.layout)]
+    found = [f"captions, shard {fault.shard} {fault.reason}" for fault in broken_shards(text.folder, store.layout)]
     if has_order(splits.train):
         rows = range(len(captioned.train))
         if _stream_captions(splits.train, text.folder) != captioned.train.captions(rows):  # type: ignore[attr-defined]
@@ -197,7 +205,7 @@ def _weights_here(text: TextFeatures) -> str | None:
     """The sha256 of the weights in a local folder; None for other encoders and for a missing folder."""
     if text.encoder in (encoders.RANDOM_WORDS, encoders.MINILM) or text.revision is not None:
         return None  # the name and version, or the commit, identify the weights
-    model = find(text.encoder, None)
+    model = find_text_model(text.encoder, None)
     return model.weights_sha256() if model.here else None
 
 
@@ -213,7 +221,7 @@ def _read_store(folder: Path) -> dict[str, Any] | None:
     return found
 
 
-def _layout(captions: Sequence[str], text: TextFeatures, width: int, weights_sha256: str, name: str) -> Layout:
+def _layout(captions: Sequence[str], text: TextFeatures, width: int, weights_sha256: str, name: str) -> ArrayLayout:
     """The layout of the store; `name` is the encoder's name in the suite that first encoded these features."""
     identity = {
         "captions_sha256": hashlib.sha256(json.dumps(list(captions)).encode()).hexdigest(),
@@ -223,8 +231,8 @@ def _layout(captions: Sequence[str], text: TextFeatures, width: int, weights_sha
         "weights_sha256": weights_sha256,
         "tokens": text.tokens,
     }
-    fields = {"features": Field(DTYPE, (text.tokens, width)), "mask": Field("bool", (text.tokens,))}
-    return Layout.of(identity, fields, len(captions) + 1)
+    fields = {"features": ArrayField(DTYPE, (text.tokens, width)), "mask": ArrayField("bool", (text.tokens,))}
+    return ArrayLayout.of(identity, fields, len(captions) + 1)
 
 
 def check_width(table: TextTable, width: int) -> None:

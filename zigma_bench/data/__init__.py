@@ -45,7 +45,7 @@ def register_datasets(register: Callable[..., None]) -> None:
         options=HuggingFaceOptions,
         facts=DatasetFacts(
             describe=source.describe,
-            check="zigma_bench.data.checks.files:parts",
+            check="zigma_bench.data.checks.files:check_parts",
             count="zigma_bench.data.reading.counts:count_huggingface",
             places=("data_dir", "data_files", "validation_files"),
         ),

@@ -13,7 +13,7 @@ import numpy as np
 from zigma_bench.data.images import Images, Splits, Subset
 from zigma_bench.data.latents.cache import latents_of, reconstructions_of
 from zigma_bench.data.reading.planned import check_planned
-from zigma_bench.data.transforms.apply import Step, transformed
+from zigma_bench.data.transforms.apply import Transform, apply_transforms
 from zigma_bench.plan import Cell, held_out_needed, too_few_held_out
 from zigma_bench.plugins.discovery import catalogue
 
@@ -61,7 +61,7 @@ def load_cell_splits(cell: Cell) -> Splits:
     check_planned(cell)
     data = cell.data_set
     spec = catalogue().get("dataset", data.name)
-    return transformed(spec.load()(spec.make_options(data.options)), _transforms(cell))
+    return apply_transforms(spec.load()(spec.make_options(data.options)), _transforms(cell))
 
 
 def network_inputs(cell: Cell, images: CellImages, cache: Path) -> Splits:
@@ -81,9 +81,9 @@ def reference_images(cell: Cell, images: CellImages, cache: Path) -> Images:
     return Subset(reconstructions_of(images.validation, cell.latents, cache), images.reference.indices)
 
 
-def _transforms(cell: Cell) -> list[Step]:
+def _transforms(cell: Cell) -> list[Transform]:
     """The transforms of a cell's images, ready to be called."""
-    steps: list[Step] = []
+    steps: list[Transform] = []
     for transform in cell.transforms:
         spec = catalogue().get("transform", transform.name)
         steps.append(functools.partial(spec.load(), spec.make_options(transform.options)))

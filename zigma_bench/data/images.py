@@ -30,7 +30,7 @@ class Images(Protocol):
     def take(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Pixels: ...
 
 
-def floats(images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+def to_network_floats(images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     """The input of networks, float32: uint8 pixels scaled to [-1, 1], or float32 latents unchanged."""
     return images if images.dtype == np.float32 else images.astype(np.float32) / 127.5 - 1
 
@@ -38,7 +38,7 @@ def floats(images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
 Labels = npt.NDArray[np.int64]
 
 
-def decodes(images: Images) -> bool:
+def needs_workers(images: Images) -> bool:
     """Whether worker processes should read these images, because reading them is slow."""
     return bool(getattr(images, "decodes", False))
 
@@ -52,7 +52,7 @@ def labels_of(images: Images, indices: Sequence[int] | npt.NDArray[np.integer]) 
     return found
 
 
-def drawn_labels_of(images: Images, indices: Sequence[int] | npt.NDArray[np.integer], seed: int) -> Labels:
+def draw_labels(images: Images, indices: Sequence[int] | npt.NDArray[np.integer], seed: int) -> Labels:
     """The label of each image, int64 [n]; a random one from `seed` if the images have a method `drawn_labels`, because
     each has several."""
     drawn = getattr(images, "drawn_labels", None)
@@ -91,7 +91,7 @@ def random_crops(count: int, short_side: int, seed: int) -> list[Crop]:
     return [Crop(short_side, *places) for places in np.random.default_rng(seed).random((count, 2)).tolist()]
 
 
-def cropped(images: Images, indices: Sequence[int] | npt.NDArray[np.integer], crops: Sequence[Crop]) -> Pixels:
+def take_crops(images: Images, indices: Sequence[int] | npt.NDArray[np.integer], crops: Sequence[Crop]) -> Pixels:
     """The images of `take`, each with its crop; UsageError for images without a method `cropped`."""
     crop_images = getattr(images, "cropped", None)
     if crop_images is None:
@@ -157,13 +157,13 @@ class Subset:
 
     @property
     def decodes(self) -> bool:
-        return decodes(self.images)
+        return needs_workers(self.images)
 
     def take(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Pixels:
         return self.images.take(self.indices[np.asarray(indices, dtype=np.int64)])
 
     def cropped(self, indices: Sequence[int] | npt.NDArray[np.integer], crops: Sequence[Crop]) -> Pixels:
-        return cropped(self.images, self.indices[np.asarray(indices, dtype=np.int64)], crops)
+        return take_crops(self.images, self.indices[np.asarray(indices, dtype=np.int64)], crops)
 
     def labels(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Labels:
         return labels_of(self.images, self.indices[np.asarray(indices, dtype=np.int64)])
@@ -211,7 +211,7 @@ class Counts:
         return f"{train} training images, {held_out} held out{classes}"
 
 
-def digest(images: Images, *, batch: int = 256) -> str:
+def pixels_digest(images: Images, *, batch: int = 256) -> str:
     """The sha256 of the shape and all pixels in order; equal for equal images from any source."""
     total = hashlib.sha256()
     for start in range(0, len(images), batch):

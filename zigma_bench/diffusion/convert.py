@@ -18,7 +18,7 @@ from typing import assert_never
 import torch
 from torch import Tensor
 
-from zigma_bench.diffusion.path import Coefficients, at, vp_time
+from zigma_bench.diffusion.path import Coefficients, coefficients_at, vp_time
 from zigma_bench.suite import PathName, Prediction
 
 Network = Callable[..., Tensor]  # (x, t, *condition) -> prediction
@@ -59,7 +59,7 @@ def velocity_of(network: Network, path: PathName, prediction: Prediction) -> Net
     """Wrap a network of any prediction as a velocity along its path; a velocity network is returned unchanged."""
     if prediction == "velocity":
         return network
-    return lambda x, t, *condition: to_velocity(prediction, network(x, t, *condition), x, at(path, t, x))
+    return lambda x, t, *condition: to_velocity(prediction, network(x, t, *condition), x, coefficients_at(path, t, x))
 
 
 def linear_velocity_of(network: Network, path: PathName, prediction: Prediction) -> Network:
@@ -74,7 +74,7 @@ def linear_velocity_of(network: Network, path: PathName, prediction: Prediction)
 
     def run(x: Tensor, t: Tensor, *condition: Tensor) -> Tensor:
         time = matched_time(path, t)
-        c = at(path, time, x)
+        c = coefficients_at(path, time, x)
         t_ = t.reshape(c.alpha.shape)
         x_path = c.alpha / t_ * x
         data = to_data(prediction, network(x_path, time, *condition), x_path, c)

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from zigma_bench.diffusion.convert import Network, to_noise
-from zigma_bench.diffusion.path import at, vp_minus_log_alpha2
+from zigma_bench.diffusion.path import coefficients_at, vp_minus_log_alpha2
 from zigma_bench.diffusion.sde import StepNoise
 from zigma_bench.errors import UsageError
 from zigma_bench.suite import Prediction
@@ -64,7 +64,7 @@ def spaced_steps(count: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Step:
+class DdpmStep:
     """One denoising step from alpha-bar `now` to `after` (1 in the last). `time`: the time input of the network."""
 
     time: float
@@ -81,13 +81,13 @@ class Step:
         return self.beta * (1 - self.after) / (1 - self.now)
 
 
-def steps_of(schedule: Schedule, count: int) -> Iterator[Step]:
+def steps_of(schedule: Schedule, count: int) -> Iterator[DdpmStep]:
     """The steps from noise to data."""
     spaced = spaced_steps(count)
     afters = [1.0, *schedule.alpha_bar[spaced].tolist()]
     for index in reversed(range(count)):
         n = spaced[index]
-        yield Step(float(schedule.times[n]), float(schedule.alpha_bar[n]), afters[index])
+        yield DdpmStep(float(schedule.times[n]), float(schedule.alpha_bar[n]), afters[index])
 
 
 def solve_discrete(
@@ -127,10 +127,10 @@ def noise_of(network: Network, prediction: Prediction) -> Network:
     """Wrap a network of any prediction as a noise prediction on the path vp."""
     if prediction == "noise":
         return network
-    return lambda x, t: to_noise(prediction, network(x, t), x, at("vp", t, x))
+    return lambda x, t: to_noise(prediction, network(x, t), x, coefficients_at("vp", t, x))
 
 
-def _ddpm(step: Step, x: Tensor, x1: Tensor, z: Tensor | None, variance: str, variance_output: Tensor) -> Tensor:
+def _ddpm(step: DdpmStep, x: Tensor, x1: Tensor, z: Tensor | None, variance: str, variance_output: Tensor) -> Tensor:
     of_data = math.sqrt(step.after) * step.beta / (1 - step.now)
     of_x = math.sqrt(1 - step.beta) * (1 - step.after) / (1 - step.now)
     mean = of_data * x1 + of_x * x
@@ -142,7 +142,7 @@ def _ddpm(step: Step, x: Tensor, x1: Tensor, z: Tensor | None, variance: str, va
     return mean + math.sqrt({"small": step.small, "large": step.beta}[variance]) * z
 
 
-def _ddim(step: Step, e: Tensor, x1: Tensor, z: Tensor | None, eta: float) -> Tensor:
+def _ddim(step: DdpmStep, e: Tensor, x1: Tensor, z: Tensor | None, eta: float) -> Tensor:
     variance = eta**2 * step.small
     mean = math.sqrt(step.after) * x1 + math.sqrt(max(1 - step.after - variance, 0.0)) * e
     return mean if z is None else mean + math.sqrt(variance) * z

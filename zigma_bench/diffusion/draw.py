@@ -9,11 +9,11 @@ from torch import Tensor
 from zigma_bench.diffusion.convert import Network, velocity_of
 from zigma_bench.diffusion.ddpm import noise_of, solve_discrete
 from zigma_bench.diffusion.sde import StepNoise, solve_sde
-from zigma_bench.diffusion.solver import solve
+from zigma_bench.diffusion.solver import solve_ode
 from zigma_bench.plan.diffusion import Objective, Sampler
 
 
-def draw(
+def sample_from_noise(
     network: Network, noise: Tensor, *, objective: Objective, sampler: Sampler, step_noise: StepNoise
 ) -> tuple[Tensor, int]:
     """Turn noise [B, C, H, W] into images of the same shape, and count the evaluations of the network.
@@ -23,7 +23,7 @@ def draw(
     solver = sampler.solver
     if solver == "euler" or solver == "heun" or solver == "dopri5":
         assert sampler.interval is not None
-        return solve(
+        return solve_ode(
             velocity_of(network, objective.path, objective.prediction),
             noise,
             solver=solver,

@@ -38,12 +38,12 @@ def parts_of(condition: ConditionTensors) -> tuple[Tensor, ...]:
     return condition if isinstance(condition, tuple) else (condition,)
 
 
-def reading(network: Network, texts: Texts) -> Network:
+def with_text_features(network: Network, texts: Texts) -> Network:
     """Wrap a network that takes text features as one that takes text numbers."""
     return lambda x, t, *numbers: network(x, t, *texts(*numbers))
 
 
-def guided(network: Network, y: ConditionTensors, dropped: ConditionTensors, guidance: Guidance) -> Network:
+def with_guidance(network: Network, y: ConditionTensors, dropped: ConditionTensors, guidance: Guidance) -> Network:
     """Wrap a network as `(x, t)` -> guided prediction, with the condition y and the null condition `dropped`, [B, ...].
 
     One evaluation runs the network once, on a batch of twice the size. If the network has more output than input
@@ -65,12 +65,12 @@ def guided(network: Network, y: ConditionTensors, dropped: ConditionTensors, gui
     return run
 
 
-def under(network: Network, y: ConditionTensors | None) -> Network:
+def with_condition(network: Network, y: ConditionTensors | None) -> Network:
     """Bind the condition y [B, ...] to a network; without a condition, return the network."""
     return network if y is None else lambda x, t: network(x, t, *parts_of(y))
 
 
-def under_labels(
+def with_labels(
     network: Network, y: Tensor, dropped: int, guidance: Guidance | None, texts: Texts | None = None
 ) -> Network:
     """Bind labels y int64 [B] to a network; with guidance, guide away from the null label `dropped`.
@@ -79,9 +79,13 @@ def under_labels(
     """
     null = torch.full_like(y, dropped if texts is None else texts.null)
     if texts is None:
-        return under(network, y) if guidance is None else guided(network, y, null, guidance)
+        return with_condition(network, y) if guidance is None else with_guidance(network, y, null, guidance)
     condition = texts(y)
-    return under(network, condition) if guidance is None else guided(network, condition, texts(null), guidance)
+    return (
+        with_condition(network, condition)
+        if guidance is None
+        else with_guidance(network, condition, texts(null), guidance)
+    )
 
 
 def scale_at(t: Tensor, guidance: Guidance) -> Tensor:

@@ -16,7 +16,7 @@ from typing import assert_never
 from torch import Tensor
 
 from zigma_bench.diffusion.convert import Network
-from zigma_bench.diffusion.path import Coefficients, at, interpolate, velocity
+from zigma_bench.diffusion.path import Coefficients, coefficients_at, interpolate, target_velocity
 from zigma_bench.plan.diffusion import LINEAR_VELOCITY, Objective
 from zigma_bench.suite import Weighting
 
@@ -28,18 +28,18 @@ def prediction_loss(
     x = interpolate(x0, x1, t, objective.path)
     prediction = network(x, t).float()
     if objective.prediction == "velocity":
-        return mean_square(prediction - velocity(x0, x1, t, objective.path))
-    c = at(objective.path, t, x)
+        return mean_square(prediction - target_velocity(x0, x1, t, objective.path))
+    c = coefficients_at(objective.path, t, x)
     if objective.prediction == "noise":
         loss = mean_square(prediction - x0)
     elif objective.prediction == "score":
         loss = mean_square(c.sigma * prediction + x0)
     else:
         assert_never(objective.prediction)
-    return loss if objective.weighting == "none" else weight(objective.weighting, c).flatten() * loss
+    return loss if objective.weighting == "none" else loss_weight(objective.weighting, c).flatten() * loss
 
 
-def weight(weighting: Weighting, c: Coefficients) -> Tensor:
+def loss_weight(weighting: Weighting, c: Coefficients) -> Tensor:
     """w(t), in the shape of the coefficients."""
     if weighting == "none":
         return c.alpha.new_ones(c.alpha.shape)

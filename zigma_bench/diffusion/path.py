@@ -46,7 +46,7 @@ class Coefficients:
         return self.d_alpha * self.sigma - self.alpha * self.d_sigma
 
 
-def coefficients(path: PathName, t: Tensor) -> Coefficients:
+def path_coefficients(path: PathName, t: Tensor) -> Coefficients:
     """The coefficients of a path at times of any shape."""
     if path == "linear":
         return Coefficients(t, 1 - t, torch.ones_like(t), -torch.ones_like(t))
@@ -72,18 +72,18 @@ def vp_time(minus_log: Tensor) -> Tensor:
     return 1 - minus_log / (half + torch.sqrt(half**2 + (VP_MOST_RATE - VP_LEAST_RATE) / 2 * minus_log))
 
 
-def at(path: PathName, t: Tensor, like: Tensor) -> Coefficients:
+def coefficients_at(path: PathName, t: Tensor, like: Tensor) -> Coefficients:
     """The coefficients at t [B], as [B, 1, ...] to broadcast against x [B, ...]."""
-    return coefficients(path, t.reshape(-1, *[1] * (like.ndim - 1)))
+    return path_coefficients(path, t.reshape(-1, *[1] * (like.ndim - 1)))
 
 
 def interpolate(x0: Tensor, x1: Tensor, t: Tensor, path: PathName = "linear") -> Tensor:
     """x_t of eq. 1, for x0, x1 [B, ...] and t [B]."""
-    c = at(path, t, x1)
+    c = coefficients_at(path, t, x1)
     return c.alpha * x1 + c.sigma * x0
 
 
-def velocity(x0: Tensor, x1: Tensor, t: Tensor, path: PathName = "linear") -> Tensor:
+def target_velocity(x0: Tensor, x1: Tensor, t: Tensor, path: PathName = "linear") -> Tensor:
     """v_t of eq. 2, for x0, x1 [B, ...] and t [B]; x1 - x0 on the linear path."""
-    c = at(path, t, x1)
+    c = coefficients_at(path, t, x1)
     return c.d_alpha * x1 + c.d_sigma * x0

@@ -26,14 +26,14 @@ import torch
 from torch import Tensor
 
 from zigma_bench.diffusion.convert import Network, to_data, to_score, to_velocity
-from zigma_bench.diffusion.path import Coefficients, at
+from zigma_bench.diffusion.path import Coefficients, coefficients_at
 from zigma_bench.plan.diffusion import Objective, Sampler
 from zigma_bench.suite import DiffusionForm
 
 StepNoise = Callable[[int], Tensor]  # step 0, 1, ... -> Gaussian noise in the shape of the images
 
 
-def diffusion(form: DiffusionForm, norm: float, t: Tensor, c: Coefficients) -> Tensor:
+def diffusion_coefficient(form: DiffusionForm, norm: float, t: Tensor, c: Coefficients) -> Tensor:
     """D(t), in the shape of t. The coefficients have the same shape."""
     if form == "constant":
         return torch.full_like(t, norm)
@@ -51,7 +51,7 @@ def diffusion(form: DiffusionForm, norm: float, t: Tensor, c: Coefficients) -> T
 
 
 @dataclass
-class Field:
+class ReverseField:
     """The drift and D of eq. 1 for a network. Counts its evaluations."""
 
     network: Network
@@ -64,8 +64,8 @@ class Field:
         """The output of the network at time t, the coefficients of the path, and D."""
         self.spent += 1
         times = torch.full((len(x),), t, device=x.device, dtype=x.dtype)
-        c = at(self.objective.path, times, x)
-        return self.network(x, times), c, diffusion(self.form, self.norm, times.reshape(c.alpha.shape), c)
+        c = coefficients_at(self.objective.path, times, x)
+        return self.network(x, times), c, diffusion_coefficient(self.form, self.norm, times.reshape(c.alpha.shape), c)
 
     def drift(self, x: Tensor, t: float) -> tuple[Tensor, Tensor]:
         """v + D s, and D."""
@@ -83,7 +83,7 @@ def solve_sde(
     """
     assert sampler.evaluations is not None and sampler.interval is not None and sampler.last_step is not None
     assert sampler.diffusion is not None and sampler.diffusion_norm is not None
-    field = Field(network, objective, sampler.diffusion, sampler.diffusion_norm)
+    field = ReverseField(network, objective, sampler.diffusion, sampler.diffusion_norm)
     steps = sampler.evaluations - (sampler.last_step != "none")
     if sampler.solver == "heun-sde":
         assert steps % 2 == 0, sampler
@@ -100,22 +100,22 @@ def solve_sde(
     return x, field.spent
 
 
-def _euler_maruyama(field: Field, x: Tensor, t: float, h: float, z: Tensor) -> Tensor:
+def _euler_maruyama(field: ReverseField, x: Tensor, t: float, h: float, z: Tensor) -> Tensor:
     drift, D = field.drift(x, t)
     return x + h * drift + torch.sqrt(2 * h * D) * z
 
 
-def _heun(field: Field, x: Tensor, t: float, h: float, z: Tensor) -> Tensor:
+def _heun(field: ReverseField, x: Tensor, t: float, h: float, z: Tensor) -> Tensor:
     times = torch.full((len(x),), t, device=x.device, dtype=x.dtype)
-    c = at(field.objective.path, times, x)
-    D = diffusion(field.form, field.norm, times.reshape(c.alpha.shape), c)
+    c = coefficients_at(field.objective.path, times, x)
+    D = diffusion_coefficient(field.form, field.norm, times.reshape(c.alpha.shape), c)
     noisy = x + torch.sqrt(2 * h * D) * z
     first, _ = field.drift(noisy, t)
     second, _ = field.drift(noisy + h * first, t + h)
     return noisy + h / 2 * (first + second)
 
 
-def _last_step(field: Field, x: Tensor, t: float, sampler: Sampler) -> Tensor:
+def _last_step(field: ReverseField, x: Tensor, t: float, sampler: Sampler) -> Tensor:
     last = sampler.last_step
     if last == "none":
         return x

@@ -16,7 +16,7 @@ EVALUATIONS_A_STEP = {"euler": 1, "heun": 2}
 METHODS = {"euler": "euler", "heun": "heun2", "dopri5": "dopri5"}
 
 
-def solve(
+def solve_ode(
     network: Network,
     noise: Tensor,
     *,

@@ -17,15 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from zigma_bench.data.images import ArrayImages
-from zigma_bench.diffusion.draw import draw
-from zigma_bench.diffusion.guidance import under_labels
+from zigma_bench.diffusion.draw import sample_from_noise
+from zigma_bench.diffusion.guidance import with_labels
 from zigma_bench.diffusion.noise import StepNoise
-from zigma_bench.layers.speed import Graphed, compile_network, record, uncompile
+from zigma_bench.layers.speed import Graphed, compile_network, record_graph, uncompile_network
 from zigma_bench.plan import Cell
 from zigma_bench.suite import Train
 from zigma_bench.system.device import Device
 from zigma_bench.training.health import Health
-from zigma_bench.training.step import Descent, autocast, draw_batch, loss_of
+from zigma_bench.training.step import TrainStep, autocast, draw_batch, loss_of
 
 STAGES = ("latency", "forward", "sample", "forward-backward", "train-step")  # by memory, the largest last
 
@@ -64,7 +64,7 @@ def make_stage(name: str, cell: Cell, network: nn.Module, device: Device) -> Sta
     return Stage(training_call(cell, network, device), train.batch, 3, training)
 
 
-def evaluation(cell: Cell, network: nn.Module, device: Device) -> Callable[..., Tensor]:
+def evaluation_call(cell: Cell, network: nn.Module, device: Device) -> Callable[..., Tensor]:
     """The denoiser `(x, t, *condition)` -> prediction, configured as for sampling."""
     network.eval()
     _compiled(network, device, "sample.compile" if cell.sample.compile else None)
@@ -79,9 +79,9 @@ def evaluation(cell: Cell, network: nn.Module, device: Device) -> Callable[..., 
 
 def forward_call(cell: Cell, network: nn.Module, device: Device, batch: int) -> Callable[[], Tensor]:
     """One forward pass without gradients."""
-    denoiser, x = evaluation(cell, network, device), _noise(cell, batch, device)
+    denoiser, x = evaluation_call(cell, network, device), _noise(cell, batch, device)
     if cell.condition is not None:
-        denoiser = under_labels(denoiser, _labels(batch, device), cell.condition.size, None, _texts(cell, device))
+        denoiser = with_labels(denoiser, _labels(batch, device), cell.condition.size, None, _texts(cell, device))
     t = torch.full((batch,), 0.5, device=device.name)
     return lambda: denoiser(x, t)
 
@@ -89,14 +89,14 @@ def forward_call(cell: Cell, network: nn.Module, device: Device, batch: int) -> 
 def sampling_call(cell: Cell, network: nn.Module, device: Device) -> Callable[[], None]:
     """The complete sampling of a batch from noise to images, with guidance if the suite uses it."""
     assert cell.efficiency is not None
-    denoiser, noise = evaluation(cell, network, device), _noise(cell, cell.efficiency.sample_batch, device)
+    denoiser, noise = evaluation_call(cell, network, device), _noise(cell, cell.efficiency.sample_batch, device)
     if cell.condition is not None:
         y, dropped, texts = _labels(len(noise), device), cell.condition.size, _texts(cell, device)
-        denoiser = under_labels(denoiser, y, dropped, cell.sample.guidance, texts)
+        denoiser = with_labels(denoiser, y, dropped, cell.sample.guidance, texts)
 
     def call() -> None:
         step_noise = StepNoise(cell.seed, range(len(noise)), noise.shape[1:], device.name)
-        draw(denoiser, noise, objective=cell.objective, sampler=cell.sampler, step_noise=step_noise)
+        sample_from_noise(denoiser, noise, objective=cell.objective, sampler=cell.sampler, step_noise=step_noise)
 
     return call
 
@@ -113,7 +113,7 @@ def backward_call(cell: Cell, network: nn.Module, device: Device) -> Callable[[]
 
     if not cell.train.graph:
         return call
-    graph, _ = record(call, "train.graph")
+    graph, _ = record_graph(call, "train.graph")
     return graph.replay
 
 
@@ -124,7 +124,7 @@ def training_call(cell: Cell, network: nn.Module, device: Device) -> Callable[[]
     ema = copy.deepcopy(network).requires_grad_(False)
     _ready_to_train(cell, network, device)
     health = Health(target, scaled=cell.train.precision == "fp16")
-    train_step, texts, recipe = Descent(network, ema, cell.train, health, target), _texts(cell, device), _recipe(cell)
+    train_step, texts, recipe = TrainStep(network, ema, cell.train, health, target), _texts(cell, device), _recipe(cell)
 
     def call() -> None:
         batch = draw_batch(images, recipe, cell.seed, 0, target, cell.condition, texts)
@@ -145,7 +145,7 @@ def _ready_to_train(cell: Cell, network: nn.Module, device: Device) -> None:
 
 def _compiled(network: nn.Module, device: Device, key: str | None) -> None:
     """Compile the network if a suite key requests it, else undo the compilation of an earlier stage."""
-    uncompile(network)
+    uncompile_network(network)
     if key is not None:
         compile_network(network, device.type, key)
 

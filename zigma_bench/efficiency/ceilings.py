@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from zigma_bench.bench.cases import STATES, Shape, call, gate, inputs
+from zigma_bench.bench.cases import STATES, Shape, check_against_naive, operator_call, random_inputs
 from zigma_bench.bench.ops import copy_bytes_per_second, least_bytes
 from zigma_bench.efficiency.timing import time_calls, timed_call
-from zigma_bench.layers.speed import record
+from zigma_bench.layers.speed import record_graph
 from zigma_bench.ops.backends import resolve
 from zigma_bench.plan import Cell, cell_routes
 from zigma_bench.plugins.discovery import catalogue
@@ -33,7 +33,7 @@ def dtype_of(cell: Cell, device: Device) -> torch.dtype:
     return DTYPES[chosen]
 
 
-def ceilings(cell: Cell, device: Device) -> dict[str, float]:
+def measure_ceilings(cell: Cell, device: Device) -> dict[str, float]:
     """FLOP/s of a large matrix product in the cell's precision, and bytes per second read and written by a copy."""
     return {
         "matmul_flops_per_second": matmul_flops_per_second(device, dtype_of(cell, device)),
@@ -62,12 +62,12 @@ def scan_alone(cell: Cell, device: Device, repeats: int, stopped: Callable[[], b
     assert cell.backbone is not None
     options = catalogue().get("backbone", cell.backbone.name).make_options(cell.backbone.options)
     backend, dtype = resolve(cell.backend, device.type), dtype_of(cell, device)
-    gate("scan", backend, device=device.name, dtype=dtype)
+    check_against_naive("scan", backend, device=device.name, dtype=dtype)
     shape = Shape(cell.train.batch, cell.tokens, options.inner)
     path = torch.from_numpy(_first_route(cell).paths[0].copy()).to(device.name)
-    tensors = inputs("scan", shape, device=device.name, dtype=dtype)
+    tensors = random_inputs("scan", shape, device=device.name, dtype=dtype)
     with torch.no_grad():
-        run, count = _without_launches(lambda: call("scan", backend, tensors, path), device)
+        run, count = _without_launches(lambda: operator_call("scan", backend, tensors, path), device)
         timing = time_calls(run, repeats, device, stopped)
     seconds = statistics.median(timing.device_seconds or timing.seconds) / count
     moved = least_bytes("scan", shape, dtype, backward=False)
@@ -92,7 +92,7 @@ def _without_launches(scan: Callable[[], object], device: Device) -> tuple[Calla
         for _ in range(SCANS):
             scan()
 
-    graph, _ = record(several, "the scan alone")
+    graph, _ = record_graph(several, "the scan alone")
     return graph.replay, SCANS
 
 

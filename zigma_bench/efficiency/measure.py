@@ -18,7 +18,7 @@ from torch import nn
 
 from zigma_bench.efficiency.calls import STAGES, make_stage
 from zigma_bench.efficiency.card import Meter, find_meter, joules_a_call
-from zigma_bench.efficiency.ceilings import ceilings, scan_alone
+from zigma_bench.efficiency.ceilings import measure_ceilings, scan_alone
 from zigma_bench.efficiency.timing import (
     AGREEMENT,
     CALLS_IN_A_ROW,
@@ -27,7 +27,7 @@ from zigma_bench.efficiency.timing import (
     gc_frozen,
     out_of_memory,
     peak_memory,
-    release,
+    release_memory,
     time_calls,
 )
 from zigma_bench.ops.backends import resolve
@@ -52,7 +52,7 @@ def measure_efficiency(
     cell: Cell, network: nn.Module, device: Device, tell: Tell, stopped: Callable[[], bool]
 ) -> tuple[list[Measurement], dict[str, Any]]:
     """Measure one round, and return its measurements and details."""
-    return combine(cell, device, [measure_round(cell, network, device, tell, stopped)])
+    return combine_rounds(cell, device, [measure_round(cell, network, device, tell, stopped)])
 
 
 def measure_round(cell: Cell, network: nn.Module, device: Device, tell: Tell, stopped: Callable[[], bool]) -> Round:
@@ -67,17 +67,17 @@ def _round(cell: Cell, network: nn.Module, device: Device, tell: Tell, stopped: 
     network = network.to(device.name)
     for number, name in enumerate(s for s in STAGES if s in cell.efficiency.stages):
         tell(number, name)
-        release(device)
+        release_memory(device)
         stages[name] = _measure_stage(name, cell, network, device, meter, stopped)
     network.zero_grad(set_to_none=True)
-    release(device)
+    release_memory(device)
     found: Round = {"stages": stages}
     if cell.timed_alone:
         tell(len(stages), "ceilings")
         repeats = cell.efficiency.repeats
         found["scan"] = _guarded(lambda: scan_alone(cell, device, repeats, stopped))
-        release(device)
-        found["ceilings"] = _guarded(lambda: ceilings(cell, device))
+        release_memory(device)
+        found["ceilings"] = _guarded(lambda: measure_ceilings(cell, device))
     return found
 
 
@@ -113,7 +113,7 @@ def _guarded(measure: Callable[[], Round]) -> Round:
         return {"why_not": f"out of memory: {str(error).splitlines()[0]}" if str(error) else "out of memory"}
 
 
-def combine(cell: Cell, device: Device, rounds: Sequence[Round]) -> tuple[list[Measurement], dict[str, Any]]:
+def combine_rounds(cell: Cell, device: Device, rounds: Sequence[Round]) -> tuple[list[Measurement], dict[str, Any]]:
     """The measurements and details of all rounds together. A stage that fails in one round has failed."""
     base = {"card": device.card, "precision": cell.train.precision, **cell.objective_facts}
     if not cell.timed_alone:  # otherwise the label of the row contains the backend and the batch

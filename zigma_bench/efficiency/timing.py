@@ -143,7 +143,7 @@ def gc_frozen() -> Iterator[None]:
         gc.unfreeze()
 
 
-def release(device: Device) -> None:
+def release_memory(device: Device) -> None:
     """Free unused memory, and reset the peak memory counters."""
     gc.collect()
     if device.type == "cuda":

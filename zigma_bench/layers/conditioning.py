@@ -16,7 +16,7 @@ from zigma_bench.layers.init import Draw, normal_
 from zigma_bench.layers.options import Conditioned, WithText
 
 
-class Labels(nn.Module):
+class LabelEmbedding(nn.Module):
     """Class embedding: labels int64 [B] -> [B, D]. With `null_class`, the last row is for dropped labels."""
 
     def __init__(self, options: Conditioned, width: int) -> None:
@@ -38,7 +38,7 @@ class Labels(nn.Module):
         return nn.functional.embedding(y, self.table)
 
 
-class Text(nn.Module):
+class TextEmbedding(nn.Module):
     """Text features [B, S, C] -> tokens [B, S, D], a linear layer (ZigMa's y_embedder). `tokens`: the required S."""
 
     def __init__(self, options: WithText, width: int, tokens: int | None = None) -> None:
@@ -63,17 +63,19 @@ class Text(nn.Module):
         return tuple(y.shape) == wanted
 
 
-def make_condition(options: Conditioned, width: int, *, text_tokens: int | None = None) -> Labels | Text | None:
+def make_condition(
+    options: Conditioned, width: int, *, text_tokens: int | None = None
+) -> LabelEmbedding | TextEmbedding | None:
     """The module for the backbone option `condition`. `text_tokens`: the required number of text tokens, if fixed."""
     if options.condition == "class":
-        return Labels(options, width)
+        return LabelEmbedding(options, width)
     if options.condition == "none":
         return None
     assert isinstance(options, WithText), options
-    return Text(options, width, text_tokens)
+    return TextEmbedding(options, width, text_tokens)
 
 
-def pooled(tokens: Tensor, mask: Tensor | None) -> Tensor:
+def mean_pool(tokens: Tensor, mask: Tensor | None) -> Tensor:
     """The mean over tokens, [B, S, D] -> [B, D]; with a mask bool [B, S], only over visible tokens."""
     if mask is None:
         return tokens.mean(1)

@@ -21,7 +21,7 @@ from zigma_bench.errors import UsageError
 Draw = Callable[[str], torch.Generator]
 
 
-def initialise(network: nn.Module, seed: int) -> None:
+def initialise_network(network: nn.Module, seed: int) -> None:
     """Initialize every parameter in place, in float32 on the CPU. The values are the same on every machine.
 
     Raises UsageError if a module has parameters of its own and no rule to initialize them.
@@ -55,10 +55,10 @@ def fill_named_parameters(network: nn.Module, seed: int) -> None:
 
 def _draw_below(prefix: str, seed: int) -> Draw:
     """`draw(name)` of the module with this name."""
-    return lambda name: generator(seed, f"{prefix}.{name}" if prefix else name)
+    return lambda name: named_generator(seed, f"{prefix}.{name}" if prefix else name)
 
 
-def generator(seed: int, name: str) -> torch.Generator:
+def named_generator(seed: int, name: str) -> torch.Generator:
     """The CPU generator of one name and seed."""
     value = int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big", signed=False)
     return torch.Generator().manual_seed(value)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from zigma_bench.errors import NotReady
-from zigma_bench.layers.stack import Stack
+from zigma_bench.layers.stack import BlockStack
 
 
 def compile_network(network: nn.Module, device_type: str, key: str = "train.compile") -> None:
@@ -22,11 +22,11 @@ def compile_network(network: nn.Module, device_type: str, key: str = "train.comp
     blocks = getattr(network, "blocks", None)
     parts = list(blocks) if isinstance(blocks, nn.ModuleList) else [network]
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 8 + 4 * len(parts))
-    for part in [blocks] if isinstance(blocks, Stack) else parts:
+    for part in [blocks] if isinstance(blocks, BlockStack) else parts:
         part.compile(fullgraph=True, dynamic=False, options=_options())
 
 
-def uncompile(network: nn.Module) -> None:
+def uncompile_network(network: nn.Module) -> None:
     """Undo `compile_network`."""
     for module in network.modules():
         module._compiled_call_impl = None
@@ -64,7 +64,7 @@ class Graphed:
 
     def _record(self, arguments: tuple[Tensor, ...]) -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, ...], Tensor]:
         inputs = tuple(tensor.clone(memory_format=torch.contiguous_format) for tensor in arguments)
-        graph, output = record(lambda: self.function(*inputs), "sample.graph")
+        graph, output = record_graph(lambda: self.function(*inputs), "sample.graph")
         return graph, inputs, output
 
 
@@ -74,7 +74,7 @@ def require_card(device_type: str, key: str) -> None:
         raise NotReady(f"{key} needs an NVIDIA GPU", where=key, expected="cuda", got=device_type, do=f"omit {key}")
 
 
-def record(function: Callable[[], Any], key: str) -> tuple[torch.cuda.CUDAGraph, Any]:
+def record_graph(function: Callable[[], Any], key: str) -> tuple[torch.cuda.CUDAGraph, Any]:
     """Capture a function as a CUDA graph. Returns the graph and the function's output, which each replay overwrites.
 
     `key`: the suite key that requests it, for errors. The function also runs a few times before the capture.

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 SPAN = 3  # blocks per compiled program, so that the end of a block and the start of the next fuse into one kernel
 
 
-class Stack(nn.ModuleList):
+class BlockStack(nn.ModuleList):
     """Blocks in sequence: block(*state, *condition) -> the next state, a tensor or several.
 
     `compile` compiles spans of up to SPAN blocks. Spans of equal blocks share a program.
@@ -49,7 +49,7 @@ def _through(blocks: tuple[nn.Module, ...], state: tuple[Any, ...], condition: t
     return state
 
 
-def run(block: nn.Module, *inputs: Any, checkpointing: bool) -> Any:
+def run_block(block: nn.Module, *inputs: Any, checkpointing: bool) -> Any:
     """block(*inputs), for blocks that aren't a plain sequence. `checkpointing` is as in `Stack`."""
     if checkpointing and torch.is_grad_enabled():
         return checkpoint(block, *inputs, use_reentrant=False)

@@ -49,7 +49,7 @@ def not_finite(tensors: Mapping[str, Tensor]) -> dict[str, list[str]]:
     return {"NaN or infinite": bad} if bad else {}
 
 
-def listed(faults: Mapping[str, Iterable[str]]) -> str:
+def list_faults(faults: Mapping[str, Iterable[str]]) -> str:
     """All faults in one line, each with its names. A long list is truncated and shows the total count."""
     parts = []
     for fault, names in faults.items():

@@ -6,14 +6,14 @@ from collections import deque
 from dataclasses import replace
 from typing import Any
 
-from zigma_bench.data.images import Frames, Images, digest
+from zigma_bench.data.images import Frames, Images, pixels_digest
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.metrics import measure
 from zigma_bench.metrics.i3d import clip_features, i3d_facts
 from zigma_bench.metrics.i3d_weights import FVD_MINIMUM, SHORTEST_CLIP, i3d_missing, i3d_path, is_published
 from zigma_bench.metrics.on_features import FRAME
 from zigma_bench.metrics.options import I3dOptions
-from zigma_bench.metrics.quality import frechet
+from zigma_bench.metrics.quality import frechet_distance
 from zigma_bench.metrics.subject import Subject
 from zigma_bench.plugins.registry import Spec
 from zigma_bench.records.record import Measurement
@@ -55,13 +55,13 @@ def fvd(options: I3dOptions, subject: Subject) -> Measurement:
     facts = i3d_facts(path)
     published = is_published(path)
     name = "fvd" if published else f"fd-i3d-{facts['weights_sha256'][:8]}"
-    judged = {**subject.reference_facts, "frames": frames, "sha256": digest(reference)}
+    judged = {**subject.reference_facts, "frames": frames, "sha256": pixels_digest(reference)}
     facts |= {"protocol": PROTOCOL, "n_samples": len(samples), "n_reference": len(reference), "reference": judged}
     if reason := _too_little(min(len(samples), len(reference)), frames, published):
         return Measurement.refused(name, "1", f"{name} {reason}", facts)
     a = clip_features(samples, path, device=subject.device)
     b = clip_features(reference, path, device=subject.device, cache=subject.cache)
-    return Measurement.of(name, frechet(a, b), "1", fingerprint=facts)
+    return Measurement.of(name, frechet_distance(a, b), "1", fingerprint=facts)
 
 
 def _too_little(clips: int, frames: int, published: bool) -> str | None:

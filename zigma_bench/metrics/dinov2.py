@@ -15,9 +15,9 @@ from torch.nn import functional
 
 from zigma_bench.metrics.features import Extractor
 from zigma_bench.metrics.options import WeightsOptions
-from zigma_bench.metrics.state import State, read_state, unfit
+from zigma_bench.metrics.state import State, read_state, unfit_weights
 from zigma_bench.metrics.weights import weights_path
-from zigma_bench.metrics.wrapped import CLASS_TOKEN, Wrapped, squeezed
+from zigma_bench.metrics.wrapped import CLASS_TOKEN, Wrapped, resize_square
 from zigma_bench.pretrained.files import file_sha256
 
 SIDE, PATCH = 224, 14
@@ -37,7 +37,7 @@ def dinov2(path: Path) -> Extractor:
         weights_sha256=sha256,
         resize=f"bicubic of Pillow, uint8, to {SIDE}x{SIDE}",
         build=functools.partial(_build, path),
-        prepare=functools.partial(squeezed, size=SIDE),
+        prepare=functools.partial(resize_square, size=SIDE),
     )
 
 
@@ -55,7 +55,7 @@ def _positions(path: Path, state: State) -> Tensor:
     """The positions [1, 1 + n * n, d] of a file; NotReady where it has none."""
     positions = state.get("pos_embed")
     if positions is None or positions.ndim != 3 or positions.shape[2] % HEAD:
-        raise unfit("dinov2", path, f"pos_embed {None if positions is None else list(positions.shape)}")
+        raise unfit_weights("dinov2", path, f"pos_embed {None if positions is None else list(positions.shape)}")
     return positions
 
 
@@ -74,7 +74,7 @@ def _build(path: Path) -> Wrapped:
     try:
         network.load_state_dict(resized)
     except RuntimeError as error:
-        raise unfit("dinov2", path, str(error)) from error
+        raise unfit_weights("dinov2", path, str(error)) from error
     return Wrapped(f"dinov2-{width}", CLASS_TOKEN, network, MEAN, STD)
 
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
-from zigma_bench.data.images import ArrayImages, Images, Pixels, digest
+from zigma_bench.data.images import ArrayImages, Images, Pixels, pixels_digest
 from zigma_bench.errors import BrokenPlugin, UsageError
 from zigma_bench.metrics.golden import check_golden
 from zigma_bench.records.sealed import read_entry, write_entry
@@ -85,7 +85,7 @@ class RgbPixels(Dataset[torch.Tensor]):
         return list(torch.from_numpy(pixels if self.prepare is None else self.prepare(pixels)))
 
 
-def features(
+def features_of_images(
     images: Images, extractor: Extractor, *, device: str = "cpu", cache: Path | None = None, keep: bool = True
 ) -> Features:
     """The features of all images in order, float32 [N, d], read-only.
@@ -119,7 +119,7 @@ def digest_once(images: Images) -> str:
     for seen, found in _digested:
         if seen is images:
             return found
-    _digested.append((images, digest(images)))
+    _digested.append((images, pixels_digest(images)))
     return _digested[-1][1]
 
 

@@ -40,7 +40,7 @@ class Extrapolation:
     values: tuple[float, ...]
 
 
-def fitted(features: npt.ArrayLike) -> Gaussian:
+def fit_gaussian(features: npt.ArrayLike) -> Gaussian:
     """The Gaussian of features [N, d]: the mean, and the covariance over N - 1."""
     x = np.asarray(features, np.float64)
     assert x.ndim == 2 and len(x) >= 2, ("a covariance needs two images", x.shape)
@@ -57,7 +57,7 @@ def of_moments(mean: npt.ArrayLike, covariance: npt.ArrayLike, count: int | None
     return Gaussian(np.asarray(mean, np.float64), np.sqrt(np.clip(values, 0, None))[:, None] * vectors.T, count)
 
 
-def distance(a: Gaussian, b: Gaussian) -> float:
+def frechet_distance_of(a: Gaussian, b: Gaussian) -> float:
     """|m_a - m_b|^2 + Tr S_a + Tr S_b - 2 Tr (S_a S_b)^(1/2)  (Heusel 2017, eq. 6; arXiv:1706.08500)."""
     assert a.mean.shape == b.mean.shape, (a.mean.shape, b.mean.shape)
     shift = a.mean - b.mean
@@ -65,7 +65,7 @@ def distance(a: Gaussian, b: Gaussian) -> float:
     return float(shift @ shift + (a.root**2).sum() + (b.root**2).sum() - 2 * nuclear)
 
 
-def extrapolated(features: npt.ArrayLike, reference: Gaussian) -> Extrapolation:
+def extrapolate_fd(features: npt.ArrayLike, reference: Gaussian) -> Extrapolation:
     """The distance of features [N, d] extrapolated in 1/N over random subsets, fixed by the seed (FID-infinity).
 
     Chong and Forsyth 2020 (arXiv:1911.07023): 15 counts at equal steps up to N, a least-squares line over 1 / count.
@@ -78,6 +78,6 @@ def extrapolated(features: npt.ArrayLike, reference: Gaussian) -> Extrapolation:
     values = []
     for point, count in enumerate(counts):
         draw = np.random.Generator(np.random.Philox(key=[EXTRAPOLATION_SEED, point]))
-        values.append(distance(fitted(x[np.sort(draw.permutation(n)[:count])]), reference))
+        values.append(frechet_distance_of(fit_gaussian(x[np.sort(draw.permutation(n)[:count])]), reference))
     intercept = np.polynomial.Polynomial.fit(1 / counts, values, 1).convert().coef[0]
     return Extrapolation(float(intercept), tuple(counts.tolist()), tuple(values))

@@ -64,7 +64,7 @@ def check_golden(run: Callable[[Pixels], Matrix], extractor: Extractor, cache: P
 
 
 @functools.cache
-def known() -> dict[str, Matrix]:
+def golden_values() -> dict[str, Matrix]:
     """The golden features [8, d / 40] by the extractor's name."""
     text = (importlib.resources.files("zigma_bench.metrics") / "golden.json").read_text()
     return {name: np.array(rows) for name, rows in json.loads(text).items()}
@@ -72,7 +72,7 @@ def known() -> dict[str, Matrix]:
 
 def golden_features(name: Efflite, options: EffliteOptions) -> Matrix:
     """The golden features of an EfficientNet-Lite at a size."""
-    return known()[f"{name}-{options.size}"]
+    return golden_values()[f"{name}-{options.size}"]
 
 
 def _key(extractor: Extractor) -> str:

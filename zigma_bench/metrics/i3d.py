@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from zigma_bench.data.images import Images, digest
+from zigma_bench.data.images import Images, pixels_digest
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.metrics.features import FEATURES, Features, exact_float32
 from zigma_bench.metrics.i3d_weights import I3D_FILE
@@ -39,7 +39,7 @@ def i3d_facts(path: Path) -> dict[str, Any]:
 
 def clip_features(clips: Images, path: Path, *, device: str = "cpu", cache: Path | None = None) -> Features:
     """The features of all clips in order, float32 [N, d]; `cache` keeps them for the next process."""
-    facts = {**i3d_facts(path), "pixels": digest(clips), "device": device.partition(":")[0]}
+    facts = {**i3d_facts(path), "pixels": pixels_digest(clips), "device": device.partition(":")[0]}
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     data = None if cache is None else read_entry(cache / FEATURES, key, ".npy")
     if data is not None:

@@ -14,7 +14,7 @@ from torch_fidelity.utils import create_feature_extractor
 
 from zigma_bench.metrics.features import Extractor
 from zigma_bench.metrics.options import WeightsOptions
-from zigma_bench.metrics.state import read_state, unfit
+from zigma_bench.metrics.state import read_state, unfit_weights
 from zigma_bench.metrics.weights import weights_path
 from zigma_bench.pretrained.files import file_sha256
 
@@ -50,7 +50,7 @@ def last_weight(path: Path) -> npt.NDArray[np.float64]:
     """The weight [1008, 2048] of the layer that makes class scores of the pooled features."""
     weight = read_state("inception", path).get(LAST)
     if weight is None or weight.ndim != 2 or weight.shape[1] != DIMENSIONS:
-        raise unfit("inception", path, f"{LAST} {None if weight is None else list(weight.shape)}")
+        raise unfit_weights("inception", path, f"{LAST} {None if weight is None else list(weight.shape)}")
     return np.asarray(weight.numpy(), np.float64)
 
 
@@ -62,4 +62,4 @@ def _build(path: Path) -> Any:
     try:
         return create_feature_extractor(NAME, [LAYER], cuda=False, feature_extractor_weights_path=clean, verbose=False)
     except RuntimeError as error:  # what load_state_dict says of unlike names or shapes
-        raise unfit("inception", path, str(error)) from error
+        raise unfit_weights("inception", path, str(error)) from error

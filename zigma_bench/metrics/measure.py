@@ -13,12 +13,12 @@ import numpy as np
 from zigma_bench.data.images import Images
 from zigma_bench.errors import NotReady
 from zigma_bench.metrics.extractors import open_extractor
-from zigma_bench.metrics.features import Extractor, Features, digest_once, features
-from zigma_bench.metrics.gaussian import EXTRAPOLATION_SEED, Gaussian, distance, extrapolated, fitted
+from zigma_bench.metrics.features import Extractor, Features, digest_once, features_of_images
+from zigma_bench.metrics.gaussian import EXTRAPOLATION_SEED, Gaussian, extrapolate_fd, fit_gaussian, frechet_distance_of
 from zigma_bench.metrics.moments import Moments
-from zigma_bench.metrics.neighbours import DENSITY_NEIGHBOURS, PRECISION_NEIGHBOURS, Cover, cover
+from zigma_bench.metrics.neighbours import DENSITY_NEIGHBOURS, PRECISION_NEIGHBOURS, Cover, points_in_balls
 from zigma_bench.metrics.on_features import BY_KIND, COVER_MINIMUM, KID_MINIMUM, SCORE_MINIMUM, metric_name
-from zigma_bench.metrics.quality import SEED, SUBSETS, kid, kid_subset_size
+from zigma_bench.metrics.quality import SEED, SUBSETS, kid_of_features, kid_subset_size
 from zigma_bench.metrics.reference import reference_gaussian
 from zigma_bench.metrics.subject import Subject
 from zigma_bench.plugins.registry import Spec, load_target
@@ -59,7 +59,7 @@ def measure_features(kind: str, spec: Spec, options: Any, subject: Subject) -> M
 def frechet_distance(task: Task) -> Measurement:
     """The Frechet distance; FID has a minimum of 2,048 images, and the distance on other features 2."""
     minimum = task.spec.facts.distance_minimum(task.options)
-    return _to_gaussian(task, minimum, {}, lambda x, y: (distance(fitted(x), y), ()))
+    return _to_gaussian(task, minimum, {}, lambda x, y: (frechet_distance_of(fit_gaussian(x), y), ()))
 
 
 def extrapolated_distance(task: Task) -> Measurement:
@@ -67,7 +67,7 @@ def extrapolated_distance(task: Task) -> Measurement:
     facts = {"extrapolated": "to infinitely many samples, the reference as it is", "seed": EXTRAPOLATION_SEED}
 
     def figure(x: Features, y: Gaussian) -> tuple[float, tuple[float, ...]]:
-        found = extrapolated(x, y)
+        found = extrapolate_fd(x, y)
         return found.value, found.values
 
     return _to_gaussian(task, 2 * task.extractor.dimensions, facts, figure)
@@ -109,7 +109,7 @@ def kernel_distance(task: Task) -> Measurement:
     facts |= {"kid_subset_size": size, "kid_subsets": SUBSETS, "kid_seed": SEED}
     if size < 2:
         return _too_few(task, KID_MINIMUM, min(len(samples), len(reference)), facts)
-    values = kid(_of_samples(task, samples), _of_reference(task, reference))
+    values = kid_of_features(_of_samples(task, samples), _of_reference(task, reference))
     raw = values.values if np.isfinite(values.mean) else ()  # a record holds no NaN
     return Measurement.of(task.name, values.mean, UNIT, fingerprint=facts, raw=raw)
 
@@ -154,11 +154,11 @@ def class_score(task: Task) -> Measurement:
 def _of_samples(task: Task, samples: Images) -> Features:
     """The features of the samples, which no other cell has and no cache keeps."""
     subject = task.subject
-    return features(samples, task.extractor, device=subject.device, cache=subject.cache, keep=False)
+    return features_of_images(samples, task.extractor, device=subject.device, cache=subject.cache, keep=False)
 
 
 def _of_reference(task: Task, reference: Images) -> Features:
-    return features(reference, task.extractor, device=task.subject.device, cache=task.subject.cache)
+    return features_of_images(reference, task.extractor, device=task.subject.device, cache=task.subject.cache)
 
 
 def _cover_once(points: Features, centres: Features, device: str) -> Cover:
@@ -166,7 +166,7 @@ def _cover_once(points: Features, centres: Features, device: str) -> Cover:
     for a, b, found in _covers:
         if a is points and b is centres:
             return found
-    _covers.append((points, centres, cover(points, centres, device=device)))
+    _covers.append((points, centres, points_in_balls(points, centres, device=device)))
     return _covers[-1][2]
 
 

@@ -38,12 +38,12 @@ class Cover:
     coverage: float
 
 
-def cover(points: Features, centres: Features, *, device: str = "cpu") -> Cover:
+def points_in_balls(points: Features, centres: Features, *, device: str = "cpu") -> Cover:
     """Points [N, d] in the balls around centres [M, d], M above 5; NaN where a feature is not finite."""
     assert len(points) and len(centres) > max(PRECISION_NEIGHBOURS, DENSITY_NEIGHBOURS), (len(points), len(centres))
     if not (np.isfinite(points).all() and np.isfinite(centres).all()):
         return Cover(float("nan"), float("nan"), float("nan"))
-    near, wide = radii(centres, (PRECISION_NEIGHBOURS, DENSITY_NEIGHBOURS), device=device)
+    near, wide = nearest_radii(centres, (PRECISION_NEIGHBOURS, DENSITY_NEIGHBOURS), device=device)
     near, wide = near * (1 + ON_THE_SPHERE), wide * (1 - ON_THE_SPHERE)
     inside, balls = 0, 0
     held = torch.zeros(len(centres), dtype=torch.bool, device=device)
@@ -63,7 +63,7 @@ def cover(points: Features, centres: Features, *, device: str = "cpu") -> Cover:
     return Cover(inside / count, balls / (DENSITY_NEIGHBOURS * count), int(held.sum()) / len(centres))
 
 
-def radii(features: Features, neighbours: tuple[int, ...], *, device: str = "cpu") -> tuple[Tensor, ...]:
+def nearest_radii(features: Features, neighbours: tuple[int, ...], *, device: str = "cpu") -> tuple[Tensor, ...]:
     """The squared distance of each feature [N, d] to its k-th nearest other one, float64 [N], for each k."""
     most = max(neighbours) + 1  # the nearest of all is the feature itself
     assert len(features) >= most, (len(features), neighbours)

@@ -14,9 +14,9 @@ from torch import nn
 
 from zigma_bench.metrics.features import Extractor
 from zigma_bench.metrics.options import WeightsOptions
-from zigma_bench.metrics.state import State, read_state, unfit
+from zigma_bench.metrics.state import State, read_state, unfit_weights
 from zigma_bench.metrics.weights import weights_path
-from zigma_bench.metrics.wrapped import EMBEDDING, Wrapped, cropped
+from zigma_bench.metrics.wrapped import EMBEDDING, Wrapped, resize_and_crop
 from zigma_bench.pretrained.files import file_sha256
 
 PREFIX = "visual."
@@ -35,7 +35,7 @@ def clip(path: Path) -> Extractor:
         weights_sha256=sha256,
         resize=f"bicubic of Pillow, uint8, shorter side to {side}, middle {side}x{side}",
         build=functools.partial(_build, path),
-        prepare=functools.partial(cropped, size=side),
+        prepare=functools.partial(resize_and_crop, size=side),
     )
 
 
@@ -57,7 +57,7 @@ def _visual(path: Path) -> State:
     state = {name.removeprefix(PREFIX): v for name, v in read_state("clip", path).items() if name.startswith(PREFIX)}
     for name, axes in SHAPES.items():
         if name not in state or state[name].ndim != axes:
-            raise unfit("clip", path, f"{PREFIX}{name} {list(state[name].shape) if name in state else None}")
+            raise unfit_weights("clip", path, f"{PREFIX}{name} {list(state[name].shape) if name in state else None}")
     return state
 
 
@@ -72,5 +72,5 @@ def _build(path: Path) -> Wrapped:
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        raise unfit("clip", path, str(error)) from error
+        raise unfit_weights("clip", path, str(error)) from error
     return Wrapped(name, EMBEDDING, network, MEAN, STD)

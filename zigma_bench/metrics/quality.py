@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from zigma_bench.metrics.gaussian import distance, fitted
+from zigma_bench.metrics.gaussian import fit_gaussian, frechet_distance_of
 
 Matrix = npt.NDArray[np.float64]
 
@@ -33,15 +33,15 @@ class Kid:
         return float(np.std(self.values))
 
 
-def frechet(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
+def frechet_distance(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
     """The Frechet distance of the Gaussians of features a [N, d] and b [M, d]; NaN where a feature is not finite."""
     left, right = _features(a, b)
     if not (np.isfinite(left).all() and np.isfinite(right).all()):
         return float("nan")
-    return distance(fitted(left), fitted(right))
+    return frechet_distance_of(fit_gaussian(left), fit_gaussian(right))
 
 
-def kid(
+def kid_of_features(
     a: npt.ArrayLike, b: npt.ArrayLike, *, subset_size: int | None = None, subsets: int = SUBSETS, seed: int = SEED
 ) -> Kid:
     """The unbiased squared MMD of features a [N, d] and b [M, d] under (x.y / d + 1)^3, on random subsets.

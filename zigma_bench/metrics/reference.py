@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from zigma_bench.data.images import Images
-from zigma_bench.metrics.features import Extractor, content_key, features
-from zigma_bench.metrics.gaussian import Gaussian, fitted
+from zigma_bench.metrics.features import Extractor, content_key, features_of_images
+from zigma_bench.metrics.gaussian import Gaussian, fit_gaussian
 from zigma_bench.records.sealed import read_entry, write_entry
 
 
@@ -27,7 +27,7 @@ def reference_gaussian(
     if data is not None:
         with np.load(io.BytesIO(data), allow_pickle=False) as held:
             return Gaussian(held["mean"], held["root"], len(images))
-    found = fitted(features(images, extractor, device=device, cache=cache))
+    found = fit_gaussian(features_of_images(images, extractor, device=device, cache=cache))
     if folder is not None:
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, mean=found.mean, root=found.root)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from zigma_bench.errors import NotReady
-from zigma_bench.layers.tensors import faults_of, listed, not_finite
+from zigma_bench.layers.tensors import faults_of, list_faults, not_finite
 from zigma_bench.metrics.weights import PUBLISHED, Given, is_published
 
 State = dict[str, Tensor]
@@ -25,11 +25,11 @@ def read_state(given: Given, path: Path) -> State:
     try:
         state = _read(given, path)
     except Exception as error:  # a file of something else raises whatever its reader runs into
-        raise unfit(given, path, f"{type(error).__name__} {error}") from error
+        raise unfit_weights(given, path, f"{type(error).__name__} {error}") from error
     if not isinstance(state, dict):
-        raise unfit(given, path, type(state).__name__)
+        raise unfit_weights(given, path, type(state).__name__)
     if faults := faults_of(state, floating=False) or not_finite(state):
-        raise unfit(given, path, listed(faults))
+        raise unfit_weights(given, path, list_faults(faults))
     return state
 
 
@@ -48,7 +48,7 @@ def _read(given: Given, path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def unfit(given: Given, path: Path, got: str) -> NotReady:
+def unfit_weights(given: Given, path: Path, got: str) -> NotReady:
     """What is said of a file whose tensors are not the extractor's."""
     published = PUBLISHED[given]
     return NotReady(

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from zigma_bench.data.images import Images, Subset, digest, floats, labels_of
+from zigma_bench.data.images import Images, Subset, labels_of, pixels_digest, to_network_floats
 from zigma_bench.diffusion.convert import Network
-from zigma_bench.diffusion.guidance import under
+from zigma_bench.diffusion.guidance import with_condition
 from zigma_bench.diffusion.objective import prediction_loss
 from zigma_bench.errors import UsageError
 from zigma_bench.metrics.options import ValLossOptions
@@ -38,7 +38,7 @@ def val_loss(options: ValLossOptions, subject: Subject) -> Measurement:
         "times": list(TIMES),
         "noise_seed": NOISE_SEED,
         "n_images": len(images),
-        "images_sha256": digest(images),
+        "images_sha256": pixels_digest(images),
     }
     if not np.isfinite(losses).all():  # a record holds no NaN, so raw stays empty
         return Measurement.of(NAME, float("nan"), "1", fingerprint=facts)
@@ -53,12 +53,12 @@ def velocity_losses(
     with torch.no_grad():
         for start in range(0, len(images), batch):
             indices = range(start, min(start + batch, len(images)))
-            x1 = torch.from_numpy(floats(images.take(indices))).to(device)
+            x1 = torch.from_numpy(to_network_floats(images.take(indices))).to(device)
             noise = torch.from_numpy(np.stack([fixed_noise(i, x1.shape[1:]) for i in indices])).to(device)
             y = torch.from_numpy(labels_of(images, indices)).to(device) if labelled else None
             for column, time in enumerate(TIMES):
                 t = torch.full((len(indices),), time, device=device)
-                loss = prediction_loss(_checked(under(network, y)), x1, noise[:, column], t)
+                loss = prediction_loss(_checked(with_condition(network, y)), x1, noise[:, column], t)
                 found[indices.start : indices.stop, column] = loss.double().cpu().numpy()
     return found
 

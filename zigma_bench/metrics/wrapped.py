@@ -49,12 +49,12 @@ class Wrapped(FeatureExtractorBase):  # type: ignore[misc]
         raise NotImplementedError("this extractor is not compiled")
 
 
-def squeezed(pixels: Pixels, *, size: int) -> Pixels:
+def resize_square(pixels: Pixels, *, size: int) -> Pixels:
     """Images [n, 3, H, W] to [n, 3, size, size] by Pillow's bicubic, whatever their sides are to each other."""
     return _each(pixels, lambda image: pictures.resize(image, [size, size], InterpolationMode.BICUBIC))
 
 
-def cropped(pixels: Pixels, *, size: int) -> Pixels:
+def resize_and_crop(pixels: Pixels, *, size: int) -> Pixels:
     """Images [n, 3, H, W], the shorter side to `size` by Pillow's bicubic, and the middle [n, 3, size, size] of it."""
     return _each(
         pixels,

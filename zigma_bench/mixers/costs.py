@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from zigma_bench.errors import NotReady
 from zigma_bench.mixers.block import DEFAULTS, BlockOptions
-from zigma_bench.plugins.registry import Cost, added
+from zigma_bench.plugins.registry import Cost, add_costs
 from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.route import Route
 
@@ -44,7 +44,7 @@ def with_order(mixer: Cost, route: Route, *, width: int, grid: Grid) -> Cost:
     if route.learned is None:
         return mixer
     order: Cost = route.learned.cost(route.learned.make_options(route.learned.options), width=width, grid=grid)
-    return added([mixer, Cost.of({"order": order.parameters}, {"order": order.total_flops})])
+    return add_costs([mixer, Cost.of({"order": order.parameters}, {"order": order.total_flops})])
 
 
 def refuse_unused(mixer: str, block: BlockOptions, names: Sequence[str]) -> None:

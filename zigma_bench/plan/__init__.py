@@ -6,12 +6,22 @@ Nothing here imports torch or decodes an image, so a wrong suite fails before a 
 from zigma_bench.plan.cells import Cell, Match, Resolved, held_out_needed, too_few_held_out
 from zigma_bench.plan.data import fingerprint_after
 from zigma_bench.plan.make import make_plan
-from zigma_bench.plan.match import told
+from zigma_bench.plan.match import describe_matches
 from zigma_bench.plan.plan import Plan
 from zigma_bench.plan.resolve import cell_routes
 from zigma_bench.records.record import STAGES, Stage
 
 __all__ = [
-    "STAGES", "Cell", "Match", "Plan", "Resolved", "Stage", "cell_routes", "fingerprint_after", "held_out_needed",
-    "make_plan", "told", "too_few_held_out",
+    "STAGES",
+    "Cell",
+    "Match",
+    "Plan",
+    "Resolved",
+    "Stage",
+    "cell_routes",
+    "describe_matches",
+    "fingerprint_after",
+    "held_out_needed",
+    "make_plan",
+    "too_few_held_out",
 ]  # fmt: skip

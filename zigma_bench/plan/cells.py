@@ -75,16 +75,16 @@ class Match(Strict):
             return ""
         before = {name: f"{value} -> " for name, value in self.given.items()}
         words = [f"{name} {before.get(name, '')}{value}" for name, value in self.chosen.items()] or ["unchanged"]
-        far = "" if within(self.achieved, self.target) else ": this scan changes its size"
+        far = "" if sizes_match(self.achieved, self.target) else ": this scan changes its size"
         return f"{', '.join(words)} ({self.achieved / self.target - 1:+.1%}{far})"
 
 
-def within(size: int, target: int) -> bool:
+def sizes_match(size: int, target: int) -> bool:
     """Whether a size is within SIZE_TOLERANCE of the target."""
     return abs(size - target) <= SIZE_TOLERANCE * target
 
 
-class Given(Strict):
+class GivenCondition(Strict):
     """The condition y of the network.
 
     A class: a label from 0 to size - 1; if `droppable`, the label `size` is the null class. A text: its features
@@ -168,7 +168,7 @@ class Cell(Strict):
     metric_fingerprints: tuple[str, ...]
     size_match: Match | None = None
     timed_alone: bool = False  # a cell of an efficiency suite
-    condition: Given | None = None
+    condition: GivenCondition | None = None
     transforms: tuple[Transform, ...] = ()
     data_label: str | None = None
     latents: LatentSpace | None = None
@@ -259,7 +259,7 @@ class Cell(Strict):
 
     def identity(self, stage: Stage, *, card: str) -> str:
         """The sha256 of everything that can change a stage's record; `card` enters only that of efficiency."""
-        return digest(self._facts(stage, card))
+        return facts_digest(self._facts(stage, card))
 
     def _timed(self) -> Any:
         """The section `efficiency` without the lists, of which each cell has one value."""
@@ -371,6 +371,6 @@ def _chosen(kind: str, item: Resolved | None, *, exclude: tuple[str, ...] = ()) 
     return {"name": item.name, "owner": item.owner, "options": options}
 
 
-def digest(facts: Mapping[str, Any]) -> str:
+def facts_digest(facts: Mapping[str, Any]) -> str:
     """The sha256 of facts as JSON."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True, allow_nan=False).encode()).hexdigest()

@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from zigma_bench.errors import UsageError, ZigmaBenchError
-from zigma_bench.plan.cells import Resolved, TextFeatures, Transform, digest
+from zigma_bench.plan.cells import Resolved, TextFeatures, Transform, facts_digest
 from zigma_bench.plan.latents import latent_space
-from zigma_bench.plan.resolve import describe, entries, resolve, word
+from zigma_bench.plan.resolve import data_entries, describe_source, option_label, resolve_option
 from zigma_bench.plan.settings import NO_DATA
 from zigma_bench.plan.space import LatentSpace
 from zigma_bench.plan.text import condition_of, text_of
 from zigma_bench.plugins.discovery import Catalogue
 from zigma_bench.plugins.registry import DataFacts
-from zigma_bench.suite import Data, Source, Suite
+from zigma_bench.suite import Data, Suite, YamlSource
 
 Place = tuple[str | int, ...]
 
@@ -38,7 +38,7 @@ class DataSet:
     places: tuple[str, ...] = ()
 
 
-def data_sets(suite: Suite, catalogue: Catalogue, source: Source, *, smoke: bool) -> tuple[DataSet, ...]:
+def data_sets(suite: Suite, catalogue: Catalogue, source: YamlSource, *, smoke: bool) -> tuple[DataSet, ...]:
     """The data sets of a suite.
 
     Raises UsageError for two data sets with the same images; in a smoke run, equal toys are merged.
@@ -48,7 +48,7 @@ def data_sets(suite: Suite, catalogue: Catalogue, source: Source, *, smoke: bool
             raise _no_crop(source, "an efficiency suite has no images to crop", "leave it out")
         return (DataSet(None, (), NO_DATA),)
     found: dict[str, DataSet] = {}
-    for place, entry in entries(suite):
+    for place, entry in data_entries(suite):
         pixels = _resolved(entry, place, catalogue, source)
         if suite.train.random_crop is not None:
             _check_crop(suite.train.random_crop, entry, pixels.facts, source)
@@ -61,9 +61,9 @@ def data_sets(suite: Suite, catalogue: Catalogue, source: Source, *, smoke: bool
     return _labelled(tuple(found.values()), catalogue)
 
 
-def _resolved(entry: Data, place: Place, catalogue: Catalogue, source: Source) -> DataSet:
-    data = resolve(catalogue, "dataset", entry, source.where(*place))
-    facts = describe(catalogue, data, source.where(*place))
+def _resolved(entry: Data, place: Place, catalogue: Catalogue, source: YamlSource) -> DataSet:
+    data = resolve_option(catalogue, "dataset", entry, source.where(*place))
+    facts = describe_source(catalogue, data, source.where(*place))
     text: TextFeatures | None = None
     if entry.text is not None:
         text, missing = text_of(entry.text, facts, data.name, source.where(*place, "text"))
@@ -72,7 +72,7 @@ def _resolved(entry: Data, place: Place, catalogue: Catalogue, source: Source) -
     transforms = []
     for index, choice in enumerate(entry.transforms):
         where = source.where(*place, "transforms", index)
-        transforms.append(_transform(resolve(catalogue, "transform", choice, where), facts, catalogue, where))
+        transforms.append(_transform(resolve_option(catalogue, "transform", choice, where), facts, catalogue, where))
     facts = replace(facts, fingerprint=fingerprint_after(facts.fingerprint, transforms))
     places = catalogue.get("dataset", data.name).facts.places
     return DataSet(data, tuple(transforms), facts, text=text, places=places)
@@ -82,10 +82,10 @@ def fingerprint_after(images: str, transforms: Sequence[Transform]) -> str:
     """The fingerprint of images after transforms; without transforms, that of the images themselves."""
     if not transforms:
         return images
-    return digest({"images": images, "transforms": [item.model_dump(mode="json") for item in transforms]})
+    return facts_digest({"images": images, "transforms": [item.model_dump(mode="json") for item in transforms]})
 
 
-def _check_crop(short_side: int, entry: Data, facts: DataFacts, source: Source) -> None:
+def _check_crop(short_side: int, entry: Data, facts: DataFacts, source: YamlSource) -> None:
     """Raise UsageError if the training images of a data set can't be cropped at random."""
     name = entry.name
     if entry.latents is not None:
@@ -107,11 +107,11 @@ def _check_crop(short_side: int, entry: Data, facts: DataFacts, source: Source) 
         )  # fmt: skip
 
 
-def _no_crop(source: Source, what: str, do: str, **rest: Any) -> UsageError:
+def _no_crop(source: YamlSource, what: str, do: str, **rest: Any) -> UsageError:
     return UsageError(what, where=source.where("train", "random_crop"), do=do, **rest)
 
 
-def _encoded(data: DataSet, entry: Data, place: Place, suite: Suite, source: Source, smoke: bool) -> DataSet:
+def _encoded(data: DataSet, entry: Data, place: Place, suite: Suite, source: YamlSource, smoke: bool) -> DataSet:
     """The data set with latents, if the suite gives it an autoencoder; else unchanged."""
     recon = suite.reference.images == "reconstructions"
     if entry.latents is None and recon:
@@ -155,16 +155,18 @@ def _label(item: DataSet, sets: Sequence[DataSet], catalogue: Catalogue) -> str:
     data = item.data
     assert data is not None, "a suite that lists data sets has data"
     others = [other.data.options for other in sets if other.data is not None and other.data.name == data.name]
-    differing = {key: value for key, value in data.options.items() if len({word(other[key]) for other in others}) > 1}
+    differing = {
+        key: value for key, value in data.options.items() if len({option_label(other[key]) for other in others}) > 1
+    }
     parts = [_words(data.name, differing)]
     for transform in item.transforms:
         defaults = {option.name: option.default for option in catalogue.get("transform", transform.name).options}
         shown = {key: value for key, value in transform.options.items() if value != defaults[key]}
         parts.append(_words(transform.name, shown))
     if item.space is not None:
-        parts.append(f"latents of {word(item.space.given.autoencoder)}")
+        parts.append(f"latents of {option_label(item.space.given.autoencoder)}")
     return ", ".join(parts)
 
 
 def _words(name: str, options: Mapping[str, Any]) -> str:
-    return " ".join([name, *(f"{key}={word(value)}" for key, value in sorted(options.items()))])
+    return " ".join([name, *(f"{key}={option_label(value)}" for key, value in sorted(options.items()))])

@@ -30,10 +30,10 @@ from zigma_bench.suite import (
     Prediction,
     Sample,
     Solver,
-    Source,
     Train,
     Variance,
     Weighting,
+    YamlSource,
 )
 
 Interval = tuple[float, float]
@@ -112,7 +112,7 @@ def sampler_of(train: Train, sample: Sample) -> Sampler:
     return Sampler(solver, evaluations, interval)
 
 
-class Recipe(Protocol):
+class DiffusionRecipe(Protocol):
     """A suite, or another object with the sections `train` and `sample`."""
 
     @property
@@ -122,7 +122,7 @@ class Recipe(Protocol):
     def sample(self) -> Sample: ...
 
 
-def check_diffusion(recipe: Recipe, source: Source) -> None:
+def check_diffusion(recipe: DiffusionRecipe, source: YamlSource) -> None:
     """Raise UsageError, with the place in the file, for an invalid combination of keys."""
     for key, what, do in _faults(recipe.train, recipe.sample):
         raise UsageError(what, where=source.where(*key), do=do)

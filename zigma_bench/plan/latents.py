@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.plan.cells import digest
+from zigma_bench.plan.cells import facts_digest
 from zigma_bench.plan.space import TOY, LatentSpace
 from zigma_bench.plugins.registry import DataFacts, Missing
 from zigma_bench.pretrained.files import Pretrained, file_sha256
@@ -41,7 +41,7 @@ class Architecture:
 ASSUMED = Architecture(None, 4, 8, (SCALE,), (0.0,))
 
 
-def pretrained(latents: Latents) -> Pretrained:
+def autoencoder_files(latents: Latents) -> Pretrained:
     """The files of the autoencoder; UsageError for an invalid revision or subfolder."""
     return Pretrained("autoencoder", latents.autoencoder, latents.revision, latents.subfolder, (CONFIG, WEIGHTS))
 
@@ -58,14 +58,17 @@ def latent_space(
     if latents.autoencoder == TOY:
         if not smoke:
             raise UsageError("the toy autoencoder is only for smoke runs", where=where, do="name a trained one")
-        known, hashes = architecture(TOY_CONFIG, where), (f"{TOY} 1", digest(TOY_CONFIG))
+        known, hashes = latent_architecture(TOY_CONFIG, where), (f"{TOY} 1", facts_digest(TOY_CONFIG))
     else:
-        files = pretrained(latents)
+        files = autoencoder_files(latents)
         missing += files.missing()
         known, hashes = ASSUMED, ("", "")
         if not files.absent:
             config = read_config(files)
-            known, hashes = architecture(config, str(files.folder)), (_weights_sha256(files), _config_sha256(config))
+            known, hashes = (
+                latent_architecture(config, str(files.folder)),
+                (_weights_sha256(files), _config_sha256(config)),
+            )
     _check_fits(known, facts, where)
     space = LatentSpace(
         given=latents, weights_sha256=hashes[0], config_sha256=hashes[1], latent_channels=known.latent_channels,
@@ -73,7 +76,7 @@ def latent_space(
         height=facts.height, width=facts.width, mirrored=mirrored, frames=facts.frames,
     )  # fmt: skip
     channels, height, width = space.shape
-    fingerprint = digest({"latents": space.facts})
+    fingerprint = facts_digest({"latents": space.facts})
     return space, replace(
         facts,
         channels=channels,
@@ -89,12 +92,12 @@ def space_of_latents(latents: Latents, *, channels: int, height: int, width: int
 
     Raises NotReady if the autoencoder is missing, or its latents have another number of channels.
     """
-    files = pretrained(latents)
+    files = autoencoder_files(latents)
     files.fetch()
     if missing := files.missing() + (() if importlib.util.find_spec("diffusers") else (INSTALL,)):
         raise NotReady("; ".join(f"{item.what}: {item.do}" for item in missing), where=where)
     config = read_config(files)
-    known = architecture(config, str(files.folder))
+    known = latent_architecture(config, str(files.folder))
     if known.latent_channels != channels:
         raise NotReady(
             "the autoencoder's latents don't fit the model", where=where, expected=f"{channels} channels",
@@ -124,7 +127,7 @@ def read_config(files: Pretrained) -> dict[str, Any]:
     return dict(config)
 
 
-def architecture(config: dict[str, Any], where: str) -> Architecture:
+def latent_architecture(config: dict[str, Any], where: str) -> Architecture:
     """The latents of a configuration; scale and shift include the mean and deviation per channel, if it has them."""
     try:
         blocks = config.get("block_out_channels", (64,))
@@ -161,4 +164,4 @@ def _weights_sha256(files: Pretrained) -> str:
 
 def _config_sha256(config: dict[str, Any]) -> str:
     """The sha256 of the keys that define the network; keys with an underscore (names and versions) are left out."""
-    return digest({key: value for key, value in config.items() if not key.startswith("_")})
+    return facts_digest({key: value for key, value in config.items() if not key.startswith("_")})

@@ -9,13 +9,13 @@ from typing import Any
 
 from zigma_bench.errors import NotReady, UsageError, ZigmaBenchError
 from zigma_bench.ops.backends import check_backend_name
-from zigma_bench.plan.cells import Cell, Given, Resolved, held_out_needed, too_few_held_out
+from zigma_bench.plan.cells import Cell, GivenCondition, Resolved, held_out_needed, too_few_held_out
 from zigma_bench.plan.data import DataSet, data_sets
 from zigma_bench.plan.diffusion import check_diffusion
-from zigma_bench.plan.match import Solved, match_sizes, noted
+from zigma_bench.plan.match import Solved, match_sizes, with_match
 from zigma_bench.plan.metrics import check_metrics, metric_fingerprint, missing_metrics, refuse_doubles, require_beside
 from zigma_bench.plan.plan import Plan
-from zigma_bench.plan.resolve import cell_routes, resolve, smoke_suite, with_options
+from zigma_bench.plan.resolve import cell_routes, resolve_option, smoke_suite, with_options
 from zigma_bench.plan.rows import anchors_of, find_baseline, label_all
 from zigma_bench.plan.settings import settings_of
 from zigma_bench.plugins.discovery import Catalogue
@@ -23,12 +23,12 @@ from zigma_bench.plugins.registry import Cost, DataFacts, Spec
 from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import MOST_LAYERS
 from zigma_bench.scans.route import Route
-from zigma_bench.suite import Choice, Comparison, Source, Suite
+from zigma_bench.suite import Choice, Comparison, Suite, YamlSource
 
 MAX_CELLS = 10_000
 
 
-def make_plan(suite: Suite, source: Source, catalogue: Catalogue, *, smoke: bool = False) -> Plan:
+def make_plan(suite: Suite, source: YamlSource, catalogue: Catalogue, *, smoke: bool = False) -> Plan:
     """Resolve a suite; the first fault is raised with its place in the file."""
     _check_backends(suite, source)
     check_diffusion(suite, source)
@@ -36,7 +36,8 @@ def make_plan(suite: Suite, source: Source, catalogue: Catalogue, *, smoke: bool
         suite = smoke_suite(suite, catalogue, source)
     sets = data_sets(suite, catalogue, source, smoke=smoke)
     metrics = tuple(
-        resolve(catalogue, "metric", metric, source.where("quality", i)) for i, metric in enumerate(suite.quality)
+        resolve_option(catalogue, "metric", metric, source.where("quality", i))
+        for i, metric in enumerate(suite.quality)
     )
     refuse_doubles([metric.name for metric in metrics], source)
     require_beside([metric.name for metric in metrics], catalogue, source)
@@ -63,7 +64,7 @@ def _cells_on(
     data: DataSet,
     suite: Suite,
     metrics: tuple[Resolved, ...],
-    source: Source,
+    source: YamlSource,
     catalogue: Catalogue,
     smoke: bool,
 ) -> tuple[list[Cell], Cell]:
@@ -88,7 +89,7 @@ def _cells_on(
     return [*cells, *(anchors_of(baseline) if metrics else ())], baseline
 
 
-def _check_number(suite: Suite, source: Source) -> None:
+def _check_number(suite: Suite, source: YamlSource) -> None:
     """Raise UsageError for a suite with more than MAX_CELLS cells, since planning each of them takes time."""
     timed = suite.efficiency
     settings = [len(values or "_") for values in ((timed.tokens, timed.batch, timed.backends) if timed else ())]
@@ -100,7 +101,7 @@ def _check_number(suite: Suite, source: Source) -> None:
         )
 
 
-def _check_backends(suite: Suite, source: Source) -> None:
+def _check_backends(suite: Suite, source: YamlSource) -> None:
     check_backend_name(suite.backend, where=source.where("backend"))
     for index, name in enumerate((suite.efficiency and suite.efficiency.backends) or ()):
         check_backend_name(name, where=source.where("efficiency", "backends", index))
@@ -112,7 +113,7 @@ def _matched(
     baseline: Cell,
     entry: Callable[[int, Comparison], list[Cell]],
     facts: DataFacts,
-    source: Source,
+    source: YamlSource,
     catalogue: Catalogue,
 ) -> list[Cell]:
     """The cells with matched sizes, in the same order."""
@@ -135,7 +136,7 @@ def _matched(
     _refuse_duplicates([cell for cell, _ in found], source)
     labelled = label_all([cell for cell, _ in found], catalogue, suite.train)
     same = next(cell for cell in labelled if cell.identity("train", card="") == baseline.identity("train", card=""))
-    return [noted(cell, same, suite.size_match, found[i][1]) for i, cell in enumerate(labelled)]
+    return [with_match(cell, same, suite.size_match, found[i][1]) for i, cell in enumerate(labelled)]
 
 
 def _cells(
@@ -144,13 +145,13 @@ def _cells(
     index: int,
     data: DataSet,
     metrics: tuple[Resolved, ...],
-    source: Source,
+    source: YamlSource,
     catalogue: Catalogue,
     smoke: bool,
 ) -> list[Cell]:
     """All cells of one entry of `compare`: its scans x the suite's seeds."""
     where = source.where("compare", index, "backbone")
-    backbone = resolve(catalogue, "backbone", comparison.backbone, where)
+    backbone = resolve_option(catalogue, "backbone", comparison.backbone, where)
     spec = catalogue.get("backbone", backbone.name)
     backbone = _filled(spec, backbone, data.facts)
     condition = _condition(spec, backbone, suite, data, source)
@@ -215,13 +216,13 @@ def _filled(spec: Spec, backbone: Resolved, facts: DataFacts) -> Resolved:
 
 
 def _scans_of(
-    spec: Spec, comparison: Comparison, index: int, source: Source, catalogue: Catalogue
+    spec: Spec, comparison: Comparison, index: int, source: YamlSource, catalogue: Catalogue
 ) -> Iterable[tuple[Resolved | None, str]]:
     """The scans of one entry with their places in the file; an order-free backbone has none, whatever is listed."""
     where = source.where("compare", index)
     choices = comparison.scans
     for position, choice in enumerate(choices or ()):
-        resolve(catalogue, "scan", choice, source.where("compare", index, "scans", position))
+        resolve_option(catalogue, "scan", choice, source.where("compare", index, "scans", position))
     if spec.facts.order == "free":
         yield None, where
     elif choices is None:
@@ -229,11 +230,11 @@ def _scans_of(
             raise UsageError(
                 f"backbone {spec.name!r} has no default scan, and the suite names none", where=where, do="add scans"
             )
-        yield resolve(catalogue, "scan", Choice(name=spec.facts.default_scan), where), where
+        yield resolve_option(catalogue, "scan", Choice(name=spec.facts.default_scan), where), where
     else:
         for position, choice in enumerate(choices):
             place = source.where("compare", index, "scans", position)
-            yield resolve(catalogue, "scan", choice, place), place
+            yield resolve_option(catalogue, "scan", choice, place), place
 
 
 def _price(
@@ -252,7 +253,9 @@ def _price(
     return grid, orders, spec.facts.cost(options, grid=grid, channels=facts.channels, routes=orders)
 
 
-def _condition(spec: Spec, backbone: Resolved, suite: Suite, data: DataSet, source: Source) -> Given | None:
+def _condition(
+    spec: Spec, backbone: Resolved, suite: Suite, data: DataSet, source: YamlSource
+) -> GivenCondition | None:
     """The condition of the network; UsageError if the suite guides or drops a condition that the network can't drop."""
     wanted = spec.facts.condition(spec.make_options(backbone.options))
     uses = {
@@ -273,9 +276,9 @@ def _condition(spec: Spec, backbone: Resolved, suite: Suite, data: DataSet, sour
     if wanted is None:
         return None
     if wanted.kind == "class":
-        return Given(kind="class", size=wanted.size, droppable=wanted.droppable)
+        return GivenCondition(kind="class", size=wanted.size, droppable=wanted.droppable)
     masked = data.text is not None and data.text.mask
-    return Given(kind="text", size=wanted.size, droppable=True, tokens=wanted.tokens, masked=masked)
+    return GivenCondition(kind="text", size=wanted.size, droppable=True, tokens=wanted.tokens, masked=masked)
 
 
 def _check_condition(spec: Spec, options: Any, facts: DataFacts) -> None:
@@ -312,7 +315,7 @@ def _budget(suite: Suite, cost: Cost) -> tuple[int | None, float | None]:
     return budget.images, budget.seconds
 
 
-def _check_held_out(suite: Suite, facts: DataFacts, source: Source) -> None:
+def _check_held_out(suite: Suite, facts: DataFacts, source: YamlSource) -> None:
     """Raise NotReady for too few held-out images for the floor and the reference, if their number is known."""
     needed = held_out_needed(suite.sample, suite.reference)
     if suite.quality and facts.held_out is not None and facts.held_out < needed:
@@ -323,7 +326,7 @@ def _without_duplicates(cells: Sequence[Cell]) -> list[Cell]:
     return list({cell.identity("train", card=""): cell for cell in cells}.values())
 
 
-def _refuse_duplicates(cells: Sequence[Cell], source: Source) -> None:
+def _refuse_duplicates(cells: Sequence[Cell], source: YamlSource) -> None:
     seen: set[str] = set()
     for cell in cells:
         key = cell.identity("train", card="")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.plan.cells import Cell, Match, Resolved, within
+from zigma_bench.plan.cells import Cell, Match, Resolved, sizes_match
 from zigma_bench.plugins.registry import Cost, Spec
 from zigma_bench.suite import SizeMatch
 
@@ -36,7 +36,7 @@ class Candidate:
 # Search
 
 
-def around(size: Callable[[int], int | None], target: int, *, start: int, step: int, most: int) -> list[int]:
+def multiples_around(size: Callable[[int], int | None], target: int, *, start: int, step: int, most: int) -> list[int]:
     """The valid multiples of `step` just below and above a target size, by bisection; sizes grow with the value."""
 
     def first_valid(k: int) -> int | None:
@@ -57,7 +57,7 @@ def around(size: Callable[[int], int | None], target: int, *, start: int, step: 
     return [k * step for k in (low, high) if k and size(k * step) is not None]
 
 
-def candidates(start: Mapping[str, int], size: Size, target: int) -> Iterator[Candidate]:
+def size_candidates(start: Mapping[str, int], size: Size, target: int) -> Iterator[Candidate]:
     """The shapes to try, in order: the values in `start`, then each option alone, from round to less round values.
 
     If the width may be solved too, the depth stays between half and twice its start, and pairs of both come last.
@@ -69,10 +69,10 @@ def candidates(start: Mapping[str, int], size: Size, target: int) -> Iterator[Ca
         tried = _along(name, value, {}, size, target)
         yield from (found for found in tried if free or value <= 2 * found.values[name] <= 4 * value)
     if len(start) > 1:
-        yield from pairs(start, size, target)
+        yield from width_depth_pairs(start, size, target)
 
 
-def pairs(start: Mapping[str, int], size: Size, target: int) -> Iterator[Candidate]:
+def width_depth_pairs(start: Mapping[str, int], size: Size, target: int) -> Iterator[Candidate]:
     """The widths solved at each depth, from the start depth outwards to half and to twice of it."""
     if (found := size({})) is not None:
         yield Candidate({}, found)
@@ -87,7 +87,7 @@ def _along(name: str, start: int, fixed: dict[str, int], size: Size, target: int
         return size({**fixed, name: value})
 
     for step in STEPS[name]:
-        values = around(one, target, start=start, step=step, most=MOST[name])
+        values = multiples_around(one, target, start=start, step=step, most=MOST[name])
         sizes = [Candidate({**fixed, name: value}, one(value) or 0) for value in values]
         yield from sorted(sizes, key=lambda found: abs(found.size - target))
 
@@ -138,8 +138,8 @@ def _solve(cell: Cell, baseline: Cell, wanted: SizeMatch, price: Price, spec: Sp
     target, nearest = size_of(baseline, wanted.by), None
     for channels in HEADS if cell.backbone.options.get("heads", 0) is None else HEADS[:1]:
         size = _sizer(cell, wanted.by, price, spec, channels)
-        for found in (pairs if wanted.solve == "both" else candidates)(start, size, target):
-            if within(found.size, target):
+        for found in (width_depth_pairs if wanted.solve == "both" else size_candidates)(start, size, target):
+            if sizes_match(found.size, target):
                 shape = {**cell.backbone.options, **found.values}
                 heads = {} if channels is None else {"heads": shape["width"] // channels}
                 return Solved({name: start[name] for name in found.values}, {**found.values, **heads})
@@ -212,7 +212,7 @@ def size_of(cell: Cell, by: str) -> int:
     return cell.parameters if by == "parameters" else sum(cell.forward_flops.values())
 
 
-def noted(cell: Cell, baseline: Cell, wanted: SizeMatch, solved: Solved) -> Cell:
+def with_match(cell: Cell, baseline: Cell, wanted: SizeMatch, solved: Solved) -> Cell:
     """The cell with its `size_match`, which enters its records but not its identity."""
     assert wanted.by != "none"
     match = Match(
@@ -222,7 +222,7 @@ def noted(cell: Cell, baseline: Cell, wanted: SizeMatch, solved: Solved) -> Cell
     return cell.model_copy(update={"size_match": match})
 
 
-def told(matches: Mapping[str, Match]) -> list[str]:
+def describe_matches(matches: Mapping[str, Match]) -> list[str]:
     """One line on matched rows, by label: the reference size, and how each other row was changed; none without any."""
     if not matches:
         return []

@@ -8,10 +8,10 @@ from zigma_bench.errors import UsageError
 from zigma_bench.plan.cells import Resolved
 from zigma_bench.plugins.discovery import Catalogue
 from zigma_bench.plugins.registry import DataFacts, Missing
-from zigma_bench.suite import Source, Suite
+from zigma_bench.suite import Suite, YamlSource
 
 
-def refuse_doubles(names: Sequence[str], source: Source) -> None:
+def refuse_doubles(names: Sequence[str], source: YamlSource) -> None:
     """Raise UsageError for a metric that is listed twice."""
     for index, name in enumerate(names):
         if name in names[:index]:
@@ -20,7 +20,7 @@ def refuse_doubles(names: Sequence[str], source: Source) -> None:
             )
 
 
-def require_beside(names: Sequence[str], catalogue: Catalogue, source: Source) -> None:
+def require_beside(names: Sequence[str], catalogue: Catalogue, source: YamlSource) -> None:
     """Raise UsageError for a metric without the metrics that must accompany it, as fid without kid."""
     for index, name in enumerate(names):
         for other in catalogue.get("metric", name).facts.beside:
@@ -37,7 +37,7 @@ def metric_fingerprint(catalogue: Catalogue, metric: Resolved) -> str:
     return str(spec.facts.fingerprint(spec.make_options(metric.options)))
 
 
-def check_metrics(catalogue: Catalogue, metrics: Sequence[Resolved], facts: DataFacts, source: Source) -> None:
+def check_metrics(catalogue: Catalogue, metrics: Sequence[Resolved], facts: DataFacts, source: YamlSource) -> None:
     """Raise UsageError for a metric of images on clips, or of clips on images."""
     frames = facts.frames if facts.frames > 1 else None
     for index, metric in enumerate(metrics):

@@ -16,9 +16,20 @@ from zigma_bench.plugins.discovery import BUILTIN, Catalogue
 from zigma_bench.plugins.registry import DataFacts, Spec
 from zigma_bench.pretrained import text_encoders as encoders
 from zigma_bench.scans.grid import Grid
-from zigma_bench.scans.layers import fresh_routes, routes
+from zigma_bench.scans.layers import fresh_routes, layer_routes
 from zigma_bench.scans.route import BrokenScan, Route
-from zigma_bench.suite import Budget, Choice, Data, Efficiency, Latents, OwnRecipe, Reference, SizeMatch, Source, Suite
+from zigma_bench.suite import (
+    Budget,
+    Choice,
+    Data,
+    Efficiency,
+    Latents,
+    OwnRecipe,
+    Reference,
+    SizeMatch,
+    Suite,
+    YamlSource,
+)
 
 TOY_TOKENS = 8  # tokens of a text in a smoke run
 TOY_CROP = 10  # pixels of the short side, from which 8 x 8 are cropped
@@ -27,7 +38,7 @@ LONGEST_WORD = 40  # characters of an option's value in a label
 DIGITS = 12  # digits of a digest in an error
 
 
-def smoke_suite(suite: Suite, catalogue: Catalogue, source: Source) -> Suite:
+def smoke_suite(suite: Suite, catalogue: Catalogue, source: YamlSource) -> Suite:
     """The same comparison at toy scale on the embedded data: every stage runs, but no figure means anything.
 
     It runs on any device: `compile` and `graph`, which need a card, are off.
@@ -35,7 +46,9 @@ def smoke_suite(suite: Suite, catalogue: Catalogue, source: Source) -> Suite:
     compare = []
     for index, item in enumerate(suite.compare):
         spec = catalogue.get("backbone", item.backbone.name, where=source.where("compare", index, "backbone"))
-        resolve(catalogue, "backbone", item.backbone, source.where("compare", index, "backbone"))  # find typos here too
+        resolve_option(
+            catalogue, "backbone", item.backbone, source.where("compare", index, "backbone")
+        )  # find typos here too
         options = _expand_size(spec, item.backbone.options, source.where("compare", index, "backbone"))
         if options.get("condition") == "class":
             options = {**options, "classes": 10}  # those of the embedded data
@@ -54,7 +67,7 @@ def smoke_suite(suite: Suite, catalogue: Catalogue, source: Source) -> Suite:
         train = train.model_copy(update={"random_crop": TOY_CROP})
     return suite.model_copy(
         update={
-            "data": None if suite.timed_alone else toys(suite, catalogue, source),
+            "data": None if suite.timed_alone else toy_data(suite, catalogue, source),
             "compare": tuple(compare),
             "baseline": None,
             "seeds": suite.seeds[:1],
@@ -84,7 +97,7 @@ def _toy_efficiency(timed: Efficiency) -> Efficiency:
     return timed.model_copy(update={"repeats": 3, "rounds": 1, "tokens": (64,), "batch": (2,)})
 
 
-def entries(suite: Suite) -> list[tuple[tuple[str | int, ...], Data]]:
+def data_entries(suite: Suite) -> list[tuple[tuple[str | int, ...], Data]]:
     """The data sets of a suite, each with its place in the file; an efficiency suite has none."""
     if suite.data is None:
         return []
@@ -93,19 +106,19 @@ def entries(suite: Suite) -> list[tuple[tuple[str | int, ...], Data]]:
     return [(("data", index), entry) for index, entry in enumerate(suite.data)]
 
 
-def toys(suite: Suite, catalogue: Catalogue, source: Source) -> tuple[Data, ...]:
+def toy_data(suite: Suite, catalogue: Catalogue, source: YamlSource) -> tuple[Data, ...]:
     """The toy versions of a suite's data sets and transforms, which need no files: the digits or another toy."""
-    return tuple(_toy(entry, place, catalogue, source) for place, entry in entries(suite))
+    return tuple(_toy(entry, place, catalogue, source) for place, entry in data_entries(suite))
 
 
-def _toy(entry: Data, place: tuple[str | int, ...], catalogue: Catalogue, source: Source) -> Data:
+def _toy(entry: Data, place: tuple[str | int, ...], catalogue: Catalogue, source: YamlSource) -> Data:
     where = source.where(*place)
     facts = catalogue.get("dataset", entry.name, where=where).facts
-    resolve(catalogue, "dataset", entry, where)  # find typos here too
+    resolve_option(catalogue, "dataset", entry, where)  # find typos here too
     transforms = []
     for index, choice in enumerate(entry.transforms):
         where = source.where(*place, "transforms", index)
-        resolve(catalogue, "transform", choice, where)
+        resolve_option(catalogue, "transform", choice, where)
         toy = catalogue.get("transform", choice.name).facts.smoke
         transforms.append({"name": choice.name, **choice.options, **toy})
     base: dict[str, Any]
@@ -127,7 +140,7 @@ def _toy_latents(latents: Latents) -> dict[str, Any]:
     return {"autoencoder": TOY, "batch": 128, **options}
 
 
-def resolve(catalogue: Catalogue, kind: str, choice: Choice, where: str) -> Resolved:
+def resolve_option(catalogue: Catalogue, kind: str, choice: Choice, where: str) -> Resolved:
     """A registered object of a `kind` with all of its options checked; `where` is its place in the suite."""
     spec = catalogue.get(kind, choice.name, where=where)
     written = _expand_size(spec, choice.options, where) if kind == "backbone" else choice.options
@@ -151,7 +164,7 @@ def _mixer(catalogue: Catalogue, value: Any, where: str) -> dict[str, Any]:
         raise UsageError(
             "not a mixer", where=where, expected="a name, or a mapping with a name and its options", got=value
         ) from None
-    return resolve(catalogue, "mixer", choice, where).model_dump()
+    return resolve_option(catalogue, "mixer", choice, where).model_dump()
 
 
 def _expand_size(spec: Spec, options: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -176,7 +189,7 @@ def _expand_size(spec: Spec, options: Mapping[str, Any], where: str) -> dict[str
     return {**named, **options}
 
 
-def describe(catalogue: Catalogue, data: Resolved, where: str) -> DataFacts:
+def describe_source(catalogue: Catalogue, data: Resolved, where: str) -> DataFacts:
     """The facts of a data set before its transforms."""
     spec = catalogue.get("dataset", data.name)
     try:
@@ -185,11 +198,11 @@ def describe(catalogue: Catalogue, data: Resolved, where: str) -> DataFacts:
         raise error.at(where) from None
 
 
-def word(value: Any) -> str:
+def option_label(value: Any) -> str:
     """An option's value in a label: a mixer as its name and options, a long value as its start and a hash."""
     if isinstance(value, dict):
         known = {key: item for key, item in sorted(value["options"].items()) if item is not None}
-        options = " ".join(f"{key}={word(item)}" for key, item in known.items())
+        options = " ".join(f"{key}={option_label(item)}" for key, item in known.items())
         return f"{value['name']}({options})" if options else str(value["name"])
     text = str(value)
     if len(text) <= LONGEST_WORD:
@@ -219,7 +232,7 @@ def cell_routes(
             got=f"{depth} layers of {grid.tokens:,} tokens", do="use a larger patch, a smaller image or fewer layers",
         )  # fmt: skip
     spec = catalogue.get("scan", scan.name)
-    found = routes(spec, grid=grid, depth=depth, seed=seed, options=scan.options)
+    found = layer_routes(spec, grid=grid, depth=depth, seed=seed, options=scan.options)
     digests = [route.digest for route in found]
     if planned is not None:
         _check_same(spec, list(planned), digests, "returns an order that differs from the planned one")

@@ -7,10 +7,10 @@ from typing import Any
 
 from zigma_bench.errors import UsageError
 from zigma_bench.plan.cells import Cell, Resolved
-from zigma_bench.plan.resolve import word
+from zigma_bench.plan.resolve import option_label
 from zigma_bench.plugins.discovery import Catalogue
 from zigma_bench.plugins.registry import Spec
-from zigma_bench.suite import Source, Suite, Train, own_keys
+from zigma_bench.suite import Suite, Train, YamlSource, own_keys
 
 
 def label_all(cells: Sequence[Cell], catalogue: Catalogue, recipe: Train) -> list[Cell]:
@@ -23,14 +23,14 @@ def label_all(cells: Sequence[Cell], catalogue: Catalogue, recipe: Train) -> lis
     for cell in cells:
         assert cell.backbone is not None
         for key, value in cell.backbone.options.items():
-            values.setdefault((cell.backbone.name, key), set()).add(word(value))
+            values.setdefault((cell.backbone.name, key), set()).add(option_label(value))
     labelled = []
     for cell in cells:
         assert cell.backbone is not None
         name, options = cell.backbone.name, cell.backbone.options
         shown = (key for key in sorted(options) if len(values[name, key]) > 1 or _another_mixer(key, options[key]))
-        words = [name, *(f"{key}={word(options[key])}" for key in shown)]
-        words += [f"{key}={word(value)}" for key, value in own_keys(cell.train, recipe).items()]
+        words = [name, *(f"{key}={option_label(options[key])}" for key in shown)]
+        words += [f"{key}={option_label(value)}" for key, value in own_keys(cell.train, recipe).items()]
         scan = None if cell.scan is None else scan_label(catalogue.get("scan", cell.scan.name), cell.scan)
         labelled.append(cell.model_copy(update={"backbone_label": " ".join(words), "scan_label": scan}))
     return labelled
@@ -40,7 +40,7 @@ def scan_label(spec: Spec, scan: Resolved) -> str:
     """`zigzag paths=8`: integer options always, other options only if they differ from their default."""
     defaults = {option.name: option.default for option in spec.options}
     shown = (key for key, value in sorted(scan.options.items()) if type(value) is int or value != defaults[key])
-    return " ".join([scan.name, *(f"{key}={word(scan.options[key])}" for key in shown)])
+    return " ".join([scan.name, *(f"{key}={option_label(scan.options[key])}" for key in shown)])
 
 
 def _another_mixer(key: str, value: Any) -> bool:
@@ -48,7 +48,7 @@ def _another_mixer(key: str, value: Any) -> bool:
     return key == "mixer" and isinstance(value, dict) and value["name"] != "mamba"
 
 
-def find_baseline(suite: Suite, cells: Sequence[Cell], source: Source) -> Cell:
+def find_baseline(suite: Suite, cells: Sequence[Cell], source: YamlSource) -> Cell:
     """The first cell of the baseline's row, or the first cell if the suite names no baseline."""
     if suite.baseline is None:
         return cells[0]

@@ -21,7 +21,7 @@ def text_of(text: TextEncoder, facts: DataFacts, name: str, where: str) -> tuple
             do="name their column with its option caption, or leave text out",
         )  # fmt: skip
     try:
-        encoder = encoders.describe(text.encoder, text.revision, text.cache)
+        encoder = encoders.describe_encoder(text.encoder, text.revision, text.cache)
     except ZigmaBenchError as error:
         raise error.at(where) from None
     if encoder.limit is not None and text.tokens > encoder.limit:
@@ -39,7 +39,7 @@ def text_of(text: TextEncoder, facts: DataFacts, name: str, where: str) -> tuple
         mask=text.mask,
         cache=text.cache,
     )
-    if (cached := encoders.kept(features.folder)) is None:
+    if (cached := encoders.cached_features(features.folder)) is None:
         return features, encoder.missing
     return features.model_copy(update={"width": int(cached["fields"]["features"]["shape"][1])}), ()
 

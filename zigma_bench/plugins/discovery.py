@@ -25,14 +25,14 @@ from zigma_bench.errors import BrokenPlugin, NotReady, UnknownName, UsageError, 
 from zigma_bench.escaping import visible
 from zigma_bench.plugins import hookspecs
 from zigma_bench.plugins.files import plugin_files
-from zigma_bench.plugins.places import place_of
+from zigma_bench.plugins.places import code_place_of
 from zigma_bench.plugins.registry import (
     Option,
     Registry,
     ReportFormatFacts,
     Spec,
     format_spec,
-    guarded,
+    guard_spec,
     load_target,
     merge_spec,
     module_spec,
@@ -40,7 +40,7 @@ from zigma_bench.plugins.registry import (
     target_spec,
     with_counted_cost,
 )
-from zigma_bench.system.interrupts import Escaped, contained, words_of
+from zigma_bench.system.interrupts import Escaped, contain_plugin, words_of
 
 BUILTIN = "zigma-bench"
 BUILTIN_MODULES = tuple(
@@ -149,7 +149,7 @@ def _load(found: Catalogue) -> None:
 
 def place_in_plugins(error: BaseException) -> str | None:
     """`FILE:LINE` of the plugin's code that an error came from; None where no plugin had a part in it."""
-    return place_of(error, _plugin_files())
+    return code_place_of(error, _plugin_files())
 
 
 def broken_plugin(error: BaseException) -> BrokenPlugin | None:
@@ -157,7 +157,7 @@ def broken_plugin(error: BaseException) -> BrokenPlugin | None:
 
     Of SystemExit only its own frames count, for an ordinary end of the program may follow an error of a plugin.
     """
-    place = place_of(error, _plugin_files(), alone=isinstance(error, SystemExit))
+    place = code_place_of(error, _plugin_files(), alone=isinstance(error, SystemExit))
     if place is None:
         return None
     return BrokenPlugin(f"a plugin failed with {words_of(error)}", where=place, do="mend the plugin")
@@ -218,7 +218,7 @@ def _add(found: Catalogue, name: str, owner: str, load: Callable[[], Any]) -> No
     """Load one plugin and take what it registers, all or nothing."""
     plugin: Any = None
     try:
-        with contained():
+        with contain_plugin():
             plugin = load()
             specs = specs_of(plugin, name, owner)
         for spec in specs:
@@ -236,7 +236,7 @@ def _add(found: Catalogue, name: str, owner: str, load: Callable[[], Any]) -> No
 
 def _reason(error: BaseException, plugin: Any) -> str:
     """Where the plugin failed, with what, and how to mend it, in a line."""
-    place = place_of(error) or getattr(plugin, "__file__", None)
+    place = code_place_of(error) or getattr(plugin, "__file__", None)
     if isinstance(error, ZigmaBenchError):
         error.do = error.do or "mend the plugin"
         return str(error.at(place) if place else error)
@@ -268,7 +268,7 @@ def specs_of(plugin: Any, name: str, owner: str) -> list[Spec]:
             for option in spec.options:
                 _check_default(spec, option)
             spec = with_counted_cost(spec)
-            spec = spec if owner == BUILTIN else guarded(spec)
+            spec = spec if owner == BUILTIN else guard_spec(spec)
             for added in (spec, *_registered_together(spec)):
                 if any((other.kind, other.name) == (added.kind, added.name) for other in specs):
                     raise UsageError(f"{owner} registers the {added.kind} {added.name!r} twice", do="keep one of them")

@@ -36,7 +36,7 @@ def write_plugin(name: str, kind: str, parent: Path) -> Path:
         parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".new-plugin-", dir=parent))
         try:
-            _write(temporary, words(name), kind)
+            _write(temporary, placeholders(name), kind)
             temporary.chmod(0o755)  # mkdtemp's folders are for their owner alone
             os.rename(temporary, folder)  # fails where another made the folder meanwhile
         finally:
@@ -46,7 +46,7 @@ def write_plugin(name: str, kind: str, parent: Path) -> Path:
     return folder
 
 
-def words(name: str) -> dict[str, str]:
+def placeholders(name: str) -> dict[str, str]:
     """What stands for the placeholders of the templates."""
     package = "zigma_bench_" + re.sub(r"[._-]+", "_", name).lower()
     return {"name": name, "package": package, "dist": f"zigma-bench-{name}", "version": __version__}

@@ -12,7 +12,7 @@ PYTHON = Path(os.__file__).resolve().parent
 INSTALLED = ("site-packages", "dist-packages")  # lies inside PYTHON, and is not Python's own
 
 
-def place_of(error: BaseException, within: Collection[str] | None = None, *, alone: bool = False) -> str | None:
+def code_place_of(error: BaseException, within: Collection[str] | None = None, *, alone: bool = False) -> str | None:
     """`FILE:LINE` of the deepest frame of a plugin that an exception went through, or None where there is none.
 
     What the framework raised about a plugin's exception is looked through to that exception, unless it stands `alone`.

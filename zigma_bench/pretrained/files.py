@@ -64,7 +64,7 @@ class Pretrained:
         if self.revision is None:
             hint = ", or set revision to a commit of the model on the Hub" if NAME.fullmatch(self.name) else ""
             return f"put {' and '.join(self.files)} into {self.folder.absolute()}{hint}"
-        how = "unset HF_HUB_OFFLINE and run again" if offline() else "run"
+        how = "unset HF_HUB_OFFLINE and run again" if hub_is_offline() else "run"
         return (
             f"{how}, to download commit {self.revision[:8]} of {self.name} to {hub_cache()}, "
             "or download it elsewhere and name its folder"
@@ -72,7 +72,7 @@ class Pretrained:
 
     def fetch(self) -> None:
         """Download the missing files of a model of the Hub, unless offline; NotReady if the download fails."""
-        if self.revision is None or not self.absent or offline():
+        if self.revision is None or not self.absent or hub_is_offline():
             return
         import huggingface_hub
         from huggingface_hub.utils.tqdm import disable_progress_bars
@@ -91,7 +91,7 @@ class Pretrained:
         return UsageError(what, where=self.kind, expected=expected, got=got)
 
 
-def offline() -> bool:
+def hub_is_offline() -> bool:
     """Whether the environment variable HF_HUB_OFFLINE is set, as Hugging Face's libraries read it."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.plugins.registry import Missing
-from zigma_bench.pretrained.text_model import WEIGHTS, find
+from zigma_bench.pretrained.text_model import WEIGHTS, find_text_model
 
 RANDOM_WORDS, RANDOM_WORDS_WIDTH, RANDOM_WORDS_VERSION = "random-words", 64, 1
 MINILM, MINILM_WIDTH = "minilm", 384
@@ -43,7 +43,7 @@ class EncoderFacts:
     missing: tuple[Missing, ...] = ()
 
 
-def describe(encoder: str, revision: str | None, cache: str | None = None) -> EncoderFacts:
+def describe_encoder(encoder: str, revision: str | None, cache: str | None = None) -> EncoderFacts:
     """The facts of an encoder, which may be missing on this machine; UsageError for an invalid name or revision.
 
     The fingerprint of a missing folder comes from its cached features, in the folder `cache` or the default one.
@@ -54,7 +54,7 @@ def describe(encoder: str, revision: str | None, cache: str | None = None) -> En
         return EncoderFacts(f"{RANDOM_WORDS} {RANDOM_WORDS_VERSION}", RANDOM_WORDS_WIDTH, None)
     if encoder == MINILM:
         return EncoderFacts(f"sha256 {MINILM_SHA256}", MINILM_WIDTH, 512, (*_without_library(), *_without_minilm()))
-    model = find(encoder, revision)
+    model = find_text_model(encoder, revision)
     if model.here:
         return EncoderFacts(model.fingerprint(), *model.shape(), _without_library())
     fingerprint = model.fingerprint() if model.revision is not None else _remembered(model.name, cache)
@@ -88,7 +88,7 @@ def features_folder(data_fingerprint: str, encoder_fingerprint: str, tokens: int
     return features_root(cache) / hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def kept(folder: Path) -> Mapping[str, Any] | None:
+def cached_features(folder: Path) -> Mapping[str, Any] | None:
     """The contents of store.json of cached features, or None unless all of their shards exist; shards are not read."""
     try:
         store = json.loads((folder / STORE).read_text(encoding="utf-8"))
@@ -114,7 +114,7 @@ def _remembered(name: str, cache: str | None) -> str:
 
 def _cached_stores(cache: str | None) -> Iterator[Mapping[str, Any]]:
     for file in sorted(features_root(cache).glob(f"*/{STORE}")):
-        store = kept(file.parent)
+        store = cached_features(file.parent)
         if store is not None:
             yield store
 

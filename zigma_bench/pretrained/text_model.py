@@ -14,7 +14,7 @@ from typing import Any
 
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.plugins.registry import Missing
-from zigma_bench.pretrained.files import Pretrained, file_sha256, hub_cache, offline
+from zigma_bench.pretrained.files import Pretrained, file_sha256, hub_cache, hub_is_offline
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 TOKENIZER = ("*token*.json", "vocab*", "merges.txt", "*.model")
@@ -94,7 +94,7 @@ class TextModel:
         """The folder of the model, after downloading a missing repository; NotReady if the model is missing."""
         if self.here:
             return self.folder
-        if self.revision is None or offline():
+        if self.revision is None or hub_is_offline():
             (missing,) = self.missing()
             raise NotReady(f"{missing.what} is missing", do=missing.do)
         import huggingface_hub
@@ -117,7 +117,7 @@ class TextModel:
         return self.folder
 
 
-def find(name: str, revision: str | None) -> TextModel:
+def find_text_model(name: str, revision: str | None) -> TextModel:
     """The encoder of a name: a model of the Hub if there is a revision, else a folder.
 
     Raises UsageError for a revision that isn't a full commit, and for a folder with a revision.

@@ -139,7 +139,7 @@ def _measurement(item: dict[str, Any]) -> Measurement:
     return found
 
 
-def outdated(record: Record, records: Mapping[str, Record]) -> str | None:
+def why_outdated(record: Record, records: Mapping[str, Record]) -> str | None:
     """Why a record does not belong to the records of the stages before it, or None if it does."""
     for name, sha256 in record.inputs.items():
         source, _, file = name.partition("/")
@@ -154,6 +154,6 @@ def without_outdated(records: Mapping[str, Record]) -> dict[str, Record]:
     for stage in (stage for stage in STAGES if stage in records):
         record = records[stage]
         sources = {name.partition("/")[0] for name in record.inputs} & records.keys()
-        if sources <= found.keys() and outdated(record, records) is None:
+        if sources <= found.keys() and why_outdated(record, records) is None:
             found[stage] = record
     return found

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from zigma_bench.records.store import WRITTEN, write_atomic, write_json
-from zigma_bench.system.notices import notice
+from zigma_bench.system.notices import report_notice
 
 DIGITS = 32  # of a sha256 in the name of a cache's entry
 
@@ -27,7 +27,7 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def hashes_of(folder: Path, names: Iterable[str]) -> dict[str, str]:
+def file_hashes(folder: Path, names: Iterable[str]) -> dict[str, str]:
     """The sha256 of files in a folder, by name."""
     return {name: file_sha256(folder / name) for name in names}
 
@@ -42,7 +42,7 @@ def state_of(path: Path, sha256: str) -> State:
         return "altered"
 
 
-def altered(path: Path) -> str:
+def altered_notice(path: Path) -> str:
     """The sentence that reports an altered file."""
     return f"{path}: the file is altered: it does not have the sha256 that it was written with; it is made again"
 
@@ -64,7 +64,7 @@ class Parts:
             return False
         state = state_of(self.folder / name, self.hashes[name])
         if state == "altered":
-            notice(altered(self.folder / name))
+            report_notice(altered_notice(self.folder / name))
         return state == "whole"
 
     def add(self, name: str) -> None:
@@ -80,7 +80,7 @@ def _read_parts(path: Path, inputs: Mapping[str, str]) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        notice(altered(path))
+        report_notice(altered_notice(path))
         return {}
     return hashes if same else {}
 
@@ -91,7 +91,7 @@ def read_entry(folder: Path, key: str, suffix: str) -> bytes | None:
         data = path.read_bytes()
         if path.name == _entry_name(key, data, suffix):
             return data
-        notice(altered(path))
+        report_notice(altered_notice(path))
         path.unlink(missing_ok=True)
     return None
 

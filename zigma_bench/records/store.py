@@ -38,12 +38,12 @@ LEAST_BYTES = 2**20  # that must fit before anything begins
 
 def write_atomic(path: Path, data: str | bytes) -> None:
     """Write a file so that a reader, now or after a crash, finds the old one whole or the new one whole."""
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with replace_file(path) as temporary, temporary.open("wb") as file:
         file.write(data.encode() if isinstance(data, str) else data)
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replace_file(path: Path) -> Iterator[Path]:
     """An empty temporary file beside `path`, to be written in place; it takes the place of `path` at the end."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = _locked_temporary(path)
@@ -107,7 +107,7 @@ def clear_temporary(root: Path) -> None:
         folders[:] = [name for name in folders if not name.endswith(".tmp")]
 
 
-def clear_finished(stage: Path) -> None:
+def clear_stage_leftovers(stage: Path) -> None:
     """Remove the checkpoints and parts of a stage that is done."""
     for pattern in (CHECKPOINTS, PARTS, WRITTEN):
         for path in stage.glob(pattern):
@@ -129,7 +129,7 @@ def clear_leftovers(results: Path) -> None:
             record = read_record(stage)
             if record is not None and record.status == "done" and not has_writer(stage.parent):
                 with only_writer(stage.parent):
-                    clear_finished(stage)
+                    clear_stage_leftovers(stage)
 
 
 def _remove_unlocked(path: Path) -> None:

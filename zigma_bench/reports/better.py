@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from zigma_bench.records.record import Record
 
 if TYPE_CHECKING:
-    from zigma_bench.reports.table import Row, Statistic
+    from zigma_bench.reports.table import Statistic, TableRow
 
 Better = Literal["lower", "higher"]
 Against = Literal["better", "no better"]
@@ -21,7 +21,7 @@ CEILING = "ceiling-"  # figures of the device, which are neither
 NO_BETTER = "no better than the untrained network"
 
 
-def directions(records: Iterable[Record]) -> dict[str, Better]:
+def metric_directions(records: Iterable[Record]) -> dict[str, Better]:
     """By the measured name; a name is absent where the plugin that registers its metric is not there."""
     from zigma_bench.plugins.discovery import catalogue
 
@@ -38,7 +38,7 @@ def directions(records: Iterable[Record]) -> dict[str, Better]:
     return found
 
 
-def with_untrained(rows: Sequence[Row]) -> tuple[Row, ...]:
+def with_untrained(rows: Sequence[TableRow]) -> tuple[TableRow, ...]:
     """The rows, each figure of quality judged against that of the ceiling, the untrained network.
 
     The mean over seeds is judged. A figure stays unjudged where the ceiling has none, and where no metric of its name
@@ -50,7 +50,7 @@ def with_untrained(rows: Sequence[Row]) -> tuple[Row, ...]:
     return tuple(row if row is ceiling else replace(row, metrics=_judged(row, ceiling)) for row in rows)
 
 
-def _judged(row: Row, ceiling: Row) -> dict[str, Statistic]:
+def _judged(row: TableRow, ceiling: TableRow) -> dict[str, Statistic]:
     against = {name: _against(found, ceiling.metrics.get(name)) for name, found in row.metrics.items()}
     return {name: replace(found, against_untrained=against[name]) for name, found in row.metrics.items()}
 
@@ -64,7 +64,7 @@ def _against(found: Statistic, untrained: Statistic | None) -> Against | None:
     return "better" if gain > 0 else "no better"
 
 
-def explain(statistic: Statistic) -> str | None:
+def explain_figure(statistic: Statistic) -> str | None:
     """Why a figure is missing or must not be trusted; None where nothing is wrong."""
     reasons = (NO_BETTER if statistic.against_untrained == "no better" else None, statistic.reason)
     return "; ".join(filter(None, reasons)) or None

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from zigma_bench.reports.statistics import LEAST_SEEDS, LEVEL, deviation, holm, paired_test, t_interval
+from zigma_bench.reports.statistics import LEAST_SEEDS, LEVEL, holm, paired_test, standard_deviation, t_interval
 
 if TYPE_CHECKING:
-    from zigma_bench.reports.table import Row
+    from zigma_bench.reports.table import TableRow
 
 Verdict = Literal["significant", "not significant", "indicative", "untested"]
 
@@ -44,8 +44,8 @@ class Difference:
 
 
 def with_differences(
-    rows: Sequence[Row], baseline: tuple[str | None, str | None], *, budget: Sequence[str], smoke: bool
-) -> tuple[Row, ...]:
+    rows: Sequence[TableRow], baseline: tuple[str | None, str | None], *, budget: Sequence[str], smoke: bool
+) -> tuple[TableRow, ...]:
     """The rows, those of cells with their differences to the row of `baseline`, a backbone and a scan.
 
     `budget` names what all cells spend alike: under `flops` or `seconds` unequal scans compare, under `images` not.
@@ -65,7 +65,7 @@ def with_differences(
     return tuple(found)
 
 
-def _difference(row: Row, base: Row, name: str, budget: Sequence[str], smoke: bool) -> Difference | None:
+def _difference(row: TableRow, base: TableRow, name: str, budget: Sequence[str], smoke: bool) -> Difference | None:
     """One comparison, its p not adjusted yet; None without a common seed."""
     ours, theirs = row.metrics[name].values, base.metrics[name].values
     seeds = sorted(ours.keys() & theirs.keys())
@@ -73,7 +73,7 @@ def _difference(row: Row, base: Row, name: str, budget: Sequence[str], smoke: bo
         return None
     left, right = [ours[seed] for seed in seeds], [theirs[seed] for seed in seeds]
     values = [a - b for a, b in zip(left, right, strict=True)]
-    plain = Difference(statistics.fmean(values), deviation(values), len(values), "untested")
+    plain = Difference(statistics.fmean(values), standard_deviation(values), len(values), "untested")
     if smoke:
         return replace(plain, reason=SMOKE)
     if "images" in budget and not _equal_scans(row, base):
@@ -97,5 +97,5 @@ def _adjusted(found: Sequence[Difference | None]) -> list[Difference | None]:
     return judged
 
 
-def _equal_scans(row: Row, base: Row) -> bool:
+def _equal_scans(row: TableRow, base: TableRow) -> bool:
     return math.isclose(row.facts["scanned_ratio"], base.facts["scanned_ratio"], rel_tol=1e-9)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 
-from zigma_bench.reports.table import Row, Table
+from zigma_bench.reports.table import Table, TableRow
 
 SPEEDS = ("1/s", "s")  # units; memory and energy are not raced
 EQUAL = 1e-9  # logarithms of figures that are one
@@ -45,21 +45,21 @@ class Crossing:
         return f"{self.metric}, batch {self.batch}: {self.ahead} overtakes {self.behind} {where}"
 
 
-def crossings(table: Table) -> list[Crossing]:
+def find_crossings(table: Table) -> list[Crossing]:
     """All crossings of unlike backbones in an efficiency suite's table; another suite's has none."""
-    pairs = combinations(curves(table), 2)
+    pairs = combinations(speed_curves(table), 2)
     raced = ((a, b) for a, b in pairs if (a.metric, a.batch) == (b.metric, b.batch) and a.backbone != b.backbone)
     return [crossing for a, b in raced for crossing in _between(a, b)]
 
 
-def curves(table: Table) -> list[Curve]:
+def speed_curves(table: Table) -> list[Curve]:
     """The speeds of each network over length; a table of another suite has none."""
     return list(_curves(table))
 
 
 def _curves(table: Table) -> Iterator[Curve]:
     for metric in table.metric_names:
-        groups: dict[tuple[str, str, int], list[Row]] = {}
+        groups: dict[tuple[str, str, int], list[TableRow]] = {}
         for row in table.rows:
             if row.setting and metric in row.metrics:
                 name = " ".join(filter(None, (row.backbone, row.scan)))

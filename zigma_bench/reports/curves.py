@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zigma_bench.errors import UsageError, nearest
-from zigma_bench.reports.crossings import Crossing, Curve, crossings, curves
+from zigma_bench.reports.crossings import Crossing, Curve, find_crossings, speed_curves
 from zigma_bench.reports.table import Table
 
 if TYPE_CHECKING:
@@ -43,14 +43,14 @@ def draw_curves(tables: Sequence[Table], file: Path) -> None:
 
 
 def _several(table: Table) -> list[Curve]:
-    return [curve for curve in curves(table) if len(curve.points) > 1]
+    return [curve for curve in speed_curves(table) if len(curve.points) > 1]
 
 
 def _page(table: Table) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    found, met = _several(table), crossings(table)
+    found, met = _several(table), find_crossings(table)
     panels = list(dict.fromkeys((curve.metric, curve.batch) for curve in found))
     labels = list(dict.fromkeys(curve.label for curve in found))
     across = min(ACROSS, len(panels))
@@ -71,7 +71,7 @@ def _page(table: Table) -> Figure:
 
 
 def _panel(axes: Axes, own: Sequence[Curve], labels: Sequence[str], met: Sequence[Crossing]) -> None:
-    from zigma_bench.scans.pictures.style import GREY, LINES, MARKS, MUTED, logarithmic
+    from zigma_bench.scans.pictures.style import GREY, LINES, MARKS, MUTED, draw_log_curves
 
     for curve in own:
         number = labels.index(curve.label)
@@ -79,7 +79,7 @@ def _panel(axes: Axes, own: Sequence[Curve], labels: Sequence[str], met: Sequenc
             list(curve.points), list(curve.points.values()), label=curve.label, lw=1.3, ms=4.5,
             color=LINES[number % len(LINES)], marker=MARKS[number % len(MARKS)],
         )  # fmt: skip
-    logarithmic(axes)
+    draw_log_curves(axes)
     if len(met) > MARKED:
         axes.text(0.02, 0.03, f"{len(met)} crossings: see the report", transform=axes.transAxes, size=6.5, color=MUTED)
         met = ()

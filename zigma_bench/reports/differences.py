@@ -7,32 +7,32 @@ from zigma_bench.reports.figures import (
     ARROWS,
     SIGNIFICANT,
     UNTESTED,
-    column,
-    interval,
-    probability,
-    shift,
+    format_difference,
+    format_interval,
+    format_p,
+    metric_heading,
     shift_interval,
-    untrained,
+    untrained_mark,
 )
 from zigma_bench.reports.statistics import LEAST_SEEDS, LEVEL
-from zigma_bench.reports.table import Row, Statistic, Table
+from zigma_bench.reports.table import Statistic, Table, TableRow
 
 HEADINGS = ("metric", "row", "mean, 95%", "difference", "difference, 95%", "pairs", "p", "Holm p")
 
 
-def shown(table: Table) -> bool:
+def has_differences(table: Table) -> bool:
     """Whether there is a second table: seeds to pair, a baseline, and figures that mean something."""
     several = any(row.seed_count > 1 for row in table.rows if row.role == "cell")
     return several and table.baseline_row is not None and not table.smoke
 
 
-def title(table: Table) -> str:
+def differences_title(table: Table) -> str:
     base = table.baseline_row
     assert base is not None
-    return f"{table.suite}: intervals over seeds, and differences to {label(base)}"
+    return f"{table.suite}: intervals over seeds, and differences to {row_label(base)}"
 
 
-def lines(table: Table) -> list[tuple[str, ...]]:
+def difference_lines(table: Table) -> list[tuple[str, ...]]:
     """The cells of every line, as text, under `HEADINGS`."""
     base = table.baseline_row
     assert base is not None
@@ -44,26 +44,30 @@ def lines(table: Table) -> list[tuple[str, ...]]:
     ]
 
 
-def label(row: Row) -> str:
+def row_label(row: TableRow) -> str:
     """A row as its backbone and scan, and what it is timed with."""
     given = row.setting
     timed = f", {given['backend']}, {given['tokens']} tokens, batch {given['batch']}" if given else ""
     return " ".join(filter(None, (row.backbone, row.scan))) + timed
 
 
-def notes(table: Table) -> list[str]:
+def difference_notes(table: Table) -> list[str]:
     """What the footer says of seeds, directions and tests."""
-    return [*_direction_notes(table), *(_test_notes(table) if shown(table) else ()), *_seed_notes(table)]
+    return [*_direction_notes(table), *(_test_notes(table) if has_differences(table) else ()), *_seed_notes(table)]
 
 
-def _line(name: str, row: Row, statistic: Statistic) -> tuple[str, ...]:
-    first = (column(name, statistic), label(row) + untrained(statistic), interval(statistic))
+def _line(name: str, row: TableRow, statistic: Statistic) -> tuple[str, ...]:
+    first = (metric_heading(name, statistic), row_label(row) + untrained_mark(statistic), format_interval(statistic))
     difference = row.differences.get(name)
     if difference is None:
         return (*first, "baseline" if row.baseline else "-", "-", "-", "-", "-")
-    p = probability(difference.p) if difference.p is not None else _unjudged(difference)
-    against = (shift(difference, statistic.unit), shift_interval(difference, statistic.unit), str(difference.n))
-    return (*first, *against, p, probability(difference.p_holm))
+    p = format_p(difference.p) if difference.p is not None else _unjudged(difference)
+    against = (
+        format_difference(difference, statistic.unit),
+        shift_interval(difference, statistic.unit),
+        str(difference.n),
+    )
+    return (*first, *against, p, format_p(difference.p_holm))
 
 
 def _unjudged(difference: Difference) -> str:
@@ -88,11 +92,11 @@ def _test_notes(table: Table) -> list[str]:
     assert base is not None
     found = [d for row in table.rows for d in row.differences.values()]
     if not found:
-        return [f"No differences: no other row has a finished seed in common with {label(base)}, the baseline."]
+        return [f"No differences: no other row has a finished seed in common with {row_label(base)}, the baseline."]
     told = ["95%: the t-interval over seeds; nothing is resampled."]
     if family := _families(table):
         told.append(
-            f"{SIGNIFICANT} differs from {label(base)}: paired t-test over common seeds, p below {LEVEL} after Holm's "
+            f"{SIGNIFICANT} differs from {row_label(base)}: paired t-test over common seeds, p < {LEVEL} after Holm's "
             f"correction for all comparisons of the metric ({family})."
         )
     reasons = sorted({d.reason for d in found if d.verdict == "untested" and d.reason})
@@ -114,5 +118,5 @@ def _seed_notes(table: Table) -> list[str]:
         return ["Every row that is there has three seeds or more: results."]
     if len(few) == len(rows):
         return ["Fewer than three seeds: indicative, not a result."]
-    named = ", ".join(f"{label(row)} ({row.seed_count})" for row in few)
+    named = ", ".join(f"{row_label(row)} ({row.seed_count})" for row in few)
     return [f"Rows of three seeds or more are results; fewer are indicative, not a result: {named}."]

@@ -15,23 +15,23 @@ ARROWS = {"lower": " ↓", "higher": " ↑", None: ""}
 SMALLEST_P = 1e-4
 
 
-def figure(statistic: Statistic | None, seeds: int) -> str:
+def format_figure(statistic: Statistic | None, seeds: int) -> str:
     """Mean ± standard deviation, with its own number of seeds where it has fewer than its row, and the mark of a row
     that is no better than the untrained network."""
     if statistic is None or statistic.mean is None:
         return "-"
     scale = _scale(statistic.unit)
-    text = significant(statistic.mean / scale)
-    spread = "" if statistic.sd is None else f" ± {significant(statistic.sd / scale, 2)}"
-    return text + spread + (f" (n={statistic.n})" if statistic.n < seeds else "") + untrained(statistic)
+    text = round_significant(statistic.mean / scale)
+    spread = "" if statistic.sd is None else f" ± {round_significant(statistic.sd / scale, 2)}"
+    return text + spread + (f" (n={statistic.n})" if statistic.n < seeds else "") + untrained_mark(statistic)
 
 
-def untrained(statistic: Statistic) -> str:
+def untrained_mark(statistic: Statistic) -> str:
     """The mark of a figure that is no better than the untrained network's."""
     return f" {UNTRAINED}" if statistic.against_untrained == "no better" else ""
 
 
-def column(name: str, statistic: Statistic) -> str:
+def metric_heading(name: str, statistic: Statistic) -> str:
     """A metric's name as a heading: with the size in pixels of its extractor, and which way it is better."""
     sized = SIZED.fullmatch(statistic.extractor or "")
     if sized is not None:
@@ -39,24 +39,24 @@ def column(name: str, statistic: Statistic) -> str:
     return name + ARROWS[statistic.better]
 
 
-def interval(statistic: Statistic) -> str:
+def format_interval(statistic: Statistic) -> str:
     """The 95% t-interval of a mean."""
     if statistic.ci_low is None or statistic.ci_high is None:
         return "-"
     scale = _scale(statistic.unit)
-    return f"{significant(statistic.ci_low / scale)} to {significant(statistic.ci_high / scale)}"
+    return f"{round_significant(statistic.ci_low / scale)} to {round_significant(statistic.ci_high / scale)}"
 
 
-def mark(difference: Difference | None) -> str:
+def significance_mark(difference: Difference | None) -> str:
     """The sign that the footer explains: tested and significant, or not tested."""
     if difference is None or difference.verdict not in ("significant", "untested"):
         return ""
     return f" {SIGNIFICANT if difference.verdict == 'significant' else UNTESTED}"
 
 
-def shift(difference: Difference, unit: str) -> str:
+def format_difference(difference: Difference, unit: str) -> str:
     """The mean difference and its mark."""
-    return f"{_signed(difference.mean / _scale(unit))}{mark(difference)}"
+    return f"{_signed(difference.mean / _scale(unit))}{significance_mark(difference)}"
 
 
 def shift_interval(difference: Difference, unit: str) -> str:
@@ -66,12 +66,12 @@ def shift_interval(difference: Difference, unit: str) -> str:
     return f"{_signed(difference.ci_low / _scale(unit))} to {_signed(difference.ci_high / _scale(unit))}"
 
 
-def probability(p: float | None) -> str:
+def format_p(p: float | None) -> str:
     """A p value with two digits."""
     return "-" if p is None else f"<{SMALLEST_P:.4f}" if p < SMALLEST_P else f"{p:.2g}"
 
 
-def significant(value: float, digits: int = 4) -> str:
+def round_significant(value: float, digits: int = 4) -> str:
     """A number with so many significant digits, without an exponent where it is of ordinary size."""
     if value == 0 or not 1e-5 < abs(value) < 1e9:
         return f"{value:.{digits - 1}g}"
@@ -84,4 +84,4 @@ def _scale(unit: str) -> float:
 
 
 def _signed(value: float) -> str:
-    return ("+" if value > 0 else "") + significant(value, 3)
+    return ("+" if value > 0 else "") + round_significant(value, 3)

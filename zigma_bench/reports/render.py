@@ -11,14 +11,14 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from zigma_bench.escaping import csv_cell, markdown, visible
-from zigma_bench.plan import Match, told
+from zigma_bench.plan import Match, describe_matches
 from zigma_bench.records.runs import MAIN, SMOKE
 from zigma_bench.reports import differences
-from zigma_bench.reports.better import NO_BETTER, explain
+from zigma_bench.reports.better import NO_BETTER, explain_figure
 from zigma_bench.reports.compare import Difference
-from zigma_bench.reports.crossings import crossings
-from zigma_bench.reports.figures import COUNTED, UNTRAINED, column, figure, mark
-from zigma_bench.reports.table import Row, Table
+from zigma_bench.reports.crossings import find_crossings
+from zigma_bench.reports.figures import COUNTED, UNTRAINED, format_figure, metric_heading, significance_mark
+from zigma_bench.reports.table import Table, TableRow
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -66,7 +66,7 @@ def to_json(tables: Sequence[Table]) -> str:
             data = asdict(row)
             facts = data.pop("facts")
             for name, statistic in row.metrics.items():
-                data["metrics"][name]["reason"] = explain(statistic)
+                data["metrics"][name]["reason"] = explain_figure(statistic)
             place = {"suite": table.suite, "run": table.run, "data": table.data, "reference": table.reference}
             rows.append({**place, **data, **facts})
     return json.dumps({"runs": _runs(tables), "rows": rows}, indent=1, allow_nan=False)
@@ -94,7 +94,9 @@ def to_csv(tables: Sequence[Table]) -> str:
                 values = (name, *(getattr(s, key) for key in CSV_STATISTIC[1:]))
                 against = row.differences.get(name)
                 shift = [None if against is None else getattr(against, key) for key in CSV_DIFFERENCE]
-                writer.writerow([csv_cell(value) for value in (*base, *values, *shift, explain(s) or row.reason)])
+                writer.writerow(
+                    [csv_cell(value) for value in (*base, *values, *shift, explain_figure(s) or row.reason)]
+                )
             if not row.metrics:
                 none = ("", None, None, 0, *[None] * (len(CSV_STATISTIC) + len(CSV_DIFFERENCE) - 4))
                 writer.writerow([csv_cell(value) for value in (*base, *none, row.reason)])
@@ -113,10 +115,10 @@ def to_markdown(tables: Sequence[Table]) -> str:
             *_markdown(head, [_cells(table, row, names) for row in table.rows]),
             "",
         ]
-        if differences.shown(table):
-            second = _markdown(differences.HEADINGS, differences.lines(table))
-            lines += [f"#### {markdown(differences.title(table))}", "", *second, ""]
-        blocks.append("\n\n".join(["\n".join(lines).rstrip("\n"), "\n".join(map(markdown, footer(table)))]))
+        if differences.has_differences(table):
+            second = _markdown(differences.HEADINGS, differences.difference_lines(table))
+            lines += [f"#### {markdown(differences.differences_title(table))}", "", *second, ""]
+        blocks.append("\n\n".join(["\n".join(lines).rstrip("\n"), "\n".join(map(markdown, table_footer(table)))]))
     return "\n\n".join(blocks)
 
 
@@ -144,8 +146,8 @@ def to_rich(table: Table) -> RichTable:
 
 def differences_to_rich(table: Table) -> RichTable:
     """The second table for a terminal: a section a metric, under its name."""
-    lines = differences.lines(table)
-    shown = _frame(differences.title(table), differences.HEADINGS[1:], labels=("row",))
+    lines = differences.difference_lines(table)
+    shown = _frame(differences.differences_title(table), differences.HEADINGS[1:], labels=("row",))
     for metric, group in itertools.groupby(lines, key=lambda line: line[0]):
         shown.add_section()
         shown.add_row(*_texts([metric]), style="bold")
@@ -173,21 +175,23 @@ def _texts(cells: Sequence[str]) -> list[Text]:
     return [Text(visible(cell)) for cell in cells]
 
 
-def footer(table: Table) -> list[str]:
+def table_footer(table: Table) -> list[str]:
     """What a reader must know beside the figures."""
     lines = list(TIMED) if table.timed_alone else _protocol(table)
     if len(table.machines) > 1:
         lines.append("These rows do not come from one machine: " + "; ".join(table.machines) + ".")
     else:
         lines += [f"Measured on {machine}." for machine in table.machines]
-    lines += [f"{line}." for line in told(_matches(table))]
+    lines += [f"{line}." for line in describe_matches(_matches(table))]
     if table.residual:
         lines.append(f"residual: {' and '.join(table.residual)}.")
     if table.smoke:
         lines.insert(0, "SMOKE RUN at toy scale: these figures mean nothing.")
-    lines += differences.notes(table)
-    lines += [f"{crossing}." for crossing in crossings(table)]
-    lines += [f"{row.role} {differences.label(row)}: {row.status}: {row.reason}" for row in table.rows if row.reason]
+    lines += differences.difference_notes(table)
+    lines += [f"{crossing}." for crossing in find_crossings(table)]
+    lines += [
+        f"{row.role} {differences.row_label(row)}: {row.status}: {row.reason}" for row in table.rows if row.reason
+    ]
     if any(row.role == "cell" and counted(row) for row in table.rows):
         lines.append(f"{COUNTED} {COUNTED_FLOPS}")
     if any(s.against_untrained == "no better" for row in table.rows for s in row.metrics.values()):
@@ -212,7 +216,7 @@ def _refusals(table: Table) -> list[str]:
     for row in rows:
         for name, statistic in row.metrics.items():
             if statistic.reason and not name.endswith(HIDDEN):
-                found.setdefault((name, statistic.reason), []).append(differences.label(row))
+                found.setdefault((name, statistic.reason), []).append(differences.row_label(row))
     places = {key: "" if len(named) == len(rows) else f" of {', '.join(named)}" for key, named in found.items()}
     return [f"{name}{places[name, reason]}: {reason}" for name, reason in sorted(found)]
 
@@ -255,7 +259,7 @@ def _matches(table: Table) -> dict[str, Match]:
     }
 
 
-def counted(row: Row) -> str:
+def counted(row: TableRow) -> str:
     """The mark of FLOPs that no formula gives."""
     return f" {COUNTED}" if row.facts["flops_by"] == "counter" else ""
 
@@ -279,18 +283,18 @@ def _head(table: Table, names: Sequence[str]) -> list[str]:
 def _heading(table: Table, name: str) -> str:
     """A column's name, the size of its extractor, and which way its figures are better."""
     statistic = next(row.metrics[name] for row in table.rows if name in row.metrics)
-    return column(HEADINGS.get(name, name), statistic)
+    return metric_heading(HEADINGS.get(name, name), statistic)
 
 
-def _cells(table: Table, row: Row, names: Sequence[str]) -> list[str]:
+def _cells(table: Table, row: TableRow, names: Sequence[str]) -> list[str]:
     """A row's cells; a figure carries the mark of its difference where the table has its second part."""
-    against = row.differences if differences.shown(table) else dict[str, Difference]()
+    against = row.differences if differences.has_differences(table) else dict[str, Difference]()
     setting = (str(row.setting[key]) for key in SETTING) if table.timed_alone else ()
-    figures = (figure(row.metrics.get(n), row.seed_count) + mark(against.get(n)) for n in names)
+    figures = (format_figure(row.metrics.get(n), row.seed_count) + significance_mark(against.get(n)) for n in names)
     return [*_facts(row), *setting, *figures]
 
 
-def _facts(row: Row) -> list[str]:
+def _facts(row: TableRow) -> list[str]:
     network = row.facts["parameters"] > 0
     seeds = str(row.seed_count) if row.status == "done" else f"{row.seed_count} ({row.status})"
     return [

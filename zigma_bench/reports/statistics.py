@@ -25,7 +25,7 @@ class Interval:
     high: float
 
 
-def deviation(values: Sequence[float]) -> float | None:
+def standard_deviation(values: Sequence[float]) -> float | None:
     """The standard deviation of a sample; None for a single value."""
     return statistics.stdev(values) if len(values) > 1 else None
 

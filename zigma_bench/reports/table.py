@@ -18,10 +18,10 @@ from zigma_bench.records.record import Measurement, Record, without_outdated
 from zigma_bench.records.runs import find_runs, get_run
 from zigma_bench.records.store import RECORD, read_record, stage_folder
 from zigma_bench.records.table_file import TABLE, TableCell, TableFile, require_table_file
-from zigma_bench.reports.better import Against, Better, directions, with_untrained
+from zigma_bench.reports.better import Against, Better, metric_directions, with_untrained
 from zigma_bench.reports.columns import check_columns, check_smoke
 from zigma_bench.reports.compare import Difference, with_differences
-from zigma_bench.reports.statistics import deviation, t_interval
+from zigma_bench.reports.statistics import standard_deviation, t_interval
 
 ROLES = ("floor", "reconstruction", "cell", "ceiling")  # from the top of a table
 ROW_FACTS = {"parameters", "forward_flops", "flops_by", "scanned_ratio", "tokens", "size_match", "setting"}
@@ -51,7 +51,7 @@ class Statistic:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One row of a table. `status` is done, failed or missing; `reason` says why it is not done.
 
     `baseline` marks the row that the `differences` of the other rows, by metric, are taken to.
@@ -94,7 +94,7 @@ class Table:
     budget: dict[str, Any]
     residual: tuple[str, ...]
     machines: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     data: str | None = None
     broken: tuple[str, ...] = ()  # files that can't be read, each with the reason
 
@@ -104,7 +104,7 @@ class Table:
         return any(row.setting for row in self.rows)
 
     @property
-    def baseline_row(self) -> Row | None:
+    def baseline_row(self) -> TableRow | None:
         """The row that differences are taken to; None if the run's cells don't include it."""
         return next((row for row in self.rows if row.baseline), None)
 
@@ -196,9 +196,9 @@ def _other_runs(folder: Path, stored: TableFile) -> tuple[tuple[str, ...], tuple
     return tuple(names), tuple(reason for place, reason in broken.items() if place != folder)
 
 
-def _rows(cells: Sequence[_Entry], stored: TableFile) -> tuple[Row, ...]:
+def _rows(cells: Sequence[_Entry], stored: TableFile) -> tuple[TableRow, ...]:
     """The rows, with what they are compared with."""
-    better = directions(record for cell in cells for record in cell.records)
+    better = metric_directions(record for cell in cells for record in cell.records)
     rows = with_untrained([_row(group, better) for group in _groups(cells)])
     baseline = stored.baseline.backbone, stored.baseline.scan
     return with_differences(rows, baseline, budget=tuple(stored.budget), smoke=stored.smoke)
@@ -285,7 +285,7 @@ def _groups(cells: Sequence[_Entry]) -> list[list[_Entry]]:
     return [grouped[key] for key in sorted(grouped, key=lambda key: ROLES.index(key[0]))]
 
 
-def _row(group: list[_Entry], better: dict[str, Better]) -> Row:
+def _row(group: list[_Entry], better: dict[str, Better]) -> TableRow:
     facts = group[0].facts
     done = [cell for cell in group if cell.status == "done"]
     worst = next((cell for cell in group if cell.status == "failed"), None)
@@ -293,7 +293,7 @@ def _row(group: list[_Entry], better: dict[str, Better]) -> Row:
     reason = worst.failure if worst else None
     if status == "missing":
         reason = f"{len(group) - len(done)} of {len(group)} seeds are not done; run the suite again"
-    return Row(
+    return TableRow(
         role=facts.role,
         backbone=facts.backbone,
         scan=facts.scan,
@@ -327,7 +327,7 @@ def _statistic(same: list[tuple[int, Measurement]], better: Better | None, stage
     interval = t_interval(found)
     return Statistic(
         mean=statistics.fmean(found) if found else None,
-        sd=deviation(found),
+        sd=standard_deviation(found),
         n=len(found),
         unit=same[0][1].unit,
         reason=reason,

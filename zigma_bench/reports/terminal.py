@@ -11,7 +11,7 @@ from rich.segment import Segment
 
 from zigma_bench.escaping import visible
 from zigma_bench.reports import differences
-from zigma_bench.reports.render import differences_to_rich, footer, to_rich
+from zigma_bench.reports.render import differences_to_rich, table_footer, to_rich
 from zigma_bench.reports.table import Table
 
 
@@ -36,9 +36,9 @@ def to_terminal(tables: Sequence[Table]) -> str:
     parts = []
     for table in tables:
         parts.append(_text(to_rich(table)))
-        if differences.shown(table):
+        if differences.has_differences(table):
             parts.append(_text(differences_to_rich(table)))
-        parts += [f"{visible(line)}\n" for line in footer(table)]
+        parts += [f"{visible(line)}\n" for line in table_footer(table)]
     return "".join(parts)
 
 

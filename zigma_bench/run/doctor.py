@@ -11,12 +11,12 @@ from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.plugins.registry import Spec
 from zigma_bench.pretrained import text_encoders as encoders
 from zigma_bench.records.provenance import LIBRARIES, version
-from zigma_bench.system.device import cards, processor
+from zigma_bench.system.device import card_names, processor_name
 
 MORE_LIBRARIES = ("torchvision", "pydantic", "typer", "pandas", "safetensors", "mamba-ssm", "causal-conv1d", "triton")
 
 
-def examine() -> dict[str, dict[str, Any]]:
+def examine_installation() -> dict[str, dict[str, Any]]:
     """Versions, devices, kernels, text encoders, mixers, metrics (with their missing weights) and plugins."""
     found = catalogue()
     kernels = {name: reason or "ready" for name, reason in available().items()}
@@ -29,7 +29,7 @@ def examine() -> dict[str, dict[str, Any]]:
     return {
         "zigma-bench": {"version": __version__, "python": platform.python_version(), "system": platform.platform()},
         "libraries": versions,
-        "devices": {"cpu": processor(), **{f"cuda:{i}": name for i, name in enumerate(cards())}},
+        "devices": {"cpu": processor_name(), **{f"cuda:{i}": name for i, name in enumerate(card_names())}},
         "kernels": kernels,
         "text encoders": {name: _encoder(name) for name in (encoders.MINILM, encoders.RANDOM_WORDS)},
         "mixers": {spec.name: f"{spec.doc} ({spec.owner})" for spec in found.mixers},
@@ -40,7 +40,7 @@ def examine() -> dict[str, dict[str, Any]]:
 
 def _encoder(name: str) -> str:
     """The missing files of a built-in text encoder, or `ready`."""
-    missing = encoders.describe(name, None).missing
+    missing = encoders.describe_encoder(name, None).missing
     return "; ".join(f"{item.what}: {item.do}" for item in missing) or "ready"
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from zigma_bench.errors import ComparisonRefused, NewerFormat
 from zigma_bench.plan import Cell, Stage
 from zigma_bench.plugins.discovery import catalogue
-from zigma_bench.records.record import Record, outdated, without_outdated
-from zigma_bench.records.sealed import State, altered, state_of
+from zigma_bench.records.record import Record, why_outdated, without_outdated
+from zigma_bench.records.sealed import State, altered_notice, state_of
 from zigma_bench.records.store import EMA, RECORD, SAMPLES, read_record, stage_folder
 from zigma_bench.system.device import Device
 
@@ -122,7 +122,7 @@ class _Search:
                 yield stage, record
 
     def _done(self, stage: Stage) -> bool:
-        return stage in self.records and outdated(self.records[stage], self.records) is None
+        return stage in self.records and why_outdated(self.records[stage], self.records) is None
 
     def _to_be_made_again(self, stage: Stage) -> Iterator[Stage]:
         """The stages that are done and have lost a file that this one reads."""
@@ -135,5 +135,5 @@ class _Search:
         path = self.folders[source] / name
         found = state_of(path, self.records[source].files.get(name, ""))
         if found == "altered":
-            self.notes[altered(path)] = None
+            self.notes[altered_notice(path)] = None
         return found

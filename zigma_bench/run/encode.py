@@ -16,12 +16,12 @@ from typing import Any, Protocol
 from zigma_bench.errors import CellFailed, Interrupted, NotReady, UsageError, ZigmaBenchError
 from zigma_bench.plan import Cell, Plan
 from zigma_bench.plan.cells import TextFeatures
-from zigma_bench.plan.latents import pretrained
+from zigma_bench.plan.latents import autoencoder_files
 from zigma_bench.plan.space import TOY, LatentSpace
 from zigma_bench.plugins.registry import Missing
-from zigma_bench.pretrained.files import offline
-from zigma_bench.pretrained.text_encoders import kept
-from zigma_bench.pretrained.text_model import find as text_model
+from zigma_bench.pretrained.files import hub_is_offline
+from zigma_bench.pretrained.text_encoders import cached_features
+from zigma_bench.pretrained.text_model import find_text_model as text_model
 from zigma_bench.records.store import check_writable
 from zigma_bench.run.process import run_job
 from zigma_bench.suite import Data, Suite
@@ -49,12 +49,12 @@ class OfTheHub(Protocol):
 
 def of_the_hub(suite: Suite) -> list[OfTheHub]:
     """The autoencoders and text encoders of the Hub that a suite names; none in offline mode."""
-    if offline():
+    if hub_is_offline():
         return []
     sets: Sequence[Data] = () if suite.data is None else (suite.data,) if isinstance(suite.data, Data) else suite.data
     encoded = [data.latents for data in sets if data.latents is not None and data.latents.autoencoder != TOY]
     read = [data.text for data in sets if data.text is not None and data.text.revision is not None]
-    named = dict.fromkeys(pretrained(latents) for latents in encoded)
+    named = dict.fromkeys(autoencoder_files(latents) for latents in encoded)
     return [
         *(files for files in named if files.revision is not None),
         *dict.fromkeys(text_model(text.encoder, text.revision) for text in read),
@@ -157,7 +157,7 @@ def cache_problems(space: LatentSpace) -> list[NotReady]:
     """The faults of a latent cache: latents of another autoencoder or of other images, broken shards, and shards that
     are missing before existing ones. Compares all checksums. Shards that are not written yet are not faults."""
     from zigma_bench.data.latents.cache import DO, folder_of, layout_of, stores_of
-    from zigma_bench.data.reading.arrays import STORE, faults, read_rows, require_same
+    from zigma_bench.data.reading.arrays import STORE, broken_shards, read_rows, require_same
 
     found = []
     for name in stores_of(space):
@@ -170,7 +170,7 @@ def cache_problems(space: LatentSpace) -> list[NotReady]:
         except NotReady as error:
             found.append(error)
             continue
-        broken = faults(folder, layout)
+        broken = broken_shards(folder, layout)
         ends = [shard for shard in range(len(layout.shards)) if shard not in {fault.shard for fault in broken}]
         for fault in broken:
             if not fault.absent or fault.shard < max(ends, default=0):
@@ -178,10 +178,10 @@ def cache_problems(space: LatentSpace) -> list[NotReady]:
     return found
 
 
-def state(space: LatentSpace, results: Path) -> str:
+def cache_state(space: LatentSpace, results: Path) -> str:
     """The folder of a latent cache and whether it is complete, by file names and sizes, or why it doesn't match."""
     from zigma_bench.data.latents.cache import SPLITS, folder_of, layout_of, stores_of
-    from zigma_bench.data.reading.arrays import STORE, faults, read_rows, require_same
+    from zigma_bench.data.reading.arrays import STORE, broken_shards, read_rows, require_same
 
     folder = folder_of(space, results / ".cache")
     rows = {name: read_rows(folder / name) or 0 for name in stores_of(space)}
@@ -194,7 +194,7 @@ def state(space: LatentSpace, results: Path) -> str:
         return str(error)
     if len(there) < len(layouts):
         return f"not encoded yet; a run encodes first, into {folder}"
-    broken = sum(len(faults(folder / name, layout, checksums=False)) for name, layout in layouts.items())
+    broken = sum(len(broken_shards(folder / name, layout, checksums=False)) for name, layout in layouts.items())
     if broken:
         return f"{broken} shards are not encoded yet; a run encodes them first, in {folder}"
     return f"encoded, {sum(rows[split] for split in SPLITS):,} images in {folder}"
@@ -202,7 +202,7 @@ def state(space: LatentSpace, results: Path) -> str:
 
 def text_state(text: TextFeatures) -> str:
     """The folder of the text features and whether they are complete, by the marks of their shards."""
-    if (store := kept(text.folder)) is None:
+    if (store := cached_features(text.folder)) is None:
         return f"not encoded yet; a run encodes first, into {text.folder}"
     return f"encoded, {store['rows'] - 1:,} captions in {text.folder}"
 
@@ -210,12 +210,12 @@ def text_state(text: TextFeatures) -> str:
 def text_problems(text: TextFeatures) -> list[NotReady]:
     """The broken shards of complete text features. Compares all checksums. Incomplete features have no faults here,
     because a run completes them."""
-    from zigma_bench.data.reading.arrays import Field, Layout, faults
+    from zigma_bench.data.reading.arrays import ArrayField, ArrayLayout, broken_shards
 
-    if (store := kept(text.folder)) is None:
+    if (store := cached_features(text.folder)) is None:
         return []
-    fields = {name: Field(field["dtype"], tuple(field["shape"])) for name, field in store["fields"].items()}
-    layout = Layout(store["identity"], fields, store["rows"], store["shard_rows"])
+    fields = {name: ArrayField(field["dtype"], tuple(field["shape"])) for name, field in store["fields"].items()}
+    layout = ArrayLayout(store["identity"], fields, store["rows"], store["shard_rows"])
     do = "run `zigma-bench data encode SUITE`, which repairs it"
-    found = faults(text.folder, layout)
+    found = broken_shards(text.folder, layout)
     return [NotReady(f"captions, shard {fault.shard} {fault.reason}", where=str(text.folder), do=do) for fault in found]

@@ -34,7 +34,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Found:
+class LargestBatch:
     """The largest batch that fits (0 if even one image doesn't), and all trials in order."""
 
     label: str
@@ -50,7 +50,7 @@ class Found:
         return {**asdict(self), "peak_bytes": self.peak_bytes}
 
 
-def distinct(plan: Plan) -> list[Cell]:
+def distinct_shapes(plan: Plan) -> list[Cell]:
     """The distinct cells, with a batch of 1. Cells that differ only in seed, batch or images of one shape are equal."""
     found: dict[str, Cell] = {}
     for cell in plan.cells:
@@ -75,7 +75,7 @@ def limit_of(device: Device, gibibytes: float | None) -> int:
     return int(SHARE_OF_A_CARD * int(done.stdout))
 
 
-def find_batch(cell: Cell, device: Device, limit_bytes: int, tell: Callable[[str], None]) -> Found:
+def find_batch(cell: Cell, device: Device, limit_bytes: int, tell: Callable[[str], None]) -> LargestBatch:
     """Find the largest batch of one cell. `tell(text)` reports each trial."""
 
     def fits(batch: int) -> Trial:
@@ -83,12 +83,12 @@ def find_batch(cell: Cell, device: Device, limit_bytes: int, tell: Callable[[str
         tell(f"{_name(cell)}: batch {batch:,} {'fits' if trial.fits else f'does not fit: {trial.reason}'}")
         return trial
 
-    trials = search(fits)
+    trials = search_batch(fits)
     batch = max((trial.batch for trial in trials if trial.fits), default=0)
-    return Found(_name(cell), batch, limit_bytes, tuple(trials))
+    return LargestBatch(_name(cell), batch, limit_bytes, tuple(trials))
 
 
-def search(attempt: Callable[[int], Trial]) -> Sequence[Trial]:
+def search_batch(attempt: Callable[[int], Trial]) -> Sequence[Trial]:
     """Double, then bisect. The trials include the largest batch that fits, at most MOST, and the next larger one."""
     trials = [attempt(1)]
     while trials[-1].fits and trials[-1].batch < MOST:

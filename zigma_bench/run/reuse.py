@@ -15,23 +15,23 @@ from pathlib import Path
 
 from zigma_bench.errors import Busy, NewerFormat
 from zigma_bench.plan import Cell, Stage
-from zigma_bench.records.record import Record, outdated
-from zigma_bench.records.sealed import altered, state_of
+from zigma_bench.records.record import Record, why_outdated
+from zigma_bench.records.sealed import altered_notice, state_of
 from zigma_bench.records.store import (
     CHECKPOINTS,
     PARTS,
     RECORD,
     WRITTEN,
-    clear_finished,
+    clear_stage_leftovers,
     only_writer,
-    replacing,
+    replace_file,
     stage_folder,
     sync_folder,
     write_record,
 )
 from zigma_bench.run.due import all_cell_folders, find_done
 from zigma_bench.system.device import Device
-from zigma_bench.system.notices import notice
+from zigma_bench.system.notices import report_notice
 
 NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS)  # disks without hard links
 
@@ -55,7 +55,7 @@ def find_reusable(
         for other, records in elsewhere.items():
             record = records.get(stage)
             place = stage_folder(other, stage, cell.identity(stage, card=device.card))
-            if record is not None and outdated(record, done) is None and _are_unaltered(place, record):
+            if record is not None and why_outdated(record, done) is None and _are_unaltered(place, record):
                 found[stage] = place, record
                 done[stage] = record
                 break
@@ -70,7 +70,7 @@ def _find_done_elsewhere(cell: Cell, other: Path, device: Device) -> dict[str, R
     except NewerFormat:
         return {}
     for text in faults:
-        notice(text)
+        report_notice(text)
     return records
 
 
@@ -84,7 +84,7 @@ def _are_unaltered(place: Path, record: Record) -> bool:
     """Whether each file of a stage has its hash or is absent. An altered one is reported."""
     states = {name: state_of(place / name, sha256) for name, sha256 in record.files.items()}
     for name in (name for name, state in states.items() if state == "altered"):
-        notice(altered(place / name))
+        report_notice(altered_notice(place / name))
     return "altered" not in states.values()
 
 
@@ -116,7 +116,7 @@ def _copy_stage(place: Path, target: Path, record: Record) -> None:
             _link_file(file, target / file.name)
     sync_folder(target)
     write_record(target, record)
-    clear_finished(target)
+    clear_stage_leftovers(target)
 
 
 def _link_file(file: Path, target: Path) -> None:
@@ -127,5 +127,5 @@ def _link_file(file: Path, target: Path) -> None:
     except OSError as error:
         if error.errno not in NO_LINKS:
             raise
-        with replacing(target) as temporary:
+        with replace_file(target) as temporary:
             shutil.copyfile(file, temporary)

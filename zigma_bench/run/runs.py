@@ -12,7 +12,7 @@ from zigma_bench.records.store import only_writer, run_folder
 from zigma_bench.records.table_file import TABLE, BaselineRow, TableCell, TableFile, time_now, write_table_file
 from zigma_bench.run.due import cell_folder
 from zigma_bench.system.device import Device
-from zigma_bench.system.notices import notice
+from zigma_bench.system.notices import report_notice
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def open_run(plan: Plan, results: Path, device: Device, name: str | None = None)
         chosen = choose_run(runs, options_of(plan), name)
         folder = run_folder(results, plan.suite.name, chosen.name)
         if folder in broken:
-            notice(f"{folder / TABLE}: the file is broken; it is written anew")
+            report_notice(f"{folder / TABLE}: the file is broken; it is written anew")
         table = make_table(plan, folder, device, chosen)
         write_table_file(folder, table)
         return OpenRun(folder, table, is_new=chosen.existing is None)

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from zigma_bench.data.images import ArrayImages, Labels, Pixels
 from zigma_bench.diffusion.convert import Network
-from zigma_bench.diffusion.draw import draw
-from zigma_bench.diffusion.guidance import Texts, under_labels
+from zigma_bench.diffusion.draw import sample_from_noise
+from zigma_bench.diffusion.guidance import Texts, with_labels
 from zigma_bench.diffusion.noise import StepNoise, image_noise
 from zigma_bench.errors import CellFailed, Interrupted, NotFinite
 from zigma_bench.plan import Cell
@@ -35,7 +35,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)
-class Under:
+class SampleConditions:
     """The conditioning of the samples: a label int64 [count] for each, and the null label. With `texts`, the labels
     are text numbers."""
 
@@ -49,7 +49,7 @@ def to_pixels(images: Tensor) -> Pixels:
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
 
 
-def draw_images(
+def sample_images(
     cell: Cell,
     parts: Parts,
     network: Network,
@@ -57,7 +57,7 @@ def draw_images(
     tell: Callable[[int, str], None],
     stopped: Callable[[], bool],
     finish: Callable[[Tensor], Pixels] = to_pixels,
-    under: Under | None = None,
+    under: SampleConditions | None = None,
 ) -> tuple[Pixels, int]:
     """Sample the images of a cell, uint8 [N, (T,) C, H, W], into the folder of `parts`.
 
@@ -66,13 +66,13 @@ def draw_images(
     """
 
     def part(indices: range) -> tuple[Pixels, int]:
-        drawn, spent = draw_part(cell, indices, network, device, under)
+        drawn, spent = sample_part(cell, indices, network, device, under)
         return finish(drawn), spent
 
-    return in_parts(cell, parts, part, tell, stopped)
+    return sample_in_parts(cell, parts, part, tell, stopped)
 
 
-def in_parts(
+def sample_in_parts(
     cell: Cell,
     parts: Parts,
     draw_pixels: Callable[[range], tuple[Pixels, int]],
@@ -107,8 +107,8 @@ def part_ranges(count: int, batch: int) -> dict[range, str]:
     return {indices: f"part-{indices.start:07d}-{indices.stop:07d}.npz" for indices in ranges}
 
 
-def draw_part(
-    cell: Cell, indices: range, network: Network, device: Device, under: Under | None = None
+def sample_part(
+    cell: Cell, indices: range, network: Network, device: Device, under: SampleConditions | None = None
 ) -> tuple[Tensor, int]:
     """Sample the images of some indices, float [B, *cell.shape] on the device, and count the evaluations.
 
@@ -119,16 +119,18 @@ def draw_part(
     step_noise = StepNoise(cell.seed, indices, shape, device.name)
     denoiser = network
     if cell.condition is not None:
-        under = under or Under(sample_labels(cell.sample.count, cell.condition.size), cell.condition.size)
+        under = under or SampleConditions(balanced_labels(cell.sample.count, cell.condition.size), cell.condition.size)
         y = torch.from_numpy(under.labels[indices]).to(device.name)
-        denoiser = under_labels(network, y, under.dropped, cell.sample.guidance, under.texts)
-    images, spent = draw(denoiser, noise, objective=cell.objective, sampler=cell.sampler, step_noise=step_noise)
+        denoiser = with_labels(network, y, under.dropped, cell.sample.guidance, under.texts)
+    images, spent = sample_from_noise(
+        denoiser, noise, objective=cell.objective, sampler=cell.sampler, step_noise=step_noise
+    )
     if not bool(images.isfinite().all()):
         raise NotFinite(f"at least one of the samples {indices.start} to {indices.stop - 1} is not finite")
     return images, spent
 
 
-def sample_rows(count: int, rows: int) -> tuple[Labels, Labels]:
+def assign_rows(count: int, rows: int) -> tuple[Labels, Labels]:
     """The row of every sample, in a fixed random order in which row counts differ by at most one, and its turn.
 
     The turn is how often the row occurs before. A row with several texts uses them in turn.
@@ -137,13 +139,13 @@ def sample_rows(count: int, rows: int) -> tuple[Labels, Labels]:
     return order % rows, order // rows
 
 
-def sample_labels(count: int, classes: int) -> Labels:
+def balanced_labels(count: int, classes: int) -> Labels:
     """The class of every sample, int64 [count], in a fixed random order in which class counts differ by at most one."""
     labels: Labels = np.random.RandomState(LABEL_SEED).permutation(np.arange(count) % classes).astype(np.int64)
     return labels
 
 
-def load_images(folder: Path, *, sha256: str) -> ArrayImages:
+def load_samples(folder: Path, *, sha256: str) -> ArrayImages:
     """Load the images of a sample stage. CellFailed if the file has changed since the stage wrote it."""
     data = (folder / SAMPLES).read_bytes()
     if (got := hashlib.sha256(data).hexdigest()) != sha256:

@@ -19,7 +19,7 @@ from PIL import Image, ImageSequence
 from zigma_bench.data.images import ArrayImages, Images, Pixels
 from zigma_bench.data.reading.video import MAX_FRAMES, MEND, read_frames
 from zigma_bench.errors import BadImage
-from zigma_bench.system.device import cores
+from zigma_bench.system.device import core_count
 
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm")
 ANIMATIONS = (".webp", ".gif")  # clips if they hold more than one frame; `sample` writes .webp
@@ -37,7 +37,7 @@ class ClipFiles:
         return len(self.files)
 
     def take(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Pixels:
-        with ThreadPoolExecutor(cores()) as pool:
+        with ThreadPoolExecutor(core_count()) as pool:
             clips = list(pool.map(read_clip, [self.files[int(index)] for index in indices]))
         return np.stack([clip[:, : self.shape[1]] for clip in clips])
 
@@ -69,7 +69,7 @@ def open_clips(files: Sequence[Path]) -> Images:
             stored[number] = clip
         return not (np.array_equal(clip[:, 0], clip[:, 1]) and np.array_equal(clip[:, 0], clip[:, 2]))
 
-    with ThreadPoolExecutor(cores()) as pool:
+    with ThreadPoolExecutor(core_count()) as pool:
         channels = 3 if any(list(pool.map(has_colour, range(len(files))))) else 1
     if in_memory:
         return ArrayImages(stored[:, :, :channels])

@@ -20,7 +20,7 @@ from zigma_bench.plan.latents import space_of_latents
 from zigma_bench.plan.space import LatentSpace
 from zigma_bench.records.store import only_writer, write_json
 from zigma_bench.sampling.cell_images import to_pixels
-from zigma_bench.sampling.draw import picture_place, place, read_picture, write_picture
+from zigma_bench.sampling.draw import image_path, picture_place, read_picture, write_picture
 from zigma_bench.sampling.drawable import Drawable
 from zigma_bench.sampling.sheets import SIDE, write_sheets
 from zigma_bench.suite import Latents
@@ -60,7 +60,7 @@ def decode_folder(
         for start in range(0, len(due), space.given.batch):
             assert autoencoder is not None, "the autoencoder is open if latents are due"
             indices = due[start : start + space.given.batch]
-            latents = np.stack([np.load(place(source, folder, index), allow_pickle=False) for index in indices])
+            latents = np.stack([np.load(image_path(source, folder, index), allow_pickle=False) for index in indices])
             for index, pixels in zip(indices, to_pixels(autoencoder.decode(torch.from_numpy(latents))), strict=True):
                 write_picture(picture_place(source, folder, index), pixels)
             tell(indices[-1] + 1)

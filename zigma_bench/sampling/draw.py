@@ -23,13 +23,15 @@ from zigma_bench.errors import UsageError
 from zigma_bench.records.store import SPEC, check_writable, only_writer, write_atomic, write_json
 from zigma_bench.sampling.cell_images import save_array, to_pixels
 from zigma_bench.sampling.drawable import Drawable
-from zigma_bench.sampling.model import Order, draw_batch
+from zigma_bench.sampling.model import SamplingRequest, sample_batch
 from zigma_bench.sampling.sheets import SIDE, read_film, save_film, write_sheets
 
 UNDECODED = "these are latents: --autoencoder FOLDER decodes them with the autoencoder that the model was trained with"
 
 
-def draw_to_folder(order: Order, folder: Path, *, device: str, backend: str, tell: Callable[[int], None]) -> Path:
+def draw_to_folder(
+    order: SamplingRequest, folder: Path, *, device: str, backend: str, tell: Callable[[int], None]
+) -> Path:
     """Sample the requested images into a folder and return the folder of the files. `tell(done)` reports progress.
 
     Raises UsageError if the folder holds samples of a different request, NotFinite for a sample that is not finite.
@@ -43,12 +45,12 @@ def draw_to_folder(order: Order, folder: Path, *, device: str, backend: str, tel
         for indices in due:
             assert opened is not None
             network, texts = opened
-            for index, drawn in zip(indices, draw_batch(order, network, indices, device, texts), strict=True):
-                _write(place(order.source, folder, index), drawn, order.source)
+            for index, drawn in zip(indices, sample_batch(order, network, indices, device, texts), strict=True):
+                _write(image_path(order.source, folder, index), drawn, order.source)
             tell(indices[-1] + 1)
         count = order.recipe.sample.count
         # an earlier call may have written more images
-        total = max(count, len(list(place(order.source, folder, 0).parent.iterdir())))
+        total = max(count, len(list(image_path(order.source, folder, 0).parent.iterdir())))
         labels = order.labels_of(range(total))
         if order.prompts is not None and labels is not None:
             write_json(folder / "prompts.json", [order.prompts[number] for number in labels])
@@ -56,11 +58,11 @@ def draw_to_folder(order: Order, folder: Path, *, device: str, backend: str, tel
             write_json(folder / "labels.json", labels)
         if order.source.image:
             first = range(min(count, SIDE**2))
-            write_sheets(folder, np.stack([read_picture(place(order.source, folder, i)) for i in first]))
-    return place(order.source, folder, 0).parent
+            write_sheets(folder, np.stack([read_picture(image_path(order.source, folder, i)) for i in first]))
+    return image_path(order.source, folder, 0).parent
 
 
-def place(source: Drawable, folder: Path, index: int) -> Path:
+def image_path(source: Drawable, folder: Path, index: int) -> Path:
     """The file of a sample."""
     return picture_place(source, folder, index) if source.image else folder / f"latents/{index:07d}.npy"
 
@@ -70,12 +72,12 @@ def picture_place(source: Drawable, folder: Path, index: int) -> Path:
     return folder / f"images/{index:07d}.{'webp' if source.clip else 'png'}"
 
 
-def _due(order: Order, folder: Path) -> Iterator[list[int]]:
+def _due(order: SamplingRequest, folder: Path) -> Iterator[list[int]]:
     """The indices of missing images, in batches; whole batches for dopri5, whose images depend on their batch."""
     sample = order.recipe.sample
     for start in range(0, sample.count, sample.batch):
         batch = list(range(start, min(start + sample.batch, sample.count)))
-        absent = [index for index in batch if not place(order.source, folder, index).exists()]
+        absent = [index for index in batch if not image_path(order.source, folder, index).exists()]
         if absent:
             yield batch if sample.solver == "dopri5" else absent
 

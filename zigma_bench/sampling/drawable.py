@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from zigma_bench.backbones.official import open_model
-from zigma_bench.backbones.official.card import Card, Condition
+from zigma_bench.backbones.official.card import Card, CardCondition
 from zigma_bench.conditioning.prompts import texts_of
 from zigma_bench.diffusion.convert import Network
 from zigma_bench.diffusion.guidance import Texts
@@ -40,7 +40,7 @@ class Drawable:
     shape: tuple[int, ...]
     image: bool
     space: Literal["pixels", "latents"]
-    condition: Condition
+    condition: CardCondition
     train: Mapping[str, Any]
     sample: Mapping[str, Any]
     open: Opener
@@ -56,7 +56,7 @@ class Drawable:
         return len(self.shape) == 4
 
 
-def imported(card: Card, folder: Path, encoder: str | None = None) -> Drawable:
+def open_imported(card: Card, folder: Path, encoder: str | None = None) -> Drawable:
     """An imported model. `encoder`: the text encoder for prompts, FOLDER or owner/name@COMMIT of the Hub."""
     text = None if encoder is None else _text(card, encoder)
 
@@ -90,7 +90,7 @@ def _text(card: Card, encoder: str) -> TextFeatures:
     name, at, commit = encoder.rpartition("@")
     folder = not at or Path(encoder).exists()
     name, revision = (encoder, None) if folder else (name, commit)
-    facts = encoders.describe(name, revision)
+    facts = encoders.describe_encoder(name, revision)
     if facts.missing:
         missing = "; ".join(f"{item.what}: {item.do}" for item in facts.missing)
         raise NotReady("the text encoder is not installed", where="--encoder", do=missing)

@@ -20,7 +20,7 @@ from PIL import Image
 
 from zigma_bench.data.images import ArrayImages, Images, Pixels
 from zigma_bench.data.reading.decode import FORMATS, flat_image
-from zigma_bench.data.reading.files import below
+from zigma_bench.data.reading.files import visible_files_below
 from zigma_bench.data.reading.folder import ARCHIVES, LEFT_OUT, OTHER_IMAGES, check_none_passed_over
 from zigma_bench.data.reading.folder import IMAGES as SUFFIXES
 from zigma_bench.data.sources.provided import read_image
@@ -79,7 +79,7 @@ def _of_folder(path: Path) -> Images:
     drawn = any((path / DRAWN / f"0000000.{kind}").is_file() for kind in ("png", "webp"))
     folder = path / DRAWN if drawn else path
     root = folder.absolute()
-    listed = below(folder).files
+    listed = visible_files_below(folder).files
     check_none_passed_over(listed, (*SUFFIXES, *VIDEOS), "quality")
     files = [Path(file) for file in listed if file.lower().endswith((*SUFFIXES, *VIDEOS))]
     names = [str(file.relative_to(root)) for file in files]

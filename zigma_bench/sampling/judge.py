@@ -16,14 +16,14 @@ from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.records.record import Measurement
 from zigma_bench.sampling.clips import same_colour
 from zigma_bench.sampling.images import open_images
-from zigma_bench.sampling.reference import Reference, open_reference
+from zigma_bench.sampling.reference import QualityReference, open_reference
 
 METRICS = ("fd-efflite0", "kid-efflite0")  # their weights come with the installation
 CLIP_METRICS = tuple(f"frame-{name}" for name in METRICS)
 
 
 @dataclass(frozen=True)
-class Asked:
+class QualityRequest:
     """A metric and its options, as named in a command."""
 
     name: str
@@ -61,10 +61,10 @@ class Judgement:
         }  # fmt: skip
 
 
-def judge(
+def measure_quality(
     samples: Path,
     reference: Path | None,
-    asked: Sequence[Asked] | None,
+    asked: Sequence[QualityRequest] | None,
     *,
     device: str,
     cache: Path | None = None,
@@ -79,11 +79,13 @@ def judge(
     Raises UsageError and NotReady for unreadable files, BadImage for a broken image, and UsageError for images of
     different sizes and for a metric that doesn't measure images.
     """
-    asked = None if asked is None else list(checked(asked))
+    asked = None if asked is None else list(check_metrics(asked))
     drawn = open_images(samples)
     frames = frames_of(drawn)
     if asked is None:
-        asked = list(checked([Asked(name, {}) for name in (METRICS if frames is None else CLIP_METRICS)]))
+        asked = list(
+            check_metrics([QualityRequest(name, {}) for name in (METRICS if frames is None else CLIP_METRICS)])
+        )
     for metric in asked:
         check_metric(catalogue(), metric.name, frames, f"--metrics {metric.name}")
     opened = _reference(reference, asked, data)
@@ -113,7 +115,7 @@ def frames_of(images: Images) -> int | None:
     return int(shape[0]) if len(shape) == 4 else None
 
 
-def _reference(path: Path | None, asked: Sequence[Asked], data: str | None) -> Reference:
+def _reference(path: Path | None, asked: Sequence[QualityRequest], data: str | None) -> QualityReference:
     """Open the reference. It may be absent if no metric needs it."""
     if path is not None:
         return open_reference(path, data=data)
@@ -124,10 +126,10 @@ def _reference(path: Path | None, asked: Sequence[Asked], data: str | None) -> R
             "the samples need a reference", where=where,
             do="give --reference DIR, ZIP, NPZ or SUITE",
         )  # fmt: skip
-    return Reference(None, None, {})
+    return QualityReference(None, None, {})
 
 
-def checked(asked: Sequence[Asked]) -> Iterator[Asked]:
+def check_metrics(asked: Sequence[QualityRequest]) -> Iterator[QualityRequest]:
     """Resolve the options of the metrics. UsageError for a duplicate, or a metric that measures a network."""
     names = [metric.name for metric in asked]
     for metric in asked:
@@ -138,4 +140,4 @@ def checked(asked: Sequence[Asked]) -> Iterator[Asked]:
             )
         if names.count(metric.name) > 1:
             raise UsageError(f"the metric {metric.name!r} is listed twice", where="--metrics", do="keep one of them")
-        yield Asked(metric.name, spec.resolve(metric.options, where=f"--metrics {metric.name}"))
+        yield QualityRequest(metric.name, spec.resolve(metric.options, where=f"--metrics {metric.name}"))

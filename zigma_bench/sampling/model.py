@@ -12,17 +12,17 @@ from torch import Tensor
 from zigma_bench.diffusion.conventions import vp_noise_of_dit
 from zigma_bench.diffusion.convert import Network
 from zigma_bench.diffusion.ddpm import dit_schedule, solve_discrete
-from zigma_bench.diffusion.draw import draw
-from zigma_bench.diffusion.guidance import Texts, under_labels
+from zigma_bench.diffusion.draw import sample_from_noise
+from zigma_bench.diffusion.guidance import Texts, with_labels
 from zigma_bench.diffusion.noise import StepNoise, image_noise
 from zigma_bench.errors import NotFinite, UsageError
 from zigma_bench.plan.diffusion import check_diffusion, objective_of, sampler_of
 from zigma_bench.sampling.drawable import Drawable
 from zigma_bench.sampling.labels import label_of
-from zigma_bench.suite import DISCRETE, Sample, Source, Strict, Train, validated
+from zigma_bench.suite import DISCRETE, Sample, Strict, Train, YamlSource, validate_sections
 
 
-class Recipe(Strict):
+class SamplingRecipe(Strict):
     """The prediction and path of a model (`train`) and the settings of its sampler (`sample`)."""
 
     train: Train
@@ -30,11 +30,11 @@ class Recipe(Strict):
 
 
 @dataclass(frozen=True)
-class Order:
+class SamplingRequest:
     """A request for samples: source, recipe, seed of the noise, and the labels (None: all classes) or prompts."""
 
     source: Drawable
-    recipe: Recipe
+    recipe: SamplingRecipe
     seed: int
     labels: tuple[int, ...] | None
     prompts: tuple[str, ...] | None = None
@@ -87,7 +87,7 @@ class Order:
         return [label_of(self.seed, index, classes=classes, chosen=self.labels) for index in indices]
 
 
-def make_order(
+def make_sampling_request(
     drawable: Drawable,
     given: Mapping[str, Any],
     *,
@@ -95,25 +95,27 @@ def make_order(
     labels: tuple[int, ...] | None,
     places: Mapping[str, str],
     prompts: tuple[str, ...] | None = None,
-) -> Order:
+) -> SamplingRequest:
     """Make a request from keys of a suite's `sample`, which override those of the network.
 
     `places`: how each key is spelled in the command, for errors. Raises UsageError for settings that the network
     doesn't support.
     """
-    source = Source("sample", "", {("sample", *key.split(".")): where for key, where in places.items()})
-    recipe = validated(Recipe, {"train": drawable.train, "sample": {**drawable.sample, **given}}, source)
+    source = YamlSource("sample", "", {("sample", *key.split(".")): where for key, where in places.items()})
+    recipe = validate_sections(
+        SamplingRecipe, {"train": drawable.train, "sample": {**drawable.sample, **given}}, source
+    )
     unguided = recipe.sample.model_copy(update={"guidance": None})
-    check_diffusion(Recipe(train=recipe.train, sample=unguided), source)
+    check_diffusion(SamplingRecipe(train=recipe.train, sample=unguided), source)
     for key, what in (("graph", "sample MODEL uses no CUDA graph"), ("compile", "sample MODEL doesn't compile")):
         if getattr(recipe.sample, key):
             raise UsageError(what, where=source.where("sample", key), do="omit it")
-    order = Order(drawable, recipe, seed, labels, prompts)
+    order = SamplingRequest(drawable, recipe, seed, labels, prompts)
     _check_condition(order, source)
     return order
 
 
-def _check_condition(order: Order, source: Source) -> None:
+def _check_condition(order: SamplingRequest, source: YamlSource) -> None:
     condition, guidance = order.source.condition, order.recipe.sample.guidance
     if condition.kind == "text" and not order.source.reads_prompts:
         raise UsageError(
@@ -144,7 +146,9 @@ def _check_condition(order: Order, source: Source) -> None:
 
 
 @torch.no_grad()
-def draw_batch(order: Order, network: Network, indices: list[int], device: str, texts: Texts | None = None) -> Tensor:
+def sample_batch(
+    order: SamplingRequest, network: Network, indices: list[int], device: str, texts: Texts | None = None
+) -> Tensor:
     """Sample the images or latents of some indices, float [B, *shape] on the CPU. Each depends on (seed, index) alone.
 
     `texts`: the features of the prompts. Raises NotFinite for NaN or infinity.
@@ -168,7 +172,7 @@ def draw_batch(order: Order, network: Network, indices: list[int], device: str, 
         )
     else:
         train = order.recipe.train
-        drawn, _ = draw(
+        drawn, _ = sample_from_noise(
             denoiser, noise, objective=objective_of(train), sampler=sampler_of(train, sample), step_noise=step_noise
         )
     if not bool(drawn.isfinite().all()):
@@ -176,7 +180,9 @@ def draw_batch(order: Order, network: Network, indices: list[int], device: str, 
     return drawn.float().cpu()
 
 
-def _conditioned(order: Order, network: Network, indices: list[int], device: str, texts: Texts | None) -> Network:
+def _conditioned(
+    order: SamplingRequest, network: Network, indices: list[int], device: str, texts: Texts | None
+) -> Network:
     """Bind the label or prompt of each sample to the network, with guidance if requested."""
     if order.source.of_dit and not order.of_dit:
         network = vp_noise_of_dit(network)
@@ -184,4 +190,4 @@ def _conditioned(order: Order, network: Network, indices: list[int], device: str
     if labels is None:
         return network
     y, dropped = torch.tensor(labels, device=device), order.source.condition.classes or 0
-    return under_labels(network, y, dropped, order.recipe.sample.guidance, texts)
+    return with_labels(network, y, dropped, order.recipe.sample.guidance, texts)

@@ -19,7 +19,7 @@ OPTION = "--data"
 
 
 @dataclass(frozen=True)
-class Reference:
+class QualityReference:
     """Images, the mean and covariance of features, or both. `facts` describes them in the fingerprint of a metric."""
 
     images: Images | None
@@ -33,7 +33,7 @@ class Reference:
         return None if self.moments is None else self.moments.count
 
 
-def open_reference(path: Path, *, data: str | None = None) -> Reference:
+def open_reference(path: Path, *, data: str | None = None) -> QualityReference:
     """Open a folder, .zip, .npz or suite file. `data` selects one of several data sets of a suite.
 
     Raises UsageError and NotReady for unreadable files, and for an ambiguous or missing data set.
@@ -46,15 +46,15 @@ def open_reference(path: Path, *, data: str | None = None) -> Reference:
                 expected="images: pixels",
                 do="set reference.images to pixels, or give a folder of images",
             )  # fmt: skip
-        return Reference(
+        return QualityReference(
             load_cell_images(cell).reference, None, {"data": cell.data_text, "split": cell.reference.split}
         )
     if data is not None:
         raise UsageError("only a suite has data sets to choose from", where=OPTION, got=data, do=f"omit {OPTION}")
     moments = read_moments(path) if path.suffix == ".npz" and path.is_file() else None
     if moments is not None and not holds_images(path):
-        return Reference(None, moments, {"data": path.name})
-    return Reference(open_images(path), moments, {"data": path.name})
+        return QualityReference(None, moments, {"data": path.name})
+    return QualityReference(open_images(path), moments, {"data": path.name})
 
 
 def _cell(path: Path, data: str | None) -> Cell:

@@ -11,10 +11,10 @@ from zigma_bench.metrics.on_features import distances
 from zigma_bench.metrics.reference import reference_gaussian
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.sampling.images import open_images
-from zigma_bench.sampling.judge import Asked, checked, frames_of
+from zigma_bench.sampling.judge import QualityRequest, check_metrics, frames_of
 
 
-def save_statistics(samples: Path, asked: Asked, out: Path, *, device: str, cache: Path | None = None) -> int:
+def save_statistics(samples: Path, asked: QualityRequest, out: Path, *, device: str, cache: Path | None = None) -> int:
     """Write `mu` and `sigma` of the features of a Frechet distance, and return the number of images.
 
     Raises UsageError if the metric isn't a Frechet distance or the file isn't .npz, and NotReady if weights are missing
@@ -27,7 +27,7 @@ def save_statistics(samples: Path, asked: Asked, out: Path, *, device: str, cach
         )  # fmt: skip
     if out.suffix != ".npz":
         raise UsageError("statistics are written as .npz", where="--save-statistics", got=str(out))
-    (asked,) = checked([asked])
+    (asked,) = check_metrics([asked])
     spec = catalogue().get("metric", asked.name)
     options = spec.make_options(asked.options)
     for missing in spec.facts.missing(options):

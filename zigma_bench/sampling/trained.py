@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from zigma_bench.backbones.build import build_network
-from zigma_bench.backbones.official.card import Condition
+from zigma_bench.backbones.official.card import CardCondition
 from zigma_bench.conditioning.prompts import texts_of
 from zigma_bench.diffusion.convert import Network
 from zigma_bench.diffusion.guidance import Texts
@@ -26,7 +26,7 @@ from zigma_bench.training.checkpoint import load_weights
 from zigma_bench.training.step import autocast
 
 
-def trained(folder: Path) -> Drawable:
+def open_trained(folder: Path) -> Drawable:
     """The EMA of a trained cell, with the cell's own sampling settings as defaults.
 
     Raises NotReady if the training isn't done or the scan has changed since; opening it raises CellFailed if the
@@ -102,13 +102,13 @@ def _check_orders(cell: Cell, folder: Path) -> None:
         )  # fmt: skip
 
 
-def _condition(cell: Cell) -> Condition:
+def _condition(cell: Cell) -> CardCondition:
     condition = cell.condition
     if condition is None:
-        return Condition(kind="none")
+        return CardCondition(kind="none")
     if condition.kind == "text":
-        return Condition(kind="text", text_width=condition.size, null_class=condition.drop_rate(cell.train) > 0)
-    return Condition(kind="class", classes=condition.size, null_class=condition.droppable)
+        return CardCondition(kind="text", text_width=condition.size, null_class=condition.drop_rate(cell.train) > 0)
+    return CardCondition(kind="class", classes=condition.size, null_class=condition.droppable)
 
 
 def _sample(cell: Cell) -> dict[str, Any]:

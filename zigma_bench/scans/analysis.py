@@ -51,11 +51,11 @@ class Statistics:
         return asdict(self)
 
 
-def statistics(route: Route, grid: Grid) -> Statistics | None:
+def route_statistics(route: Route, grid: Grid) -> Statistics | None:
     """The statistics of a checked route; None for a learned order, which differs between samples."""
     if route.learned is not None:
         return None
-    moves = steps(route, grid)
+    moves = step_distances(route, grid)
     manhattan, largest = moves.sum(-1), moves.max(-1)
     some = len(moves) > 0
     return Statistics(
@@ -71,7 +71,7 @@ def statistics(route: Route, grid: Grid) -> Statistics | None:
     )
 
 
-def steps(route: Route, grid: Grid, apart: int = 1) -> Ints:
+def step_distances(route: Route, grid: Grid, apart: int = 1) -> Ints:
     """The absolute differences in (t, r, c) between tokens that are `apart` steps from each other: [pairs, 3]."""
     before, after = _pairs(route, apart)
     far: Ints = np.abs(_places(after, grid) - _places(before, grid))
@@ -80,7 +80,7 @@ def steps(route: Route, grid: Grid, apart: int = 1) -> Ints:
 
 def grid_distance(route: Route, grid: Grid, distances: Sequence[int] = SEQUENCE_DISTANCES) -> Distances:
     """The mean Manhattan distance on the grid between two tokens n steps apart, for each n."""
-    found = {n: steps(route, grid, n).sum(-1) for n in distances}
+    found = {n: step_distances(route, grid, n).sum(-1) for n in distances}
     return {str(n): float(far.mean()) for n, far in found.items() if len(far)}
 
 
@@ -102,7 +102,7 @@ def sequence_distance(route: Route, grid: Grid, distances: Sequence[int] = GRID_
     return found
 
 
-def coverage(routes: Sequence[Route], grid: Grid, *, directed: bool = False) -> tuple[float | None, ...]:
+def neighbour_coverage(routes: Sequence[Route], grid: Grid, *, directed: bool = False) -> tuple[float | None, ...]:
     """The share of neighbour pairs that are consecutive in a path of any of the first k layers, for k = 1, 2, ...
 
     Neighbours differ by 1 in one coordinate. `directed` counts the two directions of a pair separately. The share is
@@ -124,16 +124,16 @@ def coverage(routes: Sequence[Route], grid: Grid, *, directed: bool = False) -> 
 def show_json(routes: Sequence[Route], grid: Grid) -> dict[str, Any]:
     """The output of `scans show --json`: the grid, each layer with its statistics, and the coverage by depth."""
     layers = [_layer_json(route, grid) for route in routes]
-    return {"grid": sides(grid), "layers": layers, "coverage": list(coverage(routes, grid))}
+    return {"grid": grid_sides(grid), "layers": layers, "coverage": list(neighbour_coverage(routes, grid))}
 
 
-def sides(grid: Grid) -> list[int]:
+def grid_sides(grid: Grid) -> list[int]:
     """[H, W], or [T, H, W] for a clip."""
     return [grid.frames, grid.height, grid.width] if grid.video else [grid.height, grid.width]
 
 
 def _layer_json(route: Route, grid: Grid) -> dict[str, Any]:
-    found = statistics(route, grid)
+    found = route_statistics(route, grid)
     return {
         "paths": route.paths.tolist(),
         "segments": None if route.segments is None else [lengths.tolist() for lengths in route.segments],
@@ -191,7 +191,7 @@ def _neighbour_pairs(grid: Grid) -> int:
 
 def _joined(route: Route, grid: Grid, directed: bool) -> npt.NDArray[np.int64]:
     """The neighbour pairs that are consecutive in a path, each encoded as one number."""
-    near = steps(route, grid).sum(-1) == 1
+    near = step_distances(route, grid).sum(-1) == 1
     before, after = (tokens[near] for tokens in _pairs(route, 1))
     if not directed:
         before, after = np.minimum(before, after), np.maximum(before, after)

@@ -14,7 +14,7 @@ import numpy as np
 from zigma_bench.errors import UsageError, ZigmaBenchError
 from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.route import BrokenScan, LearnedOrder, Route
-from zigma_bench.system.interrupts import contained, words_of
+from zigma_bench.system.interrupts import contain_plugin, words_of
 
 RESERVED = ("grid", "layer", "depth", "seed")
 MOST_LAYERS = 10_000
@@ -41,7 +41,7 @@ class ScanSpec(Protocol):
     def make_options(self, values: Mapping[str, Any]) -> Any: ...
 
 
-def routes(
+def layer_routes(
     spec: ScanSpec, *, grid: Grid, depth: int, seed: int = 0, options: Mapping[str, Any] | None = None
 ) -> tuple[Route, ...]:
     """The checked route of each of `depth` layers. Equal routes are the same object. `options`: resolved values.
@@ -114,7 +114,7 @@ def _route(request: _Request, layer: int) -> Route:
     """Call the scan for one layer, convert the result to a route, and check it."""
     who = request.who(layer)
     try:
-        with contained():
+        with contain_plugin():
             value = _call(request, layer)
         route = value if isinstance(value, Route) else Route(value)
     except ZigmaBenchError as error:

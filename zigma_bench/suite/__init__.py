@@ -2,7 +2,7 @@
 
 from zigma_bench.suite.base import Choice, Strict
 from zigma_bench.suite.data import Data, Latents, TextEncoder
-from zigma_bench.suite.read import Source, load_suite, parse_value, parse_yaml, validated
+from zigma_bench.suite.read import YamlSource, load_suite, parse_value, parse_yaml, validate_sections
 from zigma_bench.suite.recipe import (
     DISCRETE,
     SDES,
@@ -41,16 +41,16 @@ __all__ = [
     "Sample",
     "SizeMatch",
     "Solver",
-    "Source",
     "Strict",
     "Suite",
     "TextEncoder",
     "Train",
     "Variance",
     "Weighting",
+    "YamlSource",
     "load_suite",
     "own_keys",
     "parse_value",
     "parse_yaml",
-    "validated",
+    "validate_sections",
 ]

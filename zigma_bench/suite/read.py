@@ -37,7 +37,7 @@ CLOSING = (yaml.BlockEndToken, yaml.FlowSequenceEndToken, yaml.FlowMappingEndTok
 
 
 @dataclass(frozen=True)
-class Source:
+class YamlSource:
     """The place of each key in a suite file, for errors that are raised after reading.
 
     `question` is the comment in the first line of the suite. `places` maps a key's location to `FILE:LINE`.
@@ -52,19 +52,19 @@ class Source:
         """`FILE:LINE, key a.b` of `location`, or of its closest parent with a known line."""
         for length in range(len(location), -1, -1):
             if location[:length] in self.places:
-                key = dotted(location)
+                key = dotted_key(location)
                 return f"{self.places[location[:length]]}" + (f", key {shortened(key, LONGEST)}" if key else "")
         return self.file
 
 
-def load_suite(path: Path, *, settings: Sequence[str] = ()) -> tuple[Suite, Source]:
+def load_suite(path: Path, *, settings: Sequence[str] = ()) -> tuple[Suite, YamlSource]:
     """Read a suite file and override its keys with the `settings` (KEY.PATH=VALUE); UsageError for the first fault."""
     text = _read(path)
     data, places = parse_yaml(text, str(path))
     for setting in settings:
         _apply(setting, data, places)
-    source = Source(str(path), question_of(text), places, hashlib.sha256(text.encode()).hexdigest())
-    return validated(Suite, data, source), source
+    source = YamlSource(str(path), question_of(text), places, hashlib.sha256(text.encode()).hexdigest())
+    return validate_sections(Suite, data, source), source
 
 
 def _read(path: Path) -> str:
@@ -96,7 +96,7 @@ def _read(path: Path) -> str:
 M = TypeVar("M", bound=Strict)
 
 
-def validated(model: type[M], data: Mapping[str, Any], source: Source) -> M:
+def validate_sections(model: type[M], data: Mapping[str, Any], source: YamlSource) -> M:
     """A mapping as a `model`: a suite, or some of its sections; UsageError for the first fault."""
     try:
         return model.model_validate(_tuples(data))
@@ -211,7 +211,7 @@ def _construct(
     if isinstance(node, yaml.SequenceNode):
         return [_construct(loader, item, (*location, i), file, places) for i, item in enumerate(node.value)]
     if not isinstance(node, yaml.MappingNode):
-        return _value(loader, node, f"{line}, key {shortened(dotted(location), LONGEST)}" if location else line)
+        return _value(loader, node, f"{line}, key {shortened(dotted_key(location), LONGEST)}" if location else line)
     found: dict[str, Any] = {}
     for key_node, value_node in node.value:
         line = f"{file}:{key_node.start_mark.line + 1}"
@@ -276,7 +276,7 @@ def _tuples(value: Any) -> Any:
     return value
 
 
-def _explain(error: pydantic.ValidationError, source: Source) -> UsageError:
+def _explain(error: pydantic.ValidationError, source: YamlSource) -> UsageError:
     """The UsageError for the first fault that pydantic found."""
     faults = sorted(error.errors(include_url=False), key=lambda fault: fault["type"] != "extra_forbidden")
     fault = faults[0]  # an unknown key comes first: a misspelt key also causes the fault "missing"
@@ -294,7 +294,7 @@ def _explain(error: pydantic.ValidationError, source: Source) -> UsageError:
     if fault["type"] == "missing_key":
         return UsageError(f"the key {fault['msg']!r} is missing{rest}", where=where)
     if fault["type"] == "missing":
-        return UsageError(f"the key {dotted(location)!r} is missing{rest}", where=source.where(*location[:-1]))
+        return UsageError(f"the key {dotted_key(location)!r} is missing{rest}", where=source.where(*location[:-1]))
     message = fault["msg"].removeprefix("Value error, ")
     message = message.replace("Input should be", "should be").replace("a valid tuple", "a list")
     got = _plain(fault["input"]) if location else None  # not the whole suite
@@ -314,7 +314,7 @@ def _known_keys(location: tuple[str | int, ...]) -> list[str]:
     return sorted(model.model_fields)
 
 
-def _place_of(parts: Sequence[str | int], source: Source) -> tuple[str | int, ...]:
+def _place_of(parts: Sequence[str | int], source: YamlSource) -> tuple[str | int, ...]:
     """A fault's location without the parts that pydantic adds; keys that the suite contains always stay."""
     location: tuple[str | int, ...] = ()
     for part in parts:
@@ -332,6 +332,6 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def dotted(location: Iterable[str | int]) -> str:
+def dotted_key(location: Iterable[str | int]) -> str:
     """A location in the syntax of `--set`: `compare.0.scans.1`."""
     return ".".join(map(str, location))

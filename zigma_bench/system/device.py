@@ -47,9 +47,9 @@ def find_device(requested: str) -> Device:
         raise UsageError(
             "there is no such device", where="--device", expected="auto, cpu, cuda or cuda:N", got=requested
         )
-    found = cards()
+    found = card_names()
     if requested == "cpu" or (requested == "auto" and not found):
-        return Device("cpu", processor())
+        return Device("cpu", processor_name())
     index = int(match.group(1) or 0)
     if index >= len(found):
         raise NotReady(
@@ -58,7 +58,7 @@ def find_device(requested: str) -> Device:
     return Device(f"cuda:{index}", found[index])
 
 
-def cards() -> tuple[str, ...]:
+def card_names() -> tuple[str, ...]:
     """The names of the cards `cuda:0`, `cuda:1`, ...: those of NVIDIA, or those of AMD if there are none."""
     return nvidia_cards() or amd_cards()
 
@@ -129,17 +129,17 @@ def _from_driver() -> list[str]:
 
 
 @functools.cache
-def processor() -> str:
+def processor_name() -> str:
     """The CPU's model and the number of cores that this process may use."""
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
         found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE)
         model = found.group(1).strip() if found else model
-    return f"{model} ({cores()} cores)"
+    return f"{model} ({core_count()} cores)"
 
 
-def cores() -> int:
+def core_count() -> int:
     """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -18,7 +18,7 @@ class Escaped(Exception):
 
 
 @contextmanager
-def contained() -> Iterator[None]:
+def contain_plugin() -> Iterator[None]:
     """A context for calling plugin code: whatever the code raises leaves the context as an Exception.
 
     Raises KeyboardInterrupt if a signal interrupted the code, even if the plugin raised another exception then.

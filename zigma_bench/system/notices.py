@@ -24,6 +24,6 @@ def send_notices_to(sink: Sink) -> None:
     _sink = sink
 
 
-def notice(text: str) -> None:
+def report_notice(text: str) -> None:
     """Report an event that doesn't stop the work, such as the rebuild of an altered file."""
     _sink(text)

@@ -20,14 +20,14 @@ from types import ModuleType
 from typing import Any
 
 from zigma_bench.plugins.registry import Spec, load_target
-from zigma_bench.testing.lookup import NeedsOptions, as_registered, find, registered
+from zigma_bench.testing.lookup import NeedsOptions, as_registered, find_spec, specs_of_module
 from zigma_bench.testing.report import Check, Report
 from zigma_bench.testing.scan import GRIDS, ScanReport, check_scan, scan_report
 
 
 def check_plugin(plugin: ModuleType) -> tuple[Report, ...]:
     """Check all that a plugin's module registers, installed or not; AssertionError with all that does not hold."""
-    specs = [spec for spec in registered(plugin) if spec.comes_with is None]
+    specs = [spec for spec in specs_of_module(plugin) if spec.comes_with is None]
     if not specs:
         raise AssertionError(f"{plugin.__name__}: expected at least one thing registered, got none")
     with as_registered(specs):
@@ -78,8 +78,8 @@ def check_transform(transform: str | Spec, *, plugin: ModuleType | None = None, 
 
 
 def _check(kind: str, wanted: str | Spec, plugin: ModuleType | None, options: Mapping[str, Any]) -> Report:
-    spec = find(kind, wanted, plugin)
-    with as_registered([spec] if plugin is None else registered(plugin)):
+    spec = find_spec(kind, wanted, plugin)
+    with as_registered([spec] if plugin is None else specs_of_module(plugin)):
         return report_of(spec, plugin=plugin, options=options).require()
 
 

@@ -16,9 +16,9 @@ from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.route import Route
 from zigma_bench.testing.condition import TEXT_TOKENS, made_up, obeys_condition
 from zigma_bench.testing.lookup import check_options, imports_without_torch, light_module, option_sets
-from zigma_bench.testing.network import Built, distance, network_steps, noise, same_parameters, stirred
-from zigma_bench.testing.orders import orders
-from zigma_bench.testing.report import Failed, Report, Step, walk
+from zigma_bench.testing.network import Built, network_steps, noise, relative_difference, same_parameters, with_noise
+from zigma_bench.testing.orders import test_routes
+from zigma_bench.testing.report import CheckStep, Failed, Report, run_checks
 
 IMAGES = ((3, 8, 12), (1, 8, 8), (3, 16, 16))  # channels, height, width
 BATCH = 3
@@ -29,7 +29,7 @@ MOST_BUILT = 1_000_000  # parameters: a check builds many networks, and ends in 
 
 
 @dataclass(frozen=True)
-class Case:
+class BackboneCase:
     """One geometry: options, image and the route of every layer."""
 
     spec: Spec
@@ -47,7 +47,7 @@ class Case:
 
     @property
     def routes(self) -> tuple[Route, ...]:
-        return () if self.scan is None else (orders(self.grid)[self.scan],) * self.options.depth
+        return () if self.scan is None else (test_routes(self.grid)[self.scan],) * self.options.depth
 
     def refusal(self) -> str | None:
         """Why the backbone does not take this geometry, if it does not."""
@@ -84,24 +84,26 @@ def backbone_report(
     """All checks of a backbone."""
     toy = {**spec.facts.smoke, **(options or {})}
     first = [
-        Step("options", "a type for each, and defaults of it", lambda: check_options(spec)),
-        Step(
+        CheckStep("options", "a type for each, and defaults of it", lambda: check_options(spec)),
+        CheckStep(
             "toy", "values for depth, patch and all that has no default, in facts.smoke", lambda: _toy(spec, toy), True
         ),
-        Step("imports without torch", _expected_import(spec), lambda: _imports(spec, plugin), essential=True),
-        Step("geometry", "an image and an order that it takes", lambda: _geometry(spec, toy), essential=True),
+        CheckStep("imports without torch", _expected_import(spec), lambda: _imports(spec, plugin), essential=True),
+        CheckStep("geometry", "an image and an order that it takes", lambda: _geometry(spec, toy), essential=True),
     ]
-    checks = walk(first)
+    checks = run_checks(first)
     if checks[-1].ok:
         case = _cases(spec, toy)[0]
         steps = [
             *network_steps(case.built()),
-            Step("time", "another output at another time", lambda: _time(case)),
-            Step("order", _expected_order(spec), lambda: _order(spec, toy, case)),
-            Step("other options", "the formula's parameters for each listed choice", lambda: _formula(spec, toy)),
-            Step("condition", "another output for another y, an error for none", lambda: _condition(spec, toy, case)),
+            CheckStep("time", "another output at another time", lambda: _time(case)),
+            CheckStep("order", _expected_order(spec), lambda: _order(spec, toy, case)),
+            CheckStep("other options", "the formula's parameters for each listed choice", lambda: _formula(spec, toy)),
+            CheckStep(
+                "condition", "another output for another y, an error for none", lambda: _condition(spec, toy, case)
+            ),
         ]
-        checks += walk(steps)
+        checks += run_checks(steps)
     return Report("backbone", spec.name, spec.owner, checks)
 
 
@@ -128,30 +130,30 @@ def _imports(spec: Spec, plugin: ModuleType | None) -> str:
 
 
 def _scans(spec: Spec) -> list[str | None]:
-    return [None] if spec.facts.order == "free" else list(orders(Grid(1, 2)))
+    return [None] if spec.facts.order == "free" else list(test_routes(Grid(1, 2)))
 
 
-def _cases(spec: Spec, toy: Mapping[str, Any]) -> list[Case]:
+def _cases(spec: Spec, toy: Mapping[str, Any]) -> list[BackboneCase]:
     """All geometries that the backbone takes."""
     values = spec.resolve(toy, where="facts.smoke")
-    cases = [Case(spec, values, image, scan) for image in IMAGES for scan in _scans(spec)]
+    cases = [BackboneCase(spec, values, image, scan) for image in IMAGES for scan in _scans(spec)]
     return [case for case in cases if case.refusal() is None]
 
 
 def _geometry(spec: Spec, toy: Mapping[str, Any]) -> str:
     if not (cases := _cases(spec, toy)):
         values = spec.resolve(toy, where="facts.smoke")
-        raise Failed(f"only refusals: {Case(spec, values, IMAGES[0], _scans(spec)[0]).refusal()}")
+        raise Failed(f"only refusals: {BackboneCase(spec, values, IMAGES[0], _scans(spec)[0]).refusal()}")
     images = dict.fromkeys("x".join(map(str, case.image)) for case in cases)
     scans = dict.fromkeys(case.scan or "no order" for case in cases)
     return f"{', '.join(images)}; {', '.join(scans)}"
 
 
-def _time(case: Case) -> str:
+def _time(case: BackboneCase) -> str:
     x, t, *y = case.built().inputs
-    network = stirred(case.built())
+    network = with_noise(case.built())
     with torch.no_grad():
-        off = distance(network(x, t, *y), network(x, t.flip(0), *y))
+        off = relative_difference(network(x, t, *y), network(x, t.flip(0), *y))
     if off == 0:
         raise Failed("the same: the time is not used")
     return f"a difference of {off:.1g}"
@@ -161,27 +163,27 @@ def _expected_order(spec: Spec) -> str:
     return "ignored" if spec.facts.order == "free" else "another output for another order"
 
 
-def _order(spec: Spec, toy: Mapping[str, Any], case: Case) -> str:
+def _order(spec: Spec, toy: Mapping[str, Any], case: BackboneCase) -> str:
     """A free backbone gives the same whatever the order; any other must read it."""
     inputs = case.built().inputs
     if spec.facts.order == "free":
-        given = (orders(case.grid)["columns"],) * case.options.depth
+        given = (test_routes(case.grid)["columns"],) * case.options.depth
         other = Built(lambda: case.build(given), inputs, case.built().shape, case.cost)
-        same = [stirred(case.built()), stirred(other)]
+        same = [with_noise(case.built()), with_noise(other)]
         with torch.no_grad():
-            off = distance(same[1](*inputs), same[0](*inputs))
+            off = relative_difference(same[1](*inputs), same[0](*inputs))
         if off > 0:
             raise Failed(f"a difference of {off:.2g} with a scan by columns")
         return "the same with a scan by columns"
     peers = [c for c in _cases(spec, toy) if c.image == case.image and _peer(c, case)]
     for peer in peers:
         with torch.no_grad():
-            if distance(stirred(peer.built())(*inputs), stirred(case.built())(*inputs)) > 0:
+            if relative_difference(with_noise(peer.built())(*inputs), with_noise(case.built())(*inputs)) > 0:
                 return f"{case.scan} and {peer.scan} differ"
     raise Failed(f"the same for {', '.join(str(c.scan) for c in peers)}" if peers else "no second order that it takes")
 
 
-def _peer(other: Case, case: Case) -> bool:
+def _peer(other: BackboneCase, case: BackboneCase) -> bool:
     """Whether two cases differ in the order alone."""
     a, b = other.routes[0], case.routes[0]
     return a != b and (a.K, a.share, a.merge) == (b.K, b.share, b.merge)
@@ -191,7 +193,7 @@ def _formula(spec: Spec, toy: Mapping[str, Any]) -> str:
     """The parameters by formula for every listed choice, and for every order and image that the backbone takes."""
     built, left = 0, 0
     for values in option_sets(spec, toy, where="facts.smoke"):
-        for case in (Case(spec, values, image, scan) for image in IMAGES[:2] for scan in _scans(spec)[-4:]):
+        for case in (BackboneCase(spec, values, image, scan) for image in IMAGES[:2] for scan in _scans(spec)[-4:]):
             if case.refusal() is None:
                 if case.cost().parameters > MOST_BUILT:
                     left += 1
@@ -206,11 +208,11 @@ def _formula(spec: Spec, toy: Mapping[str, Any]) -> str:
     return f"{built} networks" + (f"; {left} not built, of over {MOST_BUILT:,} parameters" if left else "")
 
 
-def _condition(spec: Spec, toy: Mapping[str, Any], case: Case) -> str:
+def _condition(spec: Spec, toy: Mapping[str, Any], case: BackboneCase) -> str:
     """Every condition that the options offer, with the first set of options that has it."""
     found: dict[Condition, str] = {}
     for values in option_sets(spec, toy, ranges=False, where="facts.smoke"):
-        other = Case(spec, values, case.image, case.scan)
+        other = BackboneCase(spec, values, case.image, case.scan)
         condition = other.condition
         if condition is not None and condition not in found and other.refusal() is None:
             found[condition] = obeys_condition(other.built(), condition)

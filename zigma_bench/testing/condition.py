@@ -9,7 +9,7 @@ from torch import Tensor
 
 from zigma_bench.errors import ZigmaBenchError
 from zigma_bench.plugins.registry import Condition
-from zigma_bench.testing.network import Built, distance, noise, stirred
+from zigma_bench.testing.network import Built, noise, relative_difference, with_noise
 from zigma_bench.testing.report import Failed
 
 TEXT_TOKENS = 7  # of a made-up text, where the options name no number
@@ -27,13 +27,13 @@ def obeys_condition(case: Built, condition: Condition) -> str:
     x, t, y = case.inputs
     other = y.clone()
     other[0] = y[1]
-    network = stirred(case)
+    network = with_noise(case)
     with torch.no_grad():
         first, second = network(x, t, y), network(x, t, other)
-    off = distance(second[0], first[0])
+    off = relative_difference(second[0], first[0])
     if off == 0 and condition.size > 1:
         raise Failed(f"the same for another {condition.kind}")
-    if distance(second[1:], first[1:]) > 0:
+    if relative_difference(second[1:], first[1:]) > 0:
         raise Failed(f"the {condition.kind} of one sample changes another")
     try:
         network(x, t)

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from zigma_bench.data.images import Images, Splits, captions_of, cropped, decodes, random_crops
+from zigma_bench.data.images import Images, Splits, captions_of, needs_workers, random_crops, take_crops
 from zigma_bench.errors import NotReady
 from zigma_bench.plugins.registry import DataFacts, Spec
 from zigma_bench.testing.lookup import check_options, imports_without_torch, light_module, option_sets
-from zigma_bench.testing.report import Failed, Report, Step, walk
+from zigma_bench.testing.report import CheckStep, Failed, Report, run_checks
 
 LOOKED_AT = 20_000  # images of each split that are compared; a larger one is compared in part
 DOUBLES = 0.01  # the share of held-out images that may lie in training: a real data set holds a few twice
@@ -25,25 +25,25 @@ def dataset_report(spec: Spec, *, plugin: ModuleType | None = None, options: Map
     for item in _facts(spec, values).missing:
         raise NotReady(f"{spec.name} can't be checked here: {item.what}", do=item.do)
     yes = imports_without_torch
-    checks = walk([
-        Step("options", "a type for each, and defaults of it", lambda: check_options(spec)),
-        Step("imports without torch", "yes", lambda: yes(light_module(spec, plugin)), essential=True),
-        Step("description", "DataFacts, the same when asked again", lambda: _described(spec, values), essential=True),
-        Step("loads", "Splits with images on both sides", lambda: _sizes(_load(spec, values)), essential=True),
+    checks = run_checks([
+        CheckStep("options", "a type for each, and defaults of it", lambda: check_options(spec)),
+        CheckStep("imports without torch", "yes", lambda: yes(light_module(spec, plugin)), essential=True),
+        CheckStep("description", "DataFacts, the same when asked again", lambda: _described(spec, values), True),
+        CheckStep("loads", "Splits with images on both sides", lambda: _sizes(_load(spec, values)), essential=True),
     ])  # fmt: skip
     if checks[-1].ok:
         facts, splits = _facts(spec, values), _load(spec, values)
         expected = f"uint8 [n, {', '.join(map(str, facts.shape))}], as described"
-        checks += walk([
-            Step("training images", expected, lambda: _fits(splits.train, facts), essential=True),
-            Step("validation images", expected, lambda: _fits(splits.validation, facts), essential=True),
-            Step("taken by index", "the same images one by one, twice and turned about", lambda: _by_index(splits)),
-            Step("taken by processes", "what `decodes` pickles", lambda: _pickles(splits)),
-            Step("loaded again", "the same images", lambda: _again(splits, _load(spec, values))),
-            Step("held out", "no validation image in training", lambda: _held_out(splits)),
-            Step("captions", "texts of each image, where the description says so", lambda: _captions(splits, facts)),
-            Step("crops", "images of the same size, where the description says so", lambda: _crops(splits, facts)),
-            Step("fingerprint", "another one for other images", lambda: _fingerprint(spec, options)),
+        checks += run_checks([
+            CheckStep("training images", expected, lambda: _fits(splits.train, facts), essential=True),
+            CheckStep("validation images", expected, lambda: _fits(splits.validation, facts), essential=True),
+            CheckStep("taken by index", "the same images one by one, twice and reversed", lambda: _by_index(splits)),
+            CheckStep("taken by processes", "what `decodes` pickles", lambda: _pickles(splits)),
+            CheckStep("loaded again", "the same images", lambda: _again(splits, _load(spec, values))),
+            CheckStep("held out", "no validation image in training", lambda: _held_out(splits)),
+            CheckStep("captions", "texts of each image, if described", lambda: _captions(splits, facts)),
+            CheckStep("crops", "images of the same size, where the description says so", lambda: _crops(splits, facts)),
+            CheckStep("fingerprint", "another one for other images", lambda: _fingerprint(spec, options)),
         ])  # fmt: skip
     return Report("dataset", spec.name, spec.owner, checks)
 
@@ -100,7 +100,7 @@ def _by_index(splits: Splits) -> str:
 
 def _pickles(splits: Splits) -> str:
     """Images that say that taking them is work are sent to processes, and give the same there."""
-    if not decodes(splits.train):
+    if not needs_workers(splits.train):
         return "not needed: the images lie in memory"
     try:
         sent = pickle.loads(pickle.dumps(splits.train))
@@ -147,7 +147,7 @@ def _crops(splits: Splits, facts: DataFacts) -> str:
         return "none said"
     count = min(len(splits.train), 8)
     crops = random_crops(count, facts.height + 2, 0)
-    first, again = (cropped(splits.train, range(count), crops) for _ in range(2))
+    first, again = (take_crops(splits.train, range(count), crops) for _ in range(2))
     if first.dtype != np.uint8 or first.shape != (count, *facts.shape):
         raise Failed(f"{first.dtype} {list(first.shape)}")
     if not np.array_equal(first, again):

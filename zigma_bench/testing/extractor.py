@@ -16,7 +16,7 @@ from zigma_bench.metrics.extractors import open_extractor
 from zigma_bench.metrics.features import Features, extract_features
 from zigma_bench.plugins.registry import Spec
 from zigma_bench.testing.lookup import check_options, imports_without_torch, light_module, option_sets
-from zigma_bench.testing.report import Failed, Report, Step, walk
+from zigma_bench.testing.report import CheckStep, Failed, Report, run_checks
 
 IMAGES, SIDE = 5, 16
 TOLERANCE = 1e-3  # of the largest feature; kernels for other batch sizes differ by less in float32
@@ -30,21 +30,23 @@ def extractor_report(
     for item in spec.facts.missing(spec.make_options(sets[0])):
         raise NotReady(f"{spec.name} can't be checked here: {item.what}", do=item.do)
     steps = [
-        Step("options", "a type for each, and defaults of it", lambda: check_options(spec)),
-        Step("imports without torch", "yes", lambda: imports_without_torch(light_module(spec, plugin)), essential=True),
-        Step("fingerprint", "text, the same when asked again", lambda: _fingerprint(spec, sets[0])),
+        CheckStep("options", "a type for each, and defaults of it", lambda: check_options(spec)),
+        CheckStep(
+            "imports without torch", "yes", lambda: imports_without_torch(light_module(spec, plugin)), essential=True
+        ),
+        CheckStep("fingerprint", "text, the same when asked again", lambda: _fingerprint(spec, sets[0])),
     ]
     for values in sets:
         words = ", ".join(f"{key} {value}" for key, value in values.items())
         expected = f"finite [{IMAGES}, {spec.facts.dimensions}], the same when made again"
         look = functools.partial(_features_twice, spec, values)
-        steps.append(Step(f"features{' with ' + words if words else ''}", expected, look, essential=True))
+        steps.append(CheckStep(f"features{' with ' + words if words else ''}", expected, look, essential=True))
     steps += [
-        Step("images apart", "the same features for an image alone", lambda: _apart(spec, sets[0])),
-        Step("one channel", "the features of three equal channels", lambda: _grey(spec, sets[0])),
-        Step("different images", "different features", lambda: _different(spec, sets[0])),
+        CheckStep("images apart", "the same features for an image alone", lambda: _apart(spec, sets[0])),
+        CheckStep("one channel", "the features of three equal channels", lambda: _grey(spec, sets[0])),
+        CheckStep("different images", "different features", lambda: _different(spec, sets[0])),
     ]
-    return Report("extractor", spec.name, spec.owner, walk(steps))
+    return Report("extractor", spec.name, spec.owner, run_checks(steps))
 
 
 def _images(channels: int = 3) -> ArrayImages:

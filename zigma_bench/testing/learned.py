@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from zigma_bench.plugins.registry import Cost, Spec
 from zigma_bench.scans.grid import Grid
 from zigma_bench.testing.network import Built, network_steps, noise
-from zigma_bench.testing.report import Failed, Step
+from zigma_bench.testing.report import CheckStep, Failed
 
 GRID, WIDTH, BATCH, DEPTH = Grid(4, 6), 32, 3, 2
 SHARED = ("builds", "parameters", "FLOPs", "first weights", "samples apart", "state dict")
@@ -30,7 +30,7 @@ class Weighted(nn.Module):
         return read if weight is None else read * weight.gather(1, paths[:, 0])[..., None]
 
 
-def learned_steps(spec: Spec, values: Mapping[str, Any]) -> list[Step]:
+def learned_steps(spec: Spec, values: Mapping[str, Any]) -> list[CheckStep]:
     """The checks of the module behind a learned order."""
     options = spec.make_options(values)
 
@@ -50,17 +50,17 @@ def learned_steps(spec: Spec, values: Mapping[str, Any]) -> list[Step]:
     paths = f"int64 {[BATCH, spec.facts.paths, GRID.tokens]}, every token once"
     return [
         *shared,
-        Step("paths", paths, lambda: _paths(spec, case)),
-        Step("paths again", "the same for the same features, in evaluation", lambda: _paths_again(case)),
-        Step("a gradient", "for every parameter, through the weight", lambda: _gradient(case)),
+        CheckStep("paths", paths, lambda: _paths(spec, case)),
+        CheckStep("paths again", "the same for the same features, in evaluation", lambda: _paths_again(case)),
+        CheckStep("a gradient", "for every parameter, through the weight", lambda: _gradient(case)),
     ]
 
 
 def _paths(spec: Spec, case: Built) -> str:
-    from zigma_bench.testing.network import stirred
+    from zigma_bench.testing.network import with_noise
 
     with torch.no_grad():
-        paths, weight = stirred(case).order(*case.inputs)  # type: ignore[operator]
+        paths, weight = with_noise(case).order(*case.inputs)  # type: ignore[operator]
     expected = (BATCH, spec.facts.paths, GRID.tokens)
     if paths.dtype != torch.int64 or tuple(paths.shape) != expected:
         raise Failed(f"{paths.dtype} {list(paths.shape)}")
@@ -73,9 +73,9 @@ def _paths(spec: Spec, case: Built) -> str:
 
 def _paths_again(case: Built) -> str:
     """An order that is drawn by chance in evaluation is another in each figure that is made of the network."""
-    from zigma_bench.testing.network import stirred
+    from zigma_bench.testing.network import with_noise
 
-    network = stirred(case)
+    network = with_noise(case)
     with torch.no_grad():
         first, second = (network.order(*case.inputs)[0] for _ in range(2))  # type: ignore[operator]
     if not torch.equal(first, second):
@@ -86,9 +86,9 @@ def _paths_again(case: Built) -> str:
 
 
 def _gradient(case: Built) -> str:
-    from zigma_bench.testing.network import stirred
+    from zigma_bench.testing.network import with_noise
 
-    network = stirred(case)
+    network = with_noise(case)
     parameters = dict(network.named_parameters())
     if not parameters:
         return "it has no parameters"

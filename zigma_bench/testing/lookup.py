@@ -20,7 +20,7 @@ class NeedsOptions(AssertionError):
     """An option without a default lists no values, so the check must be given one."""
 
 
-def find(kind: str, wanted: str | Spec, plugin: ModuleType | None) -> Spec:
+def find_spec(kind: str, wanted: str | Spec, plugin: ModuleType | None) -> Spec:
     """The spec itself, or the one of that name: among what a plugin's module registers, or among all."""
     if isinstance(wanted, Spec):
         return wanted
@@ -28,13 +28,13 @@ def find(kind: str, wanted: str | Spec, plugin: ModuleType | None) -> Spec:
         from zigma_bench.plugins.discovery import catalogue
 
         return catalogue().get(kind, wanted)
-    found = {spec.name: spec for spec in registered(plugin) if spec.kind == kind}
+    found = {spec.name: spec for spec in specs_of_module(plugin) if spec.kind == kind}
     if wanted not in found:
         raise UnknownName(kind, wanted, found, where=plugin.__name__)
     return found[wanted]
 
 
-def registered(plugin: ModuleType) -> list[Spec]:
+def specs_of_module(plugin: ModuleType) -> list[Spec]:
     """All that a plugin's module registers, whether it is installed or not."""
     from zigma_bench.plugins.discovery import specs_of
 
@@ -57,7 +57,7 @@ def required_values(spec: Spec, given: Mapping[str, Any] | None = None) -> dict[
     """A value for every option that has no default: the given one, else the first that the option lists."""
     values = dict(given or {})
     for option in spec.options:
-        if option.required and option.name not in values and (listed := choices(option)):
+        if option.required and option.name not in values and (listed := option_choices(option)):
             values[option.name] = listed[0]
     missing = [option.name for option in spec.options if option.required and option.name not in values]
     if missing:
@@ -75,14 +75,14 @@ def option_sets(
     base = required_values(spec, given)
     sets = [spec.resolve(base, where=where)]
     for option in spec.options:
-        for value in choices(option, ranges=ranges):
+        for value in option_choices(option, ranges=ranges):
             values = spec.resolve({**base, option.name: value}, where=where)
             if values not in sets:
                 sets.append(values)
     return sets
 
 
-def choices(option: Option, *, ranges: bool = True) -> list[Any]:
+def option_choices(option: Option, *, ranges: bool = True) -> list[Any]:
     """The values an option lists: those of a Literal, both truths, the ends of a range of whole numbers."""
     origin, arguments = typing.get_origin(option.annotation), typing.get_args(option.annotation)
     if origin is Literal:

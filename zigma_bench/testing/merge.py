@@ -17,9 +17,9 @@ from zigma_bench.plugins.registry import Cost, Spec
 from zigma_bench.scans.route import Route
 from zigma_bench.testing.lookup import as_registered, imports_without_torch, light_module
 from zigma_bench.testing.mixer import BATCH, BLOCK, GRID
-from zigma_bench.testing.mixer import Case as MixerCase
+from zigma_bench.testing.mixer import BlockCase as MixerCase
 from zigma_bench.testing.network import Built, network_steps, noise
-from zigma_bench.testing.report import Failed, Report, Step, walk
+from zigma_bench.testing.report import CheckStep, Failed, Report, run_checks
 
 PATHS, VALUE_BYTES = 2, 4  # float32
 
@@ -39,7 +39,7 @@ class OfPaths(nn.Module):
 
 
 @dataclass(frozen=True)
-class Case:
+class BlockCase:
     """A merge, and the route of two paths that names it."""
 
     spec: Spec
@@ -84,17 +84,19 @@ def merge_report(spec: Spec, *, plugin: ModuleType | None = None, options: Mappi
     """All checks of a merge; it has no options."""
     assert not options, options
     with as_registered([spec]):
-        case = Case(spec)
-        checks = walk([
-            Step("imports without torch", "yes", lambda: imports_without_torch(light_module(spec, plugin)), True),
-            Step("name", "a route finds this merge by it", lambda: _found(spec), True),
-            Step("route", "two paths that it serves", lambda: _served(case), True),
+        case = BlockCase(spec)
+        checks = run_checks([
+            CheckStep("imports without torch", "yes", lambda: imports_without_torch(light_module(spec, plugin)), True),
+            CheckStep("name", "a route finds this merge by it", lambda: _found(spec), True),
+            CheckStep("route", "two paths that it serves", lambda: _served(case), True),
         ])  # fmt: skip
         if checks[-1].ok:
-            checks += walk([*network_steps(case.built()), Step("memory", "bytes, or none", lambda: _memory(spec))])
+            checks += run_checks(
+                [*network_steps(case.built()), CheckStep("memory", "bytes, or none", lambda: _memory(spec))]
+            )
             in_mixer = MixerCase(find_spec("mixer", "mamba"), {}, case.route).built()
             steps = [step for step in network_steps(in_mixer) if step.what not in ("FLOPs", "first weights")]
-            checks += walk([Step(f"in a mixer: {step.what}", step.expected, step.look) for step in steps])
+            checks += run_checks([CheckStep(f"in a mixer: {step.what}", step.expected, step.look) for step in steps])
     return Report("merge", spec.name, spec.owner, checks)
 
 
@@ -104,7 +106,7 @@ def _found(spec: Spec) -> str:
     return spec.name
 
 
-def _served(case: Case) -> str:
+def _served(case: BlockCase) -> str:
     if (reason := case.refusal()) is not None:
         raise Failed(f"a refusal: {reason}")
     return ", ".join(f"{case.route.paths[k, :3].tolist()}..." for k in range(PATHS))

@@ -17,7 +17,7 @@ from zigma_bench.metrics.subject import Subject
 from zigma_bench.plugins.registry import Spec
 from zigma_bench.records.record import Measurement
 from zigma_bench.testing.lookup import check_options, imports_without_torch, light_module, option_sets
-from zigma_bench.testing.report import Failed, Report, Step, walk
+from zigma_bench.testing.report import CheckStep, Failed, Report, run_checks
 
 SIDE = 16
 LEAST = 12  # images, or as many as the metric needs
@@ -30,21 +30,29 @@ def metric_report(spec: Spec, *, plugin: ModuleType | None = None, options: Mapp
         raise NotReady(f"{spec.name} can't be checked here: {item.what}", do=item.do)
     subject = _subject(spec, values)
     steps = [
-        Step("options", "a type for each, and defaults of it", lambda: check_options(spec)),
-        Step("imports without torch", "yes", lambda: imports_without_torch(light_module(spec, plugin)), essential=True),
-        Step("fingerprint in the plan", "text, the same when asked again", lambda: _plan_fingerprint(spec, values)),
-        Step("figure", f"a finite Measurement in {spec.facts.unit!r}", lambda: _figure(spec, values, subject), True),
-        Step("repetition", "the same figure and fingerprint", lambda: _again(spec, values, subject)),
-        Step("one channel", "a finite Measurement", lambda: _figure(spec, values, _subject(spec, values, channels=1))),
-        Step("fingerprint", "JSON that differs for other images", lambda: _fingerprint(spec, values, subject)),
-        Step("nothing to measure", "an error of zigma_bench.errors, or refused", lambda: _nothing(spec, values)),
-        Step("odd input", "a figure, `nan` or refused, with no NaN in it", lambda: _odd(spec, values)),
+        CheckStep("options", "a type for each, and defaults of it", lambda: check_options(spec)),
+        CheckStep(
+            "imports without torch", "yes", lambda: imports_without_torch(light_module(spec, plugin)), essential=True
+        ),
+        CheckStep(
+            "fingerprint in the plan", "text, the same when asked again", lambda: _plan_fingerprint(spec, values)
+        ),
+        CheckStep(
+            "figure", f"a finite Measurement in {spec.facts.unit!r}", lambda: _figure(spec, values, subject), True
+        ),
+        CheckStep("repetition", "the same figure and fingerprint", lambda: _again(spec, values, subject)),
+        CheckStep(
+            "one channel", "a finite Measurement", lambda: _figure(spec, values, _subject(spec, values, channels=1))
+        ),
+        CheckStep("fingerprint", "JSON that differs for other images", lambda: _fingerprint(spec, values, subject)),
+        CheckStep("nothing to measure", "an error of zigma_bench.errors, or refused", lambda: _nothing(spec, values)),
+        CheckStep("odd input", "a figure, `nan` or refused, with no NaN in it", lambda: _odd(spec, values)),
     ]
     for other in option_sets(spec, options)[1:]:
         words = ", ".join(f"{key} {value}" for key, value in other.items())
         look = functools.partial(_figure, spec, other, _subject(spec, other))
-        steps.append(Step(f"figure with {words}", "a finite Measurement", look))
-    return Report("metric", spec.name, spec.owner, walk(steps))
+        steps.append(CheckStep(f"figure with {words}", "a finite Measurement", look))
+    return Report("metric", spec.name, spec.owner, run_checks(steps))
 
 
 def _subject(spec: Spec, values: Mapping[str, Any], *, channels: int = 3, seed: int = 0) -> Subject:

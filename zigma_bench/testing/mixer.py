@@ -14,8 +14,8 @@ from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.route import Route
 from zigma_bench.testing.lookup import check_options, imports_without_torch, light_module, option_sets
 from zigma_bench.testing.network import Built, network_steps, noise, same_parameters
-from zigma_bench.testing.orders import orders, special_orders
-from zigma_bench.testing.report import Failed, Report, Step, walk
+from zigma_bench.testing.orders import special_orders, test_routes
+from zigma_bench.testing.report import CheckStep, Failed, Report, run_checks
 
 BLOCK = ZigmaOptions(width=32, depth=2, patch=1)
 GRID = Grid(4, 6)
@@ -24,7 +24,7 @@ BACKEND = "torch"
 
 
 @dataclass(frozen=True)
-class Case:
+class BlockCase:
     """A mixer's options and the route of its layer."""
 
     spec: Spec
@@ -59,28 +59,30 @@ class Case:
 def mixer_report(spec: Spec, *, plugin: ModuleType | None = None, options: Mapping[str, Any] | None = None) -> Report:
     """All checks of a mixer: in full on its first route, and in short on every other."""
     values = option_sets(spec, options)[0]
-    routes = {**orders(GRID), **special_orders(GRID)}
-    cases = {name: Case(spec, values, route) for name, route in routes.items()}
-    checks = walk([
-        Step("options", "a type for each, and defaults of it", lambda: check_options(spec)),
-        Step("imports without torch", "yes", lambda: imports_without_torch(light_module(spec, plugin)), essential=True),
-        Step("routes", "one that it follows", lambda: _followed(cases), essential=True),
+    routes = {**test_routes(GRID), **special_orders(GRID)}
+    cases = {name: BlockCase(spec, values, route) for name, route in routes.items()}
+    checks = run_checks([
+        CheckStep("options", "a type for each, and defaults of it", lambda: check_options(spec)),
+        CheckStep("imports without torch", "yes", lambda: imports_without_torch(light_module(spec, plugin)), True),
+        CheckStep("routes", "one that it follows", lambda: _followed(cases), essential=True),
     ])  # fmt: skip
     if checks[-1].ok:
         taken = [(name, case) for name, case in cases.items() if case.refusal() is None]
-        checks += walk(network_steps(taken[0][1].built()))
-        checks += walk([step for name, case in taken[1:] for step in _in_short(name, case)])
-        checks += walk([Step("other options", "the formula's parameters", lambda: _formula(spec, options, taken))])
+        checks += run_checks(network_steps(taken[0][1].built()))
+        checks += run_checks([step for name, case in taken[1:] for step in _in_short(name, case)])
+        checks += run_checks(
+            [CheckStep("other options", "the formula's parameters", lambda: _formula(spec, options, taken))]
+        )
     return Report("mixer", spec.name, spec.owner, checks)
 
 
-def _in_short(name: str, case: Case) -> list[Step]:
+def _in_short(name: str, case: BlockCase) -> list[CheckStep]:
     kept = ("parameters", "output", "samples apart")
     steps = [step for step in network_steps(case.built()) if step.what in kept]
-    return [Step(f"{name}: {step.what}", step.expected, step.look) for step in steps]
+    return [CheckStep(f"{name}: {step.what}", step.expected, step.look) for step in steps]
 
 
-def _followed(cases: Mapping[str, Case]) -> str:
+def _followed(cases: Mapping[str, BlockCase]) -> str:
     refused = {name: reason for name, case in cases.items() if (reason := case.refusal()) is not None}
     taken = [name for name in cases if name not in refused]
     if not taken:
@@ -89,12 +91,12 @@ def _followed(cases: Mapping[str, Case]) -> str:
     return ", ".join(taken) + words
 
 
-def _formula(spec: Spec, options: Mapping[str, Any] | None, taken: list[tuple[str, Case]]) -> str:
+def _formula(spec: Spec, options: Mapping[str, Any] | None, taken: list[tuple[str, BlockCase]]) -> str:
     """The parameters by formula for every listed choice of every option."""
     count = 0
     for values in option_sets(spec, options):
         for name, known in taken:
-            case = Case(spec, values, known.route)
+            case = BlockCase(spec, values, known.route)
             if case.refusal() is None:
                 try:
                     same_parameters(case.built())

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from zigma_bench.layers.init import generator, initialise
+from zigma_bench.layers.init import initialise_network, named_generator
 from zigma_bench.plugins.registry import Cost
 from zigma_bench.testing.flops import compare_flops
-from zigma_bench.testing.report import Failed, Step
+from zigma_bench.testing.report import CheckStep, Failed
 from zigma_bench.training.checkpoint import load_weights, save_weights
 
 TOLERANCE = 1e-4  # of the largest value; sums in another order differ by less in float32
@@ -29,33 +29,35 @@ class Built:
     cost: Callable[[], Cost]
 
 
-def network_steps(case: Built) -> list[Step]:
+def network_steps(case: Built) -> list[CheckStep]:
     """The checks of one module; backbones and mixers share them."""
     count = len(case.inputs[0])
     return [
-        Step("builds", "an nn.Module", lambda: type(_fresh(case, 0)).__name__, essential=True),
-        Step("parameters", "as many as the cost formula says", lambda: same_parameters(case)),
-        Step("FLOPs", "whole numbers by operator, and those of one sample in all", lambda: _counted_flops(case)),
-        Step("first weights", "finite, and the same for the same seed", lambda: _same_weights(case), essential=True),
-        Step(
+        CheckStep("builds", "an nn.Module", lambda: type(_fresh(case, 0)).__name__, essential=True),
+        CheckStep("parameters", "as many as the cost formula says", lambda: same_parameters(case)),
+        CheckStep("FLOPs", "whole numbers by operator, and those of one sample in all", lambda: _counted_flops(case)),
+        CheckStep(
+            "first weights", "finite, and the same for the same seed", lambda: _same_weights(case), essential=True
+        ),
+        CheckStep(
             "output",
             f"finite float32 {list(case.shape)}, the same when called again",
             lambda: _output(case),
             essential=True,
         ),
-        Step("gradients", "finite, for every parameter and the input", lambda: _gradients(case)),
-        Step("samples apart", f"each of {count} outputs depends on its own input alone", lambda: _apart(case)),
-        Step("state dict", "saved and loaded, the same outputs", lambda: _round_trip(case)),
-        Step("mixed precision", "finite under bfloat16 autocast", lambda: _autocast(case)),
+        CheckStep("gradients", "finite, for every parameter and the input", lambda: _gradients(case)),
+        CheckStep("samples apart", f"each of {count} outputs depends on its own input alone", lambda: _apart(case)),
+        CheckStep("state dict", "saved and loaded, the same outputs", lambda: _round_trip(case)),
+        CheckStep("mixed precision", "finite under bfloat16 autocast", lambda: _autocast(case)),
     ]
 
 
-def stirred(case: Built, seed: int = 0) -> nn.Module:
+def with_noise(case: Built, seed: int = 0) -> nn.Module:
     """The module with noise on its first weights, so that nothing hides behind gates that start at zero."""
     network = _fresh(case, seed).eval()
     with torch.no_grad():
         for name, parameter in network.named_parameters():
-            draw = generator(seed, f"check/{name}")
+            draw = named_generator(seed, f"check/{name}")
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=draw))
     return network
 
@@ -65,7 +67,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def distance(a: Tensor, b: Tensor) -> float:
+def relative_difference(a: Tensor, b: Tensor) -> float:
     """The largest difference, as a share of the largest value."""
     scale = max(float(b.abs().max()), 1e-12)
     return float((a - b).abs().max()) / scale
@@ -88,7 +90,7 @@ def _fresh(case: Built, seed: int) -> nn.Module:
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.fill_(float("nan"))
-    initialise(network, seed)
+    initialise_network(network, seed)
     return network
 
 
@@ -99,7 +101,7 @@ def _counted_flops(case: Built) -> str:
         raise Failed(f"{bad}")
     if cost.flops_by == "counter":
         return f"{cost.total_flops:,} measured by PyTorch's counter, since there is no formula"
-    return compare_flops(lambda: stirred(case), case.inputs, cost)
+    return compare_flops(lambda: with_noise(case), case.inputs, cost)
 
 
 def _same_weights(case: Built) -> str:
@@ -118,7 +120,7 @@ def _same_weights(case: Built) -> str:
 
 def _output(case: Built) -> str:
     with torch.no_grad():
-        network = stirred(case)
+        network = with_noise(case)
         found, again = network(*case.inputs), network(*case.inputs)
     if not isinstance(found, Tensor):
         raise Failed(f"a {type(found).__name__}")
@@ -132,7 +134,7 @@ def _output(case: Built) -> str:
 
 
 def _gradients(case: Built) -> str:
-    network = stirred(case)
+    network = with_noise(case)
     inputs = [value.clone().requires_grad_(value.is_floating_point()) for value in case.inputs]
     (network(*inputs) * noise(*case.shape, seed=1)).sum().backward()
     named = [*network.named_parameters(), ("the input", inputs[0])]
@@ -146,10 +148,10 @@ def _gradients(case: Built) -> str:
 
 def _apart(case: Built) -> str:
     """A sample gives the same alone as in a batch, and in training no gradient reaches its neighbours."""
-    network = stirred(case)
+    network = with_noise(case)
     with torch.no_grad():
         alone = network(*(value[1:2] for value in case.inputs))
-        off = distance(alone, network(*case.inputs)[1:2])
+        off = relative_difference(alone, network(*case.inputs)[1:2])
     if not off <= TOLERANCE:
         raise Failed(f"a sample alone differs by {off:.2g} from the same sample in a batch")
     inputs = [value.clone().requires_grad_(value.is_floating_point()) for value in case.inputs]
@@ -161,12 +163,12 @@ def _apart(case: Built) -> str:
 
 
 def _round_trip(case: Built) -> str:
-    network, other = stirred(case), stirred(case, seed=1)
+    network, other = with_noise(case), with_noise(case, seed=1)
     with tempfile.TemporaryDirectory() as folder:
         save_weights(Path(folder) / "weights.safetensors", network)
         load_weights(Path(folder) / "weights.safetensors", other)
     with torch.no_grad():
-        off = distance(other(*case.inputs), network(*case.inputs))
+        off = relative_difference(other(*case.inputs), network(*case.inputs))
     if not off <= TOLERANCE:
         raise Failed(f"outputs that differ by {off:.2g}; what is learned must be a parameter or a persistent buffer")
     return "the same"
@@ -174,7 +176,7 @@ def _round_trip(case: Built) -> str:
 
 def _autocast(case: Built) -> str:
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        found = stirred(case)(*case.inputs)
+        found = with_noise(case)(*case.inputs)
     if tuple(found.shape) != case.shape or not torch.isfinite(found).all():
         raise Failed(f"{list(found.shape)}, finite: {bool(torch.isfinite(found).all())}")
     return str(found.dtype).replace("torch.", "")

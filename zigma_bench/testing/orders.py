@@ -8,7 +8,7 @@ from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.route import PAD, Route
 
 
-def orders(grid: Grid) -> dict[str, Route]:
+def test_routes(grid: Grid) -> dict[str, Route]:
     """Routes by name; the first three have one path, and of every pair with as many paths the orders differ."""
     L = grid.tokens
     raster = np.arange(L)

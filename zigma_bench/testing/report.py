@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from zigma_bench.errors import ZigmaBenchError
-from zigma_bench.plugins.places import place_of
-from zigma_bench.system.interrupts import contained, words_of
+from zigma_bench.plugins.places import code_place_of
+from zigma_bench.system.interrupts import contain_plugin, words_of
 
 
 class Failed(AssertionError):
@@ -50,7 +50,7 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Step:
+class CheckStep:
     """A check to be made: `look()` gives what was got, or raises. Where an `essential` one fails, it is the last."""
 
     what: str
@@ -59,27 +59,27 @@ class Step:
     essential: bool = False
 
 
-def walk(steps: Sequence[Step]) -> tuple[Check, ...]:
+def run_checks(steps: Sequence[CheckStep]) -> tuple[Check, ...]:
     """Make the checks in order."""
     checks = []
     for step in steps:
         try:
-            with contained():
+            with contain_plugin():
                 check = Check(step.what, step.expected, step.look(), True)
         except Exception as error:  # a plugin may raise anything
-            check = Check(step.what, step.expected, told(error), False)
+            check = Check(step.what, step.expected, describe_error(error), False)
         checks.append(check)
         if step.essential and not check.ok:
             break
     return tuple(checks)
 
 
-def told(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """An exception as a line: what it says, and where in the plugin's code it was raised."""
     if isinstance(error, Failed):
         return str(error)
     text = str(error) if isinstance(error, ZigmaBenchError) else words_of(error)
-    place = place_of(error)
+    place = code_place_of(error)
     if place is None and error.__traceback__ is not None:
         last = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{last.filename}:{last.lineno}"

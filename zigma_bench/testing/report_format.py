@@ -8,9 +8,9 @@ from typing import Any
 
 from zigma_bench.plugins.registry import Spec
 from zigma_bench.reports.formats import make_report
-from zigma_bench.reports.table import Row, Statistic, Table
+from zigma_bench.reports.table import Statistic, Table, TableRow
 from zigma_bench.testing.lookup import imports_without_torch
-from zigma_bench.testing.report import Failed, Report, Step, walk
+from zigma_bench.testing.report import CheckStep, Failed, Report, run_checks
 
 FACTS = {"parameters": 10, "forward_flops": 20, "flops_by": "formula", "scanned_ratio": 1.0, "tokens": 4,
          "size_match": None, "setting": None}  # fmt: skip
@@ -22,13 +22,13 @@ def report_format_report(
     """All checks of a report format, on made-up tables."""
     module = plugin.__name__ if plugin is not None else _module_of(spec)
     steps = [
-        Step("imports without torch", "yes", lambda: imports_without_torch(module), essential=True),
-        Step("report", "text or bytes", lambda: _made(spec, _tables()), essential=True),
-        Step("repetition", "the same report", lambda: _twice(spec)),
-        Step("several suites", "text or bytes", lambda: _made(spec, _tables() * 2)),
-        Step("rows without figures", "text or bytes", lambda: _made(spec, _tables(figures=False))),
+        CheckStep("imports without torch", "yes", lambda: imports_without_torch(module), essential=True),
+        CheckStep("report", "text or bytes", lambda: _made(spec, _tables()), essential=True),
+        CheckStep("repetition", "the same report", lambda: _twice(spec)),
+        CheckStep("several suites", "text or bytes", lambda: _made(spec, _tables() * 2)),
+        CheckStep("rows without figures", "text or bytes", lambda: _made(spec, _tables(figures=False))),
     ]
-    return Report("report-format", spec.name, spec.owner, walk(steps))
+    return Report("report-format", spec.name, spec.owner, run_checks(steps))
 
 
 def _module_of(spec: Spec) -> str:
@@ -42,10 +42,10 @@ def _tables(*, figures: bool = True) -> list[Table]:
     figure = Statistic(1.5, 0.1, 3, "1", better="lower", values={0: 1.4, 1: 1.5, 2: 1.6})
     metrics = {"fd-made-up": figure} if figures else {}
     rows = (
-        Row("floor", "held-out images", None, 1, "done", False, None, metrics, FACTS),
-        Row("cell", "zigma", "raster", 3, "done", False, None, metrics, FACTS, baseline=True),
-        Row("cell", "zigma", "zigzag paths=8", 0, "failed", False, "train: out of memory", {}, FACTS),
-        Row("ceiling", "untrained zigma", "raster", 1, "done", False, None, metrics, FACTS),
+        TableRow("floor", "held-out images", None, 1, "done", False, None, metrics, FACTS),
+        TableRow("cell", "zigma", "raster", 3, "done", False, None, metrics, FACTS, baseline=True),
+        TableRow("cell", "zigma", "zigzag paths=8", 0, "failed", False, "train: out of memory", {}, FACTS),
+        TableRow("ceiling", "untrained zigma", "raster", 1, "done", False, None, metrics, FACTS),
     )
     table = Table(
         suite="made-up", run="main", options=(), other_runs=("longer",), question="Is it a report?",

@@ -15,10 +15,10 @@ import numpy as np
 from zigma_bench.errors import NotReady, ZigmaBenchError
 from zigma_bench.plugins.registry import Spec, scan_spec
 from zigma_bench.scans.grid import Grid
-from zigma_bench.scans.layers import fresh_routes, routes
+from zigma_bench.scans.layers import fresh_routes, layer_routes
 from zigma_bench.scans.route import BrokenScan, Route
 from zigma_bench.testing.lookup import check_options, imports_without_torch, light_module, option_sets
-from zigma_bench.testing.report import Failed, Report, Step, walk
+from zigma_bench.testing.report import CheckStep, Failed, Report, run_checks
 
 LINES = ("1x1", "1x2", "2x1", "1x7", "8x1")
 SQUARES = ("2x2", "3x3", "4x4", "5x5", "7x7", "8x8", "16x16")
@@ -69,19 +69,19 @@ def check_scan(
 def scan_report(spec: Spec, *, options: Mapping[str, Any] | None = None) -> Report:
     """The checks of `check_scan` as a report, a line for each set of options."""
     steps = [
-        Step("options", "a type for each, and defaults of it", lambda: check_options(spec)),
-        Step("imports without torch", "yes", lambda: _without_torch(spec), essential=True),
+        CheckStep("options", "a type for each, and defaults of it", lambda: check_options(spec)),
+        CheckStep("imports without torch", "yes", lambda: _without_torch(spec), essential=True),
     ]
     expected = "every token once in each layer's paths, the same whenever asked for, undone by their inverse"
     for index, values in enumerate(option_sets(spec, options)):
         words = ", ".join(f"{key} {value}" for key, value in values.items())
         look = functools.partial(_all_grids, spec, values, required=index == 0)
-        steps.append(Step(f"orders with {words}" if words else "orders", expected, look))
+        steps.append(CheckStep(f"orders with {words}" if words else "orders", expected, look))
     if spec.facts is not None:
         from zigma_bench.testing.learned import learned_steps
 
         steps += learned_steps(spec, option_sets(spec, options)[0])
-    return Report("scan", spec.name, spec.owner, walk(steps))
+    return Report("scan", spec.name, spec.owner, run_checks(steps))
 
 
 def _all_grids(spec: Spec, values: Mapping[str, Any], *, required: bool) -> str:
@@ -126,7 +126,7 @@ def _check(spec: Spec, grid: Grid, values: Mapping[str, Any], case: str) -> str 
         for seed in SEEDS:
             try:
                 with _torch_out_of_reach():
-                    once = routes(spec, grid=grid, depth=depth, seed=seed, options=values)
+                    once = layer_routes(spec, grid=grid, depth=depth, seed=seed, options=values)
                     again = fresh_routes(spec, grid=grid, depth=depth, seed=seed, options=values)
             except BrokenScan as error:
                 raise AssertionError(f"{case}: {error}") from error

@@ -12,7 +12,7 @@ import numpy as np
 from zigma_bench.data.images import Pixels
 from zigma_bench.plugins.registry import Spec
 from zigma_bench.testing.lookup import check_options, imports_without_torch, light_module, option_sets
-from zigma_bench.testing.report import Failed, Report, Step, walk
+from zigma_bench.testing.report import CheckStep, Failed, Report, run_checks
 
 SIDE = 8  # of a toy, as the facts promise
 
@@ -23,18 +23,18 @@ def transform_report(
     """All checks of a transform, on made-up images of 8 x 8 pixels."""
     yes = imports_without_torch
     steps = [
-        Step("options", "a type for each, and defaults of it", lambda: check_options(spec)),
-        Step("imports without torch", "yes", lambda: yes(light_module(spec, plugin)), essential=True),
+        CheckStep("options", "a type for each, and defaults of it", lambda: check_options(spec)),
+        CheckStep("imports without torch", "yes", lambda: yes(light_module(spec, plugin)), essential=True),
     ]
     for values in option_sets(spec, {**spec.facts.smoke, **(options or {})}, ranges=False):
         words = ", ".join(f"{key} {value}" for key, value in values.items())
         for channels in (1, 3):
             with_these = f" of {channels} channel(s)" + (f" with {words}" if words else "")
             look = functools.partial(_digest, spec, values, channels)
-            steps.append(Step(f"digest{with_these}", "text, the same when asked again", look))
+            steps.append(CheckStep(f"digest{with_these}", "text, the same when asked again", look))
             look = functools.partial(_images, spec, values, channels)
-            steps.append(Step(f"images{with_these}", "new ones of that shape, each changed alone and alike", look))
-    return Report("transform", spec.name, spec.owner, walk(steps))
+            steps.append(CheckStep(f"images{with_these}", "new ones of that shape, each changed alone and alike", look))
+    return Report("transform", spec.name, spec.owner, run_checks(steps))
 
 
 def _digest(spec: Spec, values: Mapping[str, Any], channels: int) -> str:

@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from zigma_bench.errors import CellFailed
-from zigma_bench.records.sealed import altered, file_sha256, hashes_of
+from zigma_bench.records.sealed import altered_notice, file_hashes, file_sha256
 from zigma_bench.records.store import CHECKPOINTS, sync_folder, temporary_folder, write_atomic
-from zigma_bench.system.notices import notice
+from zigma_bench.system.notices import report_notice
 
 CHECKPOINTS_ON_DISK = 2
 
@@ -36,7 +36,7 @@ def save_checkpoint(
         save_file(_flatten(optimizer), temporary / "optimizer.safetensors")
         write_atomic(temporary / "state.json", json.dumps({**state, "step": step}, allow_nan=False))
         names = sorted(path.name for path in temporary.iterdir())
-        write_atomic(temporary / "manifest.json", json.dumps(hashes_of(temporary, names)))
+        write_atomic(temporary / "manifest.json", json.dumps(file_hashes(temporary, names)))
         if final.exists():
             shutil.rmtree(final)
         os.replace(temporary, final)
@@ -54,7 +54,7 @@ def load_checkpoint(
     """
     for path in reversed(_checkpoints(folder)):
         if not _is_intact(path):
-            notice(altered(path))
+            report_notice(altered_notice(path))
             shutil.rmtree(path)
             continue
         load_weights(path / "network.safetensors", network)

@@ -76,7 +76,7 @@ def find_fault(network: nn.Module, run: Callable[[], Tensor]) -> str | None:
     return watch.place()
 
 
-def uncompiled(network: nn.Module) -> nn.Module:
+def uncompiled_copy(network: nn.Module) -> nn.Module:
     """Copy a network without its compiled code, because compiled modules may skip hooks."""
     plain = copy.deepcopy(network)
     assert not any(module._compiled_call_impl for module in plain.modules())

@@ -24,12 +24,12 @@ from typing import Any, Self
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from zigma_bench.data.images import Images, decodes, has_order
+from zigma_bench.data.images import Images, has_order, needs_workers
 from zigma_bench.errors import CellFailed, NotReady, ZigmaBenchError
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.suite import Train
-from zigma_bench.system.device import cores
-from zigma_bench.training.job import Job, Taken
+from zigma_bench.system.device import core_count
+from zigma_bench.training.job import BatchPlan, StepImages
 
 MOST_WORKERS = 16
 AHEAD_BYTES = 2**30  # limit for all prefetched pixels together; each worker prefetches at least one batch
@@ -43,7 +43,7 @@ class Feed:
     early.
     """
 
-    def __init__(self, job: Job, recipe: Train, *, start: int, stop: int | None, card: bool) -> None:
+    def __init__(self, job: BatchPlan, recipe: Train, *, start: int, stop: int | None, card: bool) -> None:
         self.job, self.card = job, card
         self.workers = workers_of(recipe, job.images)
         self.waited = 0.0
@@ -51,7 +51,7 @@ class Feed:
         self.ahead: Any = None  # the iterator of a DataLoader
         self.first: Any = None
         self.thread: ThreadPoolExecutor | None = None  # on a GPU without workers: pins the images of the next steps
-        self.queue: deque[tuple[int, Future[Taken]]] = deque()
+        self.queue: deque[tuple[int, Future[StepImages]]] = deque()
         self.most = 0  # batches in the queue, besides the current step's
 
     def __enter__(self) -> Self:
@@ -93,14 +93,14 @@ class Feed:
         self.ahead = self.first = self.thread = None
         self.queue.clear()
 
-    def __call__(self, step: int) -> Taken:
+    def __call__(self, step: int) -> StepImages:
         """The images of a step. Steps must be requested in order."""
         begun = time.perf_counter()
         taken = self._next(step) if self.ahead is not None else self._pinned(step) if self.card else self.job.take(step)
         self.waited += time.perf_counter() - begun
         return taken
 
-    def _pinned(self, step: int) -> Taken:
+    def _pinned(self, step: int) -> StepImages:
         """A batch that the thread loaded and pinned during the previous steps."""
         assert self.thread is not None, "a Feed is a context manager"
         if self.queue and self.queue[0][0] != step:
@@ -110,10 +110,10 @@ class Feed:
             self.queue.append((number, self.thread.submit(self._pin, number)))
         return self.queue.popleft()[1].result()
 
-    def _pin(self, step: int) -> Taken:
+    def _pin(self, step: int) -> StepImages:
         return self.job.take(step).pin_memory()
 
-    def _next(self, step: int) -> Taken:
+    def _next(self, step: int) -> StepImages:
         assert self.ahead is not None
         number, taken = self.first or _received(self.ahead)
         self.first = None
@@ -128,13 +128,13 @@ def workers_of(recipe: Train, images: Images) -> int:
 
     Random crops decode an image again at each use, so they also need workers.
     """
-    if recipe.random_crop is None and not decodes(images):
+    if recipe.random_crop is None and not needs_workers(images):
         return 0
-    workers = min(MOST_WORKERS, max(1, cores() - 1)) if recipe.workers == "auto" else recipe.workers
+    workers = min(MOST_WORKERS, max(1, core_count() - 1)) if recipe.workers == "auto" else recipe.workers
     return min(1, workers) if has_order(images) else workers
 
 
-def _loader(job: Job, steps: Sequence[int], workers: int, card: bool) -> DataLoader[Any]:
+def _loader(job: BatchPlan, steps: Sequence[int], workers: int, card: bool) -> DataLoader[Any]:
     """A DataLoader over steps. It prefetches fewer batches if they are large."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="This DataLoader will create")  # the suite chose the number
@@ -152,7 +152,7 @@ def _loader(job: Job, steps: Sequence[int], workers: int, card: bool) -> DataLoa
         )
 
 
-def _ahead(job: Job, workers: int) -> int:
+def _ahead(job: BatchPlan, workers: int) -> int:
     """How many batches each worker prefetches at most."""
     return max(1, min(AHEAD, AHEAD_BYTES // (job.like(1).nbytes * job.batch * workers)))
 
@@ -162,9 +162,9 @@ class _PickledJob(Dataset[Any]):
 
     def __init__(self, pickled: bytes) -> None:
         self.pickled = pickled
-        self.job: Job | None = None
+        self.job: BatchPlan | None = None
 
-    def __getitem__(self, step: int) -> tuple[int, Taken | ZigmaBenchError]:
+    def __getitem__(self, step: int) -> tuple[int, StepImages | ZigmaBenchError]:
         if self.job is None:
             catalogue()  # makes the modules of plugins importable
             self.job = pickle.loads(self.pickled)
@@ -175,7 +175,7 @@ class _PickledJob(Dataset[Any]):
             return step, error
 
 
-def _pickled(job: Job) -> bytes:
+def _pickled(job: BatchPlan) -> bytes:
     try:
         return pickle.dumps(job)
     except (pickle.PicklingError, AttributeError, TypeError) as error:

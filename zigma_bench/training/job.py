@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zigma_bench.data.images import Crop, Images, Pixels, cropped, drawn_labels_of, epoch_of, has_order, random_crops
+from zigma_bench.data.images import Crop, Images, Pixels, draw_labels, epoch_of, has_order, random_crops, take_crops
 from zigma_bench.suite import Train
 
 Indices = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
 @dataclass(frozen=True)
-class Taken:
+class StepImages:
     """The images of a step on the CPU, with labels int64 [B] if the job is labelled.
 
     `pixels`: uint8 [B, C, H, W], float32 latents, or the moments of `Posteriors`.
@@ -27,13 +27,13 @@ class Taken:
     pixels: Tensor
     labels: Tensor | None
 
-    def pin_memory(self) -> Taken:
+    def pin_memory(self) -> StepImages:
         """A copy in pinned memory. DataLoader calls this method by name."""
-        return Taken(self.pixels.pin_memory(), None if self.labels is None else self.labels.pin_memory())
+        return StepImages(self.pixels.pin_memory(), None if self.labels is None else self.labels.pin_memory())
 
 
 @runtime_checkable
-class Posteriors(Protocol):
+class LatentPosteriors(Protocol):
     """Images stored as distributions, such as the latents of an autoencoder. Each step samples from them again.
 
     `moments` returns the stored moments of images; with `flip`, those of the mirrored image for half of them. `drawn`
@@ -67,7 +67,7 @@ def epoch_order(count: int, seed: int, epoch: int) -> Indices:
 
 
 @dataclass(frozen=True)
-class Job:
+class BatchPlan:
     """Selects and loads the images of each training step.
 
     `flip` applies only to `Posteriors`; pixels are mirrored later. With `random_crop`, each image is cropped at a
@@ -82,25 +82,25 @@ class Job:
     random_crop: int | None = None
 
     @classmethod
-    def of(cls, images: Images, recipe: Train, seed: int, *, labelled: bool) -> Job:
+    def of(cls, images: Images, recipe: Train, seed: int, *, labelled: bool) -> BatchPlan:
         """The job of a training recipe."""
         return cls(images, recipe.batch, seed, labelled, recipe.flip, recipe.random_crop)
 
-    def take(self, step: int) -> Taken:
+    def take(self, step: int) -> StepImages:
         """Load the images of a step."""
         if has_order(self.images):
             return self._in_order(step)
         indices = batch_indices(len(self.images), self.batch, self.seed, step)
-        if isinstance(self.images, Posteriors):
+        if isinstance(self.images, LatentPosteriors):
             pixels = self.images.moments(indices, flip=self.flip, seed=step_seed(self.seed, step, 5))
         else:
             pixels = _cut(self.images, indices, self._crops(step))
         found = torch.from_numpy(np.ascontiguousarray(pixels))
         if not self.labelled:
-            return Taken(found, None)
-        return Taken(found, torch.from_numpy(drawn_labels_of(self.images, indices, step_seed(self.seed, step, 7))))
+            return StepImages(found, None)
+        return StepImages(found, torch.from_numpy(draw_labels(self.images, indices, step_seed(self.seed, step, 7))))
 
-    def _in_order(self, step: int) -> Taken:
+    def _in_order(self, step: int) -> StepImages:
         """The next images of a stream, epoch after epoch."""
         pixels, labels, crops = [], [], self._crops(step)
         epochs, places = np.divmod(np.arange(step * self.batch, (step + 1) * self.batch), len(self.images))
@@ -109,9 +109,9 @@ class Job:
             pixels.append(_cut(images, places[rows], None if crops is None else [crops[row] for row in rows]))
             if self.labelled:
                 drawn = step_seed(self.seed, step, 7) + int(number)  # a step may extend into the next epoch
-                labels.append(drawn_labels_of(images, places[rows], drawn))
+                labels.append(draw_labels(images, places[rows], drawn))
         found = torch.from_numpy(np.concatenate(pixels))
-        return Taken(found, torch.from_numpy(np.concatenate(labels)) if self.labelled else None)
+        return StepImages(found, torch.from_numpy(np.concatenate(labels)) if self.labelled else None)
 
     def _crops(self, step: int) -> list[Crop] | None:
         if self.random_crop is None:
@@ -122,8 +122,8 @@ class Job:
         """`count` copies of the first training image, for warm-up and measurements."""
         if self.random_crop is None or has_order(self.images):
             return self.images.take([0] * count)
-        return cropped(self.images, [0] * count, random_crops(count, self.random_crop, 0))
+        return take_crops(self.images, [0] * count, random_crops(count, self.random_crop, 0))
 
 
 def _cut(images: Images, indices: Indices, crops: Sequence[Crop] | None) -> Pixels:
-    return images.take(indices) if crops is None else cropped(images, indices, crops)
+    return images.take(indices) if crops is None else take_crops(images, indices, crops)

@@ -21,15 +21,15 @@ from zigma_bench.data.images import Images
 from zigma_bench.diffusion.guidance import Texts
 from zigma_bench.errors import Interrupted, NotFinite
 from zigma_bench.layers.speed import compile_network
-from zigma_bench.plan.cells import Given
+from zigma_bench.plan.cells import GivenCondition
 from zigma_bench.suite import Train
 from zigma_bench.training.checkpoint import load_checkpoint, save_checkpoint
 from zigma_bench.training.ema import ema_decay
-from zigma_bench.training.fault import find_fault, uncompiled
+from zigma_bench.training.fault import find_fault, uncompiled_copy
 from zigma_bench.training.feed import Feed
 from zigma_bench.training.health import Health
-from zigma_bench.training.job import Job, Taken
-from zigma_bench.training.step import Batch, Descent, autocast, draw_batch, loss_of, to_floats
+from zigma_bench.training.job import BatchPlan, StepImages
+from zigma_bench.training.step import Batch, TrainStep, autocast, draw_batch, loss_of, to_floats
 
 CHECK_STEPS = 20  # steps between checks of the losses, and between points of the loss curve
 
@@ -65,7 +65,7 @@ class Goal:
         return min(1.0, progress.seconds / self.seconds)
 
 
-def train(
+def train_network(
     network: nn.Module,
     images: Images,
     *,
@@ -76,7 +76,7 @@ def train(
     folder: Path,
     tell: Callable[[int, str], None],
     stopped: Callable[[], bool],
-    given: Given | None = None,
+    given: GivenCondition | None = None,
     texts: Texts | None = None,
 ) -> tuple[nn.Module, Progress]:
     """Train a network in place and return its EMA and the progress. Resumes from the checkpoints in `folder`.
@@ -88,14 +88,14 @@ def train(
     """
     ema = copy.deepcopy(network).eval().requires_grad_(False)
     health = Health(device, scaled=recipe.precision == "fp16")
-    train_step = Descent(network, ema, recipe, health, device)
+    train_step = TrainStep(network, ema, recipe, health, device)
     saved = load_checkpoint(folder, network, ema, train_step.optimizer)
     progress = _resumed(saved) if saved else Progress()
     losses: list[Tensor] = [torch.tensor(value, device=device) for value in saved["losses"]] if saved else []
     if saved:
         health.resume(progress.step, saved.get("health"))
 
-    def batch_of(step: int, taken: Taken | None = None) -> Batch:
+    def batch_of(step: int, taken: StepImages | None = None) -> Batch:
         return draw_batch(images, recipe, seed, step, device, given, texts, taken)
 
     def check_losses() -> list[float]:
@@ -109,7 +109,7 @@ def train(
     network.train()
     if recipe.compile:
         compile_network(network, device.type)
-    job = Job.of(images, recipe, seed, labelled=given is not None)
+    job = BatchPlan.of(images, recipe, seed, labelled=given is not None)
     _warm_up(network, job, recipe, device, given, texts)  # decoding and compiling must not count as training time
     with Feed(job, recipe, start=progress.step, stop=goal.steps, card=device.type == "cuda") as feed:
         waited, progress.workers = progress.waited, feed.workers
@@ -160,10 +160,10 @@ def learning_rate(recipe: Train, images: int, fraction: float) -> float:
 
 def _warm_up(
     network: nn.Module,
-    job: Job,
+    job: BatchPlan,
     recipe: Train,
     device: torch.device,
-    given: Given | None,
+    given: GivenCondition | None,
     texts: Texts | None,
 ) -> None:
     """Run the network once, to decode the images and build the kernels. Weights and gradients don't change."""
@@ -183,7 +183,7 @@ def _not_finite_error(
 ) -> NotFinite:
     """The error for the first bad step, counted from 1. Runs the step again, with the weights before it."""
     what = f"the loss became {loss}" if not math.isfinite(loss) else "the gradient became infinite or NaN"
-    watched = uncompiled(network) if recipe.compile else network
+    watched = uncompiled_copy(network) if recipe.compile else network
     network.zero_grad(set_to_none=True)
 
     def run() -> Tensor:

@@ -13,16 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from zigma_bench.data.images import Images
-from zigma_bench.diffusion.guidance import Texts, under
+from zigma_bench.diffusion.guidance import Texts, with_condition
 from zigma_bench.diffusion.objective import prediction_loss
-from zigma_bench.layers.speed import record, require_card
-from zigma_bench.plan.cells import Given
+from zigma_bench.layers.speed import record_graph, require_card
+from zigma_bench.plan.cells import GivenCondition
 from zigma_bench.plan.diffusion import objective_of
 from zigma_bench.suite import Train
 from zigma_bench.system.device import precision_on
 from zigma_bench.training.ema import update_ema
 from zigma_bench.training.health import Health
-from zigma_bench.training.job import Job, Posteriors, Taken, step_seed
+from zigma_bench.training.job import BatchPlan, LatentPosteriors, StepImages, step_seed
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Batch:
         return found or None
 
 
-class Descent:
+class TrainStep:
     """Performs training steps: updates a network, its EMA and its optimizer with one batch at a time."""
 
     def __init__(self, network: nn.Module, ema: nn.Module, recipe: Train, health: Health, device: torch.device) -> None:
@@ -103,7 +103,7 @@ class Descent:
         fresh = not self.optimizer.state
         saved = [tensor.clone() for tensor in self._changing()]
         random = torch.cuda.get_rng_state()
-        graph, loss = record(lambda: self._update(inputs, self.decay), "train.graph")
+        graph, loss = record_graph(lambda: self._update(inputs, self.decay), "train.graph")
         if fresh:
             for state in self.optimizer.state.values():
                 for tensor in state.values():
@@ -129,18 +129,18 @@ def draw_batch(
     seed: int,
     step: int,
     device: torch.device,
-    given: Given | None = None,
+    given: GivenCondition | None = None,
     texts: Texts | None = None,
-    taken: Taken | None = None,
+    taken: StepImages | None = None,
 ) -> Batch:
     """The batch of a step: images, noise, times, flips, crops and labels.
 
     Also seeds the default generators, which drop-path uses. If an image has several texts, one is drawn. `texts` maps
     the text numbers to features. `taken`: the images of the step, if a `Feed` has loaded them already.
     """
-    taken = taken or Job.of(images, recipe, seed, labelled=given is not None).take(step)
-    drawn = isinstance(images, Posteriors)
-    if isinstance(images, Posteriors):
+    taken = taken or BatchPlan.of(images, recipe, seed, labelled=given is not None).take(step)
+    drawn = isinstance(images, LatentPosteriors)
+    if isinstance(images, LatentPosteriors):
         x1 = images.drawn(taken.pixels, seed=step_seed(seed, step, 5), device=device)
     else:
         x1 = to_floats(taken.pixels, device)
@@ -164,7 +164,7 @@ def draw_batch(
 def loss_of(network: nn.Module, batch: Batch, recipe: Train) -> Tensor:
     """The mean loss of a batch."""
     with autocast(recipe, batch.x1.device):
-        denoiser = under(network, batch.condition)
+        denoiser = with_condition(network, batch.condition)
         return prediction_loss(denoiser, batch.x1, batch.x0, batch.t, objective_of(recipe)).mean()
 
 

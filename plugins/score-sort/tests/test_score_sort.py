@@ -9,12 +9,12 @@ from zigma_bench_score_sort.sort import ScoreSort
 
 from zigma_bench.backbones.zigma.facts import ZigmaOptions
 from zigma_bench.errors import CellFailed
-from zigma_bench.layers.init import initialise
+from zigma_bench.layers.init import initialise_network
 from zigma_bench.mixers.mamba.facts import MambaOptions
 from zigma_bench.mixers.mamba.mixer import MambaMixer
 from zigma_bench.plugins.registry import LearnedScan, target_spec
 from zigma_bench.scans.grid import Grid
-from zigma_bench.scans.layers import routes
+from zigma_bench.scans.layers import layer_routes
 
 GRID = Grid(3, 4)
 BLOCK = ZigmaOptions(width=8, depth=2, patch=1, state=4)
@@ -25,9 +25,9 @@ def mixer(backend: str = "naive") -> MambaMixer:
     spec = target_spec(
         "scan", "score-sort", TARGET, options=ScoreSortOptions, facts=LearnedScan(cost=cost), owner="test"
     )
-    route = routes(spec, grid=GRID, depth=2, options=spec.resolve({}, where="test"))[0]
+    route = layer_routes(spec, grid=GRID, depth=2, options=spec.resolve({}, where="test"))[0]
     made = MambaMixer(MambaOptions(), block=BLOCK, grid=GRID, route=route, backend=backend)
-    initialise(made, 0)
+    initialise_network(made, 0)
     return made
 
 
@@ -37,7 +37,7 @@ def tokens() -> torch.Tensor:
 
 def test_it_starts_as_the_raster_and_then_follows_the_score():
     order = ScoreSort(ScoreSortOptions(), width=8, grid=GRID, layer=0, depth=2)
-    initialise(order, 0)
+    initialise_network(order, 0)
     paths, weight = order(tokens())
     assert torch.equal(paths, torch.arange(12).expand(3, 1, 12))
     assert torch.equal(weight, torch.ones(3, 12))

@@ -11,7 +11,7 @@ from zigma_bench_v2m.mixer import Recurrence, V2mMixer
 
 from zigma_bench.backbones.zigma.facts import ZigmaOptions
 from zigma_bench.errors import NotReady
-from zigma_bench.layers.init import initialise
+from zigma_bench.layers.init import initialise_network
 from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.route import Route
 
@@ -22,7 +22,7 @@ RASTER = Route(np.arange(12))
 
 def mixer(corners: int) -> V2mMixer:
     made = V2mMixer(V2mOptions(corners=corners), block=BLOCK, grid=GRID, route=RASTER, backend="torch")
-    initialise(made, 0)
+    initialise_network(made, 0)
     return made
 
 
@@ -30,7 +30,7 @@ def test_the_recurrence_cell_by_cell():
     rng = torch.Generator().manual_seed(0)
     u, dt, B, C = (torch.randn(2, 3, 4, n, generator=rng) for n in (5, 2, 3, 3))
     made = Recurrence(5, 3, 2)
-    initialise(made, 1)
+    initialise_network(made, 1)
     with torch.no_grad():
         d = torch.nn.functional.softplus(dt @ made.dt_weight.T + made.dt_bias)[..., None]
         rows, columns = (-torch.exp(A) for A in (made.A_log_row, made.A_log_column))

@@ -16,7 +16,7 @@ from zigma_bench.layers.costs import (
 )
 from zigma_bench.layers.options import Depth, Labelled, Positive, head_count
 from zigma_bench.mixers.memory import WIDE, number_bytes
-from zigma_bench.plugins.registry import Cost, added, sum_by_name
+from zigma_bench.plugins.registry import Cost, add_costs, sum_by_name
 from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.route import Route
 
@@ -62,7 +62,7 @@ def dit_cost(options: DitOptions, *, grid: Grid, channels: int, routes: Sequence
     )
     head = Cost.of({"adaln": 2 * D * D + 2 * D, "final": D * out + out}, {"adaln": 4 * D * D, "final": 2 * L * D * out})
     ends = [patch_embed_cost(D, L, pixel), time_embed_cost(D), condition_cost(options, D)]
-    return added([*ends, *[layer] * options.depth, head])
+    return add_costs([*ends, *[layer] * options.depth, head])
 
 
 def check_dit(options: DitOptions, *, grid: Grid, routes: Sequence[Route]) -> None:

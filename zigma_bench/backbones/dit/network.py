@@ -18,14 +18,14 @@ from zigma_bench.backbones.dit.facts import DitOptions
 from zigma_bench.layers.attention import Attention, Mlp
 from zigma_bench.layers.conditioning import make_condition, refuse_condition
 from zigma_bench.layers.embed import PatchEmbed, Positions, TimeEmbed, ZeroLinear, check_images, unpatchify
-from zigma_bench.layers.stack import Stack
+from zigma_bench.layers.stack import BlockStack
 from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.route import Route
 
 NORM_EPS = 1e-6
 
 
-class Block(nn.Module):
+class DitBlock(nn.Module):
     """x + gate * attention(mod(x)), then x + gate * mlp(mod(x)); the gates start at zero (adaLN-Zero)."""
 
     def __init__(self, width: int, heads: int, ratio: int) -> None:
@@ -35,8 +35,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         six = self.modulation(nn.functional.silu(c))[:, None].chunk(6, dim=-1)  # [B, 1, D] each
-        x = x + six[2] * self.attention(modulated(x, six[0], six[1]))
-        return x + six[5] * self.mlp(modulated(x, six[3], six[4]))  # type: ignore[no-any-return]
+        x = x + six[2] * self.attention(modulate(x, six[0], six[1]))
+        return x + six[5] * self.mlp(modulate(x, six[3], six[4]))  # type: ignore[no-any-return]
 
 
 class Dit(nn.Module):
@@ -57,7 +57,9 @@ class Dit(nn.Module):
         self.positions = Positions("sincos", grid, options.width)
         self.time_embed = TimeEmbed(options.width, scale=self.time_scale)
         self.condition = make_condition(options, options.width)
-        self.blocks = Stack(Block(options.width, options.head_count, options.mlp_ratio) for _ in range(options.depth))
+        self.blocks = BlockStack(
+            DitBlock(options.width, options.head_count, options.mlp_ratio) for _ in range(options.depth)
+        )
         self.final_modulation = ZeroLinear(options.width, 2 * options.width)
         self.head = ZeroLinear(options.width, options.patch**2 * channels * (2 if options.learn_sigma else 1))
 
@@ -71,7 +73,7 @@ class Dit(nn.Module):
         x = self.positions(self.patch_embed(x))  # [B, L, D]
         (x,) = self.blocks.through((x,), (c,), checkpointing=self.checkpointing)
         shift, scale = self.final_modulation(nn.functional.silu(c))[:, None].chunk(2, dim=-1)
-        return unpatchify(self.head(modulated(x, shift, scale)), self.grid, self.patch)
+        return unpatchify(self.head(modulate(x, shift, scale)), self.grid, self.patch)
 
     def _conditioned(self, t: Tensor, y: Tensor | None) -> Tensor:
         c: Tensor = self.time_embed(t)
@@ -93,6 +95,6 @@ class Sit(Dit):
     time_scale = 1.0
 
 
-def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """LayerNorm without parameters, scaled and shifted by the condition."""
     return nn.functional.layer_norm(x, x.shape[-1:], eps=NORM_EPS) * (1 + scale) + shift

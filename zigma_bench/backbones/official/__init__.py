@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 from zigma_bench.backbones.official.folder import import_checkpoint, network_of, open_model
-from zigma_bench.backbones.official.state import fill, tensors_of
+from zigma_bench.backbones.official.state import fill_weights, tensors_of
 from zigma_bench.ops.backends import resolve
 
 
-def load(
+def load_official(
     name: str,
     state_dict: Mapping[str, Any],
     config: Mapping[str, Any],
@@ -41,9 +41,9 @@ def load(
     different names or shapes (all are listed), NotReady for configurations that the official code can't run.
     """
     loading = network_of(name)(config, backend=resolve(backend, torch.device(device).type))
-    fill(loading.layout, tensors_of(state_dict, weights), where=f"state dict of {name}")
+    fill_weights(loading.layout, tensors_of(state_dict, weights), where=f"state dict of {name}")
     loading.finish()
     return loading.network.to(device).eval()
 
 
-__all__ = ["import_checkpoint", "load", "open_model"]
+__all__ = ["import_checkpoint", "load_official", "open_model"]

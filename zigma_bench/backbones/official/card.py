@@ -23,7 +23,7 @@ TIMES = {
 }
 
 
-class Tokens(Strict):
+class CardTokens(Strict):
     """The grid of tokens, and the patch size in pixels or latent values."""
 
     frames: int
@@ -32,7 +32,7 @@ class Tokens(Strict):
     patch: int
 
 
-class Condition(Strict):
+class CardCondition(Strict):
     """The conditioning of the network: labels 0 to `classes` - 1, plus one if `null_class`, or text features."""
 
     kind: Literal["none", "class", "text"]
@@ -65,11 +65,11 @@ class Card(Strict):
     config: dict[str, Any]
     backbone: Resolved
     parameters: int
-    grid: Tokens
+    grid: CardTokens
     channels: int
     shape: tuple[int, ...]
     space: Space
-    condition: Condition
+    condition: CardCondition
     path: PathName
     prediction: Prediction
     time: str

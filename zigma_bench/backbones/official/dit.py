@@ -14,9 +14,16 @@ from torch import Tensor
 
 from zigma_bench.backbones.dit.facts import DitOptions
 from zigma_bench.backbones.dit.network import Dit, Sit
-from zigma_bench.backbones.official.state import Loading, Weight, keep_positions, linear, parsed, weight
+from zigma_bench.backbones.official.state import (
+    Loading,
+    Weight,
+    keep_positions,
+    map_linear,
+    map_weight,
+    parse_arguments,
+)
 from zigma_bench.errors import NotReady
-from zigma_bench.layers.conditioning import Labels
+from zigma_bench.layers.conditioning import LabelEmbedding
 from zigma_bench.layers.options import Positive, Rate
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.scans.grid import Grid
@@ -58,7 +65,7 @@ def build_sit(config: Mapping[str, Any], *, backend: str) -> Loading:
 
 
 def _build(name: str, kind: type[Dit], config: Mapping[str, Any], backend: str) -> Loading:
-    chosen: DitConfig = parsed(name, DitConfig, config)
+    chosen: DitConfig = parse_arguments(name, DitConfig, config)
     if chosen.mlp_ratio != int(chosen.mlp_ratio):
         raise NotReady("mlp_ratio must be an integer", where=f"config of {name}", got=chosen.mlp_ratio)
     spec = catalogue().get("backbone", name)
@@ -66,7 +73,7 @@ def _build(name: str, kind: type[Dit], config: Mapping[str, Any], backend: str) 
     grid = Grid.of_image(chosen.input_size, chosen.input_size, chosen.patch_size)
     spec.facts.check(options, grid=grid, routes=())
     network = kind(options, grid=grid, channels=chosen.in_channels, routes=(), backend=backend)
-    weights = list(layout(network))
+    weights = list(dit_layout(network))
     return Loading(network, weights, lambda: keep_positions(network.positions, grid), chosen, spec, options)
 
 
@@ -85,25 +92,25 @@ def _options(config: DitConfig) -> dict[str, Any]:
     }
 
 
-def layout(network: Dit) -> Iterator[Weight]:
+def dit_layout(network: Dit) -> Iterator[Weight]:
     """All official tensors, in the order of the official modules."""
     D, patch = network.head.in_features, network.patch
-    yield weight("pos_embed", network.positions.table)
-    yield weight("x_embedder.proj.weight", network.patch_embed.weight, shape=(D, network.channels, patch, patch))
-    yield weight("x_embedder.proj.bias", network.patch_embed.bias)
-    yield from linear("t_embedder.mlp.0", network.time_embed.hidden)
-    yield from linear("t_embedder.mlp.2", network.time_embed.out)
-    assert isinstance(network.condition, Labels)
-    yield weight("y_embedder.embedding_table.weight", network.condition.table)
+    yield map_weight("pos_embed", network.positions.table)
+    yield map_weight("x_embedder.proj.weight", network.patch_embed.weight, shape=(D, network.channels, patch, patch))
+    yield map_weight("x_embedder.proj.bias", network.patch_embed.bias)
+    yield from map_linear("t_embedder.mlp.0", network.time_embed.hidden)
+    yield from map_linear("t_embedder.mlp.2", network.time_embed.out)
+    assert isinstance(network.condition, LabelEmbedding)
+    yield map_weight("y_embedder.embedding_table.weight", network.condition.table)
     for number, block in enumerate(network.blocks):
         yield from _block(f"blocks.{number}", block)
-    yield from linear("final_layer.linear", network.head)
-    yield from linear("final_layer.adaLN_modulation.1", network.final_modulation)
+    yield from map_linear("final_layer.linear", network.head)
+    yield from map_linear("final_layer.adaLN_modulation.1", network.final_modulation)
 
 
 def _block(name: str, block: Any) -> Iterator[Weight]:
-    yield from linear(f"{name}.attn.qkv", block.attention.qkv)
-    yield from linear(f"{name}.attn.proj", block.attention.out)
-    yield from linear(f"{name}.mlp.fc1", block.mlp.hidden)
-    yield from linear(f"{name}.mlp.fc2", block.mlp.out)
-    yield from linear(f"{name}.adaLN_modulation.1", block.modulation)
+    yield from map_linear(f"{name}.attn.qkv", block.attention.qkv)
+    yield from map_linear(f"{name}.attn.proj", block.attention.out)
+    yield from map_linear(f"{name}.mlp.fc1", block.mlp.hidden)
+    yield from map_linear(f"{name}.mlp.fc2", block.mlp.out)
+    yield from map_linear(f"{name}.adaLN_modulation.1", block.modulation)

@@ -27,23 +27,27 @@ from zigma_bench.backbones.official.card import (
     TIMES,
     WEIGHTS,
     Card,
-    Condition,
+    CardCondition,
+    CardTokens,
     Origin,
     Space,
-    Tokens,
     Weights,
     read_card,
 )
 from zigma_bench.backbones.official.released import read_released, sha256_of
-from zigma_bench.backbones.official.state import Loading, fill, tensors_of, weight_sets
+from zigma_bench.backbones.official.state import Loading, fill_weights, tensors_of, weight_sets
 from zigma_bench.errors import NotReady, UnknownName, UsageError
-from zigma_bench.layers.tensors import listed, not_finite
+from zigma_bench.layers.tensors import list_faults, not_finite
 from zigma_bench.ops.backends import resolve
 from zigma_bench.plan import Resolved
 from zigma_bench.records.store import sync_folder, write_atomic, write_json
 from zigma_bench.suite import PathName, Prediction
 
-NETWORKS: dict[str, Callable[..., Loading]] = {"zigma": zigma.build, "dit": dit.build_dit, "sit": dit.build_sit}
+NETWORKS: dict[str, Callable[..., Loading]] = {
+    "zigma": zigma.build_official_zigma,
+    "dit": dit.build_dit,
+    "sit": dit.build_sit,
+}
 SIZES = ("embed_dim", "hidden_size", "in_channels", "img_dim", "input_size", "num_classes", "d_context")
 OMITTED = ("device", "dtype")  # of ZigMa's constructor, not in the card: where it ran, and always float32
 
@@ -84,7 +88,7 @@ def import_checkpoint(
     tensors = _tensors(checkpoint, chosen, file)
     _check_sizes(name, config, tensors)
     loading = _built(name, config)
-    fill(loading.layout, tensors, where=str(file))
+    fill_weights(loading.layout, tensors, where=str(file))
     loading.finish()
     origin = Origin(file=file.name, bytes=file.stat().st_size, sha256=sha256_of(file), weights=chosen)
     facts = _facts(name, loading, space)
@@ -184,7 +188,7 @@ def _facts(name: str, loading: Loading, space: Space | None) -> dict[str, Any]:
         "config": {key: value for key, value in asdict(loading.config).items() if key not in OMITTED},
         "backbone": Resolved(name=loading.backbone.name, owner=loading.backbone.owner, options=asdict(options)),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "grid": Tokens(frames=grid.frames, height=grid.height, width=grid.width, patch=options.patch),
+        "grid": CardTokens(frames=grid.frames, height=grid.height, width=grid.width, patch=options.patch),
         "channels": network.channels,
         "shape": (grid.frames, *picture) if grid.video else picture,
         "space": space or ("pixels" if network.channels in (1, 3) else "latents"),
@@ -194,12 +198,12 @@ def _facts(name: str, loading: Loading, space: Space | None) -> dict[str, Any]:
     }
 
 
-def _condition(options: Any) -> Condition:
+def _condition(options: Any) -> CardCondition:
     if options.condition == "class":
-        return Condition(kind="class", classes=options.classes, null_class=options.null_class)
+        return CardCondition(kind="class", classes=options.classes, null_class=options.null_class)
     if options.condition == "text":
-        return Condition(kind="text", text_width=options.text_width)
-    return Condition(kind="none")
+        return CardCondition(kind="text", text_width=options.text_width)
+    return CardCondition(kind="none")
 
 
 def _write(
@@ -242,5 +246,5 @@ def _read_weights(path: Path, card: Card) -> dict[str, Tensor]:
     except (OSError, SafetensorError) as error:
         raise UsageError(f"the weights can't be read: {error}", where=str(path), do="import the model again") from None
     if bad := not_finite(weights):
-        raise UsageError(f"the weights are not finite: {listed(bad)}", where=str(path), do="import another file")
+        raise UsageError(f"the weights are not finite: {list_faults(bad)}", where=str(path), do="import another file")
     return weights

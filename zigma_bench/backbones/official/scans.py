@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from zigma_bench.errors import NotReady, UnknownName
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.scans.grid import Grid
-from zigma_bench.scans.layers import routes
+from zigma_bench.scans.layers import layer_routes
 from zigma_bench.scans.orders.curves import hilbert
 from zigma_bench.scans.route import Route
 
@@ -58,7 +58,7 @@ def official_scan(scan_type: str, *, grid: Grid, depth: int) -> OfficialScan:
 def _routes(name: str, grid: Grid, depth: int, **options: object) -> tuple[Route, ...]:
     spec = catalogue().get("scan", name)
     values = spec.resolve(options, where="config of zigma")
-    return routes(spec, grid=grid, depth=depth, options=values)
+    return layer_routes(spec, grid=grid, depth=depth, options=values)
 
 
 class ReversedInTime(nn.Module):

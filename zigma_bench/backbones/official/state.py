@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from zigma_bench.errors import UsageError
 from zigma_bench.layers.embed import Positions, sincos_2d
-from zigma_bench.layers.tensors import faults_of, listed, name_text, not_finite
+from zigma_bench.layers.tensors import faults_of, list_faults, name_text, not_finite
 from zigma_bench.plugins.registry import Spec, target_spec
 from zigma_bench.scans.grid import Grid
 
@@ -60,19 +60,19 @@ class Loading:
     options: Any
 
 
-def weight(name: str, *ours: Tensor, shape: Sequence[int] | None = None) -> Weight:
+def map_weight(name: str, *ours: Tensor, shape: Sequence[int] | None = None) -> Weight:
     """A weight of an official shape; by default the shape of our tensors concatenated along the first dimension."""
     found = (sum(len(tensor) for tensor in ours), *ours[0].shape[1:]) if shape is None else tuple(shape)
     return Weight(name, found, ours)
 
 
-def linear(name: str, *layers: nn.Module) -> list[Weight]:
+def map_linear(name: str, *layers: nn.Module) -> list[Weight]:
     """The weight and, if any, the bias of an official linear layer, which may be split into several of our layers."""
     found = []
     for part in ("weight", "bias"):
         tensors = [getattr(layer, part, None) for layer in layers]
         if all(tensor is not None for tensor in tensors):
-            found.append(weight(f"{name}.{part}", *tensors))  # type: ignore[arg-type]
+            found.append(map_weight(f"{name}.{part}", *tensors))  # type: ignore[arg-type]
     return found
 
 
@@ -141,7 +141,7 @@ def tensors_of(checkpoint: Mapping[str, Any], chosen: str) -> dict[str, Tensor]:
     entries = {name: value for name, value in entries.items() if not (wrapped and _is_counter(name, value))}
     if faults := faults_of(entries):
         raise UsageError(
-            f"not a state dict of a network: {listed(faults)}",
+            f"not a state dict of a network: {list_faults(faults)}",
             expected="a dense tensor of floating-point numbers, with its values, for every name",
             do="save network.state_dict() of the trained network in float32",
         )
@@ -176,7 +176,7 @@ def _without_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {new: tensors[old] for new, old in found.items()}
 
 
-def fill(layout: Sequence[Weight], tensors: Mapping[str, Tensor], *, where: str) -> None:
+def fill_weights(layout: Sequence[Weight], tensors: Mapping[str, Tensor], *, where: str) -> None:
     """Fill every weight. UsageError lists missing and unexpected names, different shapes, and NaN or infinity."""
     known = {item.name: item for item in layout}
     faults = {
@@ -190,7 +190,7 @@ def fill(layout: Sequence[Weight], tensors: Mapping[str, Tensor], *, where: str)
     }
     if any(faults.values()):
         raise UsageError(
-            f"the weights don't match the network of the config: {listed(faults)}",
+            f"the weights don't match the network of the config: {list_faults(faults)}",
             where=where,
             expected=f"{len(known)} tensors",
             got=len(tensors),
@@ -198,7 +198,7 @@ def fill(layout: Sequence[Weight], tensors: Mapping[str, Tensor], *, where: str)
         )
     if bad := not_finite(tensors):
         raise UsageError(
-            f"the weights are not finite: {listed(bad)}", where=where, expected="finite weights",
+            f"the weights are not finite: {list_faults(bad)}", where=where, expected="finite weights",
             do="use an earlier checkpoint, or download the file again",
         )  # fmt: skip
     for name, item in known.items():
@@ -213,7 +213,7 @@ def keep_positions(positions: Positions, grid: Grid) -> None:
             positions.register_buffer("table", table, persistent=True)
 
 
-def parsed(kind: str, options: type, config: Mapping[str, Any]) -> Any:
+def parse_arguments(kind: str, options: type, config: Mapping[str, Any]) -> Any:
     """Check the arguments of an official constructor. UsageError for unknown, missing or wrong ones."""
     spec = target_spec("constructor", kind, "", options=options, facts=None, owner="upstream")
     return spec.make_options(spec.resolve(config, where=f"config of {kind}"))

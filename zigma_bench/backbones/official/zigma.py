@@ -12,10 +12,17 @@ from typing import Any, Literal
 import torch
 
 from zigma_bench.backbones.official.scans import OfficialScan, ReversedInTime, official_scan
-from zigma_bench.backbones.official.state import Loading, Weight, keep_positions, linear, parsed, weight
-from zigma_bench.backbones.zigma.network import Block, TextBlock, Zigma
+from zigma_bench.backbones.official.state import (
+    Loading,
+    Weight,
+    keep_positions,
+    map_linear,
+    map_weight,
+    parse_arguments,
+)
+from zigma_bench.backbones.zigma.network import Zigma, ZigmaBlock, ZigmaTextBlock
 from zigma_bench.errors import NotReady
-from zigma_bench.layers.conditioning import Labels, Text
+from zigma_bench.layers.conditioning import LabelEmbedding, TextEmbedding
 from zigma_bench.layers.options import Positive, Rate
 from zigma_bench.mixers.mamba.mixer import MambaBranch
 from zigma_bench.plugins.discovery import catalogue
@@ -60,9 +67,9 @@ class ZigmaConfig:
     dtype: Any = field(default=torch.float32)
 
 
-def build(config: Mapping[str, Any], *, backend: str) -> Loading:
+def build_official_zigma(config: Mapping[str, Any], *, backend: str) -> Loading:
     """Build the network of the official constructor."""
-    chosen: ZigmaConfig = parsed("zigma", ZigmaConfig, config)
+    chosen: ZigmaConfig = parse_arguments("zigma", ZigmaConfig, config)
     _refuse_other_networks(chosen)
     grid = Grid.of_image(chosen.img_dim, chosen.img_dim, chosen.patch_size)
     grid = Grid(grid.height, grid.width, max(chosen.video_frames, 1))
@@ -71,14 +78,14 @@ def build(config: Mapping[str, Any], *, backend: str) -> Loading:
     options = spec.make_options(spec.resolve(_options(chosen), where="config of zigma"))
     spec.facts.check(options, grid=grid, routes=scan.routes)
     network: Zigma = spec.load()(options, grid=grid, channels=chosen.in_channels, routes=scan.routes, backend=backend)
-    return Loading(network, list(layout(network)), lambda: _finish(network, scan), chosen, spec, options)
+    return Loading(network, list(zigma_layout(network)), lambda: _finish(network, scan), chosen, spec, options)
 
 
 def _finish(network: Zigma, scan: OfficialScan) -> None:
     keep_positions(network.positions, network.grid)
     for number in scan.reversed_layers:
         block = network.blocks[number]
-        assert isinstance(block, Block)
+        assert isinstance(block, ZigmaBlock)
         block.mixer = ReversedInTime(block.mixer, network.grid.frames)
 
 
@@ -127,47 +134,47 @@ def _refuse_other_networks(config: ZigmaConfig) -> None:
         )
 
 
-def layout(network: Zigma) -> Iterator[Weight]:
+def zigma_layout(network: Zigma) -> Iterator[Weight]:
     """All official tensors, in the order of the official modules."""
     D, patch = network.head.in_features, network.patch
     if network.positions.kind != "none":
-        yield weight("pos_embed", network.positions.table)
-    yield weight("x_embedder.proj.weight", network.patch_embed.weight, shape=(D, network.channels, patch, patch))
-    yield weight("x_embedder.proj.bias", network.patch_embed.bias)
-    yield from linear("t_embedder.mlp.0", network.time_embed.hidden)
-    yield from linear("t_embedder.mlp.2", network.time_embed.out)
-    if isinstance(network.condition, Labels):
-        yield weight("y_embedder.embedding_table.weight", network.condition.table)
-    if isinstance(network.condition, Text):
-        yield from linear("y_embedder", network.condition.proj)
+        yield map_weight("pos_embed", network.positions.table)
+    yield map_weight("x_embedder.proj.weight", network.patch_embed.weight, shape=(D, network.channels, patch, patch))
+    yield map_weight("x_embedder.proj.bias", network.patch_embed.bias)
+    yield from map_linear("t_embedder.mlp.0", network.time_embed.hidden)
+    yield from map_linear("t_embedder.mlp.2", network.time_embed.out)
+    if isinstance(network.condition, LabelEmbedding):
+        yield map_weight("y_embedder.embedding_table.weight", network.condition.table)
+    if isinstance(network.condition, TextEmbedding):
+        yield from map_linear("y_embedder", network.condition.proj)
     for number, block in enumerate(network.blocks):
         yield from _block(f"blocks.{number}", block)
-    yield from linear("final_layer.linear", network.head)
-    yield weight("norm_f.weight", network.final_norm.weight)
+    yield from map_linear("final_layer.linear", network.head)
+    yield map_weight("norm_f.weight", network.final_norm.weight)
 
 
 def _block(name: str, block: Any) -> Iterator[Weight]:
-    yield weight(f"{name}.norm.weight", block.norm.weight)
-    yield from linear(f"{name}.mixer.in_proj", block.mixer.in_proj)
-    yield from linear(f"{name}.mixer.out_proj", block.mixer.out_proj)
+    yield map_weight(f"{name}.norm.weight", block.norm.weight)
+    yield from map_linear(f"{name}.mixer.in_proj", block.mixer.in_proj)
+    yield from map_linear(f"{name}.mixer.out_proj", block.mixer.out_proj)
     for suffix, branch in zip(("", "_b"), block.mixer.branches, strict=False):
         yield from _branch(f"{name}.mixer", suffix, branch)
-    if not isinstance(block, TextBlock):
-        yield from linear(f"{name}.adaLN_modulation.1", block.modulation)
+    if not isinstance(block, ZigmaTextBlock):
+        yield from map_linear(f"{name}.adaLN_modulation.1", block.modulation)
         return
-    yield from linear(f"{name}.adaLN_modulation.1", block.modulation, block.text_modulation)  # [6 D, D]
+    yield from map_linear(f"{name}.adaLN_modulation.1", block.modulation, block.text_modulation)  # [6 D, D]
     for part in "qkv":
-        yield from linear(f"{name}.msa.to_{part}", getattr(block.text_attention, part))
-    yield from linear(f"{name}.msa.to_out.0", block.text_attention.out)
+        yield from map_linear(f"{name}.msa.to_{part}", getattr(block.text_attention, part))
+    yield from map_linear(f"{name}.msa.to_out.0", block.text_attention.out)
 
 
 def _branch(name: str, suffix: str, branch: MambaBranch) -> Iterator[Weight]:
     """The parameters of one direction. The names of the backward direction contain `_b`."""
-    yield weight(f"{name}.A{suffix}_log", branch.A_log)
-    yield weight(f"{name}.D{suffix}", branch.D)
+    yield map_weight(f"{name}.A{suffix}_log", branch.A_log)
+    yield map_weight(f"{name}.D{suffix}", branch.D)
     channels, window = branch.conv_weight.shape
-    yield weight(f"{name}.conv1d{suffix}.weight", branch.conv_weight, shape=(channels, 1, window))
-    yield weight(f"{name}.conv1d{suffix}.bias", branch.conv_bias)
-    yield from linear(f"{name}.x_proj{suffix}", branch.x_proj)
-    yield weight(f"{name}.dt_proj{suffix}.weight", branch.dt_weight)
-    yield weight(f"{name}.dt_proj{suffix}.bias", branch.dt_bias)
+    yield map_weight(f"{name}.conv1d{suffix}.weight", branch.conv_weight, shape=(channels, 1, window))
+    yield map_weight(f"{name}.conv1d{suffix}.bias", branch.conv_bias)
+    yield from map_linear(f"{name}.x_proj{suffix}", branch.x_proj)
+    yield map_weight(f"{name}.dt_proj{suffix}.weight", branch.dt_weight)
+    yield map_weight(f"{name}.dt_proj{suffix}.bias", branch.dt_bias)

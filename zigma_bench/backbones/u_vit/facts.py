@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from zigma_bench.errors import NotReady
 from zigma_bench.layers.costs import check_condition, condition_cost, patch_embed_cost, refuse_clips
 from zigma_bench.layers.options import Depth, Positive, WithText, head_count
-from zigma_bench.plugins.registry import Cost, added
+from zigma_bench.plugins.registry import Cost, add_costs
 from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.route import Route
 
@@ -61,7 +61,7 @@ def uvit_cost(options: UvitOptions, *, grid: Grid, channels: int, routes: Sequen
         {"final": 2 * L * D * pixel + 18 * L * options.patch**2 * channels * channels},
     )
     ends = [patch_embed_cost(D, L, pixel), condition_cost(options, D), positions]
-    return added([*ends, *[layer] * depth, skips, final])
+    return add_costs([*ends, *[layer] * depth, skips, final])
 
 
 def check_uvit(options: UvitOptions, *, grid: Grid, routes: Sequence[Route]) -> None:

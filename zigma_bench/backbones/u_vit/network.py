@@ -22,12 +22,12 @@ from zigma_bench.layers.embed import PatchEmbed, check_images, sinusoids, unpatc
 from zigma_bench.layers.init import Draw, normal_
 from zigma_bench.layers.prefix import with_prefix, without_prefix
 from zigma_bench.layers.skips import LongSkip
-from zigma_bench.layers.stack import run
+from zigma_bench.layers.stack import run_block
 from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.route import Route
 
 
-class Block(nn.Module):
+class UvitBlock(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)). A late block first merges the output of its early block."""
 
     def __init__(self, options: UvitOptions, *, late: bool) -> None:
@@ -45,7 +45,7 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
 
 
-class Table(nn.Module):
+class UvitPositions(nn.Module):
     """Adds a learned position to every token, including the prefix: [B, P + L, D] -> [B, P + L, D]."""
 
     def __init__(self, tokens: int, width: int) -> None:
@@ -71,8 +71,8 @@ class Uvit(nn.Module):
         self.checkpointing, half = options.gradient_checkpointing, options.depth // 2
         self.patch_embed = PatchEmbed(channels, D, options.patch)
         self.condition = make_condition(options, D, text_tokens=options.text_tokens)
-        self.positions = Table(options.prefix + grid.tokens, D)
-        self.blocks = nn.ModuleList(Block(options, late=number > half) for number in range(options.depth))
+        self.positions = UvitPositions(options.prefix + grid.tokens, D)
+        self.blocks = nn.ModuleList(UvitBlock(options, late=number > half) for number in range(options.depth))
         self.norm = nn.LayerNorm(D)
         self.head = NormalLinear(D, options.patch**2 * channels)
         self.smooth = nn.Conv2d(channels, channels, 3, padding=1)
@@ -83,7 +83,7 @@ class Uvit(nn.Module):
         early: list[Tensor] = []
         half = len(self.blocks) // 2
         for number, block in enumerate(self.blocks):
-            x = run(block, x, early.pop() if number > half else None, checkpointing=self.checkpointing)
+            x = run_block(block, x, early.pop() if number > half else None, checkpointing=self.checkpointing)
             if number < half:
                 early.append(x)
         x = self.head(without_prefix(self.norm(x), self.grid))

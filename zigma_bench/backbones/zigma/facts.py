@@ -26,7 +26,7 @@ from zigma_bench.mixers.block import DEFAULT_CONV, DEFAULT_EXPAND, DEFAULT_STATE
 from zigma_bench.mixers.lookup import check_mixer_fits, mixer_cost, mixer_memory
 from zigma_bench.mixers.memory import WIDE, number_bytes, saved_memory
 from zigma_bench.ops.backends import backend_named
-from zigma_bench.plugins.registry import Cost, added, sum_by_name
+from zigma_bench.plugins.registry import Cost, add_costs, sum_by_name
 from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.route import Route
 
@@ -116,7 +116,7 @@ def zigma_cost(options: ZigmaOptions, *, grid: Grid, channels: int, routes: Sequ
     ends = [patch_embed_cost(D, L, pixel), positions, time_embed_cost(D), condition_cost(options, D)]
     head = Cost.of({"final": D + D * pixel + pixel}, {"final": 2 * L * D * pixel})  # norm and linear map
     layers = [cost for mixer in _mixer_costs(options, grid, routes) for cost in (layer, mixer, *cross)]
-    return added([*ends, *layers, head])
+    return add_costs([*ends, *layers, head])
 
 
 def _mixer_costs(options: ZigmaOptions, grid: Grid, routes: Sequence[Route]) -> list[Cost]:

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from zigma_bench.backbones.zigma.facts import ZigmaOptions
 from zigma_bench.layers.attention import CrossAttention
-from zigma_bench.layers.conditioning import Text, check_mask, make_condition, pooled, refuse_condition
+from zigma_bench.layers.conditioning import TextEmbedding, check_mask, make_condition, mean_pool, refuse_condition
 from zigma_bench.layers.embed import DropPath, PatchEmbed, Positions, TimeEmbed, ZeroLinear, check_images, unpatchify
-from zigma_bench.layers.stack import Stack
+from zigma_bench.layers.stack import BlockStack
 from zigma_bench.mixers.lookup import make_mixer
 from zigma_bench.mixers.mamba.mixer import MambaMixer
 from zigma_bench.ops.backends import backend_named
@@ -46,7 +46,7 @@ class ModulatedNorm(nn.RMSNorm):
         return modulated_norm(r, x, self.weight, shift, scale, eps=NORM_EPS, backend=self.backend)
 
 
-class Block(nn.Module):
+class ZigmaBlock(nn.Module):
     """One layer: (x, r) and a condition c [B, D] -> (x, r), all [B, L, D].
 
     The residual r stays in float32. x, which the next layer adds to r, has the dtype of the mixer, as upstream.
@@ -67,7 +67,7 @@ class Block(nn.Module):
         return (torch.addcmul(n.to(branch.dtype), gate, branch) if self.residual == "official" else gate * branch), r
 
 
-class CardBlock(Block):
+class FusedZigmaBlock(ZigmaBlock):
     """The same layer on a GPU: the next layer's norm kernel also does this layer's gating and residual addition.
 
     (r, y, gate, before) and c -> the same for the next layer, which adds gate * y to the stream r, and the norm of r
@@ -76,7 +76,7 @@ class CardBlock(Block):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.launcher = launcher()
+        self.launcher = norm_launcher()
 
     def forward(  # type: ignore[override]
         self, r: Tensor, y: Tensor | None, gate: Tensor | None, before: Tensor | None, c: Tensor
@@ -96,12 +96,12 @@ class CardBlock(Block):
         return r, y, own_gate, skip
 
 
-def launcher() -> str:
+def norm_launcher() -> str:
     """The backend of `residual_norm` on a GPU: Triton, or PyTorch if Triton isn't available."""
     return "triton" if backend_named("triton").find_problem() is None else "torch"
 
 
-class TextBlock(Block):
+class ZigmaTextBlock(ZigmaBlock):
     """A block followed by cross-attention to text tokens [B, S, D] with its own modulation and gate."""
 
     def __init__(self, width: int, mixer: nn.Module, *, drop_path: float, residual: str, backend: str) -> None:
@@ -137,9 +137,13 @@ class Zigma(nn.Module):
         self.time_embed = TimeEmbed(options.width)
         self.condition = make_condition(options, options.width)
         rates = [0.0, *torch.linspace(0, options.drop_path, options.depth).tolist()]  # official: shifted by one
-        self.launcher = launcher() if backend_named(backend).fuses_residual and options.condition != "text" else None
-        kind = TextBlock if options.condition == "text" else Block if self.launcher is None else CardBlock
-        self.blocks = Stack(
+        self.launcher = (
+            norm_launcher() if backend_named(backend).fuses_residual and options.condition != "text" else None
+        )
+        kind = (
+            ZigmaTextBlock if options.condition == "text" else ZigmaBlock if self.launcher is None else FusedZigmaBlock
+        )
+        self.blocks = BlockStack(
             kind(
                 options.width,
                 make_mixer(options.layer(number), grid=grid, route=route, backend=backend),
@@ -186,8 +190,8 @@ class Zigma(nn.Module):
             return c, ()
         embedded = self.condition(y, len(t))
         check_mask(mask, y)
-        if isinstance(self.condition, Text):
-            return c + pooled(embedded, mask), (embedded, mask)
+        if isinstance(self.condition, TextEmbedding):
+            return c + mean_pool(embedded, mask), (embedded, mask)
         return c + embedded, ()
 
 

@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from zigma_bench.data.images import Counts, Crop, Images, Splits, cropped, has_order, labels_of
+from zigma_bench.data.images import Counts, Crop, Images, Splits, has_order, labels_of, take_crops
 from zigma_bench.data.reading.counts import missing_classes
 from zigma_bench.data.reading.decode import enlarged
-from zigma_bench.data.reading.hashes import changed_unseen, rehashing
+from zigma_bench.data.reading.hashes import always_rehash, changed_unseen
 from zigma_bench.errors import BadImage, NotReady, UsageError, ZigmaBenchError
 from zigma_bench.plugins.registry import DataFacts, Spec, load_target
-from zigma_bench.system.device import cores
+from zigma_bench.system.device import core_count
 
 CHUNK = 100  # images per part
 
@@ -53,7 +53,7 @@ Part = Callable[[], CheckResult]
 Progress = Callable[[int], None]  # called with the number of checked images
 
 
-def check(
+def check_dataset_files(
     spec: Spec,
     options: Any,
     *,
@@ -67,7 +67,7 @@ def check(
     also cropped. Without problems, a run can read every image.
     """
     try:
-        with rehashing() as rehash:
+        with always_rehash() as rehash:
             facts: DataFacts = spec.facts.describe(options)
     except ZigmaBenchError as error:
         return CheckResult(0, (error.at(f"data: {spec.name}"),))
@@ -81,7 +81,7 @@ def _found(
     """All problems of a data set with these facts."""
     found = CheckResult(0, tuple(NotReady(f"{item.what} is missing", do=item.do) for item in facts.missing))
     if spec.facts.check is not None:
-        found += run(_own_parts(spec.facts.check, options), threads=threads, progress=progress)
+        found += run_parts(_own_parts(spec.facts.check, options), threads=threads, progress=progress)
     if found.problems:
         return found
     try:
@@ -89,10 +89,10 @@ def _found(
     except Exception as error:
         return found + CheckResult(0, (_problem(error, f"data: {spec.name}", NotReady),))
     if spec.facts.check is None:
-        found += run(parts_of(splits, facts), threads=threads, progress=progress)
+        found += run_parts(parts_of(splits, facts), threads=threads, progress=progress)
     found += CheckResult(0, tuple(_faults(splits, facts)), counts=_counts(splits, facts))
     if random_crop is not None and not found.problems:
-        found += run(_crop_parts(splits.train, random_crop), threads=threads)
+        found += run_parts(_crop_parts(splits.train, random_crop), threads=threads)
     return found
 
 
@@ -107,9 +107,11 @@ def _counts(splits: Splits, facts: DataFacts) -> Counts:
     return Counts(len(splits.train), len(splits.validation), classes)
 
 
-def run(parts: Iterable[Part], *, threads: int | None = None, progress: Progress = lambda images: None) -> CheckResult:
+def run_parts(
+    parts: Iterable[Part], *, threads: int | None = None, progress: Progress = lambda images: None
+) -> CheckResult:
     """The sum of the results of all parts, in order; only a few parts are in the queue at a time."""
-    threads = threads or cores()
+    threads = threads or core_count()
     results: dict[int, CheckResult] = {}
     images = 0
     pool = ThreadPoolExecutor(threads)
@@ -212,7 +214,7 @@ def _crop_parts(images: Images, short_side: int) -> Iterator[Part]:
 def _crop_problems(images: Images, indices: range, short_side: int) -> list[ZigmaBenchError]:
     """The errors of the images that can't be cropped, one per image."""
     try:
-        cropped(images, indices, [Crop(short_side, 0.5, 0.5)] * len(indices))
+        take_crops(images, indices, [Crop(short_side, 0.5, 0.5)] * len(indices))
     except Exception as error:
         if len(indices) == 1:
             return [_problem(error, f"training image {indices[0]}", BadImage)]

@@ -13,11 +13,11 @@ from typing import Any
 
 from zigma_bench.conditioning.captions import texts_of_cell
 from zigma_bench.data.checks.dataset import CHUNK, CheckResult, Part
-from zigma_bench.data.latents.encoded import encoded
-from zigma_bench.data.reading.decode import MEND, decode
-from zigma_bench.data.reading.tar import AGAIN, Sample, check_end, samples_of
+from zigma_bench.data.latents.encoded import encoded_image
+from zigma_bench.data.reading.decode import MEND, decode_image
+from zigma_bench.data.reading.tar import AGAIN, TarSample, check_end, samples_of
 from zigma_bench.data.sources import hub
-from zigma_bench.data.sources.huggingface_files import SUFFIXES, Source, find
+from zigma_bench.data.sources.huggingface_files import SUFFIXES, HuggingFaceSource, find_source
 from zigma_bench.data.sources.options import HuggingFaceOptions
 from zigma_bench.errors import BadImage, NotReady, UsageError, ZigmaBenchError
 
@@ -41,14 +41,14 @@ class RowChecker:
     def image(self, data: bytes, where: str) -> Iterator[ZigmaBenchError]:
         o = self.options
         try:
-            decode(data, channels=o.channels, resolution=o.resolution, resize=o.resize, where=where)
+            decode_image(data, channels=o.channels, resolution=o.resolution, resize=o.resize, where=where)
         except BadImage as error:
             yield error
 
     def cell(self, cell: Any, table: str, place: str) -> Iterator[ZigmaBenchError]:
         """Check a cell of a table: bytes, or {bytes, path}."""
         try:
-            data, where = encoded(cell, table, place, NONE)
+            data, where = encoded_image(cell, table, place, NONE)
         except BadImage as error:
             yield error
             return
@@ -91,16 +91,16 @@ class Keys:
         return None if first == place else first
 
 
-def parts(options: HuggingFaceOptions) -> Iterator[Part]:
+def check_parts(options: HuggingFaceOptions) -> Iterator[Part]:
     """One part per shard or per some image files; downloads a data set of the Hub, unless it is streamed."""
-    source = find(options)
+    source = find_source(options)
     if source.kind == "hub" and not source.missing and options.streaming:
         yield from _stream(options)
         return
     if source.kind == "hub" and not source.missing:
         assert options.revision is not None
-        options = replace(options, path=str(hub.fetch(options.path, options.revision)))
-        source = find(options)
+        options = replace(options, path=str(hub.fetch_data_set(options.path, options.revision)))
+        source = find_source(options)
     files = [*source.train.files, *(source.validation.files if source.validation else ())]
     checker, pictures, keys = RowChecker(options), SUFFIXES["imagefolder"], Keys()
     shards = [file for file in files if not file.lower().endswith(pictures) and Path(file).stem != "metadata"]
@@ -150,15 +150,15 @@ def _streamed(checker: RowChecker, rows: Sequence[dict[str, Any]], where: str, f
     )
 
 
-def _metadata(checker: RowChecker, source: Source) -> CheckResult:
+def _metadata(checker: RowChecker, source: HuggingFaceSource) -> CheckResult:
     """Check the captions of a folder of images: missing and empty ones."""
     from zigma_bench.data.sources import huggingface as hf
 
     problems: list[ZigmaBenchError] = []
     column = checker.options.caption
     assert column is not None, "the options name a caption column"
-    with hf.quiet():
-        opened = list(hf.builders(checker.options, source))
+    with hf.quiet_datasets():
+        opened = list(hf.dataset_builders(checker.options, source))
     for builder, listing in opened:
         unlisted, absent = hf.metadata_mismatches(builder, listing, checker.options.image)
         problems += [NotReady(hf.UNLISTED, where=file, do=hf.LINE) for file in unlisted]
@@ -317,7 +317,7 @@ def _tar(checker: RowChecker, file: str, keys: Keys) -> CheckResult:
     return CheckResult(count, tuple(problems))
 
 
-def _sample(checker: RowChecker, sample: Sample, where: str) -> Iterator[ZigmaBenchError]:
+def _sample(checker: RowChecker, sample: TarSample, where: str) -> Iterator[ZigmaBenchError]:
     o, fields = checker.options, sample.fields
     for name in sample.twice:
         yield BadImage(f"the field {name!r} of the sample is listed twice", where=where, do=OTHER_KEY)

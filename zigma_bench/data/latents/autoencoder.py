@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from zigma_bench.data.images import Pixels
 from zigma_bench.errors import NotFinite, NotReady
-from zigma_bench.plan.latents import TOY_CONFIG, WEIGHTS, pretrained
+from zigma_bench.plan.latents import TOY_CONFIG, WEIGHTS, autoencoder_files
 from zigma_bench.plan.space import TOY, LatentSpace
 from zigma_bench.pretrained.files import file_sha256
 
@@ -45,7 +45,7 @@ class Autoencoder:
             flat = self.moments(pixels.reshape(-1, *pixels.shape[2:]))
             return flat.reshape(*pixels.shape[:2], *flat.shape[1:])
         parts = []
-        with torch.no_grad(), arithmetic(self.space.given.precision, self.device):
+        with torch.no_grad(), float_arithmetic(self.space.given.precision, self.device):
             for start in range(0, len(pixels), self.space.given.batch):
                 part = np.ascontiguousarray(pixels[start : start + self.space.given.batch])
                 x = torch.from_numpy(part).to(self.device).float().div_(127.5).sub_(1)
@@ -65,8 +65,8 @@ class Autoencoder:
             flat = self.decode(latents.flatten(0, 1))
             return flat.reshape(*latents.shape[:2], *flat.shape[1:])
         parts = []
-        scale, shift = scaling(self.space, self.device)
-        with torch.no_grad(), arithmetic(self.space.given.precision, self.device):
+        scale, shift = latent_scaling(self.space, self.device)
+        with torch.no_grad(), float_arithmetic(self.space.given.precision, self.device):
             for z in torch.split(latents.float(), self.space.given.batch):
                 parts.append(self.network.decode(z.to(self.device) / scale + shift).sample.float().cpu())
         images = torch.cat(parts)
@@ -81,7 +81,7 @@ class Autoencoder:
         return decoded
 
 
-def scaling(space: LatentSpace, device: str | torch.device) -> tuple[Tensor, Tensor]:
+def latent_scaling(space: LatentSpace, device: str | torch.device) -> tuple[Tensor, Tensor]:
     """The scale and the shift of a latent space, [1 or c, 1, 1] each."""
     scale, shift = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (space.scale, space.shift))
     return scale, shift
@@ -94,7 +94,7 @@ def open_autoencoder(space: LatentSpace, device: str) -> Autoencoder:
 
 
 @contextlib.contextmanager
-def arithmetic(precision: str, device: str) -> Iterator[None]:
+def float_arithmetic(precision: str, device: str) -> Iterator[None]:
     """A context with full float32, TF32, or bf16 autocast, and deterministic kernels without benchmarking."""
     tf32 = precision == "tf32"
     before = torch.get_float32_matmul_precision()
@@ -111,7 +111,7 @@ def arithmetic(precision: str, device: str) -> Iterator[None]:
 
 def _trained(space: LatentSpace) -> nn.Module:
     """The network with the planned weights; diffusers translates older names (`query`, `proj_attn`)."""
-    files = pretrained(space.given)
+    files = autoencoder_files(space.given)
     where = str(files.folder / WEIGHTS)
     if files.absent:
         what = f"files of the autoencoder are missing: {' and '.join(files.absent)}"

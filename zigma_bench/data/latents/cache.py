@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from zigma_bench.data.images import Images, Labels, Pixels, Splits, drawn_labels_of, labels_of
-from zigma_bench.data.reading.arrays import ArrayStore, Field, Layout, open_store
+from zigma_bench.data.images import Images, Labels, Pixels, Splits, draw_labels, labels_of
+from zigma_bench.data.reading.arrays import ArrayField, ArrayLayout, ArrayStore, open_store
 from zigma_bench.plan.space import LatentSpace
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class LatentImages:
         return labels_of(self.images, indices)
 
     def drawn_labels(self, indices: Indices, seed: int) -> Labels:
-        return drawn_labels_of(self.images, indices, seed)
+        return draw_labels(self.images, indices, seed)
 
     def take(self, indices: Indices) -> Array:
         """The scaled latents, float32 [n, (T,) c, h, w], always the same for an image."""
@@ -83,14 +83,14 @@ class LatentImages:
         """Scaled latents sampled from the posteriors of these moments, on a device, float32 [n, (T,) c, h, w]."""
         import torch
 
-        from zigma_bench.data.latents.autoencoder import scaling
+        from zigma_bench.data.latents.autoencoder import latent_scaling
 
         mean, logvar = moments.to(device, non_blocking=True).float().chunk(2, dim=-3)
         if self.space.given.posterior == "sample":
             draw = torch.Generator(device).manual_seed(seed)
             normal = torch.randn(mean.shape, generator=draw, device=device)
             mean = mean + (0.5 * logvar).exp() * normal
-        scale, shift = scaling(self.space, device)
+        scale, shift = latent_scaling(self.space, device)
         return (mean - shift) * scale
 
 
@@ -143,13 +143,13 @@ def folder_of(space: LatentSpace, cache: Path) -> Path:
     return cache / "latents" / space.folder_name if folder is None else Path(folder).expanduser()
 
 
-def layout_of(space: LatentSpace, name: str, rows: int) -> Layout:
+def layout_of(space: LatentSpace, name: str, rows: int) -> ArrayLayout:
     """The layout of one of the stores of a cache."""
     frames = () if space.frames == 1 else (space.frames,)
     if name.startswith(RECONSTRUCTED):
-        pixels = {"pixels": Field("uint8", (*frames, space.channels, space.height, space.width))}
-        return Layout.of({**space.facts, "store": name}, pixels, rows)
+        pixels = {"pixels": ArrayField("uint8", (*frames, space.channels, space.height, space.width))}
+        return ArrayLayout.of({**space.facts, "store": name}, pixels, rows)
     c, h, w = space.shape
-    field = Field(space.given.dtype, (*frames, 2 * c, h, w))
+    field = ArrayField(space.given.dtype, (*frames, 2 * c, h, w))
     names = ("moments", "mirrored") if space.mirrored and name == "train" else ("moments",)
-    return Layout.of({**space.cached, "store": name}, dict.fromkeys(names, field), rows)
+    return ArrayLayout.of({**space.cached, "store": name}, dict.fromkeys(names, field), rows)

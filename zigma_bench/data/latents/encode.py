@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from zigma_bench.data.images import Images, Splits, floats
+from zigma_bench.data.images import Images, Splits, to_network_floats
 from zigma_bench.data.latents.autoencoder import Autoencoder, open_autoencoder
 from zigma_bench.data.latents.cache import RECONSTRUCTED, SPLITS, folder_of, latents_of, layout_of, stores_of
-from zigma_bench.data.reading.arrays import Array, ArrayWriter, Fault, faults, open_writer, require_same
+from zigma_bench.data.reading.arrays import Array, ArrayWriter, Fault, broken_shards, open_writer, require_same
 from zigma_bench.errors import Interrupted, UsageError
 from zigma_bench.plan.space import LatentSpace
 from zigma_bench.records.store import check_writable, only_writer
@@ -33,7 +33,7 @@ class Part:
     rows_of: Callable[[Autoencoder, range], dict[str, Array]]
 
 
-def encode(
+def encode_latents(
     splits: Splits, space: LatentSpace, cache: Path, *, device: str, tell: Tell, stopped: Callable[[], bool]
 ) -> int:
     """Complete a cache, and return the number of images that were encoded, or decoded for the reference.
@@ -60,13 +60,13 @@ def encode(
     return done
 
 
-def check(splits: Splits, space: LatentSpace, cache: Path) -> dict[str, list[Fault]]:
+def check_latents(splits: Splits, space: LatentSpace, cache: Path) -> dict[str, list[Fault]]:
     """The missing and broken shards of each store, after comparing all checksums; NotReady for other latents."""
     found = {}
     for name in stores_of(space):
         folder, layout = folder_of(space, cache) / name, layout_of(space, name, len(_side(splits, space, name)))
         require_same(folder, layout, do="run the command again without --check, which encodes them")
-        found[name] = faults(folder, layout)
+        found[name] = broken_shards(folder, layout)
     return found
 
 
@@ -121,7 +121,9 @@ def _reconstructions(
     """Some images of the reference, decoded from the cached latents."""
     latents: Images = getattr(latents_of(splits, space, cache), space.reconstructed or "")
     batch = space.given.batch
-    parts = [autoencoder.pixels(floats(latents.take(rows[i : i + batch]))) for i in range(0, len(rows), batch)]
+    parts = [
+        autoencoder.pixels(to_network_floats(latents.take(rows[i : i + batch]))) for i in range(0, len(rows), batch)
+    ]
     return {"pixels": np.concatenate(parts)}
 
 

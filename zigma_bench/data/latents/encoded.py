@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from zigma_bench.data.images import Crop, Labels, Pixels, Texts
-from zigma_bench.data.reading.decode import MEND, Resize, decode
+from zigma_bench.data.reading.decode import MEND, Resize, decode_image
 from zigma_bench.errors import BadImage, UsageError
-from zigma_bench.system.device import cores
+from zigma_bench.system.device import core_count
 
 MEMORY_BYTES = 2**30  # a split of at most this size is decoded once and stays in memory
 SMALL_BYTES = 4096  # decoding smaller images mostly holds the GIL, so threads don't help
@@ -55,10 +55,12 @@ class Rows:
         return [self._encoded(cell, int(index)) for cell, index in zip(cells, indices, strict=True)]
 
     def _encoded(self, cell: Mapping[str, Any] | bytes | None, index: int) -> tuple[bytes, str]:
-        return encoded(cell, self.label, f"row {index}, column {self.column!r}", self.files)
+        return encoded_image(cell, self.label, f"row {index}, column {self.column!r}", self.files)
 
 
-def encoded(cell: Mapping[str, Any] | bytes | None, table: str, place: str, files: frozenset[str]) -> tuple[bytes, str]:
+def encoded_image(
+    cell: Mapping[str, Any] | bytes | None, table: str, place: str, files: frozenset[str]
+) -> tuple[bytes, str]:
     """(encoded bytes, their place for errors) of a cell of a table: bytes, or {bytes, path}.
 
     Raises BadImage for an empty cell, a path that isn't one of `files`, and a file that can't be read.
@@ -145,9 +147,9 @@ class DecodedImages:
 
     def _decode(self, row: tuple[bytes, str], crop: Crop | None) -> Pixels:
         size: dict[str, Any] = {"channels": self.channels, "resolution": self.resolution, "resize": self.resize}
-        return decode(row[0], **size, where=row[1], crop=crop)
+        return decode_image(row[0], **size, where=row[1], crop=crop)
 
 
 def _threads() -> int:
     """The number of threads: one per core; one in a worker process, because several of them run."""
-    return cores() if multiprocessing.parent_process() is None else 1
+    return core_count() if multiprocessing.parent_process() is None else 1

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.records.store import write_atomic, write_json
-from zigma_bench.system.notices import notice
+from zigma_bench.system.notices import report_notice
 
 FORMAT = 1
 STORE = "store.json"
@@ -39,7 +39,7 @@ Indices = Sequence[int] | npt.NDArray[np.integer]
 
 
 @dataclass(frozen=True)
-class Field:
+class ArrayField:
     """One array of a store: a dtype of DTYPES and the shape of a row, () for a number."""
 
     dtype: str
@@ -50,17 +50,17 @@ class Field:
 
 
 @dataclass(frozen=True)
-class Layout:
+class ArrayLayout:
     """The layout of a store: `rows` rows in shards of `shard_rows`. `identity` is everything that its content depends
     on, as JSON."""
 
     identity: Mapping[str, Any]
-    fields: Mapping[str, Field]
+    fields: Mapping[str, ArrayField]
     rows: int
     shard_rows: int
 
     @classmethod
-    def of(cls, identity: Mapping[str, Any], fields: Mapping[str, Field], rows: int) -> Layout:
+    def of(cls, identity: Mapping[str, Any], fields: Mapping[str, ArrayField], rows: int) -> ArrayLayout:
         """A layout with a suitable number of rows per shard."""
         return cls(identity, fields, rows, max(FEWEST_ROWS, -(-rows // MOST_SHARDS)))
 
@@ -94,14 +94,14 @@ class ArrayWriter:
     """A writer of the shards of a store; the caller must hold the lock of its folder (`store.only_writer`)."""
 
     folder: Path
-    layout: Layout
+    layout: ArrayLayout
 
     def due(self) -> list[int]:
         """The missing and broken shards, after comparing all checksums; broken shards are reported as notices."""
-        found = faults(self.folder, self.layout)
+        found = broken_shards(self.folder, self.layout)
         for fault in found:
             if not fault.absent:
-                notice(f"{self.folder}: shard {fault.shard} {fault.reason}; it is written again")
+                report_notice(f"{self.folder}: shard {fault.shard} {fault.reason}; it is written again")
         return [fault.shard for fault in found]
 
     def write(self, shard: int, arrays: Mapping[str, Array]) -> None:
@@ -126,7 +126,7 @@ class ArrayWriter:
             ) from None  # fmt: skip
 
 
-def open_writer(folder: Path, layout: Layout) -> ArrayWriter:
+def open_writer(folder: Path, layout: ArrayLayout) -> ArrayWriter:
     """Create a store or resume it; NotReady for a folder with another store."""
     if (folder / STORE).exists():
         _check_same(folder, layout.to_json())
@@ -138,7 +138,7 @@ def open_writer(folder: Path, layout: Layout) -> ArrayWriter:
 class ArrayStore:
     """A complete store, read by row. Its memory maps are opened once, and the system caches their pages."""
 
-    def __init__(self, folder: Path, layout: Layout) -> None:
+    def __init__(self, folder: Path, layout: ArrayLayout) -> None:
         self.folder, self.layout = folder, layout
 
     def __len__(self) -> int:
@@ -163,19 +163,19 @@ class ArrayStore:
         return {name: [_mapped(_file(self.folder, i, name)) for i in range(count)] for name in self.layout.fields}
 
 
-def open_store(folder: Path, layout: Layout, *, do: str) -> ArrayStore:
+def open_store(folder: Path, layout: ArrayLayout, *, do: str) -> ArrayStore:
     """Open a complete store of this layout; sizes are checked, checksums are not (see `faults`).
 
     Raises NotReady if it is missing, has another layout, or isn't complete. The error's `do` says how to write it.
     """
     require_same(folder, layout, do=do)
-    if found := faults(folder, layout, checksums=False):
+    if found := broken_shards(folder, layout, checksums=False):
         more = f", and {len(found) - 1} more" if len(found) > 1 else ""
         raise NotReady(f"shard {found[0].shard} {found[0].reason}{more}", where=str(folder), do=do)
     return ArrayStore(folder, layout)
 
 
-def faults(folder: Path, layout: Layout, *, checksums: bool = True) -> list[Fault]:
+def broken_shards(folder: Path, layout: ArrayLayout, *, checksums: bool = True) -> list[Fault]:
     """The missing and broken shards, in order; without `checksums`, only existence, dtype and shape are checked."""
 
     def check(shard: int) -> Fault | None:
@@ -186,7 +186,7 @@ def faults(folder: Path, layout: Layout, *, checksums: bool = True) -> list[Faul
         return [fault for fault in pool.map(check, range(len(layout.shards))) if fault is not None]
 
 
-def require_same(folder: Path, layout: Layout, *, do: str = "write it first") -> None:
+def require_same(folder: Path, layout: ArrayLayout, *, do: str = "write it first") -> None:
     """Raise NotReady if a folder holds no store, or one with another layout; shards are not checked."""
     if not (folder / STORE).exists():
         raise NotReady("the store does not exist yet", where=str(folder), do=do)
@@ -201,7 +201,7 @@ def read_rows(folder: Path) -> int | None:
         return None
 
 
-def _fault(folder: Path, layout: Layout, shard: int, checksums: bool) -> str | None:
+def _fault(folder: Path, layout: ArrayLayout, shard: int, checksums: bool) -> str | None:
     """Why a shard is missing or broken, or None for a good one."""
     try:
         hashes = json.loads(_mark(folder, shard).read_text())["sha256"]
@@ -242,7 +242,7 @@ def _check_same(folder: Path, wanted: Mapping[str, Any]) -> None:
         )  # fmt: skip
 
 
-def _encoded(array: Array, field: Field, rows: int, name: str) -> bytes:
+def _encoded(array: Array, field: ArrayField, rows: int, name: str) -> bytes:
     """The bytes of a .npy file; UsageError for an array that doesn't fit the field."""
     if array.dtype != field.dtype or array.shape != (rows, *field.shape):
         raise UsageError(

@@ -59,7 +59,7 @@ def counts_of(spec: Spec, options: Any) -> Counts:
 
 def count_huggingface(options: HuggingFaceOptions) -> Counts:
     """The numbers of images in local files; for a data set that is downloaded later, those of training are unknown."""
-    source = sources.find(options)
+    source = sources.find_source(options)
     kind = sources.builder_kind(options, source.kind, source.train.files) if not source.missing else None
     if options.streaming:
         held = options.validation if source.validation is None else _total(options, source.validation, kind)
@@ -79,7 +79,7 @@ def count_huggingface(options: HuggingFaceOptions) -> Counts:
     return Counts(train, _size(options.validation_split, sizes), found)
 
 
-def _sizes_of_splits(options: HuggingFaceOptions, source: sources.Source, kind: str) -> dict[str, int]:
+def _sizes_of_splits(options: HuggingFaceOptions, source: sources.HuggingFaceSource, kind: str) -> dict[str, int]:
     """The number of images of each split."""
     files = sources.read_files(options, kind, source.train.files)
     requested = split_names(options.split, options.validation_split)

@@ -43,7 +43,7 @@ class Enlarged(threading.local):
 enlarged = Enlarged()
 
 
-def decode(
+def decode_image(
     data: bytes, *, channels: int, resolution: int, resize: Resize, where: str, crop: Crop | None = None
 ) -> Pixels:
     """Decode an image to uint8 [channels, resolution, resolution]: its centre, or a `crop` of it.
@@ -51,7 +51,11 @@ def decode(
     Raises BadImage, with the place `where`, if the image is broken or doesn't fit.
     """
     image = flat_image(data, where).convert("RGB" if channels == 3 else "L")
-    image = fitted(image, resolution, resize, where) if crop is None else cut(image, resolution, resize, crop, where)
+    image = (
+        fit_to_square(image, resolution, resize, where)
+        if crop is None
+        else cut_crop(image, resolution, resize, crop, where)
+    )
     pixels = np.asarray(image)
     return np.ascontiguousarray(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1))
 
@@ -118,7 +122,7 @@ def _flat(image: Image.Image, where: str) -> Image.Image:
     return image
 
 
-def fitted(image: Image.Image, resolution: int, resize: Resize, where: str) -> Image.Image:
+def fit_to_square(image: Image.Image, resolution: int, resize: Resize, where: str) -> Image.Image:
     """The image resized and cropped at its centre to resolution x resolution pixels.
 
     Raises BadImage if `resize` is none and the image has another size.
@@ -139,7 +143,7 @@ def fitted(image: Image.Image, resolution: int, resize: Resize, where: str) -> I
     return scaled.crop((left, top, left + resolution, top + resolution))
 
 
-def cut(image: Image.Image, resolution: int, resize: Resize, crop: Crop, where: str) -> Image.Image:
+def cut_crop(image: Image.Image, resolution: int, resize: Resize, crop: Crop, where: str) -> Image.Image:
     """A crop of the image, resolution x resolution pixels; BadImage if the image is smaller."""
     if min(image.size) < resolution:
         raise BadImage(

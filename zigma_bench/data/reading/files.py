@@ -81,7 +81,7 @@ def missing_shards(files: Iterable[str]) -> list[str]:
     return sorted(wanted - files)
 
 
-def gaps(files: Iterable[str]) -> list[str]:
+def missing_numbers(files: Iterable[str]) -> list[str]:
     """The files that are missing in sequences of files whose names differ only in a number.
 
     A sequence has at least three files. Numbers without leading zeros (part-8, part-10) can also be sizes, dates or
@@ -109,7 +109,7 @@ def _missing_numbers(digits: Sequence[str]) -> Iterator[str]:
             yield from (f"{number:0{width}}" for number in span if number not in numbers)
 
 
-def below(folder: Path, suffixes: Iterable[str] | None = None) -> Listing:
+def visible_files_below(folder: Path, suffixes: Iterable[str] | None = None) -> Listing:
     """All files below a folder, sorted, except hidden ones; with `suffixes`, only files with one of them."""
     if not folder.is_dir():
         return NOTHING
@@ -117,7 +117,7 @@ def below(folder: Path, suffixes: Iterable[str] | None = None) -> Listing:
     return Listing(tuple(file for file in files if suffixes is None or file.lower().endswith(tuple(suffixes))))
 
 
-def matching(patterns: Iterable[str], base: Path) -> Listing:
+def matching_files(patterns: Iterable[str], base: Path) -> Listing:
     """The files of paths and globs below `base`, in the order of the patterns.
 
     Raises UsageError for a folder, and for a file that is named twice.
@@ -161,7 +161,7 @@ def _escaped(pattern: str) -> str:
     return os.path.join(escaped, *parts)
 
 
-def shared(first: Listing, second: Listing) -> list[str]:
+def files_in_both(first: Listing, second: Listing) -> list[str]:
     """The files that are in both listings, even under other names or links."""
     ours = _real_paths(first.files)
     return [name for place, names in _real_paths(second.files).items() if place in ours for name in names]
@@ -176,7 +176,7 @@ def _real_paths(files: Iterable[str]) -> dict[tuple[int, int], list[str]]:
     return places
 
 
-def fingerprint(source: str, parts: Mapping[str, Any]) -> str:
+def source_fingerprint(source: str, parts: Mapping[str, Any]) -> str:
     """The sha256, as 64 hex digits, of everything that the pixels of a source depend on, such as its files' hashes."""
     text = json.dumps({"source": source, **parts}, sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()

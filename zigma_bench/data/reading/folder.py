@@ -126,11 +126,11 @@ def _is_image(file: str) -> bool:
         with open(file, "rb") as opened:
             head = opened.read(16)
     except OSError as error:
-        raise unreadable(file, error) from None
+        raise unreadable_entry(file, error) from None
     return head.startswith(HEADS) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP") or head[4:8] == b"ftyp"
 
 
-def unreadable(path: str, error: OSError) -> ZigmaBenchError:
+def unreadable_entry(path: str, error: OSError) -> ZigmaBenchError:
     """The error for a file or folder that can't be read."""
     return NotReady(
         f"the file or folder can't be read ({error.strerror})", where=path, do="make it readable, or remove it"
@@ -167,7 +167,7 @@ def _check_new(folder: str, listed: dict[tuple[int, int], str]) -> None:
     try:
         state = os.stat(folder)
     except OSError as error:
-        raise unreadable(folder, error) from None
+        raise unreadable_entry(folder, error) from None
     first = listed.setdefault((state.st_dev, state.st_ino), folder)
     if first != folder:
         raise NotReady(

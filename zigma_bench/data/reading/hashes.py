@@ -24,8 +24,8 @@ from urllib.parse import quote
 
 from zigma_bench.errors import NotReady
 from zigma_bench.pretrained.text_encoders import cache_root
-from zigma_bench.system.device import cores
-from zigma_bench.system.notices import notice
+from zigma_bench.system.device import core_count
+from zigma_bench.system.notices import report_notice
 
 NAME = "hashes.sqlite"
 MAX_ENTRIES = 2_000_000  # some 200 bytes each
@@ -64,7 +64,7 @@ _rehash: ContextVar[Rehash | None] = ContextVar("rehash", default=None)
 
 
 @contextmanager
-def rehashing() -> Iterator[Rehash]:
+def always_rehash() -> Iterator[Rehash]:
     """A context in which every file is read again, and its cached hash is compared and replaced."""
     found = Rehash()
     token = _rehash.set(found)
@@ -137,11 +137,11 @@ def _hash_all(files: Sequence[Known]) -> list[tuple[Known, bytes]]:
     """Each file with its sha256, computed in one thread per core: hashlib releases the GIL."""
     total = sum(file.size for file in files)
     if total > NOTICE_BYTES:
-        notice(f"hashing {len(files):,} data files of {total / 2**30:.0f} GiB (only once, unless they change)")
+        report_notice(f"hashing {len(files):,} data files of {total / 2**30:.0f} GiB (only once, unless they change)")
     chunks = [files[start : start + CHUNK_FILES] for start in range(0, len(files), CHUNK_FILES)]
-    if len(files) < 2 * cores():
+    if len(files) < 2 * core_count():
         chunks = [[file] for file in files]
-    pool = ThreadPoolExecutor(cores())
+    pool = ThreadPoolExecutor(core_count())
     try:
         hashed = [value for values in pool.map(_hash_some, chunks) for value in values]
     finally:
@@ -209,7 +209,9 @@ class Store:
                 self.file.unlink(missing_ok=True)
                 self._insert(entries)
         except (OSError, sqlite3.Error) as error:
-            notice(f"hashes of data files can't be cached in {self.file} ({error}); every run computes them again")
+            report_notice(
+                f"hashes of data files can't be cached in {self.file} ({error}); every run computes them again"
+            )
 
     def _insert(self, entries: Sequence[tuple[Known, bytes]]) -> None:
         """Add entries, and delete the oldest beyond MAX_ENTRIES."""

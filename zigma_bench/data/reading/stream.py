@@ -21,10 +21,10 @@ import numpy.typing as npt
 
 from zigma_bench.data.images import Crop, Labels, Pixels, Texts
 from zigma_bench.data.latents.encoded import SMALL_BYTES, DecodedImages
-from zigma_bench.data.reading.decode import Resize, decode
+from zigma_bench.data.reading.decode import Resize, decode_image
 from zigma_bench.data.reading.readahead import read_ahead
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.system.device import cores
+from zigma_bench.system.device import core_count
 
 READ_AHEAD = 1000  # encoded images that are read ahead
 
@@ -32,7 +32,7 @@ Indices = Sequence[int] | npt.NDArray[np.integer]
 
 
 @dataclass(frozen=True)
-class Row:
+class StreamRow:
     """An encoded image of a stream, its place in the stream for errors, and its optional class and captions."""
 
     data: bytes
@@ -44,7 +44,7 @@ class Row:
 class Opened(Protocol):
     """A function that reads the rows of a stream from row `start`; without `pictures`, their `data` is empty."""
 
-    def __call__(self, start: int, *, pictures: bool = True) -> Iterator[Row]: ...
+    def __call__(self, start: int, *, pictures: bool = True) -> Iterator[StreamRow]: ...
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Stream:
     classes: bool
     captions: bool
 
-    def rows(self, start: int, count: int, *, pictures: bool = True) -> Iterator[Row]:
+    def rows(self, start: int, count: int, *, pictures: bool = True) -> Iterator[StreamRow]:
         """`count` rows from row `start`; NotReady if the stream ends before."""
         done = 0
         for row in itertools.islice(self.open(start, pictures=pictures), count):
@@ -69,13 +69,13 @@ class Stream:
             got = start + done if done or not start else f"{start} at most"  # skipped rows are not counted
             raise too_few(self.label, start + count, got)
 
-    def labels_of(self, rows: Iterable[Row]) -> Labels:
+    def labels_of(self, rows: Iterable[StreamRow]) -> Labels:
         """The classes of rows, int64 [n]; UsageError for a stream without classes."""
         if not self.classes:
             raise UsageError("these images have no labels", where=self.label, do="name their column with label")
         return np.array([row.label for row in rows], dtype=np.int64)
 
-    def texts_of(self, rows: Iterable[Row]) -> list[Texts]:
+    def texts_of(self, rows: Iterable[StreamRow]) -> list[Texts]:
         """The captions of rows; UsageError for a stream without captions."""
         if not self.captions:
             raise UsageError("these images have no captions", where=self.label, do="name their column with caption")
@@ -139,7 +139,7 @@ class StreamedImages:
         return self.stream.texts_of(self._rows_without_images[int(index)] for index in indices)
 
     @cached_property
-    def _rows_without_images(self) -> list[Row]:
+    def _rows_without_images(self) -> list[StreamRow]:
         return list(self.stream.rows(self.skip, self.count, pictures=False))
 
     def epoch(self, seed: int, number: int) -> _Reader:
@@ -151,9 +151,9 @@ class StreamedImages:
             self._epochs[key] = _Reader(self, buffered_order(self.count, self.buffer, seed, number), ahead=READ_AHEAD)
         return self._epochs[key]
 
-    def decode(self, row: Row, crop: Crop | None) -> Pixels:
+    def decode(self, row: StreamRow, crop: Crop | None) -> Pixels:
         size = {"channels": self.channels, "resolution": self.resolution}
-        return decode(row.data, **size, resize=self.resize, where=row.where, crop=crop)
+        return decode_image(row.data, **size, resize=self.resize, where=row.where, crop=crop)
 
 
 class _Reader:
@@ -165,10 +165,10 @@ class _Reader:
     def __init__(self, images: StreamedImages, order: npt.NDArray[np.int64], *, ahead: int) -> None:
         self.images, self.order, self.ahead = images, order, ahead
         self.place_of = np.argsort(order)
-        self.rows: Iterator[Row] | None = None
+        self.rows: Iterator[StreamRow] | None = None
         self.number = self.place = 0  # of the next row in the stream, and of the next image in `order`
-        self.held: dict[int, Row] = {}
-        self.last: tuple[list[int], list[Row]] = ([], [])
+        self.held: dict[int, StreamRow] = {}
+        self.last: tuple[list[int], list[StreamRow]] = ([], [])
 
     def __len__(self) -> int:
         return len(self.order)
@@ -183,7 +183,7 @@ class _Reader:
         size, rows = self.images.resolution, self._rows(places)
         pixels = np.empty((len(rows), self.images.channels, size, size), dtype=np.uint8)
         small = sum(len(row.data) for row in rows) < SMALL_BYTES * len(rows)
-        with ThreadPoolExecutor(cores()) as pool:
+        with ThreadPoolExecutor(core_count()) as pool:
             run = map if small else pool.map
             for index, image in enumerate(run(self.images.decode, rows, crops)):
                 pixels[index] = image
@@ -195,7 +195,7 @@ class _Reader:
     def captions(self, places: Indices) -> list[Texts]:
         return self.images.stream.texts_of(self._rows(places))
 
-    def _rows(self, places: Indices) -> list[Row]:
+    def _rows(self, places: Indices) -> list[StreamRow]:
         """The rows at some places of the order; those of the last call are cached, since labels follow the pixels."""
         wanted = [int(place) for place in np.arange(len(self))[np.asarray(places, dtype=np.int64)]]
         if wanted != self.last[0]:
@@ -203,7 +203,7 @@ class _Reader:
             self.last = (wanted, [found[place] for place in wanted])
         return self.last[1]
 
-    def _row(self, place: int) -> Row:
+    def _row(self, place: int) -> StreamRow:
         if self.rows is None or place < self.place:
             self._seek(place)
         assert self.rows is not None

@@ -13,7 +13,7 @@ AGAIN = "get the file again"
 
 
 @dataclass(frozen=True)
-class Sample:
+class TarSample:
     """A sample of a shard: consecutive files whose names are equal up to the first dot.
 
     `fields` maps suffixes to contents. `twice` is the suffixes that occur twice, of which the first content counts.
@@ -24,7 +24,7 @@ class Sample:
     twice: list[str] = field(default_factory=list)
 
 
-def samples_of(file: str) -> Iterator[Sample]:
+def samples_of(file: str) -> Iterator[TarSample]:
     """The samples of a shard in order; NotReady for a truncated or invalid tar file."""
     sample = None
     for name, data in _members(file):
@@ -32,7 +32,7 @@ def samples_of(file: str) -> Iterator[Sample]:
         if sample is None or key != sample.key:
             if sample is not None:
                 yield sample
-            sample = Sample(key)
+            sample = TarSample(key)
         if suffix in sample.fields:
             sample.twice.append(suffix)
         else:

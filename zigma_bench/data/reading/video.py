@@ -22,7 +22,7 @@ import numpy.typing as npt
 from zigma_bench.data.images import Labels, Pixels
 from zigma_bench.errors import BadImage, NotReady
 from zigma_bench.plugins.registry import Missing
-from zigma_bench.system.device import cores
+from zigma_bench.system.device import core_count
 
 MEMORY_BYTES = 2**30  # a split of at most this size is decoded once and stays in memory
 MAX_FRAMES = 20_000  # of one video, which is in memory while its clips are extracted
@@ -94,7 +94,7 @@ def read_frames(path: Path) -> list[Any]:
 
 def read_clips(path: Path, cut: Cut, wanted: Sequence[int], *, resolution: int) -> Pixels:
     """The clips `wanted` of a video, uint8 [n, frames, 3, resolution, resolution]; BadImage if it is too short."""
-    from zigma_bench.data.reading.decode import fitted  # imports Pillow; describe() must not
+    from zigma_bench.data.reading.decode import fit_to_square  # imports Pillow; describe() must not
 
     frames = read_frames(path)
     if len(frames) < cut.span:
@@ -107,7 +107,9 @@ def read_clips(path: Path, cut: Cut, wanted: Sequence[int], *, resolution: int) 
     for clip, number in zip(clips, wanted, strict=True):
         for place in range(cut.frames):
             image = frames[starts[number] + place * cut.stride].to_image()
-            clip[place] = np.asarray(fitted(image, resolution, "short-side-center-crop", str(path))).transpose(2, 0, 1)
+            clip[place] = np.asarray(fit_to_square(image, resolution, "short-side-center-crop", str(path))).transpose(
+                2, 0, 1
+            )
     return clips
 
 
@@ -159,4 +161,4 @@ class VideoClips:
 
 def _threads() -> int:
     """The number of threads: one per core; one in a worker process, because several of them run."""
-    return cores() if multiprocessing.parent_process() is None else 1
+    return core_count() if multiprocessing.parent_process() is None else 1

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zigma_bench.data.images import Counts, Images, Splits, Texts
-from zigma_bench.data.reading.files import fingerprint
+from zigma_bench.data.reading.files import source_fingerprint
 from zigma_bench.data.reading.folder import check_none_passed_over, files_in
 from zigma_bench.data.sources.options import CocoOptions
-from zigma_bench.data.sources.provided import FileRows, Provided, hashes, image_parts, root_of
+from zigma_bench.data.sources.provided import FileRows, Provided, file_hashes, image_parts, root_of
 from zigma_bench.errors import BadImage, NotReady, ZigmaBenchError
 from zigma_bench.plugins.registry import DataFacts, Missing
 
@@ -36,7 +36,9 @@ def describe(options: CocoOptions) -> DataFacts:
     """The facts of the data set, from the names and contents of its files."""
     train, val = _sides(options)
     files = [file for side in (train, val) for file in (side.texts, *sorted(_files(side)))]
-    identity = fingerprint("coco", {"resolution": options.resolution, "files": hashes(files, root_of(options.root))})
+    identity = source_fingerprint(
+        "coco", {"resolution": options.resolution, "files": file_hashes(files, root_of(options.root))}
+    )
     side = options.resolution
     return DataFacts(3, side, side, identity, _missing(options), val.count, captions=True, crops=True)
 

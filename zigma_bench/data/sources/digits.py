@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zigma_bench.data.images import ArrayImages, Counts, Crop, Labels, Pixels, Splits, Texts
-from zigma_bench.data.reading.files import fingerprint
+from zigma_bench.data.reading.files import source_fingerprint
 from zigma_bench.data.reading.holdout import hold_out
 from zigma_bench.data.sources.options import DigitsOptions
 from zigma_bench.errors import NotReady, UsageError
@@ -36,7 +36,7 @@ def describe(options: DigitsOptions) -> DataFacts:
     parts |= {"validation": options.validation, "resolution": options.resolution}
     if options.caption is not None:
         parts["caption"] = options.caption
-    size, identity = options.resolution, fingerprint("digits", parts)
+    size, identity = options.resolution, source_fingerprint("digits", parts)
     conditions = (Condition("class", CLASSES),)
     return DataFacts(
         1, size, size, identity, missing, options.validation, conditions, captions=options.caption is not None,
@@ -62,10 +62,10 @@ class Digits(ArrayImages):
     def cropped(self, indices: Sequence[int] | npt.NDArray[np.integer], crops: Sequence[Crop]) -> Pixels:
         from PIL import Image
 
-        from zigma_bench.data.reading.decode import cut
+        from zigma_bench.data.reading.decode import cut_crop
 
         found = [
-            np.asarray(cut(Image.fromarray(image[0]), SIDE, "squash", crop, "digits"))
+            np.asarray(cut_crop(Image.fromarray(image[0]), SIDE, "squash", crop, "digits"))
             for image, crop in zip(self.take(indices), crops, strict=True)
         ]
         return np.stack(found)[:, None]

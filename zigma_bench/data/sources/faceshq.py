@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zigma_bench.data.images import Counts, Splits
-from zigma_bench.data.reading.files import Listing, below, fingerprint
+from zigma_bench.data.reading.files import Listing, source_fingerprint, visible_files_below
 from zigma_bench.data.reading.folder import check_none_passed_over
 from zigma_bench.data.sources.options import FacesHQOptions, HuggingFaceOptions
 from zigma_bench.errors import NotReady
@@ -35,7 +35,7 @@ def describe(options: FacesHQOptions) -> DataFacts:
     files = _faces(options)
     missing = () if files.files else (Missing(f"{WHAT} in {options.root}", GET.format(root=_root(options))),)
     parts = {"resolution": options.resolution, "validation": options.validation, "files": files.hashes()}
-    side, identity = options.resolution, fingerprint("faceshq", parts)
+    side, identity = options.resolution, source_fingerprint("faceshq", parts)
     return DataFacts(3, side, side, identity, missing, options.validation, crops=True)
 
 
@@ -59,7 +59,7 @@ def parts(options: FacesHQOptions) -> Iterator[Callable[[], CheckResult]]:
 
     if not describe(options).missing:
         yield lambda: _check_count(options)
-        yield from check_files.parts(_as_folder(options))
+        yield from check_files.check_parts(_as_folder(options))
 
 
 def _check_count(options: FacesHQOptions) -> CheckResult:
@@ -83,7 +83,7 @@ def _as_folder(options: FacesHQOptions) -> HuggingFaceOptions:
 
 def _faces(options: FacesHQOptions) -> Listing:
     """All images below the root; NotReady for an image of another format, which would be skipped."""
-    listing = below(_root(options))
+    listing = visible_files_below(_root(options))
     check_none_passed_over(listing.files, SUFFIXES, "faceshq")
     return Listing(tuple(file for file in listing.files if file.lower().endswith(SUFFIXES)))
 

@@ -17,7 +17,7 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-def offline() -> bool:
+def hub_data_is_offline() -> bool:
     """Whether HF_HUB_OFFLINE or HF_DATASETS_OFFLINE is set, as Hugging Face's libraries read them."""
     texts = (os.environ.get("HF_HUB_OFFLINE", ""), os.environ.get("HF_DATASETS_OFFLINE", ""))
     return any(text.upper() in ("1", "ON", "YES", "TRUE") for text in texts)
@@ -32,12 +32,12 @@ def is_here(name: str, commit: str) -> bool:
         return False
 
 
-def fetch(name: str, commit: str) -> Path:
+def fetch_data_set(name: str, commit: str) -> Path:
     """The folder of the commit, downloaded if incomplete; NotReady if it can't be downloaded."""
     if is_here(name, commit):
         return _snapshot(name, commit)
-    if offline():
-        raise NotReady("the data set is missing, and downloads are off", where=name, do=get(name, commit))
+    if hub_data_is_offline():
+        raise NotReady("the data set is missing, and downloads are off", where=name, do=how_to_get(name, commit))
     import huggingface_hub
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
@@ -46,14 +46,14 @@ def fetch(name: str, commit: str) -> Path:
         folder = huggingface_hub.snapshot_download(name, repo_type="dataset", revision=commit, cache_dir=_cache())
     except (OSError, ValueError) as error:  # the Hub's own errors are OSErrors or ValueErrors
         raise NotReady(
-            f"the data set can't be downloaded from the Hub: {error}", where=name, do=get(name, commit)
+            f"the data set can't be downloaded from the Hub: {error}", where=name, do=how_to_get(name, commit)
         ) from error
     assert Path(folder) == _snapshot(name, commit), folder
     _write_list(name, commit)
     return _snapshot(name, commit)
 
 
-def get(name: str, commit: str) -> str:
+def how_to_get(name: str, commit: str) -> str:
     """How a person gets the data set."""
     return f"unset HF_HUB_OFFLINE and run again, to download commit {commit[:8]} of {name} to {_cache()}"
 

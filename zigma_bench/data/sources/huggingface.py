@@ -17,19 +17,19 @@ from zigma_bench.data.images import Images, Labels, Splits
 from zigma_bench.data.latents.encoded import DecodedImages, Rows
 from zigma_bench.data.reading.counts import images_in
 from zigma_bench.data.reading.files import Listing, split_list
-from zigma_bench.data.reading.folder import unreadable
+from zigma_bench.data.reading.folder import unreadable_entry
 from zigma_bench.data.reading.holdout import hold_out
 from zigma_bench.data.reading.splits import files_of_splits, split_names
 from zigma_bench.data.sources import hub
 from zigma_bench.data.sources.huggingface_files import (
     METADATA_FILES,
     SUFFIXES,
-    Source,
+    HuggingFaceSource,
     builder_kind,
-    find,
+    find_source,
     read_files,
     reads_metadata,
-    require,
+    require_source,
 )
 from zigma_bench.data.sources.options import HuggingFaceOptions
 from zigma_bench.errors import NotReady, UsageError
@@ -45,26 +45,26 @@ def load(options: HuggingFaceOptions) -> Splits:
     Raises NotReady for missing or invalid files, and UsageError for a missing split or column, or too few images.
     Reading a broken image raises BadImage.
     """
-    source = find(options)
-    require(source, _label(options, source.train))
+    source = find_source(options)
+    require_source(source, _label(options, source.train))
     if options.path == "webdataset":  # readers don't notice that a shard is truncated between two images
         for file in (*source.train.files, *(source.validation.files if source.validation else ())):
             check_opens(file)
     if options.streaming:
         from zigma_bench.data.sources import huggingface_stream as streamed
 
-        with quiet():
+        with quiet_datasets():
             return streamed.load(options, source)
     if source.kind == "hub":
         assert options.revision is not None
-        options = replace(options, path=str(hub.fetch(options.path, options.revision)))
-        source = find(options)
-        require(source, options.path)
-    with quiet():
+        options = replace(options, path=str(hub.fetch_data_set(options.path, options.revision)))
+        source = find_source(options)
+        require_source(source, options.path)
+    with quiet_datasets():
         return _splits(options, source)
 
 
-def _splits(options: HuggingFaceOptions, source: Source) -> Splits:
+def _splits(options: HuggingFaceOptions, source: HuggingFaceSource) -> Splits:
     builder = _builder(options, source, source.train, split_list(options.data_files))
     train = _images(options, source.train, builder, options.split)
     if options.validation is not None:
@@ -76,21 +76,23 @@ def _splits(options: HuggingFaceOptions, source: Source) -> Splits:
     return Splits(train, load_validation(options, source))
 
 
-def load_validation(options: HuggingFaceOptions, source: Source) -> Images:
+def load_validation(options: HuggingFaceOptions, source: HuggingFaceSource) -> Images:
     """The images of validation_files."""
     assert source.validation is not None
     other = _builder(options, source, source.validation, split_list(options.validation_files))
     return _images(options, source.validation, other, "train")
 
 
-def builders(options: HuggingFaceOptions, source: Source) -> Iterator[tuple[Any, Listing]]:
+def dataset_builders(options: HuggingFaceOptions, source: HuggingFaceSource) -> Iterator[tuple[Any, Listing]]:
     """The `datasets` builder of each set of files, with the files."""
     yield _builder(options, source, source.train, split_list(options.data_files)), source.train
     if source.validation is not None:
         yield _builder(options, source, source.validation, split_list(options.validation_files)), source.validation
 
 
-def _builder(options: HuggingFaceOptions, source: Source, listing: Listing, patterns: tuple[str, ...]) -> Any:
+def _builder(
+    options: HuggingFaceOptions, source: HuggingFaceSource, listing: Listing, patterns: tuple[str, ...]
+) -> Any:
     """The `datasets` builder of the listed files, with all of their images in its cache."""
     import datasets
 
@@ -106,7 +108,9 @@ def _builder(options: HuggingFaceOptions, source: Source, listing: Listing, patt
     return builder
 
 
-def open_builder(options: HuggingFaceOptions, source: Source, listing: Listing, patterns: tuple[str, ...]) -> Any:
+def open_builder(
+    options: HuggingFaceOptions, source: HuggingFaceSource, listing: Listing, patterns: tuple[str, ...]
+) -> Any:
     """The `datasets` builder of the listed files.
 
     It gets their names and splits, so that it doesn't derive them from the folder. Only for a folder with its own
@@ -132,7 +136,7 @@ def builder_of(kind: str, splits: dict[str, tuple[str, ...]], **rest: Any) -> An
 
 
 def _splits_of(
-    options: HuggingFaceOptions, source: Source, files: list[str], kind: str, patterns: tuple[str, ...]
+    options: HuggingFaceOptions, source: HuggingFaceSource, files: list[str], kind: str, patterns: tuple[str, ...]
 ) -> dict[str, tuple[str, ...]]:
     """The files by split; files that the options name all belong to `train`."""
     if patterns or not files:
@@ -143,7 +147,7 @@ def _splits_of(
 
 
 def _with_metadata(
-    splits: dict[str, tuple[str, ...]], metadata: list[str], source: Source
+    splits: dict[str, tuple[str, ...]], metadata: list[str], source: HuggingFaceSource
 ) -> dict[str, tuple[str, ...]]:
     """The files of each split, with the metadata files in the folders of its images."""
     if len(splits) == 1:
@@ -187,7 +191,7 @@ def _state(file: str) -> tuple[str, ...]:
     try:
         found = os.stat(file)
     except OSError as error:
-        raise unreadable(file, error) from None
+        raise unreadable_entry(file, error) from None
     return tuple(str(item) for item in (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino))
 
 
@@ -198,7 +202,9 @@ def datasets_version() -> str:
     return str(datasets.__version__)
 
 
-def _own_builder(options: HuggingFaceOptions, source: Source, listing: Listing, patterns: tuple[str, ...]) -> Any:
+def _own_builder(
+    options: HuggingFaceOptions, source: HuggingFaceSource, listing: Listing, patterns: tuple[str, ...]
+) -> Any:
     """The builder of a folder in which `datasets` finds the files itself; UsageError if it finds a file that the plan
     didn't list."""
     import datasets
@@ -214,7 +220,7 @@ def _own_builder(options: HuggingFaceOptions, source: Source, listing: Listing, 
     return builder
 
 
-def _check_number(builder: Any, options: HuggingFaceOptions, source: Source, listing: Listing) -> None:
+def _check_number(builder: Any, options: HuggingFaceOptions, source: HuggingFaceSource, listing: Listing) -> None:
     """Raise NotReady if the builder returns another number of images than the files hold."""
     kind = builder_kind(options, source.kind, listing.files)
     if kind is None or (kind == "imagefolder" and not builder.config.drop_metadata):
@@ -356,7 +362,7 @@ def _label(options: HuggingFaceOptions, listing: Listing) -> str:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def quiet_datasets() -> Iterator[None]:
     """A context without the progress bars of `datasets`."""
     import datasets
 

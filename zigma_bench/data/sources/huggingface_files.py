@@ -11,13 +11,13 @@ from typing import Literal
 
 from zigma_bench.data.reading.files import (
     Listing,
-    below,
-    fingerprint,
-    gaps,
-    matching,
+    files_in_both,
+    matching_files,
+    missing_numbers,
     missing_shards,
-    shared,
+    source_fingerprint,
     split_list,
+    visible_files_below,
 )
 from zigma_bench.data.reading.folder import IMAGES, check_none_passed_over, folders_in
 from zigma_bench.data.reading.splits import split_names
@@ -43,7 +43,7 @@ SHUFFLE_BUFFER = 10_000  # images in the shuffle buffer of a stream
 
 
 @dataclass(frozen=True)
-class Source:
+class HuggingFaceSource:
     """The files of a data set. `kind` says how `datasets` opens them. The files of a Hub data set are unknown."""
 
     kind: Literal["builder", "folder", "hub"]
@@ -59,7 +59,7 @@ def describe(options: HuggingFaceOptions) -> DataFacts:
     Raises UsageError for contradictory options. A data set of the Hub counts as missing if HF_HUB_OFFLINE is set and
     the cache holds no complete copy; otherwise the run downloads it.
     """
-    source = find(options)
+    source = find_source(options)
     parts = {
         key: getattr(options, key)
         for key in ("split", "validation_split", "validation", "image", "resolution", "channels", "resize", "name")
@@ -79,12 +79,12 @@ def describe(options: HuggingFaceOptions) -> DataFacts:
         parts["caption"] = options.caption
     if options.streaming:
         parts["stream"] = [options.count, options.shuffle_buffer or SHUFFLE_BUFFER]
-    size, identity = options.resolution, fingerprint("huggingface", parts)
+    size, identity = options.resolution, source_fingerprint("huggingface", parts)
     facts = DataFacts(options.channels, size, size, identity, source.missing, options.validation, conditions)
     return replace(facts, captions=options.caption is not None, crops=options.resize != "none")
 
 
-def find(options: HuggingFaceOptions) -> Source:
+def find_source(options: HuggingFaceOptions) -> HuggingFaceSource:
     """The source that the options name, with its missing files; UsageError for invalid options."""
     _check_validation(options)
     _check_split(options.split)
@@ -109,46 +109,46 @@ def find(options: HuggingFaceOptions) -> Source:
     return _hub(options)
 
 
-def require(source: Source, where: str) -> None:
+def require_source(source: HuggingFaceSource, where: str) -> None:
     """Raise NotReady if files of the source are missing."""
     if source.missing:
         raise NotReady("; ".join(f"{item.what} is missing: {item.do}" for item in source.missing), where=where)
 
 
-def _folder(options: HuggingFaceOptions, folder: Path) -> Source:
+def _folder(options: HuggingFaceOptions, folder: Path) -> HuggingFaceSource:
     if not folder.is_dir():
         if not options.path or ("/" not in options.path and not options.path.startswith((".", "~"))):
             known = ", ".join(SUFFIXES)
             error = _wrong(f"{options.path!r} is not a data set", f"{known}, a folder, or owner/name on the Hub")
             error.nearest = nearest(options.path, SUFFIXES)
             raise error
-        return Source("folder", folder, missing=(_missing_folder(folder),))
+        return HuggingFaceSource("folder", folder, missing=(_missing_folder(folder),))
     return _listed(options, "folder", folder / (options.data_dir or ""), None)
 
 
-def _hub(options: HuggingFaceOptions) -> Source:
+def _hub(options: HuggingFaceOptions) -> HuggingFaceSource:
     base = Path(options.path)
     if options.revision is None:
         do = f"put a folder at {base.absolute()}, or, for a data set of the Hub, set revision to its commit"
-        return Source("hub", base, missing=(Missing(f"the data set {options.path}", do),))
+        return HuggingFaceSource("hub", base, missing=(Missing(f"the data set {options.path}", do),))
     if not hub.COMMIT.fullmatch(options.revision):
         raise _wrong("a data set of the Hub needs its full commit as revision", "40 hex digits")
-    if hub.offline() and not hub.is_here(options.path, options.revision):
-        missing = Missing(f"the data set {options.path} of the Hub", hub.get(options.path, options.revision))
-        return Source("hub", base, missing=(missing,))
-    return Source("hub", base)
+    if hub.hub_data_is_offline() and not hub.is_here(options.path, options.revision):
+        missing = Missing(f"the data set {options.path} of the Hub", hub.how_to_get(options.path, options.revision))
+        return HuggingFaceSource("hub", base, missing=(missing,))
+    return HuggingFaceSource("hub", base)
 
 
 def _listed(
     options: HuggingFaceOptions, kind: Literal["builder", "folder"], base: Path, suffixes: tuple[str, ...] | None
-) -> Source:
+) -> HuggingFaceSource:
     """A source of local files: those of data_files below `base`, or all files below `base`."""
     if not base.expanduser().is_dir():
-        return Source(kind, base, missing=(_missing_folder(base),))
+        return HuggingFaceSource(kind, base, missing=(_missing_folder(base),))
     base = base.expanduser().absolute()
     patterns, held_out = split_list(options.data_files), split_list(options.validation_files)
-    train = matching(patterns, base) if patterns else below(base)
-    validation = matching(held_out, base) if held_out else None
+    train = matching_files(patterns, base) if patterns else visible_files_below(base)
+    validation = matching_files(held_out, base) if held_out else None
     if not _has_own_reader(options, kind, train):
         for listing in (train, validation or NOTHING):
             _check_all_are_read(options, kind, listing, named=bool(patterns))
@@ -159,9 +159,9 @@ def _listed(
     if not train.files and not missing:
         kinds = ", ".join(suffixes or ("data",))
         missing.append(Missing(f"the data in {base} (there is no {kinds} file)", "put the files there"))
-    if validation and (both := shared(train, validation)):
+    if validation and (both := files_in_both(train, validation)):
         raise _wrong(f"{both[0]} is a training and a validation file", "two sets without a common file")
-    source = Source(kind, base, train, validation, tuple(missing))
+    source = HuggingFaceSource(kind, base, train, validation, tuple(missing))
     _check_classes(options, source)
     return source
 
@@ -217,7 +217,7 @@ def _check_all_are_read(options: HuggingFaceOptions, kind: str, listing: Listing
         check_none_passed_over(listing.files, SUFFIXES[found], f"the reader of {found} files", shards=True)
 
 
-def classes_of_folders(options: HuggingFaceOptions, source: Source) -> list[str] | None:
+def classes_of_folders(options: HuggingFaceOptions, source: HuggingFaceSource) -> list[str] | None:
     """The sorted names of the class folders, where a name's index is its class label; None if the classes don't come
     from folders."""
     if options.label != "label" or builder_kind(options, source.kind, source.train.files) != "imagefolder":
@@ -228,7 +228,7 @@ def classes_of_folders(options: HuggingFaceOptions, source: Source) -> list[str]
     return sorted({os.path.basename(folder) for folder in folders})
 
 
-def _check_classes(options: HuggingFaceOptions, source: Source) -> None:
+def _check_classes(options: HuggingFaceOptions, source: HuggingFaceSource) -> None:
     """Raise NotReady for a class folder without images, and if `classes` isn't the number of class folders."""
     names = classes_of_folders(options, source)
     if names is None or source.missing:
@@ -245,7 +245,7 @@ def _check_classes(options: HuggingFaceOptions, source: Source) -> None:
         )  # fmt: skip
 
 
-def _check_no_empty_class(source: Source) -> None:
+def _check_no_empty_class(source: HuggingFaceSource) -> None:
     """Raise NotReady for a folder without images next to the class folders."""
     folders = {os.path.dirname(file) for file in source.train.files if file.lower().endswith(IMAGES)}
     filled = {above for folder in folders for above in (folder, *map(str, Path(folder).parents))}
@@ -271,7 +271,7 @@ def _absent(listing: Listing | None, patterns: tuple[str, ...]) -> list[str]:
         return []
     named = {os.path.basename(pattern) for pattern in patterns}
     files = [file for file in listing.files if os.path.basename(file) not in named]
-    return [*missing_shards(files), *gaps(file for file in files if file.lower().endswith(SHARDS))]
+    return [*missing_shards(files), *missing_numbers(file for file in files if file.lower().endswith(SHARDS))]
 
 
 def _missing_shard(file: str) -> Missing:

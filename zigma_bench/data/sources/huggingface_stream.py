@@ -12,23 +12,31 @@ from typing import Any
 from zigma_bench.conditioning.captions import check_captions, texts_of_cell
 from zigma_bench.data.checks.files import check_opens, check_reads
 from zigma_bench.data.images import Images, Splits
-from zigma_bench.data.latents.encoded import encoded
+from zigma_bench.data.latents.encoded import encoded_image
 from zigma_bench.data.reading.files import split_list
 from zigma_bench.data.reading.splits import files_of_splits, split_names
-from zigma_bench.data.reading.stream import HeadImages, Row, Stream, StreamedImages
+from zigma_bench.data.reading.stream import HeadImages, Stream, StreamedImages, StreamRow
 from zigma_bench.data.sources import hub
-from zigma_bench.data.sources.huggingface_files import SHUFFLE_BUFFER, Source, builder_kind, find, read_files
+from zigma_bench.data.sources.huggingface_files import (
+    SHUFFLE_BUFFER,
+    HuggingFaceSource,
+    builder_kind,
+    find_source,
+    read_files,
+)
 from zigma_bench.data.sources.options import HuggingFaceOptions
 from zigma_bench.errors import BadImage, NotReady, UsageError
 
 NO_FILES: frozenset[str] = frozenset()  # the files to which a row may point
 
 
-def load(options: HuggingFaceOptions, source: Source) -> Splits:
+def load(options: HuggingFaceOptions, source: HuggingFaceSource) -> Splits:
     """The images of a stream; only its beginning is read before the images are."""
     if source.kind == "hub" and options.revision and hub.is_here(options.path, options.revision):
-        options = replace(options, path=str(hub.fetch(options.path, options.revision)))  # the copy has the same rows
-        source = find(options)
+        options = replace(
+            options, path=str(hub.fetch_data_set(options.path, options.revision))
+        )  # the copy has the same rows
+        source = find_source(options)
     named = replace(options, path=str(source.base)) if source.kind == "folder" else options
     rows = StreamRows(named, source.kind, source.train.files)
     rows.check()
@@ -44,7 +52,7 @@ def load(options: HuggingFaceOptions, source: Source) -> Splits:
     return Splits(train, _validation(options, source))
 
 
-def _validation(options: HuggingFaceOptions, source: Source) -> Images:
+def _validation(options: HuggingFaceOptions, source: HuggingFaceSource) -> Images:
     """The images of validation_files, which are local and not streamed."""
     from zigma_bench.data.sources import huggingface
 
@@ -83,7 +91,7 @@ class StreamRows:
                 expected=f"one of {', '.join(sorted(table.column_names))}", do="set label to one of them",
             )  # fmt: skip
 
-    def __call__(self, start: int, *, pictures: bool = True) -> Iterator[Row]:
+    def __call__(self, start: int, *, pictures: bool = True) -> Iterator[StreamRow]:
         for number, cells in enumerate(self.cells(start, pictures=pictures), start):
             yield self._row(cells, number)
 
@@ -103,13 +111,13 @@ class StreamRows:
                 check_reads(file)  # raises an error that names a broken local file
             raise NotReady(f"reading the stream failed ({type(error).__name__}: {error})", where=self.where) from error
 
-    def _row(self, cells: dict[str, Any], number: int) -> Row:
+    def _row(self, cells: dict[str, Any], number: int) -> StreamRow:
         o, data, where = self.options, b"", f"{self.where}, row {number}"
         if o.image in cells:
-            data, where = encoded(cells[o.image], self.where, f"row {number}", NO_FILES)
+            data, where = encoded_image(cells[o.image], self.where, f"row {number}", NO_FILES)
         texts = None if o.caption is None else texts_of_cell(cells[o.caption], f"{where}, column {o.caption!r}")
         if o.label is None:
-            return Row(data, where, None, texts)
+            return StreamRow(data, where, None, texts)
         label, classes = cells[o.label], o.classes
         assert classes is not None
         if type(label) is not int or not 0 <= label < classes:
@@ -117,7 +125,7 @@ class StreamRows:
                 "class label out of range", where=where, expected=f"0 to {classes - 1}", got=label,
                 do="set classes to the number of classes",
             )  # fmt: skip
-        return Row(data, where, label, texts)
+        return StreamRow(data, where, label, texts)
 
     def _table(self, columns: list[str] | None = None) -> Any:
         """The streamed table; of parquet files, only the `columns` are read."""

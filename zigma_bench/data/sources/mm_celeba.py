@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zigma_bench.data.images import Counts, Splits, Texts
-from zigma_bench.data.reading.files import fingerprint
+from zigma_bench.data.reading.files import source_fingerprint
 from zigma_bench.data.reading.folder import files_in
 from zigma_bench.data.sources.options import MmCelebaOptions
-from zigma_bench.data.sources.provided import SUFFIXES, FileRows, Provided, hashes, image_parts, root_of
+from zigma_bench.data.sources.provided import SUFFIXES, FileRows, Provided, file_hashes, image_parts, root_of
 from zigma_bench.errors import BadImage, NotReady, UsageError
 from zigma_bench.plugins.registry import DataFacts, Missing
 
@@ -36,8 +36,8 @@ def describe(options: MmCelebaOptions) -> DataFacts:
         )  # fmt: skip
     root, found = root_of(options.root), _images(options)
     files, side = [*found.values(), *(_text(root, number) for number in found)], options.resolution
-    identity = fingerprint(
-        "mm-celeba", {"resolution": side, "validation": options.validation, "files": hashes(files, root)}
+    identity = source_fingerprint(
+        "mm-celeba", {"resolution": side, "validation": options.validation, "files": file_hashes(files, root)}
     )
     return DataFacts(3, side, side, identity, _missing(options), options.validation, captions=True, crops=True)
 

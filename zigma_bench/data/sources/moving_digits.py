@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zigma_bench.data.images import ArrayImages, Counts, Labels, Pixels, Splits
-from zigma_bench.data.reading.files import fingerprint
+from zigma_bench.data.reading.files import source_fingerprint
 from zigma_bench.data.reading.holdout import hold_out
 from zigma_bench.data.sources import digits
 from zigma_bench.data.sources.options import DigitsOptions, MovingDigitsOptions
@@ -31,7 +31,7 @@ def describe(options: MovingDigitsOptions) -> DataFacts:
     """The facts of the clips; UsageError for an invalid `validation`."""
     _check(options)
     still = digits.describe(DigitsOptions())
-    identity = fingerprint("moving-digits", {**vars(options), "version": VERSION, "digits": still.fingerprint})
+    identity = source_fingerprint("moving-digits", {**vars(options), "version": VERSION, "digits": still.fingerprint})
     side, held_out = options.resolution, options.validation
     return DataFacts(1, side, side, identity, still.missing, held_out, still.conditions, frames=options.frames)
 

@@ -74,7 +74,7 @@ def read_image(file: Path) -> bytes:
 def image_parts(files: Sequence[Path], resolution: int) -> Iterator[Callable[[], CheckResult]]:
     """The parts of a check that decode every file."""
     from zigma_bench.data.checks.dataset import CHUNK, CheckResult
-    from zigma_bench.data.reading.decode import decode
+    from zigma_bench.data.reading.decode import decode_image
     from zigma_bench.errors import BadImage
 
     def check(some: Sequence[Path]) -> CheckResult:
@@ -82,7 +82,7 @@ def image_parts(files: Sequence[Path], resolution: int) -> Iterator[Callable[[],
         for file in some:
             try:
                 data = read_image(file)
-                decode(data, channels=3, resolution=resolution, resize="short-side-center-crop", where=str(file))
+                decode_image(data, channels=3, resolution=resolution, resize="short-side-center-crop", where=str(file))
             except BadImage as error:
                 problems.append(error)
         return CheckResult(len(some), tuple(problems))
@@ -96,7 +96,7 @@ def root_of(root: str) -> Path:
     return Path(root).expanduser().absolute()
 
 
-def hashes(files: Iterable[Path], root: Path) -> list[tuple[str, str]]:
+def file_hashes(files: Iterable[Path], root: Path) -> list[tuple[str, str]]:
     """(name below the root, sha256) of each existing file."""
     existing = [file for file in files if file.is_file()]
     names = [file.relative_to(root).as_posix() for file in existing]

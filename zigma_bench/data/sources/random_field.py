@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zigma_bench.data.images import Counts, Pixels, Splits
-from zigma_bench.data.reading.files import fingerprint
+from zigma_bench.data.reading.files import source_fingerprint
 from zigma_bench.data.sources.options import GaussianRandomFieldOptions
 from zigma_bench.plugins.registry import DataFacts
 
@@ -35,7 +35,7 @@ def describe(options: GaussianRandomFieldOptions) -> DataFacts:
     parts = {**vars(options), "version": VERSION}
     size = options.resolution
     return DataFacts(
-        options.channels, size, size, fingerprint("gaussian-random-field", parts), held_out=options.validation
+        options.channels, size, size, source_fingerprint("gaussian-random-field", parts), held_out=options.validation
     )
 
 

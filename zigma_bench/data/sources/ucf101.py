@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from zigma_bench.data.images import Counts, Splits
-from zigma_bench.data.reading.files import fingerprint
+from zigma_bench.data.reading.files import source_fingerprint
 from zigma_bench.data.reading.video import Cut, VideoClips, pyav_missing, read_clips
 from zigma_bench.data.sources.options import Ucf101Options
-from zigma_bench.data.sources.provided import Provided, hashes, root_of
+from zigma_bench.data.sources.provided import Provided, file_hashes, root_of
 from zigma_bench.errors import BadImage, NotReady
 from zigma_bench.plugins.registry import Condition, DataFacts, Missing
 
@@ -48,14 +48,14 @@ def describe(options: Ucf101Options) -> DataFacts:
         return _facts(options, [], 0, (SET.missing(root, state), *pyav_missing()))
     train, held = _listed(options)
     names = (*train.names, *held.names)
-    existing = hashes([root / VIDEOS / name for name in names], root)
+    existing = file_hashes([root / VIDEOS / name for name in names], root)
     missing = pyav_missing()
     if len(existing) < len(names):
         missing = (
             SET.missing(root, f"there are {len(existing):,} of {len(names):,} videos in its lists"),
             *missing,
         )
-    return _facts(options, [*existing, *hashes(_lists(options), root)], len(held.names) * options.clips, missing)
+    return _facts(options, [*existing, *file_hashes(_lists(options), root)], len(held.names) * options.clips, missing)
 
 
 def load(options: Ucf101Options) -> Splits:
@@ -109,7 +109,7 @@ def _check(options: Ucf101Options, file: Path) -> CheckResult:
 
 def _facts(options: Ucf101Options, files: list[tuple[str, str]], held: int, missing: tuple[Missing, ...]) -> DataFacts:
     cut = {key: getattr(options, key) for key in ("frames", "stride", "clips", "resolution", "split")}
-    identity, side = fingerprint("ucf101", {**cut, "files": files}), options.resolution
+    identity, side = source_fingerprint("ucf101", {**cut, "files": files}), options.resolution
     conditions = (Condition("class", CLASSES),)
     return DataFacts(3, side, side, identity, missing, held or None, conditions, frames=options.frames)
 

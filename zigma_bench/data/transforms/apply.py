@@ -17,17 +17,17 @@ from zigma_bench.data.images import (
     Splits,
     Texts,
     captions_of,
-    cropped,
     epoch_of,
     has_order,
     labels_of,
+    take_crops,
 )  # fmt: skip
 from zigma_bench.errors import UsageError
 
 MEMORY_BYTES = 2**30  # a split of at most this size is transformed once and stays in memory
 CHUNK = 1000  # images at a time
 
-Step = Callable[[Pixels], Pixels]  # uint8 [n, C, H, W] to the same shape; each frame of a clip is an image
+Transform = Callable[[Pixels], Pixels]  # uint8 [n, C, H, W] to the same shape; each frame of a clip is an image
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class TransformedImages:
     """
 
     images: Images
-    steps: tuple[Step, ...]
+    steps: tuple[Transform, ...]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -49,7 +49,7 @@ class TransformedImages:
 
     def cropped(self, indices: Sequence[int] | npt.NDArray[np.integer], crops: Sequence[Crop]) -> Pixels:
         """The images, cropped and then transformed; they are not kept in memory."""
-        return self._after(cropped(self.images, indices, crops))
+        return self._after(take_crops(self.images, indices, crops))
 
     def labels(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Labels:
         return labels_of(self.images, indices)
@@ -105,12 +105,12 @@ class TransformedStream(TransformedImages):
         return TransformedStream(epoch_of(self.images, seed, number), self.steps)
 
 
-def transformed(splits: Splits, steps: Sequence[Step]) -> Splits:
+def apply_transforms(splits: Splits, steps: Sequence[Transform]) -> Splits:
     """The splits after all steps; the same object without steps."""
     if not steps:
         return splits
     return Splits(*(_after(images, tuple(steps)) for images in (splits.train, splits.validation)))
 
 
-def _after(images: Images, steps: tuple[Step, ...]) -> TransformedImages:
+def _after(images: Images, steps: tuple[Transform, ...]) -> TransformedImages:
     return TransformedStream(images, steps) if has_order(images) else TransformedImages(images, steps)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from zigma_bench.errors import NotReady
-from zigma_bench.system.device import cards, nvidia_cards
+from zigma_bench.system.device import card_names, nvidia_cards
 
 
 def find_card_problem(backend: str, *, any_vendor: bool = False) -> NotReady | None:
     """Why PyTorch can't use a GPU here: an NVIDIA GPU, or one of any vendor."""
-    found = cards() if any_vendor else nvidia_cards()
+    found = card_names() if any_vendor else nvidia_cards()
     if found:
         import torch
 

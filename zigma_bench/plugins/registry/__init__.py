@@ -1,6 +1,6 @@
 """Names and what stands behind them: what plugins register, and how it is listed, explained and checked."""
 
-from zigma_bench.plugins.registry.costs import Condition, Cost, FlopsBy, Missing, added, sum_by_name
+from zigma_bench.plugins.registry.costs import Condition, Cost, FlopsBy, Missing, add_costs, sum_by_name
 from zigma_bench.plugins.registry.facts import (
     BackboneFacts,
     DataFacts,
@@ -13,7 +13,7 @@ from zigma_bench.plugins.registry.facts import (
     ReportFormatFacts,
     TransformFacts,
 )
-from zigma_bench.plugins.registry.guard import guarded
+from zigma_bench.plugins.registry.guard import guard_spec
 from zigma_bench.plugins.registry.modules import module_spec, with_counted_cost
 from zigma_bench.plugins.registry.specs import (
     RESERVED,
@@ -46,9 +46,9 @@ __all__ = [
     "ReportFormatFacts",
     "Spec",
     "TransformFacts",
-    "added",
+    "add_costs",
     "format_spec",
-    "guarded",
+    "guard_spec",
     "load_target",
     "merge_spec",
     "module_spec",

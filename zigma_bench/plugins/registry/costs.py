@@ -54,7 +54,7 @@ class Cost:
         return self if self.parts is not None else replace(self, parts={name: self.parameters})
 
 
-def added(costs: Iterable[Cost]) -> Cost:
+def add_costs(costs: Iterable[Cost]) -> Cost:
     """The sum of costs, name by name; its parts are known where those of all are."""
     costs = list(costs)
     known = [cost.parts for cost in costs if cost.parts is not None]

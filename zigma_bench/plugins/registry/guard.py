@@ -23,7 +23,7 @@ from zigma_bench.plugins.registry.facts import (
     TransformFacts,
 )
 from zigma_bench.plugins.registry.specs import Spec
-from zigma_bench.system.interrupts import contained, words_of
+from zigma_bench.system.interrupts import contain_plugin, words_of
 
 FACTS: dict[str, type[Any]] = {
     "scan": LearnedScan,
@@ -38,7 +38,7 @@ FACTS: dict[str, type[Any]] = {
 }
 
 
-def guarded(spec: Spec) -> Spec:
+def guard_spec(spec: Spec) -> Spec:
     """The spec with facts that raise BrokenPlugin for a failure and for what their fields do not promise.
 
     Raises UsageError for facts of another kind, and for a field that is none of its choices.
@@ -77,7 +77,7 @@ def _guarded(spec: Spec, name: str, function: Callable[..., Any]) -> Callable[..
     @functools.wraps(function)
     def call(*arguments: Any, **named: Any) -> Any:
         try:
-            with contained():
+            with contain_plugin():
                 found = function(*arguments, **named)
         except ZigmaBenchError:
             raise

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from zigma_bench.errors import NotReady, UnknownName, UsageError, ZigmaBenchError, nearest
-from zigma_bench.system.interrupts import contained, words_of
+from zigma_bench.system.interrupts import contain_plugin, words_of
 
 RESERVED = ("grid", "layer", "depth", "seed")  # what the framework hands to a scan; everything else is an option
 REQUIRED = inspect.Parameter.empty
@@ -40,7 +40,7 @@ class Option:
 
         adapter = pydantic.TypeAdapter(self.annotation)  # raises pydantic's errors for what is no type
         try:
-            with contained():  # a plugin's validator may raise anything
+            with contain_plugin():  # a plugin's validator may raise anything
                 checked = adapter.validate_python(value, strict=True)
             if type(checked) is type(value) or (isinstance(checked, float) and type(value) is int):
                 return checked  # a Literal takes True for 1, even strictly
@@ -76,7 +76,7 @@ class Spec:
         if not isinstance(self.target, str):
             return self.target
         try:
-            with contained():
+            with contain_plugin():
                 target = load_target(self.target)
         except Exception as error:  # an import runs a plugin's code, which may raise anything
             reason = str(error) if isinstance(error, ImportError | AttributeError) else words_of(error)
@@ -117,7 +117,7 @@ class Spec:
         """The options as the frozen dataclass that the target takes."""
         assert self.options_class is not None, f"{self.kind} {self.name} takes no options class"
         try:
-            with contained():
+            with contain_plugin():
                 return self.options_class(**values)
         except ZigmaBenchError:
             raise

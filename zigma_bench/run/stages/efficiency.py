@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from zigma_bench.backbones.build import build_network
-from zigma_bench.efficiency import combine, measure_round
+from zigma_bench.efficiency import combine_rounds, measure_round
 from zigma_bench.records.sealed import Parts
 from zigma_bench.records.store import write_json
 from zigma_bench.run.stages.context import StageContext, StageResult
@@ -27,4 +27,4 @@ def efficiency_stage(context: StageContext, folder: Path) -> StageResult | None:
     if any(name not in parts for name in names):
         return None
     rounds = [parse_json((folder / name).read_text(encoding="utf-8")) for name in names]
-    return StageResult(*combine(context.cell, context.device, rounds), names)
+    return StageResult(*combine_rounds(context.cell, context.device, rounds), names)

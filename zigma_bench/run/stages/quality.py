@@ -6,7 +6,7 @@ from pathlib import Path
 
 from zigma_bench.data.cell_images import network_inputs, reference_images
 from zigma_bench.diffusion.convert import linear_velocity_of
-from zigma_bench.diffusion.guidance import reading
+from zigma_bench.diffusion.guidance import with_text_features
 from zigma_bench.errors import Interrupted
 from zigma_bench.metrics.apply import measure_metric
 from zigma_bench.metrics.subject import Subject
@@ -14,7 +14,7 @@ from zigma_bench.records.store import SAMPLES
 from zigma_bench.run.due import reads_network
 from zigma_bench.run.stages.context import StageContext, StageResult
 from zigma_bench.run.stages.denoiser import load_denoiser
-from zigma_bench.sampling.cell_images import load_images
+from zigma_bench.sampling.cell_images import load_samples
 
 
 def quality_stage(context: StageContext, folder: Path) -> StageResult:
@@ -23,10 +23,10 @@ def quality_stage(context: StageContext, folder: Path) -> StageResult:
     network = None
     if reads_network(cell):
         denoiser = load_denoiser(context)
-        denoiser = denoiser if images.texts is None else reading(denoiser, images.texts)
+        denoiser = denoiser if images.texts is None else with_text_features(denoiser, images.texts)
         network = linear_velocity_of(denoiser, cell.objective.path, cell.objective.prediction)
     subject = Subject(
-        samples=load_images(context.stage_folder("sample"), sha256=context.inputs("quality")[f"sample/{SAMPLES}"]),
+        samples=load_samples(context.stage_folder("sample"), sha256=context.inputs("quality")[f"sample/{SAMPLES}"]),
         reference=reference_images(cell, images, context.cache),
         reference_facts={"data": cell.data_text, "split": cell.reference.label},
         validation=network_inputs(cell, images, context.cache).validation,

@@ -18,13 +18,13 @@ from zigma_bench.plan import Stage
 from zigma_bench.plugins.discovery import reason_of
 from zigma_bench.records.provenance import software
 from zigma_bench.records.record import Record
-from zigma_bench.records.sealed import hashes_of
-from zigma_bench.records.store import SPEC, clear_finished, write_json, write_record
+from zigma_bench.records.sealed import file_hashes
+from zigma_bench.records.store import SPEC, clear_stage_leftovers, write_json, write_record
 from zigma_bench.run.due import find_due
 from zigma_bench.run.stages.context import StageContext, StageFailed, StageResult
 from zigma_bench.system.device import precision_on
-from zigma_bench.system.interrupts import contained
-from zigma_bench.system.notices import notice
+from zigma_bench.system.interrupts import contain_plugin
+from zigma_bench.system.notices import report_notice
 
 
 def run_due_stages(context: StageContext, wanted: Sequence[Stage]) -> None:
@@ -37,7 +37,7 @@ def run_due_stages(context: StageContext, wanted: Sequence[Stage]) -> None:
     while True:
         due = find_due(context.cell, context.folder, context.device, wanted)
         for text in due.altered:
-            notice(text)
+            report_notice(text)
         left = [stage for stage in due.stages if stage != "efficiency" or stage not in done]
         if not left:
             return
@@ -61,11 +61,11 @@ def run_stage(context: StageContext, stage: Stage) -> None:
     try:
         write_json(folder / SPEC, {"stage": stage, "identity": identity, "cell": facts})
         inputs = context.inputs(stage)
-        with contained():  # exit() in a plugin is a failed cell too
+        with contain_plugin():  # exit() in a plugin is a failed cell too
             found = _call(stage, context, folder)
         if found is not None:
             write_record(folder, _record_of(context, stage, found, inputs, started))
-            clear_finished(folder)  # after the record: until then it is all that a kill would leave
+            clear_stage_leftovers(folder)  # after the record: until then it is all that a kill would leave
     except Interrupted:
         raise
     except Exception as error:  # any failure becomes this cell's row, and the other cells go on
@@ -98,7 +98,7 @@ def _record_of(
         measurements=tuple(found.measurements),
         provenance=_provenance(context, started),
         details=found.details,
-        files=hashes_of(context.stage_folder(stage), found.files),
+        files=file_hashes(context.stage_folder(stage), found.files),
         inputs=inputs,
     )
 

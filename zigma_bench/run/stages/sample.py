@@ -18,10 +18,10 @@ from zigma_bench.run.stages.context import StageContext, StageResult
 from zigma_bench.run.stages.denoiser import load_denoiser
 from zigma_bench.sampling.cell_images import (
     CAPTIONS,
-    Under,
-    draw_images,
-    in_parts,
-    sample_rows,
+    SampleConditions,
+    assign_rows,
+    sample_images,
+    sample_in_parts,
     save_array,
     to_pixels,
 )
@@ -40,10 +40,10 @@ def sample_stage(context: StageContext, folder: Path) -> StageResult:
         save_array(folder / SAMPLES, pixels)
     elif cell.role == "reconstruction":
         reconstruct = _reconstructions(context)
-        pixels, evaluations = in_parts(cell, parts, lambda rows: (reconstruct(rows), 0), tell, context.stopped)
+        pixels, evaluations = sample_in_parts(cell, parts, lambda rows: (reconstruct(rows), 0), tell, context.stopped)
     else:
         network, decode, condition = load_denoiser(context), _decoder(context), _text_condition(context, folder)
-        pixels, evaluations = draw_images(
+        pixels, evaluations = sample_images(
             cell, parts, network, context.device, tell, context.stopped, decode, condition
         )
     write_sheets(folder, pixels)
@@ -51,7 +51,7 @@ def sample_stage(context: StageContext, folder: Path) -> StageResult:
     return StageResult([], {"count": len(pixels), "evaluations": evaluations}, files)
 
 
-def _text_condition(context: StageContext, folder: Path) -> Under | None:
+def _text_condition(context: StageContext, folder: Path) -> SampleConditions | None:
     """The text of each image, written beside the images: the same texts for all scans and seeds.
 
     They are those of the held-out images, in a fixed order. None for a cell that is not conditioned on text.
@@ -61,10 +61,10 @@ def _text_condition(context: StageContext, folder: Path) -> Under | None:
     images = context.images("sample")
     held_out = images.validation
     assert isinstance(held_out, CaptionedImages) and images.texts is not None
-    rows, turns = sample_rows(context.cell.sample.count, len(held_out))
+    rows, turns = assign_rows(context.cell.sample.count, len(held_out))
     texts = [found[turn % len(found)] for found, turn in zip(held_out.captions(rows), turns.tolist(), strict=True)]
     write_json(folder / CAPTIONS, texts)
-    return Under(held_out.turn_labels(rows, turns), images.texts.null, images.texts)
+    return SampleConditions(held_out.turn_labels(rows, turns), images.texts.null, images.texts)
 
 
 def _decoder(context: StageContext) -> Callable[[Tensor], Pixels]:

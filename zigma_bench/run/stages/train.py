@@ -14,7 +14,7 @@ from zigma_bench.records.record import Measurement
 from zigma_bench.records.store import EMA
 from zigma_bench.run.stages.context import NETWORK, StageContext, StageResult
 from zigma_bench.training.checkpoint import save_weights
-from zigma_bench.training.loop import Goal, train
+from zigma_bench.training.loop import Goal, train_network
 
 
 def train_stage(context: StageContext, folder: Path) -> StageResult:
@@ -24,7 +24,7 @@ def train_stage(context: StageContext, folder: Path) -> StageResult:
     available = facts_of_images(Splits(images.train, images.validation), classes)
     network = build_network(cell, context.device.type).to(context.device.name)
     total = None if cell.train_steps is None else cell.train_steps * cell.train.batch
-    ema, progress = train(
+    ema, progress = train_network(
         network,
         network_inputs(cell, images, context.cache).train,
         recipe=cell.train,

@@ -21,7 +21,7 @@ from zigma_bench.errors import CellFailed, NotReady
 from zigma_bench.plan import Cell
 from zigma_bench.plugins.discovery import reason_of
 from zigma_bench.system.device import Device
-from zigma_bench.system.interrupts import contained
+from zigma_bench.system.interrupts import contain_plugin
 
 STEPS = 2  # only the second step starts with optimizer state
 
@@ -33,7 +33,7 @@ def main() -> int:
     os.dup2(2, 1)  # output that libraries print goes to standard error
     cell = Cell.model_validate_json(json.dumps(job["cell"]))
     try:
-        with contained():
+        with contain_plugin():
             answer = try_batch(cell, Device(**job["device"]), job["limit_bytes"])
     except Exception as error:  # the command reports the last line
         traceback.print_exc()

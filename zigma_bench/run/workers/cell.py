@@ -32,8 +32,8 @@ def main() -> int:
     folder, cache = Path(job["folder"]), Path(job["results"]) / ".cache"
     flag = stop_flag()
     device = Device(**job["device"])
-    context = StageContext(cell, folder, cache, device, lambda event: send(events, event), flag)
-    send_notices_to(lambda text: send(events, {"event": "notice", "text": text}))
+    context = StageContext(cell, folder, cache, device, lambda event: send_event(events, event), flag)
+    send_notices_to(lambda text: send_event(events, {"event": "notice", "text": text}))
     try:
         take_device(device)
         with only_writer(folder):
@@ -41,11 +41,11 @@ def main() -> int:
     except StageFailed:
         return 1
     except Busy as error:
-        send(events, {"event": "busy", "text": str(error)})
+        send_event(events, {"event": "busy", "text": str(error)})
     except Exception as error:
         if (fault := system_fault(error)) is None:
             raise
-        send(events, {"event": "stopped", "text": str(fault)})
+        send_event(events, {"event": "stopped", "text": str(fault)})
         return fault.exit_code
     return 0
 
@@ -96,7 +96,7 @@ def _end_with_parent(parent: int) -> None:
     os._exit(Interrupted.exit_code)
 
 
-def send(events: TextIO, event: dict[str, Any]) -> None:
+def send_event(events: TextIO, event: dict[str, Any]) -> None:
     with contextlib.suppress(BrokenPipeError):  # the parent has died, and this process is about to exit
         events.write(json.dumps(event) + "\n")
 

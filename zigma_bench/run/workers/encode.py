@@ -17,9 +17,9 @@ from zigma_bench.data.cell_images import load_cell_splits
 from zigma_bench.errors import CellFailed, ZigmaBenchError
 from zigma_bench.plan import Cell
 from zigma_bench.plugins.discovery import reason_of
-from zigma_bench.run.workers.cell import send, stop_flag, take_device, take_job
+from zigma_bench.run.workers.cell import send_event, stop_flag, take_device, take_job
 from zigma_bench.system.device import Device
-from zigma_bench.system.interrupts import contained
+from zigma_bench.system.interrupts import contain_plugin
 from zigma_bench.system.notices import send_notices_to
 
 
@@ -27,23 +27,23 @@ def main() -> int:
     """Bring the cache of the job on standard input up to date, or check it."""
     job, cell, events = take_job()
     stopped, device = stop_flag(), Device(**job["device"])
-    send_notices_to(lambda text: send(events, {"event": "notice", "stage": "encode", "text": text}))
+    send_notices_to(lambda text: send_event(events, {"event": "notice", "stage": "encode", "text": text}))
     try:
         take_device(device)
         works = {"latents": (_encode, _check), "texts": (_encode_texts, _check_texts)}
         work = works["texts" if job["texts"] else "latents"][job["check"]]
-        with contained():
-            done = work(cell, Path(job["results"]) / ".cache", device, lambda event: send(events, event), stopped)
-        send(events, done)
+        with contain_plugin():
+            done = work(cell, Path(job["results"]) / ".cache", device, lambda event: send_event(events, event), stopped)
+        send_event(events, done)
     except ZigmaBenchError as error:
-        send(events, {"event": "stopped", "text": str(error)})
+        send_event(events, {"event": "stopped", "text": str(error)})
         return error.exit_code
     except OSError as error:
-        send(events, {"event": "stopped", "text": reason_of(error)})
+        send_event(events, {"event": "stopped", "text": reason_of(error)})
         return CellFailed.exit_code
     except Exception as error:  # report any error as an event, so that it appears in the run's output
         traceback.print_exc()
-        send(events, {"event": "stopped", "text": _failure_text(error)})
+        send_event(events, {"event": "stopped", "text": _failure_text(error)})
         return CellFailed.exit_code
     return 0
 
@@ -58,23 +58,23 @@ def _failure_text(error: Exception) -> str:
 def _encode(
     cell: Cell, cache: Path, device: Device, emit: Callable[[dict[str, Any]], None], stopped: Callable[[], bool]
 ) -> dict[str, Any]:
-    from zigma_bench.data.latents.encode import encode
+    from zigma_bench.data.latents.encode import encode_latents
 
     def tell(done: int, total: int, text: str) -> None:
         emit({"event": "progress", "stage": "encode", "done": done, "total": total, "text": text})
 
     assert cell.latents is not None, "the cell trains on latents"
-    count = encode(load_cell_splits(cell), cell.latents, cache, device=device.name, tell=tell, stopped=stopped)
+    count = encode_latents(load_cell_splits(cell), cell.latents, cache, device=device.name, tell=tell, stopped=stopped)
     return {"event": "encoded", "images": count}
 
 
 def _check(
     cell: Cell, cache: Path, device: Device, emit: Callable[[dict[str, Any]], None], stopped: Callable[[], bool]
 ) -> dict[str, Any]:
-    from zigma_bench.data.latents.encode import check
+    from zigma_bench.data.latents.encode import check_latents
 
     assert cell.latents is not None, "the cell trains on latents"
-    found = check(load_cell_splits(cell), cell.latents, cache)
+    found = check_latents(load_cell_splits(cell), cell.latents, cache)
     return {
         "event": "checked",
         "faults": [f"{split}, shard {f.shard} {f.reason}" for split in found for f in found[split]],

@@ -6,9 +6,9 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from zigma_bench.scans.pictures.layout import Block
-from zigma_bench.scans.pictures.pages import page
-from zigma_bench.scans.pictures.style import LINES, MARKS, logarithmic
+from zigma_bench.scans.pictures.layout import PictureBlock
+from zigma_bench.scans.pictures.pages import flow_page
+from zigma_bench.scans.pictures.style import LINES, MARKS, draw_log_curves
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,15 +16,17 @@ if TYPE_CHECKING:
 BELOW = 3.2  # the panels: the height of the curves with their labels
 
 
-def comparison(blocks: Sequence[Block], curves: Mapping[str, Mapping[str, float]], *, title: str = "") -> Figure:
+def comparison_figure(
+    blocks: Sequence[PictureBlock], curves: Mapping[str, Mapping[str, float]], *, title: str = ""
+) -> Figure:
     """Draw scans side by side, and below them the mean sequence distance of tokens that are d apart on the grid."""
-    figure = page(blocks, title=title, below=BELOW)
+    figure = flow_page(blocks, title=title, below=BELOW)
     across, down = figure.get_size_inches()
     axes = figure.add_axes((0.85 / across, 0.6 / down, 3.8 / across, (BELOW - 0.9) / down))
     for number, (label, curve) in enumerate(curves.items()):
         style = _line_style(number, len(curves))
         axes.plot([int(d) for d in curve], list(curve.values()), label=textwrap.fill(label, 36), **style)
-    logarithmic(axes)
+    draw_log_curves(axes)
     axes.set_xlabel("distance on the grid (Manhattan)", size=8)
     axes.set_ylabel("mean distance in the sequence", size=8)
     axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), frameon=False, fontsize=7.5)

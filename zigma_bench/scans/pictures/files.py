@@ -23,8 +23,8 @@ DPI = 200
 def save_png(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, atomically, at 200 pixels per inch and in 256 colours (a third of the size)."""
     buffer = io.BytesIO()
-    few_colours(pixels(figure, DPI)).save(buffer, "PNG", optimize=True, dpi=(DPI, DPI))
-    write(path, buffer.getvalue())
+    few_colours(figure_pixels(figure, DPI)).save(buffer, "PNG", optimize=True, dpi=(DPI, DPI))
+    write_picture(path, buffer.getvalue())
 
 
 def save_svg(figure: Figure, path: Path) -> None:
@@ -34,10 +34,10 @@ def save_svg(figure: Figure, path: Path) -> None:
     buffer = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "zigma-bench"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
-    write(path, buffer.getvalue())
+    write_picture(path, buffer.getvalue())
 
 
-def pixels(figure: Figure, dpi: int) -> Pixels:
+def figure_pixels(figure: Figure, dpi: int) -> Pixels:
     """Draw a figure and return its pixels, RGB [height, width, 3]."""
     figure.set_dpi(dpi)
     figure.canvas.draw()
@@ -50,7 +50,7 @@ def drawn_pixels(figure: Figure) -> Pixels:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def write(path: Path, data: bytes) -> None:
+def write_picture(path: Path, data: bytes) -> None:
     """Write a picture file atomically. NotReady if that fails."""
     from zigma_bench.records.store import write_atomic
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zigma_bench.scans.pictures.files import Pixels, drawn_pixels, pixels, write
-from zigma_bench.scans.pictures.layout import Block
+from zigma_bench.scans.pictures.files import Pixels, drawn_pixels, figure_pixels, write_picture
+from zigma_bench.scans.pictures.layout import PictureBlock
 from zigma_bench.scans.pictures.pages import draw_page
-from zigma_bench.scans.pictures.palette import COLOURS, whiten
+from zigma_bench.scans.pictures.palette import COLOURS, whiten_paper
 from zigma_bench.scans.pictures.panels import line_collection
-from zigma_bench.scans.pictures.style import INK, clip, disc
-from zigma_bench.scans.pictures.tracks import Track, runs
+from zigma_bench.scans.pictures.style import INK, clip_value, disc_size
+from zigma_bench.scans.pictures.tracks import Track, track_runs
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -30,12 +30,12 @@ WHOLE, LAST = 6000, 2000  # milliseconds: all frames except the last, and the la
 Growing = tuple["Axes", Track, float]  # the axes of a path, the path, and the size of a cell in points
 
 
-def save_gif(blocks: Sequence[Block], path: Path, *, size: float = 2.0, title: str = "") -> None:
+def save_gif(blocks: Sequence[PictureBlock], path: Path, *, size: float = 2.0, title: str = "") -> None:
     """Write a GIF in which all paths grow together, atomically: one frame per step, at most 120."""
     layout: dict[str, Any] = {"size": size, "width": 9.5, "title": title}
-    still = pixels(draw_page(blocks, **layout, muted=False), DPI)
+    still = figure_pixels(draw_page(blocks, **layout, muted=False), DPI)
     film = _in_colours_of(still, chain(_frames(draw_page(blocks, **layout, muted=True), blocks), [still]))
-    write(path, _encoded(film))
+    write_picture(path, _encoded(film))
 
 
 def _in_colours_of(still: Pixels, frames: Iterable[Pixels]) -> list[Image]:
@@ -44,22 +44,22 @@ def _in_colours_of(still: Pixels, frames: Iterable[Pixels]) -> list[Image]:
 
     palette = Image.fromarray(still).quantize(COLOURS)
     film = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
-    whiten(film)
+    whiten_paper(film)
     return film
 
 
 def _encoded(film: Sequence[Image]) -> bytes:
     """Encode a looping GIF with a pause at the end."""
-    pauses = [round(clip(WHOLE / len(film), 50, 400))] * (len(film) - 1) + [LAST]
+    pauses = [round(clip_value(WHOLE / len(film), 50, 400))] * (len(film) - 1) + [LAST]
     buffer = io.BytesIO()
     film[0].save(buffer, "GIF", save_all=True, append_images=film[1:], duration=pauses, loop=0)
     return buffer.getvalue()
 
 
-def _frames(figure: Figure, blocks: Sequence[Block]) -> Iterator[Pixels]:
+def _frames(figure: Figure, blocks: Sequence[PictureBlock]) -> Iterator[Pixels]:
     """The frames [height, width, 3] over a page with pale paths, except the last frame."""
     growing = _growing(figure, blocks)
-    pixels(figure, DPI)
+    figure_pixels(figure, DPI)
     canvas: Any = figure.canvas
     done = canvas.copy_from_bbox(figure.bbox)
     count = max((found.shades for _, found, _ in growing), default=1)
@@ -73,7 +73,7 @@ def _frames(figure: Figure, blocks: Sequence[Block]) -> Iterator[Pixels]:
         yield drawn_pixels(figure)
 
 
-def _growing(figure: Figure, blocks: Sequence[Block]) -> list[Growing]:
+def _growing(figure: Figure, blocks: Sequence[PictureBlock]) -> list[Growing]:
     panels = [panel for block in blocks for panel in block.panels]
     down = figure.get_size_inches()[1]
     return [
@@ -92,7 +92,7 @@ def _cell_points(axes: Axes, down: float) -> float:
 def _new_lines(found: Track, points: float, frame: int, count: int) -> list[Artist]:
     """The lines that frame `frame` of `count` adds to a path."""
     kinds = {
-        kind: [(line, shade) for line, shade in runs(found, kind) if _frame_of(found, shade, count) == frame]
+        kind: [(line, shade) for line, shade in track_runs(found, kind) if _frame_of(found, shade, count) == frame]
         for kind in ("jump", "step")
     }
     return [line_collection(found, kind, points, lines) for kind, lines in kinds.items() if lines]
@@ -106,7 +106,7 @@ def _head(found: Track, points: float, frame: int, count: int) -> list[Artist]:
     if not len(visited):
         return []
     x, y = found.points[visited[-1]]
-    return [Line2D([x], [y], marker="o", color=INK, mec="white", mew=0.6, ms=disc(points))]
+    return [Line2D([x], [y], marker="o", color=INK, mec="white", mew=0.6, ms=disc_size(points))]
 
 
 def _frame_of(found: Track, shade: Any, count: int) -> Any:

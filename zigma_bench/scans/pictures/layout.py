@@ -17,7 +17,7 @@ NARROWEST, WITH_FOOT = 4.6, 7.0  # least width inside the margins, for the legen
 
 
 @dataclass(frozen=True)
-class Block:
+class PictureBlock:
     """Panels side by side with a common heading above and a common caption below."""
 
     panels: tuple[Panel, ...]
@@ -30,9 +30,9 @@ class Block:
         return any(panel.grid.video for panel in self.panels)
 
 
-def flow(blocks: Sequence[Block], size: float, width: float) -> list[list[Block]]:
+def flow_blocks(blocks: Sequence[PictureBlock], size: float, width: float) -> list[list[PictureBlock]]:
     """Arrange blocks in lines no wider than `width`. `size`: the longer side of a panel."""
-    lines: list[list[Block]] = [[]]
+    lines: list[list[PictureBlock]] = [[]]
     used = 0.0
     for block in blocks:
         if lines[-1] and used + width_of(block, size) > width:
@@ -43,7 +43,7 @@ def flow(blocks: Sequence[Block], size: float, width: float) -> list[list[Block]
     return lines
 
 
-def page_size(lines: Sequence[Sequence[Block]], size: float, title: str, below: float) -> tuple[float, float]:
+def page_size(lines: Sequence[Sequence[PictureBlock]], size: float, title: str, below: float) -> tuple[float, float]:
     """Width and height of a page with these lines. `below`: free height at the bottom."""
     widest = max(sum(width_of(block, size) + GAP for block in line) - GAP for line in lines)
     across = max(NARROWEST, WITH_FOOT if below else 0, widest) + 2 * MARGIN
@@ -56,36 +56,36 @@ def cell_size(grid: Grid, size: float) -> float:
     return min(CELL, size / max(grid.height, grid.width))
 
 
-def box(panel: Panel, size: float) -> tuple[float, float]:
+def panel_size(panel: Panel, size: float) -> tuple[float, float]:
     """Width and height of a panel."""
     cell = cell_size(panel.grid, size)
     cells = panel.grid.frames * (panel.grid.width + 1) - 1
     return max(cells * cell, LEAST_HEIGHT), max(panel.grid.height * cell, LEAST_HEIGHT)
 
 
-def inner_width(block: Block, size: float) -> float:
+def inner_width(block: PictureBlock, size: float) -> float:
     """The width of a block's panels including the gaps between them."""
-    return sum(box(panel, size)[0] for panel in block.panels) + GAP / 2 * (len(block.panels) - 1)
+    return sum(panel_size(panel, size)[0] for panel in block.panels) + GAP / 2 * (len(block.panels) - 1)
 
 
-def width_of(block: Block, size: float) -> float:
+def width_of(block: PictureBlock, size: float) -> float:
     """The width of a block."""
     return max(inner_width(block, size), LEAST_WIDTH)
 
 
-def height_of(line: Sequence[Block], size: float) -> float:
+def height_of(line: Sequence[PictureBlock], size: float) -> float:
     """The height of a line of blocks."""
-    return sum(parts(line, size)) + 0.12
+    return sum(line_heights(line, size)) + 0.12
 
 
-def parts(line: Sequence[Block], size: float) -> tuple[float, float, float]:
+def line_heights(line: Sequence[PictureBlock], size: float) -> tuple[float, float, float]:
     """The heights of headings, panels and captions in a line of blocks."""
-    heading = max(len(wrapped(b.heading, width_of(b, size))) for b in line) * LINE * 1.1
-    panels = max(box(panel, size)[1] for b in line for panel in b.panels)
-    caption = max(len(wrapped(b.caption, width_of(b, size))) for b in line) * LINE
+    heading = max(len(wrap_text(b.heading, width_of(b, size))) for b in line) * LINE * 1.1
+    panels = max(panel_size(panel, size)[1] for b in line for panel in b.panels)
+    caption = max(len(wrap_text(b.caption, width_of(b, size))) for b in line) * LINE
     return heading + LINE * any(b.video for b in line), panels, caption
 
 
-def wrapped(text: str, width: float) -> list[str]:
+def wrap_text(text: str, width: float) -> list[str]:
     """Wrap a text to lines of this width."""
     return textwrap.wrap(text, max(8, int(width / LETTER)), break_long_words=True)

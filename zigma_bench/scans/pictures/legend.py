@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from zigma_bench.scans.pictures.layout import MARGIN
 from zigma_bench.scans.pictures.panels import Panel
-from zigma_bench.scans.pictures.style import FRAMES, INK, MUTED, PAD, shades
+from zigma_bench.scans.pictures.style import FRAMES, INK, MUTED, PAD, time_shades
 from zigma_bench.scans.pictures.tracks import Track
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ MARKS: dict[str, Style] = {
 }
 
 
-def legend(figure: Figure, y: float, panels: Sequence[Panel]) -> None:
+def draw_legend(figure: Figure, y: float, panels: Sequence[Panel]) -> None:
     """Draw the legend at y: the marks that occur on the panels, and the colours of time."""
     from matplotlib.lines import Line2D
 
@@ -38,7 +38,7 @@ def legend(figure: Figure, y: float, panels: Sequence[Panel]) -> None:
 
 def _marks(found: Sequence[Track]) -> dict[str, Style]:
     """The marks that occur, by label."""
-    early, late = shades(2)
+    early, late = time_shades(2)
     marks: dict[str, Style] = {
         "first": {"marker": "o", "color": early, "ls": "", "ms": 5},
         "last": {"marker": "s", "color": late, "ls": "", "ms": 4.5},
@@ -55,5 +55,5 @@ def _ramp(figure: Figure, y: float) -> None:
     """Draw the colours of time, from early to late."""
     across, down = figure.get_size_inches()
     ramp = figure.add_axes((MARGIN / across, 1 - (y + 0.13) / down, 0.8 / across, 0.07 / down))
-    ramp.imshow(shades(FRAMES)[None], aspect="auto")
+    ramp.imshow(time_shades(FRAMES)[None], aspect="auto")
     ramp.set_axis_off()

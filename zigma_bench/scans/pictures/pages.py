@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from zigma_bench.errors import UsageError
 from zigma_bench.scans.pictures import layout
-from zigma_bench.scans.pictures.layout import GAP, LEADING, LINE, MARGIN, TITLE, Block
-from zigma_bench.scans.pictures.legend import legend
-from zigma_bench.scans.pictures.panels import paint
+from zigma_bench.scans.pictures.layout import GAP, LEADING, LINE, MARGIN, TITLE, PictureBlock
+from zigma_bench.scans.pictures.legend import draw_legend
+from zigma_bench.scans.pictures.panels import paint_panel
 from zigma_bench.scans.pictures.style import INK
 
 if TYPE_CHECKING:
@@ -18,29 +18,29 @@ if TYPE_CHECKING:
 MOST_PANELS = 200  # more would exceed the limit of 65,536 pixels per side
 
 
-def page(
-    blocks: Sequence[Block], *, size: float = 2.0, width: float = 9.5, title: str = "", below: float = 0
+def flow_page(
+    blocks: Sequence[PictureBlock], *, size: float = 2.0, width: float = 9.5, title: str = "", below: float = 0
 ) -> Figure:
     """Draw blocks in lines, with a legend. `size`: the longer side of a panel; `below`: free height at the bottom."""
     return draw_page(blocks, size=size, width=width, title=title, below=below, muted=False)
 
 
 def draw_page(
-    blocks: Sequence[Block], *, size: float, width: float, title: str, below: float = 0, muted: bool
+    blocks: Sequence[PictureBlock], *, size: float, width: float, title: str, below: float = 0, muted: bool
 ) -> Figure:
     """Like `page`. `muted`: draw pale paths, as the background of an animation."""
     panels = [panel for block in blocks for panel in block.panels]
     if len(panels) > MOST_PANELS:
         expected = f"at most {MOST_PANELS}"
         raise UsageError("too many panels for a page", expected=expected, got=len(panels), do="give --layer")
-    lines = layout.flow(blocks, size, width)
+    lines = layout.flow_blocks(blocks, size, width)
     figure = _paper(layout.page_size(lines, size, title, below))
     _text(figure, MARGIN, MARGIN, [title] if title else [], size=11, weight="bold", ha="left")
     y = MARGIN + (TITLE if title else 0)
     for line in lines:
         _place_line(figure, line, y, size, muted)
         y += layout.height_of(line, size) + LEADING
-    legend(figure, y, panels)
+    draw_legend(figure, y, panels)
     return figure
 
 
@@ -54,9 +54,9 @@ def _paper(size: tuple[float, float]) -> Figure:
     return figure
 
 
-def _place_line(figure: Figure, line: Sequence[Block], y: float, size: float, muted: bool) -> None:
+def _place_line(figure: Figure, line: Sequence[PictureBlock], y: float, size: float, muted: bool) -> None:
     """Draw a line of blocks below y, with panels aligned at the bottom."""
-    heading, tallest, _ = layout.parts(line, size)
+    heading, tallest, _ = layout.line_heights(line, size)
     x, level = MARGIN, y + heading + tallest
     for block in line:
         _place_panels(figure, block, x, level, size, muted)
@@ -64,24 +64,28 @@ def _place_line(figure: Figure, line: Sequence[Block], y: float, size: float, mu
         x += layout.width_of(block, size) + GAP
 
 
-def _place_panels(figure: Figure, block: Block, x: float, level: float, size: float, muted: bool) -> None:
+def _place_panels(figure: Figure, block: PictureBlock, x: float, level: float, size: float, muted: bool) -> None:
     """Draw the panels of a block, centred in its width, which starts at x."""
     across, down = figure.get_size_inches()
     left = x + (layout.width_of(block, size) - layout.inner_width(block, size)) / 2
     for panel in block.panels:
-        w, h = layout.box(panel, size)
+        w, h = layout.panel_size(panel, size)
         axes = figure.add_axes((left / across, 1 - level / down, w / across, h / down))
-        paint(axes, panel, layout.cell_size(panel.grid, size), muted)
+        paint_panel(axes, panel, layout.cell_size(panel.grid, size), muted)
         left += w + GAP / 2
 
 
-def _place_words(figure: Figure, block: Block, x: float, level: float, size: float) -> None:
+def _place_words(figure: Figure, block: PictureBlock, x: float, level: float, size: float) -> None:
     """Draw the heading just above the panels of the block, and the caption below them."""
     width = layout.width_of(block, size)
-    heading = layout.wrapped(block.heading, width)
-    top = level - max(layout.box(panel, size)[1] for panel in block.panels) - LINE * (1.1 * len(heading) + block.video)
+    heading = layout.wrap_text(block.heading, width)
+    top = (
+        level
+        - max(layout.panel_size(panel, size)[1] for panel in block.panels)
+        - LINE * (1.1 * len(heading) + block.video)
+    )
     _text(figure, x + width / 2, top, heading, size=8.5, weight="bold")
-    _text(figure, x + width / 2, level + 0.1, layout.wrapped(block.caption, width), size=7.5)
+    _text(figure, x + width / 2, level + 0.1, layout.wrap_text(block.caption, width), size=7.5)
 
 
 def _text(figure: Figure, x: float, y: float, lines: Sequence[str], *, ha: str = "center", **style: Any) -> None:

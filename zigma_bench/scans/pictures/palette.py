@@ -20,7 +20,7 @@ def few_colours(picture: npt.NDArray[np.uint8]) -> Image:
 
     found = Image.fromarray(picture)
     drawn = found.quantize(palette=_palette(found), dither=Image.Dither.NONE)
-    whiten([drawn])
+    whiten_paper([drawn])
     return drawn
 
 
@@ -34,7 +34,7 @@ def _palette(picture: Image) -> Image:
     return row.quantize(COLOURS, kmeans=1, dither=Image.Dither.NONE)
 
 
-def whiten(pictures: Sequence[Image]) -> None:
+def whiten_paper(pictures: Sequence[Image]) -> None:
     """Make the background white. The common palette of the pictures has it slightly darker; it is the colour of the
     corner of the last picture."""
     colours = np.reshape(pictures[-1].getpalette() or [], (-1, 3))

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zigma_bench.scans.grid import Grid
-from zigma_bench.scans.pictures.style import GREY, INK, MUTED, PAD, Floats, clip, disc, shades
-from zigma_bench.scans.pictures.tracks import Track, runs, track
+from zigma_bench.scans.pictures.style import GREY, INK, MUTED, PAD, Floats, clip_value, disc_size, time_shades
+from zigma_bench.scans.pictures.tracks import Track, make_track, track_runs
 from zigma_bench.scans.route import Route
 
 if TYPE_CHECKING:
@@ -35,10 +35,10 @@ class Panel:
     @property
     def track(self) -> Track | None:
         """The geometry of the path; None for a note."""
-        return None if self.note or self.route is None else track(self.route, self.path, self.grid)
+        return None if self.note or self.route is None else make_track(self.route, self.path, self.grid)
 
 
-def paint(axes: Axes, panel: Panel, cell: float, muted: bool) -> None:
+def paint_panel(axes: Axes, panel: Panel, cell: float, muted: bool) -> None:
     """Draw a panel with cells of `cell` inches. `muted`: only a pale path, as the background of an animation."""
     points, found = cell * 72, panel.track
     _draw_grid(axes, panel.grid, points)
@@ -47,14 +47,14 @@ def paint(axes: Axes, panel: Panel, cell: float, muted: bool) -> None:
         return
     _shade_unvisited(axes, found, panel.grid)
     _draw_path(axes, found, points, muted)
-    axes.plot(*found.pads.T, "x", color=PAD, ms=clip(0.3 * points, 2, 4.5), mew=0.9, zorder=4, clip_on=False)
+    axes.plot(*found.pads.T, "x", color=PAD, ms=clip_value(0.3 * points, 2, 4.5), mew=0.9, zorder=4, clip_on=False)
     if not muted and len(found.points):
         _mark_ends(axes, found, points)
 
 
 def _draw_path(axes: Axes, found: Track, points: float, muted: bool) -> None:
     for kind in ("jump", "step"):
-        lines = line_collection(found, kind, points, runs(found, kind))
+        lines = line_collection(found, kind, points, track_runs(found, kind))
         if muted:
             lines.set(color=GREY, alpha=1)
         axes.add_collection(lines, autolim=False)
@@ -64,14 +64,14 @@ def line_collection(found: Track, kind: str, points: float, lines: Sequence[tupl
     """The Matplotlib collection for the lines of one kind. `points`: the size of a cell in points."""
     from matplotlib.collections import LineCollection
 
-    colours = shades(found.shades)
-    width = clip(0.15 * points, 0.35, 1.9)
+    colours = time_shades(found.shades)
+    width = clip_value(0.15 * points, 0.35, 1.9)
     drawn = LineCollection([line for line, _ in lines], colors=[colours[shade] for _, shade in lines])
     if kind == "step":
         drawn.set(linewidth=width, capstyle="round", joinstyle="round", zorder=3)
         return drawn
     jumps = int((found.link == "jump").sum())
-    drawn.set(linewidth=max(0.3, 0.45 * width), alpha=clip(600 / max(jumps, 1), 0.02, 0.6), zorder=2)
+    drawn.set(linewidth=max(0.3, 0.45 * width), alpha=clip_value(600 / max(jumps, 1), 0.02, 0.6), zorder=2)
     if jumps <= DASHED:
         drawn.set_linestyle((0, (3, 2)))
     return drawn
@@ -79,7 +79,7 @@ def line_collection(found: Track, kind: str, points: float, lines: Sequence[tupl
 
 def _mark_ends(axes: Axes, found: Track, points: float) -> None:
     """Draw a disc at the start of the path, a square at its end, and dots at both ends of each segment."""
-    size, colours = disc(points), shades(found.shades)
+    size, colours = disc_size(points), time_shades(found.shades)
     first, last = colours[found.shade[0]], colours[found.shade[-1]]
     edge: dict[str, Any] = {"mec": "white", "mew": 0.6, "zorder": 5, "clip_on": False}
     axes.plot(*found.ends.T, "o", color=MUTED, ms=0.45 * size, zorder=4)
@@ -95,7 +95,7 @@ def _draw_grid(axes: Axes, grid: Grid, points: float) -> None:
     for frame in range(grid.frames) if grid.video else ():
         middle = frame * (grid.width + 1) - 0.5 + grid.width / 2
         axes.text(middle, -0.7, f"t = {frame}", ha="center", va="bottom", size=6, color="#666666")
-    thin = clip(0.05 * points, 0.2, 0.4)
+    thin = clip_value(0.05 * points, 0.2, 0.4)
     axes.add_collection(LineCollection(lines, colors=GREY, linewidths=thin, zorder=0, clip_on=False), autolim=False)
     right = grid.frames * (grid.width + 1) - 1.5
     axes.set(xlim=(-0.5, right), ylim=(grid.height - 0.5, -0.5), aspect="equal")

@@ -18,24 +18,24 @@ MARKS = "osD^vPX*"
 INK, GREY, MUTED, PAD = "#222222", "#d9d9d9", "#555555", "#c0392b"
 
 
-def shades(count: int) -> Floats:
+def time_shades(count: int) -> Floats:
     """RGBA colours from early to late [count, 4]: plasma without its pale end."""
     from matplotlib import colormaps
 
     return np.asarray(colormaps["plasma"](np.linspace(0, 0.84, count)))
 
 
-def clip(value: float, least: float, most: float) -> float:
+def clip_value(value: float, least: float, most: float) -> float:
     """The value, limited to [least, most]."""
     return min(max(value, least), most)
 
 
-def disc(points: float) -> float:
+def disc_size(points: float) -> float:
     """The size of a disc on a cell of `points` points."""
-    return clip(0.42 * points, 3, 6.5)
+    return clip_value(0.42 * points, 3, 6.5)
 
 
-def logarithmic(axes: Axes) -> None:
+def draw_log_curves(axes: Axes) -> None:
     """Make both axes logarithmic: x ticks at powers of two, y ticks at 1, 2 and 5 times powers of ten."""
     from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 

@@ -28,7 +28,7 @@ class Track:
     ends: Floats
 
 
-def track(route: Route, number: int, grid: Grid) -> Track:
+def make_track(route: Route, number: int, grid: Grid) -> Track:
     """The geometry of path `number` of a route."""
     path = route.paths[number]
     at = np.flatnonzero(path >= 0)
@@ -77,7 +77,7 @@ def _half_cells(moves: Floats) -> Floats:
     return half
 
 
-def runs(found: Track, kind: str) -> list[tuple[Floats, int]]:
+def track_runs(found: Track, kind: str) -> list[tuple[Floats, int]]:
     """The lines of one kind of link: connected points [n, 2] of the same shade, each with that shade."""
     is_kind, shade = found.link == kind, found.shade[1:]
     joined = is_kind[1:] & is_kind[:-1] & (shade[1:] == shade[:-1])
