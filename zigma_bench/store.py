@@ -29,6 +29,7 @@ from zigma_bench.errors import Busy, ComparisonRefused, NewerFormat, NotReady, s
 from zigma_bench.json_files import check_finite, parse_json, read_text
 from zigma_bench.record import Record
 
+OWNER = ".owner"  # who holds the lock of its folder
 LOCK_SECONDS = 5  # long enough for a worker whose parent was killed to end itself
 RECORD, SPEC, TABLE = "record.json", "spec.json", "table.json"
 EMA, SAMPLES = "ema.safetensors", "samples.npy"  # the weights that images are drawn from, and the images
@@ -119,7 +120,8 @@ def clear_finished(stage: Path) -> None:
 
 
 def clear_leftovers(results: Path) -> None:
-    """Remove what killed processes left below a results folder: temporary files, and what finished stages need no more.
+    """Remove what killed processes left below a results folder: temporary files, what finished stages need no more, and
+    the names of owners that are gone.
 
     A cell at which a process is at work is passed over.
     """
@@ -131,6 +133,11 @@ def clear_leftovers(results: Path) -> None:
             if record is not None and record.status == "done" and not has_writer(stage.parent):
                 with only_writer(stage.parent):
                     clear_finished(stage)
+    for owner in list(results.rglob(OWNER)):
+        with contextlib.suppress(Busy):
+            if not has_writer(owner.parent):
+                with only_writer(owner.parent):
+                    pass  # it is written anew and removed
 
 
 def _remove_unlocked(path: Path) -> None:
@@ -256,7 +263,7 @@ def only_writer(
     import filelock
 
     folder.mkdir(parents=True, exist_ok=True)
-    owner, lock = folder / ".owner", filelock.FileLock(folder / ".lock", timeout=LOCK_SECONDS)
+    owner, lock = folder / OWNER, filelock.FileLock(folder / ".lock", timeout=LOCK_SECONDS)
     while not lock.is_locked:
         try:
             lock.acquire()
@@ -288,6 +295,6 @@ def has_writer(folder: Path) -> bool:
 def owner_of(folder: Path) -> str:
     """The process that holds the lock of a folder, as far as it is known."""
     try:
-        return (folder / ".owner").read_text(errors="replace")[:200]
+        return (folder / OWNER).read_text(errors="replace")[:200]
     except OSError:
         return "another process"
