@@ -128,3 +128,15 @@ def test_what_a_killed_owner_was_writing_is_cleared_away(tmp_path):
             "part-0.npz"
         ]
         assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_the_name_of_an_owner_that_was_killed_is_cleared_away(tmp_path):
+    """Killed after its last record, it leaves a cell that nobody has to lock again."""
+    dead, alive = tmp_path / "suite/dead", tmp_path / "suite/alive"
+    dead.mkdir(parents=True)
+    (dead / ".lock").touch()
+    (dead / ".owner").write_text("a host process 1")
+    with store.only_writer(alive):
+        store.clear_leftovers(tmp_path)
+        assert (alive / ".owner").exists()
+    assert not (dead / ".owner").exists()

@@ -186,8 +186,9 @@ class Operations:
         return os.path.abspath(path).startswith(self.root) or not os.path.isabs(path)  # relative: within a removal
 
 
-def run_here(folder: Path, results: Path) -> None:
-    """Both suites in this process, where a process of its own takes seconds to import torch."""
+def run_here(folder: Path, results: Path, suite: str) -> None:
+    """A suite in this process, where a process of its own takes seconds to import torch."""
+    from zigma_bench.efficiency import measure
     from zigma_bench.plan import STAGES
     from zigma_bench.records.store import only_writer
     from zigma_bench.run import encode
@@ -218,51 +219,56 @@ def run_here(folder: Path, results: Path) -> None:
     def encoded(cell, results, device, emit, check):
         return encode_worker._encode(cell, results / ".cache", device, emit, lambda: False)
 
+    def no_memory(*rest: object) -> None:
+        raise MemoryError("not measured: it takes seconds and writes no file")
+
     local._spawn, encode._run = spawn, encoded
+    measure.scan_alone = measure.ceilings = no_memory
     os.chdir(folder)
-    for suite in ("quality.yaml", "speed.yaml"):
-        plan = prepare(Path(suite), settings=(), only=(), smoke=False)
-        outcomes = local.run_plan(plan, results, Device("cpu", "test"), Silent(), stages=STAGES)
-        failed = [outcome.reason for outcome in outcomes if outcome.status not in ("done", "skipped")]
-        assert not failed, failed
+    plan = prepare(Path(suite), settings=(), only=(), smoke=False)
+    outcomes = local.run_plan(plan, results, Device("cpu", "test"), Silent(), stages=STAGES)
+    failed = [outcome.reason for outcome in outcomes if outcome.status not in ("done", "skipped")]
+    assert not failed, failed
 
 
-def _child(folder: Path, results: Path, last: int | None, answer: Path) -> None:
-    """Run both suites, ended before a file operation; the number of operations is the answer."""
+def _child(folder: Path, results: Path, suite: str, last: int | None, answer: Path) -> None:
+    """Run a suite, ended before a file operation; the number of operations is the answer."""
     with (answer.parent / "log.txt").open("w") as log, contextlib.redirect_stderr(log):
         operations = Operations(results, last)
-        run_here(folder, results)
+        run_here(folder, results, suite)
         count, operations.root = operations.count, "/nowhere"
     answer.write_text(str(count))
 
 
-def run_in_child(folder: Path, results: Path, last: int | None = None) -> int | None:
-    """The number of file operations of both suites in a child process, or None where it was ended before one."""
+def run_in_child(folder: Path, results: Path, suite: str, last: int | None = None) -> int | None:
+    """The number of file operations of a suite in a child process, or None where it was ended before one."""
     answer = folder / "answer.txt"
     answer.unlink(missing_ok=True)
-    child = multiprocessing.get_context("fork").Process(target=_child, args=(folder, results, last, answer))
+    child = multiprocessing.get_context("fork").Process(target=_child, args=(folder, results, suite, last, answer))
     child.start()
     child.join()
     assert child.exitcode in ((0,) if last is None else (0, 137)), (folder / "log.txt").read_text()[-3000:]
     return int(answer.read_text()) if child.exitcode == 0 else None
 
 
-def operations(folder: Path, first: int = 1, every: int = 1) -> int:
-    """End the run before file operations, all of them by default, and give how many ends there were."""
-    total = run_in_child(folder, folder / "whole")
+def operations(folder: Path, suite: str, first: int = 1, every: int = 1) -> int:
+    """End the run of a suite before file operations, all of them by default, and give how many ends there were."""
+    shutil.rmtree(folder / "whole", ignore_errors=True)
+    total = run_in_child(folder, folder / "whole", suite)
     assert total is not None
     wanted, ended = state(folder / "whole"), 0
     for number in range(first, total + 1, every):
         results = folder / f"ended-{number}"
-        if run_in_child(folder, results, number) is None:
+        if run_in_child(folder, results, suite, number) is None:
             ended += 1
-        run_in_child(folder, results)
+        run_in_child(folder, results, suite)
         assert state(results) == wanted, f"other figures after an end before operation {number}"
         assert not left_over(results), (number, left_over(results))
         shutil.rmtree(results)
         if ended % 20 == 0:
             print(
-                f"{number} of {total} operations, {ended} ended there; all came to the undisturbed figures", flush=True
+                f"{suite}: {number} of {total} operations, {ended} ended there; all came to the undisturbed figures",
+                flush=True,
             )
     return ended
 
@@ -273,6 +279,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", type=int, default=1, help="of the file operations, every so many")
+    parser.add_argument("--suites", nargs="+", default=["quality.yaml", "speed.yaml"], help="of the operations")
     parser.add_argument("--first", type=int, default=1, help="the first of them")
     parser.add_argument("--each", type=int, default=5, help="kills before each run to the end")
     parser.add_argument("--longest", type=float, default=20.0, help="seconds: the latest moment of a kill")
@@ -286,10 +293,11 @@ def main() -> None:
             print(f"{len(found)} kills: {sum(kill.target == 'parent' for kill in found)} of the parent")
         else:
             write_suites(folder, images=32, seconds=1.0e-6)
-            with contextlib.redirect_stdout(io.StringIO()):
-                run_in_child(folder, folder / "warm")  # what is compiled and cached for all
-            ended = operations(folder, words.first, words.every)
-            print(f"{ended} ends, each followed by a run to the undisturbed figures")
+            for suite in words.suites:
+                with contextlib.redirect_stdout(io.StringIO()):
+                    run_in_child(folder, folder / "warm", suite)  # what is compiled and cached for all
+                ended = operations(folder, suite, words.first, words.every)
+                print(f"{suite}: {ended} ends, each followed by a run to the undisturbed figures", flush=True)
 
 
 if __name__ == "__main__":

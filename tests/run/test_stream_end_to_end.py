@@ -42,7 +42,7 @@ def learned(results: Path) -> list[object]:
     record = train_record(results)
     details = record["details"]
     assert isinstance(details, dict)
-    return [record["measurements"], details["curve"], details["ema_sha256"]]
+    return [record["measurements"], details["curve"], record["files"]]
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")

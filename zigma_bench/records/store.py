@@ -29,6 +29,7 @@ from zigma_bench.errors import Busy, ComparisonRefused, NotReady, system_fault
 from zigma_bench.records.record import Record
 from zigma_bench.system.json_files import read_text
 
+OWNER = ".owner"  # who holds the lock of its folder
 LOCK_SECONDS = 5  # long enough for a worker whose parent was killed to end itself
 RECORD, SPEC = "record.json", "spec.json"
 EMA, SAMPLES = "ema.safetensors", "samples.npy"  # the weights that images are drawn from, and the images
@@ -118,7 +119,8 @@ def clear_stage_leftovers(stage: Path) -> None:
 
 
 def clear_leftovers(results: Path) -> None:
-    """Remove what killed processes left in a results folder: temporary files, and what finished stages don't need.
+    """Remove what killed processes left in a results folder: temporary files, files that finished stages don't need,
+    and the names of owners that are gone.
 
     A cell at which a process is at work is left alone.
     """
@@ -130,6 +132,11 @@ def clear_leftovers(results: Path) -> None:
             if record is not None and record.status == "done" and not has_writer(stage.parent):
                 with only_writer(stage.parent):
                     clear_stage_leftovers(stage)
+    for owner in list(results.rglob(OWNER)):
+        with contextlib.suppress(Busy):
+            if not has_writer(owner.parent):
+                with only_writer(owner.parent):
+                    pass  # the file is written again and removed
 
 
 def _remove_unlocked(path: Path) -> None:
@@ -235,7 +242,7 @@ def only_writer(
     import filelock
 
     folder.mkdir(parents=True, exist_ok=True)
-    owner, lock = folder / ".owner", filelock.FileLock(folder / ".lock", timeout=LOCK_SECONDS)
+    owner, lock = folder / OWNER, filelock.FileLock(folder / ".lock", timeout=LOCK_SECONDS)
     while not lock.is_locked:
         try:
             lock.acquire()
@@ -267,6 +274,6 @@ def has_writer(folder: Path) -> bool:
 def owner_of(folder: Path) -> str:
     """The process that holds the lock of a folder, as far as it is known."""
     try:
-        return (folder / ".owner").read_text(errors="replace")[:200]
+        return (folder / OWNER).read_text(errors="replace")[:200]
     except OSError:
         return "another process"
