@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from zigma_bench.cli.data_check import check_data as check_data
+from zigma_bench.cli.data_check import check_data
 from zigma_bench.cli.suites import DEFAULT_RESULTS, AsJson, DeviceName, Only, Results, Settings, Smoke, SuiteFile
 from zigma_bench.errors import NotReady, UsageError
 
@@ -28,7 +28,7 @@ def encode(
     results: Results = DEFAULT_RESULTS,
     smoke: Smoke = False,
     device: DeviceName = "auto",
-    check_data: Annotated[bool, typer.Option("--check", help=CHECK_HELP)] = False,
+    check: Annotated[bool, typer.Option("--check", help=CHECK_HELP)] = False,
     as_json: AsJson = False,
 ) -> None:
     """Encode a suite's images and captions into caches; resumes after an interruption and repairs broken shards."""
@@ -56,7 +56,7 @@ def encode(
             "no data of this suite has latents, and no network of it has a text condition", where=str(suite),
             do="add the key latents or text to its data",
         )  # fmt: skip
-    if check_data:
+    if check:
         found = check_latents(made, results, target)
         faults = [fault for _, of_cache in found for fault in of_cache]
         if faults := [*faults, *check_texts(made, results, target)]:
@@ -77,6 +77,6 @@ def encode(
         typer.echo(json.dumps([*found_latents, *found_texts], indent=1))
         return
     for space in spaces:
-        typer.echo(f"{space}\n{'checksums are correct: ' if check_data else ''}{cache_state(space, results)}")
+        typer.echo(f"{space}\n{'checksums are correct: ' if check else ''}{cache_state(space, results)}")
     for text in texts:
-        typer.echo(f"{text}\n{'checksums are correct: ' if check_data else ''}{text_state(text)}")
+        typer.echo(f"{text}\n{'checksums are correct: ' if check else ''}{text_state(text)}")

@@ -33,7 +33,7 @@ class CheckRequest:
     random_crop: int | None = None
 
 
-def check_dataset_files(
+def check_data(
     name: Annotated[str, typer.Argument(help=NAME_HELP, metavar="NAME|SUITE")],
     folder: Annotated[Path | None, typer.Option("--from", metavar="DIR", help=FROM_HELP)] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help=SET_HELP)] = None,
