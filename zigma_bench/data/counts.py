@@ -91,7 +91,7 @@ def _sizes_of_splits(options: HuggingFaceOptions, source: sources.Source, kind: 
 
 
 def _classes_of_tables(options: HuggingFaceOptions, listing: Listing, kind: str) -> int | None:
-    """The classes in the label column of parquet files, of which no other column is read; None where there is none."""
+    """The number of classes in the label column of parquet files; None without a label. Other columns are not read."""
     if options.label is None or kind != "parquet":
         return None
     import pyarrow as pa

@@ -116,7 +116,7 @@ def _of_zip(path: Path) -> Images:
 
 
 def _check_members(names: Sequence[str], path: Path) -> None:
-    """UsageError for a name that stands twice, and BadImage for an image of a format that is not read."""
+    """Raise UsageError if a name is listed twice, and BadImage for an unsupported image format."""
     if twice := [name for name, times in Counter(names).items() if times > 1]:
         raise UsageError("the zip holds two files of one name", where=_named(str(path), twice[0]), do="rename one")
     for name in names:
