@@ -431,7 +431,7 @@ def test_cells_of_other_conditions_are_drawn_from(backbone, words, write_suite, 
     )  # fmt: skip
     command = [sys.executable, "-m", "zigma_bench", "train", str(path), "--results", str(tmp_path / "r")]
     subprocess.run(command, capture_output=True, check=True)
-    (cell,) = (tmp_path / "r" / "tiny").glob("*-seed-0-*")
+    (cell,) = (tmp_path / "r" / "tiny" / "main").glob("*-seed-0-*")
     assert run(cell, "--count", 3, *words, "--out", tmp_path / "a").exit_code == 0
     assert len(drawn(tmp_path / "a")) == 3
     assert "takes no text" in str(run(cell, "--prompt", "a", "--out", tmp_path / "b").exception)
