@@ -225,7 +225,7 @@ def test_the_whole_branch_equals_its_parts(dtype: torch.dtype, bound: float, seg
         xz, out_proj = all.pop("xz"), all.pop("out_proj", None)
         own = {name: tensor[None] for name, tensor in all.items()}
         segment_starts = None if segment_starts is None else segment_starts[None]
-        y = mamba_inner(xz, **own, path=path[None], segment_starts=segment_starts, out_proj=out_proj)
+        y = mamba_inner(xz, **own, path=path[None], segment_starts=segment_starts, out_proj=out_proj, backend="fused")
         return y if projected else y[0]
 
     rounded = {name: value.to(dtype).double() for name, value in given.items()}
@@ -313,7 +313,9 @@ def test_a_branch_allocates_what_it_computes_and_no_copy() -> None:
     A, D = -torch.rand(1, E, N, device="cuda"), torch.ones(1, E, device="cuda")
     weights = 2 * (R + 2 * N + R) * E  # in bfloat16
     with torch.no_grad():
-        found = allocated(lambda: mamba_inner(xz, *parameters, A, D, path=path[None], segment_starts=None))
+        found = allocated(
+            lambda: mamba_inner(xz, *parameters, A, D, path=path[None], segment_starts=None, backend="fused")
+        )
     rows = 2 * B * L * (3 * E + R + 2 * N)
     assert rows + weights <= found <= 1.02 * (rows + weights)
 

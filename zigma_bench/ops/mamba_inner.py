@@ -8,7 +8,7 @@ y is recomputed too, by the backward pass of the scan. The two halves of the gra
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -49,14 +49,14 @@ class MambaInnerArguments:
             self.conv_weight, self.conv_bias, self.x_proj, self.dt_proj, self.dt_bias, self.A, self.D, self.out_proj,
         )  # fmt: skip
 
-    def projections(self) -> tuple[Tensor, Tensor, Any]:
-        """x_proj, dt_proj and out_proj in the dtype of xz: made again by the backward pass instead of saved."""
-        x_proj, dt_proj, out_proj = (
-            None if weight is None else weight.to(self.xz.dtype)
-            for weight in (self.x_proj, self.dt_proj, self.out_proj)
-        )
-        assert x_proj is not None and dt_proj is not None
-        return x_proj, dt_proj, out_proj
+    def with_projections_cast(self) -> MambaInnerArguments:
+        """The arguments with x_proj, dt_proj and out_proj in the dtype of xz.
+
+        Each pass casts them once: the backward pass makes them again instead of saving them.
+        """
+        dtype = self.xz.dtype
+        out_proj = None if self.out_proj is None else self.out_proj.to(dtype)
+        return replace(self, x_proj=self.x_proj.to(dtype), dt_proj=self.dt_proj.to(dtype), out_proj=out_proj)
 
     def halves(self) -> tuple[Tensor, ...]:
         """x and z [K, B, L, E], the same rows for all paths."""
@@ -68,10 +68,9 @@ class MambaInnerArguments:
         return CausalConvArguments(x, *weights, contiguous(self.path), contiguous(self.segment_starts), True)
 
     def scan_arguments(self, u: Tensor, projected: Tensor) -> SelectiveScanArguments:
-        """Those of the scan, from u and its projections [K, B, L, R + 2N]."""
-        _, dt_proj, _ = self.projections()
-        rank, states = dt_proj.shape[2], self.A.shape[2]
-        delta = _multiply_paths(projected.flatten(1, 2)[..., :rank], dt_proj.mT).view_as(u)
+        """Those of the scan, from u and its projections [K, B, L, R + 2N]; dt_proj has their dtype."""
+        rank, states = self.dt_proj.shape[2], self.A.shape[2]
+        delta = _multiply_paths(projected.flatten(1, 2)[..., :rank], self.dt_proj.mT).view_as(u)
         B, C = projected[..., rank : rank + states], projected[..., rank + states :]
         A, D, bias = self.A.contiguous(), self.D.contiguous(), self.dt_bias.contiguous()
         orders = contiguous(self.path), contiguous(self.segment_starts)
@@ -139,12 +138,11 @@ def _sum_paths(paths: Tensor) -> Tensor:
 
 def _run(*fields: Any) -> tuple[Tensor, Tensor, Tensor]:
     *inputs, save = fields
-    a = MambaInnerArguments(*inputs)
-    x_proj, _, out_proj = a.projections()
+    a = MambaInnerArguments(*inputs).with_projections_cast()
     u = run_conv_kernel(a.conv_arguments())
-    projected = _multiply_paths(u.flatten(1, 2), x_proj.mT).view(*u.shape[:3], -1)
+    projected = _multiply_paths(u.flatten(1, 2), a.x_proj.mT).view(*u.shape[:3], -1)
     y, saved = run_forward_kernels(a.scan_arguments(u, projected), save=save)
-    return y if out_proj is None else _sum_paths(y) @ out_proj.t(), projected, saved
+    return y if a.out_proj is None else _sum_paths(y) @ a.out_proj.t(), projected, saved
 
 
 def _fake_run(*fields: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -159,14 +157,15 @@ def _fake_run(*fields: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _run_backward(grad: Tensor, projected: Tensor, saved: Tensor, *fields: Any) -> tuple[Tensor, ...]:
-    a = MambaInnerArguments(*fields)
+    weights = MambaInnerArguments(*fields)
+    a, wide = weights.with_projections_cast(), weights.x_proj.dtype  # all weights have one dtype
     one_path = len(a.A) == 1
     grad_xz = torch.empty_like(a.xz, memory_format=torch.contiguous_format)
     halves = grad_xz[None].chunk(2, dim=-1)  # one path writes them directly; until then, the first holds u
     conv = a.conv_arguments()
     u = run_conv_kernel(conv, y=halves[0] if one_path else None)
-    found, grad_out_proj = _scan_backward(a, grad, u, projected, saved, halves[1] if one_path else None)
-    grad_x_proj, grad_dt_proj = _projections_backward(a, u, projected, found)
+    found, grad_out_proj = _scan_backward(a, grad, u, projected, saved, halves[1] if one_path else None, wide)
+    grad_x_proj, grad_dt_proj = _projections_backward(a, u, projected, found, wide)
     grad_x, grad_weight, grad_bias = run_conv_backward_kernel(conv, found.u, grad_x=halves[0] if one_path else None)
     if not one_path:
         assert found.z is not None
@@ -176,39 +175,43 @@ def _run_backward(grad: Tensor, projected: Tensor, saved: Tensor, *fields: Any) 
 
 
 def _scan_backward(
-    a: MambaInnerArguments, grad: Tensor, u: Tensor, projected: Tensor, saved: Tensor, grad_z: Tensor | None
+    a: MambaInnerArguments,
+    grad: Tensor,
+    u: Tensor,
+    projected: Tensor,
+    saved: Tensor,
+    grad_z: Tensor | None,
+    wide: torch.dtype,
 ) -> tuple[ScanGradients, Tensor]:
-    """Gradients of the scan's arguments, and of out_proj (empty without it)."""
-    _, _, out_proj = a.projections()
+    """Gradients of the scan's arguments, and of out_proj in the dtype `wide` (empty without it)."""
     scan = a.scan_arguments(u, projected)
-    grad_y = grad if out_proj is None else (grad @ out_proj).expand_as(u)
+    grad_y = grad if a.out_proj is None else (grad @ a.out_proj).expand_as(u)
     y = None
-    if out_proj is not None:  # y is computed again; that of one path overwrites the rows of its gradient
+    if a.out_proj is not None:  # y is computed again; that of one path overwrites the rows of its gradient
         y = grad_y if len(a.A) == 1 else torch.empty_like(u)
     found = run_backward_kernels(scan, dense_rows(grad_y), saved, grad_z=grad_z, y=y, grad_delta=scan.delta)
     if y is None:
         return found, a.A.new_empty(0)
-    return found, multiply_matrices(grad.flatten(0, 1).t(), _sum_paths(y).flatten(0, 1), a.x_proj.dtype)
+    return found, multiply_matrices(grad.flatten(0, 1).t(), _sum_paths(y).flatten(0, 1), wide)
 
 
 def _projections_backward(
-    a: MambaInnerArguments, u: Tensor, projected: Tensor, found: ScanGradients
+    a: MambaInnerArguments, u: Tensor, projected: Tensor, found: ScanGradients, wide: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of x_proj and dt_proj; adds the gradient through x_proj to `found.u`."""
-    x_proj, dt_proj, _ = a.projections()
-    wide, rank = a.x_proj.dtype, dt_proj.shape[2]  # all weights have one dtype
+    """Gradients of x_proj and dt_proj in the dtype `wide`; adds the gradient through x_proj to `found.u`."""
+    rank = a.dt_proj.shape[2]
     grad_projected = torch.empty_like(projected)
     grad_projected[..., rank:] = found.BC.flatten(3)
     rows, grad_rows, grad_delta, grad_u = (
         tensor.flatten(1, 2) for tensor in (projected, grad_projected, found.delta, found.u)
     )
-    grad_rows[..., :rank] = _multiply_paths(grad_delta, dt_proj)
+    grad_rows[..., :rank] = _multiply_paths(grad_delta, a.dt_proj)
     grad_x_proj = _multiply_paths_in(grad_rows.mT, u.flatten(1, 2), wide)
     grad_dt_proj = _multiply_paths_in(grad_delta.mT, rows[..., :rank], wide)
     if len(a.A) == 1:
-        grad_u[0].addmm_(grad_rows[0], x_proj[0])
+        grad_u[0].addmm_(grad_rows[0], a.x_proj[0])
     else:
-        grad_u.baddbmm_(grad_rows, x_proj)
+        grad_u.baddbmm_(grad_rows, a.x_proj)
     return grad_x_proj, grad_dt_proj
 
 
