@@ -10,12 +10,12 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
-from golden_features import features_of_images as computed
+from golden_features import features as computed
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
 from zigma_bench.data.images import ArrayImages
 from zigma_bench.errors import NotReady
-from zigma_bench.metrics import features_of_images as features_module
+from zigma_bench.metrics import features as features_module
 from zigma_bench.metrics import golden
 from zigma_bench.metrics.apply import measure_metric
 from zigma_bench.metrics.efflite import efflite

@@ -11,7 +11,7 @@ from feature_figures import measured
 
 from zigma_bench.data.images import Subset
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.metrics import features_of_images as features_module
+from zigma_bench.metrics import features as features_module
 from zigma_bench.metrics import measure as measure_module
 from zigma_bench.metrics import weights
 from zigma_bench.metrics.apply import measure_metric
