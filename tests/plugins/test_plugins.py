@@ -244,7 +244,7 @@ def test_a_broken_file_is_set_aside_and_the_rest_goes_on(file, text, words, tmp_
             ["step 0 is 0.0, not an integer", "got 'float64'", "such as those of np.arange"],
         ),
         ("np.arange(grid.tokens)[None, None]", ["wrong shape", "(1, 1, 6)"]),
-        ("1 / 0", ["ZeroDivisionError", "mend the scan", f"(raised at plugins{os.sep}columns.py:8)"]),
+        ("1 / 0", ["ZeroDivisionError", "fix the scan", f"(raised at plugins{os.sep}columns.py:8)"]),
     ],
 )
 def test_a_scan_that_gives_no_order_is_refused_by_name(path, words, tmp_path):

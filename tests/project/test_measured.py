@@ -182,7 +182,7 @@ def test_lengths_on_a_card() -> None:
 @pytest.mark.parametrize(
     ("suite", "run", "count", "card"),
     [("orders-cifar", "main", 67, "NVIDIA H200"), ("backbones", "main", 32, "NVIDIA H200"),
-     ("efficiency", "h100", 15, CARD)],
+     ("emoji", "main", 10, "NVIDIA H200"), ("efficiency", "h100", 15, CARD), ("efficiency", "h200", 15, "NVIDIA H200")],
 )  # fmt: skip
 def test_suites_continue_from_the_records(
     suite: str, run: str, count: int, card: str, monkeypatch: pytest.MonkeyPatch
@@ -193,7 +193,7 @@ def test_suites_continue_from_the_records(
 
     monkeypatch.chdir(ROOT)
     plan = prepare(Path(f"suites/{suite}.yaml"), settings=SETTINGS.get(suite, ()), only=(), smoke=False)
-    chosen = find_run(plan, ROOT / "results")
+    chosen = find_run(plan, ROOT / "results", run)
     assert chosen.name == run and chosen.existing is not None
     table = make_table(plan, ROOT / "results" / suite / run, Device("cuda", card), chosen)
     assert table.model_copy(update={"suite_sha256": chosen.existing.table.suite_sha256}) == chosen.existing.table
