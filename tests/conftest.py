@@ -88,7 +88,7 @@ def cells_in_this_process(monkeypatch) -> None:
             return local.CellOutcome(cell, folder, "failed", f"{events[-1]['text']}\n{log.getvalue()}")
         return local.CellOutcome(cell, folder, "done")
 
-    monkeypatch.setattr(local, "_spawn", spawn)
+    monkeypatch.setattr(local, "_run_in_process", spawn)
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,9 @@ def stopped(results: Path, after: int) -> None:
             seen.append(len(rows))
             keep(rows)
 
-        ops.bench_ops(CPU, ops=["conv"], shapes=[Shape(1, 4, 8)], paths=["raster"], seconds=0.01, keep=count_and_keep)
+        ops.bench_ops(
+            CPU, ops=["conv"], shapes=[Shape(1, 4, 8)], paths=["raster"], seconds=0.01, save_rows=count_and_keep
+        )
 
 
 def test_an_interrupted_benchmark_keeps_what_it_timed(tmp_path: Path) -> None:
@@ -49,7 +51,7 @@ def test_steps_are_kept_case_by_case_with_the_ratios_that_are_known() -> None:
     seen: list[list[int]] = []
     rows = bench_step(
         CPU, shapes=[StepShape(1, 16)], paths=["raster"], repeats=3,
-        keep=lambda rows: seen.append([len(row.ratio) for row in rows]),
+        save_rows=lambda rows: seen.append([len(row.ratio) for row in rows]),
     )  # fmt: skip
     assert seen[-1] == [len(row.ratio) for row in rows]
     assert [len(one) for one in seen] == list(range(2, len(rows) + 1, 2)) and seen[0] == [0, 0]

@@ -12,7 +12,7 @@ from feature_figures import fd_efflite0, kid_efflite0
 
 from zigma_bench.data.images import ArrayImages, Subset
 from zigma_bench.errors import UsageError
-from zigma_bench.metrics import features_of_images as features_module
+from zigma_bench.metrics import features as features_module
 from zigma_bench.metrics.efflite import efflite
 from zigma_bench.metrics.features import RgbPixels, features_of_images
 from zigma_bench.metrics.options import EFFLITES, EffliteOptions

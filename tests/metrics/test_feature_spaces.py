@@ -11,7 +11,7 @@ from feature_figures import measured
 from PIL import Image
 
 from zigma_bench.data.images import ArrayImages
-from zigma_bench.metrics import features_of_images as features_module
+from zigma_bench.metrics import features as features_module
 from zigma_bench.metrics.efflite import efflite
 from zigma_bench.metrics.features import features_of_images
 from zigma_bench.metrics.options import EFFLITES, EffliteOptions

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from zigma_bench.metrics.gaussian import POINTS, extrapolate_fd, fit_gaussian, frechet_distance_of, of_moments
+from zigma_bench.metrics.gaussian import POINTS, extrapolate_fd, fit_gaussian, frechet_distance_of, gaussian_of_moments
 
 
 def draw(count: int, width: int, *, seed: int, scale: float = 1.0, shift: float = 0.0) -> np.ndarray:
@@ -42,7 +42,7 @@ def test_moments_hold_all_that_the_distance_needs(n, width):
     a, b = draw(n, width, seed=5), draw(120, width, seed=6, shift=0.5)
     kept = fit_gaussian(b)
     assert kept.covariance == pytest.approx(np.cov(b.astype(np.float64), rowvar=False), abs=1e-12)
-    again = of_moments(kept.mean, kept.covariance, kept.count)
+    again = gaussian_of_moments(kept.mean, kept.covariance, kept.count)
     assert again.covariance == pytest.approx(kept.covariance, abs=1e-12)
     assert frechet_distance_of(fit_gaussian(a), again) == pytest.approx(
         frechet_distance_of(fit_gaussian(a), kept), abs=1e-6
@@ -52,7 +52,7 @@ def test_moments_hold_all_that_the_distance_needs(n, width):
 def test_the_extrapolation_finds_the_line():
     """FD(N) = c + k / N for a fixed reference: the figure is near c, and nearer than FD(N) itself."""
     width = 20
-    reference = of_moments(np.zeros(width), np.eye(width))
+    reference = gaussian_of_moments(np.zeros(width), np.eye(width))
     errors, plain = [], []
     for seed in range(8):
         x = np.random.default_rng(seed).standard_normal((400, width))

@@ -10,12 +10,12 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
-from golden_features import features_of_images as computed
+from golden_features import features as computed
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
 from zigma_bench.data.images import ArrayImages
 from zigma_bench.errors import NotReady
-from zigma_bench.metrics import features_of_images as features_module
+from zigma_bench.metrics import features as features_module
 from zigma_bench.metrics import golden
 from zigma_bench.metrics.apply import measure_metric
 from zigma_bench.metrics.efflite import efflite
@@ -108,22 +108,22 @@ def test_a_drifted_extractor_is_a_refused_row(digits, monkeypatch):
     monkeypatch.setattr(golden, "known", lambda: off)
     found = measure_metric("fd-efflite0", {"size": 64}, Subject(samples=digits, reference=digits))
     assert (found.status, found.value) == ("refused", None)
-    assert "efflite0-64 gives other features" in found.reason
+    assert "efflite0-64 no longer computes the same features" in found.reason
 
 
 def test_first_features_are_recorded_and_compared_with(noise, tmp_path, capsys):
-    features_of_images(noise(4, (3, 8, 8)), of_mean(1.0), cache=tmp_path, keep=False)
+    features_of_images(noise(4, (3, 8, 8)), of_mean(1.0), cache=tmp_path, store=False)
     (file,) = (tmp_path / "golden").iterdir()
     assert np.load(file) == pytest.approx(golden_images().mean((2, 3)), rel=1e-6)
     before = file.read_bytes()
     features_of_images(
-        noise(5, (3, 8, 8)), of_mean(1 + 1e-6), cache=tmp_path, keep=False
+        noise(5, (3, 8, 8)), of_mean(1 + 1e-6), cache=tmp_path, store=False
     )  # as another kind of device would
     assert file.read_bytes() == before
     with pytest.raises(NotReady, match=f"golden/{file.stem[:-32]}.*other features"):
-        features_of_images(noise(6, (3, 8, 8)), of_mean(1.01), cache=tmp_path, keep=False)
+        features_of_images(noise(6, (3, 8, 8)), of_mean(1.01), cache=tmp_path, store=False)
     file.write_bytes(before[:50])
-    features_of_images(noise(7, (3, 8, 8)), of_mean(1.0), cache=tmp_path, keep=False)
+    features_of_images(noise(7, (3, 8, 8)), of_mean(1.0), cache=tmp_path, store=False)
     assert f"{file.name}: the file is altered" in capsys.readouterr().err
     assert file.read_bytes() == before
 

@@ -11,7 +11,7 @@ from feature_figures import measured
 
 from zigma_bench.data.images import Subset
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.metrics import features_of_images as features_module
+from zigma_bench.metrics import features as features_module
 from zigma_bench.metrics import measure as measure_module
 from zigma_bench.metrics import weights
 from zigma_bench.metrics.apply import measure_metric
@@ -77,7 +77,7 @@ def test_what_compares_images_one_by_one_is_refused_with_the_reason(kind, subjec
     alone = dataclasses.replace(subject, reference=None, moments=read_moments(tmp_path / "r.npz"))
     found = measure_metric(f"{kind}-efflite0", {"size": 64}, alone)
     assert (found.name, found.status, found.value) == (f"{kind}-efflite0", "refused", None)
-    assert "a mean and a covariance" in found.reason and "give images" in found.reason
+    assert "a mean and a covariance" in found.reason and "use images as the reference" in found.reason
 
 
 def test_the_fields_files_are_for_the_published_inception_alone(subject, tmp_path, inception_weights, monkeypatch):
@@ -87,7 +87,7 @@ def test_the_fields_files_are_for_the_published_inception_alone(subject, tmp_pat
     np.savez(tmp_path / "adm.npz", mu=x.mean(0), sigma=np.cov(x, rowvar=False), mu_s=np.zeros(3), sigma_s=np.eye(3))
     moments = read_moments(tmp_path / "adm.npz")
     alone = dataclasses.replace(subject, reference=None, moments=moments)
-    with pytest.raises(NotReady, match=r"does not name.*give images"):
+    with pytest.raises(NotReady, match=r"doesn't name.*use images as the reference"):
         fd_efflite0(alone)
     options = WeightsOptions(str(inception_weights))
     with pytest.raises(NotReady, match="2048 features"):  # other weights than the field's
@@ -118,13 +118,13 @@ def good():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"sigma": None}, "holds no sigma"),
+        ({"sigma": None}, "has no valid sigma"),
         ({"mu": np.array([0.0, np.nan, 0, 0])}, "mu.*finite"),
         ({"sigma": np.arange(16.0).reshape(4, 4)}, "symmetric"),
         ({"sigma": np.eye(5)}, r"mu \[4\] and sigma \[5, 5\]"),
         ({"mu": np.arange(4)}, "mu.*int64"),
-        ({"extractor": np.array("[]"), "count": np.array(3)}, "does not say what made it"),
-        ({"extractor": np.array("{}")}, "does not say what made it"),
+        ({"extractor": np.array("[]"), "count": np.array(3)}, "doesn't name its extractor"),
+        ({"extractor": np.array("{}")}, "doesn't name its extractor"),
     ],
 )
 def test_what_is_no_mean_and_covariance_is_named(change, words, tmp_path):

@@ -110,14 +110,14 @@ def test_it_passes_what_plugins_are_checked_by(monkeypatch):
 
 def test_features_of_the_fixed_images_are_compared(subject):
     golden = [[0.0]] * 8
-    with pytest.raises(NotReady, match="means gives other features of eight fixed images"):
+    with pytest.raises(NotReady, match="means no longer computes the same features of eight fixed images"):
         metrics(golden=lambda options: np.array(golden) + 1)["fd-means"].load()(Options(), subject)
 
 
 @pytest.mark.parametrize(
     ("facts", "error", "words"),
     [
-        ({"dimensions": 4}, BrokenPlugin, r"gives features of another shape; expected \[20, 4\], as its facts say"),
+        ({"dimensions": 4}, BrokenPlugin, r"returns features of another shape; expected \[20, 4\], as its facts say"),
         ({"target": "made_extractor:too_wide"}, BrokenPlugin, r"another shape; expected \[20, 3\]"),
         ({"target": "made_extractor:no_network"}, BrokenPlugin, "is not a network"),
         ({"missing": lambda options: (Missing("no file", "get it"),)}, NotReady, "no file"),

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from zigma_bench.data.images import ArrayImages
 from zigma_bench.errors import NotReady
-from zigma_bench.metrics import features_of_images as features_module
+from zigma_bench.metrics import features as features_module
 from zigma_bench.metrics import weights
 from zigma_bench.metrics.dinov2 import dinov2, resized_positions
 from zigma_bench.metrics.features import features_of_images
@@ -213,7 +213,7 @@ def _program(path):
 def test_a_program_that_is_not_the_published_one_is_never_opened(weights_file, monkeypatch):
     path = _program(weights_file("clip"))
     monkeypatch.setattr(torch.jit, "load", lambda *a, **k: pytest.fail("it was opened"))
-    with pytest.raises(NotReady, match=r"program\.pt.*no weights of CLIP"):
+    with pytest.raises(NotReady, match=r"program\.pt.*aren't weights of CLIP"):
         clip(path)
 
 
@@ -229,7 +229,7 @@ def test_what_is_no_such_file_is_refused_with_the_place(given, tmp_path, monkeyp
     other = tmp_path / "other.pt"
     for content in ({"a": torch.zeros(3)}, torch.zeros(3), {"pos_embed": torch.zeros(1, 5, 63)}):
         torch.save(content, other)
-        with pytest.raises(NotReady, match=rf"other\.pt.*no weights of {published.network.split()[0]}"):
+        with pytest.raises(NotReady, match=rf"other\.pt.*aren't weights of {published.network.split()[0]}"):
             (dinov2 if given == "dinov2" else clip)(other)
     state = STATES[given]()
     del state[next(name for name in state if "norm1" in name or "ln_1" in name)]
@@ -248,7 +248,7 @@ def test_safetensors_are_read(weights_file, tmp_path):
         features_of_images(images, dinov2(place)), features_of_images(images, dinov2(weights_file("dinov2")))
     )
     place.write_bytes(place.read_bytes()[:1000])
-    with pytest.raises(NotReady, match=r"w\.safetensors.*no weights of DINOv2"):
+    with pytest.raises(NotReady, match=r"w\.safetensors.*aren't weights of DINOv2"):
         dinov2(place)
 
 

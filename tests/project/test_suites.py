@@ -57,7 +57,7 @@ def in_this_process(monkeypatch, results, cells_in_this_process):
     def encoded(cell, results, device, emit, check):
         return encode_worker._encode(cell, results / ".cache", device, emit, lambda: False)
 
-    monkeypatch.setattr(encode, "_run", encoded)
+    monkeypatch.setattr(encode, "_run_worker", encoded)
 
 
 @pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)

@@ -222,7 +222,7 @@ def run_here(folder: Path, results: Path, suite: str) -> None:
     def no_memory(*rest: object) -> None:
         raise MemoryError("not measured: it takes seconds and writes no file")
 
-    local._spawn, encode._run = spawn, encoded
+    local._run_in_process, encode._run_worker = spawn, encoded
     measure.scan_alone = measure.ceilings = no_memory
     os.chdir(folder)
     plan = prepare(Path(suite), settings=(), only=(), smoke=False)

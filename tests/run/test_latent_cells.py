@@ -109,7 +109,7 @@ def test_the_reconstruction_is_what_diffusers_gives_back_of_the_floors_images(pl
 def test_a_second_run_does_nothing(place):
     before = {path: path.stat().st_mtime_ns for path in (place / "results").rglob("*") if path.is_file()}
     again = run("run", "suite.yaml", "--json", "--device", "cpu", cwd=place)
-    assert again.stdout == (place / "table.json").read_text() and again.stderr.count("done before") == 4
+    assert again.stdout == (place / "table.json").read_text() and again.stderr.count("already done") == 4
     assert before == {path: path.stat().st_mtime_ns for path in (place / "results").rglob("*") if path.is_file()}
 
 

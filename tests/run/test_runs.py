@@ -95,8 +95,8 @@ def test_other_options_are_another_run_and_the_first_stays(bench):
     before = {path: path.read_bytes() for path in (bench.results / "toy" / "main").rglob("*") if path.is_file()}
     assert bench(MORE) == ("evaluations-3", [("sample", "quality"), (), ("sample", "quality")])
     assert bench.notices == [
-        "train: already done in the run main, and used from there",
-        "sample, quality: already done in the run main, and used from there",
+        "train: already done in the run main, and reused from there",
+        "sample, quality: already done in the run main, and reused from there",
     ]
     assert {path: path.read_bytes() for path in before} == before
     assert bench.names() == ["evaluations-3", "main"]
@@ -186,7 +186,7 @@ def test_a_cell_at_work_in_another_run_is_waited_for(bench, monkeypatch):
     monkeypatch.setattr(local, "WAIT_SECONDS", 0)
     assert bench(name="second", stages=("train",))[1][-1] == ()
     assert any("to finish it" in text for text in bench.notices)
-    assert bench.notices[-1] == "train: already done in the run main, and used from there"
+    assert bench.notices[-1] == "train: already done in the run main, and reused from there"
     assert looks[1] == train.parent
 
 
@@ -232,7 +232,7 @@ def test_a_broken_table_file_is_written_anew(bench, capsys):
     before = json.loads(path.read_text())
     path.write_text("{")
     assert bench() == ("main", [()] * 3)
-    assert "table.json: the file is broken; it is written anew" in capsys.readouterr().err
+    assert "table.json: the file is broken and is replaced" in capsys.readouterr().err
     assert json.loads(path.read_text())["cells"] == before["cells"]
 
 

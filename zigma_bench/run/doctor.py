@@ -24,7 +24,7 @@ def examine_installation() -> dict[str, dict[str, Any]]:
     metrics = {}
     for spec in found.metrics:
         metrics[spec.name] = _state(spec)
-    aside = {f"{p.name} ({p.owner})": f"SET ASIDE: {p.reason}" for p in found.problems}
+    problems = {f"{p.name} ({p.owner})": f"SET ASIDE: {p.reason}" for p in found.problems}
     plugins = {f"{p.name} ({p.owner})": ", ".join(p.registered) for p in found.plugins}
     return {
         "zigma-bench": {"version": __version__, "python": platform.python_version(), "system": platform.platform()},
@@ -34,7 +34,7 @@ def examine_installation() -> dict[str, dict[str, Any]]:
         "text encoders": {name: _encoder(name) for name in (encoders.MINILM, encoders.RANDOM_WORDS)},
         "mixers": {spec.name: f"{spec.doc} ({spec.owner})" for spec in found.mixers},
         "metrics": metrics,
-        "plugins": {**plugins, **aside},
+        "plugins": {**plugins, **problems},
     }
 
 

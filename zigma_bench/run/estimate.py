@@ -72,7 +72,7 @@ class Estimator:
         return Estimate(_total(cell, 1 / train, 1 / sample / passes), "its efficiency record", max(peaks, default=None))
 
     def _efficiency_record(self, cell: Cell) -> Record | None:
-        """The cell's efficiency record on this card, of whichever run of its suite has one."""
+        """The cell's efficiency record on this device, from any run of its suite."""
         identity = cell.identity("efficiency", card=self.device.card)
         for folder in all_cell_folders(self.results, cell):
             try:

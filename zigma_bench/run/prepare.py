@@ -1,4 +1,4 @@
-"""From the arguments of a command to a plan, and from a plan to a JSON document."""
+"""Make a plan from the arguments of a command, and a JSON document from a plan."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def prepare(
 ) -> Plan:
     """The plan of a suite file with its settings applied, with only the cells that match one of `only`, if any.
 
-    With `fetch`, autoencoders and text encoders of the Hub that the suite names and that are missing are downloaded, if
-    the network is allowed and nothing else is missing, here and on a device. So a person learns what to provide before
+    With `fetch`, missing autoencoders and text encoders of the Hub are downloaded, but only in online mode and only if
+    nothing else is missing (on a device of `device_type`, if that is set). So a user learns what else to provide before
     hours of downloads.
     """
     suite, source = load_suite(path, settings=settings)
@@ -44,12 +44,12 @@ def prepare(
         for model in absent.values():
             model.fetch()
         plan = make_plan(suite, source, catalogue())
-    plan = replace(plan, settings=() if _changes_nothing(path, suite, settings) else tuple(settings))
+    plan = replace(plan, settings=() if _is_suite_of_file(path, suite, settings) else tuple(settings))
     return plan.only(*only) if only else plan
 
 
-def _changes_nothing(path: Path, suite: Suite, settings: Sequence[str]) -> bool:
-    """Whether a suite is that of its file, with settings or without; a file may need them to be a suite."""
+def _is_suite_of_file(path: Path, suite: Suite, settings: Sequence[str]) -> bool:
+    """Whether a suite is the same without its settings. Without them, the file alone may be invalid."""
     if not settings:
         return True
     with contextlib.suppress(UsageError):
@@ -58,10 +58,10 @@ def _changes_nothing(path: Path, suite: Suite, settings: Sequence[str]) -> bool:
 
 
 def check_stages(plan: Plan, stages: Sequence[Stage], results: Path, device: Device, name: str | None = None) -> None:
-    """Check that some cell has the stages, and that the stages before them are done: in the run, or in another run of
-    the suite, from which they are then used.
+    """Check that some cell has the stages, and that their earlier stages are done in this run or can be reused from
+    another run of the suite.
 
-    UsageError and NotReady if they are not.
+    Raises UsageError and NotReady if not.
     """
     if not any(stage in cell.stages for cell in plan.cells for stage in stages):
         raise UsageError(f"no cell of this suite has the stage {' or '.join(stages)}", where=plan.file)
@@ -77,7 +77,7 @@ def check_stages(plan: Plan, stages: Sequence[Stage], results: Path, device: Dev
 
 
 def plan_json(plan: Plan, results: Path, device: Device, name: str | None = None) -> dict[str, Any]:
-    """The plan with everything resolved, as one document."""
+    """The resolved plan as one document."""
     run = find_run(plan, results, name)
     cells, estimator = [], Estimator(results, device)
     for cell in plan.cells:
@@ -103,7 +103,7 @@ def plan_json(plan: Plan, results: Path, device: Device, name: str | None = None
 
 
 def image_counts(cells: Sequence[Cell]) -> list[tuple[str, Counts]]:
-    """Each data set of some cells by its label, with the number of its images, of which none is decoded."""
+    """The label and the image counts of each data set of some cells. No image is decoded."""
     from zigma_bench.data.reading.counts import counts_of
 
     sets = {cell.data_text: (cell.data_label or cell.data.name, cell.data) for cell in cells if cell.data is not None}

@@ -57,7 +57,7 @@ def timed_calls(results: Path, card: str) -> list[MeasuredCall]:
     found = dict[tuple[str, str], list[MeasuredCall]]()  # by the identity of the record and when it was measured
     for file in sorted(results.glob("*/*/*/efficiency-*/record.json")):
         try:
-            record = _record(file)
+            record = _read_record(file)
             if record.status == "done" and record.provenance.get("card") == card:
                 found[record.identity, str(record.provenance.get("started"))] = list(_calls(record))
         except ComparisonRefused as error:
@@ -87,14 +87,14 @@ def layers_of(cell: Mapping[str, Any]) -> int:
 
 def kind_of(cell: Mapping[str, Any], call: CallName, card: str, precision: str) -> CallKind:
     """The kind of a cell's calls on a device. `precision`: the cell's precision resolved for that device."""
-    train, training = cell["train"], call == "train-step"
+    settings = cell["train"] if call == "train-step" else cell["sample"]
     return CallKind(
         call=call,
         card=card,
         precision=precision,
         network=network_of(cell),
-        recorded=bool(train.get("graph", False) if training else cell["sample"].get("graph", False)),
-        compiled=bool((train if training else cell["sample"]).get("compile", False)),
+        recorded=settings["graph"],
+        compiled=settings["compile"],
     )
 
 
@@ -106,7 +106,7 @@ def network_of(cell: Mapping[str, Any]) -> str:
     return "attention" if cell["forward_flops"].get("attention") else str(cell["backbone"]["name"])
 
 
-def _record(file: Path) -> Record:
+def _read_record(file: Path) -> Record:
     found = read_record(file.parent)
     if found is None:
         raise ComparisonRefused("the record has been removed", where=str(file), do="plan again")
@@ -120,7 +120,7 @@ def _calls(record: Record) -> Iterator[MeasuredCall]:
     for number, measured in enumerate(record.details["rounds"]):
         for stage, call in CALLS.items():
             one = measured["stages"].get(stage)
-            if one is None or "why_not" in one or _speed(stage) in unstable:
+            if one is None or "why_not" in one or _speed_name(stage) in unstable:
                 continue
             passes = one["passes"] if stage == "sample" else 1
             seconds = sorted(one["timing"]["seconds"])
@@ -134,5 +134,5 @@ def _calls(record: Record) -> Iterator[MeasuredCall]:
             )
 
 
-def _speed(stage: str) -> str:
+def _speed_name(stage: str) -> str:
     return "train-images-per-second" if stage == "train-step" else f"{stage}-images-per-second"

@@ -1,4 +1,4 @@
-"""What every stage of a cell gets, and what it returns."""
+"""The input and the output of every stage of a cell."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NETWORK = "network.safetensors"  # the weights without averaging
 
 @dataclass
 class StageContext:
-    """The cell, where it runs, and where its results go.
+    """The cell, its device, and the folders of its results.
 
     `emit` sends an event to the parent process. `stopped` is true once the process was asked to stop.
     """
@@ -61,7 +61,7 @@ class StageContext:
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a stage has found: its measurements, details for the record, and the files that later stages read."""
+    """The output of a stage: its measurements, details for the record, and the files that later stages read."""
 
     measurements: list[Measurement]
     details: dict[str, Any]

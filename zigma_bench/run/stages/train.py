@@ -1,4 +1,4 @@
-"""The stage `train`: a network trained to the suite's budget."""
+"""The stage `train`: train a network for the budget of the suite."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from zigma_bench.training.loop import TrainingGoal, train_network
 
 
 def train_stage(context: StageContext, folder: Path) -> StageResult:
-    """Train to the budget and write the weights and their EMA."""
+    """Train for the budget, and write the weights and their EMA."""
     cell, images = context.cell, context.images("train")
     classes = cell.condition.size if cell.condition is not None and cell.condition.kind == "class" else None
     available = facts_of_images(Splits(images.train, images.validation), classes)
