@@ -99,13 +99,13 @@ def test_another_resize_other_weights_and_fewer_bits_are_noticed(part, monkeypat
         pixels = torch.nn.functional.interpolate(pixels.float(), (64, 64), mode="bilinear").round().byte()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=part == "precision"):
         found = network(pixels)[0].float().numpy()
-    with pytest.raises(NotReady, match="other features of eight fixed images"):
+    with pytest.raises(NotReady, match="no longer computes the same features of eight fixed images"):
         check_golden(lambda images: found, efflite("efflite0", 64), None)
 
 
 def test_a_drifted_extractor_is_a_refused_row(digits, monkeypatch):
     off = {name: rows * 1.001 for name, rows in golden_values().items()}
-    monkeypatch.setattr(golden, "known", lambda: off)
+    monkeypatch.setattr(golden, "golden_values", lambda: off)
     found = measure_metric("fd-efflite0", {"size": 64}, Subject(samples=digits, reference=digits))
     assert (found.status, found.value) == ("refused", None)
     assert "efflite0-64 no longer computes the same features" in found.reason
@@ -120,7 +120,7 @@ def test_first_features_are_recorded_and_compared_with(noise, tmp_path, capsys):
         noise(5, (3, 8, 8)), of_mean(1 + 1e-6), cache=tmp_path, store=False
     )  # as another kind of device would
     assert file.read_bytes() == before
-    with pytest.raises(NotReady, match=f"golden/{file.stem[:-32]}.*other features"):
+    with pytest.raises(NotReady, match=f"golden/{file.stem[:-32]}.*the same features"):
         features_of_images(noise(6, (3, 8, 8)), of_mean(1.01), cache=tmp_path, store=False)
     file.write_bytes(before[:50])
     features_of_images(noise(7, (3, 8, 8)), of_mean(1.0), cache=tmp_path, store=False)

@@ -212,7 +212,7 @@ def test_a_broken_transform_is_told():
         pixels[:] = 0
         return pixels
 
-    for function, words in ((centred, "what stands beside it"), (in_place, "that were given are changed")):
+    for function, words in ((centred, "depends on the other images"), (in_place, "changed in place")):
         spec = target_spec("transform", "mine", function, options=Options, facts=TransformFacts(), owner="me")
         assert words in " ".join(check.got for check in report_of(spec).checks if not check.ok)
 

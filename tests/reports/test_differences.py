@@ -76,7 +76,7 @@ def test_unequal_scans_compare_under_equal_compute_alone(make_store, budget):
     if budget == "images":
         assert (found.verdict, found.p, found.ci_low) == ("untested", None, None)
         assert other.p_holm == pytest.approx(2 * other.p)  # and it counts in no correction
-        assert any(line.startswith("†") and "another number of tokens" in line for line in table_footer(table))
+        assert any(line.startswith("†") and "a different number of tokens" in line for line in table_footer(table))
         assert "6.133 ± 1.2 †" in to_markdown([table])
     else:
         assert (found.verdict, found.reason) == ("significant", None)
@@ -140,7 +140,7 @@ def test_a_narrow_terminal_loses_no_digit(make_store, width):
 
 
 def test_an_extrapolated_figure_is_called_one(make_store):
-    told = "is extrapolated to infinitely many samples, and measured at none."
+    told = "is extrapolated to infinitely many samples; it is not measured directly."
     table = read_table(make_store(KNOWN, metric="fd-efflite0-infinity"))
     assert f"fd-efflite0-infinity {told}" in table_footer(table)
     assert not any(told in line for line in table_footer(read_table(make_store(KNOWN, metric="fd-efflite0"))))
@@ -156,4 +156,4 @@ def test_unlike_figures_end_the_command_with_code_4(make_store):
         [sys.executable, "-m", "zigma_bench", "report", str(folder)], capture_output=True, text=True
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (4, "")
-    assert "two figures called fd-efflite0 differ in n_samples; expected n_samples 9 in every row; got 8" in done.stderr
+    assert "two values of fd-efflite0 differ in n_samples; expected n_samples 9 in every row; got 8" in done.stderr

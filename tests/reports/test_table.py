@@ -64,7 +64,7 @@ def test_json_holds_the_promised_shape(store):
 def test_unlike_fingerprints_are_refused_with_the_field(store):
     store("cell", "zigma", "raster", 0, 1.0)
     folder = store("cell", "zigma", "zigzag", 0, 1.0, fingerprint={"n_samples": 8})
-    with pytest.raises(ComparisonRefused, match="two figures called fd differ in n_samples") as caught:
+    with pytest.raises(ComparisonRefused, match="two values of fd differ in n_samples") as caught:
         read_table(folder)
     assert caught.value.exit_code == 4
 
@@ -78,13 +78,13 @@ def test_a_reference_is_its_pixels_and_not_its_name(store):
     )
     assert len(read_table(folder).rows) == 2
     store("cell", "zigma", "random", 0, 2.0, fingerprint={"reference": {**facts, "sha256": "b"}})
-    with pytest.raises(ComparisonRefused, match="two figures called fd differ in reference"):
+    with pytest.raises(ComparisonRefused, match="two values of fd differ in reference"):
         read_table(folder)
 
 
 def test_smoke_does_not_stand_beside_real_runs(store):
     store("cell", "zigma", "raster", 0, 1.0)
-    with pytest.raises(ComparisonRefused, match="smoke runs stand beside real ones"):
+    with pytest.raises(ComparisonRefused, match="smoke runs are mixed with real runs"):
         read_table(store("cell", "zigma", "zigzag", 0, 1.0, smoke=True))
 
 
@@ -116,7 +116,7 @@ def test_csv_runs_no_formula(store):
 def test_folders_without_results(tmp_path):
     with pytest.raises(UsageError, match="no such results folder"):
         find_tables([tmp_path / "nowhere"])
-    with pytest.raises(UsageError, match="no suite has left results here"):
+    with pytest.raises(UsageError, match="there are no results of a suite here"):
         find_tables([tmp_path])
 
 

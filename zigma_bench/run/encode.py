@@ -123,7 +123,9 @@ def check_texts(plan: Plan, results: Path, device: Device) -> list[str]:
     return found
 
 
-def _run_worker(cell: Cell, results: Path, device: Device, emit: Emit, *, check: bool, texts: bool = False) -> dict[str, Any]:
+def _run_worker(
+    cell: Cell, results: Path, device: Device, emit: Emit, *, check: bool, texts: bool = False
+) -> dict[str, Any]:
     """Run one job in a fresh process and return its last event."""
     check_writable(results / ".cache")
     job = {
