@@ -189,7 +189,7 @@ def test_a_row_without_a_caption_is_named(tmp_path: Path, text: list[str], reaso
 def test_columns_that_hold_no_captions(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no column 'words'; expected one of image, label, text; set caption"):
         opened(parquet(tmp_path), caption="words")
-    with pytest.raises(UsageError, match="'label' holds no captions"):
+    with pytest.raises(UsageError, match="'label' contains no captions"):
         opened(parquet(tmp_path), caption="label")
     with pytest.raises(UsageError, match="have no captions; name their column with caption"):
         captions_of(opened(parquet(tmp_path), caption=None).train, [0])

@@ -115,7 +115,7 @@ def test_the_program_and_its_cells_look_for_garbage_seldom(start):
 def test_a_suite_that_asks_for_a_card_is_refused_before_it_runs_elsewhere(write_suite, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = str(write_suite(("train: {", "train: {graph: true, "), ("sample: {", "sample: {compile: true, ")))
-    keys = r"an NVIDIA card for train.graph, sample.compile \(the device is cpu\).*--set train.graph=false"
+    keys = r"an NVIDIA GPU for train.graph, sample.compile \(the device is cpu\).*--set train.graph=false"
     for command in ("plan", "run", "train"):
         refused = CliRunner().invoke(app, [command, path, "--device", "cpu"])
         assert isinstance(refused.exception, NotReady) and re.search(keys, str(refused.exception)), command
@@ -123,7 +123,7 @@ def test_a_suite_that_asks_for_a_card_is_refused_before_it_runs_elsewhere(write_
     (missing,) = json.loads(planned.stdout)["missing"]
     assert missing["do"].endswith("--set train.graph=false --set sample.compile=false")
     words = ["find-batch", path, "--device", "cpu", "--memory", "1"]
-    with pytest.raises(NotReady, match=r"an NVIDIA card for train.graph \(the device is cpu\)"):
+    with pytest.raises(NotReady, match=r"an NVIDIA GPU for train.graph \(the device is cpu\)"):
         CliRunner().invoke(app, words, catch_exceptions=False)
     assert not (tmp_path / "results").exists()
 

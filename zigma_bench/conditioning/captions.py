@@ -1,4 +1,4 @@
-"""The caption column of a table: each row holds a text, or a list of texts that describe the image of the row."""
+"""The caption column of a table: each row contains a text, or a list of texts, about the image of the row."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def texts_of_cell(cell: str | list[str | None] | None, where: str) -> Texts:
 
 
 def check_captions(table: Any, column: str, where: str) -> None:
-    """Raise UsageError for a missing column, or one that holds neither texts nor lists of texts."""
+    """Raise UsageError for a missing column, or one that contains neither texts nor lists of texts."""
     import datasets
 
     names = sorted(table.column_names)
@@ -47,6 +47,6 @@ def check_captions(table: Any, column: str, where: str) -> None:
     inner = getattr(feature, "feature", feature[0] if isinstance(feature, list) and feature else feature)
     if not (isinstance(inner, datasets.Value) and inner.dtype in ("string", "large_string")):
         raise UsageError(
-            f"the column {column!r} holds no captions", where=where, expected="a text, or a list of texts, in each row",
-            got=str(feature),
+            f"the column {column!r} contains no captions", where=where,
+            expected="a text or a list of texts in each row", got=str(feature),
         )  # fmt: skip

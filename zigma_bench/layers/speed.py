@@ -69,7 +69,7 @@ class Graphed:
 
 
 def require_card(device_type: str, key: str) -> None:
-    """NotReady if a suite key needs an NVIDIA GPU and the device is none."""
+    """NotReady if a suite key needs an NVIDIA GPU and the device isn't one."""
     if device_type != "cuda":
         raise NotReady(f"{key} needs an NVIDIA GPU", where=key, expected="cuda", got=device_type, do=f"omit {key}")
 

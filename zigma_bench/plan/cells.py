@@ -57,8 +57,8 @@ class Match(Strict):
     """How size_match changed the options of a cell's network.
 
     The network has the size `achieved` (parameters or FLOPs); its `target` is the size of the row `reference`. `given`
-    holds the suite's values of the changed options and `chosen` their new values; both are empty if nothing changed.
-    Heads that the suite left open are only in `chosen`.
+    contains the suite's values of the changed options and `chosen` the new values; both are empty if nothing changed.
+    Heads that the suite left open are only in `chosen`. The field names are keys of records.
     """
 
     by: Literal["parameters", "flops"]
@@ -258,16 +258,16 @@ class Cell(Strict):
         return {} if self.objective == LINEAR_VELOCITY else {"objective": asdict(self.objective)}
 
     def identity(self, stage: Stage, *, card: str) -> str:
-        """The sha256 of everything that can change a stage's record; `card` enters only that of efficiency."""
+        """The sha256 of everything that can change a stage's record; `card` (a GPU's name) enters only efficiency's."""
         return facts_digest(self._facts(stage, card))
 
     def _timed(self) -> Any:
-        """The section `efficiency` without the lists, of which each cell has one value."""
+        """The section `efficiency` without its lists, because each cell has one value of each list."""
         lists = {"tokens", "batch", "backends", "channels"}
         return None if self.efficiency is None else _set_keys(self.efficiency, exclude=lists)
 
     def _speedups(self) -> list[str]:
-        """The keys that are set and that make calls faster without changing a figure."""
+        """The keys that are set and make calls faster without changing a figure."""
         values = {
             "compile": self.train.compile, "graph": self.train.graph, "sample.graph": self.sample.graph,
             "sample.compile": self.sample.compile,
@@ -334,7 +334,7 @@ class Cell(Strict):
 
 
 def held_out_needed(sample: Sample, reference: Reference) -> int:
-    """The number of held-out images that a suite needs: the floor's, and two more if the rest is the reference."""
+    """The number of held-out images that a suite needs: the floor's, plus two if the rest is the reference."""
     return sample.count if reference.split == "train" else sample.count + 2
 
 

@@ -51,7 +51,7 @@ def parse_json(text: str) -> Any:
 
 
 def check_finite(value: Any) -> None:
-    """Raise ValueError if a document contains NaN or infinity, which Python's parser accepts and JSON does not allow."""
+    """Raise ValueError if a document contains NaN or infinity, which JSON forbids but Python's parser accepts."""
     todo = [value]
     while todo:
         one = todo.pop()

@@ -66,7 +66,7 @@ class Stream:
             yield row
             done += 1
         if done < count:
-            got = start + done if done or not start else f"{start} at most"  # skipped rows are not counted
+            got = start + done if done or not start else f"{start} at most"  # the number of skipped rows is unknown
             raise too_few(self.label, start + count, got)
 
     def labels_of(self, rows: Iterable[StreamRow]) -> Labels:
@@ -166,7 +166,7 @@ class _Reader:
         self.images, self.order, self.ahead = images, order, ahead
         self.place_of = np.argsort(order)
         self.rows: Iterator[StreamRow] | None = None
-        self.number = self.place = 0  # of the next row in the stream, and of the next image in `order`
+        self.number = self.place = 0  # positions of the next row in the stream and of the next image in `order`
         self.held: dict[int, StreamRow] = {}
         self.last: tuple[list[int], list[StreamRow]] = ([], [])
 
@@ -242,7 +242,7 @@ class HeldRows:
 
 @dataclass(frozen=True)
 class HeadImages:
-    """The first `count` images of a stream, read at the first access and held in memory, encoded."""
+    """The first `count` images of a stream, read at the first access and cached in memory, encoded."""
 
     stream: Stream
     count: int

@@ -103,9 +103,9 @@ def _problems(side: Side, texts: dict[str, Texts]) -> Iterator[ZigmaBenchError]:
     existing = {file.name for file in _files(side)}
     for name, captions in texts.items():
         if Path(name).name != name:  # a downloaded file must not make us read other files of this machine
-            yield BadImage("the file of captions points out of the folder", where=str(side.texts), got=name)
+            yield BadImage("the file of captions points outside the folder", where=str(side.texts), got=name)
         elif name not in existing:
-            yield BadImage("there is no such image, although it has captions", where=str(side.images / name))
+            yield BadImage("the image is missing, although it has captions", where=str(side.images / name))
         elif not captions:
             yield BadImage("the image has no captions", where=f"{side.texts}, {name}")
     for name in sorted(existing - set(texts)):

@@ -57,7 +57,7 @@ def count(options: DigitsOptions) -> Counts:
 
 
 class Digits(ArrayImages):
-    """Digits at their own size, of which crops can be taken."""
+    """Digits at their own size, from which crops can be taken."""
 
     def cropped(self, indices: Sequence[int] | npt.NDArray[np.integer], crops: Sequence[Crop]) -> Pixels:
         from PIL import Image

@@ -27,15 +27,15 @@ from zigma_bench.data.sources.huggingface_files import (
 from zigma_bench.data.sources.options import HuggingFaceOptions
 from zigma_bench.errors import BadImage, NotReady, UsageError
 
-NO_FILES: frozenset[str] = frozenset()  # the files to which a row may point
+NO_FILES: frozenset[str] = frozenset()  # the files that a row may point to
 
 
 def load(options: HuggingFaceOptions, source: HuggingFaceSource) -> Splits:
-    """The images of a stream; only its beginning is read before the images are."""
+    """The images of a stream; loading reads only the beginning of the stream."""
     if source.kind == "hub" and options.revision and hub.is_here(options.path, options.revision):
         options = replace(
             options, path=str(hub.fetch_data_set(options.path, options.revision))
-        )  # the copy has the same rows
+        )  # the downloaded copy has the same rows
         source = find_source(options)
     named = replace(options, path=str(source.base)) if source.kind == "folder" else options
     rows = StreamRows(named, source.kind, source.train.files)
@@ -61,7 +61,7 @@ def _validation(options: HuggingFaceOptions, source: HuggingFaceSource) -> Image
 
 @dataclass(frozen=True)
 class StreamRows:
-    """The rows of a source: calling it with the number of a row reads the rows from there on.
+    """The rows of a source; calling the object with the number of a row reads the rows from there on.
 
     Earlier rows are read and discarded, because a stream can only be read from its beginning.
     """

@@ -78,7 +78,7 @@ def read_texts(file: Path) -> Texts:
     except (OSError, UnicodeDecodeError) as error:
         raise BadImage(f"the captions can't be read ({error})", where=str(file), do="replace the file") from error
     if not (texts := tuple(line for line in lines if line)):
-        raise BadImage("the file holds no caption", where=str(file), do="replace the file")
+        raise BadImage("the file contains no caption", where=str(file), do="replace the file")
     return texts
 
 
@@ -89,7 +89,7 @@ def _check_numbers(options: MmCelebaOptions, found: dict[int, Path]) -> CheckRes
     absent: list[BadImage] = []
     for number in range(options.images):
         if number not in found:
-            absent.append(BadImage("there is no such image", where=str(root / IMAGES / f"{number}.jpg"), do=SET.get))
+            absent.append(BadImage("the image is missing", where=str(root / IMAGES / f"{number}.jpg"), do=SET.get))
         try:
             read_texts(_text(root, number))
         except BadImage as error:
