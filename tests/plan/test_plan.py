@@ -319,7 +319,7 @@ def test_a_conditional_backbone_needs_data_with_its_condition(write_suite, monke
         ("{name: u-vit, width: 32, depth: 2", "expected an odd depth; got 2"),
         ("{name: hybrid, width: 32, depth: 2", "no layer has attention"),
         ("{name: dit, condition: text, width: 32, depth: 2", "option 'condition'"),
-        ("{name: zigma, width: 32, state: 8, mixer: attention, depth: 2", "has no use for the backbone's option state"),
+        ("{name: zigma, width: 32, state: 8, mixer: attention, depth: 2", "doesn't use the backbone's option state"),
         ("{name: zigma, width: 32, depth: 3", "patches of 3 x 3 do not divide an image of 8 x 8"),
     ],
 )
