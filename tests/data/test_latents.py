@@ -54,8 +54,8 @@ def space_of(folder: Path, facts: DataFacts = FACTS, *, flip: bool = False, **op
     return latent_space(given, facts, mirrored=flip, smoke=False, where="suite")
 
 
-def encoded(space, cache: Path, tell=lambda *words: None, stopped=lambda: False) -> int:
-    return encode_latents(SPLITS, space, cache, device="cpu", tell=tell, stopped=stopped)
+def encoded(space, cache: Path, on_progress=lambda *words: None, stopped=lambda: False) -> int:
+    return encode_latents(SPLITS, space, cache, device="cpu", on_progress=on_progress, stopped=stopped)
 
 
 def posterior_of(folder: Path, pixels):

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from zigma_bench.data.images import Texts
+from zigma_bench.data.images import Captions
 from zigma_bench.errors import NotReady, UsageError
 
 CHUNK = 10_000  # rows read at a time
 
 
-def captions_in(table: Any, column: str, where: str) -> list[Texts]:
+def captions_in(table: Any, column: str, where: str) -> list[Captions]:
     """The captions of every row of a `datasets.Dataset`; NotReady, naming the row, for a row without a caption."""
     check_captions(table, column, where)
     plain = table.select_columns([column]).with_format("arrow")
-    found: list[Texts] = []
+    found: list[Captions] = []
     for start in range(0, len(plain), CHUNK):
         for cell in plain[start : start + CHUNK].column(column).to_pylist():
             found.append(texts_of_cell(cell, f"{where}, row {len(found)}, column {column!r}"))
     return found
 
 
-def texts_of_cell(cell: str | list[str | None] | None, where: str) -> Texts:
+def texts_of_cell(cell: str | list[str | None] | None, where: str) -> Captions:
     """The captions of one row; NotReady if there is none, or one is empty or only whitespace."""
     texts = [cell] if isinstance(cell, str) else cell or []
     if not texts:

@@ -1,4 +1,4 @@
-"""Learned orders: the module of a layer that computes an order from each sample's features, and checks of its output."""
+"""Learned orders: the module of a layer that computes an order from each sample's features, with checks."""
 
 from __future__ import annotations
 

@@ -144,6 +144,6 @@ def core_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def calm_collector() -> None:
+def reduce_garbage_collection() -> None:
     """Make Python's garbage collector run less often: it took 20% of the time of importing torch."""
     gc.set_threshold(50_000)

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from zigma_bench.data.images import Crop, Labels, Pixels, Texts
+from zigma_bench.data.images import Captions, Crop, Labels, Pixels
 from zigma_bench.data.latents.encoded import SMALL_BYTES, DecodedImages
 from zigma_bench.data.reading.decode import Resize, decode_image
 from zigma_bench.data.reading.readahead import read_ahead
@@ -38,7 +38,7 @@ class StreamRow:
     data: bytes
     where: str
     label: int | None
-    texts: Texts | None
+    texts: Captions | None
 
 
 class Opened(Protocol):
@@ -75,7 +75,7 @@ class Stream:
             raise UsageError("these images have no labels", where=self.label, do="name their column with label")
         return np.array([row.label for row in rows], dtype=np.int64)
 
-    def texts_of(self, rows: Iterable[StreamRow]) -> list[Texts]:
+    def texts_of(self, rows: Iterable[StreamRow]) -> list[Captions]:
         """The captions of rows; UsageError for a stream without captions."""
         if not self.captions:
             raise UsageError("these images have no captions", where=self.label, do="name their column with caption")
@@ -135,7 +135,7 @@ class StreamedImages:
     def labels(self, indices: Indices) -> Labels:
         return self.stream.labels_of(self._rows_without_images[int(index)] for index in indices)
 
-    def captions(self, indices: Indices) -> list[Texts]:
+    def captions(self, indices: Indices) -> list[Captions]:
         return self.stream.texts_of(self._rows_without_images[int(index)] for index in indices)
 
     @cached_property
@@ -192,7 +192,7 @@ class _Reader:
     def labels(self, places: Indices) -> Labels:
         return self.images.stream.labels_of(self._rows(places))
 
-    def captions(self, places: Indices) -> list[Texts]:
+    def captions(self, places: Indices) -> list[Captions]:
         return self.images.stream.texts_of(self._rows(places))
 
     def _rows(self, places: Indices) -> list[StreamRow]:
@@ -259,7 +259,7 @@ class HeadImages:
     def labels(self, indices: Indices) -> Labels:
         return self._images.labels(indices)
 
-    def captions(self, indices: Indices) -> list[Texts]:
+    def captions(self, indices: Indices) -> list[Captions]:
         return self._images.captions(indices)
 
     @cached_property

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zigma_bench.data.images import Counts, Images, Splits, Texts
+from zigma_bench.data.images import Captions, Counts, Images, Splits
 from zigma_bench.data.reading.files import source_fingerprint
 from zigma_bench.data.reading.folder import check_none_passed_over, files_in
 from zigma_bench.data.sources.options import CocoOptions
@@ -66,7 +66,7 @@ def parts(options: CocoOptions) -> Iterator[Callable[[], CheckResult]]:
             yield from image_parts(sorted(files), options.resolution)
 
 
-def read_texts(file: Path) -> dict[str, Texts]:
+def read_texts(file: Path) -> dict[str, Captions]:
     """The captions of each image by file name, sorted; NotReady for an invalid file of captions."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
@@ -98,7 +98,7 @@ def _check_captions(side: Side) -> CheckResult:
     return CheckResult(0, tuple(_problems(side, read_texts(side.texts))))
 
 
-def _problems(side: Side, texts: dict[str, Texts]) -> Iterator[ZigmaBenchError]:
+def _problems(side: Side, texts: dict[str, Captions]) -> Iterator[ZigmaBenchError]:
     """Images without captions, and captions without images."""
     existing = {file.name for file in _files(side)}
     for name, captions in texts.items():

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from zigma_bench.data.images import ArrayImages, Counts, Crop, Labels, Pixels, Splits, Texts
+from zigma_bench.data.images import ArrayImages, Captions, Counts, Crop, Labels, Pixels, Splits
 from zigma_bench.data.reading.files import source_fingerprint
 from zigma_bench.data.reading.holdout import hold_out
 from zigma_bench.data.sources.options import DigitsOptions
@@ -94,7 +94,7 @@ def _check(options: DigitsOptions) -> None:
         )
 
 
-def _texts(digit: int, how_many: str) -> Texts:
+def _texts(digit: int, how_many: str) -> Captions:
     """The captions of a digit: one or several."""
     name = NAMES[digit]
     first = f"the digit {name}"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zigma_bench.data.images import Counts, Splits, Texts
+from zigma_bench.data.images import Captions, Counts, Splits
 from zigma_bench.data.reading.files import source_fingerprint
 from zigma_bench.data.reading.folder import files_in
 from zigma_bench.data.sources.options import MmCelebaOptions
@@ -69,7 +69,7 @@ def parts(options: MmCelebaOptions) -> Iterator[Callable[[], CheckResult]]:
         yield from image_parts(tuple(found.values()), options.resolution)
 
 
-def read_texts(file: Path) -> Texts:
+def read_texts(file: Path) -> Captions:
     """The captions of one image, one per line; BadImage if the file is missing, invalid or empty."""
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
