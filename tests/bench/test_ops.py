@@ -91,9 +91,9 @@ def test_paths_and_shapes_that_do_not_fit():
 def test_a_path_that_does_not_fit_is_told_before_anything_is_run():
     told = []
     with pytest.raises(UsageError, match="no scan is called 'rastr'"):
-        ops.bench_ops(CPU, shapes=[Shape(1, 4, 8)], paths=["raster", "rastr"], tell=told.append)
+        ops.bench_ops(CPU, shapes=[Shape(1, 4, 8)], paths=["raster", "rastr"], on_progress=told.append)
     with pytest.raises(UsageError, match="one path over all tokens"):
-        ops.bench_ops(CPU, shapes=[Shape(1, 4, 8)], paths=["raster", "cross-scan"], tell=told.append)
+        ops.bench_ops(CPU, shapes=[Shape(1, 4, 8)], paths=["raster", "cross-scan"], on_progress=told.append)
     assert not told
 
 

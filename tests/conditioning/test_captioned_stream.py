@@ -32,8 +32,8 @@ from zigma_bench.plan.cells import GivenCondition, TextFeatures
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.pretrained import text_encoders as encoders
 from zigma_bench.suite import Train
+from zigma_bench.training.batch_plan import BatchPlan
 from zigma_bench.training.feed import Feed
-from zigma_bench.training.job import BatchPlan
 from zigma_bench.training.step import draw_batch
 
 SIZE, CPU = 4, torch.device("cpu")

@@ -24,7 +24,7 @@ from zigma_bench.sampling.cell_images import balanced_labels, sample_part
 from zigma_bench.scans.grid import Grid
 from zigma_bench.suite import Guidance, Train, load_suite
 from zigma_bench.system.device import Device
-from zigma_bench.training.loop import Goal, train_network
+from zigma_bench.training.loop import TrainingGoal, train_network
 from zigma_bench.training.step import draw_batch
 
 CPU = torch.device("cpu")
@@ -173,8 +173,8 @@ def test_a_network_learns_what_its_labels_mean(tmp_path) -> None:
     initialise_network(network, 0)
     given = GivenCondition(kind="class", size=2, droppable=True)
     ema, _ = train_network(
-        network, images, recipe=Train(batch=32, learning_rate=3e-3, ema=0.9), goal=Goal(150, None), seed=0, device=CPU,
-        folder=tmp_path, tell=lambda done, text: None, stopped=lambda: False, given=given,
+        network, images, recipe=Train(batch=32, learning_rate=3e-3, ema=0.9), goal=TrainingGoal(150, None), seed=0,
+        device=CPU, folder=tmp_path, on_progress=lambda done, text: None, stopped=lambda: False, condition=given,
     )  # fmt: skip
     x, t = torch.randn(64, 1, 4, 4), torch.zeros(64)
     with torch.no_grad():

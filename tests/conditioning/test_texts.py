@@ -19,7 +19,7 @@ from zigma_bench.cli.app import app
 from zigma_bench.data.cell_images import load_cell_images
 from zigma_bench.data.images import ArrayImages, Splits, Subset, captions_of
 from zigma_bench.diffusion.guidance import with_guidance, with_labels, with_text_features
-from zigma_bench.efficiency.calls import make_stage
+from zigma_bench.efficiency.calls import make_timed_call
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.layers.init import initialise_network
 from zigma_bench.metrics.val_loss import velocity_losses
@@ -33,7 +33,7 @@ from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import layer_routes
 from zigma_bench.suite import Guidance, Train, load_suite
 from zigma_bench.system.device import Device
-from zigma_bench.training.loop import Goal, train_network
+from zigma_bench.training.loop import TrainingGoal, train_network
 from zigma_bench.training.step import draw_batch
 
 CPU = torch.device("cpu")
@@ -238,9 +238,9 @@ def test_a_network_learns_what_its_texts_mean(tmp_path) -> None:
     network = spec.load()(options, grid=grid, channels=1, routes=orders, backend="torch")
     initialise_network(network, 0)
     ema, _ = train_network(
-        network, images, recipe=Train(batch=32, learning_rate=3e-3, ema=0.9), goal=Goal(150, None), seed=0, device=CPU,
-        folder=tmp_path, tell=lambda done, text: None, stopped=lambda: False,
-        given=GivenCondition(kind="text", size=8, droppable=True, tokens=4, masked=True), texts=Two(),
+        network, images, recipe=Train(batch=32, learning_rate=3e-3, ema=0.9), goal=TrainingGoal(150, None), seed=0,
+        device=CPU, folder=tmp_path, on_progress=lambda done, text: None, stopped=lambda: False,
+        condition=GivenCondition(kind="text", size=8, droppable=True, tokens=4, masked=True), texts=Two(),
     )  # fmt: skip
     x, t = torch.randn(64, 1, 4, 4), torch.zeros(64)
     with torch.no_grad():
@@ -261,7 +261,7 @@ def test_text_networks_are_timed(name, write_suite) -> None:
 
     timed = ("quality: [val-loss]", "quality: [val-loss]\nefficiency: {repeats: 3, sample_batch: 2}")
     cell = plan(write_suite(*ALL, GUIDED, timed)).cells[0]
-    stage = make_stage(name, cell, build_network(cell, "cpu"), Device("cpu", "test"))
+    stage = make_timed_call(name, cell, build_network(cell, "cpu"), Device("cpu", "test"))
     stage.call()
     assert stage.passes == (4 if name == "sample" else 1 if name in ("latency", "forward") else 3)
 
@@ -434,7 +434,7 @@ def test_cells_of_other_conditions_are_drawn_from(backbone, words, write_suite, 
     (cell,) = (tmp_path / "r" / "tiny").glob("*-seed-0-*")
     assert run(cell, "--count", 3, *words, "--out", tmp_path / "a").exit_code == 0
     assert len(drawn(tmp_path / "a")) == 3
-    assert "takes no text" in str(run(cell, "--prompt", "a", "--out", tmp_path / "b").exception)
+    assert "has no text condition" in str(run(cell, "--prompt", "a", "--out", tmp_path / "b").exception)
 
 
 def test_texts_of_two_sides_are_kept_apart() -> None:

@@ -28,8 +28,8 @@ from zigma_bench.errors import BadImage, UsageError, ZigmaBenchError
 from zigma_bench.plan import make_plan
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.suite import Train, load_suite
+from zigma_bench.training.batch_plan import BatchPlan
 from zigma_bench.training.feed import Feed
-from zigma_bench.training.job import BatchPlan
 from zigma_bench.training.step import draw_batch
 
 SIZE = 8
@@ -60,7 +60,7 @@ def opened(files: str, **rest: Any) -> Splits:
 def taken(splits: Splits, steps: range, workers: int = 0, crop: int = 12) -> list[np.ndarray]:
     recipe = Train(batch=7, random_crop=crop, workers=workers)
     with Feed(
-        BatchPlan.of(splits.train, recipe, 3, labelled=False), recipe, start=steps[0], stop=steps[-1] + 1, card=False
+        BatchPlan.of(splits.train, recipe, 3, labelled=False), recipe, start=steps[0], stop=steps[-1] + 1, on_gpu=False
     ) as feed:
         return [feed(step).pixels.numpy() for step in steps]
 

@@ -31,8 +31,8 @@ from zigma_bench.data.transforms.apply import apply_transforms
 from zigma_bench.errors import BadImage, NotReady, UsageError
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.suite import Train
+from zigma_bench.training.batch_plan import BatchPlan
 from zigma_bench.training.feed import Feed
-from zigma_bench.training.job import BatchPlan
 
 SIZE = 4
 
@@ -71,7 +71,7 @@ def numbers(pixels: Any) -> list[int]:
 def trained_on(splits: Splits, steps: range, workers: int = 0, labelled: bool = False) -> list[list[int]]:
     """The pictures of each step of a training."""
     job = BatchPlan(splits.train, 4, 1, labelled=labelled)
-    with Feed(job, Train(batch=4, workers=workers), start=steps.start, stop=steps.stop, card=False) as feed:
+    with Feed(job, Train(batch=4, workers=workers), start=steps.start, stop=steps.stop, on_gpu=False) as feed:
         assert feed.workers == min(1, workers)
         taken = [feed(step) for step in steps]
     if labelled:

@@ -15,8 +15,8 @@ import pytest
 
 from zigma_bench.backbones.build import build_network
 from zigma_bench.efficiency import calls, combine_rounds, measure, measure_efficiency, measure_round, timing
-from zigma_bench.efficiency.calls import STAGES
-from zigma_bench.efficiency.card import Meter, find_meter
+from zigma_bench.efficiency.calls import CALL_NAMES
+from zigma_bench.efficiency.gpu import GpuMeter, find_meter
 from zigma_bench.efficiency.measure import flop_rate
 from zigma_bench.efficiency.timing import MOST_WARM_UPS, Timing, time_calls
 from zigma_bench.errors import CellFailed, Interrupted, UsageError
@@ -25,7 +25,7 @@ from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.reports.render import table_footer, to_csv, to_json, to_markdown
 from zigma_bench.reports.table import read_tables
 from zigma_bench.run.executors.local import run_plan
-from zigma_bench.run.find_batch import Trial, distinct_shapes, limit_of, run_trial, search_batch
+from zigma_bench.run.find_batch import BatchTrial, distinct_shapes, limit_of, run_trial, search_batch
 from zigma_bench.suite import Efficiency, load_suite
 from zigma_bench.system.device import Device
 
@@ -114,7 +114,7 @@ def test_flops_are_those_of_the_formulas_with_the_scan_apart(write_suite):
         "flops": 3 * forward, "scan_flops": 3 * scan, "flops_per_second": 30.0 * forward,
         "matmul_flops_per_second": 30.0 * (forward - scan),
     }  # fmt: skip
-    assert calls.make_stage("sample", timed(zigma), build_network(zigma, "cpu"), CPU).passes == 2  # evaluations
+    assert calls.make_timed_call("sample", timed(zigma), build_network(zigma, "cpu"), CPU).passes == 2  # evaluations
     assert flop_rate(dit, 2, 1.0)["scan_flops"] == 0
 
 
@@ -216,7 +216,7 @@ def test_a_stage_is_compiled_where_its_own_key_says_so(alone, monkeypatch, part,
     network = build_network(cell, "cpu")
     for name in ("forward", "train-step"):
         network.blocks.compile(backend="eager")  # as another stage would have left it
-        facts = calls.make_stage(name, cell, network, CPU).facts
+        facts = calls.make_timed_call(name, cell, network, CPU).facts
         assert network.blocks._compiled_call_impl is None
         assert bool(facts.get("compile")) == (name == stage)
     assert asked == [f"{part}.compile"]
@@ -227,7 +227,7 @@ def test_every_stage_is_measured_beside_its_ceilings(alone):
     found, details = measure_efficiency(cell, build_network(cell, "cpu"), CPU, lambda done, text: None, lambda: False)
     values = {m.name: m for m in found}
     assert all(m.value > 0 for m in found)
-    for stage in STAGES:
+    for stage in CALL_NAMES:
         name, _ = measure.NAMES[stage]
         assert len(values[name].raw) == 3 and f"{stage}-peak-memory" in values
         assert details[stage]["first_call_seconds"] > 0
@@ -251,7 +251,7 @@ def test_labels_need_no_data_and_guidance_costs_two_passes_an_evaluation(alone):
         for cell in (cells[0], cells[-1]):
             seen, network = [], build_network(cell, "cpu")
             network.register_forward_pre_hook(lambda module, given, seen=seen: seen.append([*map(len, given)]))
-            stages = {name: calls.make_stage(name, cell, network, CPU) for name in STAGES}
+            stages = {name: calls.make_timed_call(name, cell, network, CPU) for name in CALL_NAMES}
             assert stages["sample"].passes == passes
             for name, stage in stages.items():
                 seen.clear()
@@ -349,7 +349,7 @@ def check_report(table):
 
 @pytest.mark.parametrize("most", [0, 1, 2, 3, 7, 8, 100])
 def test_the_search_ends_at_the_largest_batch_and_the_next(most):
-    trials = search_batch(lambda batch: Trial(batch, batch <= most, None, None))
+    trials = search_batch(lambda batch: BatchTrial(batch, batch <= most, None, None))
     assert max((t.batch for t in trials if t.fits), default=0) == most
     assert min(t.batch for t in trials if not t.fits) == most + 1
     assert len({t.batch for t in trials}) == len(trials)
@@ -399,7 +399,7 @@ def test_a_reading_that_a_card_lacks_is_none_and_a_cpu_says_why():
                 raise ValueError
             return lambda *given: [7] if name.endswith("Processes") else 5000
 
-    meter = Meter(Nvml(), "card")
+    meter = GpuMeter(Nvml(), "card")
     assert meter.joules() is None
     assert meter.state()["watts"] == 5.0 and meter.state()["processes"] == 1
     assert "NVIDIA" in find_meter(CPU).state()["why_not"]

@@ -213,8 +213,8 @@ def run_here(folder: Path, results: Path, suite: str) -> None:
                     StageContext(cell, folder, results / ".cache", device, events.append, lambda: False), stages
                 )
         except StageFailed:
-            return local.Outcome(cell, folder, "failed", events[-1]["text"])
-        return local.Outcome(cell, folder, "done")
+            return local.CellOutcome(cell, folder, "failed", events[-1]["text"])
+        return local.CellOutcome(cell, folder, "done")
 
     def encoded(cell, results, device, emit, check):
         return encode_worker._encode(cell, results / ".cache", device, emit, lambda: False)

@@ -17,12 +17,12 @@ from zigma_bench.records.store import stage_folder, write_record
 from zigma_bench.run.estimate import Estimator
 from zigma_bench.run.executors.local import cell_folder
 from zigma_bench.run.fitted_costs import FEWEST_CELLS, fit_costs
-from zigma_bench.run.timed import FEATURES, Kind, Timed, features_of, network_of, timed_calls
+from zigma_bench.run.timed import FEATURES, CallKind, MeasuredCall, features_of, network_of, timed_calls
 from zigma_bench.suite import load_suite
 from zigma_bench.system.device import Device
 
-RECORDED = Kind("train-step", "card", "bf16", "mamba", recorded=True, compiled=True)
-LAUNCHED = Kind("forward", "card", "fp32", "mamba", recorded=False, compiled=False)
+RECORDED = CallKind("train-step", "card", "bf16", "mamba", recorded=True, compiled=True)
+LAUNCHED = CallKind("forward", "card", "fp32", "mamba", recorded=False, compiled=False)
 
 
 def cell_of(tokens, depth=12, width=384, batch=None):
@@ -40,7 +40,7 @@ def timed(kind, seconds_of, cells, *, backend="auto"):
         named = dict(zip(FEATURES, features_of(cell_of(tokens, depth), batch), strict=True))
         seconds, peak = seconds_of(named), 1e8 + 16 * named["parameters"] + 40 * named["activations"]
         features = tuple(named.values())
-        calls.append(Timed(kind, frozenset((backend, "fused")), f"cell {number}", features, seconds, peak))
+        calls.append(MeasuredCall(kind, frozenset((backend, "fused")), f"cell {number}", features, seconds, peak))
     return calls
 
 
@@ -80,7 +80,7 @@ def test_the_error_is_that_of_cells_left_out():
 
     calls = timed(RECORDED, seconds, GRID)
     odd = calls[3]
-    calls[3] = Timed(odd.kind, odd.backends, odd.cell, odd.features, 10 * odd.seconds, odd.peak)
+    calls[3] = MeasuredCall(odd.kind, odd.backends, odd.cell, odd.features, 10 * odd.seconds, odd.peak)
     costs = fit_costs(calls, RECORDED, "auto")
     assert max(costs.seconds.left_out) > 0.5
     assert len(costs.seconds.left_out) == len(GRID)

@@ -106,7 +106,7 @@ def test_images_that_are_refused(folder, tmp_path):
 
     other = folder("other", pixels(2))
     Image.fromarray(pixels(1, (8, 9, 3))[0]).save(other / "wide.png")
-    told(other, BadImage, "wide.png", "another size", "8 x 8", "9 x 8")
+    told(other, BadImage, "wide.png", "a different size", "8 x 8", "9 x 8")
     text = folder("text", pixels(2))
     (text / "001.png").write_text("no image at all")
     told(text, BadImage, "001.png", "not one of PNG")

@@ -232,12 +232,12 @@ def test_a_folder_of_another_order_is_refused(model, tmp_path):
     for words, what in ((["--seed", 1], "differ in seed"), (["--class", 1], "differ in labels")):
         found = run(folder, "--out", tmp_path / "a", "--count", 1, *words, *QUICK)
         assert what in str(found.exception)
-    assert "in use" in str(run(folder, "--out", folder, *QUICK).exception)
+    assert "contains other files" in str(run(folder, "--out", folder, *QUICK).exception)
     assert "add --out" in str(run(folder).exception)
 
 
 def test_what_is_neither_suite_nor_model(write_suite, tmp_path):
-    for path, got in ((tmp_path, "a folder without one"), (tmp_path / "x", "nothing there")):
+    for path, got in ((tmp_path, "a folder without these files"), (tmp_path / "x", "no such file or folder")):
         told = str(run(path, "--out", tmp_path / "a").exception)
         assert "neither a suite nor a model" in told and got in told
     assert "--count needs a model" in str(run(write_suite(), "--count", 3).exception)
@@ -359,4 +359,4 @@ def test_prompts_of_an_imported_model(tmp_path):
 
 def test_an_encoder_is_that_of_a_model_of_texts(model, tmp_path):
     found = run(model("sit"), "--out", tmp_path / "a", "--encoder", "random-words")
-    assert "takes no text" in str(found.exception) and not (tmp_path / "a").exists()
+    assert "has no text condition" in str(found.exception) and not (tmp_path / "a").exists()

@@ -23,9 +23,9 @@ from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import layer_routes
 from zigma_bench.suite import Train
 from zigma_bench.system.device import find_device
+from zigma_bench.training.batch_plan import BatchPlan
 from zigma_bench.training.feed import Feed
-from zigma_bench.training.job import BatchPlan
-from zigma_bench.training.loop import Goal, train_network
+from zigma_bench.training.loop import TrainingGoal, train_network
 from zigma_bench.training.step import step_seed
 
 pytestmark = [
@@ -56,8 +56,9 @@ def build(**options):
 
 def run(network, folder, steps, *, stopped=lambda: False, **recipe):
     return train_network(
-        network, smooth_images(512, 4, 32), recipe=Train(**{"batch": 64, **recipe}), goal=Goal(steps, None), seed=SEED,
-        device=torch.device("cuda"), folder=folder, tell=lambda done, text: print(done, text), stopped=stopped,
+        network, smooth_images(512, 4, 32), recipe=Train(**{"batch": 64, **recipe}), goal=TrainingGoal(steps, None),
+        seed=SEED, device=torch.device("cuda"), folder=folder,
+        on_progress=lambda done, text: print(done, text), stopped=stopped,
     )  # fmt: skip
 
 
@@ -162,9 +163,9 @@ def test_a_recorded_training_under_texts_is_the_launched_one(tmp_path, compiled)
         network = build(width=64, depth=3, patch=2, condition="text", text_width=24, text_tokens=16)
         recipe = Train(batch=64, ema=0.9, learning_rate=1e-3, graph=graph, compile=compiled)
         ema, progress = train_network(
-            network, images, recipe=recipe, goal=Goal(40, None), seed=SEED, device=torch.device("cuda"),
-            folder=tmp_path / str(graph), tell=lambda done, text: None, stopped=lambda: False,
-            given=GivenCondition(kind="text", size=24, droppable=True, tokens=16, masked=True), texts=FourTexts(),
+            network, images, recipe=recipe, goal=TrainingGoal(40, None), seed=SEED, device=torch.device("cuda"),
+            folder=tmp_path / str(graph), on_progress=lambda done, text: None, stopped=lambda: False,
+            condition=GivenCondition(kind="text", size=24, droppable=True, tokens=16, masked=True), texts=FourTexts(),
         )  # fmt: skip
         found.append(([loss for _, loss in progress.curve], [*network.parameters(), *ema.parameters()]))
     assert found[1][0] == pytest.approx(found[0][0], rel=2e-3)
@@ -177,7 +178,7 @@ def test_a_recorded_training_under_texts_is_the_launched_one(tmp_path, compiled)
 def test_images_wait_in_pinned_memory(workers):
     fields = load(GaussianRandomFieldOptions(slope=1.0, resolution=8, count=2_000_000, validation=1)).train
     job = BatchPlan(fields, 5, 0, labelled=False)
-    with Feed(job, Train(workers=workers), start=0, stop=3, card=True) as feed:
+    with Feed(job, Train(workers=workers), start=0, stop=3, on_gpu=True) as feed:
         for step in range(3):
             taken = feed(step)
             assert taken.pixels.is_pinned()

@@ -20,7 +20,7 @@ PRECISIONS = ("fp32", "bf16")
 
 
 @dataclass(frozen=True)
-class Network:
+class ShownNetwork:
     """A requested network with its cost.
 
     `image` is the shape [C, H, W], or [T, C, H, W] of a clip. `activation_bytes` is the activation memory by precision
@@ -40,7 +40,7 @@ class Network:
 
 def find_network(
     text: str, *, image: str, channels: int, scan: str | None, settings: Sequence[str], seed: int, backend: str
-) -> Network:
+) -> ShownNetwork:
     """The network NAME/SIZE/PATCH or NAME:OPTION=VALUE,... for an image HxW or a clip TxHxW, with the routes of a scan.
 
     Raises UsageError for an invalid name or option, and NotReady for a grid that doesn't fit.
@@ -61,7 +61,7 @@ def find_network(
     frames = (pixels.frames,) if pixels.video else ()
     size = (*frames, channels, pixels.height, pixels.width)
     memory = _activation_bytes(spec, options, given, backend)
-    return Network(text, backbone, found, size, grid, routes, cost, backend, memory)
+    return ShownNetwork(text, backbone, found, size, grid, routes, cost, backend, memory)
 
 
 def _backbone(text: str) -> Resolved:

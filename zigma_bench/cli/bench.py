@@ -47,15 +47,15 @@ def bench_operators(
             raise UnknownName("operator", name, OPS, where="--op")
     found = find_device(device)
     check_writable(results)
-    with open_bench_record("ops", found, results) as (file, keep):
+    with open_bench_record("ops", found, results) as (file, save_rows):
         rows = bench_ops(
             found,
             ops=op or OPS,
             shapes=[Shape.parse(text) for text in shape or ()],
             paths=path or ("raster", "random"),
             seconds=seconds,
-            tell=lambda text: print(text, file=sys.stderr),
-            keep=keep,
+            on_progress=lambda text: print(text, file=sys.stderr),
+            save_rows=save_rows,
         )
     if as_json:
         print(json.dumps([row.to_json() for row in rows], indent=1))
@@ -82,15 +82,15 @@ def bench_whole_steps(
 
     found = find_device(device)
     check_writable(results)
-    with open_bench_record("step", found, results) as (file, keep):
+    with open_bench_record("step", found, results) as (file, save_rows):
         rows = bench_step(
             found,
             shapes=[StepShape.parse(text) for text in shape or ()],
             paths=path or tuple(PATHS),
             repeats=repeats,
             compiled=compiled,
-            tell=lambda text: print(text, file=sys.stderr),
-            keep=keep,
+            on_progress=lambda text: print(text, file=sys.stderr),
+            save_rows=save_rows,
         )
     if as_json:
         print(json.dumps([row.to_json() for row in rows], indent=1))

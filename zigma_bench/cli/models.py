@@ -181,13 +181,13 @@ def _draw(
     print(f"device: {place.name} ({place.card})\nsampling: {order}", file=sys.stderr)
     files = draw_to_folder(
         order, out, device=place.name, backend=backend,
-        tell=lambda done: print(f"{done:,} of {total:,}", file=sys.stderr, flush=True),
+        on_progress=lambda done: print(f"{done:,} of {total:,}", file=sys.stderr, flush=True),
     )  # fmt: skip
     facts, what = order.facts(), str(order.source.space)
     if space is not None:
         files = decode_folder(
             order.source, space, out, count=total, device=place.name,
-            tell=lambda done: print(f"decoded {done:,} of {total:,}", file=sys.stderr, flush=True),
+            on_progress=lambda done: print(f"decoded {done:,} of {total:,}", file=sys.stderr, flush=True),
         )  # fmt: skip
         facts, what = {**facts, "autoencoder": space.decoding}, f"pictures, decoded in {space.given.precision}"
     if as_json:

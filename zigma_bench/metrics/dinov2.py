@@ -16,8 +16,8 @@ from torch.nn import functional
 from zigma_bench.metrics.features import Extractor
 from zigma_bench.metrics.options import WeightsOptions
 from zigma_bench.metrics.state import State, read_state, unfit_weights
+from zigma_bench.metrics.transformer_features import CLASS_TOKEN, TransformerFeatures, resize_square
 from zigma_bench.metrics.weights import weights_path
-from zigma_bench.metrics.wrapped import CLASS_TOKEN, Wrapped, resize_square
 from zigma_bench.pretrained.files import file_sha256
 
 SIDE, PATCH = 224, 14
@@ -59,7 +59,7 @@ def _positions(path: Path, state: State) -> Tensor:
     return positions
 
 
-def _build(path: Path) -> Wrapped:
+def _build(path: Path) -> TransformerFeatures:
     from timm.models.vision_transformer import VisionTransformer
 
     state = read_state("dinov2", path)
@@ -75,7 +75,7 @@ def _build(path: Path) -> Wrapped:
         network.load_state_dict(resized)
     except RuntimeError as error:
         raise unfit_weights("dinov2", path, str(error)) from error
-    return Wrapped(f"dinov2-{width}", CLASS_TOKEN, network, MEAN, STD)
+    return TransformerFeatures(f"dinov2-{width}", CLASS_TOKEN, network, MEAN, STD)
 
 
 def resized_positions(positions: Tensor, side: int) -> Tensor:

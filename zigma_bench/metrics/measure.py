@@ -16,7 +16,7 @@ from zigma_bench.metrics.extractors import open_extractor
 from zigma_bench.metrics.features import Extractor, Features, digest_once, features_of_images
 from zigma_bench.metrics.gaussian import EXTRAPOLATION_SEED, Gaussian, extrapolate_fd, fit_gaussian, frechet_distance_of
 from zigma_bench.metrics.moments import Moments
-from zigma_bench.metrics.neighbours import DENSITY_NEIGHBOURS, PRECISION_NEIGHBOURS, Cover, points_in_balls
+from zigma_bench.metrics.neighbours import DENSITY_NEIGHBOURS, PRECISION_NEIGHBOURS, BallCoverage, points_in_balls
 from zigma_bench.metrics.on_features import BY_KIND, COVER_MINIMUM, KID_MINIMUM, SCORE_MINIMUM, metric_name
 from zigma_bench.metrics.quality import SEED, SUBSETS, kid_of_features, kid_subset_size
 from zigma_bench.metrics.reference import reference_gaussian
@@ -30,7 +30,7 @@ Figure = Callable[[Features, Gaussian], tuple[float, tuple[float, ...]]]  # the 
 
 
 @dataclass(frozen=True)
-class Task:
+class MeasureTask:
     """A measure to take of the samples in `subject`, on the features of `extractor`, which `spec` and `options` opened.
 
     `published_inception`: the extractor is Inception v3 with the published weights.
@@ -52,17 +52,19 @@ def measure_features(kind: str, spec: Spec, options: Any, subject: Subject) -> M
     """
     extractor, variant = open_extractor(spec, options), spec.facts.variant(options)
     name, published = metric_name(kind, spec, variant=variant), spec.facts.plain_names and variant is None
-    found: Measurement = load_target(BY_KIND[kind].compute)(Task(name, spec, options, extractor, subject, published))
+    found: Measurement = load_target(BY_KIND[kind].compute)(
+        MeasureTask(name, spec, options, extractor, subject, published)
+    )
     return found
 
 
-def frechet_distance(task: Task) -> Measurement:
+def frechet_distance(task: MeasureTask) -> Measurement:
     """The Frechet distance; FID has a minimum of 2,048 images, and the distance on other features 2."""
     minimum = task.spec.facts.distance_minimum(task.options)
     return _to_gaussian(task, minimum, {}, lambda x, y: (frechet_distance_of(fit_gaussian(x), y), ()))
 
 
-def extrapolated_distance(task: Task) -> Measurement:
+def extrapolated_distance(task: MeasureTask) -> Measurement:
     """The distance extrapolated to infinitely many samples, from counts of at least the number of features."""
     facts = {"extrapolated": "to infinitely many samples, the reference as it is", "seed": EXTRAPOLATION_SEED}
 
@@ -73,7 +75,7 @@ def extrapolated_distance(task: Task) -> Measurement:
     return _to_gaussian(task, 2 * task.extractor.dimensions, facts, figure)
 
 
-def _to_gaussian(task: Task, minimum: int, more: dict[str, Any], figure: Figure) -> Measurement:
+def _to_gaussian(task: MeasureTask, minimum: int, more: dict[str, Any], figure: Figure) -> Measurement:
     """A figure of the samples' features against the reference's Gaussian: a file's, where it is of this extractor."""
     moments = task.subject.moments
     unfit = None if moments is None else moments.unfit(task.extractor.fingerprint(), field=task.published_inception)
@@ -96,12 +98,12 @@ def _to_gaussian(task: Task, minimum: int, more: dict[str, Any], figure: Figure)
     return Measurement.of(task.name, value, UNIT, fingerprint=facts | more, raw=raw)
 
 
-def _of_images(task: Task, reference: Images) -> Gaussian:
+def _of_images(task: MeasureTask, reference: Images) -> Gaussian:
     subject = task.subject
     return reference_gaussian(reference, task.extractor, device=subject.device, cache=subject.cache)
 
 
-def kernel_distance(task: Task) -> Measurement:
+def kernel_distance(task: MeasureTask) -> Measurement:
     """The kernel distance: the mean over random subsets, whose size is a rule of the counts."""
     samples, reference = task.subject.compared()
     facts = _compared_facts(task, samples, reference)
@@ -116,10 +118,10 @@ def kernel_distance(task: Task) -> Measurement:
 
 def _covering(
     part: Literal["inside", "density", "coverage"], neighbours: int, *, backwards: bool = False
-) -> Callable[[Task], Measurement]:
+) -> Callable[[MeasureTask], Measurement]:
     """Precision, density or coverage of the samples; `backwards` makes recall of precision."""
 
-    def measure(task: Task) -> Measurement:
+    def measure(task: MeasureTask) -> Measurement:
         samples, reference = task.subject.compared()
         facts = _compared_facts(task, samples, reference) | {"neighbours": neighbours}
         if (least := min(len(samples), len(reference))) < COVER_MINIMUM:
@@ -137,7 +139,7 @@ density = _covering("density", DENSITY_NEIGHBOURS)
 coverage = _covering("coverage", DENSITY_NEIGHBOURS)
 
 
-def class_score(task: Task) -> Measurement:
+def class_score(task: MeasureTask) -> Measurement:
     """The Inception score of the samples alone."""
     from zigma_bench.metrics.inception_score import SEED, SPLITS, inception_score
 
@@ -151,17 +153,17 @@ def class_score(task: Task) -> Measurement:
     return Measurement.of(task.name, float(np.mean(scores)), UNIT, fingerprint=facts, raw=raw)
 
 
-def _of_samples(task: Task, samples: Images) -> Features:
+def _of_samples(task: MeasureTask, samples: Images) -> Features:
     """The features of the samples, which no other cell has and no cache keeps."""
     subject = task.subject
     return features_of_images(samples, task.extractor, device=subject.device, cache=subject.cache, keep=False)
 
 
-def _of_reference(task: Task, reference: Images) -> Features:
+def _of_reference(task: MeasureTask, reference: Images) -> Features:
     return features_of_images(reference, task.extractor, device=task.subject.device, cache=task.subject.cache)
 
 
-def _cover_once(points: Features, centres: Features, device: str) -> Cover:
+def _cover_once(points: Features, centres: Features, device: str) -> BallCoverage:
     """Precision, density and coverage come of one look at all pairs."""
     for a, b, found in _covers:
         if a is points and b is centres:
@@ -170,21 +172,23 @@ def _cover_once(points: Features, centres: Features, device: str) -> Cover:
     return _covers[-1][2]
 
 
-_covers: deque[tuple[Features, Features, Cover]] = deque(maxlen=2)  # samples in the reference, and the other way round
+_covers: deque[tuple[Features, Features, BallCoverage]] = deque(
+    maxlen=2
+)  # samples in the reference, and the other way round
 
 
-def _facts(task: Task, samples: Images) -> dict[str, Any]:
+def _facts(task: MeasureTask, samples: Images) -> dict[str, Any]:
     """What two figures of samples must share to stand in one column."""
     return {"protocol": PROTOCOL, **task.extractor.fingerprint(), "n_samples": len(samples)}
 
 
-def _moments_facts(task: Task, moments: Moments) -> dict[str, Any]:
+def _moments_facts(task: MeasureTask, moments: Moments) -> dict[str, Any]:
     """What a fingerprint says of a reference that is a mean and a covariance."""
     reference = {**task.subject.reference_facts, "statistics_sha256": moments.sha256}
     return {"n_reference": moments.count, "reference": reference}
 
 
-def _compared_facts(task: Task, samples: Images, reference: Images) -> dict[str, Any]:
+def _compared_facts(task: MeasureTask, samples: Images, reference: Images) -> dict[str, Any]:
     """The same with the reference."""
     return {
         **_facts(task, samples),
@@ -194,7 +198,7 @@ def _compared_facts(task: Task, samples: Images, reference: Images) -> dict[str,
 
 
 def _too_few(
-    task: Task, minimum: int, got: int, facts: dict[str, Any], *, of: str = "the samples and in the reference"
+    task: MeasureTask, minimum: int, got: int, facts: dict[str, Any], *, of: str = "the samples and in the reference"
 ) -> Measurement:
     smaller = "the smaller has" if "reference" in of else "there are"
     reason = f"{task.name} needs at least {minimum:,} images in {of}, and {smaller} {got:,}"

@@ -25,7 +25,7 @@ Features = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Cover:
+class BallCoverage:
     """How points lie in the balls of a set; the points are the samples and the set is the reference, but for recall.
 
     `inside`: the share of points in at least one ball of 3 neighbours, its sphere included.
@@ -38,11 +38,11 @@ class Cover:
     coverage: float
 
 
-def points_in_balls(points: Features, centres: Features, *, device: str = "cpu") -> Cover:
+def points_in_balls(points: Features, centres: Features, *, device: str = "cpu") -> BallCoverage:
     """Points [N, d] in the balls around centres [M, d], M above 5; NaN where a feature is not finite."""
     assert len(points) and len(centres) > max(PRECISION_NEIGHBOURS, DENSITY_NEIGHBOURS), (len(points), len(centres))
     if not (np.isfinite(points).all() and np.isfinite(centres).all()):
-        return Cover(float("nan"), float("nan"), float("nan"))
+        return BallCoverage(float("nan"), float("nan"), float("nan"))
     near, wide = nearest_radii(centres, (PRECISION_NEIGHBOURS, DENSITY_NEIGHBOURS), device=device)
     near, wide = near * (1 + ON_THE_SPHERE), wide * (1 - ON_THE_SPHERE)
     inside, balls = 0, 0
@@ -60,7 +60,7 @@ def points_in_balls(points: Features, centres: Features, *, device: str = "cpu")
             start = part.stop
         inside += int(found.sum())
     count = len(points)
-    return Cover(inside / count, balls / (DENSITY_NEIGHBOURS * count), int(held.sum()) / len(centres))
+    return BallCoverage(inside / count, balls / (DENSITY_NEIGHBOURS * count), int(held.sum()) / len(centres))
 
 
 def nearest_radii(features: Features, neighbours: tuple[int, ...], *, device: str = "cpu") -> tuple[Tensor, ...]:

@@ -29,9 +29,9 @@ HERE = "zigma_bench.metrics.measure"
 class FeatureMeasure:
     """A measure on the features of samples and of a reference.
 
-    `compute`: `"module:function"` that makes a `Measurement` of a `measure.Task`. `minimum(facts, options)`: the least
-    number of images. `beside`: the measure that must be listed with it where the extractor has the field's plain names.
-    `of_classes`: it needs the extractor's class scores. `of_frames`: it is taken of the frames of clips too.
+    `compute`: `"module:function"` that makes a `Measurement` of a `measure.MeasureTask`. `minimum(facts, options)`: the
+    least number of images. `beside`: the measure that must be listed with it where the extractor has the field's plain
+    names. `of_classes`: it needs the extractor's class scores. `of_frames`: it is taken of the frames of clips too.
     """
 
     kind: str

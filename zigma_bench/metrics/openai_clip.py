@@ -15,8 +15,8 @@ from torch import nn
 from zigma_bench.metrics.features import Extractor
 from zigma_bench.metrics.options import WeightsOptions
 from zigma_bench.metrics.state import State, read_state, unfit_weights
+from zigma_bench.metrics.transformer_features import EMBEDDING, TransformerFeatures, resize_and_crop
 from zigma_bench.metrics.weights import weights_path
-from zigma_bench.metrics.wrapped import EMBEDDING, Wrapped, resize_and_crop
 from zigma_bench.pretrained.files import file_sha256
 
 PREFIX = "visual."
@@ -61,7 +61,7 @@ def _visual(path: Path) -> State:
     return state
 
 
-def _build(path: Path) -> Wrapped:
+def _build(path: Path) -> TransformerFeatures:
     from torch_fidelity.feature_extractor_clip import CLIPVisual
 
     state = {name: value.float() for name, value in _visual(path).items()}
@@ -73,4 +73,4 @@ def _build(path: Path) -> Wrapped:
         network.load_state_dict(state)
     except RuntimeError as error:
         raise unfit_weights("clip", path, str(error)) from error
-    return Wrapped(name, EMBEDDING, network, MEAN, STD)
+    return TransformerFeatures(name, EMBEDDING, network, MEAN, STD)

@@ -17,7 +17,7 @@ GRAM_IMAGES = 8192  # up to so many images in both sets, their kernel is compute
 
 
 @dataclass(frozen=True)
-class Kid:
+class KernelDistances:
     """Kernel distances of `values` [subsets]; the figure is their mean."""
 
     values: tuple[float, ...]
@@ -43,7 +43,7 @@ def frechet_distance(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
 
 def kid_of_features(
     a: npt.ArrayLike, b: npt.ArrayLike, *, subset_size: int | None = None, subsets: int = SUBSETS, seed: int = SEED
-) -> Kid:
+) -> KernelDistances:
     """The unbiased squared MMD of features a [N, d] and b [M, d] under (x.y / d + 1)^3, on random subsets.
 
     Binkowski 2018, eq. 3 and 4 (arXiv:1801.01401). Not finite features give NaN.
@@ -54,10 +54,10 @@ def kid_of_features(
     draw = np.random.RandomState(seed)
     picks = [[draw.choice(len(x), size, replace=False) for x in (left, right)] for _ in range(subsets)]
     if not (np.isfinite(left).all() and np.isfinite(right).all()):
-        return Kid((float("nan"),) * subsets, size)
+        return KernelDistances((float("nan"),) * subsets, size)
     if len(left) + len(right) <= GRAM_IMAGES:
-        return Kid(tuple(_all_at_once(left, right, picks, size)), size)
-    return Kid(tuple(_mmd2(left[i], right[j]) for i, j in picks), size)
+        return KernelDistances(tuple(_all_at_once(left, right, picks, size)), size)
+    return KernelDistances(tuple(_mmd2(left[i], right[j]) for i, j in picks), size)
 
 
 def kid_subset_size(samples: int, reference: int) -> int:

@@ -11,35 +11,35 @@ from torch import Tensor
 
 from zigma_bench.errors import NotReady
 from zigma_bench.layers.tensors import faults_of, list_faults, not_finite
-from zigma_bench.metrics.weights import PUBLISHED, Given, is_published
+from zigma_bench.metrics.weights import PUBLISHED, WeightsName, is_published
 
 State = dict[str, Tensor]
 
 
-def read_state(given: Given, path: Path) -> State:
+def read_state(extractor: WeightsName, path: Path) -> State:
     """The tensors by name, on the CPU; NotReady where the file holds anything else.
 
     A .safetensors file or what `torch.save` wrote of a state dict. A TorchScript program is opened only where the file
     is the published one, by its hash.
     """
     try:
-        state = _read(given, path)
+        state = _read(extractor, path)
     except Exception as error:  # a file of something else raises whatever its reader runs into
-        raise unfit_weights(given, path, f"{type(error).__name__} {error}") from error
+        raise unfit_weights(extractor, path, f"{type(error).__name__} {error}") from error
     if not isinstance(state, dict):
-        raise unfit_weights(given, path, type(state).__name__)
+        raise unfit_weights(extractor, path, type(state).__name__)
     if faults := faults_of(state, floating=False) or not_finite(state):
-        raise unfit_weights(given, path, list_faults(faults))
+        raise unfit_weights(extractor, path, list_faults(faults))
     return state
 
 
-def _read(given: Given, path: Path) -> Any:
+def _read(extractor: WeightsName, path: Path) -> Any:
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
         return load_file(path)
     with warnings.catch_warnings():
-        if given == "clip" and is_published(given, path):  # openai/CLIP publishes programs and no state dicts
+        if extractor == "clip" and is_published(extractor, path):  # openai/CLIP publishes programs and no state dicts
             warnings.filterwarnings("ignore", message=".*torch.jit", category=Warning)
             return dict(torch.jit.load(path, map_location="cpu").state_dict())  # type: ignore[no-untyped-call]
         # what the reader does not support, it refuses
@@ -48,9 +48,9 @@ def _read(given: Given, path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def unfit_weights(given: Given, path: Path, got: str) -> NotReady:
+def unfit_weights(extractor: WeightsName, path: Path, got: str) -> NotReady:
     """What is said of a file whose tensors are not the extractor's."""
-    published = PUBLISHED[given]
+    published = PUBLISHED[extractor]
     return NotReady(
         f"these are no weights of {published.network.split()[0]}",
         where=str(path),

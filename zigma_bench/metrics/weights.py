@@ -17,7 +17,7 @@ FOLDER_VARIABLE = "ZIGMA_BENCH_WEIGHTS"
 NAMED_HASH = re.compile(r"-([0-9a-f]{8,64})\.\w+$")  # as PyTorch's hub names files
 FID_MINIMUM = 2048  # as many images as features: with fewer the covariance is singular
 
-Given = Literal["inception", "dinov2", "clip"]  # the extractors whose weights a user puts there
+WeightsName = Literal["inception", "dinov2", "clip"]  # the extractors whose weights a user puts there
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Published:
     source: str
 
 
-PUBLISHED: dict[Given, Published] = {
+PUBLISHED: dict[WeightsName, Published] = {
     # the conversion of the TensorFlow graph of 2015-12-05; the last part of the name is the start of the file's sha256
     "inception": Published(
         "Inception v3", "weights-inception-2015-12-05-6726825d.pth", "6726825d", "torch-fidelity's release v0.2.0"
@@ -52,18 +52,18 @@ PUBLISHED: dict[Given, Published] = {
 }
 
 
-def weights_path(given: Given, options: WeightsOptions) -> Path:
+def weights_path(extractor: WeightsName, options: WeightsOptions) -> Path:
     """The weights file: the option, else the folder of ZIGMA_BENCH_WEIGHTS, else ~/.cache/zigma-bench/weights."""
     if options.weights is not None:
         return Path(options.weights).expanduser()
     folder = os.environ.get(FOLDER_VARIABLE)
     place = Path(folder).expanduser() if folder else Path.home() / ".cache/zigma-bench/weights"
-    return place / PUBLISHED[given].file
+    return place / PUBLISHED[extractor].file
 
 
-def weights_missing(given: Given, options: WeightsOptions) -> tuple[Missing, ...]:
+def weights_missing(extractor: WeightsName, options: WeightsOptions) -> tuple[Missing, ...]:
     """What is to be done where there is no weights file, or another than its name says."""
-    path, published = weights_path(given, options), PUBLISHED[given]
+    path, published = weights_path(extractor, options), PUBLISHED[extractor]
     if path.is_file():
         return not_its_hash(path, published.sha256 if path.name == published.file else None)
     return (
@@ -89,9 +89,9 @@ def dinov2_missing(options: WeightsOptions) -> tuple[Missing, ...]:
     )
 
 
-def weights_fingerprint(given: Given, options: WeightsOptions) -> str:
+def weights_fingerprint(extractor: WeightsName, options: WeightsOptions) -> str:
     """The sha256 of the weights that the options name; empty where the file is absent."""
-    path = weights_path(given, options)
+    path = weights_path(extractor, options)
     return file_sha256(path) if path.is_file() else ""
 
 
@@ -100,15 +100,15 @@ def inception_fingerprint(options: WeightsOptions) -> str:
     return weights_fingerprint("inception", options)
 
 
-def is_published(given: Given, path: Path) -> bool:
+def is_published(extractor: WeightsName, path: Path) -> bool:
     """Whether a file is the published one, by what it holds and not by its name: only its distance is called FID."""
-    return file_sha256(path).startswith(PUBLISHED[given].sha256)
+    return file_sha256(path).startswith(PUBLISHED[extractor].sha256)
 
 
-def other_weights(given: Given, options: WeightsOptions) -> str | None:
+def other_weights(extractor: WeightsName, options: WeightsOptions) -> str | None:
     """The start of the sha256 of weights that are not the published ones; None for those."""
-    path = weights_path(given, options)
-    return None if is_published(given, path) else file_sha256(path)[:8]
+    path = weights_path(extractor, options)
+    return None if is_published(extractor, path) else file_sha256(path)[:8]
 
 
 def fid_minimum(options: WeightsOptions) -> int:

@@ -22,7 +22,7 @@ from zigma_bench.system.device import Device
 
 
 @dataclass(frozen=True)
-class Due:
+class DueStages:
     """The stages to do, in order, and a sentence on each file that is there and altered."""
 
     stages: tuple[Stage, ...]
@@ -46,12 +46,12 @@ def _cell_hash(cell: Cell) -> str:
     return cell.identity(base, card="")[:8]
 
 
-def find_due(cell: Cell, folder: Path, device: Device, wanted: Iterable[Stage]) -> Due:
+def find_due(cell: Cell, folder: Path, device: Device, wanted: Iterable[Stage]) -> DueStages:
     """The stages among `wanted` that are not done, and those before them whose files have to be made again.
 
     NewerFormat for a record that only a later version can read.
     """
-    return _Search(cell, folder, device).find(set(wanted))
+    return _DueSearch(cell, folder, device).find(set(wanted))
 
 
 def find_done(cell: Cell, folder: Path, device: Device) -> tuple[dict[str, Record], tuple[str, ...]]:
@@ -60,7 +60,7 @@ def find_done(cell: Cell, folder: Path, device: Device) -> tuple[dict[str, Recor
 
     NewerFormat for a record that only a later version can read.
     """
-    search = _Search(cell, folder, device)
+    search = _DueSearch(cell, folder, device)
     return without_outdated(search.records), tuple(search.notes)
 
 
@@ -91,7 +91,7 @@ def hashes_read(cell: Cell, stage: Stage, records: Mapping[Stage, Record]) -> di
     }
 
 
-class _Search:
+class _DueSearch:
     """One look at a cell's records and, for what is due, at the files."""
 
     def __init__(self, cell: Cell, folder: Path, device: Device) -> None:
@@ -101,12 +101,12 @@ class _Search:
         }
         self.records = dict(self._records(device))
 
-    def find(self, wanted: set[Stage]) -> Due:
+    def find(self, wanted: set[Stage]) -> DueStages:
         due = {stage for stage in self.cell.stages if stage in wanted and not self._done(stage)}
         for stage in reversed(self.cell.stages):  # what a stage needs may need something itself
             if stage in due:
                 due |= set(self._to_be_made_again(stage))
-        return Due(tuple(stage for stage in self.cell.stages if stage in due), tuple(self.notes))
+        return DueStages(tuple(stage for stage in self.cell.stages if stage in due), tuple(self.notes))
 
     def _records(self, device: Device) -> Iterator[tuple[str, Record]]:
         """The records of success; a broken one is reported and counts as absent."""

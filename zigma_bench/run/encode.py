@@ -32,14 +32,14 @@ LOG = "encode.log"
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedCache:
     """A complete cache: its latent space, and the number of images that had to be encoded to complete it."""
 
     space: LatentSpace
     images: int
 
 
-class OfTheHub(Protocol):
+class HubModel(Protocol):
     """A model that a run downloads from the Hub if it is missing."""
 
     def missing(self) -> tuple[Missing, ...]: ...
@@ -47,7 +47,7 @@ class OfTheHub(Protocol):
     def fetch(self) -> object: ...
 
 
-def of_the_hub(suite: Suite) -> list[OfTheHub]:
+def hub_models(suite: Suite) -> list[HubModel]:
     """The autoencoders and text encoders of the Hub that a suite names; none in offline mode."""
     if hub_is_offline():
         return []
@@ -72,7 +72,7 @@ def cached_cells(cells: Sequence[Cell]) -> list[Cell]:
 
 def encode_latents(
     cells: Sequence[Cell], results: Path, device: Device, emit: Callable[[Cell, dict[str, Any]], None]
-) -> list[Encoded]:
+) -> list[EncodedCache]:
     """Encode the missing and broken parts of the latent caches of the cells.
 
     Raises NotReady if a cache folder holds other latents, CellFailed if an image is broken or the process fails, and
@@ -82,7 +82,7 @@ def encode_latents(
     for cell in cached_cells(cells):
         assert cell.latents is not None, "a cached cell has latents"
         last = _run(cell, results, device, functools.partial(emit, cell), check=False)
-        done.append(Encoded(cell.latents, last["images"]))
+        done.append(EncodedCache(cell.latents, last["images"]))
     return done
 
 

@@ -13,7 +13,7 @@ from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.plan import Cell, Plan, Stage, make_plan
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.run.due import cell_folder, find_due
-from zigma_bench.run.encode import of_the_hub
+from zigma_bench.run.encode import hub_models
 from zigma_bench.run.estimate import Estimator
 from zigma_bench.run.reuse import find_reusable, other_folders
 from zigma_bench.run.runs import find_run
@@ -38,7 +38,7 @@ def prepare(
     """
     suite, source = load_suite(path, settings=settings)
     plan = make_plan(suite, source, catalogue(), smoke=smoke)
-    models = of_the_hub(suite) if fetch and not smoke and plan.missing else []
+    models = hub_models(suite) if fetch and not smoke and plan.missing else []
     absent = {item: model for model in models for item in model.missing() if item in plan.missing}
     if absent and len(absent) == len(plan.missing if device_type is None else plan.missing_on(device_type)):
         for model in absent.values():

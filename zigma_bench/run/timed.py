@@ -14,17 +14,17 @@ from zigma_bench.escaping import visible
 from zigma_bench.records.record import Record
 from zigma_bench.records.store import read_record
 
-Call = Literal["train-step", "forward"]
-CALLS: Mapping[str, Call] = {"train-step": "train-step", "forward": "forward", "sample": "forward"}
+CallName = Literal["train-step", "forward"]
+CALLS: Mapping[str, CallName] = {"train-step": "train-step", "forward": "forward", "sample": "forward"}
 FEATURES = ("call", "layers", "dense", "attention", "scan", "activations", "parameters", "longest path")
 
 
 @dataclass(frozen=True)
-class Kind:
+class CallKind:
     """Calls that can be fitted together: the same device, precision and kind of launch, and networks that run the same
     operators (`network_of`)."""
 
-    call: Call
+    call: CallName
     card: str
     precision: str
     network: str
@@ -33,14 +33,14 @@ class Kind:
 
 
 @dataclass(frozen=True)
-class Timed:
+class MeasuredCall:
     """One timed call: its features in the order of FEATURES, its seconds and its peak memory in bytes.
 
     `cell`: the identity for cross-validation, which leaves out one cell at a time. `backends`: the requested and the
     resolved backend.
     """
 
-    kind: Kind
+    kind: CallKind
     backends: frozenset[str]
     cell: str
     features: tuple[float, ...]
@@ -48,13 +48,13 @@ class Timed:
     peak: float | None
 
 
-def timed_calls(results: Path, card: str) -> list[Timed]:
+def timed_calls(results: Path, card: str) -> list[MeasuredCall]:
     """All calls of this device in the efficiency records of a results folder, except unstable ones.
 
     A record that several runs share counts once. A record that can't be read is skipped and named in one line on
     standard error.
     """
-    found = dict[tuple[str, str], list[Timed]]()  # by the identity of the record and when it was measured
+    found = dict[tuple[str, str], list[MeasuredCall]]()  # by the identity of the record and when it was measured
     for file in sorted(results.glob("*/*/*/efficiency-*/record.json")):
         try:
             record = _record(file)
@@ -85,10 +85,10 @@ def layers_of(cell: Mapping[str, Any]) -> int:
     return len(cell["order_digests"]) or int(cell["backbone"]["options"].get("depth", 1))
 
 
-def kind_of(cell: Mapping[str, Any], call: Call, card: str, precision: str) -> Kind:
+def kind_of(cell: Mapping[str, Any], call: CallName, card: str, precision: str) -> CallKind:
     """The kind of a cell's calls on a device. `precision`: the cell's precision resolved for that device."""
     train, training = cell["train"], call == "train-step"
-    return Kind(
+    return CallKind(
         call=call,
         card=card,
         precision=precision,
@@ -113,7 +113,7 @@ def _record(file: Path) -> Record:
     return found
 
 
-def _calls(record: Record) -> Iterator[Timed]:
+def _calls(record: Record) -> Iterator[MeasuredCall]:
     """The training steps and evaluations of a record. The time of a sampling is divided by its forward passes."""
     cell, origin = record.cell, record.provenance
     unstable = {m.name for m in record.measurements if m.status != "ok" or m.reason is not None}
@@ -124,7 +124,7 @@ def _calls(record: Record) -> Iterator[Timed]:
                 continue
             passes = one["passes"] if stage == "sample" else 1
             seconds = sorted(one["timing"]["seconds"])
-            yield Timed(
+            yield MeasuredCall(
                 kind=kind_of(cell, call, origin["card"], origin["precision"]),
                 backends=frozenset((cell["backend"], origin["backend"])),
                 cell=record.identity,

@@ -89,7 +89,7 @@ class SamplingRequest:
 
 def make_sampling_request(
     drawable: Drawable,
-    given: Mapping[str, Any],
+    settings: Mapping[str, Any],
     *,
     seed: int,
     labels: tuple[int, ...] | None,
@@ -103,7 +103,7 @@ def make_sampling_request(
     """
     source = YamlSource("sample", "", {("sample", *key.split(".")): where for key, where in places.items()})
     recipe = validate_sections(
-        SamplingRecipe, {"train": drawable.train, "sample": {**drawable.sample, **given}}, source
+        SamplingRecipe, {"train": drawable.train, "sample": {**drawable.sample, **settings}}, source
     )
     unguided = recipe.sample.model_copy(update={"guidance": None})
     check_diffusion(SamplingRecipe(train=recipe.train, sample=unguided), source)
@@ -125,7 +125,7 @@ def _check_condition(order: SamplingRequest, source: YamlSource) -> None:
     if condition.kind == "text" and not order.prompts:
         raise UsageError("the network needs a prompt", do="give --prompt TEXT, once or more")
     if condition.kind != "text" and order.prompts:
-        raise UsageError("the network takes no text", where="--prompt", expected=str(condition), do="omit it")
+        raise UsageError("the network has no text condition", where="--prompt", expected=str(condition), do="omit it")
     if condition.kind != "class" and order.labels:
         raise UsageError("the model has no classes", where="--labels or --class", do="omit them")
     top = (condition.classes or 0) - 1

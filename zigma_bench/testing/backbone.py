@@ -14,11 +14,18 @@ from zigma_bench.plugins.registry import Condition, Cost, DataFacts, Spec
 from zigma_bench.plugins.registry.modules import ModuleContract
 from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.route import Route
-from zigma_bench.testing.condition import TEXT_TOKENS, made_up, obeys_condition
-from zigma_bench.testing.lookup import check_options, imports_without_torch, light_module, option_sets
-from zigma_bench.testing.network import Built, network_steps, noise, relative_difference, same_parameters, with_noise
+from zigma_bench.testing.condition import TEXT_TOKENS, check_condition, made_up_condition
+from zigma_bench.testing.lookup import check_options, imports_without_torch, option_sets, planning_module
+from zigma_bench.testing.network import (
+    ModuleCase,
+    network_steps,
+    noise,
+    relative_difference,
+    same_parameters,
+    with_noise,
+)
 from zigma_bench.testing.orders import test_routes
-from zigma_bench.testing.report import CheckStep, Failed, Report, run_checks
+from zigma_bench.testing.report import CheckFailed, CheckStep, Report, run_checks
 
 IMAGES = ((3, 8, 12), (1, 8, 8), (3, 16, 16))  # channels, height, width
 BATCH = 3
@@ -67,10 +74,10 @@ class BackboneCase:
         routes = self.routes if routes is None else routes
         return self.spec.load()(self.options, grid=self.grid, channels=self.image[0], routes=routes, backend=BACKEND)
 
-    def built(self) -> Built:
+    def built(self) -> ModuleCase:
         x, t = noise(BATCH, *self.image), torch.tensor([0.1, 0.5, 0.9])
-        given = () if (condition := self.condition) is None else (made_up(condition, self.options, BATCH),)
-        return Built(self.build, (x, t, *given), (BATCH, *self.image), self.cost)
+        given = () if (condition := self.condition) is None else (made_up_condition(condition, self.options, BATCH),)
+        return ModuleCase(self.build, (x, t, *given), (BATCH, *self.image), self.cost)
 
     @property
     def condition(self) -> Condition | None:
@@ -111,7 +118,7 @@ def _toy(spec: Spec, toy: Mapping[str, Any]) -> str:
     options = _options(spec, spec.resolve(toy, where="facts.smoke"))
     for name in ("depth", "patch"):
         if not isinstance(getattr(options, name, None), int):
-            raise Failed(f"{name} {getattr(options, name, None)!r}; a plan reads options.depth and options.patch")
+            raise CheckFailed(f"{name} {getattr(options, name, None)!r}; a plan reads options.depth and options.patch")
     return ", ".join(f"{key} {value}" for key, value in toy.items())
 
 
@@ -126,7 +133,7 @@ def _expected_import(spec: Spec) -> str:
 def _imports(spec: Spec, plugin: ModuleType | None) -> str:
     if isinstance(spec.target, ModuleContract):
         return "a plain module, whose class brings torch"
-    return imports_without_torch(light_module(spec, plugin))
+    return imports_without_torch(planning_module(spec, plugin))
 
 
 def _scans(spec: Spec) -> list[str | None]:
@@ -143,7 +150,7 @@ def _cases(spec: Spec, toy: Mapping[str, Any]) -> list[BackboneCase]:
 def _geometry(spec: Spec, toy: Mapping[str, Any]) -> str:
     if not (cases := _cases(spec, toy)):
         values = spec.resolve(toy, where="facts.smoke")
-        raise Failed(f"only refusals: {BackboneCase(spec, values, IMAGES[0], _scans(spec)[0]).refusal()}")
+        raise CheckFailed(f"only refusals: {BackboneCase(spec, values, IMAGES[0], _scans(spec)[0]).refusal()}")
     images = dict.fromkeys("x".join(map(str, case.image)) for case in cases)
     scans = dict.fromkeys(case.scan or "no order" for case in cases)
     return f"{', '.join(images)}; {', '.join(scans)}"
@@ -155,7 +162,7 @@ def _time(case: BackboneCase) -> str:
     with torch.no_grad():
         off = relative_difference(network(x, t, *y), network(x, t.flip(0), *y))
     if off == 0:
-        raise Failed("the same: the time is not used")
+        raise CheckFailed("the same: the time is not used")
     return f"a difference of {off:.1g}"
 
 
@@ -168,19 +175,21 @@ def _order(spec: Spec, toy: Mapping[str, Any], case: BackboneCase) -> str:
     inputs = case.built().inputs
     if spec.facts.order == "free":
         given = (test_routes(case.grid)["columns"],) * case.options.depth
-        other = Built(lambda: case.build(given), inputs, case.built().shape, case.cost)
+        other = ModuleCase(lambda: case.build(given), inputs, case.built().shape, case.cost)
         same = [with_noise(case.built()), with_noise(other)]
         with torch.no_grad():
             off = relative_difference(same[1](*inputs), same[0](*inputs))
         if off > 0:
-            raise Failed(f"a difference of {off:.2g} with a scan by columns")
+            raise CheckFailed(f"a difference of {off:.2g} with a scan by columns")
         return "the same with a scan by columns"
     peers = [c for c in _cases(spec, toy) if c.image == case.image and _peer(c, case)]
     for peer in peers:
         with torch.no_grad():
             if relative_difference(with_noise(peer.built())(*inputs), with_noise(case.built())(*inputs)) > 0:
                 return f"{case.scan} and {peer.scan} differ"
-    raise Failed(f"the same for {', '.join(str(c.scan) for c in peers)}" if peers else "no second order that it takes")
+    raise CheckFailed(
+        f"the same for {', '.join(str(c.scan) for c in peers)}" if peers else "no second order that it takes"
+    )
 
 
 def _peer(other: BackboneCase, case: BackboneCase) -> bool:
@@ -200,8 +209,8 @@ def _formula(spec: Spec, toy: Mapping[str, Any]) -> str:
                     continue
                 try:
                     same_parameters(case.built())
-                except Failed as error:
-                    raise Failed(
+                except CheckFailed as error:
+                    raise CheckFailed(
                         f"{error} with {dict(values)}, image {case.image}, {case.scan or 'no order'}"
                     ) from None
                 built += 1
@@ -215,5 +224,5 @@ def _condition(spec: Spec, toy: Mapping[str, Any], case: BackboneCase) -> str:
         other = BackboneCase(spec, values, case.image, case.scan)
         condition = other.condition
         if condition is not None and condition not in found and other.refusal() is None:
-            found[condition] = obeys_condition(other.built(), condition)
+            found[condition] = check_condition(other.built(), condition)
     return ", ".join(f"{condition}: {words}" for condition, words in found.items()) or "it has none"

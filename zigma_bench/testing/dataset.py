@@ -12,8 +12,8 @@ import numpy as np
 from zigma_bench.data.images import Images, Splits, captions_of, needs_workers, random_crops, take_crops
 from zigma_bench.errors import NotReady
 from zigma_bench.plugins.registry import DataFacts, Spec
-from zigma_bench.testing.lookup import check_options, imports_without_torch, light_module, option_sets
-from zigma_bench.testing.report import CheckStep, Failed, Report, run_checks
+from zigma_bench.testing.lookup import check_options, imports_without_torch, option_sets, planning_module
+from zigma_bench.testing.report import CheckFailed, CheckStep, Report, run_checks
 
 LOOKED_AT = 20_000  # images of each split that are compared; a larger one is compared in part
 DOUBLES = 0.01  # the share of held-out images that may lie in training: a real data set holds a few twice
@@ -27,7 +27,7 @@ def dataset_report(spec: Spec, *, plugin: ModuleType | None = None, options: Map
     yes = imports_without_torch
     checks = run_checks([
         CheckStep("options", "a type for each, and defaults of it", lambda: check_options(spec)),
-        CheckStep("imports without torch", "yes", lambda: yes(light_module(spec, plugin)), essential=True),
+        CheckStep("imports without torch", "yes", lambda: yes(planning_module(spec, plugin)), essential=True),
         CheckStep("description", "DataFacts, the same when asked again", lambda: _described(spec, values), True),
         CheckStep("loads", "Splits with images on both sides", lambda: _sizes(_load(spec, values)), essential=True),
     ])  # fmt: skip
@@ -61,21 +61,21 @@ def _load(spec: Spec, values: Mapping[str, Any]) -> Splits:
 def _described(spec: Spec, values: Mapping[str, Any]) -> str:
     first, second = _facts(spec, values), _facts(spec, values)
     if not isinstance(first, DataFacts):
-        raise Failed(f"a {type(first).__name__}")
+        raise CheckFailed(f"a {type(first).__name__}")
     if first != second:
-        raise Failed(f"{first}, then {second}")
+        raise CheckFailed(f"{first}, then {second}")
     if first.channels not in (1, 3) or not first.fingerprint:
-        raise Failed(f"{first}; channels are 1 or 3, and the fingerprint is a text")
+        raise CheckFailed(f"{first}; channels are 1 or 3, and the fingerprint is a text")
     if unknown := set(spec.facts.places) - {option.name for option in spec.options}:
-        raise Failed(f"places names {min(unknown)!r}, which is no option of the data set")
+        raise CheckFailed(f"places names {min(unknown)!r}, which is no option of the data set")
     return f"{first.channels} x {first.height} x {first.width}, fingerprint {first.fingerprint[:12]}"
 
 
 def _sizes(splits: Splits) -> str:
     if not isinstance(splits, Splits):
-        raise Failed(f"a {type(splits).__name__}")
+        raise CheckFailed(f"a {type(splits).__name__}")
     if not len(splits.train) or not len(splits.validation):
-        raise Failed(f"{len(splits.train)} for training and {len(splits.validation)} held out")
+        raise CheckFailed(f"{len(splits.train)} for training and {len(splits.validation)} held out")
     return f"{len(splits.train):,} for training, {len(splits.validation):,} held out"
 
 
@@ -84,7 +84,7 @@ def _fits(images: Images, facts: DataFacts) -> str:
     found = images.take(range(count))
     expected = (count, *facts.shape)
     if not isinstance(found, np.ndarray) or found.dtype != np.uint8 or found.shape != expected:
-        raise Failed(f"{getattr(found, 'dtype', type(found).__name__)} {getattr(found, 'shape', '')}")
+        raise CheckFailed(f"{getattr(found, 'dtype', type(found).__name__)} {getattr(found, 'shape', '')}")
     return f"{found.dtype} {list(found.shape)}"
 
 
@@ -94,7 +94,7 @@ def _by_index(splits: Splits) -> str:
         wanted = [last, 0, last]
         one_by_one = np.concatenate([images.take([index]) for index in wanted])
         if not np.array_equal(images.take(np.array(wanted)), one_by_one):
-            raise Failed(f"take({wanted}) differs from its images one by one")
+            raise CheckFailed(f"take({wanted}) differs from its images one by one")
     return "the same"
 
 
@@ -105,9 +105,9 @@ def _pickles(splits: Splits) -> str:
     try:
         sent = pickle.loads(pickle.dumps(splits.train))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise Failed(f"{error}; make their class one of a module") from error
+        raise CheckFailed(f"{error}; make their class one of a module") from error
     if not np.array_equal(sent.take([0]), splits.train.take([0])):
-        raise Failed("other images after it")
+        raise CheckFailed("other images after it")
     return "the same"
 
 
@@ -115,7 +115,7 @@ def _again(first: Splits, second: Splits) -> str:
     for a, b in ((first.train, second.train), (first.validation, second.validation)):
         indices = range(min(len(a), 64))
         if len(a) != len(b) or not np.array_equal(a.take(indices), b.take(indices)):
-            raise Failed("other images; draw random numbers from a fixed seed")
+            raise CheckFailed("other images; draw random numbers from a fixed seed")
     return "the same"
 
 
@@ -123,7 +123,7 @@ def _held_out(splits: Splits) -> str:
     seen, held = _contents(splits.train), _contents(splits.validation)
     double = len(set(seen) & set(held))
     if double > DOUBLES * len(held):
-        raise Failed(f"{double:,} of {len(held):,} validation images are training images")
+        raise CheckFailed(f"{double:,} of {len(held):,} validation images are training images")
     return f"{double} of {len(held):,}"
 
 
@@ -136,7 +136,7 @@ def _captions(splits: Splits, facts: DataFacts) -> str:
         found = captions_of(images, range(len(images)))
         bare = [row for row, texts in enumerate(found) if not texts or not all(text.strip() for text in texts)]
         if bare or len(found) != len(images):
-            raise Failed(f"no caption, or an empty one, of image {bare[0] if bare else len(found)}")
+            raise CheckFailed(f"no caption, or an empty one, of image {bare[0] if bare else len(found)}")
         count += sum(map(len, found))
     return f"{count:,}"
 
@@ -149,9 +149,9 @@ def _crops(splits: Splits, facts: DataFacts) -> str:
     crops = random_crops(count, facts.height + 2, 0)
     first, again = (take_crops(splits.train, range(count), crops) for _ in range(2))
     if first.dtype != np.uint8 or first.shape != (count, *facts.shape):
-        raise Failed(f"{first.dtype} {list(first.shape)}")
+        raise CheckFailed(f"{first.dtype} {list(first.shape)}")
     if not np.array_equal(first, again):
-        raise Failed("other images under the same crops")
+        raise CheckFailed("other images under the same crops")
     return "the same size"
 
 
@@ -171,5 +171,5 @@ def _fingerprint(spec: Spec, options: Mapping[str, Any] | None) -> str:
         images = _load(spec, values).train
         content = b"".join(image.tobytes() for image in images.take(range(min(len(images), 8))))
         if known.setdefault(_facts(spec, values).fingerprint, content) != content:
-            raise Failed(f"the same fingerprint with {values}, which gives other images")
+            raise CheckFailed(f"the same fingerprint with {values}, which gives other images")
     return f"{len(known)} for {len(sets)} set(s) of options"

@@ -15,8 +15,8 @@ from zigma_bench.errors import NotReady
 from zigma_bench.metrics.extractors import open_extractor
 from zigma_bench.metrics.features import Features, extract_features
 from zigma_bench.plugins.registry import Spec
-from zigma_bench.testing.lookup import check_options, imports_without_torch, light_module, option_sets
-from zigma_bench.testing.report import CheckStep, Failed, Report, run_checks
+from zigma_bench.testing.lookup import check_options, imports_without_torch, option_sets, planning_module
+from zigma_bench.testing.report import CheckFailed, CheckStep, Report, run_checks
 
 IMAGES, SIDE = 5, 16
 TOLERANCE = 1e-3  # of the largest feature; kernels for other batch sizes differ by less in float32
@@ -32,7 +32,7 @@ def extractor_report(
     steps = [
         CheckStep("options", "a type for each, and defaults of it", lambda: check_options(spec)),
         CheckStep(
-            "imports without torch", "yes", lambda: imports_without_torch(light_module(spec, plugin)), essential=True
+            "imports without torch", "yes", lambda: imports_without_torch(planning_module(spec, plugin)), essential=True
         ),
         CheckStep("fingerprint", "text, the same when asked again", lambda: _fingerprint(spec, sets[0])),
     ]
@@ -60,14 +60,14 @@ def _features(spec: Spec, values: Mapping[str, Any], images: ArrayImages) -> Fea
     extractor = open_extractor(spec, spec.make_options(values))
     found = extract_features(images, extractor, device="cpu", cache=None)
     if not np.isfinite(found).all():
-        raise Failed("features that are not finite")
+        raise CheckFailed("features that are not finite")
     return found
 
 
 def _fingerprint(spec: Spec, values: Mapping[str, Any]) -> str:
     found = [spec.facts.fingerprint(spec.make_options(values)) for _ in range(2)]
     if found[0] != found[1]:
-        raise Failed(f"{found[0]!r}, then {found[1]!r}")
+        raise CheckFailed(f"{found[0]!r}, then {found[1]!r}")
     return repr(found[0])
 
 
@@ -78,7 +78,9 @@ def _features_twice(spec: Spec, values: Mapping[str, Any]) -> str:
         torch.manual_seed(2)
         second = _features(spec, values, _images())
     if not np.array_equal(first, second):
-        raise Failed("other features of the same images; draw no weights, or draw them from a generator of their own")
+        raise CheckFailed(
+            "other features of the same images; draw no weights, or draw them from a generator of their own"
+        )
     return str(list(first.shape))
 
 
@@ -87,7 +89,7 @@ def _apart(spec: Spec, values: Mapping[str, Any]) -> str:
     together, alone = _features(spec, values, images), _features(spec, values, ArrayImages(images.take([1])))
     off = float(np.abs(together[1:2] - alone).max() / max(float(np.abs(together).max()), 1e-12))
     if not off <= TOLERANCE:
-        raise Failed(f"an image alone differs by {off:.2g} from the same image in a batch")
+        raise CheckFailed(f"an image alone differs by {off:.2g} from the same image in a batch")
     return f"a difference of {off:.1g}"
 
 
@@ -95,12 +97,12 @@ def _grey(spec: Spec, values: Mapping[str, Any]) -> str:
     grey = _images(channels=1)
     coloured = ArrayImages(np.repeat(grey.take(range(IMAGES)), 3, axis=1))
     if not np.array_equal(_features(spec, values, grey), _features(spec, values, coloured)):
-        raise Failed("other features")
+        raise CheckFailed("other features")
     return "the same"
 
 
 def _different(spec: Spec, values: Mapping[str, Any]) -> str:
     found = _features(spec, values, _images())
     if len(np.unique(found, axis=0)) < IMAGES:
-        raise Failed("the same features for different images")
+        raise CheckFailed("the same features for different images")
     return f"{IMAGES} vectors"

@@ -18,14 +18,14 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from zigma_bench.plugins.registry import Cost
-from zigma_bench.testing.report import Failed
+from zigma_bench.testing.report import CheckFailed
 
 LESS = 0.02  # a formula may leave out this share, such as that of a small projection
 A_VALUE, A_SCANNED_VALUE = 1, 3  # FLOPs for each value that other operators read or write; in a scan they do more
 
 
 @dataclass(frozen=True)
-class Counted:
+class CountedFlops:
     """`products`: FLOPs that PyTorch counts. `values`: read and written by all other operators. `foreign`: operators
     that are not PyTorch's own, whose work nobody can count."""
 
@@ -34,13 +34,13 @@ class Counted:
     foreign: tuple[str, ...]
 
 
-def count_flops(network: nn.Module, inputs: tuple[Tensor, ...]) -> Counted:
+def count_flops(network: nn.Module, inputs: tuple[Tensor, ...]) -> CountedFlops:
     """Those of one forward pass of one sample, in evaluation."""
     one = [value[:1] for value in inputs]
     values = _Values()
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, values:
         network.eval()(*one)
-    return Counted(counter.get_total_flops(), values.count, tuple(sorted(values.foreign)))
+    return CountedFlops(counter.get_total_flops(), values.count, tuple(sorted(values.foreign)))
 
 
 class _Values(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -63,12 +63,12 @@ class _Values(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def compare_flops(build: Callable[[], nn.Module], inputs: tuple[Tensor, ...], cost: Cost) -> str:
-    """The declared FLOPs in words; Failed where they are too few, or more than the network can take."""
+    """The declared FLOPs in words; CheckFailed where they are too few, or more than the network can take."""
     declared = cost.total_flops
     counted = count_flops(build(), inputs)
     words = f"{declared:,} by the formula, {counted.products:,} counted by PyTorch in products and convolutions"
     if declared < (1 - LESS) * counted.products:
-        raise Failed(f"{words}; the formula leaves some out")
+        raise CheckFailed(f"{words}; the formula leaves some out")
     if counted.foreign:
         return f"{words}; {', '.join(counted.foreign)} can't be counted"
     scan = cost.forward_flops.get("scan", 0)
@@ -76,5 +76,5 @@ def compare_flops(build: Callable[[], nn.Module], inputs: tuple[Tensor, ...], co
         room = each * counted.values
         if flops > counted.products + room:
             most = f"all else reads and writes {counted.values:,} values, which takes at most {room:,}"
-            raise Failed(f"{words}; {most}, so {flops:,}{part} are too many")
+            raise CheckFailed(f"{words}; {most}, so {flops:,}{part} are too many")
     return f"{words}, in {', '.join(cost.forward_flops)}" if cost.forward_flops else "none declared, none counted"

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from zigma_bench.errors import UnknownName
 from zigma_bench.plugins.registry import Option, Spec
-from zigma_bench.testing.report import Failed
+from zigma_bench.testing.report import CheckFailed
 
 
 class NeedsOptions(AssertionError):
@@ -103,7 +103,7 @@ def check_options(spec: Spec) -> str:
     return ", ".join(f"{option.name}: {option.type_text}" for option in spec.options) or "no options"
 
 
-def light_module(spec: Spec, plugin: ModuleType | None = None) -> str:
+def planning_module(spec: Spec, plugin: ModuleType | None = None) -> str:
     """The module that a plan imports for a spec, and that must do without torch."""
     if plugin is not None:
         return plugin.__name__
@@ -121,7 +121,7 @@ def imports_without_torch(name: str) -> str:
     if file is None or name == "__main__":
         return f"{name or 'a function'} has no file of its own"
     if (trace := _torch_import(name, file, tuple(sys.path))) is not None:
-        raise Failed(f"module {name} does not:\n{trace}")
+        raise CheckFailed(f"module {name} does not:\n{trace}")
     return f"{name} does"
 
 

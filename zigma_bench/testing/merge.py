@@ -15,16 +15,15 @@ from zigma_bench.errors import NotReady
 from zigma_bench.plugins.discovery import find_spec
 from zigma_bench.plugins.registry import Cost, Spec
 from zigma_bench.scans.route import Route
-from zigma_bench.testing.lookup import as_registered, imports_without_torch, light_module
-from zigma_bench.testing.mixer import BATCH, BLOCK, GRID
-from zigma_bench.testing.mixer import BlockCase as MixerCase
-from zigma_bench.testing.network import Built, network_steps, noise
-from zigma_bench.testing.report import CheckStep, Failed, Report, run_checks
+from zigma_bench.testing.lookup import as_registered, imports_without_torch, planning_module
+from zigma_bench.testing.mixer import BATCH, BLOCK, GRID, MixerCase
+from zigma_bench.testing.network import ModuleCase, network_steps, noise
+from zigma_bench.testing.report import CheckFailed, CheckStep, Report, run_checks
 
 PATHS, VALUE_BYTES = 2, 4  # float32
 
 
-class OfPaths(nn.Module):
+class MergeModule(nn.Module):
     """The merge as a map of as many tensors as paths: outputs [B, L, C], or of parts their rows [B, V, C]."""
 
     def __init__(self, merge: nn.Module, parts: list[Tensor] | None) -> None:
@@ -39,7 +38,7 @@ class OfPaths(nn.Module):
 
 
 @dataclass(frozen=True)
-class BlockCase:
+class MergeCase:
     """A merge, and the route of two paths that names it."""
 
     spec: Spec
@@ -68,25 +67,25 @@ class BlockCase:
     def build(self) -> nn.Module:
         merge = self.spec.load()(paths=PATHS, channels=BLOCK.inner)
         if not isinstance(merge, nn.Module):
-            raise Failed(f"a {type(merge).__name__}")
+            raise CheckFailed(f"a {type(merge).__name__}")
         parts = [torch.from_numpy(path.copy()) for path in self.route.paths] if self.spec.facts.splits_tokens else None
-        return OfPaths(merge, parts)
+        return MergeModule(merge, parts)
 
-    def built(self) -> Built:
+    def built(self) -> ModuleCase:
         facts = self.spec.facts
         tokens = GRID.tokens // PATHS if facts.splits_tokens else GRID.tokens
         channels = BLOCK.inner // PATHS if facts.splits_channels else BLOCK.inner
         outputs = tuple(noise(BATCH, tokens, channels, seed=number) for number in range(PATHS))
-        return Built(self.build, outputs, (BATCH, GRID.tokens, BLOCK.inner), self.cost)
+        return ModuleCase(self.build, outputs, (BATCH, GRID.tokens, BLOCK.inner), self.cost)
 
 
 def merge_report(spec: Spec, *, plugin: ModuleType | None = None, options: Mapping[str, Any] | None = None) -> Report:
     """All checks of a merge; it has no options."""
     assert not options, options
     with as_registered([spec]):
-        case = BlockCase(spec)
+        case, module = MergeCase(spec), planning_module(spec, plugin)
         checks = run_checks([
-            CheckStep("imports without torch", "yes", lambda: imports_without_torch(light_module(spec, plugin)), True),
+            CheckStep("imports without torch", "yes", lambda: imports_without_torch(module), essential=True),
             CheckStep("name", "a route finds this merge by it", lambda: _found(spec), True),
             CheckStep("route", "two paths that it serves", lambda: _served(case), True),
         ])  # fmt: skip
@@ -102,13 +101,13 @@ def merge_report(spec: Spec, *, plugin: ModuleType | None = None, options: Mappi
 
 def _found(spec: Spec) -> str:
     if (other := find_spec("merge", spec.name)).target != spec.target:
-        raise Failed(f"the merge of {other.owner}")
+        raise CheckFailed(f"the merge of {other.owner}")
     return spec.name
 
 
-def _served(case: BlockCase) -> str:
+def _served(case: MergeCase) -> str:
     if (reason := case.refusal()) is not None:
-        raise Failed(f"a refusal: {reason}")
+        raise CheckFailed(f"a refusal: {reason}")
     return ", ".join(f"{case.route.paths[k, :3].tolist()}..." for k in range(PATHS))
 
 
@@ -118,5 +117,5 @@ def _memory(spec: Spec) -> str:
     sizes = {"paths": PATHS, "channels": BLOCK.inner, "tokens": GRID.tokens, "value_bytes": VALUE_BYTES}
     found: Mapping[str, int] = spec.facts.memory(**sizes)
     if not all(isinstance(name, str) and type(count) is int and count >= 0 for name, count in found.items()):
-        raise Failed(repr(found))
+        raise CheckFailed(repr(found))
     return f"{sum(found.values()):,} bytes"

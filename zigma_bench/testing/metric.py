@@ -16,8 +16,8 @@ from zigma_bench.errors import NotReady, ZigmaBenchError
 from zigma_bench.metrics.subject import Subject
 from zigma_bench.plugins.registry import Spec
 from zigma_bench.records.record import Measurement
-from zigma_bench.testing.lookup import check_options, imports_without_torch, light_module, option_sets
-from zigma_bench.testing.report import CheckStep, Failed, Report, run_checks
+from zigma_bench.testing.lookup import check_options, imports_without_torch, option_sets, planning_module
+from zigma_bench.testing.report import CheckFailed, CheckStep, Report, run_checks
 
 SIDE = 16
 LEAST = 12  # images, or as many as the metric needs
@@ -32,7 +32,7 @@ def metric_report(spec: Spec, *, plugin: ModuleType | None = None, options: Mapp
     steps = [
         CheckStep("options", "a type for each, and defaults of it", lambda: check_options(spec)),
         CheckStep(
-            "imports without torch", "yes", lambda: imports_without_torch(light_module(spec, plugin)), essential=True
+            "imports without torch", "yes", lambda: imports_without_torch(planning_module(spec, plugin)), essential=True
         ),
         CheckStep(
             "fingerprint in the plan", "text, the same when asked again", lambda: _plan_fingerprint(spec, values)
@@ -76,13 +76,13 @@ def _images(count: int, channels: int, seed: int) -> ArrayImages:
 def _measure(spec: Spec, values: Mapping[str, Any], subject: Subject) -> Measurement:
     found = spec.load()(spec.make_options(values), subject)
     if not isinstance(found, Measurement):
-        raise Failed(f"a {type(found).__name__}")
+        raise CheckFailed(f"a {type(found).__name__}")
     if found.unit != spec.facts.unit:
-        raise Failed(f"the unit {found.unit!r}")
+        raise CheckFailed(f"the unit {found.unit!r}")
     if (found.value is None) == (found.status == "ok") or (found.status != "ok" and not found.reason):
-        raise Failed(f"status {found.status!r} with the value {found.value} and the reason {found.reason!r}")
+        raise CheckFailed(f"status {found.status!r} with the value {found.value} and the reason {found.reason!r}")
     if found.value is not None and not np.isfinite(found.value):
-        raise Failed(f"status 'ok' with the value {found.value}; Measurement.of makes a status of it")
+        raise CheckFailed(f"status 'ok' with the value {found.value}; Measurement.of makes a status of it")
     json.dumps([found.value, found.raw, found.fingerprint], allow_nan=False)
     return found
 
@@ -90,7 +90,7 @@ def _measure(spec: Spec, values: Mapping[str, Any], subject: Subject) -> Measure
 def _figure(spec: Spec, values: Mapping[str, Any], subject: Subject) -> str:
     found = _measure(spec, values, subject)
     if found.status != "ok":
-        raise Failed(f"{found.status}: {found.reason}")
+        raise CheckFailed(f"{found.status}: {found.reason}")
     return f"{found.name} {found.value:.5g} {found.unit!r}"
 
 
@@ -100,14 +100,14 @@ def _again(spec: Spec, values: Mapping[str, Any], subject: Subject) -> str:
     torch.manual_seed(2)
     second = _measure(spec, values, subject)
     if first != second:
-        raise Failed(f"{first.value} {first.fingerprint}, then {second.value} {second.fingerprint}")
+        raise CheckFailed(f"{first.value} {first.fingerprint}, then {second.value} {second.fingerprint}")
     return f"{first.value}, twice"
 
 
 def _plan_fingerprint(spec: Spec, values: Mapping[str, Any]) -> str:
     found = [spec.facts.fingerprint(spec.make_options(values)) for _ in range(2)]
     if not isinstance(found[0], str) or found[0] != found[1]:
-        raise Failed(f"{found[0]!r}, then {found[1]!r}")
+        raise CheckFailed(f"{found[0]!r}, then {found[1]!r}")
     return repr(found[0])
 
 
@@ -118,7 +118,7 @@ def _fingerprint(spec: Spec, values: Mapping[str, Any], subject: Subject) -> str
     first = _measure(spec, values, subject)
     other = _measure(spec, values, _subject(spec, values, seed=1))
     if first.fingerprint == other.fingerprint:
-        raise Failed(
+        raise CheckFailed(
             f"the same for other images: {first.fingerprint}; put zigma_bench.data.images.digest of them into it"
         )
     return ", ".join(sorted(first.fingerprint))
@@ -130,7 +130,7 @@ def _nothing(spec: Spec, values: Mapping[str, Any]) -> str:
     except ZigmaBenchError as error:
         return str(error)
     if found.status == "ok":
-        raise Failed(f"the figure {found.value}")
+        raise CheckFailed(f"the figure {found.value}")
     return f"{found.status}: {found.reason}"
 
 
@@ -144,5 +144,5 @@ def _odd(spec: Spec, values: Mapping[str, Any]) -> str:
     except ZigmaBenchError as error:
         return str(error)
     if spec.facts.needs == "network" and found.status == "ok":
-        raise Failed(f"the figure {found.value} of a network that gives NaN")
+        raise CheckFailed(f"the figure {found.value} of a network that gives NaN")
     return found.status if found.reason is None else f"{found.status}: {found.reason}"

@@ -11,7 +11,7 @@ from zigma_bench.plugins.places import code_place_of
 from zigma_bench.system.interrupts import contain_plugin, words_of
 
 
-class Failed(AssertionError):
+class CheckFailed(AssertionError):
     """A check that does not hold; the text is what was got."""
 
 
@@ -76,7 +76,7 @@ def run_checks(steps: Sequence[CheckStep]) -> tuple[Check, ...]:
 
 def describe_error(error: Exception) -> str:
     """An exception as a line: what it says, and where in the plugin's code it was raised."""
-    if isinstance(error, Failed):
+    if isinstance(error, CheckFailed):
         return str(error)
     text = str(error) if isinstance(error, ZigmaBenchError) else words_of(error)
     place = code_place_of(error)

@@ -10,7 +10,7 @@ from zigma_bench.plugins.registry import Spec
 from zigma_bench.reports.formats import make_report
 from zigma_bench.reports.table import Statistic, Table, TableRow
 from zigma_bench.testing.lookup import imports_without_torch
-from zigma_bench.testing.report import CheckStep, Failed, Report, run_checks
+from zigma_bench.testing.report import CheckFailed, CheckStep, Report, run_checks
 
 FACTS = {"parameters": 10, "forward_flops": 20, "flops_by": "formula", "scanned_ratio": 1.0, "tokens": 4,
          "size_match": None, "setting": None}  # fmt: skip
@@ -58,11 +58,11 @@ def _tables(*, figures: bool = True) -> list[Table]:
 def _made(spec: Spec, tables: list[Table]) -> str:
     found = make_report(spec, tables)
     if not found:
-        raise Failed("nothing")
+        raise CheckFailed("nothing")
     return f"{len(found):,} {'characters' if isinstance(found, str) else 'bytes'}"
 
 
 def _twice(spec: Spec) -> str:
     if make_report(spec, _tables()) != make_report(spec, _tables()):
-        raise Failed("another report of the same tables")
+        raise CheckFailed("another report of the same tables")
     return "the same"

@@ -17,8 +17,8 @@ from zigma_bench.plugins.registry import Spec, scan_spec
 from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import fresh_routes, layer_routes
 from zigma_bench.scans.route import BrokenScan, Route
-from zigma_bench.testing.lookup import check_options, imports_without_torch, light_module, option_sets
-from zigma_bench.testing.report import CheckStep, Failed, Report, run_checks
+from zigma_bench.testing.lookup import check_options, imports_without_torch, option_sets, planning_module
+from zigma_bench.testing.report import CheckFailed, CheckStep, Report, run_checks
 
 LINES = ("1x1", "1x2", "2x1", "1x7", "8x1")
 SQUARES = ("2x2", "3x3", "4x4", "5x5", "7x7", "8x8", "16x16")
@@ -88,7 +88,7 @@ def _all_grids(spec: Spec, values: Mapping[str, Any], *, required: bool) -> str:
     """How many grids keep the contract; `required`: at least one must be taken."""
     taken, refused = _check_grids(spec, GRIDS, values)
     if required and not taken:
-        raise Failed(f"only refusals: {next(iter(refused.values()))}")
+        raise CheckFailed(f"only refusals: {next(iter(refused.values()))}")
     reason = f", {len(refused)} refused ({next(iter(refused.values()))})" if refused else ""
     return f"{len(taken)} grids{reason}"
 
@@ -183,7 +183,7 @@ def _torch_out_of_reach() -> Iterator[None]:
 def _without_torch(spec: Spec) -> str:
     """The scan's module must import without torch, as plans do."""
     try:
-        return imports_without_torch(light_module(spec))
-    except Failed as error:
+        return imports_without_torch(planning_module(spec))
+    except CheckFailed as error:
         what = str(error).replace(" does not:", " to import without torch, got:", 1)
-        raise Failed(f"scan {spec.name!r}: expected {what}") from None
+        raise CheckFailed(f"scan {spec.name!r}: expected {what}") from None

@@ -11,8 +11,8 @@ import numpy as np
 
 from zigma_bench.data.images import Pixels
 from zigma_bench.plugins.registry import Spec
-from zigma_bench.testing.lookup import check_options, imports_without_torch, light_module, option_sets
-from zigma_bench.testing.report import CheckStep, Failed, Report, run_checks
+from zigma_bench.testing.lookup import check_options, imports_without_torch, option_sets, planning_module
+from zigma_bench.testing.report import CheckFailed, CheckStep, Report, run_checks
 
 SIDE = 8  # of a toy, as the facts promise
 
@@ -24,7 +24,7 @@ def transform_report(
     yes = imports_without_torch
     steps = [
         CheckStep("options", "a type for each, and defaults of it", lambda: check_options(spec)),
-        CheckStep("imports without torch", "yes", lambda: yes(light_module(spec, plugin)), essential=True),
+        CheckStep("imports without torch", "yes", lambda: yes(planning_module(spec, plugin)), essential=True),
     ]
     for values in option_sets(spec, {**spec.facts.smoke, **(options or {})}, ranges=False):
         words = ", ".join(f"{key} {value}" for key, value in values.items())
@@ -43,7 +43,7 @@ def _digest(spec: Spec, values: Mapping[str, Any], channels: int) -> str:
         spec.facts.check(options, **shape)
     first, second = spec.facts.digest(options, **shape), spec.facts.digest(options, **shape)
     if not isinstance(first, str) or first != second:
-        raise Failed(f"{first!r}, then {second!r}")
+        raise CheckFailed(f"{first!r}, then {second!r}")
     return first[:12] or "none"
 
 
@@ -53,11 +53,11 @@ def _images(spec: Spec, values: Mapping[str, Any], channels: int) -> str:
     kept = given.copy()
     made: Pixels = function(options, given)
     if not isinstance(made, np.ndarray) or made.dtype != np.uint8 or made.shape != given.shape:
-        raise Failed(f"{getattr(made, 'dtype', type(made).__name__)} {getattr(made, 'shape', '')}")
+        raise CheckFailed(f"{getattr(made, 'dtype', type(made).__name__)} {getattr(made, 'shape', '')}")
     if not np.array_equal(given, kept):
-        raise Failed("the images that were given are changed")
+        raise CheckFailed("the images that were given are changed")
     alone = np.concatenate([function(options, kept[i : i + 1].copy()) for i in range(len(kept))])
     turned = function(options, kept[::-1].copy())[::-1]
     if not (np.array_equal(made, alone) and np.array_equal(made, turned)):
-        raise Failed("an image differs with what stands beside it, or when it is made again")
+        raise CheckFailed("an image differs with what stands beside it, or when it is made again")
     return f"{made.dtype} {list(made.shape)}"

@@ -33,10 +33,10 @@ class Health:
         self.steps, self.good_steps, self.skipped_steps = (torch.tensor(0, device=device) for _ in range(3))
         self.first_bad = torch.tensor(0, device=device)  # counted from 1; 0 if no step was bad
 
-    def resume(self, steps: int, state: dict[str, Any] | None) -> None:
+    def resume(self, steps: int, state: dict[str, Any]) -> None:
         """Continue after `steps` steps with the state of a checkpoint."""
         self.steps.fill_(steps)
-        for name, value in (state or {}).items():
+        for name, value in state.items():
             getattr(self, name).fill_(value)
 
     def state(self) -> dict[str, Any]:

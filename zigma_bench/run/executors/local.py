@@ -47,7 +47,7 @@ class Watcher(Protocol):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CellOutcome:
     """What became of a cell: `done`, `failed` (with the reason), `skipped` (everything was done before) or `busy`.
 
     A busy cell is one at which another process is at work, in the folder `busy_folder`, which may be that of another
@@ -62,7 +62,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Place:
+class RunPlace:
     """Where cells run and where their results go: `folder` is that of the run in `results`."""
 
     results: Path
@@ -80,7 +80,7 @@ def run_plan(
     *,
     stages: Sequence[Stage],
     name: str | None = None,
-) -> list[Outcome]:
+) -> list[CellOutcome]:
     """Bring every cell of a plan up to date, in order. Raises Interrupted when asked to stop.
 
     `name`: the name of the run; without one it is the run with the options of the plan. Finished stages of the suite's
@@ -89,7 +89,7 @@ def run_plan(
     check_writable(results)
     clear_leftovers(results)
     run = open_run(plan, results, device, name)
-    place = Place(results, run.folder, device, watcher, stages)
+    place = RunPlace(results, run.folder, device, watcher, stages)
     reused = _reuse_first(plan, place)
     due = _find_all_due(plan, place)
     check_writable(run.folder, max((_needed_bytes(cell, stages) for cell in due), default=0))
@@ -97,7 +97,7 @@ def run_plan(
         mark_updated(run)
     _encode_first(due, place)
 
-    def run_one(cell: Cell) -> Outcome:
+    def run_one(cell: Cell) -> CellOutcome:
         return run_cell(cell, place, reused.pop(cell_folder(run.folder, cell), None))
 
     outcomes = [run_one(cell) for cell in plan.cells]
@@ -108,7 +108,7 @@ def run_plan(
     return outcomes
 
 
-def _reuse_first(plan: Plan, place: Place) -> dict[Path, str]:
+def _reuse_first(plan: Plan, place: RunPlace) -> dict[Path, str]:
     """Use finished stages of other runs before anything is encoded; a sentence on each cell with some, by its folder.
 
     A cell with a record or a file that can't be read is left to its turn, where it becomes a row with the reason.
@@ -123,7 +123,7 @@ def _reuse_first(plan: Plan, place: Place) -> dict[Path, str]:
     return found
 
 
-def _find_all_due(plan: Plan, place: Place) -> list[Cell]:
+def _find_all_due(plan: Plan, place: RunPlace) -> list[Cell]:
     """The cells that have a stage to do; not those with a record that can't be read, whose rows give the reason."""
     found = []
     for cell in plan.cells:
@@ -140,7 +140,7 @@ def _needed_bytes(cell: Cell, stages: Sequence[Stage]) -> int:
     return max(LEAST_BYTES, trained + 2 * images)
 
 
-def _encode_first(due: Sequence[Cell], place: Place) -> None:
+def _encode_first(due: Sequence[Cell], place: RunPlace) -> None:
     """Bring the caches up to date that a stage will read, and compare what is there with its checksums.
 
     NotReady if features of captions are broken. Those that are absent are made by the first cell that reads them.
@@ -169,7 +169,7 @@ def rounds_of(plan: Plan) -> int:
     return 1 if plan.suite.efficiency is None else plan.suite.efficiency.rounds
 
 
-def _next_round(before: Outcome, run: Callable[[Cell], Outcome]) -> Outcome:
+def _next_round(before: CellOutcome, run: Callable[[Cell], CellOutcome]) -> CellOutcome:
     """One more round of a cell that has not failed."""
     if before.status == "failed":
         return before
@@ -177,7 +177,9 @@ def _next_round(before: Outcome, run: Callable[[Cell], Outcome]) -> Outcome:
     return before if after.status == "skipped" else after
 
 
-def _after_waiting(before: Outcome, run: Callable[[Cell], Outcome], watcher: Watcher, rounds: int) -> Outcome:
+def _after_waiting(
+    before: CellOutcome, run: Callable[[Cell], CellOutcome], watcher: Watcher, rounds: int
+) -> CellOutcome:
     """What becomes of a busy cell, once the process that was at work on it is done with it."""
     if before.status != "busy":
         return before
@@ -193,7 +195,7 @@ def _after_waiting(before: Outcome, run: Callable[[Cell], Outcome], watcher: Wat
     return outcome
 
 
-def run_cell(cell: Cell, place: Place, reused: str | None = None) -> Outcome:
+def run_cell(cell: Cell, place: RunPlace, reused: str | None = None) -> CellOutcome:
     """Bring one cell up to date. A broken record or a failing disk costs this cell alone.
 
     `reused`: a sentence on its stages that came from another run.
@@ -203,10 +205,10 @@ def run_cell(cell: Cell, place: Place, reused: str | None = None) -> Outcome:
     except (OSError, ComparisonRefused) as error:
         reason = reason_of(error)
         place.watcher.event(cell, {"event": "failed", "stage": "", "text": reason})
-        return Outcome(cell, cell_folder(place.folder, cell), "failed", reason)
+        return CellOutcome(cell, cell_folder(place.folder, cell), "failed", reason)
 
 
-def _bring_up_to_date(cell: Cell, place: Place, reused: str | None) -> Outcome:
+def _bring_up_to_date(cell: Cell, place: RunPlace, reused: str | None) -> CellOutcome:
     folder = cell_folder(place.folder, cell)
     due = find_due(cell, folder, place.device, place.stages).stages
     if due and reused is None:  # what another run may have finished meanwhile
@@ -216,15 +218,15 @@ def _bring_up_to_date(cell: Cell, place: Place, reused: str | None) -> Outcome:
     if reused is not None:
         place.watcher.event(cell, {"event": "notice", "text": reused})
     if not due:
-        return Outcome(cell, folder, "skipped")
+        return CellOutcome(cell, folder, "skipped")
     for busy in (folder, *other_folders(place.results, cell, folder)):
         if has_writer(busy):
-            return Outcome(cell, folder, "busy", busy_folder=busy)
+            return CellOutcome(cell, folder, "busy", busy_folder=busy)
     for group in _processes(cell, place.stages, due):
         outcome = _spawn(cell, folder, place.results, place.device, place.watcher, group)
         if outcome.status != "done":
             return outcome
-    return Outcome(cell, folder, "done")
+    return CellOutcome(cell, folder, "done")
 
 
 def _processes(cell: Cell, stages: Sequence[Stage], due: Sequence[Stage]) -> list[tuple[Stage, ...]]:
@@ -240,7 +242,7 @@ def _processes(cell: Cell, stages: Sequence[Stage], due: Sequence[Stage]) -> lis
 
 def _spawn(
     cell: Cell, folder: Path, results: Path, device: Device, watcher: Watcher, stages: Sequence[Stage]
-) -> Outcome:
+) -> CellOutcome:
     """Bring stages up to date in a fresh process."""
     folder.mkdir(parents=True, exist_ok=True)
     job = {
@@ -263,14 +265,14 @@ def _spawn(
     if code == Interrupted.exit_code:
         raise Interrupted(reason or INTERRUPTED)
     if code == 0:
-        return Outcome(cell, folder, "busy" if busy else "done")
+        return CellOutcome(cell, folder, "busy" if busy else "done")
     if reason is None and not find_due(cell, folder, device, stages).stages:
-        return Outcome(cell, folder, "done")  # it died after its last record
+        return CellOutcome(cell, folder, "done")  # it died after its last record
     if reason is None:
         reason = _reason_of(code, folder)
         with contextlib.suppress(OSError):  # on a full disk the outcome alone has the reason
             _write_death(cell, folder, device, stage, reason)
-    return Outcome(cell, folder, "failed", f"{stage}: {reason}")
+    return CellOutcome(cell, folder, "failed", f"{stage}: {reason}")
 
 
 def _reason_of(code: int, folder: Path) -> str:

@@ -20,8 +20,8 @@ def efficiency_stage(context: StageContext, folder: Path) -> StageResult | None:
     due = next((name for name in names if name not in parts), None)
     if due is not None:
         network = build_network(context.cell, context.device.type)
-        tell = context.progress_of("efficiency", None)
-        found = measure_round(context.cell, network, context.device, tell, context.stopped)
+        on_progress = context.progress_of("efficiency", None)
+        found = measure_round(context.cell, network, context.device, on_progress, context.stopped)
         write_json(folder / due, found)
         parts.add(due)
     if any(name not in parts for name in names):

@@ -35,11 +35,11 @@ def quality_stage(context: StageContext, folder: Path) -> StageResult:
         device=context.device.name,
         cache=context.cache,
     )
-    tell = context.progress_of("quality", len(cell.quality))
+    on_progress = context.progress_of("quality", len(cell.quality))
     found = []
     for index, metric in enumerate(cell.quality):
         if context.stopped():
             raise Interrupted("stopped between two metrics; the same command measures them again")
-        tell(index, metric.name)
+        on_progress(index, metric.name)
         found.append(measure_metric(metric.name, metric.options, subject))
     return StageResult(found, {})

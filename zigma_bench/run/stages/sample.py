@@ -33,18 +33,20 @@ def sample_stage(context: StageContext, folder: Path) -> StageResult:
 
     Latents are decoded by the autoencoder, both sampled ones and those of the held-out images.
     """
-    cell, tell = context.cell, context.progress_of("sample", context.cell.sample.count)
+    cell, on_progress = context.cell, context.progress_of("sample", context.cell.sample.count)
     parts = Parts(folder, context.inputs("sample"))
     if cell.role == "floor":
         pixels, evaluations = load_cell_images(cell).floor.take(range(cell.sample.count)), 0
         save_array(folder / SAMPLES, pixels)
     elif cell.role == "reconstruction":
         reconstruct = _reconstructions(context)
-        pixels, evaluations = sample_in_parts(cell, parts, lambda rows: (reconstruct(rows), 0), tell, context.stopped)
+        pixels, evaluations = sample_in_parts(
+            cell, parts, lambda rows: (reconstruct(rows), 0), on_progress, context.stopped
+        )
     else:
         network, decode, condition = load_denoiser(context), _decoder(context), _text_condition(context, folder)
         pixels, evaluations = sample_images(
-            cell, parts, network, context.device, tell, context.stopped, decode, condition
+            cell, parts, network, context.device, on_progress, context.stopped, decode, condition
         )
     write_sheets(folder, pixels)
     files = (SAMPLES,) if cell.text is None or cell.role != "cell" else (SAMPLES, CAPTIONS)

@@ -14,7 +14,7 @@ from zigma_bench.records.record import Measurement
 from zigma_bench.records.store import EMA
 from zigma_bench.run.stages.context import NETWORK, StageContext, StageResult
 from zigma_bench.training.checkpoint import save_weights
-from zigma_bench.training.loop import Goal, train_network
+from zigma_bench.training.loop import TrainingGoal, train_network
 
 
 def train_stage(context: StageContext, folder: Path) -> StageResult:
@@ -28,13 +28,13 @@ def train_stage(context: StageContext, folder: Path) -> StageResult:
         network,
         network_inputs(cell, images, context.cache).train,
         recipe=cell.train,
-        goal=Goal(cell.train_steps, cell.train_seconds),
+        goal=TrainingGoal(cell.train_steps, cell.train_seconds),
         seed=cell.seed,
         device=torch.device(context.device.name),
         folder=folder,
-        tell=context.progress_of("train", total),
+        on_progress=context.progress_of("train", total),
         stopped=context.stopped,
-        given=cell.condition,
+        condition=cell.condition,
         texts=images.texts,
     )
     save_weights(folder / EMA, ema)

@@ -18,7 +18,7 @@ from zigma_bench.data.images import Pixels
 CLASS_TOKEN, EMBEDDING = "class-token", "embedding"
 
 
-class Wrapped(FeatureExtractorBase):  # type: ignore[misc]
+class TransformerFeatures(FeatureExtractorBase):  # type: ignore[misc]
     """`network` on uint8 images [B, 3, S, S] of its own size, scaled to [0, 1] and normalised by channel."""
 
     def __init__(self, name: str, layer: str, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
