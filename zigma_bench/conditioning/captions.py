@@ -17,11 +17,11 @@ def captions_in(table: Any, column: str, where: str) -> list[Captions]:
     found: list[Captions] = []
     for start in range(0, len(plain), CHUNK):
         for cell in plain[start : start + CHUNK].column(column).to_pylist():
-            found.append(texts_of_cell(cell, f"{where}, row {len(found)}, column {column!r}"))
+            found.append(captions_of_cell(cell, f"{where}, row {len(found)}, column {column!r}"))
     return found
 
 
-def texts_of_cell(cell: str | list[str | None] | None, where: str) -> Captions:
+def captions_of_cell(cell: str | list[str | None] | None, where: str) -> Captions:
     """The captions of one row; NotReady if there is none, or one is empty or only whitespace."""
     texts = [cell] if isinstance(cell, str) else cell or []
     if not texts:

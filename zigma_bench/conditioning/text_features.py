@@ -55,7 +55,7 @@ OnProgress = Callable[[int, str], None]
 
 
 class TextTable:
-    """Features of texts by number, on a device. Implements `diffusion.guidance.Texts`.
+    """Features of texts by number, on a device. Implements `diffusion.guidance.TextLookup`.
 
     A call returns features, float32 [n, tokens, width], and if `masked` a mask, bool [n, tokens].
     """
@@ -83,7 +83,7 @@ class TextTable:
         return tuple(torch.from_numpy(self.store.take(name, rows)).to(self.device) for name in self.names)
 
 
-def with_texts(
+def load_text_features(
     splits: Splits, text: TextFeatures, *, device: str, on_progress: OnProgress = lambda done, text: None
 ) -> tuple[Splits, TextTable]:
     """The splits of a data set with numbered captions, and their features, which are encoded now if not cached.
@@ -103,7 +103,7 @@ def encode_captions(
 ) -> int:
     """Write the missing or broken features of a data set's captions, and return the number of captions.
 
-    Raises the errors of `with_texts`, and Interrupted if `stopped()` becomes true.
+    Raises the errors of `load_text_features`, and Interrupted if `stopped()` becomes true.
     """
     captioned, captions = number_captions(splits)
     if check_captions(splits, text):

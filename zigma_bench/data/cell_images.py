@@ -41,10 +41,10 @@ def load_cell_images(cell: Cell, device: str = "cpu", on_progress: OnProgress = 
     """
     splits, texts = load_cell_splits(cell), None
     if cell.text is not None:
-        from zigma_bench.conditioning.text_features import check_width, with_texts
+        from zigma_bench.conditioning.text_features import check_width, load_text_features
 
         assert cell.condition is not None, "a cell with texts has a condition"
-        splits, texts = with_texts(splits, cell.text, device=device, on_progress=on_progress)
+        splits, texts = load_text_features(splits, cell.text, device=device, on_progress=on_progress)
         check_width(texts, cell.condition.size)
     count, held_out = cell.sample.count, len(splits.validation)
     order = np.random.default_rng(0).permutation(held_out)

@@ -47,17 +47,17 @@ class Plan:
 
     def missing_on(self, device_type: str) -> tuple[Missing, ...]:
         """What is missing before the cells can run on a device, including a GPU that the suite needs."""
-        return (*self.missing, *self._card_missing(device_type, "train", "sample"))
+        return (*self.missing, *self._gpu_missing(device_type, "train", "sample"))
 
     def check_ready(self, device_type: str | None = None) -> None:
         """Raise NotReady (exit code 3) if files, weights or packages are missing, or a GPU that the suite needs."""
         self._refuse(self.missing if device_type is None else self.missing_on(device_type))
 
-    def check_card(self, device_type: str, section: str) -> None:
+    def check_gpu(self, device_type: str, section: str) -> None:
         """Raise NotReady (exit code 3) if a section, train or sample, needs a GPU and the device isn't one."""
-        self._refuse(self._card_missing(device_type, section))
+        self._refuse(self._gpu_missing(device_type, section))
 
-    def _card_missing(self, device_type: str, *sections: str) -> tuple[Missing, ...]:
+    def _gpu_missing(self, device_type: str, *sections: str) -> tuple[Missing, ...]:
         keys = [f"{section}.{key}" for section in sections for key in ("compile", "graph")
                  if getattr(getattr(self.suite, section), key)]  # fmt: skip
         if device_type == "cuda" or not keys:

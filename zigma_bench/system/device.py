@@ -20,10 +20,10 @@ KFD = Path("/sys/class/kfd/kfd/topology/nodes")  # the kernel driver lists AMD G
 
 @dataclass(frozen=True)
 class Device:
-    """A device: `name` in torch's notation (`cpu`, `cuda:0`); `card` is the model of the GPU or processor."""
+    """A device: `name` in torch's notation (`cpu`, `cuda:0`); `model_name` is that of the GPU or processor."""
 
     name: str
-    card: str
+    model_name: str
 
     @property
     def type(self) -> str:
@@ -47,7 +47,7 @@ def find_device(requested: str) -> Device:
         raise UsageError(
             "there is no such device", where="--device", expected="auto, cpu, cuda or cuda:N", got=requested
         )
-    found = card_names()
+    found = gpu_names()
     if requested == "cpu" or (requested == "auto" and not found):
         return Device("cpu", processor_name())
     index = int(match.group(1) or 0)
@@ -58,20 +58,20 @@ def find_device(requested: str) -> Device:
     return Device(f"cuda:{index}", found[index])
 
 
-def card_names() -> tuple[str, ...]:
+def gpu_names() -> tuple[str, ...]:
     """The names of the GPUs `cuda:0`, `cuda:1`, ...: the NVIDIA GPUs, or the AMD GPUs if there are no NVIDIA GPUs."""
-    return nvidia_cards() or amd_cards()
+    return nvidia_gpus() or amd_gpus()
 
 
 @functools.cache
-def nvidia_cards() -> tuple[str, ...]:
+def nvidia_gpus() -> tuple[str, ...]:
     """The names of the NVIDIA GPUs that CUDA_VISIBLE_DEVICES allows, in its order (whole indices only)."""
     names = _from_nvidia_smi() or _from_driver()
     return _visible(names, os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
 @functools.cache
-def amd_cards() -> tuple[str, ...]:
+def amd_gpus() -> tuple[str, ...]:
     """The architectures of the AMD GPUs that HIP_VISIBLE_DEVICES allows (or, if unset, CUDA_VISIBLE_DEVICES).
 
     Empty unless torch is a ROCm build, because the driver also lists the integrated graphics of processors.

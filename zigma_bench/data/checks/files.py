@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from zigma_bench.conditioning.captions import texts_of_cell
+from zigma_bench.conditioning.captions import captions_of_cell
 from zigma_bench.data.checks.dataset import CHUNK, CheckResult, Part
 from zigma_bench.data.latents.encoded import encoded_image
 from zigma_bench.data.reading.decode import MEND, decode_image
@@ -74,7 +74,7 @@ class RowChecker:
         try:
             if not isinstance(value, str | list | None):
                 raise UsageError("not a text", where=where, got=value)
-            texts_of_cell(value, where)
+            captions_of_cell(value, where)
         except (NotReady, UsageError) as error:
             yield error
 

@@ -75,7 +75,7 @@ class Stream:
             raise UsageError("these images have no labels", where=self.label, do="name their column with label")
         return np.array([row.label for row in rows], dtype=np.int64)
 
-    def texts_of(self, rows: Iterable[StreamRow]) -> list[Captions]:
+    def captions_of(self, rows: Iterable[StreamRow]) -> list[Captions]:
         """The captions of rows; UsageError for a stream without captions."""
         if not self.captions:
             raise UsageError("these images have no captions", where=self.label, do="name their column with caption")
@@ -136,7 +136,7 @@ class StreamedImages:
         return self.stream.labels_of(self._rows_without_images[int(index)] for index in indices)
 
     def captions(self, indices: Indices) -> list[Captions]:
-        return self.stream.texts_of(self._rows_without_images[int(index)] for index in indices)
+        return self.stream.captions_of(self._rows_without_images[int(index)] for index in indices)
 
     @cached_property
     def _rows_without_images(self) -> list[StreamRow]:
@@ -193,7 +193,7 @@ class _Reader:
         return self.images.stream.labels_of(self._rows(places))
 
     def captions(self, places: Indices) -> list[Captions]:
-        return self.images.stream.texts_of(self._rows(places))
+        return self.images.stream.captions_of(self._rows(places))
 
     def _rows(self, places: Indices) -> list[StreamRow]:
         """The rows at some places of the order; those of the last call are cached, since labels follow the pixels."""
@@ -266,6 +266,6 @@ class HeadImages:
     def _images(self) -> DecodedImages:
         rows = list(self.stream.rows(0, self.count))
         classes = self.stream.labels_of(rows) if self.stream.classes else None
-        texts = self.stream.texts_of(rows) if self.stream.captions else None
+        texts = self.stream.captions_of(rows) if self.stream.captions else None
         held = HeldRows(tuple((row.data, row.where) for row in rows), self.stream.label)
         return DecodedImages(held, self.channels, self.resolution, self.resize, classes, texts)

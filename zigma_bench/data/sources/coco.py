@@ -66,7 +66,7 @@ def parts(options: CocoOptions) -> Iterator[Callable[[], CheckResult]]:
             yield from image_parts(sorted(files), options.resolution)
 
 
-def read_texts(file: Path) -> dict[str, Captions]:
+def read_captions(file: Path) -> dict[str, Captions]:
     """The captions of each image by file name, sorted; NotReady for an invalid file of captions."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
@@ -85,7 +85,7 @@ def read_texts(file: Path) -> dict[str, Captions]:
 def _images(side: Side, resolution: int) -> Images:
     from zigma_bench.data.latents.encoded import DecodedImages
 
-    texts = read_texts(side.texts)
+    texts = read_captions(side.texts)
     for problem in _problems(side, texts):
         raise problem
     rows = FileRows(tuple(side.images / name for name in texts), str(side.images))
@@ -95,7 +95,7 @@ def _images(side: Side, resolution: int) -> Images:
 def _check_captions(side: Side) -> CheckResult:
     from zigma_bench.data.checks.dataset import CheckResult
 
-    return CheckResult(0, tuple(_problems(side, read_texts(side.texts))))
+    return CheckResult(0, tuple(_problems(side, read_captions(side.texts))))
 
 
 def _problems(side: Side, texts: dict[str, Captions]) -> Iterator[ZigmaBenchError]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from zigma_bench.conditioning.captions import check_captions, texts_of_cell
+from zigma_bench.conditioning.captions import captions_of_cell, check_captions
 from zigma_bench.data.checks.files import check_opens, check_reads
 from zigma_bench.data.images import Images, Splits
 from zigma_bench.data.latents.encoded import encoded_image
@@ -115,7 +115,7 @@ class StreamRows:
         o, data, where = self.options, b"", f"{self.where}, row {number}"
         if o.image in cells:
             data, where = encoded_image(cells[o.image], self.where, f"row {number}", NO_FILES)
-        texts = None if o.caption is None else texts_of_cell(cells[o.caption], f"{where}, column {o.caption!r}")
+        texts = None if o.caption is None else captions_of_cell(cells[o.caption], f"{where}, column {o.caption!r}")
         if o.label is None:
             return StreamRow(data, where, None, texts)
         label, classes = cells[o.label], o.classes

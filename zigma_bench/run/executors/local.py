@@ -285,6 +285,6 @@ def _reason_of(code: int, folder: Path) -> str:
 
 def _write_death(cell: Cell, folder: Path, device: Device, stage: Stage, reason: str) -> None:
     """Write the record that a process could not write because it died."""
-    identity = cell.identity(stage, card=device.card)
+    identity = cell.identity(stage, device_model=device.model_name)
     record = Record(stage, identity, cell.model_dump(mode="json"), "failed", reason=reason)
     write_record(stage_folder(folder, stage, identity), record)

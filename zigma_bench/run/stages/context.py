@@ -37,7 +37,7 @@ class StageContext:
 
     def identity(self, stage: Stage) -> str:
         """The identity of a stage of this cell on this device."""
-        return self.cell.identity(stage, card=self.device.card)
+        return self.cell.identity(stage, device_model=self.device.model_name)
 
     def record(self, stage: Stage) -> Record | None:
         """The record of a stage of this cell, or None if the stage is not done."""

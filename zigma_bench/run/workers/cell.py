@@ -85,7 +85,7 @@ def take_device(device: Device) -> None:
 
         if not torch.cuda.is_available():
             raise NotReady(
-                "torch sees no NVIDIA GPU", got=device.card, do="install torch for CUDA, or use --device cpu"
+                "torch sees no NVIDIA GPU", got=device.model_name, do="install torch for CUDA, or use --device cpu"
             )
         torch.cuda.set_device(device.name)
 
