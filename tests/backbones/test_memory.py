@@ -140,7 +140,7 @@ def test_what_no_formula_stands_for_is_refused():
     silent = (mock.Mock(facts=mock.Mock(memory=None), owner="x"), None)
     with (
         mock.patch("zigma_bench.mixers.lookup.find_mixer", return_value=silent),
-        pytest.raises(NotReady, match="gives no estimate"),
+        pytest.raises(NotReady, match="has no estimate"),
     ):
         Case("zigma", "raster").formula("torch", "fp32")
     learned = Route(np.arange(4)[None], learned=mock.Mock())

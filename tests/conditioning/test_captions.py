@@ -60,7 +60,7 @@ def test_every_image_has_its_own_captions(several: bool, tmp_path: Path) -> None
         ([["a"], ["b"], [], ["d"]], "row 2, column 'text': the row has no caption"),
         ([["a"], ["b"], ["c"], ["d", ""]], "row 3, column 'text': caption 1 of the row is empty"),
         ([["a"], ["b", None], ["c"], ["d"]], "row 1, column 'text': caption 1 of the row is empty"),
-        ([1, 2, 3, 4], "the column 'text' holds no captions; expected a text, or a list of texts"),
+        ([1, 2, 3, 4], "the column 'text' contains no captions; expected a text or a list of texts"),
     ],
 )
 def test_a_row_without_a_caption_is_named(texts: list[Any], told: str, tmp_path: Path) -> None:

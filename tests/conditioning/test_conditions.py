@@ -18,7 +18,7 @@ from zigma_bench.errors import UsageError
 from zigma_bench.layers.init import initialise_network
 from zigma_bench.metrics.val_loss import velocity_losses
 from zigma_bench.plan import make_plan
-from zigma_bench.plan.cells import GivenCondition
+from zigma_bench.plan.cells import NetworkCondition
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.sampling.cell_images import balanced_labels, sample_part
 from zigma_bench.scans.grid import Grid
@@ -28,7 +28,7 @@ from zigma_bench.training.loop import TrainingGoal, train_network
 from zigma_bench.training.step import draw_batch
 
 CPU = torch.device("cpu")
-TEN = GivenCondition(kind="class", size=10, droppable=True)
+TEN = NetworkCondition(kind="class", size=10, droppable=True)
 DIT = "{name: dit, width: 32, depth: 2, patch: 2}"
 CONDITIONED = (
     DIT,
@@ -69,7 +69,7 @@ def test_a_batch_has_the_labels_of_its_images_or_none() -> None:
         assert ((batch.y == own) | (batch.y == 10)).all()
         dropped += int((batch.y == 10).sum())
     assert 0.25 < dropped / 1000 < 0.35
-    never = draw_batch(images, Train(batch=50), 1, 0, CPU, GivenCondition(kind="class", size=10, droppable=False))
+    never = draw_batch(images, Train(batch=50), 1, 0, CPU, NetworkCondition(kind="class", size=10, droppable=False))
     assert never.y is not None and (never.y < 10).all()
 
 
@@ -141,7 +141,7 @@ def test_what_cannot_be_guided_or_dropped_is_refused(write_suite, replacements, 
 def test_what_enters_the_identities(write_suite) -> None:
     def stages(*replacements):
         cell = plan(write_suite(*replacements)).cells[0]
-        return [cell.identity(stage, card="") for stage in ("train", "sample", "quality")]
+        return [cell.identity(stage, device_model="") for stage in ("train", "sample", "quality")]
 
     plain, own = stages(ALONE), stages(ALONE, CONDITIONED)
     assert not set(plain) & set(own)
@@ -171,7 +171,7 @@ def test_a_network_learns_what_its_labels_mean(tmp_path) -> None:
     options = spec.make_options({"width": 32, "depth": 1, "patch": 2, "condition": "class", "classes": 2})
     network = spec.load()(options, grid=Grid(2, 2), channels=1, routes=(), backend="torch")
     initialise_network(network, 0)
-    given = GivenCondition(kind="class", size=2, droppable=True)
+    given = NetworkCondition(kind="class", size=2, droppable=True)
     ema, _ = train_network(
         network, images, recipe=Train(batch=32, learning_rate=3e-3, ema=0.9), goal=TrainingGoal(150, None), seed=0,
         device=CPU, folder=tmp_path, on_progress=lambda done, text: None, stopped=lambda: False, condition=given,

@@ -24,7 +24,7 @@ from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.layers.init import initialise_network
 from zigma_bench.metrics.val_loss import velocity_losses
 from zigma_bench.plan import Plan, make_plan
-from zigma_bench.plan.cells import GivenCondition
+from zigma_bench.plan.cells import NetworkCondition
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.pretrained.text_model import TextModel
 from zigma_bench.run.prepare import prepare
@@ -88,7 +88,7 @@ class Numbered(ArrayImages):
 
 
 IMAGES = Numbered(np.arange(4, dtype=np.uint8)[:, None, None, None].repeat(4, 2))
-GIVEN = GivenCondition(kind="text", size=2, droppable=True, tokens=3, masked=True)
+GIVEN = NetworkCondition(kind="text", size=2, droppable=True, tokens=3, masked=True)
 
 
 def test_a_batch_has_a_caption_of_each_of_its_images_or_the_empty_one() -> None:
@@ -154,7 +154,7 @@ def test_images_are_drawn_under_their_texts_for_any_batch(write_suite) -> None:
 def test_all_scans_and_seeds_share_the_texts_of_their_images(write_suite) -> None:
     cells = [cell for cell in plan(write_suite(*ALL)).cells if cell.role == "cell"]
     assert len(cells) == 4 and {cell.condition for cell in cells} == {
-        GivenCondition(kind="text", size=64, droppable=True, tokens=8, masked=True)
+        NetworkCondition(kind="text", size=64, droppable=True, tokens=8, masked=True)
     }
     parts = load_cell_images(cells[0])
     assert parts.texts is not None and len(parts.texts.store) == 31  # three for each digit, and the empty one
@@ -198,7 +198,7 @@ def test_what_does_not_fit_is_refused(write_suite, replacements, kind, words) ->
 def test_what_enters_the_identities(write_suite) -> None:
     def stages(*replacements):
         cell = plan(write_suite(*replacements)).cells[0]
-        return [cell.identity(stage, card="") for stage in ("train", "sample", "quality")]
+        return [cell.identity(stage, device_model="") for stage in ("train", "sample", "quality")]
 
     own = stages(*ALL)
     for other in (MASK, ("caption: several", "caption: one"), ("{batch: 16}", "{batch: 16, drop_condition: 0.2}")):
@@ -240,7 +240,7 @@ def test_a_network_learns_what_its_texts_mean(tmp_path) -> None:
     ema, _ = train_network(
         network, images, recipe=Train(batch=32, learning_rate=3e-3, ema=0.9), goal=TrainingGoal(150, None), seed=0,
         device=CPU, folder=tmp_path, on_progress=lambda done, text: None, stopped=lambda: False,
-        condition=GivenCondition(kind="text", size=8, droppable=True, tokens=4, masked=True), texts=Two(),
+        condition=NetworkCondition(kind="text", size=8, droppable=True, tokens=4, masked=True), texts=Two(),
     )  # fmt: skip
     x, t = torch.randn(64, 1, 4, 4), torch.zeros(64)
     with torch.no_grad():
@@ -273,7 +273,7 @@ def test_an_efficiency_suite_times_networks_of_texts(tmp_path) -> None:
         "    scans: [raster]\nefficiency: {tokens: [16], stages: [forward]}\n"
     )
     (cell,) = plan(path).cells
-    assert cell.condition == GivenCondition(kind="text", size=768, droppable=True, tokens=77)
+    assert cell.condition == NetworkCondition(kind="text", size=768, droppable=True, tokens=77)
 
 
 def test_every_shape_of_suite_has_a_toy_of_its_texts(write_suite) -> None:
@@ -439,7 +439,7 @@ def test_cells_of_other_conditions_are_drawn_from(backbone, words, write_suite, 
 
 def test_texts_of_two_sides_are_kept_apart() -> None:
     """A caption of the held-out images alone has a number too."""
-    from zigma_bench.conditioning.text_features import with_texts
+    from zigma_bench.conditioning.text_features import load_text_features
     from zigma_bench.plan.cells import TextFeatures
 
     def images(*texts):
@@ -449,6 +449,6 @@ def test_texts_of_two_sides_are_kept_apart() -> None:
         encoder="random-words", revision=None, fingerprint="random-words 1", images="two sides", width=64, tokens=4,
         mask=False, cache=None,
     )  # fmt: skip
-    splits, table = with_texts(Splits(images("a", "b"), images("c", "a")), text, device="cpu")
+    splits, table = load_text_features(Splits(images("a", "b"), images("c", "a")), text, device="cpu")
     assert splits.train.labels([0, 1]).tolist() == [0, 1] and splits.validation.labels([0, 1]).tolist() == [2, 0]
     assert table.null == 3

@@ -128,7 +128,7 @@ def test_a_full_disk_is_an_error_and_leaves_the_other_shards(tmp_path: Path, mon
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("zigma_bench.data.reading.arrays.write_atomic", full)
-    with pytest.raises(NotReady, match=r"shard 1 can't be written: No space left.*make room"):
+    with pytest.raises(NotReady, match=r"shard 1 can't be written: No space left.*free some space"):
         fill(writer, [1])
     monkeypatch.undo()
     assert writer.due() == [1, 2, 3, 4]

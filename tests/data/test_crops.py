@@ -173,9 +173,9 @@ def plan(path: Path, **rest: Any) -> Any:
 
 def test_a_crop_changes_what_is_trained_and_not_what_it_is_compared_with(write_suite: Any) -> None:
     plain, cut = (plan(write_suite(*more)).cells for more in ((), (CROPPED,)))
-    assert plain[0].identity("train", card="") != cut[0].identity("train", card="")
+    assert plain[0].identity("train", device_model="") != cut[0].identity("train", device_model="")
     floor = [next(cell for cell in cells if cell.role == "floor") for cells in (plain, cut)]
-    assert floor[0].identity("quality", card="") == floor[1].identity("quality", card="")
+    assert floor[0].identity("quality", device_model="") == floor[1].identity("quality", device_model="")
     assert plain[0].data_fingerprint == cut[0].data_fingerprint
     assert "random_crop" not in plain[0]._facts("train", "")["train"]
     for one, other in zip(*(vars(load_cell_images(cells[0])).values() for cells in (plain, cut)), strict=True):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from zigma_bench.data.images import Pixels
-from zigma_bench.data.reading import decode_image as module
+from zigma_bench.data.reading import decode as module
 from zigma_bench.data.reading.decode import decode_image
 from zigma_bench.errors import BadImage
 

@@ -260,7 +260,7 @@ def test_a_cell_whose_data_changed_after_the_plan_is_refused(pictures: Callable[
 
 
 def identities(cell: Cell) -> Any:
-    return {stage: cell.identity(stage, card="") for stage in cell.stages}
+    return {stage: cell.identity(stage, device_model="") for stage in cell.stages}
 
 
 def test_where_the_files_are_is_no_part_of_the_identity(pictures: Callable[..., Path], tmp_path: Path) -> None:

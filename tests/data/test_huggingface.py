@@ -132,7 +132,7 @@ def test_a_missing_column_lists_the_columns(tmp_path: Path) -> None:
     file = some_parquet(tmp_path / "a.parquet")
     with pytest.raises(UsageError, match=r"no column 'picture'.*image, label"):
         load(HuggingFaceOptions("parquet", 8, data_files=str(file), validation=1, image="picture"))
-    with pytest.raises(UsageError, match="holds no images"):
+    with pytest.raises(UsageError, match="contains no images"):
         load(HuggingFaceOptions("parquet", 8, data_files=str(file), validation=1, image="label"))
 
 

@@ -19,7 +19,7 @@ from zigma_bench.data.latents.autoencoder import open_autoencoder
 from zigma_bench.data.latents.cache import folder_of, latents_of, reconstructions_of
 from zigma_bench.data.latents.encode import check_latents, encode_latents
 from zigma_bench.errors import Interrupted, NotReady, UsageError
-from zigma_bench.plan.cells import GivenCondition
+from zigma_bench.plan.cells import NetworkCondition
 from zigma_bench.plan.latents import latent_space
 from zigma_bench.plugins.registry import DataFacts
 from zigma_bench.suite import Latents, Train
@@ -54,8 +54,8 @@ def space_of(folder: Path, facts: DataFacts = FACTS, *, flip: bool = False, **op
     return latent_space(given, facts, mirrored=flip, smoke=False, where="suite")
 
 
-def encoded(space, cache: Path, tell=lambda *words: None, stopped=lambda: False) -> int:
-    return encode_latents(SPLITS, space, cache, device="cpu", tell=tell, stopped=stopped)
+def encoded(space, cache: Path, on_progress=lambda *words: None, stopped=lambda: False) -> int:
+    return encode_latents(SPLITS, space, cache, device="cpu", on_progress=on_progress, stopped=stopped)
 
 
 def posterior_of(folder: Path, pixels):
@@ -127,7 +127,7 @@ def test_training_draws_from_the_posterior_anew_in_every_step(autoencoder, tmp_p
 
 def test_a_step_has_the_same_times_noise_and_labels_however_its_latents_are_drawn(autoencoder, tmp_path):
     """So the posterior's noise is a stream of its own."""
-    given, device = GivenCondition(kind="class", size=7, droppable=True), torch.device("cpu")
+    given, device = NetworkCondition(kind="class", size=7, droppable=True), torch.device("cpu")
     batches = []
     for posterior in ("sample", "mean"):
         space, _ = space_of(autoencoder, posterior=posterior)

@@ -190,7 +190,7 @@ def test_the_check_of_photographs_names_every_fault(photographs: CocoOptions) ->
     for word in (
         "COCO_train2014_000000000002.jpg: the image has no captions",
         "COCO_val2014_000000000009.jpg: the image has no captions",
-        "COCO_val2014_000000000001.jpg: there is no such image",
+        "COCO_val2014_000000000001.jpg: the image is missing",
         "COCO_train2014_000000000004.jpg: the image can't be decoded",
     ):
         assert word in problems, problems
@@ -203,7 +203,7 @@ def test_the_check_of_photographs_names_every_fault(photographs: CocoOptions) ->
 def test_a_file_of_texts_can_not_reach_out_of_its_folder(photographs: CocoOptions) -> None:
     texts = Path(photographs.root) / "annotations/captions_train2014.json"
     texts.write_text(texts.read_text().replace("COCO_train2014_000000000003.jpg", "../../secret.jpg"))
-    with pytest.raises(BadImage, match="points out of the folder"):
+    with pytest.raises(BadImage, match="points outside the folder"):
         coco.load(photographs)
 
 

@@ -165,7 +165,11 @@ def test_an_efficiency_suite_is_a_product_and_an_order_free_backbone_runs_on_one
     cells = alone().cells
     zigma = [cell for cell in cells if cell.scan is not None]
     assert (len(zigma), len(cells) - len(zigma)) == (2 * 2 * 2 * 2, 2 * 2)
-    assert len({cell.label for cell in cells}) == len({cell.identity("efficiency", card="") for cell in cells}) == 20
+    assert (
+        len({cell.label for cell in cells})
+        == len({cell.identity("efficiency", device_model="") for cell in cells})
+        == 20
+    )
     for cell in cells:
         assert cell.stages == ("efficiency",)
         assert (cell.height // 2) * (cell.width // 2) == cell.tokens and cell.channels == 3
@@ -203,8 +207,8 @@ def test_what_makes_calls_faster_is_part_of_the_identity(alone):
     compiled = plain.model_copy(update={"train": plain.train.model_copy(update={"compile": True})})
     graph = plain.model_copy(update={"sample": plain.sample.model_copy(update={"graph": True})})
     drawn = plain.model_copy(update={"sample": plain.sample.model_copy(update={"compile": True})})
-    assert len({cell.identity("efficiency", card="") for cell in (plain, compiled, graph, drawn)}) == 4
-    assert len({cell.identity("sample", card="") for cell in (plain, graph, drawn)}) == 1
+    assert len({cell.identity("efficiency", device_model="") for cell in (plain, compiled, graph, drawn)}) == 4
+    assert len({cell.identity("sample", device_model="") for cell in (plain, graph, drawn)}) == 1
 
 
 @pytest.mark.parametrize(("part", "stage"), [("sample", "forward"), ("train", "train-step")])

@@ -293,7 +293,7 @@ def test_first_weights_belong_to_their_names():
     ("options", "block", "route", "words"),
     [
         (Mamba2Options(), BLOCK, Route(PLAIN), "heads of 64 channels do not divide the 32 inner channels"),
-        (OPTIONS, BLOCK, Route([PLAIN] * 3, merge="concat"), "32 inner channels are no multiple of 3"),
+        (OPTIONS, BLOCK, Route([PLAIN] * 3, merge="concat"), "32 inner channels are not a multiple of 3"),
         (Mamba2Options(head_dim=32), BLOCK, Route([PLAIN] * 2, merge="concat"), "do not divide the 16 inner channels"),
         (Mamba2Options(head_dim=4, groups=3), BLOCK, Route(PLAIN), "3 groups do not divide the 8 heads"),
         (OPTIONS, ZigmaOptions(16, 2, 1, state=8), Route(PLAIN), r"expected 16 \(its default\); got 8; leave it out"),

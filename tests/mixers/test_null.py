@@ -189,7 +189,7 @@ def test_options_that_a_mixer_does_not_read_are_refused():
         (check_attention, AttentionOptions()),
         (check_identity, IdentityOptions()),
     ):
-        with pytest.raises(NotReady, match=r"has no use for the backbone's option state; expected 16"):
+        with pytest.raises(NotReady, match=r"doesn't use the backbone's option state; expected 16"):
             check(options, block=block, grid=GRID, route=Route(PLAIN))
     with pytest.raises(NotReady, match="5 heads do not divide"):
         attention(Route(PLAIN), AttentionOptions(heads=5))

@@ -55,7 +55,7 @@ def patched_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def three_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A card so wide that every 64 steps are a part."""
-    monkeypatch.setattr(triton_launch, "find_card", lambda device: (1000, 32))
+    monkeypatch.setattr(triton_launch, "gpu_parallelism", lambda device: (1000, 32))
 
 
 def scan_inputs(batch: int, length: int, channels: int, states: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
@@ -295,7 +295,7 @@ def test_networks_of_the_suites_compile_whole_and_equal_themselves(
     backbone: str, scan: str | None, grid: Grid, condition: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As `train.compile` and `sample.compile` do it, but for the code that a card would run."""
-    monkeypatch.setattr(speed, "require_card", lambda device_type, key: None)
+    monkeypatch.setattr(speed, "require_gpu", lambda device_type, key: None)
     compiler = torch.compile
     monkeypatch.setattr(torch, "compile", lambda f, *, options, **how: compiler(f, backend="aot_eager", **how))
     spec = catalogue().get("backbone", backbone)

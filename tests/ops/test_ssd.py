@@ -358,5 +358,5 @@ def test_on_cuda(length: int, dtype: torch.dtype, bound: float, segments: bool) 
     given, segment_starts = inputs(2, length, 4, 16, 2, 32), some_segments(length) if segments else None
     rounded = {k: v.to(dtype).double() if k in NAMES else v for k, v in given.items()}
     expected = run(rounded, "naive", torch.float64, segment_starts=segment_starts)
-    on_card = None if segment_starts is None else segment_starts.cuda()
-    agree(run(given, "torch", dtype, "cuda", segment_starts=on_card), expected, bound)
+    on_gpu = None if segment_starts is None else segment_starts.cuda()
+    agree(run(given, "torch", dtype, "cuda", segment_starts=on_gpu), expected, bound)

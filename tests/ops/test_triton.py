@@ -104,7 +104,7 @@ def scan_for(
 def two_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     from zigma_bench.ops.selective_scan import triton_launch
 
-    monkeypatch.setattr(triton_launch, "find_card", lambda device: (1000, 32))
+    monkeypatch.setattr(triton_launch, "gpu_parallelism", lambda device: (1000, 32))
 
 
 @needs_triton
@@ -141,7 +141,7 @@ def test_the_convolution_compiles_for_a_card_of_2018(compiled: Any) -> None:
 @pytest.fixture
 def no_card(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "cards", tuple)
-    monkeypatch.setattr(gpu, "nvidia_cards", tuple)
+    monkeypatch.setattr(gpu, "nvidia_gpus", tuple)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
 
 
@@ -158,7 +158,7 @@ def test_without_a_card_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> N
 def pretend_card(monkeypatch: pytest.MonkeyPatch, name: str, capability: tuple[int, int], hip: str | None) -> None:
     """Torch and the device's room say that there is such a card."""
     monkeypatch.setattr(gpu, "cards", lambda: (name,))
-    monkeypatch.setattr(gpu, "nvidia_cards", lambda: () if hip else (name,))
+    monkeypatch.setattr(gpu, "nvidia_gpus", lambda: () if hip else (name,))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: name)

@@ -37,7 +37,7 @@ def given(write_suite, data, **rest):
 
 
 def ids(cell):
-    return {stage: cell.identity(stage, card="a") for stage in ("train", "sample", "quality", "efficiency")}
+    return {stage: cell.identity(stage, device_model="a") for stage in ("train", "sample", "quality", "efficiency")}
 
 
 def test_without_transforms_everything_is_found_under_the_name_it_had(write_suite):
@@ -166,7 +166,7 @@ def test_unlike_data_share_no_table(write_suite, tmp_path):
     made, device = given(write_suite, THREE), find_device("cpu")
     run = open_run(made, tmp_path, device).folder
     for cell in made.cells:
-        identity = cell.identity("quality", card=device.card)
+        identity = cell.identity("quality", device_model=device.model_name)
         measurement = Measurement.of("val-loss", 1.0, "1", fingerprint={"reference": {"data": cell.data_text}})
         record = Record("quality", identity, {}, "done", (measurement,))
         write_record(stage_folder(cell_folder(run, cell), "quality", identity), record)

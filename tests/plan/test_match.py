@@ -108,7 +108,11 @@ def test_a_matched_cell_is_the_cell_that_says_its_options_itself(write_suite):
     other = next(cell for cell in cells(plan(write_suite(*REAL), said)) if cell.backbone.name == "dit")
     unmatched = next(cell for cell in cells(plan(write_suite(*REAL))) if cell.backbone.name == "dit")
     for stage in ("train", "quality"):
-        assert dit.identity(stage, card="") == other.identity(stage, card="") != unmatched.identity(stage, card="")
+        assert (
+            dit.identity(stage, device_model="")
+            == other.identity(stage, device_model="")
+            != unmatched.identity(stage, device_model="")
+        )
 
 
 def test_a_depth_far_from_the_one_given_gives_way_to_the_width(write_suite):

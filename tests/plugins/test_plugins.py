@@ -97,13 +97,13 @@ def twice(register):
         (ModuleType("empty"), ["no function marked with zigma_bench.hookimpl"]),
         (module(register_scans=lambda register: 1 / 0), ["ZeroDivisionError"]),
         (module(register_scans=lambda register: register("a/b", order)), ["'a/b'", "letters, digits"]),
-        (module(register_scans=lambda register: register("p", with_positional)), ["takes an argument 'paths'"]),
+        (module(register_scans=lambda register: register("p", with_positional)), ["has an argument 'paths'"]),
         (module(register_scans=lambda register: register("p", without_type)), ["no type annotation"]),
         (module(register_scans=lambda register: register("p", reserved)), ["reserved name 'seed'"]),
         (module(register_scans=lambda register: register("p", undocumented)), ["no docstring"]),
         (module(register_scans=lambda register: register("p", wrong_default)), ["not of its type", "true or", "'yes'"]),
         (module(register_scans=lambda register: register("p", odd_type)), ["'by'", "a suite can't give", "expected"]),
-        (module(register_scans=twice), ["registers the scan 'p' twice", "keep one"]),
+        (module(register_scans=twice), ["registers the scan 'p' twice", "remove one"]),
     ],
 )
 def test_a_broken_plugin_is_set_aside_with_the_reason(plugin, words):
@@ -151,7 +151,7 @@ def test_a_distribution_that_breaks_does_not_take_the_program_down(tmp_path):
     assert done.returncode == 0
     place = f"{tmp_path / 'broken_module.py'}:1"
     reason = (
-        f"{place}: ModuleNotFoundError: No module named 'no_such_thing'; install what it imports, or mend the import"
+        f"{place}: ModuleNotFoundError: No module named 'no_such_thing'; install what it imports, or fix the import"
     )
     assert f"broken (broken-dist 1.0): SET ASIDE: {reason}" in done.stdout
     assert done.stderr.count("set aside") == 1
@@ -189,8 +189,8 @@ def cli(folder, *words, **environment) -> subprocess.CompletedProcess[str]:
     ("file", "text", "words"),
     [
         ("mine.py", "x = 1\nimport no_such_thing\n", ["mine.py:2: ModuleNotFoundError", "install what it imports"]),
-        ("mine.py", "x = 1\n1 / 0\n", ["mine.py:2: ZeroDivisionError: division by zero; mend the plugin"]),
-        ("mine.py", "def f(:\n", ["mine.py:1: SyntaxError", "mend the line"]),
+        ("mine.py", "x = 1\n1 / 0\n", ["mine.py:2: ZeroDivisionError: division by zero; fix the plugin"]),
+        ("mine.py", "def f(:\n", ["mine.py:1: SyntaxError", "fix the line"]),
         (
             "mine.py",
             COLUMNS.replace('register("columns', '1 / 0, register("columns'),
@@ -244,7 +244,7 @@ def test_a_broken_file_is_set_aside_and_the_rest_goes_on(file, text, words, tmp_
             ["step 0 is 0.0, not an integer", "got 'float64'", "such as those of np.arange"],
         ),
         ("np.arange(grid.tokens)[None, None]", ["wrong shape", "(1, 1, 6)"]),
-        ("1 / 0", ["ZeroDivisionError", "mend the scan", f"(raised at plugins{os.sep}columns.py:8)"]),
+        ("1 / 0", ["ZeroDivisionError", "fix the scan", f"(raised at plugins{os.sep}columns.py:8)"]),
     ],
 )
 def test_a_scan_that_gives_no_order_is_refused_by_name(path, words, tmp_path):
@@ -296,7 +296,7 @@ def test_a_cell_loads_the_file_in_its_own_process(tmp_path, write_suite):
     ("words", "told"),
     [
         (["--plugins", "nowhere", "plugins", "list"], "--plugins: there is no such folder of plugins"),
-        (["plugins", "list", "--plugins"], "--plugins stands without a folder"),
+        (["plugins", "list", "--plugins"], "--plugins needs a folder"),
         (["plugins", "list", "--plugins=file"], "expected a folder; got 'a file'"),
         (["--plugins=", "plugins", "list"], "there is no such folder of plugins"),
     ],

@@ -197,7 +197,7 @@ def test_suites_continue_from_the_records(
     assert chosen.name == run and chosen.existing is not None
     table = make_table(plan, ROOT / "results" / suite / run, Device("cuda", card), chosen)
     assert table.model_copy(update={"suite_sha256": chosen.existing.table.suite_sha256}) == chosen.existing.table
-    planned = {cell.identity(stage, card=card) for cell in plan.cells for stage in cell.stages}
+    planned = {cell.identity(stage, device_model=card) for cell in plan.cells for stage in cell.stages}
     files = list((ROOT / "results" / suite / run).glob("*/*/record.json"))
     records = [json.loads(file.read_text()) for file in files]
     assert len(records) == count  # of each cell that is done, and of the anchors

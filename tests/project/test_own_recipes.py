@@ -38,7 +38,7 @@ def test_a_row_has_its_own_rate_and_says_so(write_suite):
     assert (dit.train.learning_rate, dit.train.warmup_images, dit.train.batch) == (3e-4, 32, 16)
     assert zigma.train == plain.cells[0].train
     for old, new, same in zip(plain.cells, made.cells, [True] * 4 + [False] * 2 + [True] * 2, strict=True):
-        assert (old.identity("sample", card="") == new.identity("sample", card="")) == same
+        assert (old.identity("sample", device_model="") == new.identity("sample", device_model="")) == same
 
 
 def test_one_backbone_under_several_recipes(write_suite):

@@ -65,7 +65,7 @@ def test_it_plans_and_its_first_line_is_a_question(path):
     made = prepare(path, settings=(), only=(), smoke=False)
     assert made.question.endswith("?")
     assert any(cell.role == "cell" for cell in made.cells)
-    assert len({cell.identity("train", card="") for cell in made.cells if cell.role == "cell"}) == len(
+    assert len({cell.identity("train", device_model="") for cell in made.cells if cell.role == "cell"}) == len(
         [cell for cell in made.cells if cell.role == "cell"]
     )
 

@@ -42,7 +42,7 @@ def test_a_cell_of_clips_has_tokens_of_all_frames_and_an_identity_of_its_own(cel
     assert first.shape == (3, 1, 12, 12) and first.tokens == 3 * 6 * 6
     longer = plan(write_suite((DATA[0], DATA[1].replace("frames: 3", "frames: 4")), SCANS, NO_DIT)).cells[0]
     for stage in first.stages:
-        assert first.identity(stage, card="a") != longer.identity(stage, card="a")
+        assert first.identity(stage, device_model="a") != longer.identity(stage, device_model="a")
     picture = first.model_copy(update={"frames": 1})
     assert '"shape": [1, 12, 12]' in str(picture._facts("train", "a")).replace("'", '"')
 

@@ -152,7 +152,7 @@ def timed_results(tmp_path, monkeypatch):
     for cell in plan.cells:
         one = measure_round(cell, build_network(cell, "cpu"), DEVICE, lambda done, text: None, lambda: False)
         found, details = combine_rounds(cell, DEVICE, [one])
-        identity = cell.identity("efficiency", card=DEVICE.card)
+        identity = cell.identity("efficiency", device_model=DEVICE.model_name)
         record = Record(
             stage="efficiency", identity=identity, cell=cell.model_dump(mode="json"), status="done",
             measurements=tuple(found), details=json.loads(json.dumps(details)),
@@ -177,9 +177,9 @@ def test_a_plan_stands_on_the_records_of_this_card(tmp_path, timed_results):
     assert Estimator(timed_results, DEVICE)(floor).seconds == 0.0
     assert 0 < Estimator(timed_results, DEVICE)(ceiling).seconds < guess.seconds
     assert Estimator(timed_results, Device("cpu", "another"))(cell).source == "FLOPs, to a factor of 3"
-    on_card = Estimator(timed_results, Device("cuda:0", "another card"))(cell)
-    assert on_card.seconds is None
-    assert "0 similar cells were timed on another card, and a fit needs 5" in on_card.source
+    on_gpu = Estimator(timed_results, Device("cuda:0", "another card"))(cell)
+    assert on_gpu.seconds is None
+    assert "0 similar cells were timed on another card, and a fit needs 5" in on_gpu.source
 
 
 SHAPELESS = (

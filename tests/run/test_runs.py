@@ -198,7 +198,9 @@ def test_a_stage_alone_stands_on_that_of_another_run(bench):
 
 
 def test_names_are_kept_apart(bench):
-    with pytest.raises(UsageError, match=r"the run 'main' has other options: sample.evaluations is 2 in it and 3 now"):
+    with pytest.raises(
+        UsageError, match=r"the run 'main' has other options: sample.evaluations is 2 in the run and 3 now"
+    ):
         bench(MORE, name="main")
     assert bench(MORE, name="more", stages=("train",)) == ("more", [()] * 3)
     assert bench(MORE, stages=("train",))[0] == "more"  # its options find it without its name

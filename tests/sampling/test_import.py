@@ -88,7 +88,7 @@ class Code:
 def test_a_pickle_with_code_is_told_and_not_run(zipped, released, tmp_path):
     weights = {"ema": dit_weights(), "args": Code(tmp_path / "ran")}
     torch.save(weights, tmp_path / "dit.pt", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(UsageError, match=r"holds code.*posix\.mkdir.*nothing of it was run"):
+    with pytest.raises(UsageError, match=r"contains code.*posix\.mkdir.*none of it was run"):
         import_checkpoint("dit", tmp_path / "dit.pt", DIT, tmp_path / "model")
     assert not (tmp_path / "ran").exists() and not (tmp_path / "model").exists()
 
@@ -102,7 +102,7 @@ def test_code_is_told_whatever_the_pickle(protocol, saved, tmp_path):
     else:
         zipped = saved == "zip"
         torch.save(content, tmp_path / "dit.pt", pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(UsageError, match=r"holds code.*posix\.mkdir.*nothing of it was run"):
+    with pytest.raises(UsageError, match=r"contains code.*posix\.mkdir.*none of it was run"):
         import_checkpoint("dit", tmp_path / "dit.pt", DIT, tmp_path / "model")
     assert not (tmp_path / "ran").exists() and not (tmp_path / "model").exists()
 
@@ -188,7 +188,7 @@ def test_a_folder_whose_weights_changed_is_refused(model):
     with pytest.raises(UsageError, match=r"don't match the card.*import the model again"):
         open_model(folder)
     (folder / "card.json").write_text('{"format": 2}')
-    with pytest.raises(UsageError, match=r"card\.json: not the card of a model"):
+    with pytest.raises(UsageError, match=r"card\.json: not a valid model card"):
         open_model(folder)
     with pytest.raises(UsageError, match="there is no model"):
         open_model(folder.parent)

@@ -129,7 +129,7 @@ def undocumented(grid):
         (wrong_for_one_choice, "'turn': 'right'.*step 1 visits token 0 again"),
         (wrong_when_deep, "layer 8: path 0: step 0 visits token 1, outside 0 to 0"),
         (needs_a_number, "expected `options=` with values for by"),
-        (positional, "expected a scan that registers, got: .*takes an argument 'paths'"),
+        (positional, "expected a scan that registers, got: .*has an argument 'paths'"),
         (undocumented, "no docstring"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

@@ -17,7 +17,7 @@ from zigma_bench.efficiency.ceilings import SCANS, _without_launches
 from zigma_bench.efficiency.timing import timed_call
 from zigma_bench.errors import Interrupted, NotFinite
 from zigma_bench.layers.init import initialise_network
-from zigma_bench.plan.cells import GivenCondition
+from zigma_bench.plan.cells import NetworkCondition
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import layer_routes
@@ -113,8 +113,8 @@ def test_a_nan_is_named_on_a_card(tmp_path, precision, compiled):
 
 
 def test_noise_of_steps_is_that_of_the_cpu():
-    on_card, on_cpu = (StepNoise(0, range(5), (3, 8, 8), device) for device in ("cuda", "cpu"))
-    drawn = [on_card(step) for step in range(4)]  # all in flight before the first is read
+    on_gpu, on_cpu = (StepNoise(0, range(5), (3, 8, 8), device) for device in ("cuda", "cpu"))
+    drawn = [on_gpu(step) for step in range(4)]  # all in flight before the first is read
     for step, noise in enumerate(drawn):
         assert noise.is_cuda
         assert torch.equal(noise.cpu(), on_cpu(step))
@@ -165,7 +165,7 @@ def test_a_recorded_training_under_texts_is_the_launched_one(tmp_path, compiled)
         ema, progress = train_network(
             network, images, recipe=recipe, goal=TrainingGoal(40, None), seed=SEED, device=torch.device("cuda"),
             folder=tmp_path / str(graph), on_progress=lambda done, text: None, stopped=lambda: False,
-            condition=GivenCondition(kind="text", size=24, droppable=True, tokens=16, masked=True), texts=FourTexts(),
+            condition=NetworkCondition(kind="text", size=24, droppable=True, tokens=16, masked=True), texts=FourTexts(),
         )  # fmt: skip
         found.append(([loss for _, loss in progress.curve], [*network.parameters(), *ema.parameters()]))
     assert found[1][0] == pytest.approx(found[0][0], rel=2e-3)

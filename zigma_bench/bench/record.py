@@ -21,10 +21,10 @@ class BenchRecord:
     """A new file for the rows of a benchmark, with the device and the library versions."""
 
     def __init__(self, kind: str, device: Device, results: Path) -> None:
-        slug = re.sub(r"[^A-Za-z0-9]+", "-", device.card).strip("-")
+        slug = re.sub(r"[^A-Za-z0-9]+", "-", device.model_name).strip("-")
         self.file = results / "kernels" / f"{kind}-{slug}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.json"
         self.facts = {
-            "card": device.card,
+            "card": device.model_name,
             "device": device.name,
             "threads": torch.get_num_threads(),
             "versions": {name: version(name) for name in (*LIBRARIES, "mamba-ssm", "triton")},

@@ -106,7 +106,7 @@ def _print_steps(rows: list[StepRow], device: Device) -> None:
     from zigma_bench.reports.terminal import print_wide
 
     peers = sorted({peer for row in rows for peer in row.ratio})
-    table = Table(title=Text(f"steps on {device.card}; peers: their median / ours"), title_justify="left")
+    table = Table(title=Text(f"steps on {device.model_name}; peers: their median / ours"), title_justify="left")
     for heading in ("network", "direction", "B x L", "path", "backend"):
         table.add_column(heading)
     for heading in ("median ms", "spread ms", "peak GiB", *peers):
@@ -127,7 +127,7 @@ def _print(rows: list[OperatorTiming], device: Device) -> None:
     from zigma_bench.reports.terminal import print_wide
 
     peers = [peer for peer in PEERS if any(peer in row.ratio for row in rows)]
-    table = Table(title=Text(f"operators on {device.card}; peers: their median / ours"), title_justify="left")
+    table = Table(title=Text(f"operators on {device.model_name}; peers: their median / ours"), title_justify="left")
     for heading in ("op", "direction", "B x L x E", "path", "backend"):
         table.add_column(heading)
     for heading in ("median ms", "spread ms", *peers, "x copy floor"):

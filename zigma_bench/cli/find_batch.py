@@ -32,12 +32,12 @@ def find_batch(
 
     target = find_device(device)
     made = prepare(suite, settings=settings or (), only=only or (), smoke=smoke)
-    made.check_card(target.type, "train")
+    made.check_gpu(target.type, "train")
     limit, folder = limit_of(target, memory), results / made.suite.name
     file = folder / ("find-batch-smoke.json" if smoke else "find-batch.json")
     check_writable(folder)
     found = [find(cell, target, limit, lambda text: print(text, file=sys.stderr)) for cell in distinct_shapes(made)]
-    document = {"card": target.card, "limit_bytes": limit, "cells": [one.to_json() for one in found]}
+    document = {"card": target.model_name, "limit_bytes": limit, "cells": [one.to_json() for one in found]}
     write_json(file, document)
     if as_json:
         print(json.dumps(document, indent=1))
@@ -47,5 +47,5 @@ def find_batch(
         print(f"{one.label}: batch {one.batch:,}{peak}")
     smallest = min(one.batch for one in found)
     all_fit = f"train.batch={smallest:,} fits all cells" if smallest else "a batch of 0: one image does not fit"
-    print(f"within {limit / 2**30:.2f} GiB of {target.card}; {all_fit}")
+    print(f"within {limit / 2**30:.2f} GiB of {target.model_name}; {all_fit}")
     print(f"record: {file}")

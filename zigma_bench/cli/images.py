@@ -107,7 +107,7 @@ def _device(name: str, results: Path) -> str:
 
     target = find_device(name)
     check_writable(results)
-    print(f"device: {target.name} ({target.card})", file=sys.stderr)
+    print(f"device: {target.name} ({target.model_name})", file=sys.stderr)
     return target.name
 
 

@@ -178,7 +178,7 @@ def _draw(
     total = order.recipe.sample.count
     # a missing autoencoder is an error before sampling starts
     space = order.source.latents if autoencoder is None else decoder_of(order.source, autoencoder)
-    print(f"device: {place.name} ({place.card})\nsampling: {order}", file=sys.stderr)
+    print(f"device: {place.name} ({place.model_name})\nsampling: {order}", file=sys.stderr)
     files = draw_to_folder(
         order, out, device=place.name, backend=backend,
         on_progress=lambda done: print(f"{done:,} of {total:,}", file=sys.stderr, flush=True),

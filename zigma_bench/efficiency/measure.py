@@ -119,7 +119,7 @@ def _without_memory_errors(measure: Callable[[], Round]) -> Round:
 
 def combine_rounds(cell: Cell, device: Device, rounds: Sequence[Round]) -> tuple[list[Measurement], dict[str, Any]]:
     """The measurements and details of all rounds together. A call that fails in one round has failed."""
-    base = {"card": device.card, "precision": cell.train.precision, **cell.objective_facts}
+    base = {"card": device.model_name, "precision": cell.train.precision, **cell.objective_facts}
     if not cell.timed_alone:  # otherwise the label of the row contains the backend and the batch
         base["backend"] = resolve(cell.backend, device.type)
     found: list[Measurement] = []

@@ -1,8 +1,9 @@
 """The inner part of a Mamba mixer as one operator on an NVIDIA GPU: convolution, projections, scan and gate.
 
-`mixers.mamba.mixer.Branch` computes the same with separate operators. As one operator it saves less for the backward
-pass: the projections of u and some states. u and delta are recomputed, as in mamba-ssm's mamba_inner_fn; with out_proj,
-y is recomputed too, by the backward pass of the scan. The two halves of the gradient of xz are written to one tensor.
+`mixers.mamba.mixer.MambaBranch` computes the same with separate operators. The single operator saves less for the
+backward pass: only the projections of u and some states. u and delta are recomputed, as in mamba-ssm's mamba_inner_fn;
+with out_proj, y is also recomputed, by the backward pass of the scan. Both halves of the gradient of xz are written to
+one tensor.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class MambaInnerArguments:
         )  # fmt: skip
 
     def projections(self) -> tuple[Tensor, Tensor, Any]:
-        """x_proj, dt_proj and out_proj in the dtype of xz: made again by the backward pass instead of saved."""
+        """x_proj, dt_proj and out_proj in the dtype of xz; the backward pass converts them again, to save memory."""
         x_proj, dt_proj, out_proj = (
             None if weight is None else weight.to(self.xz.dtype)
             for weight in (self.x_proj, self.dt_proj, self.out_proj)
@@ -68,7 +69,7 @@ class MambaInnerArguments:
         return CausalConvArguments(x, *weights, contiguous(self.path), contiguous(self.segment_starts), True)
 
     def scan_arguments(self, u: Tensor, projected: Tensor) -> SelectiveScanArguments:
-        """Those of the scan, from u and its projections [K, B, L, R + 2N]."""
+        """The arguments of the scan, from u and its projections [K, B, L, R + 2N]."""
         _, dt_proj, _ = self.projections()
         rank, states = dt_proj.shape[2], self.A.shape[2]
         delta = _multiply_paths(projected.flatten(1, 2)[..., :rank], dt_proj.mT).view_as(u)
@@ -95,7 +96,8 @@ def mamba_inner(
 ) -> Tensor:
     """xz [B, L, 2E] -> [K, B, L, E]: u = causal_conv(x); dt, B, C = x_proj u; delta = dt_proj dt; y = selective_scan.
 
-    K paths, each with its own parameters. With out_proj [D, E]: out_proj of the sum over the paths, [B, L, D].
+    K paths, each with its own parameters. With out_proj [D, E], the result is out_proj of the sum over the paths,
+    [B, L, D].
 
     conv_weight [K, E, W]; x_proj [K, R + 2N, E]; dt_proj [K, E, R]; A [K, E, N]; conv_bias, dt_bias, D [K, E]. The
     projections are computed in xz's dtype, the rest in float32. path and segment_starts are [K, L] or None, as in
@@ -124,12 +126,12 @@ def fused_mamba_inner(arguments: MambaInnerArguments) -> Tensor:
 
 
 def _multiply_paths(a: Tensor, b: Tensor) -> Tensor:
-    """a [K, M, I] times b [K, I, J], path by path; a single product uses the routine for one."""
+    """a [K, M, I] times b [K, I, J], path by path; a single path uses PyTorch's routine for one product."""
     return (a[0] @ b[0])[None] if len(a) == 1 else torch.bmm(a, b)
 
 
 def _multiply_paths_in(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-    """The same in another dtype."""
+    """Like `_multiply_paths`, in another dtype."""
     return multiply_matrices(a[0], b[0], dtype)[None] if len(a) == 1 else multiply_matrices(a, b, dtype)
 
 
@@ -162,7 +164,7 @@ def _run_backward(grad: Tensor, projected: Tensor, saved: Tensor, *fields: Any) 
     a = MambaInnerArguments(*fields)
     one_path = len(a.A) == 1
     grad_xz = torch.empty_like(a.xz, memory_format=torch.contiguous_format)
-    halves = grad_xz[None].chunk(2, dim=-1)  # one path writes them directly; until then, the first holds u
+    halves = grad_xz[None].chunk(2, dim=-1)  # one path writes them directly; until then, the first half contains u
     conv = a.conv_arguments()
     u = run_conv_kernel(conv, y=halves[0] if one_path else None)
     found, grad_out_proj = _scan_backward(a, grad, u, projected, saved, halves[1] if one_path else None)
@@ -183,7 +185,7 @@ def _scan_backward(
     scan = a.scan_arguments(u, projected)
     grad_y = grad if out_proj is None else (grad @ out_proj).expand_as(u)
     y = None
-    if out_proj is not None:  # y is computed again; that of one path overwrites the rows of its gradient
+    if out_proj is not None:  # y is recomputed; for a single path, it overwrites its own gradient
         y = grad_y if len(a.A) == 1 else torch.empty_like(u)
     found = run_backward_kernels(scan, dense_rows(grad_y), saved, grad_z=grad_z, y=y, grad_delta=scan.delta)
     if y is None:

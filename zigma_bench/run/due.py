@@ -42,7 +42,7 @@ def all_cell_folders(results: Path, cell: Cell) -> list[Path]:
 
 def _cell_hash(cell: Cell) -> str:
     base: Stage = "train" if cell.role == "cell" else "sample"
-    return cell.identity(base, card="")[:8]
+    return cell.identity(base, device_model="")[:8]
 
 
 def find_due(cell: Cell, folder: Path, device: Device, wanted: Iterable[Stage]) -> DueStages:
@@ -96,7 +96,8 @@ class _DueSearch:
     def __init__(self, cell: Cell, folder: Path, device: Device) -> None:
         self.cell, self.notes = cell, dict[str, None]()
         self.folders = {
-            stage: stage_folder(folder, stage, cell.identity(stage, card=device.card)) for stage in cell.stages
+            stage: stage_folder(folder, stage, cell.identity(stage, device_model=device.model_name))
+            for stage in cell.stages
         }
         self.records = dict(self._records(device))
 
@@ -111,7 +112,7 @@ class _DueSearch:
         """The successful records. A broken record is reported and counts as missing."""
         for stage, folder in self.folders.items():
             try:
-                record = read_record(folder, self.cell.identity(stage, card=device.card))
+                record = read_record(folder, self.cell.identity(stage, device_model=device.model_name))
             except NewerFormat:
                 raise
             except ComparisonRefused:

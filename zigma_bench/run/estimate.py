@@ -73,7 +73,7 @@ class Estimator:
 
     def _efficiency_record(self, cell: Cell) -> Record | None:
         """The cell's efficiency record on this device, from any run of its suite."""
-        identity = cell.identity("efficiency", card=self.device.card)
+        identity = cell.identity("efficiency", device_model=self.device.model_name)
         for folder in all_cell_folders(self.results, cell):
             try:
                 record = read_record(stage_folder(folder, "efficiency", identity), identity)
@@ -92,7 +92,7 @@ class Estimator:
             calls["train-step"] = cell.train.batch
         each, peaks, sources = {"train-step": 0.0}, [], []
         for call, batch in calls.items():
-            costs = self._costs(kind_of(written, call, self.device.card, self._precision(cell)), cell.backend)
+            costs = self._costs(kind_of(written, call, self.device.model_name, self._precision(cell)), cell.backend)
             if isinstance(costs, str):
                 return Estimate(None, f"{call}: {costs}")
             features = features_of(written, batch)
@@ -112,7 +112,7 @@ class Estimator:
 
     @cached_property
     def _timed(self) -> list[MeasuredCall]:
-        return timed_calls(self.results, self.device.card)
+        return timed_calls(self.results, self.device.model_name)
 
     @cached_property
     def _matmul_rate(self) -> float:

@@ -58,7 +58,7 @@ def distinct_shapes(plan: Plan) -> list[Cell]:
             one = cell.model_copy(update={"train": cell.train.model_copy(update={"batch": 1})})
             same = {"seed": 0, "order_digests": (), "train_images": None, "train_seconds": None}
             same |= {"data": None, "data_fingerprint": "", "latents": None}
-            found.setdefault(one.model_copy(update=same).identity("train", card=""), one)
+            found.setdefault(one.model_copy(update=same).identity("train", device_model=""), one)
     return list(found.values())
 
 

@@ -85,7 +85,7 @@ def plan_json(plan: Plan, results: Path, device: Device, name: str | None = None
         cells.append({
             **cell.model_dump(mode="json"), "label": cell.label, "stages": list(cell.stages),
             "objective": asdict(cell.objective), "sampler": asdict(cell.sampler),
-            "identity": {stage: cell.identity(stage, card=device.card) for stage in cell.stages},
+            "identity": {stage: cell.identity(stage, device_model=device.model_name) for stage in cell.stages},
             "estimated_seconds": guess.seconds, "estimated_bytes": guess.bytes, "estimate_from": guess.source,
         })  # fmt: skip
     missing = [{"what": item.what, "do": item.do} for item in plan.missing_on(device.type)]

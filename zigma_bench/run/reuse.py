@@ -54,7 +54,7 @@ def find_reusable(
     for stage in missing:
         for other, records in elsewhere.items():
             record = records.get(stage)
-            place = stage_folder(other, stage, cell.identity(stage, card=device.card))
+            place = stage_folder(other, stage, cell.identity(stage, device_model=device.model_name))
             if record is not None and why_outdated(record, done) is None and _are_unaltered(place, record):
                 found[stage] = place, record
                 done[stage] = record

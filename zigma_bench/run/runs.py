@@ -100,7 +100,7 @@ def _residuals(cells: Iterable[Cell]) -> list[str]:
 def _table_cell(cell: Cell, folder: Path, device: Device) -> TableCell:
     facts = {
         "folder": cell_folder(folder, cell).name,
-        "stages": {stage: cell.identity(stage, card=device.card) for stage in cell.stages},
+        "stages": {stage: cell.identity(stage, device_model=device.model_name) for stage in cell.stages},
         "role": cell.role,
         "seed": cell.seed,
         "backbone": cell.backbone_label,

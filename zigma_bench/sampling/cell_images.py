@@ -20,7 +20,7 @@ from torch import Tensor
 from zigma_bench.data.images import ArrayImages, Labels, Pixels
 from zigma_bench.diffusion.convert import Network
 from zigma_bench.diffusion.draw import sample_from_noise
-from zigma_bench.diffusion.guidance import Texts, with_labels
+from zigma_bench.diffusion.guidance import TextLookup, with_labels
 from zigma_bench.diffusion.noise import StepNoise, image_noise
 from zigma_bench.errors import CellFailed, Interrupted, NotFinite
 from zigma_bench.plan import Cell
@@ -41,7 +41,7 @@ class SampleConditions:
 
     labels: Labels
     dropped: int
-    texts: Texts | None = None
+    texts: TextLookup | None = None
 
 
 def to_pixels(images: Tensor) -> Pixels:

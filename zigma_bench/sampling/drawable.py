@@ -9,9 +9,9 @@ from typing import Any, Literal, Protocol
 
 from zigma_bench.backbones.official import open_model
 from zigma_bench.backbones.official.card import Card, CardCondition
-from zigma_bench.conditioning.prompts import texts_of
+from zigma_bench.conditioning.prompts import encode_prompts
 from zigma_bench.diffusion.convert import Network
-from zigma_bench.diffusion.guidance import Texts
+from zigma_bench.diffusion.guidance import TextLookup
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.plan.cells import TextFeatures
 from zigma_bench.plan.space import LatentSpace
@@ -24,7 +24,9 @@ class Opener(Protocol):
     """Loads the network `(x, t, *condition)` onto a device, with the features of the prompts if it has a text
     condition."""
 
-    def __call__(self, prompts: tuple[str, ...] | None, device: str, backend: str) -> tuple[Network, Texts | None]: ...
+    def __call__(
+        self, prompts: tuple[str, ...] | None, device: str, backend: str
+    ) -> tuple[Network, TextLookup | None]: ...
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,8 @@ def open_imported(card: Card, folder: Path, encoder: str | None = None) -> Drawa
     """An imported model. `encoder`: the text encoder for prompts, FOLDER or owner/name@COMMIT of the Hub."""
     text = None if encoder is None else _prompt_features(card, encoder)
 
-    def opened(prompts: tuple[str, ...] | None, device: str, backend: str) -> tuple[Network, Texts | None]:
-        texts = None if text is None else texts_of(text, prompts or (), device)
+    def opened(prompts: tuple[str, ...] | None, device: str, backend: str) -> tuple[Network, TextLookup | None]:
+        texts = None if text is None else encode_prompts(text, prompts or (), device)
         return open_model(folder, backend=backend, device=device).requires_grad_(False), texts
 
     return Drawable(

@@ -13,7 +13,7 @@ from zigma_bench.diffusion.conventions import vp_noise_of_dit
 from zigma_bench.diffusion.convert import Network
 from zigma_bench.diffusion.ddpm import dit_schedule, solve_discrete
 from zigma_bench.diffusion.draw import sample_from_noise
-from zigma_bench.diffusion.guidance import Texts, with_labels
+from zigma_bench.diffusion.guidance import TextLookup, with_labels
 from zigma_bench.diffusion.noise import StepNoise, image_noise
 from zigma_bench.errors import NotFinite, UsageError
 from zigma_bench.plan.diffusion import check_diffusion, objective_of, sampler_of
@@ -147,7 +147,7 @@ def _check_condition(order: SamplingRequest, source: YamlSource) -> None:
 
 @torch.no_grad()
 def sample_batch(
-    order: SamplingRequest, network: Network, indices: list[int], device: str, texts: Texts | None = None
+    order: SamplingRequest, network: Network, indices: list[int], device: str, texts: TextLookup | None = None
 ) -> Tensor:
     """Sample the images or latents of some indices, float [B, *shape] on the CPU. Each depends on (seed, index) alone.
 
@@ -181,7 +181,7 @@ def sample_batch(
 
 
 def _conditioned(
-    order: SamplingRequest, network: Network, indices: list[int], device: str, texts: Texts | None
+    order: SamplingRequest, network: Network, indices: list[int], device: str, texts: TextLookup | None
 ) -> Network:
     """Bind the label or prompt of each sample to the network, with guidance if requested."""
     if order.source.of_dit and not order.of_dit:

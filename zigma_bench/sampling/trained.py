@@ -12,9 +12,9 @@ from torch import Tensor
 
 from zigma_bench.backbones.build import build_network
 from zigma_bench.backbones.official.card import CardCondition
-from zigma_bench.conditioning.prompts import texts_of
+from zigma_bench.conditioning.prompts import encode_prompts
 from zigma_bench.diffusion.convert import Network
-from zigma_bench.diffusion.guidance import Texts
+from zigma_bench.diffusion.guidance import TextLookup
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.plan import Cell, cell_routes
 from zigma_bench.plugins.discovery import catalogue
@@ -37,10 +37,10 @@ def open_trained(folder: Path) -> Drawable:
     weights = stage / EMA
     sha256 = record.files[EMA]
 
-    def opened(prompts: tuple[str, ...] | None, device: str, backend: str) -> tuple[Network, Texts | None]:
+    def opened(prompts: tuple[str, ...] | None, device: str, backend: str) -> tuple[Network, TextLookup | None]:
         texts = None
         if cell.text is not None:
-            texts = texts_of(cell.text, prompts or (), device)
+            texts = encode_prompts(cell.text, prompts or (), device)
         return _network(cell if backend == "auto" else cell.model_copy(update={"backend": backend}), device), texts
 
     def _network(cell: Cell, device: str) -> Network:

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from zigma_bench.data.images import Images
-from zigma_bench.diffusion.guidance import Texts
+from zigma_bench.diffusion.guidance import TextLookup
 from zigma_bench.errors import Interrupted, NotFinite
 from zigma_bench.layers.speed import compile_network
-from zigma_bench.plan.cells import GivenCondition
+from zigma_bench.plan.cells import NetworkCondition
 from zigma_bench.suite import Train
 from zigma_bench.training.batch_plan import BatchPlan, StepImages
 from zigma_bench.training.checkpoint import load_checkpoint, save_checkpoint
@@ -76,8 +76,8 @@ def train_network(
     folder: Path,
     on_progress: Callable[[int, str], None],
     stopped: Callable[[], bool],
-    condition: GivenCondition | None = None,
-    texts: Texts | None = None,
+    condition: NetworkCondition | None = None,
+    texts: TextLookup | None = None,
 ) -> tuple[nn.Module, TrainingProgress]:
     """Train a network in place and return its EMA and the progress. Resumes from the checkpoints in `folder`.
 
@@ -166,8 +166,8 @@ def _warm_up(
     batch_plan: BatchPlan,
     recipe: Train,
     device: torch.device,
-    condition: GivenCondition | None,
-    texts: Texts | None,
+    condition: NetworkCondition | None,
+    texts: TextLookup | None,
 ) -> None:
     """Run the network once, to decode the images and build the kernels. Weights and gradients don't change."""
     count = recipe.batch if recipe.compile else 1  # torch.compile specializes on the batch size and on gradients

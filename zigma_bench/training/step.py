@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from zigma_bench.data.images import Images
-from zigma_bench.diffusion.guidance import Texts, with_condition
+from zigma_bench.diffusion.guidance import TextLookup, with_condition
 from zigma_bench.diffusion.objective import prediction_loss
-from zigma_bench.layers.speed import record_graph, require_card
-from zigma_bench.plan.cells import GivenCondition
+from zigma_bench.layers.speed import record_graph, require_gpu
+from zigma_bench.plan.cells import NetworkCondition
 from zigma_bench.plan.diffusion import objective_of
 from zigma_bench.suite import Train
 from zigma_bench.system.device import precision_on
@@ -54,7 +54,7 @@ class TrainStep:
 
     def __init__(self, network: nn.Module, ema: nn.Module, recipe: Train, health: Health, device: torch.device) -> None:
         if recipe.graph:
-            require_card(device.type, "train.graph")
+            require_gpu(device.type, "train.graph")
         self.network, self.ema, self.recipe, self.health = network, ema, recipe, health
         rate = torch.tensor(recipe.learning_rate, device=device) if recipe.graph else recipe.learning_rate
         self.optimizer = torch.optim.AdamW(
@@ -130,8 +130,8 @@ def draw_batch(
     seed: int,
     step: int,
     device: torch.device,
-    condition: GivenCondition | None = None,
-    texts: Texts | None = None,
+    condition: NetworkCondition | None = None,
+    texts: TextLookup | None = None,
     taken: StepImages | None = None,
 ) -> Batch:
     """The batch of a step: images, noise, times, flips, crops and labels.

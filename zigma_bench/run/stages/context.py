@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zigma_bench.data.cell_images import CellImages, Tell, load_cell_images
+from zigma_bench.data.cell_images import CellImages, OnProgress, load_cell_images
 from zigma_bench.plan import Cell, Stage
 from zigma_bench.records.record import Measurement, Record
 from zigma_bench.records.store import read_record, stage_folder
@@ -37,7 +37,7 @@ class StageContext:
 
     def identity(self, stage: Stage) -> str:
         """The identity of a stage of this cell on this device."""
-        return self.cell.identity(stage, card=self.device.card)
+        return self.cell.identity(stage, device_model=self.device.model_name)
 
     def record(self, stage: Stage) -> Record | None:
         """The record of a stage of this cell, or None if the stage is not done."""
@@ -49,7 +49,7 @@ class StageContext:
         records = {source: self.record(source) for source in inputs_of(self.cell, stage)}
         return hashes_read(self.cell, stage, {source: found for source, found in records.items() if found is not None})
 
-    def progress_of(self, stage: Stage, total: int | None) -> Tell:
+    def progress_of(self, stage: Stage, total: int | None) -> OnProgress:
         """A callback `(done, text)` that reports a stage's progress."""
         base = {"event": "progress", "stage": stage, "total": total}
         return lambda done, text: self.emit({**base, "done": done, "text": text})

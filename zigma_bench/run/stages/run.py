@@ -114,7 +114,7 @@ def _provenance(context: StageContext, started: float) -> dict[str, Any]:
     return {
         **software(),
         "device": device.name,
-        "card": device.card,
+        "card": device.model_name,
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "threads": torch.get_num_threads(),
         "precision": precision_on(device.type, cell.train.precision),
