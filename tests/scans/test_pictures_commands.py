@@ -73,7 +73,7 @@ def test_compare_tabulates_and_draws(tmp_path, call):
 
 def test_options_are_written_behind_a_colon(call):
     found = find_written("zigzag:paths=2", "3x3", depth=1, seed=0)
-    assert (found.name, found.label, found.given) == ("zigzag", "zigzag:paths=2", {"paths": 2})
+    assert (found.name, found.label, found.written) == ("zigzag", "zigzag:paths=2", {"paths": 2})
     assert "zigzag:paths" in call("compare", "zigzag:paths", code=2)
     assert "no option 'path'; " in call("compare", "zigzag:path=2", code=2).replace("zigzag' has ", "")
 

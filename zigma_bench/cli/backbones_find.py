@@ -1,4 +1,4 @@
-"""The network that a command names: its options, its routes and its cost; no network is built."""
+"""Find the network that a command names, with its options, routes and cost. No network is built."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ def find_network(
     routes = cell_routes(found, grid=grid, depth=options.depth, seed=seed, catalogue=catalogue())
     if spec.facts.check is not None:
         spec.facts.check(options, grid=grid, routes=routes)
-    given = {"grid": grid, "channels": channels, "routes": routes}
-    cost = spec.facts.cost(options, **given).within("not broken down")
+    geometry = {"grid": grid, "channels": channels, "routes": routes}
+    cost = spec.facts.cost(options, **geometry).within("not broken down")
     frames = (pixels.frames,) if pixels.video else ()
     size = (*frames, channels, pixels.height, pixels.width)
-    memory = _activation_bytes(spec, options, given, backend)
+    memory = _activation_bytes(spec, options, geometry, backend)
     return ShownNetwork(text, backbone, found, size, grid, routes, cost, backend, memory)
 
 
@@ -113,14 +113,14 @@ def _pixels(text: str, channels: int) -> Grid:
 
 
 def _activation_bytes(
-    spec: Spec, options: Any, given: Mapping[str, Any], backend: str
+    spec: Spec, options: Any, geometry: Mapping[str, Any], backend: str
 ) -> Mapping[str, Mapping[str, int]] | str:
     """The estimated activation memory by precision and operator, or the reason why there is none."""
     if spec.facts.memory is None:
         return f"the backbone {spec.name!r} of {spec.owner} has no estimate of its activation memory"
     try:
         return {
-            precision: spec.facts.memory(options, **given, backend=backend, precision=precision)
+            precision: spec.facts.memory(options, **geometry, backend=backend, precision=precision)
             for precision in PRECISIONS
         }
     except NotReady as error:  # the mixer of a plugin has no estimate

@@ -19,7 +19,7 @@ def find_batch(
     smoke: Smoke = False,
     device: DeviceName = "auto",
     memory: Annotated[
-        float | None, typer.Option("--memory", help="GiB to use. Default: 95% of the card's memory.", min=0.01)
+        float | None, typer.Option("--memory", help="GiB to use. Default: 95% of the GPU's memory.", min=0.01)
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -33,11 +33,11 @@ Files = Mapping[str, Path]  # files to write, by kind: png, svg, gif
 
 @dataclass(frozen=True)
 class ShownScan:
-    """A scan with its routes on a grid. `label` and `given` are as the user wrote them, `options` are resolved."""
+    """A scan with its routes on a grid. `label` and `written` are as the user wrote them; `options` are resolved."""
 
     label: str
     name: str
-    given: dict[str, Any]
+    written: dict[str, Any]
     options: dict[str, Any]
     grid: Grid
     layers: dict[int, Route]

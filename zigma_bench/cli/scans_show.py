@@ -90,7 +90,7 @@ def _blocks(shown: ShownScan) -> list[PictureBlock]:
     """One captioned panel per distinct path."""
     from zigma_bench.scans.pictures import PictureBlock
 
-    options = "".join(f", {name} {value}" for name, value in shown.given.items())
+    options = "".join(f", {name} {value}" for name, value in shown.written.items())
     blocks = []
     for numbers, route in shown.distinct:
         where = f"layer {numbers[0]}" if len(numbers) == 1 else f"layers {number_ranges(numbers)}"

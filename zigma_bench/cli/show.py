@@ -1,4 +1,4 @@
-"""Plans on a terminal."""
+"""Print a plan on a terminal."""
 
 from __future__ import annotations
 

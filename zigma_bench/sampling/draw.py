@@ -30,7 +30,7 @@ UNDECODED = "these are latents: --autoencoder FOLDER decodes them with the autoe
 
 
 def draw_to_folder(
-    order: SamplingRequest, folder: Path, *, device: str, backend: str, on_progress: Callable[[int], None]
+    request: SamplingRequest, folder: Path, *, device: str, backend: str, on_progress: Callable[[int], None]
 ) -> Path:
     """Sample the requested images into a folder and return the folder of the files. `on_progress(done)` reports
     progress.
@@ -40,28 +40,28 @@ def draw_to_folder(
     """
     check_writable(folder)
     with only_writer(folder):
-        _check_folder(order.facts(), folder)
-        due = list(_due_batches(order, folder))
-        opened = order.source.open(order.prompts, device, backend) if due else None
-        write_json(folder / SPEC, order.facts())  # only after the model could be opened
+        _check_folder(request.facts(), folder)
+        due = list(_due_batches(request, folder))
+        opened = request.source.open(request.prompts, device, backend) if due else None
+        write_json(folder / SPEC, request.facts())  # only after the model could be opened
         for indices in due:
             assert opened is not None
             network, texts = opened
-            for index, drawn in zip(indices, sample_batch(order, network, indices, device, texts), strict=True):
-                _write(image_path(order.source, folder, index), drawn, order.source)
+            for index, drawn in zip(indices, sample_batch(request, network, indices, device, texts), strict=True):
+                _write(image_path(request.source, folder, index), drawn, request.source)
             on_progress(indices[-1] + 1)
-        count = order.recipe.sample.count
+        count = request.recipe.sample.count
         # an earlier call may have written more images
-        total = max(count, len(list(image_path(order.source, folder, 0).parent.iterdir())))
-        labels = order.labels_of(range(total))
-        if order.prompts is not None and labels is not None:
-            write_json(folder / "prompts.json", [order.prompts[number] for number in labels])
+        total = max(count, len(list(image_path(request.source, folder, 0).parent.iterdir())))
+        labels = request.labels_of(range(total))
+        if request.prompts is not None and labels is not None:
+            write_json(folder / "prompts.json", [request.prompts[number] for number in labels])
         elif labels is not None:
             write_json(folder / "labels.json", labels)
-        if order.source.image:
+        if request.source.image:
             first = range(min(count, SIDE**2))
-            write_sheets(folder, np.stack([read_picture(image_path(order.source, folder, i)) for i in first]))
-    return image_path(order.source, folder, 0).parent
+            write_sheets(folder, np.stack([read_picture(image_path(request.source, folder, i)) for i in first]))
+    return image_path(request.source, folder, 0).parent
 
 
 def image_path(source: Drawable, folder: Path, index: int) -> Path:
@@ -74,12 +74,12 @@ def picture_path(source: Drawable, folder: Path, index: int) -> Path:
     return folder / f"images/{index:07d}.{'webp' if source.clip else 'png'}"
 
 
-def _due_batches(order: SamplingRequest, folder: Path) -> Iterator[list[int]]:
+def _due_batches(request: SamplingRequest, folder: Path) -> Iterator[list[int]]:
     """The indices of missing images, in batches; whole batches for dopri5, whose images depend on their batch."""
-    sample = order.recipe.sample
+    sample = request.recipe.sample
     for start in range(0, sample.count, sample.batch):
         batch = list(range(start, min(start + sample.batch, sample.count)))
-        absent = [index for index in batch if not image_path(order.source, folder, index).exists()]
+        absent = [index for index in batch if not image_path(request.source, folder, index).exists()]
         if absent:
             yield batch if sample.solver == "dopri5" else absent
 
