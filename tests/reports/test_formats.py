@@ -12,7 +12,7 @@ import pytest
 from zigma_bench import hookimpl
 from zigma_bench.errors import BrokenPlugin, UnknownName, UsageError
 from zigma_bench.plugins.discovery import catalogue, specs_of
-from zigma_bench.records.store import read_table_file, write_json
+from zigma_bench.records.store import write_json
 from zigma_bench.reports.formats import make_report, print_report, report_format
 from zigma_bench.reports.table import read_tables
 from zigma_bench.testing import report_of
@@ -60,7 +60,7 @@ def test_an_unknown_name_has_its_nearest():
 
 def test_the_text_of_a_format_is_made_inert(make_store, capsys):
     folder = make_store({RASTER: [1.0]})
-    stored = read_table_file(folder / "table.json")
+    stored = json.loads((folder / "table.json").read_text())
     write_json(folder / "table.json", {**stored, "question": "Why?\x1b[2J\r\u202e"})
     print_report(format_of(titles), read_tables(folder))
     assert capsys.readouterr().out == "toy\tWhy?\\x1b[2J\\r\\u202e\n"
@@ -91,7 +91,7 @@ def test_what_is_no_report_is_a_fault_of_the_plugin():
 
 def test_counted_flops_are_marked_in_every_format(make_store):
     folder = make_store({RASTER: [1.0], ("mine", None): [2.0]})
-    stored = read_table_file(folder / "table.json")
+    stored = json.loads((folder / "table.json").read_text())
     for cell in stored["cells"]:
         cell["flops_by"] = "counter" if cell["backbone"] == "mine" else "formula"
     write_json(folder / "table.json", stored)
