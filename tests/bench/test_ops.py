@@ -1,4 +1,4 @@
-"""The benchmark tells no speed of a wrong backend, and its peer computes what it is compared in."""
+"""The benchmark reports no speed for a backend with wrong results, and its peer computes the same as the operator."""
 
 from __future__ import annotations
 

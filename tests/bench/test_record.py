@@ -1,4 +1,4 @@
-"""A benchmark's record: written as the rows come, so that an interruption loses none."""
+"""A benchmark's record is written after each row, so that an interruption loses no rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CPU = Device("cpu", "a processor")
 
 
 def stopped(results: Path, after: int) -> None:
-    """A benchmark of operators that is interrupted once so many cases are kept."""
+    """A benchmark of operators that is interrupted after `count` saved cases."""
     seen = []
     with open_bench_record("ops", CPU, results) as (_, keep):
 

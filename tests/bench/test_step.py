@@ -1,4 +1,4 @@
-"""The benchmark of whole steps: every case once, ratios to each peer, no speed of a wrong backend."""
+"""The benchmark of whole steps: every case once, ratios to each peer, no speed for a backend with wrong results."""
 
 from __future__ import annotations
 

@@ -55,12 +55,12 @@ def png(number: int) -> bytes:
 
 
 def texts(number: int) -> list[str]:
-    """Two of each picture, of which the first is that of many others."""
+    """Two captions for each picture; the first one is shared by many pictures."""
     return [f"a {PRINTED[number % 3]} one", f"picture number {number}"]
 
 
 def parquet(folder: Path, count: int = 30, **changed: Any) -> str:
-    """Two shards; `changed`: texts of some rows, as r7=..., in the place of their own."""
+    """Two shards; `changed`: texts of some rows, as r7=..., instead of their own."""
     folder.mkdir(exist_ok=True)
     kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
     for shard, numbers in enumerate((range(count // 2), range(count // 2, count))):

@@ -1,4 +1,4 @@
-"""Captions of sources: each image's own, one or several, and a row without one is named."""
+"""Captions of sources: one or more for each image, and an error that names a row without a caption."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_row_without_a_caption_is_named(texts: list[Any], told: str, tmp_path:
     with pytest.raises((NotReady, UsageError)) as caught:
         load(table(tmp_path, texts))
     assert told in str(caught.value)
-    assert isinstance(caught.value, UsageError) == (texts == [1, 2, 3, 4])  # a wrong option, or data that lack
+    assert isinstance(caught.value, UsageError) == (texts == [1, 2, 3, 4])  # a wrong option, or missing data
 
 
 def test_a_column_that_is_not_there(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Class labels from the data to the images: planned, trained with some dropped, drawn in balance, guided."""
+"""Class labels from the data to the images: planning, training with dropped labels, balanced sampling, guidance."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_every_class_is_drawn_as_often() -> None:
 
 
 def shifted(x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """A velocity that says its label, and -3 for none."""
+    """A velocity equal to its label, and -3 for the null label."""
     return torch.where(y == 10, -3.0, y.float())[:, None, None, None].expand_as(x)
 
 
@@ -164,7 +164,7 @@ def test_a_guided_suite_ends_in_a_table(write_suite, tmp_path) -> None:
 
 
 def test_a_network_learns_what_its_labels_mean(tmp_path) -> None:
-    """Dark images of class 0, bright ones of class 1, and noise that tells nothing: only the label says which."""
+    """Dark images of class 0 and bright images of class 1, from noise: only the label determines which."""
     pixels = np.repeat(np.array([40, 215], dtype=np.uint8), 32)[:, None, None, None] * np.ones((1, 1, 4, 4), np.uint8)
     images = ArrayImages(pixels, np.repeat(np.arange(2), 32))
     spec = catalogue().get("backbone", "dit")

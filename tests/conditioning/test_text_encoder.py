@@ -1,4 +1,5 @@
-"""Text encoders: features are the model's, a text's own whatever stands beside it, and what is broken is named."""
+"""Text encoders: the features are those of the model, don't depend on other texts of the batch, and faults are
+named."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ KINDS = ("clip", "clip-with-pictures", "t5", "t5-with-decoder", "bert")
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_features_are_those_of_the_text_alone(kind: str, tmp_path: Path) -> None:
-    """Padding and the other texts of a batch change nothing at the places of a text's own tokens."""
+    """Padding and other texts of a batch don't change the features of a text's own tokens."""
     folder = write_encoder(tmp_path / "encoder", kind)
     encoder = open_encoder(str(folder), None)
     texts = ["the red cat", "", "a dog of many"]

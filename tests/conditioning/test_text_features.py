@@ -1,4 +1,4 @@
-"""Features of captions: encoded once, read by number, and taken elsewhere without their encoder."""
+"""Features of captions: encoded once, read by number, and usable on another machine without the encoder."""
 
 from __future__ import annotations
 
@@ -162,7 +162,8 @@ def test_broken_features_are_found_and_written_again() -> None:
 
 
 def test_features_go_to_a_machine_without_the_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The suite names the folder of an encoder; where it is not, what is kept under its name says what it was."""
+    """The suite names the folder of an encoder. If the folder is missing, the features stored under its name identify
+    it."""
     folder = write_encoder(tmp_path / "encoder", "bert")
     text = told(str(folder))
     _, table = load_text_features(SPLITS, text, device="cpu")
@@ -187,7 +188,7 @@ def test_features_of_other_weights_are_refused(tmp_path: Path) -> None:
     text = told(str(folder))
     load_text_features(SPLITS, text, device="cpu")
     write_encoder(folder, "bert", seed=1)
-    assert told(str(folder)).fingerprint != text.fingerprint  # a new plan encodes anew
+    assert told(str(folder)).fingerprint != text.fingerprint  # a new plan encodes again
     with pytest.raises(NotReady, match="encoded with other weights"):
         load_text_features(SPLITS, text, device="cpu")
 

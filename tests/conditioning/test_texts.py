@@ -1,4 +1,4 @@
-"""Texts from the data to the images: planned, trained with some dropped, drawn in balance, guided, prompted."""
+"""Texts from the data to the images: planning, training with dropped texts, balanced sampling, guidance, prompts."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ ALL = (DATA, ALONE, TEXTED)
 
 @pytest.fixture(autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kernels are compiled once for all tests; features are kept apart."""
+    """Kernels are compiled once for all tests; each test has its own features."""
     monkeypatch.setattr("zigma_bench.pretrained.text_encoders.CACHE_VARIABLE", "ZIGMA_BENCH_TEST_CACHE")
     monkeypatch.setenv("ZIGMA_BENCH_TEST_CACHE", str(tmp_path_factory.mktemp("features")))
 
@@ -62,7 +62,7 @@ def plan(path, **rest):
 
 
 class Said:
-    """Texts of which number n is features of n, [B, 3, 2], and a mask; 9 stands for the empty one."""
+    """Texts: number n has the features n, [B, 3, 2], and a mask; 9 is the empty text."""
 
     null = 9
 
@@ -72,7 +72,7 @@ class Said:
 
 
 def loud(x, t, y, mask):
-    """A velocity that says its text's number, whatever the image."""
+    """A velocity equal to the number of its text, for every image."""
     assert y.shape == (len(x), 3, 2) and mask.shape == (len(x), 3)
     return y.mean((1, 2))[:, None, None, None].expand_as(x)
 
@@ -211,7 +211,7 @@ def test_what_enters_the_identities(write_suite) -> None:
 
 
 def test_a_network_without_a_condition_ignores_the_texts(write_suite) -> None:
-    """It stands beside those that read them, in one table, and its identity holds no encoder."""
+    """Its row is in the same table as conditioned rows, and its identity doesn't contain the encoder."""
     cells = plan(write_suite(DATA, TEXTED)).cells
     free = next(cell for cell in cells if cell.backbone and cell.backbone.name == "dit")
     assert free.text is None and free.condition is None and load_cell_images(free).texts is None
@@ -220,7 +220,7 @@ def test_a_network_without_a_condition_ignores_the_texts(write_suite) -> None:
 
 
 def test_a_network_learns_what_its_texts_mean(tmp_path) -> None:
-    """Dark images of text 0, bright ones of text 1: only the text says which; zigma reads it through a mask."""
+    """Dark images of text 0, bright ones of text 1: only the text determines which; zigma reads it through a mask."""
 
     class Two:
         null = 2
@@ -277,7 +277,7 @@ def test_an_efficiency_suite_times_networks_of_texts(tmp_path) -> None:
 
 
 def test_every_shape_of_suite_has_a_toy_of_its_texts(write_suite) -> None:
-    """The toy of a suite of an encoder and data that are not here, and of latents too."""
+    """The smoke run of a suite with an encoder, data and latents that are missing here."""
     there = "{name: huggingface, path: a/b, resolution: 64, validation: 9, caption: x, text: {encoder: c/d}}"
     for more in ("", ", latents: {autoencoder: e/f}"):
         path = write_suite((DATA[0], there.replace("caption: x", f"caption: x{more}")), TEXTED, ALONE)
@@ -288,7 +288,7 @@ def test_every_shape_of_suite_has_a_toy_of_its_texts(write_suite) -> None:
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory, suite_text) -> tuple[Path, Path]:
-    """A suite of texts that was run: its results, and the folder of one of its cells."""
+    """A finished suite with texts: its results, and the folder of one of its cells."""
     text, place = suite_text, tmp_path_factory.mktemp("ran")
     for old, new in (*ALL, GUIDED, ("seeds: [0, 1]", "seeds: [0]"), ("mask: true", f"mask: true, cache: {place}/kept")):
         assert old in text
@@ -311,7 +311,7 @@ def test_the_captions_are_recorded_beside_the_images(ran) -> None:
 
 
 def test_an_encoder_of_the_hub_is_fetched_before_the_first_cell(write_suite, tmp_path, monkeypatch) -> None:
-    """And not before a person has provided the rest, nor by a plan, nor where its features are kept."""
+    """It is not fetched while other files are missing, nor by a plan, nor if its features are stored."""
     commit, fetched = "ab" * 20, []
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
@@ -330,7 +330,7 @@ def test_an_encoder_of_the_hub_is_fetched_before_the_first_cell(write_suite, tmp
     (missing,) = ready().missing
     assert missing.what == "the text encoder some/encoder" and "run, to download commit abababab" in missing.do
     assert len(ready("quality=[fid,kid]", fetch=True).missing) > 1 and not fetched
-    assert ready("train.graph=true", fetch=True, device_type="cpu").missing and not fetched  # nor without a card
+    assert ready("train.graph=true", fetch=True, device_type="cpu").missing and not fetched  # nor without a GPU
     assert ready(fetch=True).missing == () and fetched == ["some/encoder"]
     assert ready().cells[1].text.width == WIDTH  # known before any cell runs
     ready(fetch=True)
@@ -438,7 +438,7 @@ def test_cells_of_other_conditions_are_drawn_from(backbone, words, write_suite, 
 
 
 def test_texts_of_two_sides_are_kept_apart() -> None:
-    """A caption of the held-out images alone has a number too."""
+    """A caption that only held-out images have also gets a number."""
     from zigma_bench.conditioning.text_features import load_text_features
     from zigma_bench.plan.cells import TextFeatures
 

@@ -1,4 +1,5 @@
-"""A store of arrays: what was written is read, a kill loses a shard at most, and what is broken or another is named."""
+"""A store of arrays: it reads what was written, a kill loses at most one shard, and broken or foreign stores are
+named."""
 
 from __future__ import annotations
 

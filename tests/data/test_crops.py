@@ -36,7 +36,7 @@ SIZE = 8
 
 
 def picture(number: int, width: int = 24, height: int = 12) -> bytes:
-    """Columns that say where they lie: red is the column, green the row, blue the number."""
+    """Pixels that encode their position: red is the column, green the row, blue the image number."""
     columns, rows = np.meshgrid(np.arange(width), np.arange(height))
     pixels = np.stack([columns, rows, np.full_like(rows, number)], axis=-1).astype(np.uint8)
     stream = io.BytesIO()
@@ -66,7 +66,7 @@ def taken(splits: Splits, steps: range, workers: int = 0, crop: int = 12) -> lis
 
 
 def places(pixels: np.ndarray) -> list[tuple[int, int]]:
-    """Where each image was cut, of pictures whose short side was not scaled."""
+    """The position of each crop, for pictures with an unscaled short side."""
     assert pixels.shape[1:] == (3, SIZE, SIZE)
     assert (pixels[:, 0] - pixels[:, 0, :, :1] == np.arange(SIZE)).all()
     assert (pixels[:, 1] - pixels[:, 1, :1] == np.arange(SIZE)[:, None]).all()

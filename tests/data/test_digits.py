@@ -1,4 +1,4 @@
-"""The digits: the pixels of scikit-learn, cut in two the same way each time."""
+"""The digits: the pixels of scikit-learn, always split in the same way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No image is dropped without a word: every file is read, or is an error that names it."""
+"""No image is dropped silently: every file is either read or named in an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Latents: what the cache holds is what diffusers says, a kill costs a shard, and what does not fit is refused."""
+"""Latents: the cache contains the same as diffusers computes, a kill costs one shard, and other latents are refused."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def encoded(space, cache: Path, on_progress=lambda *words: None, stopped=lambda:
 
 
 def posterior_of(folder: Path, pixels):
-    """What diffusers itself makes of images."""
+    """The latents that diffusers itself computes."""
     network = AutoencoderKL.from_pretrained(folder, low_cpu_mem_usage=False).eval()
     with torch.no_grad():
         return network.encode(torch.from_numpy(pixels.astype(np.float32) / 127.5 - 1)).latent_dist
@@ -126,7 +126,7 @@ def test_training_draws_from_the_posterior_anew_in_every_step(autoencoder, tmp_p
 
 
 def test_a_step_has_the_same_times_noise_and_labels_however_its_latents_are_drawn(autoencoder, tmp_path):
-    """So the posterior's noise is a stream of its own."""
+    """So the noise of the posterior uses a separate random stream."""
     given, device = NetworkCondition(kind="class", size=7, droppable=True), torch.device("cpu")
     batches = []
     for posterior in ("sample", "mean"):

@@ -1,4 +1,4 @@
-"""Clips of digits: what moves is the digit, straight on, and inside the field."""
+"""Clips of digits: the digit moves in a straight line and stays inside the field."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Data sets that a person provides: read from their layout, missing with the way to get them, checked as a whole."""
+"""Data sets that a person provides: read from their layout, reported with instructions if missing, checked as a
+whole."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ WHOLE = "no problems (8 training images, 4 held out)"
 
 
 def picture(path: Path, number: int, size: tuple[int, int] = (20, 16)) -> None:
-    """An image whose blue is 10 times its number."""
+    """An image with a blue value of 10 times its number."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, (0, 0, 10 * number)).save(path, quality=95)
 

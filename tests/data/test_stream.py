@@ -1,4 +1,4 @@
-"""Streams: every image once an epoch, mixed by the buffer, the same after a restart, and never copied."""
+"""Streams: every image once per epoch, mixed by the buffer, the same after a restart, and never copied to disk."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SIZE = 4
 
 
 def png(number: int) -> bytes:
-    """A picture that says which it is."""
+    """A picture that encodes its number."""
     stream = io.BytesIO()
     Image.fromarray(np.full((SIZE, SIZE, 3), number, np.uint8)).save(stream, "PNG")
     return stream.getvalue()

@@ -1,4 +1,4 @@
-"""Timing: what is counted, when a warm-up is stable, and the measurements of a real cell."""
+"""Timing: which calls count, when a warm-up is stable, and the measurements of a real cell."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CPU = Device("cpu", "test")
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that a call moves on."""
+    """A clock that each call advances."""
     now = [0.0]
     monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
     return now
@@ -213,13 +213,13 @@ def test_what_makes_calls_faster_is_part_of_the_identity(alone):
 
 @pytest.mark.parametrize(("part", "stage"), [("sample", "forward"), ("train", "train-step")])
 def test_a_stage_is_compiled_where_its_own_key_says_so(alone, monkeypatch, part, stage):
-    """Whatever the stage before it was; compiled, which a CPU can't follow, by a stand-in."""
+    """Regardless of the call before it. A stand-in replaces compilation, which doesn't work on this CPU."""
     plain, asked = alone().cells[0], []
     monkeypatch.setattr(calls, "compile_network", lambda network, device_type, key: asked.append(key))
     cell = plain.model_copy(update={part: getattr(plain, part).model_copy(update={"compile": True})})
     network = build_network(cell, "cpu")
     for name in ("forward", "train-step"):
-        network.blocks.compile(backend="eager")  # as another stage would have left it
+        network.blocks.compile(backend="eager")  # as another call would have left it
         facts = calls.make_timed_call(name, cell, network, CPU).facts
         assert network.blocks._compiled_call_impl is None
         assert bool(facts.get("compile")) == (name == stage)
@@ -339,7 +339,7 @@ def test_a_backend_that_can_not_run_here_is_a_row_with_its_reason(alone, tmp_pat
 
 
 def check_report(table):
-    """Rows say what they are timed with; speed has a direction, a ceiling of the device has none; no seed is missed."""
+    """Rows name their setting; speeds have a better direction, limits of the device have none; no seed is missing."""
     text = to_markdown([table])
     assert "| backend | tokens | batch |" in text and "| torch | 16 | 1 |" in text
     assert "forward images/s ↑" in text and "matmul TFLOP/s |" in text

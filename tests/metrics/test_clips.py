@@ -1,4 +1,4 @@
-"""Figures of clips: those of their frames, and the Frechet distance on what a user's TorchScript file says of them."""
+"""Metrics of clips: those of their frames, and the Frechet distance on features of a user's TorchScript file."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ def draw(count: int, width: int, *, seed: int, scale: float = 1.0, shift: float 
 
 
 def trace_formula(a, b) -> float:
-    """The closed form by eigenvalues of the product of covariances, in float64 and apart from the code."""
+    """The closed form by eigenvalues of the product of covariances, in float64, as an independent implementation."""
     a, b = a.astype(np.float64), b.astype(np.float64)
     s, t = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     roots = np.sqrt(np.clip(np.linalg.eigvals(s @ t).real, 0, None))
@@ -23,7 +23,7 @@ def trace_formula(a, b) -> float:
 
 @pytest.mark.parametrize(("n", "m", "width"), [(200, 120, 40), (80, 300, 40)])
 def test_the_distance_is_an_independent_computations(n, m, width):
-    """1e-6 of it, with at least twice as many images as features."""
+    """Within 1e-6 of the distance, with at least twice as many images as features."""
     a, b = draw(n, width, seed=1), draw(m, width, seed=2, scale=1.3, shift=0.2)
     assert frechet_distance_of(fit_gaussian(a), fit_gaussian(b)) == pytest.approx(trace_formula(a, b), rel=1e-6)
 
@@ -50,7 +50,7 @@ def test_moments_hold_all_that_the_distance_needs(n, width):
 
 
 def test_the_extrapolation_finds_the_line():
-    """FD(N) = c + k / N for a fixed reference: the figure is near c, and nearer than FD(N) itself."""
+    """FD(N) = c + k / N for a fixed reference: the result is near c, and nearer than FD(N) itself."""
     width = 20
     reference = gaussian_of_moments(np.zeros(width), np.eye(width))
     errors, plain = [], []

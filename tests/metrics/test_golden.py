@@ -1,4 +1,4 @@
-"""The eight images by which an extractor is known again: golden for EfficientNet-Lite0, recorded for the others."""
+"""The eight images that verify an extractor: golden features for EfficientNet-Lite0, recorded ones for others."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_every_size_of_every_installed_extractor_has_golden_features():
 
 
 def to_19_bits(x):
-    """Float32 as TensorFloat-32 takes it: ten bits behind the point."""
+    """Float32 rounded as in TensorFloat-32: ten bits of mantissa."""
     return ((x.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
 
 

@@ -1,4 +1,4 @@
-"""The Inception score: torch-fidelity's, and what it must be."""
+"""The Inception score: equal to torch-fidelity's, and to known values."""
 
 from __future__ import annotations
 

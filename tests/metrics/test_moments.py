@@ -1,4 +1,4 @@
-"""A reference that is a mean and a covariance in a file: read, written, used for its own extractor and for no other."""
+"""A reference file with a mean and a covariance: read, written, and used only for its own extractor."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_file_written_here_gives_the_figure_of_its_images(subject, tmp_path):
     assert of_file.value == pytest.approx(of_images.value, abs=1e-4)
     assert of_file.fingerprint["n_reference"] == 60
     assert of_file.fingerprint["reference"] == {"data": "digits", "statistics_sha256": moments.sha256}
-    with np.load(tmp_path / "r.npz") as held:  # as the field reads it
+    with np.load(tmp_path / "r.npz") as held:  # as other programs read it
         x = features_of_images(subject.reference, extractor).astype(np.float64)
         assert held["mu"] == pytest.approx(x.mean(0), abs=1e-9)
         assert held["sigma"] == pytest.approx(np.cov(x, rowvar=False), abs=1e-9)
@@ -81,7 +81,7 @@ def test_what_compares_images_one_by_one_is_refused_with_the_reason(kind, subjec
 
 
 def test_the_fields_files_are_for_the_published_inception_alone(subject, tmp_path, inception_weights, monkeypatch):
-    """`mu` and `sigma` as ADM and pytorch-fid write them: 2,048 features, and no word of who made them."""
+    """`mu` and `sigma` as ADM and pytorch-fid write them: 2,048 features, without the name of the extractor."""
     draw = np.random.default_rng(0)
     x = draw.standard_normal((2600, 2048)) * 0.3 + 0.4
     np.savez(tmp_path / "adm.npz", mu=x.mean(0), sigma=np.cov(x, rowvar=False), mu_s=np.zeros(3), sigma_s=np.eye(3))
@@ -90,7 +90,7 @@ def test_the_fields_files_are_for_the_published_inception_alone(subject, tmp_pat
     with pytest.raises(NotReady, match=r"doesn't name.*use images as the reference"):
         fd_efflite0(alone)
     options = WeightsOptions(str(inception_weights))
-    with pytest.raises(NotReady, match="2048 features"):  # other weights than the field's
+    with pytest.raises(NotReady, match="2048 features"):  # other weights than the published ones
         measured("fd", "inception", options, alone)
     sha8 = weights.file_sha256(inception_weights)[:8]
     published = dataclasses.replace(weights.PUBLISHED["inception"], sha256=sha8)
@@ -140,7 +140,7 @@ def test_a_file_of_images_holds_none(tmp_path):
 
 
 def test_a_reference_is_fitted_once(subject, tmp_path, monkeypatch):
-    """The Gaussian is kept by content: the same pixels elsewhere, the same extractor; anything else is another."""
+    """The Gaussian is cached by content: the same pixels and extractor share it; anything else doesn't."""
     from zigma_bench.metrics import reference as module
     from zigma_bench.metrics.reference import reference_gaussian
 

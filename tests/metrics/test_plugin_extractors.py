@@ -1,4 +1,4 @@
-"""An extractor of a plugin: one registration, and all measures on its features."""
+"""An extractor of a plugin: one registration adds all metrics on its features."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def clip_state(width=64, layers=2, side=4, patch=8, embedding=16):
 
 
 def pictures(count, height, width):
-    """Noise on grounds of other colours, so that features differ."""
+    """Noise on backgrounds of different colours, so that features differ."""
     draw = np.random.default_rng(0)
     ground = draw.integers(0, 200, (count, 3, 1, 1))
     return ArrayImages((ground + draw.integers(0, 56, (count, 3, height, width))).astype(np.uint8))
@@ -87,7 +87,7 @@ STATES = {"dinov2": dinov2_state, "clip": clip_state}
 
 @pytest.fixture
 def weights_file(tmp_path):
-    """`weights_file(given)`: a tiny file of the layout that its authors publish."""
+    """`weights_file(given)`: a tiny file in the authors' layout."""
 
     def write(given):
         torch.save(STATES[given](), tmp_path / f"{given}.pt")
@@ -178,7 +178,7 @@ def test_only_the_published_file_gives_the_plain_name(given, weights_file, noise
     path = weights_file(given)
     published = dataclasses.replace(weights.PUBLISHED[given], sha256=weights.file_sha256(path))
     monkeypatch.setitem(weights.PUBLISHED, given, published)
-    if given == "clip":  # which its authors publish as a program
+    if given == "clip":  # which its authors publish as a TorchScript program
         path = _program(path)
         monkeypatch.setitem(
             weights.PUBLISHED, given, dataclasses.replace(published, sha256=weights.file_sha256(path))
@@ -188,7 +188,7 @@ def test_only_the_published_file_gives_the_plain_name(given, weights_file, noise
 
 
 def _program(path):
-    """The same tensors as a TorchScript program beside the file."""
+    """The same tensors as a TorchScript program, next to the file."""
     import warnings
 
     class Holder(torch.nn.Module):

@@ -1,4 +1,4 @@
-"""The Triton kernels, interpreted, against the naive loop in float64; test_triton.py runs them in a process of its own.
+"""The Triton kernels, interpreted, against the naive loop in float64; test_triton.py runs them in a separate process.
 
 Every input is a view with rows or channels apart, and what the operators allocate is full of NaN.
 """
@@ -54,7 +54,7 @@ def patched_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def three_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A card so wide that every 64 steps are a part."""
+    """A GPU so wide that every 64 steps are one part."""
     monkeypatch.setattr(triton_launch, "gpu_parallelism", lambda device: (1000, 32))
 
 
@@ -96,7 +96,7 @@ def with_gradients(
 
 
 class _View(torch.autograd.Function):
-    """The same numbers with rows far apart; channels too in z and B."""
+    """The same numbers with a large stride between rows, and also between channels in z and B."""
 
     @staticmethod
     def forward(ctx: Any, name: str, value: torch.Tensor) -> torch.Tensor:
@@ -294,7 +294,7 @@ CONDITIONS = {"text": {"text_width": 5, "text_tokens": 4}, "class": {"classes": 
 def test_networks_of_the_suites_compile_whole_and_equal_themselves(
     backbone: str, scan: str | None, grid: Grid, condition: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As `train.compile` and `sample.compile` do it, but for the code that a card would run."""
+    """As with `train.compile` and `sample.compile`, except for the code of a GPU."""
     monkeypatch.setattr(speed, "require_gpu", lambda device_type, key: None)
     compiler = torch.compile
     monkeypatch.setattr(torch, "compile", lambda f, *, options, **how: compiler(f, backend="aot_eager", **how))

@@ -85,7 +85,7 @@ def _toy_selective_scan(arguments: SelectiveScanArguments) -> torch.Tensor:
 
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> Backend:
-    """A backend with one operator: what a new file of `ops/backends` holds, and the line that registers it."""
+    """A backend with one operator: the content of a new file in `ops/backends`, and the line that registers it."""
     found = Backend(
         name="toy",
         device_types=("cpu",),

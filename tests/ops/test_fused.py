@@ -1,4 +1,4 @@
-"""The backend `fused` where there is no card: its sources compile, its operators tell shapes and FLOPs."""
+"""The backend `fused` without a GPU: its sources compile, and its operators report shapes and FLOPs."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def test_a_network_runs_on_imagined_tensors_and_counts_what_the_formula_counts()
 
 
 class Driver:
-    """Stands for the driver: what is called, with the context that is current."""
+    """A stand-in for the driver, which records the calls with the current context."""
 
     def __init__(self, current: int) -> None:
         self.current = current
@@ -221,7 +221,7 @@ class Driver:
 def test_a_kernel_is_launched_in_its_own_context(
     current: int, calls: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A thread of autograd may have none yet, and another card's may be current."""
+    """A thread of autograd may have no context yet, and the context of another GPU may be current."""
     driver, arguments = Driver(current), program.StructLayout(0, 1, 0).pack([], [None], [])
     monkeypatch.setattr(torch.cuda, "current_stream", lambda index: SimpleNamespace(cuda_stream=5))
     program.CudaKernel(driver, "f", 7, 0, 100).launch((1, 2, 3), (32, 1, 1), arguments)

@@ -1,4 +1,4 @@
-"""On an NVIDIA card: the operators against the naive loop in float64, the official forward passes, a whole suite."""
+"""On an NVIDIA GPU: the operators against the naive loop in float64, the official forward passes, a whole suite."""
 
 from __future__ import annotations
 
@@ -294,7 +294,7 @@ def test_a_network_compiles_whole_and_equals_itself(backend: str) -> None:
 
 
 def allocated(function: Any) -> int:
-    """Bytes that a function's second call allocates, whether or not it keeps them."""
+    """The bytes that the second call of a function allocates, even if it frees them."""
     function()
     torch.cuda.synchronize()
     before = torch.cuda.memory_stats()["requested_bytes.all.allocated"]
@@ -305,7 +305,7 @@ def allocated(function: Any) -> int:
 
 def test_a_branch_allocates_what_it_computes_and_no_copy() -> None:
     """u, the projections, delta and y: no row is moved for the path, nothing is transposed."""
-    B, L, E, N, R = 64, 128, 1536, 16, 48  # channels enough for a card to walk the path in one part
+    B, L, E, N, R = 64, 128, 1536, 16, 48  # enough channels for a GPU to process the path in one part
     path = torch.randperm(L, device="cuda")
     xz = torch.randn(B, L, 2 * E, device="cuda", dtype=torch.bfloat16)
     shapes = [(1, E, 4), (1, E), (1, R + 2 * N, E), (1, E, R), (1, E)]

@@ -1,4 +1,4 @@
-"""The backend `triton` where there is no card: kernels interpreted and compiled, operators as PyTorch sees them."""
+"""The backend `triton` without a GPU: kernels interpreted and compiled, operators as PyTorch sees them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ KINDS = {
 
 @needs_triton
 def test_interpreted_kernels_follow_the_naive_loop() -> None:
-    """In a process of their own: Triton decides when it is imported whether it compiles or interprets."""
+    """In a separate process, because Triton decides at import whether it compiles or interprets."""
     file = Path(__file__).with_name("interpreted_triton.py")
     words = [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", str(file)]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
@@ -45,7 +45,7 @@ def test_interpreted_kernels_follow_the_naive_loop() -> None:
 
 
 class Compiled:
-    """Stands for a kernel: compiles for a card what it would launch there, and keeps the code."""
+    """A stand-in for a kernel: it compiles the launches for a GPU and stores the code."""
 
     def __init__(self, kernel: Any, card: int, code: dict[str, str]) -> None:
         self.kernel, self.card, self.code, self.arg_names = kernel, card, code, kernel.arg_names
@@ -73,7 +73,7 @@ class Compiled:
 
 @pytest.fixture
 def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """Makes launches compile for a card instead, and gives the dict that their code will be in, by kernel."""
+    """Make launches only compile for a GPU, and return the dict of their code by kernel."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
 
     def instead(module: Any, card: int, *names: str) -> dict[str, str]:
@@ -156,7 +156,7 @@ def test_without_a_card_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def pretend_card(monkeypatch: pytest.MonkeyPatch, name: str, capability: tuple[int, int], hip: str | None) -> None:
-    """Torch and the device's room say that there is such a card."""
+    """Torch and the device limits pretend that there is such a GPU."""
     monkeypatch.setattr(gpu, "cards", lambda: (name,))
     monkeypatch.setattr(gpu, "nvidia_gpus", lambda: () if hip else (name,))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -220,7 +220,7 @@ def test_a_network_runs_on_imagined_tensors_and_counts_what_the_formula_counts(m
     from zigma_bench.ops.causal_conv import triton_conv  # noqa: F401  (the counter knows what is defined before it)
     from zigma_bench.ops.selective_scan import triton_scan  # noqa: F401
 
-    monkeypatch.setattr(triton_backend, "interprets_kernels", lambda: True)  # on the CPU, where autograd needs no card
+    monkeypatch.setattr(triton_backend, "interprets_kernels", lambda: True)  # on the CPU, where autograd needs no GPU
     monkeypatch.setattr(arguments, "_visits_each_once", lambda path: True)  # nothing is in an imagined path
     spec, grid = scan_spec("zigzag", zigzag, owner="test"), Grid(8, 8)
     orders = layer_routes(spec, grid=grid, depth=2, seed=0, options=spec.resolve({"paths": 8}, where="test"))

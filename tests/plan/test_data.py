@@ -69,7 +69,7 @@ def test_transforms_their_options_and_their_order_are_part_of_every_identity(wri
     for cell, before, beside in zip(made.cells, plain.cells, other.cells, strict=True):
         for stage, identity in ids(cell).items():
             assert identity not in (ids(before)[stage], ids(beside)[stage])
-        assert len({cell.data_text, before.data_text, beside.data_text}) == 3  # no column holds two of them
+        assert len({cell.data_text, before.data_text, beside.data_text}) == 3  # no column contains two of them
 
 
 def test_the_permutation_stands_in_the_record_and_all_images_go_through_it(write_suite):
@@ -157,7 +157,10 @@ def test_a_smoke_run_makes_toys_of_data_and_transforms(write_suite):
     made = given(write_suite, data, smoke=True)
     assert {(cell.channels, cell.height) for cell in made.cells} == {(1, 8)}
     labels = dict.fromkeys(cell.data_label for cell in made.cells)
-    assert list(labels) == ["digits, shuffle-patches patch=2", "gaussian-random-field"]  # two of them have one toy
+    assert list(labels) == [
+        "digits, shuffle-patches patch=2",
+        "gaussian-random-field",
+    ]  # two of them have the same smoke data
     with pytest.raises(UsageError, match="no option 'ptch'"):
         given(write_suite, "{name: digits, transforms: [{name: shuffle-patches, ptch: 2}]}", smoke=True)
 

@@ -1,4 +1,4 @@
-"""Plans: what is resolved, what stops them, and what an identity depends on."""
+"""Plans: resolved values, errors, and what an identity depends on."""
 
 from __future__ import annotations
 
@@ -293,7 +293,7 @@ def test_too_few_held_out_images_are_told_before_anything_is_trained(write_suite
 
 @pytest.mark.parametrize(("condition", "size"), [("class", "classes: 11"), ("text", "text_width: 6")])
 def test_a_conditional_backbone_needs_data_with_its_condition(write_suite, monkeypatch, condition, size):
-    """One error at the place of the entry; with data that says it gives the condition the plan stands."""
+    """One error at the place of the entry; with data that provides the condition, the plan succeeds."""
     path = write_suite(("{name: dit, width: 32", f"{{name: u-vit, condition: {condition}, {size}, width: 32"),
                        ("depth: 2, patch: 2}\nseeds", "depth: 3, patch: 2}\nseeds"))  # fmt: skip
     wanted = {"class": Condition("class", 11), "text": Condition("text", 6, tokens=77)}[condition]
@@ -442,7 +442,7 @@ def test_smoke_keeps_the_solver(write_suite):
 
 
 def test_a_default_that_is_written_out_changes_no_identity(write_suite):
-    """So an option that is added later, whose default is what was done before, leaves records as they are."""
+    """So an option that is added later, with the earlier behaviour as its default, doesn't invalidate records."""
     explicit = write_suite(
         (
             "width: 32, depth: 2, patch: 2}\n    scans: [raster, {name: zigzag, paths: 8}",

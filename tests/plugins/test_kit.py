@@ -1,4 +1,4 @@
-"""`plugins new` writes what passes at once, and `plugins check` says what holds."""
+"""`plugins new` writes a plugin that passes its tests at once, and `plugins check` reports every check."""
 
 from __future__ import annotations
 

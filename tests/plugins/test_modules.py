@@ -1,4 +1,4 @@
-"""A plain nn.Module as a backbone: its options, its initial weights, its cost, and what it refuses."""
+"""A plain nn.Module as a backbone: its options, its initial weights, its cost, and its errors."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_initial_weights_belong_to_the_seed_alone():
     expected = torch.rand(3)
     torch.manual_seed(5)
     first = build(spec, seed=3)
-    assert torch.equal(torch.rand(3), expected)  # the global generator goes on as if nothing had been built
+    assert torch.equal(torch.rand(3), expected)  # the global generator continues as if nothing had been built
     torch.manual_seed(6)
     again, other = build(spec, seed=3), build(spec, seed=4)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
@@ -151,7 +151,7 @@ def test_the_data_fills_in_the_condition():
     filled = {**options, **spec.facts.fill(options, data)}
     assert filled == {"text_width": 16, "text_tokens": 7}
     assert spec.facts.condition(spec.make_options(filled)) == Condition("text", 16, tokens=7)
-    assert spec.facts.fill({"text_width": 8, "text_tokens": 3}, data) == {}  # what the suite gives stands
+    assert spec.facts.fill({"text_width": 8, "text_tokens": 3}, data) == {}  # values of the suite have priority
     with pytest.raises(NotReady, match="needs the channels of text features, which doesn't follow from the data"):
         spec.facts.condition(spec.make_options(options))
     network = build(spec, **filled)

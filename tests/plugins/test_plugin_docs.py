@@ -1,4 +1,4 @@
-"""plugins/README.md is right: its files are written and its commands run, from top to bottom, in an empty folder."""
+"""plugins/README.md is correct: its files and commands work, from top to bottom, in an empty folder."""
 
 from __future__ import annotations
 

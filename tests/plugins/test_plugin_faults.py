@@ -1,4 +1,4 @@
-"""Plugins that exit, print, change their order or give something else: an error by name, and documents stay whole."""
+"""Plugins that exit, print, change their order or return wrong results: a named error, and documents stay intact."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plugins: taken whole or set aside by name, whatever they do."""
+"""Plugins: either loaded completely or set aside by name, whatever they do."""
 
 from __future__ import annotations
 

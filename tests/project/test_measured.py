@@ -1,4 +1,4 @@
-"""The figures in the README are those of the records in results/."""
+"""The values in the README are those of the records in results/."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_costs_on_a_card_are_predicted(call: Any, network: str, names: str | Non
 
 
 def rows_of(kind: str) -> list[dict[str, Any]]:
-    """The rows of all records of a benchmark on this card, a later one's in the place of an earlier one's."""
+    """The rows of all records of a benchmark on this GPU; later records replace earlier ones."""
     found = {}
     for file in sorted((ROOT / "results" / "kernels").glob(f"{kind}-NVIDIA-H100*.json")):
         for row in json.loads(file.read_text())["rows"]:

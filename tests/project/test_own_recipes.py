@@ -1,4 +1,4 @@
-"""Rows that train by a recipe of their own: in the plan, their labels, their identities and their training."""
+"""Rows with their own training recipe: plan, labels, identities and training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def plan(path, *, smoke=False):
 
 
 def own(write_suite, *entries, **options):
-    """The plan of the suite with these recipes, an entry each, in the place of its DiT."""
+    """The plan of the suite with these recipes, one entry each, instead of its DiT."""
     text = "".join(f"{DIT}    train: {{{entry}}}\n" if entry else DIT for entry in entries)
     return plan(write_suite((DIT, text)), **options)
 

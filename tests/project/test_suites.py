@@ -33,7 +33,7 @@ PAPER = {  # the suites of the paper, with the tokens of their largest cells and
 
 
 class Silent:
-    """Watches a run and says nothing."""
+    """A watcher without output."""
 
     def begin(self, *given: object) -> None: ...
 
@@ -46,7 +46,7 @@ def named(names):
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """One folder for all suites, so that the features of a toy's reference are made once."""
+    """One folder for all suites, so that the features of a smoke reference are computed once."""
     return tmp_path_factory.mktemp("smoke")
 
 

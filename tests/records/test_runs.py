@@ -1,4 +1,4 @@
-"""Which run a command belongs to, what a new one is called, and what a name may be."""
+"""Which run a command belongs to, the name of a new run, and valid names."""
 
 from __future__ import annotations
 

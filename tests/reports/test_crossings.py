@@ -1,4 +1,4 @@
-"""Curves over length that are known to cross, to meet nowhere, and to lack points."""
+"""Curves over length with known crossings, without crossings, and with missing points."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_what_is_no_race_is_not_told():
 
 
 def test_a_length_without_a_figure_is_passed_over():
-    """Between the lengths beside it the curves are still lines of logarithms."""
+    """Around a missing length, the curves are interpolated as lines in logarithms."""
     rows = [one for one in curves({"dit": (100, 2), "zigma": (50, 1)}) if one.setting["tokens"] != 4096]
     rows.append(row("dit", 4096, None))
     (found,) = find_crossings(table(*rows))

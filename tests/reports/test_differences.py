@@ -1,4 +1,4 @@
-"""Rows against the baseline, from stored records with known answers to the rendered table."""
+"""Differences to the baseline, from stored records with known answers to the rendered table."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_holm_takes_away_what_one_of_many_would_be(make_store):
 
 
 def test_pairs_are_of_one_seed(make_store):
-    """A seed that only one of both has is in no difference."""
+    """A seed that only one row has is in no difference."""
     given = {RASTER: [10.0, None, 12.0, 13.0], ZIGZAG: [9.0, 1.0, 9.5, 9.0]}
     found = rows(read_table(make_store(given)))[ZIGZAG].differences["fd-efflite0"]
     assert (found.n, found.mean) == (3, pytest.approx(-7.5 / 3))

@@ -1,4 +1,5 @@
-"""Formats of reports: the built-in ones, those of plugins, and that none of them lets a record act on a terminal."""
+"""Formats of reports: the built-in ones, those of plugins, and control characters of records are escaped in all of
+them."""
 
 from __future__ import annotations
 

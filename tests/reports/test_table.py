@@ -70,7 +70,7 @@ def test_unlike_fingerprints_are_refused_with_the_field(store):
 
 
 def test_a_reference_is_its_pixels_and_not_its_name(store):
-    """A data set that has gained an option is told in other words, and has the pixels that it had."""
+    """A data set with a new option has a different text but the same pixels."""
     facts = {"split": "validation", "sha256": "a"}
     store("cell", "zigma", "raster", 0, 1.0, fingerprint={"reference": {"data": "photographs", **facts}})
     folder = store(

@@ -1,4 +1,4 @@
-"""Suites on clips: what is planned and refused, and that what holds of images holds of clips."""
+"""Suites on clips: plans and errors; what works for images also works for clips."""
 
 from __future__ import annotations
 

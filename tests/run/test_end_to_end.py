@@ -268,11 +268,11 @@ def test_a_record_of_a_newer_format_is_refused(write_suite, tmp_path):
     record = next(results.glob("*/*/zigma*/train-*/record.json"))
     record.write_text(json.dumps({**json.loads(record.read_text()), "format": 99}))
     clear_error(run("run", path, "--results", results), 4, "format that this version can't read", "got 99")
-    clear_error(run("report", results), 1, "record.json", "got 99")  # the record costs its row; the others are shown
+    clear_error(run("report", results), 1, "record.json", "got 99")  # the record fails its row; the others are shown
 
 
 def test_too_few_held_out_images_end_before_training(write_suite, tmp_path):
-    """Held-out files are only counted when they are loaded; where the options tell the number, the plan stops."""
+    """Held-out files are only counted when they are loaded; if the options determine the number, the plan stops."""
     for split, count in (("train", 40), ("held", 20)):
         (tmp_path / split).mkdir()
         for number in range(count):

@@ -1,4 +1,4 @@
-"""Costs fitted to timed calls: what is found again, what is left out, and what a plan says of it."""
+"""Costs fitted to timed calls: known costs are found again, bad records are skipped, and a plan names the source."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LAUNCHED = CallKind("forward", "card", "fp32", "mamba", recorded=False, compiled
 
 
 def cell_of(tokens, depth=12, width=384, batch=None):
-    """A cell of made-up costs, as records write cells down."""
+    """A cell with generated costs, in the form of a record."""
     flops = {"in_proj": 24 * tokens * depth * width**2, "scan": 200 * tokens * depth * width}
     return {
         "forward_flops": flops, "tokens": tokens, "order_digests": ["o"] * depth, "scanned_ratio": 1.0,
@@ -61,7 +61,7 @@ def test_a_sum_of_costs_is_found_again_on_cells_it_has_not_seen():
 
 
 def test_launching_hides_computing():
-    """Small calls take what their launches take, large ones what they compute."""
+    """The time of small calls is that of their launches, the time of large calls that of their work."""
 
     def seconds(named):
         return max(1e-3 * named["layers"], 2e-15 * named["dense"])
@@ -73,7 +73,7 @@ def test_launching_hides_computing():
 
 
 def test_the_error_is_that_of_cells_left_out():
-    """One cell that no sum explains is off where it is left out, and the fit can't hide it."""
+    """A cell that doesn't fit the formula has a large error when left out, and the fit can't hide it."""
 
     def seconds(named):
         return 1e-15 * named["dense"] + 1e-3

@@ -1,4 +1,4 @@
-"""Suites on latents as a user runs them: encoded first, trained, decoded, judged on pixels; kills and broken caches."""
+"""Suites on latents as a user runs them: encoding, training, decoding, quality on pixels; kills and broken caches."""
 
 from __future__ import annotations
 
@@ -224,7 +224,7 @@ def test_what_a_person_must_provide_is_said_before_a_download(tmp_path, monkeypa
 
 
 def test_an_encoding_that_can_not_be_says_why_before_any_cell_runs(place, tmp_path):
-    """Weights that are cut off are found before anything is encoded."""
+    """Truncated weights are found before anything is encoded."""
     trained(tmp_path / "cut")
     file = tmp_path / "cut" / "diffusion_pytorch_model.safetensors"
     file.write_bytes(file.read_bytes()[:5000])

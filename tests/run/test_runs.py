@@ -1,4 +1,4 @@
-"""Runs of one suite side by side: none overwrites another, and what one has finished the next uses."""
+"""Runs of one suite side by side: none overwrites another, and a run reuses finished stages of earlier ones."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MORE = "sample.evaluations=3"  # other images from the same weights
 
 
 class Watcher:
-    """Keeps what a run reports."""
+    """Stores what a run reports."""
 
     def __init__(self) -> None:
         self.stages, self.events = [], []
@@ -171,7 +171,7 @@ def test_a_kill_while_a_stage_is_copied_leaves_one_that_is_not_done(bench, monke
 
 
 def test_a_cell_at_work_in_another_run_is_waited_for(bench, monkeypatch):
-    """It is then used, and not trained twice."""
+    """Its stages are then reused, not trained twice."""
     train = bench.file("main", "train-*")
     shutil.move(train, bench.results / "aside")
     looks = []

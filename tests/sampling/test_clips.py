@@ -1,4 +1,4 @@
-"""`quality --samples` of clips: the figures of a cell on the same clips, and every folder of videos that is refused."""
+"""`quality --samples` of clips: the same values as a cell on the same clips, and refused folders of videos."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_the_figures_are_those_of_the_clips_in_memory(videos, tmp_path):
     assert sorted(told) == [
         "frame-fd-efflite0",
         "frame-kid-efflite0",
-    ]  # what clips are measured by, where nothing is said
+    ]  # the default metrics of clips
     subject = Subject(samples=ArrayImages(samples), reference=ArrayImages(reference))
     expected = catalogue().get("metric", "frame-fd-efflite0").load()(EffliteOptions(), subject)
     figure = told["frame-fd-efflite0"]

@@ -1,4 +1,4 @@
-"""`import`: what a released file becomes, and every file that is refused."""
+"""`import`: the result for a released file, and every refused file."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def refused(done, *words):
 @torch.no_grad()
 @pytest.mark.parametrize("case", [PLAIN, TEXT], ids=["plain", "text"])
 def test_zigma_from_a_training_checkpoint(case, tmp_path):
-    """The folder's network says what the loaded one says; `module.` and what lies beside the weights don't matter."""
+    """The folder's network gives the same output as the loaded one; `module.` and other entries of the file don't
+    matter."""
     good = official_weights(case["param_order"])
     bad = {name: torch.zeros_like(value) for name, value in good.items()}
     args = argparse.Namespace(lr=1e-4, options=defaultdict(list))

@@ -1,4 +1,4 @@
-"""`sample MODEL`: what is drawn, from what alone, and which orders are refused."""
+"""`sample MODEL`: the samples, what they depend on, and refused requests."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def done(*words):
 
 
 def close(left, right):
-    """Equal, but for a level where another batch rounds the last digit of a product otherwise."""
+    """Equal, except for one level if another batch size rounds the last digit of a product differently."""
     return left.keys() == right.keys() and all(
         np.abs(left[name].astype(float) - right[name].astype(float)).max()
         <= (1 if left[name].dtype == np.uint8 else 1e-4)
@@ -244,7 +244,7 @@ def test_what_is_neither_suite_nor_model(write_suite, tmp_path):
 
 
 def test_what_is_drawn_is_measured_without_its_grid(model, tmp_path):
-    """Fewer images asked for later leave the rest, with their labels."""
+    """A later request for fewer images leaves the others and their labels."""
     from zigma_bench.sampling.images import open_images
 
     folder = model("sit")

@@ -1,4 +1,4 @@
-"""`scans show` and `compare`: what they draw, print and refuse."""
+"""`scans show` and `compare`: drawings, output and errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every order that was taken from published code equals one of ours, on every grid that is stored.
+"""Every order from published code equals one of ours, on every stored grid.
 
 They were computed by running that code; entry i of a path is the token that is visited at step i, -1 an inserted one.
 """

@@ -1,4 +1,4 @@
-"""Suites: what is read, and every fault with its file, line, key, expected, got and nearest."""
+"""Suites: reading, and every fault with its file, line, key, expected value, actual value and nearest name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Devices: found without torch, and refused where they are not there."""
+"""Devices: found without torch, and refused if they are missing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from zigma_bench.system import device
 
 @pytest.fixture
 def cards(monkeypatch):
-    """Pretend that nvidia-smi lists some cards."""
+    """Pretend that nvidia-smi lists some GPUs."""
 
     def pretend(*names, visible=None):
         device.nvidia_gpus.cache_clear()
@@ -68,7 +68,7 @@ def test_what_is_not_there_is_refused(cards):
 
 @pytest.fixture
 def amd(monkeypatch, tmp_path):
-    """Pretend that torch is a build for ROCm and that the driver lists a processor and some cards."""
+    """Pretend that torch is a build for ROCm and that the driver lists a CPU and some GPUs."""
 
     def pretend(*versions, hip="'6.4.1'"):
         device.amd_gpus.cache_clear()

@@ -33,7 +33,7 @@ from zigma_bench.testing.lookup import find_spec
 
 @pytest.mark.parametrize("spec", list(catalogue().scans), ids=lambda spec: spec.name)
 def test_every_scan_passes(spec):
-    """The built-in ones, with pads, segments and all, on the grids that they take."""
+    """The built-in scans, including pads and segments, on the grids that they accept."""
     report = check_scan(spec, grids=["4x4", "4x6", "2x3x4"])
     assert report.checked
     assert all(reason for reason in report.refused.values())
@@ -184,7 +184,7 @@ def test_torch_is_in_reach_again_afterwards():
 
 
 def shared_out(grid, *, pads: bool = False):
-    """Two paths that share the tokens out, or one path with a pad."""
+    """Two paths that each visit a part of the tokens, or one path with a pad."""
     tokens = np.arange(grid.tokens)
     if pads:
         return Route(np.append(tokens, -1), pads=[[0]])

@@ -1,4 +1,4 @@
-"""The average of the weights: warmed up by default, so that a short training is not its first weights."""
+"""The EMA of the weights: its warm-up removes the initial weights even in a short training."""
 
 from __future__ import annotations
 

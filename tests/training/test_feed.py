@@ -1,4 +1,4 @@
-"""The images of each step: the same from any number of processes and after any restart, and no process left behind."""
+"""The images of each step: the same from any number of processes and after any restart, and no process remains."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_an_error_of_the_training_itself_is_not_taken_for_one() -> None:
 
 @pytest.fixture
 def pinned(monkeypatch: pytest.MonkeyPatch) -> list[StepImages]:
-    """What was pinned, in the order of it, where there is no card."""
+    """Records what would be pinned, in order, without a GPU."""
     found: list[StepImages] = []
 
     def pin(self: StepImages) -> StepImages:

@@ -1,4 +1,4 @@
-"""Bad steps: found where they began, before they reach the weights; and the loss scale of fp16."""
+"""Bad steps: located before they reach the weights; and the loss scale of fp16."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def spoil(network, place, step, *, value=torch.nan, backward=False):
 
 
 @pytest.mark.parametrize(
-    ("place", "step"),  # a look every 20 steps, and one at the end
+    ("place", "step"),  # a check every 20 steps, and one at the end
     [
         ("blocks.1.mixer", 1),
         ("blocks.2.mixer.out_proj", 7),
@@ -131,7 +131,8 @@ def test_a_nan_between_two_modules_is_named_by_the_one_that_takes_it(tmp_path):
     ("place", "step"), [("blocks.1.mixer.branches.0.x_proj", 2), ("blocks.2.mixer.out_proj", 20), ("patch_embed", 1)]
 )
 def test_a_nan_in_the_backward_pass_is_named_and_reaches_no_weight(tmp_path, place, step):
-    """What the module itself gives has a NaN gradient, which no hook sees; what it makes of that is the first seen."""
+    """The gradient of the module's own output is NaN, which no hook sees; the first seen NaN is in what it computes
+    from it."""
     network, whole = build(), build()
     spoil(network, place, step, backward=True)
     with pytest.raises(NotFinite) as caught:
@@ -242,7 +243,7 @@ def test_all_precisions_learn(tmp_path, name, precision):
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 @pytest.mark.parametrize("name", ["zigma", "vision-mamba"])
 def test_what_decays_and_the_residual_stay_float32(monkeypatch, name, precision):
-    """A, D and dt bias as the scan is given them, the stream between blocks, and all gradients; the rest is short."""
+    """A, D and dt bias in the scan, the stream between blocks, and all gradients are float32; the rest is 16 bits."""
     scan, seen, streams = mixer_module.selective_scan, [], []
 
     def watching(u, delta, A, B, C, **rest):
@@ -336,7 +337,7 @@ def test_clipping_sees_the_gradient_without_its_scale():
 
 
 def test_the_scale_goes_on_after_a_stop(tmp_path, monkeypatch):
-    """fp16 stopped and resumed ends in the weights, the scale and the count of one that was not."""
+    """A stopped and resumed fp16 training ends with the same weights, scale and count as an uninterrupted one."""
     monkeypatch.setattr(
         "zigma_bench.training.health.FIRST_SCALE", 2.0**40
     )  # too large at first: some steps are skipped

@@ -1,4 +1,4 @@
-"""Training: the same after a restart, the same data whatever the network, and a NaN that is caught."""
+"""Training: the same after a restart, the same data for every network, and NaN is detected."""
 
 from __future__ import annotations
 
@@ -64,11 +64,11 @@ def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path):
             assert torch.equal(a, b)
     assert progress.step == 30
     assert progress.curve[-1][0] == 240
-    assert progress.curve == again_progress.curve  # the looks at the loss fall on the same steps, whatever the stops
+    assert progress.curve == again_progress.curve  # the loss is checked at the same steps, regardless of stops
 
 
 class Decoded(ArrayImages):
-    """The same images, of which it costs something to take one."""
+    """The same images, but slow to load."""
 
     decodes = True
 

@@ -1,4 +1,4 @@
-"""On an NVIDIA card: ZigMa-B for 200 steps in each precision, faults named in compiled networks, noise of steps."""
+"""On an NVIDIA GPU: ZigMa-B for 200 steps in each precision, faults named in compiled networks, noise of steps."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SEED, STEPS = 3, 200
 
 
 def smooth_images(count, channels, side):
-    """Sums of a few waves, an image each: something to learn."""
+    """Images that are sums of a few waves, so that there is something to learn."""
     draw = np.random.default_rng(0)
     rows, columns = np.mgrid[:side, :side] / side
     phase, rate = draw.uniform(0, 6, (count, channels, 1, 1)), draw.integers(1, 4, (2, count, 1, 1, 1))
@@ -99,7 +99,7 @@ class Spoilt(torch.nn.Module):
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_a_nan_is_named_on_a_card(tmp_path, precision, compiled):
-    """What the mixer of block 1 gives is NaN at step 7, inside of a block that may be compiled."""
+    """The output of the mixer in block 1 is NaN at step 7, inside a block that may be compiled."""
     network = build(width=64, depth=3, patch=2)
     network.blocks[1].mixer = Spoilt(network.blocks[1].mixer)
     seventh = step_seed(SEED, 6, 4)
