@@ -132,7 +132,7 @@ def test_it_grows_with_tokens_layers_and_paths():
     assert bytes_kept("bidirectional", "torch") > 1.5 * bytes_kept("raster", "torch")
 
 
-def test_what_no_formula_stands_for_is_refused():
+def test_networks_without_a_formula_are_refused():
     with pytest.raises(
         UsageError, match="no estimate of the memory of this backend; expected one of fused, cpu, torch"
     ):

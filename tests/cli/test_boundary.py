@@ -85,7 +85,7 @@ def test_a_closed_pipe_and_a_closed_standard_error():
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
-def test_a_terminal_that_lacks_signs(encoding):
+def test_a_terminal_without_some_characters(encoding):
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding=encoding)
     write_plainly(stream)

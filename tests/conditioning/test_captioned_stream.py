@@ -186,7 +186,7 @@ def test_a_row_without_a_caption_is_named(tmp_path: Path, text: list[str], reaso
     assert any("row 11" in str(problem) for problem in found.problems)
 
 
-def test_columns_that_hold_no_captions(tmp_path: Path) -> None:
+def test_columns_without_captions(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no column 'words'; expected one of image, label, text; set caption"):
         opened(parquet(tmp_path), caption="words")
     with pytest.raises(UsageError, match="'label' contains no captions"):

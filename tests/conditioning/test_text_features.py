@@ -95,7 +95,7 @@ def test_captions_are_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
         load_text_features(SPLITS, told(tokens=5), device="cpu")
 
 
-def test_a_killed_encoding_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_encoding_resumes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrays, "FEWEST_ROWS", 3)
     text, encoded = told(), []
 

@@ -52,7 +52,7 @@ def test_a_layout_keeps_the_number_of_shards_bounded() -> None:
     assert [index for shard in shards for index in shard] == list(range(1000))
 
 
-def test_a_killed_writer_goes_on_with_the_missing_shards(tmp_path: Path) -> None:
+def test_a_killed_writer_resumes_with_the_missing_shards(tmp_path: Path) -> None:
     folder = tmp_path / "store"
     fill(open_writer(folder, LAYOUT), [0, 3])
     np.save(folder / "0000001.features.npy", FEATURES[5:10])  # killed before the shard's list of checksums

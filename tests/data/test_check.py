@@ -224,7 +224,7 @@ def test_shards_that_are_missing_in_the_middle(tmp_path: Path) -> None:
     assert not describe(HuggingFaceOptions(**given, data_files=named)).missing
 
 
-def test_captions_that_a_folder_lacks_are_all_named(pictures: Pictures) -> None:
+def test_all_missing_captions_of_a_folder_are_named(pictures: Pictures) -> None:
     place = pictures(count=9)
     (place / "007.png").write_text("no picture")  # which hides nothing
     lines = [{"file_name": f"{i:03}.png", "text": f"picture {i}" if i not in (2, 5) else " "} for i in range(11)]

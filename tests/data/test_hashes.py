@@ -164,7 +164,7 @@ def test_memory_of_another_format_costs_one_notice(tmp_path: Path, cache: Path, 
     assert len(notices) == 1 and str(cache) in notices[0]
 
 
-def test_where_nothing_can_be_written_a_notice_says_so(tmp_path: Path, cache: Path, notices: list[str]) -> None:
+def test_a_notice_reports_that_nothing_can_be_written(tmp_path: Path, cache: Path, notices: list[str]) -> None:
     cache.parent.write_text("a file where the folder should be")
     assert hashes_of(written(tmp_path, a="one")) == [sha256("one")]
     assert len(notices) == 1 and str(cache) in notices[0]

@@ -87,7 +87,7 @@ def test_an_identity_is_of_what_can_change_a_latent(autoencoder, tmp_path):
     assert len({first, *(facts.fingerprint for _, facts in unlike)}) == 8
 
 
-def test_the_cache_holds_the_posterior_of_images_and_of_mirror_images(autoencoder, tmp_path):
+def test_the_cache_contains_the_posterior_of_images_and_of_mirror_images(autoencoder, tmp_path):
     space, _ = space_of(autoencoder, flip=True, batch=7)
     assert encoded(space, tmp_path) == 300
     train = latents_of(SPLITS, space, tmp_path).train
@@ -111,7 +111,7 @@ def test_a_latent_is_shifted_and_scaled_and_decodes_to_the_image_of_diffusers(au
     assert images.shape == (30, 3, 8, 12)
 
 
-def test_training_draws_from_the_posterior_anew_in_every_step(autoencoder, tmp_path):
+def test_training_samples_from_the_posterior_again_in_every_step(autoencoder, tmp_path):
     space, _ = space_of(autoencoder)
     encoded(space, tmp_path)
     train = latents_of(SPLITS, space, tmp_path).train
@@ -180,7 +180,7 @@ def test_reconstructions_are_the_decoded_latents(posterior, autoencoder, tmp_pat
     assert np.abs(pixels - ((images + 1) * 127.5).round().clamp(0, 255).numpy()).max() <= 1
 
 
-def test_a_stopped_encoding_goes_on_with_the_same_latents(autoencoder, tmp_path):
+def test_a_stopped_encoding_resumes_with_the_same_latents(autoencoder, tmp_path):
     space, _ = space_of(autoencoder)
     encoded(space, tmp_path / "whole")
     told: list[int] = []

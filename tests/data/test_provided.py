@@ -230,7 +230,7 @@ def test_the_check_of_actions_names_every_fault(actions: Ucf101Options) -> None:
         ("testlist01.txt", "\n", "the list is empty"),
     ],
 )
-def test_lists_that_are_none_are_named(actions: Ucf101Options, file: str, text: str, words: str) -> None:
+def test_invalid_lists_are_named(actions: Ucf101Options, file: str, text: str, words: str) -> None:
     (Path(actions.root) / "ucfTrainTestlist" / file).write_text(text)
     with pytest.raises(NotReady, match=words):
         ucf101.describe(actions)
@@ -280,7 +280,7 @@ def test_the_command_takes_a_suite(
         (["absent.yaml"], "there is no such suite"),
     ],
 )
-def test_words_that_are_wrong_are_told(words: list[str], expected: str, program: Callable[..., Any]) -> None:
+def test_wrong_words_are_reported(words: list[str], expected: str, program: Callable[..., Any]) -> None:
     done = program(*words)
     assert done.returncode == 2 and expected in done.stderr, done.stderr
     assert "Traceback" not in done.stderr

@@ -258,7 +258,7 @@ def test_options_that_a_stream_can_not_have(rest: dict[str, Any], reason: str) -
         describe(HuggingFaceOptions(**given, resolution=SIZE))
 
 
-def test_the_fingerprint_of_a_stream_holds_its_count_and_buffer(tmp_path: Path) -> None:
+def test_the_fingerprint_of_a_stream_contains_its_count_and_buffer(tmp_path: Path) -> None:
     given: dict[str, Any] = {"path": "parquet", "data_files": parquet(tmp_path), "validation": 5, "resolution": SIZE}
     plain = describe(HuggingFaceOptions(**given)).fingerprint
     prints = {

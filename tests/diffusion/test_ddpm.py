@@ -158,7 +158,7 @@ def test_a_variance_that_is_not_asked_for_is_left_out():
     assert moments(10, solver="ddim", network=network) == moments(10, solver="ddim")
 
 
-def test_steps_of_dit_and_times_of_ours_hold_as_much_data():
+def test_steps_of_dit_and_our_times_contain_equal_shares_of_data():
     n = torch.arange(1000)
     t = time_of_step(n)
     alpha_bar = torch.from_numpy(dit_schedule().alpha_bar)

@@ -64,7 +64,7 @@ def test_a_learned_variance_is_not_guided(channels):
     assert torch.equal(found[:, 4:], torch.full_like(X, 7.0))
 
 
-def test_velocity_and_noise_are_guided_alike():
+def test_velocity_and_noise_are_guided_in_the_same_way():
     def noise(x, t, y):
         return to_noise("velocity", network(x, t, y), x, coefficients_at("linear", t, x))
 

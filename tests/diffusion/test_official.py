@@ -39,7 +39,7 @@ def noise(step=0):
     return torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(step))
 
 
-def test_dit_is_told_its_own_steps_and_guided_on_three_channels(network):
+def test_dit_gets_its_own_steps_and_is_guided_on_three_channels(network):
     """250 steps of the guided network with its learned variance, as DiT samples."""
     network.told.clear()
     both = with_guidance(network, Y, NONE, Guidance(scale=4.0, channels="first-three"))

@@ -40,7 +40,7 @@ def clock(monkeypatch):
     return now
 
 
-def test_the_first_call_stands_apart_and_the_warm_up_ends_when_stable(clock):
+def test_the_first_call_is_separate_and_the_warm_up_ends_when_stable(clock):
     lengths = iter([9.0, 3.0, 1.0, 1.05, 1.02, 1.0, 1.0, 1.3, 1.0])
 
     def call():
@@ -212,7 +212,7 @@ def test_what_makes_calls_faster_is_part_of_the_identity(alone):
 
 
 @pytest.mark.parametrize(("part", "stage"), [("sample", "forward"), ("train", "train-step")])
-def test_a_stage_is_compiled_where_its_own_key_says_so(alone, monkeypatch, part, stage):
+def test_a_call_is_compiled_if_its_own_key_is_set(alone, monkeypatch, part, stage):
     """Regardless of the call before it. A stand-in replaces compilation, which doesn't work on this CPU."""
     plain, asked = alone().cells[0], []
     monkeypatch.setattr(calls, "compile_network", lambda network, device_type, key: asked.append(key))
@@ -264,7 +264,7 @@ def test_labels_need_no_data_and_guidance_costs_two_passes_an_evaluation(alone):
                 assert seen == [[size] * 3] * (2 if name == "sample" else 1)  # x, t and y
 
 
-def test_memory_that_runs_out_is_a_reason_and_the_other_stages_go_on(alone, monkeypatch):
+def test_out_of_memory_is_a_reason_and_the_other_calls_continue(alone, monkeypatch):
     def hungry(*given):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
@@ -387,13 +387,13 @@ def test_a_training_step_fits_in_much_memory_and_not_in_little(alone):
     assert not little.fits and little.reason
 
 
-def test_the_limit_of_a_cpu_must_be_said():
+def test_a_cpu_needs_an_explicit_limit():
     assert limit_of(CPU, 0.5) == 2**29
     with pytest.raises(UsageError, match="--memory"):
         limit_of(CPU, None)
 
 
-def test_a_reading_that_a_card_lacks_is_none_and_a_cpu_says_why():
+def test_an_unsupported_gpu_reading_is_none_and_a_cpu_gives_the_reason():
     class Nvml:
         NVMLError = ValueError
         NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0

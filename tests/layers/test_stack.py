@@ -42,7 +42,7 @@ def found(blocks: BlockStack, *, checkpointing: bool = False) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 4, 7, 24])
-def test_spans_hold_every_block_once_in_order(depth: int) -> None:
+def test_spans_contain_every_block_once_in_order(depth: int) -> None:
     blocks = stack(depth)
     spans = blocks.spans()
     assert [block for span in spans for block in span] == list(blocks)

@@ -38,7 +38,7 @@ def test_the_distance_is_torch_fidelitys():
 
 
 @pytest.mark.parametrize(("n", "width"), [(200, 30), (20, 50)])
-def test_moments_hold_all_that_the_distance_needs(n, width):
+def test_moments_contain_all_that_the_distance_needs(n, width):
     a, b = draw(n, width, seed=5), draw(120, width, seed=6, shift=0.5)
     kept = fit_gaussian(b)
     assert kept.covariance == pytest.approx(np.cov(b.astype(np.float64), rowvar=False), abs=1e-12)

@@ -133,7 +133,7 @@ class Evil:
     [b"", b"no weights at all", b"junk\n", pickle.dumps({"x": Evil()}), "tensor", "unlike"],
     ids=["empty", "text", "opcodes", "pickle", "tensor", "unlike"],
 )
-def test_a_file_that_holds_something_else_is_named_and_never_run(content, tmp_path, capfd):
+def test_a_file_of_another_kind_is_named_and_never_run(content, tmp_path, capfd):
     path = tmp_path / "bad.pth"
     if isinstance(content, bytes):
         path.write_bytes(content)

@@ -134,7 +134,7 @@ def test_what_is_no_mean_and_covariance_is_named(change, words, tmp_path):
         read_moments(tmp_path / "bad.npz")
 
 
-def test_a_file_of_images_holds_none(tmp_path):
+def test_a_file_of_images_contains_no_moments(tmp_path):
     np.savez(tmp_path / "images.npz", np.zeros((2, 4, 4, 3), np.uint8))
     assert read_moments(tmp_path / "images.npz") is None
 

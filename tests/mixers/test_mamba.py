@@ -216,7 +216,7 @@ def test_convolution_and_scan_cost_as_much_as_is_scanned(name):
 
 
 @torch.no_grad()
-def test_the_parts_of_a_scatter_take_no_room_of_their_own():
+def test_the_parts_of_a_scatter_need_no_extra_memory():
     """Each token is written once: the mixer of 16 parts makes no [B, L, E] for each of them."""
     grid = Grid(16, 16)
     made, x = mixer(route_of("atrous", grid, 0, step=4), grid, "torch"), tokens(grid)

@@ -178,7 +178,7 @@ def test_a_cascade_reads_what_the_stage_before_wrote():
 
 
 @torch.no_grad()
-def test_merges_start_alike():
+def test_merges_start_equal():
     """The norm after the merge removes the scale except for its epsilon, so a sum, a mean and an even gate are
     equal."""
     paths = np.stack([PLAIN, PLAIN[::-1], np.roll(PLAIN, 5)])

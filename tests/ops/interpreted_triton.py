@@ -202,7 +202,7 @@ def test_bits_are_equal_in_equal_runs() -> None:
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
 @pytest.mark.usefixtures("three_parts")
 @pytest.mark.parametrize("segments", [False, True])
-def test_no_segment_sees_what_another_holds(segments: bool) -> None:
+def test_no_segment_sees_another_segment(segments: bool) -> None:
     given, path = scan_inputs(1, 68, 5, 3)
     given["u"][0, path[20]] = float("inf")
     segment_starts = torch.arange(68) // 32 * 32 if segments else None
@@ -250,7 +250,7 @@ def test_network_equals_the_naive_one() -> None:
         ("attention", "official", True), ("attention", "textbook", False),
     ],
 )  # fmt: skip
-def test_the_layers_of_a_card_train_as_the_plain_ones(mixer: str, residual: str, checkpointing: bool) -> None:
+def test_the_layers_of_a_gpu_train_as_the_plain_ones(mixer: str, residual: str, checkpointing: bool) -> None:
     """With classes and dropped paths, drawn alike, and a mixer whose projection the norm may not take."""
     backbone = catalogue().get("backbone", "zigma")
     words = {"width": 8, "depth": 3, "patch": 1, "drop_path": 0.5, "condition": "class", "classes": 3}

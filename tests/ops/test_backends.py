@@ -49,7 +49,7 @@ def test_auto_with_a_compiler() -> None:
 
 
 @pytest.mark.skipif(bool(nvidia_gpus()), reason="there is an NVIDIA card")
-def test_without_a_card() -> None:
+def test_without_a_gpu() -> None:
     assert backends.resolve("auto", "cuda") == "torch"
     for name in ("fused", "mamba-ssm"):
         with pytest.raises(NotReady, match="needs"):

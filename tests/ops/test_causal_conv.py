@@ -134,7 +134,7 @@ def test_gradients_against_finite_differences(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", ["naive", *FAST])
 @pytest.mark.parametrize("lengths", SEGMENTS)
-def test_segments_are_sequences_of_their_own(backend: str, lengths: list[int]) -> None:
+def test_segments_are_independent_sequences(backend: str, lengths: list[int]) -> None:
     given = inputs(2, 63, 17)
     path, dtype = given[3], torch.float32 if backend == "cpu" else torch.float64
     assert not torch.equal(path[path], torch.arange(63))
@@ -166,7 +166,7 @@ def test_segments_without_bias_and_path_from_a_strided_view(backend: str) -> Non
 
 @pytest.mark.parametrize("backend", ["naive", *FAST])
 @pytest.mark.parametrize("width", [4, 7])
-def test_one_segment_is_none(backend: str, width: int) -> None:
+def test_one_segment_is_the_same_as_none(backend: str, width: int) -> None:
     given = inputs(2, 40, 17, width)
     found = run(given, backend, torch.float32, segment_starts=torch.zeros(40, dtype=torch.int64))
     assert all(map(torch.equal, found, run(given, backend, torch.float32)))

@@ -227,7 +227,7 @@ def run_source(source: str, folder: Path, threads: int) -> Tensor:
     return x
 
 
-def test_the_emulation_finds_what_a_card_would_hide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_emulation_finds_what_a_gpu_would_hide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     turned = "shared[threadIdx.x] = threadIdx.x; %s p.x[threadIdx.x] = shared[63 - threadIdx.x];"
     right = torch.arange(63, -1, -1).float()
     for backwards in (False, True):

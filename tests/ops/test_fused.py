@@ -59,7 +59,7 @@ def test_sources_compile_for_cards(io: torch.dtype, card: tuple[int, int]) -> No
 
 
 @needs_nvrtc
-def test_a_binary_is_taken_from_the_cache_and_a_broken_source_told(tmp_path: Path) -> None:
+def test_a_binary_comes_from_the_cache_and_a_broken_source_is_reported(tmp_path: Path) -> None:
     source = tmp_path / "one.cu"
     source.write_text('extern "C" __global__ void one() {}')
     program.compile_source(source, (9, 0), {})
@@ -130,7 +130,7 @@ def test_shared_memory_is_what_the_source_says(states: int, warps: int, io: torc
 @pytest.mark.parametrize("card", SHARED)
 @pytest.mark.parametrize("states", [1, 8, 16, 32, 64])
 @pytest.mark.parametrize("bytes_each", [2, 4])
-def test_the_backward_fits_a_card_or_says_so(card: str, states: int, bytes_each: int) -> None:
+def test_the_backward_fits_a_gpu_or_is_refused(card: str, states: int, bytes_each: int) -> None:
     if (card, states) == ("4090", 64):
         with pytest.raises(NotReady, match="more shared memory than this card has"):
             scan.choose_backward_launch_config(4, 512, 1536, states, 108, bytes_each, SHARED[card])

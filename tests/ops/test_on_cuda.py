@@ -175,7 +175,7 @@ def test_kernels_give_equal_bits_again(backend: str, shape: tuple[int, int, int]
 
 @pytest.mark.parametrize("backend", KERNELS)
 @pytest.mark.parametrize("segments", [False, True])
-def test_no_segment_sees_what_another_holds(backend: str, segments: bool) -> None:
+def test_no_segment_sees_another_segment(backend: str, segments: bool) -> None:
     given, path = scan_inputs(1, 96, 40, 16)
     given["u"][0, path[20]] = float("inf")
     segment_starts = torch.arange(96) // 32 * 32 if segments else None
@@ -402,7 +402,7 @@ def test_equals_the_official_network(backend: str) -> None:
         np.testing.assert_allclose(found.cpu().numpy(), golden_output(golden), atol=1e-4, rtol=0, err_msg=case)
 
 
-def test_a_suite_runs_and_goes_on(write_suite: Any, tmp_path: Path) -> None:
+def test_a_suite_runs_and_resumes(write_suite: Any, tmp_path: Path) -> None:
     path = write_suite(("seeds: [0, 1]", "seeds: [0]"), ("sample: {", "sample: {compile: true, "))
     command = [sys.executable, "-m", "zigma_bench", "run", str(path), "--results", str(tmp_path / "r"), "--json"]
     first = subprocess.run([*command, "--device", "cuda"], capture_output=True, text=True, check=False)

@@ -271,7 +271,7 @@ def test_torch_blocks_follow_float64() -> None:
 
 @pytest.mark.parametrize("backend", ["naive", *FAST])
 @pytest.mark.parametrize("name", SEGMENTS)
-def test_segments_are_sequences_of_their_own(backend: str, name: str) -> None:
+def test_segments_are_independent_sequences(backend: str, name: str) -> None:
     given, lengths = inputs(2, 63, 17, 5), SEGMENTS[name]
     path, dtype = given["path"], torch.float32 if backend == "cpu" else torch.float64
     assert not torch.equal(path[path], torch.arange(63))
@@ -318,7 +318,7 @@ def test_segments_with_optional_inputs(backend: str, drop: tuple[str, ...]) -> N
 
 @pytest.mark.parametrize("backend", ["naive", *FAST])
 @pytest.mark.parametrize("states", [5, 16])
-def test_one_segment_is_none(backend: str, states: int) -> None:
+def test_one_segment_is_the_same_as_none(backend: str, states: int) -> None:
     given = inputs(2, 40, 17, states)
     found = run(given, backend, torch.float32, segment_starts=torch.zeros(40, dtype=torch.int64))
     assert all(map(torch.equal, found, run(given, backend, torch.float32)))

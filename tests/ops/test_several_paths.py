@@ -74,7 +74,7 @@ def test_paths_are_scanned_apart_and_summed(backend: str, paths: int, separate: 
     agree(run({name: x.detach() for name, x in given.items()}, backend), expected, BOUNDS[backend])
 
 
-def test_a_scan_goes_on_from_the_state_that_another_left(backend: str) -> None:
+def test_a_scan_continues_from_the_final_state_of_another(backend: str) -> None:
     """One path cut in two: the second half begins with the state after the first, found by linearity."""
     given = inputs(1, ())
     del given["path"], given["segment_starts"], given["z"], given["D"]

@@ -168,7 +168,7 @@ def test_a_path_is_a_permutation_before_and_its_inverse_after(backend: str) -> N
 
 @pytest.mark.parametrize("backend", ["naive", "torch"])
 @pytest.mark.parametrize("name", SEGMENTS)
-def test_segments_are_sequences_of_their_own(backend: str, name: str) -> None:
+def test_segments_are_independent_sequences(backend: str, name: str) -> None:
     given, lengths = inputs(2, 200, 2, 3, 1, 5), SEGMENTS[name]
     found = run(given, backend, torch.float64, segment_starts=since_of(lengths))
     tensors = {k: v.double().requires_grad_() for k, v in given.items() if k in NAMES}
@@ -182,7 +182,7 @@ def test_segments_are_sequences_of_their_own(backend: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("backend", ["naive", "torch"])
-def test_one_segment_is_none(backend: str) -> None:
+def test_one_segment_is_the_same_as_none(backend: str) -> None:
     given = inputs(2, 100, 2, 4, 1, 6)
     found = run(given, backend, torch.float32, segment_starts=torch.zeros(100, dtype=torch.int64))
     assert all(map(torch.equal, found, run(given, backend, torch.float32)))

@@ -119,14 +119,14 @@ def test_time_stays_in_a_lane(compiled: Any) -> None:
 
 @needs_triton
 @pytest.mark.usefixtures("two_parts")
-def test_the_scan_compiles_for_a_card_of_2018(compiled: Any) -> None:
+def test_the_scan_compiles_for_a_gpu_of_2018(compiled: Any) -> None:
     code = scan_for(75, compiled, torch.float16, 1, torch.zeros(128, dtype=torch.int64))
     assert set(code) == set(KERNELS)
     assert all(".target sm_75" in text for text in code.values())
 
 
 @needs_triton
-def test_the_convolution_compiles_for_a_card_of_2018(compiled: Any) -> None:
+def test_the_convolution_compiles_for_a_gpu_of_2018(compiled: Any) -> None:
     from zigma_bench.ops.causal_conv import triton_conv
 
     code = compiled(triton_conv, 75, "conv_kernel", "conv_gradients_kernel")
@@ -146,7 +146,7 @@ def no_card(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_card")
-def test_without_a_card_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_gpu_the_reason_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     assert backends.resolve("auto", "cuda") == "torch"
     with pytest.raises(NotReady, match=r"'triton' doesn't run on this device; expected cuda; got 'cpu'.*run on a GPU"):
         backends.resolve("triton", "cpu")

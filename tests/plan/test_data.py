@@ -72,7 +72,7 @@ def test_transforms_their_options_and_their_order_are_part_of_every_identity(wri
         assert len({cell.data_text, before.data_text, beside.data_text}) == 3  # no column contains two of them
 
 
-def test_the_permutation_stands_in_the_record_and_all_images_go_through_it(write_suite):
+def test_the_permutation_is_in_the_record_and_applies_to_all_images(write_suite):
     data = f"{{name: digits, transforms: [{SHUFFLE}]}}"
     cell, plain = given(write_suite, data).cells[0], plan(write_suite()).cells[0]
     options = ShufflePatches(2, seed=3)
@@ -198,7 +198,7 @@ def test_random_fields_pass_the_check_of_plugins():
     assert check_dataset("gaussian-random-field", slope=2.0, resolution=8, count=60, validation=40).ok
 
 
-def test_a_broken_transform_is_told():
+def test_a_broken_transform_is_reported():
     from dataclasses import dataclass
 
     from zigma_bench.plugins.registry import TransformFacts, target_spec
@@ -220,7 +220,7 @@ def test_a_broken_transform_is_told():
         assert words in " ".join(check.got for check in report_of(spec).checks if not check.ok)
 
 
-def test_a_suite_on_two_data_sets_trains_on_both_and_goes_on(write_suite, tmp_path):
+def test_a_suite_on_two_data_sets_trains_on_both_and_resumes(write_suite, tmp_path):
     data = "[digits, {name: digits, transforms: [{name: shuffle-patches, patch: 2}]}]"
     dit = "  - backbone: {name: dit, width: 32, depth: 2, patch: 2}\n"
     short = ((", {name: zigzag, paths: 8}]", "]"), (dit, ""), ("[0, 1]", "[0]"), ("[val-loss]", "[]"))

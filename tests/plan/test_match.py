@@ -125,7 +125,7 @@ def test_a_depth_far_from_the_one_given_gives_way_to_the_width(write_suite):
     assert dit[0].size_match.chosen["depth"] > 24
 
 
-def test_the_baseline_is_the_reference_wherever_it_stands(write_suite):
+def test_the_baseline_is_the_reference_at_any_position(write_suite):
     made = plan(write_suite(*REAL), "size_match=parameters", "baseline={backbone: dit}")
     assert {cell.size_match.reference for cell in cells(made)} == {"dit"}
     dit = next(cell for cell in cells(made) if cell.backbone.name == "dit")

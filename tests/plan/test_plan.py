@@ -98,7 +98,7 @@ def test_a_budget_of_flops_buys_fewer_images_of_a_costlier_cell(write_suite):
     assert cheap.train_images != dear.train_images
 
 
-def test_identity_holds_what_can_change_a_result_and_nothing_else(write_suite):
+def test_identity_contains_what_can_change_a_result_and_nothing_else(write_suite):
     cell = plan(write_suite()).cells[0]
 
     def after(*replacements, settings=()):
@@ -124,7 +124,7 @@ def test_identity_holds_what_can_change_a_result_and_nothing_else(write_suite):
     assert raster.identity("train", device_model="") != zigzag.identity("train", device_model="")
 
 
-def test_the_floor_stands_for_any_recipe(write_suite):
+def test_the_floor_is_the_same_for_any_recipe(write_suite):
     floor = next(c for c in plan(write_suite()).cells if c.role == "floor")
     other = next(c for c in plan(write_suite(("{batch: 16}", "{batch: 8}"))).cells if c.role == "floor")
     assert floor.identity("quality", device_model="") == other.identity("quality", device_model="")
@@ -195,7 +195,7 @@ def test_two_sizes_of_one_backbone_have_one_toy(write_suite):
     assert [c.backbone_label for c in toys.cells if c.role == "cell"] == ["zigma", "dit"]
 
 
-def test_kid_stands_beside_fid(write_suite):
+def test_fid_requires_kid(write_suite):
     with pytest.raises(
         UsageError, match=r"suite\.yaml:\d+, key quality\.1: the metric 'fid' is listed without.*add kid"
     ):
@@ -204,7 +204,7 @@ def test_kid_stands_beside_fid(write_suite):
     plan(write_suite(("[val-loss]", "[kid, fd-efflite0, precision]")))
 
 
-def test_a_metric_stands_once(write_suite):
+def test_a_metric_can_only_be_listed_once(write_suite):
     with pytest.raises(UsageError, match="the metric 'fd-efflite0' is listed twice"):
         plan(write_suite(("[val-loss]", "[fd-efflite0, {name: fd-efflite0, size: 128}]")))
 
@@ -257,7 +257,7 @@ def test_wrong_mixers_are_refused_with_their_place(write_suite, mixer, words):
     assert "suite.yaml:5" in str(caught.value)
 
 
-def test_a_scan_that_refuses_is_told_with_its_place(write_suite):
+def test_a_scan_that_refuses_is_reported_with_its_place(write_suite):
     with pytest.raises(NotReady, match=r"suite.yaml:6, key compare.0.scans.0: scan 'atrous' of zigma-bench, layer 0: "):
         plan(write_suite(("raster", "{name: atrous, step: 9}")))
 
@@ -278,7 +278,7 @@ def test_two_sizes_of_one_backbone_are_one_toy_under_smoke(write_suite):
     assert len({cell.identity("train", device_model="") for cell in toys}) == len(toys) == 3
 
 
-def test_too_few_held_out_images_are_told_before_anything_is_trained(write_suite):
+def test_too_few_held_out_images_are_reported_before_training(write_suite):
     few = write_suite(("{name: digits}", "{name: digits, validation: 31}"))
     with pytest.raises(NotReady, match=r"suite.yaml:\d+, key sample.count: the floor needs 32 .* there are 31") as told:
         plan(few)

@@ -54,7 +54,7 @@ def test_a_new_plugin_installs_and_is_found(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["", ".hidden", "a/b", "../up", "a b", "end-", "é", "{{name}}"])
-def test_a_name_that_is_none_is_refused(name, tmp_path):
+def test_an_invalid_name_is_refused(name, tmp_path):
     with pytest.raises(UsageError, match="can't be the name of a plugin"):
         write_plugin(name, "scan", tmp_path)
     assert not list(tmp_path.iterdir())

@@ -86,7 +86,7 @@ def test_the_first_scan_has_ten_lines(desk):
 
 
 @pytest.mark.parametrize("hook", [name for name in vars(hookspecs) if name.startswith("register_")])
-def test_every_hook_stands_on_the_page_with_what_it_registers(hook):
+def test_every_hook_is_documented_with_its_calls(hook):
     assert hook in HOOKS
     assert f"`{hook}(register)`" in TEXT
     calls = re.findall(r"`(register\(.*?\))`", getattr(hookspecs, hook).__doc__)

@@ -215,7 +215,7 @@ def cli(folder, *words, **environment) -> subprocess.CompletedProcess[str]:
         ("mine.py", "raise SystemExit(3)\n", ["mine.py:1: SystemExit: 3"]),
     ],
 )
-def test_a_broken_file_is_set_aside_and_the_rest_goes_on(file, text, words, tmp_path):
+def test_a_broken_file_is_set_aside_and_the_rest_continues(file, text, words, tmp_path):
     (tmp_path / "plugins").mkdir()
     (tmp_path / "plugins" / file).write_text(text)
     (tmp_path / "plugins" / "other.py").write_text(COLUMNS.replace('"columns"', '"other"'))
@@ -335,7 +335,7 @@ def test_two_folders_narrowed_and_listed_by_the_doctor(tmp_path):
     assert any(state.startswith("SET ASIDE") for name, state in doctor["plugins"].items() if name.startswith("in_a"))
 
 
-def test_the_option_is_taken_out_wherever_it_stands(tmp_path, monkeypatch):
+def test_the_option_is_removed_at_any_position(tmp_path, monkeypatch):
     monkeypatch.setenv(FOLDERS, "")
     monkeypatch.chdir(tmp_path)
     assert take_option(["run", "--plugins", ".", "x", "--", "--plugins", "y"]) == ["run", "x", "--", "--plugins", "y"]

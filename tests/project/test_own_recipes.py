@@ -27,7 +27,7 @@ def own(write_suite, *entries, **options):
     return plan(write_suite((DIT, text)), **options)
 
 
-def test_a_row_has_its_own_rate_and_says_so(write_suite):
+def test_a_row_has_its_own_rate_in_its_label(write_suite):
     plain, made = plan(write_suite()), own(write_suite, "learning_rate: 3.0e-4, warmup_images: 32")
     assert [cell.label for cell in made.cells[:6:2]] == [
         "zigma · raster · seed 0",

@@ -96,7 +96,7 @@ def test_smoke_tests_nothing(make_store):
     assert not differences.has_differences(table)
 
 
-def test_a_nan_seed_is_left_out_and_told(make_store):
+def test_a_nan_seed_is_excluded_and_reported(make_store):
     table = read_table(make_store({RASTER: [10.0, 11.0, 12.0], ZIGZAG: [9.0, float("nan"), 9.0]}))
     found = rows(table)[ZIGZAG]
     assert (found.differences["fd-efflite0"].n, found.differences["fd-efflite0"].verdict) == (2, "indicative")
@@ -110,13 +110,13 @@ def test_a_table_without_its_baseline_compares_nothing(make_store):
     assert not any(row.differences for row in table.rows)
 
 
-def test_an_unknown_metric_has_no_direction_and_the_footer_says_so(make_store):
+def test_an_unknown_metric_has_no_direction_and_is_named_in_the_footer(make_store):
     table = read_table(make_store(KNOWN, metric="of-a-plugin"))
     assert rows(table)[RASTER].metrics["of-a-plugin"].better is None
     assert any("of-a-plugin" in line and "not known" in line for line in table_footer(table))
 
 
-def test_csv_and_json_hold_every_field_in_full(make_store):
+def test_csv_and_json_contain_every_field_in_full(make_store):
     table = read_table(make_store(KNOWN))
     (line,) = [r for r in csv.DictReader(io.StringIO(to_csv([table]))) if r["scan"] == ZIGZAG[1]]
     (row,) = [r for r in json.loads(to_json([table]))["rows"] if r["scan"] == ZIGZAG[1]]

@@ -51,7 +51,7 @@ def test_mean_and_spread_over_seeds(store):
     assert ceiling.metrics["fd"].sd is None
 
 
-def test_json_holds_the_promised_shape(store):
+def test_json_has_the_documented_shape(store):
     folder = store("cell", "zigma", "raster", 0, 1.0)
     (row,) = json.loads(to_json(find_tables([folder])))["rows"]
     assert {"role", "backbone", "scan", "seed_count", "status", "smoke", "metrics"} <= set(row)
@@ -82,7 +82,7 @@ def test_a_reference_is_its_pixels_and_not_its_name(store):
         read_table(folder)
 
 
-def test_smoke_does_not_stand_beside_real_runs(store):
+def test_smoke_is_not_mixed_with_real_runs(store):
     store("cell", "zigma", "raster", 0, 1.0)
     with pytest.raises(ComparisonRefused, match="smoke runs are mixed with real runs"):
         read_table(store("cell", "zigma", "zigzag", 0, 1.0, smoke=True))

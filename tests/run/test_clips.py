@@ -37,7 +37,7 @@ def cells(write_suite):
     return plan(write_suite(DATA, SCANS, NO_DIT)).cells
 
 
-def test_a_cell_of_clips_has_tokens_of_all_frames_and_an_identity_of_its_own(cells, write_suite):
+def test_a_cell_of_clips_has_tokens_of_all_frames_and_its_own_identity(cells, write_suite):
     first = cells[0]
     assert first.shape == (3, 1, 12, 12) and first.tokens == 3 * 6 * 6
     longer = plan(write_suite((DATA[0], DATA[1].replace("frames: 3", "frames: 4")), SCANS, NO_DIT)).cells[0]
@@ -117,7 +117,7 @@ def test_guidance_of_the_first_channels_acts_on_channels_and_not_on_frames():
     assert (said[:, :, :3] == 3).all() and (said[:, :, 3:] == 1).all()
 
 
-def test_films_and_strips_hold_every_frame_as_it_is(tmp_path):
+def test_films_and_strips_contain_every_frame_unchanged(tmp_path):
     clips = np.random.default_rng(0).integers(0, 256, (3, 5, 3, 60, 50), dtype=np.uint8)
     save_film(tmp_path / "one.webp", clips[0])
     assert np.array_equal(read_film(tmp_path / "one.webp"), clips[0])

@@ -164,7 +164,7 @@ def timed_results(tmp_path, monkeypatch):
     return tmp_path / "results"
 
 
-def test_a_plan_stands_on_the_records_of_this_card(tmp_path, timed_results):
+def test_a_plan_uses_the_records_of_this_gpu(tmp_path, timed_results):
     (tmp_path / "trained.yaml").write_text(TRAINED)
     cell, floor, ceiling = make_plan(*load_suite(tmp_path / "trained.yaml"), catalogue()).cells
     calls = timed_calls(timed_results, "test")

@@ -190,7 +190,7 @@ def test_a_cell_at_work_in_another_run_is_waited_for(bench, monkeypatch):
     assert looks[1] == train.parent
 
 
-def test_a_stage_alone_stands_on_that_of_another_run(bench):
+def test_a_single_stage_can_use_an_earlier_stage_of_another_run(bench):
     check_stages(bench.plan(MORE), ("sample",), bench.results, CPU)
     assert bench(MORE, stages=("sample",)) == ("evaluations-3", [("sample",), (), ("sample",)])
     with pytest.raises(NotReady, match="the stage train of this cell is not done"):
@@ -224,12 +224,12 @@ def test_settings_that_change_nothing_are_the_main_run(bench, tmp_path):
     assert plan_json(bench.plan(MORE), bench.results, CPU)["is_new_run"]
 
 
-def test_a_smoke_run_is_a_run_of_its_own(bench):
+def test_a_smoke_run_is_a_separate_run(bench):
     document = plan_json(bench.plan(smoke=True), bench.results, CPU)
     assert (document["run"], document["is_new_run"], document["smoke"]) == ("smoke", True, True)
 
 
-def test_a_broken_table_file_is_written_anew(bench, capsys):
+def test_a_broken_table_file_is_replaced(bench, capsys):
     path = bench.results / "toy" / "main" / "table.json"
     before = json.loads(path.read_text())
     path.write_text("{")

@@ -43,7 +43,7 @@ def test_the_same_set_for_any_batch(cell, tmp_path):
     assert len({image.tobytes() for image in sets[0]}) == 32
 
 
-def test_a_stopped_drawing_goes_on(cell, tmp_path):
+def test_a_stopped_sampling_resumes(cell, tmp_path):
     whole, evaluations = draw(cell, tmp_path / "whole", batch=8)
     calls: list[int] = []
     with pytest.raises(Interrupted):

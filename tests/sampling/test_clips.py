@@ -71,7 +71,7 @@ def videos(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".avi", ".webp"])
-def test_a_folder_holds_the_clips_as_they_are(videos, suffix, monkeypatch):
+def test_a_folder_contains_the_clips_unchanged(videos, suffix, monkeypatch):
     given = clips()
     place = videos("a", given, suffix)
     assert np.array_equal(open_images(place).take(range(6)), given)

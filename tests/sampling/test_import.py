@@ -86,7 +86,7 @@ class Code:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_pickle_with_code_is_told_and_not_run(zipped, released, tmp_path):
+def test_a_pickle_with_code_is_reported_and_not_run(zipped, released, tmp_path):
     weights = {"ema": dit_weights(), "args": Code(tmp_path / "ran")}
     torch.save(weights, tmp_path / "dit.pt", _use_new_zipfile_serialization=zipped)
     with pytest.raises(UsageError, match=r"contains code.*posix\.mkdir.*none of it was run"):
@@ -96,7 +96,7 @@ def test_a_pickle_with_code_is_told_and_not_run(zipped, released, tmp_path):
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize("saved", ["pickle", "zip", "legacy"])
-def test_code_is_told_whatever_the_pickle(protocol, saved, tmp_path):
+def test_code_is_reported_in_every_kind_of_pickle(protocol, saved, tmp_path):
     content = {"ema": {"a": "a"}, "more": [Code(tmp_path / "ran"), os.path.join]}
     if saved == "pickle":
         (tmp_path / "dit.pt").write_bytes(pickle.dumps(content, protocol=protocol))
@@ -132,7 +132,7 @@ def test_the_arguments_of_a_training_script_are_passed_over(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("keep", [0, 0.5, 0.99])
-def test_a_truncated_file_is_told(keep, released, tmp_path):
+def test_a_truncated_file_is_reported(keep, released, tmp_path):
     file, config = released("dit")
     data = file.read_bytes()
     file.write_bytes(data[: int(keep * len(data))])

@@ -135,7 +135,7 @@ def inception(monkeypatch, tmp_path):
     return place
 
 
-def test_a_suites_reference_is_transformed_and_says_so(write_suite, tmp_path):
+def test_a_suites_reference_is_transformed_and_named(write_suite, tmp_path):
     plain = write_suite(("{name: digits}", "{name: digits, validation: 80}"))
     held = open_reference(plain)
     turned = tmp_path / "turned.yaml"

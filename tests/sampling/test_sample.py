@@ -212,7 +212,7 @@ def test_orders_that_make_no_sense(words, told, model, tmp_path):
     assert not (tmp_path / "a").exists()
 
 
-def test_models_that_lack_what_is_asked(model, released, tmp_path):
+def test_requests_that_a_model_does_not_support(model, released, tmp_path):
     from zigma_bench.backbones.official import import_checkpoint
 
     plain = run(model("sit", class_dropout_prob=0.0), "--out", tmp_path / "a", "--guidance", 2)

@@ -40,7 +40,7 @@ def test_show_tells_layers_and_figures(call):
 
 
 @pytest.mark.parametrize("words", [["show", "zigzag", "--gif"], ["compare", "raster", "zigzag", "--svg"]])
-def test_the_word_on_a_file_comes_last_on_a_line_of_its_own(words, tmp_path):
+def test_the_line_about_a_file_comes_last(words, tmp_path):
     """Also where both streams go to one file, and standard output waits for more."""
     path = tmp_path / f"a.{words[-1][2:]}"
     command = [sys.executable, "-m", "zigma_bench", "scans", *words, str(path), "--grid", "4x4"]

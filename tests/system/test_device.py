@@ -36,7 +36,7 @@ def cards(monkeypatch):
     device.nvidia_gpus.cache_clear()
 
 
-def test_auto_takes_the_first_card_or_the_cpu(cards):
+def test_auto_uses_the_first_gpu_or_the_cpu(cards):
     cards("H100", "A100")
     assert device.find_device("auto") == device.Device("cuda:0", "H100")
     assert device.find_device("cuda:1") == device.Device("cuda:1", "A100")
@@ -112,7 +112,7 @@ def test_the_program_and_its_cells_look_for_garbage_seldom(start):
     assert done.returncode == 0, done.stderr
 
 
-def test_a_suite_that_asks_for_a_card_is_refused_before_it_runs_elsewhere(write_suite, tmp_path, monkeypatch):
+def test_a_suite_that_needs_a_gpu_is_refused_on_other_devices(write_suite, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = str(write_suite(("train: {", "train: {graph: true, "), ("sample: {", "sample: {compile: true, ")))
     keys = r"an NVIDIA GPU for train.graph, sample.compile \(the device is cpu\).*--set train.graph=false"

@@ -39,7 +39,7 @@ def test_every_scan_passes(spec):
     assert all(reason for reason in report.refused.values())
 
 
-def test_a_refusal_holds_for_clips_alone():
+def test_only_clips_are_refused():
     report = check_scan("sweep", options=[{"paths": 8}])
     clips = sum(grid.video for grid in GRIDS)
     assert (len(report.refused), len(report.checked)) == (clips, len(GRIDS) - clips)
@@ -134,7 +134,7 @@ def undocumented(grid):
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_what_is_broken_is_told(scan, words):
+def test_broken_scans_are_reported(scan, words):
     with pytest.raises(AssertionError, match=words):
         check_scan(scan)
 
@@ -157,7 +157,7 @@ def test_given_options_are_gone_through():
     )
 
 
-def test_a_module_that_imports_torch_is_told(tmp_path, monkeypatch):
+def test_a_module_that_imports_torch_is_reported(tmp_path, monkeypatch):
     (tmp_path / "heavy_scan.py").write_text(
         'import math\n\n\ndef light(grid):\n    """Raster."""\n    return list(range(grid.tokens))\n'
     )
@@ -195,7 +195,7 @@ def test_the_inverse_of_pads_and_of_shared_tokens():
     assert len(check_scan(shared_out).checked) == 2 * len(GRIDS)
 
 
-def test_a_wrong_inverse_is_told(monkeypatch):
+def test_a_wrong_inverse_is_reported(monkeypatch):
     monkeypatch.setattr(Route, "inverse", property(lambda route: route.paths))
     with pytest.raises(AssertionError, match="expected the inverse to undo the path"):
         check_scan(seeded, grids=["3x4"])
@@ -263,7 +263,7 @@ def broken():
         ("dataset", "silent", "captions", "an empty one, for image 1"),
     ],
 )
-def test_each_broken_rule_is_told(broken, kind, name, what, got):
+def test_each_broken_rule_is_reported(broken, kind, name, what, got):
     spec = find_spec(kind, name, broken)
     report = report_of(spec, plugin=broken)
     failed = {check.what: check.got for check in report.checks if not check.ok}

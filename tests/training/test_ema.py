@@ -84,7 +84,7 @@ def test_a_short_training_is_not_averaged_with_its_first_weights(tmp_path, steps
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.1, 0.5, 0.9999, torch.tensor(0.9999, dtype=torch.float64)])
-def test_weights_that_stay_are_their_own_average(decay):
+def test_the_average_of_constant_weights_is_the_weights(decay):
     network = Tiny()
     average = copy.deepcopy(network)
     for _ in range(20):

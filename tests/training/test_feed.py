@@ -162,7 +162,7 @@ def pinned(monkeypatch: pytest.MonkeyPatch) -> list[StepImages]:
     return found
 
 
-def test_for_a_card_a_thread_pins_the_next_steps_and_no_more(pinned: list[StepImages]) -> None:
+def test_for_a_gpu_a_thread_pins_the_next_steps_and_no_more(pinned: list[StepImages]) -> None:
     with Feed(JOB, Train(batch=5, workers=0), start=3, stop=20, on_gpu=True) as feed:
         for step in range(3, 20):
             taken = feed(step)
@@ -179,7 +179,7 @@ def test_a_training_that_ends_early_ends_the_thread() -> None:
 
 
 @pytest.mark.usefixtures("pinned")
-def test_an_error_in_that_thread_is_told_at_its_step(bad: Any) -> None:
+def test_an_error_in_that_thread_is_raised_at_its_step(bad: Any) -> None:
     def train() -> None:
         with Feed(
             BatchPlan(bad(), 5, 0, labelled=False), Train(batch=5, workers=0), start=0, stop=2, on_gpu=True
@@ -191,7 +191,7 @@ def test_an_error_in_that_thread_is_told_at_its_step(bad: Any) -> None:
         train()
 
 
-def test_a_process_that_aborts_once_it_is_told_to_end_spoils_nothing() -> None:
+def test_a_worker_that_aborts_during_shutdown_is_ignored() -> None:
     told = []
     with Feed(JOB, Train(batch=5, workers=1), start=0, stop=100, on_gpu=False) as feed:
         feed(0)

@@ -161,7 +161,7 @@ def test_a_gradient_that_breaks_between_modules_names_both_sides(tmp_path):
         run(Broken(), tmp_path)
 
 
-def test_what_comes_only_once_is_told_so(tmp_path):
+def test_a_fault_that_does_not_repeat_is_reported_as_such(tmp_path):
     class Once(nn.Module):
         def __init__(self):
             super().__init__()
@@ -336,7 +336,7 @@ def test_clipping_sees_the_gradient_without_its_scale():
     torch.testing.assert_close(found[0], found[1])
 
 
-def test_the_scale_goes_on_after_a_stop(tmp_path, monkeypatch):
+def test_the_scale_continues_after_a_stop(tmp_path, monkeypatch):
     """A stopped and resumed fp16 training ends with the same weights, scale and count as an uninterrupted one."""
     monkeypatch.setattr(
         "zigma_bench.training.health.FIRST_SCALE", 2.0**40

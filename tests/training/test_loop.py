@@ -54,7 +54,7 @@ def run(folder, steps=30, stop_at=None, network=None, images=IMAGES, workers="au
     return network, ema, progress
 
 
-def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path):
+def test_a_stopped_training_resumes_to_the_same_weights(tmp_path):
     whole, whole_ema, progress = run(tmp_path / "a")
     with pytest.raises(Interrupted):
         run(tmp_path / "b", stop_at=13)

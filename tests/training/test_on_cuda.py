@@ -98,7 +98,7 @@ class Spoilt(torch.nn.Module):
 
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_a_nan_is_named_on_a_card(tmp_path, precision, compiled):
+def test_a_nan_is_located_on_a_gpu(tmp_path, precision, compiled):
     """The output of the mixer in block 1 is NaN at step 7, inside a block that may be compiled."""
     network = build(width=64, depth=3, patch=2)
     network.blocks[1].mixer = Spoilt(network.blocks[1].mixer)
