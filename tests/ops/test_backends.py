@@ -17,7 +17,7 @@ import torch
 from zigma_bench.bench.cases import runnable_backends as backends_of_benchmark
 from zigma_bench.errors import NotReady, UnknownName, UsageError
 from zigma_bench.mixers.memory import number_bytes
-from zigma_bench.ops import compiler, runnable_backends
+from zigma_bench.ops import backends, compiler
 from zigma_bench.ops.backend import Backend, Implementation, SavedMemory
 from zigma_bench.ops.causal_conv import causal_conv
 from zigma_bench.ops.selective_scan import SelectiveScanArguments, selective_scan
@@ -37,44 +37,44 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("name", ["naive", "torch"])
 def test_portable_backends_run_everywhere(name: str, device: str) -> None:
-    assert runnable_backends.resolve(name, device) == name
+    assert backends.resolve(name, device) == name
 
 
 @needs_compiler
 def test_auto_with_a_compiler() -> None:
-    assert runnable_backends.resolve("auto", "cpu") == runnable_backends.resolve("cpu", "cpu") == "cpu"
-    assert {name: runnable_backends.available()[name] for name in ("naive", "torch", "cpu")} == dict.fromkeys(
+    assert backends.resolve("auto", "cpu") == backends.resolve("cpu", "cpu") == "cpu"
+    assert {name: backends.available()[name] for name in ("naive", "torch", "cpu")} == dict.fromkeys(
         ("naive", "torch", "cpu"), ""
     )
 
 
-@pytest.mark.skipif(bool(nvidia_gpus()), reason="there is an NVIDIA card")
+@pytest.mark.skipif(bool(nvidia_gpus()), reason="there is an NVIDIA GPU")
 def test_without_a_card() -> None:
-    assert runnable_backends.resolve("auto", "cuda") == "torch"
+    assert backends.resolve("auto", "cuda") == "torch"
     for name in ("fused", "mamba-ssm"):
         with pytest.raises(NotReady, match="needs"):
-            runnable_backends.resolve(name, "cuda")
+            backends.resolve(name, "cuda")
         with pytest.raises(NotReady, match=f"'{name}' doesn't run on this device; expected cuda; got 'cpu'"):
-            runnable_backends.resolve(name, "cpu")
-    assert "NVIDIA card" in runnable_backends.available()["fused"]
+            backends.resolve(name, "cpu")
+    assert "NVIDIA card" in backends.available()["fused"]
 
 
 @pytest.mark.usefixtures("no_compiler")
 def test_without_a_compiler() -> None:
-    assert runnable_backends.resolve("auto", "cpu") == "torch"
+    assert backends.resolve("auto", "cpu") == "torch"
     with pytest.raises(NotReady, match=r"needs a C\+\+ compiler.*install one"):
-        runnable_backends.resolve("cpu", "cpu")
-    reasons = runnable_backends.available()
+        backends.resolve("cpu", "cpu")
+    reasons = backends.available()
     assert reasons["naive"] == reasons["torch"] == "" and "C++ compiler" in reasons["cpu"]
 
 
 def test_what_cannot_run_is_refused() -> None:
     with pytest.raises(NotReady, match="doesn't run on this device; expected cpu; got 'cuda'"):
-        runnable_backends.resolve("cpu", "cuda")
+        backends.resolve("cpu", "cuda")
     with pytest.raises(UnknownName, match=r"no backend is called 'torhc'.*did you mean 'torch'"):
-        runnable_backends.resolve("torhc", "cpu")
+        backends.resolve("torhc", "cpu")
     with pytest.raises(UsageError, match="expected cpu or cuda; got 'abacus'"):
-        runnable_backends.resolve("auto", "abacus")
+        backends.resolve("auto", "abacus")
 
 
 def _toy_selective_scan(arguments: SelectiveScanArguments) -> torch.Tensor:
@@ -94,7 +94,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Backend:
         operators={"selective_scan": Implementation(_toy_selective_scan)},
         memory=SavedMemory(steps_per_state=4),
     )
-    monkeypatch.setitem(runnable_backends.BACKENDS, "toy", found)
+    monkeypatch.setitem(backends.BACKENDS, "toy", found)
     return found
 
 
@@ -105,7 +105,7 @@ def scan_arguments(dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor
 
 @pytest.mark.usefixtures("toy")
 def test_a_new_backend_is_one_registered_object() -> None:
-    assert runnable_backends.resolve("toy", "cpu") == "toy" and runnable_backends.available()["toy"] == ""
+    assert backends.resolve("toy", "cpu") == "toy" and backends.available()["toy"] == ""
     given = scan_arguments()
     assert torch.equal(selective_scan(**given, backend="toy"), 2 * selective_scan(**given, backend="naive"))
     assert "toy" in backends_of_benchmark("scan", "cpu") and "toy" not in backends_of_benchmark("conv", "cpu")
@@ -121,22 +121,22 @@ def test_a_backend_refuses_what_it_does_not_support() -> None:
     with pytest.raises(UsageError, match=r"the backend 'toy' doesn't support the dtype of u; expected one of float32"):
         selective_scan(**scan_arguments(torch.bfloat16), backend="toy")
     with pytest.raises(NotReady, match="'toy' doesn't run on this device; expected cpu; got 'cuda'"):
-        runnable_backends.resolve("toy", "cuda")
+        backends.resolve("toy", "cuda")
 
 
 def test_auto_names_each_backend_that_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("cpu", "torch"):
         broken = dataclasses.replace(
-            runnable_backends.BACKENDS[name], find_problem=lambda name=name: NotReady(f"no {name} here")
+            backends.BACKENDS[name], find_problem=lambda name=name: NotReady(f"no {name} here")
         )
-        monkeypatch.setitem(runnable_backends.BACKENDS, name, broken)
+        monkeypatch.setitem(backends.BACKENDS, name, broken)
     with pytest.raises(NotReady, match="no backend runs on this device: cpu: no cpu here; torch: no torch here"):
-        runnable_backends.resolve("auto", "cpu")
+        backends.resolve("auto", "cpu")
 
 
 def test_the_hint_of_mamba_ssm_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert "MAMBA_KEEP_CUDA_BUILD=TRUE pip install" in runnable_backends.available()["mamba-ssm"]
+    assert "MAMBA_KEEP_CUDA_BUILD=TRUE pip install" in backends.available()["mamba-ssm"]
 
 
 def test_choosing_imports_no_torch() -> None:

@@ -1,4 +1,4 @@
-"""The backend `triton` where there is no card: kernels interpreted and compiled, operators as PyTorch sees them."""
+"""The backend `triton` without a GPU: kernels interpreted and compiled, operators as PyTorch sees them."""
 
 from __future__ import annotations
 
@@ -146,11 +146,11 @@ def no_card(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_card")
-def test_without_a_card_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_gpu_the_reason_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     assert backends.resolve("auto", "cuda") == "torch"
     with pytest.raises(NotReady, match=r"'triton' doesn't run on this device; expected cuda; got 'cpu'.*run on a GPU"):
         backends.resolve("triton", "cpu")
-    assert importlib.util.find_spec("triton") is None or "needs a card" in backends.available()["triton"]
+    assert importlib.util.find_spec("triton") is None or "needs a GPU" in backends.available()["triton"]
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert "the package triton" in backends.available()["triton"]
 
@@ -220,7 +220,7 @@ def test_a_network_runs_on_imagined_tensors_and_counts_what_the_formula_counts(m
     from zigma_bench.ops.causal_conv import triton_conv  # noqa: F401  (the counter knows what is defined before it)
     from zigma_bench.ops.selective_scan import triton_scan  # noqa: F401
 
-    monkeypatch.setattr(triton_backend, "interprets_kernels", lambda: True)  # on the CPU, where autograd needs no card
+    monkeypatch.setattr(triton_backend, "interprets_kernels", lambda: True)  # on the CPU, where autograd needs no GPU
     monkeypatch.setattr(arguments, "_visits_each_once", lambda path: True)  # nothing is in an imagined path
     spec, grid = scan_spec("zigzag", zigzag, owner="test"), Grid(8, 8)
     orders = layer_routes(spec, grid=grid, depth=2, seed=0, options=spec.resolve({"paths": 8}, where="test"))

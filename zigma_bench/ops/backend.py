@@ -27,9 +27,9 @@ class Implementation:
     """One operator as a backend computes it.
 
     `apply` computes it from the operator's arguments (`OperatorArguments`). It imports the module of the kernels
-    itself, so that choosing a backend doesn't import torch. `refuse` returns the error for arguments that the kernels don't
-    support, else None. `several_paths`: `apply` computes all K paths in one call, and every argument has the leading
-    dimension K; else it is called once per path. `reads_half_precision`: the kernels read 16-bit rows; else all
+    itself, so that choosing a backend doesn't import torch. `refuse` returns the error for arguments that the kernels
+    don't support, else None. `several_paths`: `apply` computes all K paths in one call, and every argument has the
+    leading dimension K; else it is called once per path. `reads_half_precision`: the kernels read 16-bit rows; else all
     floating-point tensors are converted to the dtype of the computation before the call. `dtypes`: the dtypes that the
     arguments may have, if they differ from those of the backend.
     """
