@@ -48,7 +48,7 @@ def test_auto_with_a_compiler() -> None:
     )
 
 
-@pytest.mark.skipif(bool(nvidia_gpus()), reason="there is an NVIDIA card")
+@pytest.mark.skipif(bool(nvidia_gpus()), reason="there is an NVIDIA GPU")
 def test_without_a_gpu() -> None:
     assert backends.resolve("auto", "cuda") == "torch"
     for name in ("fused", "mamba-ssm"):

@@ -240,7 +240,7 @@ def test_wrong_inputs_are_named() -> None:
         UsageError, match=r"segment_starts\[1\] isn't the step .* starts; expected 1, or 0 as at .*; got 7"
     ):
         causal_conv(x, weight, bias, segment_starts=torch.tensor([0, *[7] * 8]), backend="naive")
-    with pytest.raises(UsageError, match="no such activation; expected silu or none; got 'relu'"):
+    with pytest.raises(UsageError, match="unknown activation; expected silu or none; got 'relu'"):
         causal_conv(x, weight, bias, activation="relu", backend="naive")  # type: ignore[arg-type]
     with pytest.raises(UnknownName, match="did you mean 'naive'"):
         causal_conv(x, weight, bias, backend="naiv")

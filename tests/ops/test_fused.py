@@ -1,4 +1,4 @@
-"""The backend `fused` without a GPU: its sources compile, and its operators report shapes and FLOPs."""
+"""The backend `fused` without a GPU: its sources compile, and its operators compute shapes and FLOPs."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ def common(io: torch.dtype, **others: int) -> dict[str, Any]:
 
 
 @needs_nvrtc
-@pytest.mark.parametrize("card", [(8, 0), (9, 0)])
+@pytest.mark.parametrize("capability", [(8, 0), (9, 0)])
 @pytest.mark.parametrize("io", NUMBERS)
-def test_sources_compile_for_cards(io: torch.dtype, card: tuple[int, int]) -> None:
+def test_sources_compile_for_gpus(io: torch.dtype, capability: tuple[int, int]) -> None:
     for mode in (scan.OUTPUTS, scan.END_STATES, scan.ADJOINTS):
         settings = common(io, MODE=mode, S=4, G=4, CHANNELS=64, BLOCKS=3, SEGMENTS=1)
-        assert program.compile_source(scan.FORWARD, card, settings)[:4] == b"\x7fELF"
+        assert program.compile_source(scan.FORWARD, capability, settings)[:4] == b"\x7fELF"
     odd = common(io, S=1, GROUPS=1, WARPS=2, BLOCKS=1, OUTPUTS=0, EXACT=0, VECTOR=0, VECTOR_BC=0, GATED=0)
     wide = common(io, S=2, GROUPS=4, WARPS=8, BLOCKS=1, OUTPUTS=1, EXACT=1, SEGMENTS=1)
     for settings in (odd, wide):
-        assert program.compile_source(scan.BACKWARD, card, settings)[:4] == b"\x7fELF"
+        assert program.compile_source(scan.BACKWARD, capability, settings)[:4] == b"\x7fELF"
     settings = {"IO": io, "WIDTH": 4, "RUN": 32, "BATCH": 4, "X": 128, "Y": 1, "VECTOR": 1, "SILU": 1, "SEGMENTS": 1}
-    assert program.compile_source(conv.SOURCE, card, settings)[:4] == b"\x7fELF"
+    assert program.compile_source(conv.SOURCE, capability, settings)[:4] == b"\x7fELF"
 
 
 @needs_nvrtc
@@ -132,7 +132,7 @@ def test_shared_memory_is_what_the_source_says(states: int, warps: int, io: torc
 @pytest.mark.parametrize("bytes_each", [2, 4])
 def test_the_backward_fits_a_gpu_or_is_refused(card: str, states: int, bytes_each: int) -> None:
     if (card, states) == ("4090", 64):
-        with pytest.raises(NotReady, match="more shared memory than this card has"):
+        with pytest.raises(NotReady, match="more shared memory than this GPU has"):
             scan.choose_backward_launch_config(4, 512, 1536, states, 108, bytes_each, SHARED[card])
         return
     plan = scan.choose_backward_launch_config(4, 512, 1536, states, 108, bytes_each, SHARED[card])

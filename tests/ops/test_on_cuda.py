@@ -28,7 +28,7 @@ from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import layer_routes
 from zigma_bench.scans.orders.zigzag import zigzag
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA card")
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU")
 TRITON = pytest.param("triton", marks=pytest.mark.skipif(bool(available()["triton"]), reason="triton can't run here"))
 KERNELS = ("fused", TRITON)
 BACKENDS = ("naive", "torch", *KERNELS)

@@ -416,7 +416,7 @@ def test_gradients_of_segments_against_finite_differences(backend: str) -> None:
         ({"delta": torch.zeros(2, 8, 4)}, r"delta has a wrong shape; expected \(2, 9, 4\); got \(2, 8, 4\)"),
         ({"A": torch.zeros(5, 3)}, r"A has a wrong shape; expected \(4, 3\)"),
         ({"B": torch.zeros(2, 9, 2)}, r"B has a wrong shape; expected \(2, 9, 3\)"),
-        ({"C": torch.zeros(2, 9, 3, dtype=torch.int64)}, "C has a wrong dtype; expected floating numbers"),
+        ({"C": torch.zeros(2, 9, 3, dtype=torch.int64)}, "C has a wrong dtype; expected a floating-point dtype"),
         ({"D": torch.zeros(1)}, "D has a wrong shape"),
         ({"z": torch.zeros(1, 9, 4)}, "z has a wrong shape"),
         ({"delta_bias": torch.zeros(4, 1)}, "delta_bias has a wrong shape"),

@@ -337,7 +337,7 @@ def test_a_backend_without_a_form_is_refused(monkeypatch: Any) -> None:
         ({"B": torch.zeros(2, 9, 6)}, r"B has a wrong shape; expected \[B, L, G, N\]"),
         ({"B": torch.zeros(2, 9, 3, 6)}, "the groups don't divide the heads; expected a divisor of 4; got 3"),
         ({"B": torch.zeros(1, 9, 2, 6)}, r"B has a wrong shape; expected \(2, 9, 2, 6\)"),
-        ({"C": torch.zeros(2, 9, 2, 6, dtype=torch.int64)}, "C has a wrong dtype; expected floating numbers"),
+        ({"C": torch.zeros(2, 9, 2, 6, dtype=torch.int64)}, "C has a wrong dtype; expected a floating-point dtype"),
         ({"D": torch.zeros(8)}, "D has a wrong shape"),
         ({"dt_bias": torch.zeros(1)}, "dt_bias has a wrong shape"),
         ({"path": torch.arange(8)}, r"path has a wrong shape; expected \(9,\)"),
@@ -350,7 +350,7 @@ def test_wrong_inputs_are_named(change: dict[str, Any], says: str) -> None:
         ssd(**{**inputs(2, 9, 4, 2, 2, 6), **change}, backend="naive")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA card")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU")
 @pytest.mark.parametrize("length", [1, 65, 500])
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 3e-5), (torch.bfloat16, 1e-2)])
 @pytest.mark.parametrize("segments", [False, True])

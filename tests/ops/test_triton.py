@@ -150,7 +150,7 @@ def test_without_a_gpu_the_reason_is_reported(monkeypatch: pytest.MonkeyPatch) -
     assert backends.resolve("auto", "cuda") == "torch"
     with pytest.raises(NotReady, match=r"'triton' doesn't run on this device; expected cuda; got 'cpu'.*run on a GPU"):
         backends.resolve("triton", "cpu")
-    assert importlib.util.find_spec("triton") is None or "needs a card" in backends.available()["triton"]
+    assert importlib.util.find_spec("triton") is None or "needs a GPU" in backends.available()["triton"]
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert "the package triton" in backends.available()["triton"]
 

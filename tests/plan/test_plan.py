@@ -104,8 +104,8 @@ def test_identity_contains_what_can_change_a_result_and_nothing_else(write_suite
     def after(*replacements, settings=()):
         return plan(write_suite(*replacements, name="other.yaml"), settings=settings).cells[0]
 
-    def same(other, stage, card="a"):
-        return cell.identity(stage, device_model="a") == other.identity(stage, device_model=card)
+    def same(other, stage, model="a"):
+        return cell.identity(stage, device_model="a") == other.identity(stage, device_model=model)
 
     assert same(after(("# Does", "# Why")), "quality")
     assert same(after(("name: tiny", "name: other")), "quality")
@@ -119,7 +119,7 @@ def test_identity_contains_what_can_change_a_result_and_nothing_else(write_suite
     assert same(after(("split: train", "split: validation")), "sample")
     assert not same(after(settings=["backend=torch"]), "train")
     assert not same(after(settings=["data.validation=900"]), "train")
-    assert same(after(), "quality", card="b")
+    assert same(after(), "quality", model="b")
     raster, zigzag = plan(write_suite()).cells[0], plan(write_suite()).cells[2]
     assert raster.identity("train", device_model="") != zigzag.identity("train", device_model="")
 

@@ -186,7 +186,7 @@ def test_a_folder_whose_weights_changed_is_refused(model):
     data = bytearray((folder / "model.safetensors").read_bytes())
     data[-1] ^= 1
     (folder / "model.safetensors").write_bytes(data)
-    with pytest.raises(UsageError, match=r"don't match the card.*import the model again"):
+    with pytest.raises(UsageError, match=r"don't match the model card.*import the model again"):
         open_model(folder)
     (folder / "card.json").write_text('{"format": 2}')
     with pytest.raises(UsageError, match=r"card\.json: not a valid model card"):

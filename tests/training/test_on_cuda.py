@@ -29,7 +29,7 @@ from zigma_bench.training.loop import TrainingGoal, train_network
 from zigma_bench.training.step import step_seed
 
 pytestmark = [
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA card"),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU"),
     pytest.mark.filterwarnings("ignore"),  # those of PyTorch's compiler about itself
 ]
 SEED, STEPS = 3, 200

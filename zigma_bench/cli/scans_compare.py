@@ -35,7 +35,7 @@ DEPTHS = (1, 2, 4, 8)  # numbers of layers for which coverage is shown
 class ScanRow:
     """The statistics of a scan: means over layers, except the largest step and the counts.
 
-    `coverage` holds the share of neighbour pairs that are adjacent in one of the first 1, 2, ... layers.
+    `coverage`: the share of neighbour pairs that are adjacent in one of the first 1, 2, ... layers.
     """
 
     scan: str

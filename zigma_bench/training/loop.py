@@ -96,8 +96,8 @@ def train_network(
     if saved:
         health.resume(progress.step, saved["health"])
 
-    def batch_of(step: int, taken: StepImages | None = None) -> Batch:
-        return draw_batch(images, recipe, seed, step, device, condition, texts, taken)
+    def batch_of(step: int, loaded: StepImages | None = None) -> Batch:
+        return draw_batch(images, recipe, seed, step, device, condition, texts, loaded)
 
     def check_losses() -> list[float]:
         """The losses since the last check; NotFinite after a bad step. Waits for the device."""

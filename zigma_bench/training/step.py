@@ -132,19 +132,19 @@ def draw_batch(
     device: torch.device,
     condition: NetworkCondition | None = None,
     texts: TextLookup | None = None,
-    taken: StepImages | None = None,
+    loaded: StepImages | None = None,
 ) -> Batch:
     """The batch of a step: images, noise, times, flips, crops and labels.
 
     Also seeds the default generators, which drop-path uses. If an image has several texts, one is drawn. `texts` maps
-    the text numbers to features. `taken`: the images of the step, if a `Feed` has loaded them already.
+    the text numbers to features. `loaded`: the images of the step, if a `Feed` has loaded them already.
     """
-    taken = taken or BatchPlan.of(images, recipe, seed, labelled=condition is not None).take(step)
+    loaded = loaded or BatchPlan.of(images, recipe, seed, labelled=condition is not None).take(step)
     drawn = isinstance(images, LatentPosteriors)
     if isinstance(images, LatentPosteriors):
-        x1 = images.drawn(taken.pixels, seed=step_seed(seed, step, 5), device=device)
+        x1 = images.drawn(loaded.pixels, seed=step_seed(seed, step, 5), device=device)
     else:
-        x1 = to_floats(taken.pixels, device)
+        x1 = to_floats(loaded.pixels, device)
     torch.manual_seed(step_seed(seed, step, 4))  # for drop-path, independent of the draws below
     draw = torch.Generator(device).manual_seed(step_seed(seed, step, 2))
     start, end = objective_of(recipe).interval
@@ -155,8 +155,8 @@ def draw_batch(
         x1 = torch.where(flipped, x1.flip(-1), x1)
     if condition is None:
         return Batch(x1, x0, t)
-    assert taken.labels is not None, "the images of a conditional network have labels"
-    y = taken.labels.to(device, non_blocking=True)
+    assert loaded.labels is not None, "the images of a conditional network have labels"
+    y = loaded.labels.to(device, non_blocking=True)
     dropped = torch.rand(len(y), generator=draw, device=device) < condition.drop_rate(recipe)
     y = torch.where(dropped, condition.size if texts is None else texts.null, y)
     return Batch(x1, x0, t, *((y,) if texts is None else texts(y)))
