@@ -51,7 +51,8 @@ def import_model(
         typer.Option("--space", help="The space of its samples: pixels (default for 1 and 3 channels) or latents."),
     ] = None,
 ) -> None:
-    """Convert a released checkpoint of ZigMa, DiT or SiT to a folder: safetensors with checked names, and a model card."""
+    """Convert a released checkpoint of ZigMa, DiT or SiT to a folder: safetensors with checked names, and a model
+    card."""
     from zigma_bench.backbones.official import import_checkpoint
     from zigma_bench.backbones.official.config import read_config
 
