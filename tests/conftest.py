@@ -85,10 +85,10 @@ def cells_in_this_process(monkeypatch) -> None:
             with contextlib.redirect_stderr(log), only_writer(folder):
                 run_due_stages(life, stages)
         except StageFailed:
-            return local.Outcome(cell, folder, "failed", f"{events[-1]['text']}\n{log.getvalue()}")
-        return local.Outcome(cell, folder, "done")
+            return local.CellOutcome(cell, folder, "failed", f"{events[-1]['text']}\n{log.getvalue()}")
+        return local.CellOutcome(cell, folder, "done")
 
-    monkeypatch.setattr(local, "_spawn", spawn)
+    monkeypatch.setattr(local, "_run_in_process", spawn)
 
 
 @pytest.fixture(scope="session")

@@ -27,10 +27,10 @@ def main() -> None:
 
             print(f"zigma-bench {__version__}")
             return
-        from zigma_bench.system.device import calm_collector
+        from zigma_bench.system.device import reduce_garbage_collection
         from zigma_bench.system.interrupts import noted_interrupts
 
-        calm_collector()
+        reduce_garbage_collection()
         _handle_signals()
         with noted_interrupts() as interrupted:
             _run(interrupted)

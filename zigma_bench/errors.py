@@ -10,7 +10,7 @@ ZigmaBenchError                 1
 |  +- SystemFault               3   a disk, a file, memory or an encoding failed
 +- ComparisonRefused            4   figures that can't share a table
 |  +- NewerFormat               4   a record or table that only a later version can read
-+- CellFailed                   1   a cell stopped; the others go on
++- CellFailed                   1   a cell stopped; the others continue
 |  +- NotFinite                 1   the loss became NaN or infinite
 |  +- BadImage                  1   an image of a dataset can't be decoded
 +- OutputLost                   1   standard output can't be written
@@ -115,7 +115,7 @@ class NewerFormat(ComparisonRefused):
 
 
 class CellFailed(ZigmaBenchError):
-    """One cell stopped; the others go on."""
+    """One cell stopped; the others continue."""
 
 
 class NotFinite(CellFailed):

@@ -1,7 +1,7 @@
 """Escaping of text from files, names and errors, so that it can't move a cursor, end a line or start a formula.
 
 All output is escaped: terminal, Markdown, CSV and error messages. A stream replaces characters that its encoding
-doesn't have.
+can't represent.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def csv_cell(value: object) -> object:
 
 
 def write_plainly(stream: TextIO | None = None) -> str:
-    """Make a stream replace each character that its encoding doesn't have; return the name of the error handler."""
+    """Make a stream replace each character that its encoding can't represent; return the error handler's name."""
     codecs.register_error(HANDLER, _stand_in)
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors=HANDLER)

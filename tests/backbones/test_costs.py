@@ -70,7 +70,7 @@ def test_published_parameters_of_the_named_sizes(size, millions):
 
 @pytest.mark.parametrize(("size", "millions"), [("S", 33), ("B", 130), ("L", 458), ("XL", 675)])
 def test_published_parameters_of_dit(size, millions):
-    """With 1,000 classes and the dropped one, and a learned sigma; SiT's are the same."""
+    """With 1,000 classes, the dropped class and a learned sigma. SiT has the same numbers."""
     options = DitOptions(**DIT_SIZES[size], patch=2, condition="class", learn_sigma=True)
     counted = dit_cost(options, grid=Grid(16, 16), channels=4, routes=()).parameters
     assert counted / 1e6 == pytest.approx(millions, abs=0.6)

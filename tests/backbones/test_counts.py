@@ -1,4 +1,5 @@
-"""FLOPs by formula equal an independent count of the plain code, operator by operator; what is left out is small."""
+"""FLOPs by formula equal an independent count of the plain code, operator by operator; the operations without a formula
+are few."""
 
 from __future__ import annotations
 
@@ -104,7 +105,7 @@ def convolved(options):
 @pytest.mark.parametrize("scan", BUILT_IN)
 @pytest.mark.parametrize("mixer", ["mamba", "mamba-2"])
 def test_every_route_costs_what_is_counted(scan, mixer):
-    """All merges, segments, pads and shared parameters that the built-in scans have."""
+    """All merges, segments, pads and shared parameters of the built-in scans."""
     grid = Grid(3, 4, 2) if "video" in scan else Grid(4, 6)
     found, spec = catalogue().get("scan", scan), catalogue().get("mixer", mixer)
     route = layer_routes(found, grid=grid, depth=4, options=found.resolve({}, where="test"))[1]
@@ -122,12 +123,13 @@ def test_every_route_costs_what_is_counted(scan, mixer):
 
 @pytest.mark.parametrize(("name", "options", "scan"), [("zigma", {}, "raster"), ("dit", {"heads": 4}, None)])
 def test_what_is_left_out_grows_with_the_values_alone(name, options, scan):
-    """Twice the width is twice the values: no product of a matrix is among what is left out."""
+    """With twice the width, the number of values doubles. So no matrix product is among the operations without a
+    formula."""
     one, two = (sum(Built(name, options, scan, {}, width=width).count().left_out.values()) for width in (16, 32))
     assert one < two <= 2 * one
 
 
-LEFT_OUT = {  # as zigma_bench/mixers/costs.py says it; "between": norms, shifts, scales, gates, residuals, positions
+LEFT_OUT = {  # as in zigma_bench/mixers/costs.py; "between": norms, shifts, scales, gates, residuals, positions
     "between": "add mul silu mean pow rsqrt native_layer_norm _fused_rms_norm cos div exp sin addcmul",
     "in_proj": "mul silu",
     "text_embed": "bias", "cross_attention": "bias mul _softmax _safe_softmax", "skip": "bias",

@@ -1,4 +1,4 @@
-"""DiT: what it computes, and that no permutation of tokens matters to its blocks."""
+"""DiT: its output, and its blocks don't depend on the order of tokens."""
 
 from __future__ import annotations
 

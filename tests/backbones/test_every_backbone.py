@@ -1,4 +1,4 @@
-"""What all registered backbones share: the contract, conditions, costs, checkpointed blocks, clear refusals."""
+"""All registered backbones: the contract, conditions, costs, checkpointed blocks, clear refusals."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_the_formulas_equal_the_built_network(spec, condition):
 
 @every
 def test_training_lowers_the_loss_of_a_batch(spec, condition):
-    """From the first weights, on noise that it can learn by heart, each sample under its own condition."""
+    """Training from the initial weights on noise that it can memorise, with a different condition for each sample."""
     options = options_of(spec, condition=condition)
     network, _ = build(spec, options)
     initialise_network(network, 0)
@@ -126,7 +126,7 @@ def test_training_lowers_the_loss_of_a_batch(spec, condition):
 
 @every
 def test_checkpointed_blocks_change_no_figure(spec, condition):
-    """Output, gradients and dropped paths of a training step are bit for bit the same."""
+    """Output, gradients and dropped paths of a training step are exactly the same."""
     found = []
     dropped = {"drop_path": 0.5} if any(option.name == "drop_path" for option in spec.options) else {}
     for checkpointing in (False, True):

@@ -1,4 +1,4 @@
-"""The memory that a training step keeps, by formula, beside the tensors that autograd saves."""
+"""The formula for the memory of a training step, compared with the tensors that autograd saves."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SCANS = ["adventurer", "atrous", "continuous", "dim", "local-mamba", "mamba-r", 
 
 
 class Case:
-    """A network under a scan, what its formula says, and what autograd saves."""
+    """A network with a scan, the memory by its formula, and what autograd saves."""
 
     def __init__(self, name, scan, **options):
         self.spec = catalogue().get("backbone", name)
@@ -48,7 +48,8 @@ class Case:
         return sum(self.spec.facts.memory(self.options, **given, backend=backend, precision=precision).values())
 
     def saved(self, backend, precision):
-        """Bytes for each image more in a batch: what a batch keeps once, such as copies of weights, is not counted."""
+        """Bytes per additional image in a batch. What a batch stores only once, such as copies of weights, is not
+        counted."""
         return self._of_batch(2, backend, precision) - self._of_batch(1, backend, precision)
 
     def _of_batch(self, batch, backend, precision):
@@ -59,7 +60,7 @@ class Case:
         initialise_network(network, 0)
         tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
         with ExitStack() as stack:
-            if backend == "fused":  # imagined tensors: the kernels' shapes are known without a card
+            if backend == "fused":  # imagined tensors: the kernels' shapes are known without a GPU
                 imagined = FakeTensorMode()
                 tensors = {name: imagined.from_tensor(tensor) for name, tensor in tensors.items()}
                 stack.enter_context(mock.patch.object(Backend, "check_device"))
@@ -80,7 +81,8 @@ class Case:
         return sum(storage.nbytes() for storage in found.values())
 
     def norms_of_a_cpu(self):
-        """What mamba-2's norms keep beside their input where they are no kernel: the input, normalised, in float32."""
+        """What the norms of mamba-2 store besides their input if they aren't a kernel: the normalised input in
+        float32."""
         mamba = self.spec.name == "dit" or self.options.mixer == "mamba"
         return 0 if mamba else 4 * self.grid.tokens * self.options.depth * self.options.inner
 
@@ -130,7 +132,7 @@ def test_it_grows_with_tokens_layers_and_paths():
     assert bytes_kept("bidirectional", "torch") > 1.5 * bytes_kept("raster", "torch")
 
 
-def test_what_no_formula_stands_for_is_refused():
+def test_networks_without_a_formula_are_refused():
     with pytest.raises(
         UsageError, match="no estimate of the memory of this backend; expected one of fused, cpu, torch"
     ):
@@ -140,7 +142,7 @@ def test_what_no_formula_stands_for_is_refused():
     silent = (mock.Mock(facts=mock.Mock(memory=None), owner="x"), None)
     with (
         mock.patch("zigma_bench.mixers.lookup.find_mixer", return_value=silent),
-        pytest.raises(NotReady, match="gives no estimate"),
+        pytest.raises(NotReady, match="has no estimate"),
     ):
         Case("zigma", "raster").formula("torch", "fp32")
     learned = Route(np.arange(4)[None], learned=mock.Mock())

@@ -1,4 +1,4 @@
-"""Official checkpoints: every layout that is released, every fault told, and what the official names mean."""
+"""Official checkpoints: every released layout, an error for every fault, and the meaning of the official names."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_checkpoint_is_no_other_thing():
 @pytest.mark.parametrize("side", [2, 3, 4])
 @pytest.mark.parametrize("scan", ["zigzagN8", "zigzagN4", "hilbertN8"])
 def test_scan_names_mean_what_the_official_code_runs(scan, side):
-    """The Hilbert curve's visit times read as an order, layer after layer."""
+    """The visit times of the Hilbert curve, used as an order, layer by layer."""
     known = PATHS["hilbertN8_official_as_executed" if scan == "hilbertN8" else scan][f"{side}x{side}"]
     found = official_scan(scan, grid=Grid(side, side), depth=11).routes
     for layer, route in enumerate(found):
@@ -119,7 +119,7 @@ CLIPS, TIMES = golden_input([2, 2, 2, 4, 4]), torch.tensor([0.2, 0.7])
 
 
 def test_the_walk_of_a_clip_is_factorised_as_officially():
-    """Order sst: layer after layer the official schedule's paths, and the frames that come back reversed."""
+    """Order sst: the paths of the official schedule, layer by layer, and frames that come back reversed."""
     grid = Grid(4, 4, 2)
     frames, places = (
         next(PATHS[key]["2x4x4"] for key in PATHS if key.startswith(f"video_factorized_{kind}")) for kind in "st"
@@ -137,7 +137,7 @@ def test_the_walk_of_a_clip_is_factorised_as_officially():
 
 @torch.no_grad()
 def test_official_temporal_layers_reverse_the_frames():
-    """Each output token comes from the token that the official composition of path and wrong inverse names."""
+    """Each output token comes from the token that the official composition of a path and its wrong inverse selects."""
     known = next(PATHS[key]["2x4x4"] for key in PATHS if key.startswith("video_t_official_output"))
     back = ReversedInTime(nn.Identity(), frames=2)(torch.arange(32)[None, :, None])[0, :, 0].tolist()
     assert known == [back, back]
@@ -149,7 +149,7 @@ def test_official_temporal_layers_reverse_the_frames():
 
 @torch.no_grad()
 def test_v2_reads_a_clip_as_one_sequence_frame_after_frame():
-    """The same as one tall picture whose rows are the frames' rows in turn."""
+    """The same as one tall picture made of the rows of all frames."""
     from zigma_bench.backbones.zigma.facts import VisionMambaOptions
     from zigma_bench.backbones.zigma.network import VisionMamba
     from zigma_bench.scans.route import Route
@@ -244,7 +244,8 @@ def dit_by_hand(w, config, x, t, y):
 @pytest.mark.parametrize("learn_sigma", [True, False])
 @pytest.mark.parametrize("name", ["dit", "sit"])
 def test_equals_the_equations_of_dit_and_sit(name, learn_sigma):
-    """DiT gives all channels at steps 0 to 999; SiT the first half, at t in [0, 1]; label 10 is the dropped class."""
+    """DiT returns all channels at steps 0 to 999; SiT returns the first half at t in [0, 1]; label 10 is the dropped
+    class."""
     config = {**DIT, "learn_sigma": learn_sigma}
     weights = dit_weights(config)
     x, y = golden_input([3, 3, 8, 8]), torch.tensor([0, 7, 10])

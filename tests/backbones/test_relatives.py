@@ -1,4 +1,4 @@
-"""Relatives of ZigMa written from the shared pieces, each in a few lines: DiS, DiG and DiM, in what sets them apart."""
+"""Networks related to ZigMa, built from the shared parts: DiS, DiG and DiM, with what makes each different."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def orders(name, depth=5, grid=GRID, **options):
 
 
 class Dis(nn.Module):
-    """Time as a token before the others, two directions a block, and long skips (DiS)."""
+    """DiS: time as a token before the others, two directions per block, and long skips."""
 
     def __init__(self, made):
         super().__init__()
@@ -108,7 +108,7 @@ def test_a_relative_trains_every_parameter_and_reads_its_order(kind, scan, other
 
 
 def test_a_skip_joins_the_same_token_whatever_the_orders():
-    """A layer's own order between: what an early block wrote at a token comes back at that token."""
+    """With another order in a layer between, the output of an early block for a token still reaches the same token."""
     skip = LongSkip(8)
     x, early = torch.randn(1, 24, 8), torch.randn(1, 24, 8)
     moved = early.clone()
@@ -153,7 +153,7 @@ def test_a_convolution_on_the_grid_starts_as_the_identity_and_sees_neighbours():
 
 
 def test_the_hybrid_attends_in_every_kth_layer():
-    """In those every token reaches every token before any order is followed; in the others only what came before."""
+    """In these networks every token influences every token regardless of the order; in the others only later tokens."""
     options = HybridOptions(width=32, depth=6, patch=1, every=3, drop_path=0.0, heads=2, state=8)
     assert [options.attends(i) for i in range(6)] == [False, False, True, False, False, True]
     spec = catalogue().get("backbone", "hybrid")
@@ -172,7 +172,7 @@ def test_the_hybrid_attends_in_every_kth_layer():
 
 
 def test_a_route_with_a_prefix_is_that_of_a_longer_stream():
-    """The prefix is read before all others: a mixer along it gives every token what the prefix says."""
+    """The prefix is read before all other tokens, so every token depends on it."""
     mixer = make_mixer(
         OPTIONS, grid=prefixed_grid(GRID, 1), route=prefixed_route(Route(np.arange(24)[::-1]), 1), backend="torch"
     )

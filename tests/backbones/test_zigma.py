@@ -1,4 +1,4 @@
-"""ZigMa and VisionMamba against the official network's forward passes, and what their parts promise."""
+"""ZigMa and VisionMamba against the official network's forward passes, and the contracts of their parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ZigMa under a text, with a mask and without, and ZigMa on clips: what is read, and what keeps apart."""
+"""ZigMa with text conditions, with and without a mask, and ZigMa on clips: which tokens influence which."""
 
 from __future__ import annotations
 
@@ -96,7 +96,8 @@ def test_a_mask_belongs_to_a_text():
 
 
 def test_a_text_block_starts_as_the_plain_block():
-    """Gates are zero at first: the text does nothing yet but through time's vector, which they close too."""
+    """The gates are zero at initialisation, so the text only acts through the time embedding, which the gates block
+    too."""
     spec = catalogue().get("scan", "raster")
     made = layer_routes(spec, grid=PICTURE, depth=2, options={})
     x, t = pictures()

@@ -1,4 +1,4 @@
-"""The benchmark tells no speed of a wrong backend, and its peer computes what it is compared in."""
+"""The benchmark reports no speed for a backend with wrong results, and its peer computes the same as the operator."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_no_speed_of_a_wrong_backend(monkeypatch):
         ops.bench_ops(CPU, ops=["scan"], shapes=[Shape(1, 4, 8)], seconds=0.01)
 
 
-def test_rows_hold_ratios_to_every_peer():
+def test_rows_contain_ratios_to_every_peer():
     rows = ops.bench_ops(CPU, shapes=[Shape(1, 16, 8)], paths=["raster"], seconds=0.01)
     assert {(row.op, row.direction) for row in rows} == {(op, d) for op in ("scan", "conv") for d in ops.DIRECTIONS}
     for row in rows:
@@ -88,12 +88,12 @@ def test_paths_and_shapes_that_do_not_fit():
             Shape.parse(wrong)
 
 
-def test_a_path_that_does_not_fit_is_told_before_anything_is_run():
+def test_a_path_that_does_not_fit_is_reported_before_anything_runs():
     told = []
     with pytest.raises(UsageError, match="no scan is called 'rastr'"):
-        ops.bench_ops(CPU, shapes=[Shape(1, 4, 8)], paths=["raster", "rastr"], tell=told.append)
+        ops.bench_ops(CPU, shapes=[Shape(1, 4, 8)], paths=["raster", "rastr"], on_progress=told.append)
     with pytest.raises(UsageError, match="one path over all tokens"):
-        ops.bench_ops(CPU, shapes=[Shape(1, 4, 8)], paths=["raster", "cross-scan"], tell=told.append)
+        ops.bench_ops(CPU, shapes=[Shape(1, 4, 8)], paths=["raster", "cross-scan"], on_progress=told.append)
     assert not told
 
 

@@ -1,4 +1,4 @@
-"""A benchmark's record: written as the rows come, so that an interruption loses none."""
+"""A benchmark's record is written after each row, so that an interruption loses no rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CPU = Device("cpu", "a processor")
 
 
 def stopped(results: Path, after: int) -> None:
-    """A benchmark of operators that is interrupted once so many cases are kept."""
+    """A benchmark of operators that is interrupted after `count` saved cases."""
     seen = []
     with open_bench_record("ops", CPU, results) as (_, keep):
 
@@ -28,7 +28,9 @@ def stopped(results: Path, after: int) -> None:
             seen.append(len(rows))
             keep(rows)
 
-        ops.bench_ops(CPU, ops=["conv"], shapes=[Shape(1, 4, 8)], paths=["raster"], seconds=0.01, keep=count_and_keep)
+        ops.bench_ops(
+            CPU, ops=["conv"], shapes=[Shape(1, 4, 8)], paths=["raster"], seconds=0.01, save_rows=count_and_keep
+        )
 
 
 def test_an_interrupted_benchmark_keeps_what_it_timed(tmp_path: Path) -> None:
@@ -49,7 +51,7 @@ def test_steps_are_kept_case_by_case_with_the_ratios_that_are_known() -> None:
     seen: list[list[int]] = []
     rows = bench_step(
         CPU, shapes=[StepShape(1, 16)], paths=["raster"], repeats=3,
-        keep=lambda rows: seen.append([len(row.ratio) for row in rows]),
+        save_rows=lambda rows: seen.append([len(row.ratio) for row in rows]),
     )  # fmt: skip
     assert seen[-1] == [len(row.ratio) for row in rows]
     assert [len(one) for one in seen] == list(range(2, len(rows) + 1, 2)) and seen[0] == [0, 0]

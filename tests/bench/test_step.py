@@ -1,4 +1,4 @@
-"""The benchmark of whole steps: every case once, ratios to each peer, no speed of a wrong backend."""
+"""The benchmark of whole steps: every case once, ratios to each peer, no speed for a backend with wrong results."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from zigma_bench.system.device import Device
 CPU = Device("cpu", "a processor")
 
 
-def test_rows_hold_ratios_to_every_peer() -> None:
+def test_rows_contain_ratios_to_every_peer() -> None:
     rows = bench_step(CPU, shapes=[StepShape(1, 16)], paths=["raster"], repeats=3)
     assert [(row.op, row.direction, row.backend) for row in rows] == [
         (name, direction, backend)

@@ -1,4 +1,4 @@
-"""`backbones show NAME/SIZE`: the figures are those of the built network and its routes, and bad input is one error."""
+"""`backbones show NAME/SIZE`: the printed values match the built network and its routes, and bad input is one error."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_json_is_one_document_with_everything(call):
 
 
 def test_parts_are_those_of_the_built_network(call):
-    """Each part's parameters, told from the names in the network."""
+    """The parameters of each part, found by the names in the network."""
     found = json.loads(call(TOY, "--grid", "8x8", "--channels", "1", "--scan", "zigzag", "--json"))
     spec = catalogue().get("backbone", "zigma")
     options, grid, scan = (
@@ -111,7 +111,8 @@ def test_its_own_scan_and_none(call):
 
 
 def test_a_network_of_clips(call):
-    """The layers of a factorised scan walk within frames and through time in turns, over the tokens of all frames."""
+    """The layers of a factorised scan alternate between paths within frames and through time, over the tokens of all
+    frames."""
     words = ("zigma:width=32,depth=3,patch=2", "--grid", "4x8x12", "--scan", "zigzag-video", "--set", "order=sst")
     out = call(*words)
     assert "3 x 8 x 12 values in each of 4 frames, 4x4x6 = 96 tokens" in out
@@ -157,7 +158,7 @@ def test_bad_input_is_one_error(call, words, code, expected):
 
 @dataclass(frozen=True)
 class Plain(DitOptions):
-    """A plugin's network, whose formula tells no parts apart and no memory."""
+    """A plugin's network with a cost formula that has no parts and no memory estimate."""
 
 
 def test_a_plugin_that_tells_less_is_shown_with_what_it_tells(call):

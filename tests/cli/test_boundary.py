@@ -1,4 +1,4 @@
-"""What a disk, a file or a terminal does to the program: one sentence and a documented code; and inert text."""
+"""Faults of disks, files and terminals: one sentence and a documented exit code; and escaped control characters."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_closed_pipe_and_a_closed_standard_error():
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
-def test_a_terminal_that_lacks_signs(encoding):
+def test_a_terminal_without_some_characters(encoding):
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding=encoding)
     write_plainly(stream)
@@ -160,7 +160,7 @@ def test_under_nohup_a_hang_up_changes_nothing():
 
 
 def test_a_terminal_that_closes_leaves_the_code_of_an_interrupt():
-    """What is written to it afterwards fails, which must not become a code of its own."""
+    """Later writes to it fail, which must not change the exit code."""
     ours, theirs = os.openpty()
     say = "print({!r}, file=sys.stderr, flush=True)"
     lines = ["try:", f"    {say.format('ready')}", "    time.sleep(60)", "finally:", f"    {say.format('last words')}"]

@@ -1,4 +1,4 @@
-"""The fixtures of the tests of data sources, which those of texts need too."""
+"""The fixtures of the tests of data sources, which the tests of texts also need."""
 
 from data_fixtures import SHARED, cifar, pictures, quiet_hub
 

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from zigma_bench.cli.app import app
 from zigma_bench.conditioning.captioned import CaptionedStream
-from zigma_bench.conditioning.text_features import STREAM, check_captions, encode_captions, with_texts
+from zigma_bench.conditioning.text_features import STREAM, check_captions, encode_captions, load_text_features
 from zigma_bench.data.checks.dataset import check_dataset_files
 from zigma_bench.data.images import Images, Splits, captions_of, draw_labels, epoch_of, labels_of
 from zigma_bench.data.sources import huggingface_stream as streamed
@@ -28,12 +28,12 @@ from zigma_bench.data.sources.huggingface import load
 from zigma_bench.data.sources.options import HuggingFaceOptions
 from zigma_bench.data.transforms.apply import apply_transforms
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.plan.cells import GivenCondition, TextFeatures
+from zigma_bench.plan.cells import NetworkCondition, TextFeatures
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.pretrained import text_encoders as encoders
 from zigma_bench.suite import Train
+from zigma_bench.training.batch_plan import BatchPlan
 from zigma_bench.training.feed import Feed
-from zigma_bench.training.job import BatchPlan
 from zigma_bench.training.step import draw_batch
 
 SIZE, CPU = 4, torch.device("cpu")
@@ -55,12 +55,12 @@ def png(number: int) -> bytes:
 
 
 def texts(number: int) -> list[str]:
-    """Two of each picture, of which the first is that of many others."""
+    """Two captions for each picture; the first one is shared by many pictures."""
     return [f"a {PRINTED[number % 3]} one", f"picture number {number}"]
 
 
 def parquet(folder: Path, count: int = 30, **changed: Any) -> str:
-    """Two shards; `changed`: texts of some rows, as r7=..., in the place of their own."""
+    """Two shards; `changed`: texts of some rows, as r7=..., instead of their own."""
     folder.mkdir(exist_ok=True)
     kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
     for shard, numbers in enumerate((range(count // 2), range(count // 2, count))):
@@ -96,14 +96,14 @@ def numbers(pixels: Any) -> list[int]:
 
 def taken(images: Images, steps: range, workers: int = 0) -> list[tuple[list[int], list[int]]]:
     job = BatchPlan(images, 4, 1, labelled=True)
-    with Feed(job, Train(batch=4, workers=workers), start=steps.start, stop=steps.stop, card=False) as feed:
+    with Feed(job, Train(batch=4, workers=workers), start=steps.start, stop=steps.stop, on_gpu=False) as feed:
         found = [feed(step) for step in steps]
     assert all(t.labels is not None for t in found)
     return [(numbers(t.pixels), t.labels.tolist()) for t in found]  # type: ignore[union-attr]
 
 
 def test_every_image_of_an_epoch_has_one_of_its_own_captions(tmp_path: Path) -> None:
-    splits, table = with_texts(opened(parquet(tmp_path)), told(), device="cpu")
+    splits, table = load_text_features(opened(parquet(tmp_path)), told(), device="cpu")
     said, seen = known(splits), set[tuple[int, str]]()
     assert table.null == len(said)
     for pictures, labels in taken(splits.train, range(40)):
@@ -117,13 +117,13 @@ def test_every_image_of_an_epoch_has_one_of_its_own_captions(tmp_path: Path) -> 
 
 def test_a_restart_and_a_process_draw_the_same_captions(tmp_path: Path) -> None:
     files = parquet(tmp_path)
-    splits = with_texts(opened(files), told(), device="cpu")[0]
+    splits = load_text_features(opened(files), told(), device="cpu")[0]
     whole = taken(splits.train, range(16))
-    again = with_texts(opened(files), told(), device="cpu")[0]
+    again = load_text_features(opened(files), told(), device="cpu")[0]
     for start in (5, 6, 7):
         assert taken(again.train, range(start, 16)) == whole[start:]
     assert taken(again.train, range(3, 16), workers=2) == whole[3:]
-    turned = with_texts(apply_transforms(opened(files), [lambda pixels: 255 - pixels]), told(), device="cpu")[0]
+    turned = load_text_features(apply_transforms(opened(files), [lambda pixels: 255 - pixels]), told(), device="cpu")[0]
     assert [labels for _, labels in taken(turned.train, range(16))] == [labels for _, labels in whole]
 
 
@@ -138,14 +138,14 @@ def test_captions_are_read_without_images_and_by_one_process(tmp_path: Path, mon
             yield row
 
     monkeypatch.setattr(streamed.StreamRows, "cells", counted)
-    with_texts(opened(files), told(), device="cpu")
+    load_text_features(opened(files), told(), device="cpu")
     assert read == [False, True]  # the captions of the stream, and the held-out images
     read.clear()
-    splits = with_texts(opened(files), told(), device="cpu")[0]
+    splits = load_text_features(opened(files), told(), device="cpu")[0]
     assert read == [True]
     assert isinstance(splits.train, CaptionedStream) and len(splits.train.known) == 3 + 30
     (tmp_path / "cache").rename(tmp_path / "away")
-    with_texts(opened(files), told(), device="cpu")
+    load_text_features(opened(files), told(), device="cpu")
     assert read == [True, False, True]
 
 
@@ -157,15 +157,15 @@ def test_encoding_before_a_run_and_checking_it(tmp_path: Path) -> None:
     (text.folder / STREAM).write_bytes(b"no numbers")
     (fault,) = check_captions(opened(files), text)
     assert STREAM in fault
-    assert with_texts(opened(files), text, device="cpu")[0].train is not None  # it is read again
+    assert load_text_features(opened(files), text, device="cpu")[0].train is not None  # it is read again
     encode_captions(opened(files), text, "cpu", lambda done, said: None, lambda: False)
     assert not check_captions(opened(files), text)
 
 
 def test_a_stream_that_changed_is_not_paired_with_old_features(tmp_path: Path) -> None:
-    with_texts(opened(parquet(tmp_path)), told(), device="cpu")
+    load_text_features(opened(parquet(tmp_path)), told(), device="cpu")
     changed = opened(parquet(tmp_path, r9=["something else"]))
-    splits = with_texts(changed, told(), device="cpu")[0]
+    splits = load_text_features(changed, told(), device="cpu")[0]
     with pytest.raises(
         NotReady, match=r"a caption of the stream changed after it was encoded; got 'something else'.*--check"
     ):
@@ -178,7 +178,7 @@ def test_a_stream_that_changed_is_not_paired_with_old_features(tmp_path: Path) -
 def test_a_row_without_a_caption_is_named(tmp_path: Path, text: list[str], reason: str) -> None:
     files = parquet(tmp_path, r11=text)
     with pytest.raises(NotReady, match=rf"row 11, column 'text': .*{reason}"):
-        with_texts(opened(files), told(), device="cpu")
+        load_text_features(opened(files), told(), device="cpu")
     given: dict[str, Any] = {"path": "parquet", "validation": 5, "count": 25, "caption": "text", "streaming": True}
     found = check_dataset_files(
         catalogue().get("dataset", "huggingface"), HuggingFaceOptions(**given, resolution=4, data_files=files)
@@ -186,10 +186,10 @@ def test_a_row_without_a_caption_is_named(tmp_path: Path, text: list[str], reaso
     assert any("row 11" in str(problem) for problem in found.problems)
 
 
-def test_columns_that_hold_no_captions(tmp_path: Path) -> None:
+def test_columns_without_captions(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no column 'words'; expected one of image, label, text; set caption"):
         opened(parquet(tmp_path), caption="words")
-    with pytest.raises(UsageError, match="'label' holds no captions"):
+    with pytest.raises(UsageError, match="'label' contains no captions"):
         opened(parquet(tmp_path), caption="label")
     with pytest.raises(UsageError, match="have no captions; name their column with caption"):
         captions_of(opened(parquet(tmp_path), caption=None).train, [0])
@@ -209,14 +209,14 @@ def test_shards_of_webdataset_with_captions_and_classes(tmp_path: Path) -> None:
     plain = opened(files, **rest, caption="txt", label="cls", classes=3)
     assert labels_of(plain.train, range(15)).tolist() == [n % 3 for n in range(5, 20)]
     assert draw_labels(epoch_of(plain.train, 0, 0), range(3), 0).max() < 3
-    splits = with_texts(plain, told(), device="cpu")[0]
+    splits = load_text_features(plain, told(), device="cpu")[0]
     for pictures, labels in taken(splits.train, range(4)):
         assert [known(splits)[label] for label in labels] == [texts(picture)[1] for picture in pictures]
 
 
 def test_some_captions_are_dropped_in_training(tmp_path: Path) -> None:
-    splits, table = with_texts(opened(parquet(tmp_path)), told(), device="cpu")
-    given = GivenCondition(
+    splits, table = load_text_features(opened(parquet(tmp_path)), told(), device="cpu")
+    given = NetworkCondition(
         kind="text", size=table.store.layout.fields["features"].shape[1], droppable=True, tokens=6, masked=True
     )
     empty = table(torch.tensor([table.null]))[0][0]

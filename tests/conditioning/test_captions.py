@@ -1,4 +1,4 @@
-"""Captions of sources: each image's own, one or several, and a row without one is named."""
+"""Captions of sources: one or more for each image, and an error that names a row without a caption."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ def test_every_image_has_its_own_captions(several: bool, tmp_path: Path) -> None
         ([["a"], ["b"], [], ["d"]], "row 2, column 'text': the row has no caption"),
         ([["a"], ["b"], ["c"], ["d", ""]], "row 3, column 'text': caption 1 of the row is empty"),
         ([["a"], ["b", None], ["c"], ["d"]], "row 1, column 'text': caption 1 of the row is empty"),
-        ([1, 2, 3, 4], "the column 'text' holds no captions; expected a text, or a list of texts"),
+        ([1, 2, 3, 4], "the column 'text' contains no captions; expected a text or a list of texts"),
     ],
 )
 def test_a_row_without_a_caption_is_named(texts: list[Any], told: str, tmp_path: Path) -> None:
     with pytest.raises((NotReady, UsageError)) as caught:
         load(table(tmp_path, texts))
     assert told in str(caught.value)
-    assert isinstance(caught.value, UsageError) == (texts == [1, 2, 3, 4])  # a wrong option, or data that lack
+    assert isinstance(caught.value, UsageError) == (texts == [1, 2, 3, 4])  # a wrong option, or missing data
 
 
 def test_a_column_that_is_not_there(tmp_path: Path) -> None:

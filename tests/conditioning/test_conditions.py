@@ -1,4 +1,4 @@
-"""Class labels from the data to the images: planned, trained with some dropped, drawn in balance, guided."""
+"""Class labels from the data to the images: planning, training with dropped labels, balanced sampling, guidance."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from zigma_bench.errors import UsageError
 from zigma_bench.layers.init import initialise_network
 from zigma_bench.metrics.val_loss import velocity_losses
 from zigma_bench.plan import make_plan
-from zigma_bench.plan.cells import GivenCondition
+from zigma_bench.plan.cells import NetworkCondition
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.sampling.cell_images import balanced_labels, sample_part
 from zigma_bench.scans.grid import Grid
 from zigma_bench.suite import Guidance, Train, load_suite
 from zigma_bench.system.device import Device
-from zigma_bench.training.loop import Goal, train_network
+from zigma_bench.training.loop import TrainingGoal, train_network
 from zigma_bench.training.step import draw_batch
 
 CPU = torch.device("cpu")
-TEN = GivenCondition(kind="class", size=10, droppable=True)
+TEN = NetworkCondition(kind="class", size=10, droppable=True)
 DIT = "{name: dit, width: 32, depth: 2, patch: 2}"
 CONDITIONED = (
     DIT,
@@ -69,7 +69,7 @@ def test_a_batch_has_the_labels_of_its_images_or_none() -> None:
         assert ((batch.y == own) | (batch.y == 10)).all()
         dropped += int((batch.y == 10).sum())
     assert 0.25 < dropped / 1000 < 0.35
-    never = draw_batch(images, Train(batch=50), 1, 0, CPU, GivenCondition(kind="class", size=10, droppable=False))
+    never = draw_batch(images, Train(batch=50), 1, 0, CPU, NetworkCondition(kind="class", size=10, droppable=False))
     assert never.y is not None and (never.y < 10).all()
 
 
@@ -81,7 +81,7 @@ def test_every_class_is_drawn_as_often() -> None:
 
 
 def shifted(x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """A velocity that says its label, and -3 for none."""
+    """A velocity equal to its label, and -3 for the null label."""
     return torch.where(y == 10, -3.0, y.float())[:, None, None, None].expand_as(x)
 
 
@@ -141,7 +141,7 @@ def test_what_cannot_be_guided_or_dropped_is_refused(write_suite, replacements, 
 def test_what_enters_the_identities(write_suite) -> None:
     def stages(*replacements):
         cell = plan(write_suite(*replacements)).cells[0]
-        return [cell.identity(stage, card="") for stage in ("train", "sample", "quality")]
+        return [cell.identity(stage, device_model="") for stage in ("train", "sample", "quality")]
 
     plain, own = stages(ALONE), stages(ALONE, CONDITIONED)
     assert not set(plain) & set(own)
@@ -164,17 +164,17 @@ def test_a_guided_suite_ends_in_a_table(write_suite, tmp_path) -> None:
 
 
 def test_a_network_learns_what_its_labels_mean(tmp_path) -> None:
-    """Dark images of class 0, bright ones of class 1, and noise that tells nothing: only the label says which."""
+    """Dark images of class 0 and bright images of class 1, from noise: only the label determines which."""
     pixels = np.repeat(np.array([40, 215], dtype=np.uint8), 32)[:, None, None, None] * np.ones((1, 1, 4, 4), np.uint8)
     images = ArrayImages(pixels, np.repeat(np.arange(2), 32))
     spec = catalogue().get("backbone", "dit")
     options = spec.make_options({"width": 32, "depth": 1, "patch": 2, "condition": "class", "classes": 2})
     network = spec.load()(options, grid=Grid(2, 2), channels=1, routes=(), backend="torch")
     initialise_network(network, 0)
-    given = GivenCondition(kind="class", size=2, droppable=True)
+    given = NetworkCondition(kind="class", size=2, droppable=True)
     ema, _ = train_network(
-        network, images, recipe=Train(batch=32, learning_rate=3e-3, ema=0.9), goal=Goal(150, None), seed=0, device=CPU,
-        folder=tmp_path, tell=lambda done, text: None, stopped=lambda: False, given=given,
+        network, images, recipe=Train(batch=32, learning_rate=3e-3, ema=0.9), goal=TrainingGoal(150, None), seed=0,
+        device=CPU, folder=tmp_path, on_progress=lambda done, text: None, stopped=lambda: False, condition=given,
     )  # fmt: skip
     x, t = torch.randn(64, 1, 4, 4), torch.zeros(64)
     with torch.no_grad():

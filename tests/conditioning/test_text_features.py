@@ -1,4 +1,4 @@
-"""Features of captions: encoded once, read by number, and taken elsewhere without their encoder."""
+"""Features of captions: encoded once, read by number, and usable on another machine without the encoder."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import torch
 from tiny_encoders import WIDTH, write_encoder
 
 from zigma_bench.conditioning import text_features
-from zigma_bench.conditioning.prompts import texts_of
+from zigma_bench.conditioning.prompts import encode_prompts
 from zigma_bench.conditioning.random_words import RandomWords
 from zigma_bench.conditioning.text_encoder import open_encoder
-from zigma_bench.conditioning.text_features import check_captions, check_width, encode_captions, with_texts
+from zigma_bench.conditioning.text_features import check_captions, check_width, encode_captions, load_text_features
 from zigma_bench.data.images import ArrayImages, Splits, draw_labels, labels_of
 from zigma_bench.data.reading import arrays
 from zigma_bench.errors import Interrupted, NotReady, UsageError
@@ -60,7 +60,7 @@ def folder_of(text: TextFeatures) -> Path:
 def test_the_features_are_the_encoders(resident: bool, mask: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not resident:
         monkeypatch.setattr(text_features, "RESIDENT_BYTES", 0)
-    _, table = with_texts(SPLITS, told(mask=mask), device="cpu")
+    _, table = load_text_features(SPLITS, told(mask=mask), device="cpu")
     features, seen, _ = RandomWords()([*NUMBERS, ""], 6)
     found = table(torch.arange(8))
     assert len(found) == 1 + mask and found[0].dtype == torch.float32
@@ -75,7 +75,7 @@ def test_the_features_are_the_encoders(resident: bool, mask: bool, monkeypatch: 
 
 
 def test_labels_are_numbers_of_an_images_own_captions() -> None:
-    splits, _ = with_texts(SPLITS, told(), device="cpu")
+    splits, _ = load_text_features(SPLITS, told(), device="cpu")
     assert [NUMBERS[i] for i in labels_of(splits.train, range(4))] == [texts[0] for texts in CAPTIONS]
     assert [NUMBERS[i] for i in labels_of(splits.validation, [0])] == ["a dog"]
     drawn = np.stack([draw_labels(splits.train, [3, 0, 1], seed) for seed in range(300)])
@@ -88,14 +88,14 @@ def test_labels_are_numbers_of_an_images_own_captions() -> None:
 
 def test_captions_are_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     text = told()
-    with_texts(SPLITS, text, device="cpu")
+    load_text_features(SPLITS, text, device="cpu")
     monkeypatch.setattr(text_features, "open_encoder", None)  # nobody opens one again
-    with_texts(SPLITS, text, device="cpu")
+    load_text_features(SPLITS, text, device="cpu")
     with pytest.raises(TypeError):
-        with_texts(SPLITS, told(tokens=5), device="cpu")
+        load_text_features(SPLITS, told(tokens=5), device="cpu")
 
 
-def test_a_killed_encoding_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_encoding_resumes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrays, "FEWEST_ROWS", 3)
     text, encoded = told(), []
 
@@ -108,10 +108,10 @@ def test_a_killed_encoding_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(text_features, "open_encoder", lambda *words: Killed())
     with pytest.raises(KeyboardInterrupt):
-        with_texts(SPLITS, text, device="cpu")
+        load_text_features(SPLITS, text, device="cpu")
     assert encoders.cached_features(folder_of(text)) is None
     before, encoded[:] = list(encoded), []
-    _, table = with_texts(SPLITS, text, device="cpu")
+    _, table = load_text_features(SPLITS, text, device="cpu")
     assert before + encoded == [*NUMBERS, ""]
     assert np.allclose(table(torch.arange(8))[0], RandomWords()([*NUMBERS, ""], 6)[0], rtol=1e-3)
 
@@ -131,9 +131,9 @@ def test_cells_that_start_at_once_encode_once(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(text_features, "open_encoder", lambda *words: Slow())
     text = told()
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(with_texts, SPLITS, text, device="cpu")
+        first = pool.submit(load_text_features, SPLITS, text, device="cpu")
         begun.wait()
-        second = pool.submit(with_texts, SPLITS, text, device="cpu")
+        second = pool.submit(load_text_features, SPLITS, text, device="cpu")
         tables = [found.result()[1] for found in (first, second)]
     assert encoded == [*NUMBERS, ""]
     assert torch.equal(tables[0](torch.arange(8))[0], tables[1](torch.arange(8))[0])
@@ -162,47 +162,48 @@ def test_broken_features_are_found_and_written_again() -> None:
 
 
 def test_features_go_to_a_machine_without_the_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The suite names the folder of an encoder; where it is not, what is kept under its name says what it was."""
+    """The suite names the folder of an encoder. If the folder is missing, the features stored under its name identify
+    it."""
     folder = write_encoder(tmp_path / "encoder", "bert")
     text = told(str(folder))
-    _, table = with_texts(SPLITS, text, device="cpu")
+    _, table = load_text_features(SPLITS, text, device="cpu")
     kept = table(torch.arange(8))[0]
     shutil.copytree(tmp_path / "cache", tmp_path / "elsewhere")
     shutil.rmtree(folder)
     monkeypatch.setenv("ZIGMA_BENCH_CACHE", str(tmp_path / "elsewhere"))
     away = told(str(folder))
     assert away.fingerprint == text.fingerprint and encoders.describe_encoder(str(folder), None).missing
-    _, table = with_texts(SPLITS, away, device="cpu")
+    _, table = load_text_features(SPLITS, away, device="cpu")
     assert torch.equal(table(torch.arange(8))[0], kept) and table.store.layout.fields["features"].shape == (6, WIDTH)
     with pytest.raises(NotReady, match="another captions_sha256"):
-        with_texts(Splits(SPLITS.train, images([("another dog",)])), away, device="cpu")
+        load_text_features(Splits(SPLITS.train, images([("another dog",)])), away, device="cpu")
     monkeypatch.setenv("ZIGMA_BENCH_CACHE", str(tmp_path / "nowhere"))
     assert told(str(folder)).fingerprint != text.fingerprint
     with pytest.raises(NotReady, match="encoder"):
-        with_texts(SPLITS, told(str(folder)), device="cpu")
+        load_text_features(SPLITS, told(str(folder)), device="cpu")
 
 
 def test_features_of_other_weights_are_refused(tmp_path: Path) -> None:
     folder = write_encoder(tmp_path / "encoder", "bert")
     text = told(str(folder))
-    with_texts(SPLITS, text, device="cpu")
+    load_text_features(SPLITS, text, device="cpu")
     write_encoder(folder, "bert", seed=1)
-    assert told(str(folder)).fingerprint != text.fingerprint  # a new plan encodes anew
+    assert told(str(folder)).fingerprint != text.fingerprint  # a new plan encodes again
     with pytest.raises(NotReady, match="encoded with other weights"):
-        with_texts(SPLITS, text, device="cpu")
+        load_text_features(SPLITS, text, device="cpu")
 
 
 def test_an_encoder_that_moved_is_the_same(tmp_path: Path) -> None:
     first = write_encoder(tmp_path / "first", "clip")
-    with_texts(SPLITS, told(str(first)), device="cpu")
+    load_text_features(SPLITS, told(str(first)), device="cpu")
     before = folder_of(told(str(first)))
     moved = shutil.move(first, tmp_path / "moved")
     assert folder_of(told(str(moved))) == before and encoders.cached_features(before) is not None
-    with_texts(SPLITS, told(str(moved)), device="cpu")
+    load_text_features(SPLITS, told(str(moved)), device="cpu")
 
 
 def test_the_suite_may_name_the_folder(tmp_path: Path) -> None:
-    with_texts(SPLITS, told(cache=str(tmp_path / "here")), device="cpu")
+    load_text_features(SPLITS, told(cache=str(tmp_path / "here")), device="cpu")
     assert list((tmp_path / "here").glob("*/store.json")) and not (tmp_path / "cache" / "text").exists()
 
 
@@ -215,14 +216,14 @@ def test_features_that_are_too_large_are_named(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(text_features, "open_encoder", lambda *words: Loud())
     with pytest.raises(NotReady, match="features of 'many' don't fit float16"):
-        with_texts(SPLITS, told(), device="cpu")
+        load_text_features(SPLITS, told(), device="cpu")
 
 
 def test_prompts_are_read_as_captions_were(tmp_path: Path) -> None:
     folder = write_encoder(tmp_path / "encoder", "t5")
     text = told(str(folder))
-    _, table = with_texts(SPLITS, text, device="cpu")
-    prompts = texts_of(text, ["a green dog", "a green red cat"], "cpu")
+    _, table = load_text_features(SPLITS, text, device="cpu")
+    prompts = encode_prompts(text, ["a green dog", "a green red cat"], "cpu")
     assert prompts.null == 2
     for number, caption in ((0, 4), (2, table.null)):
         for ours, theirs in zip(prompts(torch.tensor([number])), table(torch.tensor([caption])), strict=True):
@@ -230,18 +231,18 @@ def test_prompts_are_read_as_captions_were(tmp_path: Path) -> None:
     alone = open_encoder(str(folder), None)(["a green red cat"], 6)[0]
     assert np.allclose(prompts(torch.tensor([1]))[0], alone, rtol=1e-3, atol=1e-3)
     with pytest.raises(NotReady, match=r"1 of the prompts are too long.*at most 6 tokens"):
-        texts_of(text, ["a dog", "a a a a a a a"], "cpu")
+        encode_prompts(text, ["a dog", "a a a a a a a"], "cpu")
 
 
 def test_prompts_without_their_encoder(tmp_path: Path) -> None:
     folder = write_encoder(tmp_path / "encoder", "t5")
     text = told(str(folder))
-    _, table = with_texts(SPLITS, text, device="cpu")
+    _, table = load_text_features(SPLITS, text, device="cpu")
     shutil.rmtree(folder)
-    captions = texts_of(text, ["many", "a dog"], "cpu")
+    captions = encode_prompts(text, ["many", "a dog"], "cpu")
     assert torch.equal(captions(torch.tensor([0, 1, 2]))[0], table(torch.tensor([5, 2, 7]))[0])
     with pytest.raises(NotReady, match=r"of the prompts is missing; the text encoder .* put"):
-        texts_of(text, ["many", "a smile"], "cpu")
+        encode_prompts(text, ["many", "a smile"], "cpu")
     write_encoder(folder, "t5", seed=1)
     with pytest.raises(NotReady, match="differs from the one that the network was trained with"):
-        texts_of(text, ["a smile"], "cpu")
+        encode_prompts(text, ["a smile"], "cpu")

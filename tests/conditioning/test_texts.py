@@ -1,4 +1,4 @@
-"""Texts from the data to the images: planned, trained with some dropped, drawn in balance, guided, prompted."""
+"""Texts from the data to the images: planning, training with dropped texts, balanced sampling, guidance, prompts."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from zigma_bench.cli.app import app
 from zigma_bench.data.cell_images import load_cell_images
 from zigma_bench.data.images import ArrayImages, Splits, Subset, captions_of
 from zigma_bench.diffusion.guidance import with_guidance, with_labels, with_text_features
-from zigma_bench.efficiency.calls import make_stage
+from zigma_bench.efficiency.calls import make_timed_call
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.layers.init import initialise_network
 from zigma_bench.metrics.val_loss import velocity_losses
 from zigma_bench.plan import Plan, make_plan
-from zigma_bench.plan.cells import GivenCondition
+from zigma_bench.plan.cells import NetworkCondition
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.pretrained.text_model import TextModel
 from zigma_bench.run.prepare import prepare
@@ -33,7 +33,7 @@ from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import layer_routes
 from zigma_bench.suite import Guidance, Train, load_suite
 from zigma_bench.system.device import Device
-from zigma_bench.training.loop import Goal, train_network
+from zigma_bench.training.loop import TrainingGoal, train_network
 from zigma_bench.training.step import draw_batch
 
 CPU = torch.device("cpu")
@@ -51,7 +51,7 @@ ALL = (DATA, ALONE, TEXTED)
 
 @pytest.fixture(autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kernels are compiled once for all tests; features are kept apart."""
+    """Kernels are compiled once for all tests; each test has its own features."""
     monkeypatch.setattr("zigma_bench.pretrained.text_encoders.CACHE_VARIABLE", "ZIGMA_BENCH_TEST_CACHE")
     monkeypatch.setenv("ZIGMA_BENCH_TEST_CACHE", str(tmp_path_factory.mktemp("features")))
 
@@ -62,7 +62,7 @@ def plan(path, **rest):
 
 
 class Said:
-    """Texts of which number n is features of n, [B, 3, 2], and a mask; 9 stands for the empty one."""
+    """Texts: number n has the features n, [B, 3, 2], and a mask; 9 is the empty text."""
 
     null = 9
 
@@ -72,7 +72,7 @@ class Said:
 
 
 def loud(x, t, y, mask):
-    """A velocity that says its text's number, whatever the image."""
+    """A velocity equal to the number of its text, for every image."""
     assert y.shape == (len(x), 3, 2) and mask.shape == (len(x), 3)
     return y.mean((1, 2))[:, None, None, None].expand_as(x)
 
@@ -88,7 +88,7 @@ class Numbered(ArrayImages):
 
 
 IMAGES = Numbered(np.arange(4, dtype=np.uint8)[:, None, None, None].repeat(4, 2))
-GIVEN = GivenCondition(kind="text", size=2, droppable=True, tokens=3, masked=True)
+GIVEN = NetworkCondition(kind="text", size=2, droppable=True, tokens=3, masked=True)
 
 
 def test_a_batch_has_a_caption_of_each_of_its_images_or_the_empty_one() -> None:
@@ -154,7 +154,7 @@ def test_images_are_drawn_under_their_texts_for_any_batch(write_suite) -> None:
 def test_all_scans_and_seeds_share_the_texts_of_their_images(write_suite) -> None:
     cells = [cell for cell in plan(write_suite(*ALL)).cells if cell.role == "cell"]
     assert len(cells) == 4 and {cell.condition for cell in cells} == {
-        GivenCondition(kind="text", size=64, droppable=True, tokens=8, masked=True)
+        NetworkCondition(kind="text", size=64, droppable=True, tokens=8, masked=True)
     }
     parts = load_cell_images(cells[0])
     assert parts.texts is not None and len(parts.texts.store) == 31  # three for each digit, and the empty one
@@ -198,7 +198,7 @@ def test_what_does_not_fit_is_refused(write_suite, replacements, kind, words) ->
 def test_what_enters_the_identities(write_suite) -> None:
     def stages(*replacements):
         cell = plan(write_suite(*replacements)).cells[0]
-        return [cell.identity(stage, card="") for stage in ("train", "sample", "quality")]
+        return [cell.identity(stage, device_model="") for stage in ("train", "sample", "quality")]
 
     own = stages(*ALL)
     for other in (MASK, ("caption: several", "caption: one"), ("{batch: 16}", "{batch: 16, drop_condition: 0.2}")):
@@ -211,7 +211,7 @@ def test_what_enters_the_identities(write_suite) -> None:
 
 
 def test_a_network_without_a_condition_ignores_the_texts(write_suite) -> None:
-    """It stands beside those that read them, in one table, and its identity holds no encoder."""
+    """Its row is in the same table as conditioned rows, and its identity doesn't contain the encoder."""
     cells = plan(write_suite(DATA, TEXTED)).cells
     free = next(cell for cell in cells if cell.backbone and cell.backbone.name == "dit")
     assert free.text is None and free.condition is None and load_cell_images(free).texts is None
@@ -220,7 +220,7 @@ def test_a_network_without_a_condition_ignores_the_texts(write_suite) -> None:
 
 
 def test_a_network_learns_what_its_texts_mean(tmp_path) -> None:
-    """Dark images of text 0, bright ones of text 1: only the text says which; zigma reads it through a mask."""
+    """Dark images of text 0, bright ones of text 1: only the text determines which; zigma reads it through a mask."""
 
     class Two:
         null = 2
@@ -238,9 +238,9 @@ def test_a_network_learns_what_its_texts_mean(tmp_path) -> None:
     network = spec.load()(options, grid=grid, channels=1, routes=orders, backend="torch")
     initialise_network(network, 0)
     ema, _ = train_network(
-        network, images, recipe=Train(batch=32, learning_rate=3e-3, ema=0.9), goal=Goal(150, None), seed=0, device=CPU,
-        folder=tmp_path, tell=lambda done, text: None, stopped=lambda: False,
-        given=GivenCondition(kind="text", size=8, droppable=True, tokens=4, masked=True), texts=Two(),
+        network, images, recipe=Train(batch=32, learning_rate=3e-3, ema=0.9), goal=TrainingGoal(150, None), seed=0,
+        device=CPU, folder=tmp_path, on_progress=lambda done, text: None, stopped=lambda: False,
+        condition=NetworkCondition(kind="text", size=8, droppable=True, tokens=4, masked=True), texts=Two(),
     )  # fmt: skip
     x, t = torch.randn(64, 1, 4, 4), torch.zeros(64)
     with torch.no_grad():
@@ -261,7 +261,7 @@ def test_text_networks_are_timed(name, write_suite) -> None:
 
     timed = ("quality: [val-loss]", "quality: [val-loss]\nefficiency: {repeats: 3, sample_batch: 2}")
     cell = plan(write_suite(*ALL, GUIDED, timed)).cells[0]
-    stage = make_stage(name, cell, build_network(cell, "cpu"), Device("cpu", "test"))
+    stage = make_timed_call(name, cell, build_network(cell, "cpu"), Device("cpu", "test"))
     stage.call()
     assert stage.passes == (4 if name == "sample" else 1 if name in ("latency", "forward") else 3)
 
@@ -273,11 +273,11 @@ def test_an_efficiency_suite_times_networks_of_texts(tmp_path) -> None:
         "    scans: [raster]\nefficiency: {tokens: [16], stages: [forward]}\n"
     )
     (cell,) = plan(path).cells
-    assert cell.condition == GivenCondition(kind="text", size=768, droppable=True, tokens=77)
+    assert cell.condition == NetworkCondition(kind="text", size=768, droppable=True, tokens=77)
 
 
 def test_every_shape_of_suite_has_a_toy_of_its_texts(write_suite) -> None:
-    """The toy of a suite of an encoder and data that are not here, and of latents too."""
+    """The smoke run of a suite with an encoder, data and latents that are missing here."""
     there = "{name: huggingface, path: a/b, resolution: 64, validation: 9, caption: x, text: {encoder: c/d}}"
     for more in ("", ", latents: {autoencoder: e/f}"):
         path = write_suite((DATA[0], there.replace("caption: x", f"caption: x{more}")), TEXTED, ALONE)
@@ -288,7 +288,7 @@ def test_every_shape_of_suite_has_a_toy_of_its_texts(write_suite) -> None:
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory, suite_text) -> tuple[Path, Path]:
-    """A suite of texts that was run: its results, and the folder of one of its cells."""
+    """A finished suite with texts: its results, and the folder of one of its cells."""
     text, place = suite_text, tmp_path_factory.mktemp("ran")
     for old, new in (*ALL, GUIDED, ("seeds: [0, 1]", "seeds: [0]"), ("mask: true", f"mask: true, cache: {place}/kept")):
         assert old in text
@@ -311,7 +311,7 @@ def test_the_captions_are_recorded_beside_the_images(ran) -> None:
 
 
 def test_an_encoder_of_the_hub_is_fetched_before_the_first_cell(write_suite, tmp_path, monkeypatch) -> None:
-    """And not before a person has provided the rest, nor by a plan, nor where its features are kept."""
+    """It is not fetched while other files are missing, nor by a plan, nor if its features are stored."""
     commit, fetched = "ab" * 20, []
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
@@ -330,7 +330,7 @@ def test_an_encoder_of_the_hub_is_fetched_before_the_first_cell(write_suite, tmp
     (missing,) = ready().missing
     assert missing.what == "the text encoder some/encoder" and "run, to download commit abababab" in missing.do
     assert len(ready("quality=[fid,kid]", fetch=True).missing) > 1 and not fetched
-    assert ready("train.graph=true", fetch=True, device_type="cpu").missing and not fetched  # nor without a card
+    assert ready("train.graph=true", fetch=True, device_type="cpu").missing and not fetched  # nor without a GPU
     assert ready(fetch=True).missing == () and fetched == ["some/encoder"]
     assert ready().cells[1].text.width == WIDTH  # known before any cell runs
     ready(fetch=True)
@@ -434,12 +434,12 @@ def test_cells_of_other_conditions_are_drawn_from(backbone, words, write_suite, 
     (cell,) = (tmp_path / "r" / "tiny" / "main").glob("*-seed-0-*")
     assert run(cell, "--count", 3, *words, "--out", tmp_path / "a").exit_code == 0
     assert len(drawn(tmp_path / "a")) == 3
-    assert "takes no text" in str(run(cell, "--prompt", "a", "--out", tmp_path / "b").exception)
+    assert "has no text condition" in str(run(cell, "--prompt", "a", "--out", tmp_path / "b").exception)
 
 
 def test_texts_of_two_sides_are_kept_apart() -> None:
-    """A caption of the held-out images alone has a number too."""
-    from zigma_bench.conditioning.text_features import with_texts
+    """A caption that only held-out images have also gets a number."""
+    from zigma_bench.conditioning.text_features import load_text_features
     from zigma_bench.plan.cells import TextFeatures
 
     def images(*texts):
@@ -449,6 +449,6 @@ def test_texts_of_two_sides_are_kept_apart() -> None:
         encoder="random-words", revision=None, fingerprint="random-words 1", images="two sides", width=64, tokens=4,
         mask=False, cache=None,
     )  # fmt: skip
-    splits, table = with_texts(Splits(images("a", "b"), images("c", "a")), text, device="cpu")
+    splits, table = load_text_features(Splits(images("a", "b"), images("c", "a")), text, device="cpu")
     assert splits.train.labels([0, 1]).tolist() == [0, 1] and splits.validation.labels([0, 1]).tolist() == [2, 0]
     assert table.null == 3

@@ -11,7 +11,7 @@ WIDTH, LIMIT = 16, 12
 
 
 def write_encoder(folder: Path, kind: str, *, seed: int = 0) -> Path:
-    """A CLIP text model, a whole CLIP, a T5, a T5 of which the decoder is kept too, or a BERT."""
+    """A CLIP text model, a whole CLIP, a T5, a T5 with its decoder, or a BERT."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers", reason="the extra text is not installed: transformers is absent")
     torch.manual_seed(seed)

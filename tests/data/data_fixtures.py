@@ -36,7 +36,7 @@ def cifar() -> Path:
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Callable[..., Path]:
-    """Makes a folder of `count` PNGs of random pixels, each of its own."""
+    """Makes a folder of `count` different PNGs of random pixels."""
 
     def make(name: str = "pictures", count: int = 6, size: int = 16, seed: int = 0) -> Path:
         folder = tmp_path / name

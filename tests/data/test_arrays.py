@@ -1,4 +1,5 @@
-"""A store of arrays: what was written is read, a kill loses a shard at most, and what is broken or another is named."""
+"""A store of arrays: it reads what was written, a kill loses at most one shard, and broken or foreign stores are
+named."""
 
 from __future__ import annotations
 
@@ -51,7 +52,7 @@ def test_a_layout_keeps_the_number_of_shards_bounded() -> None:
     assert [index for shard in shards for index in shard] == list(range(1000))
 
 
-def test_a_killed_writer_goes_on_with_the_missing_shards(tmp_path: Path) -> None:
+def test_a_killed_writer_resumes_with_the_missing_shards(tmp_path: Path) -> None:
     folder = tmp_path / "store"
     fill(open_writer(folder, LAYOUT), [0, 3])
     np.save(folder / "0000001.features.npy", FEATURES[5:10])  # killed before the shard's list of checksums
@@ -128,7 +129,7 @@ def test_a_full_disk_is_an_error_and_leaves_the_other_shards(tmp_path: Path, mon
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("zigma_bench.data.reading.arrays.write_atomic", full)
-    with pytest.raises(NotReady, match=r"shard 1 can't be written: No space left.*make room"):
+    with pytest.raises(NotReady, match=r"shard 1 can't be written: No space left.*free some space"):
         fill(writer, [1])
     monkeypatch.undo()
     assert writer.due() == [1, 2, 3, 4]

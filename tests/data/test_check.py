@@ -1,4 +1,4 @@
-"""A check lists every fault of a data set, and finds none where there is none."""
+"""A check lists every fault of a data set, and reports no fault of a good data set."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_whole_sources_have_no_problem(tmp_path: Path, pictures: Pictures) -> No
 
 
 def test_images_smaller_than_asked_for_are_counted(tmp_path: Path, pictures: Pictures) -> None:
-    """They are enlarged, which is no error and never silent."""
+    """They are enlarged, which is reported but isn't an error."""
     small = {"resolution": 64}
     for seen, count in (
         (checked(**{**folder(pictures(count=250)), **small}), 250),
@@ -224,7 +224,7 @@ def test_shards_that_are_missing_in_the_middle(tmp_path: Path) -> None:
     assert not describe(HuggingFaceOptions(**given, data_files=named)).missing
 
 
-def test_captions_that_a_folder_lacks_are_all_named(pictures: Pictures) -> None:
+def test_all_missing_captions_of_a_folder_are_named(pictures: Pictures) -> None:
     place = pictures(count=9)
     (place / "007.png").write_text("no picture")  # which hides nothing
     lines = [{"file_name": f"{i:03}.png", "text": f"picture {i}" if i not in (2, 5) else " "} for i in range(11)]
@@ -236,7 +236,7 @@ def test_captions_that_a_folder_lacks_are_all_named(pictures: Pictures) -> None:
     told = [str(problem) for problem in found.problems]
     assert len(told) == 7 and "007.png: the image can't be decoded" in told[6]
     assert all("no line of the metadata" in text for text in told[:2]) and "003.png" in told[0] and "006.png" in told[1]
-    assert all("a missing image" in text for text in told[2:4]) and "009.png" in told[2]  # as many as lack
+    assert all("a missing image" in text for text in told[2:4]) and "009.png" in told[2]  # as many as are missing
     assert all("the row's caption is empty" in text for text in told[4:6]) and "row 2," in told[4]
     with pytest.raises(NotReady, match=r"003\.png, .*006\.png: no line of the metadata"):
         load(HuggingFaceOptions(**folder(place, caption="text")))
@@ -297,7 +297,7 @@ def test_what_contradicts_itself_is_a_problem_too() -> None:
 
 
 class Faulty(ArrayImages):
-    """Images of which some can't be taken."""
+    """Images, some of which can't be loaded."""
 
     def take(self, indices: Any) -> Any:
         for index in indices:

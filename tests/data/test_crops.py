@@ -28,15 +28,15 @@ from zigma_bench.errors import BadImage, UsageError, ZigmaBenchError
 from zigma_bench.plan import make_plan
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.suite import Train, load_suite
+from zigma_bench.training.batch_plan import BatchPlan
 from zigma_bench.training.feed import Feed
-from zigma_bench.training.job import BatchPlan
 from zigma_bench.training.step import draw_batch
 
 SIZE = 8
 
 
 def picture(number: int, width: int = 24, height: int = 12) -> bytes:
-    """Columns that say where they lie: red is the column, green the row, blue the number."""
+    """Pixels that encode their position: red is the column, green the row, blue the image number."""
     columns, rows = np.meshgrid(np.arange(width), np.arange(height))
     pixels = np.stack([columns, rows, np.full_like(rows, number)], axis=-1).astype(np.uint8)
     stream = io.BytesIO()
@@ -60,13 +60,13 @@ def opened(files: str, **rest: Any) -> Splits:
 def taken(splits: Splits, steps: range, workers: int = 0, crop: int = 12) -> list[np.ndarray]:
     recipe = Train(batch=7, random_crop=crop, workers=workers)
     with Feed(
-        BatchPlan.of(splits.train, recipe, 3, labelled=False), recipe, start=steps[0], stop=steps[-1] + 1, card=False
+        BatchPlan.of(splits.train, recipe, 3, labelled=False), recipe, start=steps[0], stop=steps[-1] + 1, on_gpu=False
     ) as feed:
         return [feed(step).pixels.numpy() for step in steps]
 
 
 def places(pixels: np.ndarray) -> list[tuple[int, int]]:
-    """Where each image was cut, of pictures whose short side was not scaled."""
+    """The position of each crop, for pictures with an unscaled short side."""
     assert pixels.shape[1:] == (3, SIZE, SIZE)
     assert (pixels[:, 0] - pixels[:, 0, :, :1] == np.arange(SIZE)).all()
     assert (pixels[:, 1] - pixels[:, 1, :1] == np.arange(SIZE)[:, None]).all()
@@ -173,9 +173,9 @@ def plan(path: Path, **rest: Any) -> Any:
 
 def test_a_crop_changes_what_is_trained_and_not_what_it_is_compared_with(write_suite: Any) -> None:
     plain, cut = (plan(write_suite(*more)).cells for more in ((), (CROPPED,)))
-    assert plain[0].identity("train", card="") != cut[0].identity("train", card="")
+    assert plain[0].identity("train", device_model="") != cut[0].identity("train", device_model="")
     floor = [next(cell for cell in cells if cell.role == "floor") for cells in (plain, cut)]
-    assert floor[0].identity("quality", card="") == floor[1].identity("quality", card="")
+    assert floor[0].identity("quality", device_model="") == floor[1].identity("quality", device_model="")
     assert plain[0].data_fingerprint == cut[0].data_fingerprint
     assert "random_crop" not in plain[0]._facts("train", "")["train"]
     for one, other in zip(*(vars(load_cell_images(cells[0])).values() for cells in (plain, cut)), strict=True):

@@ -1,4 +1,4 @@
-"""Decoding: sizes, modes, and what is refused."""
+"""Decoding: sizes, modes, and refused files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The digits: the pixels of scikit-learn, cut in two the same way each time."""
+"""The digits: the pixels of scikit-learn, always split in the same way."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_what_does_not_fit_is_refused_by_the_plan_and_the_run(options: DigitsOpt
             function(options)
 
 
-def test_fingerprint_holds_the_options_and_the_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fingerprint_contains_the_options_and_the_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prints = {
         digits.describe(options).fingerprint for options in (DigitsOptions(), DigitsOptions(5), DigitsOptions(5, 16))
     }

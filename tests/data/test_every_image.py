@@ -1,4 +1,4 @@
-"""No image is dropped without a word: every file is read, or is an error that names it."""
+"""No image is dropped silently: every file is either read or named in an error."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_class_without_an_image_is_named(classes: Path) -> None:
     with pytest.raises(NotReady, match=r"2 classes only.*expected 3 class folders"):
         describe(options(classes, label="label", classes=3))
     (classes / "empty").mkdir()
-    with pytest.raises(NotReady, match="set/empty: the class folder holds no image"):
+    with pytest.raises(NotReady, match="set/empty: the class folder contains no image"):
         describe(options(classes, label="label", classes=2))
     problem = missing_classes(np.array([0, 2]), 4)
     assert "2 of the 4 classes" in str(problem) and "class 1, 3" in str(problem)

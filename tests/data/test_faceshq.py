@@ -1,4 +1,4 @@
-"""FacesHQ: any folders of images below one root, and what to do without them."""
+"""FacesHQ: any folders of images below one root, and the instructions if they are missing."""
 
 from __future__ import annotations
 

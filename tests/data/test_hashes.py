@@ -1,4 +1,4 @@
-"""The hashes of data files: of their contents alone, remembered while a file is the same, and never trusted blindly."""
+"""The hashes of data files depend only on the contents, and are cached until a file changes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ quality: [val-loss]
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file of remembered hashes, an own one for each test, in which files count as settled at once."""
+    """The file of cached hashes, separate for each test, in which files count as settled at once."""
     monkeypatch.setenv("ZIGMA_BENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(hashes, "SETTLED_NS", -(10**12))
     return tmp_path / "cache" / hashes.NAME
@@ -112,7 +112,7 @@ def test_a_file_is_read_once_while_it_is_the_same(tmp_path: Path, read: list[str
     assert sorted(read) == ["a", "b"]
     before = os.stat(files[0])
     Path(files[0]).write_text("six")
-    os.utime(files[0], ns=(before.st_atime_ns, before.st_mtime_ns))  # only the time of the change tells
+    os.utime(files[0], ns=(before.st_atime_ns, before.st_mtime_ns))  # only the time of the change differs
     assert hashes_of(files) == [sha256("six"), sha256("two")]
     assert sorted(read) == ["a", "a", "b"]
 
@@ -164,7 +164,7 @@ def test_memory_of_another_format_costs_one_notice(tmp_path: Path, cache: Path, 
     assert len(notices) == 1 and str(cache) in notices[0]
 
 
-def test_where_nothing_can_be_written_a_notice_says_so(tmp_path: Path, cache: Path, notices: list[str]) -> None:
+def test_a_notice_reports_that_nothing_can_be_written(tmp_path: Path, cache: Path, notices: list[str]) -> None:
     cache.parent.write_text("a file where the folder should be")
     assert hashes_of(written(tmp_path, a="one")) == [sha256("one")]
     assert len(notices) == 1 and str(cache) in notices[0]
@@ -260,7 +260,7 @@ def test_a_cell_whose_data_changed_after_the_plan_is_refused(pictures: Callable[
 
 
 def identities(cell: Cell) -> Any:
-    return {stage: cell.identity(stage, card="") for stage in cell.stages}
+    return {stage: cell.identity(stage, device_model="") for stage in cell.stages}
 
 
 def test_where_the_files_are_is_no_part_of_the_identity(pictures: Callable[..., Path], tmp_path: Path) -> None:

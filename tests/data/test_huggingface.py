@@ -1,4 +1,4 @@
-"""Images through `datasets`: parquet, folders, splits, and what is refused."""
+"""Images through `datasets`: parquet, folders, splits, and refused input."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_a_missing_column_lists_the_columns(tmp_path: Path) -> None:
     file = some_parquet(tmp_path / "a.parquet")
     with pytest.raises(UsageError, match=r"no column 'picture'.*image, label"):
         load(HuggingFaceOptions("parquet", 8, data_files=str(file), validation=1, image="picture"))
-    with pytest.raises(UsageError, match="holds no images"):
+    with pytest.raises(UsageError, match="contains no images"):
         load(HuggingFaceOptions("parquet", 8, data_files=str(file), validation=1, image="label"))
 
 
@@ -272,7 +272,7 @@ def test_a_hub_data_set_is_read_from_its_whole_copy_only(tmp_path: Path, monkeyp
     snapshot = hub._snapshot("owner/name", commit)
     snapshot.mkdir(parents=True)
     file = some_parquet(snapshot / "train.parquet")
-    assert describe(options).missing  # a copy that nobody saw finished
+    assert describe(options).missing  # a copy that may be unfinished
     hub._write_list("owner/name", commit)
     assert not describe(options).missing and describe(options).fingerprint == before.fingerprint
     assert len(load(options).train) == 4
@@ -344,7 +344,7 @@ def test_the_classes_of_a_column(tmp_path: Path, pictures: Pictures) -> None:
 
 
 def decoded(cells: list[dict[str, Any]]) -> list[np.ndarray]:
-    """Each image as the loader gives it."""
+    """Each image as the loader returns it."""
     return [
         encoded.decode(cell["bytes"], channels=3, resolution=16, resize="short-side-center-crop", where="test")
         for cell in cells

@@ -1,4 +1,4 @@
-"""Latents: what the cache holds is what diffusers says, a kill costs a shard, and what does not fit is refused."""
+"""Latents: the cache contains the same as diffusers computes, a kill costs one shard, and other latents are refused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from zigma_bench.data.latents.autoencoder import open_autoencoder
 from zigma_bench.data.latents.cache import folder_of, latents_of, reconstructions_of
 from zigma_bench.data.latents.encode import check_latents, encode_latents
 from zigma_bench.errors import Interrupted, NotReady, UsageError
-from zigma_bench.plan.cells import GivenCondition
+from zigma_bench.plan.cells import NetworkCondition
 from zigma_bench.plan.latents import latent_space
 from zigma_bench.plugins.registry import DataFacts
 from zigma_bench.suite import Latents, Train
@@ -54,12 +54,12 @@ def space_of(folder: Path, facts: DataFacts = FACTS, *, flip: bool = False, **op
     return latent_space(given, facts, mirrored=flip, smoke=False, where="suite")
 
 
-def encoded(space, cache: Path, tell=lambda *words: None, stopped=lambda: False) -> int:
-    return encode_latents(SPLITS, space, cache, device="cpu", tell=tell, stopped=stopped)
+def encoded(space, cache: Path, on_progress=lambda *words: None, stopped=lambda: False) -> int:
+    return encode_latents(SPLITS, space, cache, device="cpu", on_progress=on_progress, stopped=stopped)
 
 
 def posterior_of(folder: Path, pixels):
-    """What diffusers itself makes of images."""
+    """The latents that diffusers itself computes."""
     network = AutoencoderKL.from_pretrained(folder, low_cpu_mem_usage=False).eval()
     with torch.no_grad():
         return network.encode(torch.from_numpy(pixels.astype(np.float32) / 127.5 - 1)).latent_dist
@@ -87,7 +87,7 @@ def test_an_identity_is_of_what_can_change_a_latent(autoencoder, tmp_path):
     assert len({first, *(facts.fingerprint for _, facts in unlike)}) == 8
 
 
-def test_the_cache_holds_the_posterior_of_images_and_of_mirror_images(autoencoder, tmp_path):
+def test_the_cache_contains_the_posterior_of_images_and_of_mirror_images(autoencoder, tmp_path):
     space, _ = space_of(autoencoder, flip=True, batch=7)
     assert encoded(space, tmp_path) == 300
     train = latents_of(SPLITS, space, tmp_path).train
@@ -111,7 +111,7 @@ def test_a_latent_is_shifted_and_scaled_and_decodes_to_the_image_of_diffusers(au
     assert images.shape == (30, 3, 8, 12)
 
 
-def test_training_draws_from_the_posterior_anew_in_every_step(autoencoder, tmp_path):
+def test_training_samples_from_the_posterior_again_in_every_step(autoencoder, tmp_path):
     space, _ = space_of(autoencoder)
     encoded(space, tmp_path)
     train = latents_of(SPLITS, space, tmp_path).train
@@ -126,8 +126,8 @@ def test_training_draws_from_the_posterior_anew_in_every_step(autoencoder, tmp_p
 
 
 def test_a_step_has_the_same_times_noise_and_labels_however_its_latents_are_drawn(autoencoder, tmp_path):
-    """So the posterior's noise is a stream of its own."""
-    given, device = GivenCondition(kind="class", size=7, droppable=True), torch.device("cpu")
+    """So the noise of the posterior uses a separate random stream."""
+    given, device = NetworkCondition(kind="class", size=7, droppable=True), torch.device("cpu")
     batches = []
     for posterior in ("sample", "mean"):
         space, _ = space_of(autoencoder, posterior=posterior)
@@ -180,7 +180,7 @@ def test_reconstructions_are_the_decoded_latents(posterior, autoencoder, tmp_pat
     assert np.abs(pixels - ((images + 1) * 127.5).round().clamp(0, 255).numpy()).max() <= 1
 
 
-def test_a_stopped_encoding_goes_on_with_the_same_latents(autoencoder, tmp_path):
+def test_a_stopped_encoding_resumes_with_the_same_latents(autoencoder, tmp_path):
     space, _ = space_of(autoencoder)
     encoded(space, tmp_path / "whole")
     told: list[int] = []

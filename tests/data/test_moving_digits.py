@@ -1,4 +1,4 @@
-"""Clips of digits: what moves is the digit, straight on, and inside the field."""
+"""Clips of digits: the digit moves in a straight line and stays inside the field."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from zigma_bench.errors import UsageError
 SMALL = MovingDigitsOptions(frames=5, resolution=13, clips=40, validation=10)
 
 
-def test_a_clip_holds_its_digit_in_every_frame_and_nothing_else() -> None:
+def test_a_clip_contains_its_digit_in_every_frame_and_nothing_else() -> None:
     facts, splits = describe(SMALL), load(SMALL)
     assert facts.shape == (5, 1, 13, 13) and facts.held_out == len(splits.validation) == 10
     still = {
@@ -51,7 +51,7 @@ def test_frames_are_the_clips_taken_apart() -> None:
     assert np.array_equal(frames.take([149, 0, 7, 7]), whole[[149, 0, 7, 7]])
 
 
-def test_options_that_leave_nothing_are_refused_and_the_contract_holds() -> None:
+def test_options_without_images_are_refused_and_the_contract_holds() -> None:
     from zigma_bench.testing import check_dataset
 
     with pytest.raises(UsageError, match="leaves no training clip; expected 1 to 39; got 40"):

@@ -1,4 +1,4 @@
-"""A PNG whose chunks are damaged is an error that names it, also where Pillow decodes it without one."""
+"""A PNG with damaged chunks is an error that names the file, even if Pillow decodes it without an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Data sets that a person provides: read from their layout, missing with the way to get them, checked as a whole."""
+"""Data sets that a person provides: read from their layout, reported with instructions if missing, checked as a
+whole."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ WHOLE = "no problems (8 training images, 4 held out)"
 
 
 def picture(path: Path, number: int, size: tuple[int, int] = (20, 16)) -> None:
-    """An image whose blue is 10 times its number."""
+    """An image with a blue value of 10 times its number."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, (0, 0, 10 * number)).save(path, quality=95)
 
@@ -190,7 +191,7 @@ def test_the_check_of_photographs_names_every_fault(photographs: CocoOptions) ->
     for word in (
         "COCO_train2014_000000000002.jpg: the image has no captions",
         "COCO_val2014_000000000009.jpg: the image has no captions",
-        "COCO_val2014_000000000001.jpg: there is no such image",
+        "COCO_val2014_000000000001.jpg: the image is missing",
         "COCO_train2014_000000000004.jpg: the image can't be decoded",
     ):
         assert word in problems, problems
@@ -203,7 +204,7 @@ def test_the_check_of_photographs_names_every_fault(photographs: CocoOptions) ->
 def test_a_file_of_texts_can_not_reach_out_of_its_folder(photographs: CocoOptions) -> None:
     texts = Path(photographs.root) / "annotations/captions_train2014.json"
     texts.write_text(texts.read_text().replace("COCO_train2014_000000000003.jpg", "../../secret.jpg"))
-    with pytest.raises(BadImage, match="points out of the folder"):
+    with pytest.raises(BadImage, match="points outside the folder"):
         coco.load(photographs)
 
 
@@ -229,7 +230,7 @@ def test_the_check_of_actions_names_every_fault(actions: Ucf101Options) -> None:
         ("testlist01.txt", "\n", "the list is empty"),
     ],
 )
-def test_lists_that_are_none_are_named(actions: Ucf101Options, file: str, text: str, words: str) -> None:
+def test_invalid_lists_are_named(actions: Ucf101Options, file: str, text: str, words: str) -> None:
     (Path(actions.root) / "ucfTrainTestlist" / file).write_text(text)
     with pytest.raises(NotReady, match=words):
         ucf101.describe(actions)
@@ -279,7 +280,7 @@ def test_the_command_takes_a_suite(
         (["absent.yaml"], "there is no such suite"),
     ],
 )
-def test_words_that_are_wrong_are_told(words: list[str], expected: str, program: Callable[..., Any]) -> None:
+def test_wrong_words_are_reported(words: list[str], expected: str, program: Callable[..., Any]) -> None:
     done = program(*words)
     assert done.returncode == 2 and expected in done.stderr, done.stderr
     assert "Traceback" not in done.stderr

@@ -1,4 +1,4 @@
-"""Gaussian random fields: the slope that was asked for, level statistics, and splits without a common image."""
+"""Gaussian random fields: the requested slope, level statistics, and splits without a common image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The data sources as the registry sees them."""
+"""The facts of the registered data sources."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Streams: every image once an epoch, mixed by the buffer, the same after a restart, and never copied."""
+"""Streams: every image once per epoch, mixed by the buffer, the same after a restart, and never copied to disk."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from zigma_bench.data.transforms.apply import apply_transforms
 from zigma_bench.errors import BadImage, NotReady, UsageError
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.suite import Train
+from zigma_bench.training.batch_plan import BatchPlan
 from zigma_bench.training.feed import Feed
-from zigma_bench.training.job import BatchPlan
 
 SIZE = 4
 
 
 def png(number: int) -> bytes:
-    """A picture that says which it is."""
+    """A picture that encodes its number."""
     stream = io.BytesIO()
     Image.fromarray(np.full((SIZE, SIZE, 3), number, np.uint8)).save(stream, "PNG")
     return stream.getvalue()
@@ -71,7 +71,7 @@ def numbers(pixels: Any) -> list[int]:
 def trained_on(splits: Splits, steps: range, workers: int = 0, labelled: bool = False) -> list[list[int]]:
     """The pictures of each step of a training."""
     job = BatchPlan(splits.train, 4, 1, labelled=labelled)
-    with Feed(job, Train(batch=4, workers=workers), start=steps.start, stop=steps.stop, card=False) as feed:
+    with Feed(job, Train(batch=4, workers=workers), start=steps.start, stop=steps.stop, on_gpu=False) as feed:
         assert feed.workers == min(1, workers)
         taken = [feed(step) for step in steps]
     if labelled:
@@ -258,7 +258,7 @@ def test_options_that_a_stream_can_not_have(rest: dict[str, Any], reason: str) -
         describe(HuggingFaceOptions(**given, resolution=SIZE))
 
 
-def test_the_fingerprint_of_a_stream_holds_its_count_and_buffer(tmp_path: Path) -> None:
+def test_the_fingerprint_of_a_stream_contains_its_count_and_buffer(tmp_path: Path) -> None:
     given: dict[str, Any] = {"path": "parquet", "data_files": parquet(tmp_path), "validation": 5, "resolution": SIZE}
     plain = describe(HuggingFaceOptions(**given)).fingerprint
     prints = {

@@ -1,4 +1,4 @@
-"""Transforms: what they do to pixels, to all of a set alike."""
+"""Transforms: their effect on pixels, the same for all images of a set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clips of video files: which frames they are, and what is said of a file that is broken."""
+"""Clips of video files: which frames are read, and the errors for broken files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def video(tmp_path: Path) -> Callable[..., Path]:
 
 
 def numbers(clip: np.ndarray) -> list[int]:
-    """Which frames of the video a clip's are."""
+    """The numbers of a clip's frames in the video."""
     return [round(float(frame[:, :, 1].mean()) / 5) for frame in clip]
 
 

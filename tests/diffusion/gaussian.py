@@ -1,4 +1,4 @@
-"""Gaussian data, for which everything that a network may say is known exactly.
+"""Gaussian data, for which every prediction of a network is known exactly.
 
 x1 ~ N(m, s^2): x_t = alpha x1 + sigma x0 has mean alpha m and variance alpha^2 s^2 + sigma^2, and
 E[x1 | x_t = x] = m + alpha s^2 / (alpha^2 s^2 + sigma^2) (x - alpha m), the regression of x1 on x_t.
@@ -15,7 +15,7 @@ PREDICTIONS = ("velocity", "score", "noise")
 
 
 class Gaussian:
-    """The exact network for data N(mean, sd^2) on a path, saying one of the three."""
+    """The exact network for data N(mean, sd^2) on a path, for one of the three predictions."""
 
     def __init__(self, mean, sd, path, prediction="velocity"):
         self.mean, self.sd, self.path, self.prediction = mean, sd, path, prediction

@@ -1,4 +1,4 @@
-"""Velocity, score, noise and data: one from the other, as exactly as Gaussian data has them all."""
+"""Convert between velocity, score, noise and data; exact values are known for Gaussian data."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_all_are_had_from_each(path, prediction, wanted):
 
 @pytest.mark.parametrize("path", PATHS)
 def test_a_velocity_gives_noise_and_data_where_the_path_begins(path):
-    """There a noise or a score says nothing of the data on linear and gvp; a velocity does."""
+    """There, noise and score contain no information about the data on linear and gvp, but a velocity does."""
     t, x = torch.zeros(3, dtype=torch.float64), X[:3]
     data = Gaussian(0.7, 0.4, path)
     said, c = data(x, t), coefficients_at(path, t, x)

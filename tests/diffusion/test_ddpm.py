@@ -1,4 +1,4 @@
-"""The discrete diffusion on Gaussian data: moments, orders, the learned variance, and the steps that are kept."""
+"""The discrete diffusion on Gaussian data: moments, orders, the learned variance, and the spaced steps."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EXACT = Gaussian(MEAN, SD, "vp", "noise")
 
 
 def told_dit(x, n, *y):
-    """The exact noise, with a sigma behind it, as a network of DiT's steps says it."""
+    """The exact noise, followed by a sigma, as a network with DiT's steps returns it."""
     return torch.cat([EXACT(x, time_of_step(n.round().long())), torch.full_like(x, 1e9)], dim=1)
 
 
@@ -91,7 +91,7 @@ def test_the_variance_that_a_network_learns_is_exact_at_any_number_of_steps(coun
 
 
 def test_ddim_without_noise_is_the_flow():
-    """At eta 0 nothing is drawn, and all quantiles move together."""
+    """At eta 0 no noise is drawn, and all quantiles move together."""
 
     def never(step):
         raise AssertionError(step)
@@ -158,7 +158,7 @@ def test_a_variance_that_is_not_asked_for_is_left_out():
     assert moments(10, solver="ddim", network=network) == moments(10, solver="ddim")
 
 
-def test_steps_of_dit_and_times_of_ours_hold_as_much_data():
+def test_steps_of_dit_and_our_times_contain_equal_shares_of_data():
     n = torch.arange(1000)
     t = time_of_step(n)
     alpha_bar = torch.from_numpy(dit_schedule().alpha_bar)

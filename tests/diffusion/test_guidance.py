@@ -1,4 +1,4 @@
-"""Guidance on conditions that are Gaussians: what is guided is known."""
+"""Guidance with Gaussian conditions, for which the result is known."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from zigma_bench.diffusion.path import coefficients_at
 from zigma_bench.diffusion.solver import solve_ode
 from zigma_bench.suite import Guidance
 
-NONE = 0.0  # the condition that stands for none has the mean 0
+NONE = 0.0  # the null condition has the mean 0
 
 
 def network(x, t, y):
@@ -34,7 +34,8 @@ def test_a_scale_of_one_is_the_condition_alone():
 
 @pytest.mark.parametrize("scale", [0.5, 1.5, 4.0])
 def test_equally_wide_gaussians_are_guided_to_a_mean_further_out(scale):
-    """Their scores differ by a constant, so that scale moves the mean from that of none by scale times the distance."""
+    """Their scores differ by a constant, so guidance moves the mean away from the null condition by scale times the
+    distance."""
     noise = torch.linspace(-1, 1, 4)[:, None]
     images, _ = solve_ode(run(Guidance(scale=scale), y=2.0), noise, solver="heun", evaluations=200)
     torch.testing.assert_close(images, 2.0 * scale + 0.5 * noise, atol=3e-3, rtol=0)
@@ -63,7 +64,7 @@ def test_a_learned_variance_is_not_guided(channels):
     assert torch.equal(found[:, 4:], torch.full_like(X, 7.0))
 
 
-def test_velocity_and_noise_are_guided_alike():
+def test_velocity_and_noise_are_guided_in_the_same_way():
     def noise(x, t, y):
         return to_noise("velocity", network(x, t, y), x, coefficients_at("linear", t, x))
 

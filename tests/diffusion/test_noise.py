@@ -1,4 +1,4 @@
-"""The noise of steps: an image's own, whatever the others that it is drawn with."""
+"""The noise of steps depends on the image only, not on the batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The losses: known values, weights, and a minimum at what is exact for Gaussian data."""
+"""The losses: known values, weights, and a minimum at the exact network for Gaussian data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Official networks under the samplers here: told their own times, guided and with a learned sigma as DiT is."""
+"""Official networks with our samplers: they get their own times, guidance and a learned sigma as in DiT."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Y, NONE = torch.tensor([3, 7]), torch.tensor([10, 10])
 
 @pytest.fixture(scope="module")
 def network():
-    """The official network, gates open, with the times that it is told."""
+    """The official network with open gates, and the times that it receives."""
     built = build_dit(CONFIG, backend="torch").network
     initialise_network(built, 0)
     told = []
@@ -39,7 +39,7 @@ def noise(step=0):
     return torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(step))
 
 
-def test_dit_is_told_its_own_steps_and_guided_on_three_channels(network):
+def test_dit_gets_its_own_steps_and_is_guided_on_three_channels(network):
     """250 steps of the guided network with its learned variance, as DiT samples."""
     network.told.clear()
     both = with_guidance(network, Y, NONE, Guidance(scale=4.0, channels="first-three"))

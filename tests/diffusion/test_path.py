@@ -1,4 +1,4 @@
-"""The paths: their ends, their derivatives, and how times of one are found on another."""
+"""The paths: their ends, their derivatives, and the conversion of times between them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_what_preserves_the_variance(path):
 
 
 def test_beta_is_half_the_noise_rate_of_the_diffusion():
-    """Linear (1 - t) / t, gvp (pi / 2) cot(pi t / 2), and on vp half the rate that it is named after."""
+    """Linear (1 - t) / t, gvp (pi / 2) cot(pi t / 2), and on vp half the rate."""
     expected = {
         "linear": (1 - TIMES) / TIMES,
         "gvp": math.pi / 2 / torch.tan(math.pi / 2 * TIMES),

@@ -1,4 +1,4 @@
-"""Solvers of the ODE on flows that are known: where they end, at what order, and what they spend."""
+"""Solvers of the ODE on known flows: their result, their order, and their number of evaluations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Timing: what is counted, when a warm-up is stable, and the measurements of a real cell."""
+"""Timing: which calls count, when a warm-up is stable, and the measurements of a real cell."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import pytest
 
 from zigma_bench.backbones.build import build_network
 from zigma_bench.efficiency import calls, combine_rounds, measure, measure_efficiency, measure_round, timing
-from zigma_bench.efficiency.calls import STAGES
-from zigma_bench.efficiency.card import Meter, find_meter
+from zigma_bench.efficiency.calls import CALL_NAMES
+from zigma_bench.efficiency.gpu import GpuMeter, find_meter
 from zigma_bench.efficiency.measure import flop_rate
 from zigma_bench.efficiency.timing import MOST_WARM_UPS, Timing, time_calls
 from zigma_bench.errors import CellFailed, Interrupted, UsageError
@@ -25,7 +25,7 @@ from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.reports.render import table_footer, to_csv, to_json, to_markdown
 from zigma_bench.reports.table import read_tables
 from zigma_bench.run.executors.local import run_plan
-from zigma_bench.run.find_batch import Trial, distinct_shapes, limit_of, run_trial, search_batch
+from zigma_bench.run.find_batch import BatchTrial, distinct_shapes, limit_of, run_trial, search_batch
 from zigma_bench.suite import Efficiency, load_suite
 from zigma_bench.system.device import Device
 
@@ -34,13 +34,13 @@ CPU = Device("cpu", "test")
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that a call moves on."""
+    """A clock that each call advances."""
     now = [0.0]
     monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
     return now
 
 
-def test_the_first_call_stands_apart_and_the_warm_up_ends_when_stable(clock):
+def test_the_first_call_is_separate_and_the_warm_up_ends_when_stable(clock):
     lengths = iter([9.0, 3.0, 1.0, 1.05, 1.02, 1.0, 1.0, 1.3, 1.0])
 
     def call():
@@ -114,7 +114,7 @@ def test_flops_are_those_of_the_formulas_with_the_scan_apart(write_suite):
         "flops": 3 * forward, "scan_flops": 3 * scan, "flops_per_second": 30.0 * forward,
         "matmul_flops_per_second": 30.0 * (forward - scan),
     }  # fmt: skip
-    assert calls.make_stage("sample", timed(zigma), build_network(zigma, "cpu"), CPU).passes == 2  # evaluations
+    assert calls.make_timed_call("sample", timed(zigma), build_network(zigma, "cpu"), CPU).passes == 2  # evaluations
     assert flop_rate(dit, 2, 1.0)["scan_flops"] == 0
 
 
@@ -165,7 +165,11 @@ def test_an_efficiency_suite_is_a_product_and_an_order_free_backbone_runs_on_one
     cells = alone().cells
     zigma = [cell for cell in cells if cell.scan is not None]
     assert (len(zigma), len(cells) - len(zigma)) == (2 * 2 * 2 * 2, 2 * 2)
-    assert len({cell.label for cell in cells}) == len({cell.identity("efficiency", card="") for cell in cells}) == 20
+    assert (
+        len({cell.label for cell in cells})
+        == len({cell.identity("efficiency", device_model="") for cell in cells})
+        == 20
+    )
     for cell in cells:
         assert cell.stages == ("efficiency",)
         assert (cell.height // 2) * (cell.width // 2) == cell.tokens and cell.channels == 3
@@ -203,20 +207,20 @@ def test_what_makes_calls_faster_is_part_of_the_identity(alone):
     compiled = plain.model_copy(update={"train": plain.train.model_copy(update={"compile": True})})
     graph = plain.model_copy(update={"sample": plain.sample.model_copy(update={"graph": True})})
     drawn = plain.model_copy(update={"sample": plain.sample.model_copy(update={"compile": True})})
-    assert len({cell.identity("efficiency", card="") for cell in (plain, compiled, graph, drawn)}) == 4
-    assert len({cell.identity("sample", card="") for cell in (plain, graph, drawn)}) == 1
+    assert len({cell.identity("efficiency", device_model="") for cell in (plain, compiled, graph, drawn)}) == 4
+    assert len({cell.identity("sample", device_model="") for cell in (plain, graph, drawn)}) == 1
 
 
 @pytest.mark.parametrize(("part", "stage"), [("sample", "forward"), ("train", "train-step")])
-def test_a_stage_is_compiled_where_its_own_key_says_so(alone, monkeypatch, part, stage):
-    """Whatever the stage before it was; compiled, which a CPU can't follow, by a stand-in."""
+def test_a_call_is_compiled_if_its_own_key_is_set(alone, monkeypatch, part, stage):
+    """Regardless of the call before it. A stand-in replaces compilation, which doesn't work on this CPU."""
     plain, asked = alone().cells[0], []
     monkeypatch.setattr(calls, "compile_network", lambda network, device_type, key: asked.append(key))
     cell = plain.model_copy(update={part: getattr(plain, part).model_copy(update={"compile": True})})
     network = build_network(cell, "cpu")
     for name in ("forward", "train-step"):
-        network.blocks.compile(backend="eager")  # as another stage would have left it
-        facts = calls.make_stage(name, cell, network, CPU).facts
+        network.blocks.compile(backend="eager")  # as another call would have left it
+        facts = calls.make_timed_call(name, cell, network, CPU).facts
         assert network.blocks._compiled_call_impl is None
         assert bool(facts.get("compile")) == (name == stage)
     assert asked == [f"{part}.compile"]
@@ -227,7 +231,7 @@ def test_every_stage_is_measured_beside_its_ceilings(alone):
     found, details = measure_efficiency(cell, build_network(cell, "cpu"), CPU, lambda done, text: None, lambda: False)
     values = {m.name: m for m in found}
     assert all(m.value > 0 for m in found)
-    for stage in STAGES:
+    for stage in CALL_NAMES:
         name, _ = measure.NAMES[stage]
         assert len(values[name].raw) == 3 and f"{stage}-peak-memory" in values
         assert details[stage]["first_call_seconds"] > 0
@@ -251,7 +255,7 @@ def test_labels_need_no_data_and_guidance_costs_two_passes_an_evaluation(alone):
         for cell in (cells[0], cells[-1]):
             seen, network = [], build_network(cell, "cpu")
             network.register_forward_pre_hook(lambda module, given, seen=seen: seen.append([*map(len, given)]))
-            stages = {name: calls.make_stage(name, cell, network, CPU) for name in STAGES}
+            stages = {name: calls.make_timed_call(name, cell, network, CPU) for name in CALL_NAMES}
             assert stages["sample"].passes == passes
             for name, stage in stages.items():
                 seen.clear()
@@ -260,7 +264,7 @@ def test_labels_need_no_data_and_guidance_costs_two_passes_an_evaluation(alone):
                 assert seen == [[size] * 3] * (2 if name == "sample" else 1)  # x, t and y
 
 
-def test_memory_that_runs_out_is_a_reason_and_the_other_stages_go_on(alone, monkeypatch):
+def test_out_of_memory_is_a_reason_and_the_other_calls_continue(alone, monkeypatch):
     def hungry(*given):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
@@ -335,7 +339,7 @@ def test_a_backend_that_can_not_run_here_is_a_row_with_its_reason(alone, tmp_pat
 
 
 def check_report(table):
-    """Rows say what they are timed with; speed has a direction, a ceiling of the device has none; no seed is missed."""
+    """Rows name their setting; speeds have a better direction, limits of the device have none; no seed is missing."""
     text = to_markdown([table])
     assert "| backend | tokens | batch |" in text and "| torch | 16 | 1 |" in text
     assert "forward images/s ↑" in text and "matmul TFLOP/s |" in text
@@ -349,7 +353,7 @@ def check_report(table):
 
 @pytest.mark.parametrize("most", [0, 1, 2, 3, 7, 8, 100])
 def test_the_search_ends_at_the_largest_batch_and_the_next(most):
-    trials = search_batch(lambda batch: Trial(batch, batch <= most, None, None))
+    trials = search_batch(lambda batch: BatchTrial(batch, batch <= most, None, None))
     assert max((t.batch for t in trials if t.fits), default=0) == most
     assert min(t.batch for t in trials if not t.fits) == most + 1
     assert len({t.batch for t in trials}) == len(trials)
@@ -383,13 +387,13 @@ def test_a_training_step_fits_in_much_memory_and_not_in_little(alone):
     assert not little.fits and little.reason
 
 
-def test_the_limit_of_a_cpu_must_be_said():
+def test_a_cpu_needs_an_explicit_limit():
     assert limit_of(CPU, 0.5) == 2**29
     with pytest.raises(UsageError, match="--memory"):
         limit_of(CPU, None)
 
 
-def test_a_reading_that_a_card_lacks_is_none_and_a_cpu_says_why():
+def test_an_unsupported_gpu_reading_is_none_and_a_cpu_gives_the_reason():
     class Nvml:
         NVMLError = ValueError
         NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
@@ -399,7 +403,7 @@ def test_a_reading_that_a_card_lacks_is_none_and_a_cpu_says_why():
                 raise ValueError
             return lambda *given: [7] if name.endswith("Processes") else 5000
 
-    meter = Meter(Nvml(), "card")
+    meter = GpuMeter(Nvml(), "card")
     assert meter.joules() is None
     assert meter.state()["watts"] == 5.0 and meter.state()["processes"] == 1
     assert "NVIDIA" in find_meter(CPU).state()["why_not"]

@@ -1,4 +1,4 @@
-"""Seeded mutations of texts and documents: what a slip, a broken disk or a stranger makes of a file."""
+"""Seeded mutations of texts and documents: the results of a typo, a broken disk or an attacker."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _places(document):
 
 
 def as_json(document: object) -> str | None:
-    """The document's text; None for what Python's own writer can't nest."""
+    """The document's text; None if it is nested too deeply for Python's writer."""
     try:
         return json.dumps(document)
     except (RecursionError, ValueError):

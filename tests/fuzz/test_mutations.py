@@ -42,7 +42,7 @@ CODES = {1, 2, 3, 4, 75}
 
 @contextlib.contextmanager
 def within(seconds):
-    """Fail where it takes longer."""
+    """Fail if it takes longer."""
 
     def late(number, frame):
         raise AssertionError(f"no end within {seconds} s")
@@ -57,7 +57,7 @@ def within(seconds):
 
 
 def ended(work) -> int:
-    """The code that a piece of work ends with; whatever else than an error of the project comes out is a fault."""
+    """The exit code of a function. Any exception that isn't an error of the project is a fault."""
     try:
         with within(SECONDS):
             work()
@@ -116,7 +116,7 @@ def results(tmp_path):
 
 
 def reported(folder: Path, broken: list[str]) -> None:
-    """All formats, and nothing in them acts."""
+    """All formats, with escaped control characters."""
     tables = find_tables([folder])
     broken += [fault for table in tables for fault in table.broken]
     for output in ("terminal", "markdown", "csv", "json"):

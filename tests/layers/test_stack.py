@@ -1,4 +1,4 @@
-"""Blocks one after another, as they are, compiled in spans, and with what they compute made again; whole networks."""
+"""A stack of blocks: plain, compiled in spans, and with checkpointing (recomputation); whole networks."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def stack(depth: int) -> BlockStack:
 
 
 def found(blocks: BlockStack, *, checkpointing: bool = False) -> list[Tensor]:
-    """The state behind the blocks, and the gradients of the weights."""
+    """The state after the blocks, and the gradients of the weights."""
     x, c = torch.linspace(-1, 1, 4, requires_grad=True), torch.linspace(0, 1, 4)
     state = blocks.through((x, None), (c,), checkpointing=checkpointing)
     assert len(state) == 2
@@ -42,7 +42,7 @@ def found(blocks: BlockStack, *, checkpointing: bool = False) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 4, 7, 24])
-def test_spans_hold_every_block_once_in_order(depth: int) -> None:
+def test_spans_contain_every_block_once_in_order(depth: int) -> None:
     blocks = stack(depth)
     spans = blocks.spans()
     assert [block for span in spans for block in span] == list(blocks)
@@ -81,7 +81,7 @@ def test_a_copy_is_not_compiled_and_names_stay() -> None:
 @pytest.mark.filterwarnings("ignore")  # PyTorch's compiler about itself
 @pytest.mark.parametrize(("mixer", "height"), [("mamba", 2), ("mamba-2", 8), ("attention", 2)])
 def test_a_network_is_traced_whole(mixer: str, height: int) -> None:
-    """No operator breaks the graph where its numbers can be looked at, as those of a path on a CPU can."""
+    """No operator breaks the graph by reading values, as it can for a path on a CPU."""
     grid, spec = Grid(height, 9), catalogue().get("scan", "zigzag")  # of mamba-2 two chunks
     orders = layer_routes(spec, grid=grid, depth=1, seed=0, options=spec.resolve({}, where="test"))
     options = ZigmaOptions(width=32, depth=1, patch=1, mixer=mixer, drop_path=0)

@@ -1,4 +1,4 @@
-"""Images and weights of the tests of quality: made here, nothing is downloaded."""
+"""Images and weights for the tests of metrics, generated here; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ sys.path[:0] = [str(Path(__file__).parent)]  # golden_features.py, which is also
 
 @pytest.fixture(autouse=True)
 def _one_thread():
-    """Test processes run side by side; threads on top of them only wait for each other."""
+    """Test processes run in parallel; additional threads would only wait for each other."""
     import torch
 
     before = torch.get_num_threads()
@@ -44,7 +44,7 @@ def noise():
 
 @pytest.fixture(scope="session")
 def inception_weights(tmp_path_factory):
-    """A file that fits torch-fidelity's Inception v3, drawn so that signals keep their size through its depth."""
+    """A file that fits torch-fidelity's Inception v3, drawn so that activations keep their scale through all layers."""
     import torch
     from torch_fidelity import feature_extractor_inceptionv3 as module
 

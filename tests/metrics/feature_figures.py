@@ -1,4 +1,4 @@
-"""Measures on features by the names of the measure and the extractor, as the metrics of a suite take them."""
+"""Metrics on features, by the names of the metric and the extractor, as a suite uses them."""
 
 from __future__ import annotations
 

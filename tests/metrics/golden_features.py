@@ -1,7 +1,7 @@
 """How `zigma_bench/metrics/golden.json` is made: `python tests/metrics/golden_features.py` prints it.
 
 The network runs in float64 on images that are resized in float64, one at a time, so that the figures hold neither the
-rounding of float32 nor a library's choice of kernels. It says nothing of whether the port itself is right.
+rounding of float32 nor a library's choice of kernels. It doesn't show whether the port itself is right.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Figures of clips: those of their frames, and the Frechet distance on what a user's TorchScript file says of them."""
+"""Metrics of clips: those of their frames, and the Frechet distance on features of a user's TorchScript file."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_the_published_file_alone_is_called_fvd_and_wants_clips_enough(subject, 
 def test_another_file_and_single_images_are_refused(subject, tmp_path, i3d):
     wrong = tmp_path / "wrong.pt"
     wrong.write_bytes(b"no network")
-    with pytest.raises(NotReady, match=r"wrong\.pt: this is no TorchScript file"):
+    with pytest.raises(NotReady, match=r"wrong\.pt: this isn't a TorchScript file that accepts clips"):
         clips.fvd(I3dOptions(str(wrong)), subject)
     with pytest.raises(UsageError, match="compares clips"):
         clips.fvd(I3dOptions(i3d), replace(subject, samples=flat(subject.samples), reference=flat(subject.reference)))

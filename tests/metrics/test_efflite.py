@@ -1,4 +1,4 @@
-"""The distances on EfficientNet-Lite features, whole: torch-fidelity's figures, the cache, and the fingerprint."""
+"""The distances on EfficientNet-Lite features, end to end: torch-fidelity's values, the cache, and the fingerprint."""
 
 from __future__ import annotations
 

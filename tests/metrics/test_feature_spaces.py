@@ -1,4 +1,4 @@
-"""What the extractors whose weights come with an installation see: photographs by class, and damage by its degree."""
+"""The built-in extractors with installed weights distinguish classes of photographs and degrees of damage."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from zigma_bench.metrics.features import features_of_images
 from zigma_bench.metrics.options import EFFLITES, EffliteOptions
 from zigma_bench.metrics.subject import Subject
 
-PHOTOGRAPHS = "shared/data/cifar10-jpeg"  # beside the repository, as the suites have it
+PHOTOGRAPHS = "shared/data/cifar10-jpeg"  # next to the repository, as in the suites
 TRAIN, TEST, DAMAGED = 300, 120, 24  # 128 pixels take a fiftieth of a second each on one core
 # With so few images the probe finds 0.60 (Lite0) and 0.63 (Lite2) of the classes at 128 pixels, and 0.47 and 0.48 at
 # 64; with 4,000 and 800 it finds 0.746, 0.760, 0.620 and 0.619. One in ten is chance.
@@ -80,7 +80,7 @@ def test_a_linear_probe_tells_photographs_apart(photographs, family):
 
 @pytest.mark.parametrize("family", EFFLITES)
 def test_distances_grow_with_damage(photographs, family, monkeypatch):
-    """From the images themselves, so that no sampling hides a small step."""
+    """Measured on the images themselves, so that no sampling noise hides a small step."""
     monkeypatch.setattr(features_module, "REMEMBERED", 8)
     pixels = photographs("test", DAMAGED)[0].pixels
     for damage, degrees in {blurred: (0.8, 1.6), with_noise: (10, 30), with_patches_shuffled: (16, 8)}.items():
@@ -88,5 +88,5 @@ def test_distances_grow_with_damage(photographs, family, monkeypatch):
         subjects = [Subject(ArrayImages(samples), ArrayImages(pixels)) for samples in harmed]
         for kind in ("fd", "kid"):
             found = [measured(kind, family, EffliteOptions(), subject).value for subject in subjects]
-            # KID is unbiased for sets drawn apart, and lies below zero for a set and itself
+            # KID is unbiased for sets drawn apart, and negative for a set and itself
             assert all(more > 1.2 * less + 0.1 for less, more in pairwise(found)), (damage, kind, found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from zigma_bench.metrics.gaussian import POINTS, extrapolate_fd, fit_gaussian, frechet_distance_of, of_moments
+from zigma_bench.metrics.gaussian import POINTS, extrapolate_fd, fit_gaussian, frechet_distance_of, gaussian_of_moments
 
 
 def draw(count: int, width: int, *, seed: int, scale: float = 1.0, shift: float = 0.0) -> np.ndarray:
@@ -14,7 +14,7 @@ def draw(count: int, width: int, *, seed: int, scale: float = 1.0, shift: float 
 
 
 def trace_formula(a, b) -> float:
-    """The closed form by eigenvalues of the product of covariances, in float64 and apart from the code."""
+    """The closed form by eigenvalues of the product of covariances, in float64, as an independent implementation."""
     a, b = a.astype(np.float64), b.astype(np.float64)
     s, t = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     roots = np.sqrt(np.clip(np.linalg.eigvals(s @ t).real, 0, None))
@@ -23,7 +23,7 @@ def trace_formula(a, b) -> float:
 
 @pytest.mark.parametrize(("n", "m", "width"), [(200, 120, 40), (80, 300, 40)])
 def test_the_distance_is_an_independent_computations(n, m, width):
-    """1e-6 of it, with at least twice as many images as features."""
+    """Within 1e-6 of the distance, with at least twice as many images as features."""
     a, b = draw(n, width, seed=1), draw(m, width, seed=2, scale=1.3, shift=0.2)
     assert frechet_distance_of(fit_gaussian(a), fit_gaussian(b)) == pytest.approx(trace_formula(a, b), rel=1e-6)
 
@@ -38,11 +38,11 @@ def test_the_distance_is_torch_fidelitys():
 
 
 @pytest.mark.parametrize(("n", "width"), [(200, 30), (20, 50)])
-def test_moments_hold_all_that_the_distance_needs(n, width):
+def test_moments_contain_all_that_the_distance_needs(n, width):
     a, b = draw(n, width, seed=5), draw(120, width, seed=6, shift=0.5)
     kept = fit_gaussian(b)
     assert kept.covariance == pytest.approx(np.cov(b.astype(np.float64), rowvar=False), abs=1e-12)
-    again = of_moments(kept.mean, kept.covariance, kept.count)
+    again = gaussian_of_moments(kept.mean, kept.covariance, kept.count)
     assert again.covariance == pytest.approx(kept.covariance, abs=1e-12)
     assert frechet_distance_of(fit_gaussian(a), again) == pytest.approx(
         frechet_distance_of(fit_gaussian(a), kept), abs=1e-6
@@ -50,9 +50,9 @@ def test_moments_hold_all_that_the_distance_needs(n, width):
 
 
 def test_the_extrapolation_finds_the_line():
-    """FD(N) = c + k / N for a fixed reference: the figure is near c, and nearer than FD(N) itself."""
+    """FD(N) = c + k / N for a fixed reference: the result is near c, and nearer than FD(N) itself."""
     width = 20
-    reference = of_moments(np.zeros(width), np.eye(width))
+    reference = gaussian_of_moments(np.zeros(width), np.eye(width))
     errors, plain = [], []
     for seed in range(8):
         x = np.random.default_rng(seed).standard_normal((400, width))

@@ -1,4 +1,4 @@
-"""The eight images by which an extractor is known again: golden for EfficientNet-Lite0, recorded for the others."""
+"""The eight images that verify an extractor: golden features for EfficientNet-Lite0, recorded ones for others."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_every_size_of_every_installed_extractor_has_golden_features():
 
 
 def to_19_bits(x):
-    """Float32 as TensorFloat-32 takes it: ten bits behind the point."""
+    """Float32 rounded as in TensorFloat-32: ten bits of mantissa."""
     return ((x.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
 
 
@@ -99,31 +99,31 @@ def test_another_resize_other_weights_and_fewer_bits_are_noticed(part, monkeypat
         pixels = torch.nn.functional.interpolate(pixels.float(), (64, 64), mode="bilinear").round().byte()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=part == "precision"):
         found = network(pixels)[0].float().numpy()
-    with pytest.raises(NotReady, match="other features of eight fixed images"):
+    with pytest.raises(NotReady, match="no longer computes the same features of eight fixed images"):
         check_golden(lambda images: found, efflite("efflite0", 64), None)
 
 
 def test_a_drifted_extractor_is_a_refused_row(digits, monkeypatch):
     off = {name: rows * 1.001 for name, rows in golden_values().items()}
-    monkeypatch.setattr(golden, "known", lambda: off)
+    monkeypatch.setattr(golden, "golden_values", lambda: off)
     found = measure_metric("fd-efflite0", {"size": 64}, Subject(samples=digits, reference=digits))
     assert (found.status, found.value) == ("refused", None)
-    assert "efflite0-64 gives other features" in found.reason
+    assert "efflite0-64 no longer computes the same features" in found.reason
 
 
 def test_first_features_are_recorded_and_compared_with(noise, tmp_path, capsys):
-    features_of_images(noise(4, (3, 8, 8)), of_mean(1.0), cache=tmp_path, keep=False)
+    features_of_images(noise(4, (3, 8, 8)), of_mean(1.0), cache=tmp_path, store=False)
     (file,) = (tmp_path / "golden").iterdir()
     assert np.load(file) == pytest.approx(golden_images().mean((2, 3)), rel=1e-6)
     before = file.read_bytes()
     features_of_images(
-        noise(5, (3, 8, 8)), of_mean(1 + 1e-6), cache=tmp_path, keep=False
+        noise(5, (3, 8, 8)), of_mean(1 + 1e-6), cache=tmp_path, store=False
     )  # as another kind of device would
     assert file.read_bytes() == before
-    with pytest.raises(NotReady, match=f"golden/{file.stem[:-32]}.*other features"):
-        features_of_images(noise(6, (3, 8, 8)), of_mean(1.01), cache=tmp_path, keep=False)
+    with pytest.raises(NotReady, match=f"golden/{file.stem[:-32]}.*the same features"):
+        features_of_images(noise(6, (3, 8, 8)), of_mean(1.01), cache=tmp_path, store=False)
     file.write_bytes(before[:50])
-    features_of_images(noise(7, (3, 8, 8)), of_mean(1.0), cache=tmp_path, keep=False)
+    features_of_images(noise(7, (3, 8, 8)), of_mean(1.0), cache=tmp_path, store=False)
     assert f"{file.name}: the file is altered" in capsys.readouterr().err
     assert file.read_bytes() == before
 

@@ -1,4 +1,4 @@
-"""FID and KID: torch-fidelity's figures on folders of PNG, the name by the file's hash, and what is refused."""
+"""FID and KID: torch-fidelity's values on folders of PNG, the name by the file's hash, and refused files."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_the_figures_are_torch_fidelitys_on_the_same_folders(folders, inception_
     }  # fmt: skip
     for kind, key in keys.items():
         found = measured(kind, "inception", options, subject)
-        assert abs(theirs[key]) > 0.01  # the comparison says something
+        assert abs(theirs[key]) > 0.01  # the comparison is meaningful
         assert abs(found.value - theirs[key]) <= max(1e-4, 1e-6 * abs(theirs[key])), (key, found.value)
         if kind == "is":
             assert found.name.startswith("is-inception-")
@@ -133,7 +133,7 @@ class Evil:
     [b"", b"no weights at all", b"junk\n", pickle.dumps({"x": Evil()}), "tensor", "unlike"],
     ids=["empty", "text", "opcodes", "pickle", "tensor", "unlike"],
 )
-def test_a_file_that_holds_something_else_is_named_and_never_run(content, tmp_path, capfd):
+def test_a_file_of_another_kind_is_named_and_never_run(content, tmp_path, capfd):
     path = tmp_path / "bad.pth"
     if isinstance(content, bytes):
         path.write_bytes(content)
@@ -160,7 +160,7 @@ def test_a_changed_file_has_another_hash(tmp_path):
 
 
 def test_a_file_that_is_not_its_name_is_refused_with_both_hashes(inception_weights, tmp_path, monkeypatch):
-    """Under the published name it would be a broken download; under a name of its own it is other weights."""
+    """With the published file name it would be a broken download; with another name it is a file of other weights."""
     path = tmp_path / PUBLISHED.file
     path.write_bytes(inception_weights.read_bytes())
     options = InceptionOptions(str(path))

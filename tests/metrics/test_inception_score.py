@@ -1,4 +1,4 @@
-"""The Inception score: torch-fidelity's, and what it must be."""
+"""The Inception score: equal to torch-fidelity's, and to known values."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_it_is_torch_fidelitys(count):
     assert np.std(found) == pytest.approx(theirs["inception_score_std"], rel=1e-9)
 
 
-def test_images_that_look_alike_score_one_and_sure_ones_of_every_class_as_many_as_there_are():
+def test_equal_images_score_one_and_confident_ones_of_every_class_score_the_number_of_classes():
     same = np.repeat(draw(1, 8, seed=3), 50, axis=0)
     assert inception_score(same, draw(5, 8, seed=4)) == pytest.approx([1.0] * 10, abs=1e-12)
     unsure = np.zeros((50, 8), np.float32)

@@ -1,4 +1,4 @@
-"""A reference that is a mean and a covariance in a file: read, written, used for its own extractor and for no other."""
+"""A reference file with a mean and a covariance: read, written, and used only for its own extractor."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_file_written_here_gives_the_figure_of_its_images(subject, tmp_path):
     assert of_file.value == pytest.approx(of_images.value, abs=1e-4)
     assert of_file.fingerprint["n_reference"] == 60
     assert of_file.fingerprint["reference"] == {"data": "digits", "statistics_sha256": moments.sha256}
-    with np.load(tmp_path / "r.npz") as held:  # as the field reads it
+    with np.load(tmp_path / "r.npz") as held:  # as other programs read it
         x = features_of_images(subject.reference, extractor).astype(np.float64)
         assert held["mu"] == pytest.approx(x.mean(0), abs=1e-9)
         assert held["sigma"] == pytest.approx(np.cov(x, rowvar=False), abs=1e-9)
@@ -77,20 +77,20 @@ def test_what_compares_images_one_by_one_is_refused_with_the_reason(kind, subjec
     alone = dataclasses.replace(subject, reference=None, moments=read_moments(tmp_path / "r.npz"))
     found = measure_metric(f"{kind}-efflite0", {"size": 64}, alone)
     assert (found.name, found.status, found.value) == (f"{kind}-efflite0", "refused", None)
-    assert "a mean and a covariance" in found.reason and "give images" in found.reason
+    assert "a mean and a covariance" in found.reason and "use images as the reference" in found.reason
 
 
 def test_the_fields_files_are_for_the_published_inception_alone(subject, tmp_path, inception_weights, monkeypatch):
-    """`mu` and `sigma` as ADM and pytorch-fid write them: 2,048 features, and no word of who made them."""
+    """`mu` and `sigma` as ADM and pytorch-fid write them: 2,048 features, without the name of the extractor."""
     draw = np.random.default_rng(0)
     x = draw.standard_normal((2600, 2048)) * 0.3 + 0.4
     np.savez(tmp_path / "adm.npz", mu=x.mean(0), sigma=np.cov(x, rowvar=False), mu_s=np.zeros(3), sigma_s=np.eye(3))
     moments = read_moments(tmp_path / "adm.npz")
     alone = dataclasses.replace(subject, reference=None, moments=moments)
-    with pytest.raises(NotReady, match=r"does not name.*give images"):
+    with pytest.raises(NotReady, match=r"doesn't name.*use images as the reference"):
         fd_efflite0(alone)
     options = WeightsOptions(str(inception_weights))
-    with pytest.raises(NotReady, match="2048 features"):  # other weights than the field's
+    with pytest.raises(NotReady, match="2048 features"):  # other weights than the published ones
         measured("fd", "inception", options, alone)
     sha8 = weights.file_sha256(inception_weights)[:8]
     published = dataclasses.replace(weights.PUBLISHED["inception"], sha256=sha8)
@@ -118,13 +118,13 @@ def good():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"sigma": None}, "holds no sigma"),
+        ({"sigma": None}, "has no valid sigma"),
         ({"mu": np.array([0.0, np.nan, 0, 0])}, "mu.*finite"),
         ({"sigma": np.arange(16.0).reshape(4, 4)}, "symmetric"),
         ({"sigma": np.eye(5)}, r"mu \[4\] and sigma \[5, 5\]"),
         ({"mu": np.arange(4)}, "mu.*int64"),
-        ({"extractor": np.array("[]"), "count": np.array(3)}, "does not say what made it"),
-        ({"extractor": np.array("{}")}, "does not say what made it"),
+        ({"extractor": np.array("[]"), "count": np.array(3)}, "doesn't name its extractor"),
+        ({"extractor": np.array("{}")}, "doesn't name its extractor"),
     ],
 )
 def test_what_is_no_mean_and_covariance_is_named(change, words, tmp_path):
@@ -134,13 +134,13 @@ def test_what_is_no_mean_and_covariance_is_named(change, words, tmp_path):
         read_moments(tmp_path / "bad.npz")
 
 
-def test_a_file_of_images_holds_none(tmp_path):
+def test_a_file_of_images_contains_no_moments(tmp_path):
     np.savez(tmp_path / "images.npz", np.zeros((2, 4, 4, 3), np.uint8))
     assert read_moments(tmp_path / "images.npz") is None
 
 
 def test_a_reference_is_fitted_once(subject, tmp_path, monkeypatch):
-    """The Gaussian is kept by content: the same pixels elsewhere, the same extractor; anything else is another."""
+    """The Gaussian is cached by content: the same pixels and extractor share it; anything else doesn't."""
     from zigma_bench.metrics import reference as module
     from zigma_bench.metrics.reference import reference_gaussian
 

@@ -1,4 +1,4 @@
-"""Precision, recall, density and coverage: torch-fidelity's, the papers' formulas, and what they must be."""
+"""Precision, recall, density and coverage: equal to torch-fidelity's, to the papers' formulas, and to known values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def draw(count: int, width: int = 8, *, seed: int, shift: float = 0.0, scale: fl
 
 
 def by_hand(points, centres):
-    """The formulas of both papers over a whole matrix of distances taken by differences."""
+    """The formulas of both papers on the whole matrix of distances, computed from differences."""
 
     def distances(a, b):
         return np.linalg.norm(a[:, None].astype(np.float64) - b[None].astype(np.float64), axis=2)
@@ -42,14 +42,15 @@ def test_precision_and_recall_are_torch_fidelitys(n, m, width):
 
     samples, reference = draw(n, width, seed=3, shift=0.4), draw(m, width, seed=4, scale=1.2)
     theirs = prc_features_to_metric(torch.from_numpy(samples), torch.from_numpy(reference), verbose=False)
-    assert 0.05 < theirs[KEY_METRIC_PRECISION] < 1  # the comparison says something
+    assert 0.05 < theirs[KEY_METRIC_PRECISION] < 1  # the comparison is meaningful
     assert points_in_balls(samples, reference).inside == pytest.approx(theirs[KEY_METRIC_PRECISION], abs=1e-6)
     assert points_in_balls(reference, samples).inside == pytest.approx(theirs[KEY_METRIC_RECALL], abs=1e-6)
 
 
 @pytest.mark.parametrize("blocks", [(7, 11), (2048, 8192)])
 def test_a_set_covers_itself_whatever_the_blocks(blocks, monkeypatch):
-    """A point is its own and its four nearest ones' company: density 1, though the fifth lies on the sphere itself."""
+    """A point is in its own ball and those of its four nearest neighbours, so the density is 1; the fifth is on the
+    sphere."""
     monkeypatch.setattr(neighbours, "ROWS", blocks[0])
     monkeypatch.setattr(neighbours, "COLUMNS", blocks[1])
     x = draw(60, 12, seed=5)
@@ -93,7 +94,7 @@ def test_features_that_are_not_finite_give_nan(bad):
 
 
 def test_memory_is_that_of_a_block(monkeypatch):
-    """No tensor as large as all three million distances: the largest made is a block of them."""
+    """No tensor is as large as all three million distances; the largest one is a block."""
     monkeypatch.setattr(neighbours, "ROWS", 100)
     monkeypatch.setattr(neighbours, "COLUMNS", 100)
     largest = 0

@@ -1,4 +1,4 @@
-"""Two folders of photographs measured by the command, by torch-fidelity and by numpy: one set of figures."""
+"""Two folders of photographs measured by the command, by torch-fidelity and by numpy, with the same results."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from zigma_bench.metrics.features import features_of_images
 from zigma_bench.sampling.images import open_images
 
 COUNT = 400  # of 1,280 features each, so the covariances are singular
-PHOTOGRAPHS = "shared/data/cifar10-jpeg/test-00000-of-00001.parquet"  # beside the repository, as the suites have it
+PHOTOGRAPHS = "shared/data/cifar10-jpeg/test-00000-of-00001.parquet"  # next to the repository, as in the suites
 NAMES = ("fd-efflite0", "kid-efflite0", "precision-efflite0", "recall-efflite0")
 KEYS = ("frechet_inception_distance", "kernel_inception_distance_mean", "precision", "recall")
 
 
 @pytest.fixture
 def folders(root, tmp_path):
-    """Two folders of photographs as PNG, no picture in both."""
+    """Two folders of photographs as PNG, without common pictures."""
     import pandas
 
     file = root.parent / PHOTOGRAPHS

@@ -1,4 +1,4 @@
-"""An extractor of a plugin: one registration, and all measures on its features."""
+"""An extractor of a plugin: one registration adds all metrics on its features."""
 
 from __future__ import annotations
 
@@ -110,18 +110,18 @@ def test_it_passes_what_plugins_are_checked_by(monkeypatch):
 
 def test_features_of_the_fixed_images_are_compared(subject):
     golden = [[0.0]] * 8
-    with pytest.raises(NotReady, match="means gives other features of eight fixed images"):
+    with pytest.raises(NotReady, match="means no longer computes the same features of eight fixed images"):
         metrics(golden=lambda options: np.array(golden) + 1)["fd-means"].load()(Options(), subject)
 
 
 @pytest.mark.parametrize(
     ("facts", "error", "words"),
     [
-        ({"dimensions": 4}, BrokenPlugin, r"gives features of another shape; expected \[20, 4\], as its facts say"),
+        ({"dimensions": 4}, BrokenPlugin, r"returns features of another shape; expected \[20, 4\], as its facts say"),
         ({"target": "made_extractor:too_wide"}, BrokenPlugin, r"another shape; expected \[20, 3\]"),
         ({"target": "made_extractor:no_network"}, BrokenPlugin, "is not a network"),
         ({"missing": lambda options: (Missing("no file", "get it"),)}, NotReady, "no file"),
-        ({"missing": lambda options: "no file"}, BrokenPlugin, "gives something else; expected a tuple of registry"),
+        ({"missing": lambda options: "no file"}, BrokenPlugin, "returns a wrong value; expected a tuple of registry"),
     ],
 )
 def test_faults_name_the_extractor(subject, facts, error, words):
@@ -135,5 +135,5 @@ def test_the_fields_plain_names_are_inceptions():
     assert {"fid", "kid"} <= {spec.name for spec in found.metrics}
     _add(found, "mine", "mine 1.0", lambda: plugin(plain_names=True))
     assert "already registered by first 1.0" in found.problems[0].reason
-    with pytest.raises(UsageError, match="an extractor has at least one feature"):
+    with pytest.raises(UsageError, match="an extractor needs at least one feature"):
         ExtractorFacts(dimensions=0)

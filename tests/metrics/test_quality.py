@@ -1,4 +1,4 @@
-"""The two distances: what they must be by mathematics, and that they are torch-fidelity's."""
+"""The two distances: known values, and equal to torch-fidelity's."""
 
 from __future__ import annotations
 

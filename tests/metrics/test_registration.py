@@ -1,4 +1,4 @@
-"""What the metrics say of themselves before anything heavy is imported."""
+"""The facts of the metrics, without heavy imports."""
 
 from __future__ import annotations
 

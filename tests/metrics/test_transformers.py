@@ -76,7 +76,7 @@ def clip_state(width=64, layers=2, side=4, patch=8, embedding=16):
 
 
 def pictures(count, height, width):
-    """Noise on grounds of other colours, so that features differ."""
+    """Noise on backgrounds of different colours, so that features differ."""
     draw = np.random.default_rng(0)
     ground = draw.integers(0, 200, (count, 3, 1, 1))
     return ArrayImages((ground + draw.integers(0, 56, (count, 3, height, width))).astype(np.uint8))
@@ -87,7 +87,7 @@ STATES = {"dinov2": dinov2_state, "clip": clip_state}
 
 @pytest.fixture
 def weights_file(tmp_path):
-    """`weights_file(given)`: a tiny file of the layout that its authors publish."""
+    """`weights_file(given)`: a tiny file in the authors' layout."""
 
     def write(given):
         torch.save(STATES[given](), tmp_path / f"{given}.pt")
@@ -178,7 +178,7 @@ def test_only_the_published_file_gives_the_plain_name(given, weights_file, noise
     path = weights_file(given)
     published = dataclasses.replace(weights.PUBLISHED[given], sha256=weights.file_sha256(path))
     monkeypatch.setitem(weights.PUBLISHED, given, published)
-    if given == "clip":  # which its authors publish as a program
+    if given == "clip":  # which its authors publish as a TorchScript program
         path = _program(path)
         monkeypatch.setitem(
             weights.PUBLISHED, given, dataclasses.replace(published, sha256=weights.file_sha256(path))
@@ -188,7 +188,7 @@ def test_only_the_published_file_gives_the_plain_name(given, weights_file, noise
 
 
 def _program(path):
-    """The same tensors as a TorchScript program beside the file."""
+    """The same tensors as a TorchScript program, next to the file."""
     import warnings
 
     class Holder(torch.nn.Module):
@@ -213,7 +213,7 @@ def _program(path):
 def test_a_program_that_is_not_the_published_one_is_never_opened(weights_file, monkeypatch):
     path = _program(weights_file("clip"))
     monkeypatch.setattr(torch.jit, "load", lambda *a, **k: pytest.fail("it was opened"))
-    with pytest.raises(NotReady, match=r"program\.pt.*no weights of CLIP"):
+    with pytest.raises(NotReady, match=r"program\.pt.*aren't weights of CLIP"):
         clip(path)
 
 
@@ -229,7 +229,7 @@ def test_what_is_no_such_file_is_refused_with_the_place(given, tmp_path, monkeyp
     other = tmp_path / "other.pt"
     for content in ({"a": torch.zeros(3)}, torch.zeros(3), {"pos_embed": torch.zeros(1, 5, 63)}):
         torch.save(content, other)
-        with pytest.raises(NotReady, match=rf"other\.pt.*no weights of {published.network.split()[0]}"):
+        with pytest.raises(NotReady, match=rf"other\.pt.*aren't weights of {published.network.split()[0]}"):
             (dinov2 if given == "dinov2" else clip)(other)
     state = STATES[given]()
     del state[next(name for name in state if "norm1" in name or "ln_1" in name)]
@@ -248,7 +248,7 @@ def test_safetensors_are_read(weights_file, tmp_path):
         features_of_images(images, dinov2(place)), features_of_images(images, dinov2(weights_file("dinov2")))
     )
     place.write_bytes(place.read_bytes()[:1000])
-    with pytest.raises(NotReady, match=r"w\.safetensors.*no weights of DINOv2"):
+    with pytest.raises(NotReady, match=r"w\.safetensors.*aren't weights of DINOv2"):
         dinov2(place)
 
 

@@ -51,7 +51,7 @@ def test_a_network_that_knows_the_answer_has_no_loss():
 
 @pytest.mark.parametrize("path", ["linear", "gvp", "vp"])
 @pytest.mark.parametrize("prediction", ["velocity", "score", "noise"])
-def test_the_figure_is_that_of_the_linear_velocity_whatever_is_said(path, prediction):
+def test_the_value_is_that_of_the_linear_velocity_for_every_prediction(path, prediction):
     """A network that errs in the data by 0.1 everywhere errs in the linear velocity by 0.1 / (1 - t)."""
 
     def off(x, t):
@@ -100,7 +100,7 @@ def test_noise_is_of_the_image_and_the_time_alone():
     assert abs(many.std() - 1) < 0.02
 
 
-def test_the_count_and_the_pixels_stand_in_the_fingerprint(digits):
+def test_the_count_and_the_pixels_are_in_the_fingerprint(digits):
     subject = Subject(validation=Subset(digits, np.arange(30)), network=zero)
     first, fewer = (val_loss(ValLossOptions(count), subject).fingerprint for count in (512, 20))
     assert (first["n_images"], fewer["n_images"]) == (30, 20)

@@ -1,4 +1,4 @@
-"""The mixer runs every route that there is, forwards and backwards, and each does what its words say."""
+"""The mixer runs every kind of route, forwards and backwards, and each has the documented effect."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_an_odd_grid_is_written_whole_by_a_dilated_scan():
 def test_channel_groups_of_a_concat_walk_their_own_path():
     both = Route(np.stack([PLAIN, PLAIN[::-1]]), merge="concat")
     made = mixer(both)
-    made.out_proj.weight[:, 16:] = 0  # the first of two groups of 16 channels alone comes out
+    made.out_proj.weight[:, 16:] = 0  # only the first of two groups of 16 channels is in the output
     seen = depends(made)
     assert (seen == (PLAIN[:, None] >= PLAIN)).all()
 
@@ -141,7 +141,7 @@ def test_merges_start_as_sum_or_mean():
 def test_a_gate_weighs_the_paths_of_each_sample():
     made = mixer(Route(np.stack([PLAIN, PLAIN[::-1]]), merge="gate"))
     made.merge.bias.copy_(torch.tensor([50.0, 0.0]))
-    made.branches[1].D.fill_(1e6)  # what the second path says has no weight
+    made.branches[1].D.fill_(1e6)  # the second path has no weight
     first = mixer(Route(PLAIN))
     first.load_state_dict({k: v for k, v in made.state_dict().items() if k in first.state_dict()}, strict=True)
     torch.testing.assert_close(made(tokens()), first(tokens()))
@@ -195,7 +195,7 @@ def test_shared_parameters_are_one_set():
 
 @torch.no_grad()
 def test_the_video_letters_keep_time():
-    """Layer after layer of single-frame and single-place walks gives every frame back where it was."""
+    """Layers that walk within a frame or through time return every frame to its place."""
     grid = Grid(2, 3, 4)
     for layer, kind in enumerate("sst"):
         seen = depends(mixer(route_of("zigzag-video", grid, layer), grid), grid)
@@ -216,7 +216,7 @@ def test_convolution_and_scan_cost_as_much_as_is_scanned(name):
 
 
 @torch.no_grad()
-def test_the_parts_of_a_scatter_take_no_room_of_their_own():
+def test_the_parts_of_a_scatter_need_no_extra_memory():
     """Each token is written once: the mixer of 16 parts makes no [B, L, E] for each of them."""
     grid = Grid(16, 16)
     made, x = mixer(route_of("atrous", grid, 0, step=4), grid, "torch"), tokens(grid)

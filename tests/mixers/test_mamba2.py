@@ -1,4 +1,4 @@
-"""The Mamba-2 mixer runs every route that there is, costs what it says, and keeps each route's words as Mamba does."""
+"""The Mamba-2 mixer runs every kind of route with the documented effect, at the cost of its formula."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def test_a_scatter_keeps_its_parts_apart_and_projects_each_by_its_own_branch():
 def test_channel_groups_of_a_concat_walk_their_own_path():
     made = mixer(Route(np.stack([PLAIN, PLAIN[::-1]]), merge="concat"))
     made.norm = torch.nn.Identity()  # which looks at all channels
-    made.out_proj.weight[:, 16:] = 0  # the first of two groups of 16 channels alone comes out
+    made.out_proj.weight[:, 16:] = 0  # only the first of two groups of 16 channels is in the output
     assert (depends(made) == (PLAIN[:, None] >= PLAIN)).all()
 
 
@@ -178,8 +178,9 @@ def test_a_cascade_reads_what_the_stage_before_wrote():
 
 
 @torch.no_grad()
-def test_merges_start_alike():
-    """The norm behind the merge takes the scale away, but for its epsilon: a sum, a mean and an even gate are one."""
+def test_merges_start_equal():
+    """The norm after the merge removes the scale except for its epsilon, so a sum, a mean and an even gate are
+    equal."""
     paths = np.stack([PLAIN, PLAIN[::-1], np.roll(PLAIN, 5)])
     found = []
     for merge in ("sum", "mean", "gate", "channel-attention"):
@@ -205,7 +206,7 @@ def test_learned_pads_are_read_by_what_follows_them_and_zeros_leave_nothing():
 
 @torch.no_grad()
 def test_a_pad_is_projected_like_a_token():
-    """A pad that holds a token's values leaves in the state what the token would: as the path of a longer grid."""
+    """A pad with the values of a token has the same effect on the state as the token in the path of a larger grid."""
     wider = Grid(1, 25)
     made = mixer(Route(np.concatenate((PLAIN[:10], [-1], PLAIN[10:])), pads=np.array([[0]])))
     longer = mixer(Route(np.arange(25)), wider)
@@ -270,7 +271,7 @@ def test_a_learned_order_is_one_a_sample():
 
 
 def test_first_weights_belong_to_their_names():
-    """A layer of one path and one of two share the first weights of what both have; the published ranges hold."""
+    """Layers of one and of two paths have the same initial weights for common parameters, in the published ranges."""
     block = ZigmaOptions(width=512, depth=2, patch=1)
     one = mixer(Route(PLAIN), block=block)
     two = mixer(Route(np.stack([PLAIN, PLAIN[::-1]])), block=block)
@@ -293,7 +294,7 @@ def test_first_weights_belong_to_their_names():
     ("options", "block", "route", "words"),
     [
         (Mamba2Options(), BLOCK, Route(PLAIN), "heads of 64 channels do not divide the 32 inner channels"),
-        (OPTIONS, BLOCK, Route([PLAIN] * 3, merge="concat"), "32 inner channels are no multiple of 3"),
+        (OPTIONS, BLOCK, Route([PLAIN] * 3, merge="concat"), "32 inner channels are not a multiple of 3"),
         (Mamba2Options(head_dim=32), BLOCK, Route([PLAIN] * 2, merge="concat"), "do not divide the 16 inner channels"),
         (Mamba2Options(head_dim=4, groups=3), BLOCK, Route(PLAIN), "3 groups do not divide the 8 heads"),
         (OPTIONS, ZigmaOptions(16, 2, 1, state=8), Route(PLAIN), r"expected 16 \(its default\); got 8; leave it out"),

@@ -114,7 +114,7 @@ MIXERS = {
 
 @pytest.fixture
 def plugin(tmp_path, monkeypatch):
-    """The module of the plugin above, which is not installed; its names are found while a test runs."""
+    """The module of the plugin above. It isn't installed; its names are registered while a test runs."""
     (tmp_path / "merging_plugin.py").write_text(PLUGIN)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "merging_plugin", raising=False)
@@ -129,7 +129,7 @@ def two_paths(merge):
 
 
 def network(merge, mixer="mamba", backend="torch"):
-    """A network whose gates are open, so that its mixers matter."""
+    """A network with open gates, so that its mixers have an effect."""
     options = replace(OPTIONS, mixer=MIXERS[mixer])
     made = Zigma(options, grid=GRID, channels=2, routes=[two_paths(merge)] * DEPTH, backend=backend)
     initialise_network(made, 0)
@@ -184,7 +184,7 @@ def mamba(merge):
 
 @torch.no_grad()
 def test_the_gate_acts_where_the_facts_say(plugin):
-    """Before the merge, inside the scan of each path, or behind it."""
+    """Inside the scan of each path (before the merge), or after the merge."""
     x = torch.randn(2, 24, WIDTH, generator=torch.Generator().manual_seed(2))
     for merge in ("largest", "mixed"):
         made = mamba(merge)
@@ -211,7 +211,7 @@ def test_a_merge_without_an_estimate_of_its_memory_has_none(plugin):
 
 
 def test_the_plugin_keeps_the_contract_though_it_is_not_installed(plugin):
-    """Its scan is checked too, and names its own merge."""
+    """Its scan, which uses its merge, is checked too."""
     reports = check_plugin(plugin)
     assert [f"{report.kind} {report.name}" for report in reports] == [
         "scan both-ways", "merge largest", "merge added", "merge mixed",
@@ -238,7 +238,7 @@ def test_a_command_finds_the_merges_of_a_folder(tmp_path):
 
 
 def test_the_digest_of_a_route_names_the_owner_of_a_plugins_merge():
-    """Another version of the plugin may merge otherwise; the built-in merges change with zigma-bench itself."""
+    """Another version of the plugin may merge differently; the built-in merges change with zigma-bench itself."""
     digests = []
     for version in ("1.0", "1.1"):
         spec = merge_spec("mine", "x:y", facts=MergeFacts(), owner=f"zigma-bench-mine {version}", doc="Mine.")
@@ -262,7 +262,7 @@ def test_facts_that_contradict_each_other_are_refused(facts, words):
 
 
 def test_a_merge_of_stages_of_a_plugin_reads_stage_after_stage():
-    """A cascade under another name is the cascade."""
+    """A cascade registered under another name gives the same results."""
     facts = MergeFacts(gate="merged", has_stages=True)
     spec = merge_spec("steps", SumMerge, facts=facts, owner="a test", doc="A cascade.")
     x = torch.randn(2, 24, WIDTH, generator=torch.Generator().manual_seed(2))
@@ -286,7 +286,7 @@ class RunningSum(GatheringBranch):
 
 @pytest.mark.parametrize("merge", ["sum", "concat", "cascade"])
 def test_a_branch_of_a_plugin_follows_every_route(merge):
-    """The loop does the paths, the segments, the groups, the stages and the gate; the branch does one path."""
+    """The shared loop handles paths, segments, groups, stages and the gate; the branch handles one path."""
     lengths = (np.array([10, 14]), np.array([6, 18]))
     route = Route(np.stack([PLAIN[::-1], PLAIN.reshape(4, 6).T.reshape(-1)]), merge=merge, segments=lengths)
     loop = RoutedBranches(route, lambda number: RunningSum(), channels=8, learned_pads=False)

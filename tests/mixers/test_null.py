@@ -1,4 +1,4 @@
-"""The null tests: attention and the identity in the place of Mamba give the same along every order."""
+"""The null tests: attention and the identity instead of Mamba give the same output for every order."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GRID, CLIP, DEPTH = Grid(4, 6), Grid(3, 4, 2), 9
 BUILT_IN = sorted(spec.name for spec in catalogue().scans if spec.owner == "zigma-bench")
 PLAIN = np.arange(24)
 ATTENTION = {"name": "attention", "options": {"heads": 2}}
-EXEMPT = {  # the built-in scans that attention may tell from raster, by the reason
+EXEMPT = {  # the built-in scans for which attention may differ from raster, by the reason
     "tokens attend within their segment alone": {"zigzag-video"},
     "pads are tokens that are attended to": {"adventurer", "dim", "mamba-r"},
     "each path attends to its own part of the tokens": {"atrous"},
@@ -42,7 +42,7 @@ def layers(name):
 
 
 def outputs(mixer, made, grid):
-    """Of a network with positions, whose gates are open."""
+    """The output of a network with positions and open gates."""
     options = ZigmaOptions(width=32, depth=len(made), patch=1, mixer=mixer, drop_path=0.0)
     network = Zigma(options, grid=grid, channels=2, routes=made, backend="torch").eval()
     initialise_network(network, 0)
@@ -95,7 +95,7 @@ ROUTES = {
 
 @pytest.mark.parametrize("kind", [kind for kind in ROUTES if kind != "cascade"])
 def test_every_reason_is_a_real_one(kind):
-    """Attention along such a route is not attention among all tokens."""
+    """For such a route, attention isn't among all tokens."""
     route = ROUTES[kind]
     assert order_matters(route)
     found = []
@@ -189,7 +189,7 @@ def test_options_that_a_mixer_does_not_read_are_refused():
         (check_attention, AttentionOptions()),
         (check_identity, IdentityOptions()),
     ):
-        with pytest.raises(NotReady, match=r"has no use for the backbone's option state; expected 16"):
+        with pytest.raises(NotReady, match=r"doesn't use the backbone's option state; expected 16"):
             check(options, block=block, grid=GRID, route=Route(PLAIN))
     with pytest.raises(NotReady, match="5 heads do not divide"):
         attention(Route(PLAIN), AttentionOptions(heads=5))

@@ -1,5 +1,5 @@
-"""Only the order knows where a token lies: an order on shuffled patches trains as that order composed with the
-permutation does on whole images.
+"""Only the order depends on the position of a token: an order on shuffled patches trains as that order composed with
+the permutation does on whole images.
 
 Patch i of a shuffled image is patch s(i) of the whole one. An order that visits the places P[0], P[1], ... of the
 shuffled image visits the patches s(P[0]), s(P[1]), ...: what the composed order s o P visits in the whole image. All

@@ -1,4 +1,4 @@
-"""Kernels in CUDA C++ compiled for the CPU, on simt.h in the place of a card; they launch as those of a card do."""
+"""Kernels in CUDA C++ compiled for the CPU, with simt.h instead of a GPU. They are launched like those on a GPU."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def load_kernel(source: Path, name: str, index: int, **settings: program.Setting
 
 
 def _without_ptx(text: str) -> str:
-    """The functions that hold PTX taken out, simt.h's in the place of the first."""
+    """The source without functions that contain PTX; simt.h's version replaces the first one."""
     kept, last, given = [], 0, "PTX_FUNCTIONS\n"
     for found in FUNCTION.finditer(text):
         end = _closing(text, found.end() - 1) + 1

@@ -1,4 +1,4 @@
-"""The Triton kernels, interpreted, against the naive loop in float64; test_triton.py runs them in a process of its own.
+"""The Triton kernels, interpreted, against the naive loop in float64; test_triton.py runs them in a separate process.
 
 Every input is a view with rows or channels apart, and what the operators allocate is full of NaN.
 """
@@ -54,8 +54,8 @@ def patched_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def three_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A card so wide that every 64 steps are a part."""
-    monkeypatch.setattr(triton_launch, "find_card", lambda device: (1000, 32))
+    """A GPU so wide that every 64 steps are one part."""
+    monkeypatch.setattr(triton_launch, "gpu_parallelism", lambda device: (1000, 32))
 
 
 def scan_inputs(batch: int, length: int, channels: int, states: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
@@ -96,7 +96,7 @@ def with_gradients(
 
 
 class _View(torch.autograd.Function):
-    """The same numbers with rows far apart; channels too in z and B."""
+    """The same numbers with a large stride between rows, and also between channels in z and B."""
 
     @staticmethod
     def forward(ctx: Any, name: str, value: torch.Tensor) -> torch.Tensor:
@@ -202,7 +202,7 @@ def test_bits_are_equal_in_equal_runs() -> None:
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
 @pytest.mark.usefixtures("three_parts")
 @pytest.mark.parametrize("segments", [False, True])
-def test_no_segment_sees_what_another_holds(segments: bool) -> None:
+def test_no_segment_sees_another_segment(segments: bool) -> None:
     given, path = scan_inputs(1, 68, 5, 3)
     given["u"][0, path[20]] = float("inf")
     segment_starts = torch.arange(68) // 32 * 32 if segments else None
@@ -250,7 +250,7 @@ def test_network_equals_the_naive_one() -> None:
         ("attention", "official", True), ("attention", "textbook", False),
     ],
 )  # fmt: skip
-def test_the_layers_of_a_card_train_as_the_plain_ones(mixer: str, residual: str, checkpointing: bool) -> None:
+def test_the_layers_of_a_gpu_train_as_the_plain_ones(mixer: str, residual: str, checkpointing: bool) -> None:
     """With classes and dropped paths, drawn alike, and a mixer whose projection the norm may not take."""
     backbone = catalogue().get("backbone", "zigma")
     words = {"width": 8, "depth": 3, "patch": 1, "drop_path": 0.5, "condition": "class", "classes": 3}
@@ -294,8 +294,8 @@ CONDITIONS = {"text": {"text_width": 5, "text_tokens": 4}, "class": {"classes": 
 def test_networks_of_the_suites_compile_whole_and_equal_themselves(
     backbone: str, scan: str | None, grid: Grid, condition: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As `train.compile` and `sample.compile` do it, but for the code that a card would run."""
-    monkeypatch.setattr(speed, "require_card", lambda device_type, key: None)
+    """As with `train.compile` and `sample.compile`, except for the code of a GPU."""
+    monkeypatch.setattr(speed, "require_gpu", lambda device_type, key: None)
     compiler = torch.compile
     monkeypatch.setattr(torch, "compile", lambda f, *, options, **how: compiler(f, backend="aot_eager", **how))
     spec = catalogue().get("backbone", backbone)

@@ -22,7 +22,7 @@ from zigma_bench.ops.backend import Backend, Implementation, SavedMemory
 from zigma_bench.ops.causal_conv import causal_conv
 from zigma_bench.ops.selective_scan import SelectiveScanArguments, selective_scan
 from zigma_bench.ops.selective_scan import __file__ as scan_folder
-from zigma_bench.system.device import nvidia_cards
+from zigma_bench.system.device import nvidia_gpus
 
 SOURCE = Path(scan_folder).with_name("scan.cpp")
 needs_compiler = pytest.mark.skipif(compiler.find_compiler() is None, reason="no C++ compiler")
@@ -48,8 +48,8 @@ def test_auto_with_a_compiler() -> None:
     )
 
 
-@pytest.mark.skipif(bool(nvidia_cards()), reason="there is an NVIDIA card")
-def test_without_a_card() -> None:
+@pytest.mark.skipif(bool(nvidia_gpus()), reason="there is an NVIDIA GPU")
+def test_without_a_gpu() -> None:
     assert backends.resolve("auto", "cuda") == "torch"
     for name in ("fused", "mamba-ssm"):
         with pytest.raises(NotReady, match="needs"):
@@ -85,7 +85,7 @@ def _toy_selective_scan(arguments: SelectiveScanArguments) -> torch.Tensor:
 
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> Backend:
-    """A backend with one operator: what a new file of `ops/backends` holds, and the line that registers it."""
+    """A backend with one operator: the content of a new file in `ops/backends`, and the line that registers it."""
     found = Backend(
         name="toy",
         device_types=("cpu",),

@@ -134,7 +134,7 @@ def test_gradients_against_finite_differences(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", ["naive", *FAST])
 @pytest.mark.parametrize("lengths", SEGMENTS)
-def test_segments_are_sequences_of_their_own(backend: str, lengths: list[int]) -> None:
+def test_segments_are_independent_sequences(backend: str, lengths: list[int]) -> None:
     given = inputs(2, 63, 17)
     path, dtype = given[3], torch.float32 if backend == "cpu" else torch.float64
     assert not torch.equal(path[path], torch.arange(63))
@@ -166,7 +166,7 @@ def test_segments_without_bias_and_path_from_a_strided_view(backend: str) -> Non
 
 @pytest.mark.parametrize("backend", ["naive", *FAST])
 @pytest.mark.parametrize("width", [4, 7])
-def test_one_segment_is_none(backend: str, width: int) -> None:
+def test_one_segment_is_the_same_as_none(backend: str, width: int) -> None:
     given = inputs(2, 40, 17, width)
     found = run(given, backend, torch.float32, segment_starts=torch.zeros(40, dtype=torch.int64))
     assert all(map(torch.equal, found, run(given, backend, torch.float32)))
@@ -240,7 +240,7 @@ def test_wrong_inputs_are_named() -> None:
         UsageError, match=r"segment_starts\[1\] isn't the step .* starts; expected 1, or 0 as at .*; got 7"
     ):
         causal_conv(x, weight, bias, segment_starts=torch.tensor([0, *[7] * 8]), backend="naive")
-    with pytest.raises(UsageError, match="no such activation; expected silu or none; got 'relu'"):
+    with pytest.raises(UsageError, match="unknown activation; expected silu or none; got 'relu'"):
         causal_conv(x, weight, bias, activation="relu", backend="naive")  # type: ignore[arg-type]
     with pytest.raises(UnknownName, match="did you mean 'naive'"):
         causal_conv(x, weight, bias, backend="naiv")

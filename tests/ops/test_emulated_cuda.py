@@ -1,4 +1,4 @@
-"""The kernels in CUDA C++ on an emulated card: against the naive loop in float64, and what the emulation finds."""
+"""The kernels in CUDA C++ on an emulated GPU: against the naive loop in float64, and what the emulation finds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
 
 @pytest.fixture(autouse=True)
 def card(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As one of 132 processors; empty memory is NaN, and paths and states are the same in every run."""
+    """As on a GPU with 132 processors. Empty memory is NaN, and paths and states are the same in every run."""
     torch.manual_seed(0)
     for module in (launch, conv):
         monkeypatch.setattr(module, "load_kernel", emulated.load_kernel)
@@ -94,7 +94,7 @@ def agree(mine: Tensor | None, right: Tensor, bound: float, what: str = "") -> N
 
 
 def both_ways(run: Any, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """What a run gives, to the bit the same whichever warp goes first."""
+    """The results of a run, which must be exactly the same whichever warp goes first."""
     found = [tensor for tensor in run() if tensor is not None]
     monkeypatch.setattr(emulated.Emulated, "backwards", True)
     for one, other in zip(found, (tensor for tensor in run() if tensor is not None), strict=True):
@@ -227,7 +227,7 @@ def run_source(source: str, folder: Path, threads: int) -> Tensor:
     return x
 
 
-def test_the_emulation_finds_what_a_card_would_hide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_emulation_finds_what_a_gpu_would_hide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     turned = "shared[threadIdx.x] = threadIdx.x; %s p.x[threadIdx.x] = shared[63 - threadIdx.x];"
     right = torch.arange(63, -1, -1).float()
     for backwards in (False, True):

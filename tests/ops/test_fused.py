@@ -1,4 +1,4 @@
-"""The backend `fused` where there is no card: its sources compile, its operators tell shapes and FLOPs."""
+"""The backend `fused` without a GPU: its sources compile, and its operators compute shapes and FLOPs."""
 
 from __future__ import annotations
 
@@ -44,22 +44,22 @@ def common(io: torch.dtype, **others: int) -> dict[str, Any]:
 
 
 @needs_nvrtc
-@pytest.mark.parametrize("card", [(8, 0), (9, 0)])
+@pytest.mark.parametrize("capability", [(8, 0), (9, 0)])
 @pytest.mark.parametrize("io", NUMBERS)
-def test_sources_compile_for_cards(io: torch.dtype, card: tuple[int, int]) -> None:
+def test_sources_compile_for_gpus(io: torch.dtype, capability: tuple[int, int]) -> None:
     for mode in (scan.OUTPUTS, scan.END_STATES, scan.ADJOINTS):
         settings = common(io, MODE=mode, S=4, G=4, CHANNELS=64, BLOCKS=3, SEGMENTS=1)
-        assert program.compile_source(scan.FORWARD, card, settings)[:4] == b"\x7fELF"
+        assert program.compile_source(scan.FORWARD, capability, settings)[:4] == b"\x7fELF"
     odd = common(io, S=1, GROUPS=1, WARPS=2, BLOCKS=1, OUTPUTS=0, EXACT=0, VECTOR=0, VECTOR_BC=0, GATED=0)
     wide = common(io, S=2, GROUPS=4, WARPS=8, BLOCKS=1, OUTPUTS=1, EXACT=1, SEGMENTS=1)
     for settings in (odd, wide):
-        assert program.compile_source(scan.BACKWARD, card, settings)[:4] == b"\x7fELF"
+        assert program.compile_source(scan.BACKWARD, capability, settings)[:4] == b"\x7fELF"
     settings = {"IO": io, "WIDTH": 4, "RUN": 32, "BATCH": 4, "X": 128, "Y": 1, "VECTOR": 1, "SILU": 1, "SEGMENTS": 1}
-    assert program.compile_source(conv.SOURCE, card, settings)[:4] == b"\x7fELF"
+    assert program.compile_source(conv.SOURCE, capability, settings)[:4] == b"\x7fELF"
 
 
 @needs_nvrtc
-def test_a_binary_is_taken_from_the_cache_and_a_broken_source_told(tmp_path: Path) -> None:
+def test_a_binary_comes_from_the_cache_and_a_broken_source_is_reported(tmp_path: Path) -> None:
     source = tmp_path / "one.cu"
     source.write_text('extern "C" __global__ void one() {}')
     program.compile_source(source, (9, 0), {})
@@ -130,9 +130,9 @@ def test_shared_memory_is_what_the_source_says(states: int, warps: int, io: torc
 @pytest.mark.parametrize("card", SHARED)
 @pytest.mark.parametrize("states", [1, 8, 16, 32, 64])
 @pytest.mark.parametrize("bytes_each", [2, 4])
-def test_the_backward_fits_a_card_or_says_so(card: str, states: int, bytes_each: int) -> None:
+def test_the_backward_fits_a_gpu_or_is_refused(card: str, states: int, bytes_each: int) -> None:
     if (card, states) == ("4090", 64):
-        with pytest.raises(NotReady, match="more shared memory than this card has"):
+        with pytest.raises(NotReady, match="more shared memory than this GPU has"):
             scan.choose_backward_launch_config(4, 512, 1536, states, 108, bytes_each, SHARED[card])
         return
     plan = scan.choose_backward_launch_config(4, 512, 1536, states, 108, bytes_each, SHARED[card])
@@ -187,7 +187,7 @@ def test_a_network_runs_on_imagined_tensors_and_counts_what_the_formula_counts()
 
 
 class Driver:
-    """Stands for the driver: what is called, with the context that is current."""
+    """A stand-in for the driver, which records the calls with the current context."""
 
     def __init__(self, current: int) -> None:
         self.current = current
@@ -221,7 +221,7 @@ class Driver:
 def test_a_kernel_is_launched_in_its_own_context(
     current: int, calls: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A thread of autograd may have none yet, and another card's may be current."""
+    """A thread of autograd may have no context yet, and the context of another GPU may be current."""
     driver, arguments = Driver(current), program.StructLayout(0, 1, 0).pack([], [None], [])
     monkeypatch.setattr(torch.cuda, "current_stream", lambda index: SimpleNamespace(cuda_stream=5))
     program.CudaKernel(driver, "f", 7, 0, 100).launch((1, 2, 3), (32, 1, 1), arguments)

@@ -1,4 +1,4 @@
-"""On an NVIDIA card: the operators against the naive loop in float64, the official forward passes, a whole suite."""
+"""On an NVIDIA GPU: the operators against the naive loop in float64, the official forward passes, a whole suite."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import layer_routes
 from zigma_bench.scans.orders.zigzag import zigzag
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA card")
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU")
 TRITON = pytest.param("triton", marks=pytest.mark.skipif(bool(available()["triton"]), reason="triton can't run here"))
 KERNELS = ("fused", TRITON)
 BACKENDS = ("naive", "torch", *KERNELS)
@@ -175,7 +175,7 @@ def test_kernels_give_equal_bits_again(backend: str, shape: tuple[int, int, int]
 
 @pytest.mark.parametrize("backend", KERNELS)
 @pytest.mark.parametrize("segments", [False, True])
-def test_no_segment_sees_what_another_holds(backend: str, segments: bool) -> None:
+def test_no_segment_sees_another_segment(backend: str, segments: bool) -> None:
     given, path = scan_inputs(1, 96, 40, 16)
     given["u"][0, path[20]] = float("inf")
     segment_starts = torch.arange(96) // 32 * 32 if segments else None
@@ -294,7 +294,7 @@ def test_a_network_compiles_whole_and_equals_itself(backend: str) -> None:
 
 
 def allocated(function: Any) -> int:
-    """Bytes that a function's second call allocates, whether or not it keeps them."""
+    """The bytes that the second call of a function allocates, even if it frees them."""
     function()
     torch.cuda.synchronize()
     before = torch.cuda.memory_stats()["requested_bytes.all.allocated"]
@@ -305,7 +305,7 @@ def allocated(function: Any) -> int:
 
 def test_a_branch_allocates_what_it_computes_and_no_copy() -> None:
     """u, the projections, delta and y: no row is moved for the path, nothing is transposed."""
-    B, L, E, N, R = 64, 128, 1536, 16, 48  # channels enough for a card to walk the path in one part
+    B, L, E, N, R = 64, 128, 1536, 16, 48  # enough channels for a GPU to process the path in one part
     path = torch.randperm(L, device="cuda")
     xz = torch.randn(B, L, 2 * E, device="cuda", dtype=torch.bfloat16)
     shapes = [(1, E, 4), (1, E), (1, R + 2 * N, E), (1, E, R), (1, E)]
@@ -404,7 +404,7 @@ def test_equals_the_official_network(backend: str) -> None:
         np.testing.assert_allclose(found.cpu().numpy(), golden_output(golden), atol=1e-4, rtol=0, err_msg=case)
 
 
-def test_a_suite_runs_and_goes_on(write_suite: Any, tmp_path: Path) -> None:
+def test_a_suite_runs_and_resumes(write_suite: Any, tmp_path: Path) -> None:
     path = write_suite(("seeds: [0, 1]", "seeds: [0]"), ("sample: {", "sample: {compile: true, "))
     command = [sys.executable, "-m", "zigma_bench", "run", str(path), "--results", str(tmp_path / "r"), "--json"]
     first = subprocess.run([*command, "--device", "cuda"], capture_output=True, text=True, check=False)

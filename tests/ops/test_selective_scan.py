@@ -271,7 +271,7 @@ def test_torch_blocks_follow_float64() -> None:
 
 @pytest.mark.parametrize("backend", ["naive", *FAST])
 @pytest.mark.parametrize("name", SEGMENTS)
-def test_segments_are_sequences_of_their_own(backend: str, name: str) -> None:
+def test_segments_are_independent_sequences(backend: str, name: str) -> None:
     given, lengths = inputs(2, 63, 17, 5), SEGMENTS[name]
     path, dtype = given["path"], torch.float32 if backend == "cpu" else torch.float64
     assert not torch.equal(path[path], torch.arange(63))
@@ -318,7 +318,7 @@ def test_segments_with_optional_inputs(backend: str, drop: tuple[str, ...]) -> N
 
 @pytest.mark.parametrize("backend", ["naive", *FAST])
 @pytest.mark.parametrize("states", [5, 16])
-def test_one_segment_is_none(backend: str, states: int) -> None:
+def test_one_segment_is_the_same_as_none(backend: str, states: int) -> None:
     given = inputs(2, 40, 17, states)
     found = run(given, backend, torch.float32, segment_starts=torch.zeros(40, dtype=torch.int64))
     assert all(map(torch.equal, found, run(given, backend, torch.float32)))
@@ -416,7 +416,7 @@ def test_gradients_of_segments_against_finite_differences(backend: str) -> None:
         ({"delta": torch.zeros(2, 8, 4)}, r"delta has a wrong shape; expected \(2, 9, 4\); got \(2, 8, 4\)"),
         ({"A": torch.zeros(5, 3)}, r"A has a wrong shape; expected \(4, 3\)"),
         ({"B": torch.zeros(2, 9, 2)}, r"B has a wrong shape; expected \(2, 9, 3\)"),
-        ({"C": torch.zeros(2, 9, 3, dtype=torch.int64)}, "C has a wrong dtype; expected floating numbers"),
+        ({"C": torch.zeros(2, 9, 3, dtype=torch.int64)}, "C has a wrong dtype; expected a floating-point dtype"),
         ({"D": torch.zeros(1)}, "D has a wrong shape"),
         ({"z": torch.zeros(1, 9, 4)}, "z has a wrong shape"),
         ({"delta_bias": torch.zeros(4, 1)}, "delta_bias has a wrong shape"),

@@ -74,7 +74,7 @@ def test_paths_are_scanned_apart_and_summed(backend: str, paths: int, separate: 
     agree(run({name: x.detach() for name, x in given.items()}, backend), expected, BOUNDS[backend])
 
 
-def test_a_scan_goes_on_from_the_state_that_another_left(backend: str) -> None:
+def test_a_scan_continues_from_the_final_state_of_another(backend: str) -> None:
     """One path cut in two: the second half begins with the state after the first, found by linearity."""
     given = inputs(1, ())
     del given["path"], given["segment_starts"], given["z"], given["D"]
@@ -119,5 +119,5 @@ def test_a_state_of_another_shape_is_refused() -> None:
 @pytest.mark.skipif(bool(available()["mamba-ssm"]), reason="mamba-ssm is not installed")
 def test_mamba_ssm_begins_at_zero() -> None:
     given = {name: x.cuda() if x.dtype == torch.int64 else x.float().cuda() for name, x in inputs(1, ()).items()}
-    with pytest.raises(NotReady, match="start from a state of zero"):
+    with pytest.raises(NotReady, match="support an initial state"):
         selective_scan(**{**given, "segment_starts": None}, backend="mamba-ssm")

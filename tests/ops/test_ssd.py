@@ -168,7 +168,7 @@ def test_a_path_is_a_permutation_before_and_its_inverse_after(backend: str) -> N
 
 @pytest.mark.parametrize("backend", ["naive", "torch"])
 @pytest.mark.parametrize("name", SEGMENTS)
-def test_segments_are_sequences_of_their_own(backend: str, name: str) -> None:
+def test_segments_are_independent_sequences(backend: str, name: str) -> None:
     given, lengths = inputs(2, 200, 2, 3, 1, 5), SEGMENTS[name]
     found = run(given, backend, torch.float64, segment_starts=since_of(lengths))
     tensors = {k: v.double().requires_grad_() for k, v in given.items() if k in NAMES}
@@ -182,7 +182,7 @@ def test_segments_are_sequences_of_their_own(backend: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("backend", ["naive", "torch"])
-def test_one_segment_is_none(backend: str) -> None:
+def test_one_segment_is_the_same_as_none(backend: str) -> None:
     given = inputs(2, 100, 2, 4, 1, 6)
     found = run(given, backend, torch.float32, segment_starts=torch.zeros(100, dtype=torch.int64))
     assert all(map(torch.equal, found, run(given, backend, torch.float32)))
@@ -337,7 +337,7 @@ def test_a_backend_without_a_form_is_refused(monkeypatch: Any) -> None:
         ({"B": torch.zeros(2, 9, 6)}, r"B has a wrong shape; expected \[B, L, G, N\]"),
         ({"B": torch.zeros(2, 9, 3, 6)}, "the groups don't divide the heads; expected a divisor of 4; got 3"),
         ({"B": torch.zeros(1, 9, 2, 6)}, r"B has a wrong shape; expected \(2, 9, 2, 6\)"),
-        ({"C": torch.zeros(2, 9, 2, 6, dtype=torch.int64)}, "C has a wrong dtype; expected floating numbers"),
+        ({"C": torch.zeros(2, 9, 2, 6, dtype=torch.int64)}, "C has a wrong dtype; expected a floating-point dtype"),
         ({"D": torch.zeros(8)}, "D has a wrong shape"),
         ({"dt_bias": torch.zeros(1)}, "dt_bias has a wrong shape"),
         ({"path": torch.arange(8)}, r"path has a wrong shape; expected \(9,\)"),
@@ -350,7 +350,7 @@ def test_wrong_inputs_are_named(change: dict[str, Any], says: str) -> None:
         ssd(**{**inputs(2, 9, 4, 2, 2, 6), **change}, backend="naive")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA card")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU")
 @pytest.mark.parametrize("length", [1, 65, 500])
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 3e-5), (torch.bfloat16, 1e-2)])
 @pytest.mark.parametrize("segments", [False, True])
@@ -358,5 +358,5 @@ def test_on_cuda(length: int, dtype: torch.dtype, bound: float, segments: bool) 
     given, segment_starts = inputs(2, length, 4, 16, 2, 32), some_segments(length) if segments else None
     rounded = {k: v.to(dtype).double() if k in NAMES else v for k, v in given.items()}
     expected = run(rounded, "naive", torch.float64, segment_starts=segment_starts)
-    on_card = None if segment_starts is None else segment_starts.cuda()
-    agree(run(given, "torch", dtype, "cuda", segment_starts=on_card), expected, bound)
+    on_gpu = None if segment_starts is None else segment_starts.cuda()
+    agree(run(given, "torch", dtype, "cuda", segment_starts=on_gpu), expected, bound)

@@ -1,4 +1,4 @@
-"""The backend `triton` where there is no card: kernels interpreted and compiled, operators as PyTorch sees them."""
+"""The backend `triton` without a GPU: kernels interpreted and compiled, operators as PyTorch sees them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ KINDS = {
 
 @needs_triton
 def test_interpreted_kernels_follow_the_naive_loop() -> None:
-    """In a process of their own: Triton decides when it is imported whether it compiles or interprets."""
+    """In a separate process, because Triton decides at import whether it compiles or interprets."""
     file = Path(__file__).with_name("interpreted_triton.py")
     words = [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", str(file)]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
@@ -45,7 +45,7 @@ def test_interpreted_kernels_follow_the_naive_loop() -> None:
 
 
 class Compiled:
-    """Stands for a kernel: compiles for a card what it would launch there, and keeps the code."""
+    """A stand-in for a kernel: it compiles the launches for a GPU and stores the code."""
 
     def __init__(self, kernel: Any, card: int, code: dict[str, str]) -> None:
         self.kernel, self.card, self.code, self.arg_names = kernel, card, code, kernel.arg_names
@@ -73,7 +73,7 @@ class Compiled:
 
 @pytest.fixture
 def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """Makes launches compile for a card instead, and gives the dict that their code will be in, by kernel."""
+    """Make launches only compile for a GPU, and return the dict of their code by kernel."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
 
     def instead(module: Any, card: int, *names: str) -> dict[str, str]:
@@ -104,7 +104,7 @@ def scan_for(
 def two_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     from zigma_bench.ops.selective_scan import triton_launch
 
-    monkeypatch.setattr(triton_launch, "find_card", lambda device: (1000, 32))
+    monkeypatch.setattr(triton_launch, "gpu_parallelism", lambda device: (1000, 32))
 
 
 @needs_triton
@@ -119,14 +119,14 @@ def test_time_stays_in_a_lane(compiled: Any) -> None:
 
 @needs_triton
 @pytest.mark.usefixtures("two_parts")
-def test_the_scan_compiles_for_a_card_of_2018(compiled: Any) -> None:
+def test_the_scan_compiles_for_a_gpu_of_2018(compiled: Any) -> None:
     code = scan_for(75, compiled, torch.float16, 1, torch.zeros(128, dtype=torch.int64))
     assert set(code) == set(KERNELS)
     assert all(".target sm_75" in text for text in code.values())
 
 
 @needs_triton
-def test_the_convolution_compiles_for_a_card_of_2018(compiled: Any) -> None:
+def test_the_convolution_compiles_for_a_gpu_of_2018(compiled: Any) -> None:
     from zigma_bench.ops.causal_conv import triton_conv
 
     code = compiled(triton_conv, 75, "conv_kernel", "conv_gradients_kernel")
@@ -140,25 +140,25 @@ def test_the_convolution_compiles_for_a_card_of_2018(compiled: Any) -> None:
 
 @pytest.fixture
 def no_card(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "card_names", tuple)
-    monkeypatch.setattr(gpu, "nvidia_cards", tuple)
+    monkeypatch.setattr(gpu, "gpu_names", tuple)
+    monkeypatch.setattr(gpu, "nvidia_gpus", tuple)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
 
 
 @pytest.mark.usefixtures("no_card")
-def test_without_a_card_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_gpu_the_reason_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     assert backends.resolve("auto", "cuda") == "torch"
     with pytest.raises(NotReady, match=r"'triton' doesn't run on this device; expected cuda; got 'cpu'.*run on a GPU"):
         backends.resolve("triton", "cpu")
-    assert importlib.util.find_spec("triton") is None or "needs a card" in backends.available()["triton"]
+    assert importlib.util.find_spec("triton") is None or "needs a GPU" in backends.available()["triton"]
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert "the package triton" in backends.available()["triton"]
 
 
 def pretend_card(monkeypatch: pytest.MonkeyPatch, name: str, capability: tuple[int, int], hip: str | None) -> None:
-    """Torch and the device's room say that there is such a card."""
-    monkeypatch.setattr(gpu, "card_names", lambda: (name,))
-    monkeypatch.setattr(gpu, "nvidia_cards", lambda: () if hip else (name,))
+    """Torch and the device limits pretend that there is such a GPU."""
+    monkeypatch.setattr(gpu, "gpu_names", lambda: (name,))
+    monkeypatch.setattr(gpu, "nvidia_gpus", lambda: () if hip else (name,))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: name)
@@ -220,7 +220,7 @@ def test_a_network_runs_on_imagined_tensors_and_counts_what_the_formula_counts(m
     from zigma_bench.ops.causal_conv import triton_conv  # noqa: F401  (the counter knows what is defined before it)
     from zigma_bench.ops.selective_scan import triton_scan  # noqa: F401
 
-    monkeypatch.setattr(triton_backend, "interprets_kernels", lambda: True)  # on the CPU, where autograd needs no card
+    monkeypatch.setattr(triton_backend, "interprets_kernels", lambda: True)  # on the CPU, where autograd needs no GPU
     monkeypatch.setattr(arguments, "_visits_each_once", lambda path: True)  # nothing is in an imagined path
     spec, grid = scan_spec("zigzag", zigzag, owner="test"), Grid(8, 8)
     orders = layer_routes(spec, grid=grid, depth=2, seed=0, options=spec.resolve({"paths": 8}, where="test"))

@@ -37,7 +37,7 @@ def given(write_suite, data, **rest):
 
 
 def ids(cell):
-    return {stage: cell.identity(stage, card="a") for stage in ("train", "sample", "quality", "efficiency")}
+    return {stage: cell.identity(stage, device_model="a") for stage in ("train", "sample", "quality", "efficiency")}
 
 
 def test_without_transforms_everything_is_found_under_the_name_it_had(write_suite):
@@ -69,10 +69,10 @@ def test_transforms_their_options_and_their_order_are_part_of_every_identity(wri
     for cell, before, beside in zip(made.cells, plain.cells, other.cells, strict=True):
         for stage, identity in ids(cell).items():
             assert identity not in (ids(before)[stage], ids(beside)[stage])
-        assert len({cell.data_text, before.data_text, beside.data_text}) == 3  # no column holds two of them
+        assert len({cell.data_text, before.data_text, beside.data_text}) == 3  # no column contains two of them
 
 
-def test_the_permutation_stands_in_the_record_and_all_images_go_through_it(write_suite):
+def test_the_permutation_is_in_the_record_and_applies_to_all_images(write_suite):
     data = f"{{name: digits, transforms: [{SHUFFLE}]}}"
     cell, plain = given(write_suite, data).cells[0], plan(write_suite()).cells[0]
     options = ShufflePatches(2, seed=3)
@@ -157,7 +157,10 @@ def test_a_smoke_run_makes_toys_of_data_and_transforms(write_suite):
     made = given(write_suite, data, smoke=True)
     assert {(cell.channels, cell.height) for cell in made.cells} == {(1, 8)}
     labels = dict.fromkeys(cell.data_label for cell in made.cells)
-    assert list(labels) == ["digits, shuffle-patches patch=2", "gaussian-random-field"]  # two of them have one toy
+    assert list(labels) == [
+        "digits, shuffle-patches patch=2",
+        "gaussian-random-field",
+    ]  # two of them have the same smoke data
     with pytest.raises(UsageError, match="no option 'ptch'"):
         given(write_suite, "{name: digits, transforms: [{name: shuffle-patches, ptch: 2}]}", smoke=True)
 
@@ -166,7 +169,7 @@ def test_unlike_data_share_no_table(write_suite, tmp_path):
     made, device = given(write_suite, THREE), find_device("cpu")
     run = open_run(made, tmp_path, device).folder
     for cell in made.cells:
-        identity = cell.identity("quality", card=device.card)
+        identity = cell.identity("quality", device_model=device.model_name)
         measurement = Measurement.of("val-loss", 1.0, "1", fingerprint={"reference": {"data": cell.data_text}})
         record = Record("quality", identity, {}, "done", (measurement,))
         write_record(stage_folder(cell_folder(run, cell), "quality", identity), record)
@@ -195,7 +198,7 @@ def test_random_fields_pass_the_check_of_plugins():
     assert check_dataset("gaussian-random-field", slope=2.0, resolution=8, count=60, validation=40).ok
 
 
-def test_a_broken_transform_is_told():
+def test_a_broken_transform_is_reported():
     from dataclasses import dataclass
 
     from zigma_bench.plugins.registry import TransformFacts, target_spec
@@ -212,12 +215,12 @@ def test_a_broken_transform_is_told():
         pixels[:] = 0
         return pixels
 
-    for function, words in ((centred, "what stands beside it"), (in_place, "that were given are changed")):
+    for function, words in ((centred, "depends on the other images"), (in_place, "changed in place")):
         spec = target_spec("transform", "mine", function, options=Options, facts=TransformFacts(), owner="me")
         assert words in " ".join(check.got for check in report_of(spec).checks if not check.ok)
 
 
-def test_a_suite_on_two_data_sets_trains_on_both_and_goes_on(write_suite, tmp_path):
+def test_a_suite_on_two_data_sets_trains_on_both_and_resumes(write_suite, tmp_path):
     data = "[digits, {name: digits, transforms: [{name: shuffle-patches, patch: 2}]}]"
     dit = "  - backbone: {name: dit, width: 32, depth: 2, patch: 2}\n"
     short = ((", {name: zigzag, paths: 8}]", "]"), (dit, ""), ("[0, 1]", "[0]"), ("[val-loss]", "[]"))

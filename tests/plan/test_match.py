@@ -1,4 +1,5 @@
-"""Backbones at one size: what is solved keeps to 2%, stands in plan, identity and records, or is refused by name."""
+"""Backbones at one size: solved sizes are within 2% and are in plan, identity and records; unsolvable ones are refused
+by name."""
 
 from __future__ import annotations
 
@@ -69,7 +70,7 @@ def test_all_backbones_come_to_the_reference(write_suite, by, solve):
 @pytest.mark.parametrize("spec", catalogue().backbones, ids=lambda spec: spec.name)
 @pytest.mark.parametrize("by", ["parameters", "flops"])
 def test_every_registered_backbone_comes_to_a_size(write_suite, spec, by):
-    """Its largest named size, solved beside ZigMa B."""
+    """Its largest named size, matched to ZigMa B."""
     other = f"compare.1={{backbone: {{name: {spec.name}, size: {list(spec.facts.sizes)[-1]}/2}}}}"
     scans = [] if spec.facts.order == "free" or spec.facts.default_scan else ["compare.1.scans=[zigzag]"]
     path = write_suite(("{name: zigma, width: 32, depth: 2, patch: 2}", "{name: zigma, size: B/2}"))
@@ -100,7 +101,7 @@ def test_the_networks_that_are_built_have_that_size(write_suite):
 
 
 def test_a_matched_cell_is_the_cell_that_says_its_options_itself(write_suite):
-    """Identity, and with it the folder, holds the options that were solved, and nothing of how they came about."""
+    """The identity, and with it the folder, depends on the solved options, but not on how they were found."""
     matched = cells(plan(write_suite(*REAL), "size_match=flops"))
     dit = next(cell for cell in matched if cell.backbone.name == "dit")
     assert dit.size_match.chosen == {"depth": dit.backbone.options["depth"]} != dit.size_match.given
@@ -108,7 +109,11 @@ def test_a_matched_cell_is_the_cell_that_says_its_options_itself(write_suite):
     other = next(cell for cell in cells(plan(write_suite(*REAL), said)) if cell.backbone.name == "dit")
     unmatched = next(cell for cell in cells(plan(write_suite(*REAL))) if cell.backbone.name == "dit")
     for stage in ("train", "quality"):
-        assert dit.identity(stage, card="") == other.identity(stage, card="") != unmatched.identity(stage, card="")
+        assert (
+            dit.identity(stage, device_model="")
+            == other.identity(stage, device_model="")
+            != unmatched.identity(stage, device_model="")
+        )
 
 
 def test_a_depth_far_from_the_one_given_gives_way_to_the_width(write_suite):
@@ -120,7 +125,7 @@ def test_a_depth_far_from_the_one_given_gives_way_to_the_width(write_suite):
     assert dit[0].size_match.chosen["depth"] > 24
 
 
-def test_the_baseline_is_the_reference_wherever_it_stands(write_suite):
+def test_the_baseline_is_the_reference_at_any_position(write_suite):
     made = plan(write_suite(*REAL), "size_match=parameters", "baseline={backbone: dit}")
     assert {cell.size_match.reference for cell in cells(made)} == {"dit"}
     dit = next(cell for cell in cells(made) if cell.backbone.name == "dit")
@@ -130,7 +135,7 @@ def test_the_baseline_is_the_reference_wherever_it_stands(write_suite):
 
 
 def test_one_network_is_compared_under_all_of_its_scans(write_suite):
-    """A scan with parameters of its own makes its row another size, and the plan says so."""
+    """A scan with its own parameters changes the size of its row, and the plan says so."""
     parallel = ("{name: vision-mamba, size: B/2}", "{name: vision-mamba, size: B/2}")
     scans = "compare.3.scans=[raster, {name: zigzag, paths: 4, mode: parallel}]"
     made = cells(plan(write_suite(*REAL, parallel), "size_match=parameters", scans))
@@ -169,7 +174,8 @@ SMALL = "\n".join((
 
 @pytest.mark.parametrize("by", ["parameters", "flops"])
 def test_the_word_alone_brings_small_networks_to_a_size_too(write_suite, by):
-    """Where a layer is a tenth of the network and heads divide few widths, neither depth nor width does it alone."""
+    """If a layer is a tenth of the network and few widths are divisible by the heads, depth or width alone isn't
+    enough."""
     small = ("{name: zigma, width: 32, depth: 2, patch: 2}", "{name: zigma, width: 96, depth: 6, patch: 1}")
     made = cells(plan(write_suite(small, (FOUR[0], SMALL)), f"size_match={by}"))
     assert {cell.backbone.name for cell in made} == {"zigma", "vision-mamba", "dit", "sit", "u-vit", "hybrid"}
@@ -282,7 +288,7 @@ def test_widths_that_a_backbone_refuses_are_passed_over(write_suite, plugins):
 @pytest.mark.parametrize("target", [1, 7, 1000, 54_321, 10**9])
 @pytest.mark.parametrize("start", [1, 100, 5000])
 def test_the_search_finds_the_neighbours_of_the_target(divisor, target, start):
-    """Beside a look at every value."""
+    """Compared with a search of every value."""
     found = multiples_around(lambda v: None if v % divisor else v * v, target, start=start, step=4, most=10**6)
     valid = [v for v in range(4, 40_000, 4) if v % divisor == 0]
     below = [v for v in valid if v * v < target][-1:]

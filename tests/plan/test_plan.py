@@ -1,4 +1,4 @@
-"""Plans: what is resolved, what stops them, and what an identity depends on."""
+"""Plans: resolved values, errors, and what an identity depends on."""
 
 from __future__ import annotations
 
@@ -98,14 +98,14 @@ def test_a_budget_of_flops_buys_fewer_images_of_a_costlier_cell(write_suite):
     assert cheap.train_images != dear.train_images
 
 
-def test_identity_holds_what_can_change_a_result_and_nothing_else(write_suite):
+def test_identity_contains_what_can_change_a_result_and_nothing_else(write_suite):
     cell = plan(write_suite()).cells[0]
 
     def after(*replacements, settings=()):
         return plan(write_suite(*replacements, name="other.yaml"), settings=settings).cells[0]
 
-    def same(other, stage, card="a"):
-        return cell.identity(stage, card="a") == other.identity(stage, card=card)
+    def same(other, stage, model="a"):
+        return cell.identity(stage, device_model="a") == other.identity(stage, device_model=model)
 
     assert same(after(("# Does", "# Why")), "quality")
     assert same(after(("name: tiny", "name: other")), "quality")
@@ -119,15 +119,15 @@ def test_identity_holds_what_can_change_a_result_and_nothing_else(write_suite):
     assert same(after(("split: train", "split: validation")), "sample")
     assert not same(after(settings=["backend=torch"]), "train")
     assert not same(after(settings=["data.validation=900"]), "train")
-    assert same(after(), "quality", card="b")
+    assert same(after(), "quality", model="b")
     raster, zigzag = plan(write_suite()).cells[0], plan(write_suite()).cells[2]
-    assert raster.identity("train", card="") != zigzag.identity("train", card="")
+    assert raster.identity("train", device_model="") != zigzag.identity("train", device_model="")
 
 
-def test_the_floor_stands_for_any_recipe(write_suite):
+def test_the_floor_is_the_same_for_any_recipe(write_suite):
     floor = next(c for c in plan(write_suite()).cells if c.role == "floor")
     other = next(c for c in plan(write_suite(("{batch: 16}", "{batch: 8}"))).cells if c.role == "floor")
-    assert floor.identity("quality", card="") == other.identity("quality", card="")
+    assert floor.identity("quality", device_model="") == other.identity("quality", device_model="")
 
 
 def test_only_keeps_the_anchors(write_suite):
@@ -195,7 +195,7 @@ def test_two_sizes_of_one_backbone_have_one_toy(write_suite):
     assert [c.backbone_label for c in toys.cells if c.role == "cell"] == ["zigma", "dit"]
 
 
-def test_kid_stands_beside_fid(write_suite):
+def test_fid_requires_kid(write_suite):
     with pytest.raises(
         UsageError, match=r"suite\.yaml:\d+, key quality\.1: the metric 'fid' is listed without.*add kid"
     ):
@@ -204,7 +204,7 @@ def test_kid_stands_beside_fid(write_suite):
     plan(write_suite(("[val-loss]", "[kid, fd-efflite0, precision]")))
 
 
-def test_a_metric_stands_once(write_suite):
+def test_a_metric_can_only_be_listed_once(write_suite):
     with pytest.raises(UsageError, match="the metric 'fd-efflite0' is listed twice"):
         plan(write_suite(("[val-loss]", "[fd-efflite0, {name: fd-efflite0, size: 128}]")))
 
@@ -216,13 +216,13 @@ def test_weights_enter_the_identity_of_quality_alone(write_suite, tmp_path):
     for content in (b"one", b"two"):
         weights.write_bytes(content)
         found.append(plan(path).cells[0])
-    assert found[0].identity("quality", card="") != found[1].identity("quality", card="")
-    assert found[0].identity("sample", card="") == found[1].identity("sample", card="")
+    assert found[0].identity("quality", device_model="") != found[1].identity("quality", device_model="")
+    assert found[0].identity("sample", device_model="") == found[1].identity("sample", device_model="")
 
 
 def test_the_batch_of_a_sample_counts_for_dopri5_alone(write_suite):
     def identity(*replacements):
-        return plan(write_suite(*replacements, name="b.yaml")).cells[0].identity("sample", card="")
+        return plan(write_suite(*replacements, name="b.yaml")).cells[0].identity("sample", device_model="")
 
     solver = ("evaluations: 2", "solver: dopri5")
     assert identity() == identity(("count: 32, batch: 16", "count: 32, batch: 8"))
@@ -257,7 +257,7 @@ def test_wrong_mixers_are_refused_with_their_place(write_suite, mixer, words):
     assert "suite.yaml:5" in str(caught.value)
 
 
-def test_a_scan_that_refuses_is_told_with_its_place(write_suite):
+def test_a_scan_that_refuses_is_reported_with_its_place(write_suite):
     with pytest.raises(NotReady, match=r"suite.yaml:6, key compare.0.scans.0: scan 'atrous' of zigma-bench, layer 0: "):
         plan(write_suite(("raster", "{name: atrous, step: 9}")))
 
@@ -275,10 +275,10 @@ def test_two_sizes_of_one_backbone_are_one_toy_under_smoke(write_suite):
     path = write_suite(("seeds", extra))
     assert len({cell.label for cell in plan(path).cells}) == len(plan(path).cells)
     toys = [cell for cell in plan(path, smoke=True).cells if cell.role == "cell"]
-    assert len({cell.identity("train", card="") for cell in toys}) == len(toys) == 3
+    assert len({cell.identity("train", device_model="") for cell in toys}) == len(toys) == 3
 
 
-def test_too_few_held_out_images_are_told_before_anything_is_trained(write_suite):
+def test_too_few_held_out_images_are_reported_before_training(write_suite):
     few = write_suite(("{name: digits}", "{name: digits, validation: 31}"))
     with pytest.raises(NotReady, match=r"suite.yaml:\d+, key sample.count: the floor needs 32 .* there are 31") as told:
         plan(few)
@@ -293,7 +293,7 @@ def test_too_few_held_out_images_are_told_before_anything_is_trained(write_suite
 
 @pytest.mark.parametrize(("condition", "size"), [("class", "classes: 11"), ("text", "text_width: 6")])
 def test_a_conditional_backbone_needs_data_with_its_condition(write_suite, monkeypatch, condition, size):
-    """One error at the place of the entry; with data that says it gives the condition the plan stands."""
+    """One error at the place of the entry; with data that provides the condition, the plan succeeds."""
     path = write_suite(("{name: dit, width: 32", f"{{name: u-vit, condition: {condition}, {size}, width: 32"),
                        ("depth: 2, patch: 2}\nseeds", "depth: 3, patch: 2}\nseeds"))  # fmt: skip
     wanted = {"class": Condition("class", 11), "text": Condition("text", 6, tokens=77)}[condition]
@@ -321,7 +321,7 @@ def test_a_conditional_backbone_needs_data_with_its_condition(write_suite, monke
         ("{name: u-vit, width: 32, depth: 2", "expected an odd depth; got 2"),
         ("{name: hybrid, width: 32, depth: 2", "no layer has attention"),
         ("{name: dit, condition: text, width: 32, depth: 2", "option 'condition'"),
-        ("{name: zigma, width: 32, state: 8, mixer: attention, depth: 2", "has no use for the backbone's option state"),
+        ("{name: zigma, width: 32, state: 8, mixer: attention, depth: 2", "doesn't use the backbone's option state"),
         ("{name: zigma, width: 32, depth: 3", "patches of 3 x 3 do not divide an image of 8 x 8"),
     ],
 )
@@ -392,10 +392,10 @@ def test_the_diffusion_enters_the_identities_that_it_changes(write_suite):
     def stages(*replacements):
         cell = plan(write_suite(*replacements, ("quality: [val-loss]", "quality: [val-loss]\nefficiency: {repeats: 3}"),
                                 name="d.yaml")).cells[0]  # fmt: skip
-        return [cell.identity(stage, card="") for stage in ("train", "sample", "quality", "efficiency")]
+        return [cell.identity(stage, device_model="") for stage in ("train", "sample", "quality", "efficiency")]
 
     def ceiling(*replacements):
-        return plan(write_suite(*replacements, name="d.yaml")).cells[-1].identity("sample", card="")
+        return plan(write_suite(*replacements, name="d.yaml")).cells[-1].identity("sample", device_model="")
 
     plain = stages()
     assert stages(("{batch: 16}", "{batch: 16, path: linear, prediction: velocity, interval: [0, 1]}")) == plain
@@ -444,7 +444,7 @@ def test_smoke_keeps_the_solver(write_suite):
 
 
 def test_a_default_that_is_written_out_changes_no_identity(write_suite):
-    """So an option that is added later, whose default is what was done before, leaves records as they are."""
+    """So an option that is added later, with the earlier behaviour as its default, doesn't invalidate records."""
     explicit = write_suite(
         (
             "width: 32, depth: 2, patch: 2}\n    scans: [raster, {name: zigzag, paths: 8}",
@@ -458,7 +458,7 @@ def test_a_default_that_is_written_out_changes_no_identity(write_suite):
     long = make_plan(*load_suite(explicit), catalogue()).cells
     for one, other in zip(short, long, strict=True):
         for stage in one.stages:
-            assert one.identity(stage, card="") == other.identity(stage, card=""), (one.label, stage)
+            assert one.identity(stage, device_model="") == other.identity(stage, device_model=""), (one.label, stage)
     for change in (
         ("ema: 0.9999", "ema: 0.5"),
         ("residual: official", "residual: textbook"),
@@ -468,5 +468,5 @@ def test_a_default_that_is_written_out_changes_no_identity(write_suite):
         assert change[0] in text
         explicit.write_text(text.replace(*change))
         changed = make_plan(*load_suite(explicit), catalogue()).cells[0]
-        assert changed.identity("train", card="") != short[0].identity("train", card=""), change
+        assert changed.identity("train", device_model="") != short[0].identity("train", device_model=""), change
         explicit.write_text(text)

@@ -1,4 +1,4 @@
-"""`plugins new` writes what passes at once, and `plugins check` says what holds."""
+"""`plugins new` writes a plugin that passes its tests at once, and `plugins check` reports every check."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def test_a_new_plugin_installs_and_is_found(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["", ".hidden", "a/b", "../up", "a b", "end-", "é", "{{name}}"])
-def test_a_name_that_is_none_is_refused(name, tmp_path):
-    with pytest.raises(UsageError, match="no name of a plugin"):
+def test_an_invalid_name_is_refused(name, tmp_path):
+    with pytest.raises(UsageError, match="can't be the name of a plugin"):
         write_plugin(name, "scan", tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -66,7 +66,7 @@ def test_other_refusals_leave_nothing_behind(tmp_path):
     with pytest.raises(UsageError, match="'raster' is already registered by zigma-bench"):
         write_plugin("raster", "scan", tmp_path)
     (tmp_path / "zigma-bench-mine").mkdir()
-    with pytest.raises(UsageError, match="the folder is there already"):
+    with pytest.raises(UsageError, match="the folder already exists"):
         write_plugin("mine", "scan", tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(NotReady, match="can't be written"):
@@ -128,10 +128,10 @@ def test_check_says_what_does_not_hold(tmp_path):
         ("rastre", "no plugin or registered object is called 'rastre'"),
     ],
 )
-def test_check_of_what_is_not_there(name, placeholders, tmp_path):
+def test_check_of_what_is_not_there(name, words, tmp_path):
     done = run("zigma_bench", "plugins", "check", name, cwd=tmp_path)
     assert done.returncode == 2
-    assert placeholders in done.stderr
+    assert words in done.stderr
     assert "did you mean" in done.stderr
 
 

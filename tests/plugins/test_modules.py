@@ -1,4 +1,4 @@
-"""A plain nn.Module as a backbone: its options, its initial weights, its cost, and what it refuses."""
+"""A plain nn.Module as a backbone: its options, its initial weights, its cost, and its errors."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_initial_weights_belong_to_the_seed_alone():
     expected = torch.rand(3)
     torch.manual_seed(5)
     first = build(spec, seed=3)
-    assert torch.equal(torch.rand(3), expected)  # the global generator goes on as if nothing had been built
+    assert torch.equal(torch.rand(3), expected)  # the global generator continues as if nothing had been built
     torch.manual_seed(6)
     again, other = build(spec, seed=3), build(spec, seed=4)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
@@ -151,8 +151,8 @@ def test_the_data_fills_in_the_condition():
     filled = {**options, **spec.facts.fill(options, data)}
     assert filled == {"text_width": 16, "text_tokens": 7}
     assert spec.facts.condition(spec.make_options(filled)) == Condition("text", 16, tokens=7)
-    assert spec.facts.fill({"text_width": 8, "text_tokens": 3}, data) == {}  # what the suite gives stands
-    with pytest.raises(NotReady, match="needs the channels of text features, which the data does not give"):
+    assert spec.facts.fill({"text_width": 8, "text_tokens": 3}, data) == {}  # values of the suite have priority
+    with pytest.raises(NotReady, match="needs the channels of text features, which doesn't follow from the data"):
         spec.facts.condition(spec.make_options(options))
     network = build(spec, **filled)
     with pytest.raises(UsageError, match="expected text features of 7 tokens with 16 channels; got 'no condition'"):
@@ -212,8 +212,8 @@ class Undocumented(nn.Module):
 @pytest.mark.parametrize(
     ("target", "words"),
     [
-        (of_any, "has the parameter '\\*arguments'; expected parameters with a name only"),
-        (with_default, "has a default for 'channels', whose value comes from the framework"),
+        (of_any, "has the parameter '\\*arguments'; expected parameters that can be passed by name"),
+        (with_default, "has a default for 'channels', which the framework sets"),
         (ambiguous, "has the parameter 'width' without 'height'.*rename the parameter if it is the width of the net"),
         (both, "has both 'classes' and 'text_width'"),
         (without_type, "has the option 'dim' without a type annotation"),
@@ -235,15 +235,15 @@ def test_faults_of_a_module_name_it():
         BrokenPlugin, match=r"`cost` of the backbone 'mine' of made 1\.0 failed with ValueError: as asked"
     ):
         spec.facts.cost(options, grid=Grid(4, 4), channels=1, routes=())
-    with pytest.raises(NotReady, match="takes single images; got 'clips of 3 frames'"):
+    with pytest.raises(NotReady, match="only supports single images; got 'clips of 3 frames'"):
         spec.facts.check(options, grid=Grid(4, 4, 3), routes=())
     short = spec_of(Flattened)
-    with pytest.raises(UsageError, match=r"returns another shape than that of its images; expected \[1, 1, 4, 4\]"):
+    with pytest.raises(UsageError, match=r"doesn't have the shape of its input; expected \[1, 1, 4, 4\]"):
         build(short)(torch.zeros(1, 1, 4, 4), torch.zeros(1))
     with pytest.raises(UsageError, match="is not a module"):
         build(spec_of(lambda channels: channels, doc="No module."))
     unread = spec_of(lambda classes: nn.Bilinear(1, 1, 1), doc="A condition that forward does not take.")
-    with pytest.raises(UsageError, match=r"which its forward does not take; expected forward\(x, t, condition\)"):
+    with pytest.raises(UsageError, match=r"but forward has no parameter for it; expected forward\(x, t, condition\)"):
         build(unread, classes=3)
 
 

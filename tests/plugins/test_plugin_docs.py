@@ -1,4 +1,4 @@
-"""plugins/README.md is right: its files are written and its commands run, from top to bottom, in an empty folder."""
+"""plugins/README.md is correct: its files and commands work, from top to bottom, in an empty folder."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_the_first_scan_has_ten_lines(desk):
 
 
 @pytest.mark.parametrize("hook", [name for name in vars(hookspecs) if name.startswith("register_")])
-def test_every_hook_stands_on_the_page_with_what_it_registers(hook):
+def test_every_hook_is_documented_with_its_calls(hook):
     assert hook in HOOKS
     assert f"`{hook}(register)`" in TEXT
     calls = re.findall(r"`(register\(.*?\))`", getattr(hookspecs, hook).__doc__)

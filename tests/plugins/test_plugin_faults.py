@@ -1,4 +1,4 @@
-"""Plugins that exit, print, change their order or give something else: an error by name, and documents stay whole."""
+"""Plugins that exit, print, change their order or return wrong results: a named error, and documents stay intact."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def test_too_many_and_too_few_flops_are_found():
     from torch import nn
 
     from zigma_bench.testing.flops import compare_flops
-    from zigma_bench.testing.report import Failed
+    from zigma_bench.testing.report import CheckFailed
 
     def build():
         return nn.Linear(32, 32)
@@ -196,7 +196,7 @@ def test_too_many_and_too_few_flops_are_found():
     inputs, exact = (torch.zeros(3, 10, 32),), 2 * 10 * 32 * 32
     assert "20,480 counted" in compare_flops(build, inputs, Cost(0, {"map": exact}))
     for factor in (0.5, 2, 1000):
-        with pytest.raises(Failed, match="by the formula"):
+        with pytest.raises(CheckFailed, match="by the formula"):
             compare_flops(build, inputs, Cost(0, {"map": int(factor * exact)}))
 
 

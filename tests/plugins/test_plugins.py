@@ -1,4 +1,4 @@
-"""Plugins: taken whole or set aside by name, whatever they do."""
+"""Plugins: either loaded completely or set aside by name, whatever they do."""
 
 from __future__ import annotations
 
@@ -97,13 +97,13 @@ def twice(register):
         (ModuleType("empty"), ["no function marked with zigma_bench.hookimpl"]),
         (module(register_scans=lambda register: 1 / 0), ["ZeroDivisionError"]),
         (module(register_scans=lambda register: register("a/b", order)), ["'a/b'", "letters, digits"]),
-        (module(register_scans=lambda register: register("p", with_positional)), ["takes an argument 'paths'"]),
+        (module(register_scans=lambda register: register("p", with_positional)), ["has an argument 'paths'"]),
         (module(register_scans=lambda register: register("p", without_type)), ["no type annotation"]),
         (module(register_scans=lambda register: register("p", reserved)), ["reserved name 'seed'"]),
         (module(register_scans=lambda register: register("p", undocumented)), ["no docstring"]),
         (module(register_scans=lambda register: register("p", wrong_default)), ["not of its type", "true or", "'yes'"]),
         (module(register_scans=lambda register: register("p", odd_type)), ["'by'", "a suite can't give", "expected"]),
-        (module(register_scans=twice), ["registers the scan 'p' twice", "keep one"]),
+        (module(register_scans=twice), ["registers the scan 'p' twice", "remove one"]),
     ],
 )
 def test_a_broken_plugin_is_set_aside_with_the_reason(plugin, words):
@@ -151,7 +151,7 @@ def test_a_distribution_that_breaks_does_not_take_the_program_down(tmp_path):
     assert done.returncode == 0
     place = f"{tmp_path / 'broken_module.py'}:1"
     reason = (
-        f"{place}: ModuleNotFoundError: No module named 'no_such_thing'; install what it imports, or mend the import"
+        f"{place}: ModuleNotFoundError: No module named 'no_such_thing'; install what it imports, or fix the import"
     )
     assert f"broken (broken-dist 1.0): SET ASIDE: {reason}" in done.stdout
     assert done.stderr.count("set aside") == 1
@@ -189,8 +189,8 @@ def cli(folder, *words, **environment) -> subprocess.CompletedProcess[str]:
     ("file", "text", "words"),
     [
         ("mine.py", "x = 1\nimport no_such_thing\n", ["mine.py:2: ModuleNotFoundError", "install what it imports"]),
-        ("mine.py", "x = 1\n1 / 0\n", ["mine.py:2: ZeroDivisionError: division by zero; mend the plugin"]),
-        ("mine.py", "def f(:\n", ["mine.py:1: SyntaxError", "mend the line"]),
+        ("mine.py", "x = 1\n1 / 0\n", ["mine.py:2: ZeroDivisionError: division by zero; fix the plugin"]),
+        ("mine.py", "def f(:\n", ["mine.py:1: SyntaxError", "fix the line"]),
         (
             "mine.py",
             COLUMNS.replace('register("columns', '1 / 0, register("columns'),
@@ -215,7 +215,7 @@ def cli(folder, *words, **environment) -> subprocess.CompletedProcess[str]:
         ("mine.py", "raise SystemExit(3)\n", ["mine.py:1: SystemExit: 3"]),
     ],
 )
-def test_a_broken_file_is_set_aside_and_the_rest_goes_on(file, text, words, tmp_path):
+def test_a_broken_file_is_set_aside_and_the_rest_continues(file, text, words, tmp_path):
     (tmp_path / "plugins").mkdir()
     (tmp_path / "plugins" / file).write_text(text)
     (tmp_path / "plugins" / "other.py").write_text(COLUMNS.replace('"columns"', '"other"'))
@@ -296,7 +296,7 @@ def test_a_cell_loads_the_file_in_its_own_process(tmp_path, write_suite):
     ("words", "told"),
     [
         (["--plugins", "nowhere", "plugins", "list"], "--plugins: there is no such folder of plugins"),
-        (["plugins", "list", "--plugins"], "--plugins stands without a folder"),
+        (["plugins", "list", "--plugins"], "--plugins needs a folder"),
         (["plugins", "list", "--plugins=file"], "expected a folder; got 'a file'"),
         (["--plugins=", "plugins", "list"], "there is no such folder of plugins"),
     ],
@@ -335,7 +335,7 @@ def test_two_folders_narrowed_and_listed_by_the_doctor(tmp_path):
     assert any(state.startswith("SET ASIDE") for name, state in doctor["plugins"].items() if name.startswith("in_a"))
 
 
-def test_the_option_is_taken_out_wherever_it_stands(tmp_path, monkeypatch):
+def test_the_option_is_removed_at_any_position(tmp_path, monkeypatch):
     monkeypatch.setenv(FOLDERS, "")
     monkeypatch.chdir(tmp_path)
     assert take_option(["run", "--plugins", ".", "x", "--", "--plugins", "y"]) == ["run", "x", "--", "--plugins", "y"]

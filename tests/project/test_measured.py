@@ -1,4 +1,4 @@
-"""The figures in the README are those of the records in results/."""
+"""The values in the README are those of the records in results/."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_backbones_on_photographs() -> None:
         ("forward", "mamba", None, 0.165), ("forward", "attention", None, 0.03),
     ],
 )  # fmt: skip
-def test_costs_on_a_card_are_predicted(call: Any, network: str, names: str | None, worst: float) -> None:
+def test_costs_on_a_gpu_are_predicted(call: Any, network: str, names: str | None, worst: float) -> None:
     """From 256 to 65,536 tokens, each cell left out in turn."""
     timed = timed_calls(ROOT / "results", CARD)
     (kind,) = {one.kind for one in timed if (one.kind.call, one.kind.network) == (call, network) and one.kind.compiled}
@@ -103,7 +103,7 @@ def test_costs_on_a_card_are_predicted(call: Any, network: str, names: str | Non
 
 
 def rows_of(kind: str) -> list[dict[str, Any]]:
-    """The rows of all records of a benchmark on this card, a later one's in the place of an earlier one's."""
+    """The rows of all records of a benchmark on this GPU; later records replace earlier ones."""
     found = {}
     for file in sorted((ROOT / "results" / "kernels").glob(f"{kind}-NVIDIA-H100*.json")):
         for row in json.loads(file.read_text())["rows"]:
@@ -111,7 +111,7 @@ def rows_of(kind: str) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def test_steps_on_a_card() -> None:
+def test_steps_on_a_gpu() -> None:
     ours = [row for row in rows_of("step") if row["backend"] in ("fused", "attention")]
     medians = {(row["op"], row["direction"], row["shape"]): row["median_ms"] for row in ours}
     table = cells_of("B x L")
@@ -131,7 +131,7 @@ def test_steps_on_a_card() -> None:
 @pytest.mark.parametrize(
     ("direction", "heading"), [("forward", "B x L x E"), ("forward+backward", "B x L x E, both ways")]
 )
-def test_scans_on_a_card(direction: str, heading: str) -> None:
+def test_scans_on_a_gpu(direction: str, heading: str) -> None:
     medians = {
         (row["shape"], row["backend"], row["path"]): row["median_ms"]
         for row in rows_of("ops")
@@ -148,7 +148,7 @@ def test_scans_on_a_card(direction: str, heading: str) -> None:
         assert max(others) < 1.01 * raster, "what the README says of a path"
 
 
-def test_lengths_on_a_card() -> None:
+def test_lengths_on_a_gpu() -> None:
     """The table of lengths, and the crossings that the report names."""
     found: dict[tuple[str, int], dict[str, float]] = {}
     for file in (ROOT / "results" / "efficiency" / "h100").glob("*/*/record.json"):
@@ -197,7 +197,7 @@ def test_suites_continue_from_the_records(
     assert chosen.name == run and chosen.existing is not None
     table = make_table(plan, ROOT / "results" / suite / run, Device("cuda", card), chosen)
     assert table.model_copy(update={"suite_sha256": chosen.existing.table.suite_sha256}) == chosen.existing.table
-    planned = {cell.identity(stage, card=card) for cell in plan.cells for stage in cell.stages}
+    planned = {cell.identity(stage, device_model=card) for cell in plan.cells for stage in cell.stages}
     files = list((ROOT / "results" / suite / run).glob("*/*/record.json"))
     records = [json.loads(file.read_text()) for file in files]
     assert len(records) == count  # of each cell that is done, and of the anchors

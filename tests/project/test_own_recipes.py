@@ -1,4 +1,4 @@
-"""Rows that train by a recipe of their own: in the plan, their labels, their identities and their training."""
+"""Rows with their own training recipe: plan, labels, identities and training."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def plan(path, *, smoke=False):
 
 
 def own(write_suite, *entries, **options):
-    """The plan of the suite with these recipes, an entry each, in the place of its DiT."""
+    """The plan of the suite with these recipes, one entry each, instead of its DiT."""
     text = "".join(f"{DIT}    train: {{{entry}}}\n" if entry else DIT for entry in entries)
     return plan(write_suite((DIT, text)), **options)
 
 
-def test_a_row_has_its_own_rate_and_says_so(write_suite):
+def test_a_row_has_its_own_rate_in_its_label(write_suite):
     plain, made = plan(write_suite()), own(write_suite, "learning_rate: 3.0e-4, warmup_images: 32")
     assert [cell.label for cell in made.cells[:6:2]] == [
         "zigma · raster · seed 0",
@@ -38,7 +38,7 @@ def test_a_row_has_its_own_rate_and_says_so(write_suite):
     assert (dit.train.learning_rate, dit.train.warmup_images, dit.train.batch) == (3e-4, 32, 16)
     assert zigma.train == plain.cells[0].train
     for old, new, same in zip(plain.cells, made.cells, [True] * 4 + [False] * 2 + [True] * 2, strict=True):
-        assert (old.identity("sample", card="") == new.identity("sample", card="")) == same
+        assert (old.identity("sample", device_model="") == new.identity("sample", device_model="")) == same
 
 
 def test_one_backbone_under_several_recipes(write_suite):

@@ -1,4 +1,4 @@
-"""The house itself: lint, types, layers, suites that plan, README commands that run, quick answers without torch."""
+"""The repository: lint, types, layers, plans of suites, commands of the README, fast commands without torch."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def quick_results(tmp_path_factory, quickstart):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """What the README's commands name and a reader has: a released checkpoint (at toy size), a model, photographs."""
+    """The files that the README's commands need: a released checkpoint (tiny), a model, photographs."""
     import numpy as np
     import torch
     from PIL import Image
@@ -95,7 +95,7 @@ def files(tmp_path_factory):
 
 @pytest.mark.parametrize("command", readme_commands())
 def test_readme_commands_run(command, quick_results, files):
-    """As written, but for `run` at toy scale, a checkpoint of toy size and results in a folder of the test's own."""
+    """As written, except that `run` is a smoke run, the checkpoint is tiny and results are in a temporary folder."""
     words = shlex.split(command)
     if words[1] == "run":
         words = [w for w in words if w not in ("--smoke", "--results", "elsewhere")]

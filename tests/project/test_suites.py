@@ -33,7 +33,7 @@ PAPER = {  # the suites of the paper, with the tokens of their largest cells and
 
 
 class Silent:
-    """Watches a run and says nothing."""
+    """A watcher without output."""
 
     def begin(self, *given: object) -> None: ...
 
@@ -46,7 +46,7 @@ def named(names):
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """One folder for all suites, so that the features of a toy's reference are made once."""
+    """One folder for all suites, so that the features of a smoke reference are computed once."""
     return tmp_path_factory.mktemp("smoke")
 
 
@@ -57,7 +57,7 @@ def in_this_process(monkeypatch, results, cells_in_this_process):
     def encoded(cell, results, device, emit, check):
         return encode_worker._encode(cell, results / ".cache", device, emit, lambda: False)
 
-    monkeypatch.setattr(encode, "_run", encoded)
+    monkeypatch.setattr(encode, "_run_worker", encoded)
 
 
 @pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
@@ -65,7 +65,7 @@ def test_it_plans_and_its_first_line_is_a_question(path):
     made = prepare(path, settings=(), only=(), smoke=False)
     assert made.question.endswith("?")
     assert any(cell.role == "cell" for cell in made.cells)
-    assert len({cell.identity("train", card="") for cell in made.cells if cell.role == "cell"}) == len(
+    assert len({cell.identity("train", device_model="") for cell in made.cells if cell.role == "cell"}) == len(
         [cell for cell in made.cells if cell.role == "cell"]
     )
 

@@ -1,4 +1,4 @@
-"""Which run a command belongs to, what a new one is called, and what a name may be."""
+"""Which run a command belongs to, the name of a new run, and valid names."""
 
 from __future__ import annotations
 
@@ -73,10 +73,10 @@ def test_two_runs_never_get_one_name() -> None:
 
 
 def test_a_taken_name_is_refused_with_what_differs() -> None:
-    with pytest.raises(UsageError, match=r"budget.images is 5 in it and 320 now; choose another name") as caught:
+    with pytest.raises(UsageError, match=r"budget.images is 5 in the run and 320 now; choose another name") as caught:
         choose_run([run("main", asked())], asked(budget={"images": 320}), "main")
     assert caught.value.exit_code == 2
-    with pytest.raises(UsageError, match="smoke is false in it and true now"):
+    with pytest.raises(UsageError, match="smoke is false in the run and true now"):
         choose_run([run("main", asked())], asked(smoke=True), "main")
 
 

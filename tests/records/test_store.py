@@ -1,4 +1,4 @@
-"""Files: whole or absent, one writer, and records that are read back or refused."""
+"""Files: complete or missing, one writer at a time, and records that are read or refused."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_broken_record_is_named(tmp_path, text):
     ],
 )  # fmt: skip
 def test_a_figure_that_no_stage_leaves_is_refused(tmp_path, change):
-    """NaN is no JSON, but Python reads it."""
+    """NaN isn't valid JSON, but Python reads it."""
     text = record(measurements=(Measurement.of("fd", 1.5, "1"),)).to_json()
     assert '"value": 1.5' in text
     without = text if "status" not in change else text.replace('"status": "ok",', "", 1)
@@ -131,7 +131,7 @@ def test_what_a_killed_owner_was_writing_is_cleared_away(tmp_path):
 
 
 def test_the_name_of_an_owner_that_was_killed_is_cleared_away(tmp_path):
-    """Killed after its last record, it leaves a cell that nobody has to lock again."""
+    """A process killed after its last record leaves a cell that nobody needs to lock again."""
     dead, alive = tmp_path / "suite/dead", tmp_path / "suite/alive"
     dead.mkdir(parents=True)
     (dead / ".lock").touch()

@@ -1,4 +1,4 @@
-"""Curves over length that are known to cross, to meet nowhere, and to lack points."""
+"""Curves over length with known crossings, without crossings, and with missing points."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_seconds_are_better_where_they_are_fewer():
     assert (found.ahead, found.behind, found.tokens) == ("zigma", "dit", pytest.approx(2048))
 
 
-def test_what_is_no_race_is_not_told():
+def test_incomparable_curves_have_no_crossings():
     apart = curves({"dit": (100, 1), "zigma": (50, 1)})  # never meet
     memory = curves({"dit": (100, 2), "zigma": (50, 1)}, unit="bytes", name="train-step-peak-memory")
     batches = curves({"dit": (100, 2)}, batch=1) + curves({"zigma": (50, 1)}, batch=16)
@@ -34,14 +34,14 @@ def test_what_is_no_race_is_not_told():
 
 
 def test_a_length_without_a_figure_is_passed_over():
-    """Between the lengths beside it the curves are still lines of logarithms."""
+    """Around a missing length, the curves are interpolated as lines in logarithms."""
     rows = [one for one in curves({"dit": (100, 2), "zigma": (50, 1)}) if one.setting["tokens"] != 4096]
     rows.append(row("dit", 4096, None))
     (found,) = find_crossings(table(*rows))
     assert found.tokens == pytest.approx(2048)
 
 
-def test_backends_of_one_network_are_told_apart_and_the_footer_names_all():
+def test_backends_of_one_network_are_distinguished_and_the_footer_names_all():
     rows = curves({"dit": (100, 2)}) + curves({"zigma": (50, 1)}, backend="fused")
     rows += curves({"zigma": (25, 1)}, backend="torch")
     lines = table_footer(table(*rows))

@@ -1,4 +1,4 @@
-"""The page of an efficiency suite's curves: what it shows, and what can't be drawn."""
+"""The page of an efficiency suite's curves: its content, and the errors."""
 
 from __future__ import annotations
 

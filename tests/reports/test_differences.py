@@ -1,4 +1,4 @@
-"""Rows against the baseline, from stored records with known answers to the rendered table."""
+"""Differences to the baseline, from stored records with known answers to the rendered table."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_holm_takes_away_what_one_of_many_would_be(make_store):
 
 
 def test_pairs_are_of_one_seed(make_store):
-    """A seed that only one of both has is in no difference."""
+    """A seed that only one row has is in no difference."""
     given = {RASTER: [10.0, None, 12.0, 13.0], ZIGZAG: [9.0, 1.0, 9.5, 9.0]}
     found = rows(read_table(make_store(given)))[ZIGZAG].differences["fd-efflite0"]
     assert (found.n, found.mean) == (3, pytest.approx(-7.5 / 3))
@@ -76,7 +76,7 @@ def test_unequal_scans_compare_under_equal_compute_alone(make_store, budget):
     if budget == "images":
         assert (found.verdict, found.p, found.ci_low) == ("untested", None, None)
         assert other.p_holm == pytest.approx(2 * other.p)  # and it counts in no correction
-        assert any(line.startswith("†") and "another number of tokens" in line for line in table_footer(table))
+        assert any(line.startswith("†") and "a different number of tokens" in line for line in table_footer(table))
         assert "6.133 ± 1.2 †" in to_markdown([table])
     else:
         assert (found.verdict, found.reason) == ("significant", None)
@@ -96,7 +96,7 @@ def test_smoke_tests_nothing(make_store):
     assert not differences.has_differences(table)
 
 
-def test_a_nan_seed_is_left_out_and_told(make_store):
+def test_a_nan_seed_is_excluded_and_reported(make_store):
     table = read_table(make_store({RASTER: [10.0, 11.0, 12.0], ZIGZAG: [9.0, float("nan"), 9.0]}))
     found = rows(table)[ZIGZAG]
     assert (found.differences["fd-efflite0"].n, found.differences["fd-efflite0"].verdict) == (2, "indicative")
@@ -110,13 +110,13 @@ def test_a_table_without_its_baseline_compares_nothing(make_store):
     assert not any(row.differences for row in table.rows)
 
 
-def test_an_unknown_metric_has_no_direction_and_the_footer_says_so(make_store):
+def test_an_unknown_metric_has_no_direction_and_is_named_in_the_footer(make_store):
     table = read_table(make_store(KNOWN, metric="of-a-plugin"))
     assert rows(table)[RASTER].metrics["of-a-plugin"].better is None
     assert any("of-a-plugin" in line and "not known" in line for line in table_footer(table))
 
 
-def test_csv_and_json_hold_every_field_in_full(make_store):
+def test_csv_and_json_contain_every_field_in_full(make_store):
     table = read_table(make_store(KNOWN))
     (line,) = [r for r in csv.DictReader(io.StringIO(to_csv([table]))) if r["scan"] == ZIGZAG[1]]
     (row,) = [r for r in json.loads(to_json([table]))["rows"] if r["scan"] == ZIGZAG[1]]
@@ -140,7 +140,7 @@ def test_a_narrow_terminal_loses_no_digit(make_store, width):
 
 
 def test_an_extrapolated_figure_is_called_one(make_store):
-    told = "is extrapolated to infinitely many samples, and measured at none."
+    told = "is extrapolated to infinitely many samples; it is not measured directly."
     table = read_table(make_store(KNOWN, metric="fd-efflite0-infinity"))
     assert f"fd-efflite0-infinity {told}" in table_footer(table)
     assert not any(told in line for line in table_footer(read_table(make_store(KNOWN, metric="fd-efflite0"))))
@@ -156,4 +156,4 @@ def test_unlike_figures_end_the_command_with_code_4(make_store):
         [sys.executable, "-m", "zigma_bench", "report", str(folder)], capture_output=True, text=True
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (4, "")
-    assert "two figures called fd-efflite0 differ in n_samples; expected n_samples 9 in every row; got 8" in done.stderr
+    assert "two values of fd-efflite0 differ in n_samples; expected n_samples 9 in every row; got 8" in done.stderr

@@ -1,4 +1,5 @@
-"""Formats of reports: the built-in ones, those of plugins, and that none of them lets a record act on a terminal."""
+"""Formats of reports: the built-in ones, those of plugins, and control characters of records are escaped in all of
+them."""
 
 from __future__ import annotations
 
@@ -75,14 +76,14 @@ def test_bytes_go_to_a_file_and_not_to_a_terminal(make_store, capfdbinary, monke
     assert capfdbinary.readouterr().out == b"\x89PNG\r\n"
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     with pytest.raises(
-        UsageError, match=r"gives bytes, which a terminal can't show; .*: zigma-bench report --format made > FILE"
+        UsageError, match=r"returns bytes, which a terminal can't show; .*: zigma-bench report --format made > FILE"
     ):
         print_report(format_of(packed), tables)
 
 
 def test_what_is_no_report_is_a_fault_of_the_plugin():
     with pytest.raises(
-        BrokenPlugin, match=r"'made' of made 1\.0 gives no report; expected a text, or bytes; got 'int'"
+        BrokenPlugin, match=r"'made' of made 1\.0 doesn't return a report; expected a text, or bytes; got 'int'"
     ):
         make_report(format_of(number), [])
     report = report_of(format_of(number))

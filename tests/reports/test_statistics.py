@@ -1,4 +1,5 @@
-"""Intervals, paired tests and Holm's correction: worked by hand, by SciPy, and by a second way of writing them."""
+"""Intervals, paired tests and Holm's correction: compared with hand calculation, with SciPy, and with a second
+formulation."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def test_mean_and_spread_over_seeds(store):
     assert ceiling.metrics["fd"].sd is None
 
 
-def test_json_holds_the_promised_shape(store):
+def test_json_has_the_documented_shape(store):
     folder = store("cell", "zigma", "raster", 0, 1.0)
     (row,) = json.loads(to_json(find_tables([folder])))["rows"]
     assert {"role", "backbone", "scan", "seed_count", "status", "smoke", "metrics"} <= set(row)
@@ -64,13 +64,13 @@ def test_json_holds_the_promised_shape(store):
 def test_unlike_fingerprints_are_refused_with_the_field(store):
     store("cell", "zigma", "raster", 0, 1.0)
     folder = store("cell", "zigma", "zigzag", 0, 1.0, fingerprint={"n_samples": 8})
-    with pytest.raises(ComparisonRefused, match="two figures called fd differ in n_samples") as caught:
+    with pytest.raises(ComparisonRefused, match="two values of fd differ in n_samples") as caught:
         read_table(folder)
     assert caught.value.exit_code == 4
 
 
 def test_a_reference_is_its_pixels_and_not_its_name(store):
-    """A data set that has gained an option is told in other words, and has the pixels that it had."""
+    """A data set with a new option has a different text but the same pixels."""
     facts = {"split": "validation", "sha256": "a"}
     store("cell", "zigma", "raster", 0, 1.0, fingerprint={"reference": {"data": "photographs", **facts}})
     folder = store(
@@ -78,13 +78,13 @@ def test_a_reference_is_its_pixels_and_not_its_name(store):
     )
     assert len(read_table(folder).rows) == 2
     store("cell", "zigma", "random", 0, 2.0, fingerprint={"reference": {**facts, "sha256": "b"}})
-    with pytest.raises(ComparisonRefused, match="two figures called fd differ in reference"):
+    with pytest.raises(ComparisonRefused, match="two values of fd differ in reference"):
         read_table(folder)
 
 
-def test_smoke_does_not_stand_beside_real_runs(store):
+def test_smoke_is_not_mixed_with_real_runs(store):
     store("cell", "zigma", "raster", 0, 1.0)
-    with pytest.raises(ComparisonRefused, match="smoke runs stand beside real ones"):
+    with pytest.raises(ComparisonRefused, match="smoke runs are mixed with real runs"):
         read_table(store("cell", "zigma", "zigzag", 0, 1.0, smoke=True))
 
 
@@ -116,7 +116,7 @@ def test_csv_runs_no_formula(store):
 def test_folders_without_results(tmp_path):
     with pytest.raises(UsageError, match="no such results folder"):
         find_tables([tmp_path / "nowhere"])
-    with pytest.raises(UsageError, match="no suite has left results here"):
+    with pytest.raises(UsageError, match="there are no results of a suite here"):
         find_tables([tmp_path])
 
 

@@ -53,7 +53,7 @@ def judged(table):
     return {(row.role, row.scan): [s.against_untrained for s in row.metrics.values()] for row in table.rows}
 
 
-def test_the_mean_over_seeds_is_judged_by_the_metrics_own_direction(make):
+def test_the_mean_over_seeds_is_compared_by_the_metrics_own_direction(make):
     assert judged(make()) == {
         ("floor", None): ["better", "better"],
         ("cell", "raster"): ["better", "better", "better"],  # though one seed's loss is worse
@@ -63,7 +63,7 @@ def test_the_mean_over_seeds_is_judged_by_the_metrics_own_direction(make):
     }
 
 
-def test_figures_stay_unjudged_where_nothing_can_be_said(make):
+def test_values_without_a_known_direction_or_ceiling_are_not_compared(make):
     figures = {key: values for key, values in FIGURES.items() if key[0] != "ceiling"}
     assert all(found == [None] * len(found) for found in judged(make(figures)).values())
     figures[("ceiling", "untrained zigma", "raster")] = SAME | {"val-loss": [float("nan")]}
@@ -95,7 +95,7 @@ def test_every_format_marks_and_explains_them(make):
     assert (len(found), {metric["reason"] for metric in found}) == (6, {"no better than the untrained network"})
 
 
-def test_nothing_is_said_where_all_rows_are_better(make):
+def test_there_is_no_note_if_all_rows_are_better(make):
     figures = {key: values for key, values in FIGURES.items() if "z" in key[1] and key[2] != "zigzag"}
     assert "‡" not in to_markdown([make(figures)])
 

@@ -213,8 +213,8 @@ def run_here(folder: Path, results: Path, suite: str) -> None:
                     StageContext(cell, folder, results / ".cache", device, events.append, lambda: False), stages
                 )
         except StageFailed:
-            return local.Outcome(cell, folder, "failed", events[-1]["text"])
-        return local.Outcome(cell, folder, "done")
+            return local.CellOutcome(cell, folder, "failed", events[-1]["text"])
+        return local.CellOutcome(cell, folder, "done")
 
     def encoded(cell, results, device, emit, check):
         return encode_worker._encode(cell, results / ".cache", device, emit, lambda: False)
@@ -222,7 +222,7 @@ def run_here(folder: Path, results: Path, suite: str) -> None:
     def no_memory(*rest: object) -> None:
         raise MemoryError("not measured: it takes seconds and writes no file")
 
-    local._spawn, encode._run = spawn, encoded
+    local._run_in_process, encode._run_worker = spawn, encoded
     measure.scan_alone = measure.ceilings = no_memory
     os.chdir(folder)
     plan = prepare(Path(suite), settings=(), only=(), smoke=False)

@@ -1,4 +1,4 @@
-"""Suites on clips: what is planned and refused, and that what holds of images holds of clips."""
+"""Suites on clips: plans and errors; what works for images also works for clips."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def cells(write_suite):
     return plan(write_suite(DATA, SCANS, NO_DIT)).cells
 
 
-def test_a_cell_of_clips_has_tokens_of_all_frames_and_an_identity_of_its_own(cells, write_suite):
+def test_a_cell_of_clips_has_tokens_of_all_frames_and_its_own_identity(cells, write_suite):
     first = cells[0]
     assert first.shape == (3, 1, 12, 12) and first.tokens == 3 * 6 * 6
     longer = plan(write_suite((DATA[0], DATA[1].replace("frames: 3", "frames: 4")), SCANS, NO_DIT)).cells[0]
     for stage in first.stages:
-        assert first.identity(stage, card="a") != longer.identity(stage, card="a")
+        assert first.identity(stage, device_model="a") != longer.identity(stage, device_model="a")
     picture = first.model_copy(update={"frames": 1})
     assert '"shape": [1, 12, 12]' in str(picture._facts("train", "a")).replace("'", '"')
 
@@ -117,7 +117,7 @@ def test_guidance_of_the_first_channels_acts_on_channels_and_not_on_frames():
     assert (said[:, :, :3] == 3).all() and (said[:, :, 3:] == 1).all()
 
 
-def test_films_and_strips_hold_every_frame_as_it_is(tmp_path):
+def test_films_and_strips_contain_every_frame_unchanged(tmp_path):
     clips = np.random.default_rng(0).integers(0, 256, (3, 5, 3, 60, 50), dtype=np.uint8)
     save_film(tmp_path / "one.webp", clips[0])
     assert np.array_equal(read_film(tmp_path / "one.webp"), clips[0])

@@ -1,4 +1,4 @@
-"""A few of the crashes of `crashes.py`: whatever is killed and when, the figures are those of an undisturbed run."""
+"""A few of the crashes of `crashes.py`: after any kill, the results are those of an undisturbed run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which stages are due, and that no figure is computed from a file that is not the one its record names."""
+"""Which stages are due, and that no value is computed from a file other than the one in its record."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ quality: [val-loss, {name: kid-efflite0, size: 64}]
 
 
 class Watcher:
-    """Keeps what a run reports."""
+    """Stores what a run reports."""
 
     def __init__(self):
         self.stages, self.events = [], []
@@ -155,7 +155,7 @@ def test_an_altered_file_is_reported_and_made_again(run, pattern, stages):
 
 
 def test_images_of_earlier_weights_are_drawn_again(run):
-    """A training that was done again and came to other weights: what was drawn and measured before is due."""
+    """A training that ran again with other weights: earlier samples and measurements are due again."""
     weights = run.file("train-*/ema.safetensors")
     shutil.copy(weights.with_name("network.safetensors"), weights)
     run.change("train", files={path.name: file_sha256(path) for path in weights.parent.glob("*.safetensors")})
@@ -167,7 +167,7 @@ def test_images_of_earlier_weights_are_drawn_again(run):
 
 
 def test_a_table_shows_no_figure_of_earlier_weights(run):
-    """Of a training that was done again by itself, with the images and the figures of the one before."""
+    """Of a training that ran again alone; the images and values are from the earlier one."""
     (row,) = [row for row in read_table(run.results / "toy" / "main").rows if row.role == "cell"]
     assert row.status == "done" and row.metrics["val-loss"].mean is not None
     weights = run.file("train-*/ema.safetensors")
@@ -239,7 +239,7 @@ def test_what_a_living_process_writes_stays(tmp_path):
 
 
 def test_a_cell_of_another_process_is_waited_for(run, monkeypatch):
-    """It is done by the other process meanwhile, and not done again here."""
+    """The other process finishes it meanwhile, so it doesn't run again here."""
     quality = run.file("quality-*")
     shutil.move(quality, run.results / "aside")
     folder = quality.parent

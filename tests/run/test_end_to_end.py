@@ -88,7 +88,7 @@ def test_a_second_run_does_nothing_and_says_the_same(smoke):
     _, first, second, written, after = smoke
     assert after == written
     assert second.stdout == first
-    assert second.stderr.count("done before") == 6
+    assert second.stderr.count("already done") == 6
 
 
 def test_records_say_where_they_come_from(smoke):
@@ -159,7 +159,7 @@ def test_stages_run_alone_and_in_order(write_suite, tmp_path):
     assert ema.read_bytes() == whole, "trained again"
     done = run("quality", path, *results, "--json")
     assert [row["status"] for row in rows(done)] == ["done"] * 3
-    assert run("run", path, *results).stderr.count("done before") == 3
+    assert run("run", path, *results).stderr.count("already done") == 3
 
 
 def test_a_cell_that_fails_is_a_row_and_the_others_run(write_suite, tmp_path):
@@ -211,7 +211,7 @@ def test_another_diffusion_from_the_suite_to_the_table(write_suite, tmp_path):
     words = ("run", path, "--results", tmp_path / "results", "--json")
     first, again = run(*words), run(*words)
     assert [row["status"] for row in rows(first)] == ["done"] * 3, first.stderr
-    assert again.stderr.count("done before") == 3
+    assert again.stderr.count("already done") == 3
     (train,), (sample,) = (
         [json.loads(found.read_text()) for found in (tmp_path / "results").glob(f"*/*/zigma*/{stage}-*/record.json")]
         for stage in ("train", "sample")
@@ -268,11 +268,11 @@ def test_a_record_of_a_newer_format_is_refused(write_suite, tmp_path):
     record = next(results.glob("*/*/zigma*/train-*/record.json"))
     record.write_text(json.dumps({**json.loads(record.read_text()), "format": 99}))
     clear_error(run("run", path, "--results", results), 4, "format that this version can't read", "got 99")
-    clear_error(run("report", results), 1, "record.json", "got 99")  # the record costs its row; the others are shown
+    clear_error(run("report", results), 1, "record.json", "got 99")  # the record fails its row; the others are shown
 
 
 def test_too_few_held_out_images_end_before_training(write_suite, tmp_path):
-    """Held-out files are only counted when they are loaded; where the options tell the number, the plan stops."""
+    """Held-out files are only counted when they are loaded; if the options determine the number, the plan stops."""
     for split, count in (("train", 40), ("held", 20)):
         (tmp_path / split).mkdir()
         for number in range(count):

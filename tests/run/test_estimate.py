@@ -1,4 +1,4 @@
-"""Costs fitted to timed calls: what is found again, what is left out, and what a plan says of it."""
+"""Costs fitted to timed calls: known costs are found again, bad records are skipped, and a plan names the source."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from zigma_bench.records.store import stage_folder, write_record
 from zigma_bench.run.estimate import Estimator
 from zigma_bench.run.executors.local import cell_folder
 from zigma_bench.run.fitted_costs import FEWEST_CELLS, fit_costs
-from zigma_bench.run.timed import FEATURES, Kind, Timed, features_of, network_of, timed_calls
+from zigma_bench.run.timed import FEATURES, CallKind, MeasuredCall, features_of, network_of, timed_calls
 from zigma_bench.suite import load_suite
 from zigma_bench.system.device import Device
 
-RECORDED = Kind("train-step", "card", "bf16", "mamba", recorded=True, compiled=True)
-LAUNCHED = Kind("forward", "card", "fp32", "mamba", recorded=False, compiled=False)
+RECORDED = CallKind("train-step", "card", "bf16", "mamba", recorded=True, compiled=True)
+LAUNCHED = CallKind("forward", "card", "fp32", "mamba", recorded=False, compiled=False)
 
 
 def cell_of(tokens, depth=12, width=384, batch=None):
-    """A cell of made-up costs, as records write cells down."""
+    """A cell with generated costs, in the form of a record."""
     flops = {"in_proj": 24 * tokens * depth * width**2, "scan": 200 * tokens * depth * width}
     return {
         "forward_flops": flops, "tokens": tokens, "order_digests": ["o"] * depth, "scanned_ratio": 1.0,
@@ -40,7 +40,7 @@ def timed(kind, seconds_of, cells, *, backend="auto"):
         named = dict(zip(FEATURES, features_of(cell_of(tokens, depth), batch), strict=True))
         seconds, peak = seconds_of(named), 1e8 + 16 * named["parameters"] + 40 * named["activations"]
         features = tuple(named.values())
-        calls.append(Timed(kind, frozenset((backend, "fused")), f"cell {number}", features, seconds, peak))
+        calls.append(MeasuredCall(kind, frozenset((backend, "fused")), f"cell {number}", features, seconds, peak))
     return calls
 
 
@@ -61,7 +61,7 @@ def test_a_sum_of_costs_is_found_again_on_cells_it_has_not_seen():
 
 
 def test_launching_hides_computing():
-    """Small calls take what their launches take, large ones what they compute."""
+    """The time of small calls is that of their launches, the time of large calls that of their work."""
 
     def seconds(named):
         return max(1e-3 * named["layers"], 2e-15 * named["dense"])
@@ -73,14 +73,14 @@ def test_launching_hides_computing():
 
 
 def test_the_error_is_that_of_cells_left_out():
-    """One cell that no sum explains is off where it is left out, and the fit can't hide it."""
+    """A cell that doesn't fit the formula has a large error when left out, and the fit can't hide it."""
 
     def seconds(named):
         return 1e-15 * named["dense"] + 1e-3
 
     calls = timed(RECORDED, seconds, GRID)
     odd = calls[3]
-    calls[3] = Timed(odd.kind, odd.backends, odd.cell, odd.features, 10 * odd.seconds, odd.peak)
+    calls[3] = MeasuredCall(odd.kind, odd.backends, odd.cell, odd.features, 10 * odd.seconds, odd.peak)
     costs = fit_costs(calls, RECORDED, "auto")
     assert max(costs.seconds.left_out) > 0.5
     assert len(costs.seconds.left_out) == len(GRID)
@@ -152,7 +152,7 @@ def timed_results(tmp_path, monkeypatch):
     for cell in plan.cells:
         one = measure_round(cell, build_network(cell, "cpu"), DEVICE, lambda done, text: None, lambda: False)
         found, details = combine_rounds(cell, DEVICE, [one])
-        identity = cell.identity("efficiency", card=DEVICE.card)
+        identity = cell.identity("efficiency", device_model=DEVICE.model_name)
         record = Record(
             stage="efficiency", identity=identity, cell=cell.model_dump(mode="json"), status="done",
             measurements=tuple(found), details=json.loads(json.dumps(details)),
@@ -164,7 +164,7 @@ def timed_results(tmp_path, monkeypatch):
     return tmp_path / "results"
 
 
-def test_a_plan_stands_on_the_records_of_this_card(tmp_path, timed_results):
+def test_a_plan_uses_the_records_of_this_gpu(tmp_path, timed_results):
     (tmp_path / "trained.yaml").write_text(TRAINED)
     cell, floor, ceiling = make_plan(*load_suite(tmp_path / "trained.yaml"), catalogue()).cells
     calls = timed_calls(timed_results, "test")
@@ -177,9 +177,9 @@ def test_a_plan_stands_on_the_records_of_this_card(tmp_path, timed_results):
     assert Estimator(timed_results, DEVICE)(floor).seconds == 0.0
     assert 0 < Estimator(timed_results, DEVICE)(ceiling).seconds < guess.seconds
     assert Estimator(timed_results, Device("cpu", "another"))(cell).source == "FLOPs, to a factor of 3"
-    on_card = Estimator(timed_results, Device("cuda:0", "another card"))(cell)
-    assert on_card.seconds is None
-    assert "0 similar cells were timed on another card, and a fit needs 5" in on_card.source
+    on_gpu = Estimator(timed_results, Device("cuda:0", "another card"))(cell)
+    assert on_gpu.seconds is None
+    assert "0 similar cells were timed on another card, and a fit needs 5" in on_gpu.source
 
 
 SHAPELESS = (

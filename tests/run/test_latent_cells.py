@@ -1,4 +1,4 @@
-"""Suites on latents as a user runs them: encoded first, trained, decoded, judged on pixels; kills and broken caches."""
+"""Suites on latents as a user runs them: encoding, training, decoding, quality on pixels; kills and broken caches."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_the_reconstruction_is_what_diffusers_gives_back_of_the_floors_images(pl
 def test_a_second_run_does_nothing(place):
     before = {path: path.stat().st_mtime_ns for path in (place / "results").rglob("*") if path.is_file()}
     again = run("run", "suite.yaml", "--json", "--device", "cpu", cwd=place)
-    assert again.stdout == (place / "table.json").read_text() and again.stderr.count("done before") == 4
+    assert again.stdout == (place / "table.json").read_text() and again.stderr.count("already done") == 4
     assert before == {path: path.stat().st_mtime_ns for path in (place / "results").rglob("*") if path.is_file()}
 
 
@@ -122,7 +122,7 @@ def test_the_plan_says_where_the_latents_are(place, tmp_path):
     assert "4x8x8" in there.stdout  # what networks see
 
 
-def test_a_cut_cache_is_found_by_check_and_mended_by_a_run(place):
+def test_a_truncated_cache_is_found_by_check_and_repaired_by_a_run(place):
     (file,) = place.glob("results/.cache/latents/*/validation/0000002.moments.npy")
     whole = file.read_bytes()
     file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
@@ -175,7 +175,7 @@ def test_another_autoencoder_does_not_read_the_cache_of_the_first(place, tmp_pat
     assert done.returncode == 0 and f"latents in {cache}: no problems" in done.stdout, done.stdout
 
 
-def test_a_check_finds_shards_of_a_cache_that_are_broken_or_lack_between_others(place, tmp_path):
+def test_a_check_finds_broken_shards_and_gaps_in_a_cache(place, tmp_path):
     (kept,) = place.glob("results/.cache/latents/*")
     shutil.copytree(kept, cache := tmp_path / "cache")
     words = ("data", "check", "suite.yaml", "--set", f"data.latents.cache={cache}")
@@ -208,7 +208,7 @@ def test_a_suite_without_its_autoencoder_stops_and_its_smoke_runs(tmp_path):
     assert [row["role"] for row in rows] == ["floor", "reconstruction", "cell", "ceiling"]
 
 
-def test_what_a_person_must_provide_is_said_before_a_download(tmp_path, monkeypatch):
+def test_files_that_the_user_must_provide_are_reported_before_a_download(tmp_path, monkeypatch):
     fetched = []
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
@@ -224,7 +224,7 @@ def test_what_a_person_must_provide_is_said_before_a_download(tmp_path, monkeypa
 
 
 def test_an_encoding_that_can_not_be_says_why_before_any_cell_runs(place, tmp_path):
-    """Weights that are cut off are found before anything is encoded."""
+    """Truncated weights are found before anything is encoded."""
     trained(tmp_path / "cut")
     file = tmp_path / "cut" / "diffusion_pytorch_model.safetensors"
     file.write_bytes(file.read_bytes()[:5000])

@@ -1,4 +1,4 @@
-"""Runs of one suite side by side: none overwrites another, and what one has finished the next uses."""
+"""Runs of one suite side by side: none overwrites another, and a run reuses finished stages of earlier ones."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MORE = "sample.evaluations=3"  # other images from the same weights
 
 
 class Watcher:
-    """Keeps what a run reports."""
+    """Stores what a run reports."""
 
     def __init__(self) -> None:
         self.stages, self.events = [], []
@@ -95,8 +95,8 @@ def test_other_options_are_another_run_and_the_first_stays(bench):
     before = {path: path.read_bytes() for path in (bench.results / "toy" / "main").rglob("*") if path.is_file()}
     assert bench(MORE) == ("evaluations-3", [("sample", "quality"), (), ("sample", "quality")])
     assert bench.notices == [
-        "train: already done in the run main, and used from there",
-        "sample, quality: already done in the run main, and used from there",
+        "train: already done in the run main, and reused from there",
+        "sample, quality: already done in the run main, and reused from there",
     ]
     assert {path: path.read_bytes() for path in before} == before
     assert bench.names() == ["evaluations-3", "main"]
@@ -171,7 +171,7 @@ def test_a_kill_while_a_stage_is_copied_leaves_one_that_is_not_done(bench, monke
 
 
 def test_a_cell_at_work_in_another_run_is_waited_for(bench, monkeypatch):
-    """It is then used, and not trained twice."""
+    """Its stages are then reused, not trained twice."""
     train = bench.file("main", "train-*")
     shutil.move(train, bench.results / "aside")
     looks = []
@@ -186,11 +186,11 @@ def test_a_cell_at_work_in_another_run_is_waited_for(bench, monkeypatch):
     monkeypatch.setattr(local, "WAIT_SECONDS", 0)
     assert bench(name="second", stages=("train",))[1][-1] == ()
     assert any("to finish it" in text for text in bench.notices)
-    assert bench.notices[-1] == "train: already done in the run main, and used from there"
+    assert bench.notices[-1] == "train: already done in the run main, and reused from there"
     assert looks[1] == train.parent
 
 
-def test_a_stage_alone_stands_on_that_of_another_run(bench):
+def test_a_single_stage_can_use_an_earlier_stage_of_another_run(bench):
     check_stages(bench.plan(MORE), ("sample",), bench.results, CPU)
     assert bench(MORE, stages=("sample",)) == ("evaluations-3", [("sample",), (), ("sample",)])
     with pytest.raises(NotReady, match="the stage train of this cell is not done"):
@@ -198,7 +198,9 @@ def test_a_stage_alone_stands_on_that_of_another_run(bench):
 
 
 def test_names_are_kept_apart(bench):
-    with pytest.raises(UsageError, match=r"the run 'main' has other options: sample.evaluations is 2 in it and 3 now"):
+    with pytest.raises(
+        UsageError, match=r"the run 'main' has other options: sample.evaluations is 2 in the run and 3 now"
+    ):
         bench(MORE, name="main")
     assert bench(MORE, name="more", stages=("train",)) == ("more", [()] * 3)
     assert bench(MORE, stages=("train",))[0] == "more"  # its options find it without its name
@@ -222,17 +224,17 @@ def test_settings_that_change_nothing_are_the_main_run(bench, tmp_path):
     assert plan_json(bench.plan(MORE), bench.results, CPU)["is_new_run"]
 
 
-def test_a_smoke_run_is_a_run_of_its_own(bench):
+def test_a_smoke_run_is_a_separate_run(bench):
     document = plan_json(bench.plan(smoke=True), bench.results, CPU)
     assert (document["run"], document["is_new_run"], document["smoke"]) == ("smoke", True, True)
 
 
-def test_a_broken_table_file_is_written_anew(bench, capsys):
+def test_a_broken_table_file_is_replaced(bench, capsys):
     path = bench.results / "toy" / "main" / "table.json"
     before = json.loads(path.read_text())
     path.write_text("{")
     assert bench() == ("main", [()] * 3)
-    assert "table.json: the file is broken; it is written anew" in capsys.readouterr().err
+    assert "table.json: the file is broken and is replaced" in capsys.readouterr().err
     assert json.loads(path.read_text())["cells"] == before["cells"]
 
 

@@ -1,4 +1,4 @@
-"""Samples: one noise an image, whatever the batch; and a grid that shows what was drawn."""
+"""Samples: the noise depends on the image, not on the batch; and a grid that shows the samples."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_same_set_for_any_batch(cell, tmp_path):
     assert len({image.tobytes() for image in sets[0]}) == 32
 
 
-def test_a_stopped_drawing_goes_on(cell, tmp_path):
+def test_a_stopped_sampling_resumes(cell, tmp_path):
     whole, evaluations = draw(cell, tmp_path / "whole", batch=8)
     calls: list[int] = []
     with pytest.raises(Interrupted):
@@ -56,7 +56,7 @@ def test_a_stopped_drawing_goes_on(cell, tmp_path):
 
     again, _ = draw(cell, tmp_path / "part", batch=8, network=counting)
     assert np.array_equal(again, whole)
-    assert sum(drawn) == 8 * evaluations  # three of the four parts were kept
+    assert sum(drawn) == 8 * evaluations  # three of the four parts were stored
     samples = tmp_path / "part" / "samples.npy"
     assert np.array_equal(load_samples(tmp_path / "part", sha256=file_sha256(samples)).pixels, whole)
     with pytest.raises(CellFailed, match="have changed since they were sampled") as caught:
@@ -124,7 +124,7 @@ def test_parts_of_another_batch_are_not_mixed_in(cell, tmp_path):
 
 
 def test_parts_of_other_weights_are_not_mixed_in(cell, tmp_path):
-    """A sampling that was killed, a training that was done again to other weights, and the sampling after it."""
+    """A killed sampling, a training that ran again with other weights, and the sampling after it."""
     calls: list[int] = []
     with pytest.raises(Interrupted):
         draw(cell, tmp_path, batch=8, inputs={"w": "1"}, stopped=lambda: len(calls) > 1 or bool(calls.append(1)))

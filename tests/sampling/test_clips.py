@@ -1,4 +1,4 @@
-"""`quality --samples` of clips: the figures of a cell on the same clips, and every folder of videos that is refused."""
+"""`quality --samples` of clips: the same values as a cell on the same clips, and refused folders of videos."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def videos(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".avi", ".webp"])
-def test_a_folder_holds_the_clips_as_they_are(videos, suffix, monkeypatch):
+def test_a_folder_contains_the_clips_unchanged(videos, suffix, monkeypatch):
     given = clips()
     place = videos("a", given, suffix)
     assert np.array_equal(open_images(place).take(range(6)), given)
@@ -116,7 +116,7 @@ def test_the_figures_are_those_of_the_clips_in_memory(videos, tmp_path):
     assert sorted(told) == [
         "frame-fd-efflite0",
         "frame-kid-efflite0",
-    ]  # what clips are measured by, where nothing is said
+    ]  # the default metrics of clips
     subject = Subject(samples=ArrayImages(samples), reference=ArrayImages(reference))
     expected = catalogue().get("metric", "frame-fd-efflite0").load()(EffliteOptions(), subject)
     figure = told["frame-fd-efflite0"]
@@ -184,10 +184,10 @@ def test_folders_of_clips_that_are_refused(videos, tmp_path):
     refused(still, UsageError, "clips and single images", "one.webp")
     long = videos("long", clips(2))
     write_video(long / "0000009.mkv", clips(1, frames=7)[0])
-    refused(long, BadImage, "0000009.mkv", "another length", "5 frames", "got 7")
+    refused(long, BadImage, "0000009.mkv", "a different length", "5 frames", "got 7")
     wide = videos("wide", clips(2))
     write_video(wide / "0000009.mkv", clips(1, width=32)[0])
-    refused(wide, BadImage, "0000009.mkv", "another size", "24 x 16", "32 x 16")
+    refused(wide, BadImage, "0000009.mkv", "a different size", "24 x 16", "32 x 16")
     named = videos("named", clips(2))
     (named / "0000009.mp4").write_text("no video " * 99)
     refused(named, BadImage, "0000009.mp4", "can't be decoded")

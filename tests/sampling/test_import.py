@@ -1,4 +1,4 @@
-"""`import`: what a released file becomes, and every file that is refused."""
+"""`import`: the result for a released file, and every refused file."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def refused(done, *words):
 @torch.no_grad()
 @pytest.mark.parametrize("case", [PLAIN, TEXT], ids=["plain", "text"])
 def test_zigma_from_a_training_checkpoint(case, tmp_path):
-    """The folder's network says what the loaded one says; `module.` and what lies beside the weights don't matter."""
+    """The folder's network gives the same output as the loaded one; `module.` and other entries of the file don't
+    matter."""
     good = official_weights(case["param_order"])
     bad = {name: torch.zeros_like(value) for name, value in good.items()}
     args = argparse.Namespace(lr=1e-4, options=defaultdict(list))
@@ -85,24 +86,24 @@ class Code:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_pickle_with_code_is_told_and_not_run(zipped, released, tmp_path):
+def test_a_pickle_with_code_is_reported_and_not_run(zipped, released, tmp_path):
     weights = {"ema": dit_weights(), "args": Code(tmp_path / "ran")}
     torch.save(weights, tmp_path / "dit.pt", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(UsageError, match=r"holds code.*posix\.mkdir.*nothing of it was run"):
+    with pytest.raises(UsageError, match=r"contains code.*posix\.mkdir.*none of it was run"):
         import_checkpoint("dit", tmp_path / "dit.pt", DIT, tmp_path / "model")
     assert not (tmp_path / "ran").exists() and not (tmp_path / "model").exists()
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize("saved", ["pickle", "zip", "legacy"])
-def test_code_is_told_whatever_the_pickle(protocol, saved, tmp_path):
+def test_code_is_reported_in_every_kind_of_pickle(protocol, saved, tmp_path):
     content = {"ema": {"a": "a"}, "more": [Code(tmp_path / "ran"), os.path.join]}
     if saved == "pickle":
         (tmp_path / "dit.pt").write_bytes(pickle.dumps(content, protocol=protocol))
     else:
         zipped = saved == "zip"
         torch.save(content, tmp_path / "dit.pt", pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(UsageError, match=r"holds code.*posix\.mkdir.*nothing of it was run"):
+    with pytest.raises(UsageError, match=r"contains code.*posix\.mkdir.*none of it was run"):
         import_checkpoint("dit", tmp_path / "dit.pt", DIT, tmp_path / "model")
     assert not (tmp_path / "ran").exists() and not (tmp_path / "model").exists()
 
@@ -131,7 +132,7 @@ def test_the_arguments_of_a_training_script_are_passed_over(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("keep", [0, 0.5, 0.99])
-def test_a_truncated_file_is_told(keep, released, tmp_path):
+def test_a_truncated_file_is_reported(keep, released, tmp_path):
     file, config = released("dit")
     data = file.read_bytes()
     file.write_bytes(data[: int(keep * len(data))])
@@ -185,10 +186,10 @@ def test_a_folder_whose_weights_changed_is_refused(model):
     data = bytearray((folder / "model.safetensors").read_bytes())
     data[-1] ^= 1
     (folder / "model.safetensors").write_bytes(data)
-    with pytest.raises(UsageError, match=r"don't match the card.*import the model again"):
+    with pytest.raises(UsageError, match=r"don't match the model card.*import the model again"):
         open_model(folder)
     (folder / "card.json").write_text('{"format": 2}')
-    with pytest.raises(UsageError, match=r"card\.json: not the card of a model"):
+    with pytest.raises(UsageError, match=r"card\.json: not a valid model card"):
         open_model(folder)
     with pytest.raises(UsageError, match="there is no model"):
         open_model(folder.parent)

@@ -1,4 +1,4 @@
-"""`quality --samples`: the figures of a cell on the same images, and every set of images that is refused."""
+"""`quality --samples`: the same values as a cell on the same images, and refused sets of images."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ def test_a_folder_a_zip_and_an_npz_are_the_same_images(channels, folder, tmp_pat
 
 
 def test_figures_are_those_of_a_cell(write_suite, tmp_path):
-    """A cell's samples, as the cell left them and as PNGs, against its suite: values and fingerprints to the bit."""
+    """A cell's samples, as the cell left them and as PNGs, against its suite: exactly the same values and
+    fingerprints."""
     suite = write_suite(
         ("{name: digits}", "{name: digits, validation: 80}"), ("{split: train}", "{split: validation}"),
         ("quality: [val-loss]", "quality: [fd-efflite0, kid-efflite0]"),
@@ -106,7 +107,7 @@ def test_images_that_are_refused(folder, tmp_path):
 
     other = folder("other", pixels(2))
     Image.fromarray(pixels(1, (8, 9, 3))[0]).save(other / "wide.png")
-    told(other, BadImage, "wide.png", "another size", "8 x 8", "9 x 8")
+    told(other, BadImage, "wide.png", "a different size", "8 x 8", "9 x 8")
     text = folder("text", pixels(2))
     (text / "001.png").write_text("no image at all")
     told(text, BadImage, "001.png", "not one of PNG")

@@ -1,4 +1,4 @@
-"""What anybody's images are measured against, and the statistics of them as a file of the field."""
+"""References for any images, and files of statistics in the usual format."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_saved_statistics_measure_as_the_images_do(folder, tmp_path):
 
 
 def test_a_batch_of_adm_is_images_and_statistics(folder, tmp_path):
-    """`arr_0` beside `mu` and `sigma` of an unnamed extractor: other extractors take the images."""
+    """`arr_0` beside `mu` and `sigma` of an unnamed extractor: other extractors use the images."""
     images = pixels(12, seed=1)
     np.savez(tmp_path / "adm.npz", arr_0=images, mu=np.zeros(2048), sigma=np.eye(2048), mu_s=np.zeros(3))
     held = open_reference(tmp_path / "adm.npz")
@@ -110,7 +110,7 @@ def test_words_that_make_no_sense(words, told, folder, tmp_path):
 def test_statistics_for_fid_need_its_weights_and_images(folder, tmp_path, monkeypatch, inception):
     place, out = folder("a", pixels(4)), tmp_path / "s.npz"
     monkeypatch.setenv("ZIGMA_BENCH_WEIGHTS", str(tmp_path))
-    found = run("--samples", place, "--save-statistics", out, results=tmp_path)  # the field's file is fid's
+    found = run("--samples", place, "--save-statistics", out, results=tmp_path)  # files of other programs are for fid
     assert isinstance(found.exception, NotReady) and "Inception" in str(found.exception)
     inception()
     found = run("--samples", place, "--save-statistics", out, results=tmp_path)
@@ -119,7 +119,7 @@ def test_statistics_for_fid_need_its_weights_and_images(folder, tmp_path, monkey
 
 @pytest.fixture
 def inception(monkeypatch, tmp_path):
-    """`inception()`: a file that passes for the published one, as long as nobody reads it."""
+    """`inception()`: a file that passes for the published one until its content is read."""
     import dataclasses
     import hashlib
 
@@ -135,7 +135,7 @@ def inception(monkeypatch, tmp_path):
     return place
 
 
-def test_a_suites_reference_is_transformed_and_says_so(write_suite, tmp_path):
+def test_a_suites_reference_is_transformed_and_named(write_suite, tmp_path):
     plain = write_suite(("{name: digits}", "{name: digits, validation: 80}"))
     held = open_reference(plain)
     turned = tmp_path / "turned.yaml"

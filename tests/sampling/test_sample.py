@@ -1,4 +1,4 @@
-"""`sample MODEL`: what is drawn, from what alone, and which orders are refused."""
+"""`sample MODEL`: the samples, what they depend on, and refused requests."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def done(*words):
 
 
 def close(left, right):
-    """Equal, but for a level where another batch rounds the last digit of a product otherwise."""
+    """Equal, except for one level if another batch size rounds the last digit of a product differently."""
     return left.keys() == right.keys() and all(
         np.abs(left[name].astype(float) - right[name].astype(float)).max()
         <= (1 if left[name].dtype == np.uint8 else 1e-4)
@@ -212,7 +212,7 @@ def test_orders_that_make_no_sense(words, told, model, tmp_path):
     assert not (tmp_path / "a").exists()
 
 
-def test_models_that_lack_what_is_asked(model, released, tmp_path):
+def test_requests_that_a_model_does_not_support(model, released, tmp_path):
     from zigma_bench.backbones.official import import_checkpoint
 
     plain = run(model("sit", class_dropout_prob=0.0), "--out", tmp_path / "a", "--guidance", 2)
@@ -232,19 +232,19 @@ def test_a_folder_of_another_order_is_refused(model, tmp_path):
     for words, what in ((["--seed", 1], "differ in seed"), (["--class", 1], "differ in labels")):
         found = run(folder, "--out", tmp_path / "a", "--count", 1, *words, *QUICK)
         assert what in str(found.exception)
-    assert "in use" in str(run(folder, "--out", folder, *QUICK).exception)
+    assert "contains other files" in str(run(folder, "--out", folder, *QUICK).exception)
     assert "add --out" in str(run(folder).exception)
 
 
 def test_what_is_neither_suite_nor_model(write_suite, tmp_path):
-    for path, got in ((tmp_path, "a folder without one"), (tmp_path / "x", "nothing there")):
+    for path, got in ((tmp_path, "a folder without these files"), (tmp_path / "x", "no such file or folder")):
         told = str(run(path, "--out", tmp_path / "a").exception)
         assert "neither a suite nor a model" in told and got in told
     assert "--count needs a model" in str(run(write_suite(), "--count", 3).exception)
 
 
 def test_what_is_drawn_is_measured_without_its_grid(model, tmp_path):
-    """Fewer images asked for later leave the rest, with their labels."""
+    """A later request for fewer images leaves the others and their labels."""
     from zigma_bench.sampling.images import open_images
 
     folder = model("sit")
@@ -359,4 +359,4 @@ def test_prompts_of_an_imported_model(tmp_path):
 
 def test_an_encoder_is_that_of_a_model_of_texts(model, tmp_path):
     found = run(model("sit"), "--out", tmp_path / "a", "--encoder", "random-words")
-    assert "takes no text" in str(found.exception) and not (tmp_path / "a").exists()
+    assert "has no text condition" in str(found.exception) and not (tmp_path / "a").exists()

@@ -1,4 +1,4 @@
-"""What tests of drawings share: a command of `scans` called, and what a picture says."""
+"""Shared by the tests of drawings: run a command of `scans`, and read the text of a picture."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def call() -> Callable[..., str]:
 
 @pytest.fixture
 def words_of() -> Callable[[Path], str]:
-    """All that an SVG of Matplotlib says, line after line."""
+    """The text lines in an SVG of Matplotlib."""
     return lambda path: " ".join(re.findall(r"<!-- (.*?) -->", path.read_text()))
 
 

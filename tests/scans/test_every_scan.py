@@ -1,4 +1,4 @@
-"""One matrix of tests that every built-in scan goes through, and the figures that the catalogue of the field gives."""
+"""The tests that every built-in scan must pass, and the published values of the catalogue."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_every_source_is_given(name):
     assert "Source:" in doc or name == "column"
 
 
-# frac4, mean and largest step on 8 x 8, as the catalogue of the field gives them.
+# frac4, mean and largest step on 8 x 8, as published in the catalogue.
 FIGURES = [
     ("raster", {}, 0.89, 1.78, 8), ("column", {}, 0.89, 1.78, 8), ("sweep", {}, 0.89, 1.78, 8), ("zigzag", {}, 1, 1, 1),
     ("local", {}, 0.51, 1.78, 8), ("local", {"window": 4}, 0.76, 1.78, 8), ("atrous", {}, 0, 3.2, 8),

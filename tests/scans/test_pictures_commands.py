@@ -1,4 +1,4 @@
-"""`scans show` and `compare`: what they draw, print and refuse."""
+"""`scans show` and `compare`: drawings, output and errors."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_show_tells_layers_and_figures(call):
 
 
 @pytest.mark.parametrize("words", [["show", "zigzag", "--gif"], ["compare", "raster", "zigzag", "--svg"]])
-def test_the_word_on_a_file_comes_last_on_a_line_of_its_own(words, tmp_path):
+def test_the_line_about_a_file_comes_last(words, tmp_path):
     """Also where both streams go to one file, and standard output waits for more."""
     path = tmp_path / f"a.{words[-1][2:]}"
     command = [sys.executable, "-m", "zigma_bench", "scans", *words, str(path), "--grid", "4x4"]
@@ -73,7 +73,7 @@ def test_compare_tabulates_and_draws(tmp_path, call):
 
 def test_options_are_written_behind_a_colon(call):
     found = find_written("zigzag:paths=2", "3x3", depth=1, seed=0)
-    assert (found.name, found.label, found.given) == ("zigzag", "zigzag:paths=2", {"paths": 2})
+    assert (found.name, found.label, found.written) == ("zigzag", "zigzag:paths=2", {"paths": 2})
     assert "zigzag:paths" in call("compare", "zigzag:paths", code=2)
     assert "no option 'path'; " in call("compare", "zigzag:path=2", code=2).replace("zigzag' has ", "")
 

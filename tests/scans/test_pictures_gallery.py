@@ -72,14 +72,14 @@ def test_a_gallery_drops_no_scan(tmp_path, monkeypatch, call, words_of):
     assert places == sorted(places), "by name"
 
 
-def test_a_gallery_of_a_broken_scan_says_so(tmp_path, monkeypatch, call):
+def test_a_broken_scan_in_a_gallery_is_reported(tmp_path, monkeypatch, call):
     monkeypatch.setattr(scans_gallery, "catalogue", lambda: small_catalogue(broken))
     with pytest.raises(BrokenScan, match="'broken' of test, layer 0"):
         call("gallery", "--png", str(tmp_path / "a.png"))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_learned_scans_are_told_and_compared(monkeypatch, tmp_path, call):
+def test_learned_scans_are_marked_and_compared(monkeypatch, tmp_path, call):
     monkeypatch.setattr(scans_common, "catalogue", lambda: small_catalogue(plain))
     assert "the order is learned" in call("show", "taught", "--png", str(tmp_path / "a.png"))
     out = call("compare", "plain", "taught", "--grid", "4x4", "--png", str(tmp_path / "b.png"))

@@ -1,4 +1,4 @@
-"""Pages of every kind of route: what stands where, and the files that hold them."""
+"""Pages of every kind of route: the layout, and the written files."""
 
 from __future__ import annotations
 

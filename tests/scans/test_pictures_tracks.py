@@ -32,7 +32,7 @@ def test_pads_before_after_and_alone():
     assert len(make_track(Route([[0], [-1]], merge="scatter"), 1, Grid(1, 1)).pads) == 0
 
 
-def test_frames_of_a_clip_stand_side_by_side():
+def test_frames_of_a_clip_are_side_by_side():
     found = make_track(Route([0, 2, 3, 1]), 0, Grid(1, 2, frames=2))
     assert found.points[:, 0].tolist() == [0, 3, 4, 1]
     assert found.link.tolist() == ["jump", "step", "jump"]

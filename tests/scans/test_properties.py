@@ -1,4 +1,4 @@
-"""What holds of the built-in orders on every rectangle."""
+"""Properties of the built-in orders on every rectangle."""
 
 from __future__ import annotations
 
@@ -118,6 +118,6 @@ def test_reserved_arguments_are_those_of_the_registry():
     ("name", "share4", "mean", "largest"), [("raster", 56 / 63, 112 / 63, 8), ("zigzag", 1.0, 1.0, 1)]
 )
 def test_step_statistics_of_the_catalogue(name, share4, mean, largest):
-    """The figures of the published catalogue on 8 x 8: .89 / 1.78 / 8 for raster, 1 / 1 / 1 for zigzag."""
+    """The values of the published catalogue on 8 x 8: .89 / 1.78 / 8 for raster, 1 / 1 / 1 for zigzag."""
     found = route_statistics(layers(name, Grid(8, 8))[0], Grid(8, 8))
     assert (found.neighbour4_share, found.mean_step, found.largest_step) == (pytest.approx(share4), mean, largest)

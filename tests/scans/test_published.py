@@ -1,4 +1,4 @@
-"""Every order that was taken from published code equals one of ours, on every grid that is stored.
+"""Every order from published code equals one of ours, on every stored grid.
 
 They were computed by running that code; entry i of a path is the token that is visited at step i, -1 an inserted one.
 """
@@ -255,7 +255,7 @@ def test_half_a_bank_of_mambaads_keeps_the_reverses():
         assert four == [two[0], transposed, two[0][::-1], transposed[::-1]]
 
 
-def test_registers_stand_where_mamba_r_puts_them():
+def test_registers_are_where_mamba_r_puts_them():
     """After each 64 // 13 tokens, and the rest at the end (utils.py, get_cls_idx); here 12 registers on 8 x 8."""
     (path,) = one("mamba-r")("8x8")[:1]
     assert [step for step, token in enumerate(path) if token == -1] == list(range(4, 60, 5))

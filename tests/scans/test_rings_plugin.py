@@ -1,4 +1,4 @@
-"""The plugin to copy: it passes the check, and as a distribution it is found."""
+"""The example plugin passes the check, and is found when installed as a distribution."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def rings(monkeypatch):
 
 
 def listed(*paths: Path) -> list[object]:
-    """What a fresh process's catalogue says of `rings`, with these folders on its path."""
+    """The entry of `rings` in the catalogue of a fresh process with these folders on its path."""
     code = LIST.format(paths=[str(path) for path in paths])
     env = {**os.environ, "ZIGMA_BENCH_PLUGINS": "rings"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd=SOURCE.parents[1])
@@ -63,7 +63,7 @@ def test_its_entry_point_leads_to_the_catalogue(tmp_path):
 
 
 def test_it_installs(tmp_path):
-    """A wheel built and installed by pip into a folder of its own, without the network."""
+    """A wheel built and installed by pip into a separate folder, without the network."""
     if any(importlib.util.find_spec(module) is None for module in ("hatchling", "pip")):
         pytest.skip("hatchling or pip is not installed")
     copy = tmp_path / "source"

@@ -1,4 +1,4 @@
-"""Routes: what is no order is refused with words that mend it, and a digest says which order it was."""
+"""Routes: invalid orders are refused with a helpful error, and the digest identifies an order."""
 
 from __future__ import annotations
 

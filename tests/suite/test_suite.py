@@ -1,4 +1,4 @@
-"""Suites: what is read, and every fault with its file, line, key, expected, got and nearest."""
+"""Suites: reading, and every fault with its file, line, key, expected value, actual value and nearest name."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_settings_are_laid_over_the_file(write_suite):
 
 
 @pytest.mark.parametrize("start", ["\ufeff", "---\n", "%YAML 1.1\n---\n", "\n\n", "\ufeff---\r\n", "#\n"])
-def test_the_question_stands_behind_what_editors_put_before_it(tmp_path, suite_text, start):
+def test_the_question_can_follow_lines_that_editors_insert(tmp_path, suite_text, start):
     path = tmp_path / "suite.yaml"
     path.write_text(start + suite_text, encoding="utf-8")
     assert load_suite(path)[1].question == "Does the test suite run?"

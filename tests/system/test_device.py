@@ -1,4 +1,4 @@
-"""Devices: found without torch, and refused where they are not there."""
+"""Devices: found without torch, and refused if they are missing."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from zigma_bench.system import device
 
 @pytest.fixture
 def cards(monkeypatch):
-    """Pretend that nvidia-smi lists some cards."""
+    """Pretend that nvidia-smi lists some GPUs."""
 
     def pretend(*names, visible=None):
-        device.nvidia_cards.cache_clear()
+        device.nvidia_gpus.cache_clear()
         monkeypatch.setattr(device.shutil, "which", lambda program: "/bin/nvidia-smi" if names else None)
         answer = subprocess.CompletedProcess([], 0, stdout="\n".join(names))
         monkeypatch.setattr(device.subprocess, "run", lambda *words, **rest: answer)
@@ -33,10 +33,10 @@ def cards(monkeypatch):
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
 
     yield pretend
-    device.nvidia_cards.cache_clear()
+    device.nvidia_gpus.cache_clear()
 
 
-def test_auto_takes_the_first_card_or_the_cpu(cards):
+def test_auto_uses_the_first_gpu_or_the_cpu(cards):
     cards("H100", "A100")
     assert device.find_device("auto") == device.Device("cuda:0", "H100")
     assert device.find_device("cuda:1") == device.Device("cuda:1", "A100")
@@ -44,7 +44,7 @@ def test_auto_takes_the_first_card_or_the_cpu(cards):
     cards("H100", "A100", visible="1")
     assert device.find_device("auto") == device.Device("cuda:0", "A100")
     cards("H100", "A100", visible="1,-1,0")
-    assert device.nvidia_cards() == ("A100",)
+    assert device.nvidia_gpus() == ("A100",)
     for hidden in ("", "-1"):
         cards("H100", visible=hidden)
         assert device.find_device("auto").name == "cpu"
@@ -68,10 +68,10 @@ def test_what_is_not_there_is_refused(cards):
 
 @pytest.fixture
 def amd(monkeypatch, tmp_path):
-    """Pretend that torch is a build for ROCm and that the driver lists a processor and some cards."""
+    """Pretend that torch is a build for ROCm and that the driver lists a CPU and some GPUs."""
 
     def pretend(*versions, hip="'6.4.1'"):
-        device.amd_cards.cache_clear()
+        device.amd_gpus.cache_clear()
         (tmp_path / "torch").mkdir(exist_ok=True)
         (tmp_path / "torch" / "version.py").write_text(f"cuda = None\nhip: str = {hip}\n")
         spec = SimpleNamespace(origin=str(tmp_path / "torch" / "__init__.py"))
@@ -86,17 +86,17 @@ def amd(monkeypatch, tmp_path):
             monkeypatch.delenv(name, raising=False)
 
     yield pretend
-    device.amd_cards.cache_clear()
+    device.amd_gpus.cache_clear()
 
 
 def test_amd_cards_are_found_where_torch_is_for_rocm(cards, amd, monkeypatch):
     cards()
     amd(90402, 90010, None, 100300)  # a container may not use the third
-    assert device.amd_cards() == ("AMD gfx942", "AMD gfx90a", "AMD gfx1030")
+    assert device.amd_gpus() == ("AMD gfx942", "AMD gfx90a", "AMD gfx1030")
     assert device.find_device("auto") == device.Device("cuda:0", "AMD gfx942")
-    device.amd_cards.cache_clear()
+    device.amd_gpus.cache_clear()
     monkeypatch.setenv("HIP_VISIBLE_DEVICES", "1")
-    assert device.card_names() == ("AMD gfx90a",)
+    assert device.gpu_names() == ("AMD gfx90a",)
     amd(90402, hip="None")
     assert device.find_device("auto").name == "cpu"
 
@@ -112,10 +112,10 @@ def test_the_program_and_its_cells_look_for_garbage_seldom(start):
     assert done.returncode == 0, done.stderr
 
 
-def test_a_suite_that_asks_for_a_card_is_refused_before_it_runs_elsewhere(write_suite, tmp_path, monkeypatch):
+def test_a_suite_that_needs_a_gpu_is_refused_on_other_devices(write_suite, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = str(write_suite(("train: {", "train: {graph: true, "), ("sample: {", "sample: {compile: true, ")))
-    keys = r"an NVIDIA card for train.graph, sample.compile \(the device is cpu\).*--set train.graph=false"
+    keys = r"an NVIDIA GPU for train.graph, sample.compile \(the device is cpu\).*--set train.graph=false"
     for command in ("plan", "run", "train"):
         refused = CliRunner().invoke(app, [command, path, "--device", "cpu"])
         assert isinstance(refused.exception, NotReady) and re.search(keys, str(refused.exception)), command
@@ -123,7 +123,7 @@ def test_a_suite_that_asks_for_a_card_is_refused_before_it_runs_elsewhere(write_
     (missing,) = json.loads(planned.stdout)["missing"]
     assert missing["do"].endswith("--set train.graph=false --set sample.compile=false")
     words = ["find-batch", path, "--device", "cpu", "--memory", "1"]
-    with pytest.raises(NotReady, match=r"an NVIDIA card for train.graph \(the device is cpu\)"):
+    with pytest.raises(NotReady, match=r"an NVIDIA GPU for train.graph \(the device is cpu\)"):
         CliRunner().invoke(app, words, catch_exceptions=False)
     assert not (tmp_path / "results").exists()
 

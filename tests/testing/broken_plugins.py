@@ -1,4 +1,4 @@
-"""Plugins that each break one rule of the contract of their kind; test_checks.py looks for what is said of them."""
+"""Plugins that each break one rule of the contract of their kind; test_checks.py checks the reported errors."""
 
 from __future__ import annotations
 

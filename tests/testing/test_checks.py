@@ -33,13 +33,13 @@ from zigma_bench.testing.lookup import find_spec
 
 @pytest.mark.parametrize("spec", list(catalogue().scans), ids=lambda spec: spec.name)
 def test_every_scan_passes(spec):
-    """The built-in ones, with pads, segments and all, on the grids that they take."""
+    """The built-in scans, including pads and segments, on the grids that they accept."""
     report = check_scan(spec, grids=["4x4", "4x6", "2x3x4"])
     assert report.checked
     assert all(reason for reason in report.refused.values())
 
 
-def test_a_refusal_holds_for_clips_alone():
+def test_only_clips_are_refused():
     report = check_scan("sweep", options=[{"paths": 8}])
     clips = sum(grid.video for grid in GRIDS)
     assert (len(report.refused), len(report.checked)) == (clips, len(GRIDS) - clips)
@@ -121,20 +121,20 @@ def undocumented(grid):
 @pytest.mark.parametrize(
     ("scan", "words"),
     [
-        (unseeded, "expected the same paths whenever layer [0-9]+ is asked for, got"),
+        (unseeded, "expected the same paths for layer [0-9]+ each time, got"),
         (counting, "keep no state between calls"),
         (wrong_on_rectangles, "1x2: scan 'wrong_on_rectangles'.*it has 1 steps for 2 tokens"),
         (with_torch, "failed on the grid 1x1 with ModuleNotFoundError: import of torch halted"),
-        (never, "expected at least one grid that it takes, got only refusals.*not today"),
+        (never, "expected at least one grid that it accepts, got only refusals.*not today"),
         (wrong_for_one_choice, "'turn': 'right'.*step 1 visits token 0 again"),
         (wrong_when_deep, "layer 8: path 0: step 0 visits token 1, outside 0 to 0"),
         (needs_a_number, "expected `options=` with values for by"),
-        (positional, "expected a scan that registers, got: .*takes an argument 'paths'"),
+        (positional, "expected a scan that registers, got: .*has an argument 'paths'"),
         (undocumented, "no docstring"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_what_is_broken_is_told(scan, words):
+def test_broken_scans_are_reported(scan, words):
     with pytest.raises(AssertionError, match=words):
         check_scan(scan)
 
@@ -157,7 +157,7 @@ def test_given_options_are_gone_through():
     )
 
 
-def test_a_module_that_imports_torch_is_told(tmp_path, monkeypatch):
+def test_a_module_that_imports_torch_is_reported(tmp_path, monkeypatch):
     (tmp_path / "heavy_scan.py").write_text(
         'import math\n\n\ndef light(grid):\n    """Raster."""\n    return list(range(grid.tokens))\n'
     )
@@ -184,7 +184,7 @@ def test_torch_is_in_reach_again_afterwards():
 
 
 def shared_out(grid, *, pads: bool = False):
-    """Two paths that share the tokens out, or one path with a pad."""
+    """Two paths that each visit a part of the tokens, or one path with a pad."""
     tokens = np.arange(grid.tokens)
     if pads:
         return Route(np.append(tokens, -1), pads=[[0]])
@@ -195,7 +195,7 @@ def test_the_inverse_of_pads_and_of_shared_tokens():
     assert len(check_scan(shared_out).checked) == 2 * len(GRIDS)
 
 
-def test_a_wrong_inverse_is_told(monkeypatch):
+def test_a_wrong_inverse_is_reported(monkeypatch):
     monkeypatch.setattr(Route, "inverse", property(lambda route: route.paths))
     with pytest.raises(AssertionError, match="expected the inverse to undo the path"):
         check_scan(seeded, grids=["3x4"])
@@ -238,32 +238,32 @@ def broken():
 @pytest.mark.parametrize(
     ("kind", "name", "what", "got"),
     [
-        ("mixer", "leaky", "samples apart", "a sample alone differs"),
+        ("mixer", "leaky", "samples apart", "the output of a sample on its own differs"),
         ("mixer", "wrong-cost", "parameters", "1,025 by the formula, 1,024 built"),
-        ("mixer", "unseeded", "first weights", "differs between two builds"),
-        ("mixer", "forgotten", "first weights", "without first weights"),
-        ("mixer", "unused", "gradients", "none for unused.weight"),
+        ("mixer", "unseeded", "initial weights", "differs between two builds"),
+        ("mixer", "forgotten", "initial weights", "is not initialised"),
+        ("mixer", "unused", "gradients", "no gradient for unused.weight"),
         ("mixer", "narrow", "output", r"\[3, 24, 31\]"),
-        ("mixer", "hidden-state", "state dict", "outputs that differ"),
+        ("mixer", "hidden-state", "state dict", "outputs differ"),
         ("mixer", "raises", "builds", r"ZeroDivisionError.*broken_plugins.py:[0-9]+"),
         ("merge", "wrong-merge-cost", "parameters", "0 by the formula, 128 built"),
-        ("merge", "first-path-alone", "in a mixer: gradients", "none for"),
+        ("merge", "first-path-alone", "in a mixer: gradients", "no gradient for"),
         ("merge", "narrow-merge", "output", r"\[3, 24, 63\]"),
         ("merge", "sum", "name", "the merge of zigma-bench"),
-        ("backbone", "says-free", "order", "a difference of"),
-        ("backbone", "says-scan", "order", "the same for"),
-        ("metric", "wrong-unit", "figure", "the unit 'metre'"),
+        ("backbone", "says-free", "order", "the output differs by"),
+        ("backbone", "says-scan", "order", "the same output for"),
+        ("metric", "wrong-unit", "value", "a value in the unit 'metre'"),
         ("metric", "by-chance", "repetition", "then"),
-        ("metric", "bare", "fingerprint", "the same for other images"),
-        ("metric", "not-a-number", "figure", "status 'ok' with the value nan"),
+        ("metric", "bare", "fingerprint", "the same for a different reference"),
+        ("metric", "not-a-number", "value", "status 'ok' with the value nan"),
         ("dataset", "overlapping", "held out", "4 of 4 validation images are training images"),
         ("dataset", "other-size", "training images", r"\(8, 1, 4, 4\)"),
-        ("dataset", "other-each-time", "loaded again", "other images"),
-        ("dataset", "misplaced", "description", "places names 'folder', which is no option"),
-        ("dataset", "silent", "captions", "an empty one, of image 1"),
+        ("dataset", "other-each-time", "loaded again", "different images"),
+        ("dataset", "misplaced", "description", "places names 'folder', which isn't an option"),
+        ("dataset", "silent", "captions", "an empty one, for image 1"),
     ],
 )
-def test_each_broken_rule_is_told(broken, kind, name, what, got):
+def test_each_broken_rule_is_reported(broken, kind, name, what, got):
     spec = find_spec(kind, name, broken)
     report = report_of(spec, plugin=broken)
     failed = {check.what: check.got for check in report.checks if not check.ok}
@@ -275,5 +275,5 @@ def test_each_broken_rule_is_told(broken, kind, name, what, got):
 def test_a_plugin_that_registers_nothing():
     empty = ModuleType("empty")
     empty.register_scans = hookimpl(lambda register: None)
-    with pytest.raises(AssertionError, match="at least one thing registered"):
+    with pytest.raises(AssertionError, match="at least one registered object"):
         check_plugin(empty)

@@ -1,4 +1,4 @@
-"""The average of the weights: warmed up by default, so that a short training is not its first weights."""
+"""The EMA of the weights: its warm-up removes the initial weights even in a short training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from zigma_bench.data.images import ArrayImages
 from zigma_bench.errors import Interrupted
 from zigma_bench.suite import Train
 from zigma_bench.training.ema import ema_decay, update_ema
-from zigma_bench.training.loop import Goal, train_network
+from zigma_bench.training.loop import TrainingGoal, train_network
 
 IMAGES = ArrayImages(np.random.default_rng(0).integers(0, 256, (50, 1, 4, 4), dtype=np.uint8))
 STEPS = 12
@@ -33,8 +33,8 @@ def run(folder, steps, stop_at=None, **recipe):
     """The network, and the average of its weights."""
     network, looks = Tiny(), iter(range(1, 10_000))
     ema, _ = train_network(
-        network, IMAGES, recipe=Train(**{"batch": 8, "learning_rate": 1e-2, **recipe}), goal=Goal(steps, None), seed=3,
-        device=torch.device("cpu"), folder=folder, tell=lambda done, text: None,
+        network, IMAGES, recipe=Train(**{"batch": 8, "learning_rate": 1e-2, **recipe}), goal=TrainingGoal(steps, None),
+        seed=3, device=torch.device("cpu"), folder=folder, on_progress=lambda done, text: None,
         stopped=lambda: stop_at is not None and next(looks) >= stop_at,
     )  # fmt: skip
     return network, ema
@@ -84,7 +84,7 @@ def test_a_short_training_is_not_averaged_with_its_first_weights(tmp_path, steps
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.1, 0.5, 0.9999, torch.tensor(0.9999, dtype=torch.float64)])
-def test_weights_that_stay_are_their_own_average(decay):
+def test_the_average_of_constant_weights_is_the_weights(decay):
     network = Tiny()
     average = copy.deepcopy(network)
     for _ in range(20):

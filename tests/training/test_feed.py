@@ -1,4 +1,4 @@
-"""The images of each step: the same from any number of processes and after any restart, and no process left behind."""
+"""The images of each step: the same from any number of processes and after any restart, and no process remains."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from zigma_bench.data.sources.random_field import load
 from zigma_bench.errors import BadImage, CellFailed, NotReady
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.suite import Train
-from zigma_bench.training import job as module
+from zigma_bench.training import batch_plan as module
+from zigma_bench.training.batch_plan import BatchPlan, StepImages
 from zigma_bench.training.feed import AHEAD, Feed, workers_of
-from zigma_bench.training.job import BatchPlan, StepImages
 
 ROOT = Path(__file__).resolve().parents[2]
 FIELDS = load(GaussianRandomFieldOptions(slope=1.0, resolution=8, count=2_000_000, validation=1)).train  # 128 MB: drawn
@@ -31,7 +31,7 @@ JOB = BatchPlan(FIELDS, batch=5, seed=3, labelled=False)
 
 
 def fed(workers: int, start: int = 0, stop: int = 6, job: BatchPlan = JOB) -> list[torch.Tensor]:
-    with Feed(job, Train(batch=5, workers=workers), start=start, stop=stop, card=False) as feed:
+    with Feed(job, Train(batch=5, workers=workers), start=start, stop=stop, on_gpu=False) as feed:
         assert feed.workers == workers
         return [feed(step).pixels for step in range(start, stop)]
 
@@ -111,7 +111,7 @@ def test_a_process_that_dies_is_a_clear_error(bad: Any) -> None:
 
 def test_a_process_that_is_killed_in_the_middle_is_a_clear_error() -> None:
     def killed() -> None:
-        with Feed(JOB, Train(batch=5, workers=1), start=0, stop=10_000, card=False) as feed:
+        with Feed(JOB, Train(batch=5, workers=1), start=0, stop=10_000, on_gpu=False) as feed:
             for step in range(10_000):
                 feed(step)
                 if step == 3:
@@ -128,7 +128,7 @@ def test_a_process_that_is_killed_while_its_batch_is_fetched_is_one_too(error: E
         yield
 
     def killed() -> None:
-        with Feed(JOB, Train(batch=5, workers=0), start=0, stop=2, card=False) as feed:
+        with Feed(JOB, Train(batch=5, workers=0), start=0, stop=2, on_gpu=False) as feed:
             feed.ahead = cut()  # type: ignore[assignment]
             try:
                 feed(0)
@@ -141,7 +141,7 @@ def test_a_process_that_is_killed_while_its_batch_is_fetched_is_one_too(error: E
 
 def test_an_error_of_the_training_itself_is_not_taken_for_one() -> None:
     def train() -> None:
-        with Feed(JOB, Train(batch=5, workers=0), start=0, stop=2, card=False) as feed:
+        with Feed(JOB, Train(batch=5, workers=0), start=0, stop=2, on_gpu=False) as feed:
             feed(0)
             raise EOFError("a file of somebody's own")
 
@@ -151,7 +151,7 @@ def test_an_error_of_the_training_itself_is_not_taken_for_one() -> None:
 
 @pytest.fixture
 def pinned(monkeypatch: pytest.MonkeyPatch) -> list[StepImages]:
-    """What was pinned, in the order of it, where there is no card."""
+    """Records what would be pinned, in order, without a GPU."""
     found: list[StepImages] = []
 
     def pin(self: StepImages) -> StepImages:
@@ -162,8 +162,8 @@ def pinned(monkeypatch: pytest.MonkeyPatch) -> list[StepImages]:
     return found
 
 
-def test_for_a_card_a_thread_pins_the_next_steps_and_no_more(pinned: list[StepImages]) -> None:
-    with Feed(JOB, Train(batch=5, workers=0), start=3, stop=20, card=True) as feed:
+def test_for_a_gpu_a_thread_pins_the_next_steps_and_no_more(pinned: list[StepImages]) -> None:
+    with Feed(JOB, Train(batch=5, workers=0), start=3, stop=20, on_gpu=True) as feed:
         for step in range(3, 20):
             taken = feed(step)
             assert torch.equal(taken.pixels, JOB.take(step).pixels) and any(taken is one for one in pinned)
@@ -173,16 +173,16 @@ def test_for_a_card_a_thread_pins_the_next_steps_and_no_more(pinned: list[StepIm
 
 @pytest.mark.usefixtures("pinned")
 def test_a_training_that_ends_early_ends_the_thread() -> None:
-    with Feed(JOB, Train(batch=5, workers=0), start=0, stop=None, card=True) as feed:
+    with Feed(JOB, Train(batch=5, workers=0), start=0, stop=None, on_gpu=True) as feed:
         feed(0)
     assert feed.thread is None and not feed.queue
 
 
 @pytest.mark.usefixtures("pinned")
-def test_an_error_in_that_thread_is_told_at_its_step(bad: Any) -> None:
+def test_an_error_in_that_thread_is_raised_at_its_step(bad: Any) -> None:
     def train() -> None:
         with Feed(
-            BatchPlan(bad(), 5, 0, labelled=False), Train(batch=5, workers=0), start=0, stop=2, card=True
+            BatchPlan(bad(), 5, 0, labelled=False), Train(batch=5, workers=0), start=0, stop=2, on_gpu=True
         ) as feed:
             feed(0)
             feed(1)
@@ -191,9 +191,9 @@ def test_an_error_in_that_thread_is_told_at_its_step(bad: Any) -> None:
         train()
 
 
-def test_a_process_that_aborts_once_it_is_told_to_end_spoils_nothing() -> None:
+def test_a_worker_that_aborts_during_shutdown_is_ignored() -> None:
     told = []
-    with Feed(JOB, Train(batch=5, workers=1), start=0, stop=100, card=False) as feed:
+    with Feed(JOB, Train(batch=5, workers=1), start=0, stop=100, on_gpu=False) as feed:
         feed(0)
         end = feed.ahead._shutdown_workers
 
@@ -225,7 +225,7 @@ def test_images_that_do_not_pickle_are_refused() -> None:
 
 def test_the_wait_for_slow_images_is_counted() -> None:
     job = BatchPlan(Slow(np.zeros((9, 1, 2, 2), np.uint8)), 5, 0, labelled=False)
-    with Feed(job, Train(workers=0), start=0, stop=4, card=False) as feed:
+    with Feed(job, Train(workers=0), start=0, stop=4, on_gpu=False) as feed:
         for step in range(4):
             feed(step)
         assert 0.2 <= feed.waited < 1.0
@@ -243,11 +243,11 @@ from zigma_bench.data.sources.options import GaussianRandomFieldOptions
 from zigma_bench.data.sources.random_field import load
 from zigma_bench.suite import Train
 from zigma_bench.training.feed import Feed
-from zigma_bench.training.job import Job
+from zigma_bench.training.batch_plan import BatchPlan
 
 if __name__ == "__main__":
     images = load(GaussianRandomFieldOptions(slope=1.0, resolution=8, count=2_000_000, validation=1)).train
-    with Feed(Job(images, 5, 0, labelled=False), Train(workers=2), start=0, stop=10**6, card=False) as feed:
+    with Feed(BatchPlan(images, 5, 0, labelled=False), Train(workers=2), start=0, stop=10**6, on_gpu=False) as feed:
         print(*[process.pid for process in feed.ahead._workers], flush=True)
         for step in range(10**6):
             feed(step)
@@ -283,17 +283,19 @@ from zigma_bench.data.sources.options import GaussianRandomFieldOptions
 from zigma_bench.data.sources.random_field import load
 from zigma_bench.suite import Train
 from zigma_bench.training.feed import Feed
-from zigma_bench.training.job import Job
+from zigma_bench.training.batch_plan import BatchPlan
 
 if __name__ == "__main__":
     images = load(GaussianRandomFieldOptions(slope=1.0, resolution=512, count=10_000, validation=1)).train
-    with Feed(Job(images, 64, 0, labelled=False), Train(batch=64, workers=1), start=0, stop=None, card=False) as feed:
+    plan = BatchPlan(images, 64, 0, labelled=False)
+    with Feed(plan, Train(batch=64, workers=1), start=0, stop=None, on_gpu=False) as feed:
         feed(0)
 """
 
 
 def test_a_process_that_hands_over_a_large_batch_ends_quietly(tmp_path: Path) -> None:
-    """It is told to end while a thread of its own is inside PyTorch, under whom Python's end would abort."""
+    """The worker is asked to end while one of its threads is inside PyTorch. Python's own shutdown would abort
+    there."""
     (tmp_path / "main.py").write_text(LARGE)
     done = subprocess.run(
         [sys.executable, str(tmp_path / "main.py")], capture_output=True, text=True, check=False,

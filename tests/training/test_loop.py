@@ -1,4 +1,4 @@
-"""Training: the same after a restart, the same data whatever the network, and a NaN that is caught."""
+"""Training: the same after a restart, the same data for every network, and NaN is detected."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from zigma_bench.data.images import ArrayImages
 from zigma_bench.errors import Interrupted, NotFinite
 from zigma_bench.suite import Train
 from zigma_bench.training import loop
+from zigma_bench.training.batch_plan import batch_indices
 from zigma_bench.training.checkpoint import load_checkpoint, save_checkpoint
 from zigma_bench.training.ema import update_ema
-from zigma_bench.training.job import batch_indices
-from zigma_bench.training.loop import Goal, learning_rate, train_network
+from zigma_bench.training.loop import TrainingGoal, learning_rate, train_network
 from zigma_bench.training.step import draw_batch, loss_of
 
 IMAGES = ArrayImages(np.random.default_rng(0).integers(0, 256, (50, 1, 4, 4), dtype=np.uint8))
@@ -48,13 +48,13 @@ def run(folder, steps=30, stop_at=None, network=None, images=IMAGES, workers="au
 
     recipe = RECIPE.model_copy(update={"workers": workers})
     ema, progress = train_network(
-        network, images, recipe=recipe, goal=Goal(steps, None), seed=3, device=torch.device("cpu"), folder=folder,
-        tell=lambda done, text: None, stopped=stopped,
+        network, images, recipe=recipe, goal=TrainingGoal(steps, None), seed=3, device=torch.device("cpu"),
+        folder=folder, on_progress=lambda done, text: None, stopped=stopped,
     )  # fmt: skip
     return network, ema, progress
 
 
-def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path):
+def test_a_stopped_training_resumes_to_the_same_weights(tmp_path):
     whole, whole_ema, progress = run(tmp_path / "a")
     with pytest.raises(Interrupted):
         run(tmp_path / "b", stop_at=13)
@@ -64,11 +64,11 @@ def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path):
             assert torch.equal(a, b)
     assert progress.step == 30
     assert progress.curve[-1][0] == 240
-    assert progress.curve == again_progress.curve  # the looks at the loss fall on the same steps, whatever the stops
+    assert progress.curve == again_progress.curve  # the loss is checked at the same steps, regardless of stops
 
 
 class Decoded(ArrayImages):
-    """The same images, of which it costs something to take one."""
+    """The same images, but slow to load."""
 
     decodes = True
 
@@ -150,8 +150,8 @@ def test_a_budget_of_seconds_ends_and_counts_what_it_saw(tmp_path, monkeypatch):
     clock = iter(np.arange(0, 1000, 0.5))
     monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(clock)))
     _, progress = train_network(
-        Tiny(), IMAGES, recipe=RECIPE, goal=Goal(None, 10.0), seed=0, device=torch.device("cpu"), folder=tmp_path,
-        tell=lambda done, text: None, stopped=lambda: False,
+        Tiny(), IMAGES, recipe=RECIPE, goal=TrainingGoal(None, 10.0), seed=0, device=torch.device("cpu"),
+        folder=tmp_path, on_progress=lambda done, text: None, stopped=lambda: False,
     )[0:2]  # fmt: skip
     assert progress.seconds >= 10
     assert 5 < progress.step < 20

@@ -1,4 +1,4 @@
-"""On an NVIDIA card: ZigMa-B for 200 steps in each precision, faults named in compiled networks, noise of steps."""
+"""On an NVIDIA GPU: ZigMa-B for 200 steps in each precision, faults named in compiled networks, noise of steps."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from zigma_bench.efficiency.ceilings import SCANS, _without_launches
 from zigma_bench.efficiency.timing import timed_call
 from zigma_bench.errors import Interrupted, NotFinite
 from zigma_bench.layers.init import initialise_network
-from zigma_bench.plan.cells import GivenCondition
+from zigma_bench.plan.cells import NetworkCondition
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import layer_routes
 from zigma_bench.suite import Train
 from zigma_bench.system.device import find_device
+from zigma_bench.training.batch_plan import BatchPlan
 from zigma_bench.training.feed import Feed
-from zigma_bench.training.job import BatchPlan
-from zigma_bench.training.loop import Goal, train_network
+from zigma_bench.training.loop import TrainingGoal, train_network
 from zigma_bench.training.step import step_seed
 
 pytestmark = [
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA card"),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU"),
     pytest.mark.filterwarnings("ignore"),  # those of PyTorch's compiler about itself
 ]
 SEED, STEPS = 3, 200
 
 
 def smooth_images(count, channels, side):
-    """Sums of a few waves, an image each: something to learn."""
+    """Images that are sums of a few waves, so that there is something to learn."""
     draw = np.random.default_rng(0)
     rows, columns = np.mgrid[:side, :side] / side
     phase, rate = draw.uniform(0, 6, (count, channels, 1, 1)), draw.integers(1, 4, (2, count, 1, 1, 1))
@@ -56,8 +56,9 @@ def build(**options):
 
 def run(network, folder, steps, *, stopped=lambda: False, **recipe):
     return train_network(
-        network, smooth_images(512, 4, 32), recipe=Train(**{"batch": 64, **recipe}), goal=Goal(steps, None), seed=SEED,
-        device=torch.device("cuda"), folder=folder, tell=lambda done, text: print(done, text), stopped=stopped,
+        network, smooth_images(512, 4, 32), recipe=Train(**{"batch": 64, **recipe}), goal=TrainingGoal(steps, None),
+        seed=SEED, device=torch.device("cuda"), folder=folder,
+        on_progress=lambda done, text: print(done, text), stopped=stopped,
     )  # fmt: skip
 
 
@@ -97,8 +98,8 @@ class Spoilt(torch.nn.Module):
 
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_a_nan_is_named_on_a_card(tmp_path, precision, compiled):
-    """What the mixer of block 1 gives is NaN at step 7, inside of a block that may be compiled."""
+def test_a_nan_is_located_on_a_gpu(tmp_path, precision, compiled):
+    """The output of the mixer in block 1 is NaN at step 7, inside a block that may be compiled."""
     network = build(width=64, depth=3, patch=2)
     network.blocks[1].mixer = Spoilt(network.blocks[1].mixer)
     seventh = step_seed(SEED, 6, 4)
@@ -112,8 +113,8 @@ def test_a_nan_is_named_on_a_card(tmp_path, precision, compiled):
 
 
 def test_noise_of_steps_is_that_of_the_cpu():
-    on_card, on_cpu = (StepNoise(0, range(5), (3, 8, 8), device) for device in ("cuda", "cpu"))
-    drawn = [on_card(step) for step in range(4)]  # all in flight before the first is read
+    on_gpu, on_cpu = (StepNoise(0, range(5), (3, 8, 8), device) for device in ("cuda", "cpu"))
+    drawn = [on_gpu(step) for step in range(4)]  # all in flight before the first is read
     for step, noise in enumerate(drawn):
         assert noise.is_cuda
         assert torch.equal(noise.cpu(), on_cpu(step))
@@ -162,9 +163,9 @@ def test_a_recorded_training_under_texts_is_the_launched_one(tmp_path, compiled)
         network = build(width=64, depth=3, patch=2, condition="text", text_width=24, text_tokens=16)
         recipe = Train(batch=64, ema=0.9, learning_rate=1e-3, graph=graph, compile=compiled)
         ema, progress = train_network(
-            network, images, recipe=recipe, goal=Goal(40, None), seed=SEED, device=torch.device("cuda"),
-            folder=tmp_path / str(graph), tell=lambda done, text: None, stopped=lambda: False,
-            given=GivenCondition(kind="text", size=24, droppable=True, tokens=16, masked=True), texts=FourTexts(),
+            network, images, recipe=recipe, goal=TrainingGoal(40, None), seed=SEED, device=torch.device("cuda"),
+            folder=tmp_path / str(graph), on_progress=lambda done, text: None, stopped=lambda: False,
+            condition=NetworkCondition(kind="text", size=24, droppable=True, tokens=16, masked=True), texts=FourTexts(),
         )  # fmt: skip
         found.append(([loss for _, loss in progress.curve], [*network.parameters(), *ema.parameters()]))
     assert found[1][0] == pytest.approx(found[0][0], rel=2e-3)
@@ -177,7 +178,7 @@ def test_a_recorded_training_under_texts_is_the_launched_one(tmp_path, compiled)
 def test_images_wait_in_pinned_memory(workers):
     fields = load(GaussianRandomFieldOptions(slope=1.0, resolution=8, count=2_000_000, validation=1)).train
     job = BatchPlan(fields, 5, 0, labelled=False)
-    with Feed(job, Train(workers=workers), start=0, stop=3, card=True) as feed:
+    with Feed(job, Train(workers=workers), start=0, stop=3, on_gpu=True) as feed:
         for step in range(3):
             taken = feed(step)
             assert taken.pixels.is_pinned()

@@ -19,14 +19,14 @@ from zigma_bench.plugins.registry import Condition, Cost, Spec
 from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.route import Route
 
-BACKEND = "torch"  # the counter sees PyTorch's own operators alone
-TEXT_TOKENS = 77  # of a text whose length neither the options nor the data tell
+BACKEND = "torch"  # the counter only sees PyTorch's own operators
+TEXT_TOKENS = 77  # the length of a text if neither the options nor the data determine it
 
 _counted: dict[tuple[Any, ...], Cost] = {}
 
 
 def counted_cost(spec: Spec, options: Any, *, grid: Grid, channels: int, routes: Sequence[Route]) -> Cost:
-    """The cost of a network, which is built on the CPU and called with one image, once for each set of arguments."""
+    """The cost of a network, counted by building it on the CPU and calling it with one image; cached by arguments."""
     digests = tuple(route.digest for route in routes)
     key = (spec.name, spec.owner, spec.target, repr(options), str(grid), options.patch, channels, digests)
     if key not in _counted:
@@ -43,17 +43,17 @@ def _count(spec: Spec, options: Any, grid: Grid, channels: int, routes: Sequence
     if (condition := spec.facts.condition(options)) is not None:
         inputs.append(_neutral(condition))
     counter = FlopCounterMode(display=False)
-    # The counter knows attention as two matrix products, which is what the backend MATH makes of it on a CPU.
+    # The counter must see attention as two matrix products, which the backend MATH uses on a CPU.
     with torch.random.fork_rng(devices=[]), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         network.eval()(*inputs)
-    by_operator = counter.get_flop_counts().get("Global", {})  # none for a network without any product
+    by_operator = counter.get_flop_counts().get("Global", {})  # missing for a network without matrix products
     flops = {str(operator).rpartition(".")[2]: count for operator, count in by_operator.items()}
     parameters = sum(parameter.numel() for parameter in network.parameters())
     return Cost(parameters, flops, flops_by="counter")
 
 
 def _neutral(condition: Condition) -> Tensor:
-    """A condition of one image: the first class, or features that are zero."""
+    """A condition for one image: the first class, or text features of zeros."""
     if condition.kind == "class":
         return torch.zeros(1, dtype=torch.int64)
     return torch.zeros(1, condition.tokens or TEXT_TOKENS, condition.size)

@@ -1,9 +1,9 @@
-"""A plain `nn.Module` behind the interface of a backbone.
+"""Wrap a plain `nn.Module` in the interface of a backbone.
 
-Initial weights: the constructor runs with PyTorch's CPU generator set to the seed of the cell, and the generator's
-earlier state is restored after it. So the constructor's ordinary initialisation depends on the seed alone, and two
-cells that differ in the order alone begin with the same weights. A submodule that has `init_parameters(draw)`, as the
-layers of zigma-bench do, is then filled by the names of its parameters (layers/init.py).
+Initial weights: the constructor runs with PyTorch's CPU generator seeded with the cell's seed; afterwards the
+generator's earlier state is restored. So the constructor's initialization depends only on the seed, and cells that
+differ only in the order start from the same weights. Submodules with `init_parameters(draw)`, such as the layers of
+zigma-bench, are then initialized by the names of their parameters (layers/init.py).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from zigma_bench.plugins.registry import Condition
 class ModuleBackbone(nn.Module):
     """`module(x, t, condition)` as a backbone: x [B, C, H, W] and t [B] -> [B, C, H, W].
 
-    `construct()` builds the module; `draw_weights(seed)` calls it, and there is no module before. Without a `condition`
-    the module gets None, or two arguments if it takes no third.
+    `construct()` builds the module; it is called by `draw_weights(seed)`, and until then `module` is None. If there is
+    no `condition`, the module gets None as its third argument, or only two arguments if it has no third parameter.
     """
 
     module: nn.Module | None
@@ -45,7 +45,7 @@ class ModuleBackbone(nn.Module):
         self.takes_condition = _takes_condition(module)
         if self.condition is not None and not self.takes_condition:
             raise UsageError(
-                f"the backbone {self.name!r} is conditioned on {self.condition}, which its forward does not take",
+                f"the backbone {self.name!r} is conditioned on {self.condition}, but forward has no parameter for it",
                 expected="forward(x, t, condition)",
             )
         fill_named_parameters(module, seed)
@@ -62,14 +62,14 @@ class ModuleBackbone(nn.Module):
         if not isinstance(found, Tensor) or found.shape != x.shape:
             got = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise UsageError(
-                f"the backbone {self.name!r} returns another shape than that of its images",
+                f"the output of the backbone {self.name!r} doesn't have the shape of its input",
                 expected=str(list(x.shape)), got=got,
             )  # fmt: skip
         return found
 
 
 def _takes_condition(module: nn.Module) -> bool:
-    """Whether `forward` has a third argument."""
+    """Whether `forward` has a third parameter."""
     parameters = inspect.signature(module.forward).parameters.values()
     if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
         return True

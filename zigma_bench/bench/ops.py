@@ -43,8 +43,8 @@ AHEAD_CYCLES = 8_000_000  # a kernel sleeps this long (5 ms) so that the host la
 
 @dataclass(frozen=True)
 class OperatorTiming:
-    """One median. `ratio`: a peer's median divided by this one. `floor`: this median divided by the time to copy its
-    bytes."""
+    """The median time of one case. `ratio`: a peer's median divided by this one. `floor`: this median divided by the
+    time to copy its bytes."""
 
     op: str
     direction: str
@@ -68,14 +68,14 @@ def bench_ops(
     shapes: Sequence[Shape] = (),
     paths: Sequence[str] = ("raster", "random"),
     seconds: float = 1.0,
-    tell: Callable[[str], None] = lambda text: None,
-    keep: Callable[[Sequence[OperatorTiming]], None] = lambda rows: None,
+    on_progress: Callable[[str], None] = lambda text: None,
+    save_rows: Callable[[Sequence[OperatorTiming]], None] = lambda rows: None,
 ) -> list[OperatorTiming]:
     """Run the benchmark and return all rows.
 
-    `seconds`: the approximate time per backend for each operator, direction, shape and path. `keep(rows)` is called
-    with all rows so far after each case. Raises UsageError for a wrong path before anything runs, and CellFailed for a
-    backend with wrong results before anything is timed.
+    `seconds`: the approximate time per backend for each operator, direction, shape and path. `save_rows(rows)` is
+    called with all rows so far after each case. Raises UsageError for a wrong path before anything runs, and CellFailed
+    for a backend with wrong results before anything is timed.
     """
     dtype = DTYPES[device.type]
     shapes = shapes or [Shape.parse(text) for text in SHAPES[device.type]]
@@ -84,7 +84,7 @@ def bench_ops(
             find_path(path, shape.length)
     for op in ops:
         for backend in runnable_backends(op, device.type):
-            tell(f"checking {op} of {backend}")
+            on_progress(f"checking {op} of {backend}")
             check_against_naive(op, backend, device=device.name, dtype=dtype)
     speed = copy_bytes_per_second(device)
     rows: list[OperatorTiming] = []
@@ -94,9 +94,9 @@ def bench_ops(
             grad = torch.randn(shape.batch, shape.length, shape.channels).to(device.name, dtype)
             for path in paths:
                 for direction in DIRECTIONS:
-                    tell(f"{op} {direction} {shape} {path}")
+                    on_progress(f"{op} {direction} {shape} {path}")
                     rows += _case(op, direction, shape, path, tensors, grad, device, seconds, speed)
-                    keep(rows)
+                    save_rows(rows)
     return rows
 
 

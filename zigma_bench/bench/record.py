@@ -21,16 +21,16 @@ class BenchRecord:
     """A new file for the rows of a benchmark, with the device and the library versions."""
 
     def __init__(self, kind: str, device: Device, results: Path) -> None:
-        card = re.sub(r"[^A-Za-z0-9]+", "-", device.card).strip("-")
-        self.file = results / "kernels" / f"{kind}-{card}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.json"
+        slug = re.sub(r"[^A-Za-z0-9]+", "-", device.model_name).strip("-")
+        self.file = results / "kernels" / f"{kind}-{slug}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.json"
         self.facts = {
-            "card": device.card,
+            "card": device.model_name,
             "device": device.name,
             "threads": torch.get_num_threads(),
             "versions": {name: version(name) for name in (*LIBRARIES, "mamba-ssm", "triton")},
         }
 
-    def keep(self, rows: Sequence[Any]) -> None:
+    def save_rows(self, rows: Sequence[Any]) -> None:
         """Write all rows so far."""
         write_json(self.file, {**self.facts, "rows": [row.to_json() for row in rows]})
 
@@ -42,7 +42,7 @@ def open_bench_record(
     """Yield the file of a new record and the function that writes rows to it. An interruption names the file."""
     record = BenchRecord(kind, device, results)
     try:
-        yield record.file, record.keep
+        yield record.file, record.save_rows
     except KeyboardInterrupt:
         rows = f"earlier timings are in {record.file}" if record.file.exists() else "there are no earlier timings"
         raise Interrupted(f"interrupted; {rows}") from None

@@ -45,7 +45,8 @@ ATTENTION = "attention"  # the backend and path in DiT's rows
 
 @dataclass(frozen=True)
 class StepRow:
-    """One median. `ratio`: the median of a peer divided by this one, by peer, such as `zigma mamba-ssm` or `dit`."""
+    """The median time of one case. `ratio`: the median of a peer divided by this one, by peer, such as `zigma
+    mamba-ssm` or `dit`."""
 
     op: str
     direction: str
@@ -93,10 +94,10 @@ def bench_step(
     paths: Sequence[str] = tuple(PATHS),
     repeats: int = 12,
     compiled: bool = True,
-    tell: Callable[[str], None] = lambda text: None,
-    keep: Callable[[Sequence[StepRow]], None] = lambda rows: None,
+    on_progress: Callable[[str], None] = lambda text: None,
+    save_rows: Callable[[Sequence[StepRow]], None] = lambda rows: None,
 ) -> list[StepRow]:
-    """Run the benchmark and return all rows. `keep(rows)` is called with all rows so far after each case.
+    """Run the benchmark and return all rows. `save_rows(rows)` is called with all rows so far after each case.
 
     Raises UsageError for an unknown path, and CellFailed for a backend with wrong results before anything is timed.
     """
@@ -107,7 +108,7 @@ def bench_step(
     backends = [ours, *(name for name in PEERS[device.type] if name != ours and not available()[name])]
     for backend in backends:
         for op in ("scan", "conv"):
-            tell(f"checking {op} of {backend}")
+            on_progress(f"checking {op} of {backend}")
             check_against_naive(op, backend, device=device.name, dtype=DTYPES[device.type])
     rows: list[StepRow] = []
     for shape in shapes or [StepShape.parse(text) for text in SHAPES[device.type]]:
@@ -115,10 +116,10 @@ def bench_step(
         cases += [("zigma", peer, paths[-1]) for peer in backends[1:]] + [("dit", ATTENTION, ATTENTION)]
         found: list[StepRow] = []
         for name, backend, path in cases:
-            tell(f"{name} {backend} {path} {shape}")
+            on_progress(f"{name} {backend} {path} {shape}")
             compiles = compiled and device.type == "cuda" and (backend == ATTENTION or BACKENDS[backend].traceable)
             found += _case(name, backend, path, shape, device, repeats, compiles)
-            keep([*rows, *_with_ratios(found)])
+            save_rows([*rows, *_with_ratios(found)])
         rows += _with_ratios(found)
     return rows
 
@@ -178,8 +179,8 @@ def _calls(network: nn.Module, shape: StepShape, device: Device, dtype: torch.dt
     x, target = torch.randn(pixels, device=device.name), torch.randn(pixels, device=device.name)
     t = torch.rand(shape.batch, device=device.name)
     average = copy.deepcopy(network).requires_grad_(False)
-    on_card = device.type == "cuda"
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-5, fused=True, capturable=on_card)
+    on_gpu = device.type == "cuda"
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-5, fused=True, capturable=on_gpu)
 
     def evaluate() -> torch.Tensor:
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16, cache_enabled=False):

@@ -1,4 +1,4 @@
-"""The network that a command names: its options, its routes and its cost; no network is built."""
+"""Find the network that a command names, with its options, routes and cost. No network is built."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PRECISIONS = ("fp32", "bf16")
 
 
 @dataclass(frozen=True)
-class Network:
+class ShownNetwork:
     """A requested network with its cost.
 
     `image` is the shape [C, H, W], or [T, C, H, W] of a clip. `activation_bytes` is the activation memory by precision
@@ -40,7 +40,7 @@ class Network:
 
 def find_network(
     text: str, *, image: str, channels: int, scan: str | None, settings: Sequence[str], seed: int, backend: str
-) -> Network:
+) -> ShownNetwork:
     """The network NAME/SIZE/PATCH or NAME:OPTION=VALUE,... for an image HxW or a clip TxHxW, with the routes of a scan.
 
     Raises UsageError for an invalid name or option, and NotReady for a grid that doesn't fit.
@@ -56,12 +56,12 @@ def find_network(
     routes = cell_routes(found, grid=grid, depth=options.depth, seed=seed, catalogue=catalogue())
     if spec.facts.check is not None:
         spec.facts.check(options, grid=grid, routes=routes)
-    given = {"grid": grid, "channels": channels, "routes": routes}
-    cost = spec.facts.cost(options, **given).within("not broken down")
+    geometry = {"grid": grid, "channels": channels, "routes": routes}
+    cost = spec.facts.cost(options, **geometry).within("not broken down")
     frames = (pixels.frames,) if pixels.video else ()
     size = (*frames, channels, pixels.height, pixels.width)
-    memory = _activation_bytes(spec, options, given, backend)
-    return Network(text, backbone, found, size, grid, routes, cost, backend, memory)
+    memory = _activation_bytes(spec, options, geometry, backend)
+    return ShownNetwork(text, backbone, found, size, grid, routes, cost, backend, memory)
 
 
 def _backbone(text: str) -> Resolved:
@@ -113,14 +113,14 @@ def _pixels(text: str, channels: int) -> Grid:
 
 
 def _activation_bytes(
-    spec: Spec, options: Any, given: Mapping[str, Any], backend: str
+    spec: Spec, options: Any, geometry: Mapping[str, Any], backend: str
 ) -> Mapping[str, Mapping[str, int]] | str:
     """The estimated activation memory by precision and operator, or the reason why there is none."""
     if spec.facts.memory is None:
         return f"the backbone {spec.name!r} of {spec.owner} has no estimate of its activation memory"
     try:
         return {
-            precision: spec.facts.memory(options, **given, backend=backend, precision=precision)
+            precision: spec.facts.memory(options, **geometry, backend=backend, precision=precision)
             for precision in PRECISIONS
         }
     except NotReady as error:  # the mixer of a plugin has no estimate

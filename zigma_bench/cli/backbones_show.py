@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from zigma_bench.cli.backbones_find import Network
+from zigma_bench.cli.backbones_find import ShownNetwork
 from zigma_bench.reports.terminal import print_wide
 from zigma_bench.scans.orders.course import Course, course
 from zigma_bench.scans.route import Route
@@ -21,7 +21,7 @@ OTHER_COLUMNS = 65  # width in characters of the table of routes without the fir
 LAYERS_IN_A_LINE = 16
 
 
-def show_network(network: Network, *, as_json: bool) -> None:
+def show_network(network: ShownNetwork, *, as_json: bool) -> None:
     """Print the tables, or one JSON document."""
     if as_json:
         print(json.dumps(to_json(network), indent=1))
@@ -47,7 +47,7 @@ def show_network(network: Network, *, as_json: bool) -> None:
     _schedule(network)
 
 
-def _operators(network: Network) -> Table:
+def _operators(network: ShownNetwork) -> Table:
     memory = {} if isinstance(network.activation_bytes, str) else network.activation_bytes
     scale, unit = (1e9, "GFLOP") if network.cost.total_flops >= 1e9 else (1e6, "MFLOP")
     made = Table()
@@ -82,7 +82,7 @@ def _share(count: int, total: int) -> str:
     return "" if not count else "<1" if percent < 1 else f"{percent:.0f}"
 
 
-def _schedule(network: Network) -> None:
+def _schedule(network: ShownNetwork) -> None:
     if network.scan is None:
         print(f"\nThe order of tokens does not matter to {network.backbone.name}: its layers have no scan paths.")
         return
@@ -97,7 +97,7 @@ def _schedule(network: Network) -> None:
         print(line)
 
 
-def _routes(network: Network, numbers: Mapping[Route, int]) -> Table:
+def _routes(network: ShownNetwork, numbers: Mapping[Route, int]) -> Table:
     """The distinct routes, with a row for each path."""
     room = Console().width if sys.stdout.isatty() else 80
     made = Table()
@@ -142,7 +142,7 @@ def _words(route: Route) -> str:
     return "; ".join([f"scanned / L {route.scanned_ratio:g}", *words])
 
 
-def to_json(network: Network) -> dict[str, Any]:
+def to_json(network: ShownNetwork) -> dict[str, Any]:
     """The network with its cost by operator and the route of every layer."""
     flops, cost = dict(network.cost.forward_flops), network.cost
     memory = network.activation_bytes

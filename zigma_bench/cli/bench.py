@@ -47,20 +47,20 @@ def bench_operators(
             raise UnknownName("operator", name, OPS, where="--op")
     found = find_device(device)
     check_writable(results)
-    with open_bench_record("ops", found, results) as (file, keep):
+    with open_bench_record("ops", found, results) as (file, save_rows):
         rows = bench_ops(
             found,
             ops=op or OPS,
             shapes=[Shape.parse(text) for text in shape or ()],
             paths=path or ("raster", "random"),
             seconds=seconds,
-            tell=lambda text: print(text, file=sys.stderr),
-            keep=keep,
+            on_progress=lambda text: print(text, file=sys.stderr),
+            save_rows=save_rows,
         )
     if as_json:
         print(json.dumps([row.to_json() for row in rows], indent=1))
     else:
-        _print(rows, found)
+        _print_operators(rows, found)
         print(f"record: {file}")
 
 
@@ -70,7 +70,7 @@ def bench_whole_steps(
     shape: Annotated[list[str] | None, typer.Option("--shape", help="BxL, where L is a square number.")] = None,
     path: Annotated[list[str] | None, typer.Option("--path", help="raster, zigzag or random.")] = None,
     repeats: Annotated[int, typer.Option("--repeats", help="Timings per case.", min=3)] = 12,
-    compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="Compile the blocks (on a card).")] = True,
+    compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="Compile the blocks (on a GPU).")] = True,
     results: Annotated[Path, typer.Option("--results", help="The folder for the record.")] = Path("results"),
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
 ) -> None:
@@ -82,15 +82,15 @@ def bench_whole_steps(
 
     found = find_device(device)
     check_writable(results)
-    with open_bench_record("step", found, results) as (file, keep):
+    with open_bench_record("step", found, results) as (file, save_rows):
         rows = bench_step(
             found,
             shapes=[StepShape.parse(text) for text in shape or ()],
             paths=path or tuple(PATHS),
             repeats=repeats,
             compiled=compiled,
-            tell=lambda text: print(text, file=sys.stderr),
-            keep=keep,
+            on_progress=lambda text: print(text, file=sys.stderr),
+            save_rows=save_rows,
         )
     if as_json:
         print(json.dumps([row.to_json() for row in rows], indent=1))
@@ -106,7 +106,7 @@ def _print_steps(rows: list[StepRow], device: Device) -> None:
     from zigma_bench.reports.terminal import print_wide
 
     peers = sorted({peer for row in rows for peer in row.ratio})
-    table = Table(title=Text(f"steps on {device.card}; peers: their median / ours"), title_justify="left")
+    table = Table(title=Text(f"steps on {device.model_name}; peers: their median time / ours"), title_justify="left")
     for heading in ("network", "direction", "B x L", "path", "backend"):
         table.add_column(heading)
     for heading in ("median ms", "spread ms", "peak GiB", *peers):
@@ -119,7 +119,7 @@ def _print_steps(rows: list[StepRow], device: Device) -> None:
     print_wide(table)
 
 
-def _print(rows: list[OperatorTiming], device: Device) -> None:
+def _print_operators(rows: list[OperatorTiming], device: Device) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -127,7 +127,8 @@ def _print(rows: list[OperatorTiming], device: Device) -> None:
     from zigma_bench.reports.terminal import print_wide
 
     peers = [peer for peer in PEERS if any(peer in row.ratio for row in rows)]
-    table = Table(title=Text(f"operators on {device.card}; peers: their median / ours"), title_justify="left")
+    title = f"operators on {device.model_name}; peers: their median time / ours"
+    table = Table(title=Text(title), title_justify="left")
     for heading in ("op", "direction", "B x L x E", "path", "backend"):
         table.add_column(heading)
     for heading in ("median ms", "spread ms", *peers, "x copy floor"):

@@ -65,7 +65,7 @@ def encode(
                 do="run the command again without --check, which encodes them",
             )  # fmt: skip
     else:
-        print(f"device: {target.name} ({target.card})", file=sys.stderr)
+        print(f"device: {target.name} ({target.model_name})", file=sys.stderr)
         with watcher(len(cells) + len(readers)) as watching:
             encode_latents(made.cells, results, target, watching.event)
             encode_texts(made.cells, results, target, watching.event)

@@ -19,7 +19,7 @@ def find_batch(
     smoke: Smoke = False,
     device: DeviceName = "auto",
     memory: Annotated[
-        float | None, typer.Option("--memory", help="GiB to use. Default: 95% of the card's memory.", min=0.01)
+        float | None, typer.Option("--memory", help="GiB to use. Default: 95% of the GPU's memory.", min=0.01)
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -32,12 +32,12 @@ def find_batch(
 
     target = find_device(device)
     made = prepare(suite, settings=settings or (), only=only or (), smoke=smoke)
-    made.check_card(target.type, "train")
+    made.check_gpu(target.type, "train")
     limit, folder = limit_of(target, memory), results / made.suite.name
     file = folder / ("find-batch-smoke.json" if smoke else "find-batch.json")
     check_writable(folder)
     found = [find(cell, target, limit, lambda text: print(text, file=sys.stderr)) for cell in distinct_shapes(made)]
-    document = {"card": target.card, "limit_bytes": limit, "cells": [one.to_json() for one in found]}
+    document = {"card": target.model_name, "limit_bytes": limit, "cells": [one.to_json() for one in found]}
     write_json(file, document)
     if as_json:
         print(json.dumps(document, indent=1))
@@ -47,5 +47,5 @@ def find_batch(
         print(f"{one.label}: batch {one.batch:,}{peak}")
     smallest = min(one.batch for one in found)
     all_fit = f"train.batch={smallest:,} fits all cells" if smallest else "a batch of 0: one image does not fit"
-    print(f"within {limit / 2**30:.2f} GiB of {target.card}; {all_fit}")
+    print(f"within {limit / 2**30:.2f} GiB of {target.model_name}; {all_fit}")
     print(f"record: {file}")

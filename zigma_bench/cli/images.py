@@ -14,7 +14,7 @@ from zigma_bench.cli.suites import quality as quality_of_suite
 from zigma_bench.errors import UsageError
 
 if TYPE_CHECKING:
-    from zigma_bench.sampling.judge import Judgement, QualityRequest
+    from zigma_bench.sampling.image_quality import QualityRequest, QualityResult
 
 SUITE_HELP = "A suite (YAML file) whose trained cells are measured; or use --samples."
 SAMPLES_HELP = "Images or clips to measure instead: a folder, a .zip of images, or a .npz with arr_0 [N, (T,) H, W, C]."
@@ -74,7 +74,7 @@ def _measure(
     device: str,
     as_json: bool,
 ) -> None:
-    from zigma_bench.sampling.judge import measure_quality
+    from zigma_bench.sampling.image_quality import measure_quality
 
     requested = None if metrics is None else _parse_metrics(metrics)
     place = _device(device, results)
@@ -107,14 +107,14 @@ def _device(name: str, results: Path) -> str:
 
     target = find_device(name)
     check_writable(results)
-    print(f"device: {target.name} ({target.card})", file=sys.stderr)
+    print(f"device: {target.name} ({target.model_name})", file=sys.stderr)
     return target.name
 
 
 def _parse_metrics(text: str) -> list[QualityRequest]:
     """The metrics in a text such as `fd-efflite0:size=128,fid`."""
     from zigma_bench.cli.scans_common import setting_of, split_settings
-    from zigma_bench.sampling.judge import QualityRequest
+    from zigma_bench.sampling.image_quality import QualityRequest
 
     found: list[QualityRequest] = []
     for word in split_settings(text):
@@ -123,7 +123,7 @@ def _parse_metrics(text: str) -> list[QualityRequest]:
     return found
 
 
-def _print(found: Judgement) -> None:
+def _print(found: QualityResult) -> None:
     from rich.table import Table
     from rich.text import Text
 

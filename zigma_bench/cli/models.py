@@ -51,7 +51,8 @@ def import_model(
         typer.Option("--space", help="The space of its samples: pixels (default for 1 and 3 channels) or latents."),
     ] = None,
 ) -> None:
-    """Convert a released checkpoint of ZigMa, DiT or SiT to a folder: safetensors with checked names, and a card."""
+    """Convert a released checkpoint of ZigMa, DiT or SiT to a folder: safetensors with checked names, and a model
+    card."""
     from zigma_bench.backbones.official import import_checkpoint
     from zigma_bench.backbones.official.config import read_config
 
@@ -141,7 +142,7 @@ class _Options:
     prompts: tuple[str, ...] | None
     encoder: str | None
 
-    def order(self, target: Path, kind: str) -> SamplingRequest:
+    def make_request(self, target: Path, kind: str) -> SamplingRequest:
         """The sampling request for a folder of a model or of a cell."""
         from zigma_bench.backbones.official.card import read_card
         from zigma_bench.sampling.drawable import open_imported
@@ -174,25 +175,25 @@ def _draw(
     if out is None:
         raise UsageError("the samples of a model or cell need a folder", do="add --out DIR")
     place = find_device(device)
-    order = options.order(target, kind)
-    total = order.recipe.sample.count
+    request = options.make_request(target, kind)
+    total = request.recipe.sample.count
     # a missing autoencoder is an error before sampling starts
-    space = order.source.latents if autoencoder is None else decoder_of(order.source, autoencoder)
-    print(f"device: {place.name} ({place.card})\nsampling: {order}", file=sys.stderr)
+    space = request.source.latents if autoencoder is None else decoder_of(request.source, autoencoder)
+    print(f"device: {place.name} ({place.model_name})\nsampling: {request}", file=sys.stderr)
     files = draw_to_folder(
-        order, out, device=place.name, backend=backend,
-        tell=lambda done: print(f"{done:,} of {total:,}", file=sys.stderr, flush=True),
+        request, out, device=place.name, backend=backend,
+        on_progress=lambda done: print(f"{done:,} of {total:,}", file=sys.stderr, flush=True),
     )  # fmt: skip
-    facts, what = order.facts(), str(order.source.space)
+    facts, what = request.facts(), str(request.source.space)
     if space is not None:
         files = decode_folder(
-            order.source, space, out, count=total, device=place.name,
-            tell=lambda done: print(f"decoded {done:,} of {total:,}", file=sys.stderr, flush=True),
+            request.source, space, out, count=total, device=place.name,
+            on_progress=lambda done: print(f"decoded {done:,} of {total:,}", file=sys.stderr, flush=True),
         )  # fmt: skip
         facts, what = {**facts, "autoencoder": space.decoding}, f"pictures, decoded in {space.given.precision}"
     if as_json:
         print(json.dumps({"folder": str(files), "count": total, **facts}, indent=1))
     else:
         print(f"{total:,} image{'s' * (total > 1)} ({what}): {files}")
-    if space is None and not order.source.image:
-        print(UNDECODED if order.source.space == "latents" else NO_PICTURE, file=sys.stderr)
+    if space is None and not request.source.image:
+        print(UNDECODED if request.source.space == "latents" else NO_PICTURE, file=sys.stderr)

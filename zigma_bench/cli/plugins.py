@@ -33,8 +33,8 @@ def list_plugins(as_json: AsJson = False) -> None:
     found = catalogue()
     if as_json:
         loaded = [{"name": p.name, "owner": p.owner, "registered": list(p.registered)} for p in found.plugins]
-        aside = [{"name": p.name, "owner": p.owner, "reason": p.reason} for p in found.problems]
-        typer.echo(json.dumps({"plugins": loaded, "problems": aside}, indent=1))
+        problems = [{"name": p.name, "owner": p.owner, "reason": p.reason} for p in found.problems]
+        typer.echo(json.dumps({"plugins": loaded, "problems": problems}, indent=1))
         return
     for plugin in found.plugins:
         typer.echo(f"{plugin.name} ({plugin.owner}): {', '.join(plugin.registered) or 'nothing yet'}")

@@ -32,12 +32,12 @@ Files = Mapping[str, Path]  # files to write, by kind: png, svg, gif
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A scan with its routes on a grid. `label` and `given` are as the user wrote them, `options` are resolved."""
+class ShownScan:
+    """A scan with its routes on a grid. `label` and `written` are as the user wrote them; `options` are resolved."""
 
     label: str
     name: str
-    given: dict[str, Any]
+    written: dict[str, Any]
     options: dict[str, Any]
     grid: Grid
     layers: dict[int, Route]
@@ -63,7 +63,7 @@ def find_routes(
     seed: int,
     settings: Sequence[str] = (),
     where: str = "--set",
-) -> Shown:
+) -> ShownScan:
     """A scan with its checked routes, of one layer or of all."""
     check_depth(depth)
     if layer is not None and not 0 <= layer < depth:
@@ -74,10 +74,10 @@ def find_routes(
     options = spec.resolve(written, where=where)
     found = layer_routes(spec, grid=size, depth=depth, seed=seed, options=options)
     layers = {i: route for i, route in enumerate(found) if layer is None or i == layer}
-    return Shown(":".join([name, ",".join(settings)] if settings else [name]), name, written, options, size, layers)
+    return ShownScan(":".join([name, ",".join(settings)] if settings else [name]), name, written, options, size, layers)
 
 
-def find_written(text: str, grid: str, *, depth: int, seed: int) -> Shown:
+def find_written(text: str, grid: str, *, depth: int, seed: int) -> ShownScan:
     """A scan written with its options, such as zigzag:paths=2,other=3; a comma inside brackets is part of a value."""
     name, colon, rest = text.partition(":")
     settings = split_settings(rest) if colon else []

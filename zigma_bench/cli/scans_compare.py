@@ -14,7 +14,7 @@ from zigma_bench.cli.scans_common import (
     FOOTNOTE,
     SHARES,
     Files,
-    Shown,
+    ShownScan,
     empty_table,
     number_ranges,
     percentage,
@@ -35,7 +35,7 @@ DEPTHS = (1, 2, 4, 8)  # numbers of layers for which coverage is shown
 class ScanRow:
     """The statistics of a scan: means over layers, except the largest step and the counts.
 
-    `coverage` holds the share of neighbour pairs that are adjacent in one of the first 1, 2, ... layers.
+    `coverage`: the share of neighbour pairs that are adjacent in one of the first 1, 2, ... layers.
     """
 
     scan: str
@@ -53,7 +53,7 @@ class ScanRow:
     coverage: list[float | None]
 
 
-def compare(scans: Sequence[Shown], *, as_json: bool, wanted: Files) -> None:
+def compare(scans: Sequence[ShownScan], *, as_json: bool, wanted: Files) -> None:
     """Print a table of scans, or one JSON document, and write the requested pictures."""
     rows = [_row(shown) for shown in scans]
     grid = scans[0].grid
@@ -68,7 +68,7 @@ def compare(scans: Sequence[Shown], *, as_json: bool, wanted: Files) -> None:
         save_page(pictures.comparison_figure(blocks, _curves(scans), title=f"Scans on {grid}"), wanted)
 
 
-def _row(shown: Shown) -> ScanRow:
+def _row(shown: ShownScan) -> ScanRow:
     layers = list(shown.layers.values())
     known = [found for route in layers if (found := analysis.route_statistics(route, shown.grid)) is not None]
     return ScanRow(
@@ -112,7 +112,7 @@ def _print_rows(rows: Sequence[ScanRow], title: str) -> None:
     print("k=1, 2, ...: neighbour pairs adjacent in one of the first k layers")
 
 
-def _curves(scans: Sequence[Shown]) -> dict[str, dict[str, float]]:
+def _curves(scans: Sequence[ShownScan]) -> dict[str, dict[str, float]]:
     """The mean distance in the sequence at every power of two within the grid, for scans that are not learned."""
     grid = scans[0].grid
     distances = [2**n for n in range((grid.frames + grid.height + grid.width).bit_length())]
@@ -124,7 +124,7 @@ def _curves(scans: Sequence[Shown]) -> dict[str, dict[str, float]]:
     }
 
 
-def _first_block(shown: Shown) -> PictureBlock:
+def _first_block(shown: ShownScan) -> PictureBlock:
     """The first path of the first layer, captioned with the number of paths and layers."""
     from zigma_bench.scans.pictures import PictureBlock
 

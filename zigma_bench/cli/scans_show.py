@@ -12,7 +12,7 @@ from zigma_bench.cli.scans_common import (
     FOOTNOTE,
     SHARES,
     Files,
-    Shown,
+    ShownScan,
     empty_table,
     number_ranges,
     percentage,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 FEW = 2  # up to this number, panels are drawn larger
 
 
-def show(shown: Shown, *, as_json: bool, wanted: Files) -> None:
+def show(shown: ShownScan, *, as_json: bool, wanted: Files) -> None:
     """Draw the distinct layers and print a table of all, or one JSON document; write the requested pictures."""
     if as_json:
         print(json.dumps(analysis.show_json(list(shown.layers.values()), shown.grid)))
@@ -43,7 +43,7 @@ def show(shown: Shown, *, as_json: bool, wanted: Files) -> None:
         _write(shown, wanted)
 
 
-def _draw(shown: Shown) -> None:
+def _draw(shown: ShownScan) -> None:
     console = Console(soft_wrap=True)
     console.print(draw.LEGEND, markup=False, highlight=False)
     for numbers, route in shown.distinct:
@@ -52,7 +52,7 @@ def _draw(shown: Shown) -> None:
             console.print(line)
 
 
-def _tabulate(shown: Shown) -> None:
+def _tabulate(shown: ShownScan) -> None:
     columns = empty_table(f"\n{shown.label} on {shown.grid}", ("layer", "paths", *SHARES, "pads", "merge", "digest"))
     for number, route in shown.layers.items():
         columns.add_row(str(number), *_row(route, shown.grid))
@@ -74,7 +74,7 @@ def _row(route: Route, grid: Grid) -> list[str]:
     return [str(route.K), f"{route.scanned_ratio:g}", *known, str(route.pad_count), merge, route.digest[:12]]
 
 
-def _write(shown: Shown, wanted: Files) -> None:
+def _write(shown: ShownScan, wanted: Files) -> None:
     from zigma_bench.scans import pictures
 
     blocks, title = _blocks(shown), f"{shown.label} on {shown.grid}"
@@ -86,11 +86,11 @@ def _write(shown: Shown, wanted: Files) -> None:
         print_written(wanted["gif"])
 
 
-def _blocks(shown: Shown) -> list[PictureBlock]:
+def _blocks(shown: ShownScan) -> list[PictureBlock]:
     """One captioned panel per distinct path."""
     from zigma_bench.scans.pictures import PictureBlock
 
-    options = "".join(f", {name} {value}" for name, value in shown.given.items())
+    options = "".join(f", {name} {value}" for name, value in shown.written.items())
     blocks = []
     for numbers, route in shown.distinct:
         where = f"layer {numbers[0]}" if len(numbers) == 1 else f"layers {number_ranges(numbers)}"

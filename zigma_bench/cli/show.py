@@ -1,4 +1,4 @@
-"""Plans on a terminal."""
+"""Print a plan on a terminal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from zigma_bench.system.device import Device
 
 
 def show_plan(plan: Plan, results: Path, device: Device, name: str | None = None) -> None:
-    """Print the cells of a plan, one per row, what the figures mean, and the run that they belong to."""
+    """Print the cells of a plan, one per row, the meaning of the columns, and the run that they belong to."""
     run = find_run(plan, results, name)
     title = visible(f"{plan.suite.name}: {plan.question}")
     estimator = Estimator(results, device)
@@ -59,7 +59,7 @@ def show_plan(plan: Plan, results: Path, device: Device, name: str | None = None
         return
     assert plan.suite.budget is not None
     spent = ", ".join(f"{value:,} {key}" for key, value in plan.suite.budget.model_dump(exclude_none=True).items())
-    print(f"per cell: budget {spent}, {plan.suite.sample.count:,} samples; device {device.name} ({device.card})")
+    print(f"per cell: budget {spent}, {plan.suite.sample.count:,} samples; device {device.name} ({device.model_name})")
     print(f"training: {plan.cells[0].objective}; sampling: {plan.cells[0].sampler}")
     if augmentation := describe_augmentation(plan.suite.train):
         print(f"training images: {augmentation}; all other images are cropped at the centre")
@@ -100,7 +100,7 @@ def _print_timing(plan: Plan, device: Device) -> None:
     assert timed is not None
     print(
         f"timed: {', '.join(timed.stages)}, {timed.repeats} calls in each of {timed.rounds} round(s), each in its own "
-        f"process; nothing is trained; device {device.name} ({device.card})"
+        f"process; nothing is trained; device {device.name} ({device.model_name})"
     )
     _print_what_flops_are(plan)
 

@@ -140,7 +140,7 @@ def _run(
     made.check_ready(target.type)
     check_stages(made, stages, results, target, name)
     chosen = find_run(made, results, name)
-    print(f"device: {target.name} ({target.card})\n{visible(str(chosen))}", file=sys.stderr)
+    print(f"device: {target.name} ({target.model_name})\n{visible(str(chosen))}", file=sys.stderr)
     with watcher(len(made.cells) * rounds_of(made)) as watching:
         outcomes = run_plan(made, results, target, watching, stages=stages, name=name)
     folder = outcomes[0].folder.parent

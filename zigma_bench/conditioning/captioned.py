@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from zigma_bench.data.images import (
+    Captions,
     Crop,
     Images,
     Labels,
     Pixels,
     Splits,
-    Texts,
     captions_of,
     epoch_of,
     has_order,
@@ -55,7 +55,7 @@ class CaptionedImages:
     def cropped(self, indices: Sequence[int] | npt.NDArray[np.integer], crops: Sequence[Crop]) -> Pixels:
         return take_crops(self.images, indices, crops)
 
-    def captions(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> list[Texts]:
+    def captions(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> list[Captions]:
         return captions_of(self.images, indices)
 
     def labels(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Labels:
@@ -118,7 +118,7 @@ class CaptionedEpoch:
         return self.known[text]
 
 
-def number_captions(splits: Splits, streamed: Sequence[Texts] | None = None) -> tuple[Splits, list[str]]:
+def number_captions(splits: Splits, streamed: Sequence[Captions] | None = None) -> tuple[Splits, list[str]]:
     """The splits with captions numbered in the order of first use, and the captions by number.
 
     `streamed` is the captions of the training images, if they are known without reading the images.
@@ -129,7 +129,7 @@ def number_captions(splits: Splits, streamed: Sequence[Texts] | None = None) -> 
     return Splits(train, validation), list(numbers)
 
 
-def _with_numbers(images: Images, numbers: dict[str, int], known: Sequence[Texts] | None = None) -> CaptionedImages:
+def _with_numbers(images: Images, numbers: dict[str, int], known: Sequence[Captions] | None = None) -> CaptionedImages:
     """The images with the numbers of their captions; a new caption gets the next number."""
     found, starts = [], [0]
     for start in range(0, len(images), CHUNK):

@@ -21,7 +21,7 @@ Rows = tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]
 
 
 class Prompts:
-    """Features of prompts by number; the last row is the empty text. Implements `diffusion.guidance.Texts`."""
+    """Features of prompts by number; the last row is the empty text. Implements `diffusion.guidance.TextLookup`."""
 
     def __init__(self, features: Tensor, mask: Tensor, *, masked: bool) -> None:
         self.tables = (features, mask) if masked else (features,)
@@ -31,7 +31,7 @@ class Prompts:
         return tuple(table[numbers] for table in self.tables)
 
 
-def texts_of(text: TextFeatures, prompts: Sequence[str], device: str) -> Prompts:
+def encode_prompts(text: TextFeatures, prompts: Sequence[str], device: str) -> Prompts:
     """The features of prompts for a network that was trained with the text features `text`.
 
     Prompts that are captions of the training data need no encoder. Raises NotReady if other prompts need the encoder

@@ -116,7 +116,7 @@ class Transformer:
 
 @contextlib.contextmanager
 def exact_matmul() -> Iterator[None]:
-    """A context in which matrix products on a card use full float32, not TF32."""
+    """A context in which matrix products on a GPU use full float32, not TF32."""
     import torch
 
     before = torch.backends.cuda.matmul.allow_tf32

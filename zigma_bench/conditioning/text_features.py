@@ -30,7 +30,7 @@ from torch import Tensor
 
 from zigma_bench.conditioning.captioned import CaptionedStream, number_captions
 from zigma_bench.conditioning.text_encoder import Encoder, open_encoder
-from zigma_bench.data.images import Images, Splits, Texts, has_order
+from zigma_bench.data.images import Captions, Images, Splits, has_order
 from zigma_bench.data.reading.arrays import (
     STORE,
     ArrayField,
@@ -51,11 +51,11 @@ MOST = float(np.finfo(np.float16).max)
 CAPTIONS, STREAM = "captions.json", "stream.npz"
 RESIDENT_BYTES = 2**31  # a table of at most this size stays on the device
 
-Tell = Callable[[int, str], None]
+OnProgress = Callable[[int, str], None]
 
 
 class TextTable:
-    """Features of texts by number, on a device. Implements `diffusion.guidance.Texts`.
+    """Features of texts by number, on a device. Implements `diffusion.guidance.TextLookup`.
 
     A call returns features, float32 [n, tokens, width], and if `masked` a mask, bool [n, tokens].
     """
@@ -83,8 +83,8 @@ class TextTable:
         return tuple(torch.from_numpy(self.store.take(name, rows)).to(self.device) for name in self.names)
 
 
-def with_texts(
-    splits: Splits, text: TextFeatures, *, device: str, tell: Tell = lambda done, text: None
+def load_text_features(
+    splits: Splits, text: TextFeatures, *, device: str, on_progress: OnProgress = lambda done, text: None
 ) -> tuple[Splits, TextTable]:
     """The splits of a data set with numbered captions, and their features, which are encoded now if not cached.
 
@@ -93,19 +93,21 @@ def with_texts(
     """
     captioned, captions = number_captions(splits, _stream_captions(splits.train, text.folder))
     if encoders.cached_features(text.folder) is None:
-        _encode(captions, text, device, tell)
+        _encode(captions, text, device, on_progress)
         _write_stream(captioned.train, text.folder)
     return captioned, TextTable(open_features(captions, text), masked=text.mask, device=device)
 
 
-def encode_captions(splits: Splits, text: TextFeatures, device: str, tell: Tell, stopped: Callable[[], bool]) -> int:
+def encode_captions(
+    splits: Splits, text: TextFeatures, device: str, on_progress: OnProgress, stopped: Callable[[], bool]
+) -> int:
     """Write the missing or broken features of a data set's captions, and return the number of captions.
 
-    Raises the errors of `with_texts`, and Interrupted if `stopped()` becomes true.
+    Raises the errors of `load_text_features`, and Interrupted if `stopped()` becomes true.
     """
     captioned, captions = number_captions(splits)
     if check_captions(splits, text):
-        _encode(captions, text, device, tell, stopped)
+        _encode(captions, text, device, on_progress, stopped)
         _write_stream(captioned.train, text.folder)
     return len(captions)
 
@@ -124,7 +126,7 @@ def check_captions(splits: Splits, text: TextFeatures) -> list[str]:
     return found
 
 
-def _stream_captions(images: Images, folder: Path) -> list[Texts] | None:
+def _stream_captions(images: Images, folder: Path) -> list[Captions] | None:
     """The captions of a stream from stream.npz; None if they must be read from the stream."""
     if not has_order(images):
         return None
@@ -150,7 +152,7 @@ def _encode(
     captions: Sequence[str],
     text: TextFeatures,
     device: str,
-    tell: Tell,
+    on_progress: OnProgress,
     stopped: Callable[[], bool] = lambda: False,
 ) -> None:
     """Write the missing shards of the features of all captions."""
@@ -171,7 +173,7 @@ def _encode(
             arrays, longer = _rows(encoder, texts[rows.start : rows.stop], text)
             writer.write(shard, arrays)
             cut += longer
-            tell(rows.stop, f"captions encoded, {cut} of them truncated to {text.tokens} tokens")
+            on_progress(rows.stop, f"captions encoded, {cut} of them truncated to {text.tokens} tokens")
 
 
 def _rows(encoder: Encoder, texts: Sequence[str], text: TextFeatures) -> tuple[dict[str, npt.NDArray[Any]], int]:

@@ -20,7 +20,7 @@ from zigma_bench.plugins.discovery import catalogue
 if TYPE_CHECKING:
     from zigma_bench.conditioning.text_features import TextTable
 
-Tell = Callable[[int, str], None]
+OnProgress = Callable[[int, str], None]
 
 
 @dataclass(frozen=True)
@@ -34,17 +34,17 @@ class CellImages:
     texts: TextTable | None = None  # for a cell conditioned on text: the features of its captions, by label
 
 
-def load_cell_images(cell: Cell, device: str = "cpu", tell: Tell = lambda done, text: None) -> CellImages:
+def load_cell_images(cell: Cell, device: str = "cpu", on_progress: OnProgress = lambda done, text: None) -> CellImages:
     """The images of a cell; NotReady before any training if there are too few held-out images.
 
     For a cell conditioned on text, also the text features, on the device; they are computed now if not cached.
     """
     splits, texts = load_cell_splits(cell), None
     if cell.text is not None:
-        from zigma_bench.conditioning.text_features import check_width, with_texts
+        from zigma_bench.conditioning.text_features import check_width, load_text_features
 
         assert cell.condition is not None, "a cell with texts has a condition"
-        splits, texts = with_texts(splits, cell.text, device=device, tell=tell)
+        splits, texts = load_text_features(splits, cell.text, device=device, on_progress=on_progress)
         check_width(texts, cell.condition.size)
     count, held_out = cell.sample.count, len(splits.validation)
     order = np.random.default_rng(0).permutation(held_out)

@@ -103,15 +103,15 @@ def take_crops(images: Images, indices: Sequence[int] | npt.NDArray[np.integer],
     return found
 
 
-Texts = tuple[str, ...]  # the captions of one image
+Captions = tuple[str, ...]  # the captions of one image
 
 
-def captions_of(images: Images, indices: Sequence[int] | npt.NDArray[np.integer]) -> list[Texts]:
+def captions_of(images: Images, indices: Sequence[int] | npt.NDArray[np.integer]) -> list[Captions]:
     """The captions of each image; UsageError for images without a method `captions`."""
     captions = getattr(images, "captions", None)
     if captions is None:
         raise UsageError("these images have no captions", got=type(images).__name__)
-    found: list[Texts] = captions(indices)
+    found: list[Captions] = captions(indices)
     return found
 
 
@@ -121,14 +121,14 @@ class ArrayImages:
 
     pixels: Pixels
     classes: Labels | None = None
-    texts: Sequence[Texts] | None = None
+    texts: Sequence[Captions] | None = None
 
     def __post_init__(self) -> None:
         assert self.pixels.dtype == np.uint8 and self.pixels.ndim in (4, 5), (self.pixels.dtype, self.pixels.shape)
         assert self.classes is None or self.classes.shape == (len(self.pixels),), self.classes
         assert self.texts is None or len(self.texts) == len(self.pixels), len(self.texts)
 
-    def captions(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> list[Texts]:
+    def captions(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> list[Captions]:
         if self.texts is None:
             raise UsageError("these images have no captions")
         return [self.texts[int(index)] for index in indices]
@@ -168,7 +168,7 @@ class Subset:
     def labels(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Labels:
         return labels_of(self.images, self.indices[np.asarray(indices, dtype=np.int64)])
 
-    def captions(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> list[Texts]:
+    def captions(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> list[Captions]:
         return captions_of(self.images, self.indices[np.asarray(indices, dtype=np.int64)])
 
 

@@ -24,7 +24,7 @@ DIT_CHANNELS = 3  # DiT guides only the first three channels; the last of its fo
 ConditionTensors = Tensor | tuple[Tensor, ...]  # labels [B], or text features [B, S, C] with an optional mask [B, S]
 
 
-class Texts(Protocol):
+class TextLookup(Protocol):
     """Maps text numbers, int64 [B], to the condition inputs of a network. `null`: the number of the empty text."""
 
     @property
@@ -38,7 +38,7 @@ def parts_of(condition: ConditionTensors) -> tuple[Tensor, ...]:
     return condition if isinstance(condition, tuple) else (condition,)
 
 
-def with_text_features(network: Network, texts: Texts) -> Network:
+def with_text_features(network: Network, texts: TextLookup) -> Network:
     """Wrap a network that takes text features as one that takes text numbers."""
     return lambda x, t, *numbers: network(x, t, *texts(*numbers))
 
@@ -71,7 +71,7 @@ def with_condition(network: Network, y: ConditionTensors | None) -> Network:
 
 
 def with_labels(
-    network: Network, y: Tensor, dropped: int, guidance: Guidance | None, texts: Texts | None = None
+    network: Network, y: Tensor, dropped: int, guidance: Guidance | None, texts: TextLookup | None = None
 ) -> Network:
     """Bind labels y int64 [B] to a network; with guidance, guide away from the null label `dropped`.
 

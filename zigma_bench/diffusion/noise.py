@@ -38,14 +38,14 @@ class StepNoise:
         if step == 0:  # not in __init__, because an ODE solver draws no noise
             self.generators = [_generator(self.seed, index, STEPS) for index in self.indices]
         self.next += 1
-        on_card = torch.device(self.device).type == "cuda"
-        noise = torch.empty(len(self.indices), *self.shape, pin_memory=on_card)
+        on_gpu = torch.device(self.device).type == "cuda"
+        noise = torch.empty(len(self.indices), *self.shape, pin_memory=on_gpu)
         if self.threads == 1:
             self._fill(noise, 0)
         else:
             with ThreadPoolExecutor(self.threads) as pool:
                 list(pool.map(lambda part: self._fill(noise, part), range(self.threads)))
-        return noise.to(self.device, non_blocking=on_card)
+        return noise.to(self.device, non_blocking=on_gpu)
 
     def _fill(self, noise: Tensor, part: int) -> None:
         """Draw the noise of every `threads`-th image, starting at `part`."""

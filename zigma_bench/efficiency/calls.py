@@ -1,8 +1,8 @@
-"""The timed call of each stage, with the network configured as for sampling or for training.
+"""The calls that an efficiency measurement times, with the network configured as for sampling or for training.
 
 `latency`, `forward` and `sample` run without gradients, compiled if `sample.compile` is set, as a CUDA graph if
 `sample.graph` is set. `forward-backward` and `train-step` follow `train.compile` and `train.graph` in the same way.
-The stages run in the order of STAGES, because on a CPU the peak memory counts from the start of the process.
+The calls run in the order of CALL_NAMES, because on a CPU the peak memory counts from the start of the process.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from zigma_bench.system.device import Device
 from zigma_bench.training.health import Health
 from zigma_bench.training.step import TrainStep, autocast, draw_batch, loss_of
 
-STAGES = ("latency", "forward", "sample", "forward-backward", "train-step")  # by memory, the largest last
+CALL_NAMES = ("latency", "forward", "sample", "forward-backward", "train-step")  # by memory, the largest last
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A call for `batch` images. `passes`: its cost in forward passes; a backward pass counts as two.
+class TimedCall:
+    """A call to time, for `batch` images. `passes`: its cost in forward passes; a backward pass counts as two.
 
     `facts`: other settings in which two comparable values must agree.
     """
@@ -43,31 +43,31 @@ class Stage:
     facts: dict[str, Any]
 
 
-def make_stage(name: str, cell: Cell, network: nn.Module, device: Device) -> Stage:
-    """Make the stage of this name. The network must be on the device."""
+def make_timed_call(name: str, cell: Cell, network: nn.Module, device: Device) -> TimedCall:
+    """Make the timed call of this name. The network must be on the device."""
     train, training = cell.train, {"graph": cell.train.graph, "compile": cell.train.compile}
     sampling = {"graph": cell.sample.graph, **({"compile": True} if cell.sample.compile else {})}
     if name == "latency":
-        return Stage(forward_call(cell, network, device, 1), 1, 1, sampling)
+        return TimedCall(forward_call(cell, network, device, 1), 1, 1, sampling)
     if name == "forward":
         call = forward_call(cell, network, device, train.batch)
-        return Stage(call, train.batch, 1, sampling)
+        return TimedCall(call, train.batch, 1, sampling)
     if name == "sample":
         assert cell.efficiency is not None and cell.sampler.evaluations is not None
         settings = {"solver": cell.sampler.solver, "evaluations": cell.sampler.evaluations}
         settings |= {**sampling, **cell.sampler.facts()}
         passes = cell.sampler.evaluations * (1 if cell.sample.guidance is None else 2)  # guidance doubles the batch
-        return Stage(sampling_call(cell, network, device), cell.efficiency.sample_batch, passes, settings)
+        return TimedCall(sampling_call(cell, network, device), cell.efficiency.sample_batch, passes, settings)
     if name == "forward-backward":
-        return Stage(backward_call(cell, network, device), train.batch, 3, training)
+        return TimedCall(backward_call(cell, network, device), train.batch, 3, training)
     assert name == "train-step", name
-    return Stage(training_call(cell, network, device), train.batch, 3, training)
+    return TimedCall(training_call(cell, network, device), train.batch, 3, training)
 
 
 def evaluation_call(cell: Cell, network: nn.Module, device: Device) -> Callable[..., Tensor]:
     """The denoiser `(x, t, *condition)` -> prediction, configured as for sampling."""
     network.eval()
-    _compiled(network, device, "sample.compile" if cell.sample.compile else None)
+    _compile_or_undo(network, device, "sample.compile" if cell.sample.compile else None)
     target = torch.device(device.name)
 
     def denoiser(x: Tensor, t: Tensor, *condition: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ def backward_call(cell: Cell, network: nn.Module, device: Device) -> Callable[[]
     """The loss of one batch and its gradients. Every call uses the same images, noise and times."""
     target = torch.device(device.name)
     batch = draw_batch(_images(cell), _recipe(cell), cell.seed, 0, target, cell.condition, _texts(cell, device))
-    _ready_to_train(cell, network, device)
+    _prepare_training(cell, network, device)
 
     def call() -> None:
         network.zero_grad(set_to_none=True)
@@ -122,7 +122,7 @@ def training_call(cell: Cell, network: nn.Module, device: Device) -> Callable[[]
     target, images = torch.device(device.name), _images(cell)
     network.zero_grad(set_to_none=True)
     ema = copy.deepcopy(network).requires_grad_(False)
-    _ready_to_train(cell, network, device)
+    _prepare_training(cell, network, device)
     health = Health(target, scaled=cell.train.precision == "fp16")
     train_step, texts, recipe = TrainStep(network, ema, cell.train, health, target), _texts(cell, device), _recipe(cell)
 
@@ -138,13 +138,13 @@ def _recipe(cell: Cell) -> Train:
     return cell.train.model_copy(update={"random_crop": None})
 
 
-def _ready_to_train(cell: Cell, network: nn.Module, device: Device) -> None:
+def _prepare_training(cell: Cell, network: nn.Module, device: Device) -> None:
     network.train()
-    _compiled(network, device, "train.compile" if cell.train.compile else None)
+    _compile_or_undo(network, device, "train.compile" if cell.train.compile else None)
 
 
-def _compiled(network: nn.Module, device: Device, key: str | None) -> None:
-    """Compile the network if a suite key requests it, else undo the compilation of an earlier stage."""
+def _compile_or_undo(network: nn.Module, device: Device, key: str | None) -> None:
+    """Compile the network if a suite key requests it, else undo the compilation for an earlier call."""
     uncompile_network(network)
     if key is not None:
         compile_network(network, device.type, key)

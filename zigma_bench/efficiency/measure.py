@@ -1,9 +1,9 @@
-"""The efficiency of one cell: rounds of all its stages, each in a fresh process, and the values computed from them.
+"""The efficiency of one cell: rounds of timed calls, each round in a fresh process, and the values computed from them.
 
-A round is a mapping that can be stored as JSON: the raw times of every stage, its peak memory, the state of the GPU
+A round is a mapping that can be stored as JSON: the raw times and peak memory of every timed call, the state of the GPU
 before and after, and the ceilings of the device. Rounds of different cells alternate, so that a machine that heats up
-or is busy for a while slows all of them. If a stage runs out of memory, that becomes its reason, and the other stages
-continue.
+or is busy for a while slows all of them. If one call runs out of memory, its result is that reason, and the other calls
+are still measured.
 
 Throughput is the number of images divided by the total time of the counted calls.
 """
@@ -16,9 +16,9 @@ from typing import Any
 
 from torch import nn
 
-from zigma_bench.efficiency.calls import STAGES, make_stage
-from zigma_bench.efficiency.card import Meter, find_meter, joules_a_call
+from zigma_bench.efficiency.calls import CALL_NAMES, make_timed_call
 from zigma_bench.efficiency.ceilings import measure_ceilings, scan_alone
+from zigma_bench.efficiency.gpu import GpuMeter, find_meter, joules_per_call
 from zigma_bench.efficiency.timing import (
     AGREEMENT,
     CALLS_IN_A_ROW,
@@ -35,9 +35,9 @@ from zigma_bench.plan import Cell
 from zigma_bench.records.record import Measurement
 from zigma_bench.system.device import Device
 
-Tell = Callable[[int, str], None]
+OnProgress = Callable[[int, str], None]
 Round = dict[str, Any]
-NAMES = {  # name and unit of the first value of each stage
+NAMES = {  # name and unit of the speed of each timed call
     "latency": ("latency", "s"),
     "forward": ("forward-images-per-second", "1/s"),
     "sample": ("sample-images-per-second", "1/s"),
@@ -49,61 +49,65 @@ ADAPTIVE = "the evaluations of dopri5 depend on the trained network; time anothe
 
 
 def measure_efficiency(
-    cell: Cell, network: nn.Module, device: Device, tell: Tell, stopped: Callable[[], bool]
+    cell: Cell, network: nn.Module, device: Device, on_progress: OnProgress, stopped: Callable[[], bool]
 ) -> tuple[list[Measurement], dict[str, Any]]:
     """Measure one round, and return its measurements and details."""
-    return combine_rounds(cell, device, [measure_round(cell, network, device, tell, stopped)])
+    return combine_rounds(cell, device, [measure_round(cell, network, device, on_progress, stopped)])
 
 
-def measure_round(cell: Cell, network: nn.Module, device: Device, tell: Tell, stopped: Callable[[], bool]) -> Round:
-    """Measure every stage of the cell once. The ceilings come last because they need much memory."""
+def measure_round(
+    cell: Cell, network: nn.Module, device: Device, on_progress: OnProgress, stopped: Callable[[], bool]
+) -> Round:
+    """Measure every timed call of the cell once. The ceilings come last because they need much memory."""
     with gc_frozen():
-        return _round(cell, network, device, tell, stopped)
+        return _measure_round(cell, network, device, on_progress, stopped)
 
 
-def _round(cell: Cell, network: nn.Module, device: Device, tell: Tell, stopped: Callable[[], bool]) -> Round:
+def _measure_round(
+    cell: Cell, network: nn.Module, device: Device, on_progress: OnProgress, stopped: Callable[[], bool]
+) -> Round:
     assert cell.efficiency is not None
     meter, stages = find_meter(device), dict[str, Round]()
     network = network.to(device.name)
-    for number, name in enumerate(s for s in STAGES if s in cell.efficiency.stages):
-        tell(number, name)
+    for number, name in enumerate(s for s in CALL_NAMES if s in cell.efficiency.stages):
+        on_progress(number, name)
         release_memory(device)
-        stages[name] = _measure_stage(name, cell, network, device, meter, stopped)
+        stages[name] = _measure_call(name, cell, network, device, meter, stopped)
     network.zero_grad(set_to_none=True)
     release_memory(device)
     found: Round = {"stages": stages}
     if cell.timed_alone:
-        tell(len(stages), "ceilings")
+        on_progress(len(stages), "ceilings")
         repeats = cell.efficiency.repeats
-        found["scan"] = _guarded(lambda: scan_alone(cell, device, repeats, stopped))
+        found["scan"] = _without_memory_errors(lambda: scan_alone(cell, device, repeats, stopped))
         release_memory(device)
-        found["ceilings"] = _guarded(lambda: measure_ceilings(cell, device))
+        found["ceilings"] = _without_memory_errors(lambda: measure_ceilings(cell, device))
     return found
 
 
-def _measure_stage(
-    name: str, cell: Cell, network: nn.Module, device: Device, meter: Meter, stopped: Callable[[], bool]
+def _measure_call(
+    name: str, cell: Cell, network: nn.Module, device: Device, meter: GpuMeter, stopped: Callable[[], bool]
 ) -> Round:
     assert cell.efficiency is not None
     if name == "sample" and cell.sample.solver == "dopri5":
         return {"why_not": ADAPTIVE}
     repeats = cell.efficiency.repeats
 
-    def timed() -> Round:
-        stage = make_stage(name, cell, network, device)
+    def measure() -> Round:
+        timed_call = make_timed_call(name, cell, network, device)
         before = meter.state()
         most = CALLS_IN_A_ROW if cell.smoke else MOST_WARM_UPS  # the values of a smoke run are meaningless
-        timing = time_calls(stage.call, repeats, device, stopped, most=most)
+        timing = time_calls(timed_call.call, repeats, device, stopped, most=most)
         after, memory = meter.state(), peak_memory(device)
-        joules = joules_a_call(stage.call, device, meter)
-        card = {"before": before, "after": after}
-        setting = {"batch": stage.batch, "passes": stage.passes, "facts": stage.facts}
-        return {**setting, "timing": asdict(timing), "memory": memory, "card": card, "joules_a_call": joules}
+        states = {"before": before, "after": after}
+        joules = joules_per_call(timed_call.call, device, meter)
+        setting = {"batch": timed_call.batch, "passes": timed_call.passes, "facts": timed_call.facts}
+        return {**setting, "timing": asdict(timing), "memory": memory, "card": states, "joules_a_call": joules}
 
-    return _guarded(timed)
+    return _without_memory_errors(measure)
 
 
-def _guarded(measure: Callable[[], Round]) -> Round:
+def _without_memory_errors(measure: Callable[[], Round]) -> Round:
     """The measured values, or the reason if memory ran out."""
     try:
         return measure()
@@ -114,8 +118,8 @@ def _guarded(measure: Callable[[], Round]) -> Round:
 
 
 def combine_rounds(cell: Cell, device: Device, rounds: Sequence[Round]) -> tuple[list[Measurement], dict[str, Any]]:
-    """The measurements and details of all rounds together. A stage that fails in one round has failed."""
-    base = {"card": device.card, "precision": cell.train.precision, **cell.objective_facts}
+    """The measurements and details of all rounds together. A call that fails in one round has failed."""
+    base = {"card": device.model_name, "precision": cell.train.precision, **cell.objective_facts}
     if not cell.timed_alone:  # otherwise the label of the row contains the backend and the batch
         base["backend"] = resolve(cell.backend, device.type)
     found: list[Measurement] = []
@@ -127,18 +131,20 @@ def combine_rounds(cell: Cell, device: Device, rounds: Sequence[Round]) -> tuple
             found.append(Measurement.refused(figure, unit, reason))
             details[name] = {"why_not": reason}
             continue
-        timing = Timing.of_rounds([_timing(one["timing"]) for one in each])
+        timing = Timing.of_rounds([_read_timing(one["timing"]) for one in each])
         details[name] = {**timing.details(), **flop_rate(cell, each[0]["passes"], timing.throughput(each[0]["batch"]))}
-        found += _figures(name, cell, base, each, timing)
+        found += _call_measurements(name, cell, base, each, timing)
         if cell.timed_alone and device.type == "cuda":
-            found.append(_energy(name, base, each))
+            found.append(_energy_measurement(name, base, each))
     if cell.timed_alone:
-        found += _bounds(cell, base, rounds)
+        found += _device_limits(cell, base, rounds)
     return found, details
 
 
-def _figures(name: str, cell: Cell, base: dict[str, Any], each: Sequence[Round], timing: Timing) -> list[Measurement]:
-    """The speed, the peak memory and, in an efficiency suite, the matrix-product FLOP/s of one stage."""
+def _call_measurements(
+    name: str, cell: Cell, base: dict[str, Any], each: Sequence[Round], timing: Timing
+) -> list[Measurement]:
+    """The speed, the peak memory and, in an efficiency suite, the matrix-product FLOP/s of one timed call."""
     first, (figure, unit) = each[0], NAMES[name]
     batch = {} if cell.timed_alone and name != "latency" else {"batch": first["batch"]}
     facts = {**base, **batch, **first["facts"]}
@@ -154,7 +160,7 @@ def _figures(name: str, cell: Cell, base: dict[str, Any], each: Sequence[Round],
     return found
 
 
-def _energy(name: str, base: dict[str, Any], each: Sequence[Round]) -> Measurement:
+def _energy_measurement(name: str, base: dict[str, Any], each: Sequence[Round]) -> Measurement:
     """The energy of the whole GPU per image in joules, or the reason if it can't be measured."""
     figure = f"{name}-joules-per-image"
     joules = [one["joules_a_call"] / one["batch"] for one in each if one["joules_a_call"] is not None]
@@ -164,7 +170,7 @@ def _energy(name: str, base: dict[str, Any], each: Sequence[Round]) -> Measureme
     return Measurement.refused(figure, "J", why)
 
 
-def _bounds(cell: Cell, base: dict[str, Any], rounds: Sequence[Round]) -> list[Measurement]:
+def _device_limits(cell: Cell, base: dict[str, Any], rounds: Sequence[Round]) -> list[Measurement]:
     """Bytes per second of the scan alone and the ceilings of the device, as means over the rounds."""
     units = {"scan": {"bytes_per_second": "B/s"}}
     units["ceilings"] = {"matmul_flops_per_second": "FLOP/s", "copy_bytes_per_second": "B/s"}
@@ -194,7 +200,7 @@ def flop_rate(cell: Cell, passes: int, images_per_second: float) -> dict[str, An
     }  # fmt: skip
 
 
-def _timing(stored: dict[str, Any]) -> Timing:
+def _read_timing(stored: dict[str, Any]) -> Timing:
     """The timing of a stored round."""
     tuples = {key: tuple(stored[key]) for key in ("seconds", "device_seconds")}
     return Timing(**{**stored, **tuples})

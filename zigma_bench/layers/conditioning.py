@@ -32,7 +32,7 @@ class LabelEmbedding(nn.Module):
         if y is None:
             raise UsageError("a network conditioned on classes got no labels", expected=expected, do="pass them as y")
         if y.dtype != torch.int64 or tuple(y.shape) != (batch,):
-            raise UsageError("y doesn't hold the labels of the batch", expected=expected, got=_described(y))
+            raise UsageError("y doesn't contain the labels of the batch", expected=expected, got=_described(y))
         if y.device.type == "cpu" and not ((y >= 0) & (y < self.rows)).all():  # on a GPU the check would sync
             raise UsageError("class label out of range", expected=expected, got=y.tolist()[:20])
         return nn.functional.embedding(y, self.table)
@@ -53,7 +53,7 @@ class TextEmbedding(nn.Module):
                 "a network conditioned on text got no text features", expected=expected, do="pass them as y"
             )
         if not self._fits(y, batch):
-            raise UsageError("y doesn't hold the text features of the batch", expected=expected, got=_described(y))
+            raise UsageError("y doesn't contain the text features of the batch", expected=expected, got=_described(y))
         return self.proj(y)  # type: ignore[no-any-return]
 
     def _fits(self, y: Tensor, batch: int) -> bool:

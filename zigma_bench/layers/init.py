@@ -2,8 +2,8 @@
 
 Two networks with a common layer therefore have the same initial weights in it, whatever else they contain. A module
 whose initialization differs from PyTorch's defines `init_parameters(draw)`, where `draw(name)` returns the generator of
-a parameter. It must fill all of its own parameters. A network that draws all of its weights by itself has a method
-`draw_weights(seed)` (backbones/module.py).
+a parameter. It must fill all of its own parameters. A network that initializes all of its weights itself defines a
+method `draw_weights(seed)` (backbones/module.py).
 """
 
 from __future__ import annotations

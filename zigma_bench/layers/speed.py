@@ -18,7 +18,7 @@ def compile_network(network: nn.Module, device_type: str, key: str = "train.comp
     A graph break is an error. Parameter names don't change. Raises NotReady on a CPU, because PyTorch can't trace the
     CPU operators. `key`: the suite key that requests it, for the error.
     """
-    require_card(device_type, key)
+    require_gpu(device_type, key)
     blocks = getattr(network, "blocks", None)
     parts = list(blocks) if isinstance(blocks, nn.ModuleList) else [network]
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 8 + 4 * len(parts))
@@ -48,7 +48,7 @@ class Graphed:
     """
 
     def __init__(self, function: Callable[..., Tensor], device_type: str) -> None:
-        require_card(device_type, "sample.graph")
+        require_gpu(device_type, "sample.graph")
         self.function = function
         self.graphs: dict[Any, tuple[torch.cuda.CUDAGraph, tuple[Tensor, ...], Tensor]] = {}
 
@@ -68,8 +68,8 @@ class Graphed:
         return graph, inputs, output
 
 
-def require_card(device_type: str, key: str) -> None:
-    """NotReady if a suite key needs an NVIDIA GPU and the device is none."""
+def require_gpu(device_type: str, key: str) -> None:
+    """NotReady if a suite key needs an NVIDIA GPU and the device isn't one."""
     if device_type != "cuda":
         raise NotReady(f"{key} needs an NVIDIA GPU", where=key, expected="cuda", got=device_type, do=f"omit {key}")
 

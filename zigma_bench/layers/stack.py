@@ -50,7 +50,7 @@ def _through(blocks: tuple[nn.Module, ...], state: tuple[Any, ...], condition: t
 
 
 def run_block(block: nn.Module, *inputs: Any, checkpointing: bool) -> Any:
-    """block(*inputs), for blocks that aren't a plain sequence. `checkpointing` is as in `Stack`."""
+    """block(*inputs), for blocks that aren't a plain sequence. `checkpointing` is as in `BlockStack`."""
     if checkpointing and torch.is_grad_enabled():
         return checkpoint(block, *inputs, use_reentrant=False)
     return block(*inputs)

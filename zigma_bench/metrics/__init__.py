@@ -1,4 +1,4 @@
-"""The built-in measures of quality and extractors, registered by the same hooks as a plugin's. Imports no torch."""
+"""The built-in quality metrics and extractors, registered by the same hooks as a plugin's. Doesn't import torch."""
 
 from __future__ import annotations
 

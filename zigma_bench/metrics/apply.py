@@ -1,4 +1,4 @@
-"""Measures one metric by its name."""
+"""Measure one metric by its name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from zigma_bench.records.record import Measurement
 
 
 def measure_metric(name: str, options: dict[str, Any], subject: Subject) -> Measurement:
-    """One metric on one subject. A metric whose weights or network are missing is a refusal with the reason."""
+    """Measure one metric on one subject. If its weights or the network are missing, the measurement is refused with the
+    reason."""
     spec = catalogue().get("metric", name)
     chosen = spec.make_options(options)
     if missing := spec.facts.missing(chosen):

@@ -1,4 +1,4 @@
-"""The built-in extractors: what a plan must know of each. This module imports no torch."""
+"""The built-in extractors, with the facts that a plan needs. This module doesn't import torch."""
 
 from __future__ import annotations
 

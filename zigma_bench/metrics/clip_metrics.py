@@ -1,4 +1,4 @@
-"""The measures of whole clips; those of their frames come with the extractors. No torch here."""
+"""The metrics of whole clips. Metrics of their frames come with the extractors. Doesn't import torch."""
 
 from __future__ import annotations
 
@@ -23,5 +23,5 @@ def register_clip_metrics(register: Callable[..., None]) -> None:
             fingerprint=i3d_weights.i3d_fingerprint,
             minimum_images=i3d_weights.fvd_minimum,
         ),
-        doc="Frechet distance on I3D features of clips (Unterthiner 2018); other files give fd-i3d-<sha8>",
+        doc="Frechet distance on I3D features of clips (Unterthiner 2018); with another file: fd-i3d-<sha8>",
     )

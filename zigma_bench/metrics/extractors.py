@@ -1,4 +1,4 @@
-"""An extractor by its name and options, opened with its weights."""
+"""Open an extractor with the weights that its options name."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from zigma_bench.errors import BrokenPlugin, NotReady
 from zigma_bench.metrics.features import Extractor
 from zigma_bench.plugins.registry import Spec
 
-LAYER = "features"  # of a plugin's network, which has one output
+LAYER = "features"  # the only output of a plugin's network
 
 
 class PluginFeatures(FeatureExtractorBase):  # type: ignore[misc]
-    """`network` of a plugin as an extractor of torch-fidelity: uint8 [B, 3, H, W] -> features [B, d]."""
+    """The network of a plugin as an extractor of torch-fidelity: uint8 [B, 3, H, W] -> features [B, d]."""
 
     def __init__(self, name: str, network: Callable[[Tensor], Tensor]) -> None:
         super().__init__(name, [LAYER])
@@ -28,7 +28,7 @@ class PluginFeatures(FeatureExtractorBase):  # type: ignore[misc]
         found = self.network(pixels)
         if not isinstance(found, Tensor) or found.ndim != 2:
             got = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            raise BrokenPlugin(f"the extractor {self.name!r} gives no features", expected="[B, d]", got=got)
+            raise BrokenPlugin(f"the extractor {self.name!r} doesn't return features", expected="[B, d]", got=got)
         return (found.float(),)
 
     @staticmethod
@@ -41,15 +41,16 @@ class PluginFeatures(FeatureExtractorBase):  # type: ignore[misc]
 
 
 def open_extractor(spec: Spec, options: Any) -> Extractor:
-    """An extractor with the weights that the options name; NotReady where they are missing or damaged."""
+    """An extractor with the weights that the options name; NotReady if they are missing or damaged."""
     for missing in spec.facts.missing(options):
         raise NotReady(missing.what, do=missing.do)
     found = spec.load()(options)
-    return found if isinstance(found, Extractor) else _of_network(spec, options, found)
+    return found if isinstance(found, Extractor) else _extractor_of_network(spec, options, found)
 
 
-def _of_network(spec: Spec, options: Any, network: Any) -> Extractor:
-    """The extractor of a network that a plugin returns. The plugin's version and its options identify the features."""
+def _extractor_of_network(spec: Spec, options: Any, network: Any) -> Extractor:
+    """Make an extractor from the network that a plugin returns. The plugin's version and its options identify the
+    features."""
     if not callable(network):
         expected = "an nn.Module, or a function of uint8 [B, 3, H, W]"
         raise BrokenPlugin(

@@ -1,7 +1,7 @@
-"""Features of images, taken through torch-fidelity's extractors, each set once.
+"""Compute the features of images with torch-fidelity's extractors, once for each set of images.
 
-torch-fidelity's own cache is not used: its key is a name that the caller makes up. Here the key is the sha256 of the
-pixels and of everything that makes the features.
+torch-fidelity's own cache is not used, because its key is a name that the caller makes up. Here the key is the sha256
+of the pixels and of everything else that the features depend on.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from zigma_bench.records.sealed import read_entry, write_entry
 Features = npt.NDArray[np.float32]
 
 FEATURE_BATCH = 64  # fixed: kernels are chosen by batch size, and features differ in the last digits
-FEATURES = "features"  # a folder of the cache
-REMEMBERED = 4  # sets of features kept in this process: two metrics on one extractor share them
+FEATURES = "features"  # a subfolder of the cache
+REMEMBERED = 4  # sets of features in the memory of this process, for several metrics on one extractor
 
 _memory: dict[str, Features] = {}
 
@@ -39,9 +39,9 @@ _memory: dict[str, Features] = {}
 class Extractor:
     """An extractor that torch-fidelity knows by `name`, its feature layer, and what its features depend on.
 
-    `build()` gives torch-fidelity's module on the CPU, in eval mode. `prepare(pixels)` makes of uint8 [n, 3, H, W] what
-    the module takes, where it does not resize by itself. `golden()`: every 40th feature of eight fixed images
-    (golden.py), if they are known. `origin`: the owner and the options of a plugin's extractor.
+    `build()` returns torch-fidelity's module on the CPU, in eval mode. `prepare(pixels)` converts uint8 [n, 3, H, W] to
+    the input of the module, if the module itself doesn't resize. `golden()`: every 40th feature of eight fixed images
+    (golden.py), if these are known. `origin`: the owner and the options of a plugin's extractor.
     """
 
     name: str
@@ -66,7 +66,8 @@ class Extractor:
 
 
 class RgbPixels(Dataset[torch.Tensor]):
-    """Images as torch-fidelity takes them: uint8 [3, H, W]; one channel is repeated three times, then `prepare`d."""
+    """Images as torch-fidelity needs them: uint8 [3, H, W]. One channel is repeated three times; then `prepare`
+    runs."""
 
     def __init__(self, images: Images, prepare: Callable[[Pixels], Pixels] | None = None) -> None:
         self.images, self.prepare = images, prepare
@@ -80,26 +81,27 @@ class RgbPixels(Dataset[torch.Tensor]):
     def __getitems__(self, indices: list[int]) -> list[torch.Tensor]:
         pixels = self.images.take(indices)
         if pixels.shape[1] not in (1, 3):
-            raise UsageError("the extractor takes images of 1 or 3 channels", got=pixels.shape[1])
-        pixels = np.repeat(pixels, 3 // pixels.shape[1], axis=1)  # which always copies
+            raise UsageError("the extractor needs images of 1 or 3 channels", got=pixels.shape[1])
+        pixels = np.repeat(pixels, 3 // pixels.shape[1], axis=1)  # always a copy
         return list(torch.from_numpy(pixels if self.prepare is None else self.prepare(pixels)))
 
 
 def features_of_images(
-    images: Images, extractor: Extractor, *, device: str = "cpu", cache: Path | None = None, keep: bool = True
+    images: Images, extractor: Extractor, *, device: str = "cpu", cache: Path | None = None, store: bool = True
 ) -> Features:
     """The features of all images in order, float32 [N, d], read-only.
 
-    `cache` is a folder for an extractor's first features, which later ones are compared with, and where `keep` says so
-    for those of the images. NotReady for an extractor that gives other features than it did (`golden`).
+    `cache`: a folder for the first features of an extractor, which later ones are compared with (golden.py). With
+    `store`, the features of the images are stored there too. NotReady if the extractor no longer returns the same
+    features as before.
     """
     key = content_key(images, extractor, device)
     if key not in _memory:
-        kept = cache if keep else None
-        found = _read(kept, key, (len(images), extractor.dimensions))
+        folder = cache if store else None
+        found = _read_features(folder, key, (len(images), extractor.dimensions))
         if found is None:
             found = extract_features(images, extractor, device, cache)
-            _write(kept, key, found)
+            _write_features(folder, key, found)
         while len(_memory) >= REMEMBERED:
             del _memory[next(iter(_memory))]
         found.flags.writeable = False
@@ -108,14 +110,14 @@ def features_of_images(
 
 
 def content_key(images: Images, extractor: Extractor, device: str) -> str:
-    """What features depend on: the pixels in order with their count, the extractor, and the kind of device."""
-    kind = device.partition(":")[0]  # processors and cards differ in the last digits
+    """The hash of everything that features depend on: the pixels in order, the extractor, and the kind of device."""
+    kind = device.partition(":")[0]  # CPUs and GPUs differ in the last digits
     facts = {**extractor.fingerprint(), "pixels": digest_once(images), "device": kind}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def digest_once(images: Images) -> str:
-    """The digest of a set, once for all metrics that are measured on it in a row: a large one is decoded for it."""
+    """The digest of a set of images. All metrics of a set share it, because computing it decodes every image."""
     for seen, found in _digested:
         if seen is images:
             return found
@@ -127,16 +129,20 @@ _digested: deque[tuple[Images, str]] = deque(maxlen=2)  # samples and reference
 
 
 def extract_features(images: Images, extractor: Extractor, device: str, cache: Path | None) -> Features:
-    """The features of all images, made anew; NotReady where those of the fixed images are not golden."""
+    """Compute the features of all images. NotReady if the features of the fixed images are wrong (golden.py)."""
     cuda = torch.device(device).type == "cuda"
-    card = torch.cuda.device(device) if cuda else contextlib.nullcontext()
-    with card, exact_float32(device), torch.random.fork_rng(devices=[]):  # a DataLoader draws from the global generator
+    selected = torch.cuda.device(device) if cuda else contextlib.nullcontext()
+    with (
+        selected,
+        exact_float32(device),
+        torch.random.fork_rng(devices=[]),
+    ):  # a DataLoader draws from the global generator
         network = extractor.build().to(device)
-        check_golden(lambda pixels: _run(ArrayImages(pixels), extractor, network, cuda), extractor, cache)
-        return _run(images, extractor, network, cuda)
+        check_golden(lambda pixels: _run_extractor(ArrayImages(pixels), extractor, network, cuda), extractor, cache)
+        return _run_extractor(images, extractor, network, cuda)
 
 
-def _run(images: Images, extractor: Extractor, network: Any, cuda: bool) -> Features:
+def _run_extractor(images: Images, extractor: Extractor, network: Any, cuda: bool) -> Features:
     from torch_fidelity.utils import get_featuresdict_from_dataset
 
     found = get_featuresdict_from_dataset(
@@ -150,9 +156,9 @@ def _run(images: Images, extractor: Extractor, network: Any, cuda: bool) -> Feat
     result: Features = found[extractor.layer].numpy().astype(np.float32, copy=False)
     if extractor.origin and result.shape != (len(images), extractor.dimensions):
         raise BrokenPlugin(
-            f"the extractor {extractor.name!r} gives features of another shape",
+            f"the extractor {extractor.name!r} returns features of another shape",
             expected=f"[{len(images)}, {extractor.dimensions}], as its facts say", got=list(result.shape),
-            do="mend the plugin",
+            do="repair the plugin",
         )  # fmt: skip
     assert result.shape == (len(images), extractor.dimensions), result.shape
     return result
@@ -160,7 +166,7 @@ def _run(images: Images, extractor: Extractor, network: Any, cuda: bool) -> Feat
 
 @contextlib.contextmanager
 def exact_float32(device: str) -> Iterator[None]:
-    """Float32 as it is written: no TF32, no autocast, no kernel chosen by a race."""
+    """Compute in true float32: no TF32, no autocast, and no kernels chosen by timing."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -173,8 +179,8 @@ def exact_float32(device: str) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def _read(cache: Path | None, key: str, shape: tuple[int, int]) -> Features | None:
-    """The features of an earlier process."""
+def _read_features(cache: Path | None, key: str, shape: tuple[int, int]) -> Features | None:
+    """The features stored by an earlier process; None if there are none."""
     data = None if cache is None else read_entry(cache / FEATURES, key, ".npy")
     if data is None:
         return None
@@ -183,7 +189,7 @@ def _read(cache: Path | None, key: str, shape: tuple[int, int]) -> Features | No
     return found
 
 
-def _write(cache: Path | None, key: str, found: Features) -> None:
+def _write_features(cache: Path | None, key: str, found: Features) -> None:
     if cache is not None:
         buffer = io.BytesIO()
         np.save(buffer, found, allow_pickle=False)

@@ -1,7 +1,7 @@
 """The Frechet distance between Gaussians, from features or from a mean and a covariance, in float64.
 
-With centred features A, B over sqrt(n - 1), so that S = A'A is a covariance, Tr (S_a S_b)^(1/2) is the nuclear norm of
-A B', which is real, never negative, and exact for singular covariances.
+Let A and B be centred features divided by sqrt(n - 1), so that S = A'A is a covariance. Then Tr (S_a S_b)^(1/2) is the
+nuclear norm of A B'. It is real, never negative, and exact for singular covariances.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ import numpy.typing as npt
 
 Matrix = npt.NDArray[np.float64]
 
-POINTS = 15  # counts at which the distance is taken to be extrapolated, as in Chong and Forsyth 2020
+POINTS = 15  # counts of images at which the distance is computed for the extrapolation, as in Chong and Forsyth 2020
 EXTRAPOLATION_SEED = 2020
-SMALLEST_PART = 10  # the smallest count is a tenth of the images, and never below the number of features
+SMALLEST_PART = 10  # the smallest count is a tenth of the images, but at least the number of features
 
 
 @dataclass(frozen=True)
 class Gaussian:
-    """A mean [d] and a `root` R [r, d] with R'R the covariance; `count` images made it, None where nobody says."""
+    """A mean [d] and a `root` R [r, d] such that R'R is the covariance. `count`: the number of images, None if
+    unknown."""
 
     mean: Matrix
     root: Matrix
@@ -33,7 +34,8 @@ class Gaussian:
 
 @dataclass(frozen=True)
 class Extrapolation:
-    """The distance at infinitely many samples: where the line through `values` over 1 / `counts` meets 0."""
+    """The distance extrapolated to infinitely many samples: the intercept of a line fitted to `values` over 1 /
+    `counts`."""
 
     value: float
     counts: tuple[int, ...]
@@ -47,12 +49,12 @@ def fit_gaussian(features: npt.ArrayLike) -> Gaussian:
     mean = x.mean(0)
     centred: Matrix = (x - mean) / np.sqrt(len(x) - 1)
     if len(x) > x.shape[1]:
-        centred = np.asarray(np.linalg.qr(centred, mode="r"))  # A = QR, and a nuclear norm does not see Q
+        centred = np.asarray(np.linalg.qr(centred, mode="r"))  # A = QR, and Q doesn't change the nuclear norm
     return Gaussian(mean, centred, len(x))
 
 
-def of_moments(mean: npt.ArrayLike, covariance: npt.ArrayLike, count: int | None = None) -> Gaussian:
-    """The Gaussian of a mean [d] and a covariance [d, d]; what rounding left below zero in it is zero."""
+def gaussian_of_moments(mean: npt.ArrayLike, covariance: npt.ArrayLike, count: int | None = None) -> Gaussian:
+    """The Gaussian of a mean [d] and a covariance [d, d]. Eigenvalues that rounding made negative become zero."""
     values, vectors = np.linalg.eigh(np.asarray(covariance, np.float64))
     return Gaussian(np.asarray(mean, np.float64), np.sqrt(np.clip(values, 0, None))[:, None] * vectors.T, count)
 
@@ -66,10 +68,10 @@ def frechet_distance_of(a: Gaussian, b: Gaussian) -> float:
 
 
 def extrapolate_fd(features: npt.ArrayLike, reference: Gaussian) -> Extrapolation:
-    """The distance of features [N, d] extrapolated in 1/N over random subsets, fixed by the seed (FID-infinity).
+    """The distance of features [N, d], extrapolated in 1/N over random subsets with a fixed seed (FID-infinity).
 
-    Chong and Forsyth 2020 (arXiv:1911.07023): 15 counts at equal steps up to N, a least-squares line over 1 / count.
-    The reference stays whole. N is at least twice d, so that every covariance has full rank.
+    Chong and Forsyth 2020 (arXiv:1911.07023): 15 equally spaced counts up to N, and a least-squares line over 1 /
+    count. The whole reference is used each time. N is at least twice d, so that every covariance has full rank.
     """
     x = np.asarray(features)
     n, d = x.shape

@@ -1,8 +1,10 @@
-"""Eight fixed images by which an extractor is known again: weights, resize and arithmetic show in their features.
+"""Check that an extractor still computes the same features, on eight fixed images.
+
+Their features change if the weights, the resize or the arithmetic change.
 
 EfficientNet-Lite0 and -Lite2, whose weights come with the installation, have golden features of every size in
-`golden.json`: of each image every 40th feature, computed once in float64 by `tests/metrics/golden_features.py`. What
-any other extractor gives is written down in the cache at its first use and compared afterwards.
+`golden.json`: every 40th feature of each image, computed once in float64 by `tests/metrics/golden_features.py`. The
+features of any other extractor are stored in the cache at its first use and compared with them afterwards.
 """
 
 from __future__ import annotations
@@ -29,30 +31,31 @@ if TYPE_CHECKING:
 
 COUNT, SIDE = 8, 32
 STEP = 40  # every 40th feature is golden
-# The largest difference, as a part of the image's largest feature. Float32 lies 3e-6 from float64, and TensorFloat-32
-# 2e-3 to 2e-2, as 16 bits, another resize and other weights do or more.
+# The largest allowed difference, relative to the largest feature of the image. Float32 differs from float64 by 3e-6.
+# TensorFloat-32 differs by 2e-3 to 2e-2; 16 bits, another resize and other weights differ at least as much.
 TOLERANCE = 5e-4
 
 Matrix = npt.NDArray[Any]
 
 
 def golden_images() -> Pixels:
-    """The eight images, uint8 [8, 3, 32, 32]: slopes and waves by whole-number arithmetic, the same everywhere."""
+    """The eight images, uint8 [8, 3, 32, 32]: slopes and waves in integer arithmetic, so that every machine gets the
+    same."""
     i, c, y, x = np.ogrid[:COUNT, :3, :SIDE, :SIDE]
     wave = (x + 1) * (3 * i + 1) + (y + 1) * (5 * i + 2) + 40 * c + x * y * (i + c) // 7
     return np.asarray(wave % 256, np.uint8)
 
 
 def check_golden(run: Callable[[Pixels], Matrix], extractor: Extractor, cache: Path | None) -> None:
-    """NotReady where the extractor's features, `run(pixels)`, are not golden, or not those of its first use."""
+    """NotReady if the features `run(pixels)` differ from the golden ones, or else from those of the first use."""
     if extractor.golden is not None:
-        found = _finite(run(golden_images()), extractor.name)
-        _compare(
+        found = _require_finite(run(golden_images()), extractor.name)
+        _require_equal(
             found[:, ::STEP], np.asarray(extractor.golden()), extractor.name, "the golden ones of this installation"
         )
-    elif cache is not None:  # without it there is nothing to compare with
-        found = _finite(run(golden_images()), extractor.name)
-        folder, key = cache / "golden", f"{extractor.name}-{_key(extractor)}"
+    elif cache is not None:  # without a cache there are no earlier features
+        found = _require_finite(run(golden_images()), extractor.name)
+        folder, key = cache / "golden", f"{extractor.name}-{_cache_key(extractor)}"
         data = read_entry(folder, key, ".npy")
         if data is None:
             buffer = io.BytesIO()
@@ -60,7 +63,7 @@ def check_golden(run: Callable[[Pixels], Matrix], extractor: Extractor, cache: P
             data = buffer.getvalue()
             write_entry(folder, key, ".npy", data)
         first = np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
-        _compare(found, first, extractor.name, str(folder / f"{key}-*.npy"))
+        _require_equal(found, first, extractor.name, str(folder / f"{key}-*.npy"))
 
 
 @functools.cache
@@ -75,27 +78,27 @@ def golden_features(name: Efflite, options: EffliteOptions) -> Matrix:
     return golden_values()[f"{name}-{options.size}"]
 
 
-def _key(extractor: Extractor) -> str:
-    """What features depend on but for the device, whose differences lie within the tolerance."""
+def _cache_key(extractor: Extractor) -> str:
+    """The hash of what features depend on, without the device, because devices differ by less than the tolerance."""
     return hashlib.sha256(json.dumps(extractor.fingerprint(), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _finite(found: Matrix, name: str) -> Matrix:
+def _require_finite(found: Matrix, name: str) -> Matrix:
     if not np.isfinite(found).all():
-        raise NotReady(f"{name} gives features of eight fixed images that are not finite")
+        raise NotReady(f"the features of {name} for eight fixed images are not finite")
     return found
 
 
-def _compare(found: Matrix, golden: Matrix, name: str, where: str) -> None:
+def _require_equal(found: Matrix, golden: Matrix, name: str, where: str) -> None:
     if found.shape != golden.shape:
         raise NotReady(
-            f"{name} gives features of another size than its first ones", where=where,
+            f"the features of {name} have another size than at its first use", where=where,
             expected=str(list(golden.shape)), got=list(found.shape),
         )  # fmt: skip
     off = float((np.abs(found - golden).max(1) / np.abs(golden).max(1)).max())
     if not off <= TOLERANCE:
         raise NotReady(
-            f"{name} gives other features of eight fixed images than it did", where=where,
-            expected=f"at most {TOLERANCE:g} of the largest feature off", got=f"{off:.2g}",
-            do="find what has changed (torch, drivers, the card): its figures do not compare with earlier ones",
+            f"{name} no longer computes the same features of eight fixed images", where=where,
+            expected=f"a difference of at most {TOLERANCE:g} of the largest feature", got=f"{off:.2g}",
+            do="find what has changed (torch, drivers, the GPU); its values are not comparable with earlier ones",
         )  # fmt: skip

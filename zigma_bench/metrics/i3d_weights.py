@@ -1,4 +1,4 @@
-"""Where the I3D file of FVD lies and which file it is, told without torch; nothing is ever downloaded."""
+"""Find the I3D file of FVD and check which one it is, without torch. Nothing is ever downloaded."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import os
 from pathlib import Path
 
 from zigma_bench.metrics.options import I3dOptions
-from zigma_bench.metrics.weights import FOLDER_VARIABLE, not_its_hash
+from zigma_bench.metrics.weights import FOLDER_VARIABLE, check_named_hash
 from zigma_bench.plugins.registry import Missing
 from zigma_bench.pretrained.files import file_sha256
 
-# The conversion of DeepMind's I3D (Kinetics-400) to TorchScript that StyleGAN-V published and the field computes FVD
-# with (universome/fvd-comparison).
+# The conversion of DeepMind's I3D (Kinetics-400) to TorchScript that StyleGAN-V published and that is usually used
+# for FVD (universome/fvd-comparison).
 I3D_FILE = "i3d_torchscript.pt"
 I3D_SHA = "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2"
-FVD_MINIMUM = 400  # as many clips as features: with fewer the covariance is singular
-# Four convolutions and poolings of stride 2 in time; shorter clips have no frame left behind them.
+FVD_MINIMUM = 400  # as many clips as features; with fewer clips the covariance is singular
+# The network has four convolutions and poolings of stride 2 in time, which leave no frame of a shorter clip.
 SHORTEST_CLIP = 10
 
 
@@ -28,10 +28,10 @@ def i3d_path(options: I3dOptions) -> Path:
 
 
 def i3d_missing(options: I3dOptions) -> tuple[Missing, ...]:
-    """What is to be done where there is no file."""
+    """What to do if the file is missing or isn't the one that its name says."""
     path = i3d_path(options)
     if path.is_file():
-        return not_its_hash(path)
+        return check_named_hash(path)
     return (
         Missing(
             f"no I3D at {path}",
@@ -42,17 +42,17 @@ def i3d_missing(options: I3dOptions) -> tuple[Missing, ...]:
 
 
 def is_published(path: Path) -> bool:
-    """Whether a file is the published one, by what it holds and not by its name: only its distance is called FVD."""
+    """Whether a file is the published one, by its content and not its name. Only its distance is called FVD."""
     return file_sha256(path) == I3D_SHA
 
 
 def fvd_minimum(options: I3dOptions) -> int:
-    """400 clips for FVD, 2 for the distance on another file, which carries another name."""
+    """The least number of clips: 400 for FVD, 2 for the distance on another file, which has another name."""
     path = i3d_path(options)
     return 2 if path.is_file() and not is_published(path) else FVD_MINIMUM
 
 
 def i3d_fingerprint(options: I3dOptions) -> str:
-    """The sha256 of the file that the options name; empty where it is absent."""
+    """The sha256 of the file that the options name; empty if it is missing."""
     path = i3d_path(options)
     return file_sha256(path) if path.is_file() else ""

@@ -1,4 +1,4 @@
-"""torch-fidelity's Inception v3 with a weights file at hand."""
+"""torch-fidelity's Inception v3 with the weights of a local file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LAST = "fc.weight"
 
 
 def inception(path: Path) -> Extractor:
-    """The extractor with the weights of a file; NotReady when they are not those of an Inception v3."""
+    """The extractor with the weights of a file; NotReady if they aren't those of an Inception v3."""
     return Extractor(
         name=NAME,
         layer=LAYER,
@@ -42,12 +42,12 @@ def open_inception(options: WeightsOptions) -> Extractor:
 
 
 def class_weight(options: WeightsOptions) -> npt.NDArray[np.float64]:
-    """The weight [1008, 2048] of the layer that makes class scores, of the file that the options name."""
+    """The weight [1008, 2048] of the layer that computes class scores, from the file that the options name."""
     return last_weight(weights_path("inception", options))
 
 
 def last_weight(path: Path) -> npt.NDArray[np.float64]:
-    """The weight [1008, 2048] of the layer that makes class scores of the pooled features."""
+    """The weight [1008, 2048] of the layer that computes class scores from the pooled features."""
     weight = read_state("inception", path).get(LAST)
     if weight is None or weight.ndim != 2 or weight.shape[1] != DIMENSIONS:
         raise unfit_weights("inception", path, f"{LAST} {None if weight is None else list(weight.shape)}")
@@ -55,11 +55,12 @@ def last_weight(path: Path) -> npt.NDArray[np.float64]:
 
 
 def _build(path: Path) -> Any:
-    """The module: torch-fidelity loads with weights_only=False, so it is given tensors and never the file."""
+    """Build the module. torch-fidelity loads with weights_only=False, so it only gets tensors that we saved, not the
+    file."""
     clean = io.BytesIO()
     torch.save(read_state("inception", path), clean)
     clean.seek(0)
     try:
         return create_feature_extractor(NAME, [LAYER], cuda=False, feature_extractor_weights_path=clean, verbose=False)
-    except RuntimeError as error:  # what load_state_dict says of unlike names or shapes
+    except RuntimeError as error:  # from load_state_dict, for wrong names or shapes
         raise unfit_weights("inception", path, str(error)) from error

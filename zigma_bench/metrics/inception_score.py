@@ -13,10 +13,10 @@ SEED = 2020  # as torch-fidelity shuffles
 
 
 def inception_score(features: npt.ArrayLike, weight: npt.ArrayLike) -> tuple[float, ...]:
-    """exp(E KL(p(y|x) || p(y))) of each tenth of the images, shuffled; the figure is their mean.
+    """exp(E KL(p(y|x) || p(y))) of each tenth of the shuffled images. The score is their mean.
 
-    Features [N, d] and the last layer's weight [classes, d], without its bias, as the field takes them. Salimans 2016
-    (arXiv:1606.03498), with torch-fidelity's splits. NaN where a feature is not finite.
+    Uses features [N, d] and the last layer's weight [classes, d] without its bias, as is usual. Salimans 2016
+    (arXiv:1606.03498), with torch-fidelity's splits. NaN if a feature is not finite.
     """
     x, w = np.asarray(features, np.float64), np.asarray(weight, np.float64)
     assert len(x) >= SPLITS, len(x)
@@ -30,6 +30,6 @@ def inception_score(features: npt.ArrayLike, weight: npt.ArrayLike) -> tuple[flo
 def _score(log_p: npt.NDArray[np.float64]) -> float:
     """The score of images by their log-probabilities [n, classes]."""
     p = np.exp(log_p)
-    with np.errstate(divide="ignore", invalid="ignore"):  # a class that no image has, where 0 log 0 is 0
+    with np.errstate(divide="ignore", invalid="ignore"):  # for a class that no image has, 0 log 0 is 0
         divergence = np.where(p > 0, p * (log_p - np.log(p.mean(0))), 0.0)
     return float(np.exp(divergence.sum(1).mean()))

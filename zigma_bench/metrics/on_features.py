@@ -1,8 +1,7 @@
-"""The measures on features, and their names for each registered extractor. This module imports no torch.
+"""The metrics on features, and their names for each registered extractor. This module doesn't import torch.
 
-`fid`, `kid`, `is`, `precision` ... are figures of Inception v3 with the published weights alone. `fd-efflite0`,
-`precision-dinov2` ... are those of another extractor. Weights that are not the published ones add the start of their
-sha256.
+The names `fid`, `kid`, `is`, `precision` ... are only used for Inception v3 with the published weights. Metrics on
+other extractors are called `fd-efflite0`, `precision-dinov2` ... For other weights, the start of their sha256 is added.
 """
 
 from __future__ import annotations
@@ -18,20 +17,21 @@ if TYPE_CHECKING:
     from zigma_bench.metrics.subject import Subject
     from zigma_bench.records.record import Measurement
 
-KID_MINIMUM = 4  # subsets of half the smaller set, and an unbiased estimate needs two images in each
-COVER_MINIMUM = 6  # a fifth neighbour, and the image itself
-SCORE_MINIMUM = 10  # the Inception score is taken of ten parts
+KID_MINIMUM = 4  # subsets are half of the smaller set, and an unbiased estimate needs two images in each
+COVER_MINIMUM = 6  # the image itself and five neighbours
+SCORE_MINIMUM = 10  # the Inception score uses ten parts
 INFINITY, FRAME = "-infinity", "frame-"
-HERE = "zigma_bench.metrics.measure"
+MODULE = "zigma_bench.metrics.measure"
 
 
 @dataclass(frozen=True)
 class FeatureMeasure:
-    """A measure on the features of samples and of a reference.
+    """A metric on the features of samples and of a reference.
 
-    `compute`: `"module:function"` that makes a `Measurement` of a `measure.Task`. `minimum(facts, options)`: the least
-    number of images. `beside`: the measure that must be listed with it where the extractor has the field's plain names.
-    `of_classes`: it needs the extractor's class scores. `of_frames`: it is taken of the frames of clips too.
+    `compute`: `"module:function"`, which computes a `Measurement` from a `measure.MeasureTask`. `minimum(facts,
+    options)`: the least number of images. `beside`: the metric that must be listed with it if the extractor has plain
+    names such as `fid`. `of_classes`: it needs the class scores of the extractor. `of_frames`: it is also offered for
+    the frames of clips.
     """
 
     kind: str
@@ -51,35 +51,35 @@ def _at_least(count: int) -> Callable[[ExtractorFacts, Any], int]:
 
 MEASURES = (
     FeatureMeasure(
-        "fd", "Frechet distance", "lower", f"{HERE}:frechet_distance",
+        "fd", "Frechet distance", "lower", f"{MODULE}:frechet_distance",
         lambda facts, options: facts.distance_minimum(options), beside="kid", of_frames=True,
     ),
     FeatureMeasure(
         "fd-infinity", "Frechet distance extrapolated to infinitely many samples (Chong 2020)", "lower",
-        f"{HERE}:extrapolated_distance", lambda facts, options: 2 * facts.dimensions,
+        f"{MODULE}:extrapolated_distance", lambda facts, options: 2 * facts.dimensions,
     ),
     FeatureMeasure(
-        "kid", "Kernel distance (Binkowski 2018)", "lower", f"{HERE}:kernel_distance", _at_least(KID_MINIMUM),
+        "kid", "Kernel distance (Binkowski 2018)", "lower", f"{MODULE}:kernel_distance", _at_least(KID_MINIMUM),
         of_frames=True,
     ),
     FeatureMeasure(
         "precision", "Share of samples in the reference's 3-neighbour balls (Kynkaanniemi 2019)", "higher",
-        f"{HERE}:precision", _at_least(COVER_MINIMUM),
+        f"{MODULE}:precision", _at_least(COVER_MINIMUM),
     ),
     FeatureMeasure(
         "recall", "Share of the reference in the samples' 3-neighbour balls (Kynkaanniemi 2019)", "higher",
-        f"{HERE}:recall", _at_least(COVER_MINIMUM),
+        f"{MODULE}:recall", _at_least(COVER_MINIMUM),
     ),
     FeatureMeasure(
         "density", "Mean number of the reference's 5-neighbour balls around a sample, over 5 (Naeem 2020)", "higher",
-        f"{HERE}:density", _at_least(COVER_MINIMUM),
+        f"{MODULE}:density", _at_least(COVER_MINIMUM),
     ),
     FeatureMeasure(
         "coverage", "Share of the reference's 5-neighbour balls with a sample in them (Naeem 2020)", "higher",
-        f"{HERE}:coverage", _at_least(COVER_MINIMUM),
+        f"{MODULE}:coverage", _at_least(COVER_MINIMUM),
     ),
     FeatureMeasure(
-        "is", "Inception score, of the samples alone (Salimans 2016)", "higher", f"{HERE}:class_score",
+        "is", "Inception score; uses only the samples (Salimans 2016)", "higher", f"{MODULE}:class_score",
         _at_least(SCORE_MINIMUM), compares=False, of_classes=True,
     ),
 )  # fmt: skip
@@ -97,18 +97,18 @@ def metric_name(kind: str, extractor: Spec, *, variant: str | None = None) -> st
 
 
 def metrics_on(extractor: Spec) -> list[Spec]:
-    """The metrics that an extractor brings: all measures of images, and the distances of the frames of clips."""
+    """The metrics that an extractor adds: all metrics of images, and the distances of the frames of clips."""
     found = []
     for measure in MEASURES:
         if measure.of_classes and extractor.facts.class_weight is None:
             continue
-        found.append(_metric(measure, extractor, "images"))
+        found.append(_metric_spec(measure, extractor, "images"))
         if measure.of_frames:
-            found.append(_metric(measure, extractor, "frames"))
+            found.append(_metric_spec(measure, extractor, "frames"))
     return found
 
 
-def _metric(measure: FeatureMeasure, extractor: Spec, of: Literal["images", "frames"]) -> Spec:
+def _metric_spec(measure: FeatureMeasure, extractor: Spec, of: Literal["images", "frames"]) -> Spec:
     facts: ExtractorFacts = extractor.facts
     prefix, suffix = (FRAME, " of single frames; blind to motion") if of == "frames" else ("", "")
     doc = f"{measure.what} on {facts.network or extractor.name} features{suffix}"
@@ -120,7 +120,7 @@ def _metric(measure: FeatureMeasure, extractor: Spec, of: Literal["images", "fra
     )  # fmt: skip
     name, target = (
         prefix + metric_name(measure.kind, extractor),
-        functools.partial(_measured, measure.kind, extractor, of),
+        functools.partial(_measure, measure.kind, extractor, of),
     )
     return Spec(
         "metric", name, extractor.owner, doc, extractor.options, target, extractor.options_class, metric,
@@ -128,7 +128,7 @@ def _metric(measure: FeatureMeasure, extractor: Spec, of: Literal["images", "fra
     )  # fmt: skip
 
 
-def _measured(
+def _measure(
     kind: str, extractor: Spec, of: Literal["images", "frames"], options: Any, subject: Subject
 ) -> Measurement:
     if of == "frames":
@@ -141,5 +141,5 @@ def _measured(
 
 
 def distances(extractors: Sequence[Spec]) -> dict[str, Spec]:
-    """The extractors by the name of their Frechet distance."""
+    """Each extractor, by the name of its Frechet distance."""
     return {metric_name("fd", extractor): extractor for extractor in extractors}

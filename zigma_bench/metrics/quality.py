@@ -1,4 +1,4 @@
-"""Distances between two sets of features, in float64: Frechet and kernel. Equal to torch-fidelity's, and faster."""
+"""Frechet and kernel distance between two sets of features, in float64. Same values as torch-fidelity's, but faster."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from zigma_bench.metrics.gaussian import fit_gaussian, frechet_distance_of
 Matrix = npt.NDArray[np.float64]
 
 SUBSETS = 100
-SEED = 2020  # as torch-fidelity draws its subsets
-GRAM_IMAGES = 8192  # up to so many images in both sets, their kernel is computed once and not for every subset
+SEED = 2020  # the default seed of torch-fidelity's subsets
+GRAM_IMAGES = 8192  # up to this many images in both sets, the kernel is computed once instead of for every subset
 
 
 @dataclass(frozen=True)
-class Kid:
-    """Kernel distances of `values` [subsets]; the figure is their mean."""
+class KernelDistances:
+    """The kernel distance of every subset. The metric is their mean."""
 
     values: tuple[float, ...]
     subset_size: int
@@ -29,13 +29,14 @@ class Kid:
 
     @property
     def deviation(self) -> float:
-        """Over the subsets, which overlap: a sign of stability, no interval."""
+        """The standard deviation over subsets. They overlap, so this shows stability and is not a confidence
+        interval."""
         return float(np.std(self.values))
 
 
 def frechet_distance(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
-    """The Frechet distance of the Gaussians of features a [N, d] and b [M, d]; NaN where a feature is not finite."""
-    left, right = _features(a, b)
+    """The Frechet distance of the Gaussians of features a [N, d] and b [M, d]; NaN if a feature is not finite."""
+    left, right = _check_features(a, b)
     if not (np.isfinite(left).all() and np.isfinite(right).all()):
         return float("nan")
     return frechet_distance_of(fit_gaussian(left), fit_gaussian(right))
@@ -43,29 +44,29 @@ def frechet_distance(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
 
 def kid_of_features(
     a: npt.ArrayLike, b: npt.ArrayLike, *, subset_size: int | None = None, subsets: int = SUBSETS, seed: int = SEED
-) -> Kid:
+) -> KernelDistances:
     """The unbiased squared MMD of features a [N, d] and b [M, d] under (x.y / d + 1)^3, on random subsets.
 
-    Binkowski 2018, eq. 3 and 4 (arXiv:1801.01401). Not finite features give NaN.
+    Binkowski 2018, eq. 3 and 4 (arXiv:1801.01401). NaN if a feature is not finite.
     """
-    left, right = _features(a, b)
+    left, right = _check_features(a, b)
     size = kid_subset_size(len(left), len(right)) if subset_size is None else subset_size
     assert 2 <= size <= min(len(left), len(right)), (size, len(left), len(right))
     draw = np.random.RandomState(seed)
     picks = [[draw.choice(len(x), size, replace=False) for x in (left, right)] for _ in range(subsets)]
     if not (np.isfinite(left).all() and np.isfinite(right).all()):
-        return Kid((float("nan"),) * subsets, size)
+        return KernelDistances((float("nan"),) * subsets, size)
     if len(left) + len(right) <= GRAM_IMAGES:
-        return Kid(tuple(_all_at_once(left, right, picks, size)), size)
-    return Kid(tuple(_mmd2(left[i], right[j]) for i, j in picks), size)
+        return KernelDistances(tuple(_all_at_once(left, right, picks, size)), size)
+    return KernelDistances(tuple(_mmd2(left[i], right[j]) for i, j in picks), size)
 
 
 def kid_subset_size(samples: int, reference: int) -> int:
-    """1000, or half of the smaller set when that is smaller."""
+    """1000, or half of the smaller set if that is less."""
     return min(1000, min(samples, reference) // 2)
 
 
-def _features(a: npt.ArrayLike, b: npt.ArrayLike) -> tuple[Matrix, Matrix]:
+def _check_features(a: npt.ArrayLike, b: npt.ArrayLike) -> tuple[Matrix, Matrix]:
     left, right = np.asarray(a, np.float64), np.asarray(b, np.float64)
     assert left.ndim == right.ndim == 2 and left.shape[1] == right.shape[1], (left.shape, right.shape)
     assert min(len(left), len(right)) >= 2, "a covariance needs two images"
@@ -81,7 +82,7 @@ def _kernel(x: Matrix, y: Matrix) -> Matrix:
 
 
 def _mmd2(x: Matrix, y: Matrix) -> float:
-    """The unbiased estimate on two sets of one size."""
+    """The unbiased estimate for two sets of the same size."""
     size = len(x)
     within = 0.0
     for z in (x, y):

@@ -1,4 +1,4 @@
-"""What a metric is given: the images and the network of one cell."""
+"""The input of a metric: the images and the network of one cell."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Subject:
-    """The images of a cell, what they are judged against, and the network; what a cell lacks is None.
+    """The samples of a cell, the reference that they are compared with, and the network. Missing parts are None.
 
-    `reference_facts` (dataset, split, ...) goes into the fingerprint. `validation` is what `network` has not seen.
-    `network(x [B, C, H, W] in [-1, 1], t [B])` is the velocity on the linear path, [B, C, H, W], whatever the recipe
-    has trained; where it is `labelled`, `network(x, t, y)` under the classes y int64 [B], which the validation images
-    know (`images.labels_of`). `cache` keeps features of the reference. `moments`: a file's mean and covariance of the
-    reference, for the extractor that made them.
+    `reference_facts` (dataset, split, ...) goes into the fingerprint. `validation`: images that `network` was not
+    trained on. `network(x [B, C, H, W] in [-1, 1], t [B])` is the velocity on the linear path, [B, C, H, W], for every
+    prediction that the recipe may train. If it is `labelled`, it is `network(x, t, y)` with the classes y int64 [B]
+    of the validation images (`images.labels_of`). `cache`: a folder for features of the reference. `moments`: the mean
+    and covariance of the reference from a file, for one extractor.
     """
 
     samples: Images | None = None
@@ -36,25 +36,25 @@ class Subject:
     moments: Moments | None = None
 
     def drawn(self) -> Images:
-        """The samples; UsageError where there are none."""
+        """The samples; UsageError if there are none."""
         if self.samples is None or not len(self.samples):
             raise UsageError("this metric measures samples", got="no samples")
         return self.samples
 
     def compared(self) -> tuple[Images, Images]:
-        """Samples and reference; UsageError where one is missing or their shapes differ.
+        """Samples and reference; UsageError if one is missing or their shapes differ.
 
-        NotReady where the reference is a mean and a covariance alone.
+        NotReady if the reference consists only of a mean and a covariance.
         """
         samples, reference = self.samples, self.reference
         if reference is None and self.moments is not None:
             raise NotReady(
-                "this metric compares images one by one, and the reference holds a mean and a covariance",
-                do="give images",
+                "this metric compares single images, and the reference contains only a mean and a covariance",
+                do="use images as the reference",
             )
         if samples is None or reference is None:
             raise UsageError(
-                "this metric compares samples with a reference", got=_lacking(self, "samples", "reference")
+                "this metric compares samples with a reference", got=_missing_parts(self, "samples", "reference")
             )
         if not len(samples) or not len(reference):
             raise UsageError(
@@ -66,13 +66,13 @@ class Subject:
         return samples, reference
 
     def held_out(self) -> tuple[Images, Network]:
-        """Validation images and the network; UsageError where one is missing."""
+        """Validation images and the network; UsageError if one is missing."""
         if self.validation is None or self.network is None:
-            raise UsageError("this metric runs the network", got=_lacking(self, "validation", "network"))
+            raise UsageError("this metric runs the network", got=_missing_parts(self, "validation", "network"))
         if not len(self.validation):
             raise UsageError("there are no validation images")
         return self.validation, self.network
 
 
-def _lacking(subject: Subject, *names: str) -> str:
+def _missing_parts(subject: Subject, *names: str) -> str:
     return "no " + " and no ".join(name for name in names if getattr(subject, name) is None)

@@ -1,8 +1,8 @@
-"""The loss on held-out images at fixed times with fixed noise: cheap, and the same figure for the same network.
+"""The loss on held-out images at fixed times with fixed noise: cheap, and the same value for the same network.
 
-It is the error of the velocity on the linear path, whatever the network was trained to say and on whatever path: its
-cell hands it over converted (`diffusion.convert.linear_velocity_of`), so that the column compares all of them. A factor
-between what is said and the velocity (1 / t for noise on the linear path) is a part of the figure.
+It is the error of the velocity on the linear path. Networks with another prediction or path are converted
+(`diffusion.convert.linear_velocity_of`), so that all rows of a table are comparable. The factor of this conversion
+(1 / t for noise on the linear path) is part of the value.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ PROTOCOL = 1
 NAME = "val-loss"
 TIMES = tuple((i + 0.5) / 8 for i in range(8))
 NOISE_SEED = 20240
-BATCH = 64  # images at a time; the figure does not depend on it
+BATCH = 64  # the value does not depend on it
 
 
 def val_loss(options: ValLossOptions, subject: Subject) -> Measurement:
-    """The mean over images, times and pixels of (v(x_t, t) - (x1 - x0))^2; raw: the 8 means, one a time."""
-    held, network = subject.held_out()
-    images = Subset(held, np.arange(min(options.images, len(held))))
+    """The mean over images, times and pixels of (v(x_t, t) - (x1 - x0))^2; raw: the 8 means, one for each time."""
+    held_out, network = subject.held_out()
+    images = Subset(held_out, np.arange(min(options.images, len(held_out))))
     losses = velocity_losses(network, images, labelled=subject.labelled, device=subject.device)
     facts = {
         "protocol": PROTOCOL,
@@ -40,7 +40,7 @@ def val_loss(options: ValLossOptions, subject: Subject) -> Measurement:
         "n_images": len(images),
         "images_sha256": pixels_digest(images),
     }
-    if not np.isfinite(losses).all():  # a record holds no NaN, so raw stays empty
+    if not np.isfinite(losses).all():  # a record can't contain NaN, so raw stays empty
         return Measurement.of(NAME, float("nan"), "1", fingerprint=facts)
     return Measurement.of(NAME, float(losses.mean()), "1", fingerprint=facts, raw=tuple(losses.mean(0).tolist()))
 
@@ -48,7 +48,7 @@ def val_loss(options: ValLossOptions, subject: Subject) -> Measurement:
 def velocity_losses(
     network: Network, images: Images, *, labelled: bool = False, device: str = "cpu", batch: int = BATCH
 ) -> npt.NDArray[np.float64]:
-    """The squared error of every image at every time, float64 [N, 8]; `labelled`: each under its own class."""
+    """The squared error of every image at every time, float64 [N, 8]; `labelled`: each with its own class."""
     found = np.empty((len(images), len(TIMES)))
     with torch.no_grad():
         for start in range(0, len(images), batch):
@@ -58,21 +58,21 @@ def velocity_losses(
             y = torch.from_numpy(labels_of(images, indices)).to(device) if labelled else None
             for column, time in enumerate(TIMES):
                 t = torch.full((len(indices),), time, device=device)
-                loss = prediction_loss(_checked(with_condition(network, y)), x1, noise[:, column], t)
+                loss = prediction_loss(_with_shape_check(with_condition(network, y)), x1, noise[:, column], t)
                 found[indices.start : indices.stop, column] = loss.double().cpu().numpy()
     return found
 
 
 def fixed_noise(index: int, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """The noise of image `index` at each time, [8, C, H, W], drawn from the metric's seed and the index alone."""
+    """The noise of image `index` at each time, [8, C, H, W], drawn only from the metric's seed and the index."""
     draw = np.random.Generator(np.random.Philox(key=[NOISE_SEED, index]))
     return draw.standard_normal((len(TIMES), *shape), dtype=np.float32)
 
 
-def _checked(network: Network) -> Network:
+def _with_shape_check(network: Network) -> Network:
     def run(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         velocity = network(x, t)
-        if velocity.shape != x.shape:  # it would broadcast into another figure
+        if velocity.shape != x.shape:  # it would broadcast and give a wrong value
             raise UsageError(
                 "the network's velocity has another shape than its input",
                 where=NAME,

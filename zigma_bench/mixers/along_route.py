@@ -1,10 +1,10 @@
-"""The loop over the paths of a layer's route: the only one, for all mixers.
+"""The loop over the paths of a layer's route, shared by all mixers.
 
-A mixer says what happens along one path (`PathBranch`). The loop does the rest of a `Route`: fixed and learned paths,
-pads, groups of channels, parts of the tokens, stages, shared or separate parameters, and the merge. It gathers no rows
-for an operator that reads them through the path.
+A mixer defines what happens along one path (`PathBranch`). The loop handles everything else in a `Route`: fixed and
+learned paths, pads, groups of channels, parts of the tokens, stages, shared or separate parameters, and the merge. It
+doesn't gather rows for operators that read them through the path.
 
-B batch, L tokens, S steps, P pads, D width, E channels that are merged, K paths.
+B batch, L tokens, S steps, P pads, D width, E merged channels, K paths.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from zigma_bench.scans.route import Route
 
 
 class PathBranch(nn.Module):
-    """What a mixer does along one path, with the parameters of that path."""
+    """The part of a mixer that runs along one path, with the parameters of that path."""
 
     def forward(
         self,
@@ -33,20 +33,20 @@ class PathBranch(nn.Module):
         segment_starts: Tensor | None,
         features: Tensor | None,
     ) -> Tensor:
-        """rows [B, L, C] -> [B, L, E], read and written through `path` [L]; without it they are in order already.
+        """rows [B, L, C] -> [B, L, E], read and written through `path` [L]; without a path they are already in order.
 
-        z [B, L, E]: the gate, SiLU(z), if it acts on the path. `segment_starts` [S]: the step at which each step's
-        segment began. `features` [L]: the id of each row's step.
+        z [B, L, E]: the gate is SiLU(z), if it acts on the path. `segment_starts` [S]: the first step of each step's
+        segment. `features` [L]: the id of each row's step.
         """
         raise NotImplementedError
 
     def project(self, tokens: Tensor) -> Tensor:
-        """What a step reads of its token [.., D] beside x, [.., F]; only of a mixer that gives tokens to the loop."""
+        """Project tokens [.., D] to the values [.., F] that steps read besides x, if the mixer passes `tokens`."""
         raise NotImplementedError
 
 
 class GatheringBranch(PathBranch):
-    """A branch whose operator takes no path: its rows are gathered in the order of the path, and put back."""
+    """A branch with an operator that has no path argument: rows are gathered in path order, and scattered back."""
 
     def forward(
         self,
@@ -69,7 +69,7 @@ class GatheringBranch(PathBranch):
 
 
 class PadInputs(NamedTuple):
-    """What pads read: x [P, E], and the token [P, D] of a mixer that gives tokens to the loop."""
+    """The inputs of pads: x [P, E], and the tokens [P, D] if the mixer passes `tokens` to the loop."""
 
     x: Tensor
     tokens: Tensor | None = None
@@ -78,8 +78,8 @@ class PadInputs(NamedTuple):
 class AlongRoute(nn.Module):
     """One layer's route as buffers, and the loop over its paths.
 
-    A subclass makes the modules, under the names that its weights have: `branches`, a PathBranch for each path or one
-    for all (`make_branches`), and `merge` (`make_merge`).
+    A subclass creates two modules, whose names are part of the names of the weights: `branches`, a PathBranch for each
+    path or one for all (`make_branches`), and `merge` (`make_merge`).
     """
 
     branches: nn.ModuleList
@@ -105,8 +105,8 @@ class AlongRoute(nn.Module):
     ) -> Tensor:
         """x [B, L, E] -> the merged output [B, L, E], gated by SiLU(z) if there is a z [B, L, E].
 
-        `tokens` [B, L, D]: what each branch projects itself, beside x. `learned` int64 [B, K, L]: the paths of each
-        sample, in the place of the route's.
+        `tokens` [B, L, D]: an additional input that each branch projects itself. `learned` int64 [B, K, L]: the paths
+        of each sample, which replace those of the route.
         """
         if self.splits_tokens:
             y = self._along_parts(x, tokens, pads)
@@ -117,7 +117,7 @@ class AlongRoute(nn.Module):
     def _along_stages(
         self, x: Tensor, z: Tensor | None, tokens: Tensor | None, pads: PadInputs | None, learned: Tensor | None
     ) -> Tensor:
-        """Stage after stage, each reading what the one before it merged; most merges have one stage of all paths."""
+        """Run the stages in sequence, each on the merged output of the previous one; most merges have only one."""
         paths = self._paths(learned)
         gates, features = self._channels(z), self._project(tokens)
         pad_rows = None if pads is None else self._rows(pads.x, self._project(pads.tokens), range(self.path_count))
@@ -132,7 +132,7 @@ class AlongRoute(nn.Module):
         return x
 
     def _along_parts(self, x: Tensor, tokens: Tensor | None, pads: PadInputs | None) -> Tensor:
-        """Each path gathers its own part of the tokens, which its branch alone projects."""
+        """Run each path on its own part of the tokens, which are gathered and projected only by its branch."""
         read, read_tokens = x, None if tokens is None else tokens.to(x.dtype)
         if pads is not None:
             read = with_pads(read, pads.x)
@@ -157,7 +157,7 @@ class AlongRoute(nn.Module):
         return branch
 
     def _project(self, tokens: Tensor | None) -> list[Tensor] | None:
-        """What each path's branch makes of the tokens, once where the paths share it."""
+        """The tokens projected by the branch of each path; only once if all paths share a branch."""
         if tokens is None:
             return None
         if self.shared:
@@ -165,11 +165,11 @@ class AlongRoute(nn.Module):
         return [self._branch(k).project(tokens) for k in range(self.path_count)]
 
     def _channels(self, x: Tensor | None) -> Sequence[Tensor | None]:
-        """The channels that each path works on: its own group of them, or all."""
+        """The channels that each path processes: its own group, or all."""
         return x.chunk(self.path_count, -1) if x is not None and self.splits_channels else [x] * self.path_count
 
     def _rows(self, x: Tensor, features: list[Tensor] | None, numbers: range) -> list[Tensor]:
-        """What the branches of these paths read: x [.., E], and what they made of the tokens."""
+        """The input rows of these paths: x [.., E], and the projected tokens."""
         channels = cast(Sequence[Tensor], self._channels(x))
         if features is None:
             return [channels[k] for k in numbers]
@@ -179,7 +179,7 @@ class AlongRoute(nn.Module):
 
 
 class RoutedBranches(AlongRoute):
-    """x [B, L, E] -> [B, L, E]: branches, merge and pads as a module of a mixer, whose other parts are outside."""
+    """x [B, L, E] -> [B, L, E]: branches, merge and pads as a submodule of a mixer that has other parts as well."""
 
     def __init__(
         self, route: Route, make_branch: Callable[[int], PathBranch], *, channels: int, learned_pads: bool
@@ -195,11 +195,11 @@ class RoutedBranches(AlongRoute):
 
 
 def make_branches(route: Route, make_branch: Callable[[int], PathBranch]) -> nn.ModuleList:
-    """A branch for each path with own parameters, or one for all."""
+    """One branch per path if the paths have separate parameters, else one for all."""
     return nn.ModuleList(make_branch(number) for number in range(branch_count(route)))
 
 
 def make_merge(route: Route, channels: int) -> nn.Module:
-    """The module of the route's merge, of a mixer that merges so many channels."""
+    """The module of the route's merge, for a mixer that merges so many channels."""
     merge: nn.Module = find_spec("merge", route.merge).load()(paths=route.K, channels=channels)
     return merge

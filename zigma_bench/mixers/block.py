@@ -1,4 +1,4 @@
-"""What a mixer reads of the options of the backbone that it is a part of. This module imports no torch."""
+"""The options of a backbone that its mixers read. This module doesn't import torch."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""Parameters and FLOPs by formula, without building a network: what is counted, and what all mixers share. No torch.
+"""Parameters and FLOPs by formula, without building a network: the operations that count, and costs that all mixers
+share. This module doesn't import torch.
 
 One multiply-add is 2 FLOPs. Counted: matrix products, the products of attention, the taps of convolutions (including
-those before the start of a path, which are zeros), and the state updates of a scan (`ops/counts.py`; with 128 states,
-Mamba-2's chunks of 64 steps do as many). Not counted: elementwise operations, a few FLOPs a value, such as biases,
-positions, norms, activations, softmax and its scale, shifts, scales, gates, residuals, sums and means of paths, and of
-a scan D u, d u and softplus. tests/backbones/test_counts.py counts the operations of the plain code one by one.
+the zeros before the start of a path), and the state updates of a scan (`ops/counts.py`; with 128 states, Mamba-2's
+chunks of 64 steps have as many FLOPs). Not counted: elementwise operations, which are a few FLOPs per value: biases,
+positions, norms, activations, softmax and its scale, shifts, scales, gates, residuals, sums and means of paths, and in
+a scan D u, d u and softplus. tests/backbones/test_counts.py compares the formulas with counts of plain code.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ from zigma_bench.scans.route import Route
 
 
 def branch_count(route: Route) -> int:
-    """The sets of parameters of a layer: one for each path, or one for all."""
+    """The number of parameter sets of a layer: one per path, or one for all."""
     return route.K if route.share == "separate" else 1
 
 
 def path_channels(route: Route, channels: int) -> int:
-    """The channels that one path works on: its own group of them, or all."""
+    """The number of channels that one path processes: its own group, or all."""
     return channels // route.K if route.merge_facts.splits_channels else channels
 
 
 def check_merge_fits(route: Route, channels: int) -> None:
-    """Raise NotReady for a route whose merge can't serve so many channels."""
+    """Raise NotReady if the route's merge doesn't support so many channels."""
     if route.merge_facts.check is not None:
         route.merge_facts.check(route=route, channels=channels)
 
@@ -40,7 +41,7 @@ def merge_cost(route: Route, *, channels: int, grid: Grid) -> Cost:
 
 
 def with_order(mixer: Cost, route: Route, *, width: int, grid: Grid) -> Cost:
-    """The mixer's cost, and that of the module that makes a learned order."""
+    """The cost of a mixer, plus that of the module that computes a learned order, if any."""
     if route.learned is None:
         return mixer
     order: Cost = route.learned.cost(route.learned.make_options(route.learned.options), width=width, grid=grid)
@@ -48,13 +49,13 @@ def with_order(mixer: Cost, route: Route, *, width: int, grid: Grid) -> Cost:
 
 
 def refuse_unused(mixer: str, block: BlockOptions, names: Sequence[str]) -> None:
-    """Raise NotReady for a value of an option that the mixer does not read, unless it is the default."""
+    """Raise NotReady for options that this mixer doesn't use, if they aren't at their defaults."""
     for name in names:
         value, default = getattr(block, name), DEFAULTS[name]
         if value != default:
             raise NotReady(
-                f"the mixer {mixer} has no use for the backbone's option {name}",
+                f"the mixer {mixer} doesn't use the backbone's option {name}",
                 expected=f"{default} (its default)",
                 got=value,
-                do="leave it out, or take another mixer",
+                do="leave it out, or use another mixer",
             )

@@ -1,4 +1,4 @@
-"""Orders that a module computes from each sample's features: the module of a layer, and the check of its output."""
+"""Learned orders: the module of a layer that computes an order from each sample's features, with checks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from zigma_bench.scans.route import LearnedOrder, Route
 
 
 class LearnedOrderModule(nn.Module):
-    """x [B, L, D] -> paths int64 [B, K, L] and a weight [B, L] or None, checked; the parameters are the module's."""
+    """Wraps the module of a learned order: x [B, L, D] -> checked paths int64 [B, K, L] and a weight [B, L] or None."""
 
     def __init__(self, learned: LearnedOrder, *, paths: int, width: int, grid: Grid) -> None:
         super().__init__()
@@ -24,13 +24,13 @@ class LearnedOrderModule(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         output: Any = self.module(x)
         if not isinstance(output, tuple) or len(output) != 2:
-            raise self._wrong("what it returns", "a pair: paths, and a weight or None", type(output).__name__)
+            raise self._wrong("its output", "a pair: paths, and a weight or None", type(output).__name__)
         paths, weight = output
         shape = (len(x), self.paths, self.tokens)
         self._check("paths", paths, shape, torch.int64)
         if weight is not None:
             self._check("weight", weight, (len(x), self.tokens), None)
-        # On a GPU the values are not looked at: that would stop the queue.
+        # On a GPU the values are not checked, because reading them would wait for the queued work.
         if paths.device.type == "cpu" and (paths.sort(-1).values != torch.arange(self.tokens)).any():
             raise self._wrong("a path", f"each of the {self.tokens} tokens once", "one missing or twice")
         return paths, weight
@@ -46,12 +46,12 @@ class LearnedOrderModule(nn.Module):
 
 
 def make_order(route: Route, *, width: int, grid: Grid) -> LearnedOrderModule | None:
-    """The module of a layer's learned order; None where the order is fixed."""
+    """The module of a layer's learned order; None for a fixed order."""
     return None if route.learned is None else LearnedOrderModule(route.learned, paths=route.K, width=width, grid=grid)
 
 
 def apply_order(order: LearnedOrderModule | None, x: Tensor) -> tuple[Tensor | None, Tensor]:
-    """The learned paths of each sample, and its tokens [B, L, D] times their weight; a fixed order changes nothing."""
+    """The learned paths of each sample (None for a fixed order), and the tokens [B, L, D] times any weight."""
     if order is None:
         return None, x
     paths, weight = order(x)

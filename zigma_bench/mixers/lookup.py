@@ -1,4 +1,4 @@
-"""Finds the mixer of a block by its name, and makes, prices and checks it. This module imports no torch."""
+"""Find the mixer of a block by name, build it, compute its cost, and check it. This module doesn't import torch."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def mixer_memory(block: BlockOptions, *, grid: Grid, route: Route, backend: str,
     """The activation memory of one layer's mixer, bytes by operator; NotReady for a mixer without an estimate."""
     spec, options = find_mixer(block.mixer)
     if spec.facts.memory is None:
-        raise NotReady(f"the mixer {spec.name!r} of {spec.owner} gives no estimate of its activation memory")
+        raise NotReady(f"the mixer {spec.name!r} of {spec.owner} has no estimate of its activation memory")
     memory = spec.facts.memory(options, block=block, grid=grid, route=route, backend=backend, precision=precision)
     return dict(memory)
 

@@ -1,4 +1,4 @@
-"""The built-in merges: what a plan must know of each, and their registration. This module imports no torch.
+"""The facts about the built-in merges, and their registration. This module doesn't import torch.
 
 K paths, L tokens, E channels of the mixer.
 """
@@ -13,31 +13,31 @@ from zigma_bench.scans.route import Route
 
 
 def weights_of_paths_cost(*, paths: int, channels: int, tokens: int) -> Cost:
-    """`gate`: a linear map with a bias from K E means to K weights."""
+    """The cost of `gate`: a linear map with a bias from K E means to K weights."""
     return Cost.of({"merge": paths * paths * channels + paths}, {"merge": 2 * paths * paths * channels})
 
 
 def weights_of_channels_cost(*, paths: int, channels: int, tokens: int) -> Cost:
-    """`channel-attention`: for each channel a linear map with a bias from K means to K weights."""
+    """The cost of `channel-attention`: for each channel, a linear map with a bias from K means to K weights."""
     return Cost.of({"merge": paths * paths * channels + paths * channels}, {"merge": 2 * paths * paths * channels})
 
 
 def saves_nothing(*, paths: int, channels: int, tokens: int, value_bytes: int) -> dict[str, int]:
-    """A sum, or rows side by side: the backward pass reads no output."""
+    """The memory of a sum or a concatenation: the backward pass reads no output."""
     return {}
 
 
 def saves_outputs(*, paths: int, channels: int, tokens: int, value_bytes: int) -> dict[str, int]:
-    """What a merge with weights multiplies: the output of each path."""
+    """The memory of a merge with weights: the output of each path."""
     return {"merge": paths * value_bytes * tokens * channels}
 
 
 def check_channel_groups(*, route: Route, channels: int) -> None:
-    """As many groups of channels as paths must divide the channels."""
+    """NotReady unless the number of paths divides the number of channels."""
     if channels % route.K:
         raise NotReady(
-            f"the scan gives each of its {route.K} paths a group of channels, and {channels} inner channels are no "
-            f"multiple of {route.K}",
+            f"each of the scan's {route.K} paths needs its own group of channels, and {channels} inner channels are "
+            f"not a multiple of {route.K}",
             do="choose another width, or fewer paths",
         )
 
@@ -47,12 +47,12 @@ MERGES = {
     "mean": ("MeanMerge", "The mean of the paths' outputs.", MergeFacts(memory=saves_nothing)),
     "concat": (
         "ConcatMerge",
-        "Each path works on a group of channels of its own, and the groups are put side by side.",
+        "Each path processes its own group of channels, and the groups are concatenated.",
         MergeFacts(memory=saves_nothing, check=check_channel_groups, splits_channels=True),
     ),
     "gate": (
         "GateMerge",
-        "A sum with a weight for each sample and path, a softmax over the paths.",
+        "A sum with a weight for each sample and path, by a softmax over the paths.",
         MergeFacts(cost=weights_of_paths_cost, memory=saves_outputs),
     ),
     "channel-attention": (
@@ -62,18 +62,18 @@ MERGES = {
     ),
     "scatter": (
         "ScatterMerge",
-        "The paths share the tokens out, and each writes its own.",
+        "The tokens are divided among the paths, and each path writes its own tokens.",
         MergeFacts(memory=saves_nothing, gate="merged", splits_tokens=True),
     ),
     "cascade": (
         "SumMerge",
-        "Stages of paths, each of which reads the sum that the stage before it wrote.",
+        "The paths form stages, and each stage reads the sum of the previous one.",
         MergeFacts(memory=saves_nothing, gate="merged", has_stages=True),
     ),
 }
 
 
 def register_built_in_merges(register: Callable[..., None]) -> None:
-    """Every merge above."""
+    """Register every merge above."""
     for name, (module, doc, facts) in MERGES.items():
         register(name, f"zigma_bench.mixers.merges:{module}", doc=doc, facts=facts)

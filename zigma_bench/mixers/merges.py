@@ -1,8 +1,8 @@
-"""How the outputs of a layer's paths become one: y_1 .. y_K [B, L, E] -> [B, L, E].
+"""The merges: combine the outputs of a layer's paths, y_1 .. y_K [B, L, E] -> [B, L, E].
 
-Source: gate, after RSMamba (KyanChen/RSMamba `mmpretrain/rsmamba/models/models.py`), which weighs the paths behind
-out_proj and without a bias; channel attention, MaIR's sequence shuffle attention (XLearning-SCU/2025-CVPR-MaIR). Both
-start as the plain mean and the plain sum. `merge_facts.py` registers them.
+Source: the gate follows RSMamba (KyanChen/RSMamba `mmpretrain/rsmamba/models/models.py`), which weights the paths after
+out_proj and without a bias; channel attention is MaIR's sequence shuffle attention (XLearning-SCU/2025-CVPR-MaIR). At
+initialization they are the plain mean and the plain sum. `merge_facts.py` registers the merges.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class SumMerge(nn.Module):
         super().__init__()
 
     def forward(self, outputs: Sequence[Tensor]) -> Tensor:
-        return functools.reduce(torch.add, outputs)  # not torch.sum, which autocast takes to float32 on a GPU
+        return functools.reduce(torch.add, outputs)  # not torch.sum, which autocast computes in float32 on a GPU
 
 
 class MeanMerge(SumMerge):
@@ -35,7 +35,7 @@ class MeanMerge(SumMerge):
 
 
 class ConcatMerge(nn.Module):
-    """Channel groups side by side: K of [B, L, E / K] -> [B, L, E]."""
+    """The concatenation of the channel groups: K of [B, L, E / K] -> [B, L, E]."""
 
     def __init__(self, paths: int, channels: int) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class ConcatMerge(nn.Module):
 
 
 class GateMerge(nn.Module):
-    """Weights of a sample, one a path: softmax of a linear map of all paths' means over the tokens."""
+    """A weighted sum with a weight per sample and path: the softmax of a linear map of all paths' means over tokens."""
 
     def __init__(self, paths: int, channels: int) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class GateMerge(nn.Module):
 
 
 class ChannelAttentionMerge(nn.Module):
-    """Weights of a sample, one a path and channel: 2 sigmoid of a map, for each channel, of its K means."""
+    """A weighted sum with a weight per sample, path and channel: 2 sigmoid of a linear map of the channel's K means."""
 
     def __init__(self, paths: int, channels: int) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class ChannelAttentionMerge(nn.Module):
 
 
 class ScatterMerge(nn.Module):
-    """Each path's rows at the tokens that it visited: K pairs of [V] and [B, V, E], and x [B, L, E] -> [B, L, E]."""
+    """Writes each path's rows to its tokens: K pairs (tokens [V], rows [B, V, E]) and x [B, L, E] -> [B, L, E]."""
 
     def __init__(self, paths: int, channels: int) -> None:
         super().__init__()

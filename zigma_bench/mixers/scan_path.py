@@ -1,8 +1,8 @@
 """How one path of a route reads and writes the rows of the stream.
 
-A path of all tokens is handed to the operators, which read and write rows through it. Only a path with pads or with a
-part of the tokens gathers its rows and puts them back, and so does a path of each sample. B batch, L tokens, S steps,
-V visited tokens, E channels, P pads.
+A path over all tokens is passed to the operators, which read and write rows through it. A path with pads, a path over a
+part of the tokens, and a learned path, which differs between samples, gather their rows and scatter them back. B batch,
+L tokens, S steps, V visited tokens, E channels, P pads.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from zigma_bench.scans.route import PAD, Route
 
 
 class ScanPath(nn.Module):
-    """One path of a route, as buffers: how its rows are read and written, where its state starts anew."""
+    """One path of a route as buffers: how its rows are read and written, and where its segments start."""
 
     path: Tensor | None
     rows: Tensor | None
@@ -29,12 +29,14 @@ class ScanPath(nn.Module):
     def __init__(self, route: Route, number: int) -> None:
         super().__init__()
         path = torch.from_numpy(route.paths[number].copy())
-        in_place = not route.merge_facts.splits_tokens and route.pad_count == 0  # a path of all tokens: no gather
+        in_place = (
+            not route.merge_facts.splits_tokens and route.pad_count == 0
+        )  # a path over all tokens needs no gather
         rows = path.clone()
         if route.pads is not None:
-            rows[path == PAD] = route.tokens + torch.from_numpy(route.pads[number].copy())  # behind the tokens
+            rows[path == PAD] = route.tokens + torch.from_numpy(route.pads[number].copy())  # pads come after the tokens
         else:
-            rows[path == PAD] = route.tokens  # the row of zeros behind the tokens
+            rows[path == PAD] = route.tokens  # the row of zeros after the tokens
         segment_starts, ids = route.segment_starts, route.step_feature
         features = None if ids is None else torch.from_numpy(ids[number].copy())
         if features is not None and in_place:  # by row instead of by step
@@ -52,31 +54,31 @@ class ScanPath(nn.Module):
         self.register_buffer(name, values, persistent=False)
 
     def follow(self, branch: Callable[..., Tensor], x: Tensor, z: Tensor | None, pads: Tensor | None) -> Tensor:
-        """x, z [B, L, E] -> [B, L, E] along a path of all tokens, gated by SiLU(z) if there is a z; pads [P, E]."""
+        """x, z [B, L, E] -> [B, L, E] along a path over all tokens, gated by SiLU(z) if there is a z; pads [P, E]."""
         if self.visited is None:
             return branch(x, z, self.path, self.segment_starts, self.features)
         y = put_back([self.write_part(branch, self.read_part(with_pads(x, pads)))], x)
         return y if z is None else y * nn.functional.silu(z)
 
     def read_part(self, rows: Tensor) -> Tensor:
-        """What each step reads: rows [B, L + P, E] of the tokens and the pads -> [B, S, E]."""
+        """Gather the row of each step: rows [B, L + P, E] of the tokens and the pads -> [B, S, E]."""
         assert self.rows is not None
         return rows.index_select(1, self.rows)
 
     def write_part(self, branch: Callable[..., Tensor], rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The tokens that the path visits [V], and what it writes there [B, V, E]; rows [B, S, E] in its order."""
+        """Run the branch on rows [B, S, E] in path order; returns visited tokens [V] and their outputs [B, V, E]."""
         assert self.visited is not None and self.steps is not None
         return self.visited, branch(rows, None, None, self.segment_starts, self.features).index_select(1, self.steps)
 
 
 class SamplePath:
-    """A learned path of each sample [B, L]: rows are gathered, mixed in the order of the path, and put back."""
+    """A learned path per sample [B, L]: rows are gathered, mixed in path order, and scattered back."""
 
     def __init__(self, path: Tensor) -> None:
         self.path = path[..., None]
 
     def follow(self, branch: Callable[..., Tensor], x: Tensor, z: Tensor | None, pads: Tensor | None) -> Tensor:
-        """As of `ScanPath`; a learned path has no pads."""
+        """See `ScanPath.follow`; a learned path has no pads."""
         assert pads is None
         z = None if z is None else z.gather(1, self.path.expand_as(z))
         y = branch(x.gather(1, self.path.expand_as(x)), z, None, None, None)
@@ -84,18 +86,19 @@ class SamplePath:
 
 
 def with_pads(x: Tensor, pads: Tensor | None) -> Tensor:
-    """x [B, L, E] with the rows that pads read [P, E] behind it."""
+    """Append the rows of pads [P, E] to x [B, L, E] -> [B, L + P, E]."""
     return x if pads is None else torch.cat((x, pads.to(x.dtype).expand(len(x), -1, -1)), 1)
 
 
 def put_back(parts: Sequence[tuple[Tensor, Tensor]], like: Tensor) -> Tensor:
-    """The rows [.., E] of paths that together visit every token once, each at its token: [B, L, E] for [B, L, ..]."""
+    """Write the rows [.., E] of paths that together visit every token once to their tokens: [B, L, E], with `like`
+    [B, L, ..]."""
     visited, rows = (torch.cat(items, dim) for items, dim in zip(zip(*parts, strict=True), (0, 1), strict=True))
     return like.new_empty(*like.shape[:2], rows.shape[-1]).index_copy(1, visited, rows.to(like.dtype))
 
 
 class PadTable(nn.Module):
-    """The rows that pads of a path read, [P, C]: learned ones, or zeros."""
+    """The input rows of pads, [P, C]: learned, or zeros."""
 
     table: Tensor
 
@@ -112,7 +115,7 @@ class PadTable(nn.Module):
 
 
 def make_pads(route: Route, channels: int, *, learned: bool = True) -> PadTable | None:
-    """The rows that the route's pads read, or None. `learned`: a table, where the route names its rows; else zeros."""
+    """The input rows of the route's pads, or None; they are learned if `learned` and the route has `pads`."""
     if not route.pad_count:
         return None
     return PadTable(route.pad_rows, channels, learned=learned and route.pad_rows > 0)

@@ -1,1 +1,1 @@
-"""The operators that know the order of tokens, and the backends that compute them."""
+"""The operators that depend on the order of tokens, and the backends that compute them."""

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 class OperatorArguments:
     """The arguments of one call of an operator, passed whole to the backend.
 
-    Any tensor may have a leading dimension K, one slice for each of K paths; the others are shared by all paths.
-    `DIMENSIONS`: the tensors, with their number of dimensions for one path; `ORDERS`: those of them that hold steps and
-    rows (int64); `SWITCHES`: the fields that are no tensors.
+    Any tensor may have a leading dimension K, with one slice per path; the others are shared by all paths.
+    `DIMENSIONS`: the tensors, with their number of dimensions for one path; `ORDERS`: those of them that contain steps
+    or rows (int64); `SWITCHES`: the fields that aren't tensors.
     """
 
     OPERATOR: ClassVar[str]
@@ -37,7 +37,7 @@ class OperatorArguments:
         return {name: getattr(self, name) for name in self.DIMENSIONS}
 
     def numbers(self) -> dict[str, Tensor | None]:
-        """The tensors of floating numbers by name."""
+        """The floating-point tensors by name."""
         return {name: getattr(self, name) for name in self.DIMENSIONS if name not in self.ORDERS}
 
     def with_tensors(self, tensors: Mapping[str, Tensor | None]) -> Self:
@@ -94,7 +94,7 @@ class OperatorArguments:
 def compute_paths(arguments: OperatorArguments, rows: Tensor, backend: str) -> Sequence[Tensor] | Tensor:
     """The operator's output for each path: [K, ..] or K tensors, in the dtype of `rows`, the first argument.
 
-    All arguments are checked first, those of each path.
+    All arguments are checked first, separately for each path.
     """
     operator, chosen = arguments.OPERATOR, backend_named(backend, where=arguments.OPERATOR)
     implementation = implementation_of(operator, chosen, rows.device.type)
@@ -127,21 +127,21 @@ def check_sequence(name: str, tensor: Tensor, *, where: str) -> None:
     """Raise UsageError unless the tensor is floating [B, L, E] and not empty."""
     if tensor.dim() != 3 or 0 in tensor.shape:
         raise UsageError(
-            f"{name} has a wrong shape", where=where, expected="[B, L, E], none of them 0", got=tuple(tensor.shape)
+            f"{name} has a wrong shape", where=where, expected="[B, L, E], all at least 1", got=tuple(tensor.shape)
         )
     _check_floating(name, tensor, where=where)
 
 
 def _check_floating(name: str, tensor: Tensor, *, where: str) -> None:
     if not tensor.dtype.is_floating_point:
-        raise UsageError(f"{name} has a wrong dtype", where=where, expected="floating numbers", got=tensor.dtype)
+        raise UsageError(f"{name} has a wrong dtype", where=where, expected="a floating-point dtype", got=tensor.dtype)
 
 
 def check_path(path: Tensor | None, like: Tensor, *, where: str) -> None:
     """Raise UsageError unless the path is int64 [L] on the device of `like` [B, L, E] and visits every row once.
 
-    The values are not checked on a GPU, where reading them would wait for all queued work, nor while PyTorch traces,
-    when there are none. The plan has checked them.
+    The values are not checked on a GPU, where reading them would wait for all queued work, or while PyTorch traces,
+    when there are no values. The plan has checked them already.
     """
     if path is None:
         return
@@ -169,10 +169,10 @@ def _visits_each_once(path: Tensor) -> bool:
 
 
 def check_segment_starts(segment_starts: Tensor | None, like: Tensor, *, where: str) -> None:
-    """Raise UsageError unless `segment_starts` is int64 [L] on the device of `like` [B, L, E] and holds segment starts.
+    """Raise UsageError unless `segment_starts` is int64 [L] on the device of `like` [B, L, E] with valid values.
 
-    The first one is 0; entry i is i where a segment starts, else like entry i - 1. Values are checked where
-    `check_path` checks those of a path.
+    Entry 0 is 0; entry i is i if a segment starts at step i, else it equals entry i - 1. The values are checked in the
+    same cases as in `check_path`.
     """
     if segment_starts is None:
         return
@@ -182,7 +182,7 @@ def check_segment_starts(segment_starts: Tensor | None, like: Tensor, *, where: 
     if not _has_values(segment_starts):
         return
     wrong = (segment_starts != torch.arange(len(segment_starts))) & (segment_starts != segment_starts.roll(1))
-    wrong[0] = segment_starts[0] != 0  # the roll has compared it with the last step
+    wrong[0] = segment_starts[0] != 0  # roll compared step 0 with the last step
     if wrong.any():
         step = int(wrong.nonzero()[0])
         raise UsageError(

@@ -1,6 +1,6 @@
-"""A backend: one way to compute the operators, with what it needs of the machine and what it supports. No torch.
+"""A backend: one way to compute the operators, with its requirements and what it supports. Doesn't import torch.
 
-A backend is registered in `ops/backends/__init__.py` and holds an `Implementation` of each operator that it computes.
+A backend is registered in `ops/backends/__init__.py` and has an `Implementation` of each operator that it computes.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ def accept_all(arguments: Any) -> None:
 class Implementation:
     """One operator as a backend computes it.
 
-    `apply` computes it from the operator's arguments, an object of `ops.arguments`; it imports the module with the
-    kernels itself, so that a choice of backends imports no torch. `refuse` returns the error for arguments that the
-    kernels don't support, else None. `several_paths`: `apply` takes all K paths in one call, every argument with its
-    leading dimension K; else it is called once for each path. `reads_half_precision`: the kernels read rows of 16 bits;
-    else all numbers are converted to the dtype of the computation before the call. `dtypes`: those that the arguments
-    may have, if not those of the backend.
+    `apply` computes it from the operator's arguments (`OperatorArguments`). It imports the module of the kernels
+    itself, so that choosing a backend doesn't import torch. `refuse` returns the error for arguments that the kernels
+    don't support, else None. `several_paths`: `apply` computes all K paths in one call, and every argument has the
+    leading dimension K; else it is called once per path. `reads_half_precision`: the kernels read 16-bit rows; else all
+    floating-point tensors are converted to the dtype of the computation before the call. `dtypes`: the dtypes that the
+    arguments may have, if they differ from those of the backend.
     """
 
     apply: Callable[[Any], Any]
@@ -45,10 +45,10 @@ class Implementation:
 class SavedMemory:
     """What the operators of a backend save for the backward pass, for the formulas that estimate activation memory.
 
-    `steps_per_state`: the selective scan saves the state before every so many steps. `copies_half_precision`: it saves
-    float32 copies of rows of 16 bits. `saves_rows_in_order`: it saves rows in scan order, and the sums before SiLU.
+    `steps_per_state`: the selective scan saves the state once every so many steps. `copies_half_precision`: it saves
+    float32 copies of 16-bit rows. `saves_rows_in_order`: it saves rows in scan order, and the inputs of SiLU.
     `recomputes_mixer`: a Mamba mixer is one operator, which recomputes u, delta and (for a sum of paths) y.
-    `norm_is_one_kernel`: PyTorch's norm saves its input only, not also its normalized input.
+    `norm_is_one_kernel`: PyTorch's norm saves only its input, not its normalized input.
     """
 
     steps_per_state: int
@@ -62,14 +62,14 @@ class SavedMemory:
 class Backend:
     """One way to compute the operators.
 
-    `device_types`: where it runs. `dtypes`: those that its arguments may have. `find_problem` returns the reason why it
-    can't run on this machine, with what to do, or None. `place`: where a person can run it, for error messages.
-    `operators`: an implementation by the name of its operator. `auto_rank`: `auto` chooses the backend of the lowest
-    rank that runs, never one without a rank. `reads_through_path`: its kernels read and write rows through a path; else
-    rows are gathered before each operator. `traceable`: `torch.compile` can trace its calls. `loops_in_python`: a
-    Python loop over the steps, too slow to time at length. `fuses_residual`: a network computes gate, residual, norm
-    and modulation between two mixers by the operator `residual_norm`. `fuses_modulation`: its `modulated_norm` is one
-    pass. `memory` is None if no formula describes what it saves.
+    `device_types`: the devices on which it runs. `dtypes`: the dtypes that its arguments may have. `find_problem`
+    returns the reason why it can't run on this machine, with what to do, or None. `place`: the kind of machine that it
+    needs, for error messages. `operators`: the implementations by operator name. `auto_rank`: `auto` chooses the
+    backend with the lowest rank that can run, and never one without a rank. `reads_through_path`: its kernels read and
+    write rows through a path; else rows are gathered before each operator. `traceable`: `torch.compile` can trace its
+    calls. `loops_in_python`: it loops over the steps in Python, too slowly for long timings. `fuses_residual`: networks
+    compute gate, residual, norm and modulation between two mixers by the operator `residual_norm`. `fuses_modulation`:
+    its `modulated_norm` is one pass. `memory` is None if no formula describes what it saves.
     """
 
     name: str
@@ -91,7 +91,7 @@ class Backend:
         return device_type in self.device_types
 
     def check_device(self, device_type: str) -> None:
-        """Raise NotReady if the backend runs on other devices only."""
+        """Raise NotReady if the backend doesn't run on this type of device."""
         if not self.runs_on(device_type):
             raise NotReady(
                 f"the backend {self.name!r} doesn't run on this device",
@@ -101,7 +101,7 @@ class Backend:
             )
 
     def check_machine(self) -> None:
-        """Raise NotReady if this machine lacks what the backend needs."""
+        """Raise NotReady if this machine doesn't meet the backend's requirements."""
         if (problem := self.find_problem()) is not None:
             raise problem
 
@@ -128,7 +128,7 @@ class Backend:
 
 
 def refuse_segments(backend: str, arguments: Any) -> NotReady | None:
-    """The error of kernels without segments, if the arguments have some."""
+    """The error of kernels that don't support segments, if the arguments have segments."""
     if arguments.segment_starts is None:
         return None
     return NotReady(
@@ -137,21 +137,22 @@ def refuse_segments(backend: str, arguments: Any) -> NotReady | None:
 
 
 def refuse_initial_state(backend: str, arguments: Any) -> NotReady | None:
-    """The error of kernels that start from a state of zero, if the arguments have another."""
+    """The error of kernels that start from a zero state, if the arguments have an initial state."""
     if arguments.initial is None:
         return None
     return NotReady(
-        f"the kernels of the backend {backend!r} start from a state of zero", do="choose the backend 'fused' or 'torch'"
+        f"the kernels of the backend {backend!r} don't support an initial state",
+        do="choose the backend 'fused' or 'torch'",
     )
 
 
 def refuse_many_states(backend: str, most: int, arguments: Any) -> NotReady | None:
-    """The error of kernels that hold at most so many states in registers."""
+    """The error of kernels that support at most `most` states per channel, if the arguments have more."""
     states = arguments.A.shape[-1]
     if states <= most:
         return None
     return NotReady(
-        f"the kernels of the backend {backend!r} hold fewer states in registers",
+        f"the kernels of the backend {backend!r} don't support so many states",
         expected=f"at most {most}",
         got=states,
         do="choose the backend 'torch'",

@@ -1,6 +1,7 @@
-"""The machine's C++ compiler, the shared libraries that it builds at first use, and tensors as C++ reads them.
+"""The machine's C++ compiler, the shared libraries that it builds at first use, and the layout of tensors for C++.
 
-Libraries are cached in $ZIGMA_BENCH_CACHE, or ~/.cache/zigma-bench, each named by the hash of all that it depends on.
+Libraries are cached in $ZIGMA_BENCH_CACHE, or ~/.cache/zigma-bench, and named by the hash of everything that they
+depend on.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def require_compiler() -> str:
     """The path of a C++ compiler, or NotReady."""
     if (compiler := find_compiler()) is None:
         raise NotReady(
-            "the backend 'cpu' needs a C++ compiler and none was found",
+            "the backend 'cpu' needs a C++ compiler, and none was found",
             expected="c++, g++ or clang++ on the PATH, or the environment variable CXX",
             got=os.environ.get("CXX"),
             do="install one (Debian: apt install g++; conda: gxx), or choose the backend 'torch' or 'auto'",
@@ -70,9 +71,9 @@ def load_library(source: Path) -> ctypes.CDLL:
 
 
 def declare_function(function: Any, arguments: type[ctypes.Structure]) -> None:
-    """Declare a C function that takes a structure and returns 1 if it has no memory, which raises MemoryError."""
+    """Declare a C function of one structure; its return value 1 (out of memory) raises MemoryError."""
 
-    def check(failed: int, called: Any, given: Any) -> None:
+    def check(failed: int, called: Any, arguments: Any) -> None:
         if failed:
             raise MemoryError(f"{called.__name__} of the backend 'cpu' can't allocate memory")
 
@@ -80,7 +81,7 @@ def declare_function(function: Any, arguments: type[ctypes.Structure]) -> None:
 
 
 class RowsView(ctypes.Structure):
-    """A float32 [B, L, E] array in C++: `Rows` of simd.h. Null without a tensor."""
+    """A float32 [B, L, E] array in C++: `Rows` of simd.h. A null pointer stands for None."""
 
     _fields_ = (("data", ctypes.c_void_p), ("batch_stride", ctypes.c_int64), ("row_stride", ctypes.c_int64))
 
@@ -91,7 +92,7 @@ class RowsView(ctypes.Structure):
 
 
 def address(tensor: Tensor | None) -> int | None:
-    """The address of a contiguous tensor's first number; None (null) without a tensor."""
+    """The address of a contiguous tensor's first number; None (a null pointer) for None."""
     assert tensor is None or tensor.is_contiguous()
     return None if tensor is None else tensor.data_ptr()
 
@@ -113,7 +114,7 @@ def _version(compiler: str) -> bytes:
 
 
 def _processor() -> str:
-    """The processor's model and features: a library for another one may use instructions that this one doesn't have."""
+    """The processor's model and features: a library for another processor may use instructions that it doesn't have."""
     information = Path("/proc/cpuinfo")
     if not information.exists():
         return f"{platform.machine()} {platform.processor()}"

@@ -52,7 +52,7 @@ class MambaInnerArguments:
     def with_projections_cast(self) -> MambaInnerArguments:
         """The arguments with x_proj, dt_proj and out_proj in the dtype of xz.
 
-        Each pass casts them once: the backward pass makes them again instead of saving them.
+        Each pass casts them once; the backward pass casts them again, to save memory.
         """
         dtype = self.xz.dtype
         out_proj = None if self.out_proj is None else self.out_proj.to(dtype)
@@ -68,7 +68,7 @@ class MambaInnerArguments:
         return CausalConvArguments(x, *weights, contiguous(self.path), contiguous(self.segment_starts), True)
 
     def scan_arguments(self, u: Tensor, projected: Tensor) -> SelectiveScanArguments:
-        """Those of the scan, from u and its projections [K, B, L, R + 2N]; dt_proj has their dtype."""
+        """The arguments of the scan, from u and its projections [K, B, L, R + 2N]; dt_proj has their dtype."""
         rank, states = self.dt_proj.shape[2], self.A.shape[2]
         delta = _multiply_paths(projected.flatten(1, 2)[..., :rank], self.dt_proj.mT).view_as(u)
         B, C = projected[..., rank : rank + states], projected[..., rank + states :]
@@ -161,7 +161,7 @@ def _run_backward(grad: Tensor, projected: Tensor, saved: Tensor, *fields: Any) 
     a, wide = weights.with_projections_cast(), weights.x_proj.dtype  # all weights have one dtype
     one_path = len(a.A) == 1
     grad_xz = torch.empty_like(a.xz, memory_format=torch.contiguous_format)
-    halves = grad_xz[None].chunk(2, dim=-1)  # one path writes them directly; until then, the first holds u
+    halves = grad_xz[None].chunk(2, dim=-1)  # one path writes them directly; until then, the first half contains u
     conv = a.conv_arguments()
     u = run_conv_kernel(conv, y=halves[0] if one_path else None)
     found, grad_out_proj = _scan_backward(a, grad, u, projected, saved, halves[1] if one_path else None, wide)
@@ -187,7 +187,7 @@ def _scan_backward(
     scan = a.scan_arguments(u, projected)
     grad_y = grad if a.out_proj is None else (grad @ a.out_proj).expand_as(u)
     y = None
-    if a.out_proj is not None:  # y is computed again; that of one path overwrites the rows of its gradient
+    if a.out_proj is not None:  # y is recomputed; for a single path, it overwrites its own gradient
         y = grad_y if len(a.A) == 1 else torch.empty_like(u)
     found = run_backward_kernels(scan, dense_rows(grad_y), saved, grad_z=grad_z, y=y, grad_delta=scan.delta)
     if y is None:

@@ -1,4 +1,4 @@
-"""Matrix products with float32 sums: the gradients of weights, from rows of 16 bits."""
+"""Matrix products with float32 sums, for the gradients of weights from 16-bit rows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def multiply_matrices(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-    """a b in `dtype`, for a [I, J] or [K, I, J] and b alike. On an NVIDIA GPU the sums are rounded once, to `dtype`."""
+    """The product of a [I, J] and b, or of [K, I, J] each, in `dtype`. On an NVIDIA GPU, sums are rounded only once."""
     if a.dtype == dtype:
         return a @ b
     if not a.is_cuda or torch.version.hip is not None or dtype != torch.float32:

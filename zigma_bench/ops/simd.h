@@ -1,6 +1,6 @@
 // Vectors of LANES floats, the few functions that the operators need, and a loop over tasks on threads.
 //
-// The vector is as wide as the machine's registers: wider ones go through memory and are many times slower.
+// A vector is as wide as the machine's registers, because wider vectors go through memory and are many times slower.
 #pragma once
 #include <dlfcn.h>
 
@@ -75,7 +75,7 @@ static inline void copy(vec* to, const vec* from, int64_t count) {
   std::memcpy(reinterpret_cast<char*>(to), from, static_cast<size_t>(count) * sizeof(vec));
 }
 
-// [count, width] floats, count at most LANES here as in `load`, to vectors [width] and back.
+// Transposes [count, width] floats, with count at most LANES, to vectors [width] and back.
 static inline void transposed(const float* rows, int64_t count, int64_t width, vec* out) {
   float* flat = reinterpret_cast<float*>(out);
   clear(out, width);
@@ -89,7 +89,7 @@ static inline void transpose_back(const vec* columns, int64_t count, int64_t wid
     for (int64_t k = 0; k < width; k++) out[i * width + k] = flat[k * LANES + i];
 }
 
-// x, or the bound where x is beyond it; NaN stays NaN.
+// x, limited to a bound; NaN stays NaN.
 static inline vec at_least(vec x, float bound) {
 #if LANES == 16
   return (vec)_mm512_max_ps((__m512)splat(bound), (__m512)x);
@@ -110,7 +110,7 @@ static inline vec at_most(vec x, float bound) {
 #endif
 }
 
-// 1.5 * 2^23: a small x added to it is rounded to a whole number, which then stands in the lowest bits.
+// 1.5 * 2^23: adding a small x rounds it to a whole number, which is then in the lowest bits.
 static constexpr float ROUND = 12582912.0f;
 
 // 2^f on [-0.5, 0.5]: 1 + f * (...), minimax, relative error 9.2e-8 before rounding.
@@ -126,16 +126,16 @@ static inline vec exp2_fraction(vec f) {
 // p * 2^whole, by adding to the exponent's bits: p from 2^-0.5 to 2^0.5, `rounded` = whole + ROUND.
 static inline vec scale_by_exp2(vec p, vec rounded) { return (vec)((ivec)p + ((ivec)rounded << 23)); }
 
-// 2^t for t in [-126, 127.49], and at the bounds beyond. The rounding of t is the caller's: relative error
-// 3e-7 + 6e-8 * |t|. No vscalef nor vreduce: on some processors they take as long as all the rest.
+// 2^t, with t limited to [-126, 127.49]. Including the rounding of t by the caller, the relative error is
+// 3e-7 + 6e-8 * |t|. vscalef and vreduce aren't used, because on some processors they take as long as everything else.
 static inline vec exp2_of(vec t) {
   t = at_most(at_least(t, -126.0f), 127.49f);
   const vec rounded = t + ROUND;
   return scale_by_exp2(exp2_fraction(t - (rounded - ROUND)), rounded);
 }
 
-// exp(x) as 2^whole * 2^f, with f from x - whole * log(2) in two parts, the first of few bits so that it is exact:
-// relative error below 3e-7 wherever exp(x) is a normal float.
+// exp(x) as 2^whole * 2^f. whole * log(2) is subtracted from x in two parts, the first of few bits so that it is exact.
+// The relative error is below 3e-7 if exp(x) is a normal float.
 static inline vec exp_of(vec x) {
   x = at_most(at_least(x, -87.33f), 88.0f);
   const vec rounded = x * LOG2E + ROUND, whole = rounded - ROUND;
@@ -143,7 +143,8 @@ static inline vec exp_of(vec x) {
   return scale_by_exp2(exp2_fraction(rest * LOG2E), rounded);
 }
 
-// 1 / x for x from 1 to 2^127, zero where that is denormal: a division takes as long as thirty other operations.
+// 1 / x for x from 1 to 2^127, zero if the result is denormal; faster than a division, which takes as long as thirty
+// other operations.
 static inline vec reciprocal(vec x) {
 #if LANES == 16
   vec r = (vec)_mm512_rcp14_ps((__m512)x);
@@ -155,7 +156,7 @@ static inline vec reciprocal(vec x) {
 
 static inline vec magnitude(vec x) { return x < 0.0f ? -x : x; }
 
-// log(1 + w), w in [0, 1], as 2 artanh(w / (2 + w)); relative error 2e-7 also where w is tiny.
+// log(1 + w), w in [0, 1], as 2 artanh(w / (2 + w)); relative error 2e-7, even for tiny w.
 static inline vec log1p_of(vec w) {
   vec s = w * reciprocal(2.0f + w), r = s * s;
   vec p = splat(0.121447798f);
@@ -166,7 +167,7 @@ static inline vec log1p_of(vec w) {
   return 2.0f * s * (p * r + 1.0f);
 }
 
-// softplus(x) = log(1 + e^x) and its slope, the logistic function of x.
+// softplus(x) = log(1 + e^x) and its derivative, the logistic function of x.
 static inline vec softplus_of(vec x, vec* slope) {
   vec w = exp_of(-magnitude(x)), inverse = reciprocal(1.0f + w);
   *slope = x < 0.0f ? w * inverse : inverse;
@@ -181,7 +182,7 @@ static inline vec logistic(vec x) { return reciprocal(1.0f + exp_of(-x)); }
 #define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, ivec{__VA_ARGS__})
 #endif
 
-// Sums of neighbours: those of a, then those of b.
+// Sums of adjacent lanes: those of a, then those of b.
 static inline vec pair_sums(vec a, vec b) {
 #if LANES == 16
   return SHUFFLE(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30) +
@@ -193,7 +194,7 @@ static inline vec pair_sums(vec a, vec b) {
 #endif
 }
 
-// out[i] = the sum of all lanes of v[i]: LANES vectors at a time as a tree, always in the same order.
+// out[i] = the sum of all lanes of v[i], for LANES vectors at a time, as a tree in a fixed order.
 static inline void lane_sums(const vec* v, int64_t count, float* out) {
   for (int64_t start = 0; start < count; start += LANES) {
     vec tree[LANES];
@@ -205,7 +206,7 @@ static inline void lane_sums(const vec* v, int64_t count, float* out) {
   }
 }
 
-// Vectors of scratch memory, aligned, not cleared.
+// Scratch memory for vectors, aligned and not cleared.
 struct Scratch {
   vec* data;
   explicit Scratch(int64_t count)
@@ -215,7 +216,7 @@ struct Scratch {
   Scratch& operator=(const Scratch&) = delete;
 };
 
-// Denormal floats are taken as zero while this lives: a decayed state would cost a hundred cycles an operation.
+// While this object exists, denormal floats count as zero; otherwise a decayed state would cost 100 cycles per operation.
 struct FlushDenormals {
 #if defined(__x86_64__)
   unsigned before = _mm_getcsr();
@@ -224,16 +225,16 @@ struct FlushDenormals {
 #endif
 };
 
-// GOMP_parallel(body, data, threads, flags) of the OpenMP runtime that torch has loaded, or null where it has another.
-// Its threads wait in a loop for a while after each of torch's operators: threads of our own would have to share the
-// cores with them.
+// GOMP_parallel(body, data, threads, flags) of the OpenMP runtime that torch has loaded, or null for another runtime. Its
+// threads busy-wait for a while after each of torch's operators, so other threads would have to share the cores with
+// them.
 typedef void (*Parallel)(void (*)(void*), void*, unsigned, unsigned);
 static Parallel torch_threads() {
   static const Parallel found = reinterpret_cast<Parallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
   return found;
 }
 
-// Calls run() on so many threads at once, or on fewer where the system gives no more.
+// Calls run() on so many threads at once, or on fewer if the system can't start more.
 template <class Run>
 static void on_threads(int64_t threads, const Run& run) {
   if (threads <= 1) return run();
@@ -253,9 +254,10 @@ static void on_threads(int64_t threads, const Run& run) {
   for (auto& thread : others) thread.join();
 }
 
-// Calls make(): a worker, once a thread; then worker(task) for tasks 0 .. tasks - 1, each on whichever thread is free.
-// Tasks must write to places of their own: the result then is the same for any number of threads. Where a thread gets
-// no memory, std::bad_alloc leaves this once all have ended: none may leave a thread, nor OpenMP's parallel region.
+// Calls make() once per thread for a worker; then worker(task) for tasks 0 .. tasks - 1, each on any free thread. Each
+// task must write to its own memory, so that the result is the same for any number of threads. If a thread runs out of
+// memory, std::bad_alloc is thrown after all threads have ended, because no exception may leave a thread or OpenMP's
+// parallel region.
 template <class Make>
 static void for_each_task(int64_t tasks, int64_t threads, const Make& make) {
   std::atomic<int64_t> next{0};
@@ -272,7 +274,7 @@ static void for_each_task(int64_t tasks, int64_t threads, const Make& make) {
   if (starved) throw std::bad_alloc();
 }
 
-// What a call from Python answers: 0, or 1 where memory ran out. An exception must not reach Python, which is C.
+// The return value of a call from Python: 0, or 1 if memory ran out. C++ exceptions must not propagate into Python.
 template <class Run>
 static int answer(const Run& run) {
   try {
@@ -283,8 +285,8 @@ static int answer(const Run& run) {
   }
 }
 
-// Channels in blocks of LANES, and the blocks in groups: a task is one batch entry and one group. The shape alone
-// decides, never the number of threads, so that sums have one order.
+// Channels are divided into blocks of LANES, and blocks into groups; a task is one sample and one group. The division
+// depends only on the shape, not on the number of threads, so that sums have a fixed order.
 struct Groups {
   int64_t blocks, count;
   Groups(int64_t channels, int64_t batch) : blocks((channels + LANES - 1) / LANES) {

@@ -1,4 +1,4 @@
-"""The card on which Triton kernels run, and the strides that a kernel takes."""
+"""The GPU on which Triton kernels run, and the strides of their arguments."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 
-def find_card(device: torch.device) -> tuple[int, int]:
-    """Processors of a card and lanes of a warp; on a CPU, which interprets kernels, programs run one after another."""
+def gpu_parallelism(device: torch.device) -> tuple[int, int]:
+    """A GPU's multiprocessors and lanes per warp; a CPU counts as one, since interpreted programs run one by one."""
     if device.type == "cpu":
         return 1, 32
     found = torch.cuda.get_device_properties(device)
     return int(found.multi_processor_count), int(found.warp_size)
 
 
-def use_card(device: torch.device) -> AbstractContextManager[Any]:
-    """Make the card of the tensors the current one, on which Triton launches."""
+def use_gpu(device: torch.device) -> AbstractContextManager[Any]:
+    """A context in which the GPU of the tensors is current, because Triton launches on the current GPU."""
     return nullcontext() if device.type == "cpu" else torch.cuda.device(device)
 
 

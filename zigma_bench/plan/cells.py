@@ -57,8 +57,8 @@ class Match(Strict):
     """How size_match changed the options of a cell's network.
 
     The network has the size `achieved` (parameters or FLOPs); its `target` is the size of the row `reference`. `given`
-    holds the suite's values of the changed options and `chosen` their new values; both are empty if nothing changed.
-    Heads that the suite left open are only in `chosen`.
+    contains the suite's values of the changed options and `chosen` the new values; both are empty if nothing changed.
+    Heads that the suite left open are only in `chosen`. The field names are keys of records.
     """
 
     by: Literal["parameters", "flops"]
@@ -84,7 +84,7 @@ def sizes_match(size: int, target: int) -> bool:
     return abs(size - target) <= SIZE_TOLERANCE * target
 
 
-class GivenCondition(Strict):
+class NetworkCondition(Strict):
     """The condition y of the network.
 
     A class: a label from 0 to size - 1; if `droppable`, the label `size` is the null class. A text: its features
@@ -168,7 +168,7 @@ class Cell(Strict):
     metric_fingerprints: tuple[str, ...]
     size_match: Match | None = None
     timed_alone: bool = False  # a cell of an efficiency suite
-    condition: GivenCondition | None = None
+    condition: NetworkCondition | None = None
     transforms: tuple[Transform, ...] = ()
     data_label: str | None = None
     latents: LatentSpace | None = None
@@ -257,17 +257,17 @@ class Cell(Strict):
         """The objective as part of identities and fingerprints; empty for the default, velocity on the linear path."""
         return {} if self.objective == LINEAR_VELOCITY else {"objective": asdict(self.objective)}
 
-    def identity(self, stage: Stage, *, card: str) -> str:
-        """The sha256 of everything that can change a stage's record; `card` enters only that of efficiency."""
-        return facts_digest(self._facts(stage, card))
+    def identity(self, stage: Stage, *, device_model: str) -> str:
+        """The sha256 of everything that can change a stage's record; `device_model` enters only efficiency's."""
+        return facts_digest(self._facts(stage, device_model))
 
     def _timed(self) -> Any:
-        """The section `efficiency` without the lists, of which each cell has one value."""
+        """The section `efficiency` without its lists, because each cell has one value of each list."""
         lists = {"tokens", "batch", "backends", "channels"}
         return None if self.efficiency is None else _set_keys(self.efficiency, exclude=lists)
 
     def _speedups(self) -> list[str]:
-        """The keys that are set and that make calls faster without changing a figure."""
+        """The keys that are set and make calls faster without changing a figure."""
         values = {
             "compile": self.train.compile, "graph": self.train.graph, "sample.graph": self.sample.graph,
             "sample.compile": self.sample.compile,
@@ -288,7 +288,7 @@ class Cell(Strict):
         """The data set's options without those that locate its files, which the fingerprint identifies."""
         return _chosen("dataset", self.data, exclude=self.data_places)
 
-    def _facts(self, stage: Stage, card: str) -> dict[str, Any]:
+    def _facts(self, stage: Stage, device_model: str) -> dict[str, Any]:
         data = {"protocol": PROTOCOL, "smoke": self.smoke, "data": [self._data(), self.data_fingerprint]}
         if self.latents is not None:
             data["latents"] = self.latents.facts
@@ -325,7 +325,7 @@ class Cell(Strict):
                 "efficiency": self._timed(),
                 "train": recipe,
                 "sample": self._solver(),
-                "card": card,
+                "card": device_model,
             }
         drawn = {**trained, "sample": [self.sample.count, *self._solver()]}
         if stage == "sample":
@@ -334,7 +334,7 @@ class Cell(Strict):
 
 
 def held_out_needed(sample: Sample, reference: Reference) -> int:
-    """The number of held-out images that a suite needs: the floor's, and two more if the rest is the reference."""
+    """The number of held-out images that a suite needs: the floor's, plus two if the rest is the reference."""
     return sample.count if reference.split == "train" else sample.count + 2
 
 

@@ -112,7 +112,7 @@ def _no_crop(source: YamlSource, what: str, do: str, **rest: Any) -> UsageError:
 
 
 def _encoded(data: DataSet, entry: Data, place: Place, suite: Suite, source: YamlSource, smoke: bool) -> DataSet:
-    """The data set with latents, if the suite gives it an autoencoder; else unchanged."""
+    """The data set with latents, if the suite names an autoencoder for it; else unchanged."""
     recon = suite.reference.images == "reconstructions"
     if entry.latents is None and recon:
         raise UsageError(

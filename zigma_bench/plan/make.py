@@ -9,7 +9,7 @@ from typing import Any
 
 from zigma_bench.errors import NotReady, UsageError, ZigmaBenchError
 from zigma_bench.ops.backends import check_backend_name
-from zigma_bench.plan.cells import Cell, GivenCondition, Resolved, held_out_needed, too_few_held_out
+from zigma_bench.plan.cells import Cell, NetworkCondition, Resolved, held_out_needed, too_few_held_out
 from zigma_bench.plan.data import DataSet, data_sets
 from zigma_bench.plan.diffusion import check_diffusion
 from zigma_bench.plan.match import Solved, match_sizes, with_match
@@ -135,7 +135,11 @@ def _matched(
         found += [(cell, solved) for cell in cells]
     _refuse_duplicates([cell for cell, _ in found], source)
     labelled = label_all([cell for cell, _ in found], catalogue, suite.train)
-    same = next(cell for cell in labelled if cell.identity("train", card="") == baseline.identity("train", card=""))
+    same = next(
+        cell
+        for cell in labelled
+        if cell.identity("train", device_model="") == baseline.identity("train", device_model="")
+    )
     return [with_match(cell, same, suite.size_match, found[i][1]) for i, cell in enumerate(labelled)]
 
 
@@ -255,7 +259,7 @@ def _price(
 
 def _condition(
     spec: Spec, backbone: Resolved, suite: Suite, data: DataSet, source: YamlSource
-) -> GivenCondition | None:
+) -> NetworkCondition | None:
     """The condition of the network; UsageError if the suite guides or drops a condition that the network can't drop."""
     wanted = spec.facts.condition(spec.make_options(backbone.options))
     uses = {
@@ -276,9 +280,9 @@ def _condition(
     if wanted is None:
         return None
     if wanted.kind == "class":
-        return GivenCondition(kind="class", size=wanted.size, droppable=wanted.droppable)
+        return NetworkCondition(kind="class", size=wanted.size, droppable=wanted.droppable)
     masked = data.text is not None and data.text.mask
-    return GivenCondition(kind="text", size=wanted.size, droppable=True, tokens=wanted.tokens, masked=masked)
+    return NetworkCondition(kind="text", size=wanted.size, droppable=True, tokens=wanted.tokens, masked=masked)
 
 
 def _check_condition(spec: Spec, options: Any, facts: DataFacts) -> None:
@@ -323,13 +327,13 @@ def _check_held_out(suite: Suite, facts: DataFacts, source: YamlSource) -> None:
 
 
 def _without_duplicates(cells: Sequence[Cell]) -> list[Cell]:
-    return list({cell.identity("train", card=""): cell for cell in cells}.values())
+    return list({cell.identity("train", device_model=""): cell for cell in cells}.values())
 
 
 def _refuse_duplicates(cells: Sequence[Cell], source: YamlSource) -> None:
     seen: set[str] = set()
     for cell in cells:
-        key = cell.identity("train", card="")
+        key = cell.identity("train", device_model="")
         if key in seen:
             assert cell.backbone is not None
             scan = f" with the scan {cell.scan.label!r}" if cell.scan else ""

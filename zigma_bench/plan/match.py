@@ -164,7 +164,7 @@ def _options(backbone: Resolved, solve: str) -> list[str]:
 
 
 def _sizer(cell: Cell, by: str, price: Price, spec: Spec, channels: int | None) -> Size:
-    """The function from values of some options to the size of the cell's network (None if the backbone refuses them).
+    """A function that maps values of some options to the size of the cell's network (None if the backbone refuses).
 
     `channels` is the number of channels per head, None for the backbone's default.
     """
@@ -223,7 +223,7 @@ def with_match(cell: Cell, baseline: Cell, wanted: SizeMatch, solved: Solved) ->
 
 
 def describe_matches(matches: Mapping[str, Match]) -> list[str]:
-    """One line on matched rows, by label: the reference size, and how each other row was changed; none without any."""
+    """The lines on matched rows, by label: the reference size, and how each other row was changed; empty for none."""
     if not matches:
         return []
     first = next(iter(matches.values()))

@@ -45,7 +45,7 @@ def check_metrics(catalogue: Catalogue, metrics: Sequence[Resolved], facts: Data
 
 
 def check_metric(catalogue: Catalogue, name: str, frames: int | None, where: str) -> None:
-    """Raise UsageError for a metric that can't measure single images, or clips if `frames` is given."""
+    """Raise UsageError for a metric that can't measure single images, or clips if there are `frames`."""
     of = catalogue.get("metric", name).facts.of
     if of not in (("either", "images") if frames is None else ("either", "frames", "clips")):
         got = "single images" if frames is None else f"clips of {frames} frames"
@@ -58,7 +58,7 @@ def check_metric(catalogue: Catalogue, name: str, frames: int | None, where: str
 def missing_metrics(
     catalogue: Catalogue, suite: Suite, metrics: Sequence[Resolved], frames: int, smoke: bool
 ) -> list[Missing]:
-    """The missing files and images of the metrics; none for a smoke run, which records such metrics as refused."""
+    """The missing files and images of the metrics; nothing for a smoke run, which records such metrics as refused."""
     if smoke:
         return []
     missing: list[Missing] = []

@@ -46,24 +46,24 @@ class Plan:
         return replace(self, cells=tuple(cell for cell in self.cells if cell.role != "cell" or cell.label in selected))
 
     def missing_on(self, device_type: str) -> tuple[Missing, ...]:
-        """What is missing before the cells can run on a device, including a card that the suite needs."""
-        return (*self.missing, *self._card_missing(device_type, "train", "sample"))
+        """What is missing before the cells can run on a device, including a GPU that the suite needs."""
+        return (*self.missing, *self._gpu_missing(device_type, "train", "sample"))
 
     def check_ready(self, device_type: str | None = None) -> None:
-        """Raise NotReady (exit code 3) if files, weights or packages are missing, or a card that the suite needs."""
+        """Raise NotReady (exit code 3) if files, weights or packages are missing, or a GPU that the suite needs."""
         self._refuse(self.missing if device_type is None else self.missing_on(device_type))
 
-    def check_card(self, device_type: str, section: str) -> None:
-        """Raise NotReady (exit code 3) if a section, train or sample, needs a card and the device isn't one."""
-        self._refuse(self._card_missing(device_type, section))
+    def check_gpu(self, device_type: str, section: str) -> None:
+        """Raise NotReady (exit code 3) if a section, train or sample, needs a GPU and the device isn't one."""
+        self._refuse(self._gpu_missing(device_type, section))
 
-    def _card_missing(self, device_type: str, *sections: str) -> tuple[Missing, ...]:
+    def _gpu_missing(self, device_type: str, *sections: str) -> tuple[Missing, ...]:
         keys = [f"{section}.{key}" for section in sections for key in ("compile", "graph")
                  if getattr(getattr(self.suite, section), key)]  # fmt: skip
         if device_type == "cuda" or not keys:
             return ()
         without = " ".join(f"--set {key}=false" for key in keys)
-        what = f"an NVIDIA card for {', '.join(keys)} (the device is {device_type})"
+        what = f"an NVIDIA GPU for {', '.join(keys)} (the device is {device_type})"
         return (Missing(what, f"use one, or turn them off: {without}"),)
 
     def _refuse(self, missing: Sequence[Missing]) -> None:

@@ -41,7 +41,7 @@ DIGITS = 12  # digits of a digest in an error
 def smoke_suite(suite: Suite, catalogue: Catalogue, source: YamlSource) -> Suite:
     """The same comparison at toy scale on the embedded data: every stage runs, but no figure means anything.
 
-    It runs on any device: `compile` and `graph`, which need a card, are off.
+    It runs on any device: `compile` and `graph`, which need a GPU, are off.
     """
     compare = []
     for index, item in enumerate(suite.compare):
@@ -51,7 +51,7 @@ def smoke_suite(suite: Suite, catalogue: Catalogue, source: YamlSource) -> Suite
         )  # find typos here too
         options = _expand_size(spec, item.backbone.options, source.where("compare", index, "backbone"))
         if options.get("condition") == "class":
-            options = {**options, "classes": 10}  # those of the embedded data
+            options = {**options, "classes": 10}  # the embedded data has 10 classes
         if options.get("condition") == "text" and not suite.timed_alone:
             options = {**options, "text_width": encoders.RANDOM_WORDS_WIDTH, "text_tokens": TOY_TOKENS}
         toy = Choice.model_validate({"name": item.backbone.name, **options, **spec.facts.smoke})
@@ -107,7 +107,7 @@ def data_entries(suite: Suite) -> list[tuple[tuple[str | int, ...], Data]]:
 
 
 def toy_data(suite: Suite, catalogue: Catalogue, source: YamlSource) -> tuple[Data, ...]:
-    """The toy versions of a suite's data sets and transforms, which need no files: the digits or another toy."""
+    """Versions of a suite's data sets and transforms for smoke runs, without files: the digits or another toy."""
     return tuple(_toy(entry, place, catalogue, source) for place, entry in data_entries(suite))
 
 

@@ -12,15 +12,15 @@ TOY = "toy"  # the small autoencoder of smoke runs, with weights drawn from a fi
 
 
 class LatentSpace(Strict):
-    """The latent space of a cell; `given` is the suite's section `latents`.
+    """The latent space of a cell; `given` is the suite's section `latents` (the field names are keys of records).
 
     The sha256 of its weights and of its configuration identify the autoencoder. It encodes an image [channels, height,
     width] to a latent z [latent_channels, height / factor, width / factor], and each of the `frames` of a clip
     separately. The input of networks is (z - shift) * scale. `images` is the fingerprint of the images.
 
-    With `mirrored` the cache also holds the latents of the mirrored images, because mirroring a latent doesn't give the
-    latent of the mirrored image. `reconstructed` is the split of which the cache also holds decoded images, for the
-    suite's reference.
+    With `mirrored` the cache also contains the latents of the mirrored images, because mirroring a latent doesn't give
+    the latent of the mirrored image. If the suite's reference is reconstructions, the cache also contains the decoded
+    images of the split `reconstructed`.
     """
 
     given: Latents

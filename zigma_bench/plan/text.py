@@ -45,5 +45,5 @@ def text_of(text: TextEncoder, facts: DataFacts, name: str, where: str) -> tuple
 
 
 def condition_of(features: TextFeatures) -> Condition:
-    """The condition that these features are for a network."""
+    """The condition that a network gets from these features."""
     return Condition("text", features.width or 0, tokens=features.tokens, masked=features.mask)

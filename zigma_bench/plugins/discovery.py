@@ -1,9 +1,9 @@
-"""Finds plugins, loads them one by one, and sets the broken aside by name.
+"""Find plugins and load them one by one; a broken plugin is set aside and doesn't stop the program.
 
-Built-ins come first and through the same hooks; then every entry point of the group `zigma_bench`, then every file of
-the folders of `--plugins`, in order of name. `ZIGMA_BENCH_PLUGINS=a,b` narrows to the plugins of those names; empty
-loads none. A plugin that fails while it is imported or registers adds nothing at all, and stands in
-`Catalogue.problems` with the place, the reason and the mend.
+The built-ins are loaded first, through the same hooks; then every entry point of the group `zigma_bench`, then every
+file in the folders of `--plugins`, sorted by name. `ZIGMA_BENCH_PLUGINS=a,b` loads only the plugins of these names; an
+empty value loads none. A plugin that fails when it is imported or registered adds nothing. `Catalogue.problems` lists
+it with the place, the reason and what to do.
 """
 
 from __future__ import annotations
@@ -57,16 +57,16 @@ HOOKS = {
     "register_extractors": "extractor",
     "register_report_formats": "report-format",
 }
-# What is registered together with each name of a kind. The function is in a package above this one, so that text names
-# it, as it does the built-ins.
+# For a kind, the function that returns the specs registered together with each of its names. It is named by text,
+# because its package is above this one, as those of the built-ins are.
 TOGETHER = {"extractor": "zigma_bench.metrics.on_features:metrics_on"}
 
 
 @dataclass(frozen=True)
 class PluginInfo:
-    """A loaded plugin: its name, the distribution and version or the file it comes from, and what it registered.
+    """A loaded plugin: its name, its owner (the distribution and version, or the file), and what it registered.
 
-    `registered` holds `kind name`; `module` is the one that holds its hooks.
+    `registered` contains texts `kind name`; `module` is the module of its hooks.
     """
 
     name: str
@@ -77,7 +77,7 @@ class PluginInfo:
 
 @dataclass(frozen=True)
 class PluginProblem:
-    """A plugin set aside: its name, where it comes from, the reason in a line (with place and mend), the traceback."""
+    """A plugin set aside: its name, its owner, the reason in one line (with place and remedy), the traceback."""
 
     name: str
     owner: str
@@ -87,7 +87,7 @@ class PluginProblem:
 
 @dataclass
 class Catalogue:
-    """All registries of one process, the plugins behind them, and the plugins set aside."""
+    """All registries of one process, the loaded plugins, and the plugins set aside."""
 
     scans: Registry = field(default_factory=lambda: Registry("scan"))
     backbones: Registry = field(default_factory=lambda: Registry("backbone"))
@@ -106,7 +106,7 @@ class Catalogue:
         return registry
 
     def get(self, kind: str, name: str, *, where: str | None = None) -> Spec:
-        """The spec of a name; an unknown name says which plugins were set aside, if any."""
+        """The spec of a name; the error for an unknown name lists the plugins set aside, if any."""
         try:
             return self.registry(kind).get(name, where=where)
         except UnknownName as error:
@@ -115,7 +115,9 @@ class Catalogue:
             raise
 
 
-_loading: list[Catalogue] = []  # while plugins are loaded, whose modules may already make routes
+_loading: list[
+    Catalogue
+] = []  # the catalogue while plugins are loaded, because their modules may already construct routes
 
 
 @functools.cache
@@ -133,38 +135,39 @@ def catalogue() -> Catalogue:
 
 
 def find_spec(kind: str, name: str) -> Spec:
-    """The spec of a name; while plugins are loaded, of what those before registered."""
+    """The spec of a name; while plugins are being loaded, only names registered so far are known."""
     return (_loading[-1] if _loading else catalogue()).get(kind, name)
 
 
 def _load(found: Catalogue) -> None:
-    """Add the built-ins, then every plugin that is wanted."""
+    """Add the built-ins, then every selected plugin."""
     for module in BUILTIN_MODULES:
         _add(found, module.rpartition(".")[2], BUILTIN, functools.partial(importlib.import_module, module))
-    if found.problems:  # a broken built-in is a broken installation, not a plugin to do without
+    if found.problems:  # a broken built-in means a broken installation
         raise NotReady(f"a part of zigma-bench itself can't be loaded: {found.problems[0].details}")
     for candidate in _wanted(_candidates()):
         _add(found, candidate.name, candidate.owner, candidate.load)
 
 
 def place_in_plugins(error: BaseException) -> str | None:
-    """`FILE:LINE` of the plugin's code that an error came from; None where no plugin had a part in it."""
+    """`FILE:LINE` of the plugin's code that an error came from; None if it came from no plugin."""
     return code_place_of(error, _plugin_files())
 
 
 def broken_plugin(error: BaseException) -> BrokenPlugin | None:
-    """The error of the plugin whose code raised an exception of no kind of ours; None where none did.
+    """The BrokenPlugin error if a plugin's code raised the exception; else None.
 
-    Of SystemExit only its own frames count, for an ordinary end of the program may follow an error of a plugin.
+    For SystemExit only its own frames count, because a command also ends with SystemExit after it reported an error
+    of a plugin.
     """
     place = code_place_of(error, _plugin_files(), alone=isinstance(error, SystemExit))
     if place is None:
         return None
-    return BrokenPlugin(f"a plugin failed with {words_of(error)}", where=place, do="mend the plugin")
+    return BrokenPlugin(f"a plugin failed with {words_of(error)}", where=place, do="fix the plugin")
 
 
 def reason_of(error: BaseException) -> str:
-    """An exception in a line: an error of ours as it says, any other with its type, and the line of a plugin's code."""
+    """An exception in one line: the text of our own errors, the type and text of others, and the plugin's line."""
     fault = system_fault(error)
     text = visible(words_of(error)) if fault is None else str(fault)
     place = place_in_plugins(error)
@@ -172,7 +175,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def _plugin_files() -> list[str]:
-    """The files of all modules that plugins registered something from, as far as they are imported."""
+    """The files of all imported modules from which plugins registered something."""
     if not catalogue.cache_info().currsize:
         return []
     found = catalogue()
@@ -202,7 +205,7 @@ def _candidates() -> list[_Candidate]:
 
 
 def _wanted(found: list[_Candidate]) -> list[_Candidate]:
-    """All, or those that ZIGMA_BENCH_PLUGINS names."""
+    """All plugins, or those that ZIGMA_BENCH_PLUGINS names."""
     narrowed = os.environ.get("ZIGMA_BENCH_PLUGINS")
     if narrowed is None:
         return found
@@ -215,7 +218,7 @@ def _wanted(found: list[_Candidate]) -> list[_Candidate]:
 
 
 def _add(found: Catalogue, name: str, owner: str, load: Callable[[], Any]) -> None:
-    """Load one plugin and take what it registers, all or nothing."""
+    """Load one plugin and add everything that it registers, or nothing if it fails."""
     plugin: Any = None
     try:
         with contain_plugin():
@@ -225,7 +228,7 @@ def _add(found: Catalogue, name: str, owner: str, load: Callable[[], Any]) -> No
             registry = found.registry(spec.kind)
             if spec.name in registry:
                 registry.add(spec)  # raises, naming both owners
-    except Exception as error:  # a plugin may raise anything; it must not take the program down
+    except Exception as error:  # a plugin may raise anything, and must not end the program
         found.problems.append(PluginProblem(name, owner, _reason(error, plugin), traceback.format_exc()))
         return
     for spec in specs:
@@ -235,24 +238,24 @@ def _add(found: Catalogue, name: str, owner: str, load: Callable[[], Any]) -> No
 
 
 def _reason(error: BaseException, plugin: Any) -> str:
-    """Where the plugin failed, with what, and how to mend it, in a line."""
+    """Where and how the plugin failed, and what to do, in one line."""
     place = code_place_of(error) or getattr(plugin, "__file__", None)
     if isinstance(error, ZigmaBenchError):
-        error.do = error.do or "mend the plugin"
+        error.do = error.do or "fix the plugin"
         return str(error.at(place) if place else error)
     if isinstance(error, SyntaxError):
-        text, do = f"{type(error).__name__}: {error.msg}", "mend the line"
+        text, do = f"{type(error).__name__}: {error.msg}", "fix the line"
     elif isinstance(error, Escaped) and isinstance(error.__cause__, SystemExit | KeyboardInterrupt):
-        text, do = words_of(error), "take the call that ends the program out of the plugin"
+        text, do = words_of(error), "remove the call that ends the program from the plugin"
     else:
         text = words_of(error)
         imports = isinstance(error, ImportError)
-        do = "install what it imports, or mend the import" if imports else "mend the plugin"
+        do = "install what it imports, or fix the import" if imports else "fix the plugin"
     return f"{place}: {text}; {do}" if place else f"{text}; {do}"
 
 
 def specs_of(plugin: Any, name: str, owner: str) -> list[Spec]:
-    """All that a module's hooks register, checked one by one; nothing is added to the catalogue."""
+    """The checked specs of everything that a module's hooks register; nothing is added to the catalogue."""
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     marked = [key for key in vars(plugin) if manager.parse_hookimpl_opts(plugin, key) is not None]
@@ -271,7 +274,9 @@ def specs_of(plugin: Any, name: str, owner: str) -> list[Spec]:
             spec = spec if owner == BUILTIN else guard_spec(spec)
             for added in (spec, *_registered_together(spec)):
                 if any((other.kind, other.name) == (added.kind, added.name) for other in specs):
-                    raise UsageError(f"{owner} registers the {added.kind} {added.name!r} twice", do="keep one of them")
+                    raise UsageError(
+                        f"{owner} registers the {added.kind} {added.name!r} twice", do="remove one of them"
+                    )
                 specs.append(added)
 
         getattr(plugin, hook)(register)
@@ -279,8 +284,8 @@ def specs_of(plugin: Any, name: str, owner: str) -> list[Spec]:
 
 
 def _spec_of(kind: str, name: str, target: Any, **rest: Any) -> Spec:
-    """The spec of a registered name; the options of a plain function or module are those of its signature."""
-    if kind == "scan" and not isinstance(target, str):  # a learned scan has a target, as most kinds have
+    """The spec of a registered name; the options of a plain function or module are its parameters."""
+    if kind == "scan" and not isinstance(target, str):  # a learned scan has a target instead, like most kinds
         return scan_spec(name, target, **rest)
     if kind == "merge":
         return merge_spec(name, target, **rest)
@@ -292,7 +297,7 @@ def _spec_of(kind: str, name: str, target: Any, **rest: Any) -> Spec:
 
 
 def _registered_together(spec: Spec) -> Sequence[Spec]:
-    """What else a registered name brings: an extractor its metrics."""
+    """The specs registered together with a name: the metrics of an extractor."""
     if spec.kind not in TOGETHER:
         return ()
     found: Sequence[Spec] = load_target(TOGETHER[spec.kind])(spec)
@@ -300,13 +305,13 @@ def _registered_together(spec: Spec) -> Sequence[Spec]:
 
 
 def _check_hooks(plugin: Any, marked: list[str]) -> None:
-    """Every marked function is a hook, and one that looks like a hook is marked."""
+    """Raise UsageError for a marked function that isn't a hook, and for a function named like a hook but not marked."""
     for key in marked:
         if key not in HOOKS:
             known = f"one of {', '.join(HOOKS)}"
             place = _line_of(getattr(plugin, key))
             raise UsageError(
-                f"{key!r} is no hook of zigma-bench",
+                f"{key!r} is not a hook of zigma-bench",
                 where=place,
                 expected=known,
                 nearest=nearest(key, HOOKS),
@@ -336,7 +341,7 @@ def _check_name(kind: str, name: str, owner: str) -> None:
 
 
 def _check_default(spec: Spec, option: Option) -> None:
-    """A default is a value that a suite could give, and a record can hold."""
+    """Raise UsageError for a default that a suite couldn't set or a record couldn't contain."""
     what = f"option {option.name!r} of {spec.kind} {spec.name!r} of {spec.owner}"
     if option.required or spec.owner == BUILTIN:
         return
@@ -347,8 +352,10 @@ def _check_default(spec: Spec, option: Option) -> None:
         raise UsageError(
             f"the default of {what} is not of its type", expected=option.type_text, got=option.default
         ) from None
-    except Exception as error:  # pydantic's word for a type that it can't check, or JSON's for what it can't hold
+    except Exception as error:  # from pydantic for a type that it can't check, or from json for an unsupported value
         known = "whole number, number, text, true or false, a Literal, or a list of them"
         raise UsageError(
-            f"{what} has a type that a suite can't give ({type(error).__name__})", expected=known, got=option.type_text
+            f"{what} has a type that a suite can't express ({type(error).__name__})",
+            expected=known,
+            got=option.type_text,
         ) from None

@@ -1,7 +1,8 @@
-"""Single files as plugins: every `*.py` of a folder named by `--plugins DIR` is one, called by its stem.
+"""Single files as plugins: every `*.py` in a folder of `--plugins DIR` is a plugin, named after the file.
 
-`--plugins` sets ZIGMA_BENCH_PLUGIN_FOLDER, so that a cell's process finds the same files. The hash of a file's content
-stands in its owner, and so in the identity of every record that it had a part in: a changed file is another plugin.
+`--plugins` sets ZIGMA_BENCH_PLUGIN_FOLDER, so that the process of a cell finds the same files. The owner of such a
+plugin contains the hash of the file's content and is part of the identity of every record that depends on the plugin.
+So a changed file counts as another plugin.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ OPTION = "--plugins"
 
 
 def take_option(words: Sequence[str]) -> list[str]:
-    """The words of a command without `--plugins DIR` and `--plugins=DIR`, whose folders are added for this program."""
+    """Remove `--plugins DIR` and `--plugins=DIR` from the words of a command, and add these plugin folders."""
     rest: list[str] = []
     left = list(words)
     while left:
@@ -37,12 +38,12 @@ def take_option(words: Sequence[str]) -> list[str]:
         elif equals or left:
             add_folder(value if equals else left.pop(0))
         else:
-            raise UsageError(f"{OPTION} stands without a folder", expected=f"{OPTION} DIR")
+            raise UsageError(f"{OPTION} needs a folder", expected=f"{OPTION} DIR")
     return rest
 
 
 def add_folder(folder: str | Path) -> None:
-    """Make the files of a folder plugins of this process and of those that it starts."""
+    """Make the files of a folder plugins of this process and of its child processes."""
     _require(str(folder), OPTION)
     path = os.path.abspath(folder)
     known = [part for part in os.environ.get(FOLDERS, "").split(os.pathsep) if part]
@@ -51,7 +52,7 @@ def add_folder(folder: str | Path) -> None:
 
 
 def folders() -> list[Path]:
-    """The folders that were named; UsageError for one that is not there."""
+    """The plugin folders; UsageError for one that doesn't exist."""
     named = [part for part in os.environ.get(FOLDERS, "").split(os.pathsep) if part]
     for part in named:
         _require(part, FOLDERS)
@@ -66,7 +67,7 @@ def _require(path: str, where: str) -> None:
 
 @dataclass(frozen=True)
 class PluginFile:
-    """One file of a folder, read once: what is hashed is what runs."""
+    """A plugin file. It is read only once, so the hashed content is the content that runs."""
 
     path: Path
 
@@ -80,7 +81,7 @@ class PluginFile:
 
     @property
     def owner(self) -> str:
-        """`columns.py sha256:0123456789ab`; of a file that can't be read, which `load` says, its name alone."""
+        """`columns.py sha256:0123456789ab`; only the name of an unreadable file, which `load` reports."""
         try:
             self.source  # noqa: B018
         except OSError:
@@ -88,11 +89,11 @@ class PluginFile:
         return f"{self.path.name} sha256:{hashlib.sha256(self.source).hexdigest()[:12]}"
 
     def load(self) -> ModuleType:
-        """The file's module, importable under its stem from now on, as its `"module:attribute"` targets need."""
+        """Import the file as a module under its stem, by which its `"module:attribute"` targets name it."""
         self._check_name()
         known = sys.modules.get(self.name)
         if isinstance(known, ModuleType):
-            return known  # of this very file: a test may have imported it before
+            return known  # the module of this file, which a test may have imported before
         spec = importlib.util.spec_from_loader(self.name, _Loader(self), origin=str(self.path))
         assert spec is not None and spec.loader is not None
         spec.has_location = True
@@ -103,7 +104,7 @@ class PluginFile:
         except BaseException as error:
             del sys.modules[self.name]
             if isinstance(error, SyntaxError):
-                error.filename = error.filename or str(self.path)  # Python names none for null bytes
+                error.filename = error.filename or str(self.path)  # Python names no file for null bytes
             raise
         return module
 
@@ -111,7 +112,7 @@ class PluginFile:
         where = str(self.path)
         if not self.name.isidentifier():
             raise UsageError(
-                "the file's name is no name of a module", where=where, expected="letters, digits and '_' before .py",
+                "the file name is not a valid module name", where=where, expected="letters, digits and '_' before .py",
                 got=self.path.name, do="rename the file",
             )  # fmt: skip
         taken = _module_file(self.name)
@@ -122,7 +123,7 @@ class PluginFile:
 
 
 def plugin_files() -> list[PluginFile]:
-    """The files of all folders, in order of name; those that begin with '_' or '.' are no plugins."""
+    """The plugin files of all folders, sorted by name, except files whose names start with '_' or '.'."""
     found = []
     for folder in folders():
         paths = sorted(path for path in folder.glob("*.py") if path.is_file() and path.name[0] not in "_.")
@@ -131,7 +132,7 @@ def plugin_files() -> list[PluginFile]:
 
 
 class _Loader(importlib.abc.SourceLoader):
-    """Runs the bytes that were hashed, and leaves no bytecode beside them."""
+    """Runs the hashed bytes, and writes no bytecode file next to them."""
 
     def __init__(self, file: PluginFile) -> None:
         self.file = file
@@ -144,7 +145,7 @@ class _Loader(importlib.abc.SourceLoader):
 
 
 def _module_file(name: str) -> str | None:
-    """Where the module of a name comes from, if there is one."""
+    """Where the module of a name comes from; None if no module has this name."""
     if name in sys.stdlib_module_names:
         return f"{name} of Python itself"
     known = sys.modules.get(name)

@@ -1,8 +1,8 @@
-"""`plugins new`: the folder of a new plugin, with code that works and tests that pass.
+"""`plugins new`: write the folder of a new plugin, with working code and passing tests.
 
-The files are those of `plugins/templates/`: what all kinds share in `common`, and what each adds in a folder of its
-name. In their texts, {{name}} is the plugin's name, {{package}} its package and {{dist}} its distribution; in their
-paths, `package` is its package.
+The templates are in `plugins/templates/`: `common` has the files of all kinds, and each kind has its own folder. In the
+files, {{name}} is the plugin's name, {{package}} its package and {{dist}} its distribution. In the paths, `package` is
+replaced by its package.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ SUFFIX = ".tmpl"
 
 
 def write_plugin(name: str, kind: str, parent: Path) -> Path:
-    """Write `parent/zigma-bench-NAME` and give its path; nothing is left where it can't be written whole."""
+    """Write `parent/zigma-bench-NAME` and return its path; on failure, nothing is left behind."""
     if kind not in KINDS:
         raise UnknownName("kind of plugin", kind, KINDS, where="--kind")
     _check_name(name, kind)
     folder = parent / f"zigma-bench-{name}"
     if folder.exists():
-        raise UsageError("the folder is there already", where=str(folder), do="choose another name or another --dir")
+        raise UsageError("the folder already exists", where=str(folder), do="choose another name or another --dir")
     try:
         parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".new-plugin-", dir=parent))
         try:
             _write(temporary, placeholders(name), kind)
-            temporary.chmod(0o755)  # mkdtemp's folders are for their owner alone
-            os.rename(temporary, folder)  # fails where another made the folder meanwhile
+            temporary.chmod(0o755)  # mkdtemp makes folders that only their owner can read
+            os.rename(temporary, folder)  # fails if another process has created the folder meanwhile
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
@@ -47,7 +47,7 @@ def write_plugin(name: str, kind: str, parent: Path) -> Path:
 
 
 def placeholders(name: str) -> dict[str, str]:
-    """What stands for the placeholders of the templates."""
+    """The values of the placeholders in the templates."""
     package = "zigma_bench_" + re.sub(r"[._-]+", "_", name).lower()
     return {"name": name, "package": package, "dist": f"zigma-bench-{name}", "version": __version__}
 
@@ -55,8 +55,8 @@ def placeholders(name: str) -> dict[str, str]:
 def _check_name(name: str, kind: str) -> None:
     if not NAME.fullmatch(name):
         raise UsageError(
-            "this is no name of a plugin", got=name,
-            expected="letters, digits, '.', '_' and '-', with a letter or a digit first and last",
+            "this can't be the name of a plugin", got=name,
+            expected="letters, digits, '.', '_' and '-', starting and ending with a letter or a digit",
         )  # fmt: skip
     registry = catalogue().registry(kind)
     if name in registry:

@@ -1,4 +1,4 @@
-"""Where in a plugin's own code an exception came from: the file and line that its author can mend."""
+"""Where in a plugin's own code an exception came from: the file and line that its author can fix."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 
 OURS = Path(__file__).resolve().parents[1]
 PYTHON = Path(os.__file__).resolve().parent
-INSTALLED = ("site-packages", "dist-packages")  # lies inside PYTHON, and is not Python's own
+INSTALLED = ("site-packages", "dist-packages")  # folders inside PYTHON that aren't part of Python
 
 
 def code_place_of(error: BaseException, within: Collection[str] | None = None, *, alone: bool = False) -> str | None:
-    """`FILE:LINE` of the deepest frame of a plugin that an exception went through, or None where there is none.
+    """`FILE:LINE` of the deepest frame of a plugin that an exception passed through, or None if there is no such frame.
 
-    What the framework raised about a plugin's exception is looked through to that exception, unless it stands `alone`.
+    If the framework raised the exception because of an exception from a plugin, that cause counts too, unless `alone`.
     `within`: the files of the plugins' modules; without it, the first file that is neither ours, nor pluggy's, nor
     Python's.
     """
@@ -31,7 +31,7 @@ def code_place_of(error: BaseException, within: Collection[str] | None = None, *
 
 
 def _unreadable_line(error: BaseException, within: Collection[str] | None) -> str | None:
-    """The line of a plugin that Python can't read: no frame stands for it."""
+    """The line of a plugin with a syntax error, for which there is no frame."""
     if not isinstance(error, SyntaxError) or not error.filename:
         return None
     if within is not None and not any(Path(error.filename).is_relative_to(_own(file)) for file in within):
@@ -40,7 +40,7 @@ def _unreadable_line(error: BaseException, within: Collection[str] | None) -> st
 
 
 def _deepest(error: BaseException, within: Collection[str] | None) -> str | None:
-    """The deepest frame in the plugin's own files: what numpy raises is told where the plugin called numpy."""
+    """The deepest frame in the plugin's own files; an error from numpy is located where the plugin called numpy."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename[:1] not in ("", "<")]
     if within is None:
         first = next((frame for frame in frames if not _framework(frame.filename)), None)
@@ -54,20 +54,20 @@ def _deepest(error: BaseException, within: Collection[str] | None) -> str | None
 
 
 def _framework(filename: str) -> bool:
-    """Whether a file is ours, of pluggy, or of Python itself."""
+    """Whether a file belongs to zigma-bench, pluggy or Python."""
     path = Path(filename).resolve()
     python = path.is_relative_to(PYTHON) and not any(name in path.parts for name in INSTALLED)
     return python or path.is_relative_to(OURS) or path.parent.name == "pluggy"
 
 
 def _own(filename: str) -> Path:
-    """What belongs to the author of a file: its package, or the file alone."""
+    """The code by the same author as a file: its package, or only the file."""
     path = Path(filename)
     return path.parent if (path.parent / "__init__.py").exists() else path
 
 
 def _short(filename: str) -> str:
-    """The path as a person in the current folder would type it."""
+    """The path relative to the current folder, if the file is below it."""
     path = os.path.abspath(filename)
     here = os.getcwd()
     return os.path.relpath(path, here) if path.startswith(here + os.sep) else path

@@ -106,7 +106,7 @@ def _remembered(name: str, cache: str | None) -> str:
     found = {str(store["identity"].get("fingerprint")) for store in stores if store["identity"].get("encoder") == name}
     if len(found) > 1:
         raise NotReady(
-            f"the text encoder {name!r} is missing, and the cache holds features of {len(found)} encoders of this name",
+            f"the text encoder {name!r} is missing, and the cache has features of {len(found)} encoders of this name",
             where=str(features_root(cache)), do="remove the features of the wrong encoder",
         )  # fmt: skip
     return found.pop() if found else f"absent {name}"

@@ -16,7 +16,7 @@ LIBRARIES = (
 
 @functools.cache
 def version(name: str) -> str | None:
-    """The installed version of a distribution, or None; cached, for each record names ten of them."""
+    """The installed version of a distribution, or None; cached, because each record names ten distributions."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

@@ -25,9 +25,9 @@ STAGES: tuple[Stage, ...] = ("train", "sample", "quality", "efficiency")
 
 @dataclass(frozen=True)
 class Measurement:
-    """One figure. `value` is None exactly when `status` is not `ok`, and `reason` then says why.
+    """One figure. `value` is None exactly when `status` is not `ok`; then `reason` gives the cause.
 
-    `fingerprint` holds everything that two figures must share to be in one column.
+    `fingerprint` contains everything that two figures must share to be in the same column of a table.
     """
 
     name: str
@@ -54,8 +54,8 @@ class Measurement:
 class Record:
     """The record of one stage of one cell.
 
-    `files`: the sha256 of each file of the stage that a later stage reads. `inputs`: the sha256 of each file of an
-    earlier stage that this one has read, by STAGE/FILE.
+    `files`: the sha256 of each file of this stage that a later stage reads. `inputs`: the sha256 of each file of an
+    earlier stage that this stage has read, by STAGE/FILE.
     """
 
     stage: str
@@ -77,8 +77,8 @@ class Record:
 
     @classmethod
     def from_json(cls, text: str, *, where: str) -> Record:
-        """A record read back. NewerFormat for a later format, ComparisonRefused for a broken file."""
-        do = "move the file away; the stage is then done again"
+        """Parse a record. NewerFormat for a later format, ComparisonRefused for a broken file."""
+        do = "move the file away; the stage then runs again"
         try:
             data = parse_json(text)
             version = data["format"]
@@ -116,7 +116,7 @@ RECORD_FIELDS: Mapping[str, tuple[Any, ...]] = {
 
 
 def _check_fields(found: object, fields: Mapping[str, tuple[Any, ...]]) -> None:
-    """ValueError for a field that has none of the allowed types and words."""
+    """ValueError for a field that is neither of an allowed type nor an allowed word."""
     for name, allowed in fields.items():
         value = getattr(found, name)
         if not any(isinstance(value, one) if isinstance(one, type) else value == one for one in allowed):
@@ -125,31 +125,31 @@ def _check_fields(found: object, fields: Mapping[str, tuple[Any, ...]]) -> None:
 
 
 def _measurement(item: dict[str, Any]) -> Measurement:
-    """A figure read back. ValueError for one that no stage writes: not finite, or with a status that contradicts it."""
+    """Parse a figure. ValueError if no stage can have written it: not finite, or in conflict with its status."""
     found = Measurement(**{**item, "raw": tuple(item["raw"])})
     _check_fields(found, MEASUREMENT_FIELDS)
     values = (*found.raw, *(() if found.value is None else (found.value,)))
     for value in values:
         if type(value) not in (int, float) or not math.isfinite(value):
-            raise ValueError(f"{found.name} holds {value!r}, which is not a finite number")
+            raise ValueError(f"{found.name} is {value!r}, which is not a finite number")
         if abs(value) > LARGEST:
-            raise ValueError(f"{found.name} holds {value:.3g}, which is too large for a measurement")
+            raise ValueError(f"{found.name} is {value:.3g}, which is too large for a measurement")
     if (found.value is None) != (found.status != "ok"):
         raise ValueError(f"{found.name} has the value {found.value!r} and the status {found.status!r}")
     return found
 
 
 def why_outdated(record: Record, records: Mapping[str, Record]) -> str | None:
-    """Why a record does not belong to the records of the stages before it, or None if it does."""
+    """Why a record is outdated: an earlier stage has run again since and written another file. None if it isn't."""
     for name, sha256 in record.inputs.items():
         source, _, file = name.partition("/")
         if source in records and records[source].files.get(file) != sha256:
-            return f"{record.stage} was done with another {file} than that of {source} now"
+            return f"{record.stage} used another {file} than the one that {source} has written since"
     return None
 
 
 def without_outdated(records: Mapping[str, Record]) -> dict[str, Record]:
-    """The records of a cell, in the order of its stages, without those that don't belong to the ones before them."""
+    """The records of a cell, in the order of its stages, without outdated ones (see `why_outdated`)."""
     found: dict[str, Record] = {}
     for stage in (stage for stage in STAGES if stage in records):
         record = records[stage]

@@ -2,9 +2,9 @@
 
     RESULTS/<suite>/<run>/
 
-A run is a suite with one set of options. Two commands belong to one run if their suites are equal once settings are
-applied and defaults are left out (`RunOptions.content`). So the same command finds its run again, comments in the
-suite's file don't matter, and an edited suite, like other settings, is another run: the table of the earlier run stays.
+A run is a suite with one set of options. Two commands belong to the same run if their suites are equal after settings
+are applied and defaults are left out (`RunOptions.content`). So repeating a command finds its run again, and comments
+in the suite's file don't matter. An edited suite, or other settings, make another run; the earlier run's table stays.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from zigma_bench.errors import ComparisonRefused, NewerFormat, UsageError, neare
 from zigma_bench.escaping import shortened
 from zigma_bench.records.table_file import TABLE, TableFile, read_table_file
 
-MAIN, SMOKE = "main", "smoke"  # the run of a suite without settings, and of its smoke test
+MAIN, SMOKE = "main", "smoke"  # the names of the run without settings and of the smoke run
 NAME_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 MOST_DERIVED = 40  # characters of a derived name before its hash
 HASH_DIGITS = 8
@@ -30,14 +30,14 @@ MOST_VALUE = 60  # characters of a value in a message
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What a command asks for: the suite with its settings, as JSON without defaults, and the settings as written."""
+    """The options of a command: the suite with its settings, as JSON without defaults, and the settings as written."""
 
     content: Mapping[str, Any]
     settings: tuple[str, ...]
     smoke: bool
 
     def equals(self, table: TableFile) -> bool:
-        """Whether a run that exists has these options."""
+        """Whether an existing run has these options."""
         return self.smoke == table.smoke and self.content == table.content
 
 
@@ -50,7 +50,7 @@ class ExistingRun:
 
     @property
     def name(self) -> str:
-        """The name of the run, which is that of its folder."""
+        """The name of the run and of its folder."""
         return self.folder.name
 
 
@@ -66,12 +66,12 @@ class ChosenRun:
     existing: ExistingRun | None
 
     def __str__(self) -> str:
-        state = "new" if self.existing is None else f"begun {self.existing.table.created[:16].replace('T', ' ')} UTC"
+        state = "new" if self.existing is None else f"started {self.existing.table.created[:16].replace('T', ' ')} UTC"
         return f"run: {self.name} ({'; '.join([state, *self.options])})"
 
 
 def find_runs(suite_folder: Path) -> tuple[list[ExistingRun], dict[Path, str]]:
-    """The runs of a suite, the latest last; and the folders whose table file can't be read, each with the reason.
+    """The runs of a suite, with the latest last, and the folders with an unreadable table file, each with the reason.
 
     NewerFormat for a table file of a later version.
     """
@@ -93,12 +93,12 @@ def find_runs(suite_folder: Path) -> tuple[list[ExistingRun], dict[Path, str]]:
 def check_run_name(name: str) -> None:
     """UsageError for a name that can't be the folder of a run."""
     if not NAME_PATTERN.fullmatch(name):
-        expected = "1 to 64 characters of A-Z, a-z, 0-9, '.', '_' and '-', the first of them a letter, a digit or '_'"
+        expected = "1 to 64 characters of A-Z, a-z, 0-9, '.', '_' and '-', starting with a letter, a digit or '_'"
         raise UsageError("this can't be the name of a run", where="--name", expected=expected, got=name)
 
 
 def get_run(runs: Sequence[ExistingRun], name: str, where: Path) -> ExistingRun:
-    """The run of this name; UsageError if there is none."""
+    """The run of this name; UsageError if it doesn't exist."""
     check_run_name(name)
     found = next((run for run in runs if run.name == name), None)
     if found is None:
@@ -111,10 +111,10 @@ def get_run(runs: Sequence[ExistingRun], name: str, where: Path) -> ExistingRun:
 
 
 def choose_run(runs: Sequence[ExistingRun], asked: RunOptions, name: str | None = None) -> ChosenRun:
-    """The run that a command belongs to: the one of this name, or without a name the one with equal options, or a new
-    one.
+    """The run that a command belongs to: the one called `name`; without a name, the one with equal options. If there is
+    no such run, a new one.
 
-    UsageError for a name that is not allowed, and for the name of a run that has other options.
+    UsageError for a name that is not allowed, and for the name of a run with other options.
     """
     if name is not None:
         return _choose_named(runs, asked, name)
@@ -133,14 +133,14 @@ def _choose_named(runs: Sequence[ExistingRun], asked: RunOptions, name: str) -> 
     if not asked.equals(found.table):
         raise UsageError(
             f"the run {name!r} has other options: {_explain(found.table, asked)}", where=f"--name {name}",
-            do="choose another name, or leave --name out: the run then gets a name of its own, and both stay",
+            do="choose another name, or omit --name: the new run then gets its own name, and both runs stay",
         )  # fmt: skip
     return ChosenRun(name, tuple(found.table.options), found)
 
 
 def _explain(table: TableFile, asked: RunOptions) -> str:
-    """What differs between a run and a command, for an error."""
-    found = [f"{key} is {_text(old)} in it and {_text(new)} now" for key, old, new in _compare(table, asked)]
+    """The differences between a run and a command, for an error."""
+    found = [f"{key} is {_text(old)} in the run and {_text(new)} now" for key, old, new in _compare(table, asked)]
     rest = f", and {len(found) - 3} more" if len(found) > 3 else ""
     return "; ".join(found[:3]) + rest
 
@@ -155,7 +155,7 @@ def _compare(table: TableFile, asked: RunOptions) -> list[tuple[str, Any, Any]]:
 
 
 def find_differences(old: Any, new: Any, place: str = "") -> list[tuple[str, Any, Any]]:
-    """Where two JSON values differ: the dotted key, the old and the new value; None where the key is absent."""
+    """Where two JSON values differ: the dotted key, the old and the new value (None if the key is missing)."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         keys: Iterator[Any] = iter(dict.fromkeys([*old, *new]))
         pairs = [(str(key), old.get(key), new.get(key)) for key in keys]
@@ -167,7 +167,7 @@ def find_differences(old: Any, new: Any, place: str = "") -> list[tuple[str, Any
 
 
 def _options_of(runs: Sequence[ExistingRun], asked: RunOptions) -> tuple[str, ...]:
-    """What distinguishes a new run: its settings; without settings, what was edited in the suite since the main run."""
+    """What distinguishes a new run: its settings, or, without settings, the suite's edits since the main run."""
     if asked.settings:
         return asked.settings
     plain = next((run for run in runs if run.name == (SMOKE if asked.smoke else MAIN)), None)
@@ -177,13 +177,13 @@ def _options_of(runs: Sequence[ExistingRun], asked: RunOptions) -> tuple[str, ..
 
 
 def _plain(value: object) -> str:
-    """A value as a setting has it: text without quotes, anything else as JSON."""
+    """A value as it is written in a setting: text without quotes, anything else as JSON."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def _derive_name(runs: Sequence[ExistingRun], asked: RunOptions, options: Sequence[str]) -> str:
-    """A name from what distinguishes the run: `main`, `smoke`, `learning_rate-1e-4`; with a hash if it is taken, or if
-    it would be long."""
+    """A name from what distinguishes the run: `main`, `smoke`, `learning_rate-1e-4`; with a hash if that name is taken
+    or would be too long."""
     pairs = [(_last_key(key), value) for key, _, value in (option.partition("=") for option in options)]
     base = [SMOKE] if asked.smoke else [] if pairs else [MAIN]
     name = _slug("-".join([*base, *(f"{key}-{value}" for key, value in pairs)]))

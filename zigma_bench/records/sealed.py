@@ -1,8 +1,8 @@
-"""Files whose content is checked before it is used: no figure is computed from altered bytes.
+"""Check the hash of a file before its content is used, so that no figure is computed from altered bytes.
 
-A record holds the sha256 of each file that a later stage reads (`hashes_of`). A stage that is not done yet holds those
-of its parts in `written.json` (`Parts`). An entry of a cache holds its own in its name (`read_entry`, `write_entry`).
-A file that is present and altered is always reported (`notices.notice`), and made again by whoever needs it.
+The hashes are stored in three places: a record has the sha256 of each file that a later stage reads (`file_hashes`); an
+unfinished stage has those of its parts in `written.json` (`Parts`); a cache entry has its own in its file name
+(`read_entry`, `write_entry`). An altered file is always reported as a notice, and recomputed by the code that needs it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Literal
 from zigma_bench.records.store import WRITTEN, write_atomic, write_json
 from zigma_bench.system.notices import report_notice
 
-DIGITS = 32  # of a sha256 in the name of a cache's entry
+DIGITS = 32  # digits of the sha256 in the file name of a cache entry
 
 State = Literal["whole", "missing", "altered"]
 
@@ -33,25 +33,25 @@ def file_hashes(folder: Path, names: Iterable[str]) -> dict[str, str]:
 
 
 def state_of(path: Path, sha256: str) -> State:
-    """Whether a file is there with the content that it was written with."""
+    """Whether a file is missing, altered since it was written, or whole."""
     try:
         return "whole" if file_sha256(path) == sha256 else "altered"
     except FileNotFoundError:
         return "missing"
-    except OSError:  # a folder in its place, or a disk that can't read it
+    except OSError:  # it is a folder, or the disk can't read it
         return "altered"
 
 
 def altered_notice(path: Path) -> str:
-    """The sentence that reports an altered file."""
-    return f"{path}: the file is altered: it does not have the sha256 that it was written with; it is made again"
+    """The notice for an altered file."""
+    return f"{path}: the file is altered: its sha256 differs from the one at writing; it is computed again"
 
 
 class Parts:
-    """The parts of a stage that is not done yet, with their hashes, so that a resume uses only what is whole.
+    """The parts of an unfinished stage, with their hashes, so that a resumed stage uses only intact parts.
 
-    `inputs`: what the parts are made from. Parts that were made from anything else count as missing. A part counts once
-    `add` has returned.
+    `inputs`: the hashes of the files that the parts are computed from. Parts with other inputs count as missing. A part
+    counts as soon as `add` has returned.
     """
 
     def __init__(self, folder: Path, inputs: Mapping[str, str]) -> None:
@@ -59,7 +59,7 @@ class Parts:
         self.hashes = _read_parts(folder / WRITTEN, self.inputs)
 
     def __contains__(self, name: str) -> bool:
-        """Whether a part is whole. One that is altered is reported."""
+        """Whether a part is intact; an altered part is reported."""
         if name not in self.hashes:
             return False
         state = state_of(self.folder / name, self.hashes[name])
@@ -68,7 +68,7 @@ class Parts:
         return state == "whole"
 
     def add(self, name: str) -> None:
-        """Note a part that has been written."""
+        """Record the hash of a part after it has been written."""
         self.hashes[name] = file_sha256(self.folder / name)
         write_json(self.folder / WRITTEN, {"inputs": self.inputs, "sha256": self.hashes})
 
@@ -86,7 +86,7 @@ def _read_parts(path: Path, inputs: Mapping[str, str]) -> dict[str, str]:
 
 
 def read_entry(folder: Path, key: str, suffix: str) -> bytes | None:
-    """An entry of a cache, or None where there is none; one that is altered is reported and removed."""
+    """The bytes of a cache entry, or None if it is missing; an altered entry is reported and removed."""
     for path in sorted(folder.glob(f"{key}-*{suffix}")):
         data = path.read_bytes()
         if path.name == _entry_name(key, data, suffix):
@@ -97,7 +97,7 @@ def read_entry(folder: Path, key: str, suffix: str) -> bytes | None:
 
 
 def write_entry(folder: Path, key: str, suffix: str, data: bytes) -> None:
-    """Put an entry into a cache under a key."""
+    """Write a cache entry under a key."""
     write_atomic(folder / _entry_name(key, data, suffix), data)
 
 

@@ -1,14 +1,14 @@
 """The layout of a results folder, atomic writing, and locks.
 
     RESULTS/<suite>/<run>/table.json                                 the run and its rows (table_file.py)
-    RESULTS/<suite>/<run>/<slug>-<hash>/<stage>-<hash>/spec.json     first: what the stage is about to do
+    RESULTS/<suite>/<run>/<slug>-<hash>/<stage>-<hash>/spec.json     first: what the stage will compute
                                                        ...           checkpoints, samples, grid
                                                        record.json   last: the stage is done, or failed with a reason
 
-All state is read from files. A record counts if it has the identity that is asked for.
+All state is read from files. A record counts if it has the requested identity.
 
-A process that writes a temporary file or folder (`.NAME.*.tmp`) holds a lock on it, which the kernel releases when the
-process dies. So any process may remove what is not locked (`clear_temporary`).
+A process that writes a temporary file or folder (`.NAME.*.tmp`) holds a lock on it, and the kernel releases the lock
+when the process dies. So any process may remove unlocked temporary files (`clear_temporary`).
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from zigma_bench.errors import Busy, ComparisonRefused, NotReady, system_fault
 from zigma_bench.records.record import Record
 from zigma_bench.system.json_files import read_text
 
-OWNER = ".owner"  # who holds the lock of its folder
-LOCK_SECONDS = 5  # long enough for a worker whose parent was killed to end itself
+OWNER = ".owner"  # the file that names the process that holds the lock of its folder
+LOCK_SECONDS = 5  # a worker needs up to this long to exit after its parent was killed
 RECORD, SPEC = "record.json", "spec.json"
 EMA, SAMPLES = "ema.safetensors", "samples.npy"  # the weights that images are drawn from, and the images
-CHECKPOINTS, PARTS, WRITTEN = "checkpoint-*", "part-*", "written.json"  # of a stage that is not done
-LEAST_BYTES = 2**20  # that must fit before anything begins
+CHECKPOINTS, PARTS, WRITTEN = "checkpoint-*", "part-*", "written.json"  # files of an unfinished stage
+LEAST_BYTES = 2**20  # free bytes that are required before anything starts
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:
-    """Write a file so that a reader, now or after a crash, finds the old one whole or the new one whole."""
+    """Write a file atomically: a reader, now or after a crash, finds either the whole old file or the whole new one."""
     with replace_file(path) as temporary, temporary.open("wb") as file:
         file.write(data.encode() if isinstance(data, str) else data)
 
 
 @contextlib.contextmanager
 def replace_file(path: Path) -> Iterator[Path]:
-    """An empty temporary file beside `path`, to be written in place; it takes the place of `path` at the end."""
+    """A context that yields an empty temporary file next to `path`; at the end it replaces `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = _locked_temporary(path)
     try:
@@ -54,29 +54,29 @@ def replace_file(path: Path) -> Iterator[Path]:
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException as error:
-        if isinstance(error, OSError):  # a full disk names no file
+        if isinstance(error, OSError):  # the error of a full disk names no file
             error.filename, error.filename2 = str(path), None
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
     finally:
-        os.close(handle)  # which releases the lock
+        os.close(handle)  # releases the lock
     sync_folder(path.parent)
 
 
 def _locked_temporary(path: Path) -> tuple[int, Path]:
-    """The handle of a locked temporary file beside `path`, and its name."""
+    """The handle of a locked temporary file next to `path`, and its name."""
     while True:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         fcntl.flock(handle, fcntl.LOCK_EX)
-        if os.fstat(handle).st_nlink:  # zero: somebody removed it before it was locked
+        if os.fstat(handle).st_nlink:  # zero if another process removed it before it was locked
             return handle, Path(name)
         os.close(handle)
 
 
 @contextlib.contextmanager
 def temporary_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path`, to take its place or to move a file out of; removed at the end."""
+    """A context that yields a temporary folder next to `path`; what is not moved out of it is removed at the end."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = _locked_folder(path)
     try:
@@ -87,10 +87,10 @@ def temporary_folder(path: Path) -> Iterator[Path]:
 
 
 def _locked_folder(path: Path) -> tuple[int, Path]:
-    """The handle of a locked temporary folder beside `path`, and its name."""
+    """The handle of a locked temporary folder next to `path`, and its name."""
     while True:
         name = tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        with contextlib.suppress(FileNotFoundError):  # somebody removed it before it was locked
+        with contextlib.suppress(FileNotFoundError):  # another process removed it before it was locked
             handle = os.open(name, os.O_RDONLY)
             fcntl.flock(handle, fcntl.LOCK_EX)
             if os.path.isdir(name):
@@ -109,7 +109,7 @@ def clear_temporary(root: Path) -> None:
 
 
 def clear_stage_leftovers(stage: Path) -> None:
-    """Remove the checkpoints and parts of a stage that is done."""
+    """Remove the checkpoints and parts of a finished stage."""
     for pattern in (CHECKPOINTS, PARTS, WRITTEN):
         for path in stage.glob(pattern):
             if path.is_dir():
@@ -120,9 +120,9 @@ def clear_stage_leftovers(stage: Path) -> None:
 
 def clear_leftovers(results: Path) -> None:
     """Remove what killed processes left in a results folder: temporary files, files that finished stages don't need,
-    and the names of owners that are gone.
+    and the owner files of processes that have ended.
 
-    A cell at which a process is at work is left alone.
+    A cell that a process is working on is left alone.
     """
     clear_temporary(results)
     patterns = [f"*/*/*/*/{pattern}" for pattern in (CHECKPOINTS, PARTS, WRITTEN)]
@@ -136,16 +136,16 @@ def clear_leftovers(results: Path) -> None:
         with contextlib.suppress(Busy):
             if not has_writer(owner.parent):
                 with only_writer(owner.parent):
-                    pass  # the file is written again and removed
+                    pass  # taking the lock rewrites the owner file, and releasing it removes the file
 
 
 def _remove_unlocked(path: Path) -> None:
-    """Remove a temporary file or folder, unless its writer lives or has just put it in its place."""
+    """Remove a temporary file or folder, unless its writer is alive or has just renamed it to its final name."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         return
-    except OSError:  # a link or a socket by this name is nothing that is written here
+    except OSError:  # a link or a socket of this name, which this program never writes
         return
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -169,11 +169,11 @@ def sync_folder(folder: Path) -> None:
 
 
 def check_writable(results: Path, needed_bytes: int = LEAST_BYTES) -> None:
-    """Stop with code 3 before the expensive step if the results folder has no space for so many bytes.
+    """Raise NotReady, before any expensive step, if the results folder has no space for so many bytes.
 
-    They are reserved and released again, because a quota or a limit may allow less than the disk reports as free.
+    The bytes are reserved and released again, because a quota may allow less than the disk reports as free.
     """
-    do = "take another one with --results DIR"
+    do = "choose another folder with --results DIR"
     try:
         results.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=results) as file:
@@ -189,7 +189,7 @@ def check_writable(results: Path, needed_bytes: int = LEAST_BYTES) -> None:
 
 
 def _reserve(handle: int, count: int) -> None:
-    """Take `count` bytes on the disk of an open file, by writing where the file system knows no other way."""
+    """Reserve `count` bytes for an open file; if the file system can't reserve, write zeros."""
     if hasattr(os, "posix_fallocate"):
         try:
             os.posix_fallocate(handle, 0, count)
@@ -212,10 +212,10 @@ def stage_folder(cell_folder: Path, stage: str, identity: str) -> Path:
 
 
 def read_record(folder: Path, identity: str | None = None) -> Record | None:
-    """The record of a stage, or None if there is none with this identity."""
+    """The record of a stage; None if there is no record, or one with another identity."""
     path = folder / RECORD
     try:
-        text = read_text(path, do="move it away; the stage is then done again")
+        text = read_text(path, do="move it away; the stage then runs again")
     except FileNotFoundError:
         return None
     record = Record.from_json(text, where=str(path))
@@ -234,10 +234,10 @@ def write_json(path: Path, data: Any) -> None:
 def only_writer(
     folder: Path, what: str = "this cell", *, wait: bool = False, stopped: Callable[[], bool] = lambda: False
 ) -> Iterator[None]:
-    """Hold the lock of a folder, such as that of a cell, and clear away what a killed owner was writing.
+    """A context that holds the lock of a folder, such as a cell's, and removes what a killed owner was writing.
 
-    Busy if another process holds it; with `wait`, only once `stopped()`. The kernel releases the lock when the owner
-    dies, however it dies.
+    Raises Busy if another process holds the lock; with `wait`, it waits for the lock until `stopped()` is true. The
+    kernel releases the lock of a process that dies in any way.
     """
     import filelock
 
@@ -248,7 +248,7 @@ def only_writer(
             lock.acquire()
         except filelock.Timeout:
             if not wait or stopped():
-                raise Busy(f"another process is at work on {what}", where=str(folder), got=owner_of(folder)) from None
+                raise Busy(f"another process is working on {what}", where=str(folder), got=owner_of(folder)) from None
     try:
         clear_temporary(folder)
         write_atomic(owner, f"{socket.gethostname()} process {os.getpid()}")
@@ -272,7 +272,7 @@ def has_writer(folder: Path) -> bool:
 
 
 def owner_of(folder: Path) -> str:
-    """The process that holds the lock of a folder, as far as it is known."""
+    """The process that holds the lock of a folder, if its owner file names it."""
     try:
         return (folder / OWNER).read_text(errors="replace")[:200]
     except OSError:

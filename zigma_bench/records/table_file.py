@@ -1,9 +1,9 @@
-"""The table file of a run: what the run is, and which records the rows of its table come from.
+"""The table file of a run: the options of the run, and the records that the rows of its table come from.
 
     RESULTS/<suite>/<run>/table.json
 
-A run writes it before its first cell, and reports read it. It is checked as it is read: names of folders lead nowhere
-else, and numbers and texts are bounded.
+A run writes it before its first cell, and reports read it. The reader checks that folder names stay inside the run, and
+that numbers and texts are bounded.
 
 Format history: 1 (0.1.0) the first.
 """
@@ -37,13 +37,13 @@ Time = Annotated[str, pydantic.StringConstraints(pattern=r"^\d{4}-\d\d-\d\dT\d\d
 
 
 class TablePart(pydantic.BaseModel):
-    """A part of the table file. Keys that are not fields here belong to other versions and are ignored."""
+    """A part of the table file. Unknown keys, which other versions may have written, are ignored."""
 
     model_config = pydantic.ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False)
 
 
 class TimedSetting(TablePart):
-    """What a cell of an efficiency suite is timed with."""
+    """The setting in which a cell of an efficiency suite is timed."""
 
     backend: Text
     tokens: Whole
@@ -51,7 +51,7 @@ class TimedSetting(TablePart):
 
 
 class MatchedSize(TablePart):
-    """How the network of a cell got its size, as the plan has it (`plan.cells.Match`)."""
+    """How size matching changed a cell's network; the fields are those of `plan.cells.Match`."""
 
     by: Literal["parameters", "flops"]
     reference: Text
@@ -62,7 +62,7 @@ class MatchedSize(TablePart):
 
 
 class TableCell(TablePart):
-    """A cell: the name of its folder, the identity of each of its stages, and what its row shows."""
+    """A cell: the name of its folder, the identity of each of its stages, and the values that its row shows."""
 
     folder: Folder
     stages: dict[Stage, Identity]
@@ -91,9 +91,10 @@ class BaselineRow(TablePart):
 class TableFile(TablePart):
     """The run and its cells.
 
-    `content`: the suite with the settings of the run, without what equals its default. Two commands with equal content
-    are one run. `options`: what distinguishes the run from the plain suite, as KEY=VALUE. `suite_sha256`: the hash of
-    the suite's file. `updated`: when a command last began work on a cell of the run; the largest is the latest run.
+    `content`: the suite with the settings of the run, without values that equal the default. Commands with equal
+    content belong to the same run. `options`: the settings or edits that distinguish the run from the plain suite, as
+    KEY=VALUE. `suite_sha256`: the hash of the suite's file. `updated`: when a command last started work on a cell of
+    the run; the run with the largest value is the latest one.
     """
 
     format: Literal[1]
@@ -125,9 +126,9 @@ def write_table_file(folder: Path, table: TableFile) -> None:
 
 
 def read_table_file(folder: Path) -> TableFile | None:
-    """The table file of the run in `folder`, or None if there is none.
+    """The table file of the run in `folder`, or None if it is missing.
 
-    NewerFormat for a file of a later version. ComparisonRefused for any other content, with the key that is wrong.
+    NewerFormat for a file of a later version. ComparisonRefused, naming the wrong key, for any other invalid content.
     """
     path = folder / TABLE
     try:
@@ -145,10 +146,10 @@ def read_table_file(folder: Path) -> TableFile | None:
 
 
 def require_table_file(folder: Path) -> TableFile:
-    """The table file of the run in `folder`; UsageError if there is none."""
+    """The table file of the run in `folder`; UsageError if it is missing."""
     table = read_table_file(folder)
     if table is None:
-        raise UsageError("this folder has no results of a run", where=str(folder), do="run a suite first")
+        raise UsageError("this folder doesn't contain the results of a run", where=str(folder), do="run a suite first")
     return table
 
 

@@ -1,4 +1,7 @@
-"""Records as tables, and the built-in formats of a report, registered by the same hook as a plugin's. No torch here."""
+"""Make tables from records, and register the built-in report formats by the same hook as a plugin's.
+
+Doesn't import torch.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,8 @@ def register_report_formats(register: Callable[..., None]) -> None:
         "terminal",
         "zigma_bench.reports.terminal:to_terminal",
         facts=ReportFormatFacts(escaped=True),
-        doc="Tables for a terminal, in colours where it has some",
+        doc="Tables for a terminal, in colours if it supports them",
     )
-    register("markdown", "zigma_bench.reports.render:to_markdown", doc="Markdown tables, with their footers")
-    register("csv", "zigma_bench.reports.render:to_csv", doc="A line for each row and metric")
-    register("json", "zigma_bench.reports.render:to_json", doc="One document with all rows and all they hold")
+    register("markdown", "zigma_bench.reports.render:to_markdown", doc="Markdown tables with footers")
+    register("csv", "zigma_bench.reports.render:to_csv", doc="One line per row and metric")
+    register("json", "zigma_bench.reports.render:to_json", doc="One document with all rows and all their values")

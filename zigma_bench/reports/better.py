@@ -1,4 +1,5 @@
-"""Which way each figure is better, as its metric registers it, and whether it is better than an untrained network's."""
+"""Whether lower or higher values of a metric are better, and whether a value is better than that of an untrained
+network."""
 
 from __future__ import annotations
 
@@ -17,12 +18,13 @@ Against = Literal["better", "no better"]
 OF_UNIT: dict[str, Better] = {
     "1/s": "higher", "bytes": "lower", "s": "lower", "J": "lower", "FLOP/s": "higher", "B/s": "higher",
 }  # fmt: skip
-CEILING = "ceiling-"  # figures of the device, which are neither
+CEILING = "ceiling-"  # limits of the device, which are neither
 NO_BETTER = "no better than the untrained network"
 
 
 def metric_directions(records: Iterable[Record]) -> dict[str, Better]:
-    """By the measured name; a name is absent where the plugin that registers its metric is not there."""
+    """Whether lower or higher is better, by metric name. A name is missing if the plugin of its metric isn't
+    installed."""
     from zigma_bench.plugins.discovery import catalogue
 
     found: dict[str, Better] = {}
@@ -31,7 +33,7 @@ def metric_directions(records: Iterable[Record]) -> dict[str, Better]:
             ours = [m for m in record.measurements if not m.name.startswith(CEILING)]
             found |= {m.name: OF_UNIT[m.unit] for m in ours if m.unit in OF_UNIT}
         elif record.stage == "quality":
-            asked = record.cell.get("quality", ())  # in the order of the measurements, some of which have longer names
+            asked = record.cell.get("quality", ())  # same order as the measurements; some of these have longer names
             for metric, measurement in zip(asked, record.measurements, strict=False):
                 if metric["name"] in catalogue().metrics:
                     found[measurement.name] = catalogue().metrics.get(metric["name"]).facts.better
@@ -39,23 +41,23 @@ def metric_directions(records: Iterable[Record]) -> dict[str, Better]:
 
 
 def with_untrained(rows: Sequence[TableRow]) -> tuple[TableRow, ...]:
-    """The rows, each figure of quality judged against that of the ceiling, the untrained network.
+    """Compare each quality value of the rows with that of the ceiling, the untrained network.
 
-    The mean over seeds is judged. A figure stays unjudged where the ceiling has none, and where no metric of its name
-    is registered, so that the better direction is not known.
+    Means over seeds are compared. There is no comparison if the ceiling has no value, or if no metric of this name is
+    registered, because then the better direction is unknown.
     """
     ceiling = next((row for row in rows if row.role == "ceiling"), None)
     if ceiling is None:
         return tuple(rows)
-    return tuple(row if row is ceiling else replace(row, metrics=_judged(row, ceiling)) for row in rows)
+    return tuple(row if row is ceiling else replace(row, metrics=_compare_with_untrained(row, ceiling)) for row in rows)
 
 
-def _judged(row: TableRow, ceiling: TableRow) -> dict[str, Statistic]:
-    against = {name: _against(found, ceiling.metrics.get(name)) for name, found in row.metrics.items()}
+def _compare_with_untrained(row: TableRow, ceiling: TableRow) -> dict[str, Statistic]:
+    against = {name: _compare_values(found, ceiling.metrics.get(name)) for name, found in row.metrics.items()}
     return {name: replace(found, against_untrained=against[name]) for name, found in row.metrics.items()}
 
 
-def _against(found: Statistic, untrained: Statistic | None) -> Against | None:
+def _compare_values(found: Statistic, untrained: Statistic | None) -> Against | None:
     if untrained is None or untrained.mean is None or found.mean is None:
         return None
     if found.stage != "quality" or found.better is None:
@@ -65,6 +67,6 @@ def _against(found: Statistic, untrained: Statistic | None) -> Against | None:
 
 
 def explain_figure(statistic: Statistic) -> str | None:
-    """Why a figure is missing or must not be trusted; None where nothing is wrong."""
+    """Why a value is missing or not to be trusted; None if nothing is wrong."""
     reasons = (NO_BETTER if statistic.against_untrained == "no better" else None, statistic.reason)
     return "; ".join(filter(None, reasons)) or None

@@ -1,7 +1,7 @@
-"""Rows against the baseline's row: paired over the seeds that both have, tested where a test can be read.
+"""Compare rows with the baseline row, paired over their common seeds, with a t-test if that is meaningful.
 
-A comparison is `significant` or `not significant` by its Holm-adjusted p over all tested comparisons of one metric,
-`indicative` below three common seeds, and `untested` where a p would say less than it seems to; `reason` says why.
+A comparison is `significant` or `not significant` by its p, Holm-adjusted over all tested comparisons of one metric. It
+is `indicative` with fewer than three common seeds, and `untested` if a p value would be misleading; `reason` says why.
 """
 
 from __future__ import annotations
@@ -19,16 +19,18 @@ if TYPE_CHECKING:
 
 Verdict = Literal["significant", "not significant", "indicative", "untested"]
 
-UNEQUAL_SCANS = "it scans another number of tokens than the baseline at equal images, which is another amount of work"
+UNEQUAL_SCANS = (
+    "it scans a different number of tokens than the baseline at equal images, which is a different amount of work"
+)
 SMOKE = "a smoke run"
-NO_SPREAD = "the difference is the same for every seed, and a t-test lives on how it varies"
+NO_SPREAD = "the difference is the same for every seed, and a t-test needs differences that vary"
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A row's figure minus the baseline's: mean, standard deviation, 95% t-interval and test over `n` common seeds.
+    """A row's value minus the baseline's: mean, standard deviation, 95% t-interval and test over `n` common seeds.
 
-    `ci_low`, `ci_high`, `t`, `p` and `p_holm` are None where there is no test.
+    `ci_low`, `ci_high`, `t`, `p` and `p_holm` are None without a test.
     """
 
     mean: float
@@ -46,27 +48,28 @@ class Difference:
 def with_differences(
     rows: Sequence[TableRow], baseline: tuple[str | None, str | None], *, budget: Sequence[str], smoke: bool
 ) -> tuple[TableRow, ...]:
-    """The rows, those of cells with their differences to the row of `baseline`, a backbone and a scan.
+    """Add the differences to the row of `baseline` (a backbone and a scan) to the rows of cells.
 
-    `budget` names what all cells spend alike: under `flops` or `seconds` unequal scans compare, under `images` not.
+    `budget`: what is equal for all cells. With equal `flops` or `seconds`, scans of different lengths are comparable;
+    with equal `images` they are not.
     """
     base = next((r for r in rows if r.role == "cell" and (r.backbone, r.scan) == baseline), None)
     if base is None:
         return tuple(rows)
     found = [replace(row, baseline=row is base) for row in rows]
     for name, statistic in base.metrics.items():
-        if statistic.stage != "quality":  # a seed draws no speed, so seeds pair none
+        if statistic.stage != "quality":  # speed doesn't depend on the seed
             continue
         others = [i for i, r in enumerate(rows) if r.role == "cell" and r is not base and name in r.metrics]
-        made = {i: _difference(rows[i], base, name, budget, smoke) for i in others}
-        for i, difference in zip(made, _adjusted(list(made.values())), strict=True):
+        made = {i: _compare_rows(rows[i], base, name, budget, smoke) for i in others}
+        for i, difference in zip(made, _adjust_p_values(list(made.values())), strict=True):
             if difference is not None:
                 found[i] = replace(found[i], differences={**found[i].differences, name: difference})
     return tuple(found)
 
 
-def _difference(row: TableRow, base: TableRow, name: str, budget: Sequence[str], smoke: bool) -> Difference | None:
-    """One comparison, its p not adjusted yet; None without a common seed."""
+def _compare_rows(row: TableRow, base: TableRow, name: str, budget: Sequence[str], smoke: bool) -> Difference | None:
+    """One comparison, before its p is adjusted; None without a common seed."""
     ours, theirs = row.metrics[name].values, base.metrics[name].values
     seeds = sorted(ours.keys() & theirs.keys())
     if not seeds:
@@ -86,15 +89,15 @@ def _difference(row: TableRow, base: TableRow, name: str, budget: Sequence[str],
     return replace(plain, ci_low=interval.low, ci_high=interval.high, t=tested[0], p=tested[1])
 
 
-def _adjusted(found: Sequence[Difference | None]) -> list[Difference | None]:
-    """The comparisons of one metric, judged together."""
+def _adjust_p_values(found: Sequence[Difference | None]) -> list[Difference | None]:
+    """The comparisons of one metric, with p adjusted for their number."""
     tested = [i for i, difference in enumerate(found) if difference is not None and difference.p is not None]
-    judged = list(found)
+    adjusted = list(found)
     for i, p in zip(tested, holm([d.p for d in found if d is not None and d.p is not None]), strict=True):
         difference = found[i]
         assert difference is not None
-        judged[i] = replace(difference, p_holm=p, verdict="significant" if p < LEVEL else "not significant")
-    return judged
+        adjusted[i] = replace(difference, p_holm=p, verdict="significant" if p < LEVEL else "not significant")
+    return adjusted
 
 
 def _equal_scans(row: TableRow, base: TableRow) -> bool:

@@ -1,7 +1,7 @@
-"""Where one network overtakes another as sequences grow: the lengths at which their curves cross.
+"""Find the sequence lengths at which one network overtakes another.
 
-Between two lengths that were timed a figure is taken as a power of the length, which is a line where both are
-logarithms. Below the shortest and beyond the longest nothing is said.
+Between two timed lengths, a value is interpolated as a power of the length (a line in a log-log plot). There is no
+extrapolation.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from itertools import combinations, pairwise
 
 from zigma_bench.reports.table import Table, TableRow
 
-SPEEDS = ("1/s", "s")  # units; memory and energy are not raced
-EQUAL = 1e-9  # logarithms of figures that are one
+SPEEDS = ("1/s", "s")  # units of the metrics that are compared
+EQUAL = 1e-9  # below this difference of logarithms, two values are equal
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One metric of one network, scan, backend and batch by the number of tokens; `rising` where more is better."""
+    """One metric of one network, scan, backend and batch by the number of tokens. `rising`: higher is better."""
 
     metric: str
     unit: str
@@ -32,7 +32,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Crossing:
-    """`ahead` is the better one at more than `tokens`, `behind` at less, about."""
+    """`ahead` is better above about `tokens` tokens, `behind` is better below."""
 
     metric: str
     batch: int
@@ -46,14 +46,14 @@ class Crossing:
 
 
 def find_crossings(table: Table) -> list[Crossing]:
-    """All crossings of unlike backbones in an efficiency suite's table; another suite's has none."""
+    """All crossings of different backbones in the table of an efficiency suite; none for other suites."""
     pairs = combinations(speed_curves(table), 2)
-    raced = ((a, b) for a, b in pairs if (a.metric, a.batch) == (b.metric, b.batch) and a.backbone != b.backbone)
-    return [crossing for a, b in raced for crossing in _between(a, b)]
+    compared = ((a, b) for a, b in pairs if (a.metric, a.batch) == (b.metric, b.batch) and a.backbone != b.backbone)
+    return [crossing for a, b in compared for crossing in _between(a, b)]
 
 
 def speed_curves(table: Table) -> list[Curve]:
-    """The speeds of each network over length; a table of another suite has none."""
+    """The speeds of each network over the length; none for a suite that isn't an efficiency suite."""
     return list(_curves(table))
 
 
@@ -75,11 +75,11 @@ def _curves(table: Table) -> Iterator[Curve]:
 
 
 def _between(a: Curve, b: Curve) -> Iterator[Crossing]:
-    """The crossings of two curves, at lengths that both were timed at."""
+    """The crossings of two curves, between lengths at which both were timed."""
     lengths = [tokens for tokens in a.points if tokens in b.points]
     lead = {n: math.log(a.points[n] / b.points[n]) * (1 if a.rising else -1) for n in lengths}
     side, after = {}, 0.0
-    for n in reversed(lengths):  # where they are equal the lead is already that of what follows
+    for n in reversed(lengths):  # at equal values, the side is that of the next length
         after = side[n] = math.copysign(1, lead[n]) if abs(lead[n]) > EQUAL else after
     for left, right in pairwise(lengths):
         if side[left] * side[right] < 0:

@@ -1,4 +1,4 @@
-"""An efficiency suite as a page: a panel for each speed and batch, a curve for each network over its tokens."""
+"""Draw an efficiency suite: one panel per speed and batch, one curve per network over the number of tokens."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ACROSS, WIDE, HIGH, LEGEND = 3, 4.0, 3.1, 2.3  # panels in a row; inches of a panel, and of the labels beside them
-MARKED = 6  # crossings of a panel; more hide each other, and the report names them all
+MARKED = 6  # most marked crossings per panel; more would overlap, and the report lists all
 SUFFIXES = (".png", ".svg")
 
 
 def draw_curves(tables: Sequence[Table], file: Path) -> None:
-    """Write the page of the only table among these that has curves, as PNG or SVG.
+    """Write the curves of the only table that has any, as PNG or SVG.
 
-    UsageError where none has or several have, and for a file of another kind.
+    UsageError if no table or several tables have curves, and for a file of another kind.
     """
     from zigma_bench.scans.pictures import save_png, save_svg
 
@@ -32,17 +32,17 @@ def draw_curves(tables: Sequence[Table], file: Path) -> None:
             "curves are drawn as PNG or SVG", where="--plot", expected="a file that ends with .png or .svg",
             got=file.name, nearest=nearest(file.suffix.lower(), SUFFIXES),
         )  # fmt: skip
-    drawable = [table for table in tables if _several(table)]
+    drawable = [table for table in tables if _curves_of(table)]
     if len(drawable) != 1:
         raise UsageError(
-            "one efficiency suite is drawn, which was timed at two lengths at least", where="--plot",
+            "curves need the results of exactly one efficiency suite, timed at two lengths or more", where="--plot",
             got=", ".join(table.suite for table in drawable) or f"none among {len(tables)} table(s)",
             do="name the folder of its results",
         )  # fmt: skip
     (save_png if file.suffix.lower() == ".png" else save_svg)(_page(drawable[0]), file)
 
 
-def _several(table: Table) -> list[Curve]:
+def _curves_of(table: Table) -> list[Curve]:
     return [curve for curve in speed_curves(table) if len(curve.points) > 1]
 
 
@@ -50,7 +50,7 @@ def _page(table: Table) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    found, met = _several(table), find_crossings(table)
+    found, met = _curves_of(table), find_crossings(table)
     panels = list(dict.fromkeys((curve.metric, curve.batch) for curve in found))
     labels = list(dict.fromkeys(curve.label for curve in found))
     across = min(ACROSS, len(panels))

@@ -1,4 +1,4 @@
-"""The second table of a suite: intervals over seeds, and every row against the baseline's, a line a metric and row."""
+"""The second table of a suite: intervals over seeds and differences to the baseline, one line per metric and row."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HEADINGS = ("metric", "row", "mean, 95%", "difference", "difference, 95%", "pair
 
 
 def has_differences(table: Table) -> bool:
-    """Whether there is a second table: seeds to pair, a baseline, and figures that mean something."""
+    """Whether there is a second table: seeds to pair, a baseline, and no smoke run."""
     several = any(row.seed_count > 1 for row in table.rows if row.role == "cell")
     return several and table.baseline_row is not None and not table.smoke
 
@@ -33,7 +33,7 @@ def differences_title(table: Table) -> str:
 
 
 def difference_lines(table: Table) -> list[tuple[str, ...]]:
-    """The cells of every line, as text, under `HEADINGS`."""
+    """The text cells of every line, in the order of `HEADINGS`."""
     base = table.baseline_row
     assert base is not None
     return [
@@ -45,14 +45,14 @@ def difference_lines(table: Table) -> list[tuple[str, ...]]:
 
 
 def row_label(row: TableRow) -> str:
-    """A row as its backbone and scan, and what it is timed with."""
-    given = row.setting
-    timed = f", {given['backend']}, {given['tokens']} tokens, batch {given['batch']}" if given else ""
+    """The label of a row: its backbone and scan, and the setting in which it was timed."""
+    setting = row.setting
+    timed = f", {setting['backend']}, {setting['tokens']} tokens, batch {setting['batch']}" if setting else ""
     return " ".join(filter(None, (row.backbone, row.scan))) + timed
 
 
 def difference_notes(table: Table) -> list[str]:
-    """What the footer says of seeds, directions and tests."""
+    """The lines of the footer about seeds, directions and tests."""
     return [*_direction_notes(table), *(_test_notes(table) if has_differences(table) else ()), *_seed_notes(table)]
 
 
@@ -61,7 +61,7 @@ def _line(name: str, row: TableRow, statistic: Statistic) -> tuple[str, ...]:
     difference = row.differences.get(name)
     if difference is None:
         return (*first, "baseline" if row.baseline else "-", "-", "-", "-", "-")
-    p = format_p(difference.p) if difference.p is not None else _unjudged(difference)
+    p = format_p(difference.p) if difference.p is not None else _verdict_text(difference)
     against = (
         format_difference(difference, statistic.unit),
         shift_interval(difference, statistic.unit),
@@ -70,7 +70,7 @@ def _line(name: str, row: TableRow, statistic: Statistic) -> tuple[str, ...]:
     return (*first, *against, p, format_p(difference.p_holm))
 
 
-def _unjudged(difference: Difference) -> str:
+def _verdict_text(difference: Difference) -> str:
     return "not tested" if difference.verdict == "untested" else difference.verdict
 
 
@@ -81,9 +81,7 @@ def _direction_notes(table: Table) -> list[str]:
     text = "; ".join(f"{ARROWS[b].strip()} {b} is better" for b in ("lower", "higher") if b in known)
     found = [f"{text}."] if text else []
     if unknown:
-        found.append(
-            f"{', '.join(unknown)}: no metric of this name is registered here, so which way is better is not known."
-        )
+        found.append(f"{', '.join(unknown)}: no such metric is registered here, so the better direction is unknown.")
     return found
 
 
@@ -93,18 +91,18 @@ def _test_notes(table: Table) -> list[str]:
     found = [d for row in table.rows for d in row.differences.values()]
     if not found:
         return [f"No differences: no other row has a finished seed in common with {row_label(base)}, the baseline."]
-    told = ["95%: the t-interval over seeds; nothing is resampled."]
+    notes = ["95%: the t-interval over seeds; nothing is resampled."]
     if family := _families(table):
-        told.append(
+        notes.append(
             f"{SIGNIFICANT} differs from {row_label(base)}: paired t-test over common seeds, p < {LEVEL} after Holm's "
             f"correction for all comparisons of the metric ({family})."
         )
     reasons = sorted({d.reason for d in found if d.verdict == "untested" and d.reason})
-    return told + [f"{UNTESTED} printed, not tested: {reason}." for reason in reasons]
+    return notes + [f"{UNTESTED} printed, not tested: {reason}." for reason in reasons]
 
 
 def _families(table: Table) -> str:
-    """How many comparisons of each metric were tested, and so corrected for."""
+    """The number of tested comparisons of each metric, for which p is corrected."""
     tested = [name for row in table.rows for name, d in row.differences.items() if d.p is not None]
     return ", ".join(f"{name} {tested.count(name)}" for name in dict.fromkeys(tested))
 
@@ -115,7 +113,7 @@ def _seed_notes(table: Table) -> list[str]:
     if table.smoke or table.timed_alone or not rows:
         return []
     if not few:
-        return ["Every row that is there has three seeds or more: results."]
+        return ["Every finished row has three seeds or more: results."]
     if len(few) == len(rows):
         return ["Fewer than three seeds: indicative, not a result."]
     named = ", ".join(f"{row_label(row)} ({row.seed_count})" for row in few)

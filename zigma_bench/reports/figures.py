@@ -1,4 +1,4 @@
-"""How a figure, an interval, a difference and a p value are written."""
+"""Format a value, an interval, a difference and a p value as text."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ SMALLEST_P = 1e-4
 
 
 def format_figure(statistic: Statistic | None, seeds: int) -> str:
-    """Mean ± standard deviation, with its own number of seeds where it has fewer than its row, and the mark of a row
-    that is no better than the untrained network."""
+    """Mean ± standard deviation, with the number of seeds if it is less than that of the row, and the mark of a value
+    that is no better than the untrained network's."""
     if statistic is None or statistic.mean is None:
         return "-"
     scale = _scale(statistic.unit)
@@ -27,12 +27,13 @@ def format_figure(statistic: Statistic | None, seeds: int) -> str:
 
 
 def untrained_mark(statistic: Statistic) -> str:
-    """The mark of a figure that is no better than the untrained network's."""
+    """The mark of a value that is no better than the untrained network's."""
     return f" {UNTRAINED}" if statistic.against_untrained == "no better" else ""
 
 
 def metric_heading(name: str, statistic: Statistic) -> str:
-    """A metric's name as a heading: with the size in pixels of its extractor, and which way it is better."""
+    """A metric's name as a heading: with the image size of its extractor in pixels, and an arrow for lower or higher is
+    better."""
     sized = SIZED.fullmatch(statistic.extractor or "")
     if sized is not None:
         name = name.replace(sized[1], f"{sized[1]}@{sized[2]}")
@@ -72,7 +73,7 @@ def format_p(p: float | None) -> str:
 
 
 def round_significant(value: float, digits: int = 4) -> str:
-    """A number with so many significant digits, without an exponent where it is of ordinary size."""
+    """A number with `digits` significant digits, without an exponent unless it is very large or small."""
     if value == 0 or not 1e-5 < abs(value) < 1e9:
         return f"{value:.{digits - 1}g}"
     places = max(0, digits - 1 - math.floor(math.log10(abs(value))))

@@ -1,4 +1,4 @@
-"""A report in one of the registered formats."""
+"""Make and print a report in one of the registered formats."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from zigma_bench.reports.table import Table
 
 
 def report_format(name: str) -> Spec:
-    """The registered format; UnknownName with the nearest for another name."""
+    """The registered format; UnknownName, with the nearest name, for an unknown one."""
     return catalogue().get("report-format", name, where="--format")
 
 
@@ -25,14 +25,14 @@ def make_report(spec: Spec, tables: Sequence[Table]) -> str | bytes:
         return found
     if not isinstance(found, str):
         raise BrokenPlugin(
-            f"the report format {spec.name!r} of {spec.owner} gives no report", expected="a text, or bytes",
-            got=type(found).__name__, do="mend the plugin",
+            f"the report format {spec.name!r} of {spec.owner} doesn't return a report", expected="a text, or bytes",
+            got=type(found).__name__, do="repair the plugin",
         )  # fmt: skip
     return found if spec.facts.escaped else escape_lines(found)
 
 
 def escape_lines(text: str) -> str:
-    """The text with its lines and tabs as they are, and all other control characters escaped."""
+    """Escape all control characters except line breaks and tabs."""
     return "\n".join("\t".join(map(visible, line.split("\t"))) for line in text.split("\n"))
 
 
@@ -44,7 +44,7 @@ def print_report(spec: Spec, tables: Sequence[Table]) -> None:
         return
     if sys.stdout.isatty():
         raise UsageError(
-            f"the report format {spec.name!r} gives bytes, which a terminal can't show", where="--format",
+            f"the report format {spec.name!r} returns bytes, which a terminal can't show", where="--format",
             do=f"write them to a file: zigma-bench report --format {spec.name} > FILE",
         )  # fmt: skip
     sys.stdout.flush()

@@ -1,4 +1,5 @@
-"""A table as text: the cells and the footer that the formats share, and Markdown, CSV and JSON."""
+"""Render a table as Markdown, CSV or JSON, or for a terminal, with the cells and the footer that these formats
+share."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 SETTING = ("backend", "tokens", "batch")  # of the rows of an efficiency suite
-SHOWN_RUNS = 10  # of the other runs, in a footer
+SHOWN_RUNS = 10  # the most other runs that a footer names
 HEADINGS = {
     "train-images-per-second": "train images/s",
     "sample-images-per-second": "sample images/s",
@@ -54,7 +55,7 @@ CSV_DIFFERENCE = ("mean", "sd", "n", "ci_low", "ci_high", "t", "p", "p_holm", "v
 HIDDEN = (
     "-peak-memory-reserved", "-memory-on-device", "-joules-per-image", "latency-peak-memory",
     "latency-matmul-flops-per-second", "sample-matmul-flops-per-second",
-)  # fmt: skip  # in the records and in JSON; too much for a line
+)  # fmt: skip  # too many for a table; in JSON and the records
 
 
 def to_json(tables: Sequence[Table]) -> str:
@@ -73,14 +74,14 @@ def to_json(tables: Sequence[Table]) -> str:
 
 
 def _runs(tables: Sequence[Table]) -> list[dict[str, Any]]:
-    """Each run among some tables, with what distinguishes it and the names of the suite's other runs."""
+    """Each run of the tables, with its options and the names of the suite's other runs."""
     runs = {(table.suite, table.run): table for table in tables}
     keys = ("suite", "run", "smoke", "options", "other_runs")
     return [{key: getattr(table, key) for key in keys} for table in runs.values()]
 
 
 def to_csv(tables: Sequence[Table]) -> str:
-    """One line a row and metric; a cell that a spreadsheet would run as a formula is quoted with an apostrophe."""
+    """One line per row and metric. A cell that a spreadsheet would run as a formula gets an apostrophe in front."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow((*CSV_ROW, *CSV_STATISTIC, *(f"difference_{key}" for key in CSV_DIFFERENCE), "reason"))
@@ -104,7 +105,7 @@ def to_csv(tables: Sequence[Table]) -> str:
 
 
 def to_markdown(tables: Sequence[Table]) -> str:
-    """A Markdown table a suite, with its footer."""
+    """One Markdown table per suite, with its footer."""
     blocks = []
     for table in tables:
         names = _shown(table)
@@ -123,12 +124,12 @@ def to_markdown(tables: Sequence[Table]) -> str:
 
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = ["| " + " | ".join(map(_cell, head)) + " |", "|" + "---|" * len(head)]
-    return lines + ["| " + " | ".join(map(_cell, cells)) + " |" for cells in rows]
+    lines = ["| " + " | ".join(map(_markdown_cell, head)) + " |", "|" + "---|" * len(head)]
+    return lines + ["| " + " | ".join(map(_markdown_cell, cells)) + " |" for cells in rows]
 
 
-def _cell(text: str) -> str:
-    """A cell of a table, where a sign at the start begins no list."""
+def _markdown_cell(text: str) -> str:
+    """A cell of a table. A sign at its start isn't escaped, because it can't begin a list there."""
     return markdown(text) if text[:1] not in ("-", "+") else text[0] + markdown(text[1:])
 
 
@@ -137,27 +138,27 @@ def to_rich(table: Table) -> RichTable:
     names = _shown(table)
     head = _head(table, names)
     cells = [_cells(table, row, names) for row in table.rows]
-    shown = _frame(_title(table), head, labels=("role", "backbone", "scan"))
+    shown = _empty_table(_title(table), head, labels=("role", "backbone", "scan"))
     for row, line in zip(table.rows, cells, strict=True):
         style = STYLES.get(row.role, "red" if row.status == "failed" else "")
-        shown.add_row(*_texts(line), style=style)
+        shown.add_row(*_to_texts(line), style=style)
     return shown
 
 
 def differences_to_rich(table: Table) -> RichTable:
-    """The second table for a terminal: a section a metric, under its name."""
+    """The second table for a terminal, with one section per metric."""
     lines = differences.difference_lines(table)
-    shown = _frame(differences.differences_title(table), differences.HEADINGS[1:], labels=("row",))
+    shown = _empty_table(differences.differences_title(table), differences.HEADINGS[1:], labels=("row",))
     for metric, group in itertools.groupby(lines, key=lambda line: line[0]):
         shown.add_section()
-        shown.add_row(*_texts([metric]), style="bold")
+        shown.add_row(*_to_texts([metric]), style="bold")
         for line in group:
-            shown.add_row(*_texts(line[1:]))
+            shown.add_row(*_to_texts(line[1:]))
     return shown
 
 
-def _frame(title: str, head: Sequence[str], *, labels: Sequence[str]) -> RichTable:
-    """An empty table that a narrow terminal folds, and does not cut."""
+def _empty_table(title: str, head: Sequence[str], *, labels: Sequence[str]) -> RichTable:
+    """An empty table. On a narrow terminal, long cells are wrapped instead of cut."""
     from rich import box
     from rich.table import Table as RichTable
     from rich.text import Text
@@ -169,24 +170,24 @@ def _frame(title: str, head: Sequence[str], *, labels: Sequence[str]) -> RichTab
     return shown
 
 
-def _texts(cells: Sequence[str]) -> list[Text]:
+def _to_texts(cells: Sequence[str]) -> list[Text]:
     from rich.text import Text
 
     return [Text(visible(cell)) for cell in cells]
 
 
 def table_footer(table: Table) -> list[str]:
-    """What a reader must know beside the figures."""
+    """The lines of the footer: what a reader must know to interpret the values."""
     lines = list(TIMED) if table.timed_alone else _protocol(table)
     if len(table.machines) > 1:
-        lines.append("These rows do not come from one machine: " + "; ".join(table.machines) + ".")
+        lines.append("The rows were measured on different machines: " + "; ".join(table.machines) + ".")
     else:
         lines += [f"Measured on {machine}." for machine in table.machines]
     lines += [f"{line}." for line in describe_matches(_matches(table))]
     if table.residual:
         lines.append(f"residual: {' and '.join(table.residual)}.")
     if table.smoke:
-        lines.insert(0, "SMOKE RUN at toy scale: these figures mean nothing.")
+        lines.insert(0, "SMOKE RUN at toy scale: these values are meaningless.")
     lines += differences.difference_notes(table)
     lines += [f"{crossing}." for crossing in find_crossings(table)]
     lines += [
@@ -210,7 +211,7 @@ def _about_runs(table: Table) -> list[str]:
 
 
 def _refusals(table: Table) -> list[str]:
-    """Why a metric has no figure, or an unsure one, and in which rows where it is not all of them."""
+    """Why a metric has no value or an unreliable one, and in which rows, unless in all."""
     rows = [row for row in table.rows if row.role == "cell"]
     found: dict[tuple[str, str], list[str]] = {}
     for row in rows:
@@ -225,28 +226,29 @@ def _protocol(table: Table) -> list[str]:
     spent = ", ".join(f"{value:,} {key}" for key, value in table.budget.items())
     extrapolated = [name for name in table.metric_names if name.endswith("-infinity")]
     return [
-        f"{table.sample_count:,} images a row against the {table.reference} split; budget {spent} a cell; "
+        f"{table.sample_count:,} images per row against the {table.reference} split; budget {spent} per cell; "
         "mean ± standard deviation over seeds.",
         "floor: held-out real images; ceiling: the untrained network. GFLOP: one forward pass of one image by formula; "
-        "scanned: tokens scanned a layer / L.",
+        "scanned: tokens scanned per layer / L.",
         *([RECONSTRUCTION] if any(row.role == "reconstruction" for row in table.rows) else []),
-        *(f"{name} is extrapolated to infinitely many samples, and measured at none." for name in extrapolated),
+        *(f"{name} is extrapolated to infinitely many samples; it is not measured directly." for name in extrapolated),
     ]
 
 
 COUNTED_FLOPS = (
-    "FLOPs measured by PyTorch's counter: matrix products, convolutions and attention alone. No formula gives them, so "
-    "they may differ from those of other rows by what a formula counts besides, such as a scan."
+    "FLOPs measured by PyTorch's counter: matrix products, convolutions and attention only. There is no formula, so "
+    "they may miss operators that the formulas of other rows count, such as a scan."
 )
 RECONSTRUCTION = (
     "Networks see latents. reconstruction: the floor's images, encoded and decoded (for fid: rFID, against the suite's "
     "reference)."
 )
 TIMED = [
-    "Nothing was trained. GFLOP: one forward pass of one image by formula; scanned: tokens scanned a layer / L; "
+    "Nothing was trained. GFLOP: one forward pass of one image by formula; scanned: tokens scanned per layer / L; "
     "latency: one image.",
-    "TFLOP/s: all operators but the scan, by formula, over the whole time; beside them a large matrix product. GB/s of "
-    "the scan: its least bytes over the time of the operator alone, forward; beside it a copy.",
+    "TFLOP/s: FLOPs of all operators except the scan, by formula, divided by the whole time; for comparison, a large "
+    "matrix product. GB/s of the scan: its least possible bytes divided by the time of the forward scan alone; for "
+    "comparison, a copy.",
 ]
 
 
@@ -260,7 +262,7 @@ def _matches(table: Table) -> dict[str, Match]:
 
 
 def counted(row: TableRow) -> str:
-    """The mark of FLOPs that no formula gives."""
+    """The mark of FLOPs that PyTorch's counter measured."""
     return f" {COUNTED}" if row.facts["flops_by"] == "counter" else ""
 
 
@@ -275,19 +277,19 @@ def _shown(table: Table) -> list[str]:
 
 
 def _head(table: Table, names: Sequence[str]) -> list[str]:
-    """The headings of the columns, those of what rows are timed with among them."""
+    """The headings of the columns, including the setting of timed rows."""
     setting = SETTING if table.timed_alone else ()
     return [*BEFORE_METRICS, *setting, *(_heading(table, name) for name in names)]
 
 
 def _heading(table: Table, name: str) -> str:
-    """A column's name, the size of its extractor, and which way its figures are better."""
+    """The heading of a metric: its name, the size of its extractor, and an arrow for lower or higher is better."""
     statistic = next(row.metrics[name] for row in table.rows if name in row.metrics)
     return metric_heading(HEADINGS.get(name, name), statistic)
 
 
 def _cells(table: Table, row: TableRow, names: Sequence[str]) -> list[str]:
-    """A row's cells; a figure carries the mark of its difference where the table has its second part."""
+    """A row's cells; a value has the mark of its difference if there is a second table."""
     against = row.differences if differences.has_differences(table) else dict[str, Difference]()
     setting = (str(row.setting[key]) for key in SETTING) if table.timed_alone else ()
     figures = (format_figure(row.metrics.get(n), row.seed_count) + significance_mark(against.get(n)) for n in names)

@@ -1,8 +1,8 @@
-"""Means over seeds, paired differences and the correction for many of them: Student's t, and Holm's step-down.
+"""Intervals of means over seeds, paired t-tests, and Holm's correction for multiple comparisons.
 
-Under a mean of n independent values lies t with n - 1 degrees of freedom (Student 1908); Holm 1979 (Scandinavian
-Journal of Statistics 6, 65-70) keeps the chance of one false finding among all at its level. Nothing is resampled: the
-bootstrap of a Frechet distance is biased by the images that it draws twice.
+The mean of n independent values follows Student's t with n - 1 degrees of freedom (Student 1908). Holm 1979
+(Scandinavian Journal of Statistics 6, 65-70) limits the probability of any false positive among all comparisons.
+Nothing is resampled, because a bootstrap of a Frechet distance is biased by images that are drawn twice.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 CONFIDENCE, LEVEL = 0.95, 0.05
-LEAST_SEEDS = 3  # with fewer nothing is called a result
-NO_SPREAD = 1e-12  # of the largest value: what rounding leaves of a difference that does not vary
+LEAST_SEEDS = 3  # with fewer seeds, nothing is called a result
+NO_SPREAD = 1e-12  # relative to the largest value; a smaller spread is rounding error
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def standard_deviation(values: Sequence[float]) -> float | None:
 
 
 def t_interval(values: Sequence[float]) -> Interval | None:
-    """The 95% t-interval of a mean; None below three values."""
+    """The 95% t-interval of a mean; None for fewer than three values."""
     from scipy.special import stdtrit
 
     if len(values) < LEAST_SEEDS:
@@ -42,7 +42,7 @@ def t_interval(values: Sequence[float]) -> Interval | None:
 
 
 def paired_test(row: Sequence[float], base: Sequence[float]) -> tuple[float, float] | None:
-    """t and the two-sided p of the paired t-test; None below three pairs, and where the differences do not vary."""
+    """t and the two-sided p of the paired t-test; None for fewer than three pairs, or if the differences don't vary."""
     from scipy.special import stdtr
 
     assert len(row) == len(base), (len(row), len(base))
@@ -57,7 +57,8 @@ def paired_test(row: Sequence[float], base: Sequence[float]) -> tuple[float, flo
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p, in the order given: of the k-th smallest of m the largest (m - j + 1) p_j over j <= k, at most 1."""
+    """Adjusted p values in the same order. For the k-th smallest of m: max over j <= k of (m - j + 1) p_j, at most
+    1."""
     order = sorted(range(len(p_values)), key=p_values.__getitem__)
     adjusted, largest = [0.0] * len(order), 0.0
     for rank, index in enumerate(order):

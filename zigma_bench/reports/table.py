@@ -1,8 +1,8 @@
-"""Records to rows: a row for each backbone and scan, with mean and spread over seeds, differences to the baseline, and
-the two anchors.
+"""Make tables from records: one row per backbone and scan, with mean and spread over seeds, differences to the
+baseline, and the anchors.
 
-A column holds figures of one fingerprint; others are refused, with the field that differs. So a suite on several data
-sets has a table for each. A table is of one run; it names the other runs of the suite.
+All values of a column have the same fingerprint; otherwise the table is refused, with the field that differs. So a
+suite on several data sets has one table for each. A table belongs to one run and names the other runs of the suite.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ ROW_FACTS = {"parameters", "forward_flops", "flops_by", "scanned_ratio", "tokens
 
 @dataclass(frozen=True)
 class Statistic:
-    """A figure over seeds: `sd` is None for a single seed, `mean` is None if nothing was measured.
+    """A metric over seeds: `sd` is None for a single seed, `mean` is None if nothing was measured.
 
-    `ci_low` to `ci_high` is the 95% t-interval of the mean, None below three seeds. `values` holds the figure of each
-    seed. `extractor`: the network whose features were compared, with its size in pixels if that is an option.
+    `ci_low` to `ci_high` is the 95% t-interval of the mean, None with fewer than three seeds. `values`: the value of
+    each seed. `extractor`: the network whose features were compared, with its size in pixels if that is an option.
     `against_untrained`: whether the mean is better than the untrained network's; None if that is not known.
     """
 
@@ -115,10 +115,10 @@ class Table:
 
 
 def find_tables(paths: Iterable[Path], name: str | None = None) -> list[Table]:
-    """The tables of the runs that some folders name: a run; or a suite or a folder of suites, which stand for the run
-    called `name`, or without a name for their latest runs.
+    """The tables of some folders. A folder can be a run. For a suite or a folder of suites, it is the run called
+    `name`, by default the latest run of each suite.
 
-    UsageError for a folder without results, and if no suite there has a run of this name.
+    UsageError for a folder without results, or if no suite there has a run of this name.
     """
     folders: list[Path] = []
     for path in paths:
@@ -132,17 +132,19 @@ def _run_folders(path: Path, name: str | None) -> list[Path]:
     """The folders of the runs that a folder of results names."""
     if (path / TABLE).exists():
         if name is not None:
-            do = "leave --name out, or name the folder of the suite"
-            raise UsageError("this is the folder of a run already", where=str(path), got=name, do=do)
+            do = "omit --name, or name the folder of the suite"
+            raise UsageError("this folder is already a single run", where=str(path), got=name, do=do)
         return [path]
     suites = [path] if any(path.glob(f"*/{TABLE}")) else sorted({p.parents[1] for p in path.glob(f"*/*/{TABLE}")})
     if not suites:
-        raise UsageError("no suite has left results here", where=str(path), do="run a suite first")
+        raise UsageError("there are no results of a suite here", where=str(path), do="run a suite first")
     if name is None:
         return [_latest_folder(suite) for suite in suites]
     having = [suite for suite in suites if len(suites) == 1 or (suite / name / TABLE).is_file()]
     if not having:
-        raise UsageError("no suite has a run of this name", where=str(path), got=name, do="look into its folders")
+        raise UsageError(
+            "no suite has a run of this name", where=str(path), got=name, do="look for the names of its subfolders"
+        )
     return [get_run(find_runs(suite)[0], name, suite).folder for suite in having]
 
 
@@ -157,16 +159,17 @@ def _latest_folder(suite: Path) -> Path:
 def read_tables(folder: Path, failed: Mapping[str, str] | None = None) -> list[Table]:
     """The tables of the run in `folder`, one for each data set.
 
-    `failed`: the reasons of cells that failed in this process, by their folders; on a full disk they have no record.
+    `failed`: the reasons of cells that failed in this process, by folder. On a full disk, these cells have no record.
     """
     names = dict.fromkeys(cell.data for cell in require_table_file(folder).cells)
     return [read_table(folder, data=name, failed=failed) for name in names]
 
 
 def read_table(folder: Path, *, data: str | None = None, failed: Mapping[str, str] | None = None) -> Table:
-    """The table of one data set; `data` is None if the suite has one. A record that can't be read costs its row."""
+    """The table of one data set; `data` is None if the suite has only one. A record that can't be read fails its
+    row."""
     stored = require_table_file(folder)
-    cells = [_entry(folder, cell, failed or {}) for cell in stored.cells if cell.data == data]
+    cells = [_read_cell(folder, cell, failed or {}) for cell in stored.cells if cell.data == data]
     check_smoke((cell.facts.smoke for cell in cells), folder / TABLE)
     check_columns((m for cell in cells for m in cell.measurements), folder / TABLE)
     others, unreadable = _other_runs(folder, stored)
@@ -196,27 +199,29 @@ def _other_runs(folder: Path, stored: TableFile) -> tuple[tuple[str, ...], tuple
     return tuple(names), tuple(reason for place, reason in broken.items() if place != folder)
 
 
-def _rows(cells: Sequence[_Entry], stored: TableFile) -> tuple[TableRow, ...]:
-    """The rows, with what they are compared with."""
+def _rows(cells: Sequence[_CellRecords], stored: TableFile) -> tuple[TableRow, ...]:
+    """The rows, compared with the baseline and with the untrained network."""
     better = metric_directions(record for cell in cells for record in cell.records)
-    rows = with_untrained([_row(group, better) for group in _groups(cells)])
+    rows = with_untrained([_row(group, better) for group in _group_by_row(cells)])
     baseline = stored.baseline.backbone, stored.baseline.scan
     return with_differences(rows, baseline, budget=tuple(stored.budget), smoke=stored.smoke)
 
 
-def _machines(cells: Sequence[_Entry]) -> tuple[str, ...]:
-    """The cards, precisions and backends that the cells' figures were measured with."""
+def _machines(cells: Sequence[_CellRecords]) -> tuple[str, ...]:
+    """The devices, precisions and backends with which the cells were measured."""
     found = set()
     for cell in cells:
         done = [record for record in cell.records if record.status == "done" and cell.facts.role == "cell"]
         for origin in (record.provenance for record in done if record.provenance):
-            backend = f", backend {origin['backend']}" if cell.facts.setting is None else ""  # else a row has its own
+            backend = (
+                f", backend {origin['backend']}" if cell.facts.setting is None else ""
+            )  # otherwise each row has its own
             found.add(f"{origin['card']}, {origin['precision']}{backend}")
     return tuple(sorted(found))
 
 
 @dataclass(frozen=True)
-class _Entry:
+class _CellRecords:
     """A cell of the table file with its records."""
 
     facts: TableCell
@@ -245,26 +250,26 @@ class _Entry:
         return "done" if len(self.records) == len(self.facts.stages) else "missing"
 
 
-def _entry(folder: Path, facts: TableCell, failed: Mapping[str, str]) -> _Entry:
-    """A cell with its records. If one of them can't be read, the cell has failed and has none of their figures."""
+def _read_cell(folder: Path, facts: TableCell, failed: Mapping[str, str]) -> _CellRecords:
+    """A cell with its records. If a record can't be read, the cell is failed and has no values."""
     reason = failed.get(facts.folder)
     try:
-        records = without_outdated({record.stage: record for record in _records(folder, facts)})
-        return _Entry(facts, list(records.values()), failed=reason)
+        records = without_outdated({record.stage: record for record in _read_records(folder, facts)})
+        return _CellRecords(facts, list(records.values()), failed=reason)
     except ComparisonRefused as error:
-        return _Entry(facts, [], broken=str(error), failed=reason)
+        return _CellRecords(facts, [], broken=str(error), failed=reason)
 
 
-def _records(folder: Path, facts: TableCell) -> Iterator[Record]:
+def _read_records(folder: Path, facts: TableCell) -> Iterator[Record]:
     for stage, identity in facts.stages.items():
         record = read_record(stage_folder(folder / facts.folder, stage, identity), identity)
         if record is not None:
-            _check_use(record, stage_folder(folder / facts.folder, stage, identity))
+            _check_record(record, stage_folder(folder / facts.folder, stage, identity))
             yield record
 
 
-def _check_use(record: Record, folder: Path) -> None:
-    """ComparisonRefused for a record without what a table reads from it."""
+def _check_record(record: Record, folder: Path) -> None:
+    """ComparisonRefused if a record doesn't contain what a table needs."""
     origin, asked = record.provenance, record.cell.get("quality", [])
     known = record.status == "failed" or all(
         isinstance(origin.get(key), str) for key in ("card", "precision", "backend")
@@ -272,20 +277,20 @@ def _check_use(record: Record, folder: Path) -> None:
     names = isinstance(asked, list) and all(isinstance(m, dict) and isinstance(m.get("name"), str) for m in asked)
     if (origin and not known) or not names:
         what = "where it was measured" if names else "the metrics of its cell"
-        do = "move it away; the stage is then done again"
+        do = "move it away; the stage then runs again"
         raise ComparisonRefused(f"the record does not name {what}", where=str(folder / RECORD), do=do)
 
 
-def _groups(cells: Sequence[_Entry]) -> list[list[_Entry]]:
+def _group_by_row(cells: Sequence[_CellRecords]) -> list[list[_CellRecords]]:
     """The cells in groups that differ only in the seed, floor first and ceiling last."""
-    grouped: dict[tuple[str, str | None, str | None, str], list[_Entry]] = {}
+    grouped: dict[tuple[str, str | None, str | None, str], list[_CellRecords]] = {}
     for cell in cells:
         key = (cell.facts.role, cell.facts.backbone, cell.facts.scan, str(cell.facts.setting))
         grouped.setdefault(key, []).append(cell)
     return [grouped[key] for key in sorted(grouped, key=lambda key: ROLES.index(key[0]))]
 
 
-def _row(group: list[_Entry], better: dict[str, Better]) -> TableRow:
+def _row(group: list[_CellRecords], better: dict[str, Better]) -> TableRow:
     facts = group[0].facts
     done = [cell for cell in group if cell.status == "done"]
     worst = next((cell for cell in group if cell.status == "failed"), None)
@@ -306,7 +311,7 @@ def _row(group: list[_Entry], better: dict[str, Better]) -> TableRow:
     )
 
 
-def _statistics(cells: list[_Entry], better: dict[str, Better]) -> dict[str, Statistic]:
+def _statistics(cells: list[_CellRecords], better: dict[str, Better]) -> dict[str, Statistic]:
     """Every metric over the seeds that have it."""
     by_name: dict[str, list[tuple[int, Measurement]]] = {}
     for cell in cells:

@@ -1,4 +1,5 @@
-"""A report on a terminal: text that can't act on it, as wide as the terminal, or as its tables where it is a file."""
+"""Print a report on a terminal. Control characters in its text are escaped. In a file, lines are as wide as the
+tables."""
 
 from __future__ import annotations
 
@@ -16,10 +17,10 @@ from zigma_bench.reports.table import Table
 
 
 class InertConsole(Console):
-    """A console on which no text can act: what would is written out (`escaping.visible`)."""
+    """A console that escapes control characters in text (`escaping.visible`)."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """The segments of what is shown, their text on lines of its own."""
+        """The segments of a renderable, with escaped text."""
         for segment in super().render(renderable, options):
             yield (
                 segment if segment.control else segment._replace(text="\n".join(map(visible, segment.text.split("\n"))))
@@ -27,7 +28,7 @@ class InertConsole(Console):
 
 
 def print_wide(shown: RenderableType) -> None:
-    """Print without cutting: where no terminal sets the width, the table does."""
+    """Print without cutting lines. Outside a terminal, the width is that of the table."""
     _console_for(shown).print(shown)
 
 
@@ -43,7 +44,7 @@ def to_terminal(tables: Sequence[Table]) -> str:
 
 
 def _text(shown: RenderableType) -> str:
-    """What `print_wide` would print."""
+    """The text that `print_wide` would print."""
     console = _console_for(shown)
     with console.capture() as capture:
         console.print(shown)

@@ -11,7 +11,7 @@ from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.plugins.registry import Spec
 from zigma_bench.pretrained import text_encoders as encoders
 from zigma_bench.records.provenance import LIBRARIES, version
-from zigma_bench.system.device import card_names, processor_name
+from zigma_bench.system.device import gpu_names, processor_name
 
 MORE_LIBRARIES = ("torchvision", "pydantic", "typer", "pandas", "safetensors", "mamba-ssm", "causal-conv1d", "triton")
 
@@ -24,17 +24,17 @@ def examine_installation() -> dict[str, dict[str, Any]]:
     metrics = {}
     for spec in found.metrics:
         metrics[spec.name] = _state(spec)
-    aside = {f"{p.name} ({p.owner})": f"SET ASIDE: {p.reason}" for p in found.problems}
+    problems = {f"{p.name} ({p.owner})": f"SET ASIDE: {p.reason}" for p in found.problems}
     plugins = {f"{p.name} ({p.owner})": ", ".join(p.registered) for p in found.plugins}
     return {
         "zigma-bench": {"version": __version__, "python": platform.python_version(), "system": platform.platform()},
         "libraries": versions,
-        "devices": {"cpu": processor_name(), **{f"cuda:{i}": name for i, name in enumerate(card_names())}},
+        "devices": {"cpu": processor_name(), **{f"cuda:{i}": name for i, name in enumerate(gpu_names())}},
         "kernels": kernels,
         "text encoders": {name: _encoder(name) for name in (encoders.MINILM, encoders.RANDOM_WORDS)},
         "mixers": {spec.name: f"{spec.doc} ({spec.owner})" for spec in found.mixers},
         "metrics": metrics,
-        "plugins": {**plugins, **aside},
+        "plugins": {**plugins, **problems},
     }
 
 

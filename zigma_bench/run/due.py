@@ -1,9 +1,8 @@
-"""Which stages of a cell have to be done, and what a stage reads of the stages before it.
+"""Find the stages of a cell that must run, and the files that a stage reads from earlier stages.
 
-A stage is done when its record is there, under its identity and with success, and was made from the files that the
-stages before it hold now. It stays done while those files are absent: a clean clone of records runs nothing. When a
-stage is due, the files that it reads are compared with their hashes, and the stage that wrote one that is missing or
-altered is due again.
+A stage is done if there is a successful record with its identity, made from the current files of the earlier stages.
+It stays done while those files are missing, so nothing runs in a clone that only contains records. If a stage is due,
+the files that it reads are compared with their hashes. A stage that wrote a missing or altered file is due again.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from zigma_bench.system.device import Device
 
 
 @dataclass(frozen=True)
-class Due:
-    """The stages to do, in order, and a sentence on each file that is there and altered."""
+class DueStages:
+    """The stages to run, in order, and a sentence about each altered file."""
 
     stages: tuple[Stage, ...]
     altered: tuple[str, ...] = ()
@@ -32,7 +31,7 @@ class Due:
 def cell_folder(run: Path, cell: Cell) -> Path:
     """The folder of a cell in the folder of a run: its label as a file name, and the hash of what it trains."""
     digits = _cell_hash(cell)
-    earlier = sorted(run.glob(f"*-{digits}"))  # with the label that it had when the suite had other rows
+    earlier = sorted(run.glob(f"*-{digits}"))  # the folder name has the label from when the suite had other rows
     return earlier[0] if earlier else run / f"{cell.slug}-{digits}"
 
 
@@ -43,24 +42,24 @@ def all_cell_folders(results: Path, cell: Cell) -> list[Path]:
 
 def _cell_hash(cell: Cell) -> str:
     base: Stage = "train" if cell.role == "cell" else "sample"
-    return cell.identity(base, card="")[:8]
+    return cell.identity(base, device_model="")[:8]
 
 
-def find_due(cell: Cell, folder: Path, device: Device, wanted: Iterable[Stage]) -> Due:
-    """The stages among `wanted` that are not done, and those before them whose files have to be made again.
+def find_due(cell: Cell, folder: Path, device: Device, wanted: Iterable[Stage]) -> DueStages:
+    """The stages among `wanted` that are not done, and earlier stages that must write their files again.
 
-    NewerFormat for a record that only a later version can read.
+    Raises NewerFormat for a record that only a later version can read.
     """
-    return _Search(cell, folder, device).find(set(wanted))
+    return _DueSearch(cell, folder, device).find(set(wanted))
 
 
 def find_done(cell: Cell, folder: Path, device: Device) -> tuple[dict[str, Record], tuple[str, ...]]:
-    """The records of the stages that are done in the folder of a cell, whether their files are there or not; and a
-    sentence on each record that is broken.
+    """The records of the stages that are done in the folder of a cell, even if their files are missing, and a sentence
+    about each broken record.
 
-    NewerFormat for a record that only a later version can read.
+    Raises NewerFormat for a record that only a later version can read.
     """
-    search = _Search(cell, folder, device)
+    search = _DueSearch(cell, folder, device)
     return without_outdated(search.records), tuple(search.notes)
 
 
@@ -75,14 +74,14 @@ def inputs_of(cell: Cell, stage: Stage) -> dict[Stage, tuple[str, ...]]:
 
 
 def reads_network(cell: Cell) -> bool:
-    """Whether a metric of the cell is measured on its network, not on its images alone."""
+    """Whether a metric of the cell needs its network."""
     return cell.backbone is not None and any(
         catalogue().get("metric", metric.name).facts.needs == "network" for metric in cell.quality
     )
 
 
 def hashes_read(cell: Cell, stage: Stage, records: Mapping[Stage, Record]) -> dict[str, str]:
-    """The sha256 of each file that a stage reads, as the records of the stages before it hold them, by STAGE/FILE."""
+    """The sha256 of each file that a stage reads, from the records of the earlier stages, by STAGE/FILE."""
     return {
         f"{source}/{name}": records[source].files[name]
         for source, names in inputs_of(cell, stage).items()
@@ -91,32 +90,33 @@ def hashes_read(cell: Cell, stage: Stage, records: Mapping[Stage, Record]) -> di
     }
 
 
-class _Search:
-    """One look at a cell's records and, for what is due, at the files."""
+class _DueSearch:
+    """Reads a cell's records once, and checks the files that due stages read."""
 
     def __init__(self, cell: Cell, folder: Path, device: Device) -> None:
         self.cell, self.notes = cell, dict[str, None]()
         self.folders = {
-            stage: stage_folder(folder, stage, cell.identity(stage, card=device.card)) for stage in cell.stages
+            stage: stage_folder(folder, stage, cell.identity(stage, device_model=device.model_name))
+            for stage in cell.stages
         }
         self.records = dict(self._records(device))
 
-    def find(self, wanted: set[Stage]) -> Due:
+    def find(self, wanted: set[Stage]) -> DueStages:
         due = {stage for stage in self.cell.stages if stage in wanted and not self._done(stage)}
-        for stage in reversed(self.cell.stages):  # what a stage needs may need something itself
+        for stage in reversed(self.cell.stages):  # a stage that must run again may need an earlier one
             if stage in due:
-                due |= set(self._to_be_made_again(stage))
-        return Due(tuple(stage for stage in self.cell.stages if stage in due), tuple(self.notes))
+                due |= set(self._stages_to_repeat(stage))
+        return DueStages(tuple(stage for stage in self.cell.stages if stage in due), tuple(self.notes))
 
     def _records(self, device: Device) -> Iterator[tuple[str, Record]]:
-        """The records of success; a broken one is reported and counts as absent."""
+        """The successful records. A broken record is reported and counts as missing."""
         for stage, folder in self.folders.items():
             try:
-                record = read_record(folder, self.cell.identity(stage, card=device.card))
+                record = read_record(folder, self.cell.identity(stage, device_model=device.model_name))
             except NewerFormat:
                 raise
             except ComparisonRefused:
-                self.notes[f"{folder / RECORD}: the record is broken; its stage is done again"] = None
+                self.notes[f"{folder / RECORD}: the record is broken; its stage runs again"] = None
                 continue
             if record is not None and record.status == "done":
                 yield stage, record
@@ -124,14 +124,14 @@ class _Search:
     def _done(self, stage: Stage) -> bool:
         return stage in self.records and why_outdated(self.records[stage], self.records) is None
 
-    def _to_be_made_again(self, stage: Stage) -> Iterator[Stage]:
-        """The stages that are done and have lost a file that this one reads."""
+    def _stages_to_repeat(self, stage: Stage) -> Iterator[Stage]:
+        """The done stages that have lost or altered a file which `stage` reads."""
         for source, names in inputs_of(self.cell, stage).items():
-            states = [self._state(source, name) for name in names] if source in self.records else []
+            states = [self._file_state(source, name) for name in names] if source in self.records else []
             if any(state != "whole" for state in states):
                 yield source
 
-    def _state(self, source: Stage, name: str) -> State:
+    def _file_state(self, source: Stage, name: str) -> State:
         path = self.folders[source] / name
         found = state_of(path, self.records[source].files.get(name, ""))
         if found == "altered":

@@ -32,14 +32,14 @@ LOG = "encode.log"
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedCache:
     """A complete cache: its latent space, and the number of images that had to be encoded to complete it."""
 
     space: LatentSpace
     images: int
 
 
-class OfTheHub(Protocol):
+class HubModel(Protocol):
     """A model that a run downloads from the Hub if it is missing."""
 
     def missing(self) -> tuple[Missing, ...]: ...
@@ -47,7 +47,7 @@ class OfTheHub(Protocol):
     def fetch(self) -> object: ...
 
 
-def of_the_hub(suite: Suite) -> list[OfTheHub]:
+def hub_models(suite: Suite) -> list[HubModel]:
     """The autoencoders and text encoders of the Hub that a suite names; none in offline mode."""
     if hub_is_offline():
         return []
@@ -72,26 +72,26 @@ def cached_cells(cells: Sequence[Cell]) -> list[Cell]:
 
 def encode_latents(
     cells: Sequence[Cell], results: Path, device: Device, emit: Callable[[Cell, dict[str, Any]], None]
-) -> list[Encoded]:
+) -> list[EncodedCache]:
     """Encode the missing and broken parts of the latent caches of the cells.
 
-    Raises NotReady if a cache folder holds other latents, CellFailed if an image is broken or the process fails, and
+    Raises NotReady if a cache folder contains other latents, CellFailed if an image is broken or the process fails, and
     Interrupted. The parts written before an error remain valid.
     """
     done = []
     for cell in cached_cells(cells):
         assert cell.latents is not None, "a cached cell has latents"
-        last = _run(cell, results, device, functools.partial(emit, cell), check=False)
-        done.append(Encoded(cell.latents, last["images"]))
+        last = _run_worker(cell, results, device, functools.partial(emit, cell), check=False)
+        done.append(EncodedCache(cell.latents, last["images"]))
     return done
 
 
 def check_latents(plan: Plan, results: Path, device: Device) -> list[tuple[LatentSpace, list[str]]]:
-    """The missing and broken parts of each latent cache of a plan. NotReady if a cache holds other latents."""
+    """The missing and broken parts of each latent cache of a plan. NotReady if a cache contains other latents."""
     found = []
     for cell in cached_cells(plan.cells):
         assert cell.latents is not None, "a cached cell has latents"
-        found.append((cell.latents, _run(cell, results, device, lambda event: None, check=True)["faults"]))
+        found.append((cell.latents, _run_worker(cell, results, device, lambda event: None, check=True)["faults"]))
     return found
 
 
@@ -112,18 +112,20 @@ def encode_texts(
     Raises the errors of `encode_latents`, and NotReady if the text encoder isn't installed.
     """
     for cell in text_cells(cells):
-        _run(cell, results, device, functools.partial(emit, cell), check=False, texts=True)
+        _run_worker(cell, results, device, functools.partial(emit, cell), check=False, texts=True)
 
 
 def check_texts(plan: Plan, results: Path, device: Device) -> list[str]:
     """The missing and broken parts of the text features of a plan."""
     found: list[str] = []
     for cell in text_cells(plan.cells):
-        found += _run(cell, results, device, lambda event: None, check=True, texts=True)["faults"]
+        found += _run_worker(cell, results, device, lambda event: None, check=True, texts=True)["faults"]
     return found
 
 
-def _run(cell: Cell, results: Path, device: Device, emit: Emit, *, check: bool, texts: bool = False) -> dict[str, Any]:
+def _run_worker(
+    cell: Cell, results: Path, device: Device, emit: Emit, *, check: bool, texts: bool = False
+) -> dict[str, Any]:
     """Run one job in a fresh process and return its last event."""
     check_writable(results / ".cache")
     job = {
@@ -140,11 +142,11 @@ def _run(cell: Cell, results: Path, device: Device, emit: Emit, *, check: bool, 
 
     code = run_job("zigma_bench.run.workers.encode", job, log, on_event)
     if code != 0:
-        raise _error(code, last["text"] if last.get("event") == "stopped" else None, log)
+        raise _worker_error(code, last["text"] if last.get("event") == "stopped" else None, log)
     return last
 
 
-def _error(code: int, reason: str | None, log: Path) -> ZigmaBenchError:
+def _worker_error(code: int, reason: str | None, log: Path) -> ZigmaBenchError:
     """The error for the exit code of the process and the reason in its last event."""
     if reason is None:
         name = signal.Signals(-code).name if code < 0 else f"code {code}"
@@ -179,7 +181,8 @@ def cache_problems(space: LatentSpace) -> list[NotReady]:
 
 
 def cache_state(space: LatentSpace, results: Path) -> str:
-    """The folder of a latent cache and whether it is complete, by file names and sizes, or why it doesn't match."""
+    """The folder of a latent cache and whether it is complete, by file names and sizes; or the reason why it doesn't
+    match."""
     from zigma_bench.data.latents.cache import SPLITS, folder_of, layout_of, stores_of
     from zigma_bench.data.reading.arrays import STORE, broken_shards, read_rows, require_same
 

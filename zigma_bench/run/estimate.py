@@ -15,8 +15,8 @@ from zigma_bench.plan import Cell
 from zigma_bench.records.record import Record
 from zigma_bench.records.store import read_record, stage_folder
 from zigma_bench.run.due import all_cell_folders
-from zigma_bench.run.fitted_costs import Costs, fit_costs
-from zigma_bench.run.timed import Call, Kind, Timed, features_of, kind_of, timed_calls
+from zigma_bench.run.fitted_costs import FittedCosts, fit_costs
+from zigma_bench.run.timed import CallKind, CallName, MeasuredCall, features_of, kind_of, timed_calls
 from zigma_bench.system.device import Device, precision_on
 
 # A network of small matrices and scans reaches about this share of the speed of one large matrix product.
@@ -43,7 +43,7 @@ class Estimator:
 
     def __init__(self, results: Path, device: Device) -> None:
         self.results, self.device = results, device
-        self._fits: dict[tuple[Kind, str], Costs | str] = {}
+        self._fits: dict[tuple[CallKind, str], FittedCosts | str] = {}
 
     def __call__(self, cell: Cell) -> Estimate:
         if cell.timed_alone:
@@ -72,8 +72,8 @@ class Estimator:
         return Estimate(_total(cell, 1 / train, 1 / sample / passes), "its efficiency record", max(peaks, default=None))
 
     def _efficiency_record(self, cell: Cell) -> Record | None:
-        """The cell's efficiency record on this card, of whichever run of its suite has one."""
-        identity = cell.identity("efficiency", card=self.device.card)
+        """The cell's efficiency record on this device, from any run of its suite."""
+        identity = cell.identity("efficiency", device_model=self.device.model_name)
         for folder in all_cell_folders(self.results, cell):
             try:
                 record = read_record(stage_folder(folder, "efficiency", identity), identity)
@@ -87,12 +87,12 @@ class Estimator:
     def _fitted(self, cell: Cell) -> Estimate:
         """The estimate from the fitted costs of a training step and an evaluation, with the errors of both fits."""
         written, trains = cell.model_dump(mode="json"), cell.role == "cell"
-        calls: dict[Call, int] = {"forward": min(cell.sample.batch, cell.sample.count)}
+        calls: dict[CallName, int] = {"forward": min(cell.sample.batch, cell.sample.count)}
         if trains:
             calls["train-step"] = cell.train.batch
         each, peaks, sources = {"train-step": 0.0}, [], []
         for call, batch in calls.items():
-            costs = self._costs(kind_of(written, call, self.device.card, self._precision(cell)), cell.backend)
+            costs = self._costs(kind_of(written, call, self.device.model_name, self._precision(cell)), cell.backend)
             if isinstance(costs, str):
                 return Estimate(None, f"{call}: {costs}")
             features = features_of(written, batch)
@@ -101,7 +101,7 @@ class Estimator:
             sources.append(f"{call} {costs.source}")
         return Estimate(_total(cell, each["train-step"], each["forward"]), "; ".join(sources), max(peaks))
 
-    def _costs(self, kind: Kind, backend: str) -> Costs | str:
+    def _costs(self, kind: CallKind, backend: str) -> FittedCosts | str:
         key = (kind, backend)
         if key not in self._fits:
             self._fits[key] = fit_costs(self._timed, kind, backend)
@@ -111,8 +111,8 @@ class Estimator:
         return precision_on(self.device.type, cell.train.precision)
 
     @cached_property
-    def _timed(self) -> list[Timed]:
-        return timed_calls(self.results, self.device.card)
+    def _timed(self) -> list[MeasuredCall]:
+        return timed_calls(self.results, self.device.model_name)
 
     @cached_property
     def _matmul_rate(self) -> float:

@@ -19,12 +19,12 @@ from zigma_bench.plan import Cell, Plan
 from zigma_bench.system.device import Device
 
 MOST = 2**20
-SHARE_OF_A_CARD = 0.95  # the rest is headroom for memory outside PyTorch's allocator
+SHARE_OF_A_GPU = 0.95  # the rest is headroom for memory outside PyTorch's allocator
 KILLED = (signal.SIGKILL, signal.SIGABRT)  # from the system, and from C++ when an allocation fails
 
 
 @dataclass(frozen=True)
-class Trial:
+class BatchTrial:
     """The trial of one batch size: whether it fits, its peak memory in bytes, and the reason if it doesn't fit."""
 
     batch: int
@@ -40,7 +40,7 @@ class LargestBatch:
     label: str
     batch: int
     limit_bytes: int
-    trials: tuple[Trial, ...]
+    trials: tuple[BatchTrial, ...]
 
     @property
     def peak_bytes(self) -> int | None:
@@ -58,7 +58,7 @@ def distinct_shapes(plan: Plan) -> list[Cell]:
             one = cell.model_copy(update={"train": cell.train.model_copy(update={"batch": 1})})
             same = {"seed": 0, "order_digests": (), "train_images": None, "train_seconds": None}
             same |= {"data": None, "data_fingerprint": "", "latents": None}
-            found.setdefault(one.model_copy(update=same).identity("train", card=""), one)
+            found.setdefault(one.model_copy(update=same).identity("train", device_model=""), one)
     return list(found.values())
 
 
@@ -72,15 +72,15 @@ def limit_of(device: Device, gibibytes: float | None) -> int:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     if done.returncode != 0:
         raise CellFailed(f"the GPU's memory can't be read: {done.stderr.strip().splitlines()[-1]}", where=device.name)
-    return int(SHARE_OF_A_CARD * int(done.stdout))
+    return int(SHARE_OF_A_GPU * int(done.stdout))
 
 
-def find_batch(cell: Cell, device: Device, limit_bytes: int, tell: Callable[[str], None]) -> LargestBatch:
-    """Find the largest batch of one cell. `tell(text)` reports each trial."""
+def find_batch(cell: Cell, device: Device, limit_bytes: int, on_progress: Callable[[str], None]) -> LargestBatch:
+    """Find the largest batch of one cell. `on_progress(text)` reports each trial."""
 
-    def fits(batch: int) -> Trial:
+    def fits(batch: int) -> BatchTrial:
         trial = run_trial(cell, batch, device, limit_bytes)
-        tell(f"{_name(cell)}: batch {batch:,} {'fits' if trial.fits else f'does not fit: {trial.reason}'}")
+        on_progress(f"{_name(cell)}: batch {batch:,} {'fits' if trial.fits else f'does not fit: {trial.reason}'}")
         return trial
 
     trials = search_batch(fits)
@@ -88,7 +88,7 @@ def find_batch(cell: Cell, device: Device, limit_bytes: int, tell: Callable[[str
     return LargestBatch(_name(cell), batch, limit_bytes, tuple(trials))
 
 
-def search_batch(attempt: Callable[[int], Trial]) -> Sequence[Trial]:
+def search_batch(attempt: Callable[[int], BatchTrial]) -> Sequence[BatchTrial]:
     """Double, then bisect. The trials include the largest batch that fits, at most MOST, and the next larger one."""
     trials = [attempt(1)]
     while trials[-1].fits and trials[-1].batch < MOST:
@@ -103,16 +103,16 @@ def search_batch(attempt: Callable[[int], Trial]) -> Sequence[Trial]:
     return trials
 
 
-def run_trial(cell: Cell, batch: int, device: Device, limit_bytes: int) -> Trial:
+def run_trial(cell: Cell, batch: int, device: Device, limit_bytes: int) -> BatchTrial:
     """Try one batch in a fresh process. CellFailed if it fails for a reason other than memory."""
     tried = cell.model_copy(update={"train": cell.train.model_copy(update={"batch": batch})})
     job = {"cell": tried.model_dump(mode="json"), "device": asdict(device), "limit_bytes": limit_bytes}
     command = [sys.executable, "-m", "zigma_bench.run.workers.batch"]
     done = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True)
     if done.returncode == 0:
-        return Trial(batch, **json.loads(done.stdout))
+        return BatchTrial(batch, **json.loads(done.stdout))
     if -done.returncode in KILLED:
-        return Trial(batch, False, None, f"its process was killed by {signal.Signals(-done.returncode).name}")
+        return BatchTrial(batch, False, None, f"its process was killed by {signal.Signals(-done.returncode).name}")
     ended = signal.Signals(-done.returncode).name if done.returncode < 0 else f"code {done.returncode}"
     last = (done.stderr.strip().splitlines() or [f"its process ended with {ended} and without output"])[-1]
     raise CellFailed(f"a training step of {batch:,} images fails: {last}", where=_name(cell))

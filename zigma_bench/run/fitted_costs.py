@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from zigma_bench.run.timed import FEATURES, Kind, Timed
+from zigma_bench.run.timed import FEATURES, CallKind, MeasuredCall
 
 FEWEST_CELLS = 5
 SHARPNESS = 4  # of the transition from launching to computing
@@ -48,7 +48,7 @@ class Fit:
 
 
 @dataclass(frozen=True)
-class Costs:
+class FittedCosts:
     """The fits of seconds and of peak bytes for one kind of call."""
 
     seconds: Fit
@@ -65,7 +65,7 @@ class Costs:
         )
 
 
-def fit_costs(calls: Sequence[Timed], kind: Kind, backend: str) -> Costs | str:
+def fit_costs(calls: Sequence[MeasuredCall], kind: CallKind, backend: str) -> FittedCosts | str:
     """Fit the costs of a kind of call with a backend, or return the reason why that isn't possible."""
     fitting = [one for one in calls if one.kind == kind and backend in one.backends]
     cells = len({one.cell for one in fitting})
@@ -73,7 +73,7 @@ def fit_costs(calls: Sequence[Timed], kind: Kind, backend: str) -> Costs | str:
         return f"{cells} similar cells were timed on {kind.card}, and a fit needs {FEWEST_CELLS}"
     peaked = [one for one in fitting if one.peak is not None]
     formula = _launched_or_computed if not kind.recorded else _computed
-    return Costs(
+    return FittedCosts(
         seconds=_fit(formula, fitting, [one.seconds for one in fitting]),
         peak=_fit(_bytes, peaked, [one.peak or 0.0 for one in peaked]),
         cells=cells,
@@ -102,7 +102,7 @@ SIZES: dict[Formula, tuple[int, ...]] = {
 }
 
 
-def _fit(formula: Formula, calls: Sequence[Timed], measured: Sequence[float]) -> Fit:
+def _fit(formula: Formula, calls: Sequence[MeasuredCall], measured: Sequence[float]) -> Fit:
     features = np.array([one.features for one in calls], dtype=np.float64)
     values = np.array(measured, dtype=np.float64)
     left_out = []

@@ -1,4 +1,4 @@
-"""From the arguments of a command to a plan, and from a plan to a JSON document."""
+"""Make a plan from the arguments of a command, and a JSON document from a plan."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.plan import Cell, Plan, Stage, make_plan
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.run.due import cell_folder, find_due
-from zigma_bench.run.encode import of_the_hub
+from zigma_bench.run.encode import hub_models
 from zigma_bench.run.estimate import Estimator
 from zigma_bench.run.reuse import find_reusable, other_folders
 from zigma_bench.run.runs import find_run
@@ -32,24 +32,24 @@ def prepare(
 ) -> Plan:
     """The plan of a suite file with its settings applied, with only the cells that match one of `only`, if any.
 
-    With `fetch`, autoencoders and text encoders of the Hub that the suite names and that are missing are downloaded, if
-    the network is allowed and nothing else is missing, here and on a device. So a person learns what to provide before
+    With `fetch`, missing autoencoders and text encoders of the Hub are downloaded, but only in online mode and only if
+    nothing else is missing (on a device of `device_type`, if that is set). So a user learns what else to provide before
     hours of downloads.
     """
     suite, source = load_suite(path, settings=settings)
     plan = make_plan(suite, source, catalogue(), smoke=smoke)
-    models = of_the_hub(suite) if fetch and not smoke and plan.missing else []
+    models = hub_models(suite) if fetch and not smoke and plan.missing else []
     absent = {item: model for model in models for item in model.missing() if item in plan.missing}
     if absent and len(absent) == len(plan.missing if device_type is None else plan.missing_on(device_type)):
         for model in absent.values():
             model.fetch()
         plan = make_plan(suite, source, catalogue())
-    plan = replace(plan, settings=() if _changes_nothing(path, suite, settings) else tuple(settings))
+    plan = replace(plan, settings=() if _is_suite_of_file(path, suite, settings) else tuple(settings))
     return plan.only(*only) if only else plan
 
 
-def _changes_nothing(path: Path, suite: Suite, settings: Sequence[str]) -> bool:
-    """Whether a suite is that of its file, with settings or without; a file may need them to be a suite."""
+def _is_suite_of_file(path: Path, suite: Suite, settings: Sequence[str]) -> bool:
+    """Whether a suite is the same without its settings. Without them, the file alone may be invalid."""
     if not settings:
         return True
     with contextlib.suppress(UsageError):
@@ -58,10 +58,10 @@ def _changes_nothing(path: Path, suite: Suite, settings: Sequence[str]) -> bool:
 
 
 def check_stages(plan: Plan, stages: Sequence[Stage], results: Path, device: Device, name: str | None = None) -> None:
-    """Check that some cell has the stages, and that the stages before them are done: in the run, or in another run of
-    the suite, from which they are then used.
+    """Check that some cell has the stages, and that their earlier stages are done in this run or can be reused from
+    another run of the suite.
 
-    UsageError and NotReady if they are not.
+    Raises UsageError and NotReady if not.
     """
     if not any(stage in cell.stages for cell in plan.cells for stage in stages):
         raise UsageError(f"no cell of this suite has the stage {' or '.join(stages)}", where=plan.file)
@@ -77,7 +77,7 @@ def check_stages(plan: Plan, stages: Sequence[Stage], results: Path, device: Dev
 
 
 def plan_json(plan: Plan, results: Path, device: Device, name: str | None = None) -> dict[str, Any]:
-    """The plan with everything resolved, as one document."""
+    """The resolved plan as one document."""
     run = find_run(plan, results, name)
     cells, estimator = [], Estimator(results, device)
     for cell in plan.cells:
@@ -85,7 +85,7 @@ def plan_json(plan: Plan, results: Path, device: Device, name: str | None = None
         cells.append({
             **cell.model_dump(mode="json"), "label": cell.label, "stages": list(cell.stages),
             "objective": asdict(cell.objective), "sampler": asdict(cell.sampler),
-            "identity": {stage: cell.identity(stage, card=device.card) for stage in cell.stages},
+            "identity": {stage: cell.identity(stage, device_model=device.model_name) for stage in cell.stages},
             "estimated_seconds": guess.seconds, "estimated_bytes": guess.bytes, "estimate_from": guess.source,
         })  # fmt: skip
     missing = [{"what": item.what, "do": item.do} for item in plan.missing_on(device.type)]
@@ -103,7 +103,7 @@ def plan_json(plan: Plan, results: Path, device: Device, name: str | None = None
 
 
 def image_counts(cells: Sequence[Cell]) -> list[tuple[str, Counts]]:
-    """Each data set of some cells by its label, with the number of its images, of which none is decoded."""
+    """The label and the image counts of each data set of some cells. No image is decoded."""
     from zigma_bench.data.reading.counts import counts_of
 
     sets = {cell.data_text: (cell.data_label or cell.data.name, cell.data) for cell in cells if cell.data is not None}

@@ -14,18 +14,18 @@ from typing import Any
 
 from zigma_bench.errors import Interrupted
 
-INTERRUPTED = "interrupted; the same command goes on where it stopped"
+INTERRUPTED = "interrupted; the same command continues where it stopped"
 
 
 def run_job(module: str, job: Mapping[str, Any], log: Path, on_event: Callable[[dict[str, Any]], None]) -> int:
     """Run a job in a process of a module and return its exit code. Output other than events is appended to the log.
 
-    Raises Interrupted when the user interrupts, after the process has stopped in an orderly way.
+    Raises Interrupted when the user interrupts, after the process has stopped cleanly.
     """
-    with log.open("ab") as log_file, _start(module, log_file) as process:
+    with log.open("ab") as log_file, _start_process(module, log_file) as process:
         assert process.stdin is not None and process.stdout is not None
         try:
-            with contextlib.suppress(BrokenPipeError):  # it ended at once; its exit code tells why
+            with contextlib.suppress(BrokenPipeError):  # the process ended at once; its exit code says why
                 process.stdin.write(
                     json.dumps(job) + "\n"
                 )  # stays open, so that the worker exits when this process dies
@@ -39,8 +39,8 @@ def run_job(module: str, job: Mapping[str, Any], log: Path, on_event: Callable[[
             raise Interrupted(INTERRUPTED) from None
 
 
-def _start(module: str, log: Any) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # as nvidia-smi counts
+def _start_process(module: str, log: Any) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # the order of nvidia-smi
     return subprocess.Popen(
         [sys.executable, "-m", module],
         stdin=subprocess.PIPE,

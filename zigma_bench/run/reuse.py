@@ -1,8 +1,8 @@
-"""Finished stages of the suite's other runs, used again: a cell with the same identity is not trained twice.
+"""Reuse finished stages of the suite's other runs, so that a cell with the same identity is not trained twice.
 
-The record is copied, and the files beside it are hard links where the disk has them, so that each run is complete:
-deleting one takes nothing from another. Files are compared with the hashes in their record first. A stage whose files
-are gone is used too, as it is done; a stage with an altered file is not.
+The record is copied. The other files become hard links, or copies on a disk without hard links. So each run is
+complete, and deleting one run doesn't affect another. The files are first compared with the hashes in the record. A
+stage with missing files is reused too, because it is done; a stage with an altered file is not.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ def other_folders(results: Path, cell: Cell, folder: Path) -> list[Path]:
 def find_reusable(
     cell: Cell, folder: Path, others: Sequence[Path], device: Device, wanted: Iterable[Stage]
 ) -> dict[Stage, tuple[Path, Record]]:
-    """The stages up to the last wanted one that are not done in `folder` and are done in another run: the folder of the
-    stage there, and its record."""
+    """The stages up to the last wanted one that are done in another run but not in `folder`, each with its folder there
+    and its record."""
     if not others:
         return {}
     done, found = find_done(cell, folder, device)[0], dict[Stage, tuple[Path, Record]]()
-    missing = [stage for stage in _needed(cell, set(wanted)) if stage not in done]
+    missing = [stage for stage in _needed_stages(cell, set(wanted)) if stage not in done]
     elsewhere = {other: _find_done_elsewhere(cell, other, device) for other in others if missing}
     for stage in missing:
         for other, records in elsewhere.items():
             record = records.get(stage)
-            place = stage_folder(other, stage, cell.identity(stage, card=device.card))
+            place = stage_folder(other, stage, cell.identity(stage, device_model=device.model_name))
             if record is not None and why_outdated(record, done) is None and _are_unaltered(place, record):
                 found[stage] = place, record
                 done[stage] = record
@@ -63,8 +63,8 @@ def find_reusable(
 
 
 def _find_done_elsewhere(cell: Cell, other: Path, device: Device) -> dict[str, Record]:
-    """The records of the stages that are done in another run. Broken records are reported; those of a later version are
-    left to it."""
+    """The records of the stages that are done in another run. Broken records are reported. A run with records of a
+    later version is ignored."""
     try:
         records, faults = find_done(cell, other, device)
     except NewerFormat:
@@ -74,14 +74,14 @@ def _find_done_elsewhere(cell: Cell, other: Path, device: Device) -> dict[str, R
     return records
 
 
-def _needed(cell: Cell, wanted: set[Stage]) -> list[Stage]:
-    """The wanted stages of a cell and those before them; efficiency only if it is wanted, as no stage reads it."""
+def _needed_stages(cell: Cell, wanted: set[Stage]) -> list[Stage]:
+    """The wanted stages of a cell and those before them; efficiency only if it is wanted, because no stage reads it."""
     last = max((cell.stages.index(stage) for stage in wanted if stage in cell.stages), default=-1)
     return [stage for stage in cell.stages[: last + 1] if stage in wanted or stage != "efficiency"]
 
 
 def _are_unaltered(place: Path, record: Record) -> bool:
-    """Whether each file of a stage has its hash or is absent. An altered one is reported."""
+    """Whether each file of a stage either has its hash or is missing. An altered file is reported."""
     states = {name: state_of(place / name, sha256) for name, sha256 in record.files.items()}
     for name in (name for name, state in states.items() if state == "altered"):
         report_notice(altered_notice(place / name))
@@ -89,9 +89,10 @@ def _are_unaltered(place: Path, record: Record) -> bool:
 
 
 def reuse_stages(cell: Cell, results: Path, folder: Path, device: Device, wanted: Iterable[Stage]) -> str | None:
-    """Bring finished stages of other runs into the folder of a cell; a sentence about them, or None if there are none.
+    """Copy finished stages of other runs into the folder of a cell. Returns a sentence about them, None if there are
+    none.
 
-    None too while another process is at work on the cell: it is then waited for.
+    Also None while another process works on the cell, because the caller then waits for that process.
     """
     found = find_reusable(cell, folder, other_folders(results, cell, folder), device, wanted)
     if not found:
@@ -104,11 +105,11 @@ def reuse_stages(cell: Cell, results: Path, folder: Path, device: Device, wanted
     except Busy:
         return None
     runs = dict.fromkeys(place.parents[1].name for place, _ in found.values())
-    return f"{', '.join(found)}: already done in the run {' and '.join(runs)}, and used from there"
+    return f"{', '.join(found)}: already done in the run {' and '.join(runs)}, and reused from there"
 
 
 def _copy_stage(place: Path, target: Path, record: Record) -> None:
-    """Copy a finished stage: its files first and its record last, so that a kill leaves a stage that is not done."""
+    """Copy a finished stage: first its files, then its record. After a kill, the stage is therefore not done."""
     target.mkdir(parents=True, exist_ok=True)
     unfinished = {path.name for pattern in (CHECKPOINTS, PARTS, WRITTEN) for path in place.glob(pattern)}
     for file in sorted(place.iterdir()):
@@ -120,7 +121,7 @@ def _copy_stage(place: Path, target: Path, record: Record) -> None:
 
 
 def _link_file(file: Path, target: Path) -> None:
-    """A second name for a file, or a copy of it on a disk without hard links."""
+    """Make a hard link to a file, or a copy on a disk without hard links."""
     target.unlink(missing_ok=True)
     try:
         os.link(file, target)

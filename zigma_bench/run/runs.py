@@ -1,4 +1,4 @@
-"""The run that a command belongs to: it is found or begun, and its table file is written before the first cell."""
+"""Find or begin the run that a command belongs to. Its table file is written before the first cell runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from zigma_bench.system.notices import report_notice
 
 @dataclass(frozen=True)
 class OpenRun:
-    """A run whose table file is written: its folder, its table, and whether this command has begun it."""
+    """A run with a written table file: its folder, its table, and whether this command created it."""
 
     folder: Path
     table: TableFile
@@ -25,7 +25,7 @@ class OpenRun:
 
 
 def options_of(plan: Plan) -> RunOptions:
-    """What a plan asks for, as runs are compared."""
+    """The options of a plan, by which runs are compared."""
     content = plan.suite.model_dump(mode="json", exclude_defaults=True)
     return RunOptions(content, plan.settings, plan.smoke)
 
@@ -33,7 +33,7 @@ def options_of(plan: Plan) -> RunOptions:
 def find_run(plan: Plan, results: Path, name: str | None = None) -> ChosenRun:
     """The run that a plan belongs to, without writing anything.
 
-    UsageError for a name that is not allowed or that a run with other options has.
+    UsageError for a name that is not allowed, or that belongs to a run with other options.
     """
     runs, _ = find_runs(results / plan.suite.name)
     return choose_run(runs, options_of(plan), name)
@@ -42,8 +42,8 @@ def find_run(plan: Plan, results: Path, name: str | None = None) -> ChosenRun:
 def open_run(plan: Plan, results: Path, device: Device, name: str | None = None) -> OpenRun:
     """The run that a plan belongs to, with a table file that has the plan's cells.
 
-    The lock of the suite's folder keeps two processes from giving one name to two runs. It is not taken if there is
-    nothing to write.
+    The lock of the suite's folder prevents two processes from using one name for two runs. Without anything to write,
+    no lock is needed.
     """
     suite = results / plan.suite.name
     chosen = find_run(plan, results, name)
@@ -56,14 +56,14 @@ def open_run(plan: Plan, results: Path, device: Device, name: str | None = None)
         chosen = choose_run(runs, options_of(plan), name)
         folder = run_folder(results, plan.suite.name, chosen.name)
         if folder in broken:
-            report_notice(f"{folder / TABLE}: the file is broken; it is written anew")
+            report_notice(f"{folder / TABLE}: the file is broken and is replaced")
         table = make_table(plan, folder, device, chosen)
         write_table_file(folder, table)
         return OpenRun(folder, table, is_new=chosen.existing is None)
 
 
 def mark_updated(run: OpenRun) -> None:
-    """Make a run the latest of its suite, because it has something to do."""
+    """Make a run the latest of its suite, because one of its stages will run."""
     write_table_file(run.folder, run.table.model_copy(update={"updated": time_now()}))
 
 
@@ -100,7 +100,7 @@ def _residuals(cells: Iterable[Cell]) -> list[str]:
 def _table_cell(cell: Cell, folder: Path, device: Device) -> TableCell:
     facts = {
         "folder": cell_folder(folder, cell).name,
-        "stages": {stage: cell.identity(stage, card=device.card) for stage in cell.stages},
+        "stages": {stage: cell.identity(stage, device_model=device.model_name) for stage in cell.stages},
         "role": cell.role,
         "seed": cell.seed,
         "backbone": cell.backbone_label,

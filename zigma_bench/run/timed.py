@@ -14,17 +14,17 @@ from zigma_bench.escaping import visible
 from zigma_bench.records.record import Record
 from zigma_bench.records.store import read_record
 
-Call = Literal["train-step", "forward"]
-CALLS: Mapping[str, Call] = {"train-step": "train-step", "forward": "forward", "sample": "forward"}
+CallName = Literal["train-step", "forward"]
+CALLS: Mapping[str, CallName] = {"train-step": "train-step", "forward": "forward", "sample": "forward"}
 FEATURES = ("call", "layers", "dense", "attention", "scan", "activations", "parameters", "longest path")
 
 
 @dataclass(frozen=True)
-class Kind:
+class CallKind:
     """Calls that can be fitted together: the same device, precision and kind of launch, and networks that run the same
     operators (`network_of`)."""
 
-    call: Call
+    call: CallName
     card: str
     precision: str
     network: str
@@ -33,14 +33,14 @@ class Kind:
 
 
 @dataclass(frozen=True)
-class Timed:
+class MeasuredCall:
     """One timed call: its features in the order of FEATURES, its seconds and its peak memory in bytes.
 
     `cell`: the identity for cross-validation, which leaves out one cell at a time. `backends`: the requested and the
     resolved backend.
     """
 
-    kind: Kind
+    kind: CallKind
     backends: frozenset[str]
     cell: str
     features: tuple[float, ...]
@@ -48,16 +48,16 @@ class Timed:
     peak: float | None
 
 
-def timed_calls(results: Path, card: str) -> list[Timed]:
+def timed_calls(results: Path, card: str) -> list[MeasuredCall]:
     """All calls of this device in the efficiency records of a results folder, except unstable ones.
 
     A record that several runs share counts once. A record that can't be read is skipped and named in one line on
     standard error.
     """
-    found = dict[tuple[str, str], list[Timed]]()  # by the identity of the record and when it was measured
+    found = dict[tuple[str, str], list[MeasuredCall]]()  # by the identity of the record and when it was measured
     for file in sorted(results.glob("*/*/*/efficiency-*/record.json")):
         try:
-            record = _record(file)
+            record = _read_record(file)
             if record.status == "done" and record.provenance.get("card") == card:
                 found[record.identity, str(record.provenance.get("started"))] = list(_calls(record))
         except ComparisonRefused as error:
@@ -85,16 +85,16 @@ def layers_of(cell: Mapping[str, Any]) -> int:
     return len(cell["order_digests"]) or int(cell["backbone"]["options"].get("depth", 1))
 
 
-def kind_of(cell: Mapping[str, Any], call: Call, card: str, precision: str) -> Kind:
+def kind_of(cell: Mapping[str, Any], call: CallName, card: str, precision: str) -> CallKind:
     """The kind of a cell's calls on a device. `precision`: the cell's precision resolved for that device."""
-    train, training = cell["train"], call == "train-step"
-    return Kind(
+    settings = cell["train"] if call == "train-step" else cell["sample"]
+    return CallKind(
         call=call,
         card=card,
         precision=precision,
         network=network_of(cell),
-        recorded=bool(train.get("graph", False) if training else cell["sample"].get("graph", False)),
-        compiled=bool((train if training else cell["sample"]).get("compile", False)),
+        recorded=settings["graph"],
+        compiled=settings["compile"],
     )
 
 
@@ -106,25 +106,25 @@ def network_of(cell: Mapping[str, Any]) -> str:
     return "attention" if cell["forward_flops"].get("attention") else str(cell["backbone"]["name"])
 
 
-def _record(file: Path) -> Record:
+def _read_record(file: Path) -> Record:
     found = read_record(file.parent)
     if found is None:
         raise ComparisonRefused("the record has been removed", where=str(file), do="plan again")
     return found
 
 
-def _calls(record: Record) -> Iterator[Timed]:
+def _calls(record: Record) -> Iterator[MeasuredCall]:
     """The training steps and evaluations of a record. The time of a sampling is divided by its forward passes."""
     cell, origin = record.cell, record.provenance
     unstable = {m.name for m in record.measurements if m.status != "ok" or m.reason is not None}
     for number, measured in enumerate(record.details["rounds"]):
         for stage, call in CALLS.items():
             one = measured["stages"].get(stage)
-            if one is None or "why_not" in one or _speed(stage) in unstable:
+            if one is None or "why_not" in one or _speed_name(stage) in unstable:
                 continue
             passes = one["passes"] if stage == "sample" else 1
             seconds = sorted(one["timing"]["seconds"])
-            yield Timed(
+            yield MeasuredCall(
                 kind=kind_of(cell, call, origin["card"], origin["precision"]),
                 backends=frozenset((cell["backend"], origin["backend"])),
                 cell=record.identity,
@@ -134,5 +134,5 @@ def _calls(record: Record) -> Iterator[Timed]:
             )
 
 
-def _speed(stage: str) -> str:
+def _speed_name(stage: str) -> str:
     return "train-images-per-second" if stage == "train-step" else f"{stage}-images-per-second"

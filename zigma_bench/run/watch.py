@@ -30,7 +30,7 @@ class PlainWatcher:
 
     def begin(self, cell: Cell, stages: Sequence[Stage]) -> None:
         self.number += 1
-        self._say(cell, "to do: " + ", ".join(stages) if stages else "done before")
+        self._print_line(cell, "to do: " + ", ".join(stages) if stages else "already done")
 
     def event(self, cell: Cell, event: dict[str, Any]) -> None:
         kind, stage = event["event"], event.get("stage", "")
@@ -39,15 +39,15 @@ class PlainWatcher:
             if now - self.last > LINE_SECONDS:
                 self.last = now
                 total = f" of {event['total']:,}" if event["total"] else ""
-                self._say(cell, f"{stage} {event['done']:,}{total} {event['text']}".rstrip())
+                self._print_line(cell, f"{stage} {event['done']:,}{total} {event['text']}".rstrip())
         elif kind == "done":
-            self._say(cell, f"{stage} done in {event['seconds']:.1f} s")
+            self._print_line(cell, f"{stage} done in {event['seconds']:.1f} s")
         elif kind == "notice":
-            self._say(cell, event["text"])
+            self._print_line(cell, event["text"])
         elif kind in ("failed", "stopped"):
-            self._say(cell, f"{stage} {kind}: {event['text']}")
+            self._print_line(cell, f"{stage} {kind}: {event['text']}")
 
-    def _say(self, cell: Cell, text: str) -> None:
+    def _print_line(self, cell: Cell, text: str) -> None:
         print(visible(f"[{self.number}/{self.total}] {cell.label}: {text}"), file=sys.stderr, flush=True)
 
 

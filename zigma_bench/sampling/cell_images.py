@@ -20,7 +20,7 @@ from torch import Tensor
 from zigma_bench.data.images import ArrayImages, Labels, Pixels
 from zigma_bench.diffusion.convert import Network
 from zigma_bench.diffusion.draw import sample_from_noise
-from zigma_bench.diffusion.guidance import Texts, with_labels
+from zigma_bench.diffusion.guidance import TextLookup, with_labels
 from zigma_bench.diffusion.noise import StepNoise, image_noise
 from zigma_bench.errors import CellFailed, Interrupted, NotFinite
 from zigma_bench.plan import Cell
@@ -41,7 +41,7 @@ class SampleConditions:
 
     labels: Labels
     dropped: int
-    texts: Texts | None = None
+    texts: TextLookup | None = None
 
 
 def to_pixels(images: Tensor) -> Pixels:
@@ -54,29 +54,29 @@ def sample_images(
     parts: Parts,
     network: Network,
     device: Device,
-    tell: Callable[[int, str], None],
+    on_progress: Callable[[int, str], None],
     stopped: Callable[[], bool],
     finish: Callable[[Tensor], Pixels] = to_pixels,
-    under: SampleConditions | None = None,
+    conditions: SampleConditions | None = None,
 ) -> tuple[Pixels, int]:
     """Sample the images of a cell, uint8 [N, (T,) C, H, W], into the folder of `parts`.
 
-    Returns them with the largest number of evaluations of any part. `finish` converts samples to pixels. `under`: the
-    label or text of each image; by default, a cell with classes gets balanced labels.
+    Returns them with the largest number of evaluations of any part. `finish` converts samples to pixels. `conditions`:
+    the label or text of each image; by default, a cell with classes gets balanced labels.
     """
 
     def part(indices: range) -> tuple[Pixels, int]:
-        drawn, spent = sample_part(cell, indices, network, device, under)
+        drawn, spent = sample_part(cell, indices, network, device, conditions)
         return finish(drawn), spent
 
-    return sample_in_parts(cell, parts, part, tell, stopped)
+    return sample_in_parts(cell, parts, part, on_progress, stopped)
 
 
 def sample_in_parts(
     cell: Cell,
     parts: Parts,
     draw_pixels: Callable[[range], tuple[Pixels, int]],
-    tell: Callable[[int, str], None],
+    on_progress: Callable[[int, str], None],
     stopped: Callable[[], bool],
 ) -> tuple[Pixels, int]:
     """Sample all images of a cell in parts. After a kill, only the unfinished part is sampled again."""
@@ -89,7 +89,7 @@ def sample_in_parts(
             pixels, spent = draw_pixels(indices)
             write_npz(folder / name, pixels=pixels, evaluations=np.array(spent))
             parts.add(name)
-        tell(indices.stop, "")
+        on_progress(indices.stop, "")
     for name in ranges.values():
         with np.load(folder / name, allow_pickle=False) as saved:
             drawn.append(saved["pixels"])
@@ -108,7 +108,7 @@ def part_ranges(count: int, batch: int) -> dict[range, str]:
 
 
 def sample_part(
-    cell: Cell, indices: range, network: Network, device: Device, under: SampleConditions | None = None
+    cell: Cell, indices: range, network: Network, device: Device, conditions: SampleConditions | None = None
 ) -> tuple[Tensor, int]:
     """Sample the images of some indices, float [B, *cell.shape] on the device, and count the evaluations.
 
@@ -119,9 +119,10 @@ def sample_part(
     step_noise = StepNoise(cell.seed, indices, shape, device.name)
     denoiser = network
     if cell.condition is not None:
-        under = under or SampleConditions(balanced_labels(cell.sample.count, cell.condition.size), cell.condition.size)
-        y = torch.from_numpy(under.labels[indices]).to(device.name)
-        denoiser = with_labels(network, y, under.dropped, cell.sample.guidance, under.texts)
+        classes = cell.condition.size
+        conditions = conditions or SampleConditions(balanced_labels(cell.sample.count, classes), classes)
+        y = torch.from_numpy(conditions.labels[indices]).to(device.name)
+        denoiser = with_labels(network, y, conditions.dropped, cell.sample.guidance, conditions.texts)
     images, spent = sample_from_noise(
         denoiser, noise, objective=cell.objective, sampler=cell.sampler, step_noise=step_noise
     )
@@ -133,7 +134,7 @@ def sample_part(
 def assign_rows(count: int, rows: int) -> tuple[Labels, Labels]:
     """The row of every sample, in a fixed random order in which row counts differ by at most one, and its turn.
 
-    The turn is how often the row occurs before. A row with several texts uses them in turn.
+    The turn counts the earlier samples of the same row. A row with several texts uses its texts in turn.
     """
     order = np.random.RandomState(LABEL_SEED).permutation(np.arange(count)).astype(np.int64)
     return order % rows, order // rows

@@ -22,7 +22,7 @@ from zigma_bench.errors import BadImage
 from zigma_bench.system.device import core_count
 
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm")
-ANIMATIONS = (".webp", ".gif")  # clips if they hold more than one frame; `sample` writes .webp
+ANIMATIONS = (".webp", ".gif")  # clips if they contain more than one frame; `sample` writes .webp
 MEMORY_BYTES = 2**30
 
 
@@ -56,7 +56,8 @@ class InColour:
 
 
 def open_clips(files: Sequence[Path]) -> Images:
-    """Open the clips of some files. BadImage, with the file name, if one is broken or its shape isn't the first's."""
+    """Open the clips of some files. BadImage, with the file name, if a clip is broken or has another shape than the
+    first."""
     first = read_clip(files[0])
     in_memory = len(files) * first.nbytes <= MEMORY_BYTES
     stored = np.empty((len(files) if in_memory else 0, *first.shape), np.uint8)
@@ -136,13 +137,15 @@ def _animation(file: Path) -> list[Pixels]:
 def _check_like(clip: Pixels, first: Pixels, file: Path, first_file: Path) -> None:
     if len(clip) != len(first):
         raise BadImage(
-            "the clip has another length", where=str(file), expected=f"{len(first)} frames, as {first_file}",
-            got=len(clip), do="cut all clips to one length, or remove this clip if it is truncated",
+            "the clip has a different length from the first one", where=str(file),
+            expected=f"{len(first)} frames, as in {first_file}", got=len(clip),
+            do="cut all clips to one length, or remove this clip if it is truncated",
         )  # fmt: skip
     if clip.shape != first.shape:
         raise BadImage(
-            "the clip has another size", where=str(file), expected=f"{_size(first[0])}, as {first_file}",
-            got=_size(clip[0]), do="bring all clips to one size",
+            "the clip has a different size from the first one", where=str(file),
+            expected=f"{_size(first[0])}, as in {first_file}",
+            got=_size(clip[0]), do="resize all clips to one size",
         )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """Decode the latents of a folder to pictures with an autoencoder. Existing pictures are not decoded again.
 
-DIR/  autoencoder.json     the autoencoder of the pictures; any other one is refused
+DIR/  autoencoder.json     the autoencoder of the pictures; the folder accepts no other one
       images/0000000.png   the picture decoded from latents/0000000.npy; .webp for a clip
       grid.png             the first 64 pictures
 """
@@ -20,7 +20,7 @@ from zigma_bench.plan.latents import space_of_latents
 from zigma_bench.plan.space import LatentSpace
 from zigma_bench.records.store import only_writer, write_json
 from zigma_bench.sampling.cell_images import to_pixels
-from zigma_bench.sampling.draw import image_path, picture_place, read_picture, write_picture
+from zigma_bench.sampling.draw import image_path, picture_path, read_picture, write_picture
 from zigma_bench.sampling.drawable import Drawable
 from zigma_bench.sampling.sheets import SIDE, write_sheets
 from zigma_bench.suite import Latents
@@ -50,27 +50,28 @@ def decoder_of(source: Drawable, name: str) -> LatentSpace:
 
 
 def decode_folder(
-    source: Drawable, space: LatentSpace, folder: Path, *, count: int, device: str, tell: Callable[[int], None]
+    source: Drawable, space: LatentSpace, folder: Path, *, count: int, device: str, on_progress: Callable[[int], None]
 ) -> Path:
-    """Decode the first `count` latents of a folder and return the picture folder. `tell(done)` reports progress."""
+    """Decode the first `count` latents of a folder and return the picture folder. `on_progress(done)` reports
+    progress."""
     with only_writer(folder, "this folder"):
-        _claim(folder, space)
-        due = [index for index in range(count) if not picture_place(source, folder, index).exists()]
+        _check_autoencoder(folder, space)
+        due = [index for index in range(count) if not picture_path(source, folder, index).exists()]
         autoencoder = open_autoencoder(space, device) if due else None
         for start in range(0, len(due), space.given.batch):
             assert autoencoder is not None, "the autoencoder is open if latents are due"
             indices = due[start : start + space.given.batch]
             latents = np.stack([np.load(image_path(source, folder, index), allow_pickle=False) for index in indices])
             for index, pixels in zip(indices, to_pixels(autoencoder.decode(torch.from_numpy(latents))), strict=True):
-                write_picture(picture_place(source, folder, index), pixels)
-            tell(indices[-1] + 1)
+                write_picture(picture_path(source, folder, index), pixels)
+            on_progress(indices[-1] + 1)
         first = range(min(count, SIDE**2))
-        write_sheets(folder, np.stack([read_picture(picture_place(source, folder, index)) for index in first]))
-    return picture_place(source, folder, 0).parent
+        write_sheets(folder, np.stack([read_picture(picture_path(source, folder, index)) for index in first]))
+    return picture_path(source, folder, 0).parent
 
 
-def _claim(folder: Path, space: LatentSpace) -> None:
-    """Record the autoencoder of the folder's pictures, or refuse it if the folder has pictures of another one."""
+def _check_autoencoder(folder: Path, space: LatentSpace) -> None:
+    """Write down the autoencoder of the folder's pictures. UsageError if the folder has pictures of another one."""
     path, facts = folder / AUTOENCODER, space.decoding
     if not path.exists():
         write_json(path, facts)
@@ -81,6 +82,6 @@ def _claim(folder: Path, space: LatentSpace) -> None:
         before = None
     if before != facts:
         raise UsageError(
-            "the folder holds pictures decoded by another autoencoder", where=str(path),
+            "the folder contains pictures decoded by another autoencoder", where=str(path),
             do="choose another --out, or remove images and autoencoder.json",
         )  # fmt: skip

@@ -1,6 +1,6 @@
 """Sample from an imported model or a trained cell into a folder, one file per image. Existing files stay.
 
-DIR/  spec.json            everything that an image depends on; a different request is refused
+DIR/  spec.json            everything that an image depends on; the folder accepts no different request
       images/0000000.png   .webp for a clip; latents/0000000.npy, float32, if the samples are not pictures
       labels.json          the label of each image of a model with classes; prompts.json for prompts
       grid.png             the first 64 pictures
@@ -30,64 +30,68 @@ UNDECODED = "these are latents: --autoencoder FOLDER decodes them with the autoe
 
 
 def draw_to_folder(
-    order: SamplingRequest, folder: Path, *, device: str, backend: str, tell: Callable[[int], None]
+    request: SamplingRequest, folder: Path, *, device: str, backend: str, on_progress: Callable[[int], None]
 ) -> Path:
-    """Sample the requested images into a folder and return the folder of the files. `tell(done)` reports progress.
+    """Sample the requested images into a folder and return the folder of the files. `on_progress(done)` reports
+    progress.
 
-    Raises UsageError if the folder holds samples of a different request, NotFinite for a sample that is not finite.
+    Raises UsageError if the folder contains samples of a different request, and NotFinite for a sample that is not
+    finite.
     """
     check_writable(folder)
     with only_writer(folder):
-        _check_folder(order.facts(), folder)
-        due = list(_due(order, folder))
-        opened = order.source.open(order.prompts, device, backend) if due else None
-        write_json(folder / SPEC, order.facts())  # only after the model could be opened
+        _check_folder(request.facts(), folder)
+        due = list(_due_batches(request, folder))
+        opened = request.source.open(request.prompts, device, backend) if due else None
+        write_json(folder / SPEC, request.facts())  # only after the model could be opened
         for indices in due:
             assert opened is not None
             network, texts = opened
-            for index, drawn in zip(indices, sample_batch(order, network, indices, device, texts), strict=True):
-                _write(image_path(order.source, folder, index), drawn, order.source)
-            tell(indices[-1] + 1)
-        count = order.recipe.sample.count
+            for index, drawn in zip(indices, sample_batch(request, network, indices, device, texts), strict=True):
+                _write(image_path(request.source, folder, index), drawn, request.source)
+            on_progress(indices[-1] + 1)
+        count = request.recipe.sample.count
         # an earlier call may have written more images
-        total = max(count, len(list(image_path(order.source, folder, 0).parent.iterdir())))
-        labels = order.labels_of(range(total))
-        if order.prompts is not None and labels is not None:
-            write_json(folder / "prompts.json", [order.prompts[number] for number in labels])
+        total = max(count, len(list(image_path(request.source, folder, 0).parent.iterdir())))
+        labels = request.labels_of(range(total))
+        if request.prompts is not None and labels is not None:
+            write_json(folder / "prompts.json", [request.prompts[number] for number in labels])
         elif labels is not None:
             write_json(folder / "labels.json", labels)
-        if order.source.image:
+        if request.source.image:
             first = range(min(count, SIDE**2))
-            write_sheets(folder, np.stack([read_picture(image_path(order.source, folder, i)) for i in first]))
-    return image_path(order.source, folder, 0).parent
+            write_sheets(folder, np.stack([read_picture(image_path(request.source, folder, i)) for i in first]))
+    return image_path(request.source, folder, 0).parent
 
 
 def image_path(source: Drawable, folder: Path, index: int) -> Path:
     """The file of a sample."""
-    return picture_place(source, folder, index) if source.image else folder / f"latents/{index:07d}.npy"
+    return picture_path(source, folder, index) if source.image else folder / f"latents/{index:07d}.npy"
 
 
-def picture_place(source: Drawable, folder: Path, index: int) -> Path:
+def picture_path(source: Drawable, folder: Path, index: int) -> Path:
     """The file of a picture or clip, sampled as such or decoded from latents."""
     return folder / f"images/{index:07d}.{'webp' if source.clip else 'png'}"
 
 
-def _due(order: SamplingRequest, folder: Path) -> Iterator[list[int]]:
+def _due_batches(request: SamplingRequest, folder: Path) -> Iterator[list[int]]:
     """The indices of missing images, in batches; whole batches for dopri5, whose images depend on their batch."""
-    sample = order.recipe.sample
+    sample = request.recipe.sample
     for start in range(0, sample.count, sample.batch):
         batch = list(range(start, min(start + sample.batch, sample.count)))
-        absent = [index for index in batch if not image_path(order.source, folder, index).exists()]
+        absent = [index for index in batch if not image_path(request.source, folder, index).exists()]
         if absent:
             yield batch if sample.solver == "dopri5" else absent
 
 
 def _check_folder(facts: dict[str, Any], folder: Path) -> None:
-    """Refuse a folder that holds other files, or samples of a different request."""
+    """UsageError if the folder contains other files, or samples of a different request."""
     path = folder / SPEC
     if not path.exists():
         if foreign := sorted(item.name for item in folder.iterdir() if item.name not in (".lock", ".owner")):
-            raise UsageError("the folder is in use", where=str(folder), got=foreign[0], do="choose another --out")
+            raise UsageError(
+                "the folder contains other files", where=str(folder), got=foreign[0], do="choose another --out"
+            )
         return
     try:
         before: Any = json.loads(path.read_text())
@@ -96,7 +100,7 @@ def _check_folder(facts: dict[str, Any], folder: Path) -> None:
     if before != facts:
         unlike = [key for key in facts if not isinstance(before, dict) or before.get(key) != facts[key]]
         raise UsageError(
-            f"the folder holds samples of another request; they differ in {' and '.join(unlike)}",
+            f"the folder contains samples of another request; they differ in {' and '.join(unlike)}",
             where=str(path),
             do="choose another --out, or use the options of the earlier samples",
         )

@@ -9,9 +9,9 @@ from typing import Any, Literal, Protocol
 
 from zigma_bench.backbones.official import open_model
 from zigma_bench.backbones.official.card import Card, CardCondition
-from zigma_bench.conditioning.prompts import texts_of
+from zigma_bench.conditioning.prompts import encode_prompts
 from zigma_bench.diffusion.convert import Network
-from zigma_bench.diffusion.guidance import Texts
+from zigma_bench.diffusion.guidance import TextLookup
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.plan.cells import TextFeatures
 from zigma_bench.plan.space import LatentSpace
@@ -21,9 +21,12 @@ CLIP_TOKENS = 77
 
 
 class Opener(Protocol):
-    """Loads the network `(x, t, *condition)` onto a device, with the features of the prompts if it reads texts."""
+    """Loads the network `(x, t, *condition)` onto a device, with the features of the prompts if it has a text
+    condition."""
 
-    def __call__(self, prompts: tuple[str, ...] | None, device: str, backend: str) -> tuple[Network, Texts | None]: ...
+    def __call__(
+        self, prompts: tuple[str, ...] | None, device: str, backend: str
+    ) -> tuple[Network, TextLookup | None]: ...
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,8 @@ class Drawable:
     """A network to sample from. `sha256`: hash of the weights. `shape`: [C, H, W], or [T, C, H, W] for a clip.
 
     `image`: whether a sample is a picture or a clip of pictures. `train` and `sample`: suite keys that come with the
-    network; a request may override those of `sample`. `of_dit`: its time input is DiT's step. `reads_prompts`: whether
-    `open` takes prompts. `latents`: the latent space and autoencoder of the samples, if known. `encoder`: the
+    network; a request may override those of `sample`. `of_dit`: its time input is a step of DiT. `reads_prompts`:
+    whether `open` accepts prompts. `latents`: the latent space and autoencoder of the samples, if known. `encoder`: the
     fingerprint of the text encoder of an imported model, whose weights don't determine it.
     """
 
@@ -58,10 +61,10 @@ class Drawable:
 
 def open_imported(card: Card, folder: Path, encoder: str | None = None) -> Drawable:
     """An imported model. `encoder`: the text encoder for prompts, FOLDER or owner/name@COMMIT of the Hub."""
-    text = None if encoder is None else _text(card, encoder)
+    text = None if encoder is None else _prompt_features(card, encoder)
 
-    def opened(prompts: tuple[str, ...] | None, device: str, backend: str) -> tuple[Network, Texts | None]:
-        texts = None if text is None else texts_of(text, prompts or (), device)
+    def opened(prompts: tuple[str, ...] | None, device: str, backend: str) -> tuple[Network, TextLookup | None]:
+        texts = None if text is None else encode_prompts(text, prompts or (), device)
         return open_model(folder, backend=backend, device=device).requires_grad_(False), texts
 
     return Drawable(
@@ -80,13 +83,16 @@ def open_imported(card: Card, folder: Path, encoder: str | None = None) -> Drawa
     )
 
 
-def _text(card: Card, encoder: str) -> TextFeatures:
+def _prompt_features(card: Card, encoder: str) -> TextFeatures:
     """The text features of a model's prompts, padded to CLIP's 77 tokens and without a mask, as in ZigMa's code.
 
-    UsageError if the model takes no text or the encoder has a different width; NotReady if the encoder isn't installed.
+    UsageError if the model has no text condition or the encoder has a different width; NotReady if the encoder isn't
+    installed.
     """
     if card.condition.kind != "text":
-        raise UsageError("the network takes no text", where="--encoder", expected=str(card.condition), do="omit it")
+        raise UsageError(
+            "the network has no text condition", where="--encoder", expected=str(card.condition), do="omit it"
+        )
     name, at, commit = encoder.rpartition("@")
     folder = not at or Path(encoder).exists()
     name, revision = (encoder, None) if folder else (name, commit)

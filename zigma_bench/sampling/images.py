@@ -49,8 +49,8 @@ class EncodedImages:
         return np.stack([self._pixels(self.names[int(index)]) for index in indices])
 
     def _pixels(self, name: str) -> Pixels:
-        image = flat_image(self.read(name), _named(self.where, name))
-        _check_size(image.size, self.shape, _named(self.where, name))
+        image = flat_image(self.read(name), _join_name(self.where, name))
+        _check_size(image.size, self.shape, _join_name(self.where, name))
         pixels = np.asarray(image.convert("RGB" if self.shape[0] == 3 else "L"))
         return np.ascontiguousarray(pixels[None] if self.shape[0] == 1 else pixels.transpose(2, 0, 1))
 
@@ -58,24 +58,24 @@ class EncodedImages:
 def open_images(path: Path) -> Images:
     """Open the images of a folder, .zip or .npz, or the clips of a folder or .npz.
 
-    Raises NotReady if the path doesn't exist, and UsageError if it holds no images, both images and clips, or an array
-    that isn't uint8 [N, (T,) H, W, 3] or [N, (T,) H, W, 1]. Raises BadImage, with the file name, for a broken image, an
-    image of a different size, or a clip of a different length.
+    Raises NotReady if the path doesn't exist, and UsageError if it contains no images, both images and clips, or an
+    array that isn't uint8 [N, (T,) H, W, 3] or [N, (T,) H, W, 1]. Raises BadImage, with the file name, for a broken
+    image, an image of a different size, or a clip of a different length.
     """
     if path.is_dir():
-        return _of_folder(path)
+        return _open_folder(path)
     if not path.is_file():
         raise NotReady("no such file or folder", where=str(path), do="give a folder, a .zip or a .npz of images")
     if path.suffix == ".npz":
-        return _of_npz(path)
+        return _open_npz(path)
     if path.suffix == ".zip":
-        return _of_zip(path)
+        return _open_zip(path)
     raise UsageError("not a set of images", where=str(path), expected="a folder, a .zip or a .npz")
 
 
-def _of_folder(path: Path) -> Images:
+def _open_folder(path: Path) -> Images:
     if (path / SAMPLES).is_file():
-        return _of_npy(path / SAMPLES)
+        return _open_npy(path / SAMPLES)
     drawn = any((path / DRAWN / f"0000000.{kind}").is_file() for kind in ("png", "webp"))
     folder = path / DRAWN if drawn else path
     root = folder.absolute()
@@ -86,16 +86,16 @@ def _of_folder(path: Path) -> Images:
     clips = [is_clip(file) for file in files]
     if True in clips and False in clips:
         raise UsageError(
-            "the folder holds clips and single images", where=str(folder), expected="either clips or images",
+            "the folder contains clips and single images", where=str(folder), expected="either clips or images",
             got=f"the clip {names[clips.index(True)]} and the image {names[clips.index(False)]}",
             do="move the clips or the images to another folder",
         )  # fmt: skip
     if any(clips):
         return open_clips(files)
-    return _encoded(names, lambda name: read_image(root / name), str(folder))
+    return _open_encoded(names, lambda name: read_image(root / name), str(folder))
 
 
-def _of_zip(path: Path) -> Images:
+def _open_zip(path: Path) -> Images:
     try:
         archive = zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile) as error:
@@ -110,19 +110,21 @@ def _of_zip(path: Path) -> Images:
         try:
             return archive.read(name)
         except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError) as error:
-            raise BadImage(f"the file can't be unpacked: {error}", where=_named(str(path), name)) from None
+            raise BadImage(f"the file can't be unpacked: {error}", where=_join_name(str(path), name)) from None
 
-    return _encoded(names, read, str(path))
+    return _open_encoded(names, read, str(path))
 
 
 def _check_members(names: Sequence[str], path: Path) -> None:
     """UsageError for duplicate names in the zip, BadImage for an image in an unsupported format."""
     if twice := [name for name, times in Counter(names).items() if times > 1]:
-        raise UsageError("the zip holds two files of the same name", where=_named(str(path), twice[0]), do="rename one")
+        raise UsageError(
+            "the zip contains two files of the same name", where=_join_name(str(path), twice[0]), do="rename one"
+        )
     for name in names:
         if name.lower().endswith((*OTHER_IMAGES, *ARCHIVES)):
             raise BadImage(
-                "quality can't read this file", where=_named(str(path), name),
+                "quality can't read this file", where=_join_name(str(path), name),
                 expected=f"files that end in {', '.join(SUFFIXES)}", do="convert it to PNG, or remove it",
             )  # fmt: skip
 
@@ -131,26 +133,28 @@ def _hidden(name: Path) -> bool:
     return any(part.startswith(".") or part in LEFT_OUT for part in name.parts)
 
 
-def _encoded(names: Sequence[str], read: Callable[[str], bytes], where: str) -> EncodedImages:
+def _open_encoded(names: Sequence[str], read: Callable[[str], bytes], where: str) -> EncodedImages:
     """Check that the headers of all files have the same size, and return the images."""
     if not names:
         kinds = ", ".join((*SUFFIXES, *VIDEOS))
         raise UsageError("there are no images and no clips", where=where, expected=f"files that end in {kinds}")
     sizes, gray = [], True
     for name in names:
-        size, mode, frames = _head(read(name), _named(where, name))
+        size, mode, frames = _read_header(read(name), _join_name(where, name))
         if frames > 1 and Path(name).suffix.lower() in ANIMATIONS:  # only in a zip; open_clips reads a folder
-            raise UsageError("clips in a zip can't be read", where=_named(where, name), do="unpack it into a folder")
+            raise UsageError(
+                "clips in a zip can't be read", where=_join_name(where, name), do="unpack it into a folder"
+            )
         sizes.append(size)
         gray &= mode in GRAY
     width, height = sizes[0]
     shape = (1 if gray else 3, height, width)
     for name, size in zip(names, sizes, strict=True):
-        _check_size(size, shape, _named(where, name), first=_named(where, names[0]))
+        _check_size(size, shape, _join_name(where, name), first=_join_name(where, names[0]))
     return EncodedImages(names, read, where, shape)
 
 
-def _head(data: bytes, where: str) -> tuple[tuple[int, int], str, int]:
+def _read_header(data: bytes, where: str) -> tuple[tuple[int, int], str, int]:
     """The size after EXIF rotation, the mode and the number of frames, from the header.
 
     If the header can't be read, the strict decoder runs and reports the fault.
@@ -167,19 +171,19 @@ def _head(data: bytes, where: str) -> tuple[tuple[int, int], str, int]:
 def _check_size(size: tuple[int, int], shape: tuple[int, int, int], where: str, *, first: str | None = None) -> None:
     if size != (shape[2], shape[1]):
         raise BadImage(
-            "the image has another size", where=where,
-            expected=f"{shape[2]} x {shape[1]} pixels" + (f", as {first}" if first else ""),
-            got=f"{size[0]} x {size[1]}", do="bring all images to one size",
+            "the image has a different size" + (" from the first one" if first else ""), where=where,
+            expected=f"{shape[2]} x {shape[1]} pixels" + (f", as in {first}" if first else ""),
+            got=f"{size[0]} x {size[1]}", do="resize all images to one size",
         )  # fmt: skip
 
 
-def holds_images(path: Path) -> bool:
-    """Whether a readable .npz holds images."""
+def contains_images(path: Path) -> bool:
+    """Whether a readable .npz contains images."""
     with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
         return ARRAY in held
 
 
-def _of_npz(path: Path) -> Images:
+def _open_npz(path: Path) -> Images:
     """Read ADM's layout: the array `arr_0`, uint8 [N, H, W, C], or [N, T, H, W, C] for clips."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
@@ -191,18 +195,18 @@ def _of_npz(path: Path) -> Images:
             array = held[ARRAY]
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UsageError(f"the .npz can't be read: {error}", where=str(path)) from None
-    return _array(array, str(path), channels_at=-1)
+    return _array_images(array, str(path), channels_at=-1)
 
 
-def _of_npy(path: Path) -> Images:
+def _open_npy(path: Path) -> Images:
     """Read the samples of a cell: uint8 [N, (T,) C, H, W]."""
     try:
-        return _array(np.load(path, allow_pickle=False), str(path), channels_at=-3)
+        return _array_images(np.load(path, allow_pickle=False), str(path), channels_at=-3)
     except (OSError, ValueError, EOFError) as error:
         raise UsageError(f"the samples can't be read: {error}", where=str(path)) from None
 
 
-def _array(array: npt.NDArray[Any], where: str, *, channels_at: int) -> Images:
+def _array_images(array: npt.NDArray[Any], where: str, *, channels_at: int) -> Images:
     if array.dtype != np.uint8 or array.ndim not in (4, 5) or array.shape[channels_at] not in (1, 3) or not array.size:
         layout = "[N, (T,) H, W, C]" if channels_at == -1 else "[N, (T,) C, H, W]"
         raise UsageError(
@@ -212,5 +216,5 @@ def _array(array: npt.NDArray[Any], where: str, *, channels_at: int) -> Images:
     return ArrayImages(np.moveaxis(array, channels_at, -3))
 
 
-def _named(where: str, name: str) -> str:
+def _join_name(where: str, name: str) -> str:
     return f"{where}/{name}"

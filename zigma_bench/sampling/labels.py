@@ -10,7 +10,8 @@ LABELS = 6  # random stream of the labels; diffusion/noise.py uses 3 and 5, trai
 
 
 def label_of(seed: int, index: int, *, classes: int, chosen: Sequence[int] | None = None) -> int:
-    """The label of a sample: the `chosen` labels in turn, or all classes, shuffled anew for every `classes` samples."""
+    """The label of a sample: the `chosen` labels in turn, or all classes, shuffled again for every `classes`
+    samples."""
     if chosen:
         return chosen[index % len(chosen)]
     turn, place = divmod(index, classes)

@@ -13,7 +13,7 @@ from zigma_bench.diffusion.conventions import vp_noise_of_dit
 from zigma_bench.diffusion.convert import Network
 from zigma_bench.diffusion.ddpm import dit_schedule, solve_discrete
 from zigma_bench.diffusion.draw import sample_from_noise
-from zigma_bench.diffusion.guidance import Texts, with_labels
+from zigma_bench.diffusion.guidance import TextLookup, with_labels
 from zigma_bench.diffusion.noise import StepNoise, image_noise
 from zigma_bench.errors import NotFinite, UsageError
 from zigma_bench.plan.diffusion import check_diffusion, objective_of, sampler_of
@@ -89,7 +89,7 @@ class SamplingRequest:
 
 def make_sampling_request(
     drawable: Drawable,
-    given: Mapping[str, Any],
+    settings: Mapping[str, Any],
     *,
     seed: int,
     labels: tuple[int, ...] | None,
@@ -103,33 +103,33 @@ def make_sampling_request(
     """
     source = YamlSource("sample", "", {("sample", *key.split(".")): where for key, where in places.items()})
     recipe = validate_sections(
-        SamplingRecipe, {"train": drawable.train, "sample": {**drawable.sample, **given}}, source
+        SamplingRecipe, {"train": drawable.train, "sample": {**drawable.sample, **settings}}, source
     )
     unguided = recipe.sample.model_copy(update={"guidance": None})
     check_diffusion(SamplingRecipe(train=recipe.train, sample=unguided), source)
     for key, what in (("graph", "sample MODEL uses no CUDA graph"), ("compile", "sample MODEL doesn't compile")):
         if getattr(recipe.sample, key):
             raise UsageError(what, where=source.where("sample", key), do="omit it")
-    order = SamplingRequest(drawable, recipe, seed, labels, prompts)
-    _check_condition(order, source)
-    return order
+    request = SamplingRequest(drawable, recipe, seed, labels, prompts)
+    _check_condition(request, source)
+    return request
 
 
-def _check_condition(order: SamplingRequest, source: YamlSource) -> None:
-    condition, guidance = order.source.condition, order.recipe.sample.guidance
-    if condition.kind == "text" and not order.source.reads_prompts:
+def _check_condition(request: SamplingRequest, source: YamlSource) -> None:
+    condition, guidance = request.source.condition, request.recipe.sample.guidance
+    if condition.kind == "text" and not request.source.reads_prompts:
         raise UsageError(
             "the model needs text features, and no text encoder is specified",
             do="give --encoder and --prompt, or call official.open_model(DIR) with your own features",
         )
-    if condition.kind == "text" and not order.prompts:
+    if condition.kind == "text" and not request.prompts:
         raise UsageError("the network needs a prompt", do="give --prompt TEXT, once or more")
-    if condition.kind != "text" and order.prompts:
-        raise UsageError("the network takes no text", where="--prompt", expected=str(condition), do="omit it")
-    if condition.kind != "class" and order.labels:
+    if condition.kind != "text" and request.prompts:
+        raise UsageError("the network has no text condition", where="--prompt", expected=str(condition), do="omit it")
+    if condition.kind != "class" and request.labels:
         raise UsageError("the model has no classes", where="--labels or --class", do="omit them")
     top = (condition.classes or 0) - 1
-    if wrong := [label for label in order.labels or () if not 0 <= label <= top]:
+    if wrong := [label for label in request.labels or () if not 0 <= label <= top]:
         raise UsageError("class label out of range", where="--labels or --class", expected=f"0 to {top}", got=wrong[0])
     if guidance is None:
         return
@@ -138,27 +138,27 @@ def _check_condition(order: SamplingRequest, source: YamlSource) -> None:
             "the model has no null condition, so there is nothing to guide away from",
             where=source.where("sample", "guidance"), do="omit guidance",
         )  # fmt: skip
-    if order.of_dit and guidance.interval is not None:
+    if request.of_dit and guidance.interval is not None:
         raise UsageError(
-            f"{order.recipe.sample.solver} runs on DiT's steps, but a guidance interval is in times",
+            f"{request.recipe.sample.solver} runs on DiT's steps, but a guidance interval is in times",
             where=source.where("sample", "guidance"), do="omit the interval, or use another solver",
         )  # fmt: skip
 
 
 @torch.no_grad()
 def sample_batch(
-    order: SamplingRequest, network: Network, indices: list[int], device: str, texts: Texts | None = None
+    request: SamplingRequest, network: Network, indices: list[int], device: str, texts: TextLookup | None = None
 ) -> Tensor:
     """Sample the images or latents of some indices, float [B, *shape] on the CPU. Each depends on (seed, index) alone.
 
     `texts`: the features of the prompts. Raises NotFinite for NaN or infinity.
     """
-    shape = order.source.shape
-    noise = torch.stack([image_noise(order.seed, index, shape) for index in indices]).to(device)
-    step_noise = StepNoise(order.seed, indices, shape, device)
-    denoiser = _conditioned(order, network, indices, device, texts)
-    sample = order.recipe.sample
-    if order.of_dit:
+    shape = request.source.shape
+    noise = torch.stack([image_noise(request.seed, index, shape) for index in indices]).to(device)
+    step_noise = StepNoise(request.seed, indices, shape, device)
+    denoiser = _conditioned(request, network, indices, device, texts)
+    sample = request.recipe.sample
+    if request.of_dit:
         solver: Literal["ddpm", "ddim"] = "ddpm" if sample.solver == "ddpm" else "ddim"
         drawn, _ = solve_discrete(
             denoiser,
@@ -167,11 +167,11 @@ def sample_batch(
             evaluations=sample.resolved_evaluations or 0,
             step_noise=step_noise,
             schedule=dit_schedule(),
-            variance=order.variance or "small",
+            variance=request.variance or "small",
             eta=sample.eta or 0.0,
         )
     else:
-        train = order.recipe.train
+        train = request.recipe.train
         drawn, _ = sample_from_noise(
             denoiser, noise, objective=objective_of(train), sampler=sampler_of(train, sample), step_noise=step_noise
         )
@@ -181,13 +181,13 @@ def sample_batch(
 
 
 def _conditioned(
-    order: SamplingRequest, network: Network, indices: list[int], device: str, texts: Texts | None
+    request: SamplingRequest, network: Network, indices: list[int], device: str, texts: TextLookup | None
 ) -> Network:
     """Bind the label or prompt of each sample to the network, with guidance if requested."""
-    if order.source.of_dit and not order.of_dit:
+    if request.source.of_dit and not request.of_dit:
         network = vp_noise_of_dit(network)
-    labels = order.labels_of(indices)
+    labels = request.labels_of(indices)
     if labels is None:
         return network
-    y, dropped = torch.tensor(labels, device=device), order.source.condition.classes or 0
-    return with_labels(network, y, dropped, order.recipe.sample.guidance, texts)
+    y, dropped = torch.tensor(labels, device=device), request.source.condition.classes or 0
+    return with_labels(network, y, dropped, request.recipe.sample.guidance, texts)

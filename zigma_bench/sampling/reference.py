@@ -12,7 +12,7 @@ from zigma_bench.errors import UsageError
 from zigma_bench.metrics.moments import Moments, read_moments
 from zigma_bench.plan import Cell, make_plan
 from zigma_bench.plugins.discovery import catalogue
-from zigma_bench.sampling.images import holds_images, open_images
+from zigma_bench.sampling.images import contains_images, open_images
 from zigma_bench.suite import load_suite
 
 OPTION = "--data"
@@ -39,7 +39,7 @@ def open_reference(path: Path, *, data: str | None = None) -> QualityReference:
     Raises UsageError and NotReady for unreadable files, and for an ambiguous or missing data set.
     """
     if path.suffix in (".yaml", ".yml"):
-        cell = _cell(path, data)
+        cell = _cell_of_suite(path, data)
         if cell.reference.images != "pixels":
             raise UsageError(
                 "the suite's reference images are reconstructions by an autoencoder", where=str(path),
@@ -52,12 +52,12 @@ def open_reference(path: Path, *, data: str | None = None) -> QualityReference:
     if data is not None:
         raise UsageError("only a suite has data sets to choose from", where=OPTION, got=data, do=f"omit {OPTION}")
     moments = read_moments(path) if path.suffix == ".npz" and path.is_file() else None
-    if moments is not None and not holds_images(path):
+    if moments is not None and not contains_images(path):
         return QualityReference(None, moments, {"data": path.name})
     return QualityReference(open_images(path), moments, {"data": path.name})
 
 
-def _cell(path: Path, data: str | None) -> Cell:
+def _cell_of_suite(path: Path, data: str | None) -> Cell:
     """Any cell on the data set. All cells on a data set have the same reference."""
     suite, source = load_suite(path)
     if suite.timed_alone:

@@ -32,7 +32,7 @@ def write_sheets(folder: Path, pixels: Pixels) -> None:
 
 def write_grid(path: Path, pixels: Pixels) -> None:
     """Write the first 64 images, uint8 [N, C, H, W], as one PNG with 8 per row."""
-    _save(path, [_image(_sheet(pixels[: SIDE * SIDE]))], format="PNG")
+    _save(path, [_to_pillow(_tile_images(pixels[: SIDE * SIDE]))], format="PNG")
 
 
 def write_strips(path: Path, clips: Pixels) -> None:
@@ -44,18 +44,18 @@ def write_strips(path: Path, clips: Pixels) -> None:
     if (frames := shown.shape[1]) > FRAMES:
         shown = shown[:, np.rint(np.linspace(0, frames - 1, FRAMES)).astype(np.int64)]
     rows = shown.reshape(-1, *shown.shape[2:])
-    _save(path, [_image(_sheet(rows, columns=shown.shape[1]))], format="PNG")
+    _save(path, [_to_pillow(_tile_images(rows, columns=shown.shape[1]))], format="PNG")
 
 
 def write_film(path: Path, clips: Pixels) -> None:
     """Write the first 64 clips, 8 per row, as one looping lossless animated WebP at 8 frames per second."""
     shown = clips[: SIDE * SIDE]
-    save_film(path, np.stack([_sheet(shown[:, frame]) for frame in range(shown.shape[1])]))
+    save_film(path, np.stack([_tile_images(shown[:, frame]) for frame in range(shown.shape[1])]))
 
 
 def save_film(path: Path, frames: Pixels) -> None:
     """Write one clip, uint8 [T, C, H, W], as a looping lossless animated WebP at 8 frames per second."""
-    images = [_image(frame).convert("RGB") for frame in frames]
+    images = [_to_pillow(frame).convert("RGB") for frame in frames]
     _save(path, images, format="WEBP", lossless=True, duration=FRAME_MILLISECONDS, loop=0)
 
 
@@ -68,7 +68,7 @@ def read_film(path: Path) -> Pixels:
     return np.stack(frames).transpose(0, 3, 1, 2)
 
 
-def _sheet(pixels: Pixels, columns: int = SIDE) -> Pixels:
+def _tile_images(pixels: Pixels, columns: int = SIDE) -> Pixels:
     """Tile images [N, C, H, W] into one [C, rows * (H + 2), columns * (W + 2)], enlarged and with 1-pixel borders."""
     enlarge = max(1, SMALLEST // max(pixels.shape[2:]))
     tiles = [
@@ -81,7 +81,7 @@ def _sheet(pixels: Pixels, columns: int = SIDE) -> Pixels:
     return np.concatenate(rows, axis=1)
 
 
-def _image(sheet: Pixels) -> Any:
+def _to_pillow(sheet: Pixels) -> Any:
     from PIL import Image
 
     return Image.fromarray(sheet[0] if sheet.shape[0] == 1 else sheet.transpose(1, 2, 0))

@@ -10,8 +10,8 @@ from zigma_bench.metrics.moments import write_moments
 from zigma_bench.metrics.on_features import distances
 from zigma_bench.metrics.reference import reference_gaussian
 from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.sampling.image_quality import QualityRequest, check_metrics, frames_of
 from zigma_bench.sampling.images import open_images
-from zigma_bench.sampling.judge import QualityRequest, check_metrics, frames_of
 
 
 def save_statistics(samples: Path, asked: QualityRequest, out: Path, *, device: str, cache: Path | None = None) -> int:

@@ -19,7 +19,13 @@ def kind_of(path: Path) -> Literal["suite", "model", "cell"]:
         return "cell"
     if path.suffix in (".yaml", ".yml") and not path.is_dir():
         return "suite"
-    got = "a folder without one" if path.is_dir() else "a file of another kind" if path.exists() else "nothing there"
+    got = (
+        "a folder without these files"
+        if path.is_dir()
+        else "a file of another kind"
+        if path.exists()
+        else "no such file or folder"
+    )
     raise UsageError(
         "this is neither a suite nor a model", where=str(path),
         expected=f"a suite's .yaml file, a folder with {CARD}, or a trained cell's folder among the results", got=got,

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from zigma_bench.backbones.build import build_network
 from zigma_bench.backbones.official.card import CardCondition
-from zigma_bench.conditioning.prompts import texts_of
+from zigma_bench.conditioning.prompts import encode_prompts
 from zigma_bench.diffusion.convert import Network
-from zigma_bench.diffusion.guidance import Texts
+from zigma_bench.diffusion.guidance import TextLookup
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.plan import Cell, cell_routes
 from zigma_bench.plugins.discovery import catalogue
@@ -27,20 +27,20 @@ from zigma_bench.training.step import autocast
 
 
 def open_trained(folder: Path) -> Drawable:
-    """The EMA of a trained cell, with the cell's own sampling settings as defaults.
+    """The EMA weights of a trained cell, with the cell's own sampling settings as defaults.
 
     Raises NotReady if the training isn't done or the scan has changed since; opening it raises CellFailed if the
     weights have changed.
     """
-    stage, cell, record = _training(folder)
+    stage, cell, record = _find_training(folder)
     _check_orders(cell, folder)
     weights = stage / EMA
     sha256 = record.files[EMA]
 
-    def opened(prompts: tuple[str, ...] | None, device: str, backend: str) -> tuple[Network, Texts | None]:
+    def opened(prompts: tuple[str, ...] | None, device: str, backend: str) -> tuple[Network, TextLookup | None]:
         texts = None
         if cell.text is not None:
-            texts = texts_of(cell.text, prompts or (), device)
+            texts = encode_prompts(cell.text, prompts or (), device)
         return _network(cell if backend == "auto" else cell.model_copy(update={"backend": backend}), device), texts
 
     def _network(cell: Cell, device: str) -> Network:
@@ -59,26 +59,26 @@ def open_trained(folder: Path) -> Drawable:
         shape=cell.shape,
         image=cell.latents is None and cell.channels in (1, 3),
         space="pixels" if cell.latents is None else "latents",
-        condition=_condition(cell),
+        condition=_card_condition(cell),
         train=cell.train.model_dump(),
-        sample=_sample(cell),
+        sample=_sampling_settings(cell),
         open=opened,
         reads_prompts=cell.text is not None,
         latents=cell.latents,
     )
 
 
-def _training(folder: Path) -> tuple[Path, Cell, Record]:
+def _find_training(folder: Path) -> tuple[Path, Cell, Record]:
     """The folder of the finished train stage, its cell and its record."""
     specs = sorted(folder.glob(f"train-*/{SPEC}"))
     for spec in specs:
         record = read_record(spec.parent)
         if record is not None and record.status == "done":
-            return spec.parent, _cell(spec), record
+            return spec.parent, _read_cell(spec), record
     raise NotReady("the cell's training is not done", where=str(folder), do="run its suite until it is done")
 
 
-def _cell(spec: Path) -> Cell:
+def _read_cell(spec: Path) -> Cell:
     try:
         facts: Any = json.loads(spec.read_text(encoding="utf-8"))
         return Cell.model_validate_json(json.dumps(facts["cell"]))
@@ -102,7 +102,7 @@ def _check_orders(cell: Cell, folder: Path) -> None:
         )  # fmt: skip
 
 
-def _condition(cell: Cell) -> CardCondition:
+def _card_condition(cell: Cell) -> CardCondition:
     condition = cell.condition
     if condition is None:
         return CardCondition(kind="none")
@@ -111,7 +111,7 @@ def _condition(cell: Cell) -> CardCondition:
     return CardCondition(kind="class", classes=condition.size, null_class=condition.droppable)
 
 
-def _sample(cell: Cell) -> dict[str, Any]:
+def _sampling_settings(cell: Cell) -> dict[str, Any]:
     """The cell's own sampling settings, without compilation and CUDA graphs, which don't pay off for few images."""
     own = cell.sample.model_dump(exclude_none=True)
     return {**own, "compile": False, "graph": False}

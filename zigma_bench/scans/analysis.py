@@ -103,7 +103,7 @@ def sequence_distance(route: Route, grid: Grid, distances: Sequence[int] = GRID_
 
 
 def neighbour_coverage(routes: Sequence[Route], grid: Grid, *, directed: bool = False) -> tuple[float | None, ...]:
-    """The share of neighbour pairs that are consecutive in a path of any of the first k layers, for k = 1, 2, ...
+    """The share of neighbour pairs that are consecutive in some path of the first k layers, for k = 1, 2, ...
 
     Neighbours differ by 1 in one coordinate. `directed` counts the two directions of a pair separately. The share is
     None on a grid of one token, and from the first learned layer on.

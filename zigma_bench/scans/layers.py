@@ -46,9 +46,9 @@ def layer_routes(
 ) -> tuple[Route, ...]:
     """The checked route of each of `depth` layers. Equal routes are the same object. `options`: resolved values.
 
-    Calls are cached, because a scan is a pure function of its arguments. Raises the error with which the scan refuses
-    (such as NotReady for a grid), and BrokenScan if the scan fails or doesn't return an order. The error names the
-    scan, its owner and the layer.
+    Calls are cached, because a scan is a pure function of its arguments. Raises the scan's own error if it refuses its
+    arguments (such as NotReady for a grid), and BrokenScan if it fails or doesn't return an order. The error names
+    the scan, its owner and the layer.
     """
     if depth < 1:
         raise UsageError("a network needs at least one layer", got=depth)
@@ -64,7 +64,7 @@ def layer_routes(
 
 
 def fresh_routes(spec: ScanSpec, *, grid: Grid, depth: int, seed: int, options: Mapping[str, Any]) -> tuple[Route, ...]:
-    """Like `routes`, but without the cache and from the last layer to the first, to check that the scan is pure."""
+    """Like `layer_routes`, but not cached and from the last layer to the first, to check that the scan is pure."""
     if spec.facts is not None:
         return learned_routes(spec, grid=grid, depth=depth, options=options)
     request = _Request(spec.name, spec.owner, spec.load(), grid, depth, seed, "", options)
@@ -86,7 +86,7 @@ def learned_routes(spec: ScanSpec, *, grid: Grid, depth: int, options: Mapping[s
 
 @dataclass(frozen=True)
 class _Request:
-    """One call of `routes`. It is hashable: `key` holds the options as JSON."""
+    """One call of `layer_routes`. It is hashable, because `key` is the options as JSON."""
 
     name: str
     owner: str

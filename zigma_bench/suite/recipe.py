@@ -29,7 +29,7 @@ class Train(Strict):
 
     The learning rate rises linearly from zero over the first `warmup_images`. `compile` compiles the network's blocks
     with PyTorch, and `graph` records the kernel launches of a step once and replays them (a CUDA graph); both need an
-    NVIDIA card.
+    NVIDIA GPU.
 
     The network learns the `prediction` on the probability path `path` (diffusion/path.py). `weighting` weights its
     error (diffusion/objective.py), and times are drawn from `interval` (0 is noise, 1 is data; default: the interval of
@@ -120,7 +120,7 @@ class Sample(Strict):
     have the form and the scale of the noise (`diffusion`, `diffusion_norm`; diffusion/sde.py) and the `last_step` from
     the end of the interval to 1. ddpm has `variance`. ddim has `eta`, the fraction of ddpm's noise.
     `compile` compiles the network's blocks with PyTorch, and `graph` records the kernel launches of an evaluation once
-    and replays them (a CUDA graph); both need an NVIDIA card.
+    and replays them (a CUDA graph); both need an NVIDIA GPU.
     """
 
     count: Drawn = 1000

@@ -15,15 +15,15 @@ from pathlib import Path
 
 from zigma_bench.errors import NotReady, UsageError
 
-KFD = Path("/sys/class/kfd/kfd/topology/nodes")  # the kernel driver lists AMD cards here
+KFD = Path("/sys/class/kfd/kfd/topology/nodes")  # the kernel driver lists AMD GPUs here
 
 
 @dataclass(frozen=True)
 class Device:
-    """A device: `name` in torch's notation (`cpu`, `cuda:0`); `card` is the model of the card or processor."""
+    """A device: `name` in torch's notation (`cpu`, `cuda:0`); `model_name` is that of the GPU or processor."""
 
     name: str
-    card: str
+    model_name: str
 
     @property
     def type(self) -> str:
@@ -38,41 +38,41 @@ def precision_on(device_type: str, requested: str) -> str:
 
 
 def find_device(requested: str) -> Device:
-    """The device named `auto`, `cpu`, `cuda` or `cuda:N`; `auto` is the first card, or the CPU without one.
+    """The device named `auto`, `cpu`, `cuda` or `cuda:N`; `auto` is the first GPU, or the CPU if there is no GPU.
 
-    Raises UsageError for another name and NotReady for a card that this machine doesn't have.
+    Raises UsageError for another name and NotReady for a GPU that this machine doesn't have.
     """
     match = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", requested)
     if match is None:
         raise UsageError(
             "there is no such device", where="--device", expected="auto, cpu, cuda or cuda:N", got=requested
         )
-    found = card_names()
+    found = gpu_names()
     if requested == "cpu" or (requested == "auto" and not found):
         return Device("cpu", processor_name())
     index = int(match.group(1) or 0)
     if index >= len(found):
         raise NotReady(
-            f"there is no device cuda:{index}", where="--device", expected=f"one of {len(found)} card(s)", do="use cpu"
+            f"there is no device cuda:{index}", where="--device", expected=f"one of {len(found)} GPU(s)", do="use cpu"
         )
     return Device(f"cuda:{index}", found[index])
 
 
-def card_names() -> tuple[str, ...]:
-    """The names of the cards `cuda:0`, `cuda:1`, ...: those of NVIDIA, or those of AMD if there are none."""
-    return nvidia_cards() or amd_cards()
+def gpu_names() -> tuple[str, ...]:
+    """The names of the GPUs `cuda:0`, `cuda:1`, ...: the NVIDIA GPUs, or the AMD GPUs if there are no NVIDIA GPUs."""
+    return nvidia_gpus() or amd_gpus()
 
 
 @functools.cache
-def nvidia_cards() -> tuple[str, ...]:
-    """The names of the NVIDIA cards that CUDA_VISIBLE_DEVICES allows, in its order (whole indices only)."""
+def nvidia_gpus() -> tuple[str, ...]:
+    """The names of the NVIDIA GPUs that CUDA_VISIBLE_DEVICES allows, in its order (whole indices only)."""
     names = _from_nvidia_smi() or _from_driver()
     return _visible(names, os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
 @functools.cache
-def amd_cards() -> tuple[str, ...]:
-    """The architectures of the AMD cards that HIP_VISIBLE_DEVICES allows (or, if unset, CUDA_VISIBLE_DEVICES).
+def amd_gpus() -> tuple[str, ...]:
+    """The architectures of the AMD GPUs that HIP_VISIBLE_DEVICES allows (or, if unset, CUDA_VISIBLE_DEVICES).
 
     Empty unless torch is a ROCm build, because the driver also lists the integrated graphics of processors.
     """
@@ -91,7 +91,7 @@ def _torch_is_for_rocm() -> bool:
 
 
 def _gfx_version(node: Path) -> int:
-    """The gfx version of a node: 90402 for gfx942; 0 for a processor, or for a card that the container can't use."""
+    """The gfx version of a node: 90402 for gfx942; 0 for a processor, or for a GPU that the container can't use."""
     try:
         match = re.search(r"^gfx_target_version (\d+)$", (node / "properties").read_text(), re.M)
     except OSError:
@@ -104,7 +104,7 @@ def _visible(names: list[str], visible: str | None) -> tuple[str, ...]:
         return tuple(names)
     wanted = [part.strip() for part in visible.split(",") if part.strip()]
     if all(part.startswith(("GPU-", "MIG-")) for part in wanted):
-        return tuple(names[: len(wanted)])  # UUIDs: assume that all cards of the machine are of one model
+        return tuple(names[: len(wanted)])  # UUIDs: assume that all GPUs of the machine are the same model
     found: list[str] = []
     for part in wanted:  # as in CUDA, the first invalid index ends the list
         if not part.isdigit() or int(part) >= len(names):
@@ -122,7 +122,7 @@ def _from_nvidia_smi() -> list[str]:
 
 
 def _from_driver() -> list[str]:
-    """The names of the NVIDIA cards from the driver's files, for containers without nvidia-smi."""
+    """The names of the NVIDIA GPUs from the driver's files, for containers without nvidia-smi."""
     files = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
     found = [re.search(r"^Model:\s*(.+)$", file.read_text(), re.MULTILINE) for file in files]
     return [match.group(1).strip() for match in found if match]
@@ -144,6 +144,6 @@ def core_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def calm_collector() -> None:
-    """Raise the threshold of Python's garbage collector, which took 20% of the time of importing torch."""
+def reduce_garbage_collection() -> None:
+    """Make Python's garbage collector run less often: it took 20% of the time of importing torch."""
     gc.set_threshold(50_000)

@@ -14,7 +14,7 @@ INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Escaped(Exception):
-    """A plugin raised something that isn't an Exception, such as SystemExit; `__cause__` holds it."""
+    """A plugin raised something that isn't an Exception, such as SystemExit; `__cause__` is that exception."""
 
 
 @contextmanager

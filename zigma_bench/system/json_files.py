@@ -42,7 +42,7 @@ def read_text(path: Path, *, do: str = "move it away") -> str:
 def parse_json(text: str) -> Any:
     """The value of a JSON text.
 
-    Raises ValueError if the text is not JSON, repeats a key, is nested too deeply or holds an overlong integer.
+    Raises ValueError if the text is not JSON, repeats a key, is nested too deeply or contains an overlong integer.
     """
     try:
         return json.loads(text, object_pairs_hook=_unique_keys, parse_int=_bounded_int)
@@ -51,7 +51,7 @@ def parse_json(text: str) -> Any:
 
 
 def check_finite(value: Any) -> None:
-    """Raise ValueError if a document holds NaN or infinity, which Python's parser accepts and JSON does not have."""
+    """Raise ValueError if a document contains NaN or infinity, which JSON forbids but Python's parser accepts."""
     todo = [value]
     while todo:
         one = todo.pop()
@@ -60,7 +60,7 @@ def check_finite(value: Any) -> None:
         elif isinstance(one, list | tuple):
             todo += one
         elif isinstance(one, float) and not math.isfinite(one):
-            raise ValueError(f"it holds {one!r}, which is not a finite number")
+            raise ValueError(f"it contains {one!r}, which is not a finite number")
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -73,5 +73,5 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _bounded_int(digits: str) -> int:
     if len(digits) > MAX_DIGITS:
-        raise ValueError(f"it holds an integer of {len(digits):,} digits")
+        raise ValueError(f"it contains an integer of {len(digits):,} digits")
     return int(digits)

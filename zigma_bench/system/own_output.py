@@ -35,7 +35,7 @@ def reserve_stdout(errors: str) -> None:
 
 
 class Output(io.TextIOWrapper):
-    """Standard output that raises OutputLost if it can't be written: its disk may not be the disk of the results."""
+    """Standard output that raises OutputLost if it can't be written, since it may be a file on another, full disk."""
 
     def write(self, text: str) -> int:
         with self._raising_output_lost():

@@ -1,16 +1,16 @@
-"""For authors of plugins: check that what a plugin registers keeps the contract of its kind.
+"""For authors of plugins: check that registered objects follow the contract of their kind.
 
     import my_columns
     from zigma_bench.testing import check_plugin, check_scan
 
     def test_the_contract():
-        check_plugin(my_columns)               # all that the module registers, installed or not
+        check_plugin(my_columns)               # everything that the module registers, installed or not
 
     def test_my_scan():
         report = check_scan(my_columns.columns)
-        assert not report.refused              # or: only the grids that the scan declares unfit
+        assert not report.refused              # or: the scan only refuses the grids that it should refuse
 
-`zigma-bench plugins check NAME` makes the same checks and prints them.
+`zigma-bench plugins check NAME` runs the same checks and prints them.
 """
 
 from __future__ import annotations
@@ -26,54 +26,55 @@ from zigma_bench.testing.scan import GRIDS, ScanReport, check_scan, scan_report
 
 
 def check_plugin(plugin: ModuleType) -> tuple[Report, ...]:
-    """Check all that a plugin's module registers, installed or not; AssertionError with all that does not hold."""
+    """Check everything that a plugin's module registers, installed or not. AssertionError with all failed checks."""
     specs = [spec for spec in specs_of_module(plugin) if spec.comes_with is None]
     if not specs:
-        raise AssertionError(f"{plugin.__name__}: expected at least one thing registered, got none")
+        raise AssertionError(f"{plugin.__name__}: expected at least one registered object, got none")
     with as_registered(specs):
         return tuple(report_of(spec, plugin=plugin).require() for spec in specs)
 
 
 def check_backbone(backbone: str | Spec, *, plugin: ModuleType | None = None, **options: Any) -> Report:
-    """Check a registered backbone, or the one of that name that the module `plugin` registers, at its facts' toy.
+    """Check a registered backbone, or the one of this name that the module `plugin` registers, with its `smoke`
+    options.
 
-    Options are laid over the toy. AssertionError with all that does not hold.
+    `options` override the `smoke` options. AssertionError with all failed checks.
     """
     return _check("backbone", backbone, plugin, options)
 
 
 def check_mixer(mixer: str | Spec, *, plugin: ModuleType | None = None, **options: Any) -> Report:
-    """Check a mixer in a block of width 32 on a grid of 4 x 6, along every route that it does not refuse."""
+    """Check a mixer in a block of width 32 on a grid of 4 x 6, along every route that it accepts."""
     return _check("mixer", mixer, plugin, options)
 
 
 def check_merge(merge: str | Spec, *, plugin: ModuleType | None = None) -> Report:
-    """Check a merge of two paths alone, and in the mixer mamba of width 32 on a grid of 4 x 6."""
+    """Check a merge of two paths, both alone and in the mixer mamba of width 32 on a grid of 4 x 6."""
     return _check("merge", merge, plugin, {})
 
 
 def check_metric(metric: str | Spec, *, plugin: ModuleType | None = None, **options: Any) -> Report:
-    """Check a metric on made-up images and a network of one line; NotReady where what it needs is missing here."""
+    """Check a metric on generated images and a trivial network. NotReady if its files are missing."""
     return _check("metric", metric, plugin, options)
 
 
 def check_extractor(extractor: str | Spec, *, plugin: ModuleType | None = None, **options: Any) -> Report:
-    """Check an extractor on made-up images; NotReady where its weights are missing here."""
+    """Check an extractor on generated images. NotReady if its weights are missing."""
     return _check("extractor", extractor, plugin, options)
 
 
 def check_report_format(report_format: str | Spec, *, plugin: ModuleType | None = None) -> Report:
-    """Check a format of reports on made-up tables."""
+    """Check a report format on generated tables."""
     return _check("report-format", report_format, plugin, {})
 
 
 def check_dataset(dataset: str | Spec, *, plugin: ModuleType | None = None, **options: Any) -> Report:
-    """Check a dataset's description, images and splits; NotReady where its files are missing here."""
+    """Check a dataset's description, images and splits; NotReady if its files are missing."""
     return _check("dataset", dataset, plugin, options)
 
 
 def check_transform(transform: str | Spec, *, plugin: ModuleType | None = None, **options: Any) -> Report:
-    """Check a transform on made-up images of 8 x 8 pixels, its options laid over its facts' toy."""
+    """Check a transform on generated images of 8 x 8 pixels. `options` override the `smoke` options of its facts."""
     return _check("transform", transform, plugin, options)
 
 
@@ -84,7 +85,7 @@ def _check(kind: str, wanted: str | Spec, plugin: ModuleType | None, options: Ma
 
 
 def report_of(spec: Spec, *, plugin: ModuleType | None = None, options: Mapping[str, Any] | None = None) -> Report:
-    """All checks of a registered name, whether they hold or not; torch is imported where the kind needs it."""
+    """All checks of a registered object, passed and failed. Imports torch if the kind needs it."""
     if spec.kind == "scan":
         return scan_report(spec, options=options)
     module, function = f"zigma_bench.testing.{spec.kind.replace('-', '_')}", f"{spec.kind.replace('-', '_')}_report"

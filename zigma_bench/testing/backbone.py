@@ -1,4 +1,4 @@
-"""A backbone's contract: the velocity of each image alone, at the cost that its formula says."""
+"""Check a backbone: each output depends only on its own image, and the cost formula is right."""
 
 from __future__ import annotations
 
@@ -14,23 +14,30 @@ from zigma_bench.plugins.registry import Condition, Cost, DataFacts, Spec
 from zigma_bench.plugins.registry.modules import ModuleContract
 from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.route import Route
-from zigma_bench.testing.condition import TEXT_TOKENS, made_up, obeys_condition
-from zigma_bench.testing.lookup import check_options, imports_without_torch, light_module, option_sets
-from zigma_bench.testing.network import Built, network_steps, noise, relative_difference, same_parameters, with_noise
+from zigma_bench.testing.condition import TEXT_TOKENS, check_condition, made_up_condition
+from zigma_bench.testing.lookup import check_options, imports_without_torch, option_sets, planning_module
+from zigma_bench.testing.network import (
+    ModuleCase,
+    network_steps,
+    noise,
+    relative_difference,
+    same_parameters,
+    with_noise,
+)
 from zigma_bench.testing.orders import test_routes
-from zigma_bench.testing.report import CheckStep, Failed, Report, run_checks
+from zigma_bench.testing.report import CheckFailed, CheckStep, Report, run_checks
 
 IMAGES = ((3, 8, 12), (1, 8, 8), (3, 16, 16))  # channels, height, width
 BATCH = 3
 BACKEND = "torch"
-# What the data of a check determines, for backbones whose options leave it to the data.
+# Facts of the data in a check, for backbone options that depend on the data.
 DATA = DataFacts(3, 8, 8, "made up", conditions=(Condition("class", 10), Condition("text", 16, tokens=TEXT_TOKENS)))
-MOST_BUILT = 1_000_000  # parameters: a check builds many networks, and ends in seconds
+MOST_BUILT = 1_000_000  # parameters; a check builds many networks in a few seconds
 
 
 @dataclass(frozen=True)
 class BackboneCase:
-    """One geometry: options, image and the route of every layer."""
+    """One geometry: options, image shape and the route of every layer."""
 
     spec: Spec
     values: Mapping[str, Any]
@@ -50,7 +57,7 @@ class BackboneCase:
         return () if self.scan is None else (test_routes(self.grid)[self.scan],) * self.options.depth
 
     def refusal(self) -> str | None:
-        """Why the backbone does not take this geometry, if it does not."""
+        """Why the backbone refuses this geometry; None if it accepts it."""
         try:
             grid, routes = self.grid, self.routes
             if self.spec.facts.check is not None:
@@ -67,10 +74,10 @@ class BackboneCase:
         routes = self.routes if routes is None else routes
         return self.spec.load()(self.options, grid=self.grid, channels=self.image[0], routes=routes, backend=BACKEND)
 
-    def built(self) -> Built:
+    def built(self) -> ModuleCase:
         x, t = noise(BATCH, *self.image), torch.tensor([0.1, 0.5, 0.9])
-        given = () if (condition := self.condition) is None else (made_up(condition, self.options, BATCH),)
-        return Built(self.build, (x, t, *given), (BATCH, *self.image), self.cost)
+        y = () if (condition := self.condition) is None else (made_up_condition(condition, self.options, BATCH),)
+        return ModuleCase(self.build, (x, t, *y), (BATCH, *self.image), self.cost)
 
     @property
     def condition(self) -> Condition | None:
@@ -84,34 +91,48 @@ def backbone_report(
     """All checks of a backbone."""
     toy = {**spec.facts.smoke, **(options or {})}
     first = [
-        CheckStep("options", "a type for each, and defaults of it", lambda: check_options(spec)),
+        CheckStep("options", "each has a type, and a default of this type", lambda: check_options(spec)),
         CheckStep(
-            "toy", "values for depth, patch and all that has no default, in facts.smoke", lambda: _toy(spec, toy), True
+            "toy",
+            "facts.smoke has values for depth, patch and all options without a default",
+            lambda: _check_smoke(spec, toy),
+            True,
         ),
-        CheckStep("imports without torch", _expected_import(spec), lambda: _imports(spec, plugin), essential=True),
-        CheckStep("geometry", "an image and an order that it takes", lambda: _geometry(spec, toy), essential=True),
+        CheckStep("imports without torch", _expected_import(spec), lambda: _check_import(spec, plugin), essential=True),
+        CheckStep(
+            "geometry",
+            "at least one image and order that it accepts",
+            lambda: _check_geometry(spec, toy),
+            essential=True,
+        ),
     ]
     checks = run_checks(first)
     if checks[-1].ok:
         case = _cases(spec, toy)[0]
         steps = [
             *network_steps(case.built()),
-            CheckStep("time", "another output at another time", lambda: _time(case)),
-            CheckStep("order", _expected_order(spec), lambda: _order(spec, toy, case)),
-            CheckStep("other options", "the formula's parameters for each listed choice", lambda: _formula(spec, toy)),
+            CheckStep("time", "another output at another time", lambda: _check_time(case)),
+            CheckStep("order", _expected_order(spec), lambda: _check_order(spec, toy, case)),
             CheckStep(
-                "condition", "another output for another y, an error for none", lambda: _condition(spec, toy, case)
+                "other options",
+                "parameters as in the formula, for each listed choice",
+                lambda: _check_parameters(spec, toy),
+            ),
+            CheckStep(
+                "condition",
+                "another output for another y, an error without y",
+                lambda: _check_conditions(spec, toy, case),
             ),
         ]
         checks += run_checks(steps)
     return Report("backbone", spec.name, spec.owner, checks)
 
 
-def _toy(spec: Spec, toy: Mapping[str, Any]) -> str:
+def _check_smoke(spec: Spec, toy: Mapping[str, Any]) -> str:
     options = _options(spec, spec.resolve(toy, where="facts.smoke"))
     for name in ("depth", "patch"):
         if not isinstance(getattr(options, name, None), int):
-            raise Failed(f"{name} {getattr(options, name, None)!r}; a plan reads options.depth and options.patch")
+            raise CheckFailed(f"{name} {getattr(options, name, None)!r}; a plan reads options.depth and options.patch")
     return ", ".join(f"{key} {value}" for key, value in toy.items())
 
 
@@ -120,13 +141,13 @@ def _options(spec: Spec, values: Mapping[str, Any]) -> Any:
 
 
 def _expected_import(spec: Spec) -> str:
-    return "of no plain module" if isinstance(spec.target, ModuleContract) else "yes"
+    return "yes, except for a plain module" if isinstance(spec.target, ModuleContract) else "yes"
 
 
-def _imports(spec: Spec, plugin: ModuleType | None) -> str:
+def _check_import(spec: Spec, plugin: ModuleType | None) -> str:
     if isinstance(spec.target, ModuleContract):
-        return "a plain module, whose class brings torch"
-    return imports_without_torch(light_module(spec, plugin))
+        return "a plain module, and its class needs torch"
+    return imports_without_torch(planning_module(spec, plugin))
 
 
 def _scans(spec: Spec) -> list[str | None]:
@@ -134,28 +155,30 @@ def _scans(spec: Spec) -> list[str | None]:
 
 
 def _cases(spec: Spec, toy: Mapping[str, Any]) -> list[BackboneCase]:
-    """All geometries that the backbone takes."""
+    """All geometries that the backbone accepts."""
     values = spec.resolve(toy, where="facts.smoke")
     cases = [BackboneCase(spec, values, image, scan) for image in IMAGES for scan in _scans(spec)]
     return [case for case in cases if case.refusal() is None]
 
 
-def _geometry(spec: Spec, toy: Mapping[str, Any]) -> str:
+def _check_geometry(spec: Spec, toy: Mapping[str, Any]) -> str:
     if not (cases := _cases(spec, toy)):
         values = spec.resolve(toy, where="facts.smoke")
-        raise Failed(f"only refusals: {BackboneCase(spec, values, IMAGES[0], _scans(spec)[0]).refusal()}")
+        raise CheckFailed(
+            f"it refuses all, such as: {BackboneCase(spec, values, IMAGES[0], _scans(spec)[0]).refusal()}"
+        )
     images = dict.fromkeys("x".join(map(str, case.image)) for case in cases)
     scans = dict.fromkeys(case.scan or "no order" for case in cases)
     return f"{', '.join(images)}; {', '.join(scans)}"
 
 
-def _time(case: BackboneCase) -> str:
+def _check_time(case: BackboneCase) -> str:
     x, t, *y = case.built().inputs
     network = with_noise(case.built())
     with torch.no_grad():
         off = relative_difference(network(x, t, *y), network(x, t.flip(0), *y))
     if off == 0:
-        raise Failed("the same: the time is not used")
+        raise CheckFailed("the same output; the time is not used")
     return f"a difference of {off:.1g}"
 
 
@@ -163,57 +186,59 @@ def _expected_order(spec: Spec) -> str:
     return "ignored" if spec.facts.order == "free" else "another output for another order"
 
 
-def _order(spec: Spec, toy: Mapping[str, Any], case: BackboneCase) -> str:
-    """A free backbone gives the same whatever the order; any other must read it."""
+def _check_order(spec: Spec, toy: Mapping[str, Any], case: BackboneCase) -> str:
+    """A free backbone must ignore the order; any other must use it."""
     inputs = case.built().inputs
     if spec.facts.order == "free":
-        given = (test_routes(case.grid)["columns"],) * case.options.depth
-        other = Built(lambda: case.build(given), inputs, case.built().shape, case.cost)
+        columns = (test_routes(case.grid)["columns"],) * case.options.depth
+        other = ModuleCase(lambda: case.build(columns), inputs, case.built().shape, case.cost)
         same = [with_noise(case.built()), with_noise(other)]
         with torch.no_grad():
             off = relative_difference(same[1](*inputs), same[0](*inputs))
         if off > 0:
-            raise Failed(f"a difference of {off:.2g} with a scan by columns")
-        return "the same with a scan by columns"
-    peers = [c for c in _cases(spec, toy) if c.image == case.image and _peer(c, case)]
+            raise CheckFailed(f"the output differs by {off:.2g} with a scan by columns")
+        return "the same output with a scan by columns"
+    peers = [c for c in _cases(spec, toy) if c.image == case.image and _differs_in_order(c, case)]
     for peer in peers:
         with torch.no_grad():
             if relative_difference(with_noise(peer.built())(*inputs), with_noise(case.built())(*inputs)) > 0:
                 return f"{case.scan} and {peer.scan} differ"
-    raise Failed(f"the same for {', '.join(str(c.scan) for c in peers)}" if peers else "no second order that it takes")
+    raise CheckFailed(
+        f"the same output for {', '.join(str(c.scan) for c in peers)}" if peers else "it accepts no second order"
+    )
 
 
-def _peer(other: BackboneCase, case: BackboneCase) -> bool:
-    """Whether two cases differ in the order alone."""
+def _differs_in_order(other: BackboneCase, case: BackboneCase) -> bool:
+    """Whether two cases differ only in the order."""
     a, b = other.routes[0], case.routes[0]
     return a != b and (a.K, a.share, a.merge) == (b.K, b.share, b.merge)
 
 
-def _formula(spec: Spec, toy: Mapping[str, Any]) -> str:
-    """The parameters by formula for every listed choice, and for every order and image that the backbone takes."""
-    built, left = 0, 0
+def _check_parameters(spec: Spec, toy: Mapping[str, Any]) -> str:
+    """The parameters by formula for every listed choice, and for every order and image that the backbone accepts."""
+    built, skipped = 0, 0
     for values in option_sets(spec, toy, where="facts.smoke"):
         for case in (BackboneCase(spec, values, image, scan) for image in IMAGES[:2] for scan in _scans(spec)[-4:]):
             if case.refusal() is None:
                 if case.cost().parameters > MOST_BUILT:
-                    left += 1
+                    skipped += 1
                     continue
                 try:
                     same_parameters(case.built())
-                except Failed as error:
-                    raise Failed(
+                except CheckFailed as error:
+                    raise CheckFailed(
                         f"{error} with {dict(values)}, image {case.image}, {case.scan or 'no order'}"
                     ) from None
                 built += 1
-    return f"{built} networks" + (f"; {left} not built, of over {MOST_BUILT:,} parameters" if left else "")
+    return f"{built} networks" + (f"; {skipped} with more than {MOST_BUILT:,} parameters not built" if skipped else "")
 
 
-def _condition(spec: Spec, toy: Mapping[str, Any], case: BackboneCase) -> str:
-    """Every condition that the options offer, with the first set of options that has it."""
+def _check_conditions(spec: Spec, toy: Mapping[str, Any], case: BackboneCase) -> str:
+    """Check every condition that the options offer, with the first set of options that has it."""
     found: dict[Condition, str] = {}
     for values in option_sets(spec, toy, ranges=False, where="facts.smoke"):
         other = BackboneCase(spec, values, case.image, case.scan)
         condition = other.condition
         if condition is not None and condition not in found and other.refusal() is None:
-            found[condition] = obeys_condition(other.built(), condition)
-    return ", ".join(f"{condition}: {words}" for condition, words in found.items()) or "it has none"
+            found[condition] = check_condition(other.built(), condition)
+    return ", ".join(f"{condition}: {words}" for condition, words in found.items()) or "it has no condition"

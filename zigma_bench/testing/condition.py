@@ -1,4 +1,4 @@
-"""What a conditional network must keep: it reads its condition, each sample its own, and does not go on without it."""
+"""Check a conditional network: each sample uses its own condition, and a missing condition is an error."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from torch import Tensor
 
 from zigma_bench.errors import ZigmaBenchError
 from zigma_bench.plugins.registry import Condition
-from zigma_bench.testing.network import Built, noise, relative_difference, with_noise
-from zigma_bench.testing.report import Failed
+from zigma_bench.testing.network import ModuleCase, noise, relative_difference, with_noise
+from zigma_bench.testing.report import CheckFailed
 
-TEXT_TOKENS = 7  # of a made-up text, where the options name no number
+TEXT_TOKENS = 7  # of a generated text, if the options don't set the number
 
 
-def made_up(condition: Condition, options: Any, batch: int) -> Tensor:
-    """Labels int64 [B], or text features [B, S, C]; each sample has another."""
+def made_up_condition(condition: Condition, options: Any, batch: int) -> Tensor:
+    """Labels int64 [B], or text features [B, S, C]; different for each sample."""
     if condition.kind == "class":
         return torch.arange(batch) % condition.size
     return noise(batch, getattr(options, "text_tokens", TEXT_TOKENS), condition.size, seed=2)
 
 
-def obeys_condition(case: Built, condition: Condition) -> str:
-    """The difference that another condition makes to the sample that is given it, and to no other."""
+def check_condition(case: ModuleCase, condition: Condition) -> str:
+    """Another condition must change the output of its own sample only. Returns the difference in words."""
     x, t, y = case.inputs
     other = y.clone()
     other[0] = y[1]
@@ -32,11 +32,11 @@ def obeys_condition(case: Built, condition: Condition) -> str:
         first, second = network(x, t, y), network(x, t, other)
     off = relative_difference(second[0], first[0])
     if off == 0 and condition.size > 1:
-        raise Failed(f"the same for another {condition.kind}")
+        raise CheckFailed(f"the same output for another {condition.kind}")
     if relative_difference(second[1:], first[1:]) > 0:
-        raise Failed(f"the {condition.kind} of one sample changes another")
+        raise CheckFailed(f"the {condition.kind} of one sample changes the output of another")
     try:
         network(x, t)
     except ZigmaBenchError:
         return f"a difference of {off:.1g}"
-    raise Failed(f"an output without a {condition.kind}, and no error of zigma_bench.errors")
+    raise CheckFailed(f"an output without a {condition.kind}, instead of an error of zigma_bench.errors")

@@ -1,4 +1,4 @@
-"""A dataset's contract: uint8 images as it described them, the same whenever taken, and none held out in training."""
+"""Check a dataset: uint8 images as described, always the same, and no validation images in training."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import numpy as np
 from zigma_bench.data.images import Images, Splits, captions_of, needs_workers, random_crops, take_crops
 from zigma_bench.errors import NotReady
 from zigma_bench.plugins.registry import DataFacts, Spec
-from zigma_bench.testing.lookup import check_options, imports_without_torch, light_module, option_sets
-from zigma_bench.testing.report import CheckStep, Failed, Report, run_checks
+from zigma_bench.testing.lookup import check_options, imports_without_torch, option_sets, planning_module
+from zigma_bench.testing.report import CheckFailed, CheckStep, Report, run_checks
 
-LOOKED_AT = 20_000  # images of each split that are compared; a larger one is compared in part
-DOUBLES = 0.01  # the share of held-out images that may lie in training: a real data set holds a few twice
+MOST_COMPARED = 20_000  # the most images of each split that are compared
+ALLOWED_DUPLICATES = 0.01  # the allowed share of held-out images in training; real data sets contain a few duplicates
 
 
 def dataset_report(spec: Spec, *, plugin: ModuleType | None = None, options: Mapping[str, Any] | None = None) -> Report:
@@ -26,24 +26,24 @@ def dataset_report(spec: Spec, *, plugin: ModuleType | None = None, options: Map
         raise NotReady(f"{spec.name} can't be checked here: {item.what}", do=item.do)
     yes = imports_without_torch
     checks = run_checks([
-        CheckStep("options", "a type for each, and defaults of it", lambda: check_options(spec)),
-        CheckStep("imports without torch", "yes", lambda: yes(light_module(spec, plugin)), essential=True),
-        CheckStep("description", "DataFacts, the same when asked again", lambda: _described(spec, values), True),
-        CheckStep("loads", "Splits with images on both sides", lambda: _sizes(_load(spec, values)), essential=True),
+        CheckStep("options", "each has a type, and a default of this type", lambda: check_options(spec)),
+        CheckStep("imports without torch", "yes", lambda: yes(planning_module(spec, plugin)), essential=True),
+        CheckStep("description", "DataFacts, the same each time", lambda: _check_description(spec, values), True),
+        CheckStep("loads", "training and validation images", lambda: _check_splits(_load(spec, values)), True),
     ])  # fmt: skip
     if checks[-1].ok:
         facts, splits = _facts(spec, values), _load(spec, values)
         expected = f"uint8 [n, {', '.join(map(str, facts.shape))}], as described"
         checks += run_checks([
-            CheckStep("training images", expected, lambda: _fits(splits.train, facts), essential=True),
-            CheckStep("validation images", expected, lambda: _fits(splits.validation, facts), essential=True),
-            CheckStep("taken by index", "the same images one by one, twice and reversed", lambda: _by_index(splits)),
-            CheckStep("taken by processes", "what `decodes` pickles", lambda: _pickles(splits)),
-            CheckStep("loaded again", "the same images", lambda: _again(splits, _load(spec, values))),
-            CheckStep("held out", "no validation image in training", lambda: _held_out(splits)),
-            CheckStep("captions", "texts of each image, if described", lambda: _captions(splits, facts)),
-            CheckStep("crops", "images of the same size, where the description says so", lambda: _crops(splits, facts)),
-            CheckStep("fingerprint", "another one for other images", lambda: _fingerprint(spec, options)),
+            CheckStep("training images", expected, lambda: _check_images(splits.train, facts), essential=True),
+            CheckStep("validation images", expected, lambda: _check_images(splits.validation, facts), essential=True),
+            CheckStep("taken by index", "the same images as when taken one by one", lambda: _check_indexing(splits)),
+            CheckStep("taken by processes", "images with `decodes` can be pickled", lambda: _check_pickling(splits)),
+            CheckStep("loaded again", "the same images", lambda: _check_reload(splits, _load(spec, values))),
+            CheckStep("held out", "no validation image in training", lambda: _check_held_out(splits)),
+            CheckStep("captions", "texts for each image, if described", lambda: _check_captions(splits, facts)),
+            CheckStep("crops", "crops of the described size, if described", lambda: _check_crops(splits, facts)),
+            CheckStep("fingerprint", "a different one for different images", lambda: _check_fingerprint(spec, options)),
         ])  # fmt: skip
     return Report("dataset", spec.name, spec.owner, checks)
 
@@ -58,118 +58,118 @@ def _load(spec: Spec, values: Mapping[str, Any]) -> Splits:
     return splits
 
 
-def _described(spec: Spec, values: Mapping[str, Any]) -> str:
+def _check_description(spec: Spec, values: Mapping[str, Any]) -> str:
     first, second = _facts(spec, values), _facts(spec, values)
     if not isinstance(first, DataFacts):
-        raise Failed(f"a {type(first).__name__}")
+        raise CheckFailed(f"a {type(first).__name__}")
     if first != second:
-        raise Failed(f"{first}, then {second}")
+        raise CheckFailed(f"{first}, then {second}")
     if first.channels not in (1, 3) or not first.fingerprint:
-        raise Failed(f"{first}; channels are 1 or 3, and the fingerprint is a text")
+        raise CheckFailed(f"{first}; channels must be 1 or 3, and the fingerprint a text")
     if unknown := set(spec.facts.places) - {option.name for option in spec.options}:
-        raise Failed(f"places names {min(unknown)!r}, which is no option of the data set")
+        raise CheckFailed(f"places names {min(unknown)!r}, which isn't an option of the data set")
     return f"{first.channels} x {first.height} x {first.width}, fingerprint {first.fingerprint[:12]}"
 
 
-def _sizes(splits: Splits) -> str:
+def _check_splits(splits: Splits) -> str:
     if not isinstance(splits, Splits):
-        raise Failed(f"a {type(splits).__name__}")
+        raise CheckFailed(f"a {type(splits).__name__}")
     if not len(splits.train) or not len(splits.validation):
-        raise Failed(f"{len(splits.train)} for training and {len(splits.validation)} held out")
+        raise CheckFailed(f"{len(splits.train)} for training and {len(splits.validation)} held out")
     return f"{len(splits.train):,} for training, {len(splits.validation):,} held out"
 
 
-def _fits(images: Images, facts: DataFacts) -> str:
+def _check_images(images: Images, facts: DataFacts) -> str:
     count = min(len(images), 8)
     found = images.take(range(count))
     expected = (count, *facts.shape)
     if not isinstance(found, np.ndarray) or found.dtype != np.uint8 or found.shape != expected:
-        raise Failed(f"{getattr(found, 'dtype', type(found).__name__)} {getattr(found, 'shape', '')}")
+        raise CheckFailed(f"{getattr(found, 'dtype', type(found).__name__)} {getattr(found, 'shape', '')}")
     return f"{found.dtype} {list(found.shape)}"
 
 
-def _by_index(splits: Splits) -> str:
+def _check_indexing(splits: Splits) -> str:
     for images in (splits.train, splits.validation):
         last = len(images) - 1
         wanted = [last, 0, last]
         one_by_one = np.concatenate([images.take([index]) for index in wanted])
         if not np.array_equal(images.take(np.array(wanted)), one_by_one):
-            raise Failed(f"take({wanted}) differs from its images one by one")
+            raise CheckFailed(f"take({wanted}) differs from its images one by one")
     return "the same"
 
 
-def _pickles(splits: Splits) -> str:
-    """Images that say that taking them is work are sent to processes, and give the same there."""
+def _check_pickling(splits: Splits) -> str:
+    """Images that need workers must be the same after pickling."""
     if not needs_workers(splits.train):
-        return "not needed: the images lie in memory"
+        return "not needed: the images are in memory"
     try:
         sent = pickle.loads(pickle.dumps(splits.train))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise Failed(f"{error}; make their class one of a module") from error
+        raise CheckFailed(f"{error}; define their class at the top level of a module") from error
     if not np.array_equal(sent.take([0]), splits.train.take([0])):
-        raise Failed("other images after it")
+        raise CheckFailed("different images after pickling")
     return "the same"
 
 
-def _again(first: Splits, second: Splits) -> str:
+def _check_reload(first: Splits, second: Splits) -> str:
     for a, b in ((first.train, second.train), (first.validation, second.validation)):
         indices = range(min(len(a), 64))
         if len(a) != len(b) or not np.array_equal(a.take(indices), b.take(indices)):
-            raise Failed("other images; draw random numbers from a fixed seed")
+            raise CheckFailed("different images; draw random numbers from a fixed seed")
     return "the same"
 
 
-def _held_out(splits: Splits) -> str:
-    seen, held = _contents(splits.train), _contents(splits.validation)
-    double = len(set(seen) & set(held))
-    if double > DOUBLES * len(held):
-        raise Failed(f"{double:,} of {len(held):,} validation images are training images")
-    return f"{double} of {len(held):,}"
+def _check_held_out(splits: Splits) -> str:
+    seen, held_out = _contents(splits.train), _contents(splits.validation)
+    duplicates = len(set(seen) & set(held_out))
+    if duplicates > ALLOWED_DUPLICATES * len(held_out):
+        raise CheckFailed(f"{duplicates:,} of {len(held_out):,} validation images are training images")
+    return f"{duplicates} of {len(held_out):,}"
 
 
-def _captions(splits: Splits, facts: DataFacts) -> str:
-    """Every image of both sides has a text or several, none of them empty."""
+def _check_captions(splits: Splits, facts: DataFacts) -> str:
+    """Every image of both splits must have at least one text and no empty text."""
     if not facts.captions:
-        return "none said"
+        return "not described"
     count = 0
     for images in (splits.train, splits.validation):
         found = captions_of(images, range(len(images)))
         bare = [row for row, texts in enumerate(found) if not texts or not all(text.strip() for text in texts)]
         if bare or len(found) != len(images):
-            raise Failed(f"no caption, or an empty one, of image {bare[0] if bare else len(found)}")
+            raise CheckFailed(f"no caption, or an empty one, for image {bare[0] if bare else len(found)}")
         count += sum(map(len, found))
     return f"{count:,}"
 
 
-def _crops(splits: Splits, facts: DataFacts) -> str:
-    """Training images that can be cut anew keep their size, and depend on their crop alone."""
+def _check_crops(splits: Splits, facts: DataFacts) -> str:
+    """Cropped training images must have the described size and depend only on the crop."""
     if not facts.crops:
-        return "none said"
+        return "not described"
     count = min(len(splits.train), 8)
     crops = random_crops(count, facts.height + 2, 0)
     first, again = (take_crops(splits.train, range(count), crops) for _ in range(2))
     if first.dtype != np.uint8 or first.shape != (count, *facts.shape):
-        raise Failed(f"{first.dtype} {list(first.shape)}")
+        raise CheckFailed(f"{first.dtype} {list(first.shape)}")
     if not np.array_equal(first, again):
-        raise Failed("other images under the same crops")
+        raise CheckFailed("different images for the same crops")
     return "the same size"
 
 
 def _contents(images: Images) -> list[bytes]:
     """The pixels of the images, up to a limit."""
-    count, batch, found = min(len(images), LOOKED_AT), 256, list[bytes]()
+    count, batch, found = min(len(images), MOST_COMPARED), 256, list[bytes]()
     for start in range(0, count, batch):
         found += [image.tobytes() for image in images.take(range(start, min(start + batch, count)))]
     return found
 
 
-def _fingerprint(spec: Spec, options: Mapping[str, Any] | None) -> str:
-    """Where two sets of options give other images, their fingerprints differ."""
+def _check_fingerprint(spec: Spec, options: Mapping[str, Any] | None) -> str:
+    """Options that give different images must have different fingerprints."""
     known: dict[str, bytes] = {}
     sets = option_sets(spec, options, ranges=False)
     for values in sets:
         images = _load(spec, values).train
         content = b"".join(image.tobytes() for image in images.take(range(min(len(images), 8))))
         if known.setdefault(_facts(spec, values).fingerprint, content) != content:
-            raise Failed(f"the same fingerprint with {values}, which gives other images")
+            raise CheckFailed(f"the same fingerprint with {values}, which gives different images")
     return f"{len(known)} for {len(sets)} set(s) of options"

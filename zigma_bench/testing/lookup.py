@@ -1,4 +1,4 @@
-"""What is checked: the spec behind a name, and the sets of options that it is checked with."""
+"""Find the spec of a name, and the sets of options to check it with."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import Any, Literal
 
 from zigma_bench.errors import UnknownName
 from zigma_bench.plugins.registry import Option, Spec
-from zigma_bench.testing.report import Failed
+from zigma_bench.testing.report import CheckFailed
 
 
 class NeedsOptions(AssertionError):
-    """An option without a default lists no values, so the check must be given one."""
+    """An option has no default and no listed values, so the check needs a value for it."""
 
 
 def find_spec(kind: str, wanted: str | Spec, plugin: ModuleType | None) -> Spec:
-    """The spec itself, or the one of that name: among what a plugin's module registers, or among all."""
+    """The spec itself, or the one of this name: from a plugin's module, or from all registered ones."""
     if isinstance(wanted, Spec):
         return wanted
     if plugin is None:
@@ -35,7 +35,7 @@ def find_spec(kind: str, wanted: str | Spec, plugin: ModuleType | None) -> Spec:
 
 
 def specs_of_module(plugin: ModuleType) -> list[Spec]:
-    """All that a plugin's module registers, whether it is installed or not."""
+    """Everything that a plugin's module registers, installed or not."""
     from zigma_bench.plugins.discovery import specs_of
 
     return specs_of(plugin, plugin.__name__, f"module {plugin.__name__}")
@@ -43,7 +43,8 @@ def specs_of_module(plugin: ModuleType) -> list[Spec]:
 
 @contextlib.contextmanager
 def as_registered(specs: Sequence[Spec]) -> Iterator[None]:
-    """Inside, what a plugin that is not installed registers is found by its name, such as the merge of its scan."""
+    """A context in which the objects of a plugin that isn't installed are found by name, such as the merge of its
+    scan."""
     from zigma_bench.plugins.discovery import catalogue
 
     with contextlib.ExitStack() as stack:
@@ -53,9 +54,9 @@ def as_registered(specs: Sequence[Spec]) -> Iterator[None]:
         yield
 
 
-def required_values(spec: Spec, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """A value for every option that has no default: the given one, else the first that the option lists."""
-    values = dict(given or {})
+def required_values(spec: Spec, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """`options`, with the first listed value of each other option that has no default."""
+    values = dict(options or {})
     for option in spec.options:
         if option.required and option.name not in values and (listed := option_choices(option)):
             values[option.name] = listed[0]
@@ -68,11 +69,12 @@ def required_values(spec: Spec, given: Mapping[str, Any] | None = None) -> dict[
 
 
 def option_sets(
-    spec: Spec, given: Mapping[str, Any] | None = None, *, ranges: bool = True, where: str | None = None
+    spec: Spec, options: Mapping[str, Any] | None = None, *, ranges: bool = True, where: str | None = None
 ) -> list[dict[str, Any]]:
-    """The given values over the defaults, then each listed choice and each end of a range, one option at a time."""
+    """Sets of options: first `options` over the defaults; then, for one option at a time, each choice and end of a
+    range."""
     where = where or f"check_{spec.kind}"
-    base = required_values(spec, given)
+    base = required_values(spec, options)
     sets = [spec.resolve(base, where=where)]
     for option in spec.options:
         for value in option_choices(option, ranges=ranges):
@@ -83,7 +85,7 @@ def option_sets(
 
 
 def option_choices(option: Option, *, ranges: bool = True) -> list[Any]:
-    """The values an option lists: those of a Literal, both truths, the ends of a range of whole numbers."""
+    """The listed values of an option: those of a Literal, both of a bool, the ends of a range of integers."""
     origin, arguments = typing.get_origin(option.annotation), typing.get_args(option.annotation)
     if origin is Literal:
         return list(arguments)
@@ -96,15 +98,15 @@ def option_choices(option: Option, *, ranges: bool = True) -> list[Any]:
 
 
 def check_options(spec: Spec) -> str:
-    """Every option has a type, and every default is of it."""
+    """Check that every default has the type of its option."""
     for option in spec.options:
         if not option.required:
             option.check(option.default, where=f"the default of {option.name!r}")
     return ", ".join(f"{option.name}: {option.type_text}" for option in spec.options) or "no options"
 
 
-def light_module(spec: Spec, plugin: ModuleType | None = None) -> str:
-    """The module that a plan imports for a spec, and that must do without torch."""
+def planning_module(spec: Spec, plugin: ModuleType | None = None) -> str:
+    """The module that a plan imports for a spec, which must not need torch."""
     if plugin is not None:
         return plugin.__name__
     if spec.kind == "merge":
@@ -116,12 +118,13 @@ def light_module(spec: Spec, plugin: ModuleType | None = None) -> str:
 
 
 def imports_without_torch(name: str) -> str:
-    """Import a module in a fresh process without torch. What was typed at a prompt has no file to import."""
+    """Import a module in a fresh process without torch. Code from a prompt or notebook has no file and isn't
+    checked."""
     file = getattr(sys.modules.get(name), "__file__", None)
     if file is None or name == "__main__":
-        return f"{name or 'a function'} has no file of its own"
+        return f"{name or 'a function'} is not in a file"
     if (trace := _torch_import(name, file, tuple(sys.path))) is not None:
-        raise Failed(f"module {name} does not:\n{trace}")
+        raise CheckFailed(f"module {name} does not:\n{trace}")
     return f"{name} does"
 
 
@@ -135,7 +138,7 @@ try:
 except ModuleNotFoundError as error:
     if not f"{{name}}.".startswith(f"{{error.name}}."):
         raise
-    spec = spec_from_file_location(name, file)  # such as a test's module, which pytest imports by file alone
+    spec = spec_from_file_location(name, file)  # such as a test module, which pytest imports by file
     sys.modules[name] = module_from_spec(spec)
     spec.loader.exec_module(sys.modules[name])
 """

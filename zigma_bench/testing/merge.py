@@ -1,4 +1,4 @@
-"""A merge's contract: one output of two paths, at the cost that its formula gives, alone and in a mixer."""
+"""Check a merge: it combines two paths at the cost of its formula, both alone and in a mixer."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ from zigma_bench.errors import NotReady
 from zigma_bench.plugins.discovery import find_spec
 from zigma_bench.plugins.registry import Cost, Spec
 from zigma_bench.scans.route import Route
-from zigma_bench.testing.lookup import as_registered, imports_without_torch, light_module
-from zigma_bench.testing.mixer import BATCH, BLOCK, GRID
-from zigma_bench.testing.mixer import BlockCase as MixerCase
-from zigma_bench.testing.network import Built, network_steps, noise
-from zigma_bench.testing.report import CheckStep, Failed, Report, run_checks
+from zigma_bench.testing.lookup import as_registered, imports_without_torch, planning_module
+from zigma_bench.testing.mixer import BATCH, BLOCK, GRID, MixerCase
+from zigma_bench.testing.network import ModuleCase, network_steps, noise
+from zigma_bench.testing.report import CheckFailed, CheckStep, Report, run_checks
 
 PATHS, VALUE_BYTES = 2, 4  # float32
 
 
-class OfPaths(nn.Module):
-    """The merge as a map of as many tensors as paths: outputs [B, L, C], or of parts their rows [B, V, C]."""
+class MergeModule(nn.Module):
+    """Wraps the merge as a module with one input per path: outputs [B, L, C], or with `parts` their rows [B, V, C]."""
 
     def __init__(self, merge: nn.Module, parts: list[Tensor] | None) -> None:
         super().__init__()
@@ -39,21 +38,21 @@ class OfPaths(nn.Module):
 
 
 @dataclass(frozen=True)
-class BlockCase:
-    """A merge, and the route of two paths that names it."""
+class MergeCase:
+    """A merge, and a route of two paths that uses it."""
 
     spec: Spec
 
     @property
     def route(self) -> Route:
-        """Raster forwards and backwards, or even and odd tokens where the paths share the tokens out."""
+        """Raster forwards and backwards; even and odd tokens if each path visits a part of the tokens."""
         raster = np.arange(GRID.tokens)
         split = self.spec.facts.splits_tokens
         paths = raster.reshape(-1, PATHS).T if split else np.stack([raster, raster[::-1]])
         return Route(paths, merge=self.spec.name)
 
     def refusal(self) -> str | None:
-        """Why the merge does not serve the route, if it does not."""
+        """Why the merge refuses the route; None if it accepts it."""
         try:
             if self.spec.facts.check is not None:
                 self.spec.facts.check(route=self.route, channels=BLOCK.inner)
@@ -68,55 +67,58 @@ class BlockCase:
     def build(self) -> nn.Module:
         merge = self.spec.load()(paths=PATHS, channels=BLOCK.inner)
         if not isinstance(merge, nn.Module):
-            raise Failed(f"a {type(merge).__name__}")
+            raise CheckFailed(f"a {type(merge).__name__}")
         parts = [torch.from_numpy(path.copy()) for path in self.route.paths] if self.spec.facts.splits_tokens else None
-        return OfPaths(merge, parts)
+        return MergeModule(merge, parts)
 
-    def built(self) -> Built:
+    def built(self) -> ModuleCase:
         facts = self.spec.facts
         tokens = GRID.tokens // PATHS if facts.splits_tokens else GRID.tokens
         channels = BLOCK.inner // PATHS if facts.splits_channels else BLOCK.inner
         outputs = tuple(noise(BATCH, tokens, channels, seed=number) for number in range(PATHS))
-        return Built(self.build, outputs, (BATCH, GRID.tokens, BLOCK.inner), self.cost)
+        return ModuleCase(self.build, outputs, (BATCH, GRID.tokens, BLOCK.inner), self.cost)
 
 
 def merge_report(spec: Spec, *, plugin: ModuleType | None = None, options: Mapping[str, Any] | None = None) -> Report:
     """All checks of a merge; it has no options."""
     assert not options, options
     with as_registered([spec]):
-        case = BlockCase(spec)
+        case, module = MergeCase(spec), planning_module(spec, plugin)
         checks = run_checks([
-            CheckStep("imports without torch", "yes", lambda: imports_without_torch(light_module(spec, plugin)), True),
-            CheckStep("name", "a route finds this merge by it", lambda: _found(spec), True),
-            CheckStep("route", "two paths that it serves", lambda: _served(case), True),
+            CheckStep("imports without torch", "yes", lambda: imports_without_torch(module), essential=True),
+            CheckStep("name", "a route finds this merge by its name", lambda: _check_name(spec), True),
+            CheckStep("route", "it accepts a route of two paths", lambda: _check_route(case), True),
         ])  # fmt: skip
         if checks[-1].ok:
             checks += run_checks(
-                [*network_steps(case.built()), CheckStep("memory", "bytes, or none", lambda: _memory(spec))]
+                [
+                    *network_steps(case.built()),
+                    CheckStep("memory", "bytes by operator, or no estimate", lambda: _check_memory(spec)),
+                ]
             )
             in_mixer = MixerCase(find_spec("mixer", "mamba"), {}, case.route).built()
-            steps = [step for step in network_steps(in_mixer) if step.what not in ("FLOPs", "first weights")]
-            checks += run_checks([CheckStep(f"in a mixer: {step.what}", step.expected, step.look) for step in steps])
+            steps = [step for step in network_steps(in_mixer) if step.what not in ("FLOPs", "initial weights")]
+            checks += run_checks([CheckStep(f"in a mixer: {step.what}", step.expected, step.run) for step in steps])
     return Report("merge", spec.name, spec.owner, checks)
 
 
-def _found(spec: Spec) -> str:
+def _check_name(spec: Spec) -> str:
     if (other := find_spec("merge", spec.name)).target != spec.target:
-        raise Failed(f"the merge of {other.owner}")
+        raise CheckFailed(f"the merge of {other.owner}")
     return spec.name
 
 
-def _served(case: BlockCase) -> str:
+def _check_route(case: MergeCase) -> str:
     if (reason := case.refusal()) is not None:
-        raise Failed(f"a refusal: {reason}")
+        raise CheckFailed(f"refused: {reason}")
     return ", ".join(f"{case.route.paths[k, :3].tolist()}..." for k in range(PATHS))
 
 
-def _memory(spec: Spec) -> str:
+def _check_memory(spec: Spec) -> str:
     if spec.facts.memory is None:
         return "none"
     sizes = {"paths": PATHS, "channels": BLOCK.inner, "tokens": GRID.tokens, "value_bytes": VALUE_BYTES}
     found: Mapping[str, int] = spec.facts.memory(**sizes)
     if not all(isinstance(name, str) and type(count) is int and count >= 0 for name, count in found.items()):
-        raise Failed(repr(found))
+        raise CheckFailed(repr(found))
     return f"{sum(found.values()):,} bytes"

@@ -1,4 +1,4 @@
-"""The routes that backbones and mixers are checked with: one path and several, and all else that a route can say."""
+"""The routes for the checks of backbones and mixers: one path, several paths, and all other features of a route."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from zigma_bench.scans.route import PAD, Route
 
 
 def test_routes(grid: Grid) -> dict[str, Route]:
-    """Routes by name; the first three have one path, and of every pair with as many paths the orders differ."""
+    """Routes by name. The first three have one path. Routes with equal numbers of paths have different orders."""
     L = grid.tokens
     raster = np.arange(L)
     columns = raster.reshape(-1, grid.width).T.reshape(-1)

@@ -1,4 +1,4 @@
-"""What a check of a plugin found: a line for each thing that was looked at."""
+"""Run the checks of a plugin, and collect the results in a report."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from zigma_bench.plugins.places import code_place_of
 from zigma_bench.system.interrupts import contain_plugin, words_of
 
 
-class Failed(AssertionError):
-    """A check that does not hold; the text is what was got."""
+class CheckFailed(AssertionError):
+    """A check failed. The text says what was found instead of the expected."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     what: str
     expected: str
@@ -30,7 +30,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Report:
-    """All checks of one registered name."""
+    """The results of all checks of one registered object."""
 
     kind: str
     name: str
@@ -42,7 +42,7 @@ class Report:
         return all(check.ok for check in self.checks)
 
     def require(self) -> Report:
-        """The report itself; AssertionError with all that does not hold."""
+        """Return the report; AssertionError with all failed checks."""
         failed = [str(check) for check in self.checks if not check.ok]
         if failed:
             raise AssertionError(f"{self.kind} {self.name!r} of {self.owner}: " + "\n".join(failed))
@@ -51,21 +51,21 @@ class Report:
 
 @dataclass(frozen=True)
 class CheckStep:
-    """A check to be made: `look()` gives what was got, or raises. Where an `essential` one fails, it is the last."""
+    """A check to run. `run()` returns what it found, or raises. If an `essential` check fails, the rest is skipped."""
 
     what: str
     expected: str
-    look: Callable[[], str]
+    run: Callable[[], str]
     essential: bool = False
 
 
 def run_checks(steps: Sequence[CheckStep]) -> tuple[Check, ...]:
-    """Make the checks in order."""
+    """Run the checks in order."""
     checks = []
     for step in steps:
         try:
             with contain_plugin():
-                check = Check(step.what, step.expected, step.look(), True)
+                check = Check(step.what, step.expected, step.run(), True)
         except Exception as error:  # a plugin may raise anything
             check = Check(step.what, step.expected, describe_error(error), False)
         checks.append(check)
@@ -75,8 +75,8 @@ def run_checks(steps: Sequence[CheckStep]) -> tuple[Check, ...]:
 
 
 def describe_error(error: Exception) -> str:
-    """An exception as a line: what it says, and where in the plugin's code it was raised."""
-    if isinstance(error, Failed):
+    """The text of an exception, and the place in the plugin's code where it was raised."""
+    if isinstance(error, CheckFailed):
         return str(error)
     text = str(error) if isinstance(error, ZigmaBenchError) else words_of(error)
     place = code_place_of(error)

@@ -1,4 +1,4 @@
-"""A report format's contract: text or bytes of any tables, the same whenever it is made."""
+"""Check a report format: text or bytes for any tables, always the same."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from zigma_bench.plugins.registry import Spec
 from zigma_bench.reports.formats import make_report
 from zigma_bench.reports.table import Statistic, Table, TableRow
 from zigma_bench.testing.lookup import imports_without_torch
-from zigma_bench.testing.report import CheckStep, Failed, Report, run_checks
+from zigma_bench.testing.report import CheckFailed, CheckStep, Report, run_checks
 
 FACTS = {"parameters": 10, "forward_flops": 20, "flops_by": "formula", "scanned_ratio": 1.0, "tokens": 4,
          "size_match": None, "setting": None}  # fmt: skip
@@ -19,14 +19,14 @@ FACTS = {"parameters": 10, "forward_flops": 20, "flops_by": "formula", "scanned_
 def report_format_report(
     spec: Spec, *, plugin: ModuleType | None = None, options: Mapping[str, Any] | None = None
 ) -> Report:
-    """All checks of a report format, on made-up tables."""
+    """All checks of a report format, on generated tables."""
     module = plugin.__name__ if plugin is not None else _module_of(spec)
     steps = [
         CheckStep("imports without torch", "yes", lambda: imports_without_torch(module), essential=True),
-        CheckStep("report", "text or bytes", lambda: _made(spec, _tables()), essential=True),
-        CheckStep("repetition", "the same report", lambda: _twice(spec)),
-        CheckStep("several suites", "text or bytes", lambda: _made(spec, _tables() * 2)),
-        CheckStep("rows without figures", "text or bytes", lambda: _made(spec, _tables(figures=False))),
+        CheckStep("report", "text or bytes", lambda: _check_report(spec, _tables()), essential=True),
+        CheckStep("repetition", "the same report", lambda: _check_repetition(spec)),
+        CheckStep("several suites", "text or bytes", lambda: _check_report(spec, _tables() * 2)),
+        CheckStep("rows without values", "text or bytes", lambda: _check_report(spec, _tables(figures=False))),
     ]
     return Report("report-format", spec.name, spec.owner, run_checks(steps))
 
@@ -38,7 +38,7 @@ def _module_of(spec: Spec) -> str:
 
 
 def _tables(*, figures: bool = True) -> list[Table]:
-    """A table of a finished row, a failed one and the two anchors."""
+    """A table with a finished row, a failed row and the two anchors."""
     figure = Statistic(1.5, 0.1, 3, "1", better="lower", values={0: 1.4, 1: 1.5, 2: 1.6})
     metrics = {"fd-made-up": figure} if figures else {}
     rows = (
@@ -55,14 +55,14 @@ def _tables(*, figures: bool = True) -> list[Table]:
     return [table]
 
 
-def _made(spec: Spec, tables: list[Table]) -> str:
+def _check_report(spec: Spec, tables: list[Table]) -> str:
     found = make_report(spec, tables)
     if not found:
-        raise Failed("nothing")
+        raise CheckFailed("an empty report")
     return f"{len(found):,} {'characters' if isinstance(found, str) else 'bytes'}"
 
 
-def _twice(spec: Spec) -> str:
+def _check_repetition(spec: Spec) -> str:
     if make_report(spec, _tables()) != make_report(spec, _tables()):
-        raise Failed("another report of the same tables")
+        raise CheckFailed("a different report for the same tables")
     return "the same"

@@ -17,8 +17,8 @@ Role = Literal["output", "input", "weights"]
 
 
 @dataclass
-class Watch:
-    """The first tensor that is not finite, and the modules that output it or take it as input."""
+class FaultWatch:
+    """The first tensor that is not finite, and the modules with this tensor as output or input."""
 
     backward: bool = False  # whether it appeared in the backward pass
     kind: str = ""
@@ -44,11 +44,11 @@ class Watch:
         if named["weights"]:
             what = f"the weights {named['weights'][0]}"
         elif named["output"]:
-            # In the backward pass, the modules that take the tensor as input have computed its gradient.
-            into = f", which goes into {' and '.join(named['input'])}" if self.backward and named["input"] else ""
+            # In the backward pass, the modules with this tensor as input have computed its gradient.
+            into = f", which is the input of {' and '.join(named['input'])}" if self.backward and named["input"] else ""
             what = f"the output of {named['output'][0]}{into}"
         else:
-            what = f"what goes into {' and '.join(named['input'])}"
+            what = f"the input of {' and '.join(named['input'])}"
         phase = "backward pass, in the gradient of" if self.backward else "forward pass, in"
         return f"in the {phase} {what} ({self.kind})"
 
@@ -61,7 +61,7 @@ def find_fault(network: nn.Module, run: Callable[[], Tensor]) -> str | None:
     for name, value in (*network.named_parameters(), *network.named_buffers()):
         if value.is_floating_point() and not bool(value.isfinite().all()):
             return f"before the step, in the weights {name}"
-    watch = Watch()
+    watch = FaultWatch()
     handles = [handle for name, module in network.named_modules() for handle in _hook_module(watch, name, module)]
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
@@ -72,7 +72,7 @@ def find_fault(network: nn.Module, run: Callable[[], Tensor]) -> str | None:
         for handle in handles:
             handle.remove()
     if (watch.bad is None or watch.backward) and not bool(loss.isfinite().all()):
-        return "in the loss, of finite outputs"
+        return "in the loss, although the outputs of the network are finite"
     return watch.place()
 
 
@@ -83,7 +83,7 @@ def uncompiled_copy(network: nn.Module) -> nn.Module:
     return plain
 
 
-def _hook_module(watch: Watch, name: str, module: nn.Module) -> Iterator[Any]:
+def _hook_module(watch: FaultWatch, name: str, module: nn.Module) -> Iterator[Any]:
     """Hooks on the inputs and outputs of one module, and on the gradients of both."""
     name = name or "the network"
 
@@ -97,7 +97,7 @@ def _hook_module(watch: Watch, name: str, module: nn.Module) -> Iterator[Any]:
     yield module.register_forward_hook(lambda _, args, output: check(output, "output"))
 
 
-def _watch_gradient(watch: Watch, tensor: Tensor, role: Role, name: str) -> Any:
+def _watch_gradient(watch: FaultWatch, tensor: Tensor, role: Role, name: str) -> Any:
     def check(gradient: Tensor) -> None:
         watch.check(gradient.detach(), role, name, backward=True)
 

@@ -29,7 +29,7 @@ from zigma_bench.errors import CellFailed, NotReady, ZigmaBenchError
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.suite import Train
 from zigma_bench.system.device import core_count
-from zigma_bench.training.job import BatchPlan, StepImages
+from zigma_bench.training.batch_plan import BatchPlan, StepImages
 
 MOST_WORKERS = 16
 AHEAD_BYTES = 2**30  # limit for all prefetched pixels together; each worker prefetches at least one batch
@@ -43,9 +43,9 @@ class Feed:
     early.
     """
 
-    def __init__(self, job: BatchPlan, recipe: Train, *, start: int, stop: int | None, card: bool) -> None:
-        self.job, self.card = job, card
-        self.workers = workers_of(recipe, job.images)
+    def __init__(self, batch_plan: BatchPlan, recipe: Train, *, start: int, stop: int | None, on_gpu: bool) -> None:
+        self.batch_plan, self.on_gpu = batch_plan, on_gpu
+        self.workers = workers_of(recipe, batch_plan.images)
         self.waited = 0.0
         self.steps = range(start, 2**62 if stop is None else max(start, stop))
         self.ahead: Any = None  # the iterator of a DataLoader
@@ -56,15 +56,18 @@ class Feed:
 
     def __enter__(self) -> Self:
         if self.workers and len(self.steps):
-            self.ahead = iter(_loader(self.job, self.steps, self.workers, self.card))
+            self.ahead = iter(_make_loader(self.batch_plan, self.steps, self.workers, self.on_gpu))
             try:
                 with _worker_death_as_cell_failed():
-                    self.first = _received(self.ahead)  # starting the workers must not count as training time
+                    self.first = _receive_batch(self.ahead)  # starting the workers must not count as training time
             except BaseException:
                 self._close()
                 raise
-        elif self.card:
-            self.thread, self.most = ThreadPoolExecutor(1, thread_name_prefix="images"), _ahead(self.job, 1)
+        elif self.on_gpu:
+            self.thread, self.most = (
+                ThreadPoolExecutor(1, thread_name_prefix="images"),
+                _prefetched_batches(self.batch_plan, 1),
+            )
         return self
 
     def __exit__(
@@ -96,9 +99,12 @@ class Feed:
     def __call__(self, step: int) -> StepImages:
         """The images of a step. Steps must be requested in order."""
         begun = time.perf_counter()
-        taken = self._next(step) if self.ahead is not None else self._pinned(step) if self.card else self.job.take(step)
+        if self.ahead is not None:
+            images = self._next(step)
+        else:
+            images = self._pinned(step) if self.on_gpu else self.batch_plan.take(step)
         self.waited += time.perf_counter() - begun
-        return taken
+        return images
 
     def _pinned(self, step: int) -> StepImages:
         """A batch that the thread loaded and pinned during the previous steps."""
@@ -111,16 +117,16 @@ class Feed:
         return self.queue.popleft()[1].result()
 
     def _pin(self, step: int) -> StepImages:
-        return self.job.take(step).pin_memory()
+        return self.batch_plan.take(step).pin_memory()
 
     def _next(self, step: int) -> StepImages:
         assert self.ahead is not None
-        number, taken = self.first or _received(self.ahead)
+        number, images = self.first or _receive_batch(self.ahead)
         self.first = None
-        if isinstance(taken, Exception):
-            raise taken
+        if isinstance(images, Exception):
+            raise images
         assert number == step, (number, step)
-        return taken  # type: ignore[no-any-return]
+        return images  # type: ignore[no-any-return]
 
 
 def workers_of(recipe: Train, images: Images) -> int:
@@ -134,17 +140,17 @@ def workers_of(recipe: Train, images: Images) -> int:
     return min(1, workers) if has_order(images) else workers
 
 
-def _loader(job: BatchPlan, steps: Sequence[int], workers: int, card: bool) -> DataLoader[Any]:
+def _make_loader(batch_plan: BatchPlan, steps: Sequence[int], workers: int, on_gpu: bool) -> DataLoader[Any]:
     """A DataLoader over steps. It prefetches fewer batches if they are large."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="This DataLoader will create")  # the suite chose the number
         return DataLoader(
-            _PickledJob(_pickled(job)),
+            _PickledPlan(_pickle_plan(batch_plan)),
             batch_size=None,
             sampler=steps,
             num_workers=workers,
-            prefetch_factor=_ahead(job, workers),
-            pin_memory=card,
+            prefetch_factor=_prefetched_batches(batch_plan, workers),
+            pin_memory=on_gpu,
             collate_fn=_unchanged,
             worker_init_fn=_end_with_parent,
             multiprocessing_context="spawn",  # a fork would inherit the CUDA context and the threads
@@ -152,35 +158,35 @@ def _loader(job: BatchPlan, steps: Sequence[int], workers: int, card: bool) -> D
         )
 
 
-def _ahead(job: BatchPlan, workers: int) -> int:
+def _prefetched_batches(batch_plan: BatchPlan, workers: int) -> int:
     """How many batches each worker prefetches at most."""
-    return max(1, min(AHEAD, AHEAD_BYTES // (job.like(1).nbytes * job.batch * workers)))
+    return max(1, min(AHEAD, AHEAD_BYTES // (batch_plan.example_pixels(1).nbytes * batch_plan.batch * workers)))
 
 
-class _PickledJob(Dataset[Any]):
-    """A job in a worker process: item `step` is the batch of that step, or the error that loading it raised."""
+class _PickledPlan(Dataset[Any]):
+    """A batch plan in a worker process: item `step` is the batch of that step, or the error that loading it raised."""
 
     def __init__(self, pickled: bytes) -> None:
         self.pickled = pickled
-        self.job: BatchPlan | None = None
+        self.batch_plan: BatchPlan | None = None
 
     def __getitem__(self, step: int) -> tuple[int, StepImages | ZigmaBenchError]:
-        if self.job is None:
+        if self.batch_plan is None:
             catalogue()  # makes the modules of plugins importable
-            self.job = pickle.loads(self.pickled)
-        assert self.job is not None
+            self.batch_plan = pickle.loads(self.pickled)
+        assert self.batch_plan is not None
         try:
-            return step, self.job.take(step)
+            return step, self.batch_plan.take(step)
         except ZigmaBenchError as error:
             return step, error
 
 
-def _pickled(job: BatchPlan) -> bytes:
+def _pickle_plan(batch_plan: BatchPlan) -> bytes:
     try:
-        return pickle.dumps(job)
+        return pickle.dumps(batch_plan)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise NotReady(
-            f"these images can't be sent to a worker process ({error})", got=type(job.images).__name__,
+            f"these images can't be sent to a worker process ({error})", got=type(batch_plan.images).__name__,
             do="define their class at the top level of a module, or set train.workers to 0",
         ) from None  # fmt: skip
 
@@ -205,7 +211,7 @@ def _end_with_parent(number: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _received(ahead: Iterator[Any]) -> Any:
+def _receive_batch(ahead: Iterator[Any]) -> Any:
     """The next batch of a DataLoader. torch fetches its memory from the worker over a socket.
 
     Errors of images arrive as items, so an OSError here comes from the socket: the worker is dead.

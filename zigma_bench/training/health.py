@@ -21,7 +21,7 @@ FIRST_SCALE, GROWTH_STEPS = 2.0**16, 2000
 
 
 class Health:
-    """Counts good, skipped and bad steps on the device, and holds the loss scale; `scaled` is true for fp16.
+    """Counts good, skipped and bad steps on the device, and stores the loss scale; `scaled` is true for fp16.
 
     All tensors are 0-dimensional and change in place, so that a CUDA graph of the step can read and write them.
     """
@@ -33,10 +33,10 @@ class Health:
         self.steps, self.good_steps, self.skipped_steps = (torch.tensor(0, device=device) for _ in range(3))
         self.first_bad = torch.tensor(0, device=device)  # counted from 1; 0 if no step was bad
 
-    def resume(self, steps: int, state: dict[str, Any] | None) -> None:
+    def resume(self, steps: int, state: dict[str, Any]) -> None:
         """Continue after `steps` steps with the state of a checkpoint."""
         self.steps.fill_(steps)
-        for name, value in (state or {}).items():
+        for name, value in state.items():
             getattr(self, name).fill_(value)
 
     def state(self) -> dict[str, Any]:

@@ -18,24 +18,24 @@ import torch
 from torch import Tensor, nn
 
 from zigma_bench.data.images import Images
-from zigma_bench.diffusion.guidance import Texts
+from zigma_bench.diffusion.guidance import TextLookup
 from zigma_bench.errors import Interrupted, NotFinite
 from zigma_bench.layers.speed import compile_network
-from zigma_bench.plan.cells import GivenCondition
+from zigma_bench.plan.cells import NetworkCondition
 from zigma_bench.suite import Train
+from zigma_bench.training.batch_plan import BatchPlan, StepImages
 from zigma_bench.training.checkpoint import load_checkpoint, save_checkpoint
 from zigma_bench.training.ema import ema_decay
 from zigma_bench.training.fault import find_fault, uncompiled_copy
 from zigma_bench.training.feed import Feed
 from zigma_bench.training.health import Health
-from zigma_bench.training.job import BatchPlan, StepImages
 from zigma_bench.training.step import Batch, TrainStep, autocast, draw_batch, loss_of, to_floats
 
 CHECK_STEPS = 20  # steps between checks of the losses, and between points of the loss curve
 
 
 @dataclass
-class Progress:
+class TrainingProgress:
     """The progress of a training: completed steps, training time, and the curve of (images, mean loss).
 
     `scaling`: the loss scale of fp16 and the number of skipped steps; empty for other precisions. `waited`: the part of
@@ -51,13 +51,13 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Goal:
+class TrainingGoal:
     """The budget of a training, in steps or in seconds."""
 
     steps: int | None
     seconds: float | None
 
-    def fraction(self, progress: Progress) -> float:
+    def fraction(self, progress: TrainingProgress) -> float:
         """The used share of the budget, from 0 to 1."""
         if self.steps is not None:
             return progress.step / self.steps
@@ -70,33 +70,34 @@ def train_network(
     images: Images,
     *,
     recipe: Train,
-    goal: Goal,
+    goal: TrainingGoal,
     seed: int,
     device: torch.device,
     folder: Path,
-    tell: Callable[[int, str], None],
+    on_progress: Callable[[int, str], None],
     stopped: Callable[[], bool],
-    given: GivenCondition | None = None,
-    texts: Texts | None = None,
-) -> tuple[nn.Module, Progress]:
+    condition: NetworkCondition | None = None,
+    texts: TextLookup | None = None,
+) -> tuple[nn.Module, TrainingProgress]:
     """Train a network in place and return its EMA and the progress. Resumes from the checkpoints in `folder`.
 
-    `given`: the conditioning of the network; the labels come from `images`. For text conditioning the labels are text
-    numbers, and `texts` maps them to features.
-    `tell(images, text)` reports progress. Raises Interrupted after `stopped()` returns true. Raises NotFinite if a loss
-    or a gradient is not finite, and names the step and the module where this began.
+    `condition`: the conditioning of the network; the labels come from `images`. For text conditioning the labels are
+    text numbers, and `texts` maps them to features. `on_progress(images, text)` reports progress.
+
+    Raises Interrupted after `stopped()` returns true. Raises NotFinite if a loss or a gradient is not finite, and names
+    the step and the module where this began.
     """
     ema = copy.deepcopy(network).eval().requires_grad_(False)
     health = Health(device, scaled=recipe.precision == "fp16")
     train_step = TrainStep(network, ema, recipe, health, device)
     saved = load_checkpoint(folder, network, ema, train_step.optimizer)
-    progress = _resumed(saved) if saved else Progress()
+    progress = _resumed_progress(saved) if saved else TrainingProgress()
     losses: list[Tensor] = [torch.tensor(value, device=device) for value in saved["losses"]] if saved else []
     if saved:
-        health.resume(progress.step, saved.get("health"))
+        health.resume(progress.step, saved["health"])
 
-    def batch_of(step: int, taken: StepImages | None = None) -> Batch:
-        return draw_batch(images, recipe, seed, step, device, given, texts, taken)
+    def batch_of(step: int, loaded: StepImages | None = None) -> Batch:
+        return draw_batch(images, recipe, seed, step, device, condition, texts, loaded)
 
     def check_losses() -> list[float]:
         """The losses since the last check; NotFinite after a bad step. Waits for the device."""
@@ -109,9 +110,11 @@ def train_network(
     network.train()
     if recipe.compile:
         compile_network(network, device.type)
-    job = BatchPlan.of(images, recipe, seed, labelled=given is not None)
-    _warm_up(network, job, recipe, device, given, texts)  # decoding and compiling must not count as training time
-    with Feed(job, recipe, start=progress.step, stop=goal.steps, card=device.type == "cuda") as feed:
+    batch_plan = BatchPlan.of(images, recipe, seed, labelled=condition is not None)
+    _warm_up(
+        network, batch_plan, recipe, device, condition, texts
+    )  # decoding and compiling must not count as training time
+    with Feed(batch_plan, recipe, start=progress.step, stop=goal.steps, on_gpu=device.type == "cuda") as feed:
         waited, progress.workers = progress.waited, feed.workers
         started, last_save = time.monotonic() - progress.seconds, time.monotonic()
         while goal.fraction(progress) < 1:
@@ -126,7 +129,7 @@ def train_network(
                 values = check_losses()
                 losses.clear()
                 progress.curve.append((progress.step * recipe.batch, sum(values) / len(values)))
-                tell(progress.step * recipe.batch, f"loss {progress.curve[-1][1]:.4f}")
+                on_progress(progress.step * recipe.batch, f"loss {progress.curve[-1][1]:.4f}")
             stop = stopped() and not done
             if stop or time.monotonic() - last_save > recipe.checkpoint_seconds:
                 state = {
@@ -142,10 +145,10 @@ def train_network(
     return ema, progress
 
 
-def _resumed(saved: dict[str, Any]) -> Progress:
-    """The progress that a checkpoint has stored."""
+def _resumed_progress(saved: dict[str, Any]) -> TrainingProgress:
+    """The progress stored in a checkpoint."""
     curve = [tuple(point) for point in saved["curve"]]
-    return Progress(saved["step"], saved["seconds"], curve, waited=saved.get("waited", 0.0))
+    return TrainingProgress(saved["step"], saved["seconds"], curve, waited=saved["waited"])
 
 
 def learning_rate(recipe: Train, images: int, fraction: float) -> float:
@@ -160,19 +163,19 @@ def learning_rate(recipe: Train, images: int, fraction: float) -> float:
 
 def _warm_up(
     network: nn.Module,
-    job: BatchPlan,
+    batch_plan: BatchPlan,
     recipe: Train,
     device: torch.device,
-    given: GivenCondition | None,
-    texts: Texts | None,
+    condition: NetworkCondition | None,
+    texts: TextLookup | None,
 ) -> None:
     """Run the network once, to decode the images and build the kernels. Weights and gradients don't change."""
     count = recipe.batch if recipe.compile else 1  # torch.compile specializes on the batch size and on gradients
-    x = to_floats(torch.from_numpy(job.like(count)), device)
+    x = to_floats(torch.from_numpy(batch_plan.example_pixels(count)), device)
     with torch.set_grad_enabled(recipe.compile), autocast(recipe, device):
-        y: tuple[Tensor, ...] = () if given is None else (torch.zeros(count, dtype=torch.int64, device=device),)
-        condition = y if texts is None else texts(*y)
-        loss = network(x, torch.zeros(count, device=device), *condition).float().mean()
+        y: tuple[Tensor, ...] = () if condition is None else (torch.zeros(count, dtype=torch.int64, device=device),)
+        inputs = y if texts is None else texts(*y)
+        loss = network(x, torch.zeros(count, device=device), *inputs).float().mean()
     if recipe.compile:
         loss.backward()
         network.zero_grad(set_to_none=True)

@@ -13,16 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from zigma_bench.data.images import Images
-from zigma_bench.diffusion.guidance import Texts, with_condition
+from zigma_bench.diffusion.guidance import TextLookup, with_condition
 from zigma_bench.diffusion.objective import prediction_loss
-from zigma_bench.layers.speed import record_graph, require_card
-from zigma_bench.plan.cells import GivenCondition
+from zigma_bench.layers.speed import record_graph, require_gpu
+from zigma_bench.plan.cells import NetworkCondition
 from zigma_bench.plan.diffusion import objective_of
 from zigma_bench.suite import Train
 from zigma_bench.system.device import precision_on
+from zigma_bench.training.batch_plan import BatchPlan, LatentPosteriors, StepImages, step_seed
 from zigma_bench.training.ema import update_ema
 from zigma_bench.training.health import Health
-from zigma_bench.training.job import BatchPlan, LatentPosteriors, StepImages, step_seed
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class TrainStep:
 
     def __init__(self, network: nn.Module, ema: nn.Module, recipe: Train, health: Health, device: torch.device) -> None:
         if recipe.graph:
-            require_card(device.type, "train.graph")
+            require_gpu(device.type, "train.graph")
         self.network, self.ema, self.recipe, self.health = network, ema, recipe, health
         rate = torch.tensor(recipe.learning_rate, device=device) if recipe.graph else recipe.learning_rate
         self.optimizer = torch.optim.AdamW(
@@ -101,21 +101,22 @@ class TrainStep:
         """Capture a step as a CUDA graph. The capture does some warm-up steps, which are undone."""
         inputs = Batch(*(tensor.clone() for tensor in batch.tensors))
         fresh = not self.optimizer.state
-        saved = [tensor.clone() for tensor in self._changing()]
+        saved = [tensor.clone() for tensor in self._changed_tensors()]
         random = torch.cuda.get_rng_state()
         graph, loss = record_graph(lambda: self._update(inputs, self.decay), "train.graph")
         if fresh:
             for state in self.optimizer.state.values():
                 for tensor in state.values():
                     tensor.zero_()
-        for tensor, before in zip(self._changing(), saved, strict=not fresh):
+        for tensor, before in zip(self._changed_tensors(), saved, strict=not fresh):
             tensor.copy_(before)
         torch.cuda.set_rng_state(random)
         return graph, inputs, loss
 
     @torch.no_grad()
-    def _changing(self) -> Iterator[Tensor]:
-        """Every tensor that a step changes. The optimizer's come last: it has none before its first step."""
+    def _changed_tensors(self) -> Iterator[Tensor]:
+        """Every tensor that a step changes. The optimizer's tensors come last, because there are none before its first
+        step."""
         for network in (self.network, self.ema):
             yield from (parameter.detach() for parameter in network.parameters())
         yield from self.health.tensors()
@@ -129,21 +130,21 @@ def draw_batch(
     seed: int,
     step: int,
     device: torch.device,
-    given: GivenCondition | None = None,
-    texts: Texts | None = None,
-    taken: StepImages | None = None,
+    condition: NetworkCondition | None = None,
+    texts: TextLookup | None = None,
+    loaded: StepImages | None = None,
 ) -> Batch:
     """The batch of a step: images, noise, times, flips, crops and labels.
 
     Also seeds the default generators, which drop-path uses. If an image has several texts, one is drawn. `texts` maps
-    the text numbers to features. `taken`: the images of the step, if a `Feed` has loaded them already.
+    the text numbers to features. `loaded`: the images of the step, if a `Feed` has loaded them already.
     """
-    taken = taken or BatchPlan.of(images, recipe, seed, labelled=given is not None).take(step)
+    loaded = loaded or BatchPlan.of(images, recipe, seed, labelled=condition is not None).take(step)
     drawn = isinstance(images, LatentPosteriors)
     if isinstance(images, LatentPosteriors):
-        x1 = images.drawn(taken.pixels, seed=step_seed(seed, step, 5), device=device)
+        x1 = images.drawn(loaded.pixels, seed=step_seed(seed, step, 5), device=device)
     else:
-        x1 = to_floats(taken.pixels, device)
+        x1 = to_floats(loaded.pixels, device)
     torch.manual_seed(step_seed(seed, step, 4))  # for drop-path, independent of the draws below
     draw = torch.Generator(device).manual_seed(step_seed(seed, step, 2))
     start, end = objective_of(recipe).interval
@@ -152,12 +153,12 @@ def draw_batch(
     if recipe.flip and not drawn:
         flipped = torch.rand(len(x1), *[1] * (x1.ndim - 1), generator=draw, device=device) < 0.5
         x1 = torch.where(flipped, x1.flip(-1), x1)
-    if given is None:
+    if condition is None:
         return Batch(x1, x0, t)
-    assert taken.labels is not None, "a conditional job is labelled"
-    y = taken.labels.to(device, non_blocking=True)
-    dropped = torch.rand(len(y), generator=draw, device=device) < given.drop_rate(recipe)
-    y = torch.where(dropped, given.size if texts is None else texts.null, y)
+    assert loaded.labels is not None, "the images of a conditional network have labels"
+    y = loaded.labels.to(device, non_blocking=True)
+    dropped = torch.rand(len(y), generator=draw, device=device) < condition.drop_rate(recipe)
+    y = torch.where(dropped, condition.size if texts is None else texts.null, y)
     return Batch(x1, x0, t, *((y,) if texts is None else texts(y)))
 
 

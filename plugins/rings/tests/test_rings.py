@@ -1,4 +1,4 @@
-"""The order keeps the contract of a scan, and goes around in rings."""
+"""The order follows the contract of a scan and goes around in rings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scan order `rings`: a plugin for zigma-bench, as small as one can be."""
+"""The scan order `rings`, as a minimal plugin for zigma-bench."""
 
 from __future__ import annotations
 

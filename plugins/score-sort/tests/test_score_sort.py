@@ -1,4 +1,4 @@
-"""The order follows the score, starts as the raster, and the score learns."""
+"""The order starts as the raster and follows the score, and the score gets a gradient."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The learned order `score-sort`: what a plan must know of it, without torch."""
+"""Register the learned order `score-sort`, with the facts that a plan needs. Doesn't import torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from zigma_bench.scans.grid import Grid
 
 @dataclass(frozen=True)
 class ScoreSortOptions:
-    """Every image's tokens by rising score, a linear map of the token plus its place in the raster."""
+    """The tokens of each image in order of rising score: a linear map of the token, plus its position in the raster."""
 
     position: Annotated[float, Ge(0)] = 1.0
 

@@ -1,4 +1,4 @@
-"""The recurrence is the one that its equations say, sees what it should, and costs what it says."""
+"""The recurrence follows its equations, sees the right tokens, and has the cost of its formula."""
 
 from __future__ import annotations
 

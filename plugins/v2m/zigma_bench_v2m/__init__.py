@@ -1,4 +1,4 @@
-"""The mixer `v2m`: what a plan must know of it, without torch."""
+"""Register the mixer `v2m`, with the facts that a plan needs. Doesn't import torch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class V2mOptions:
 
 
 def cost(options: V2mOptions, *, block: ZigmaOptions, grid: Grid, route: Route) -> Cost:
-    """One layer. The scan counts 7 FLOPs a token, channel and state along rows, as Mamba's, and 4 down columns."""
+    """One layer. The scan has 7 FLOPs per token, channel and state along rows, as Mamba's, and 4 down columns."""
     D, E, N, R, L = block.width, block.inner, block.state, block.dt_rank, grid.tokens
     parameters = 3 * D * E + 9 * E + E + E * (R + 2 * N) + R * E + E + 2 * E * N + E
     flops = {
@@ -39,11 +39,13 @@ def cost(options: V2mOptions, *, block: ZigmaOptions, grid: Grid, route: Route) 
 
 
 def check(options: V2mOptions, *, block: ZigmaOptions, grid: Grid, route: Route) -> None:
-    """Raise NotReady for any scan but raster, and for clips."""
+    """Raise NotReady for clips and for any scan except raster."""
     raster = Route(np.arange(grid.tokens))
     if route != raster or grid.video:
         raise NotReady(
-            "the mixer v2m reads the grid of one picture and follows no scan", expected="the scan raster", do="name it"
+            "the mixer v2m works on the grid of a single image and follows no scan",
+            expected="the scan raster",
+            do="set the scan to raster",
         )
 
 

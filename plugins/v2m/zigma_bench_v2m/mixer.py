@@ -4,7 +4,7 @@
 
 The other corners are the same on the turned grid, with the same parameters.
 Source: the 2-D state-space equation of V2M (wangck20/V2M). Its released code runs two Mamba scans one after the other,
-with the state summed away between rows and columns; here the state itself goes on. Projections and first values are
+and sums out the state between rows and columns; here the state itself is passed on. Projections and initial values are
 Mamba's.
 B batch, H x W grid, L = H W tokens, D width, E inner channels, N state, R rank of dt.
 """
@@ -28,7 +28,7 @@ CORNERS = ((), (1, 2), (1,), (2,))  # the axes of [B, H, W, ...] to flip: top le
 
 
 class V2mMixer(nn.Module):
-    """x [B, L, D] -> [B, L, D], in raster order before and after."""
+    """x [B, L, D] -> [B, L, D], both in raster order."""
 
     def __init__(self, options: V2mOptions, *, block: ZigmaOptions, grid: Grid, route: Route, backend: str) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class Recurrence(nn.Module):
 
     @torch.no_grad()
     def init_parameters(self, draw: Draw) -> None:
-        """Mamba's, for both directions."""
+        """Mamba's initial values, for both directions."""
         channels, rank = self.dt_weight.shape
         uniform_(self.dt_weight, rank**-0.5, draw("dt_weight"))
         low, high = math.log(DT_MIN), math.log(DT_MAX)

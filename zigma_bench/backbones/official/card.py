@@ -1,4 +1,4 @@
-"""The card of an imported model: its network, its inputs and prediction, and the source of its weights."""
+"""The model card of an imported model: its network, its inputs and prediction, and the source of its weights."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Origin(Strict):
 
 
 class Card(Strict):
-    """The card of a model. `config`: arguments of the official constructor. `shape`: [C, H, W], or [T, C, H, W]."""
+    """The model card. `config`: arguments of the official constructor. `shape`: [C, H, W], or [T, C, H, W]."""
 
     format: Literal[1]
     official: Official
@@ -84,7 +84,7 @@ class Card(Strict):
         return self.space == "pixels" and self.channels in (1, 3)
 
     def readme(self) -> str:
-        """The card as a Markdown page."""
+        """The model card as a Markdown page."""
         weights = "" if self.source.weights == "only" else f", its {self.source.weights}"
         facts = {
             "network": f"{self.official}, as the backbone {self.backbone.name}; {self.parameters:,} parameters",
@@ -106,7 +106,7 @@ class Card(Strict):
 
 
 def read_card(folder: Path) -> Card:
-    """Read the card of a model folder. UsageError if card.json is missing or invalid."""
+    """Read the model card in a folder. UsageError if card.json is missing or invalid."""
     path = folder / CARD
     try:
         return Card.model_validate_json(path.read_bytes())
@@ -118,7 +118,7 @@ def read_card(folder: Path) -> Card:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"]))
         raise UsageError(
-            f"not the card of a model: {key + ': ' if key else ''}{first['msg']}",
+            f"not a valid model card: {key + ': ' if key else ''}{first['msg']}",
             where=str(path),
             do="import the model again",
         ) from None

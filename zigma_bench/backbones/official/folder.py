@@ -49,7 +49,10 @@ NETWORKS: dict[str, Callable[..., Loading]] = {
     "sit": dit.build_sit,
 }
 SIZES = ("embed_dim", "hidden_size", "in_channels", "img_dim", "input_size", "num_classes", "d_context")
-OMITTED = ("device", "dtype")  # of ZigMa's constructor, not in the card: where it ran, and always float32
+OMITTED = (
+    "device",
+    "dtype",
+)  # arguments of ZigMa's constructor that the model card omits: where it ran, and a dtype that is always float32
 
 
 def network_of(name: str) -> Callable[..., Loading]:
@@ -70,7 +73,7 @@ def import_checkpoint(
     prediction: Prediction | None = None,
     space: Space | None = None,
 ) -> Card:
-    """Write the model of a released file to a new folder, atomically, and return its card.
+    """Write the model of a released file to a new folder, atomically, and return its model card.
 
     `config`: the arguments of the official constructor; empty for the released XL/2 of DiT and SiT. Defaults: `weights`
     is ema if the file has an EMA; `path` and `prediction` are linear and velocity for ZigMa and SiT, and fixed to vp
@@ -100,7 +103,7 @@ def import_checkpoint(
 def open_model(folder: str | Path, *, backend: str = "auto", device: str = "cpu") -> nn.Module:
     """Load the network of a model folder, float32, in eval mode. `official.load` describes its inputs.
 
-    Raises UsageError if the folder holds no model or the weights don't match the hash in the card.
+    Raises UsageError if the folder contains no model or the weights don't match the hash in the model card.
     """
     folder = Path(folder)
     card = read_card(folder)
@@ -108,12 +111,14 @@ def open_model(folder: str | Path, *, backend: str = "auto", device: str = "cpu"
     loading.finish()
     weights = _read_weights(folder / WEIGHTS, card)
     positions: Any = loading.network.positions
-    if positions.kind == "sincos" and "positions.table" in weights:  # not the formula's (see keep_positions)
+    if (
+        positions.kind == "sincos" and "positions.table" in weights
+    ):  # a table that differs from the formula (see keep_positions)
         positions.register_buffer("table", positions.table, persistent=True)
     try:
         loading.network.load_state_dict(weights, strict=True)
     except RuntimeError as error:
-        raise UsageError(f"the weights don't match the card: {error}", where=str(folder / WEIGHTS)) from None
+        raise UsageError(f"the weights don't match the model card: {error}", where=str(folder / WEIGHTS)) from None
     return loading.network.to(device).eval()
 
 
@@ -126,7 +131,7 @@ def _chosen(checkpoint: Mapping[str, Any], requested: Literal["ema", "model"] | 
     if "only" not in sets:
         return requested or ("ema" if "ema" in sets else "model")
     if requested is not None:
-        raise UsageError(f"the file holds one set of weights, and it is not called {requested!r}", where=str(file))
+        raise UsageError(f"the file has only one set of weights, and it is not called {requested!r}", where=str(file))
     return "only"
 
 
@@ -162,7 +167,7 @@ def _check_sizes(name: str, config: Mapping[str, Any], tensors: Mapping[str, Ten
     for key, most in limits.items():
         if type(config.get(key)) is int and config[key] > most:
             raise UsageError(
-                "the config describes a larger network than the file holds", where=f"config of {name}, key {key}",
+                "the network of the config is larger than the file", where=f"config of {name}, key {key}",
                 expected=f"at most {most:,}, for {len(tensors):,} tensors of {values:,} values", got=config[key],
                 do="use the arguments that the network was trained with",
             )  # fmt: skip
@@ -179,7 +184,7 @@ def _check_objective(name: str, path: PathName | None, prediction: Prediction | 
 
 
 def _facts(name: str, loading: Loading, space: Space | None) -> dict[str, Any]:
-    """The fields of the card that describe the network."""
+    """The fields of the model card that describe the network."""
     network: Any = loading.network
     grid, options = network.grid, loading.options
     picture = (network.channels, grid.height * options.patch, grid.width * options.patch)
@@ -239,7 +244,7 @@ def _read_weights(path: Path, card: Card) -> dict[str, Tensor]:
     try:
         if (found := sha256_of(path)) != card.model_sha256:
             raise UsageError(
-                "the weights don't match the card", where=str(path), expected=f"sha256 {card.model_sha256}",
+                "the weights don't match the model card", where=str(path), expected=f"sha256 {card.model_sha256}",
                 got=found, do="import the model again",
             )  # fmt: skip
         weights = load_file(path)

@@ -45,7 +45,7 @@ def read_released(path: Path) -> Mapping[str, Any]:
     Raises NotReady if the file is missing, UsageError if it is damaged, isn't a checkpoint, or contains code.
     """
     if not path.is_file():
-        raise NotReady("no such checkpoint", where=str(path), do="give the path of a released file")
+        raise NotReady("no such checkpoint", where=str(path), do="pass the path of a released file")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     zipped = zipfile.is_zipfile(path)
@@ -93,7 +93,7 @@ def _read_safetensors(path: Path) -> Mapping[str, Any]:
 
 def _holds_code(path: Path, names: list[str]) -> UsageError:
     return UsageError(
-        f"the file holds code besides weights: it imports {', '.join(names)}; nothing of it was run",
+        f"the file contains code besides weights: it imports {', '.join(names)}; none of it was run",
         where=str(path),
         expected="tensors that weights_only=True can read",
         do="get the file from its publisher, or ask the publisher for the weights as safetensors",

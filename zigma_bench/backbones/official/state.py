@@ -23,7 +23,7 @@ SETS = {  # keys under which training scripts save their weights
     "ema": ("ema", "ema_model", "model_ema", "ema_state_dict", "state_dict_ema"),
     "model": ("model", "online_model", "model_state_dict"),
 }
-AROUND = ("state_dict", "module", "checkpoint")  # keys whose mapping contains the sets of weights
+AROUND = ("state_dict", "module", "checkpoint")  # keys of mappings that contain the sets of weights
 BEFORE = (*SETS["ema"], *SETS["model"], "module", "net")  # prefixes that wrappers add to every name
 INSIDE = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # added anywhere in a name
 DEEP = 8  # at most this many nested mappings

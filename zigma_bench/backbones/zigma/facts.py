@@ -163,7 +163,7 @@ def check_hybrid(options: HybridOptions, *, grid: Grid, routes: Sequence[Route])
     """The checks of ZigMa, and NotReady if no layer has attention."""
     if options.every > options.depth:
         raise NotReady(
-            f"no layer has attention: the network has {options.depth} layers, and the first would be {options.every}",
+            f"no layer has attention: there are {options.depth} layers, and the first one would be {options.every}",
             expected=f"every from 1 to {options.depth}",
             got=options.every,
             do="choose a smaller every, or use the backbone zigma",

@@ -34,7 +34,7 @@ CHUNK = 100  # images per part
 class CheckResult:
     """The result of a check.
 
-    `images` is the number of checked images. `problems` are the errors with which a run would end. `enlarged` is the
+    `images` is the number of checked images. `problems` are errors that would end a run. `enlarged` is the
     number of images (frames for clips) that are smaller than the resolution. `counts` are those of the whole data set,
     if it could be loaded.
     """

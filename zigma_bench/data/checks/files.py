@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from zigma_bench.conditioning.captions import texts_of_cell
+from zigma_bench.conditioning.captions import captions_of_cell
 from zigma_bench.data.checks.dataset import CHUNK, CheckResult, Part
 from zigma_bench.data.latents.encoded import encoded_image
 from zigma_bench.data.reading.decode import MEND, decode_image
@@ -23,7 +23,7 @@ from zigma_bench.errors import BadImage, NotReady, UsageError, ZigmaBenchError
 
 SHARD_KINDS = ("parquet", "arrow", "webdataset")
 OTHER_KEY = "give each sample its own key"
-NONE: frozenset[str] = frozenset()  # the files to which a row of a table may point
+NONE: frozenset[str] = frozenset()  # the files that a row of a table may point to
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class RowChecker:
             yield BadImage("class label out of range", where=where, expected=expected, got=value, do="fix the row")
 
     def row(self, cells: Mapping[str, Any], table: str, row: int) -> Iterator[ZigmaBenchError]:
-        """Check a row of a table, given by column."""
+        """Check a row of a table; `cells` maps columns to values."""
         o = self.options
         yield from self.cell(cells[o.image], table, f"row {row}, column {o.image!r}")
         if o.label is not None:
@@ -74,7 +74,7 @@ class RowChecker:
         try:
             if not isinstance(value, str | list | None):
                 raise UsageError("not a text", where=where, got=value)
-            texts_of_cell(value, where)
+            captions_of_cell(value, where)
         except (NotReady, UsageError) as error:
             yield error
 
@@ -138,12 +138,12 @@ def _stream(options: HuggingFaceOptions) -> Iterator[Part]:
                 done, some = done + CHUNK, []
         if (got := done + len(some)) < wanted:
             raise too_few(rows.where, wanted, got)
-    finally:  # also if the stream fails
+    finally:  # even if the stream fails
         yield functools.partial(_streamed, checker, some, rows.where, done)
 
 
 def _streamed(checker: RowChecker, rows: Sequence[dict[str, Any]], where: str, first: int) -> CheckResult:
-    """Check rows of a stream, of which the first has the number `first`."""
+    """Check rows of a stream, numbered from `first`."""
     numbered = enumerate(rows, first)
     return CheckResult(
         len(rows), tuple(problem for row, cells in numbered for problem in checker.row(cells, where, row))
@@ -285,7 +285,7 @@ def _columns(checker: RowChecker, names: list[str], file: str) -> list[str]:
 
 
 def _rows(checker: RowChecker, batches: Iterator[Any], file: str, first: int, what: str) -> CheckResult:
-    """Check the rows of Arrow batches, of which the first has the number `first` in the file."""
+    """Check the rows of Arrow batches; `first` is the number of the first row in the file."""
     import pyarrow as pa
 
     problems: list[ZigmaBenchError] = []

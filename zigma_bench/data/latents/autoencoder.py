@@ -1,7 +1,7 @@
 """The autoencoder, diffusers' AutoencoderKL: encodes uint8 images to the moments of their posterior, decodes latents.
 
 Weights are only read from safetensors. Every name must match, and the file must be the planned one. `fp32` uses no
-TF32, `tf32` allows it on an NVIDIA card, and `bf16` uses autocast. Moments and images are float32.
+TF32, `tf32` allows it on an NVIDIA GPU, and `bf16` uses autocast. Moments and images are float32.
 """
 
 from __future__ import annotations

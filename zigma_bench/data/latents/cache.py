@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import torch
 
 RECONSTRUCTED = "reconstructed-"
-POSTERIOR_SEED = 20260  # of the fixed samples; part of the protocol
+POSTERIOR_SEED = 20260  # seed of the fixed samples; part of the protocol
 DO = "run `zigma-bench data encode SUITE`, which writes what is missing or broken"
 
 SPLITS = ("train", "validation")
@@ -101,7 +101,7 @@ def fixed_normal(index: int, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
 
 
 def latents_of(splits: Splits, space: LatentSpace, cache: Path) -> Splits:
-    """The splits of a data set as latents; NotReady if the cache is incomplete, or holds other latents."""
+    """The splits of a data set as latents; NotReady if the cache is incomplete, or contains other latents."""
 
     def opened(split: str) -> LatentImages:
         images: Images = getattr(splits, split)

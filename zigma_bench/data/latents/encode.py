@@ -22,7 +22,7 @@ from zigma_bench.plan.space import LatentSpace
 from zigma_bench.records.store import check_writable, only_writer
 
 CHUNK_BYTES = 2**26  # pixels that are decoded at a time
-Tell = Callable[[int, int, str], None]  # encoded images, all images to encode, name of the store
+OnProgress = Callable[[int, int, str], None]  # encoded images, all images to encode, name of the store
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,13 @@ class Part:
 
 
 def encode_latents(
-    splits: Splits, space: LatentSpace, cache: Path, *, device: str, tell: Tell, stopped: Callable[[], bool]
+    splits: Splits,
+    space: LatentSpace,
+    cache: Path,
+    *,
+    device: str,
+    on_progress: OnProgress,
+    stopped: Callable[[], bool],
 ) -> int:
     """Complete a cache, and return the number of images that were encoded, or decoded for the reference.
 
@@ -56,7 +62,7 @@ def encode_latents(
                 rows = part.writer.layout.shards[shard]
                 part.writer.write(shard, part.rows_of(autoencoder, rows))
                 done += len(rows)
-                tell(done, total, part.writer.folder.name)
+                on_progress(done, total, part.writer.folder.name)
     return done
 
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from zigma_bench.data.images import Crop, Labels, Pixels, Texts
+from zigma_bench.data.images import Captions, Crop, Labels, Pixels
 from zigma_bench.data.reading.decode import MEND, Resize, decode_image
 from zigma_bench.errors import BadImage, UsageError
 from zigma_bench.system.device import core_count
@@ -98,12 +98,12 @@ class DecodedImages:
     resolution: int
     resize: Resize
     classes: Labels | None = None
-    texts: Sequence[Texts] | None = None
+    texts: Sequence[Captions] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def captions(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> list[Texts]:
+    def captions(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> list[Captions]:
         if self.texts is None:
             raise UsageError(
                 "these images have no captions", where=self.rows.label, do="name their column with caption"

@@ -122,7 +122,7 @@ class ArrayWriter:
         except OSError as error:
             raise NotReady(
                 f"shard {shard} can't be written: {error.strerror}", where=str(self.folder),
-                do="make room, and run the same command again: it resumes the work",
+                do="free some space, and run the same command again: it resumes the work",
             ) from None  # fmt: skip
 
 
@@ -164,7 +164,7 @@ class ArrayStore:
 
 
 def open_store(folder: Path, layout: ArrayLayout, *, do: str) -> ArrayStore:
-    """Open a complete store of this layout; sizes are checked, checksums are not (see `faults`).
+    """Open a complete store of this layout; sizes are checked, checksums are not (see `broken_shards`).
 
     Raises NotReady if it is missing, has another layout, or isn't complete. The error's `do` says how to write it.
     """
@@ -187,7 +187,7 @@ def broken_shards(folder: Path, layout: ArrayLayout, *, checksums: bool = True) 
 
 
 def require_same(folder: Path, layout: ArrayLayout, *, do: str = "write it first") -> None:
-    """Raise NotReady if a folder holds no store, or one with another layout; shards are not checked."""
+    """Raise NotReady if a folder contains no store, or one with another layout; shards are not checked."""
     if not (folder / STORE).exists():
         raise NotReady("the store does not exist yet", where=str(folder), do=do)
     _check_same(folder, layout.to_json())
@@ -216,7 +216,7 @@ def _fault(folder: Path, layout: ArrayLayout, shard: int, checksums: bool) -> st
         except (OSError, ValueError) as error:
             return f"is broken: {file.name} can't be read ({error})"
         if mapped.dtype != field.dtype or mapped.shape != (len(layout.shards[shard]), *field.shape):
-            return f"is broken: {file.name} holds {mapped.dtype} {list(mapped.shape)}"
+            return f"is broken: {file.name} contains {mapped.dtype} {list(mapped.shape)}"
         if checksums and _sha256(file) != hashes.get(name):
             return f"is broken: {file.name} has a wrong checksum"
     return None
@@ -237,7 +237,7 @@ def _check_same(folder: Path, wanted: Mapping[str, Any]) -> None:
         key = differing[0]
         expected, found = (({**source, **source["identity"]}).get(key) for source in (wanted, store))
         raise NotReady(
-            f"the folder holds a store with another {' and '.join(differing)}",
+            f"the folder contains a store with another {' and '.join(differing)}",
             where=where, expected=f"{key} {expected!r}", got=found, do="use another folder, or remove this one",
         )  # fmt: skip
 

@@ -26,8 +26,8 @@ FORMATS = (
     "TIFF",
     "PPM",
     "AVIF",
-)  # formats for which Pillow starts no other program
-MAX_PIXELS = 89_478_485  # Pillow's own limit, where it only warns
+)  # formats that Pillow reads without starting another program
+MAX_PIXELS = 89_478_485  # Pillow's own limit, beyond which it only warns
 ORIENTATION_PLACES = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
 MEND = "replace or remove the image"
 
@@ -71,7 +71,7 @@ def _opened(data: bytes, where: str) -> Image.Image:
         with Image.open(io.BytesIO(data), formats=_formats()) as image:
             _check_size(image.width * image.height, where)
             image.load()
-            check_png(data, where, MEND)  # after Pillow, whose own errors say more
+            check_png(data, where, MEND)  # after Pillow, because its errors are more specific
             return ImageOps.exif_transpose(image) if _may_be_turned(image) else image
     except BadImage:
         raise

@@ -152,7 +152,7 @@ def _globbed(pattern: str) -> list[str]:
 
 
 def _escaped(pattern: str) -> str:
-    """The pattern in which the names of existing folders are escaped, since a name may contain brackets."""
+    """The pattern with the names of existing folders escaped, because a name may contain brackets."""
     place, parts = Path(pattern).anchor, list(Path(pattern).parts[1:])
     escaped = place
     while parts and os.path.lexists(os.path.join(place, parts[0])):

@@ -98,7 +98,7 @@ def check_file(path: str) -> None:
 def check_none_passed_over(files: Iterable[str], suffixes: Sequence[str], what: str, *, shards: bool = False) -> None:
     """Raise NotReady for images and archives that a reader (`what`) of files with these suffixes would skip.
 
-    With `shards`, the folder is one of shards: other kinds of shards are an error, and single images count as notes.
+    With `shards`, the folder contains shards: other kinds of shards are an error, and single images are ignored.
     """
     others = [file for file in files if not file.lower().endswith(tuple(suffixes))]
     skipped = [file for file in others if (_is_shard(file) if shards else _is_image(file))]

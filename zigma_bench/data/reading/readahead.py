@@ -20,7 +20,7 @@ class _End:
 
 
 def read_ahead(items: Iterator[T], count: int) -> Iterator[T]:
-    """The same items, of which at most `count` are read ahead; an error is raised at its place among the items.
+    """The same items, read up to `count` items ahead; an error is raised at its place among the items.
 
     The thread starts when the first item is requested, and ends with the items or when the iterator is deleted.
     """

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from zigma_bench.data.images import Crop, Labels, Pixels, Texts
+from zigma_bench.data.images import Captions, Crop, Labels, Pixels
 from zigma_bench.data.latents.encoded import SMALL_BYTES, DecodedImages
 from zigma_bench.data.reading.decode import Resize, decode_image
 from zigma_bench.data.reading.readahead import read_ahead
@@ -38,7 +38,7 @@ class StreamRow:
     data: bytes
     where: str
     label: int | None
-    texts: Texts | None
+    texts: Captions | None
 
 
 class Opened(Protocol):
@@ -66,7 +66,7 @@ class Stream:
             yield row
             done += 1
         if done < count:
-            got = start + done if done or not start else f"{start} at most"  # skipped rows are not counted
+            got = start + done if done or not start else f"{start} at most"  # the number of skipped rows is unknown
             raise too_few(self.label, start + count, got)
 
     def labels_of(self, rows: Iterable[StreamRow]) -> Labels:
@@ -75,7 +75,7 @@ class Stream:
             raise UsageError("these images have no labels", where=self.label, do="name their column with label")
         return np.array([row.label for row in rows], dtype=np.int64)
 
-    def texts_of(self, rows: Iterable[StreamRow]) -> list[Texts]:
+    def captions_of(self, rows: Iterable[StreamRow]) -> list[Captions]:
         """The captions of rows; UsageError for a stream without captions."""
         if not self.captions:
             raise UsageError("these images have no captions", where=self.label, do="name their column with caption")
@@ -135,8 +135,8 @@ class StreamedImages:
     def labels(self, indices: Indices) -> Labels:
         return self.stream.labels_of(self._rows_without_images[int(index)] for index in indices)
 
-    def captions(self, indices: Indices) -> list[Texts]:
-        return self.stream.texts_of(self._rows_without_images[int(index)] for index in indices)
+    def captions(self, indices: Indices) -> list[Captions]:
+        return self.stream.captions_of(self._rows_without_images[int(index)] for index in indices)
 
     @cached_property
     def _rows_without_images(self) -> list[StreamRow]:
@@ -166,7 +166,7 @@ class _Reader:
         self.images, self.order, self.ahead = images, order, ahead
         self.place_of = np.argsort(order)
         self.rows: Iterator[StreamRow] | None = None
-        self.number = self.place = 0  # of the next row in the stream, and of the next image in `order`
+        self.number = self.place = 0  # positions of the next row in the stream and of the next image in `order`
         self.held: dict[int, StreamRow] = {}
         self.last: tuple[list[int], list[StreamRow]] = ([], [])
 
@@ -192,8 +192,8 @@ class _Reader:
     def labels(self, places: Indices) -> Labels:
         return self.images.stream.labels_of(self._rows(places))
 
-    def captions(self, places: Indices) -> list[Texts]:
-        return self.images.stream.texts_of(self._rows(places))
+    def captions(self, places: Indices) -> list[Captions]:
+        return self.images.stream.captions_of(self._rows(places))
 
     def _rows(self, places: Indices) -> list[StreamRow]:
         """The rows at some places of the order; those of the last call are cached, since labels follow the pixels."""
@@ -242,7 +242,7 @@ class HeldRows:
 
 @dataclass(frozen=True)
 class HeadImages:
-    """The first `count` images of a stream, read at the first access and held in memory, encoded."""
+    """The first `count` images of a stream, read at the first access and cached in memory, encoded."""
 
     stream: Stream
     count: int
@@ -259,13 +259,13 @@ class HeadImages:
     def labels(self, indices: Indices) -> Labels:
         return self._images.labels(indices)
 
-    def captions(self, indices: Indices) -> list[Texts]:
+    def captions(self, indices: Indices) -> list[Captions]:
         return self._images.captions(indices)
 
     @cached_property
     def _images(self) -> DecodedImages:
         rows = list(self.stream.rows(0, self.count))
         classes = self.stream.labels_of(rows) if self.stream.classes else None
-        texts = self.stream.texts_of(rows) if self.stream.captions else None
+        texts = self.stream.captions_of(rows) if self.stream.captions else None
         held = HeldRows(tuple((row.data, row.where) for row in rows), self.stream.label)
         return DecodedImages(held, self.channels, self.resolution, self.resize, classes, texts)

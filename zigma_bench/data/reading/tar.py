@@ -16,7 +16,7 @@ AGAIN = "get the file again"
 class TarSample:
     """A sample of a shard: consecutive files whose names are equal up to the first dot.
 
-    `fields` maps suffixes to contents. `twice` is the suffixes that occur twice, of which the first content counts.
+    `fields` maps suffixes to contents. `twice` is the suffixes that occur twice; the first content counts.
     """
 
     key: str

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zigma_bench.data.images import Counts, Images, Splits, Texts
+from zigma_bench.data.images import Captions, Counts, Images, Splits
 from zigma_bench.data.reading.files import source_fingerprint
 from zigma_bench.data.reading.folder import check_none_passed_over, files_in
 from zigma_bench.data.sources.options import CocoOptions
@@ -66,7 +66,7 @@ def parts(options: CocoOptions) -> Iterator[Callable[[], CheckResult]]:
             yield from image_parts(sorted(files), options.resolution)
 
 
-def read_texts(file: Path) -> dict[str, Texts]:
+def read_captions(file: Path) -> dict[str, Captions]:
     """The captions of each image by file name, sorted; NotReady for an invalid file of captions."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
@@ -85,7 +85,7 @@ def read_texts(file: Path) -> dict[str, Texts]:
 def _images(side: Side, resolution: int) -> Images:
     from zigma_bench.data.latents.encoded import DecodedImages
 
-    texts = read_texts(side.texts)
+    texts = read_captions(side.texts)
     for problem in _problems(side, texts):
         raise problem
     rows = FileRows(tuple(side.images / name for name in texts), str(side.images))
@@ -95,17 +95,17 @@ def _images(side: Side, resolution: int) -> Images:
 def _check_captions(side: Side) -> CheckResult:
     from zigma_bench.data.checks.dataset import CheckResult
 
-    return CheckResult(0, tuple(_problems(side, read_texts(side.texts))))
+    return CheckResult(0, tuple(_problems(side, read_captions(side.texts))))
 
 
-def _problems(side: Side, texts: dict[str, Texts]) -> Iterator[ZigmaBenchError]:
+def _problems(side: Side, texts: dict[str, Captions]) -> Iterator[ZigmaBenchError]:
     """Images without captions, and captions without images."""
     existing = {file.name for file in _files(side)}
     for name, captions in texts.items():
         if Path(name).name != name:  # a downloaded file must not make us read other files of this machine
-            yield BadImage("the file of captions points out of the folder", where=str(side.texts), got=name)
+            yield BadImage("the file of captions points outside the folder", where=str(side.texts), got=name)
         elif name not in existing:
-            yield BadImage("there is no such image, although it has captions", where=str(side.images / name))
+            yield BadImage("the image is missing, although it has captions", where=str(side.images / name))
         elif not captions:
             yield BadImage("the image has no captions", where=f"{side.texts}, {name}")
     for name in sorted(existing - set(texts)):

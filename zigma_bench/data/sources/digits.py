@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from zigma_bench.data.images import ArrayImages, Counts, Crop, Labels, Pixels, Splits, Texts
+from zigma_bench.data.images import ArrayImages, Captions, Counts, Crop, Labels, Pixels, Splits
 from zigma_bench.data.reading.files import source_fingerprint
 from zigma_bench.data.reading.holdout import hold_out
 from zigma_bench.data.sources.options import DigitsOptions
@@ -57,7 +57,7 @@ def count(options: DigitsOptions) -> Counts:
 
 
 class Digits(ArrayImages):
-    """Digits at their own size, of which crops can be taken."""
+    """Digits at their own size, from which crops can be taken."""
 
     def cropped(self, indices: Sequence[int] | npt.NDArray[np.integer], crops: Sequence[Crop]) -> Pixels:
         from PIL import Image
@@ -94,7 +94,7 @@ def _check(options: DigitsOptions) -> None:
         )
 
 
-def _texts(digit: int, how_many: str) -> Texts:
+def _texts(digit: int, how_many: str) -> Captions:
     """The captions of a digit: one or several."""
     name = NAMES[digit]
     first = f"the digit {name}"

@@ -24,7 +24,7 @@ def hub_data_is_offline() -> bool:
 
 
 def is_here(name: str, commit: str) -> bool:
-    """Whether the cache holds a complete copy of the commit: every listed file exists with its size."""
+    """Whether the cache contains a complete copy of the commit: every listed file exists with its size."""
     try:
         sizes = json.loads(_list_file(name, commit).read_text())
         return all((_snapshot(name, commit) / file).stat().st_size == size for file, size in sizes.items())

@@ -34,7 +34,10 @@ from zigma_bench.data.sources.huggingface_files import (
 from zigma_bench.data.sources.options import HuggingFaceOptions
 from zigma_bench.errors import NotReady, UsageError
 
-UNLISTED, LINE = "no line of the metadata in its folder names the image", "write one for each, or remove the image"
+UNLISTED, LINE = (
+    "no line of the metadata in its folder names the image",
+    "add a line for each image, or remove the image",
+)
 BINARY = ("binary", "large_binary", "fixed_size_binary")  # prefixes of Arrow types, such as binary_view
 NO_IMAGE, NO_LINE = "a line of the metadata names a missing image", "add the image, or remove the line"
 
@@ -47,7 +50,7 @@ def load(options: HuggingFaceOptions) -> Splits:
     """
     source = find_source(options)
     require_source(source, _label(options, source.train))
-    if options.path == "webdataset":  # readers don't notice that a shard is truncated between two images
+    if options.path == "webdataset":  # readers don't notice if a shard is truncated between two images
         for file in (*source.train.files, *(source.validation.files if source.validation else ())):
             check_opens(file)
     if options.streaming:
@@ -113,8 +116,8 @@ def open_builder(
 ) -> Any:
     """The `datasets` builder of the listed files.
 
-    It gets their names and splits, so that it doesn't derive them from the folder. Only for a folder with its own
-    configuration, such as a data set of the Hub, `datasets` finds the files itself.
+    It gets their names and splits, so that it doesn't derive them from the folder. Only if a folder has its own
+    configuration, as a data set of the Hub does, `datasets` finds the files itself.
     """
     kind = builder_kind(options, source.kind, listing.files)
     if kind is None:
@@ -221,7 +224,7 @@ def _own_builder(
 
 
 def _check_number(builder: Any, options: HuggingFaceOptions, source: HuggingFaceSource, listing: Listing) -> None:
-    """Raise NotReady if the builder returns another number of images than the files hold."""
+    """Raise NotReady if the builder returns another number of images than the files contain."""
     kind = builder_kind(options, source.kind, listing.files)
     if kind is None or (kind == "imagefolder" and not builder.config.drop_metadata):
         return  # `_check_metadata` compares the images with the metadata
@@ -296,7 +299,7 @@ def _classes(options: HuggingFaceOptions, table: Any, where: str) -> Labels | No
     values = np.asarray(table.with_format("numpy")[:][options.label])
     if values.dtype.kind not in "iu" or values.shape != (len(table),):
         raise UsageError(
-            f"the column {options.label!r} holds no class labels", where=where, expected="an integer in each row",
+            f"the column {options.label!r} contains no class labels", where=where, expected="an integer in each row",
             got=f"{values.dtype} {list(values.shape)}",
         )  # fmt: skip
     if len(values) and not 0 <= values.min() <= values.max() < options.classes:
@@ -317,7 +320,7 @@ def _check_names(builder: Any, split: str, where: str) -> None:
 
 
 def check_column(table: Any, column: str, where: str) -> None:
-    """Raise UsageError unless the column holds encoded images: the feature Image, {bytes, path}, or bytes."""
+    """Raise UsageError unless the column contains encoded images: the feature Image, {bytes, path}, or bytes."""
     import datasets
 
     names = sorted(table.column_names)
@@ -332,7 +335,7 @@ def check_column(table: Any, column: str, where: str) -> None:
     binary = isinstance(feature, datasets.Value) and feature.dtype.startswith(BINARY)
     if not (binary or isinstance(feature, datasets.Image)):
         raise UsageError(
-            f"the column {column!r} holds no images", where=where, expected="images, or their encoded bytes",
+            f"the column {column!r} contains no images", where=where, expected="images, or their encoded bytes",
             got=str(table.features[column]),
         )  # fmt: skip
 

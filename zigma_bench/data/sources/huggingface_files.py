@@ -57,7 +57,7 @@ def describe(options: HuggingFaceOptions) -> DataFacts:
     """The facts of the images, from the names and contents of local files; the network is never used.
 
     Raises UsageError for contradictory options. A data set of the Hub counts as missing if HF_HUB_OFFLINE is set and
-    the cache holds no complete copy; otherwise the run downloads it.
+    the cache contains no complete copy; otherwise the run downloads it.
     """
     source = find_source(options)
     parts = {
@@ -185,7 +185,7 @@ def builder_kind(options: HuggingFaceOptions, kind: str, files: Sequence[str]) -
     existing = {kind: file for kind, file in found.items() if file is not None}
     if len(existing) > 1:
         raise _wrong(
-            f"{options.path!r} holds data of {len(existing)} kinds", "one kind", got=", ".join(existing.values()),
+            f"{options.path!r} contains data of {len(existing)} kinds", "one kind", got=", ".join(existing.values()),
             do=f"set path to one of {', '.join(existing)}, and data_dir or data_files",
         )  # fmt: skip
     return next(iter(existing), None)
@@ -253,7 +253,7 @@ def _check_no_empty_class(source: HuggingFaceSource) -> None:
         for folder in folders_in(Path(parent)):
             if str(folder) not in filled:
                 raise NotReady(
-                    "the class folder holds no image", where=str(folder), do="put images there, or remove it"
+                    "the class folder contains no image", where=str(folder), do="put images there, or remove it"
                 )
 
 
@@ -300,7 +300,7 @@ def _check_validation(options: HuggingFaceOptions) -> None:
 def _check_stream(options: HuggingFaceOptions) -> None:
     if not options.streaming:
         if used := [name for name in ("count", "shuffle_buffer") if getattr(options, name) is not None]:
-            raise _wrong(f"{used[0]} needs streaming", "streaming: true, or neither")
+            raise _wrong(f"{used[0]} needs streaming", "streaming: true, or neither of the two")
         return
     if options.count is None:
         raise _wrong("a stream needs a number of training images", "the option count")

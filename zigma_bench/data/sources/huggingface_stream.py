@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from zigma_bench.conditioning.captions import check_captions, texts_of_cell
+from zigma_bench.conditioning.captions import captions_of_cell, check_captions
 from zigma_bench.data.checks.files import check_opens, check_reads
 from zigma_bench.data.images import Images, Splits
 from zigma_bench.data.latents.encoded import encoded_image
@@ -27,15 +27,15 @@ from zigma_bench.data.sources.huggingface_files import (
 from zigma_bench.data.sources.options import HuggingFaceOptions
 from zigma_bench.errors import BadImage, NotReady, UsageError
 
-NO_FILES: frozenset[str] = frozenset()  # the files to which a row may point
+NO_FILES: frozenset[str] = frozenset()  # the files that a row may point to
 
 
 def load(options: HuggingFaceOptions, source: HuggingFaceSource) -> Splits:
-    """The images of a stream; only its beginning is read before the images are."""
+    """The images of a stream; loading reads only the beginning of the stream."""
     if source.kind == "hub" and options.revision and hub.is_here(options.path, options.revision):
         options = replace(
             options, path=str(hub.fetch_data_set(options.path, options.revision))
-        )  # the copy has the same rows
+        )  # the downloaded copy has the same rows
         source = find_source(options)
     named = replace(options, path=str(source.base)) if source.kind == "folder" else options
     rows = StreamRows(named, source.kind, source.train.files)
@@ -61,7 +61,7 @@ def _validation(options: HuggingFaceOptions, source: HuggingFaceSource) -> Image
 
 @dataclass(frozen=True)
 class StreamRows:
-    """The rows of a source: calling it with the number of a row reads the rows from there on.
+    """The rows of a source; calling the object with the number of a row reads the rows from there on.
 
     Earlier rows are read and discarded, because a stream can only be read from its beginning.
     """
@@ -115,7 +115,7 @@ class StreamRows:
         o, data, where = self.options, b"", f"{self.where}, row {number}"
         if o.image in cells:
             data, where = encoded_image(cells[o.image], self.where, f"row {number}", NO_FILES)
-        texts = None if o.caption is None else texts_of_cell(cells[o.caption], f"{where}, column {o.caption!r}")
+        texts = None if o.caption is None else captions_of_cell(cells[o.caption], f"{where}, column {o.caption!r}")
         if o.label is None:
             return StreamRow(data, where, None, texts)
         label, classes = cells[o.label], o.classes

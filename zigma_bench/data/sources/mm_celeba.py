@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zigma_bench.data.images import Counts, Splits, Texts
+from zigma_bench.data.images import Captions, Counts, Splits
 from zigma_bench.data.reading.files import source_fingerprint
 from zigma_bench.data.reading.folder import files_in
 from zigma_bench.data.sources.options import MmCelebaOptions
@@ -50,7 +50,7 @@ def load(options: MmCelebaOptions) -> Splits:
     for missing in describe(options).missing:
         raise NotReady(f"{missing.what} is missing", where="data: mm-celeba", do=missing.do)
     root, found = root_of(options.root), _images(options)
-    texts = [read_texts(_text(root, number)) for number in found]
+    texts = [read_captions(_text(root, number)) for number in found]
     rows = FileRows(tuple(found.values()), str(root / IMAGES))
     images = DecodedImages(rows, 3, options.resolution, "short-side-center-crop", texts=texts)
     return hold_out(images, options.validation, where="mm-celeba")
@@ -69,7 +69,7 @@ def parts(options: MmCelebaOptions) -> Iterator[Callable[[], CheckResult]]:
         yield from image_parts(tuple(found.values()), options.resolution)
 
 
-def read_texts(file: Path) -> Texts:
+def read_captions(file: Path) -> Captions:
     """The captions of one image, one per line; BadImage if the file is missing, invalid or empty."""
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
@@ -78,7 +78,7 @@ def read_texts(file: Path) -> Texts:
     except (OSError, UnicodeDecodeError) as error:
         raise BadImage(f"the captions can't be read ({error})", where=str(file), do="replace the file") from error
     if not (texts := tuple(line for line in lines if line)):
-        raise BadImage("the file holds no caption", where=str(file), do="replace the file")
+        raise BadImage("the file contains no caption", where=str(file), do="replace the file")
     return texts
 
 
@@ -89,9 +89,9 @@ def _check_numbers(options: MmCelebaOptions, found: dict[int, Path]) -> CheckRes
     absent: list[BadImage] = []
     for number in range(options.images):
         if number not in found:
-            absent.append(BadImage("there is no such image", where=str(root / IMAGES / f"{number}.jpg"), do=SET.get))
+            absent.append(BadImage("the image is missing", where=str(root / IMAGES / f"{number}.jpg"), do=SET.get))
         try:
-            read_texts(_text(root, number))
+            read_captions(_text(root, number))
         except BadImage as error:
             absent.append(error)
     return CheckResult(0, tuple(absent))

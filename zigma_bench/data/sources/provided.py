@@ -1,6 +1,6 @@
 """Shared code for data sets that you must provide yourself, because of their licences, as a folder with a fixed layout.
 
-Each image is a file. If images are missing, the plan says how to get them.
+Each image is a file. If images are missing, the plan's error explains how to get them.
 """
 
 from __future__ import annotations

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from zigma_bench.data.images import (
+    Captions,
     Crop,
     Images,
     Labels,
     Pixels,
     Splits,
-    Texts,
     captions_of,
     epoch_of,
     has_order,
@@ -54,7 +54,7 @@ class TransformedImages:
     def labels(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Labels:
         return labels_of(self.images, indices)
 
-    def captions(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> list[Texts]:
+    def captions(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> list[Captions]:
         return captions_of(self.images, indices)
 
     @property

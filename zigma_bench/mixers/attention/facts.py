@@ -1,7 +1,7 @@
-"""Softmax attention as a mixer: options, checks and cost. This module imports no torch.
+"""Softmax attention as a mixer: options, checks and cost. This module doesn't import torch.
 
-D width, K paths of a layer, F channels and S steps of a path. Attention with a mask counts all pairs of steps, as it
-computes them.
+D width, K paths of a layer, F channels and S steps of a path. All pairs of steps are counted even with a mask, because
+attention computes them all.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from zigma_bench.scans.route import Route
 
 @dataclass(frozen=True)
 class AttentionOptions:
-    """Softmax attention along each path of the layer's route; the order of the tokens does not change its output.
+    """Softmax attention along each path of the layer's route; the order of the tokens doesn't change its output.
 
-    `heads`: of one path; without it, one for every 64 channels where 64 divides them, else one for every 32.
+    `heads`: the number of heads of one path; by default one per 64 channels, or per 32 if 64 doesn't divide them.
     """
 
     heads: Positive | None = None
 
 
 def attention_cost(options: AttentionOptions, *, block: BlockOptions, grid: Grid, route: Route) -> Cost:
-    """One attention mixer: a branch for each path with own parameters, or one for all; pads attend like tokens."""
+    """The cost of one attention mixer, with one branch per path or one for all; pads attend like tokens."""
     D, K, S = block.width, route.K, route.steps
     F, branches = path_channels(route, D), branch_count(route)
     merge = merge_cost(route, channels=D, grid=grid)
     parts = {
         "pads": route.pad_rows * D,
         "attention_proj": branches * (3 * F * F + 3 * F) + D * D + D,
-        "attention": branches * route.features * F,  # the vectors of steps
+        "attention": branches * route.features * F,  # a vector per step id
         "merge": merge.parameters,
     }
     flops = {
@@ -53,7 +53,7 @@ def attention_cost(options: AttentionOptions, *, block: BlockOptions, grid: Grid
 
 
 def check_attention(options: AttentionOptions, *, block: BlockOptions, grid: Grid, route: Route) -> None:
-    """The merge must serve the width, heads divide a path's channels, and Mamba's options stay at their defaults."""
+    """NotReady unless the merge fits the width, the heads divide a path's channels, and Mamba's options are default."""
     refuse_unused("attention", block, ("expand", "state", "conv"))
     check_merge_fits(route, block.width)
     head_count(path_channels(route, block.width), options.heads)

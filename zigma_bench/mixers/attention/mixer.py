@@ -1,9 +1,9 @@
-"""Softmax attention as a mixer along a route: the null test of an order.
+"""Softmax attention as a mixer along a route: a null test of the scan order.
 
-Attention does not depend on the order of its rows, and positions are added before the scan. So its output is the same
-along all paths that visit every token once in one segment. The rows are still gathered and put back, which is what the
-null test tests. Segments, parts of a scatter and groups of channels attend to themselves. A pad is a learned row of the
-mixer's input. The vector of a step's id is added to its key, as it is added to B in Mamba.
+Attention doesn't depend on the order of its rows, and positions are added before the scan. So its output is the same
+for all paths that visit every token once in one segment. The rows are still gathered and scattered back, which the null
+test checks. Segments, parts of a scatter and groups of channels attend only to themselves. A pad is a learned row of
+the mixer's input. The vector of a step's id is added to its key (in Mamba it is added to B).
 
 B batch, L tokens, S steps, C channels of a path, D width, h heads.
 """
@@ -42,13 +42,13 @@ class AttentionBranch(GatheringBranch):
         q, k, v = (torch.unflatten(part, -1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))  # [B, h, S, C/h]
         mask = (
             None if segment_starts is None else segment_starts[:, None] == segment_starts
-        )  # [S, S]: of the same segment
+        )  # [S, S]: whether two steps are in the same segment
         y: Tensor = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return y.transpose(1, 2).flatten(2)
 
 
 class StepKeys(nn.Module):
-    """A learned vector of each id of a step, added to the keys [B, S, C]."""
+    """Adds a learned vector per step id to the keys [B, S, C]."""
 
     def __init__(self, features: int, channels: int) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class StepKeys(nn.Module):
 
 
 class AttentionMixer(nn.Module):
-    """x [B, L, D] -> [B, L, D] along one layer's route: one branch a path, or one for all, merged before the output."""
+    """x [B, L, D] -> [B, L, D] along one layer's route: a branch per path or one for all, merged before `out_proj`."""
 
     def __init__(
         self, options: AttentionOptions, *, block: BlockOptions, grid: Grid, route: Route, backend: str

@@ -1,4 +1,4 @@
-"""The identity as a mixer: options, checks and cost. This module imports no torch."""
+"""The identity as a mixer: options, checks and cost. This module doesn't import torch."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from zigma_bench.scans.route import Route
 
 @dataclass(frozen=True)
 class IdentityOptions:
-    """Mamba's mixer without its convolution and its scan: a control in which no token learns of another."""
+    """Mamba's mixer without convolution and scan: a control in which tokens don't exchange information."""
 
 
 def identity_cost(options: IdentityOptions, *, block: BlockOptions, grid: Grid, route: Route) -> Cost:
-    """One identity mixer: Mamba's two projections of a layer, and the merge."""
+    """The cost of one identity mixer: Mamba's two projections, and the merge."""
     D, E, L = block.width, block.inner, grid.tokens
     merge = merge_cost(route, channels=E, grid=grid)
     flops = {"in_proj": 4 * L * D * E, "merge": merge.total_flops, "out_proj": 2 * L * E * D}
@@ -26,6 +26,6 @@ def identity_cost(options: IdentityOptions, *, block: BlockOptions, grid: Grid, 
 
 
 def check_identity(options: IdentityOptions, *, block: BlockOptions, grid: Grid, route: Route) -> None:
-    """The merge must serve the inner channels, and the options of Mamba's scan stay at their defaults."""
+    """NotReady unless the merge fits the inner channels and the options of Mamba's scan are at their defaults."""
     refuse_unused("identity", block, ("state", "conv"))
     check_merge_fits(route, block.inner)

@@ -1,8 +1,8 @@
-"""The identity as a mixer along a route: Mamba's mixer without its convolution and its scan.
+"""The identity as a mixer along a route: Mamba's mixer without convolution and scan.
 
-The rest acts on each token alone, so the order of the tokens can't matter. This mixer is a control: it shows what the
-projections and the gate contribute without a sequence operator. It is also a null test of the route, because its rows
-are gathered along the paths and put back. Pads are zeros that no output depends on, and step ids have no effect.
+The remaining parts process each token separately, so the order of the tokens can't matter. This mixer is a control: it
+shows what the projections and the gate contribute without a sequence operator. It is also a null test of the route,
+because rows are gathered along the paths and scattered back. Pads and step ids have no effect.
 
 B batch, L tokens, D width, E inner channels, K paths.
 """
@@ -21,14 +21,14 @@ from zigma_bench.scans.route import Route
 
 
 class IdentityBranch(GatheringBranch):
-    """Rows as they are."""
+    """Returns the rows unchanged."""
 
     def mix_rows(self, x: Tensor, segment_starts: Tensor | None, features: Tensor | None) -> Tensor:
         return x
 
 
 class IdentityMixer(nn.Module):
-    """x [B, L, D] -> [B, L, D]: out_proj(merge of the paths' rows of x * SiLU(z)), x and z from in_proj."""
+    """x [B, L, D] -> [B, L, D]: out_proj(merge(rows of x along each path) * SiLU(z)), with x and z from in_proj."""
 
     def __init__(
         self, options: IdentityOptions, *, block: BlockOptions, grid: Grid, route: Route, backend: str

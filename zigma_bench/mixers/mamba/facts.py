@@ -1,7 +1,7 @@
-"""The Mamba mixer (S6): options, checks, cost and activation memory. This module imports no torch.
+"""The Mamba mixer (S6): options, checks, cost and activation memory. This module doesn't import torch.
 
-L tokens, D width, E inner channels, N state, R rank of dt, W conv window, K paths of a layer,
-F channels and S steps of a path.
+L tokens, D width, E inner channels, N state size, R rank of dt, W convolution width, K paths of a layer, F channels and
+S steps of a path.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class MambaOptions:
 
 
 def mamba_cost(options: MambaOptions, *, block: BlockOptions, grid: Grid, route: Route) -> Cost:
-    """One Mamba mixer: a branch for each path with own parameters, or one for all; pads cost what tokens cost."""
+    """The cost of one Mamba mixer, with one branch per path or one for all; pads cost as much as tokens."""
     D, E, N, R, W = block.width, block.inner, block.state, block.dt_rank, block.conv
     L, K, S = grid.tokens, route.K, route.steps
     F, branches = path_channels(route, E), branch_count(route)
@@ -44,7 +44,7 @@ def mamba_cost(options: MambaOptions, *, block: BlockOptions, grid: Grid, route:
         "conv": branches * (F * W + F),
         "x_proj": branches * F * (R + 2 * N),
         "dt_proj": branches * (R * F + F),
-        "scan": branches * (F * N + F + route.features * N),  # A, D and the vectors of steps
+        "scan": branches * (F * N + F + route.features * N),  # A, D and a vector per step id
         "merge": merge.parameters,
         "out_proj": E * D,
     }
@@ -61,14 +61,14 @@ def mamba_cost(options: MambaOptions, *, block: BlockOptions, grid: Grid, route:
 
 
 def check_mamba(options: MambaOptions, *, block: BlockOptions, grid: Grid, route: Route) -> None:
-    """The merge must serve the inner channels."""
+    """NotReady unless the merge fits the inner channels."""
     check_merge_fits(route, block.inner)
 
 
 def mamba_memory(
     options: MambaOptions, *, block: BlockOptions, grid: Grid, route: Route, backend: str, precision: str
 ) -> dict[str, int]:
-    """One Mamba mixer."""
+    """The activation memory of one Mamba mixer, in bytes by operator."""
     refuse_learned_order(route)
     n, E, D, L = number_bytes(precision, backend), block.inner, block.width, grid.tokens
     paths = [_path_memory(block, route, backend, n)] * route.K
@@ -77,7 +77,7 @@ def mamba_memory(
     in_place = not (gathers_rows(route) or saves.saves_rows_in_order or (saves.copies_half_precision and n < WIDE))
     recomputed = saves.recomputes_mixer and is_one_operator(route)
     half, again = n * L * E, recomputed and route.merge_facts.is_sum  # y
-    in_proj = n * L * D * (not recomputed)  # else the norm before it recomputes it
+    in_proj = n * L * D * (not recomputed)  # saved, unless the preceding norm recomputes it
     ends = {"in_proj": in_proj, "conv": half * in_place, "scan": half * (not copied), "out_proj": half * (not again)}
     return sum_by_name(
         [ends, *paths, merge_memory(route, n, L, E), {} if gates_in_scan(route) else gate_memory(route, n, L, E)]
@@ -85,7 +85,7 @@ def mamba_memory(
 
 
 def _path_memory(block: BlockOptions, route: Route, backend: str, n: int) -> dict[str, int]:
-    """What a path adds to in_proj's output."""
+    """The memory of one path, in addition to in_proj's output."""
     N, R, S = block.state, block.dt_rank, route.steps
     F = path_channels(route, block.inner)
     saves = saved_memory(backend)
@@ -94,7 +94,7 @@ def _path_memory(block: BlockOptions, route: Route, backend: str, n: int) -> dic
     gathered = n * S * F if gathers_rows(route) and not saves.saves_rows_in_order else 0
     if saves.recomputes_mixer:
         u = 0 if is_one_operator(route) else n * S * F
-        marked = n * S * N * bool(route.features)  # B with what is added
+        marked = n * S * N * bool(route.features)  # B plus the step vectors
         return {"conv": gathered, "x_proj": u, "dt_proj": projected, "scan": u + states + marked}
     if not saves.saves_rows_in_order:
         x, of_scan = copies or gathered, WIDE * S * F + copies + (copies if gates_in_scan(route) else 0)

@@ -1,8 +1,7 @@
-"""The Mamba mixer along a route: the only place of a network that knows the order of the tokens.
+"""The Mamba mixer along a route: the only part of a network that depends on the order of the tokens.
 
-B batch, L tokens, D width, E inner channels, N state, R rank of dt, K paths. The stream
-stays in raster order: projections act on each token alone, and only the convolution and the scan read and write rows
-through a path.
+The stream stays in raster order: projections process each token separately, and only the convolution and the scan read
+and write rows through a path. B batch, L tokens, D width, E inner channels, N state size, R rank of dt, K paths.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ class MambaBranch(PathBranch):
 
     @torch.no_grad()
     def init_parameters(self, draw: Draw) -> None:
-        """Mamba's: A = -(1..N), D = 1, dt log-uniform in [1e-3, 0.1] through the inverse of softplus."""
+        """Initialize as Mamba does: A = -(1..N), D = 1, dt log-uniform in [1e-3, 0.1] (by the inverse of softplus)."""
         E, R = self.dt_weight.shape
         uniform_(self.conv_weight, 1 / math.sqrt(self.conv_weight.shape[1]), draw("conv_weight"))
         uniform_(self.conv_bias, 1 / math.sqrt(self.conv_weight.shape[1]), draw("conv_bias"))
@@ -69,7 +68,7 @@ class MambaBranch(PathBranch):
     def forward(
         self, x: Tensor, z: Tensor | None, path: Tensor | None, segment_starts: Tensor | None, features: Tensor | None
     ) -> Tensor:
-        """As of `PathBranch`; `features` are ids in the table that is added to B."""
+        """See `PathBranch`. `features` are ids of rows in the table that is added to B."""
         if path is not None and not backend_named(self.backend).reads_through_path:  # one gather for both operators
             ids = None if features is None else features[path]
             return along_path(lambda x_, z_: self(x_, z_, None, segment_starts, ids), [x, z], path)
@@ -78,7 +77,8 @@ class MambaBranch(PathBranch):
         dt, B, C = self.x_proj(u).split(self.split, dim=-1)  # [B, L, R], [B, L, N], [B, L, N]
         if self.step_features is not None and features is not None:
             B = B + self.step_features[features].to(B.dtype)
-        # A contiguous transpose: its gradient is a product with few rows. One with few columns takes six times as long.
+        # The transpose is contiguous, so that the product for its gradient has few rows; with few columns it would take
+        # six times as long.
         delta = dt @ self.dt_weight.t().contiguous().to(dt.dtype)  # [B, L, E]
         A = -torch.exp(self.A_log.float())
         return selective_scan(u, delta, A, B, C, D=self.D, z=z, delta_bias=self.dt_bias, **along)
@@ -93,9 +93,10 @@ class MambaBranch(PathBranch):
 
 
 class InProjection(nn.Linear):
-    """D -> 2 E: x and z side by side, or `apart`.
+    """D -> 2 E: x and z in one tensor, or with `apart` in two.
 
-    Apart they are two products: the backward pass of two halves of one would concatenate their gradients.
+    With `apart`, x and z are computed by two products, because the backward pass of one product would concatenate the
+    gradients of its halves.
     """
 
     def forward(self, x: Tensor, *, apart: bool = False) -> Any:
@@ -105,7 +106,7 @@ class InProjection(nn.Linear):
 
 
 class OutProjection(nn.Linear):
-    """E -> D, started at PyTorch's default divided by the square root of the depth (GPT-2's rule, as Mamba does)."""
+    """E -> D, initialized to PyTorch's default divided by the square root of the depth (GPT-2's rule, as in Mamba)."""
 
     def __init__(self, inner: int, width: int, depth: int) -> None:
         super().__init__(inner, width, bias=False)
@@ -116,7 +117,7 @@ class OutProjection(nn.Linear):
 
 
 class MambaMixer(AlongRoute):
-    """x [B, L, D] -> [B, L, D] along one layer's route: one branch a path, or one for all, merged before out_proj."""
+    """x [B, L, D] -> [B, L, D] along one layer's route: a branch per path or one for all, merged before `out_proj`."""
 
     def __init__(self, options: MambaOptions, *, block: BlockOptions, grid: Grid, route: Route, backend: str) -> None:
         super().__init__(route)
@@ -142,7 +143,7 @@ class MambaMixer(AlongRoute):
 
     @property
     def first(self) -> Tensor | None:
-        """The projection [2E, D] that may act before the mixer is called with `projected`; None if it may not."""
+        """The weight [2E, D] of the first projection, if the caller may apply it and pass `projected`; else None."""
         return self.in_proj.weight if self.one_operator else None
 
     def forward(self, x: Tensor, *, projected: bool = False) -> Tensor:
@@ -155,7 +156,7 @@ class MambaMixer(AlongRoute):
         return self.out_proj(self.along_route(x, z=z, pads=pads, learned=learned))  # type: ignore[no-any-return]
 
     def _as_one_operator(self, xz: Tensor) -> Tensor:
-        """All paths at once by one operator, which also computes out_proj of a plain sum."""
+        """Run all paths by one operator, which also computes out_proj if the merge is a plain sum."""
         branches = [cast(MambaBranch, self._branch(k)) for k in range(self.path_count)]
         paths = cast(Sequence[ScanPath], self.scan_paths)
         parameters = zip(*(branch.parameters_of_scan for branch in branches), strict=True)
@@ -168,7 +169,7 @@ class MambaMixer(AlongRoute):
 
 
 def _stacked(tensors: Sequence[Tensor | None]) -> Any:
-    """K tensors as one [K, ...]; None if there are none."""
+    """K tensors stacked to one [K, ...]; None if they are None."""
     present = [tensor for tensor in tensors if tensor is not None]
     assert len(present) in (0, len(tensors))
     if not present:

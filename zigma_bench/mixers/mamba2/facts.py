@@ -1,6 +1,6 @@
-"""The Mamba-2 mixer (SSD): options, checks, cost and activation memory. This module imports no torch.
+"""The Mamba-2 mixer (SSD): options, checks, cost and activation memory. This module doesn't import torch.
 
-L tokens, D width, E inner channels, N state, H heads, G groups, W conv window, K paths of a layer,
+L tokens, D width, E inner channels, N state size, H heads, G groups, W convolution width, K paths of a layer, and
 F channels and S steps of a path.
 """
 
@@ -30,8 +30,8 @@ from zigma_bench.scans.route import Route
 class Mamba2Options:
     """Mamba-2's mixer: a causal convolution and a scan by matrix products (SSD) along each path of the layer's route.
 
-    `head_dim` channels are a head, `state` numbers the state of each of its channels; B and C are one set for each of
-    `groups` groups of heads.
+    Each head has `head_dim` channels, and the state of each channel has size `state`. The heads are divided into
+    `groups` groups; each group shares one B and one C.
     """
 
     head_dim: Positive = 64
@@ -39,7 +39,7 @@ class Mamba2Options:
     groups: Positive = 1
 
     def heads(self, channels: int) -> int:
-        """H, the heads of so many channels; NotReady where they or the groups don't divide."""
+        """H, the number of heads of so many channels; NotReady if head_dim or the groups don't divide."""
         if channels % self.head_dim:
             raise NotReady(
                 f"heads of {self.head_dim} channels do not divide the {channels} inner channels of a path",
@@ -59,7 +59,7 @@ class Mamba2Options:
 
 
 def mamba2_cost(options: Mamba2Options, *, block: BlockOptions, grid: Grid, route: Route) -> Cost:
-    """One Mamba-2 mixer: a branch for each path with own parameters, or one for all; pads are projected like tokens."""
+    """The cost of one Mamba-2 mixer, with one branch per path or one for all; pads are projected like tokens."""
     D, E, N, G, W = block.width, block.inner, options.state, options.groups, block.conv
     L, K, S = grid.tokens, route.K, route.steps
     F = path_channels(route, E)
@@ -71,7 +71,7 @@ def mamba2_cost(options: Mamba2Options, *, block: BlockOptions, grid: Grid, rout
         "pads": route.pad_rows * D,
         "bcdt_proj": branches * D * chosen,
         "conv": branches * (convolved * W + convolved),
-        "scan": branches * (3 * H + route.features * G * N),  # dt bias, A, D and the vectors of steps
+        "scan": branches * (3 * H + route.features * G * N),  # dt bias, A, D and a vector per step id
         "merge": merge.parameters,
         "norm": E,
         "out_proj": E * D,
@@ -89,15 +89,16 @@ def mamba2_cost(options: Mamba2Options, *, block: BlockOptions, grid: Grid, rout
 
 
 def check_mamba2(options: Mamba2Options, *, block: BlockOptions, grid: Grid, route: Route) -> None:
-    """The merge must serve the inner channels, and heads divide a path's; the state is the mixer's own option."""
+    """NotReady unless the merge fits the inner channels, the heads divide a path's channels, and the backbone's `state`
+    is at its default, because the mixer has its own."""
     check_merge_fits(route, block.inner)
     default = DEFAULT_STATE
     if block.state != default:
         raise NotReady(
-            "the backbone's option state is that of the mixer mamba, and mamba-2 has its own",
+            "the backbone's option state is for the mixer mamba; mamba-2 has its own option state",
             expected=f"{default} (its default)",
             got=block.state,
-            do="leave it out, and say mixer: {name: mamba-2, state: ...}",
+            do="leave it out, and set mixer: {name: mamba-2, state: ...}",
         )
     options.heads(path_channels(route, block.inner))
 
@@ -105,14 +106,14 @@ def check_mamba2(options: Mamba2Options, *, block: BlockOptions, grid: Grid, rou
 def mamba2_memory(
     options: Mamba2Options, *, block: BlockOptions, grid: Grid, route: Route, backend: str, precision: str
 ) -> dict[str, int]:
-    """One Mamba-2 mixer, whose scan computes its chunks again."""
+    """The activation memory of one Mamba-2 mixer, in bytes by operator; its scan recomputes the chunks."""
     refuse_learned_order(route)
     n, E, D, L = number_bytes(precision, backend), block.inner, block.width, grid.tokens
     F, S = path_channels(route, E), route.steps
     H, BC, K = options.heads(F), 2 * options.groups * options.state, route.K
     once = (
         1 if route.share == "shared" and not route.merge_facts.splits_channels else K
-    )  # [x | B | C | dt], one for paths that share
+    )  # [x | B | C | dt], once for all paths that share parameters
     rows = {"conv": n * S * (F + BC + H) * (K if gathers_rows(route) else once)}
     saves = saved_memory(backend)
     if saves.saves_rows_in_order or (n < WIDE and saves.copies_half_precision):  # float32, and the sums before SiLU

@@ -1,13 +1,13 @@
-"""The Mamba-2 mixer along a route: as Mamba's, only the convolution and the scan (SSD) know the order of the tokens.
+"""The Mamba-2 mixer along a route. As in Mamba, only the convolution and the scan (SSD) depend on the token order.
 
 Source: Dao and Gu 2024 (arXiv 2405.21060) and state-spaces/mamba (mamba_ssm/modules/mamba2_simple.py): one projection
-of the token gives z, x, B, C and dt; x, B and C are convolved; the norm of y SiLU(z) goes to out_proj. That module has
-one path. With several, x, z and out_proj belong to the layer, as in Vim and VMamba, and each path with own parameters
-has a convolution, A, D, a dt bias and the projection to B, C and dt. The paths are merged before the gate and the one
-norm, as in Hydra (goombalab/hydra), so a sum and a mean are the same but for the norm's epsilon. A pad is a learned row
-of the mixer's input. The stages of a cascade pass on x alone: B, C and dt are those of the token.
+of the token gives z, x, B, C and dt; x, B and C are convolved; out_proj is applied to the norm of y SiLU(z). It has one
+path. With several paths, the layer has one x, z and out_proj, as in Vim and VMamba, and each branch has its own
+convolution, A, D, dt bias and projection to B, C and dt. The paths are merged before the gate and the single norm, as
+in Hydra (goombalab/hydra), so a sum and a mean differ only by the norm's epsilon. A pad is a learned row of the mixer's
+input. The stages of a cascade only pass on x: B, C and dt are always those of the token.
 
-B batch, L tokens, D width, E inner channels in H heads, G groups, N state, K paths.
+B batch, L tokens, D width, E inner channels in H heads, G groups, N state size, K paths.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ NORM_EPS = 1e-5
 
 
 class Mamba2Branch(PathBranch):
-    """One path's convolution and scan: rows [x | B | C | dt], [B, L, E + 2 G N + H] -> [B, L, E]."""
+    """The convolution and scan of one path: rows [x | B | C | dt], [B, L, E + 2 G N + H] -> [B, L, E]."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Mamba2Branch(PathBranch):
 
     @torch.no_grad()
     def init_parameters(self, draw: Draw) -> None:
-        """Mamba-2's: -A uniform in [1, 16], D = 1, dt log-uniform in [1e-3, 0.1] through the inverse of softplus."""
+        """Initialize as Mamba-2 does: -A uniform in [1, 16], D = 1, dt log-uniform in [1e-3, 0.1]."""
         H = len(self.D)
         uniform_(self.conv_weight, 1 / math.sqrt(self.conv_weight.shape[1]), draw("conv_weight"))
         uniform_(self.conv_bias, 1 / math.sqrt(self.conv_weight.shape[1]), draw("conv_bias"))
@@ -83,7 +83,7 @@ class Mamba2Branch(PathBranch):
         segment_starts: Tensor | None,
         features: Tensor | None,
     ) -> Tensor:
-        """As of `PathBranch`, of rows [x | B | C | dt]; `features` are ids in the table that is added to B."""
+        """See `PathBranch`. Rows are [x | B | C | dt]; `features` are ids of rows in the table that is added to B."""
         assert z is None, "Mamba-2 gates the merged output"
         along: dict[str, Any] = {"path": path, "segment_starts": segment_starts, "backend": self.backend}
         xBC, dt = rows[..., : self.convolved], rows[..., self.convolved :]
@@ -95,18 +95,20 @@ class Mamba2Branch(PathBranch):
         return ssd(x, dt, A, B, C, D=self.D, dt_bias=self.dt_bias, **along)
 
     def project(self, tokens: Tensor) -> Tensor:
-        """B, C and dt of tokens [.., D]: [.., 2 G N + H]."""
+        """Project tokens [.., D] to B, C and dt: [.., 2 G N + H]."""
         return self.bcdt_proj(tokens)  # type: ignore[no-any-return]
 
 
 class Mamba2Mixer(AlongRoute):
-    """x [B, L, D] -> [B, L, D] along one layer's route: one branch a path, or one for all, merged before the norm."""
+    """x [B, L, D] -> [B, L, D] along one layer's route: a branch per path or one for all, merged before the norm."""
 
     def __init__(self, options: Mamba2Options, *, block: BlockOptions, grid: Grid, route: Route, backend: str) -> None:
         super().__init__(route)
         E, D = block.inner, block.width
         self.order = make_order(route, width=D, grid=grid)
-        self.in_proj = nn.Linear(D, 2 * E, bias=False)  # z, then x: with bcdt_proj the published in_proj, row by row
+        self.in_proj = nn.Linear(
+            D, 2 * E, bias=False
+        )  # z, then x; followed by bcdt_proj's rows, this is the published in_proj
         self.pads = make_pads(route, D)
 
         def make_branch(number: int) -> Mamba2Branch:
@@ -133,7 +135,7 @@ class Mamba2Mixer(AlongRoute):
         return self.out_proj(y)  # type: ignore[no-any-return]
 
     def _pad_inputs(self) -> PadInputs | None:
-        """A pad is a token [P, D], and is projected like one."""
+        """The inputs of pads: learned tokens [P, D], projected like the others."""
         if self.pads is None:
             return None
         return PadInputs(self.in_proj(self.pads.table).chunk(2, dim=-1)[1], self.pads.table)

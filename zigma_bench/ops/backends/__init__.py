@@ -1,4 +1,4 @@
-"""The backends, and the choice of one: made once by `resolve`, never changed silently. Imports no torch without a GPU.
+"""The backends, and the choice of one by `resolve`, which never changes silently. Imports torch only if there is a GPU.
 
 To add a backend, write a file like the others of this folder and add its object to `BACKENDS`.
 """
@@ -19,7 +19,7 @@ DEVICES = ("cpu", "cuda")
 
 
 def backend_named(name: str, *, where: str | None = None) -> Backend:
-    """The backend of this name; UnknownName for another name, `auto` included."""
+    """The backend of this name; UnknownName for any other name, including `auto`."""
     if name not in BACKENDS:
         raise UnknownName("backend", name, BACKENDS, where=where)
     return BACKENDS[name]
@@ -60,7 +60,7 @@ def _resolve_auto(device_type: str) -> str:
 
 
 def available() -> dict[str, str]:
-    """Every backend, with the reason why it can't run on this machine, or an empty text."""
+    """Every backend, with the reason why it can't run on this machine, or an empty string."""
     problems = {name: backend.find_problem() for name, backend in BACKENDS.items()}
     return {name: "" if problem is None else str(problem) for name, problem in problems.items()}
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from zigma_bench.errors import NotReady
 from zigma_bench.ops.backend import SINGLE, Backend, Implementation, SavedMemory, refuse_many_states
-from zigma_bench.ops.backends.gpu import find_capability_problem, find_card_problem
+from zigma_bench.ops.backends.gpu import find_capability_problem, find_gpu_problem
 from zigma_bench.ops.backends.portable import CHUNKED_SSD, PORTABLE_NORMS
 
 if TYPE_CHECKING:
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from zigma_bench.ops.selective_scan import SelectiveScanArguments
 
 LEAST_CAPABILITY = (8, 0)  # asynchronous copies to shared memory, tf32 products
-MOST_STATES = 64  # in registers
+MOST_STATES = 64  # states per channel that fit in registers
 
 
 def find_fused_problem() -> NotReady | None:
     """Why the kernels can't be compiled or run here."""
     if importlib.util.find_spec("cuda") is None or importlib.util.find_spec("cuda.bindings") is None:
         return NotReady(
-            "the backend 'fused' needs cuda-bindings, which comes with PyTorch's builds for CUDA",
+            "the backend 'fused' needs cuda-bindings, which PyTorch's CUDA builds install",
             expected="the module cuda.bindings",
             do="pip install cuda-bindings (of your CUDA's major version), or choose the backend 'torch'",
         )
-    return find_card_problem("fused") or find_capability_problem("fused", LEAST_CAPABILITY)
+    return find_gpu_problem("fused") or find_capability_problem("fused", LEAST_CAPABILITY)
 
 
 def _fused_selective_scan(arguments: SelectiveScanArguments) -> Tensor:
@@ -59,7 +59,7 @@ FUSED = Backend(
     device_types=("cuda",),
     dtypes=SINGLE,
     find_problem=find_fused_problem,
-    place="an NVIDIA card",
+    place="an NVIDIA GPU",
     auto_rank=1,
     fuses_residual=True,
     operators={

@@ -1,4 +1,4 @@
-"""The backend `mamba-ssm`: the kernels of mamba-ssm and causal-conv1d, to compare with. It has no SSD."""
+"""The backend `mamba-ssm`: the kernels of mamba-ssm and causal-conv1d, for comparisons. It has no SSD."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from zigma_bench.errors import NotReady
 from zigma_bench.ops.backend import SINGLE, Backend, Implementation, refuse_initial_state, refuse_segments
-from zigma_bench.ops.backends.gpu import find_card_problem
+from zigma_bench.ops.backends.gpu import find_gpu_problem
 from zigma_bench.ops.backends.portable import PORTABLE_NORMS
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from zigma_bench.ops.selective_scan import SelectiveScanArguments
 
 MODULES = ("selective_scan_cuda", "causal_conv1d", "causal_conv1d_cuda")
-WIDTHS = (2, 3, 4)  # of the kernels of causal-conv1d
+WIDTHS = (2, 3, 4)  # convolution widths that causal-conv1d supports
 
 
 def find_mamba_ssm_problem() -> NotReady | None:
@@ -31,7 +31,7 @@ def find_mamba_ssm_problem() -> NotReady | None:
             do="MAMBA_KEEP_CUDA_BUILD=TRUE pip install --no-build-isolation 'zigma-bench[mamba]' (this takes minutes; "
             "since mid-2026 mamba-ssm omits the CUDA scan without this variable), or choose the backend 'fused'",
         )
-    return find_card_problem("mamba-ssm")
+    return find_gpu_problem("mamba-ssm")
 
 
 def _refuse_scan(arguments: SelectiveScanArguments) -> NotReady | None:
@@ -42,7 +42,7 @@ def _refuse_conv(arguments: CausalConvArguments) -> NotReady | None:
     width = arguments.weight.shape[-1]
     if width not in WIDTHS:
         return NotReady(
-            "causal-conv1d has no kernel of this width",
+            "causal-conv1d has no kernel for this width",
             expected="2, 3 or 4",
             got=width,
             do="choose the backend 'fused'",
@@ -67,7 +67,7 @@ MAMBA_SSM = Backend(
     device_types=("cuda",),
     dtypes=SINGLE,
     find_problem=find_mamba_ssm_problem,
-    place="an NVIDIA card",
+    place="an NVIDIA GPU",
     reads_through_path=False,
     traceable=False,
     operators={

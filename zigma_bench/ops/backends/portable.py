@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def always_runs() -> None:
-    """The portable backends need nothing of the machine."""
+    """Return None: the portable backends run on every machine."""
 
 
 def _naive_selective_scan(arguments: SelectiveScanArguments) -> Tensor:
@@ -50,7 +50,7 @@ def _torch_causal_conv(arguments: CausalConvArguments) -> Tensor:
 
 
 def _chunked_ssd(arguments: SsdArguments) -> Tensor:
-    """SSD in matrix products, which PyTorch's libraries compute well on any device."""
+    """SSD by matrix products, which are fast on any device."""
     from zigma_bench.ops.ssd import chunks
 
     return chunks.chunked_ssd(arguments)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from zigma_bench.errors import NotReady
 from zigma_bench.ops.backend import SINGLE, Backend, Implementation, refuse_many_states
-from zigma_bench.ops.backends.gpu import find_capability_problem, find_card_problem
+from zigma_bench.ops.backends.gpu import find_capability_problem, find_gpu_problem
 from zigma_bench.ops.backends.portable import CHUNKED_SSD, PORTABLE_NORMS
 
 if TYPE_CHECKING:
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from zigma_bench.ops.norms import ResidualNormArguments
     from zigma_bench.ops.selective_scan import SelectiveScanArguments
 
-LEAST_CAPABILITY = (7, 0)  # of an NVIDIA GPU: the oldest that Triton compiles for
-MOST_STATES = 64  # in registers
+LEAST_CAPABILITY = (7, 0)  # the oldest NVIDIA GPUs that Triton supports
+MOST_STATES = 64  # states per channel that fit in registers
 
 
 def interprets_kernels() -> bool:
-    """Whether Triton interprets its kernels on the CPU instead of compiling them, by TRITON_INTERPRET."""
+    """Whether Triton interprets its kernels on the CPU instead of compiling them (TRITON_INTERPRET)."""
     return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on")
 
 
@@ -34,13 +34,13 @@ def find_triton_problem() -> NotReady | None:
     """Why Triton can't compile or launch kernels here."""
     if importlib.util.find_spec("triton") is None:
         return NotReady(
-            "the backend 'triton' needs the package triton, which comes with PyTorch's builds for CUDA and ROCm",
+            "the backend 'triton' needs the package triton, which PyTorch's CUDA and ROCm builds install",
             expected="the module triton",
-            do="pip install triton (in the version that your PyTorch asks for), or choose the backend 'torch'",
+            do="pip install triton (the version that your PyTorch requires), or choose the backend 'torch'",
         )
     if interprets_kernels():
         return None
-    if (problem := find_card_problem("triton", any_vendor=True) or find_launcher_problem()) is not None:
+    if (problem := find_gpu_problem("triton", any_vendor=True) or find_launcher_problem()) is not None:
         return problem
     import torch
 
@@ -48,7 +48,7 @@ def find_triton_problem() -> NotReady | None:
 
 
 def find_launcher_problem() -> NotReady | None:
-    """Why Triton can't compile the C code that launches its kernels: by $CC, gcc or clang, with Python's headers."""
+    """Why Triton can't compile the C code that launches its kernels, which needs a C compiler and Python's headers."""
     header = Path(sysconfig.get_paths()["include"]) / "Python.h"
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
     if compiler is not None and header.exists():
@@ -62,7 +62,7 @@ def find_launcher_problem() -> NotReady | None:
 
 
 class TritonBackend(Backend):
-    """`triton`, which runs on the CPU too when Triton interprets its kernels."""
+    """The backend `triton`, which also runs on the CPU if Triton interprets its kernels."""
 
     def runs_on(self, device_type: str) -> bool:
         return super().runs_on(device_type) or interprets_kernels()

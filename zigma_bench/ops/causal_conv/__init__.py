@@ -64,12 +64,12 @@ def causal_conv(
         x: [B, L, E], like y.
         weight: [E, W]; its last column multiplies the current step.
         bias: [E].
-        path: int64 [L], which visits every row once. None: 0 .. L-1.
+        path: int64 [L]; it visits every row once. None: 0 .. L-1.
         segment_starts: int64 [L]; the step (not the row) at which the segment of step t starts. Rows before it are zero
             too. None: one segment.
         backend: the name of a backend, from `zigma_bench.ops.backends.resolve`.
 
-    Several paths in one call: any argument may have a leading dimension K, one slice for each path; y is then
+    Several paths in one call: any argument may have a leading dimension K, with one slice per path; y is then
     [K, B, L, E].
 
     Computed in float32 (float64 for float64 x); y has x's dtype. Raises UsageError for wrong shapes, dtypes, paths,
@@ -77,7 +77,7 @@ def causal_conv(
     arguments.
     """
     if activation not in ("silu", "none"):
-        raise UsageError("there is no such activation", where="causal_conv", expected="silu or none", got=activation)
+        raise UsageError("unknown activation", where="causal_conv", expected="silu or none", got=activation)
     arguments = CausalConvArguments(x, weight, bias, path, segment_starts, activation == "silu")
     outputs = compute_paths(arguments, x, backend)
     if arguments.count_paths() is None:

@@ -2,17 +2,17 @@
 //
 //   y[path[t]] = act(bias + sum_k weight[:, k] x[path[t - W + 1 + k]]), rows before the start are zero
 //
-// The start is that of the step's segment; where there is one segment only, step 0.
+// The start is the first step of the step's segment (step 0 if there is only one segment).
 //
-// A task goes over the steps of one batch entry and one group of channel blocks. The backward goes against time with
-// the last W gradients of the sums in a ring; the gradients of the weights are kept a batch entry and then added up in
-// a fixed order.
+// A task processes all steps of one sample and one group of channel blocks. The backward pass goes from the last step
+// to the first and stores the last W gradients of the sums in a ring buffer. The gradients of the weights are computed
+// per sample and then added in a fixed order.
 #include "../simd.h"
 
 extern "C" struct Conv {
   int64_t batch, length, channels, width, silu, threads;
   const int64_t* path;           // [L], or null for 0 .. L-1
-  const int64_t* segment_starts;          // [L], the step where each step's segment began, or null for one segment
+  const int64_t* segment_starts;          // [L], the first step of each step's segment, or null for one segment
   Rows x, y;
   const float *weight, *bias;    // [E, W], [E] or null
   Rows grad_y, grad_x;
@@ -34,10 +34,10 @@ struct Weights {
 
 static inline int64_t row_of(const Conv& c, int64_t step) { return c.path ? c.path[step] : step; }
 
-// The first step that a step sees.
+// The first step that may affect a step.
 static inline int64_t start_of(const Conv& c, int64_t step) { return c.segment_starts ? c.segment_starts[step] : 0; }
 
-// The rows that step t reads: W pointers, those before the start to zeros (one row of them is enough for a block).
+// The rows that step t reads: W pointers; steps before the start point to a row of zeros, which all of them share.
 struct Window {
   std::vector<const float*> rows;
   std::vector<float> zeros;
@@ -82,8 +82,8 @@ static void forward(const Conv& c) {
   });
 }
 
-// Step t of one block, backward: the gradient of its sum goes into the ring and the weights' sums, and what the ring
-// then holds gives the gradient of row path[t].
+// Step t of one block, backward: adds the gradient of its sum to the ring and to the gradients of the weights, and then
+// computes the gradient of row path[t] from the ring.
 template <int WIDTH>
 static inline void backward_step(const Conv& c, int64_t b, int64_t t, int64_t block, const vec* weights,
                                  const float* const* rows, vec* ring, vec* sums) {
@@ -129,7 +129,7 @@ static void backward(const Conv& c) {
       clear(ring->data, groups.blocks * c.width);
       for (int64_t t = c.length - 1; t >= 0; t--) {
         const float* const* rows = window.at(c, b, t);
-        if (t + 1 < c.length && start_of(c, t + 1) > t)  // what the ring holds is another segment's
+        if (t + 1 < c.length && start_of(c, t + 1) > t)  // the ring contains gradients of another segment
           clear(ring->data + low * c.width, (high - low) * c.width);
         for (int64_t block = low; block < high; block++)
           backward_step<WIDTH>(c, b, t, block, weights.memory.data + block * stride, rows,

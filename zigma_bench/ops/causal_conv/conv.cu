@@ -1,15 +1,15 @@
 // The causal convolution along a path, and its gradients.
 //
-// A thread has 4 neighbouring channels and walks over RUN steps, the last WIDTH - 1 inputs in registers; it begins
-// WIDTH - 1 steps early, and the backward ends as many late.
+// A thread processes 4 neighbouring channels over RUN steps, with the last WIDTH - 1 inputs in registers. It starts
+// WIDTH - 1 steps early, and in the backward pass it ends WIDTH - 1 steps late.
 //
-// Set before this text: IO, WIDTH, RUN, BATCH (steps that are read ahead), X, Y (threads over channels and over runs),
+// Defined by the caller: IO, WIDTH, RUN, BATCH (steps that are read ahead), X, Y (threads over channels and over runs),
 // VECTOR (4 channels may be read at a time), SILU, SEGMENTS.
 
 struct Conv {
   Rows x, y, grad_y, grad_x;
   const float *weight, *bias;  // [K, E, WIDTH], [K, E]
-  const int64 *path, *segment_starts;   // [K, L]; null: as the rows lie; one segment
+  const int64 *path, *segment_starts;   // [K, L]; null: rows in memory order; one segment
   float* grad_parameters;      // [WIDTH + 1, K, B, runs, E]: of each tap, then of the bias
   int batches, length, channels, runs;
 };
@@ -78,7 +78,7 @@ struct Walk {
   }
 };
 
-// The input of a step enters the window; a segment's first step finds it empty.
+// Shifts the input of a step into the window, which is cleared at the first step of a segment.
 DEVICE void shift(float (&window)[WIDTH][V], const Four& next, bool fresh) {
 #pragma unroll
   for (int v = 0; v < V; v++) {

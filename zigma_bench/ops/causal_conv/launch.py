@@ -13,15 +13,15 @@ from zigma_bench.ops.causal_conv import CausalConvArguments
 from zigma_bench.ops.cuda.program import CudaKernel, StructLayout, is_readable_by, load_kernel
 
 SOURCE = Path(__file__).with_name("conv.cu")
-RUN, BATCH = 32, 6  # steps of a thread, and how many it reads ahead; measured on an H100
+RUN, BATCH = 32, 6  # steps per thread, and how many of them are read ahead; tuned on an H100
 BATCH_BACKWARD = 8
-VECTOR = 4  # channels of a thread
+VECTOR = 4  # channels per thread
 CONV = StructLayout(4, 5, 4)  # `Conv` of conv.cu
 
 
 @dataclass(frozen=True)
 class ConvLaunchConfig:
-    """A kernel of conv.cu, the steps of a thread, and how many of them it reads ahead."""
+    """A kernel of conv.cu, the steps per thread, and how many of them are read ahead."""
 
     kernel: str
     run: int
@@ -29,9 +29,9 @@ class ConvLaunchConfig:
 
 
 def run_conv_kernel(a: CausalConvArguments, *, y: Tensor | None = None) -> Tensor:
-    """y [K, B, L, E] in x's dtype, written to `y` if given.
+    """y [K, B, L, E] in x's dtype, written to the argument `y` if there is one.
 
-    The arguments have a leading dimension K; weight and bias are float32, these and the orders contiguous.
+    The arguments have a leading dimension K; weight and bias are float32; weight, bias and orders are contiguous.
     """
     y = torch.empty_like(a.x, memory_format=torch.contiguous_format) if y is None else y
     _launch(ConvLaunchConfig("conv", RUN, BATCH), a, y=y)
@@ -41,7 +41,7 @@ def run_conv_kernel(a: CausalConvArguments, *, y: Tensor | None = None) -> Tenso
 def run_conv_backward_kernel(
     a: CausalConvArguments, grad_y: Tensor, *, grad_x: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x (written to `grad_x` if given), weight and bias (float32)."""
+    """Gradients of x (written to `grad_x` if there is one), weight and bias (float32)."""
     if grad_x is None:
         grad_x = torch.empty_like(a.x, memory_format=torch.contiguous_format)
     paths, batch, length, channels = a.x.shape
@@ -54,7 +54,7 @@ def run_conv_backward_kernel(
 
 
 def choose_backward_run(numbers: int) -> int:
-    """Steps of a thread: many, so that few rows are read twice, if there are enough threads."""
+    """The steps per thread: as many as possible with enough threads, because then few rows are read twice."""
     return 128 if numbers >= 2**24 else 32
 
 

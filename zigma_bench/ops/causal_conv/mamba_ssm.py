@@ -1,4 +1,4 @@
-"""The causal convolution by causal-conv1d's kernels, with gathers around them for a path: what users run today."""
+"""The causal convolution by causal-conv1d's kernels, with gathers around them for a path, as is common today."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The causal convolution as it is defined: a loop over time and taps. The reference for the other backends."""
+"""The causal convolution by its definition: a loop over time and taps. The reference for the other backends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from zigma_bench.ops.causal_conv import CausalConvArguments
 
 
 def naive_causal_conv(arguments: CausalConvArguments) -> Tensor:
-    """See `causal_conv`; computes in the one dtype of its arguments. Autograd differentiates it."""
+    """See `causal_conv`; computes in the common dtype of its arguments. Autograd differentiates it."""
     a = arguments
     length, width = a.x.shape[1], a.weight.shape[1]
     order = list(range(length)) if a.path is None else a.path.tolist()

@@ -38,7 +38,7 @@ def _conv_in_order(x: Tensor, weight: Tensor, bias: Tensor | None, segment_start
     length, width = x.shape[1], weight.shape[1]
     age = (
         None if segment_starts is None else torch.arange(length, device=segment_starts.device) - segment_starts
-    )  # of each step in its segment
+    )  # the number of each step within its segment
     y = x * weight[:, -1]
     for shift in range(1, min(width, length)):
         tap = x[:, :-shift] * weight[:, -1 - shift]

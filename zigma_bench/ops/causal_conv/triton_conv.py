@@ -20,9 +20,9 @@ from zigma_bench.ops.causal_conv.fused import (
 )
 from zigma_bench.ops.causal_conv.triton_kernels import conv_gradients_kernel, conv_kernel
 from zigma_bench.ops.cuda.library import define_operator
-from zigma_bench.ops.triton_device import strides, use_card
+from zigma_bench.ops.triton_device import strides, use_gpu
 
-STEPS, CHANNELS = 32, 64  # of a program
+STEPS, CHANNELS = 32, 64  # per program
 
 
 def triton_causal_conv(arguments: CausalConvArguments) -> Tensor:
@@ -36,7 +36,7 @@ def triton_causal_conv(arguments: CausalConvArguments) -> Tensor:
 def _launch(kernel: Any, a: CausalConvArguments, rows: Tensor, *written: Tensor) -> None:
     """Launch a kernel over channels, steps and samples; `rows`: y or its gradient."""
     batch, length, channels = a.x.shape
-    with use_card(a.x.device):
+    with use_gpu(a.x.device):
         kernel[-(-channels // CHANNELS), -(-length // STEPS), batch](
             a.x, rows, a.weight, a.bias, a.path, a.segment_starts, *written, *strides(a.x, rows), length, channels,
             W=a.weight.shape[1], T=STEPS, E=CHANNELS, SILU=a.silu,
@@ -53,7 +53,7 @@ def _run(*fields: Any) -> Tensor:
 def _run_backward(grad: Tensor, *fields: Any) -> tuple[Tensor, Tensor, Tensor]:
     a = readable_conv_arguments(*fields)
     grad_x, (batch, length, channels) = empty_like_rows(a.x), a.x.shape
-    shape = (a.weight.shape[1] + 1, batch, -(-length // STEPS), channels)  # of each tap and the bias, for each tile
+    shape = (a.weight.shape[1] + 1, batch, -(-length // STEPS), channels)  # sums for each tap and the bias, per tile
     grads = torch.empty(shape, dtype=torch.float32, device=a.x.device)
     _launch(conv_gradients_kernel, a, dense_rows(grad), grad_x, grads)
     summed = grads.sum((1, 2))

@@ -1,7 +1,7 @@
 """The causal convolution along a path, and its gradients, in Triton.
 
-A program computes a tile of T steps and E channels of one sample. Each tap loads its own rows through the path (from
-the cache, as T is large compared with W), so that tiles are independent.
+A program computes a tile of T steps and E channels of one sample. Each tap loads its own rows through the path, so that
+tiles are independent; most of these loads hit the cache, because T is large compared with W.
 """
 
 import triton
@@ -12,7 +12,7 @@ SIZES = ["length", "channels", "x_batch", "x_row", "y_batch", "y_row"]
 
 @triton.jit
 def load_rows(path, step, there):
-    """The rows of steps; row 0, which is not used, if a step doesn't exist."""
+    """The rows of steps; row 0 if a step doesn't exist (its value isn't used)."""
     if path is None:
         row = tl.where(there, step, 0).to(tl.int64)
     else:
@@ -64,7 +64,7 @@ def conv_gradients_kernel(
     x, grad, weight, bias, path, segment_starts, grad_x, grads, x_batch, x_row, y_batch, y_row, length, channels,
     W: tl.constexpr, T: tl.constexpr, E: tl.constexpr, SILU: tl.constexpr,
 ):  # fmt: skip
-    """grad_x [B, L, E]; grads [W + 1, B, tiles, E]: of each tap, then of the bias. `grad` is the output's.
+    """grad_x [B, L, E]; grads [W + 1, B, tiles, E]: the gradients of each tap, then of the bias; `grad`: of the output.
 
     The gradient of an input comes from the outputs of its step and the W - 1 later ones, which are recomputed here.
     """
@@ -73,7 +73,9 @@ def conv_gradients_kernel(
     e = tl.program_id(0) * E + tl.arange(0, E)[None, :]
     there, inside = step < length, e < channels
     to = grads + (batch * tl.num_programs(1) + tile) * channels + e
-    more = tl.num_programs(2).to(tl.int64) * tl.num_programs(1) * channels  # from one tap's gradients to the next
+    more = (
+        tl.num_programs(2).to(tl.int64) * tl.num_programs(1) * channels
+    )  # the stride between the gradients of two taps
     grad_x_ = tl.zeros([T, E], tl.float32)
     for lead in tl.static_range(W):
         later = step + lead

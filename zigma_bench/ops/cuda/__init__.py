@@ -1,1 +1,1 @@
-"""CUDA C++ kernels, compiled at first use by NVRTC for the card at hand and kept on disk."""
+"""CUDA C++ kernels, compiled by NVRTC for the machine's GPU at first use and cached on disk."""

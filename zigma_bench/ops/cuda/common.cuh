@@ -1,5 +1,5 @@
-// What all kernels share: number types, fast functions, rows of [B, L, E], copies into shared memory, a product.
-// No header of CUDA is included, so that NVRTC alone suffices.
+// Code shared by all kernels: number types, fast functions, rows of [B, L, E], copies to shared memory, sums over lanes.
+// No CUDA header is included, so that only NVRTC is needed.
 
 typedef long long int64;
 #define DEVICE static __device__ __forceinline__
@@ -22,7 +22,7 @@ DEVICE float log2_(float x) { float y; asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y
 DEVICE float inverse(float x) { float y; asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
 DEVICE float sigmoid(float x) { return inverse(1.0f + exp2_(-LOG2E * x)); }
 
-// log(1 + e^x): by its series where e^x is small, since 1 + e^x would lose its digits there.
+// log(1 + e^x): by its series for small e^x, because 1 + e^x would lose digits there.
 DEVICE float softplus(float x) {
   const float e = exp2_(LOG2E * x);
   const float series = e * (1.0f + e * (-0.5f + e * (1.0f / 3 + e * (-0.25f + e * 0.2f))));
@@ -30,14 +30,14 @@ DEVICE float softplus(float x) {
   return x > 20.0f ? x : y;
 }
 
-// [K, B, L, E] with strides in bytes; the numbers of a row lie side by side.
+// [K, B, L, E] with strides in bytes; the numbers of a row are adjacent.
 struct Rows {
   char* data;
   int64 path, batch;
   int row;
 };
 
-// One sample along one path: its number among all K * B, and where in [K, B] it is.
+// One sample along one path: its number among all K * B, and its indices in [K, B].
 struct Sample {
   int number, path, batch;
   DEVICE_MEMBER Sample(int number, int batches) : number(number), path(number / batches), batch(number % batches) {}
@@ -46,11 +46,11 @@ struct Sample {
 DEVICE char* sample_of(const Rows& rows, const Sample& at) { return rows.data + at.path * rows.path + at.batch * rows.batch; }
 DEVICE char* row_of(const Rows& rows, const Sample& at, int row) { return sample_of(rows, at) + (int64)row * rows.row; }
 
-// A parameter or an order of one path, `size` numbers; null stays null.
+// The slice of a parameter or an order for one path, `size` numbers; null stays null.
 template <class X>
 DEVICE const X* of_path(const X* all, const Sample& at, int64 size) { return all ? all + at.path * size : all; }
 
-// 16 bytes from device memory to shared memory, not waited for.
+// Asynchronous copy of 16 bytes from device memory to shared memory.
 DEVICE void copy16(void* to, const void* from) {
   const unsigned address = (unsigned)__cvta_generic_to_shared(to);
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from) : "memory");
@@ -63,7 +63,7 @@ DEVICE void commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int LEFT>
 DEVICE void wait() { asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory"); }
 
-// COUNT numbers of type X, read 16 bytes at a time or one by one (then COUNT is 1); zeros where there are none.
+// Loads COUNT numbers of type X, 16 bytes at a time or one by one (then COUNT is 1); zeros if there are none.
 template <class X, int COUNT>
 DEVICE int4 read_piece(const char* from, bool there) {
   int4 piece = {0, 0, 0, 0};
@@ -74,7 +74,7 @@ DEVICE int4 read_piece(const char* from, bool there) {
   return piece;
 }
 
-// Sums over a group of lanes: lane g keeps the sum of values[g].
+// Sums over a group of lanes: lane g returns the sum of values[g].
 template <int LANES>
 DEVICE float sum_scattered(float (&values)[LANES], int lane) {
 #pragma unroll

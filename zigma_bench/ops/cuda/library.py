@@ -22,7 +22,7 @@ def define_operator(
     differentiate: Callable[..., Any] | None = None,
     devices: tuple[str, ...] = ("cuda",),
 ) -> Any:
-    """Register an operator for tensors of these devices; it takes positional arguments only.
+    """Register an operator for tensors on these devices; its arguments are positional.
 
     `fake` returns empty outputs for its arguments. `count_flops` counts from the arguments, with shapes instead of
     tensors; one multiply-add is 2. Autograd calls `save` and `differentiate`, if the operator has a gradient.

@@ -40,13 +40,13 @@ class CudaKernel:
         self.index, self.shared_bytes = index, shared_bytes
 
     def launch(self, grid: tuple[int, int, int], threads: tuple[int, int, int], arguments: PackedArguments) -> None:
-        """Queue the kernel on the current stream; the driver copies its only parameter, a struct."""
+        """Queue the kernel on the current stream; the driver copies its single parameter, a struct."""
         places = ctypes.c_void_p(ctypes.addressof(arguments))
         stream = torch.cuda.current_stream(self.index).cuda_stream
         current, own = int(_check(self.driver.cuCtxGetCurrent(), "there is no current context")), int(self.context)
         if current == 0:  # a thread of autograd that hasn't launched anything yet
             _check(self.driver.cuCtxSetCurrent(self.context), "the context can't be made current")
-        elif current != own:  # another GPU's
+        elif current != own:  # the context of another GPU
             _check(self.driver.cuCtxPushCurrent(self.context), "the context can't be made current")
         launched = self.driver.cuLaunchKernel(
             self.function, *grid, *threads, self.shared_bytes, stream, ctypes.addressof(places), 0
@@ -57,7 +57,7 @@ class CudaKernel:
 
 
 class StructLayout:
-    """A struct of a CUDA source: so many `Rows`, then pointers, then ints."""
+    """The layout of a struct in a CUDA source: numbers of `Rows`, pointers and ints, in this order."""
 
     def __init__(self, rows: int, pointers: int, ints: int) -> None:
         self.struct = struct.Struct("@" + "Qqqi" * rows + "Q" * pointers + "i" * ints + "0Q")
@@ -111,7 +111,7 @@ def _load_kernel(source: Path, name: str, index: int, settings: tuple[tuple[str,
         dynamic = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
         _check(
             driver.cuFuncSetAttribute(function, dynamic, needed.value),
-            f"the kernel {name} needs {needed.value} bytes of shared memory per block, more than this card has",
+            f"the kernel {name} needs {needed.value} bytes of shared memory per block, more than this GPU has",
         )
         context = _check(driver.cuCtxGetCurrent(), "there is no current context")
     return CudaKernel(driver, function, context, index, needed.value)
@@ -123,14 +123,14 @@ def get_shared_bytes_limit(index: int) -> int:
     from cuda.bindings import driver
 
     attribute = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
-    card = _check(driver.cuDeviceGet(index), "the GPU isn't found")
-    return int(_check(driver.cuDeviceGetAttribute(attribute, card), "the size of the shared memory can't be read"))
+    gpu = _check(driver.cuDeviceGet(index), "the GPU isn't found")
+    return int(_check(driver.cuDeviceGetAttribute(attribute, gpu), "the size of the shared memory can't be read"))
 
 
-def compile_source(source: Path, card: tuple[int, int], settings: Mapping[str, Setting]) -> bytes:
+def compile_source(source: Path, capability: tuple[int, int], settings: Mapping[str, Setting]) -> bytes:
     """The binary of a source for a compute capability, compiled now if it is not cached."""
     text = "\n".join((COMMON.read_text(), *_declare_settings(settings), source.read_text()))
-    options = (f"--gpu-architecture=sm_{card[0]}{card[1]}", *OPTIONS)
+    options = (f"--gpu-architecture=sm_{capability[0]}{capability[1]}", *OPTIONS)
     key = "\0".join((text, *options, str(_nvrtc_version())))
     file = cache_folder() / "cuda" / f"{source.stem}-{hashlib.sha256(key.encode()).hexdigest()[:20]}.cubin"
     if not file.exists():

@@ -1,4 +1,4 @@
-"""The norms in PyTorch's operators, which PyTorch differentiates and compiles: the reference for the kernels."""
+"""The norms in PyTorch's operators, which autograd differentiates: the reference for the kernels."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 //
 //   sum = r + x, inverse = 1 / sqrt(mean(sum^2) + eps), normed = weight sum inverse, modulated = (1 + scale) normed + shift
 //
-// A task is one batch entry; the weight's gradient is summed over them in a fixed order.
+// A task is one sample; the gradient of the weight is summed over samples in a fixed order.
 #include "../simd.h"
 
 #include <cmath>
@@ -10,7 +10,7 @@
 extern "C" struct Norm {
   int64_t batch, length, width, threads;
   double eps;
-  const float *r, *x, *weight, *shift, *scale;  // [B, L, D], the same or null, [D], [B, D], [B, D]
+  const float *r, *x, *weight, *shift, *scale;  // [B, L, D], [B, L, D] or null, [D], [B, D], [B, D]
   float *sum, *inverse, *normed, *modulated;    // [B, L, D], [B, L], [B, L, D], [B, L, D]
   const float *grad_sum, *grad_normed, *grad_modulated;   // [B, L, D] or null
   float *grad_r, *grad_weight, *grad_shift, *grad_scale;  // [B, L, D], [D], [B, D], [B, D]
@@ -42,13 +42,13 @@ static void forward_row(const Norm& n, int64_t b, int64_t row) {
   }
 }
 
-// Sums over the rows of a batch entry, for each vector of the width.
+// Sums over the rows of a sample, for each vector of the width.
 struct Sums { vec weight, shift, scale; };
 
 static void backward_row(const Norm& n, int64_t b, int64_t row, Sums* sums) {
   const int64_t D = n.width, at = row * D;
   const float inverse = n.inverse[row];
-  vec along{};  // of the gradient, along the row
+  vec along{};  // sum of the gradient along the row
   for (int64_t d = 0, i = 0; d < D; d += LANES, i++) {
     const int64_t count = D - d;
     const vec hat = load(n.sum + at + d, count) * inverse, weight = load(n.weight + d, count);

@@ -1,7 +1,7 @@
 """The residual norm and its gradients in Triton.
 
-A program takes a strip of rows of one sample, ROWS at a time, and holds all numbers of a row in registers. Gradients of
-vectors that all rows of a sample share are summed over the strip; `add_strips_kernel` adds the strips in a fixed order.
+A program processes a strip of rows of one sample, ROWS at a time, with whole rows in registers. Gradients of vectors
+that all rows of a sample share are summed over the strip; `add_strips_kernel` adds the strips in a fixed order.
 """
 
 import triton
@@ -10,7 +10,7 @@ import triton.language as tl
 
 @triton.jit
 def vector(of, at, there):
-    """Numbers that all rows share, in float32."""
+    """Load a vector that all rows share, in float32."""
     return tl.load(of + at, mask=there, other=0.0).to(tl.float32)
 
 
@@ -25,7 +25,7 @@ def residual_norm_kernel(
     r, y, gate, skip, factor, weight, shift, scale, r_out, m, gate_row, shift_row, scale_row, length, width, strip, eps,
     ROWS: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
-    """r, y, r_out, m [B, L, D]; gate, shift, scale [B, D] in rows of their own; skip, weight [D]; factor [B]."""
+    """r, y, r_out, m [B, L, D]; gate, shift, scale [B, D] with separate strides; skip, weight [D]; factor [B]."""
     batch = tl.program_id(1).to(tl.int64)
     d = tl.arange(0, D)[None, :]
     inside = d < width
@@ -61,7 +61,7 @@ def residual_norm_gradients_kernel(
     ROWS: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
     """grad_r, grad_y like r and y; grad_sample [B, strips, 3, D] of shift, scale and gate; grad_all [B, strips, 2, D]
-    of weight and skip. m is computed again if it is not None; it may be the memory of grad_m."""
+    of weight and skip. If m is not None, m is recomputed and written there; it may be the memory of grad_m."""
     batch = tl.program_id(1).to(tl.int64)
     d = tl.arange(0, D)[None, :]
     inside = d < width
@@ -119,7 +119,7 @@ def residual_norm_gradients_kernel(
 
 @triton.jit
 def sum_rows(of, first, count, step, d, inside, ROWS: tl.constexpr, D: tl.constexpr):
-    """The sum of `count` rows, `step` numbers apart, in one order."""
+    """The sum of `count` rows, `step` numbers apart, in a fixed order."""
     found = tl.zeros([ROWS, D], tl.float32)
     for start in range(0, count, ROWS):
         row = start + tl.arange(0, ROWS)[:, None]
@@ -138,7 +138,7 @@ def add_strips_kernel(
     grad_sample, grad_all, grad_gate, grad_skip, grad_weight, grad_shift, grad_scale, strips, samples, width,
     ROWS: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
-    """The strips of `residual_norm_gradients_kernel` added up.
+    """Add the strips of `residual_norm_gradients_kernel`.
 
     grad_gate, grad_shift, grad_scale [B, D]; grad_skip, grad_weight [D]."""
     d = tl.program_id(0) * D + tl.arange(0, D)[None, :]

@@ -1,7 +1,7 @@
 """The residual norm in Triton, as a registered operator of PyTorch.
 
-Saved for the backward pass are its inputs and r', which the next layer saves anyway. m, which the gradient of the
-projection needs, is computed again and overwrites its own gradient.
+The inputs and r' are saved for the backward pass; the next layer saves r' anyway. m, which is needed for the gradient
+of the projection, is recomputed and overwrites its own gradient.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from zigma_bench.ops.norms.triton_kernels import (
     residual_norm_kernel,
 )
 from zigma_bench.ops.products import multiply_matrices
-from zigma_bench.ops.triton_device import find_card, use_card
+from zigma_bench.ops.triton_device import gpu_parallelism, use_gpu
 
-PROGRAMS = 6  # of a processor; measured, as NUMBERS, on an H100 at 16,384 rows of 768
-NUMBERS = 4  # of a thread, of one row or of several short ones
-SUMS, COLUMNS = 32, 64  # strips at a time, and columns, of a program that adds strips
+PROGRAMS = 6  # programs per multiprocessor; tuned, like NUMBERS, on an H100 with 16,384 rows of 768
+NUMBERS = 4  # numbers per thread, from one row or from several short ones
+SUMS, COLUMNS = 32, 64  # strips at a time, and columns, per program that adds strips
 
 
 def triton_residual_norm(arguments: ResidualNormArguments) -> tuple[Tensor, Tensor]:
@@ -41,7 +41,7 @@ def triton_residual_norm(arguments: ResidualNormArguments) -> tuple[Tensor, Tens
 
 @dataclass(frozen=True)
 class NormLaunchConfig:
-    """Strips of rows that fill the card: rows and numbers of a row that a program takes at a time, its warps."""
+    """How rows are divided into strips that fill the GPU: rows and numbers per row at a time, and warps per program."""
 
     rows: int
     numbers: int
@@ -51,7 +51,7 @@ class NormLaunchConfig:
 
 
 def choose_norm_launch_config(batch: int, length: int, width: int, processors: int) -> NormLaunchConfig:
-    """A config with about PROGRAMS programs for each processor."""
+    """A config with about PROGRAMS programs per multiprocessor."""
     numbers = 1 << (width - 1).bit_length()
     rows = max(1, 512 // numbers)
     warps = min(16, max(1, rows * numbers // (32 * NUMBERS)))
@@ -62,20 +62,20 @@ def choose_norm_launch_config(batch: int, length: int, width: int, processors: i
 
 def _config_for(r: Tensor) -> NormLaunchConfig:
     batch, length, width = r.shape
-    return choose_norm_launch_config(batch, length, width, find_card(r.device)[0])
+    return choose_norm_launch_config(batch, length, width, gpu_parallelism(r.device)[0])
 
 
 def _launch(kernel: Any, config: NormLaunchConfig, r: Tensor, *arguments: Any, eps: float) -> None:
     """Launch a kernel over the strips of all samples of r."""
     batch, length, width = r.shape
-    with use_card(r.device):
+    with use_gpu(r.device):
         kernel[config.strips, batch](
             *arguments, length, width, config.strip, eps, ROWS=config.rows, D=config.numbers, num_warps=config.warps
         )
 
 
 def _dense_vectors(*tensors: Tensor | None) -> tuple[list[Tensor | None], list[int]]:
-    """[B, D] each with adjacent numbers, and the distance from one row to the next."""
+    """The vectors [B, D], each with adjacent numbers, and the stride between their rows."""
     dense = [None if x is None else x if x.stride(-1) == 1 else x.contiguous() for x in tensors]
     return dense, [0 if x is None else x.stride(0) for x in dense]
 
@@ -99,7 +99,7 @@ def _fake_run(*values: Any) -> tuple[Tensor, Tensor]:
 
 
 def _run_backward(grad_r_out: Tensor, grad_out: Tensor, r_out: Tensor, *values: Any) -> tuple[Tensor, ...]:
-    """`values`: those of `_run` but the dtype; r is None if nothing but r_out is needed."""
+    """`values`: those of `_run` except the dtype; r is None if only r_out is needed."""
     a = ResidualNormArguments(*(*values, grad_out.dtype))
     grad_m = grad_out.contiguous() if a.projection is None else grad_out @ a.projection.to(grad_out.dtype)
     m = None if a.projection is None else grad_m  # overwrites it
@@ -134,7 +134,7 @@ def _add_strips(a: ResidualNormArguments, sums_sample: Tensor, sums_all: Tensor)
         None if x is None else torch.empty_like(x, memory_format=torch.contiguous_format)
         for x in (a.gate, a.skip, a.weight, a.shift, a.scale)
     ]
-    with use_card(sums_all.device):
+    with use_gpu(sums_all.device):
         add_strips_kernel[-(-width // COLUMNS), batch + 1](
             sums_sample, sums_all, *grads, strips, batch, width, ROWS=SUMS, D=COLUMNS
         )

@@ -101,10 +101,10 @@ def selective_scan(
         path: int64 [L]; step i reads and writes row path[i]. It visits every row once. None: 0 .. L-1.
         segment_starts: int64 [L]; the step (not the row) at which the segment of step i starts. The state there is
             zero. None: one segment.
-        initial: [B, E, N], the state before the first step, which a segment that starts at step 0 reads. None: zero.
+        initial: [B, E, N], the state before the first step, from which the first segment starts. None: zero.
         backend: the name of a backend, from `zigma_bench.ops.backends.resolve`.
 
-    Several paths in one call: any argument may have a leading dimension K, one slice for each path ([K, B, L, E],
+    Several paths in one call: any argument may have a leading dimension K, with one slice per path ([K, B, L, E],
     [K, E, N], [K, L], ...); the others are shared. The result is then the sum of the K outputs.
 
     Computed in float32 (float64 for float64 u); the output has u's dtype. Raises UsageError for wrong shapes, dtypes,

@@ -67,7 +67,7 @@ def _describe(a: SelectiveScanArguments, starts: Tensor | None) -> _ScanCall:
 
 
 def _run_forward(a: SelectiveScanArguments, starts: Tensor | None) -> Tensor:
-    """`starts`: where the states at the starts of the chunks are written, for the backward pass."""
+    """`starts`: memory for the states at the starts of the chunks, for the backward pass."""
     out = torch.empty(a.u.shape)
     call = _describe(a, starts)
     call.out = RowsView.of(out)
@@ -83,7 +83,7 @@ def _empty_starts(a: SelectiveScanArguments) -> Tensor:
 
 
 def _run_backward(a: SelectiveScanArguments, starts: Tensor, grad_out: Tensor) -> dict[str, Tensor | None]:
-    """A contiguous gradient for each tensor of numbers; C++ writes those of D and the bias in any case."""
+    """A contiguous gradient for each floating-point tensor; C++ always writes those of D and the bias."""
     call = _describe(a, starts)
     grads = {name: None if tensor is None else torch.empty(tensor.shape) for name, tensor in a.numbers().items()}
     grads["D"], grads["delta_bias"] = a.u.new_empty(a.u.shape[2]), a.u.new_empty(a.u.shape[2])

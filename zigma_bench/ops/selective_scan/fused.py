@@ -65,7 +65,7 @@ def _run_backward(grad: Tensor, saved: Tensor, *fields: Any) -> tuple[Tensor, ..
 
 
 def fake_gradients(grad: Tensor, saved: Tensor, *fields: Any) -> tuple[Tensor, ...]:
-    """Empty gradients of all tensors of numbers; of size 0 for absent ones."""
+    """Empty gradients of all floating-point tensors; of size 0 for missing ones."""
     a = SelectiveScanArguments(*fields)
     absent = a.A.new_empty(0)
     return tuple(

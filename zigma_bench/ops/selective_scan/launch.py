@@ -26,14 +26,14 @@ from zigma_bench.ops.selective_scan import SelectiveScanArguments
 FORWARD, BACKWARD = (Path(__file__).with_name(name) for name in ("scan.cu", "scan_backward.cu"))
 SAVE = 64  # steps between saved states; parts of a path are multiples of it
 OUTPUTS, END_STATES, ADJOINTS = range(3)
-SETTINGS = ("IO", "BC", "VECTOR", "VECTOR_BC", "GATED", "SOFTPLUS", "SEGMENTS")  # of both sources
+SETTINGS = ("IO", "BC", "VECTOR", "VECTOR_BC", "GATED", "SOFTPLUS", "SEGMENTS")  # settings of both sources
 SCAN, SCAN_BACKWARD = StructLayout(7, 9, 6), StructLayout(10, 13, 6)  # `Scan` and `ScanBackward` of the sources
-SHAPES = {1: (128, 5), 2: (64, 4), 4: (64, 3), 8: (32, 2)}  # channels and resident blocks, by lanes of a channel
+SHAPES = {1: (128, 5), 2: (64, 4), 4: (64, 3), 8: (32, 2)}  # channels and resident blocks, by lanes per channel
 
 
 @dataclass(frozen=True)
 class ScanLaunchConfig:
-    """How a forward pass is spread: lanes per channel, channels per block, resident blocks, parts of the path."""
+    """How a forward pass is distributed: lanes per channel, channels per block, resident blocks, parts of the path."""
 
     lanes: int
     channels: int
@@ -80,7 +80,7 @@ def pad_states(states: int) -> int:
 def choose_launch_config(batch: int, length: int, channels: int, states: int, processors: int) -> ScanLaunchConfig:
     """A config that fills the GPU: one lane per channel if there are enough channels, else two, else parts of the path.
 
-    The bounds were measured on an H100 (132 processors), at 16,384 tokens and 1,536 channels of 16 states.
+    The bounds were tuned on an H100 (132 multiprocessors), with 16,384 tokens and 1,536 channels of 16 states.
     """
     least, most = max(1, pad_states(states) // 16), min(8, pad_states(states))
     warps = batch * channels / 32  # with one lane per channel
@@ -138,7 +138,7 @@ def run_forward_kernels(
     """Outputs [K, B, L, E] and, with `save`, states before every SAVE-th step [K, B, L / SAVE, E, N] (else empty).
 
     The arguments have a leading dimension K: u, delta, z [K, B, L, E] of one dtype and B, C [K, B, L, N] of one, with
-    adjacent numbers; A, D, delta_bias and initial in float32, these and the orders contiguous.
+    adjacent numbers; A, D, delta_bias and initial in float32. Those and the orders are contiguous.
     """
     paths, batch, length, channels, states = a.sizes
     if config is None:
@@ -155,7 +155,7 @@ def run_forward_kernels(
 def _carry_states(
     a: SelectiveScanArguments, mode: int, config: ScanLaunchConfig, grad: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """What each part passes on: its end state (or adjoint) from zero [K, B, parts, E, N] and its sum of step sizes."""
+    """The end state (or adjoint) of each part from zero, [K, B, parts, E, N], and its sum of step sizes."""
     paths, batch, _, channels, states = a.sizes
     ends = _empty(a, paths, batch, config.parts, channels, states)
     sums = _empty(a, paths, batch, config.parts, channels)
@@ -165,7 +165,7 @@ def _carry_states(
 
 @dataclass(frozen=True)
 class ScanBackwardLaunchConfig:
-    """How the backward pass is spread: warps per block, resident blocks, parts of the path, and the pass before it."""
+    """How the backward pass is distributed: warps per block, resident blocks, parts of the path, the pass before it."""
 
     warps: int
     blocks: int
@@ -173,7 +173,7 @@ class ScanBackwardLaunchConfig:
     first: ScanLaunchConfig
 
     def groups(self, states: int) -> int:
-        """Warps that share 8 channels, 16 states each."""
+        """The number of warps that share 8 channels, with 16 states each."""
         return max(1, pad_states(states) // 16)
 
     def states_per_lane(self, states: int) -> int:
@@ -188,7 +188,7 @@ class ScanBackwardLaunchConfig:
 
 
 def backward_shared_bytes(warps: int, states: int, bytes_each: int) -> int:
-    """Bytes of `Shared` of scan_backward.cu, with a gate and with B and C of the rows' dtype."""
+    """The size of `Shared` in scan_backward.cu, with a gate, and B and C in the rows' dtype."""
     groups, size = max(1, pad_states(states) // 16), 1 if states <= 8 else 2
     width, columns = 8 * warps // groups, 8 * size * groups
     members = (
@@ -211,7 +211,7 @@ def backward_shared_bytes(warps: int, states: int, bytes_each: int) -> int:
 def choose_backward_launch_config(
     batch: int, length: int, channels: int, states: int, processors: int, bytes_each: int, shared: int
 ) -> ScanBackwardLaunchConfig:
-    """A config that fills the GPU with one block per processor, measured like `choose_launch_config`.
+    """A config that fills the GPU with one block per multiprocessor, tuned like `choose_launch_config`.
 
     `shared`: the bytes of shared memory that a block may have; NotReady if the smallest block needs more.
     """
@@ -224,9 +224,9 @@ def choose_backward_launch_config(
     ]
     if not fitting:
         raise NotReady(
-            "the backward pass of the backend 'fused' needs more shared memory than this card has",
+            "the backward pass of the backend 'fused' needs more shared memory than this GPU has",
             where="selective_scan",
-            expected=f"{backward_shared_bytes(groups, states, bytes_each)} bytes a block",
+            expected=f"{backward_shared_bytes(groups, states, bytes_each)} bytes per block",
             got=shared,
             do="choose the backend 'torch'",
         )
@@ -266,8 +266,8 @@ def run_backward_kernels(
 ) -> ScanGradients:
     """Gradients of the arguments, from the gradient of the output.
 
-    The gradients of z and delta are written to `grad_z` and `grad_delta` if given. With `y`, the output is computed
-    again and written there. A row is written after it is read, so that grad_delta may be delta, and y may be grad.
+    The gradients of z and delta are written to `grad_z` and `grad_delta`, if those exist. With `y`, the output is
+    recomputed and written there. A row is written after it is read, so grad_delta may be delta, and y may be grad.
     """
     if config is None:
         config = _backward_config_for(a)
@@ -318,7 +318,7 @@ def _launch_backward(
     written: tuple[Tensor | None, ...],
     sums: tuple[Tensor | None, ...],
 ) -> None:
-    """Launch scan_backward.cu; `written`: grad_u, grad_delta, grad_z and y; `sums`: of `_empty_gradient_sums`."""
+    """Launch scan_backward.cu; `written`: grad_u, grad_delta, grad_z and y; `sums`: from `_empty_gradient_sums`."""
     paths, batch, length, channels, states = a.sizes
     adjoints = adjoint_sums = None
     if config.parts > 1:

@@ -1,4 +1,4 @@
-"""The selective scan by mamba-ssm's kernels, with gathers around them for a path: what users run today.
+"""The selective scan by mamba-ssm's kernels, with gathers around them for a path, as is common today.
 
 Only the compiled module is imported: the package mamba_ssm imports libraries that are not needed here.
 """

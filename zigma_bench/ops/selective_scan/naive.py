@@ -1,4 +1,4 @@
-"""The selective scan as it is defined: a loop over time. The reference for the other backends."""
+"""The selective scan by its definition: a loop over time. The reference for the other backends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from zigma_bench.ops.selective_scan import SelectiveScanArguments
 
 
 def naive_selective_scan(arguments: SelectiveScanArguments) -> Tensor:
-    """See `selective_scan`; computes in the one dtype of its arguments. Autograd differentiates it."""
+    """See `selective_scan`; computes in the common dtype of its arguments. Autograd differentiates it."""
     a = arguments
     batch, length, channels = a.u.shape
     order = range(length) if a.path is None else a.path.tolist()

@@ -2,12 +2,12 @@
 //
 //   d = softplus(delta + bias), h_t = exp(d A) h_{t-1} + d u B, y = <C, h> + D u, out = y silu(z)
 //
-// Time goes in chunks, and inside a chunk over blocks of channels: rows are then read in long pieces. Inside a block
-// what all states share comes first, for all steps at once, so that no step waits for the step size of the one before;
-// then the states, a few at a time in registers, and what the backward recomputes of them (states and decays) stays in
-// the nearest cache. The forward keeps the state at each chunk's start, as the step before left it: where a segment
-// starts, the step itself takes zero instead. The gradients of B and C are summed over the lanes once a chunk and group
-// of blocks, those of A, D and the bias once a batch entry; both are then summed in a fixed order, without atomics.
+// The loop goes over chunks of steps, and within a chunk over blocks of channels, so that rows are read in long pieces.
+// Within a block, the values that all states share are computed first, for all steps at once, so that no step waits for
+// the previous step size. Then come the states, a few at a time in registers; the states and decays that the backward
+// pass recomputes stay in the L1 cache. The forward pass saves the state before each chunk; a step that starts a segment
+// uses zero instead. The gradients of B and C are summed over the lanes once per chunk and group of blocks, those of A,
+// D and the bias once per sample; both are then summed in a fixed order, without atomics.
 #include "../simd.h"
 
 static constexpr int64_t CHUNK = 8;
@@ -16,11 +16,11 @@ static constexpr int TOGETHER = LANES == 16 ? 8 : 4;  // states in registers
 extern "C" struct Scan {
   int64_t batch, length, channels, states, softplus, threads;
   const int64_t* path;                          // [L], or null for 0 .. L-1
-  const int64_t* segment_starts;                         // [L], the step where each step's segment began, or null for one
+  const int64_t* segment_starts;                         // [L], the first step of each step's segment, or null for one
   Rows u, delta, z, B, C, out;                  // z.data may be null
   const float *A, *D, *bias, *initial;          // [E, N], [E] or null, [E] or null, [B, E, N] or null for zero
-  float* starts;                                // [B, chunks, blocks, N, LANES]: written forward or null, read backward
-  Rows grad_out, grad_u, grad_delta, grad_z;    // grad_z.data is null where z.data is
+  float* starts;                                // [B, chunks, blocks, N, LANES] or null: written in the forward pass, read in the backward pass
+  Rows grad_out, grad_u, grad_delta, grad_z;    // grad_z.data is null if z.data is null
   float *grad_B, *grad_C;                       // [B, L, N]
   float *grad_A, *grad_D, *grad_bias;           // [E, N], [E], [E]
   float* grad_initial;                          // [B, E, N] or null
@@ -49,8 +49,8 @@ static inline vec step_size(const Scan& s, vec raw, vec* slope) {
   return raw;
 }
 
-// The steps of one chunk of one batch entry: their rows, and whether the state before them is zero because a segment
-// starts. The state before step 0 is given.
+// The steps of one chunk of one sample: their rows, and whether the state before them is zero because a segment starts.
+// The state before step 0 is the initial state.
 struct Chunk {
   int64_t b, steps, rows[CHUNK];
   const float *B[CHUNK], *C[CHUNK];
@@ -66,12 +66,12 @@ struct Chunk {
   }
 };
 
-// What all states of one block of channels share in a chunk.
+// The values that all states of one block of channels share in a chunk.
 struct Shared {
   vec u[CHUNK], d[CHUNK], slope[CHUNK], du[CHUNK], y[CHUNK];
 };
 
-// u, the step sizes, and D u as the start of y. The rows of the next block come nearer meanwhile.
+// Loads u and the step sizes, and initializes y to D u; prefetches the rows of the next block.
 static inline void prepare(const Scan& s, const Parameters& p, const Chunk& c, int64_t block, Shared& k) {
   const int64_t e = block * LANES, count = s.channels - e;
   const vec D = p.D[block], bias = p.bias[block];
@@ -85,8 +85,8 @@ static inline void prepare(const Scan& s, const Parameters& p, const Chunk& c, i
   }
 }
 
-// The steps of G states, A [G]: h [G] comes in as the state before them and goes out as the state after them. The
-// backward is left all of them: `states` [steps + 1, G] from the state before on, and `decays` [steps, G].
+// Runs the steps of G states, A [G]; h [G] is the state before them on entry and the state after them on return. For the
+// backward pass it stores `states` [steps + 1, G], beginning with the state before the steps, and `decays` [steps, G].
 template <int G, bool KEEP>
 static inline void forward_states(const Chunk& c, Shared& k, const vec* A, int64_t first, vec* h, vec* states,
                                   vec* decays) {
@@ -110,7 +110,7 @@ static inline void forward_states(const Chunk& c, Shared& k, const vec* A, int64
   for (int n = 0; n < G; n++) h[n] = own[n];
 }
 
-// Calls body(G, first) for groups of G states: as many at a time as registers hold, the rest one by one.
+// Calls body(G, first) for groups of G states: as many at a time as fit in registers, the rest one by one.
 template <class Body>
 static inline void for_states(int64_t states, const Body& body) {
   int64_t n = 0;
@@ -136,10 +136,10 @@ static void forward_block(const Scan& s, const Parameters& p, const Chunk& c, in
   }
 }
 
-// What the backward of one block in one chunk needs beside.
+// Additional values for the backward pass of one block in one chunk.
 struct Kept : Shared {
-  vec states[(CHUNK + 1) * TOGETHER], decays[CHUNK * TOGETHER];  // of the states at hand
-  vec dy[CHUNK], to_z[CHUNK];                                    // gradient of y; what makes of y the gradient of z
+  vec states[(CHUNK + 1) * TOGETHER], decays[CHUNK * TOGETHER];  // of the current states
+  vec dy[CHUNK], to_z[CHUNK];                                    // gradient of y; the factor that turns y into the gradient of z
   vec through_B[CHUNK], through_A[CHUNK];                        // sums over n of g B and of A g a h_{t-1}
 };
 
@@ -159,8 +159,8 @@ static inline void prepare_gradients(const Scan& s, const Chunk& c, int64_t bloc
   }
 }
 
-// The steps of G states against time; g [G] is the gradient of the state, grad_A [G] grows, and so do B_sums and C_sums
-// [steps, N], behind whose first `first` states these lie.
+// Runs the steps of G states backward in time; g [G] is the gradient of the state. Adds to grad_A [G], and to B_sums and
+// C_sums [steps, N], in which these states start at index `first`.
 template <int G>
 static inline void backward_states(const Chunk& c, Kept& k, const vec* A, int64_t first, int64_t N, vec* g, vec* grad_A,
                                    vec* B_sums, vec* C_sums) {
@@ -186,18 +186,18 @@ static inline void backward_states(const Chunk& c, Kept& k, const vec* A, int64_
       to_A[n] += q * d;
     }
     k.through_B[i] = through_B, k.through_A[i] = through_A;
-    if (c.fresh[i]) for (int n = 0; n < G; n++) own[n] = vec{};  // what comes before is another segment
+    if (c.fresh[i]) for (int n = 0; n < G; n++) own[n] = vec{};  // the earlier steps belong to another segment
   }
   for (int n = 0; n < G; n++) g[n] = own[n], grad_A[n] = to_A[n];
 }
 
-// Gradients of D, the bias and A that grow over the steps of one batch entry and block.
+// Gradients of D, the bias and A, summed over the steps of one sample and block.
 struct Sums {
   vec D, bias, A[];
 };
 
-// One chunk of one block: `start` [N] is the state before it, g [N] the gradient of the state after it, and on return
-// of that before it.
+// One chunk of one block: `start` [N] is the state before it; g [N] is the gradient of the state after it on entry, and
+// of the state before it on return.
 static void backward_block(const Scan& s, const Parameters& p, const Chunk& c, int64_t block, const vec* start, vec* g,
                            Sums& sums, vec* B_sums, vec* C_sums) {
   const int64_t e = block * LANES, count = s.channels - e, N = s.states;
@@ -226,7 +226,7 @@ static void backward_block(const Scan& s, const Parameters& p, const Chunk& c, i
 
 static int64_t chunks_of(const Scan& s) { return (s.length + CHUNK - 1) / CHUNK; }
 
-// The state before the first step of a batch entry, a block's after another's: h [blocks, N].
+// The state before the first step of a sample, block by block: h [blocks, N].
 static void begin(const Scan& s, const Groups& groups, int64_t b, vec* h) {
   if (!s.initial) return clear(h, groups.blocks * s.states);
   for (int64_t block = 0; block < groups.blocks; block++) {
@@ -259,7 +259,7 @@ static void forward(const Scan& s) {
   });
 }
 
-// Sums that wait to be added up: of B and C [groups, B, L, N] where there are several groups; of D, the bias and A
+// Partial sums that are added later: for B and C [groups, B, L, N] if there are several groups; for D, the bias and A
 // [B, blocks] of 1, 1 and N vectors.
 struct Partial {
   int64_t stride;
@@ -275,7 +275,7 @@ struct Partial {
   }
 };
 
-// Goes over one batch entry and one group against time; g [blocks, N], B_sums and C_sums [CHUNK, N] are scratch.
+// Processes one sample and one group backward in time; g [blocks, N], B_sums and C_sums [CHUNK, N] are scratch memory.
 static void backward_task(const Scan& s, const Parameters& p, const Groups& groups, Partial& partial, int64_t b,
                           int64_t group, vec* g, vec* B_sums, vec* C_sums) {
   const int64_t N = s.states, low = groups.first(group), high = groups.first(group + 1);

@@ -1,10 +1,10 @@
-// The selective scan along a path, and its two passes over one part of the steps that let parts run side by side.
+// The selective scan along a path, and two passes over parts of the steps, with which parts can run in parallel.
 //
-// A block takes CHANNELS neighbouring channels of one sample and one part of the steps. G = STATES / S lanes share a
-// channel, each with S states in registers. Tiles of T steps are copied to shared memory through the path while the tile
-// before is computed; a lane works out the step size and the gate of every G-th step and hands it to the others.
+// A block processes CHANNELS neighbouring channels of one sample and one part of the steps. G = STATES / S lanes share a
+// channel, each with S states in registers. Tiles of T steps are copied to shared memory through the path while the
+// previous tile is computed; a lane computes the step size and the gate of every G-th step and shares them.
 //
-// Set before this text: IO, BC (number types of rows and of B, C), S, G, CHANNELS, BLOCKS (resident on a multiprocessor),
+// Defined by the caller: IO, BC (number types of rows and of B, C), S, G, CHANNELS, BLOCKS (resident per multiprocessor),
 // VECTOR and VECTOR_BC (rows may be read 16 bytes at a time), GATED, SOFTPLUS, SEGMENTS, and MODE:
 constexpr int OUTPUTS = 0;     // out, and with p.saved the state before every SAVE-th step
 constexpr int END_STATES = 1;  // the state at the end of a part that starts from zero, and the sum of its step sizes
@@ -13,7 +13,7 @@ constexpr int ADJOINTS = 2;    // the same for the gradient of the state, from t
 struct Scan {
   Rows u, delta, z, B, C, out, grad;  // grad: of out
   const float *A, *D, *bias;          // [K, E, N], [K, E], [K, E]
-  const int64 *path, *segment_starts;          // [K, L]; null: as the rows lie; one segment
+  const int64 *path, *segment_starts;          // [K, L]; null: rows in memory order; one segment
   const float* initial;               // [K, B, E, N] or null
   float *saved, *ends, *sums;         // [K, B, L / SAVE, E, N]; [K, B, parts, E, N]; [K, B, parts, E], -1: a segment starts
   int batches, length, channels, states, parts, part;
@@ -21,7 +21,7 @@ struct Scan {
 
 constexpr int T = 16, SAVE = 64, THREADS = CHANNELS * G, N = S * G;
 constexpr int INPUTS = MODE == OUTPUTS ? 2 + GATED : MODE == END_STATES ? 2 : 2 + GATED;
-constexpr int PITCH = CHANNELS * sizeof(IO) + 16;  // bytes; 16 more, so that the lanes of a channel meet no bank twice
+constexpr int PITCH = CHANNELS * sizeof(IO) + 16;  // bytes; the padding of 16 avoids bank conflicts between the lanes of a channel
 constexpr int PIECE = VECTOR ? 16 / sizeof(IO) : 1, PIECES = CHANNELS / PIECE;
 constexpr int COPIES = (T * PIECES + THREADS - 1) / THREADS;
 constexpr int PIECE_BC = VECTOR_BC ? 16 / sizeof(BC) : 1, PIECES_BC = N / PIECE_BC;
@@ -45,7 +45,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) scan(const Scan p)
   const Sample sample(blockIdx.y, p.batches);
   const float* const all_A = of_path(p.A, sample, (int64)p.channels * p.states);
   const int64 *const path = of_path(p.path, sample, p.length), *const segment_starts = of_path(p.segment_starts, sample, p.length);
-  const int part = blockIdx.z + (MODE == ADJOINTS);  // nothing needs what the first part hands back
+  const int part = blockIdx.z + (MODE == ADJOINTS);  // the adjoint at the start of the first part isn't needed
   const int origin = blockIdx.x * CHANNELS, e = origin + channel;
   const bool inside = e < p.channels;
   const int first = part * p.part, count = min(p.part, p.length - first), tiles = (count + T - 1) / T;
@@ -60,7 +60,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) scan(const Scan p)
     const int step = tile * T + tid;
     if (!SEGMENTS || tid >= T || step >= count) return 0;
     const int at = MODE == ADJOINTS ? first + count - 1 - step : first + step;
-    return (int)(at > 0 && segment_starts[at] == at);  // the state before step 0 is given
+    return (int)(at > 0 && segment_starts[at] == at);  // step 0 continues from the initial state
   };
   // The thread copies these channels of every COPIES-th row.
   const int copied = tid % PIECES * PIECE, place = tid / PIECES * PITCH + copied * sizeof(IO);
@@ -187,7 +187,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) scan(const Scan p)
       float d = to_float(*reinterpret_cast<const IO*>(in[1] + offset)) + bias;
       const float z = INPUTS == 3 ? to_float(*reinterpret_cast<const IO*>(in[INPUTS - 1] + offset)) : 0.0f;
       d = SOFTPLUS ? softplus(d) : d;
-      d = tile * T + own < count ? d : 0.0f;  // beyond the end nothing changes
+      d = tile * T + own < count ? d : 0.0f;  // a step size of 0 beyond the end leaves the state unchanged
       const float gate = INPUTS == 3 ? z * sigmoid(z) : 1.0f;
       const float inflow = MODE == ADJOINTS ? x * gate : d * x;
       if (MODE != OUTPUTS) sum += d;

@@ -11,14 +11,14 @@
 // columns to the column of the step. Lane (j, q) gets channel j at steps 2 q and 2 q + 1 of the 8 and finishes them; it
 // also computes the step sizes that all lanes need there. No atomics are used: equal runs give equal bits.
 //
-// Set before this text: IO, BC, S (1 or 2), GROUPS (of 8 * S states: a warp each), WARPS, BLOCKS, VECTOR, VECTOR_BC, GATED,
-// SOFTPLUS, SEGMENTS, OUTPUTS (y, the scan's output, is written again), EXACT (products in three parts, for float32 rows).
+// Defined by the caller: IO, BC, S (1 or 2), GROUPS (of 8 * S states, a warp each), WARPS, BLOCKS, VECTOR, VECTOR_BC,
+// GATED, SOFTPLUS, SEGMENTS, OUTPUTS (the scan's output y is recomputed), EXACT (products in three parts, for float32).
 
 struct ScanBackward {
   Rows u, delta, z, B, C, grad;             // as read
   Rows grad_u, grad_delta, grad_z, y;       // as written
   const float *A, *D, *bias;                // [K, E, N], [K, E], [K, E]
-  const int64 *path, *segment_starts;                // [K, L]; null: as the rows lie; one segment
+  const int64 *path, *segment_starts;                // [K, L]; null: rows in memory order; one segment
   const float *saved, *adjoints, *sums;     // [K, B, L / SAVE, E, N]; [K, B, parts, E, N] and [K, B, parts, E] of ADJOINTS
   float *grad_BC;                           // [channel blocks, K, B, L, 2, N'], N' = 8 * S * GROUPS
   float *grad_A, *grad_D, *grad_bias;       // [K, B, parts, E, N]; [K, B, parts, E]; [K, B, parts, E]
@@ -34,7 +34,7 @@ constexpr int PIECE = VECTOR ? 16 / sizeof(IO) : 1, PIECES = CHANNELS / PIECE;
 constexpr int COPIES = (SAVE * PIECES + THREADS - 1) / THREADS;
 constexpr int PIECE_BC = VECTOR_BC ? 16 / sizeof(BC) : 1, PIECES_BC = ALL / PIECE_BC;
 constexpr int COPIES_BC = (SAVE * PIECES_BC + THREADS - 1) / THREADS;
-constexpr int TURN = SUB + 2;  // of the sums over warps: 2 more, for fewer bank conflicts
+constexpr int TURN = SUB + 2;  // pitch of the sums over warps: 2 more, for fewer bank conflicts
 
 struct alignas(4 * NUMBERS) Numbers { float x[NUMBERS]; };
 struct alignas(16) Flow { float d[2], v[2]; };  // d and d u of channels q and q + 4
@@ -46,7 +46,7 @@ struct Shared {
   alignas(16) BC projected[2][SAVE * ALL];               // B, C as loaded
   alignas(16) float BC_[SAVE][GROUPS][8][2 * S];         // B of the states of lane j, then C
   alignas(16) float before[SUBS][THREADS][NUMBERS];      // states before every 8th step
-  alignas(16) float d[WARPS][SUBS][2][32];               // step sizes, each kept by the lane that worked it out
+  alignas(16) float d[WARPS][SUBS][2][32];               // step sizes, each stored by the lane that computed it
   alignas(16) Flow flow[WARPS][2][SUB][5];               // of each lane q; the fifth avoids bank conflicts
   alignas(8) float out[WARPS][2][SUB][4][2];             // gradient of y before the gate
   alignas(16) float sums[2][WARPS][2 * NS][TURN];        // gradients of B, then C
@@ -73,7 +73,7 @@ DEVICE void wait_for(int64* barrier, int parity) {
                  : "=r"(done) : "r"(shared_address(barrier)), "r"(parity) : "memory");
 }
 
-// D += A B on the tensor cores: A 16 x 8, B 8 x 8, tf32 operands as they lie in registers.
+// D += A B on the tensor cores: A 16 x 8, B 8 x 8, tf32 operands in the register layout of mma.
 DEVICE void product(float (&D)[4], const float (&A)[4], const float (&B)[2]) {
   asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+f"(D[0]), "+f"(D[1]), "+f"(D[2]), "+f"(D[3])
@@ -89,14 +89,14 @@ DEVICE void product_alone(float (&D)[4], const float (&A)[4], const float (&B)[2
         "r"(__float_as_uint(B[0])), "r"(__float_as_uint(B[1])), "f"(0.0f));
 }
 
-// x read back from memory, so that it stays in a register: operands made of constants would be rebuilt for every product.
+// x, opaque to the optimizer, so that it stays in a register: constant operands would be rebuilt for every product.
 DEVICE float in_register(float x, volatile float* place) { *place = x; return *place; }
 
 // The part of x that a tf32 operand can't hold; the tensor cores ignore those bits.
 DEVICE float rest(float x) { return x - __uint_as_float(__float_as_uint(x) & 0xffffe000); }
 
-// D = A B or D += A B in tf32, or with EXACT in nearly float32, by more products of the rests. EXACT_A, EXACT_B: A or B
-// is exact in tf32.
+// D = A B or D += A B in tf32. With EXACT, more products of the rounding errors make it nearly float32. EXACT_A, EXACT_B:
+// A or B is exact in tf32.
 template <bool EXACT_A, bool EXACT_B>
 DEVICE void accumulate(float (&D)[4], const float (&A)[4], const float (&B)[2], bool first = false) {
   if (first) product_alone(D, A, B);
@@ -114,7 +114,7 @@ DEVICE void accumulate(float (&D)[4], const float (&A)[4], const float (&B)[2], 
 // x, opaque to the optimizer: values that depend on it are recomputed where they are used instead of kept in registers.
 DEVICE int opaque(int x) { asm volatile("" : "+r"(x)); return x; }
 
-// What a thread works on: lane (j, q) of a warp, its channels e and its own channel, and the block's part of the steps.
+// The work of a thread: lane (j, q) of a warp, its channels e and its own channel, and the block's part of the steps.
 struct Thread {
   const ScanBackward& p;
   Shared& shared;
@@ -132,7 +132,7 @@ struct Thread {
         sample(blockIdx.y, p.batches), path(of_path(p.path, sample, p.length)), segment_starts(of_path(p.segment_starts, sample, p.length)),
         e{origin + local + q, origin + local + q + 4}, own(origin + local + j) {}
 
-  // The state of register i: a channel and a state.
+  // The channel and the state of register i.
   DEVICE_MEMBER int channel(int i) const { return e[i / S]; }
   DEVICE_MEMBER int state(int i) const { return group * NS + i % S * 8 + j; }
 };
@@ -172,7 +172,7 @@ DEVICE void fetch_order(const Thread& t, int chunk) {
   for (int step = t.tid; chunk >= 0 && step < SAVE; step += THREADS) {
     const int at = chunk * SAVE + step;
     int* to = &t.shared.row[chunk & 3][step];
-    if (at < t.count && t.path) copy4(to, t.path + t.first + at);  // the lower half, for the length is an int
+    if (at < t.count && t.path) copy4(to, t.path + t.first + at);  // the lower half is enough, because lengths are ints
     else *to = at < t.count ? t.first + at : -1;
     if (SEGMENTS)
       t.shared.fresh[chunk & 3][step] = at < t.count && t.first + at > 0 && t.segment_starts[t.first + at] == t.first + at;
@@ -298,7 +298,7 @@ struct Chunk {
   }
 };
 
-// Gradients of B and C at 8 steps, summed over the block's channels. `turns`: how often the barrier was waited for.
+// Gradients of B and C at 8 steps, summed over the block's channels. `turns`: the number of waits at the barrier so far.
 DEVICE void write_projected_sums(const Chunk& c, int sub, int& turns) {
   const Thread& t = c.t;
   wait_for(&t.shared.written, turns++ & 1);
@@ -527,7 +527,7 @@ DEVICE void write_parameters(const Thread& t, Registers& own) {
   }
 }
 
-// Which rows a chunk reads is fetched two chunks ahead; u, delta, B and C one chunk ahead; grad and z as it begins.
+// The row numbers of a chunk are fetched two chunks ahead; u, delta, B and C one chunk ahead; grad and z at its start.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) scan_backward(const ScanBackward p) {
   extern __shared__ __align__(16) char memory[];
   const Thread t(p, *reinterpret_cast<Shared*>(memory));
@@ -542,7 +542,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) scan_backward(cons
   fetch_ahead(t, t.chunks - 1);
   fetch_states(t, t.chunks - 1);
   commit();
-  int turns = 0;  // of the barrier
+  int turns = 0;  // waits at the barrier so far
 
   for (int number = t.chunks - 1; number >= 0; number--) {
     const Chunk c(t, number);
@@ -567,7 +567,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) scan_backward(cons
       const States states(c, own, sub);
       Products products;
       propagate(c, own, states, sub, products);
-      if (sub < SUBS - 1) write_projected_sums(c, sub + 1, turns);  // by now all warps have long written theirs
+      if (sub < SUBS - 1) write_projected_sums(c, sub + 1, turns);  // all warps have written their sums by now
       share_projected_sums(t, products, sub);
       float sums[6];
       sum_over_states(t, products, sub, sums);

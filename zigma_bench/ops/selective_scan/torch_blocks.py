@@ -1,7 +1,7 @@
 """The selective scan in PyTorch's operators, on any device: blocks of 16 steps, recomputed in the backward pass.
 
-Only the states at the starts of the blocks are saved. Inside a block, everything but the recurrence is one operation
-on [B, 16, E, N]. Sums in exponential space would avoid the loop, but give NaN beyond a few steps.
+Only the states at the starts of the blocks are saved. Inside a block, everything except the recurrence is one operation
+on [B, 16, E, N]. Cumulative sums of exponentials would avoid the loop, but give NaN after a few steps.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _states(h: Tensor, u: Tensor, d: Tensor, A: Tensor, B: Tensor, fresh: Tensor
 
 
 class _TorchRecurrence(torch.autograd.Function):
-    """y = <C, h>, h_t = exp(d A) h_{t-1} + d B u along the path from h [B, E, N], from zero at each fresh step."""
+    """y = <C, h>, h_t = exp(d A) h_{t-1} + d B u along the path, starting at h [B, E, N], or zero at fresh steps."""
 
     @staticmethod
     def forward(

@@ -18,7 +18,7 @@ TENSORS = ["u", "delta", "z", "out", "A", "D", "bias", "staged", "initial", "sav
 
 @triton.jit
 def softplus(x):
-    """log(1 + e^x): by its series where e^x is small, since 1 + e^x would lose its digits there."""
+    """log(1 + e^x): by its series for small e^x, because 1 + e^x would lose digits there."""
     e = tl.exp2(x * LOG2E)
     series = e * (1.0 + e * (-0.5 + e * (0.3333333333 + e * (-0.25 + e * 0.2))))
     y = tl.where(e < 0.0625, series, tl.log2(1.0 + e) * LN2)
@@ -36,7 +36,7 @@ def compute_step_size(raw, bias, there, SOFTPLUS: tl.constexpr):
 
 @triton.jit
 def load_row(path, step, there):
-    """The row of a step; beyond the end row 0, which is not used."""
+    """The row of a step; row 0 beyond the end (its value isn't used)."""
     if path is None:
         row = tl.where(there, tl.cast(step, tl.int64), 0)
     else:
@@ -52,7 +52,7 @@ def load_fresh(segment_starts, step, there):
 
 @triton.jit
 def carry_over_part(h, A, ends, sums, place, channels, N: tl.constexpr, n, e, both):
-    """The state (or adjoint) after a part, from the one before it: the part's own from zero, plus the decayed one."""
+    """The state (or adjoint) after a part: the part's own state from zero, plus the decayed state before the part."""
     total = tl.load(sums + place * channels + e, mask=e < channels, other=0.0)[None, :]
     end = tl.load(ends + place * channels * N + n * channels + e[None, :], mask=both, other=0.0)
     fresh = total == float("inf")  # a segment starts in the part: the state before it has no effect
@@ -157,7 +157,7 @@ def carry_states_kernel(
     gradient.
     """
     batch = tl.program_id(1).to(tl.int64)
-    at = tl.program_id(2) + BACK  # the last part has no part after it, with BACK the first none before it
+    at = tl.program_id(2) + BACK  # the end of the last part isn't needed; with BACK, the start of the first
     first = at * part
     stop = tl.minimum(first + part, length)
     e = tl.program_id(0) * E + tl.arange(0, E)

@@ -1,4 +1,4 @@
-"""Launches of the Triton kernels of the selective scan: how a pass is spread over a GPU, and the memory it writes.
+"""Launches of the Triton kernels of the selective scan: how a pass is distributed over a GPU, and its output memory.
 
 Only the state before every 64th step is saved; the backward pass recomputes the others.
 """
@@ -21,17 +21,17 @@ from zigma_bench.ops.selective_scan.triton_kernels import (
     scan_outputs_kernel,
     stage_projections_kernel,
 )
-from zigma_bench.ops.triton_device import find_card, strides, use_card
+from zigma_bench.ops.triton_device import gpu_parallelism, strides, use_gpu
 
-AHEAD, AHEAD_BACKWARD = 8, 4  # steps whose rows are loaded before they are computed; in the backward, with their states
-STAGED = 32  # steps of a program that stages B and C
+AHEAD, AHEAD_BACKWARD = 8, 4  # steps that are loaded before they are computed, forward and backward
+STAGED = 32  # steps per program that stages B and C
 STATES_PER_WARP = 16
-RESIDENT = 8  # warps of the backward pass that a processor holds, limited by its registers on NVIDIA GPUs
+RESIDENT = 8  # resident warps per multiprocessor in the backward pass, limited by registers on NVIDIA GPUs
 
 
 @dataclass(frozen=True)
 class TritonScanLaunchConfig:
-    """How a pass is spread: channels and warps of a program, parts of the path."""
+    """How a pass is distributed: channels and warps per program, parts of the path."""
 
     channels: int
     warps: int
@@ -51,7 +51,7 @@ def choose_triton_launch_config(
 
 def _config_for(a: SelectiveScanArguments) -> TritonScanLaunchConfig:
     batch, length, channels, states = a.sizes
-    return choose_triton_launch_config(batch, length, channels, states, *find_card(a.u.device))
+    return choose_triton_launch_config(batch, length, channels, states, *gpu_parallelism(a.u.device))
 
 
 def _empty(a: SelectiveScanArguments, *shape: int) -> Tensor:
@@ -77,9 +77,9 @@ def _launch(
     tensors: Mapping[str, Tensor | None],
     **constants: int,
 ) -> None:
-    """Launch a kernel over channels, samples and so many of the parts.
+    """Launch a kernel over channels, samples and parts.
 
-    `out` holds the output or its gradient; `tensors`: the kernel's other tensors by the names of its parameters.
+    `out`: the output or its gradient; `tensors`: the kernel's other tensors by parameter name.
     """
     batch, length, channels, states = a.sizes
     rows = {"u": a.u, "delta": a.delta, "z": a.z, "out": out}
@@ -110,7 +110,7 @@ def _carry_states(
     *,
     back: bool,
 ) -> dict[str, Tensor | None]:
-    """What each part passes on, or back: its state (adjoint) from zero [B, parts, N, E] and its sum of step sizes."""
+    """The end state (or adjoint) of each part from zero, [B, parts, N, E], and its sum of step sizes."""
     if config.parts == 1:
         return {"ends": None, "sums": None}
     batch, _, channels, states = a.sizes
@@ -127,7 +127,7 @@ def run_triton_forward(a: SelectiveScanArguments, *, save: bool) -> tuple[Tensor
     config = _config_for(a)
     out = torch.empty_like(a.u, memory_format=torch.contiguous_format)
     saved = _empty(a, *((batch, -(-length // SAVE), states, channels) if save else (0,)))
-    with use_card(a.u.device):
+    with use_gpu(a.u.device):
         inputs: dict[str, Tensor | None] = {"A": a.A.t().contiguous(), "staged": _stage_projections(a)}
         carried = _carry_states(a, config, out, inputs, back=False)
         initial = None if a.initial is None else a.initial.mT.contiguous()
@@ -142,7 +142,7 @@ def run_triton_backward(a: SelectiveScanArguments, grad: Tensor, saved: Tensor) 
     grads = _empty_gradients(a, config)
     blocks, batch = -(-a.u.shape[2] // config.channels), a.u.shape[0]
     shape = (blocks * batch * config.parts, SAVE // AHEAD_BACKWARD, pad_states(states), config.channels)
-    with use_card(a.u.device):
+    with use_gpu(a.u.device):
         inputs: dict[str, Tensor | None] = {"A": a.A.t().contiguous(), "staged": _stage_projections(a)}
         carried = _carry_states(a, config, grad, inputs, back=True)
         tensors = {**inputs, **carried, **grads, "saved": saved, "scratch": _empty(a, *shape)}
@@ -151,7 +151,7 @@ def run_triton_backward(a: SelectiveScanArguments, grad: Tensor, saved: Tensor) 
 
 
 def _empty_gradients(a: SelectiveScanArguments, config: TritonScanLaunchConfig) -> dict[str, Tensor | None]:
-    """Memory for the gradients, by the names of the kernel's parameters: those of A, D, bias for each part."""
+    """Memory for the gradients, by the kernel's parameter names; those of A, D and bias have one slice per part."""
     batch, length, channels, states = a.sizes
     blocks = -(-channels // config.channels)
     rows = {"grad_u": a.u, "grad_delta": a.delta, "grad_z": a.z}

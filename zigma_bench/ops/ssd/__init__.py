@@ -69,7 +69,7 @@ class SsdArguments(OperatorArguments):
             raise UsageError(
                 "B has a wrong shape",
                 where=self.OPERATOR,
-                expected="[B, L, G, N], none of them 0",
+                expected="[B, L, G, N], all at least 1",
                 got=tuple(self.B.shape),
             )
         groups, states = self.B.shape[2:]
@@ -115,9 +115,9 @@ def ssd(
         backend: the name of a backend, from `zigma_bench.ops.backends.resolve`. `naive` is a loop over time; the
             others compute chunks of steps by matrix products; `mamba-ssm` has no SSD.
 
-    y has x's dtype. `naive` computes in float32 (float64 for float64 x), and so do the others, except that products of
-    bfloat16 x, B and C have bfloat16 factors. An infinity or NaN stays in its segment; with other backends than `naive`
-    it makes a whole head NaN there, or without segments that head of the sample. Raises UsageError for wrong shapes,
+    y has x's dtype. All backends compute in float32 (float64 for float64 x), but all except `naive` multiply bfloat16
+    x, B and C as bfloat16. An infinity or NaN doesn't leave its segment; with backends other than `naive` it makes the
+    whole head NaN there (without segments, that head of the sample). Raises UsageError for wrong shapes,
     dtypes, paths or segments, UnknownName for the backend, NotReady if the backend doesn't support the device.
     """
     arguments = SsdArguments(x, dt, A, B, C, D, dt_bias, dt_softplus, path, segment_starts)

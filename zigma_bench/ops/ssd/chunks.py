@@ -3,8 +3,8 @@
 Within a chunk y_i = sum_j (C_i . B_j) exp(a_{j+1} + .. + a_i) d_j x_j over j <= i with a = d A: except for j = i, a
 matrix product with a masked matrix (listing 1 of arXiv 2405.21060). Each chunk adds one state, and the state before a
 chunk is the decayed sum of the earlier ones: a matrix product with a matrix of chunks. Every decay is the exp of a
-difference of cumulative sums (small, and in float64), never of a positive number. The backward pass recomputes the
-chunks, whose matrices have as many numbers for each row and head as a chunk has steps.
+difference of cumulative sums (in float64), and never of a positive number. The backward pass recomputes the chunks,
+because their matrices would take Q numbers per row and head.
 
 B batch, L steps, Q steps of a chunk, K chunks, E channels in H heads, R = H / G heads of a group, N states.
 """
@@ -29,7 +29,7 @@ MOST_FORGOTTEN = {torch.float32: -128.0, torch.float64: -800.0}
 
 
 def chunked_ssd(arguments: SsdArguments) -> Tensor:
-    """See `ssd`: gathers the rows along the path, computes the chunks, and puts the rows back."""
+    """See `ssd`: gathers the rows along the path, computes the chunks, and scatters the rows back."""
     a = in_wide_dtype(arguments, working_dtype(arguments.x))
     rows, rest = (a.x, a.dt, a.B, a.C), (a.A, a.D, a.dt_bias, a.dt_softplus, a.segment_starts)
     if a.path is None:

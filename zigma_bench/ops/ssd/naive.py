@@ -1,4 +1,4 @@
-"""SSD as its recurrence is defined: a loop over time. The reference for the chunked form."""
+"""SSD by its recurrence: a loop over time. The reference for the chunked form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names and what stands behind them: what plugins register, and how it is listed, explained and checked."""
+"""Registered names with their specs: what plugins register, and how it is listed, explained and checked."""
 
 from zigma_bench.plugins.registry.costs import Condition, Cost, FlopsBy, Missing, add_costs, sum_by_name
 from zigma_bench.plugins.registry.facts import (

@@ -1,4 +1,4 @@
-"""What is missing, what a network costs, and what it is conditioned on."""
+"""Values that facts return: missing files and packages, the cost of a network, and its conditioning."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Missing:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a network costs by formula: parameters, and FLOPs of one forward pass of one image by operator.
+    """The cost of a network: its parameters, and the FLOPs of a forward pass of one image, by operator.
 
-    One multiply-add is 2 FLOPs. `scan` is the selective scan alone. `parts`: the parameters by operator, under the same
-    names; None where a formula does not tell them apart. Costs add up name by name. `flops_by`: a `formula`, or
-    PyTorch's `counter`, which counts matrix products, convolutions and attention alone.
+    One multiply-add is 2 FLOPs. The operator `scan` is only the selective scan. `parts`: the parameters by operator,
+    under the same names; None if the formula doesn't break them down. Costs are added operator by operator. `flops_by`:
+    a `formula`, or PyTorch's `counter`, which counts only matrix products, convolutions and attention.
     """
 
     parameters: int
@@ -36,13 +36,13 @@ class Cost:
     def __post_init__(self) -> None:
         if self.parts is not None and sum(self.parts.values()) != self.parameters:
             raise UsageError(
-                "the parts of a cost do not add up to its parameters", expected=f"{self.parameters:,}",
+                "the parts of a cost don't add up to its parameters", expected=f"{self.parameters:,}",
                 got=sum(self.parts.values()),
             )  # fmt: skip
 
     @classmethod
     def of(cls, parts: Mapping[str, int], forward_flops: Mapping[str, int]) -> Cost:
-        """A cost whose parameters are those of its parts."""
+        """A cost with parameters equal to the sum of its parts."""
         return cls(sum(parts.values()), forward_flops, parts)
 
     @property
@@ -50,12 +50,12 @@ class Cost:
         return sum(self.forward_flops.values())
 
     def within(self, name: str) -> Cost:
-        """The same cost, its parameters under one name where its formula does not tell them apart."""
+        """The same cost; if the formula doesn't break down the parameters, all of them are under this one name."""
         return self if self.parts is not None else replace(self, parts={name: self.parameters})
 
 
 def add_costs(costs: Iterable[Cost]) -> Cost:
-    """The sum of costs, name by name; its parts are known where those of all are."""
+    """The sum of costs, operator by operator; its parts are None if those of any summand are."""
     costs = list(costs)
     known = [cost.parts for cost in costs if cost.parts is not None]
     parts = sum_by_name(known) if len(known) == len(costs) else None
@@ -65,7 +65,7 @@ def add_costs(costs: Iterable[Cost]) -> Cost:
 
 
 def sum_by_name(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    """Counts added up under each name, in the order in which the names first come."""
+    """The sum of the counts of each name, in the order in which the names first occur."""
     found: dict[str, int] = {}
     for mapping in counts:
         for name, count in mapping.items():
@@ -75,11 +75,11 @@ def sum_by_name(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Condition:
-    """What an image is drawn under: a `class`, one of `size` labels, or a `text`, features of `size` channels.
+    """What an image is conditioned on: a `class`, one of `size` labels, or a `text`, features of `size` channels.
 
-    `droppable`: whether the network has a label behind the classes, `size`, that stands for none of them; for a text
-    the features of an empty one stand. `tokens` of a text: 0 for any number. `masked`: features come with a mask of the
-    tokens that count, or, of a network, it takes one.
+    `droppable`: whether the network has a null condition. For classes that is one more label, `size`; for a text it is
+    the features of an empty text. `tokens`: the number of tokens of a text, 0 for any number. `masked`: the data has a
+    mask of the visible tokens, or, for a network, it accepts one.
     """
 
     kind: Literal["class", "text"]
@@ -95,7 +95,7 @@ class Condition:
         return f"text features of {tokens}{self.size or 'unknown'} channels"
 
     def serves(self, wanted: Condition) -> bool:
-        """Whether data that give this suit a network that takes `wanted`; a size or number that is 0 is not known."""
+        """Whether data with this condition fits a network that needs `wanted`; 0 means an unknown size or number."""
         if self.kind != wanted.kind:
             return False
         if self.kind == "class":

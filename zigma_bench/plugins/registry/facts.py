@@ -1,4 +1,4 @@
-"""What a plugin says of a name that it registers, beside its options."""
+"""The facts that a plugin registers with a name, in addition to its options."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from zigma_bench.plugins.registry.costs import Condition, Cost, Missing
 
 @dataclass(frozen=True)
 class BackboneFacts:
-    """What a plan must know of a backbone without building it.
+    """The facts about a backbone that a plan needs without building it.
 
-    `order`: `scan` (the order of tokens matters) or `free` (one cell, whatever the scans).
-    `default_scan`: the scan that it takes when a suite names none.
-    `sizes`: named sizes to option values. `cost(options, grid=, channels=, routes=) -> Cost`; without it the network is
-    built, its parameters are counted, and PyTorch's counter measures its FLOPs.
-    `check(options, grid=, routes=)` raises NotReady for a geometry that does not fit.
-    `smoke`: the option values of a toy. `condition(options)`: what the network is given as y beside x and t, or None.
-    `memory(options, grid=, channels=, routes=, backend=, precision=)`: the activation memory, bytes that a training
-    step saves of one image, by operator, for a resolved backend and fp32 or bf16; without it there is no estimate.
-    `fill(options, data)`: the option values that the suite leaves out and the `DataFacts` of its images determine.
+    `order`: `scan` (the order of tokens matters) or `free` (it doesn't, so the suite has one cell for all scans).
+    `default_scan`: the scan that is used if a suite names none.
+    `sizes`: the option values of each named size. `cost(options, grid=, channels=, routes=) -> Cost`; without it, the
+    network is built, its parameters are counted, and PyTorch's counter measures its FLOPs.
+    `check(options, grid=, routes=)` raises NotReady for a geometry that doesn't fit.
+    `smoke`: the option values for smoke runs. `condition(options)`: the network's input y besides x and t, or None.
+    `memory(options, grid=, channels=, routes=, backend=, precision=)`: the activation memory by operator, which is the
+    number of bytes per image that a training step saves, for a resolved backend and fp32 or bf16; without it there is
+    no estimate. `fill(options, data)`: values of omitted options that follow from the `DataFacts` of the images.
     """
 
     order: Literal["scan", "free"]
@@ -38,12 +38,12 @@ class BackboneFacts:
 
 @dataclass(frozen=True)
 class MixerFacts:
-    """What a plan must know of a mixer without building it.
+    """The facts about a mixer that a plan needs without building it.
 
     `cost(options, block=, grid=, route=) -> Cost` of one layer. `check(options, block=, grid=, route=)` raises NotReady
-    for a route that the mixer can't follow; without it the mixer must follow any. `memory(options, block=, grid=,
-    route=, backend=, precision=)`: the activation memory, bytes that a training step saves of one layer and image, by
-    operator; without it there is no estimate.
+    for a route that the mixer can't follow; without it, the mixer must be able to follow any route. `memory(options,
+    block=, grid=, route=, backend=, precision=)`: the activation memory by operator, which is the number of bytes that
+    a training step saves per layer and image; without it there is no estimate.
     """
 
     cost: Callable[..., Cost]
@@ -53,17 +53,18 @@ class MixerFacts:
 
 @dataclass(frozen=True)
 class MergeFacts:
-    """What a plan and a mixer must know of a merge without building it.
+    """The facts about a merge that a plan and a mixer need without building it.
 
-    `cost(paths=, channels=, tokens=) -> Cost` of one layer; without it the merge has no parameters and no FLOPs that
-    count. `memory(paths=, channels=, tokens=, value_bytes=)`: the activation memory of the merge, bytes of one layer
-    and image by operator; without it there is no estimate. `check(route=, channels=)` raises NotReady for a route or a
-    number of channels that the merge can't serve.
+    `cost(paths=, channels=, tokens=) -> Cost` of one layer; without it, the merge has no parameters and no counted
+    FLOPs. `memory(paths=, channels=, tokens=, value_bytes=)`: the activation memory of the merge by operator, in bytes
+    per layer and image; without it there is no estimate. `check(route=, channels=)` raises NotReady for a route or a
+    number of channels that the merge doesn't support.
     `gate`: what a mixer's gate SiLU(z) multiplies: the output of each `path`, inside its scan, or the `merged` output.
     `is_sum`: the merge is the plain sum, which one operator may compute together with the output projection.
-    At most one of three: `splits_channels`: path k works on the k-th of K groups of channels; `splits_tokens`: the
-    paths share the tokens out, and together visit each once; `has_stages`: the paths form stages, each of which reads
-    what the stage before it wrote. In the last two only the merged output can be gated.
+    At most one of these three may be true: `splits_channels`: path k processes the k-th of K groups of channels;
+    `splits_tokens`: the tokens are divided among the paths, so that each token is visited once; `has_stages`: the paths
+    form stages, and each stage reads the output of the previous one. With the last two, only the merged output can be
+    gated.
     """
 
     cost: Callable[..., Cost] = lambda **sizes: Cost.of({}, {})
@@ -81,21 +82,21 @@ class MergeFacts:
             raise UsageError("the facts of a merge contradict each other", expected="at most one", got=kinds)
         if self.gate == "path" and (self.splits_tokens or self.has_stages):
             raise UsageError(
-                "the outputs of parts of the tokens and of stages can't be gated one by one",
+                "a merge that splits the tokens or has stages can't gate the output of each path",
                 expected="gate='merged'", got=self.gate,
             )  # fmt: skip
         if self.is_sum and (kinds or self.gate != "path"):
             raise UsageError(
-                "a plain sum adds up gated paths of all tokens and channels", expected="is_sum=False", got=self.is_sum
+                "a plain sum needs gated paths over all tokens and channels", expected="is_sum=False", got=self.is_sum
             )
 
 
 @dataclass(frozen=True)
 class LearnedScan:
-    """A scan whose order a module makes of each sample's features: `paths` of them in a layer.
+    """A scan with a learned order: a module computes the `paths` of a layer from the features of each sample.
 
     `cost(options, width=, grid=) -> Cost` of the module in one layer. `check(options, grid=)` raises NotReady for a
-    geometry that does not fit.
+    geometry that doesn't fit.
     """
 
     cost: Callable[..., Cost]
@@ -104,18 +105,18 @@ class LearnedScan:
 
     def __post_init__(self) -> None:
         if self.paths < 1:
-            raise UsageError("a learned scan has at least one path a layer", got=self.paths)
+            raise UsageError("a learned scan needs at least one path per layer", got=self.paths)
 
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What a plan must know of a resolved data source without decoding an image.
+    """The facts about a resolved data source that a plan needs without decoding an image.
 
-    `held_out`: the number of validation images, where the options or the source tell it; None where only loading does.
-    `conditions`: what it gives beside each image that a network can be conditioned on. `captions`: whether a text is
-    beside each image, which becomes a condition where the suite names an encoder.
-    `frames`: of a clip; its images are those of [n, T, C, H, W]. `crops`: whether its training images can be cut at
-    other places than their centre: they then have a method `cropped` (images.py).
+    `held_out`: the number of validation images; None if it is only known after loading.
+    `conditions`: the data of each image on which a network can be conditioned. `captions`: whether each image has a
+    text, which becomes a condition if the suite names a text encoder.
+    `frames`: the number of frames T of a clip [T, C, H, W]. `crops`: whether training images can be cropped anywhere;
+    they then have a method `cropped` (images.py).
     """
 
     channels: int
@@ -138,16 +139,16 @@ class DataFacts:
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """`describe(options) -> DataFacts` looks at files but decodes none.
+    """The facts about a data set. `describe(options) -> DataFacts` may look at files, but decodes no image.
 
-    `smoke`: the option values of a toy of few pixels that needs no file; without it a smoke run takes the `toy`, an
-    embedded data set, in its place.
-    `check`: `"module:function"` that gives the parts of a check of all files (data/checks/dataset.py); without it a
-    check takes every image of what the data set loads.
-    `places`: the options that only say where the files are. They are no part of a cell's identity, so the fingerprint
-    must hold the files' contents.
-    `count`: `"module:function"` that gives the `Counts` of some options (images.py) and decodes none; without it a plan
-    doesn't know how many images there are.
+    `smoke`: the option values of a small version for smoke runs, with few pixels and without files; without it, a smoke
+    run uses the embedded data set `toy` instead.
+    `check`: the `"module:function"` that returns the parts of a check of all files (data/checks/dataset.py); without
+    it, a check reads every image of the loaded data set.
+    `places`: the options that only locate the files. They aren't part of a cell's identity, so the fingerprint must
+    depend on the files' contents.
+    `count`: the `"module:function"` that returns the `Counts` (images.py) for some options without decoding images;
+    without it, a plan doesn't know the number of images.
     """
 
     describe: Callable[[Any], DataFacts]
@@ -160,11 +161,12 @@ class DatasetFacts:
 
 @dataclass(frozen=True)
 class TransformFacts:
-    """What a plan must know of a transform without taking an image.
+    """The facts about a transform that a plan needs without reading an image.
 
-    `check(options, channels=, height=, width=)` raises NotReady for images that it can't take. `digest(options,
-    channels=, height=, width=)`: what the pixels depend on beyond the options, such as a permutation that was drawn; it
-    stands in the record and in the fingerprint of the images. `smoke`: the option values of a toy of 8 x 8 pixels.
+    `check(options, channels=, height=, width=)` raises NotReady for images that it doesn't support. `digest(options,
+    channels=, height=, width=)` identifies everything that the pixels depend on besides the options, such as a random
+    permutation; it is part of the record and of the images' fingerprint. `smoke`: the option values for smoke runs,
+    with images of 8 x 8 pixels.
     """
 
     check: Callable[..., None] | None = None
@@ -174,15 +176,16 @@ class TransformFacts:
 
 @dataclass(frozen=True)
 class MetricFacts:
-    """What a plan must know of a metric.
+    """The facts about a metric that a plan needs.
 
-    `smoke`: the option values of a toy. `of`: what it measures: single `images`, the `frames` of clips, whole `clips`,
-    or `either` images or clips. `needs`: `samples` (images against a reference) or `network` (the trained network on
-    held-out images).
-    `missing(options) -> tuple[Missing, ...]`; `minimum_images`: fewer are refused. `fingerprint(options)`: what the
-    figure depends on beyond its options, such as the hash of a weights file; it enters the quality stage's identity.
-    `beside`: metrics that a suite must list with it, since it can't be read alone. `compares`: False for a figure of
-    the samples alone, which no reference enters.
+    `smoke`: the option values for smoke runs. `of`: what it measures: single `images`, the `frames` of clips, whole
+    `clips`, or `either` images or clips. `needs`: `samples` (samples against a reference) or `network` (the trained
+    network on held-out images).
+    `missing(options) -> tuple[Missing, ...]`: missing files and packages. `minimum_images(options)`: with fewer images
+    the metric is refused. `fingerprint(options)`: what the figure depends on besides the options, such as the hash of a
+    weights file; it enters the quality stage's identity.
+    `beside`: the metrics that a suite must list together with this one, which would mislead alone. `compares`: False
+    for a metric that uses only the samples and no reference.
     """
 
     unit: str
@@ -199,17 +202,17 @@ class MetricFacts:
 
 @dataclass(frozen=True)
 class ExtractorFacts:
-    """What a plan must know of an extractor, which makes a vector of features of each image.
+    """The facts about a feature extractor, which computes a vector of features from each image.
 
     `dimensions`: the number of features. `network`: its name in words, for lists. `source`: who published the weights,
-    and under which license. `missing(options)`, `fingerprint(options)` and `smoke` are those of `MetricFacts`.
-    `variant(options)`: the ending of the names of figures on weights other than the published ones; None for those.
-    `plain_names`: its figures have the field's plain names, such as fid and kid. Inception v3 alone has them.
-    `distance_minimum(options)`: a Frechet distance refuses fewer images.
-    `class_weight`: `"module:function"` that gives, for some options, the weight [classes, dimensions] of the layer that
-    makes class scores of the features. An extractor that has it has an Inception score.
-    `golden(options)`: the features of eight fixed images (metrics/golden.py), which those of a run are compared with.
-    Without it the first features in a cache are recorded, and later ones compared with them.
+    and under which licence. `missing(options)`, `fingerprint(options)` and `smoke` are as in `MetricFacts`.
+    `variant(options)`: a suffix for the names of metrics on unpublished weights; None for the published weights.
+    `plain_names`: the metrics have the usual short names, such as fid and kid. Only Inception v3 uses this.
+    `distance_minimum(options)`: with fewer images the Frechet distance is refused.
+    `class_weight`: the `"module:function"` that returns, for some options, the weight [classes, dimensions] of the
+    layer that computes class scores from the features. With it, the extractor also has an Inception score.
+    `golden(options)`: the expected features of eight fixed images (metrics/golden.py), for a check in every run.
+    Without it, the first features in a cache are recorded, and later ones are compared with them.
     """
 
     dimensions: int
@@ -226,15 +229,15 @@ class ExtractorFacts:
 
     def __post_init__(self) -> None:
         if type(self.dimensions) is not int or self.dimensions < 1:
-            raise UsageError("an extractor has at least one feature", where="dimensions", got=self.dimensions)
+            raise UsageError("an extractor needs at least one feature", where="dimensions", got=self.dimensions)
 
 
 @dataclass(frozen=True)
 class ReportFormatFacts:
-    """What becomes of the text or bytes that a report format returns.
+    """How the text or bytes that a report format returns are handled.
 
-    `escaped`: the function itself escapes control characters (`zigma_bench.escaping.visible`), as one that colours its
-    text must. The text of any other format is escaped before it is printed.
+    `escaped`: the function escapes control characters itself (`zigma_bench.escaping.visible`), which is necessary if it
+    colours its text. The text of all other formats is escaped before it is printed.
     """
 
     escaped: bool = False

@@ -1,4 +1,4 @@
-"""What a plugin's facts give is checked, and what they raise is an error that names the plugin."""
+"""Check the values that a plugin's facts return, and turn their exceptions into errors that name the plugin."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ FACTS: dict[str, type[Any]] = {
 
 
 def guard_spec(spec: Spec) -> Spec:
-    """The spec with facts that raise BrokenPlugin for a failure and for what their fields do not promise.
+    """The spec with facts whose functions raise BrokenPlugin if they fail or return a value of a wrong type.
 
-    Raises UsageError for facts of another kind, and for a field that is none of its choices.
+    Raises UsageError for facts of another kind, and for a field with a value that isn't one of its choices.
     """
     if spec.kind == "scan" and spec.facts is None:
         return spec
@@ -63,7 +63,7 @@ def _who(spec: Spec) -> str:
 
 
 def _check_choices(spec: Spec) -> None:
-    """Every field with listed values holds one of them, and `smoke` and `sizes` are mappings."""
+    """Raise UsageError for a field outside its listed values, and unless `smoke` and `sizes` are mappings."""
     for name, annotation in typing.get_type_hints(type(spec.facts)).items():
         value = getattr(spec.facts, name)
         what = f"the facts of {_who(spec)} have a wrong {name}"
@@ -83,12 +83,12 @@ def _guarded(spec: Spec, name: str, function: Callable[..., Any]) -> Callable[..
             raise
         except Exception as error:  # a plugin may raise anything
             raise BrokenPlugin(
-                f"`{name}` of {_who(spec)} failed with {words_of(error)}", do="mend the plugin"
+                f"`{name}` of {_who(spec)} failed with {words_of(error)}", do="fix the plugin"
             ) from error
         fault = PROMISED[name](found) if name in PROMISED else None
         if fault is not None:
             raise BrokenPlugin(
-                f"`{name}` of {_who(spec)} gives something else", expected=fault, got=found, do="mend the plugin"
+                f"`{name}` of {_who(spec)} returns a wrong value", expected=fault, got=found, do="fix the plugin"
             )
         return found
 

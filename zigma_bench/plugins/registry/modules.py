@@ -1,8 +1,7 @@
-"""A plain `nn.Module` as a backbone: a class, or a function that returns a module, and nothing besides.
+"""A plain `nn.Module` as a backbone: a class, or a function that returns a module, without options class or facts.
 
-The parameters of the constructor are the backbone's options, except those in `FILLED`, whose values come from the
-framework, and those in `FROM_DATA`, which a suite may leave out where the data determines them. This module imports no
-torch.
+The parameters of the constructor are the backbone's options, except those in `FILLED`, which the framework sets, and
+those in `FROM_DATA`, which a suite may omit if they follow from the data. This module doesn't import torch.
 """
 
 from __future__ import annotations
@@ -29,21 +28,21 @@ FILLED = {
     "width": "pixels",
     "frames": "frames of a clip, 1 for an image",
     "grid": "the `Grid` of tokens, for the option `patch`",
-    "routes": "a `Route` for each layer, of which the option `depth` says how many there are",
+    "routes": "a `Route` for each layer; the option `depth` is the number of layers",
     "backend": "the backend of the operators",
 }
 FROM_DATA = ("classes", "text_width", "text_tokens")
-READ_BY_PLAN = ("depth", "patch")  # options of whole numbers that a plan reads; without one of them it is 1
+READ_BY_PLAN = ("depth", "patch")  # whole-number options that a plan reads; a missing one counts as 1
 
 NN_MODULE = "torch.nn.modules.module"
 
-# These packages are above this one and import torch, so they are named by text.
+# These packages are above this one and import torch, so they are named by text
 MODULE_BACKBONE = "zigma_bench.backbones.module:ModuleBackbone"
 COUNTED_COST = "zigma_bench.backbones.counted:counted_cost"
 
 
 def module_spec(name: str, target: str | Callable[..., Any], *, owner: str, doc: str | None = None) -> Spec:
-    """The spec of a plain module: `target` is its class, a function that returns it, or the `"module:name"` of one.
+    """The spec of a plain module; `target` is its class, a function that returns it, or the `"module:name"` of either.
 
     Raises UsageError for parameters that can't be options.
     """
@@ -62,7 +61,7 @@ def module_spec(name: str, target: str | Callable[..., Any], *, owner: str, doc:
 
 
 def with_counted_cost(spec: Spec) -> Spec:
-    """The spec of a backbone; without a cost formula its cost is what PyTorch counts in the built network."""
+    """The spec of a backbone; if it has no cost formula, the cost is counted by PyTorch in the built network."""
     if not isinstance(spec.facts, BackboneFacts) or spec.facts.cost is not None:
         return spec
 
@@ -75,14 +74,14 @@ def with_counted_cost(spec: Spec) -> Spec:
 
 @dataclass(frozen=True)
 class ModuleContract:
-    """What a plan and a cell ask of a backbone, answered for a plain module with these parameters."""
+    """The facts and the constructor of a backbone, for a plain module with these parameters."""
 
     name: str
     constructor: Callable[..., Any]
     parameters: tuple[str, ...]
 
     def __call__(self, options: Any, *, grid: Any, channels: int, routes: Any, backend: str) -> Any:
-        """The module behind the interface that all backbones share."""
+        """Wrap the module in the interface that all backbones share."""
         filled = {
             "channels": channels, "height": grid.height * options.patch, "width": grid.width * options.patch,
             "frames": grid.frames, "grid": grid, "routes": routes, "backend": backend,
@@ -95,15 +94,15 @@ class ModuleContract:
         return load_target(MODULE_BACKBONE)(construct, name=self.name, condition=self.condition(options))
 
     def check(self, options: Any, *, grid: Any, routes: Any) -> None:
-        """NotReady for clips, unless the module takes their number of frames."""
+        """NotReady for clips, unless the constructor has a parameter `frames`."""
         if grid.video and "frames" not in self.parameters:
             raise NotReady(
-                f"the backbone {self.name!r} takes single images", got=f"clips of {grid.frames} frames",
-                do="name `frames` among the parameters of its constructor",
+                f"the backbone {self.name!r} only supports single images", got=f"clips of {grid.frames} frames",
+                do="add a parameter `frames` to its constructor",
             )  # fmt: skip
 
     def condition(self, options: Any) -> Condition | None:
-        """Classes or a text, where the constructor asks for their size."""
+        """Classes or a text, if the constructor has a parameter for their size; else None."""
         if "classes" in self.parameters:
             size = self._size(options.classes, "classes", "the number of classes")
             return Condition("class", size, droppable=bool(getattr(options, "null_class", False)))
@@ -113,18 +112,18 @@ class ModuleContract:
         return None
 
     def fill(self, options: Mapping[str, Any], data: DataFacts) -> dict[str, Any]:
-        """The sizes of the condition, as the data has them, where the suite does not give them."""
+        """The sizes of the condition in the data, for options that the suite omits."""
         found: dict[str, Any] = {}
         for condition in data.conditions:
             sizes = {"classes": condition.size} if condition.kind == "class" else _text_sizes(condition)
             found |= {key: size for key, size in sizes.items() if key in options and options[key] is None}
-        return {key: size for key, size in found.items() if size}  # 0 is a size that is not known yet
+        return {key: size for key, size in found.items() if size}  # 0 means that the size isn't known yet
 
     def _size(self, size: int | None, option: str, what: str) -> int:
         if size is None:
             raise NotReady(
-                f"the backbone {self.name!r} needs {what}, which the data does not give",
-                do=f"take data that gives a condition, or set the option {option!r} of the backbone",
+                f"the backbone {self.name!r} needs {what}, which doesn't follow from the data",
+                do=f"use data with a condition, or set the option {option!r} of the backbone",
             )
         return size
 
@@ -137,19 +136,21 @@ def _parameters(constructor: Any, who: str) -> dict[str, inspect.Parameter]:
     """The parameters of a class or function; UsageError for one that can't be passed by name, or is ambiguous."""
     if not callable(constructor):
         raise UsageError(f"{who} is not a class or a function", got=constructor)
-    bare = getattr(_signed(constructor), "__module__", "") == NN_MODULE  # a class without a constructor of its own
+    bare = getattr(_signed(constructor), "__module__", "") == NN_MODULE  # a class that doesn't define a constructor
     parameters = {} if bare else dict(inspect.signature(constructor).parameters)
     for parameter in parameters.values():
         if parameter.kind not in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD):
-            raise UsageError(f"{who} has the parameter {str(parameter)!r}", expected="parameters with a name only")
+            raise UsageError(
+                f"{who} has the parameter {str(parameter)!r}", expected="parameters that can be passed by name"
+            )
         if parameter.name in (*FILLED, *FROM_DATA) and parameter.default is not parameter.empty:
             raise UsageError(
-                f"{who} has a default for {parameter.name!r}, whose value comes from the framework",
+                f"{who} has a default for {parameter.name!r}, which the framework sets",
                 do="remove the default, or rename the parameter if it is an option (the width of the network: dim)",
             )
     if "width" in parameters and "height" not in parameters:
         raise UsageError(
-            f"{who} has the parameter 'width' without 'height'", expected="both, which are the pixels of an image",
+            f"{who} has the parameter 'width' without 'height'", expected="both, the size of an image in pixels",
             do="rename the parameter if it is the width of the network, such as dim",
         )  # fmt: skip
     if "classes" in parameters and "text_width" in parameters:
@@ -158,12 +159,12 @@ def _parameters(constructor: Any, who: str) -> dict[str, inspect.Parameter]:
 
 
 def _signed(constructor: Any) -> Any:
-    """What has the signature: the `__init__` of a class, or the function itself."""
+    """The function with the signature: the `__init__` of a class, or the function itself."""
     return inspect.getattr_static(constructor, "__init__") if isinstance(constructor, type) else constructor
 
 
 def _options_class(constructor: Any, parameters: Mapping[str, inspect.Parameter], who: str) -> type:
-    """A frozen dataclass of the options; depth and patch are 1 where they are not among them."""
+    """A frozen dataclass of the options; depth and patch are 1 if they aren't options."""
     hints = typing.get_type_hints(_signed(constructor), include_extras=True) if parameters else {}
     fields: list[Any] = []
     for parameter in parameters.values():
@@ -183,14 +184,14 @@ def _options_class(constructor: Any, parameters: Mapping[str, inspect.Parameter]
 
 
 def _from_data(parameters: Mapping[str, Any]) -> tuple[str, ...]:
-    """The options that the data may fill; the number of tokens goes with the width of a text."""
+    """The options that may follow from the data; the number of tokens only together with the width of a text."""
     if "text_width" in parameters:
         return ("text_width", "text_tokens")
     return tuple(option for option in FROM_DATA if option in parameters)
 
 
 def _own_first_line(constructor: Any) -> str:
-    """The first line of the docstring of a class or function itself; nn.Module's own says nothing of it."""
+    """The first line of the class's or function's own docstring, not of the one inherited from nn.Module."""
     if not constructor.__doc__:
-        raise UsageError(f"{constructor.__name__!r} has no docstring", do="say in one line what it is")
+        raise UsageError(f"{constructor.__name__!r} has no docstring", do="describe it in one line")
     return first_line(constructor)

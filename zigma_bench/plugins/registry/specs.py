@@ -1,4 +1,4 @@
-"""Names and what stands behind them: light specs that list, explain and check options without importing torch."""
+"""Specs of registered names: they list, explain and check options without importing torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Literal
 from zigma_bench.errors import NotReady, UnknownName, UsageError, ZigmaBenchError, nearest
 from zigma_bench.system.interrupts import contain_plugin, words_of
 
-RESERVED = ("grid", "layer", "depth", "seed")  # what the framework hands to a scan; everything else is an option
+RESERVED = ("grid", "layer", "depth", "seed")  # arguments that the framework passes to a scan; all others are options
 REQUIRED = inspect.Parameter.empty
 
 
@@ -31,34 +31,34 @@ class Option:
 
     @property
     def type_text(self) -> str:
-        """The type as a reader of a suite would say it, such as `1 | 2 | 4` or `whole number from 1 to 8`."""
+        """The type in words, such as `1 | 2 | 4` or `whole number from 1 to 8`."""
         return _type_text(self.annotation)
 
     def check(self, value: Any, *, where: str) -> Any:
-        """The value, if it is of the option's type (strictly: a quoted number is text)."""
+        """The value; UsageError if it isn't of the option's type (a quoted number is text)."""
         import pydantic
 
-        adapter = pydantic.TypeAdapter(self.annotation)  # raises pydantic's errors for what is no type
+        adapter = pydantic.TypeAdapter(self.annotation)  # raises pydantic's errors for an invalid type
         try:
             with contain_plugin():  # a plugin's validator may raise anything
                 checked = adapter.validate_python(value, strict=True)
             if type(checked) is type(value) or (isinstance(checked, float) and type(value) is int):
-                return checked  # a Literal takes True for 1, even strictly
+                return checked  # a Literal accepts True as 1, even in strict mode
         except pydantic.ValidationError:
             pass
         except Exception as error:
             raise UsageError(
-                f"option {self.name!r} can't be checked, its type raises {words_of(error)}", where=where, got=value,
-                do="give another value, or mend the option's validator",
+                f"option {self.name!r} can't be checked: its type raises {words_of(error)}", where=where, got=value,
+                do="use another value, or fix the option's validator",
             ) from error  # fmt: skip
         raise UsageError(f"option {self.name!r} has a wrong value", where=where, expected=self.type_text, got=value)
 
 
 @dataclass(frozen=True)
 class Spec:
-    """A registered name: its owner, one line about it, typed options, the target, and facts of its kind.
+    """A registered name: its owner, a line of documentation, typed options, the target, and the facts of its kind.
 
-    `comes_with`: the name that brings this one, as an extractor brings its metrics.
+    `comes_with`: the name with which this one was registered: for a metric of an extractor, the extractor.
     """
 
     kind: str
@@ -72,13 +72,13 @@ class Spec:
     comes_with: str | None = None
 
     def load(self) -> Callable[..., Any]:
-        """The target itself, imported now."""
+        """Import the target and return it."""
         if not isinstance(self.target, str):
             return self.target
         try:
             with contain_plugin():
                 target = load_target(self.target)
-        except Exception as error:  # an import runs a plugin's code, which may raise anything
+        except Exception as error:  # importing runs a plugin's code, which may raise anything
             reason = str(error) if isinstance(error, ImportError | AttributeError) else words_of(error)
             raise NotReady(
                 f"{self.kind} {self.name!r} of {self.owner} can't be loaded from {self.target!r}: {reason}"
@@ -90,10 +90,10 @@ class Spec:
             )  # fmt: skip
         return target
 
-    def resolve(self, given: Mapping[str, Any], *, where: str) -> dict[str, Any]:
-        """All options with defaults filled in and every given value checked; sorted by name."""
+    def resolve(self, values: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+        """All options sorted by name: the checked `values`, and defaults for the others."""
         known = {option.name: option for option in self.options}
-        for name in given:
+        for name in values:
             if name not in known:
                 raise UsageError(
                     f"{self.kind} {self.name!r} has no option {name!r}",
@@ -101,35 +101,35 @@ class Spec:
                     expected=f"one of {', '.join(sorted(known)) or '(it has none)'}",
                     nearest=nearest(str(name), known),
                 )
-        values = {}
+        found = {}
         for name, option in sorted(known.items()):
-            if name in given:
-                values[name] = option.check(given[name], where=where)
+            if name in values:
+                found[name] = option.check(values[name], where=where)
             elif option.required:
                 raise UsageError(
                     f"{self.kind} {self.name!r} needs the option {name!r}", where=where, expected=option.type_text
                 )
             else:
-                values[name] = option.default
-        return values
+                found[name] = option.default
+        return found
 
     def make_options(self, values: Mapping[str, Any]) -> Any:
-        """The options as the frozen dataclass that the target takes."""
-        assert self.options_class is not None, f"{self.kind} {self.name} takes no options class"
+        """The options as an instance of the frozen dataclass that the target expects."""
+        assert self.options_class is not None, f"{self.kind} {self.name} has no options class"
         try:
             with contain_plugin():
                 return self.options_class(**values)
         except ZigmaBenchError:
             raise
-        except Exception as error:  # of a plugin's `__post_init__`
+        except Exception as error:  # from a plugin's `__post_init__`
             raise UsageError(
                 f"the options of {self.kind} {self.name!r} of {self.owner} are refused with {words_of(error)}",
-                got=dict(values), do="give other values, or mend the plugin",
+                got=dict(values), do="use other values, or fix the plugin",
             ) from error  # fmt: skip
 
 
 def load_target(target: str) -> Callable[..., Any]:
-    """What a text such as `module:function` names, imported now; ImportError or AttributeError where that can't be."""
+    """Import the object that a text such as `module:function` names; ImportError or AttributeError if that fails."""
     module, _, attribute = target.partition(":")
     return typing.cast(Callable[..., Any], getattr(importlib.import_module(module), attribute))
 
@@ -153,7 +153,7 @@ class Registry:
 
     @contextlib.contextmanager
     def holding(self, specs: Iterable[Spec]) -> Iterator[None]:
-        """Inside, the registry also holds those of these specs whose names are free."""
+        """A context in which the registry also contains these specs, except those with a name that is taken."""
         before = dict(self._specs)
         self._specs |= {spec.name: spec for spec in specs if spec.name not in before}
         try:
@@ -187,7 +187,7 @@ def scan_spec(name: str, function: Callable[..., Any], *, owner: str, doc: str |
             options.append(Option(parameter.name, hints[parameter.name], parameter.default))
         elif parameter.name not in RESERVED:
             raise UsageError(
-                f"scan {name!r} of {owner} takes an argument {parameter.name!r}",
+                f"scan {name!r} of {owner} has an argument {parameter.name!r}",
                 expected=f"only {', '.join(RESERVED)} before the *, and options after it",
             )
     return Spec("scan", name, owner, doc or first_line(function), tuple(options), function)
@@ -203,19 +203,19 @@ def target_spec(
     owner: str,
     doc: str | None = None,
 ) -> Spec:
-    """The spec of what has a target: the fields of its frozen options dataclass are its options."""
+    """The spec of a name with a target; its options are the fields of the frozen options dataclass."""
     import dataclasses
 
     hints = typing.get_type_hints(options, include_extras=True)
     if kind == "dataset" and "transforms" in hints:
-        raise UsageError(
-            f"dataset {name!r} of {owner} has the reserved name 'transforms' as an option", do="give it another name"
-        )
+        raise UsageError(f"dataset {name!r} of {owner} has the reserved name 'transforms' as an option", do="rename it")
     found = []
     for item in dataclasses.fields(options):
         default = REQUIRED if item.default is dataclasses.MISSING else item.default
         found.append(Option(item.name, hints[item.name], default))
-    found.sort(key=lambda option: not option.required)  # those without a default first, whatever they inherit
+    found.sort(
+        key=lambda option: not option.required
+    )  # required options come first, even if inherited ones have defaults
     return Spec(kind, name, owner, doc or first_line(options), tuple(found), target, options, facts)
 
 
@@ -235,7 +235,8 @@ def format_spec(
     """The spec of a report format, a function without options."""
     if isinstance(target, str) and doc is None:
         raise UsageError(
-            f"the report format {name!r} of {owner} has no doc", do="give `doc=`, or the function instead of its name"
+            f"the report format {name!r} of {owner} has no doc",
+            do="pass `doc=`, or pass the function instead of its name",
         )
     return Spec("report-format", name, owner, doc or first_line(target), (), target, facts=facts)
 
@@ -244,7 +245,7 @@ def first_line(documented: Any) -> str:
     doc = inspect.getdoc(documented)
     if not doc:
         raise UsageError(
-            f"{getattr(documented, '__name__', documented)!r} has no docstring", do="say in one line what it is"
+            f"{getattr(documented, '__name__', documented)!r} has no docstring", do="describe it in one line"
         )
     return doc.splitlines()[0]
 

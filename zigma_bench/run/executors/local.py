@@ -1,7 +1,8 @@
-"""Runs a plan on this machine: a fresh process for each cell, one at a time, and only the stages that are not done.
+"""Run a plan on this machine: a fresh process for each cell, one at a time, and only the stages that are not done.
 
-Efficiency has a process of its own, so that its memory peak holds nothing of earlier stages. In a smoke run, whose
-figures mean nothing, it shares one. A cell that fails leaves a record with the reason, and the other cells still run.
+Efficiency runs in a separate process, so that its peak memory doesn't include earlier stages. In a smoke run, where the
+measured values are meaningless, it shares the process. A cell that fails leaves a record with the reason, and the other
+cells still run.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ from zigma_bench.run.runs import mark_updated, open_run
 from zigma_bench.system.device import Device
 
 LOG = "log.txt"
-WAIT_SECONDS = 0.5  # between two looks at a lock
+WAIT_SECONDS = 0.5  # between two checks of a lock
 
 
 class Watcher(Protocol):
-    """Shows how a run goes on."""
+    """Shows the progress of a run."""
 
     def begin(self, cell: Cell, stages: Sequence[Stage]) -> None: ...
 
@@ -47,11 +48,10 @@ class Watcher(Protocol):
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of a cell: `done`, `failed` (with the reason), `skipped` (everything was done before) or `busy`.
+class CellOutcome:
+    """The result of a cell: `done`, `failed` (with the reason), `skipped` (everything was done before) or `busy`.
 
-    A busy cell is one at which another process is at work, in the folder `busy_folder`, which may be that of another
-    run.
+    A cell is busy if another process works on it. `busy_folder` is the folder where it works, perhaps in another run.
     """
 
     cell: Cell
@@ -62,8 +62,8 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where cells run and where their results go: `folder` is that of the run in `results`."""
+class RunPlace:
+    """Where cells run and where their results are written. `folder`: the folder of the run in `results`."""
 
     results: Path
     folder: Path
@@ -80,38 +80,39 @@ def run_plan(
     *,
     stages: Sequence[Stage],
     name: str | None = None,
-) -> list[Outcome]:
+) -> list[CellOutcome]:
     """Bring every cell of a plan up to date, in order. Raises Interrupted when asked to stop.
 
-    `name`: the name of the run; without one it is the run with the options of the plan. Finished stages of the suite's
-    other runs are used again. Cells at which another process is at work come last, once that process is done with them.
+    `name`: the name of the run; by default it is the run with the options of the plan. Finished stages of the suite's
+    other runs are reused. Cells that another process works on come last, after that process has finished them.
     """
     check_writable(results)
     clear_leftovers(results)
     run = open_run(plan, results, device, name)
-    place = Place(results, run.folder, device, watcher, stages)
-    reused = _reuse_first(plan, place)
+    place = RunPlace(results, run.folder, device, watcher, stages)
+    reused = _reuse_finished_stages(plan, place)
     due = _find_all_due(plan, place)
     check_writable(run.folder, max((_needed_bytes(cell, stages) for cell in due), default=0))
     if due and not run.is_new:
         mark_updated(run)
-    _encode_first(due, place)
+    _encode_latents_first(due, place)
 
-    def run_one(cell: Cell) -> Outcome:
+    def run_one(cell: Cell) -> CellOutcome:
         return run_cell(cell, place, reused.pop(cell_folder(run.folder, cell), None))
 
     outcomes = [run_one(cell) for cell in plan.cells]
-    for _ in range(rounds_of(plan) - 1):  # of efficiency, the cells alternating
-        outcomes = [_next_round(outcome, run_one) for outcome in outcomes]
-    outcomes = [_after_waiting(outcome, run_one, watcher, rounds_of(plan)) for outcome in outcomes]
+    for _ in range(rounds_of(plan) - 1):  # further rounds of efficiency, so that the cells alternate
+        outcomes = [_run_next_round(outcome, run_one) for outcome in outcomes]
+    outcomes = [_wait_and_run(outcome, run_one, watcher, rounds_of(plan)) for outcome in outcomes]
     clear_leftovers(results)
     return outcomes
 
 
-def _reuse_first(plan: Plan, place: Place) -> dict[Path, str]:
-    """Use finished stages of other runs before anything is encoded; a sentence on each cell with some, by its folder.
+def _reuse_finished_stages(plan: Plan, place: RunPlace) -> dict[Path, str]:
+    """Reuse finished stages of other runs before anything is encoded. Returns a sentence about each such cell, by
+    folder.
 
-    A cell with a record or a file that can't be read is left to its turn, where it becomes a row with the reason.
+    A cell with an unreadable record or file is skipped here; when it runs, it becomes a failed row with the reason.
     """
     found = dict[Path, str]()
     for cell in plan.cells:
@@ -123,8 +124,8 @@ def _reuse_first(plan: Plan, place: Place) -> dict[Path, str]:
     return found
 
 
-def _find_all_due(plan: Plan, place: Place) -> list[Cell]:
-    """The cells that have a stage to do; not those with a record that can't be read, whose rows give the reason."""
+def _find_all_due(plan: Plan, place: RunPlace) -> list[Cell]:
+    """The cells with a due stage, except those with an unreadable record: these become failed rows with the reason."""
     found = []
     for cell in plan.cells:
         with contextlib.suppress(ComparisonRefused):
@@ -134,16 +135,16 @@ def _find_all_due(plan: Plan, place: Place) -> list[Cell]:
 
 
 def _needed_bytes(cell: Cell, stages: Sequence[Stage]) -> int:
-    """About what a cell writes: two checkpoints of weights, averages and Adam's moments, and its images twice."""
+    """The approximate bytes that a cell writes: two checkpoints (weights, EMA, Adam's moments) and its images twice."""
     trained = cell.parameters * 4 * 8 if "train" in stages and cell.role == "cell" else 0
     images = cell.sample.count * cell.frames * cell.height * cell.width * 3 if not cell.timed_alone else 0
     return max(LEAST_BYTES, trained + 2 * images)
 
 
-def _encode_first(due: Sequence[Cell], place: Place) -> None:
-    """Bring the caches up to date that a stage will read, and compare what is there with its checksums.
+def _encode_latents_first(due: Sequence[Cell], place: RunPlace) -> None:
+    """Complete the latent caches that due stages read, and compare existing caches with their checksums.
 
-    NotReady if features of captions are broken. Those that are absent are made by the first cell that reads them.
+    NotReady if text features are broken. Missing text features are encoded by the first cell that reads them.
     """
 
     def reads(cell: Cell) -> bool:
@@ -152,7 +153,7 @@ def _encode_first(due: Sequence[Cell], place: Place) -> None:
 
     reading = [cell for cell in due if reads(cell)]
     for cell in text_cells(reading):
-        assert cell.text is not None, "it reads texts"
+        assert cell.text is not None, "text cells have text features"
         if problems := text_problems(cell.text):
             raise problems[0]
     cells = [cell for cell in reading if cell.latents is not None]
@@ -165,20 +166,22 @@ def _encode_first(due: Sequence[Cell], place: Place) -> None:
 
 
 def rounds_of(plan: Plan) -> int:
-    """How many times each cell is run: the rounds of its timing."""
+    """How many times each cell runs: once for each round of its timing."""
     return 1 if plan.suite.efficiency is None else plan.suite.efficiency.rounds
 
 
-def _next_round(before: Outcome, run: Callable[[Cell], Outcome]) -> Outcome:
-    """One more round of a cell that has not failed."""
+def _run_next_round(before: CellOutcome, run: Callable[[Cell], CellOutcome]) -> CellOutcome:
+    """Run another round of a cell, unless it has failed."""
     if before.status == "failed":
         return before
     after = run(before.cell)
     return before if after.status == "skipped" else after
 
 
-def _after_waiting(before: Outcome, run: Callable[[Cell], Outcome], watcher: Watcher, rounds: int) -> Outcome:
-    """What becomes of a busy cell, once the process that was at work on it is done with it."""
+def _wait_and_run(
+    before: CellOutcome, run: Callable[[Cell], CellOutcome], watcher: Watcher, rounds: int
+) -> CellOutcome:
+    """Wait until the other process has finished a busy cell, then run the cell."""
     if before.status != "busy":
         return before
     outcome = before
@@ -189,58 +192,58 @@ def _after_waiting(before: Outcome, run: Callable[[Cell], Outcome], watcher: Wat
             time.sleep(WAIT_SECONDS)
         outcome = run(before.cell)
     for _ in range(rounds - 1):
-        outcome = _next_round(outcome, run)
+        outcome = _run_next_round(outcome, run)
     return outcome
 
 
-def run_cell(cell: Cell, place: Place, reused: str | None = None) -> Outcome:
-    """Bring one cell up to date. A broken record or a failing disk costs this cell alone.
+def run_cell(cell: Cell, place: RunPlace, reused: str | None = None) -> CellOutcome:
+    """Bring one cell up to date. A broken record or a disk error fails only this cell.
 
-    `reused`: a sentence on its stages that came from another run.
+    `reused`: a sentence about its stages that were reused from another run.
     """
     try:
         return _bring_up_to_date(cell, place, reused)
     except (OSError, ComparisonRefused) as error:
         reason = reason_of(error)
         place.watcher.event(cell, {"event": "failed", "stage": "", "text": reason})
-        return Outcome(cell, cell_folder(place.folder, cell), "failed", reason)
+        return CellOutcome(cell, cell_folder(place.folder, cell), "failed", reason)
 
 
-def _bring_up_to_date(cell: Cell, place: Place, reused: str | None) -> Outcome:
+def _bring_up_to_date(cell: Cell, place: RunPlace, reused: str | None) -> CellOutcome:
     folder = cell_folder(place.folder, cell)
     due = find_due(cell, folder, place.device, place.stages).stages
-    if due and reused is None:  # what another run may have finished meanwhile
+    if due and reused is None:  # another run may have finished them meanwhile
         reused = reuse_stages(cell, place.results, folder, place.device, place.stages)
         due = find_due(cell, folder, place.device, place.stages).stages
     place.watcher.begin(cell, due)
     if reused is not None:
         place.watcher.event(cell, {"event": "notice", "text": reused})
     if not due:
-        return Outcome(cell, folder, "skipped")
+        return CellOutcome(cell, folder, "skipped")
     for busy in (folder, *other_folders(place.results, cell, folder)):
         if has_writer(busy):
-            return Outcome(cell, folder, "busy", busy_folder=busy)
-    for group in _processes(cell, place.stages, due):
-        outcome = _spawn(cell, folder, place.results, place.device, place.watcher, group)
+            return CellOutcome(cell, folder, "busy", busy_folder=busy)
+    for group in _process_groups(cell, place.stages, due):
+        outcome = _run_in_process(cell, folder, place.results, place.device, place.watcher, group)
         if outcome.status != "done":
             return outcome
-    return Outcome(cell, folder, "done")
+    return CellOutcome(cell, folder, "done")
 
 
-def _processes(cell: Cell, stages: Sequence[Stage], due: Sequence[Stage]) -> list[tuple[Stage, ...]]:
-    """The stages that share a process, of those asked for. Efficiency has its own, except in a smoke run, where most of
-    the time is the start of a process. A process also does what its stages need."""
+def _process_groups(cell: Cell, stages: Sequence[Stage], due: Sequence[Stage]) -> list[tuple[Stage, ...]]:
+    """Group the requested stages by process. Efficiency runs separately, except in a smoke run, where starting a
+    process takes most of the time. A process also runs the earlier stages that its stages need."""
     asked = tuple(stage for stage in cell.stages if stage in stages)
     if cell.smoke:
         return [asked]
-    alone = tuple(stage for stage in due if stage == "efficiency")
+    separate = tuple(stage for stage in due if stage == "efficiency")
     together = tuple(stage for stage in asked if stage != "efficiency")
-    return [group for group in (together if set(due) - set(alone) else (), alone) if group]
+    return [group for group in (together if set(due) - set(separate) else (), separate) if group]
 
 
-def _spawn(
+def _run_in_process(
     cell: Cell, folder: Path, results: Path, device: Device, watcher: Watcher, stages: Sequence[Stage]
-) -> Outcome:
+) -> CellOutcome:
     """Bring stages up to date in a fresh process."""
     folder.mkdir(parents=True, exist_ok=True)
     job = {
@@ -252,37 +255,37 @@ def _spawn(
     busy = False
     stage: Stage = stages[0]
 
-    def heard(event: dict[str, Any]) -> None:
+    def on_event(event: dict[str, Any]) -> None:
         nonlocal stage, reason, busy
         stage = event.get("stage", stage)
         busy = busy or event["event"] == "busy"
         reason = event["text"] if event["event"] in ("failed", "stopped") else reason
         watcher.event(cell, event)
 
-    code = run_job("zigma_bench.run.workers.cell", job, folder / LOG, heard)
+    code = run_job("zigma_bench.run.workers.cell", job, folder / LOG, on_event)
     if code == Interrupted.exit_code:
         raise Interrupted(reason or INTERRUPTED)
     if code == 0:
-        return Outcome(cell, folder, "busy" if busy else "done")
+        return CellOutcome(cell, folder, "busy" if busy else "done")
     if reason is None and not find_due(cell, folder, device, stages).stages:
-        return Outcome(cell, folder, "done")  # it died after its last record
+        return CellOutcome(cell, folder, "done")  # the process died after writing its last record
     if reason is None:
-        reason = _reason_of(code, folder)
-        with contextlib.suppress(OSError):  # on a full disk the outcome alone has the reason
-            _write_death(cell, folder, device, stage, reason)
-    return Outcome(cell, folder, "failed", f"{stage}: {reason}")
+        reason = _exit_reason(code, folder)
+        with contextlib.suppress(OSError):  # on a full disk, only the outcome contains the reason
+            _write_failed_record(cell, folder, device, stage, reason)
+    return CellOutcome(cell, folder, "failed", f"{stage}: {reason}")
 
 
-def _reason_of(code: int, folder: Path) -> str:
+def _exit_reason(code: int, folder: Path) -> str:
     if code < 0:
         name = signal.Signals(-code).name
-        hint = " (often the system, out of memory)" if name == "SIGKILL" else ""
-        return f"the cell's process was ended by {name}{hint}; its log: {folder / LOG}"
+        hint = " (often by the system because memory ran out)" if name == "SIGKILL" else ""
+        return f"the cell's process was killed by {name}{hint}; its log: {folder / LOG}"
     return f"the cell's process ended with code {code}; its log: {folder / LOG}"
 
 
-def _write_death(cell: Cell, folder: Path, device: Device, stage: Stage, reason: str) -> None:
-    """Write the record that a process could not write because it died."""
-    identity = cell.identity(stage, card=device.card)
+def _write_failed_record(cell: Cell, folder: Path, device: Device, stage: Stage, reason: str) -> None:
+    """Write the failed record for a process that died before it could write one."""
+    identity = cell.identity(stage, device_model=device.model_name)
     record = Record(stage, identity, cell.model_dump(mode="json"), "failed", reason=reason)
     write_record(stage_folder(folder, stage, identity), record)

@@ -1,1 +1,1 @@
-"""The stages of a cell: each brings one record up to date."""
+"""The stages of a cell. Each stage writes one record."""

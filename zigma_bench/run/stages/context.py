@@ -1,4 +1,4 @@
-"""What every stage of a cell gets, and what it returns."""
+"""The input and the output of every stage of a cell."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zigma_bench.data.cell_images import CellImages, Tell, load_cell_images
+from zigma_bench.data.cell_images import CellImages, OnProgress, load_cell_images
 from zigma_bench.plan import Cell, Stage
 from zigma_bench.records.record import Measurement, Record
 from zigma_bench.records.store import read_record, stage_folder
@@ -19,7 +19,7 @@ NETWORK = "network.safetensors"  # the weights without averaging
 
 @dataclass
 class StageContext:
-    """The cell, where it runs, and where its results go.
+    """The cell, its device, and the folders of its results.
 
     `emit` sends an event to the parent process. `stopped` is true once the process was asked to stop.
     """
@@ -37,7 +37,7 @@ class StageContext:
 
     def identity(self, stage: Stage) -> str:
         """The identity of a stage of this cell on this device."""
-        return self.cell.identity(stage, card=self.device.card)
+        return self.cell.identity(stage, device_model=self.device.model_name)
 
     def record(self, stage: Stage) -> Record | None:
         """The record of a stage of this cell, or None if the stage is not done."""
@@ -49,7 +49,7 @@ class StageContext:
         records = {source: self.record(source) for source in inputs_of(self.cell, stage)}
         return hashes_read(self.cell, stage, {source: found for source, found in records.items() if found is not None})
 
-    def progress_of(self, stage: Stage, total: int | None) -> Tell:
+    def progress_of(self, stage: Stage, total: int | None) -> OnProgress:
         """A callback `(done, text)` that reports a stage's progress."""
         base = {"event": "progress", "stage": stage, "total": total}
         return lambda done, text: self.emit({**base, "done": done, "text": text})
@@ -61,7 +61,7 @@ class StageContext:
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a stage has found: its measurements, details for the record, and the files that later stages read."""
+    """The output of a stage: its measurements, details for the record, and the files that later stages read."""
 
     measurements: list[Measurement]
     details: dict[str, Any]

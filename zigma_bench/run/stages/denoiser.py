@@ -1,4 +1,4 @@
-"""The network that images are sampled from, with its weights."""
+"""Load the network of a cell for sampling."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from zigma_bench.training.step import autocast
 
 
 def load_denoiser(context: StageContext) -> Callable[..., Tensor]:
-    """`denoiser(x, t, *condition)`: the EMA of a trained cell, or the initial weights of a ceiling.
+    """Return `denoiser(x, t, *condition)` with the EMA weights of a trained cell, or the initial weights of a ceiling.
 
-    It returns what the recipe's `prediction` is, in float32.
+    Its output is the `prediction` of the recipe, in float32.
     """
     cell, device = context.cell, torch.device(context.device.name)
     network = build_network(cell, context.device.type)

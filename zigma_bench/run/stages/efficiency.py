@@ -1,4 +1,4 @@
-"""The stage `efficiency`: speed and memory of a cell's network, a round in each process."""
+"""The stage `efficiency`: speed and memory of a cell's network, with one round per process."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from zigma_bench.system.json_files import parse_json
 
 
 def efficiency_stage(context: StageContext, folder: Path) -> StageResult | None:
-    """Time one round of a fresh network of the cell's shape; the last round combines all into the measurements."""
+    """Time one round with a new network of the cell. After the last round, combine all rounds into measurements."""
     assert context.cell.efficiency is not None
     names = tuple(f"round-{number}.json" for number in range(context.cell.efficiency.rounds))
     parts = Parts(folder, {})
     due = next((name for name in names if name not in parts), None)
     if due is not None:
         network = build_network(context.cell, context.device.type)
-        tell = context.progress_of("efficiency", None)
-        found = measure_round(context.cell, network, context.device, tell, context.stopped)
+        on_progress = context.progress_of("efficiency", None)
+        found = measure_round(context.cell, network, context.device, on_progress, context.stopped)
         write_json(folder / due, found)
         parts.add(due)
     if any(name not in parts for name in names):

@@ -1,4 +1,4 @@
-"""The stage `quality`: every metric of the suite on a cell's samples and network."""
+"""The stage `quality`: measure a cell's samples and network with every metric of the suite."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from zigma_bench.sampling.cell_images import load_samples
 
 
 def quality_stage(context: StageContext, folder: Path) -> StageResult:
-    """Measure every metric under its own name, or refuse it with a reason."""
+    """Measure every metric. A metric that can't be measured is refused with a reason."""
     cell, images = context.cell, context.images("quality")
     network = None
     if reads_network(cell):
@@ -35,11 +35,11 @@ def quality_stage(context: StageContext, folder: Path) -> StageResult:
         device=context.device.name,
         cache=context.cache,
     )
-    tell = context.progress_of("quality", len(cell.quality))
+    on_progress = context.progress_of("quality", len(cell.quality))
     found = []
     for index, metric in enumerate(cell.quality):
         if context.stopped():
             raise Interrupted("stopped between two metrics; the same command measures them again")
-        tell(index, metric.name)
+        on_progress(index, metric.name)
         found.append(measure_metric(metric.name, metric.options, subject))
     return StageResult(found, {})

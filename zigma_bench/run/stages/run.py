@@ -1,4 +1,4 @@
-"""Runs the stages of a cell that are due, and leaves a record of each."""
+"""Run the due stages of a cell, and write a record of each."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from zigma_bench.system.notices import report_notice
 
 
 def run_due_stages(context: StageContext, wanted: Sequence[Stage]) -> None:
-    """Do the stages among `wanted` that are due, and those before them whose files are lost; hold the cell's lock.
+    """Run the due stages among `wanted`, and earlier stages with lost files. The caller holds the lock of the cell.
 
-    What is due is computed again after each stage, for it depends on the files that the stage has written. One round of
-    an efficiency stage is done, even if more are to come.
+    The due stages are computed again after each stage, because they depend on the files that the stage has written. Of
+    an efficiency stage, only one round runs here.
     """
     done: list[Stage] = []
     while True:
@@ -51,9 +51,9 @@ def run_due_stages(context: StageContext, wanted: Sequence[Stage]) -> None:
 
 
 def run_stage(context: StageContext, stage: Stage) -> None:
-    """Do one stage and write its record. A failure leaves a record with the reason and ends the cell.
+    """Run one stage and write its record. A failure is recorded with its reason and ends the cell.
 
-    An efficiency stage with rounds to come leaves none yet.
+    An efficiency stage writes its record only after its last round.
     """
     folder, started, identity = context.stage_folder(stage), time.time(), context.identity(stage)
     facts = context.cell.model_dump(mode="json")
@@ -61,14 +61,14 @@ def run_stage(context: StageContext, stage: Stage) -> None:
     try:
         write_json(folder / SPEC, {"stage": stage, "identity": identity, "cell": facts})
         inputs = context.inputs(stage)
-        with contain_plugin():  # exit() in a plugin is a failed cell too
-            found = _call(stage, context, folder)
+        with contain_plugin():  # exit() in a plugin also fails the cell
+            found = _call_stage(stage, context, folder)
         if found is not None:
             write_record(folder, _record_of(context, stage, found, inputs, started))
-            clear_stage_leftovers(folder)  # after the record: until then it is all that a kill would leave
+            clear_stage_leftovers(folder)  # only after the record, because a resumed stage needs these files
     except Interrupted:
         raise
-    except Exception as error:  # any failure becomes this cell's row, and the other cells go on
+    except Exception as error:  # any failure becomes this cell's row, and the other cells continue
         traceback.print_exc()
         reason = reason_of(error)
         context.emit({"event": "failed", "stage": stage, "text": reason})
@@ -79,8 +79,8 @@ def run_stage(context: StageContext, stage: Stage) -> None:
     context.emit({"event": "done", "stage": stage, "seconds": time.time() - started})
 
 
-def _call(stage: Stage, context: StageContext, folder: Path) -> StageResult | None:
-    """Run the module of a stage, which is imported now: each stage loads only what it needs."""
+def _call_stage(stage: Stage, context: StageContext, folder: Path) -> StageResult | None:
+    """Run a stage. Its module is imported here, so that each stage imports only what it needs."""
     module = importlib.import_module(f"zigma_bench.run.stages.{stage}")
     found: StageResult | None = getattr(module, f"{stage}_stage")(context, folder)
     return found
@@ -104,7 +104,8 @@ def _record_of(
 
 
 def _provenance(context: StageContext, started: float) -> dict[str, Any]:
-    """The provenance of a stage; no backend if the one asked for can't run here, which a failed cell's reason says."""
+    """The provenance of a stage. The backend is None if it can't run here, which is also the reason of the failed
+    cell."""
     cell, device = context.cell, context.device
     try:
         backend = resolve(cell.backend, device.type)
@@ -113,7 +114,7 @@ def _provenance(context: StageContext, started: float) -> dict[str, Any]:
     return {
         **software(),
         "device": device.name,
-        "card": device.card,
+        "card": device.model_name,
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "threads": torch.get_num_threads(),
         "precision": precision_on(device.type, cell.train.precision),

@@ -1,4 +1,4 @@
-"""The stage `sample`: images drawn from a network, or for the anchors held-out images and reconstructions of them."""
+"""The stage `sample`: images sampled from a network, held-out images (floor) or their reconstructions."""
 
 from __future__ import annotations
 
@@ -29,22 +29,25 @@ from zigma_bench.sampling.sheets import write_sheets
 
 
 def sample_stage(context: StageContext, folder: Path) -> StageResult:
-    """Draw the images, a part at a time, and contact sheets of the first; the samples of the floor are held-out images.
+    """Sample the images in parts, and write overview pictures of the first ones. The floor's samples are held-out
+    images.
 
-    Latents are decoded by the autoencoder, both sampled ones and those of the held-out images.
+    The autoencoder decodes both sampled latents and those of held-out images.
     """
-    cell, tell = context.cell, context.progress_of("sample", context.cell.sample.count)
+    cell, on_progress = context.cell, context.progress_of("sample", context.cell.sample.count)
     parts = Parts(folder, context.inputs("sample"))
     if cell.role == "floor":
         pixels, evaluations = load_cell_images(cell).floor.take(range(cell.sample.count)), 0
         save_array(folder / SAMPLES, pixels)
     elif cell.role == "reconstruction":
-        reconstruct = _reconstructions(context)
-        pixels, evaluations = sample_in_parts(cell, parts, lambda rows: (reconstruct(rows), 0), tell, context.stopped)
+        reconstruct = _reconstruction_function(context)
+        pixels, evaluations = sample_in_parts(
+            cell, parts, lambda rows: (reconstruct(rows), 0), on_progress, context.stopped
+        )
     else:
-        network, decode, condition = load_denoiser(context), _decoder(context), _text_condition(context, folder)
+        network, decode, condition = load_denoiser(context), _pixel_decoder(context), _text_condition(context, folder)
         pixels, evaluations = sample_images(
-            cell, parts, network, context.device, tell, context.stopped, decode, condition
+            cell, parts, network, context.device, on_progress, context.stopped, decode, condition
         )
     write_sheets(folder, pixels)
     files = (SAMPLES,) if cell.text is None or cell.role != "cell" else (SAMPLES, CAPTIONS)
@@ -52,9 +55,9 @@ def sample_stage(context: StageContext, folder: Path) -> StageResult:
 
 
 def _text_condition(context: StageContext, folder: Path) -> SampleConditions | None:
-    """The text of each image, written beside the images: the same texts for all scans and seeds.
+    """The text of each image, also written to a file. All scans and seeds use the same texts.
 
-    They are those of the held-out images, in a fixed order. None for a cell that is not conditioned on text.
+    These are the texts of the held-out images, in a fixed order. None for a cell without text conditioning.
     """
     if context.cell.text is None:
         return None
@@ -67,16 +70,16 @@ def _text_condition(context: StageContext, folder: Path) -> SampleConditions | N
     return SampleConditions(held_out.turn_labels(rows, turns), images.texts.null, images.texts)
 
 
-def _decoder(context: StageContext) -> Callable[[Tensor], Pixels]:
-    """The function from what a network samples to pixels."""
+def _pixel_decoder(context: StageContext) -> Callable[[Tensor], Pixels]:
+    """The function that converts samples of the network to pixels."""
     if context.cell.latents is None:
         return to_pixels
     autoencoder = open_autoencoder(context.cell.latents, context.device.name)
     return lambda latents: to_pixels(autoencoder.decode(latents))
 
 
-def _reconstructions(context: StageContext) -> Callable[[range], Pixels]:
-    """The floor's images as the autoencoder reconstructs them, from the same latents that networks are measured on."""
-    images, decode = load_cell_images(context.cell), _decoder(context)
+def _reconstruction_function(context: StageContext) -> Callable[[range], Pixels]:
+    """The function that reconstructs images of the floor, from the same latents that networks are measured on."""
+    images, decode = load_cell_images(context.cell), _pixel_decoder(context)
     latents = Subset(network_inputs(context.cell, images, context.cache).validation, images.floor.indices)
     return lambda rows: decode(torch.from_numpy(latents.take(rows)))

@@ -1,4 +1,4 @@
-"""The stage `train`: a network trained to the suite's budget."""
+"""The stage `train`: train a network for the budget of the suite."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from zigma_bench.records.record import Measurement
 from zigma_bench.records.store import EMA
 from zigma_bench.run.stages.context import NETWORK, StageContext, StageResult
 from zigma_bench.training.checkpoint import save_weights
-from zigma_bench.training.loop import Goal, train_network
+from zigma_bench.training.loop import TrainingGoal, train_network
 
 
 def train_stage(context: StageContext, folder: Path) -> StageResult:
-    """Train to the budget and write the weights and their EMA."""
+    """Train for the budget, and write the weights and their EMA."""
     cell, images = context.cell, context.images("train")
     classes = cell.condition.size if cell.condition is not None and cell.condition.kind == "class" else None
     available = facts_of_images(Splits(images.train, images.validation), classes)
@@ -28,13 +28,13 @@ def train_stage(context: StageContext, folder: Path) -> StageResult:
         network,
         network_inputs(cell, images, context.cache).train,
         recipe=cell.train,
-        goal=Goal(cell.train_steps, cell.train_seconds),
+        goal=TrainingGoal(cell.train_steps, cell.train_seconds),
         seed=cell.seed,
         device=torch.device(context.device.name),
         folder=folder,
-        tell=context.progress_of("train", total),
+        on_progress=context.progress_of("train", total),
         stopped=context.stopped,
-        given=cell.condition,
+        condition=cell.condition,
         texts=images.texts,
     )
     save_weights(folder / EMA, ema)

@@ -22,7 +22,7 @@ from zigma_bench.plan import Cell
 from zigma_bench.records.store import only_writer
 from zigma_bench.run.stages.context import StageContext, StageFailed
 from zigma_bench.run.stages.run import run_due_stages
-from zigma_bench.system.device import Device, calm_collector
+from zigma_bench.system.device import Device, reduce_garbage_collection
 from zigma_bench.system.notices import send_notices_to
 
 
@@ -55,7 +55,7 @@ def take_job() -> tuple[dict[str, Any], Cell, TextIO]:
 
     From this call on, the process exits when its parent dies.
     """
-    calm_collector()
+    reduce_garbage_collection()
     job = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, args=(os.dup(0),), daemon=True).start()
     sys.stdin = open(os.devnull)  # noqa: SIM115 - exit() closes it, which would wait forever for the thread that reads it
@@ -85,7 +85,7 @@ def take_device(device: Device) -> None:
 
         if not torch.cuda.is_available():
             raise NotReady(
-                "torch sees no NVIDIA GPU", got=device.card, do="install torch for CUDA, or use --device cpu"
+                "torch sees no NVIDIA GPU", got=device.model_name, do="install torch for CUDA, or use --device cpu"
             )
         torch.cuda.set_device(device.name)
 

@@ -60,11 +60,13 @@ def _encode(
 ) -> dict[str, Any]:
     from zigma_bench.data.latents.encode import encode_latents
 
-    def tell(done: int, total: int, text: str) -> None:
+    def on_progress(done: int, total: int, text: str) -> None:
         emit({"event": "progress", "stage": "encode", "done": done, "total": total, "text": text})
 
     assert cell.latents is not None, "the cell trains on latents"
-    count = encode_latents(load_cell_splits(cell), cell.latents, cache, device=device.name, tell=tell, stopped=stopped)
+    count = encode_latents(
+        load_cell_splits(cell), cell.latents, cache, device=device.name, on_progress=on_progress, stopped=stopped
+    )
     return {"event": "encoded", "images": count}
 
 
@@ -86,13 +88,13 @@ def _encode_texts(
 ) -> dict[str, Any]:
     from zigma_bench.conditioning.text_features import encode_captions
 
-    def tell(done: int, text: str) -> None:
+    def on_progress(done: int, text: str) -> None:
         emit({"event": "progress", "stage": "encode", "done": done, "total": None, "text": text})
 
     assert cell.text is not None, "the cell has text conditioning"
     return {
         "event": "encoded",
-        "captions": encode_captions(load_cell_splits(cell), cell.text, device.name, tell, stopped),
+        "captions": encode_captions(load_cell_splits(cell), cell.text, device.name, on_progress, stopped),
     }
 
 

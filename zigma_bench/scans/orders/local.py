@@ -81,7 +81,7 @@ def direction(grid: Grid, name: str) -> Path:
 
 
 def atrous(grid: Grid, *, step: Annotated[int, Interval(ge=1, le=64)] = 2) -> Route:
-    """Every `step`-th row and column: step^2 paths split the tokens, by rows from even first rows, by columns from odd.
+    """Every `step`-th row and column: step^2 paths split the tokens, by rows if the first row is even, else by columns.
 
     Together they scan L tokens. If `step` doesn't divide the grid, zero tokens replace the cells outside it (upstream
     leaves cells unwritten at step 3).

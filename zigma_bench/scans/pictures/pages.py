@@ -32,7 +32,9 @@ def draw_page(
     panels = [panel for block in blocks for panel in block.panels]
     if len(panels) > MOST_PANELS:
         expected = f"at most {MOST_PANELS}"
-        raise UsageError("too many panels for a page", expected=expected, got=len(panels), do="give --layer")
+        raise UsageError(
+            "too many panels for a page", expected=expected, got=len(panels), do="select layers with --layer"
+        )
     lines = layout.flow_blocks(blocks, size, width)
     figure = _paper(layout.page_size(lines, size, title, below))
     _text(figure, MARGIN, MARGIN, [title] if title else [], size=11, weight="bold", ha="left")

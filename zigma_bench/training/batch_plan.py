@@ -1,4 +1,4 @@
-"""Select the images, crops and labels of each training step, from (seed, step) alone."""
+"""Select the images, crops and labels of each training step. They depend only on (seed, step)."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Indices = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 @dataclass(frozen=True)
 class StepImages:
-    """The images of a step on the CPU, with labels int64 [B] if the job is labelled.
+    """The images of a step on the CPU, with labels int64 [B] if the plan is labelled.
 
-    `pixels`: uint8 [B, C, H, W], float32 latents, or the moments of `Posteriors`.
+    `pixels`: uint8 [B, C, H, W], float32 latents, or the moments of `LatentPosteriors`.
     """
 
     pixels: Tensor
@@ -70,7 +70,7 @@ def epoch_order(count: int, seed: int, epoch: int) -> Indices:
 class BatchPlan:
     """Selects and loads the images of each training step.
 
-    `flip` applies only to `Posteriors`; pixels are mirrored later. With `random_crop`, each image is cropped at a
+    `flip` applies only to `LatentPosteriors`; pixels are mirrored later. With `random_crop`, each image is cropped at a
     position drawn from (seed, step).
     """
 
@@ -83,7 +83,7 @@ class BatchPlan:
 
     @classmethod
     def of(cls, images: Images, recipe: Train, seed: int, *, labelled: bool) -> BatchPlan:
-        """The job of a training recipe."""
+        """The plan for a training recipe."""
         return cls(images, recipe.batch, seed, labelled, recipe.flip, recipe.random_crop)
 
     def take(self, step: int) -> StepImages:
@@ -118,7 +118,7 @@ class BatchPlan:
             return None
         return random_crops(self.batch, self.random_crop, step_seed(self.seed, step, 8))
 
-    def like(self, count: int) -> Pixels:
+    def example_pixels(self, count: int) -> Pixels:
         """`count` copies of the first training image, for warm-up and measurements."""
         if self.random_crop is None or has_order(self.images):
             return self.images.take([0] * count)

@@ -1,4 +1,4 @@
-"""A vision transformer as an extractor of torch-fidelity: images resized by Pillow, normalised, one vector each."""
+"""A vision transformer as an extractor of torch-fidelity: it normalises images and returns one vector for each."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from zigma_bench.data.images import Pixels
 CLASS_TOKEN, EMBEDDING = "class-token", "embedding"
 
 
-class Wrapped(FeatureExtractorBase):  # type: ignore[misc]
-    """`network` on uint8 images [B, 3, S, S] of its own size, scaled to [0, 1] and normalised by channel."""
+class TransformerFeatures(FeatureExtractorBase):  # type: ignore[misc]
+    """Runs `network` on uint8 images [B, 3, S, S] of the right size, scaled to [0, 1] and normalised by channel."""
 
     def __init__(self, name: str, layer: str, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__(name, [layer])
@@ -38,7 +38,7 @@ class Wrapped(FeatureExtractorBase):  # type: ignore[misc]
 
     @staticmethod
     def get_default_feature_layer_for_metric(metric: str) -> str:
-        raise NotImplementedError("the layer is named by whoever builds this extractor")
+        raise NotImplementedError("the constructor sets the layer")
 
     @staticmethod
     def can_be_compiled() -> bool:
@@ -50,18 +50,18 @@ class Wrapped(FeatureExtractorBase):  # type: ignore[misc]
 
 
 def resize_square(pixels: Pixels, *, size: int) -> Pixels:
-    """Images [n, 3, H, W] to [n, 3, size, size] by Pillow's bicubic, whatever their sides are to each other."""
-    return _each(pixels, lambda image: pictures.resize(image, [size, size], InterpolationMode.BICUBIC))
+    """Resize images [n, 3, H, W] to [n, 3, size, size] by Pillow's bicubic filter; the aspect ratio may change."""
+    return _change_each(pixels, lambda image: pictures.resize(image, [size, size], InterpolationMode.BICUBIC))
 
 
 def resize_and_crop(pixels: Pixels, *, size: int) -> Pixels:
-    """Images [n, 3, H, W], the shorter side to `size` by Pillow's bicubic, and the middle [n, 3, size, size] of it."""
-    return _each(
+    """Resize the shorter side of images [n, 3, H, W] to `size` by Pillow's bicubic filter, and crop the centre."""
+    return _change_each(
         pixels,
         lambda image: pictures.center_crop(pictures.resize(image, [size], InterpolationMode.BICUBIC), [size, size]),
     )
 
 
-def _each(pixels: Pixels, change: Callable[[Any], Any]) -> Pixels:
+def _change_each(pixels: Pixels, change: Callable[[Any], Any]) -> Pixels:
     changed = [np.asarray(change(Image.fromarray(image.transpose(1, 2, 0)))) for image in pixels]
     return np.ascontiguousarray(np.stack(changed).transpose(0, 3, 1, 2))

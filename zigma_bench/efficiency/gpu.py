@@ -21,7 +21,7 @@ WINDOW_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
-class Meter:
+class GpuMeter:
     """NVML and its handle of torch's GPU, or the reason `why_not` if these are not available."""
 
     nvml: Any = None
@@ -54,24 +54,24 @@ class Meter:
             return None
 
 
-def find_meter(device: Device) -> Meter:
-    """The meter of a device. For a CPU it only holds a reason."""
+def find_meter(device: Device) -> GpuMeter:
+    """The meter of a device. For a CPU it only contains a reason."""
     if device.type != "cuda":
-        return Meter(why_not="NVML only measures NVIDIA GPUs")
+        return GpuMeter(why_not="NVML only measures NVIDIA GPUs")
     try:
         nvml = importlib.import_module("pynvml")
     except ImportError:
-        return Meter(why_not="nvidia-ml-py is not installed: pip install 'zigma-bench[gpu]'")
+        return GpuMeter(why_not="nvidia-ml-py is not installed: pip install 'zigma-bench[gpu]'")
     try:
         nvml.nvmlInit()
         uuid = str(torch.cuda.get_device_properties(device.name).uuid)
         known = uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
-        return Meter(nvml, nvml.nvmlDeviceGetHandleByUUID(known))
+        return GpuMeter(nvml, nvml.nvmlDeviceGetHandleByUUID(known))
     except (nvml.NVMLError, AttributeError) as error:  # no driver, an AMD GPU, or no UUID in this torch
-        return Meter(why_not=f"NVML doesn't know the GPU: {error}")
+        return GpuMeter(why_not=f"NVML doesn't know the GPU: {error}")
 
 
-def joules_a_call(call: Callable[[], object], device: Device, meter: Meter) -> float | None:
+def joules_per_call(call: Callable[[], object], device: Device, meter: GpuMeter) -> float | None:
     """The mean energy of the GPU per call, in joules, over a window of consecutive calls; None without a counter."""
     if meter.why_not is not None or meter.joules() is None:
         return None

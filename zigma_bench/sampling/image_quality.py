@@ -31,7 +31,7 @@ class QualityRequest:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class QualityResult:
     """The values of the metrics, with the number of samples and of reference images.
 
     `n_reference` is None if there is no reference, or if a file of statistics doesn't contain the count. `frames`: the
@@ -69,10 +69,10 @@ def measure_quality(
     device: str,
     cache: Path | None = None,
     data: str | None = None,
-) -> Judgement:
-    """Measure samples against a reference. Each is a folder, .zip or .npz; a suite file stands for its own reference.
+) -> QualityResult:
+    """Measure samples against a reference. Each is a folder, .zip or .npz. The reference can also be a suite file.
 
-    `asked`: the metrics; None means METRICS, or CLIP_METRICS for clips. A reference .npz may hold the mean and
+    `asked`: the metrics; None means METRICS, or CLIP_METRICS for clips. A reference .npz may contain the mean and
     covariance of features, with or without images. `data` selects one of several data sets of a suite. Metrics that use
     only the samples need no reference.
 
@@ -106,7 +106,7 @@ def measure_quality(
         except UsageError as error:
             raise error.at(f"{samples} compared with {reference}") from None
     found = tuple(measure_metric(metric.name, metric.options, subject) for metric in asked)
-    return Judgement(found, len(drawn), opened.count, frames)
+    return QualityResult(found, len(drawn), opened.count, frames)
 
 
 def frames_of(images: Images) -> int | None:
