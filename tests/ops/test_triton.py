@@ -140,7 +140,7 @@ def test_the_convolution_compiles_for_a_gpu_of_2018(compiled: Any) -> None:
 
 @pytest.fixture
 def no_card(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "cards", tuple)
+    monkeypatch.setattr(gpu, "gpu_names", tuple)
     monkeypatch.setattr(gpu, "nvidia_gpus", tuple)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
 
@@ -157,7 +157,7 @@ def test_without_a_gpu_the_reason_is_reported(monkeypatch: pytest.MonkeyPatch) -
 
 def pretend_card(monkeypatch: pytest.MonkeyPatch, name: str, capability: tuple[int, int], hip: str | None) -> None:
     """Torch and the device limits pretend that there is such a GPU."""
-    monkeypatch.setattr(gpu, "cards", lambda: (name,))
+    monkeypatch.setattr(gpu, "gpu_names", lambda: (name,))
     monkeypatch.setattr(gpu, "nvidia_gpus", lambda: () if hip else (name,))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)

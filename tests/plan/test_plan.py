@@ -303,9 +303,11 @@ def test_a_conditional_backbone_needs_data_with_its_condition(write_suite, monke
     assert "suite.yaml:7, key compare.1" in told
     assert f"the backbone 'u-vit' is conditioned on {wanted}, which the data does not have" in told
     assert "got '10 classes'" in told
-    plain = data.describe
+    plain = data.describe_source
     for given, fits in ((Condition(condition, 7), False), (wanted, True)):
-        monkeypatch.setattr(data, "describe", lambda *a, g=given: dataclasses.replace(plain(*a), conditions=(g,)))
+        monkeypatch.setattr(
+            data, "describe_source", lambda *a, g=given: dataclasses.replace(plain(*a), conditions=(g,))
+        )
         if fits:
             assert len(plan(path).cells) == 8
         else:
