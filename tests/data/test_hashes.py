@@ -64,7 +64,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture
 def notices(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     lines: list[str] = []
-    monkeypatch.setattr(hashes, "notice", lines.append)
+    monkeypatch.setattr(hashes, "report_notice", lines.append)
     return lines
 
 

@@ -346,6 +346,6 @@ def test_the_classes_of_a_column(tmp_path: Path, pictures: Pictures) -> None:
 def decoded(cells: list[dict[str, Any]]) -> list[np.ndarray]:
     """Each image as the loader returns it."""
     return [
-        encoded.decode(cell["bytes"], channels=3, resolution=16, resize="short-side-center-crop", where="test")
+        encoded.decode_image(cell["bytes"], channels=3, resolution=16, resize="short-side-center-crop", where="test")
         for cell in cells
     ]

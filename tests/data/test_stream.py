@@ -173,8 +173,8 @@ def test_a_copy_of_the_hub_is_streamed_and_nothing_is_downloaded(
     load_dataset = datasets.load_dataset
     monkeypatch.setattr(datasets, "load_dataset", from_hub)
     monkeypatch.setattr(hub, "is_here", lambda name, commit: False)
-    monkeypatch.setattr(hub, "offline", lambda: False)
-    monkeypatch.setattr(hub, "fetch", lambda name, commit: pytest.fail("a download"))
+    monkeypatch.setattr(hub, "hub_data_is_offline", lambda: False)
+    monkeypatch.setattr(hub, "fetch_data_set", lambda name, commit: pytest.fail("a download"))
     assert trained_on(load(options), range(3)) == trained_on(streamed(files), range(3))
     assert asked[0] == ("owner/name", None, commit, True, "train")
 
@@ -203,8 +203,8 @@ def test_a_check_reads_a_stream_of_the_hub_once(tmp_path: Path, monkeypatch: pyt
         datasets, "load_dataset",
         lambda *_, **__: load_dataset("parquet", data_files={"train": files}, split="train", streaming=True),
     )  # fmt: skip
-    monkeypatch.setattr(hub, "offline", lambda: False)
-    monkeypatch.setattr(hub, "fetch", lambda name, commit: pytest.fail("a download"))
+    monkeypatch.setattr(hub, "hub_data_is_offline", lambda: False)
+    monkeypatch.setattr(hub, "fetch_data_set", lambda name, commit: pytest.fail("a download"))
     options = HuggingFaceOptions("owner/name", SIZE, validation=5, revision="a" * 40, streaming=True, count=20)
     found = check_dataset_files(catalogue().get("dataset", "huggingface"), options)
     (problem,) = found.problems

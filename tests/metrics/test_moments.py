@@ -99,7 +99,7 @@ def test_the_fields_files_are_for_the_published_inception_alone(subject, tmp_pat
     assert (few.status, few.fingerprint["n_reference"]) == ("refused", None)
     assert "2,048" in few.reason
     y = (draw.standard_normal((2100, 2048)) * 0.3 + 0.5).astype(np.float32)
-    monkeypatch.setattr(measure_module, "features", lambda images, *rest, **more: y)
+    monkeypatch.setattr(measure_module, "features_of_images", lambda images, *rest, **more: y)
     monkeypatch.setattr(weights, "FID_MINIMUM", 50)
     found = measured("fd", "inception", options, alone)
     assert (found.name, found.status) == ("fid", "ok")
@@ -145,7 +145,7 @@ def test_a_reference_is_fitted_once(subject, tmp_path, monkeypatch):
     from zigma_bench.metrics.reference import reference_gaussian
 
     fits = []
-    monkeypatch.setattr(module, "fitted", lambda x: fits.append(len(x)) or fit_gaussian(x))
+    monkeypatch.setattr(module, "fit_gaussian", lambda x: fits.append(len(x)) or fit_gaussian(x))
     first = reference_gaussian(subject.reference, efflite("efflite0", 64), cache=tmp_path)
     again = reference_gaussian(Subset(subject.reference, np.arange(60)), efflite("efflite0", 64), cache=tmp_path)
     assert fits == [60]

@@ -251,9 +251,9 @@ def test_the_digest_of_a_route_names_the_owner_of_a_plugins_merge():
     ("facts", "words"),
     [
         ({"splits_tokens": True, "splits_channels": True}, "contradict each other"),
-        ({"splits_tokens": True}, "can't be gated one by one"),
+        ({"splits_tokens": True}, "can't gate the output of each path"),
         ({"has_stages": True}, "expected gate='merged'; got 'path'"),
-        ({"is_sum": True, "gate": "merged"}, "a plain sum adds up gated paths"),
+        ({"is_sum": True, "gate": "merged"}, "a plain sum needs gated paths"),
     ],
 )
 def test_facts_that_contradict_each_other_are_refused(facts, words):

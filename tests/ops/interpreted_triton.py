@@ -216,7 +216,7 @@ def test_no_segment_sees_another_segment(segments: bool) -> None:
 
 def test_more_states_than_registers_are_refused() -> None:
     given, path = scan_inputs(1, 2, 3, 65)
-    with pytest.raises(NotReady, match=r"fewer states in registers.*at most 64; got 65"):
+    with pytest.raises(NotReady, match=r"support so many states.*at most 64; got 65"):
         selective_scan(**given, path=path, backend="triton")
 
 

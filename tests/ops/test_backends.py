@@ -56,7 +56,7 @@ def test_without_a_gpu() -> None:
             backends.resolve(name, "cuda")
         with pytest.raises(NotReady, match=f"'{name}' doesn't run on this device; expected cuda; got 'cpu'"):
             backends.resolve(name, "cpu")
-    assert "NVIDIA card" in backends.available()["fused"]
+    assert "NVIDIA GPU" in backends.available()["fused"]
 
 
 @pytest.mark.usefixtures("no_compiler")

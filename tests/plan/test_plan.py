@@ -304,14 +304,14 @@ def test_a_conditional_backbone_needs_data_with_its_condition(write_suite, monke
     assert f"the backbone 'u-vit' is conditioned on {wanted}, which the data does not have" in told
     assert "got '10 classes'" in told
     plain = data.describe_source
-    for present, fits in ((Condition(condition, 7), False), (wanted, True)):
+    for given, fits in ((Condition(condition, 7), False), (wanted, True)):
         monkeypatch.setattr(
-            data, "describe_source", lambda *a, c=present: dataclasses.replace(plain(*a), conditions=(c,))
+            data, "describe_source", lambda *a, g=given: dataclasses.replace(plain(*a), conditions=(g,))
         )
         if fits:
             assert len(plan(path).cells) == 8
         else:
-            with pytest.raises(NotReady, match=f"got '{present}'"):
+            with pytest.raises(NotReady, match=f"got '{given}'"):
                 plan(path)
 
 

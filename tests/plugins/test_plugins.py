@@ -93,7 +93,10 @@ def twice(register):
     [
         (ImportError("no module named foo"), ["ImportError", "foo"]),
         (SyntaxError("bad"), ["SyntaxError"]),
-        (module(register_scan=lambda register: None), ["'register_scan' is no hook", "did you mean 'register_scans'"]),
+        (
+            module(register_scan=lambda register: None),
+            ["'register_scan' is not a hook", "did you mean 'register_scans'"],
+        ),
         (ModuleType("empty"), ["no function marked with zigma_bench.hookimpl"]),
         (module(register_scans=lambda register: 1 / 0), ["ZeroDivisionError"]),
         (module(register_scans=lambda register: register("a/b", order)), ["'a/b'", "letters, digits"]),
@@ -102,7 +105,10 @@ def twice(register):
         (module(register_scans=lambda register: register("p", reserved)), ["reserved name 'seed'"]),
         (module(register_scans=lambda register: register("p", undocumented)), ["no docstring"]),
         (module(register_scans=lambda register: register("p", wrong_default)), ["not of its type", "true or", "'yes'"]),
-        (module(register_scans=lambda register: register("p", odd_type)), ["'by'", "a suite can't give", "expected"]),
+        (
+            module(register_scans=lambda register: register("p", odd_type)),
+            ["'by'", "a suite can't express", "expected"],
+        ),
         (module(register_scans=twice), ["registers the scan 'p' twice", "remove one"]),
     ],
 )

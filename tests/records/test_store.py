@@ -65,7 +65,7 @@ def test_a_figure_that_no_stage_leaves_is_refused(tmp_path, change):
     without = text if "status" not in change else text.replace('"status": "ok",', "", 1)
     without = without if "raw" not in change else without.replace('"raw": [],', "", 1)
     (tmp_path / "record.json").write_text(without.replace('"value": 1.5', change))
-    with pytest.raises(ComparisonRefused, match=r"fd holds|fd has the value") as caught:
+    with pytest.raises(ComparisonRefused, match=r"fd is|fd has the value") as caught:
         store.read_record(tmp_path)
     assert caught.value.exit_code == 4
     assert "record.json" in str(caught.value)
@@ -101,7 +101,7 @@ def test_one_writer_and_a_dead_owner_lets_go(tmp_path, monkeypatch):
     )
     with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True) as owner:
         assert owner.stdout.readline() == "held\n"
-        with pytest.raises(NotReady, match="another process is at work") as caught, store.only_writer(tmp_path):
+        with pytest.raises(NotReady, match="another process is working") as caught, store.only_writer(tmp_path):
             raise AssertionError("two writers")
         assert str(owner.pid) in str(caught.value)
         owner.kill()

@@ -223,7 +223,7 @@ def run_here(folder: Path, results: Path, suite: str) -> None:
         raise MemoryError("not measured: it takes seconds and writes no file")
 
     local._run_in_process, encode._run_worker = spawn, encoded
-    measure.scan_alone = measure.ceilings = no_memory
+    measure.scan_alone = measure.measure_ceilings = no_memory
     os.chdir(folder)
     plan = prepare(Path(suite), settings=(), only=(), smoke=False)
     outcomes = local.run_plan(plan, results, Device("cpu", "test"), Silent(), stages=STAGES)

@@ -143,7 +143,7 @@ quality: [val-loss]
 def timed_results(tmp_path, monkeypatch):
     """A results folder of an efficiency suite of five lengths, run in one process; clock and memory are made up."""
     bounds = {"matmul_flops_per_second": 1.0, "copy_bytes_per_second": 1.0}
-    monkeypatch.setattr(measure, "ceilings", lambda cell, device: bounds)
+    monkeypatch.setattr(measure, "measure_ceilings", lambda cell, device: bounds)
     monkeypatch.setattr(measure, "scan_alone", lambda cell, device, repeats, stopped: {"bytes_per_second": 1.0})
     monkeypatch.setattr(measure, "peak_memory", lambda device: {"peak-memory": PEAK})
     monkeypatch.setattr(measure, "time_calls", lambda *arguments, **named: Timing((CALL,) * 3, 1.0, 3, True))

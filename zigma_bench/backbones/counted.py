@@ -30,18 +30,18 @@ def counted_cost(spec: Spec, options: Any, *, grid: Grid, channels: int, routes:
     digests = tuple(route.digest for route in routes)
     key = (spec.name, spec.owner, spec.target, repr(options), str(grid), options.patch, channels, digests)
     if key not in _counted:
-        _counted[key] = _count(spec, options, grid, channels, routes)
+        _counted[key] = _count_cost(spec, options, grid, channels, routes)
     return _counted[key]
 
 
-def _count(spec: Spec, options: Any, grid: Grid, channels: int, routes: Sequence[Route]) -> Cost:
+def _count_cost(spec: Spec, options: Any, grid: Grid, channels: int, routes: Sequence[Route]) -> Cost:
     network = spec.load()(options, grid=grid, channels=channels, routes=routes, backend=BACKEND)
     initialise_network(network, 0)
     side = (channels, grid.height * options.patch, grid.width * options.patch)
     image = side if grid.frames == 1 else (grid.frames, *side)
     inputs = [torch.zeros(1, *image), torch.zeros(1)]
     if (condition := spec.facts.condition(options)) is not None:
-        inputs.append(_neutral(condition))
+        inputs.append(_neutral_condition(condition))
     counter = FlopCounterMode(display=False)
     # The counter must see attention as two matrix products, which the backend MATH uses on a CPU.
     with torch.random.fork_rng(devices=[]), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
@@ -52,7 +52,7 @@ def _count(spec: Spec, options: Any, grid: Grid, channels: int, routes: Sequence
     return Cost(parameters, flops, flops_by="counter")
 
 
-def _neutral(condition: Condition) -> Tensor:
+def _neutral_condition(condition: Condition) -> Tensor:
     """A condition for one image: the first class, or text features of zeros."""
     if condition.kind == "class":
         return torch.zeros(1, dtype=torch.int64)

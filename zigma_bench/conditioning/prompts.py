@@ -37,14 +37,14 @@ def encode_prompts(text: TextFeatures, prompts: Sequence[str], device: str) -> P
     Prompts that are captions of the training data need no encoder. Raises NotReady if other prompts need the encoder
     and it is missing or has changed, and for a prompt that is too long.
     """
-    features, mask = _cached(text, prompts) or _encoded(text, prompts, device)
+    features, mask = _cached_features(text, prompts) or _encode_now(text, prompts, device)
     rounded = torch.from_numpy(features.astype(DTYPE)).to(device).float()  # the precision of cached captions
     return Prompts(rounded, torch.from_numpy(mask).to(device), masked=text.mask)
 
 
-def _cached(text: TextFeatures, prompts: Sequence[str]) -> Rows | None:
+def _cached_features(text: TextFeatures, prompts: Sequence[str]) -> Rows | None:
     """The cached features of the prompts, or None unless every prompt is a cached caption."""
-    if encoders.cached_features(text.folder) is None or (captions := _captions(text.folder)) is None:
+    if encoders.cached_features(text.folder) is None or (captions := _cached_captions(text.folder)) is None:
         return None
     numbers = {caption: number for number, caption in enumerate(captions)}
     if any(prompt not in numbers for prompt in prompts):
@@ -54,7 +54,7 @@ def _cached(text: TextFeatures, prompts: Sequence[str]) -> Rows | None:
     return store.take("features", rows), store.take("mask", rows)
 
 
-def _captions(folder: Path) -> list[str] | None:
+def _cached_captions(folder: Path) -> list[str] | None:
     try:
         found: list[str] = json.loads((folder / CAPTIONS).read_text(encoding="utf-8"))
         return found
@@ -62,7 +62,7 @@ def _captions(folder: Path) -> list[str] | None:
         return None
 
 
-def _encoded(text: TextFeatures, prompts: Sequence[str], device: str) -> Rows:
+def _encode_now(text: TextFeatures, prompts: Sequence[str], device: str) -> Rows:
     facts = encoders.describe_encoder(text.encoder, text.revision, text.cache)
     if facts.missing:
         missing = "; ".join(f"{item.what}: {item.do}" for item in facts.missing)

@@ -70,13 +70,13 @@ class Transformer:
 
     def __init__(self, model: TextModel, device: str) -> None:
         folder = model.fetch()
-        transformers = _library()
+        transformers = _import_transformers()
         self.model, self.device = model, device
         kind = str(model.config().get("model_type"))
         self.attends_to_padding = kind in CLIP
         with _library_errors(model.name):
             self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            chosen = _class_of(transformers, kind, model)
+            chosen = _model_class(transformers, kind, model)
             network, loading = chosen.from_pretrained(
                 folder, local_files_only=True, use_safetensors=True, output_loading_info=True
             )
@@ -127,7 +127,7 @@ def exact_matmul() -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32 = before
 
 
-def _library() -> Any:
+def _import_transformers() -> Any:
     """The module `transformers`, set to log only errors; NotReady if it isn't installed."""
     try:
         transformers: Any = importlib.import_module("transformers")
@@ -138,7 +138,7 @@ def _library() -> Any:
     return transformers
 
 
-def _class_of(transformers: Any, kind: str, model: TextModel) -> Any:
+def _model_class(transformers: Any, kind: str, model: TextModel) -> Any:
     """The class of the text model: for CLIP the text half, for T5 the encoder half."""
     if kind in CLIP:
         return transformers.CLIPTextModel

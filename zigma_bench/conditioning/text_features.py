@@ -93,7 +93,7 @@ def load_text_features(
     """
     captioned, captions = number_captions(splits, _stream_captions(splits.train, text.folder))
     if encoders.cached_features(text.folder) is None:
-        _encode(captions, text, device, on_progress)
+        _encode_missing(captions, text, device, on_progress)
         _write_stream(captioned.train, text.folder)
     return captioned, TextTable(open_features(captions, text), masked=text.mask, device=device)
 
@@ -107,7 +107,7 @@ def encode_captions(
     """
     captioned, captions = number_captions(splits)
     if check_captions(splits, text):
-        _encode(captions, text, device, on_progress, stopped)
+        _encode_missing(captions, text, device, on_progress, stopped)
         _write_stream(captioned.train, text.folder)
     return len(captions)
 
@@ -148,7 +148,7 @@ def _write_stream(images: Images, folder: Path) -> None:
         write_atomic(folder / STREAM, buffer.getvalue())
 
 
-def _encode(
+def _encode_missing(
     captions: Sequence[str],
     text: TextFeatures,
     device: str,
@@ -162,7 +162,7 @@ def _encode(
     with filelock.FileLock(folder / ".turn"), only_writer(folder, "these features"):  # other cells wait
         store = _read_store(folder)
         name = text.encoder if store is None else str(store["identity"].get("encoder"))
-        layout = _layout(captions, text, encoder.width, encoder.weights_sha256(), name)
+        layout = _store_layout(captions, text, encoder.width, encoder.weights_sha256(), name)
         writer = open_writer(folder, layout)
         write_json(folder / CAPTIONS, list(captions))
         cut = 0
@@ -170,13 +170,13 @@ def _encode(
             if stopped():
                 raise Interrupted(f"stopped before shard {shard} of the captions; the same command resumes there")
             rows = layout.shards[shard]
-            arrays, longer = _rows(encoder, texts[rows.start : rows.stop], text)
+            arrays, longer = _encode_rows(encoder, texts[rows.start : rows.stop], text)
             writer.write(shard, arrays)
             cut += longer
             on_progress(rows.stop, f"captions encoded, {cut} of them truncated to {text.tokens} tokens")
 
 
-def _rows(encoder: Encoder, texts: Sequence[str], text: TextFeatures) -> tuple[dict[str, npt.NDArray[Any]], int]:
+def _encode_rows(encoder: Encoder, texts: Sequence[str], text: TextFeatures) -> tuple[dict[str, npt.NDArray[Any]], int]:
     """The arrays of some texts, and the number of truncated ones; NotReady for features beyond float16."""
     features, mask, cut = encoder(texts, text.tokens)
     if not bool((np.abs(features) <= MOST).all()):
@@ -199,7 +199,7 @@ def open_features(captions: Sequence[str], text: TextFeatures) -> ArrayStore:
             f"the features were encoded with other weights than those of {text.encoder}", where=str(folder),
             expected=found, got=sha256, do="remove the folder to encode them again",
         )  # fmt: skip
-    layout = _layout(captions, text, width, sha256, str(identity.get("encoder")))
+    layout = _store_layout(captions, text, width, sha256, str(identity.get("encoder")))
     return open_store(folder, layout, do="run `zigma-bench data encode SUITE`, which repairs it")
 
 
@@ -223,7 +223,9 @@ def _read_store(folder: Path) -> dict[str, Any] | None:
     return found
 
 
-def _layout(captions: Sequence[str], text: TextFeatures, width: int, weights_sha256: str, name: str) -> ArrayLayout:
+def _store_layout(
+    captions: Sequence[str], text: TextFeatures, width: int, weights_sha256: str, name: str
+) -> ArrayLayout:
     """The layout of the store; `name` is the encoder's name in the suite that first encoded these features."""
     identity = {
         "captions_sha256": hashlib.sha256(json.dumps(list(captions)).encode()).hexdigest(),

@@ -32,7 +32,7 @@ class LabelEmbedding(nn.Module):
         if y is None:
             raise UsageError("a network conditioned on classes got no labels", expected=expected, do="pass them as y")
         if y.dtype != torch.int64 or tuple(y.shape) != (batch,):
-            raise UsageError("y doesn't contain the labels of the batch", expected=expected, got=_described(y))
+            raise UsageError("y doesn't contain the labels of the batch", expected=expected, got=_describe_tensor(y))
         if y.device.type == "cpu" and not ((y >= 0) & (y < self.rows)).all():  # on a GPU the check would sync
             raise UsageError("class label out of range", expected=expected, got=y.tolist()[:20])
         return nn.functional.embedding(y, self.table)
@@ -53,7 +53,9 @@ class TextEmbedding(nn.Module):
                 "a network conditioned on text got no text features", expected=expected, do="pass them as y"
             )
         if not self._fits(y, batch):
-            raise UsageError("y doesn't contain the text features of the batch", expected=expected, got=_described(y))
+            raise UsageError(
+                "y doesn't contain the text features of the batch", expected=expected, got=_describe_tensor(y)
+            )
         return self.proj(y)  # type: ignore[no-any-return]
 
     def _fits(self, y: Tensor, batch: int) -> bool:
@@ -90,7 +92,7 @@ def check_mask(mask: Tensor | None, y: Tensor | None) -> None:
     shape = None if y is None or y.ndim != 3 else tuple(y.shape[:2])
     if shape is None or mask.dtype != torch.bool or tuple(mask.shape) != shape:
         expected = "none, because there is no text" if shape is None else f"bool {list(shape)}, True for visible tokens"
-        raise UsageError("not a mask of text tokens", expected=expected, got=_described(mask))
+        raise UsageError("not a mask of text tokens", expected=expected, got=_describe_tensor(mask))
     if mask.device.type == "cpu" and not mask.any(1).all():
         raise UsageError("the mask hides every token of a text", do="unmask one, such as the end token")
 
@@ -99,10 +101,10 @@ def refuse_condition(y: Any) -> None:
     """UsageError if an unconditional network gets a condition."""
     if y is not None:
         raise UsageError(
-            "an unconditional network got a condition", expected="no y", got=_described(y),
+            "an unconditional network got a condition", expected="no y", got=_describe_tensor(y),
             do="set the backbone's option condition to class or text",
         )  # fmt: skip
 
 
-def _described(value: Any) -> str:
+def _describe_tensor(value: Any) -> str:
     return f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

@@ -58,7 +58,7 @@ def require_compiler() -> str:
 def compile_library(source: Path) -> Path:
     """The shared library of a C++ source, compiled now if it is not cached; NotReady if that fails."""
     compiler = require_compiler()
-    target = cache_folder() / f"{source.stem}-{_digest(source, compiler)}.so"
+    target = cache_folder() / f"{source.stem}-{_library_digest(source, compiler)}.so"
     if not target.exists():
         _compile(compiler, source, target)
     return target
@@ -97,14 +97,14 @@ def address(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-def _digest(source: Path, compiler: str) -> str:
-    flags = "\n".join((compiler, *FLAGS, _processor())).encode()
-    parts = (source.read_bytes(), HEADER.read_bytes(), _version(compiler), flags)
+def _library_digest(source: Path, compiler: str) -> str:
+    flags = "\n".join((compiler, *FLAGS, _describe_processor())).encode()
+    parts = (source.read_bytes(), HEADER.read_bytes(), _compiler_version(compiler), flags)
     return hashlib.sha256(b"\0".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()[:20]
 
 
 @functools.cache
-def _version(compiler: str) -> bytes:
+def _compiler_version(compiler: str) -> bytes:
     try:
         return subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
@@ -113,7 +113,7 @@ def _version(compiler: str) -> bytes:
         ) from None
 
 
-def _processor() -> str:
+def _describe_processor() -> str:
     """The processor's model and features: a library for another processor may use instructions that it doesn't have."""
     information = Path("/proc/cpuinfo")
     if not information.exists():

@@ -45,23 +45,23 @@ def data_sets(suite: Suite, catalogue: Catalogue, source: YamlSource, *, smoke: 
     """
     if suite.data is None:
         if suite.train.random_crop is not None:
-            raise _no_crop(source, "an efficiency suite has no images to crop", "leave it out")
+            raise _crop_error(source, "an efficiency suite has no images to crop", "leave it out")
         return (DataSet(None, (), NO_DATA),)
     found: dict[str, DataSet] = {}
     for place, entry in data_entries(suite):
-        pixels = _resolved(entry, place, catalogue, source)
+        pixels = _resolve_entry(entry, place, catalogue, source)
         if suite.train.random_crop is not None:
             _check_crop(suite.train.random_crop, entry, pixels.facts, source)
-        data = _encoded(pixels, entry, place, suite, source, smoke)
+        data = _with_latents(pixels, entry, place, suite, source, smoke)
         if data.facts.fingerprint in found and not smoke:
             raise UsageError(
                 f"the data set {entry.name!r} is listed twice", where=source.where(*place), do="remove one"
             )
         found.setdefault(data.facts.fingerprint, data)
-    return _labelled(tuple(found.values()), catalogue)
+    return _label_data_sets(tuple(found.values()), catalogue)
 
 
-def _resolved(entry: Data, place: Place, catalogue: Catalogue, source: YamlSource) -> DataSet:
+def _resolve_entry(entry: Data, place: Place, catalogue: Catalogue, source: YamlSource) -> DataSet:
     data = resolve_option(catalogue, "dataset", entry, source.where(*place))
     facts = describe_source(catalogue, data, source.where(*place))
     text: TextFeatures | None = None
@@ -72,7 +72,9 @@ def _resolved(entry: Data, place: Place, catalogue: Catalogue, source: YamlSourc
     transforms = []
     for index, choice in enumerate(entry.transforms):
         where = source.where(*place, "transforms", index)
-        transforms.append(_transform(resolve_option(catalogue, "transform", choice, where), facts, catalogue, where))
+        transforms.append(
+            _resolve_transform(resolve_option(catalogue, "transform", choice, where), facts, catalogue, where)
+        )
     facts = replace(facts, fingerprint=fingerprint_after(facts.fingerprint, transforms))
     places = catalogue.get("dataset", data.name).facts.places
     return DataSet(data, tuple(transforms), facts, text=text, places=places)
@@ -89,29 +91,29 @@ def _check_crop(short_side: int, entry: Data, facts: DataFacts, source: YamlSour
     """Raise UsageError if the training images of a data set can't be cropped at random."""
     name = entry.name
     if entry.latents is not None:
-        raise _no_crop(
+        raise _crop_error(
             source, f"the latents of {name!r} are encoded once, from the centre of each image",
             "leave it out, or train on pixels",
         )  # fmt: skip
     if facts.frames > 1:
-        raise _no_crop(source, f"the clips of {name!r} are always cropped at the centre", "leave it out")
+        raise _crop_error(source, f"the clips of {name!r} are always cropped at the centre", "leave it out")
     if not facts.crops:
-        raise _no_crop(
+        raise _crop_error(
             source, f"the images of the data set {name!r} have exactly the resolution, so there is nothing to crop",
             "leave it out, or use image files with another resize than none",
         )  # fmt: skip
     if short_side < max(facts.height, facts.width):
-        raise _no_crop(
+        raise _crop_error(
             source, "the crop is larger than the image", "raise it, or lower the resolution",
             expected=f"at least the resolution, {max(facts.height, facts.width)}", got=short_side,
         )  # fmt: skip
 
 
-def _no_crop(source: YamlSource, what: str, do: str, **rest: Any) -> UsageError:
+def _crop_error(source: YamlSource, what: str, do: str, **rest: Any) -> UsageError:
     return UsageError(what, where=source.where("train", "random_crop"), do=do, **rest)
 
 
-def _encoded(data: DataSet, entry: Data, place: Place, suite: Suite, source: YamlSource, smoke: bool) -> DataSet:
+def _with_latents(data: DataSet, entry: Data, place: Place, suite: Suite, source: YamlSource, smoke: bool) -> DataSet:
     """The data set with latents, if the suite names an autoencoder for it; else unchanged."""
     recon = suite.reference.images == "reconstructions"
     if entry.latents is None and recon:
@@ -130,7 +132,7 @@ def _encoded(data: DataSet, entry: Data, place: Place, suite: Suite, source: Yam
     return replace(data, facts=facts, space=space)
 
 
-def _transform(found: Resolved, facts: DataFacts, catalogue: Catalogue, where: str) -> Transform:
+def _resolve_transform(found: Resolved, facts: DataFacts, catalogue: Catalogue, where: str) -> Transform:
     """A transform that accepts these images, with the digest of what it draws for them."""
     spec = catalogue.get("transform", found.name)
     options = spec.make_options(found.options)
@@ -144,29 +146,29 @@ def _transform(found: Resolved, facts: DataFacts, catalogue: Catalogue, where: s
     return Transform(name=found.name, owner=found.owner, options=found.options, digest=drawn)
 
 
-def _labelled(sets: tuple[DataSet, ...], catalogue: Catalogue) -> tuple[DataSet, ...]:
+def _label_data_sets(sets: tuple[DataSet, ...], catalogue: Catalogue) -> tuple[DataSet, ...]:
     """The data sets with labels: name, options that differ among data sets of that name, transforms and latents."""
     if len(sets) == 1:
         return sets
-    return tuple(replace(item, label=_label(item, sets, catalogue)) for item in sets)
+    return tuple(replace(item, label=_data_set_label(item, sets, catalogue)) for item in sets)
 
 
-def _label(item: DataSet, sets: Sequence[DataSet], catalogue: Catalogue) -> str:
+def _data_set_label(item: DataSet, sets: Sequence[DataSet], catalogue: Catalogue) -> str:
     data = item.data
     assert data is not None, "a suite that lists data sets has data"
     others = [other.data.options for other in sets if other.data is not None and other.data.name == data.name]
     differing = {
         key: value for key, value in data.options.items() if len({option_label(other[key]) for other in others}) > 1
     }
-    parts = [_words(data.name, differing)]
+    parts = [_option_words(data.name, differing)]
     for transform in item.transforms:
         defaults = {option.name: option.default for option in catalogue.get("transform", transform.name).options}
         shown = {key: value for key, value in transform.options.items() if value != defaults[key]}
-        parts.append(_words(transform.name, shown))
+        parts.append(_option_words(transform.name, shown))
     if item.space is not None:
         parts.append(f"latents of {option_label(item.space.given.autoencoder)}")
     return ", ".join(parts)
 
 
-def _words(name: str, options: Mapping[str, Any]) -> str:
+def _option_words(name: str, options: Mapping[str, Any]) -> str:
     return " ".join([name, *(f"{key}={option_label(value)}" for key, value in sorted(options.items()))])

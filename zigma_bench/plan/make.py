@@ -74,7 +74,7 @@ def _cells_on(
     check_metrics(catalogue, metrics, data.facts, source)
 
     def entry(index: int, comparison: Comparison) -> list[Cell]:
-        return _cells(suite, comparison, index, data, metrics, source, catalogue, smoke)
+        return _make_cells(suite, comparison, index, data, metrics, source, catalogue, smoke)
 
     groups = [entry(index, comparison) for index, comparison in enumerate(suite.compare)]
     cells = [cell for group in groups for cell in group]
@@ -84,7 +84,7 @@ def _cells_on(
     baseline = find_baseline(suite, cells, source)
     if suite.size_match.by != "none":
         position = cells.index(baseline)
-        cells = _matched(suite, groups, baseline, entry, data.facts, source, catalogue)
+        cells = _match_cell_sizes(suite, groups, baseline, entry, data.facts, source, catalogue)
         baseline = cells[position]
     return [*cells, *(anchors_of(baseline) if metrics else ())], baseline
 
@@ -107,7 +107,7 @@ def _check_backends(suite: Suite, source: YamlSource) -> None:
         check_backend_name(name, where=source.where("efficiency", "backends", index))
 
 
-def _matched(
+def _match_cell_sizes(
     suite: Suite,
     groups: Sequence[list[Cell]],
     baseline: Cell,
@@ -122,7 +122,7 @@ def _matched(
         return source.where("compare", index, "backbone")
 
     def price(spec: Spec, backbone: Resolved, cell: Cell) -> Cost:
-        return _price(spec, backbone, cell.scan, facts, cell.seed, catalogue)[2]
+        return _price_cell(spec, backbone, cell.scan, facts, cell.seed, catalogue)[2]
 
     def spec_of(name: str) -> Spec:
         return catalogue.get("backbone", name)
@@ -143,7 +143,7 @@ def _matched(
     return [with_match(cell, same, suite.size_match, found[i][1]) for i, cell in enumerate(labelled)]
 
 
-def _cells(
+def _make_cells(
     suite: Suite,
     comparison: Comparison,
     index: int,
@@ -157,19 +157,19 @@ def _cells(
     where = source.where("compare", index, "backbone")
     backbone = resolve_option(catalogue, "backbone", comparison.backbone, where)
     spec = catalogue.get("backbone", backbone.name)
-    backbone = _filled(spec, backbone, data.facts)
-    condition = _condition(spec, backbone, suite, data, source)
+    backbone = _fill_options(spec, backbone, data.facts)
+    condition = _network_condition(spec, backbone, suite, data, source)
     settings = settings_of(suite, data.facts, spec, spec.make_options(backbone.options))
     cells = []
     for scan, scan_where in _scans_of(spec, comparison, index, source, catalogue):
         for setting, seed in itertools.product(settings, suite.seeds):
             facts = setting.facts
             try:
-                grid, orders, cost = _price(spec, backbone, scan, facts, seed, catalogue)
+                grid, orders, cost = _price_cell(spec, backbone, scan, facts, seed, catalogue)
             except ZigmaBenchError as error:
                 error.where = f"{scan_where}: {error.where}" if error.where else scan_where
                 raise
-            images, seconds = _budget(suite, cost)
+            images, seconds = _training_budget(suite, cost)
             cells.append(
                 Cell(
                     suite=suite.name,
@@ -213,7 +213,7 @@ def _cells(
     return cells
 
 
-def _filled(spec: Spec, backbone: Resolved, facts: DataFacts) -> Resolved:
+def _fill_options(spec: Spec, backbone: Resolved, facts: DataFacts) -> Resolved:
     """The backbone with the options that the data determines, such as a number of classes."""
     values = spec.facts.fill(backbone.options, facts)
     return backbone.model_copy(update={"options": {**backbone.options, **values}})
@@ -241,7 +241,7 @@ def _scans_of(
             yield resolve_option(catalogue, "scan", choice, place), place
 
 
-def _price(
+def _price_cell(
     spec: Spec, backbone: Resolved, scan: Resolved | None, facts: DataFacts, seed: int, catalogue: Catalogue
 ) -> tuple[Grid, tuple[Route, ...], Cost]:
     """The grid, the checked orders and the cost of one cell's network."""
@@ -257,7 +257,7 @@ def _price(
     return grid, orders, spec.facts.cost(options, grid=grid, channels=facts.channels, routes=orders)
 
 
-def _condition(
+def _network_condition(
     spec: Spec, backbone: Resolved, suite: Suite, data: DataSet, source: YamlSource
 ) -> NetworkCondition | None:
     """The condition of the network; UsageError if the suite guides or drops a condition that the network can't drop."""
@@ -302,7 +302,7 @@ def _check_condition(spec: Spec, options: Any, facts: DataFacts) -> None:
         )
 
 
-def _budget(suite: Suite, cost: Cost) -> tuple[int | None, float | None]:
+def _training_budget(suite: Suite, cost: Cost) -> tuple[int | None, float | None]:
     """The training budget as images or as seconds; a training step is counted as three forward passes."""
     budget = suite.budget
     if budget is None:

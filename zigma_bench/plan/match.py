@@ -66,7 +66,7 @@ def size_candidates(start: Mapping[str, int], size: Size, target: int) -> Iterat
         yield Candidate({}, found)
     for name, value in start.items():
         free = name == "width" or len(start) == 1
-        tried = _along(name, value, {}, size, target)
+        tried = _candidates_along(name, value, {}, size, target)
         yield from (found for found in tried if free or value <= 2 * found.values[name] <= 4 * value)
     if len(start) > 1:
         yield from width_depth_pairs(start, size, target)
@@ -78,10 +78,10 @@ def width_depth_pairs(start: Mapping[str, int], size: Size, target: int) -> Iter
         yield Candidate({}, found)
     depths = range(max(1, start["depth"] // 2), 2 * start["depth"] + 1)
     for depth in sorted(depths, key=lambda depth: (abs(depth - start["depth"]), depth)):
-        yield from _along("width", start["width"], {"depth": depth}, size, target)
+        yield from _candidates_along("width", start["width"], {"depth": depth}, size, target)
 
 
-def _along(name: str, start: int, fixed: dict[str, int], size: Size, target: int) -> Iterator[Candidate]:
+def _candidates_along(name: str, start: int, fixed: dict[str, int], size: Size, target: int) -> Iterator[Candidate]:
     @functools.cache
     def one(value: int) -> int | None:
         return size({**fixed, name: value})
@@ -124,20 +124,20 @@ def match_sizes(
             solved.append(Solved({}, {}))
             continue
         try:
-            solved.append(_solve(cell, baseline, wanted, price, spec_of(cell.backbone.name)))
+            solved.append(_solve_entry(cell, baseline, wanted, price, spec_of(cell.backbone.name)))
         except UsageError as error:
             raise error.at(where(index)) from None
     return solved
 
 
-def _solve(cell: Cell, baseline: Cell, wanted: SizeMatch, price: Price, spec: Spec) -> Solved:
+def _solve_entry(cell: Cell, baseline: Cell, wanted: SizeMatch, price: Price, spec: Spec) -> Solved:
     """The first candidate within the tolerance."""
     assert cell.backbone is not None
-    names = _options(cell.backbone, wanted.solve)
+    names = _solvable_options(cell.backbone, wanted.solve)
     start = {name: cell.backbone.options[name] for name in names}
     target, nearest = size_of(baseline, wanted.by), None
     for channels in HEADS if cell.backbone.options.get("heads", 0) is None else HEADS[:1]:
-        size = _sizer(cell, wanted.by, price, spec, channels)
+        size = _size_function(cell, wanted.by, price, spec, channels)
         for found in (width_depth_pairs if wanted.solve == "both" else size_candidates)(start, size, target):
             if sizes_match(found.size, target):
                 shape = {**cell.backbone.options, **found.values}
@@ -145,10 +145,10 @@ def _solve(cell: Cell, baseline: Cell, wanted: SizeMatch, price: Price, spec: Sp
                 return Solved({name: start[name] for name in found.values}, {**found.values, **heads})
             if nearest is None or abs(found.size - target) < abs(nearest.size - target):
                 nearest = found
-    raise _unreachable(cell.backbone, names, baseline, wanted, nearest)
+    raise _unreachable_error(cell.backbone, names, baseline, wanted, nearest)
 
 
-def _options(backbone: Resolved, solve: str) -> list[str]:
+def _solvable_options(backbone: Resolved, solve: str) -> list[str]:
     """The options to solve, in the order in which they are tried; UsageError for a backbone without them."""
     wanted = [solve] if solve in ("depth", "width") else ["depth", "width"]
     present = [name for name in wanted if type(backbone.options.get(name)) is int]
@@ -163,7 +163,7 @@ def _options(backbone: Resolved, solve: str) -> list[str]:
     return present
 
 
-def _sizer(cell: Cell, by: str, price: Price, spec: Spec, channels: int | None) -> Size:
+def _size_function(cell: Cell, by: str, price: Price, spec: Spec, channels: int | None) -> Size:
     """A function that maps values of some options to the size of the cell's network (None if the backbone refuses).
 
     `channels` is the number of channels per head, None for the backbone's default.
@@ -189,7 +189,7 @@ def _sizer(cell: Cell, by: str, price: Price, spec: Spec, channels: int | None) 
     return size
 
 
-def _unreachable(
+def _unreachable_error(
     backbone: Resolved, names: list[str], baseline: Cell, wanted: SizeMatch, nearest: Candidate | None
 ) -> UsageError:
     """The error for a backbone that no valid value brings within the tolerance."""

@@ -108,10 +108,10 @@ def data_entries(suite: Suite) -> list[tuple[tuple[str | int, ...], Data]]:
 
 def toy_data(suite: Suite, catalogue: Catalogue, source: YamlSource) -> tuple[Data, ...]:
     """Versions of a suite's data sets and transforms for smoke runs, without files: the digits or another toy."""
-    return tuple(_toy(entry, place, catalogue, source) for place, entry in data_entries(suite))
+    return tuple(_toy_entry(entry, place, catalogue, source) for place, entry in data_entries(suite))
 
 
-def _toy(entry: Data, place: tuple[str | int, ...], catalogue: Catalogue, source: YamlSource) -> Data:
+def _toy_entry(entry: Data, place: tuple[str | int, ...], catalogue: Catalogue, source: YamlSource) -> Data:
     where = source.where(*place)
     facts = catalogue.get("dataset", entry.name, where=where).facts
     resolve_option(catalogue, "dataset", entry, where)  # find typos here too
@@ -146,7 +146,7 @@ def resolve_option(catalogue: Catalogue, kind: str, choice: Choice, where: str) 
     written = _expand_size(spec, choice.options, where) if kind == "backbone" else choice.options
     options = spec.resolve({key: _plain(value) for key, value in written.items()}, where=where)
     if kind == "backbone" and "mixer" in options:
-        options["mixer"] = _mixer(catalogue, options["mixer"], where)
+        options["mixer"] = _resolve_mixer(catalogue, options["mixer"], where)
     return Resolved(name=spec.name, owner=spec.owner, options=options)
 
 
@@ -156,7 +156,7 @@ def with_options(catalogue: Catalogue, choice: Choice, values: Mapping[str, Any]
     return Choice.model_validate({"name": choice.name, **options, **values})
 
 
-def _mixer(catalogue: Catalogue, value: Any, where: str) -> dict[str, Any]:
+def _resolve_mixer(catalogue: Catalogue, value: Any, where: str) -> dict[str, Any]:
     """The resolved mixer of a backbone: its owner and all of its options are part of the cell's identity."""
     try:
         choice = Choice.model_validate(value)

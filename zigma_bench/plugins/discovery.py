@@ -126,7 +126,7 @@ def catalogue() -> Catalogue:
     found = Catalogue()
     _loading.append(found)
     try:
-        _load(found)
+        _load_plugins(found)
     finally:
         _loading.remove(found)
     for problem in found.problems:
@@ -139,13 +139,13 @@ def find_spec(kind: str, name: str) -> Spec:
     return (_loading[-1] if _loading else catalogue()).get(kind, name)
 
 
-def _load(found: Catalogue) -> None:
+def _load_plugins(found: Catalogue) -> None:
     """Add the built-ins, then every selected plugin."""
     for module in BUILTIN_MODULES:
         _add(found, module.rpartition(".")[2], BUILTIN, functools.partial(importlib.import_module, module))
     if found.problems:  # a broken built-in means a broken installation
         raise NotReady(f"a part of zigma-bench itself can't be loaded: {found.problems[0].details}")
-    for candidate in _wanted(_candidates()):
+    for candidate in _select_candidates(_find_candidates()):
         _add(found, candidate.name, candidate.owner, candidate.load)
 
 
@@ -196,7 +196,7 @@ class _Candidate:
     load: Callable[[], Any]
 
 
-def _candidates() -> list[_Candidate]:
+def _find_candidates() -> list[_Candidate]:
     found = []
     for entry in sorted(importlib.metadata.entry_points(group=hookspecs.PROJECT), key=lambda entry: entry.name):
         owner = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "unknown distribution"
@@ -204,7 +204,7 @@ def _candidates() -> list[_Candidate]:
     return found + [_Candidate(file.name, file.owner, file.load) for file in plugin_files()]
 
 
-def _wanted(found: list[_Candidate]) -> list[_Candidate]:
+def _select_candidates(found: list[_Candidate]) -> list[_Candidate]:
     """All plugins, or those that ZIGMA_BENCH_PLUGINS names."""
     narrowed = os.environ.get("ZIGMA_BENCH_PLUGINS")
     if narrowed is None:
@@ -229,7 +229,7 @@ def _add(found: Catalogue, name: str, owner: str, load: Callable[[], Any]) -> No
             if spec.name in registry:
                 registry.add(spec)  # raises, naming both owners
     except Exception as error:  # a plugin may raise anything, and must not end the program
-        found.problems.append(PluginProblem(name, owner, _reason(error, plugin), traceback.format_exc()))
+        found.problems.append(PluginProblem(name, owner, _describe_failure(error, plugin), traceback.format_exc()))
         return
     for spec in specs:
         found.registry(spec.kind).add(spec)
@@ -237,7 +237,7 @@ def _add(found: Catalogue, name: str, owner: str, load: Callable[[], Any]) -> No
     found.plugins.append(PluginInfo(name, owner, registered, getattr(plugin, "__name__", "")))
 
 
-def _reason(error: BaseException, plugin: Any) -> str:
+def _describe_failure(error: BaseException, plugin: Any) -> str:
     """Where and how the plugin failed, and what to do, in one line."""
     place = code_place_of(error) or getattr(plugin, "__file__", None)
     if isinstance(error, ZigmaBenchError):
@@ -267,12 +267,12 @@ def specs_of(plugin: Any, name: str, owner: str) -> list[Spec]:
 
         def register(name: str, target: Any, *, kind: str = kind, **rest: Any) -> None:
             _check_name(kind, name, owner)
-            spec = _spec_of(kind, name, target, owner=owner, **rest)
+            spec = _make_spec(kind, name, target, owner=owner, **rest)
             for option in spec.options:
                 _check_default(spec, option)
             spec = with_counted_cost(spec)
             spec = spec if owner == BUILTIN else guard_spec(spec)
-            for added in (spec, *_registered_together(spec)):
+            for added in (spec, *_companion_specs(spec)):
                 if any((other.kind, other.name) == (added.kind, added.name) for other in specs):
                     raise UsageError(
                         f"{owner} registers the {added.kind} {added.name!r} twice", do="remove one of them"
@@ -283,7 +283,7 @@ def specs_of(plugin: Any, name: str, owner: str) -> list[Spec]:
     return specs
 
 
-def _spec_of(kind: str, name: str, target: Any, **rest: Any) -> Spec:
+def _make_spec(kind: str, name: str, target: Any, **rest: Any) -> Spec:
     """The spec of a registered name; the options of a plain function or module are its parameters."""
     if kind == "scan" and not isinstance(target, str):  # a learned scan has a target instead, like most kinds
         return scan_spec(name, target, **rest)
@@ -296,7 +296,7 @@ def _spec_of(kind: str, name: str, target: Any, **rest: Any) -> Spec:
     return target_spec(kind, name, target, **rest)
 
 
-def _registered_together(spec: Spec) -> Sequence[Spec]:
+def _companion_specs(spec: Spec) -> Sequence[Spec]:
     """The specs registered together with a name: the metrics of an extractor."""
     if spec.kind not in TOGETHER:
         return ()

@@ -44,7 +44,7 @@ def take_option(words: Sequence[str]) -> list[str]:
 
 def add_folder(folder: str | Path) -> None:
     """Make the files of a folder plugins of this process and of its child processes."""
-    _require(str(folder), OPTION)
+    _require_folder(str(folder), OPTION)
     path = os.path.abspath(folder)
     known = [part for part in os.environ.get(FOLDERS, "").split(os.pathsep) if part]
     if path not in known:
@@ -55,11 +55,11 @@ def folders() -> list[Path]:
     """The plugin folders; UsageError for one that doesn't exist."""
     named = [part for part in os.environ.get(FOLDERS, "").split(os.pathsep) if part]
     for part in named:
-        _require(part, FOLDERS)
+        _require_folder(part, FOLDERS)
     return [Path(os.path.abspath(part)) for part in named]
 
 
-def _require(path: str, where: str) -> None:
+def _require_folder(path: str, where: str) -> None:
     if not path or not os.path.isdir(path):
         got = "a file" if os.path.isfile(path) else path
         raise UsageError("there is no such folder of plugins", where=where, expected="a folder", got=got)
@@ -116,7 +116,7 @@ class PluginFile:
                 got=self.path.name, do="rename the file",
             )  # fmt: skip
         taken = _module_file(self.name)
-        if taken is not None and not _same(taken, self.path):
+        if taken is not None and not _is_same_file(taken, self.path):
             raise UsageError(
                 f"the name {self.name!r} is taken by the module {taken}", where=where, do="rename the file"
             )
@@ -155,5 +155,5 @@ def _module_file(name: str) -> str | None:
     return None if spec is None else str(spec.origin or next(iter(spec.submodule_search_locations or ()), name))
 
 
-def _same(file: str, path: Path) -> bool:
+def _is_same_file(file: str, path: Path) -> bool:
     return os.path.exists(file) and os.path.samefile(file, path)

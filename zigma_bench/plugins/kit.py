@@ -36,7 +36,7 @@ def write_plugin(name: str, kind: str, parent: Path) -> Path:
         parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".new-plugin-", dir=parent))
         try:
-            _write(temporary, placeholders(name), kind)
+            _write_files(temporary, placeholders(name), kind)
             temporary.chmod(0o755)  # mkdtemp makes folders that only their owner can read
             os.rename(temporary, folder)  # fails if another process has created the folder meanwhile
         finally:
@@ -64,27 +64,27 @@ def _check_name(name: str, kind: str) -> None:
         raise UsageError(f"the {kind} {name!r} is already registered by {owner}", do="choose another name")
 
 
-def _write(folder: Path, values: dict[str, str], kind: str) -> None:
+def _write_files(folder: Path, values: dict[str, str], kind: str) -> None:
     templates = resources.files("zigma_bench.plugins") / "templates"
     for part in ("common", kind):
-        for path, text in _files(templates / part, ""):
+        for path, text in _template_files(templates / part, ""):
             target = folder / path.replace("package", values["package"]).removesuffix(SUFFIX)
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(_filled(text, values), encoding="utf-8")
+            target.write_text(_fill_placeholders(text, values), encoding="utf-8")
 
 
-def _files(folder: Traversable, prefix: str) -> list[tuple[str, str]]:
+def _template_files(folder: Traversable, prefix: str) -> list[tuple[str, str]]:
     """(path, text) of every template below a folder."""
     found = []
     for item in sorted(folder.iterdir(), key=lambda item: item.name):
         if item.is_dir():
-            found += _files(item, f"{prefix}{item.name}/")
+            found += _template_files(item, f"{prefix}{item.name}/")
         elif item.name.endswith(SUFFIX):
             found.append((prefix + item.name, item.read_text(encoding="utf-8")))
     return found
 
 
-def _filled(text: str, values: dict[str, str]) -> str:
+def _fill_placeholders(text: str, values: dict[str, str]) -> str:
     for key, value in values.items():
         text = text.replace("{{" + key + "}}", value)
     assert "{{" not in text, text

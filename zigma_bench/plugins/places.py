@@ -25,7 +25,7 @@ def code_place_of(error: BaseException, within: Collection[str] | None = None, *
         chain.append(cause)
         cause = None if alone else cause.__cause__ or cause.__context__
     for found in reversed(chain):
-        if (place := _unreadable_line(found, within) or _deepest(found, within)) is not None:
+        if (place := _unreadable_line(found, within) or _deepest_frame(found, within)) is not None:
             return place
     return None
 
@@ -34,39 +34,39 @@ def _unreadable_line(error: BaseException, within: Collection[str] | None) -> st
     """The line of a plugin with a syntax error, for which there is no frame."""
     if not isinstance(error, SyntaxError) or not error.filename:
         return None
-    if within is not None and not any(Path(error.filename).is_relative_to(_own(file)) for file in within):
+    if within is not None and not any(Path(error.filename).is_relative_to(_package_or_file(file)) for file in within):
         return None
-    return f"{_short(error.filename)}:{error.lineno}" if error.lineno else _short(error.filename)
+    return f"{_relative_path(error.filename)}:{error.lineno}" if error.lineno else _relative_path(error.filename)
 
 
-def _deepest(error: BaseException, within: Collection[str] | None) -> str | None:
+def _deepest_frame(error: BaseException, within: Collection[str] | None) -> str | None:
     """The deepest frame in the plugin's own files; an error from numpy is located where the plugin called numpy."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename[:1] not in ("", "<")]
     if within is None:
-        first = next((frame for frame in frames if not _framework(frame.filename)), None)
-        owned = set() if first is None else {_own(first.filename)}
+        first = next((frame for frame in frames if not _is_framework_file(frame.filename)), None)
+        owned = set() if first is None else {_package_or_file(first.filename)}
     else:
-        owned = {_own(file) for file in within}
+        owned = {_package_or_file(file) for file in within}
     for frame in reversed(frames):
         if any(Path(frame.filename).is_relative_to(own) for own in owned):
-            return f"{_short(frame.filename)}:{frame.lineno}"
+            return f"{_relative_path(frame.filename)}:{frame.lineno}"
     return None
 
 
-def _framework(filename: str) -> bool:
+def _is_framework_file(filename: str) -> bool:
     """Whether a file belongs to zigma-bench, pluggy or Python."""
     path = Path(filename).resolve()
     python = path.is_relative_to(PYTHON) and not any(name in path.parts for name in INSTALLED)
     return python or path.is_relative_to(OURS) or path.parent.name == "pluggy"
 
 
-def _own(filename: str) -> Path:
+def _package_or_file(filename: str) -> Path:
     """The code by the same author as a file: its package, or only the file."""
     path = Path(filename)
     return path.parent if (path.parent / "__init__.py").exists() else path
 
 
-def _short(filename: str) -> str:
+def _relative_path(filename: str) -> str:
     """The path relative to the current folder, if the file is below it."""
     path = os.path.abspath(filename)
     here = os.getcwd()

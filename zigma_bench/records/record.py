@@ -93,7 +93,7 @@ class Record:
                 do="update zigma-bench, or move the record away",
             )
         try:
-            data["measurements"] = tuple(_measurement(item) for item in data["measurements"])
+            data["measurements"] = tuple(_parse_measurement(item) for item in data["measurements"])
             record = cls(**data)
             _check_fields(record, RECORD_FIELDS)
             check_finite((record.cell, record.provenance, record.details, [m.fingerprint for m in record.measurements]))
@@ -124,7 +124,7 @@ def _check_fields(found: object, fields: Mapping[str, tuple[Any, ...]]) -> None:
             raise ValueError(f"{name} is {value!r} and should be {words}")
 
 
-def _measurement(item: dict[str, Any]) -> Measurement:
+def _parse_measurement(item: dict[str, Any]) -> Measurement:
     """Parse a figure. ValueError if no stage can have written it: not finite, or in conflict with its status."""
     found = Measurement(**{**item, "raw": tuple(item["raw"])})
     _check_fields(found, MEASUREMENT_FIELDS)

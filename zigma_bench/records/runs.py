@@ -132,24 +132,27 @@ def _choose_named(runs: Sequence[ExistingRun], asked: RunOptions, name: str) -> 
         return ChosenRun(name, _options_of(runs, asked), None)
     if not asked.equals(found.table):
         raise UsageError(
-            f"the run {name!r} has other options: {_explain(found.table, asked)}", where=f"--name {name}",
+            f"the run {name!r} has other options: {_explain_differences(found.table, asked)}", where=f"--name {name}",
             do="choose another name, or omit --name: the new run then gets its own name, and both runs stay",
         )  # fmt: skip
     return ChosenRun(name, tuple(found.table.options), found)
 
 
-def _explain(table: TableFile, asked: RunOptions) -> str:
+def _explain_differences(table: TableFile, asked: RunOptions) -> str:
     """The differences between a run and a command, for an error."""
-    found = [f"{key} is {_text(old)} in the run and {_text(new)} now" for key, old, new in _compare(table, asked)]
+    found = [
+        f"{key} is {_value_text(old)} in the run and {_value_text(new)} now"
+        for key, old, new in _compare_content(table, asked)
+    ]
     rest = f", and {len(found) - 3} more" if len(found) > 3 else ""
     return "; ".join(found[:3]) + rest
 
 
-def _text(value: object) -> str:
-    return "the default" if value is None else shortened(_plain(value), MOST_VALUE)
+def _value_text(value: object) -> str:
+    return "the default" if value is None else shortened(_setting_value(value), MOST_VALUE)
 
 
-def _compare(table: TableFile, asked: RunOptions) -> list[tuple[str, Any, Any]]:
+def _compare_content(table: TableFile, asked: RunOptions) -> list[tuple[str, Any, Any]]:
     smoke = [("smoke", table.smoke, asked.smoke)] if table.smoke != asked.smoke else []
     return [*smoke, *find_differences(table.content, asked.content)]
 
@@ -173,10 +176,13 @@ def _options_of(runs: Sequence[ExistingRun], asked: RunOptions) -> tuple[str, ..
     plain = next((run for run in runs if run.name == (SMOKE if asked.smoke else MAIN)), None)
     if plain is None:
         return ()
-    return tuple(f"{key}={'default' if new is None else _plain(new)}" for key, _, new in _compare(plain.table, asked))
+    return tuple(
+        f"{key}={'default' if new is None else _setting_value(new)}"
+        for key, _, new in _compare_content(plain.table, asked)
+    )
 
 
-def _plain(value: object) -> str:
+def _setting_value(value: object) -> str:
     """A value as it is written in a setting: text without quotes, anything else as JSON."""
     return value if isinstance(value, str) else json.dumps(value)
 
@@ -186,11 +192,11 @@ def _derive_name(runs: Sequence[ExistingRun], asked: RunOptions, options: Sequen
     or would be too long."""
     pairs = [(_last_key(key), value) for key, _, value in (option.partition("=") for option in options)]
     base = [SMOKE] if asked.smoke else [] if pairs else [MAIN]
-    name = _slug("-".join([*base, *(f"{key}-{value}" for key, value in pairs)]))
+    name = _make_slug("-".join([*base, *(f"{key}-{value}" for key, value in pairs)]))
     content = json.dumps([asked.content, asked.smoke], sort_keys=True)
     digits = hashlib.sha256(content.encode()).hexdigest()[:HASH_DIGITS]
     if len(name) > MOST_DERIVED:
-        return f"{_slug('-'.join([*base, *(key for key, _ in pairs)]))[:MOST_DERIVED].strip('-.')}-{digits}"
+        return f"{_make_slug('-'.join([*base, *(key for key, _ in pairs)]))[:MOST_DERIVED].strip('-.')}-{digits}"
     return f"{name}-{digits}" if any(run.name == name for run in runs) else name
 
 
@@ -199,5 +205,5 @@ def _last_key(key: str) -> str:
     return next((part for part in reversed(key.split(".")) if not part.isdigit()), key)
 
 
-def _slug(text: str) -> str:
+def _make_slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-.") or "run"

@@ -177,7 +177,7 @@ def check_writable(results: Path, needed_bytes: int = LEAST_BYTES) -> None:
     try:
         results.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=results) as file:
-            _reserve(file.fileno(), needed_bytes)
+            _reserve_bytes(file.fileno(), needed_bytes)
     except OSError as error:
         fault = system_fault(error)
         what = f"the results folder can't be written: {fault.what if fault else error}"
@@ -188,7 +188,7 @@ def check_writable(results: Path, needed_bytes: int = LEAST_BYTES) -> None:
         raise NotReady(what, where=str(results), do=do) from None
 
 
-def _reserve(handle: int, count: int) -> None:
+def _reserve_bytes(handle: int, count: int) -> None:
     """Reserve `count` bytes for an open file; if the file system can't reserve, write zeros."""
     if hasattr(os, "posix_fallocate"):
         try:

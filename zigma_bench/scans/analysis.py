@@ -73,8 +73,8 @@ def route_statistics(route: Route, grid: Grid) -> Statistics | None:
 
 def step_distances(route: Route, grid: Grid, apart: int = 1) -> Ints:
     """The absolute differences in (t, r, c) between tokens that are `apart` steps from each other: [pairs, 3]."""
-    before, after = _pairs(route, apart)
-    far: Ints = np.abs(_places(after, grid) - _places(before, grid))
+    before, after = _token_pairs(route, apart)
+    far: Ints = np.abs(_coordinates_of(after, grid) - _coordinates_of(before, grid))
     return far
 
 
@@ -92,8 +92,8 @@ def sequence_distance(route: Route, grid: Grid, distances: Sequence[int] = GRID_
     found: Distances = {}
     for distance in distances:
         total = pairs = 0
-        for offset in _offsets(distance, grid):
-            here, there = _shifted(offset)
+        for offset in _grid_offsets(distance, grid):
+            here, there = _offset_slices(offset)
             joined = (segment[here] == segment[there]) & (when[here] >= 0)
             total += int(np.abs(when[here] - when[there])[joined].sum())
             pairs += int(joined.sum())
@@ -116,7 +116,7 @@ def neighbour_coverage(routes: Sequence[Route], grid: Grid, *, directed: bool = 
         known = pairs > 0 and route.learned is None and None not in shares
         if known and route.digest not in done:
             done.add(route.digest)
-            seen = np.union1d(seen, _joined(route, grid, directed))
+            seen = np.union1d(seen, _joined_pairs(route, grid, directed))
         shares.append(len(seen) / pairs if known else None)
     return tuple(shares)
 
@@ -147,7 +147,7 @@ def _layer_json(route: Route, grid: Grid) -> dict[str, Any]:
     }
 
 
-def _pairs(route: Route, apart: int) -> tuple[Ints, Ints]:
+def _token_pairs(route: Route, apart: int) -> tuple[Ints, Ints]:
     """The pairs of tokens (earlier [pairs], later [pairs]) that are `apart` steps apart in a segment of any path."""
     before, after = route.paths[:, :-apart], route.paths[:, apart:]
     counted = (before >= 0) & (after >= 0)
@@ -156,7 +156,7 @@ def _pairs(route: Route, apart: int) -> tuple[Ints, Ints]:
     return before[counted], after[counted]
 
 
-def _places(tokens: Ints, grid: Grid) -> Ints:
+def _coordinates_of(tokens: Ints, grid: Grid) -> Ints:
     """The coordinates (t, r, c) of tokens [n]: [n, 3]."""
     return np.stack(np.unravel_index(tokens, (grid.frames, grid.height, grid.width)), axis=-1).astype(np.int64)
 
@@ -168,7 +168,7 @@ def _segment_of_tokens(route: Route) -> Ints:
     return np.where(route.inverse >= 0, np.take_along_axis(route.segment_starts, np.maximum(route.inverse, 0), 1), -1)
 
 
-def _offsets(distance: int, grid: Grid) -> Iterator[tuple[int, int, int]]:
+def _grid_offsets(distance: int, grid: Grid) -> Iterator[tuple[int, int, int]]:
     """All offsets (t, r, c) of a Manhattan length that fit on the grid, one of each opposite pair."""
     for t, r in itertools.product(range(min(distance, grid.frames - 1) + 1), range(1 - grid.height, grid.height)):
         rest = distance - t - abs(r)
@@ -177,7 +177,7 @@ def _offsets(distance: int, grid: Grid) -> Iterator[tuple[int, int, int]]:
                 yield t, r, c
 
 
-def _shifted(offset: tuple[int, int, int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+def _offset_slices(offset: tuple[int, int, int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
     """Slices of [K, T, H, W]: the tokens that have another token at the offset, and those other tokens."""
     here = tuple(slice(max(-o, 0), -o if o > 0 else None) for o in offset)
     there = tuple(slice(max(o, 0), o if o < 0 else None) for o in offset)
@@ -189,10 +189,10 @@ def _neighbour_pairs(grid: Grid) -> int:
     return (t - 1) * h * w + t * (h - 1) * w + t * h * (w - 1)
 
 
-def _joined(route: Route, grid: Grid, directed: bool) -> npt.NDArray[np.int64]:
+def _joined_pairs(route: Route, grid: Grid, directed: bool) -> npt.NDArray[np.int64]:
     """The neighbour pairs that are consecutive in a path, each encoded as one number."""
     near = step_distances(route, grid).sum(-1) == 1
-    before, after = (tokens[near] for tokens in _pairs(route, 1))
+    before, after = (tokens[near] for tokens in _token_pairs(route, 1))
     if not directed:
         before, after = np.minimum(before, after), np.maximum(before, after)
     return np.unique(before * grid.tokens + after)

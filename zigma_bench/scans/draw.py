@@ -41,7 +41,7 @@ def draw_path(path: Ints, grid: Grid, segment_starts: Ints | None = None) -> lis
     `segment_starts` [S]: the first step of each step's segment, if there are several (a row of
     `Route.segment_starts`).
     """
-    return ["".join(text for text, _ in row) for row in _cells(path, grid, segment_starts)]
+    return ["".join(text for text, _ in row) for row in _draw_cells(path, grid, segment_starts)]
 
 
 def draw_route(route: Route, grid: Grid) -> str:
@@ -53,8 +53,8 @@ def rich_path(path: Ints, grid: Grid, segment_starts: Ints | None = None) -> lis
     """Like `draw_path`, coloured from blue (early) to red (late)."""
     from rich.text import Text
 
-    cells = _cells(path, grid, segment_starts)
-    return [Text.assemble(*((text, _colour(when)) for text, when in row)) for row in cells]
+    cells = _draw_cells(path, grid, segment_starts)
+    return [Text.assemble(*((text, _time_colour(when)) for text, when in row)) for row in cells]
 
 
 def rich_route(route: Route, grid: Grid, *, width: int | None = None) -> list[Text]:
@@ -76,10 +76,10 @@ def rich_route(route: Route, grid: Grid, *, width: int | None = None) -> list[Te
     return lines
 
 
-def _cells(path: Ints, grid: Grid, segment_starts: Ints | None) -> list[list[Cell]]:
+def _draw_cells(path: Ints, grid: Grid, segment_starts: Ints | None) -> list[list[Cell]]:
     """The cells of all lines from top to bottom, with a blank line between two frames."""
     at = np.flatnonzero(path >= 0)
-    leaving = [*_signs(path, at, grid, segment_starts), LAST][: len(at)]
+    leaving = [*_step_signs(path, at, grid, segment_starts), LAST][: len(at)]
     arriving = [FIRST, *(ARRIVING.get(sign, " ") for sign in leaving[:-1])][: len(at)]
     late = max(len(path) - 1, 1)
     visits = zip(path[at].tolist(), arriving, leaving, at.tolist(), strict=True)
@@ -92,7 +92,7 @@ def _cells(path: Ints, grid: Grid, segment_starts: Ints | None) -> list[list[Cel
     return rows
 
 
-def _signs(path: Ints, at: Ints, grid: Grid, segment_starts: Ints | None) -> list[str]:
+def _step_signs(path: Ints, at: Ints, grid: Grid, segment_starts: Ints | None) -> list[str]:
     """The sign between each visited token (at steps `at`) and the next: a segment end, a pad, an arrow or a jump."""
     places = np.stack(np.unravel_index(path[at], (grid.frames, grid.height, grid.width)), axis=-1)
     signs = [ARROWS.get((t, r, c), JUMP) for t, r, c in np.diff(places, axis=0).tolist()]
@@ -104,6 +104,6 @@ def _signs(path: Ints, at: Ints, grid: Grid, segment_starts: Ints | None) -> lis
     return signs
 
 
-def _colour(when: float | None) -> str:
+def _time_colour(when: float | None) -> str:
     """The colour of a visit time: blue through violet to red, or grey for never."""
     return NEVER if when is None else f"#{int(60 + 195 * when):02x}5a{int(255 - 195 * when):02x}"

@@ -60,7 +60,7 @@ def layer_routes(
     function = spec.load()
     seed = seed if "seed" in inspect.signature(function).parameters else 0
     key = json.dumps(options, sort_keys=True, default=repr)
-    return _routes(_Request(spec.name, spec.owner, function, grid, depth, seed, key, options))
+    return _call_for_layers(_Request(spec.name, spec.owner, function, grid, depth, seed, key, options))
 
 
 def fresh_routes(spec: ScanSpec, *, grid: Grid, depth: int, seed: int, options: Mapping[str, Any]) -> tuple[Route, ...]:
@@ -68,7 +68,7 @@ def fresh_routes(spec: ScanSpec, *, grid: Grid, depth: int, seed: int, options: 
     if spec.facts is not None:
         return learned_routes(spec, grid=grid, depth=depth, options=options)
     request = _Request(spec.name, spec.owner, spec.load(), grid, depth, seed, "", options)
-    return tuple(_route(request, layer) for layer in reversed(range(depth)))[::-1]
+    return tuple(_call_for_layer(request, layer) for layer in reversed(range(depth)))[::-1]
 
 
 def learned_routes(spec: ScanSpec, *, grid: Grid, depth: int, options: Mapping[str, Any]) -> tuple[Route, ...]:
@@ -102,20 +102,20 @@ class _Request:
 
 
 @functools.lru_cache(maxsize=CACHED_CALLS)
-def _routes(request: _Request) -> tuple[Route, ...]:
+def _call_for_layers(request: _Request) -> tuple[Route, ...]:
     known: dict[str, Route] = {}
     if "layer" not in inspect.signature(request.function).parameters:
-        return (_route(request, 0),) * request.depth
-    found = (_route(request, layer) for layer in range(request.depth))
+        return (_call_for_layer(request, 0),) * request.depth
+    found = (_call_for_layer(request, layer) for layer in range(request.depth))
     return tuple(known.setdefault(route.digest, route) for route in found)
 
 
-def _route(request: _Request, layer: int) -> Route:
+def _call_for_layer(request: _Request, layer: int) -> Route:
     """Call the scan for one layer, convert the result to a route, and check it."""
     who = request.who(layer)
     try:
         with contain_plugin():
-            value = _call(request, layer)
+            value = _call_scan(request, layer)
         route = value if isinstance(value, Route) else Route(value)
     except ZigmaBenchError as error:
         error.where = f"{who}, {error.where}" if error.where else who
@@ -130,7 +130,7 @@ def _route(request: _Request, layer: int) -> Route:
     return route
 
 
-def _call(request: _Request, layer: int) -> Any:
+def _call_scan(request: _Request, layer: int) -> Any:
     values = {"grid": request.grid, "layer": layer, "depth": request.depth, "seed": request.seed}
     named = inspect.signature(request.function).parameters
     reserved = {name: values[name] for name in RESERVED if name in named}

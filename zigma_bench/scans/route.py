@@ -90,7 +90,7 @@ class Route:
         facts = _known_merge(self.merge)
         self._set("paths", _whole_numbers("path", self.paths))
         if self.segments is not None:
-            self._set("segments", _lengths(self.segments, self.K, self.steps))
+            self._set("segments", _segment_lengths(self.segments, self.K, self.steps))
         if self.pads is not None:
             self._set("pads", self._checked_pads())
         if self.step_feature is not None:
@@ -189,14 +189,14 @@ class Route:
         for row, path in zip(inverse, self.paths, strict=True):
             steps = np.flatnonzero(path >= 0)
             row[path[steps]] = steps
-        return _frozen(inverse)
+        return _freeze_array(inverse)
 
     @cached_property
     def segment_starts(self) -> Ints | None:
         """int64 [K, S]: the first step of each step's segment; None if there is only one segment."""
         if self.segments is None:
             return None
-        return _frozen(np.stack([np.repeat(np.cumsum(n) - n, n) for n in self.segments]))
+        return _freeze_array(np.stack([np.repeat(np.cumsum(n) - n, n) for n in self.segments]))
 
     @cached_property
     def digest(self) -> str:
@@ -237,7 +237,7 @@ class Route:
         for number, path in enumerate(checked):
             if _visits_all(path, grid.tokens):
                 continue
-            what, do = _fault(path, grid.tokens, self.steps if together else None)
+            what, do = _path_fault(path, grid.tokens, self.steps if together else None)
             raise BrokenScan(
                 ("the paths together: " if together else f"path {number}: ") + what,
                 where=who,
@@ -259,7 +259,7 @@ def _known_merge(name: Any) -> MergeFacts:
     return facts
 
 
-def _frozen(array: Ints) -> Ints:
+def _freeze_array(array: Ints) -> Ints:
     array.flags.writeable = False
     return array
 
@@ -287,10 +287,10 @@ def _whole_numbers(what: str, value: Any) -> Ints:
             got=str(array.dtype),
             do="build the path from integers, such as those of np.arange",
         )
-    return _frozen(np.array(np.atleast_2d(array), dtype=np.int64, order="C"))
+    return _freeze_array(np.array(np.atleast_2d(array), dtype=np.int64, order="C"))
 
 
-def _lengths(value: Any, count: int, steps: int) -> tuple[Ints, ...]:
+def _segment_lengths(value: Any, count: int, steps: int) -> tuple[Ints, ...]:
     """The segment lengths of each path, from one list for each path or one list for all."""
     expected = f"lengths of at least 1 that add up to {steps}, in one list or in one for each of {count} path(s)"
     rows = list(value) if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str) else []
@@ -307,7 +307,7 @@ def _lengths(value: Any, count: int, steps: int) -> tuple[Ints, ...]:
         lengths = np.array(row)
         if lengths.ndim != 1 or lengths.dtype.kind not in "iu" or lengths.min(initial=1) < 1 or lengths.sum() != steps:
             raise BrokenScan("the segments don't fit the path", expected=expected, got=lengths.tolist()[:20])
-        found.append(_frozen(lengths.astype(np.int64)))
+        found.append(_freeze_array(lengths.astype(np.int64)))
     return tuple(found)
 
 
@@ -321,7 +321,7 @@ def _visits_all(path: Ints, tokens: int) -> bool:
     return bool(seen.all())
 
 
-def _fault(path: Ints, tokens: int, steps: int | None) -> tuple[str, str]:
+def _path_fault(path: Ints, tokens: int, steps: int | None) -> tuple[str, str]:
     """The first fault of a path and its remedy. `steps`: the steps per path, if `path` is several paths end to end."""
 
     def place(step: int) -> str:

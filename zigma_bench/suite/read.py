@@ -59,15 +59,15 @@ class YamlSource:
 
 def load_suite(path: Path, *, settings: Sequence[str] = ()) -> tuple[Suite, YamlSource]:
     """Read a suite file and override its keys with the `settings` (KEY.PATH=VALUE); UsageError for the first fault."""
-    text = _read(path)
+    text = _read_file(path)
     data, places = parse_yaml(text, str(path))
     for setting in settings:
-        _apply(setting, data, places)
+        _apply_setting(setting, data, places)
     source = YamlSource(str(path), question_of(text), places, hashlib.sha256(text.encode()).hexdigest())
     return validate_sections(Suite, data, source), source
 
 
-def _read(path: Path) -> str:
+def _read_file(path: Path) -> str:
     """The text of a suite file, without its byte-order mark."""
     try:
         mode = path.stat().st_mode
@@ -99,9 +99,9 @@ M = TypeVar("M", bound=Strict)
 def validate_sections(model: type[M], data: Mapping[str, Any], source: YamlSource) -> M:
     """A mapping as a `model`: a suite, or some of its sections; UsageError for the first fault."""
     try:
-        return model.model_validate(_tuples(data))
+        return model.model_validate(_lists_to_tuples(data))
     except pydantic.ValidationError as error:
-        raise _explain(error, source) from None
+        raise _explain_fault(error, source) from None
 
 
 def question_of(text: str) -> str:
@@ -148,7 +148,7 @@ def parse_yaml(
         kind = "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
         raise UsageError(f"the {what} is {kind}", where=f"{file}:1", expected=f"keys such as {keys}")
     places: dict[tuple[str | int, ...], str] = {(): file}
-    return _construct(loader, node, (), file, places), places
+    return _construct_value(loader, node, (), file, places), places
 
 
 def _compose(text: str, what: str, place: Callable[[int], str]) -> tuple[_Loader, yaml.Node | None]:
@@ -183,7 +183,7 @@ def _check_tokens(text: str, what: str, place: Callable[[int], str]) -> None:
             )
 
 
-def _value(loader: _Loader, node: yaml.Node, where: str) -> Any:
+def _scalar_value(loader: _Loader, node: yaml.Node, where: str) -> Any:
     """The value of a scalar node; UsageError for a number that is too large."""
     if isinstance(node, yaml.ScalarNode) and node.tag.endswith((":int", ":float")):
         digits = node.value.lstrip("+-0")
@@ -199,7 +199,7 @@ def _value(loader: _Loader, node: yaml.Node, where: str) -> Any:
     return loader.construct_object(node)
 
 
-def _construct(
+def _construct_value(
     loader: _Loader,
     node: yaml.Node,
     location: tuple[str | int, ...],
@@ -209,20 +209,26 @@ def _construct(
     line = f"{file}:{node.start_mark.line + 1}"
     places[location] = line if location else file
     if isinstance(node, yaml.SequenceNode):
-        return [_construct(loader, item, (*location, i), file, places) for i, item in enumerate(node.value)]
+        return [_construct_value(loader, item, (*location, i), file, places) for i, item in enumerate(node.value)]
     if not isinstance(node, yaml.MappingNode):
-        return _value(loader, node, f"{line}, key {shortened(dotted_key(location), LONGEST)}" if location else line)
+        return _scalar_value(
+            loader, node, f"{line}, key {shortened(dotted_key(location), LONGEST)}" if location else line
+        )
     found: dict[str, Any] = {}
     for key_node, value_node in node.value:
         line = f"{file}:{key_node.start_mark.line + 1}"
-        key = _value(loader, key_node, line) if isinstance(key_node, yaml.ScalarNode) else key_node.tag.split(":")[-1]
+        key = (
+            _scalar_value(loader, key_node, line)
+            if isinstance(key_node, yaml.ScalarNode)
+            else key_node.tag.split(":")[-1]
+        )
         if not isinstance(key, str) or not isinstance(key_node, yaml.ScalarNode):
             raise UsageError("a key is not text", where=line, got=key)
         if len(key) > LONGEST:
             raise UsageError("a key is too long", where=line, expected=f"at most {LONGEST} characters", got=key)
         if key in found:
             raise UsageError(f"the key {shortened(key, LONGEST)!r} is listed twice", where=line, do="remove one")
-        found[key] = _construct(loader, value_node, (*location, key), file, places)
+        found[key] = _construct_value(loader, value_node, (*location, key), file, places)
         places[(*location, key)] = line
     return found
 
@@ -231,11 +237,11 @@ def parse_value(text: str, where: str) -> Any:
     """The value of a YAML text from the command line; `where` names its option in errors."""
     loader, node = _compose(text, "value", lambda line: where)
     if isinstance(node, yaml.ScalarNode):
-        return _value(loader, node, where)
-    return None if node is None else _construct(loader, node, (), where, {})
+        return _scalar_value(loader, node, where)
+    return None if node is None else _construct_value(loader, node, (), where, {})
 
 
-def _apply(setting: str, data: dict[str, Any], places: dict[tuple[str | int, ...], str]) -> None:
+def _apply_setting(setting: str, data: dict[str, Any], places: dict[tuple[str | int, ...], str]) -> None:
     key, equals, value = setting.partition("=")
     where = f"--set {shortened(setting, LONGEST)}"
     parts = key.split(".")
@@ -244,18 +250,18 @@ def _apply(setting: str, data: dict[str, Any], places: dict[tuple[str | int, ...
     target: Any = data
     location: list[str | int] = []
     for part in parts[:-1]:
-        step = _step(target, part, where)
+        step = _path_step(target, part, where)
         inner = target.get(step) if isinstance(target, dict) else target[step]
         if not isinstance(inner, dict | list):  # `raster` becomes `{name: raster}`, an absent key an empty mapping
             target[step] = {"name": inner} if isinstance(inner, str) else {}
         target = target[step]
         location.append(step)
-    last = _step(target, parts[-1], where)
+    last = _path_step(target, parts[-1], where)
     target[last] = parse_value(value, where)
     places[(*location, last)] = where
 
 
-def _step(target: Any, part: str, where: str) -> str | int:
+def _path_step(target: Any, part: str, where: str) -> str | int:
     if isinstance(target, dict):
         return part
     if part.isascii() and part.isdigit() and len(part) <= MAX_DIGITS and int(part) < len(target):
@@ -267,16 +273,16 @@ def _step(target: Any, part: str, where: str) -> str | int:
     )
 
 
-def _tuples(value: Any) -> Any:
+def _lists_to_tuples(value: Any) -> Any:
     """The value with all lists converted to tuples, as the frozen models require."""
     if isinstance(value, list):
-        return tuple(_tuples(item) for item in value)
+        return tuple(_lists_to_tuples(item) for item in value)
     if isinstance(value, Mapping):
-        return {key: _tuples(item) for key, item in value.items()}
+        return {key: _lists_to_tuples(item) for key, item in value.items()}
     return value
 
 
-def _explain(error: pydantic.ValidationError, source: YamlSource) -> UsageError:
+def _explain_fault(error: pydantic.ValidationError, source: YamlSource) -> UsageError:
     """The UsageError for the first fault that pydantic found."""
     faults = sorted(error.errors(include_url=False), key=lambda fault: fault["type"] != "extra_forbidden")
     fault = faults[0]  # an unknown key comes first: a misspelt key also causes the fault "missing"

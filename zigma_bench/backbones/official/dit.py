@@ -56,20 +56,20 @@ class OfficialDit(Dit):
 
 def build_dit(config: Mapping[str, Any], *, backend: str) -> Loading:
     """Build the network of DiT's official constructor."""
-    return _build("dit", OfficialDit, config, backend)
+    return _build_network("dit", OfficialDit, config, backend)
 
 
 def build_sit(config: Mapping[str, Any], *, backend: str) -> Loading:
     """Build the network of SiT's official constructor."""
-    return _build("sit", Sit, config, backend)
+    return _build_network("sit", Sit, config, backend)
 
 
-def _build(name: str, kind: type[Dit], config: Mapping[str, Any], backend: str) -> Loading:
+def _build_network(name: str, kind: type[Dit], config: Mapping[str, Any], backend: str) -> Loading:
     chosen: DitConfig = parse_arguments(name, DitConfig, config)
     if chosen.mlp_ratio != int(chosen.mlp_ratio):
         raise NotReady("mlp_ratio must be an integer", where=f"config of {name}", got=chosen.mlp_ratio)
     spec = catalogue().get("backbone", name)
-    options: DitOptions = spec.make_options(spec.resolve(_options(chosen), where=f"config of {name}"))
+    options: DitOptions = spec.make_options(spec.resolve(_translate_arguments(chosen), where=f"config of {name}"))
     grid = Grid.of_image(chosen.input_size, chosen.input_size, chosen.patch_size)
     spec.facts.check(options, grid=grid, routes=())
     network = kind(options, grid=grid, channels=chosen.in_channels, routes=(), backend=backend)
@@ -77,7 +77,7 @@ def _build(name: str, kind: type[Dit], config: Mapping[str, Any], backend: str) 
     return Loading(network, weights, lambda: keep_positions(network.positions, grid), chosen, spec, options)
 
 
-def _options(config: DitConfig) -> dict[str, Any]:
+def _translate_arguments(config: DitConfig) -> dict[str, Any]:
     """Translate the official arguments to our options."""
     return {
         "width": config.hidden_size,
@@ -103,12 +103,12 @@ def dit_layout(network: Dit) -> Iterator[Weight]:
     assert isinstance(network.condition, LabelEmbedding)
     yield map_weight("y_embedder.embedding_table.weight", network.condition.table)
     for number, block in enumerate(network.blocks):
-        yield from _block(f"blocks.{number}", block)
+        yield from _map_block(f"blocks.{number}", block)
     yield from map_linear("final_layer.linear", network.head)
     yield from map_linear("final_layer.adaLN_modulation.1", network.final_modulation)
 
 
-def _block(name: str, block: Any) -> Iterator[Weight]:
+def _map_block(name: str, block: Any) -> Iterator[Weight]:
     yield from map_linear(f"{name}.attn.qkv", block.attention.qkv)
     yield from map_linear(f"{name}.attn.proj", block.attention.out)
     yield from map_linear(f"{name}.mlp.fc1", block.mlp.hidden)

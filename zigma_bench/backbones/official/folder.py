@@ -87,17 +87,17 @@ def import_checkpoint(
     _check_free(folder)
     _check_objective(name, path, prediction)
     checkpoint = read_released(file)
-    chosen = _chosen(checkpoint, weights, file)
-    tensors = _tensors(checkpoint, chosen, file)
+    chosen = _choose_weights(checkpoint, weights, file)
+    tensors = _select_tensors(checkpoint, chosen, file)
     _check_sizes(name, config, tensors)
-    loading = _built(name, config)
+    loading = _build_network(name, config)
     fill_weights(loading.layout, tensors, where=str(file))
     loading.finish()
     origin = Origin(file=file.name, bytes=file.stat().st_size, sha256=sha256_of(file), weights=chosen)
-    facts = _facts(name, loading, space)
+    facts = _card_facts(name, loading, space)
     if name == "dit":
-        return _write(folder, loading, facts, origin, "vp", "noise")
-    return _write(folder, loading, facts, origin, path or "linear", prediction or "velocity")
+        return _write_model(folder, loading, facts, origin, "vp", "noise")
+    return _write_model(folder, loading, facts, origin, path or "linear", prediction or "velocity")
 
 
 def open_model(folder: str | Path, *, backend: str = "auto", device: str = "cpu") -> nn.Module:
@@ -122,7 +122,7 @@ def open_model(folder: str | Path, *, backend: str = "auto", device: str = "cpu"
     return loading.network.to(device).eval()
 
 
-def _chosen(checkpoint: Mapping[str, Any], requested: Literal["ema", "model"] | None, file: Path) -> Weights:
+def _choose_weights(checkpoint: Mapping[str, Any], requested: Literal["ema", "model"] | None, file: Path) -> Weights:
     """The set of weights to import: the requested one, else the EMA, else the model, else the plain state dict."""
     try:
         sets = weight_sets(checkpoint)
@@ -135,14 +135,14 @@ def _chosen(checkpoint: Mapping[str, Any], requested: Literal["ema", "model"] | 
     return "only"
 
 
-def _tensors(checkpoint: Mapping[str, Any], chosen: Weights, file: Path) -> dict[str, Tensor]:
+def _select_tensors(checkpoint: Mapping[str, Any], chosen: Weights, file: Path) -> dict[str, Tensor]:
     try:
         return tensors_of(checkpoint, chosen)
     except UsageError as error:
         raise error.at(str(file)) from None
 
 
-def _built(name: str, config: Mapping[str, Any]) -> Loading:
+def _build_network(name: str, config: Mapping[str, Any]) -> Loading:
     """Build the network before loading its weights. UsageError if that fails, for example for lack of memory."""
     try:
         return network_of(name)(config, backend=resolve("torch", "cpu"))
@@ -183,7 +183,7 @@ def _check_objective(name: str, path: PathName | None, prediction: Prediction | 
         raise UsageError("DiT predicts the noise on DDPM's path", got=[path, prediction], do="omit path and prediction")
 
 
-def _facts(name: str, loading: Loading, space: Space | None) -> dict[str, Any]:
+def _card_facts(name: str, loading: Loading, space: Space | None) -> dict[str, Any]:
     """The fields of the model card that describe the network."""
     network: Any = loading.network
     grid, options = network.grid, loading.options
@@ -197,13 +197,13 @@ def _facts(name: str, loading: Loading, space: Space | None) -> dict[str, Any]:
         "channels": network.channels,
         "shape": (grid.frames, *picture) if grid.video else picture,
         "space": space or ("pixels" if network.channels in (1, 3) else "latents"),
-        "condition": _condition(options),
+        "condition": _card_condition(options),
         "time": TIMES[name],
         "learned_sigma": name == "dit" and options.learn_sigma,
     }
 
 
-def _condition(options: Any) -> CardCondition:
+def _card_condition(options: Any) -> CardCondition:
     if options.condition == "class":
         return CardCondition(kind="class", classes=options.classes, null_class=options.null_class)
     if options.condition == "text":
@@ -211,7 +211,7 @@ def _condition(options: Any) -> CardCondition:
     return CardCondition(kind="none")
 
 
-def _write(
+def _write_model(
     folder: Path, loading: Loading, facts: dict[str, Any], origin: Origin, path: PathName, prediction: Prediction
 ) -> Card:
     """Write all files to a temporary folder next to the final one, then rename it."""

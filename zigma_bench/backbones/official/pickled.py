@@ -21,17 +21,17 @@ def foreign_names(path: Path) -> list[str]:
         if not zipfile.is_zipfile(path):
             with path.open("rb") as file:
                 for _ in range(LEGACY):
-                    _read(file, names)
+                    _read_pickle(file, names)
         else:
             with zipfile.ZipFile(path) as archive:
                 for entry in archive.namelist():
                     if entry.endswith("data.pkl"):
                         with archive.open(entry) as file:
-                            _read(file, names)
+                            _read_pickle(file, names)
     return sorted(name for name in names if not OF_TENSORS.fullmatch(name))
 
 
-def _read(file: IO[bytes], names: set[str]) -> None:
+def _read_pickle(file: IO[bytes], names: set[str]) -> None:
     """Collect the imported names of a pickle. Since protocol 4, a name is two strings on the stack or from the memo."""
     last: str | None = None
     pushed: list[str | None] = []

@@ -57,7 +57,7 @@ def read_released(path: Path) -> Mapping[str, Any]:
             warnings.simplefilter("ignore")  # about a pickle protocol that torch.load refuses anyway
             found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # a damaged file can raise any type
-        raise _unreadable(path, error) from None
+        raise _unreadable_error(path, error) from None
     if not isinstance(found, Mapping):
         raise UsageError(
             "not a checkpoint", where=str(path), expected="a mapping of names to tensors", got=type(found).__name__
@@ -76,7 +76,7 @@ def _names_in(path: Path) -> list[str]:
     try:
         return sorted(set(torch.serialization.get_unsafe_globals_in_checkpoint(path)))
     except Exception as error:
-        raise _unreadable(path, error) from None
+        raise _unreadable_error(path, error) from None
 
 
 def _as_ignored(names: list[str]) -> contextlib.AbstractContextManager[Any]:
@@ -88,7 +88,7 @@ def _read_safetensors(path: Path) -> Mapping[str, Any]:
     try:
         return load_file(path)
     except Exception as error:  # SafetensorError, OSError, and errors of torch about an unknown type or size
-        raise _damaged(path, error) from None
+        raise _damaged_error(path, error) from None
 
 
 def _holds_code(path: Path, names: list[str]) -> UsageError:
@@ -100,13 +100,13 @@ def _holds_code(path: Path, names: list[str]) -> UsageError:
     )
 
 
-def _unreadable(path: Path, error: Exception) -> UsageError:
+def _unreadable_error(path: Path, error: Exception) -> UsageError:
     """The error for a pickle with code or a damaged file. torch names the refused import only for some protocols."""
     names = re.findall(r"GLOBAL ([\w.]+)", str(error)) or foreign_names(path)
-    return _holds_code(path, names) if names else _damaged(path, error)
+    return _holds_code(path, names) if names else _damaged_error(path, error)
 
 
-def _damaged(path: Path, error: Exception) -> UsageError:
+def _damaged_error(path: Path, error: Exception) -> UsageError:
     inner = re.search(r"WeightsUnpickler error: (.*)", str(error))
     reason = (inner[1] if inner else str(error).split("\n")[0])[:200] or "it ends too early"
     return UsageError(

@@ -75,7 +75,7 @@ def build_official_zigma(config: Mapping[str, Any], *, backend: str) -> Loading:
     grid = Grid(grid.height, grid.width, max(chosen.video_frames, 1))
     scan = official_scan(chosen.scan_type, grid=grid, depth=chosen.depth)
     spec = catalogue().get("backbone", "vision-mamba" if scan.bidirectional else "zigma")
-    options = spec.make_options(spec.resolve(_options(chosen), where="config of zigma"))
+    options = spec.make_options(spec.resolve(_translate_arguments(chosen), where="config of zigma"))
     spec.facts.check(options, grid=grid, routes=scan.routes)
     network: Zigma = spec.load()(options, grid=grid, channels=chosen.in_channels, routes=scan.routes, backend=backend)
     return Loading(network, list(zigma_layout(network)), lambda: _finish(network, scan), chosen, spec, options)
@@ -89,7 +89,7 @@ def _finish(network: Zigma, scan: OfficialScan) -> None:
         block.mixer = ReversedInTime(block.mixer, network.grid.frames)
 
 
-def _options(config: ZigmaConfig) -> dict[str, Any]:
+def _translate_arguments(config: ZigmaConfig) -> dict[str, Any]:
     """Translate the official arguments to our options."""
     found: dict[str, Any] = {
         "width": config.embed_dim,
@@ -148,17 +148,17 @@ def zigma_layout(network: Zigma) -> Iterator[Weight]:
     if isinstance(network.condition, TextEmbedding):
         yield from map_linear("y_embedder", network.condition.proj)
     for number, block in enumerate(network.blocks):
-        yield from _block(f"blocks.{number}", block)
+        yield from _map_block(f"blocks.{number}", block)
     yield from map_linear("final_layer.linear", network.head)
     yield map_weight("norm_f.weight", network.final_norm.weight)
 
 
-def _block(name: str, block: Any) -> Iterator[Weight]:
+def _map_block(name: str, block: Any) -> Iterator[Weight]:
     yield map_weight(f"{name}.norm.weight", block.norm.weight)
     yield from map_linear(f"{name}.mixer.in_proj", block.mixer.in_proj)
     yield from map_linear(f"{name}.mixer.out_proj", block.mixer.out_proj)
     for suffix, branch in zip(("", "_b"), block.mixer.branches, strict=False):
-        yield from _branch(f"{name}.mixer", suffix, branch)
+        yield from _map_branch(f"{name}.mixer", suffix, branch)
     if not isinstance(block, ZigmaTextBlock):
         yield from map_linear(f"{name}.adaLN_modulation.1", block.modulation)
         return
@@ -168,7 +168,7 @@ def _block(name: str, block: Any) -> Iterator[Weight]:
     yield from map_linear(f"{name}.msa.to_out.0", block.text_attention.out)
 
 
-def _branch(name: str, suffix: str, branch: MambaBranch) -> Iterator[Weight]:
+def _map_branch(name: str, suffix: str, branch: MambaBranch) -> Iterator[Weight]:
     """The parameters of one direction. The names of the backward direction contain `_b`."""
     yield map_weight(f"{name}.A{suffix}_log", branch.A_log)
     yield map_weight(f"{name}.D{suffix}", branch.D)

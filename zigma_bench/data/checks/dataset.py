@@ -71,11 +71,11 @@ def check_dataset_files(
             facts: DataFacts = spec.facts.describe(options)
     except ZigmaBenchError as error:
         return CheckResult(0, (error.at(f"data: {spec.name}"),))
-    found = _found(spec, options, facts, threads, progress, random_crop)
+    found = _find_problems(spec, options, facts, threads, progress, random_crop)
     return found + CheckResult(0, tuple(changed_unseen(file) for file in rehash.wrong))
 
 
-def _found(
+def _find_problems(
     spec: Spec, options: Any, facts: DataFacts, threads: int | None, progress: Progress, random_crop: int | None
 ) -> CheckResult:
     """All problems of a data set with these facts."""
@@ -87,23 +87,23 @@ def _found(
     try:
         splits: Splits = spec.load()(options)
     except Exception as error:
-        return found + CheckResult(0, (_problem(error, f"data: {spec.name}", NotReady),))
+        return found + CheckResult(0, (_as_problem(error, f"data: {spec.name}", NotReady),))
     if spec.facts.check is None:
         found += run_parts(parts_of(splits, facts), threads=threads, progress=progress)
-    found += CheckResult(0, tuple(_faults(splits, facts)), counts=_counts(splits, facts))
+    found += CheckResult(0, tuple(_split_problems(splits, facts)), counts=_count_images(splits, facts))
     if random_crop is not None and not found.problems:
         found += run_parts(_crop_parts(splits.train, random_crop), threads=threads)
     return found
 
 
-def _counts(splits: Splits, facts: DataFacts) -> Counts:
+def _count_images(splits: Splits, facts: DataFacts) -> Counts:
     """The numbers of training and held-out images, and of classes of the training images (None for a stream)."""
     classes = None
     if any(item.kind == "class" for item in facts.conditions) and not has_order(splits.train):
         try:
             classes = len(np.unique(labels_of(splits.train, range(len(splits.train)))))
         except Exception:
-            classes = None  # `_labels` reports the error
+            classes = None  # `_label_problems` reports the error
     return Counts(len(splits.train), len(splits.validation), classes)
 
 
@@ -117,8 +117,8 @@ def run_parts(
     pool = ThreadPoolExecutor(threads)
     try:
         waiting: dict[Any, int] = {}
-        for number, part in enumerate(_guarded(parts)):
-            waiting[pool.submit(_caught, part)] = number
+        for number, part in enumerate(_guard_parts(parts)):
+            waiting[pool.submit(_run_part, part)] = number
             while len(waiting) >= 2 * threads:
                 images = _collect(waiting, results, images, progress)
         while waiting:
@@ -132,12 +132,12 @@ def _own_parts(target: str, options: Any) -> Iterator[Part]:
     yield from load_target(target)(options)
 
 
-def _guarded(parts: Iterable[Part]) -> Iterator[Part]:
+def _guard_parts(parts: Iterable[Part]) -> Iterator[Part]:
     """The parts; if creating the next part fails, a last part that reports the error."""
     try:
         yield from parts
     except Exception as error:
-        found = CheckResult(0, (_problem(error, "data", NotReady),))
+        found = CheckResult(0, (_as_problem(error, "data", NotReady),))
         yield lambda: found
 
 
@@ -150,16 +150,16 @@ def _collect(waiting: dict[Any, int], results: dict[int, CheckResult], images: i
     return images
 
 
-def _caught(part: Part) -> CheckResult:
+def _run_part(part: Part) -> CheckResult:
     """The result of a part, run in the thread that decodes its images; an error becomes its problem."""
     enlarged.images = 0
     try:
         return replace(found := part(), enlarged=found.enlarged + enlarged.images)
     except Exception as error:
-        return CheckResult(0, (_problem(error, "data", NotReady),))
+        return CheckResult(0, (_as_problem(error, "data", NotReady),))
 
 
-def _problem(error: Exception, where: str, kind: type[ZigmaBenchError]) -> ZigmaBenchError:
+def _as_problem(error: Exception, where: str, kind: type[ZigmaBenchError]) -> ZigmaBenchError:
     """An error as a ZigmaBenchError, because readers raise all kinds of errors on broken data."""
     if isinstance(error, ZigmaBenchError):
         return error.at(where)
@@ -171,24 +171,26 @@ def parts_of(splits: Splits, facts: DataFacts) -> Iterator[Part]:
     for name, images in (("training", splits.train), ("validation", splits.validation)):
         for start in range(0, len(images), CHUNK):
             indices = range(start, min(start + CHUNK, len(images)))
-            yield lambda name=name, images=images, indices=indices: _taken(name, images, indices, facts)  # type: ignore[misc]
+            yield lambda name=name, images=images, indices=indices: _check_images(name, images, indices, facts)  # type: ignore[misc]
 
 
-def _taken(name: str, images: Images, indices: range, facts: DataFacts) -> CheckResult:
+def _check_images(name: str, images: Images, indices: range, facts: DataFacts) -> CheckResult:
     """The result for some images: read together, and one by one if that fails, to find all broken images."""
-    problems = _wrong(name, images, indices, facts)
+    problems = _image_problems(name, images, indices, facts)
     if problems and len(indices) > 1:
         enlarged.images = 0
-        problems = [problem for index in indices for problem in _wrong(name, images, range(index, index + 1), facts)]
+        problems = [
+            problem for index in indices for problem in _image_problems(name, images, range(index, index + 1), facts)
+        ]
     return CheckResult(len(indices), tuple(problems))
 
 
-def _wrong(name: str, images: Images, indices: range, facts: DataFacts) -> list[ZigmaBenchError]:
+def _image_problems(name: str, images: Images, indices: range, facts: DataFacts) -> list[ZigmaBenchError]:
     where = f"{name} image {indices[0]}"
     try:
         pixels = images.take(indices)
     except Exception as error:
-        return [_problem(error, where, BadImage)]
+        return [_as_problem(error, where, BadImage)]
     shape = (len(indices), *facts.shape)
     if pixels.dtype == np.uint8 and pixels.shape == shape:
         return []
@@ -217,12 +219,12 @@ def _crop_problems(images: Images, indices: range, short_side: int) -> list[Zigm
         take_crops(images, indices, [Crop(short_side, 0.5, 0.5)] * len(indices))
     except Exception as error:
         if len(indices) == 1:
-            return [_problem(error, f"training image {indices[0]}", BadImage)]
+            return [_as_problem(error, f"training image {indices[0]}", BadImage)]
         return [problem for index in indices for problem in _crop_problems(images, range(index, index + 1), short_side)]
     return []
 
 
-def _faults(splits: Splits, facts: DataFacts) -> Iterator[ZigmaBenchError]:
+def _split_problems(splits: Splits, facts: DataFacts) -> Iterator[ZigmaBenchError]:
     """The problems of the splits as a whole, and of their labels."""
     held_out = len(splits.validation)
     if not len(splits.train) or not held_out:
@@ -234,19 +236,19 @@ def _faults(splits: Splits, facts: DataFacts) -> Iterator[ZigmaBenchError]:
         try:
             splits.train.take([len(splits.train) - 1])
         except Exception as error:
-            yield _problem(error, "the last training image", NotReady)
+            yield _as_problem(error, "the last training image", NotReady)
             return
     for condition in facts.conditions:
         if condition.kind == "class":
-            yield from _labels(splits, condition.size)
+            yield from _label_problems(splits, condition.size)
 
 
-def _labels(splits: Splits, classes: int) -> Iterator[ZigmaBenchError]:
+def _label_problems(splits: Splits, classes: int) -> Iterator[ZigmaBenchError]:
     for name, images in (("training", splits.train), ("validation", splits.validation)):
         try:
             labels = labels_of(images, range(len(images)))
         except Exception as error:
-            yield _problem(error, f"the classes of the {name} images", NotReady)
+            yield _as_problem(error, f"the classes of the {name} images", NotReady)
             continue
         if name == "training" and (problem := missing_classes(labels, classes)) is not None:
             yield problem

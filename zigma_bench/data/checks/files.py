@@ -95,7 +95,7 @@ def check_parts(options: HuggingFaceOptions) -> Iterator[Part]:
     """One part per shard or per some image files; downloads a data set of the Hub, unless it is streamed."""
     source = find_source(options)
     if source.kind == "hub" and not source.missing and options.streaming:
-        yield from _stream(options)
+        yield from _stream_parts(options)
         return
     if source.kind == "hub" and not source.missing:
         assert options.revision is not None
@@ -107,19 +107,19 @@ def check_parts(options: HuggingFaceOptions) -> Iterator[Part]:
     for file in shards:
         kind = options.path if options.path in SHARD_KINDS else None  # then a file can have any name
         if kind == "parquet" or (kind is None and file.lower().endswith(".parquet")):
-            yield functools.partial(_parquet, checker, file)
+            yield functools.partial(_check_parquet, checker, file)
         elif kind == "arrow" or (kind is None and file.lower().endswith(".arrow")):
-            yield functools.partial(_arrow, checker, file)
+            yield functools.partial(_check_arrow, checker, file)
         elif kind == "webdataset" or (kind is None and file.lower().endswith(".tar")):
-            yield functools.partial(_tar, checker, file, keys)
+            yield functools.partial(_check_tar, checker, file, keys)
     images = [file for file in files if file.lower().endswith(pictures)]
     if images and options.caption is not None:
-        yield functools.partial(_metadata, checker, source)
+        yield functools.partial(_check_metadata, checker, source)
     for start in range(0, len(images), CHUNK):
-        yield functools.partial(_images, checker, images[start : start + CHUNK])
+        yield functools.partial(_check_image_files, checker, images[start : start + CHUNK])
 
 
-def _stream(options: HuggingFaceOptions) -> Iterator[Part]:
+def _stream_parts(options: HuggingFaceOptions) -> Iterator[Part]:
     """Parts for the rows of a stream of the Hub, which is read once and not stored."""
     from zigma_bench.data.reading.stream import too_few
     from zigma_bench.data.sources.huggingface_stream import StreamRows
@@ -134,15 +134,15 @@ def _stream(options: HuggingFaceOptions) -> Iterator[Part]:
         for cells in itertools.islice(rows.cells(0), wanted):
             some.append(cells)
             if len(some) == CHUNK:
-                yield functools.partial(_streamed, checker, some, rows.where, done)
+                yield functools.partial(_check_streamed, checker, some, rows.where, done)
                 done, some = done + CHUNK, []
         if (got := done + len(some)) < wanted:
             raise too_few(rows.where, wanted, got)
     finally:  # even if the stream fails
-        yield functools.partial(_streamed, checker, some, rows.where, done)
+        yield functools.partial(_check_streamed, checker, some, rows.where, done)
 
 
-def _streamed(checker: RowChecker, rows: Sequence[dict[str, Any]], where: str, first: int) -> CheckResult:
+def _check_streamed(checker: RowChecker, rows: Sequence[dict[str, Any]], where: str, first: int) -> CheckResult:
     """Check rows of a stream, numbered from `first`."""
     numbered = enumerate(rows, first)
     return CheckResult(
@@ -150,7 +150,7 @@ def _streamed(checker: RowChecker, rows: Sequence[dict[str, Any]], where: str, f
     )
 
 
-def _metadata(checker: RowChecker, source: HuggingFaceSource) -> CheckResult:
+def _check_metadata(checker: RowChecker, source: HuggingFaceSource) -> CheckResult:
     """Check the captions of a folder of images: missing and empty ones."""
     from zigma_bench.data.sources import huggingface as hf
 
@@ -173,7 +173,7 @@ def _metadata(checker: RowChecker, source: HuggingFaceSource) -> CheckResult:
     return CheckResult(0, tuple(problems))
 
 
-def _images(checker: RowChecker, files: Sequence[str]) -> CheckResult:
+def _check_image_files(checker: RowChecker, files: Sequence[str]) -> CheckResult:
     """Check image files of a folder."""
     problems: list[ZigmaBenchError] = []
     for file in files:
@@ -192,7 +192,7 @@ def _images(checker: RowChecker, files: Sequence[str]) -> CheckResult:
 def check_opens(file: str) -> None:
     """Raise NotReady for a shard that can't be opened; reads only a small part of it."""
     if file.lower().endswith(".parquet"):
-        _opened_parquet(file).close()
+        _open_parquet(file).close()
     elif file.lower().endswith(".tar"):
         check_end(file)
 
@@ -207,12 +207,14 @@ def check_reads(file: str) -> None:
     if file.lower().endswith(".csv"):
         _check_table(file)
     if file.lower().endswith(".parquet"):
-        with _opened_parquet(file) as table:
+        with _open_parquet(file) as table:
             for group in range(table.num_row_groups):
                 try:
                     table.read_row_group(group)
                 except (OSError, pa.ArrowException) as error:
-                    raise NotReady(f"row group {group} can't be read ({_line(error)})", where=file, do=AGAIN) from error
+                    raise NotReady(
+                        f"row group {group} can't be read ({_first_line(error)})", where=file, do=AGAIN
+                    ) from error
 
 
 def _check_table(file: str) -> None:
@@ -234,29 +236,29 @@ def _check_lines(file: str) -> None:
             raise NotReady(f"not valid JSON ({error})", where=f"{file}:{number}", do="fix the line") from error
 
 
-def _opened_parquet(file: str) -> Any:
+def _open_parquet(file: str) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         return pq.ParquetFile(file)
     except (OSError, pa.ArrowException) as error:
-        raise NotReady(f"the parquet file can't be opened ({_line(error)})", where=file, do=AGAIN) from error
+        raise NotReady(f"the parquet file can't be opened ({_first_line(error)})", where=file, do=AGAIN) from error
 
 
-def _parquet(checker: RowChecker, file: str) -> CheckResult:
+def _check_parquet(checker: RowChecker, file: str) -> CheckResult:
     """Check a parquet file, one row group at a time, so that a broken one doesn't hide the others."""
-    table = _opened_parquet(file)
-    columns, found, row = _columns(checker, table.schema_arrow.names, file), CheckResult(), 0
+    table = _open_parquet(file)
+    columns, found, row = _used_columns(checker, table.schema_arrow.names, file), CheckResult(), 0
     with table:
         for group in range(table.num_row_groups):
             batches = table.iter_batches(CHUNK, row_groups=[group], columns=columns)
-            found += _rows(checker, batches, file, row, f"row group {group}")
+            found += _check_rows(checker, batches, file, row, f"row group {group}")
             row += table.metadata.row_group(group).num_rows
     return found
 
 
-def _arrow(checker: RowChecker, file: str) -> CheckResult:
+def _check_arrow(checker: RowChecker, file: str) -> CheckResult:
     """Check an Arrow file, which is a stream or has a footer."""
     import pyarrow as pa
 
@@ -270,12 +272,12 @@ def _arrow(checker: RowChecker, file: str) -> CheckResult:
                 table = pa.ipc.open_stream(opened)
                 batches = iter(table)
         except (OSError, pa.ArrowException) as error:
-            raise NotReady(f"the Arrow file can't be opened ({_line(error)})", where=file, do=AGAIN) from error
-        _columns(checker, table.schema.names, file)
-        return _rows(checker, batches, file, 0, "a batch of rows")
+            raise NotReady(f"the Arrow file can't be opened ({_first_line(error)})", where=file, do=AGAIN) from error
+        _used_columns(checker, table.schema.names, file)
+        return _check_rows(checker, batches, file, 0, "a batch of rows")
 
 
-def _columns(checker: RowChecker, names: list[str], file: str) -> list[str]:
+def _used_columns(checker: RowChecker, names: list[str], file: str) -> list[str]:
     """The columns that the options name; UsageError for a missing one."""
     wanted = checker.columns
     for name in wanted:
@@ -284,7 +286,7 @@ def _columns(checker: RowChecker, names: list[str], file: str) -> list[str]:
     return wanted
 
 
-def _rows(checker: RowChecker, batches: Iterator[Any], file: str, first: int, what: str) -> CheckResult:
+def _check_rows(checker: RowChecker, batches: Iterator[Any], file: str, first: int, what: str) -> CheckResult:
     """Check the rows of Arrow batches; `first` is the number of the first row in the file."""
     import pyarrow as pa
 
@@ -297,11 +299,11 @@ def _rows(checker: RowChecker, batches: Iterator[Any], file: str, first: int, wh
                 problems += checker.row(cells, file, row + index)
             row += batch.num_rows
     except (OSError, pa.ArrowException) as error:
-        problems.append(NotReady(f"{what} can't be read after row {row} ({_line(error)})", where=file, do=AGAIN))
+        problems.append(NotReady(f"{what} can't be read after row {row} ({_first_line(error)})", where=file, do=AGAIN))
     return CheckResult(row - first, tuple(problems))
 
 
-def _tar(checker: RowChecker, file: str, keys: Keys) -> CheckResult:
+def _check_tar(checker: RowChecker, file: str, keys: Keys) -> CheckResult:
     """Check a webdataset shard: every sample has all fields, and its key is unique."""
     problems: list[ZigmaBenchError] = []
     count = 0
@@ -311,13 +313,13 @@ def _tar(checker: RowChecker, file: str, keys: Keys) -> CheckResult:
             where = f"{file}, sample {sample.key!r}"
             if (other := keys.again(sample.key, f"{file}, sample {count}")) is not None:
                 problems.append(BadImage(f"{other} has the same key", where=where, do=OTHER_KEY))
-            problems += _sample(checker, sample, where)
+            problems += _check_sample(checker, sample, where)
     except NotReady as error:
         problems.append(error)
     return CheckResult(count, tuple(problems))
 
 
-def _sample(checker: RowChecker, sample: TarSample, where: str) -> Iterator[ZigmaBenchError]:
+def _check_sample(checker: RowChecker, sample: TarSample, where: str) -> Iterator[ZigmaBenchError]:
     o, fields = checker.options, sample.fields
     for name in sample.twice:
         yield BadImage(f"the field {name!r} of the sample is listed twice", where=where, do=OTHER_KEY)
@@ -333,5 +335,5 @@ def _sample(checker: RowChecker, sample: TarSample, where: str) -> Iterator[Zigm
         yield from checker.caption(fields[o.caption].decode("utf-8", "replace"), f"{where}, {o.caption!r}")
 
 
-def _line(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -89,7 +89,7 @@ def latent_scaling(space: LatentSpace, device: str | torch.device) -> tuple[Tens
 
 def open_autoencoder(space: LatentSpace, device: str) -> Autoencoder:
     """Load the network of a latent space; NotReady if it can't be read, or isn't the planned one."""
-    network = _toy(space) if space.given.autoencoder == TOY else _trained(space)
+    network = _make_toy(space) if space.given.autoencoder == TOY else _load_trained(space)
     return Autoencoder(network.to(device).eval().requires_grad_(False), space, device)
 
 
@@ -109,7 +109,7 @@ def float_arithmetic(precision: str, device: str) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def _trained(space: LatentSpace) -> nn.Module:
+def _load_trained(space: LatentSpace) -> nn.Module:
     """The network with the planned weights; diffusers translates older names (`query`, `proj_attn`)."""
     files = autoencoder_files(space.given)
     where = str(files.folder / WEIGHTS)
@@ -135,7 +135,7 @@ def _trained(space: LatentSpace) -> nn.Module:
     return network.float()  # type: ignore[no-any-return]
 
 
-def _toy(space: LatentSpace) -> nn.Module:
+def _make_toy(space: LatentSpace) -> nn.Module:
     """The toy autoencoder: each weight depends only on its name, and biases are zero, so it is the same everywhere."""
     network: nn.Module = _autoencoder_kl().from_config(
         {**TOY_CONFIG, "in_channels": space.channels, "out_channels": space.channels}

@@ -51,7 +51,7 @@ def encode_latents(
     _check_unused(folder)
     check_writable(folder)
     with only_writer(folder, "this cache", wait=True, stopped=stopped):
-        due = [(part, part.writer.due()) for part in _parts(splits, space, cache)]
+        due = [(part, part.writer.due()) for part in _open_parts(splits, space, cache)]
         total = sum(len(part.writer.layout.shards[shard]) for part, shards in due for shard in shards)
         done, autoencoder = 0, open_autoencoder(space, device) if total else None
         for part, shards in due:
@@ -70,26 +70,29 @@ def check_latents(splits: Splits, space: LatentSpace, cache: Path) -> dict[str, 
     """The missing and broken shards of each store, after comparing all checksums; NotReady for other latents."""
     found = {}
     for name in stores_of(space):
-        folder, layout = folder_of(space, cache) / name, layout_of(space, name, len(_side(splits, space, name)))
+        folder, layout = (
+            folder_of(space, cache) / name,
+            layout_of(space, name, len(_images_of_store(splits, space, name))),
+        )
         require_same(folder, layout, do="run the command again without --check, which encodes them")
         found[name] = broken_shards(folder, layout)
     return found
 
 
-def _parts(splits: Splits, space: LatentSpace, cache: Path) -> list[Part]:
+def _open_parts(splits: Splits, space: LatentSpace, cache: Path) -> list[Part]:
     """The stores in the order in which they are written; all are opened before encoding starts."""
     parts = []
     for name in stores_of(space):
-        images = _side(splits, space, name)
+        images = _images_of_store(splits, space, name)
         writer = open_writer(folder_of(space, cache) / name, layout_of(space, name, len(images)))
         if name in SPLITS:
-            parts.append(Part(writer, functools.partial(_moments, images, tuple(writer.layout.fields))))
+            parts.append(Part(writer, functools.partial(_encode_moments, images, tuple(writer.layout.fields))))
         else:
-            parts.append(Part(writer, functools.partial(_reconstructions, splits, space, cache)))
+            parts.append(Part(writer, functools.partial(_decode_reconstructions, splits, space, cache)))
     return parts
 
 
-def _side(splits: Splits, space: LatentSpace, name: str) -> Images:
+def _images_of_store(splits: Splits, space: LatentSpace, name: str) -> Images:
     """The images of a store."""
     side: Images = getattr(splits, name if name in SPLITS else space.reconstructed or "")
     return side
@@ -105,7 +108,7 @@ def _check_unused(folder: Path) -> None:
         )
 
 
-def _moments(images: Images, names: tuple[str, ...], autoencoder: Autoencoder, rows: range) -> dict[str, Array]:
+def _encode_moments(images: Images, names: tuple[str, ...], autoencoder: Autoencoder, rows: range) -> dict[str, Array]:
     """The moments of some images; a thread decodes the next images while the autoencoder runs."""
     found: dict[str, list[Array]] = {name: [] for name in names}
     chunks = _chunks(rows, autoencoder.space)
@@ -121,7 +124,7 @@ def _moments(images: Images, names: tuple[str, ...], autoencoder: Autoencoder, r
     return {name: np.concatenate(parts).astype(dtype) for name, parts in found.items()}
 
 
-def _reconstructions(
+def _decode_reconstructions(
     splits: Splits, space: LatentSpace, cache: Path, autoencoder: Autoencoder, rows: range
 ) -> dict[str, Array]:
     """Some images of the reference, decoded from the cached latents."""

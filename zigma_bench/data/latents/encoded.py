@@ -134,7 +134,7 @@ class DecodedImages:
 
     def _decoded(self, indices: npt.NDArray[np.int64], crops: Sequence[Crop] | None = None) -> Pixels:
         pixels = np.empty((len(indices), self.channels, self.resolution, self.resolution), dtype=np.uint8)
-        threads = _threads()
+        threads = _thread_count()
         with ThreadPoolExecutor(threads) as pool:
             for start in range(0, len(indices), CHUNK):
                 rows = self.rows.read(indices[start : start + CHUNK])
@@ -150,6 +150,6 @@ class DecodedImages:
         return decode_image(row[0], **size, where=row[1], crop=crop)
 
 
-def _threads() -> int:
+def _thread_count() -> int:
     """The number of threads: one per core; one in a worker process, because several of them run."""
     return core_count() if multiprocessing.parent_process() is None else 1

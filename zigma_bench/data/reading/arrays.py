@@ -109,14 +109,14 @@ class ArrayWriter:
 
         Raises NotReady if the disk is full or can't be written.
         """
-        mark = _mark(self.folder, shard)
+        mark = _shard_mark(self.folder, shard)
         mark.unlink(missing_ok=True)  # a broken shard counts as missing while it is written again
         assert arrays.keys() == self.layout.fields.keys(), (arrays.keys(), self.layout.fields.keys())
         hashes = {}
         try:
             for name, field in self.layout.fields.items():
-                data = _encoded(arrays[name], field, len(self.layout.shards[shard]), name)
-                write_atomic(_file(self.folder, shard, name), data)
+                data = _encode_array(arrays[name], field, len(self.layout.shards[shard]), name)
+                write_atomic(_field_file(self.folder, shard, name), data)
                 hashes[name] = hashlib.sha256(data).hexdigest()
             write_json(mark, {"sha256": hashes})
         except OSError as error:
@@ -160,7 +160,10 @@ class ArrayStore:
     def _maps(self) -> dict[str, list[Array]]:
         """The memory maps of the shards of each field."""
         count = len(self.layout.shards)
-        return {name: [_mapped(_file(self.folder, i, name)) for i in range(count)] for name in self.layout.fields}
+        return {
+            name: [_open_memory_map(_field_file(self.folder, i, name)) for i in range(count)]
+            for name in self.layout.fields
+        }
 
 
 def open_store(folder: Path, layout: ArrayLayout, *, do: str) -> ArrayStore:
@@ -179,7 +182,7 @@ def broken_shards(folder: Path, layout: ArrayLayout, *, checksums: bool = True) 
     """The missing and broken shards, in order; without `checksums`, only existence, dtype and shape are checked."""
 
     def check(shard: int) -> Fault | None:
-        reason = _fault(folder, layout, shard, checksums)
+        reason = _shard_fault(folder, layout, shard, checksums)
         return None if reason is None else Fault(shard, reason)
 
     with ThreadPoolExecutor(THREADS) as pool:
@@ -201,18 +204,18 @@ def read_rows(folder: Path) -> int | None:
         return None
 
 
-def _fault(folder: Path, layout: ArrayLayout, shard: int, checksums: bool) -> str | None:
+def _shard_fault(folder: Path, layout: ArrayLayout, shard: int, checksums: bool) -> str | None:
     """Why a shard is missing or broken, or None for a good one."""
     try:
-        hashes = json.loads(_mark(folder, shard).read_text())["sha256"]
+        hashes = json.loads(_shard_mark(folder, shard).read_text())["sha256"]
     except FileNotFoundError:
         return MISSING
     except (ValueError, KeyError, TypeError):
         return "has a broken list of checksums"
     for name, field in layout.fields.items():
-        file = _file(folder, shard, name)
+        file = _field_file(folder, shard, name)
         try:
-            mapped = _mapped(file)
+            mapped = _open_memory_map(file)
         except (OSError, ValueError) as error:
             return f"is broken: {file.name} can't be read ({error})"
         if mapped.dtype != field.dtype or mapped.shape != (len(layout.shards[shard]), *field.shape):
@@ -242,7 +245,7 @@ def _check_same(folder: Path, wanted: Mapping[str, Any]) -> None:
         )  # fmt: skip
 
 
-def _encoded(array: Array, field: ArrayField, rows: int, name: str) -> bytes:
+def _encode_array(array: Array, field: ArrayField, rows: int, name: str) -> bytes:
     """The bytes of a .npy file; UsageError for an array that doesn't fit the field."""
     if array.dtype != field.dtype or array.shape != (rows, *field.shape):
         raise UsageError(
@@ -254,7 +257,7 @@ def _encoded(array: Array, field: ArrayField, rows: int, name: str) -> bytes:
     return buffer.getvalue()
 
 
-def _mapped(file: Path) -> Array:
+def _open_memory_map(file: Path) -> Array:
     return np.asarray(
         np.load(file, mmap_mode="r", allow_pickle=False)
     )  # a plain view, because indexing np.memmap is slower
@@ -265,9 +268,9 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(data, "sha256").hexdigest()
 
 
-def _file(folder: Path, shard: int, name: str) -> Path:
+def _field_file(folder: Path, shard: int, name: str) -> Path:
     return folder / f"{shard:07d}.{name}.npy"
 
 
-def _mark(folder: Path, shard: int) -> Path:
+def _shard_mark(folder: Path, shard: int) -> Path:
     return folder / f"{shard:07d}.json"

@@ -62,21 +62,21 @@ def count_huggingface(options: HuggingFaceOptions) -> Counts:
     source = sources.find_source(options)
     kind = sources.builder_kind(options, source.kind, source.train.files) if not source.missing else None
     if options.streaming:
-        held = options.validation if source.validation is None else _total(options, source.validation, kind)
+        held = options.validation if source.validation is None else _count_images(options, source.validation, kind)
         return Counts(options.count, held)
     if kind is None:
         return Counts(None, options.validation)
     sizes = _sizes_of_splits(options, source, kind)
-    train, classes = _size(options.split, sizes), sources.classes_of_folders(options, source)
+    train, classes = _split_size(options.split, sizes), sources.classes_of_folders(options, source)
     found = _classes_of_tables(options, source.train, kind) if classes is None else len(classes)
     if train is None:
         return Counts(None, options.validation, found)
     if options.validation is not None:
         return Counts(train - options.validation, options.validation, found)
     if source.validation is not None:
-        return Counts(train, _total(options, source.validation, kind), found)
+        return Counts(train, _count_images(options, source.validation, kind), found)
     assert options.validation_split is not None, "the options name exactly one source of validation images"
-    return Counts(train, _size(options.validation_split, sizes), found)
+    return Counts(train, _split_size(options.validation_split, sizes), found)
 
 
 def _sizes_of_splits(options: HuggingFaceOptions, source: sources.HuggingFaceSource, kind: str) -> dict[str, int]:
@@ -109,14 +109,14 @@ def _classes_of_tables(options: HuggingFaceOptions, listing: Listing, kind: str)
     return len(found - {None})
 
 
-def _total(options: HuggingFaceOptions, listing: Listing, kind: str | None) -> int | None:
+def _count_images(options: HuggingFaceOptions, listing: Listing, kind: str | None) -> int | None:
     if kind is None:
         return None
     files = sources.read_files(options, kind, listing.files)
     return sum(images_in(file, kind) for file in files)
 
 
-def _size(text: str, sizes: Mapping[str, int]) -> int | None:
+def _split_size(text: str, sizes: Mapping[str, int]) -> int | None:
     """The number of images of a split such as `train[:90%]+test`; None for a missing split, which loading reports."""
     if not split_names(text) <= set(sizes):
         return None

@@ -62,13 +62,13 @@ def decode_image(
 
 def flat_image(data: bytes, where: str) -> Image.Image:
     """Decode an image at its own size: upright, opaque, with 8 bits per channel; BadImage if it is broken."""
-    return _flat(_opened(data, where), where)
+    return _composite_on_white(_open_image(data, where), where)
 
 
-def _opened(data: bytes, where: str) -> Image.Image:
+def _open_image(data: bytes, where: str) -> Image.Image:
     """The first frame of an image, decoded completely and turned upright."""
     try:
-        with Image.open(io.BytesIO(data), formats=_formats()) as image:
+        with Image.open(io.BytesIO(data), formats=_supported_formats()) as image:
             _check_size(image.width * image.height, where)
             image.load()
             check_png(data, where, MEND)  # after Pillow, because its errors are more specific
@@ -76,11 +76,11 @@ def _opened(data: bytes, where: str) -> Image.Image:
     except BadImage:
         raise
     except Exception as error:  # decoders raise all kinds of errors on broken data
-        raise BadImage(f"the image can't be decoded ({_reason(error, data)})", where=where, do=MEND) from error
+        raise BadImage(f"the image can't be decoded ({_decode_fault(error, data)})", where=where, do=MEND) from error
 
 
 @functools.cache
-def _formats() -> tuple[str, ...]:
+def _supported_formats() -> tuple[str, ...]:
     """The FORMATS that the installed Pillow can read (AVIF is optional)."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
@@ -91,9 +91,9 @@ def _may_be_turned(image: Image.Image) -> bool:
     return image.format == "TIFF" or any(key in image.info for key in ORIENTATION_PLACES)
 
 
-def _reason(error: Exception, data: bytes) -> str:
+def _decode_fault(error: Exception, data: bytes) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return f"{len(data)} bytes that begin with {data[:12]!r}: not one of {', '.join(_formats())}"
+        return f"{len(data)} bytes that begin with {data[:12]!r}: not one of {', '.join(_supported_formats())}"
     return f"{type(error).__name__}: {error}"
 
 
@@ -104,7 +104,7 @@ def _check_size(pixels: int, where: str) -> None:
         )
 
 
-def _flat(image: Image.Image, where: str) -> Image.Image:
+def _composite_on_white(image: Image.Image, where: str) -> Image.Image:
     """The image composited on white, if it is transparent, with 8 bits per channel."""
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
         levels = np.asarray(image, dtype=np.float64) / 257.0  # 65535 / 255: Pillow's own conversion may clip instead
@@ -138,7 +138,7 @@ def fit_to_square(image: Image.Image, resolution: int, resize: Resize, where: st
             do="set resize: short-side-center-crop",
         )
     enlarged.images += min(image.size) < resolution
-    scaled = _scaled(image, resolution, resize, where)
+    scaled = _resize_short_side(image, resolution, resize, where)
     left, top = (scaled.width - resolution) // 2, (scaled.height - resolution) // 2
     return scaled.crop((left, top, left + resolution, top + resolution))
 
@@ -151,17 +151,17 @@ def cut_crop(image: Image.Image, resolution: int, resize: Resize, crop: Crop, wh
             expected=f"at least {resolution} pixels per side", got=f"{image.width} x {image.height}",
             do="remove the image, or leave random_crop out",
         )  # fmt: skip
-    scaled = _scaled(image, crop.short_side, resize, where)
+    scaled = _resize_short_side(image, crop.short_side, resize, where)
     left, top = int(crop.across * (scaled.width - resolution + 1)), int(crop.down * (scaled.height - resolution + 1))
     return scaled.crop((left, top, left + resolution, top + resolution))
 
 
-def _scaled(image: Image.Image, short_side: int, resize: Resize, where: str) -> Image.Image:
+def _resize_short_side(image: Image.Image, short_side: int, resize: Resize, where: str) -> Image.Image:
     """The image resized so that its short side has `short_side` pixels, or with `squash` both sides; bicubic."""
     if resize == "squash":
         return image.resize((short_side, short_side), Image.Resampling.BICUBIC)
     if resize == "adm-center-crop":
-        image = _halved(image, short_side)
+        image = _halve_repeatedly(image, short_side)
     else:
         assert resize == "short-side-center-crop", resize
     short = min(image.size)
@@ -172,7 +172,7 @@ def _scaled(image: Image.Image, short_side: int, resize: Resize, where: str) -> 
     return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
-def _halved(image: Image.Image, short_side: int) -> Image.Image:
+def _halve_repeatedly(image: Image.Image, short_side: int) -> Image.Image:
     """The image halved, by means of 2 x 2 pixels, while its short side is at least twice `short_side`.
 
     This is the first step in ADM's code (openai/guided-diffusion, guided_diffusion/image_datasets.py: center_crop_arr

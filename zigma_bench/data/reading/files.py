@@ -54,10 +54,10 @@ def split_list(option: list[str] | str | None) -> tuple[str, ...]:
                 got=entry,
                 do="download the file first, or name a data set of the Hub",
             )
-    return tuple(one for entry in entries for one in _expanded(entry))
+    return tuple(one for entry in entries for one in _expand_ranges(entry))
 
 
-def _expanded(pattern: str) -> Iterator[str]:
+def _expand_ranges(pattern: str) -> Iterator[str]:
     """The patterns for all numbers of a pattern's ranges, zero-padded like the first number."""
     found = RANGE.search(pattern)
     if found is None:
@@ -67,7 +67,7 @@ def _expanded(pattern: str) -> Iterator[str]:
     if int(last) < int(first):
         raise UsageError("a range of files runs backwards", got=pattern, expected=f"{{{last}..{first}}}")
     for number in range(int(first), int(last) + 1):
-        yield from _expanded(f"{pattern[: found.start()]}{number:0{len(first)}}{pattern[found.end() :]}")
+        yield from _expand_ranges(f"{pattern[: found.start()]}{number:0{len(first)}}{pattern[found.end() :]}")
 
 
 def missing_shards(files: Iterable[str]) -> list[str]:
@@ -126,7 +126,7 @@ def matching_files(patterns: Iterable[str], base: Path) -> Listing:
     unmatched = []
     for pattern in patterns:
         full = os.path.normpath(os.path.join(base.absolute(), os.path.expanduser(pattern)))
-        found = [full] if os.path.isfile(full) else _globbed(full)
+        found = [full] if os.path.isfile(full) else _glob_files(full)
         if not found and os.path.isdir(full):
             raise UsageError("a data file is a folder", got=pattern, do="name a folder with data_dir")
         if not found:
@@ -137,13 +137,13 @@ def matching_files(patterns: Iterable[str], base: Path) -> Listing:
     return Listing(tuple(files), tuple(unmatched))
 
 
-def _globbed(pattern: str) -> list[str]:
+def _glob_files(pattern: str) -> list[str]:
     """The files of a glob, sorted, except those in folders such as __MACOSX that the pattern doesn't name.
 
     Raises NotReady, naming the file, for a broken link, a named pipe, a socket and a device file.
     """
     named = set(Path(pattern).parts)
-    found = sorted(glob.glob(_escaped(pattern), recursive=True))
+    found = sorted(glob.glob(_escape_brackets(pattern), recursive=True))
     shown = [file for file in found if not any(p in LEFT_OUT and p not in named for p in Path(file).parent.parts)]
     files = [file for file in shown if not os.path.isdir(file)]
     for file in files:
@@ -151,7 +151,7 @@ def _globbed(pattern: str) -> list[str]:
     return files
 
 
-def _escaped(pattern: str) -> str:
+def _escape_brackets(pattern: str) -> str:
     """The pattern with the names of existing folders escaped, because a name may contain brackets."""
     place, parts = Path(pattern).anchor, list(Path(pattern).parts[1:])
     escaped = place

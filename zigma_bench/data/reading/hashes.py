@@ -114,21 +114,21 @@ def _look(file: str, folders: dict[str, str]) -> Known:
     try:
         found = os.stat(file)
     except OSError as error:
-        raise _unreadable(file, error) from error
+        raise _unreadable_error(file, error) from error
     if not stat.S_ISREG(found.st_mode):
         raise NotReady("not a regular file", where=file, do="remove it from the data")
     folder, name = os.path.split(file)
     if folder not in folders:
         folders[folder] = os.path.realpath(folder)
     changed = max(found.st_mtime_ns, found.st_ctime_ns)
-    return Known(file, os.fsencode(os.path.join(folders[folder], name)), _state(found), found.st_size, changed)
+    return Known(file, os.fsencode(os.path.join(folders[folder], name)), _file_state(found), found.st_size, changed)
 
 
-def _state(found: os.stat_result) -> str:
+def _file_state(found: os.stat_result) -> str:
     return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino} {found.st_dev}"
 
 
-def _unreadable(file: str, error: OSError) -> NotReady:
+def _unreadable_error(file: str, error: OSError) -> NotReady:
     do = "restore it, make it readable or remove it"
     return NotReady(f"the data file can't be read ({error.strerror})", where=file, do=do)
 
@@ -159,12 +159,12 @@ def _hash(known: Known, buffer: memoryview) -> bytes:
     sha256 = hashlib.sha256()
     try:
         with open(known.file, "rb", buffering=0) as file:
-            before = _state(os.fstat(file.fileno()))
+            before = _file_state(os.fstat(file.fileno()))
             while count := file.readinto(buffer):
                 sha256.update(buffer[:count])
-            after = _state(os.fstat(file.fileno()))
+            after = _file_state(os.fstat(file.fileno()))
     except OSError as error:
-        raise _unreadable(known.file, error) from error
+        raise _unreadable_error(known.file, error) from error
     if not known.state == before == after:
         raise NotReady(
             "the data file changed while it was read", where=known.file, do="run again when the file is complete"
@@ -190,7 +190,7 @@ class Store:
                     marks = ",".join("?" * len(some))
                     query = f"SELECT path, state, sha256, seal FROM files WHERE path IN ({marks})"
                     found |= {path: value for path, *entry in base.execute(query, some)
-                              if (value := _checked(by_path[path], entry)) is not None}  # fmt: skip
+                              if (value := _checked_hash(by_path[path], entry)) is not None}  # fmt: skip
         except (OSError, sqlite3.Error):  # missing or damaged: `write` creates the file again, or reports why it can't
             return found
         return found
@@ -227,7 +227,7 @@ class Store:
         return sqlite3.connect(place, timeout=WAIT_SECONDS, uri=True, isolation_level=None)
 
 
-def _checked(known: Known, entry: Sequence[object]) -> bytes | None:
+def _checked_hash(known: Known, entry: Sequence[object]) -> bytes | None:
     """The sha256 of an entry, or None if the entry is damaged or the file has changed."""
     state, sha256, seal = entry
     whole = state == known.state and isinstance(sha256, bytes) and seal == known.seal(sha256)

@@ -26,7 +26,7 @@ def read_ahead(items: Iterator[T], count: int) -> Iterator[T]:
     """
     waiting: queue.Queue[T | _End] = queue.Queue(count)
     gone = threading.Event()
-    threading.Thread(target=_read, args=(items, waiting, gone), daemon=True).start()
+    threading.Thread(target=_read_items, args=(items, waiting, gone), daemon=True).start()
     try:
         while not isinstance(item := waiting.get(), _End):
             yield item
@@ -36,17 +36,17 @@ def read_ahead(items: Iterator[T], count: int) -> Iterator[T]:
         gone.set()
 
 
-def _read(items: Iterator[T], waiting: queue.Queue[T | _End], gone: threading.Event) -> None:
+def _read_items(items: Iterator[T], waiting: queue.Queue[T | _End], gone: threading.Event) -> None:
     try:
         for item in items:
-            if not _put(item, waiting, gone):
+            if not _put_item(item, waiting, gone):
                 return
-        _put(_End(), waiting, gone)
+        _put_item(_End(), waiting, gone)
     except BaseException as error:
-        _put(_End(error), waiting, gone)
+        _put_item(_End(error), waiting, gone)
 
 
-def _put(item: T | _End, waiting: queue.Queue[T | _End], gone: threading.Event) -> bool:
+def _put_item(item: T | _End, waiting: queue.Queue[T | _End], gone: threading.Event) -> bool:
     """Put an item into the queue; False if the consumer is gone."""
     while not gone.is_set():
         try:

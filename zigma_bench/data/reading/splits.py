@@ -45,7 +45,7 @@ def files_of_splits(files: Sequence[str], base: Path, requested: set[str], *, sh
     if requested <= {ALL}:
         for found in (strict, loose if None not in loose else []):
             if len(set(found) - {None}) > 1:
-                raise _unmentioned(names, found, where)
+                raise _unmentioned_splits_error(names, found, where)
         return {ALL: tuple(files)}
     if set(loose) == {None}:  # no file has a requested split: loading reports the splits that exist
         return {ALL: tuple(files)}
@@ -66,26 +66,28 @@ def _split_of(name: str, requested: set[str], *, shards: bool) -> str | None:
     """The split of a file by the complete name of a folder, or by the beginning of a shard's name."""
     *folders, file = name.split(os.sep)
     for folder in folders:
-        if (word := _known(folder.lower().rstrip("0123456789"), requested)) or (word := _known(folder, requested)):
+        if (word := _known_split(folder.lower().rstrip("0123456789"), requested)) or (
+            word := _known_split(folder, requested)
+        ):
             return word
     if not shards:
         return None
     if found := OF_TOTAL.match(file):
-        return _known(found["split"].lower(), requested)
-    return _known(next(iter(BETWEEN.split(file.lower()))), requested)
+        return _known_split(found["split"].lower(), requested)
+    return _known_split(next(iter(BETWEEN.split(file.lower()))), requested)
 
 
 def _word_in(name: str, requested: set[str]) -> str | None:
     """The split of a file by any word of its path, as in my-train/1.png or val_0001.png."""
     words = (word for part in name.split(os.sep) for word in BETWEEN.split(part.lower()))
-    return next((split for word in words if (split := _known(word, requested))), None)
+    return next((split for word in words if (split := _known_split(word, requested))), None)
 
 
-def _known(word: str, requested: set[str]) -> str | None:
+def _known_split(word: str, requested: set[str]) -> str | None:
     return word if word in requested else WORDS.get(word)
 
 
-def _unmentioned(names: Iterable[str], splits: Sequence[str | None], where: str) -> UsageError:
+def _unmentioned_splits_error(names: Iterable[str], splits: Sequence[str | None], where: str) -> UsageError:
     """The error for a folder with several splits when the options name only `train`."""
     examples = {split: name for name, split in reversed(list(zip(names, splits, strict=True))) if split is not None}
     shown = "; ".join(f"{split}: {examples[split]}" for split in sorted(examples))

@@ -27,7 +27,7 @@ class TarSample:
 def samples_of(file: str) -> Iterator[TarSample]:
     """The samples of a shard in order; NotReady for a truncated or invalid tar file."""
     sample = None
-    for name, data in _members(file):
+    for name, data in _read_members(file):
         key, suffix = _key_of(name)
         if sample is None or key != sample.key:
             if sample is not None:
@@ -43,7 +43,7 @@ def samples_of(file: str) -> Iterator[TarSample]:
 
 def count_samples(file: str) -> int:
     """The number of samples of a shard, from the headers of its files; raises as `samples_of` does."""
-    keys = (_key_of(name)[0] for name, _ in _members(file, contents=False))
+    keys = (_key_of(name)[0] for name, _ in _read_members(file, contents=False))
     return sum(1 for _ in itertools.groupby(keys))
 
 
@@ -63,7 +63,7 @@ def check_end(file: str) -> None:
             raise NotReady("the tar file is truncated: it has no end mark", where=file, do=AGAIN)
 
 
-def _members(file: str, *, contents: bool = True) -> Iterator[tuple[str, bytes]]:
+def _read_members(file: str, *, contents: bool = True) -> Iterator[tuple[str, bytes]]:
     """(name, bytes) of each file of a tar file except hidden ones; without `contents`, bytes are empty.
 
     Raises NotReady for a tar file that is invalid or has no end mark, and, naming the member, for a member that readers

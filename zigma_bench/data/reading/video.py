@@ -154,11 +154,11 @@ class VideoClips:
             numbers = (indices[rows] % self.cut.clips).tolist()
             clips[rows] = read_clips(self.files[file], self.cut, numbers, resolution=self.resolution)
 
-        with ThreadPoolExecutor(_threads()) as pool:
+        with ThreadPoolExecutor(_thread_count()) as pool:
             list(pool.map(fill, np.unique(files).tolist()))
         return clips
 
 
-def _threads() -> int:
+def _thread_count() -> int:
     """The number of threads: one per core; one in a worker process, because several of them run."""
     return core_count() if multiprocessing.parent_process() is None else 1

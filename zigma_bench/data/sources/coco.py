@@ -35,19 +35,19 @@ class Side:
 def describe(options: CocoOptions) -> DataFacts:
     """The facts of the data set, from the names and contents of its files."""
     train, val = _sides(options)
-    files = [file for side in (train, val) for file in (side.texts, *sorted(_files(side)))]
+    files = [file for side in (train, val) for file in (side.texts, *sorted(_image_files(side)))]
     identity = source_fingerprint(
         "coco", {"resolution": options.resolution, "files": file_hashes(files, root_of(options.root))}
     )
     side = options.resolution
-    return DataFacts(3, side, side, identity, _missing(options), val.count, captions=True, crops=True)
+    return DataFacts(3, side, side, identity, _missing_files(options), val.count, captions=True, crops=True)
 
 
 def load(options: CocoOptions) -> Splits:
     """The photographs as uint8 [N, 3, resolution, resolution] with their captions; NotReady if some are missing."""
     for missing in describe(options).missing:
         raise NotReady(f"{missing.what} is missing", where="data: coco", do=missing.do)
-    train, val = (_images(side, options.resolution) for side in _sides(options))
+    train, val = (_load_images(side, options.resolution) for side in _sides(options))
     return Splits(train, val)
 
 
@@ -62,7 +62,7 @@ def parts(options: CocoOptions) -> Iterator[Callable[[], CheckResult]]:
     for side in _sides(options):
         if side.texts.is_file():
             yield functools.partial(_check_captions, side)
-        if files := _files(side):
+        if files := _image_files(side):
             yield from image_parts(sorted(files), options.resolution)
 
 
@@ -82,11 +82,11 @@ def read_captions(file: Path) -> dict[str, Captions]:
     return {name: tuple(caption for caption in captions if caption) for name, captions in texts.items()}
 
 
-def _images(side: Side, resolution: int) -> Images:
+def _load_images(side: Side, resolution: int) -> Images:
     from zigma_bench.data.latents.encoded import DecodedImages
 
     texts = read_captions(side.texts)
-    for problem in _problems(side, texts):
+    for problem in _caption_problems(side, texts):
         raise problem
     rows = FileRows(tuple(side.images / name for name in texts), str(side.images))
     return DecodedImages(rows, 3, resolution, "short-side-center-crop", texts=list(texts.values()))
@@ -95,12 +95,12 @@ def _images(side: Side, resolution: int) -> Images:
 def _check_captions(side: Side) -> CheckResult:
     from zigma_bench.data.checks.dataset import CheckResult
 
-    return CheckResult(0, tuple(_problems(side, read_captions(side.texts))))
+    return CheckResult(0, tuple(_caption_problems(side, read_captions(side.texts))))
 
 
-def _problems(side: Side, texts: dict[str, Captions]) -> Iterator[ZigmaBenchError]:
+def _caption_problems(side: Side, texts: dict[str, Captions]) -> Iterator[ZigmaBenchError]:
     """Images without captions, and captions without images."""
-    existing = {file.name for file in _files(side)}
+    existing = {file.name for file in _image_files(side)}
     for name, captions in texts.items():
         if Path(name).name != name:  # a downloaded file must not make us read other files of this machine
             yield BadImage("the file of captions points outside the folder", where=str(side.texts), got=name)
@@ -113,17 +113,17 @@ def _problems(side: Side, texts: dict[str, Captions]) -> Iterator[ZigmaBenchErro
         yield BadImage("the image has no captions", where=str(side.images / name), do=do)
 
 
-def _missing(options: CocoOptions) -> tuple[Missing, ...]:
+def _missing_files(options: CocoOptions) -> tuple[Missing, ...]:
     root, sides = root_of(options.root), _sides(options)
-    counted = [(len(_files(side)), side) for side in sides]
+    counted = [(len(_image_files(side)), side) for side in sides]
     if all(count == side.count and side.texts.is_file() for count, side in counted):
         return ()
     state = [f"there are {count:,} of {side.count:,} images in {side.images.name}" for count, side in counted if count]
     state += [f"{side.texts.name} is missing" for count, side in counted if count and not side.texts.is_file()]
-    return (_set(options).missing(root, ", ".join(state)),)
+    return (_provided_set(options).missing(root, ", ".join(state)),)
 
 
-def _set(options: CocoOptions) -> Provided:
+def _provided_set(options: CocoOptions) -> Provided:
     year = options.edition
     folders = " and ".join(f"{name}{year}/*.jpg" for name in COUNTS[year])
     files = " and ".join(f"annotations/captions_{name}{year}.json" for name in COUNTS[year])
@@ -150,7 +150,7 @@ def _sides(options: CocoOptions) -> tuple[Side, Side]:
     return train, val
 
 
-def _files(side: Side) -> list[Path]:
+def _image_files(side: Side) -> list[Path]:
     """The photographs of a side; NotReady for an image of another format, which would be skipped."""
     if not side.images.is_dir():
         return []

@@ -25,7 +25,7 @@ INSTALL = "install scikit-learn, which includes them: pip install scikit-learn"
 
 def describe(options: DigitsOptions) -> DataFacts:
     """The facts of the digits; UsageError for an invalid `validation` or `resolution`."""
-    _check(options)
+    _check_options(options)
     file = _file()
     if file is None:
         missing: tuple[Missing, ...] = (Missing("the digits of scikit-learn", INSTALL),)
@@ -47,7 +47,7 @@ def describe(options: DigitsOptions) -> DataFacts:
 def load(options: DigitsOptions) -> Splits:
     """The digits as uint8 [N, 1, resolution, resolution], from 0 (black background) to 255 (ink); `validation` of them
     are held out."""
-    _check(options)
+    _check_options(options)
     return hold_out(all_digits(options.resolution, options.caption), options.validation, where="digits")
 
 
@@ -73,14 +73,14 @@ class Digits(ArrayImages):
 
 def all_digits(resolution: int = SIDE, caption: str | None = None) -> ArrayImages:
     """All 1,797 digits in the order of their file, with classes and, if `caption` is set, captions."""
-    pixels, classes = _table()
-    texts = None if caption is None else [_texts(int(k), caption) for k in classes]
+    pixels, classes = _read_digits()
+    texts = None if caption is None else [_captions_of_digit(int(k), caption) for k in classes]
     if resolution == SIDE:
         return Digits(pixels, classes, texts)
-    return ArrayImages(_scaled(pixels, resolution), classes, texts)
+    return ArrayImages(_scale_digits(pixels, resolution), classes, texts)
 
 
-def _check(options: DigitsOptions) -> None:
+def _check_options(options: DigitsOptions) -> None:
     if not 1 <= options.validation < IMAGES:
         raise UsageError(
             "validation must leave training and held-out images",
@@ -94,7 +94,7 @@ def _check(options: DigitsOptions) -> None:
         )
 
 
-def _texts(digit: int, how_many: str) -> Captions:
+def _captions_of_digit(digit: int, how_many: str) -> Captions:
     """The captions of a digit: one or several."""
     name = NAMES[digit]
     first = f"the digit {name}"
@@ -110,7 +110,7 @@ def _file() -> Path | None:
     return file if file.is_file() else None
 
 
-def _table() -> tuple[Pixels, Labels]:
+def _read_digits() -> tuple[Pixels, Labels]:
     """All digits, uint8 [1797, 1, 8, 8], and their classes; a line of the file is 64 values (0 to 16) and a class."""
     file = _file()
     if file is None:
@@ -124,7 +124,7 @@ def _table() -> tuple[Pixels, Labels]:
     return pixels, table[:, -1].astype(np.int64)
 
 
-def _scaled(pixels: Pixels, resolution: int) -> Pixels:
+def _scale_digits(pixels: Pixels, resolution: int) -> Pixels:
     """[N, 1, 8, 8] to [N, 1, R, R], bicubic."""
     from PIL import Image
 

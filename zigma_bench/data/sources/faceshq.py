@@ -32,7 +32,7 @@ GET = (
 
 def describe(options: FacesHQOptions) -> DataFacts:
     """The facts of the data set, from the names and contents of its files; without images it is missing."""
-    files = _faces(options)
+    files = _list_faces(options)
     missing = () if files.files else (Missing(f"{WHAT} in {options.root}", GET.format(root=_root(options))),)
     parts = {"resolution": options.resolution, "validation": options.validation, "files": files.hashes()}
     side, identity = options.resolution, source_fingerprint("faceshq", parts)
@@ -50,7 +50,7 @@ def load(options: FacesHQOptions) -> Splits:
 
 def count(options: FacesHQOptions) -> Counts:
     """The numbers of training and held-out faces."""
-    return Counts(len(_faces(options).files) - options.validation, options.validation)
+    return Counts(len(_list_faces(options).files) - options.validation, options.validation)
 
 
 def parts(options: FacesHQOptions) -> Iterator[Callable[[], CheckResult]]:
@@ -65,7 +65,7 @@ def parts(options: FacesHQOptions) -> Iterator[Callable[[], CheckResult]]:
 def _check_count(options: FacesHQOptions) -> CheckResult:
     from zigma_bench.data.checks.dataset import CheckResult
 
-    images = len(_faces(options).files)
+    images = len(_list_faces(options).files)
     if images == IMAGES:
         return CheckResult(0, ())
     error = NotReady(
@@ -77,11 +77,11 @@ def _check_count(options: FacesHQOptions) -> CheckResult:
 
 def _as_folder(options: FacesHQOptions) -> HuggingFaceOptions:
     """The same images for `imagefolder`, as a list of files, since folders called train or test aren't splits here."""
-    files = [glob.escape(file) for file in _faces(options).files]
+    files = [glob.escape(file) for file in _list_faces(options).files]
     return HuggingFaceOptions("imagefolder", options.resolution, data_files=files, validation=options.validation)
 
 
-def _faces(options: FacesHQOptions) -> Listing:
+def _list_faces(options: FacesHQOptions) -> Listing:
     """All images below the root; NotReady for an image of another format, which would be skipped."""
     listing = visible_files_below(_root(options))
     check_none_passed_over(listing.files, SUFFIXES, "faceshq")

@@ -49,7 +49,7 @@ def load(options: HuggingFaceOptions) -> Splits:
     Reading a broken image raises BadImage.
     """
     source = find_source(options)
-    require_source(source, _label(options, source.train))
+    require_source(source, _source_label(options, source.train))
     if options.path == "webdataset":  # readers don't notice if a shard is truncated between two images
         for file in (*source.train.files, *(source.validation.files if source.validation else ())):
             check_opens(file)
@@ -64,49 +64,49 @@ def load(options: HuggingFaceOptions) -> Splits:
         source = find_source(options)
         require_source(source, options.path)
     with quiet_datasets():
-        return _splits(options, source)
+        return _load_splits(options, source)
 
 
-def _splits(options: HuggingFaceOptions, source: HuggingFaceSource) -> Splits:
-    builder = _builder(options, source, source.train, split_list(options.data_files))
-    train = _images(options, source.train, builder, options.split)
+def _load_splits(options: HuggingFaceOptions, source: HuggingFaceSource) -> Splits:
+    builder = _make_builder(options, source, source.train, split_list(options.data_files))
+    train = _split_images(options, source.train, builder, options.split)
     if options.validation is not None:
-        return hold_out(train, options.validation, where=_label(options, source.train))
+        return hold_out(train, options.validation, where=_source_label(options, source.train))
     if options.validation_split is not None:
-        _check_names(builder, options.validation_split, _label(options, source.train))
+        _check_names(builder, options.validation_split, _source_label(options, source.train))
         _check_apart(builder, options.split, options.validation_split)
-        return Splits(train, _images(options, source.train, builder, options.validation_split))
+        return Splits(train, _split_images(options, source.train, builder, options.validation_split))
     return Splits(train, load_validation(options, source))
 
 
 def load_validation(options: HuggingFaceOptions, source: HuggingFaceSource) -> Images:
     """The images of validation_files."""
     assert source.validation is not None
-    other = _builder(options, source, source.validation, split_list(options.validation_files))
-    return _images(options, source.validation, other, "train")
+    other = _make_builder(options, source, source.validation, split_list(options.validation_files))
+    return _split_images(options, source.validation, other, "train")
 
 
 def dataset_builders(options: HuggingFaceOptions, source: HuggingFaceSource) -> Iterator[tuple[Any, Listing]]:
     """The `datasets` builder of each set of files, with the files."""
-    yield _builder(options, source, source.train, split_list(options.data_files)), source.train
+    yield _make_builder(options, source, source.train, split_list(options.data_files)), source.train
     if source.validation is not None:
-        yield _builder(options, source, source.validation, split_list(options.validation_files)), source.validation
+        yield _make_builder(options, source, source.validation, split_list(options.validation_files)), source.validation
 
 
-def _builder(
+def _make_builder(
     options: HuggingFaceOptions, source: HuggingFaceSource, listing: Listing, patterns: tuple[str, ...]
 ) -> Any:
     """The `datasets` builder of the listed files, with all of their images in its cache."""
     import datasets
 
-    where = _label(options, listing)
+    where = _source_label(options, listing)
     try:
         builder = open_builder(options, source, listing, patterns)
         builder.download_and_prepare()
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         for file in listing.files:
             check_reads(file)  # raises an error that names the broken file, unlike `datasets`
-        raise NotReady(f"datasets can't read the files: {_root(error)}", where=where) from error
+        raise NotReady(f"datasets can't read the files: {_innermost_text(error)}", where=where) from error
     _check_number(builder, options, source, listing)
     return builder
 
@@ -186,11 +186,11 @@ def _data_files(splits: dict[str, tuple[str, ...]]) -> Any:
     for split, files in splits.items():
         if chained := next((file for file in files if "::" in file), None):
             raise UsageError("datasets interprets '::' in a path as an archive", where=chained, do="rename it")
-        found[split] = DataFilesList(list(files), [_state(file) for file in files])
+        found[split] = DataFilesList(list(files), [_file_state(file) for file in files])
     return DataFilesDict(found)
 
 
-def _state(file: str) -> tuple[str, ...]:
+def _file_state(file: str) -> tuple[str, ...]:
     try:
         found = os.stat(file)
     except OSError as error:
@@ -217,7 +217,7 @@ def _own_builder(
     found = {os.path.realpath(str(file)) for files in builder.config.data_files.values() for file in files}
     if unknown := found - {os.path.realpath(file) for file in listing.files}:
         raise UsageError(
-            "datasets would read a file that the plan did not list", where=_label(options, listing),
+            "datasets would read a file that the plan did not list", where=_source_label(options, listing),
             got=sorted(unknown)[0], do="name the files with data_files",
         )  # fmt: skip
     return builder
@@ -232,26 +232,26 @@ def _check_number(builder: Any, options: HuggingFaceOptions, source: HuggingFace
     got = sum(info.num_examples for info in builder.info.splits.values())
     if got != expected:
         raise NotReady(
-            "datasets doesn't read all images of the files", where=_label(options, listing),
+            "datasets doesn't read all images of the files", where=_source_label(options, listing),
             expected=str(expected), got=got, do="name the files with data_files, or write them as parquet",
         )  # fmt: skip
 
 
-def _root(error: BaseException) -> str:
+def _innermost_text(error: BaseException) -> str:
     """The text of the innermost error, because the outer errors of `datasets` are unspecific."""
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {error}"
 
 
-def _images(options: HuggingFaceOptions, listing: Listing, builder: Any, split: str) -> Images:
+def _split_images(options: HuggingFaceOptions, listing: Listing, builder: Any, split: str) -> Images:
     """The images of one split, which are decoded when they are read."""
-    where = _label(options, listing)
+    where = _source_label(options, listing)
     _check_names(builder, split, where)
     table = builder.as_dataset(split=split)
     check_column(table, options.image, where)
     _check_metadata(builder, listing, options.image)
-    classes = _classes(options, table, where)
+    classes = _read_classes(options, table, where)
     texts = None if options.caption is None else captions_in(table, options.caption, f"{where}, split {split!r}")
     table = table.select_columns([options.image])
     if len(table) == 0:
@@ -286,7 +286,7 @@ def _check_metadata(builder: Any, listing: Listing, column: str) -> None:
             raise NotReady(what, where=shown, do=do)
 
 
-def _classes(options: HuggingFaceOptions, table: Any, where: str) -> Labels | None:
+def _read_classes(options: HuggingFaceOptions, table: Any, where: str) -> Labels | None:
     """The classes of all rows, or None if the options name no label column; UsageError for an invalid class."""
     if options.label is None:
         return None
@@ -356,7 +356,7 @@ def _check_apart(builder: Any, train: str, validation: str) -> None:
                 )  # fmt: skip
 
 
-def _label(options: HuggingFaceOptions, listing: Listing) -> str:
+def _source_label(options: HuggingFaceOptions, listing: Listing) -> str:
     """The name of the data in errors: its first file and the number of the others."""
     if not listing.files:
         return options.path

@@ -90,23 +90,23 @@ def find_source(options: HuggingFaceOptions) -> HuggingFaceSource:
     _check_split(options.split)
     _check_stream(options)
     if (options.label is None) != (options.classes is None):
-        raise _wrong("label (a column) and classes (their number) need each other", "both, or neither")
+        raise _options_error("label (a column) and classes (their number) need each other", "both, or neither")
     patterns = split_list(options.data_files)
     if options.path in SUFFIXES:
         if not patterns and options.data_dir is None:
-            raise _wrong(f"{options.path} needs the names of its files", "data_files or data_dir")
+            raise _options_error(f"{options.path} needs the names of its files", "data_files or data_dir")
         beside = METADATA if options.path == "imagefolder" and reads_metadata(options) else ()
-        return _listed(options, "builder", Path(options.data_dir or "."), SUFFIXES[options.path] + beside)
+        return _file_source(options, "builder", Path(options.data_dir or "."), SUFFIXES[options.path] + beside)
     folder = Path(options.path).expanduser()
     if folder.is_file():
-        raise _wrong(
+        raise _options_error(
             f"{options.path!r} is a file",
             "a folder, owner/name or a kind of file",
             "set path to the kind of file, such as parquet, and data_files to the file",
         )
     if folder.is_dir() or not hub.NAME.fullmatch(options.path) or options.path.startswith("."):
-        return _folder(options, folder)
-    return _hub(options)
+        return _folder_source(options, folder)
+    return _hub_source(options)
 
 
 def require_source(source: HuggingFaceSource, where: str) -> None:
@@ -115,31 +115,33 @@ def require_source(source: HuggingFaceSource, where: str) -> None:
         raise NotReady("; ".join(f"{item.what} is missing: {item.do}" for item in source.missing), where=where)
 
 
-def _folder(options: HuggingFaceOptions, folder: Path) -> HuggingFaceSource:
+def _folder_source(options: HuggingFaceOptions, folder: Path) -> HuggingFaceSource:
     if not folder.is_dir():
         if not options.path or ("/" not in options.path and not options.path.startswith((".", "~"))):
             known = ", ".join(SUFFIXES)
-            error = _wrong(f"{options.path!r} is not a data set", f"{known}, a folder, or owner/name on the Hub")
+            error = _options_error(
+                f"{options.path!r} is not a data set", f"{known}, a folder, or owner/name on the Hub"
+            )
             error.nearest = nearest(options.path, SUFFIXES)
             raise error
         return HuggingFaceSource("folder", folder, missing=(_missing_folder(folder),))
-    return _listed(options, "folder", folder / (options.data_dir or ""), None)
+    return _file_source(options, "folder", folder / (options.data_dir or ""), None)
 
 
-def _hub(options: HuggingFaceOptions) -> HuggingFaceSource:
+def _hub_source(options: HuggingFaceOptions) -> HuggingFaceSource:
     base = Path(options.path)
     if options.revision is None:
         do = f"put a folder at {base.absolute()}, or, for a data set of the Hub, set revision to its commit"
         return HuggingFaceSource("hub", base, missing=(Missing(f"the data set {options.path}", do),))
     if not hub.COMMIT.fullmatch(options.revision):
-        raise _wrong("a data set of the Hub needs its full commit as revision", "40 hex digits")
+        raise _options_error("a data set of the Hub needs its full commit as revision", "40 hex digits")
     if hub.hub_data_is_offline() and not hub.is_here(options.path, options.revision):
         missing = Missing(f"the data set {options.path} of the Hub", hub.how_to_get(options.path, options.revision))
         return HuggingFaceSource("hub", base, missing=(missing,))
     return HuggingFaceSource("hub", base)
 
 
-def _listed(
+def _file_source(
     options: HuggingFaceOptions, kind: Literal["builder", "folder"], base: Path, suffixes: tuple[str, ...] | None
 ) -> HuggingFaceSource:
     """A source of local files: those of data_files below `base`, or all files below `base`."""
@@ -155,12 +157,14 @@ def _listed(
     if suffixes is not None and not patterns:
         train = Listing(tuple(file for file in train.files if file.lower().endswith(suffixes)))
     missing = [_missing_file(file) for file in (*train.unmatched, *(validation.unmatched if validation else ()))]
-    missing += [_missing_shard(file) for file in (*_absent(train, patterns), *_absent(validation, held_out))]
+    missing += [
+        _missing_shard(file) for file in (*_absent_shards(train, patterns), *_absent_shards(validation, held_out))
+    ]
     if not train.files and not missing:
         kinds = ", ".join(suffixes or ("data",))
         missing.append(Missing(f"the data in {base} (there is no {kinds} file)", "put the files there"))
     if validation and (both := files_in_both(train, validation)):
-        raise _wrong(f"{both[0]} is a training and a validation file", "two sets without a common file")
+        raise _options_error(f"{both[0]} is a training and a validation file", "two sets without a common file")
     source = HuggingFaceSource(kind, base, train, validation, tuple(missing))
     _check_classes(options, source)
     return source
@@ -184,7 +188,7 @@ def builder_kind(options: HuggingFaceOptions, kind: str, files: Sequence[str]) -
     found = {kind: next((f for f in data if f.lower().endswith(ends)), None) for kind, ends in SUFFIXES.items()}
     existing = {kind: file for kind, file in found.items() if file is not None}
     if len(existing) > 1:
-        raise _wrong(
+        raise _options_error(
             f"{options.path!r} contains data of {len(existing)} kinds", "one kind", got=", ".join(existing.values()),
             do=f"set path to one of {', '.join(existing)}, and data_dir or data_files",
         )  # fmt: skip
@@ -265,7 +269,7 @@ def _missing_file(file: str) -> Missing:
     return Missing(f"the data file {Path(file).name}", f"put it at {file}, or change the path")
 
 
-def _absent(listing: Listing | None, patterns: tuple[str, ...]) -> list[str]:
+def _absent_shards(listing: Listing | None, patterns: tuple[str, ...]) -> list[str]:
     """The missing shards, by the numbers in the names of the others; shards named exactly by a pattern don't count."""
     if listing is None:
         return []
@@ -282,17 +286,17 @@ def _check_validation(options: HuggingFaceOptions) -> None:
     names = ("validation_split", "validation_files", "validation")
     used = [name for name in names if getattr(options, name) is not None]
     if len(used) != 1:
-        raise _wrong(
+        raise _options_error(
             "the validation images need one source", f"exactly one of {', '.join(names)}", got=" and ".join(used)
         )
     if options.validation_files is not None and options.data_files is None:
-        raise _wrong("validation_files needs data_files", "both, or neither")
+        raise _options_error("validation_files needs data_files", "both, or neither")
     if options.validation_split is not None:
         _check_split(options.validation_split)
         ours, theirs = _whole_splits(options.split), _whole_splits(options.validation_split)
         same = options.split == options.validation_split or ours & split_names(options.validation_split)
         if same or theirs & split_names(options.split):
-            raise _wrong(
+            raise _options_error(
                 "training and validation read the same split", "two splits without a common image", got=options.split
             )
 
@@ -300,21 +304,21 @@ def _check_validation(options: HuggingFaceOptions) -> None:
 def _check_stream(options: HuggingFaceOptions) -> None:
     if not options.streaming:
         if used := [name for name in ("count", "shuffle_buffer") if getattr(options, name) is not None]:
-            raise _wrong(f"{used[0]} needs streaming", "streaming: true, or neither of the two")
+            raise _options_error(f"{used[0]} needs streaming", "streaming: true, or neither of the two")
         return
     if options.count is None:
-        raise _wrong("a stream needs a number of training images", "the option count")
+        raise _options_error("a stream needs a number of training images", "the option count")
     if options.validation_split is not None:
-        raise _wrong("a stream holds out its first images", "validation (their number) or validation_files")
+        raise _options_error("a stream holds out its first images", "validation (their number) or validation_files")
     if options.path == "imagefolder":
-        raise _wrong("a folder of images can't be streamed", "streaming with other data")
+        raise _options_error("a folder of images can't be streamed", "streaming with other data")
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", options.split):
-        raise _wrong("a part of a split can't be streamed", "the name of a split", got=options.split)
+        raise _options_error("a part of a split can't be streamed", "the name of a split", got=options.split)
 
 
 def _check_split(split: str) -> None:
     if not SPLIT.fullmatch(split):
-        raise _wrong("invalid split", "a name, or a part of a split such as train[:90%]", got=split)
+        raise _options_error("invalid split", "a name, or a part of a split such as train[:90%]", got=split)
 
 
 def _whole_splits(split: str) -> set[str]:
@@ -322,5 +326,5 @@ def _whole_splits(split: str) -> set[str]:
     return {part for part in split.split("+") if "[" not in part}
 
 
-def _wrong(what: str, expected: str, do: str | None = None, got: object = None) -> UsageError:
+def _options_error(what: str, expected: str, do: str | None = None, got: object = None) -> UsageError:
     return UsageError(what, where="data: huggingface", expected=expected, got=got or None, do=do)

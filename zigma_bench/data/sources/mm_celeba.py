@@ -34,12 +34,12 @@ def describe(options: MmCelebaOptions) -> DataFacts:
             "validation leaves no training image", where="mm-celeba", expected=f"1 to {options.images - 1}",
             got=options.validation,
         )  # fmt: skip
-    root, found = root_of(options.root), _images(options)
-    files, side = [*found.values(), *(_text(root, number) for number in found)], options.resolution
+    root, found = root_of(options.root), _image_files(options)
+    files, side = [*found.values(), *(_caption_file(root, number) for number in found)], options.resolution
     identity = source_fingerprint(
         "mm-celeba", {"resolution": side, "validation": options.validation, "files": file_hashes(files, root)}
     )
-    return DataFacts(3, side, side, identity, _missing(options), options.validation, captions=True, crops=True)
+    return DataFacts(3, side, side, identity, _missing_files(options), options.validation, captions=True, crops=True)
 
 
 def load(options: MmCelebaOptions) -> Splits:
@@ -49,8 +49,8 @@ def load(options: MmCelebaOptions) -> Splits:
 
     for missing in describe(options).missing:
         raise NotReady(f"{missing.what} is missing", where="data: mm-celeba", do=missing.do)
-    root, found = root_of(options.root), _images(options)
-    texts = [read_captions(_text(root, number)) for number in found]
+    root, found = root_of(options.root), _image_files(options)
+    texts = [read_captions(_caption_file(root, number)) for number in found]
     rows = FileRows(tuple(found.values()), str(root / IMAGES))
     images = DecodedImages(rows, 3, options.resolution, "short-side-center-crop", texts=texts)
     return hold_out(images, options.validation, where="mm-celeba")
@@ -63,7 +63,7 @@ def count(options: MmCelebaOptions) -> Counts:
 
 def parts(options: MmCelebaOptions) -> Iterator[Callable[[], CheckResult]]:
     """The parts of a check: missing images and captions, and every image."""
-    found = _images(options)
+    found = _image_files(options)
     if found:
         yield functools.partial(_check_numbers, options, found)
         yield from image_parts(tuple(found.values()), options.resolution)
@@ -91,23 +91,23 @@ def _check_numbers(options: MmCelebaOptions, found: dict[int, Path]) -> CheckRes
         if number not in found:
             absent.append(BadImage("the image is missing", where=str(root / IMAGES / f"{number}.jpg"), do=SET.get))
         try:
-            read_captions(_text(root, number))
+            read_captions(_caption_file(root, number))
         except BadImage as error:
             absent.append(error)
     return CheckResult(0, tuple(absent))
 
 
-def _missing(options: MmCelebaOptions) -> tuple[Missing, ...]:
+def _missing_files(options: MmCelebaOptions) -> tuple[Missing, ...]:
     """The data set as missing if some of its images or captions are; files are counted, not opened."""
-    root, found = root_of(options.root), _images(options)
-    texts = sum(_text(root, number).is_file() for number in found)
+    root, found = root_of(options.root), _image_files(options)
+    texts = sum(_caption_file(root, number).is_file() for number in found)
     if (len(found), texts) == (options.images, options.images):
         return ()
     state = f"there are {len(found):,} of {options.images:,} images, and captions of {texts:,}" if found else ""
     return (SET.missing(root, state),)
 
 
-def _images(options: MmCelebaOptions) -> dict[int, Path]:
+def _image_files(options: MmCelebaOptions) -> dict[int, Path]:
     """The image files by number, sorted; files with other names are ignored. NotReady for two files of one number."""
     folder = root_of(options.root) / IMAGES
     if not folder.is_dir():
@@ -120,5 +120,5 @@ def _images(options: MmCelebaOptions) -> dict[int, Path]:
     return {number: numbered[number] for number in sorted(numbered) if number < options.images}
 
 
-def _text(root: Path, number: int) -> Path:
+def _caption_file(root: Path, number: int) -> Path:
     return root / TEXTS / f"{number}.txt"

@@ -109,8 +109,8 @@ def apply_transforms(splits: Splits, steps: Sequence[Transform]) -> Splits:
     """The splits after all steps; the same object without steps."""
     if not steps:
         return splits
-    return Splits(*(_after(images, tuple(steps)) for images in (splits.train, splits.validation)))
+    return Splits(*(_transform_images(images, tuple(steps)) for images in (splits.train, splits.validation)))
 
 
-def _after(images: Images, steps: tuple[Transform, ...]) -> TransformedImages:
+def _transform_images(images: Images, steps: tuple[Transform, ...]) -> TransformedImages:
     return TransformedStream(images, steps) if has_order(images) else TransformedImages(images, steps)

@@ -161,14 +161,14 @@ class MambaMixer(AlongRoute):
         paths = cast(Sequence[ScanPath], self.scan_paths)
         parameters = zip(*(branch.parameters_of_scan for branch in branches), strict=True)
         y = mamba_inner(
-            xz, *map(_stacked, parameters), path=_stacked([path.path for path in paths]),
-            segment_starts=_stacked([path.segment_starts for path in paths]),
+            xz, *map(_stack_tensors, parameters), path=_stack_tensors([path.path for path in paths]),
+            segment_starts=_stack_tensors([path.segment_starts for path in paths]),
             out_proj=self.out_proj.weight if self.sums else None, backend=self.backend,
         )  # fmt: skip
         return y if self.sums else self.out_proj(self.merge(y.unbind(0)))
 
 
-def _stacked(tensors: Sequence[Tensor | None]) -> Any:
+def _stack_tensors(tensors: Sequence[Tensor | None]) -> Any:
     """K tensors stacked to one [K, ...]; None if they are None."""
     present = [tensor for tensor in tensors if tensor is not None]
     assert len(present) in (0, len(tensors))

@@ -43,17 +43,20 @@ class CudaKernel:
         """Queue the kernel on the current stream; the driver copies its single parameter, a struct."""
         places = ctypes.c_void_p(ctypes.addressof(arguments))
         stream = torch.cuda.current_stream(self.index).cuda_stream
-        current, own = int(_check(self.driver.cuCtxGetCurrent(), "there is no current context")), int(self.context)
+        current, own = (
+            int(_check_result(self.driver.cuCtxGetCurrent(), "there is no current context")),
+            int(self.context),
+        )
         if current == 0:  # a thread of autograd that hasn't launched anything yet
-            _check(self.driver.cuCtxSetCurrent(self.context), "the context can't be made current")
+            _check_result(self.driver.cuCtxSetCurrent(self.context), "the context can't be made current")
         elif current != own:  # the context of another GPU
-            _check(self.driver.cuCtxPushCurrent(self.context), "the context can't be made current")
+            _check_result(self.driver.cuCtxPushCurrent(self.context), "the context can't be made current")
         launched = self.driver.cuLaunchKernel(
             self.function, *grid, *threads, self.shared_bytes, stream, ctypes.addressof(places), 0
         )
         if current not in (0, own):
-            _check(self.driver.cuCtxPopCurrent(), "the context can't be restored")
-        _check(launched, "a kernel can't be launched")
+            _check_result(self.driver.cuCtxPopCurrent(), "the context can't be restored")
+        _check_result(launched, "a kernel can't be launched")
 
 
 class StructLayout:
@@ -103,17 +106,21 @@ def _load_kernel(source: Path, name: str, index: int, settings: tuple[tuple[str,
     binary = compile_source(source, torch.cuda.get_device_capability(index), dict(settings))
     with torch.cuda.device(index):
         torch.cuda.current_stream().synchronize()  # a context must be current before a module is loaded
-        module = _check(driver.cuModuleLoadData(binary), f"the kernels of {source.name} can't be loaded")
-        function = _check(driver.cuModuleGetFunction(module, name.encode()), f"{source.name} has no kernel {name}")
-        place, size = _check(driver.cuModuleGetGlobal(module, b"shared_bytes"), f"{source.name} has no shared_bytes")
+        module = _check_result(driver.cuModuleLoadData(binary), f"the kernels of {source.name} can't be loaded")
+        function = _check_result(
+            driver.cuModuleGetFunction(module, name.encode()), f"{source.name} has no kernel {name}"
+        )
+        place, size = _check_result(
+            driver.cuModuleGetGlobal(module, b"shared_bytes"), f"{source.name} has no shared_bytes"
+        )
         needed = ctypes.c_int()
-        _check(driver.cuMemcpyDtoH(ctypes.addressof(needed), place, size), "shared_bytes can't be read")
+        _check_result(driver.cuMemcpyDtoH(ctypes.addressof(needed), place, size), "shared_bytes can't be read")
         dynamic = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-        _check(
+        _check_result(
             driver.cuFuncSetAttribute(function, dynamic, needed.value),
             f"the kernel {name} needs {needed.value} bytes of shared memory per block, more than this GPU has",
         )
-        context = _check(driver.cuCtxGetCurrent(), "there is no current context")
+        context = _check_result(driver.cuCtxGetCurrent(), "there is no current context")
     return CudaKernel(driver, function, context, index, needed.value)
 
 
@@ -123,8 +130,10 @@ def get_shared_bytes_limit(index: int) -> int:
     from cuda.bindings import driver
 
     attribute = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
-    gpu = _check(driver.cuDeviceGet(index), "the GPU isn't found")
-    return int(_check(driver.cuDeviceGetAttribute(attribute, gpu), "the size of the shared memory can't be read"))
+    gpu = _check_result(driver.cuDeviceGet(index), "the GPU isn't found")
+    return int(
+        _check_result(driver.cuDeviceGetAttribute(attribute, gpu), "the size of the shared memory can't be read")
+    )
 
 
 def compile_source(source: Path, capability: tuple[int, int], settings: Mapping[str, Setting]) -> bytes:
@@ -150,29 +159,29 @@ def _declare_settings(settings: Mapping[str, Setting]) -> list[str]:
 def _nvrtc_version() -> tuple[int, int]:
     from cuda.bindings import nvrtc
 
-    major, minor = _check(nvrtc.nvrtcVersion(), "the version of NVRTC can't be read")
+    major, minor = _check_result(nvrtc.nvrtcVersion(), "the version of NVRTC can't be read")
     return major, minor
 
 
 def _compile(text: str, source: Path, options: tuple[str, ...]) -> bytes:
     from cuda.bindings import nvrtc
 
-    program = _check(
+    program = _check_result(
         nvrtc.nvrtcCreateProgram(text.encode(), source.name.encode(), 0, [], []), "NVRTC can't create a program"
     )
     try:
         result = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
         if result[0] != nvrtc.nvrtcResult.NVRTC_SUCCESS:
-            log = b" " * _check(nvrtc.nvrtcGetProgramLogSize(program), "NVRTC has no log")
-            _check(nvrtc.nvrtcGetProgramLog(program, log), "NVRTC has no log")
+            log = b" " * _check_result(nvrtc.nvrtcGetProgramLogSize(program), "NVRTC has no log")
+            _check_result(nvrtc.nvrtcGetProgramLog(program, log), "NVRTC has no log")
             raise NotReady(
                 f"the backend 'fused' can't be compiled: {log.decode(errors='replace').strip(chr(0)).strip()[-3000:]}",
                 where=str(source),
                 got=" ".join(options),
                 do="choose the backend 'torch', and report this",
             )
-        binary: bytes = b" " * _check(nvrtc.nvrtcGetCUBINSize(program), "NVRTC has no binary")
-        _check(nvrtc.nvrtcGetCUBIN(program, binary), "NVRTC has no binary")
+        binary: bytes = b" " * _check_result(nvrtc.nvrtcGetCUBINSize(program), "NVRTC has no binary")
+        _check_result(nvrtc.nvrtcGetCUBIN(program, binary), "NVRTC has no binary")
     finally:
         nvrtc.nvrtcDestroyProgram(program)
     return binary
@@ -194,7 +203,7 @@ def _write_binary(binary: bytes, file: Path) -> None:
         ) from None
 
 
-def _check(result: tuple[Any, ...], failure: str) -> Any:
+def _check_result(result: tuple[Any, ...], failure: str) -> Any:
     """The results of a call of cuda-bindings, without its error code: none, one or several."""
     if int(result[0]):
         raise NotReady(

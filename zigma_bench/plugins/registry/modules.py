@@ -47,7 +47,7 @@ def module_spec(name: str, target: str | Callable[..., Any], *, owner: str, doc:
     Raises UsageError for parameters that can't be options.
     """
     constructor = load_target(target) if isinstance(target, str) else target
-    parameters = _parameters(constructor, f"the backbone {name!r} of {owner}")
+    parameters = _constructor_parameters(constructor, f"the backbone {name!r} of {owner}")
     contract = ModuleContract(name, constructor, tuple(parameters))
     facts = BackboneFacts(
         order="scan" if "routes" in parameters else "free",
@@ -132,11 +132,13 @@ def _text_sizes(condition: Condition) -> dict[str, int]:
     return {"text_width": condition.size, "text_tokens": condition.tokens}
 
 
-def _parameters(constructor: Any, who: str) -> dict[str, inspect.Parameter]:
+def _constructor_parameters(constructor: Any, who: str) -> dict[str, inspect.Parameter]:
     """The parameters of a class or function; UsageError for one that can't be passed by name, or is ambiguous."""
     if not callable(constructor):
         raise UsageError(f"{who} is not a class or a function", got=constructor)
-    bare = getattr(_signed(constructor), "__module__", "") == NN_MODULE  # a class that doesn't define a constructor
+    bare = (
+        getattr(_function_with_signature(constructor), "__module__", "") == NN_MODULE
+    )  # a class that doesn't define a constructor
     parameters = {} if bare else dict(inspect.signature(constructor).parameters)
     for parameter in parameters.values():
         if parameter.kind not in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD):
@@ -158,14 +160,14 @@ def _parameters(constructor: Any, who: str) -> dict[str, inspect.Parameter]:
     return parameters
 
 
-def _signed(constructor: Any) -> Any:
+def _function_with_signature(constructor: Any) -> Any:
     """The function with the signature: the `__init__` of a class, or the function itself."""
     return inspect.getattr_static(constructor, "__init__") if isinstance(constructor, type) else constructor
 
 
 def _options_class(constructor: Any, parameters: Mapping[str, inspect.Parameter], who: str) -> type:
     """A frozen dataclass of the options; depth and patch are 1 if they aren't options."""
-    hints = typing.get_type_hints(_signed(constructor), include_extras=True) if parameters else {}
+    hints = typing.get_type_hints(_function_with_signature(constructor), include_extras=True) if parameters else {}
     fields: list[Any] = []
     for parameter in parameters.values():
         if parameter.name in FILLED or parameter.name in FROM_DATA:
@@ -177,13 +179,13 @@ def _options_class(constructor: Any, parameters: Mapping[str, inspect.Parameter]
             raise UsageError(f"{who} has an option {parameter.name!r} of another type", expected="int", got=hint)
         more = () if parameter.default is parameter.empty else (dataclasses.field(default=parameter.default),)
         fields.append((parameter.name, hint, *more))
-    for option in _from_data(parameters):
+    for option in _options_from_data(parameters):
         fields.append((option, Count | None, dataclasses.field(default=None)))
     ones = {option: 1 for option in READ_BY_PLAN if option not in parameters}
     return dataclasses.make_dataclass("Options", fields, frozen=True, kw_only=True, namespace=ones)
 
 
-def _from_data(parameters: Mapping[str, Any]) -> tuple[str, ...]:
+def _options_from_data(parameters: Mapping[str, Any]) -> tuple[str, ...]:
     """The options that may follow from the data; the number of tokens only together with the width of a text."""
     if "text_width" in parameters:
         return ("text_width", "text_tokens")
