@@ -28,7 +28,7 @@ def features(family: str, size: int) -> np.ndarray:
     """Features [8, 1280] of the golden images, float64."""
     from efficientnet_lite_pytorch import EfficientNet
 
-    from zigma_bench.metrics.golden import golden_images
+    from zigma_bench.metrics.extractors.golden import golden_images
 
     network = EfficientNet.from_name(f"efficientnet-lite{family[-1]}", image_size=size)
     network.load_state_dict(torch.load(weights(family), weights_only=True))
@@ -42,7 +42,7 @@ def features(family: str, size: int) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    from zigma_bench.metrics.golden import STEP
+    from zigma_bench.metrics.extractors.golden import STEP
 
     named = {
         f"{family}-{size}": np.round(features(family, size)[:, ::STEP], 9).tolist()

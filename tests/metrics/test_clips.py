@@ -14,8 +14,9 @@ from zigma_bench.data.images import ArrayImages
 from zigma_bench.data.sources.moving_digits import load
 from zigma_bench.data.sources.options import MovingDigitsOptions
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.metrics import clips, i3d_weights
-from zigma_bench.metrics.i3d import CLIP_BATCH, clip_features
+from zigma_bench.metrics import clips
+from zigma_bench.metrics.extractors import i3d_weights
+from zigma_bench.metrics.extractors.i3d import CLIP_BATCH, clip_features
 from zigma_bench.metrics.options import EffliteOptions, I3dOptions, InceptionOptions
 from zigma_bench.metrics.quality import frechet_distance
 from zigma_bench.metrics.subject import Subject

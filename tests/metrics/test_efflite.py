@@ -13,11 +13,11 @@ from feature_figures import fd_efflite0, kid_efflite0
 from zigma_bench.data.images import ArrayImages, Subset
 from zigma_bench.errors import UsageError
 from zigma_bench.metrics import features as features_module
-from zigma_bench.metrics.efflite import efflite
+from zigma_bench.metrics.extractors.efflite import efflite
+from zigma_bench.metrics.extractors.weights import efflite_missing, efflite_path
 from zigma_bench.metrics.features import RgbPixels, features_of_images
 from zigma_bench.metrics.options import EFFLITES, EffliteOptions
 from zigma_bench.metrics.subject import Subject
-from zigma_bench.metrics.weights import efflite_missing, efflite_path
 from zigma_bench.pretrained.files import file_sha256
 
 
@@ -183,7 +183,7 @@ def test_a_changed_file_is_named_with_both_hashes(family, start, tmp_path, monke
     assert efflite_missing(family, EffliteOptions()) == ()
     path = tmp_path / efflite_path(family).name
     path.write_bytes(efflite_path(family).read_bytes()[:-1] + b"?")
-    monkeypatch.setattr("zigma_bench.metrics.weights.efflite_path", lambda family: path)
+    monkeypatch.setattr("zigma_bench.metrics.extractors.weights.efflite_path", lambda family: path)
     (missing,) = efflite_missing(family, EffliteOptions())
     assert str(path) in missing.what
     assert f"starts with {start}; got {file_sha256(path)}" in missing.what

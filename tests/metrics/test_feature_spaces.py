@@ -12,7 +12,7 @@ from PIL import Image
 
 from zigma_bench.data.images import ArrayImages
 from zigma_bench.metrics import features as features_module
-from zigma_bench.metrics.efflite import efflite
+from zigma_bench.metrics.extractors.efflite import efflite
 from zigma_bench.metrics.features import features_of_images
 from zigma_bench.metrics.options import EFFLITES, EffliteOptions
 from zigma_bench.metrics.subject import Subject

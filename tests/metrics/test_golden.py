@@ -16,11 +16,11 @@ from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from zigma_bench.data.images import ArrayImages
 from zigma_bench.errors import NotReady
 from zigma_bench.metrics import features as features_module
-from zigma_bench.metrics import golden
 from zigma_bench.metrics.apply import measure_metric
-from zigma_bench.metrics.efflite import efflite
+from zigma_bench.metrics.extractors import golden
+from zigma_bench.metrics.extractors.efflite import efflite
+from zigma_bench.metrics.extractors.golden import STEP, check_golden, golden_images, golden_values
 from zigma_bench.metrics.features import Extractor, features_of_images
-from zigma_bench.metrics.golden import STEP, check_golden, golden_images, golden_values
 from zigma_bench.metrics.options import EFFLITES, EffliteSize
 from zigma_bench.metrics.subject import Subject
 

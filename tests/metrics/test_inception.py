@@ -13,8 +13,8 @@ from feature_figures import fid, measured
 
 from zigma_bench.data.images import ArrayImages
 from zigma_bench.errors import NotReady
-from zigma_bench.metrics import weights
-from zigma_bench.metrics.inception import NAME, inception
+from zigma_bench.metrics.extractors import weights
+from zigma_bench.metrics.extractors.inception import NAME, inception
 from zigma_bench.metrics.options import InceptionOptions
 from zigma_bench.metrics.subject import Subject
 

@@ -13,9 +13,9 @@ from zigma_bench.data.images import Subset
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.metrics import features as features_module
 from zigma_bench.metrics import measure as measure_module
-from zigma_bench.metrics import weights
 from zigma_bench.metrics.apply import measure_metric
-from zigma_bench.metrics.efflite import efflite
+from zigma_bench.metrics.extractors import weights
+from zigma_bench.metrics.extractors.efflite import efflite
 from zigma_bench.metrics.features import Extractor, features_of_images
 from zigma_bench.metrics.gaussian import fit_gaussian
 from zigma_bench.metrics.moments import read_moments, write_moments

@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from zigma_bench.cli.app import app
-from zigma_bench.metrics.efflite import efflite
+from zigma_bench.metrics.extractors.efflite import efflite
 from zigma_bench.metrics.features import features_of_images
 from zigma_bench.sampling.images import open_images
 

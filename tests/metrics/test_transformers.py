@@ -16,10 +16,10 @@ from torch.nn import functional
 from zigma_bench.data.images import ArrayImages
 from zigma_bench.errors import NotReady
 from zigma_bench.metrics import features as features_module
-from zigma_bench.metrics import weights
-from zigma_bench.metrics.dinov2 import dinov2, resized_positions
+from zigma_bench.metrics.extractors import weights
+from zigma_bench.metrics.extractors.dinov2 import dinov2, resized_positions
+from zigma_bench.metrics.extractors.openai_clip import clip
 from zigma_bench.metrics.features import features_of_images
-from zigma_bench.metrics.openai_clip import clip
 from zigma_bench.metrics.options import WeightsOptions
 from zigma_bench.metrics.subject import Subject
 

@@ -152,7 +152,7 @@ def test_fid_without_weights_is_missing_and_in_smoke_is_not(write_suite, tmp_pat
 
 @pytest.mark.parametrize(("count", "ready"), [(2047, False), (2048, True)])
 def test_fid_below_2048_images_is_refused_before_anything_runs(write_suite, tmp_path, monkeypatch, count, ready):
-    from zigma_bench.metrics import weights
+    from zigma_bench.metrics.extractors import weights
 
     file = tmp_path / "published.pth"
     file.write_bytes(b"stands for the published file")

@@ -123,7 +123,7 @@ def inception(monkeypatch, tmp_path):
     import dataclasses
     import hashlib
 
-    from zigma_bench.metrics import weights
+    from zigma_bench.metrics.extractors import weights
 
     def place():
         published = weights.PUBLISHED["inception"]

@@ -18,8 +18,8 @@ from zigma_bench.diffusion.solver import solve_ode
 from zigma_bench.errors import UsageError
 from zigma_bench.sampling.cell_images import to_pixels
 from zigma_bench.sampling.images import open_images
-from zigma_bench.sampling.labels import label_of
 from zigma_bench.sampling.sheets import read_film
+from zigma_bench.sampling.words import label_of
 
 from .conftest import PLAIN, TEXT
 

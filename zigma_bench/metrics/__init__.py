@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from zigma_bench.metrics.built_in_extractors import register_built_in_extractors
 from zigma_bench.metrics.clip_metrics import register_clip_metrics
+from zigma_bench.metrics.extractors.built_in import register_built_in_extractors
 from zigma_bench.metrics.options import ValLossOptions
 from zigma_bench.plugins.hookspecs import hookimpl
 from zigma_bench.plugins.registry import MetricFacts

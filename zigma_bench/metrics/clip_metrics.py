@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from zigma_bench.metrics import i3d_weights
+from zigma_bench.metrics.extractors import i3d_weights
 from zigma_bench.metrics.options import I3dOptions
 from zigma_bench.plugins.registry import MetricFacts
 

@@ -9,8 +9,8 @@ from typing import Any
 from zigma_bench.data.images import Frames, Images, pixels_digest
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.metrics import measure
-from zigma_bench.metrics.i3d import clip_features, i3d_facts
-from zigma_bench.metrics.i3d_weights import FVD_MINIMUM, SHORTEST_CLIP, i3d_missing, i3d_path, is_published
+from zigma_bench.metrics.extractors.i3d import clip_features, i3d_facts
+from zigma_bench.metrics.extractors.i3d_weights import FVD_MINIMUM, SHORTEST_CLIP, i3d_missing, i3d_path, is_published
 from zigma_bench.metrics.on_features import FRAME
 from zigma_bench.metrics.options import I3dOptions
 from zigma_bench.metrics.quality import frechet_distance

@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 
 from zigma_bench.data.images import ArrayImages, Images, Pixels, pixels_digest
 from zigma_bench.errors import BrokenPlugin, UsageError
-from zigma_bench.metrics.golden import check_golden
+from zigma_bench.metrics.extractors.golden import check_golden
 from zigma_bench.records.sealed import read_entry, write_entry
 
 Features = npt.NDArray[np.float32]

@@ -12,7 +12,7 @@ import numpy as np
 
 from zigma_bench.data.images import Images
 from zigma_bench.errors import NotReady
-from zigma_bench.metrics.extractors import open_extractor
+from zigma_bench.metrics.extractors.open_extractor import open_extractor
 from zigma_bench.metrics.features import Extractor, Features, digest_once, features_of_images
 from zigma_bench.metrics.gaussian import EXTRAPOLATION_SEED, Gaussian, extrapolate_fd, fit_gaussian, frechet_distance_of
 from zigma_bench.metrics.moments import Moments

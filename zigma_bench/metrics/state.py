@@ -11,7 +11,7 @@ from torch import Tensor
 
 from zigma_bench.errors import NotReady
 from zigma_bench.layers.tensors import faults_of, list_faults, not_finite
-from zigma_bench.metrics.weights import PUBLISHED, WeightsName, is_published
+from zigma_bench.metrics.extractors.weights import PUBLISHED, WeightsName, is_published
 
 State = dict[str, Tensor]
 

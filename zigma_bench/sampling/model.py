@@ -18,7 +18,7 @@ from zigma_bench.diffusion.noise import StepNoise, image_noise
 from zigma_bench.errors import NotFinite, UsageError
 from zigma_bench.plan.diffusion import check_diffusion, objective_of, sampler_of
 from zigma_bench.sampling.drawable import Drawable
-from zigma_bench.sampling.labels import label_of
+from zigma_bench.sampling.words import label_of
 from zigma_bench.suite import DISCRETE, Sample, Strict, Train, YamlSource, validate_sections
 
 

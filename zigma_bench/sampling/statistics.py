@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.metrics.extractors import open_extractor
+from zigma_bench.metrics.extractors.open_extractor import open_extractor
 from zigma_bench.metrics.moments import write_moments
 from zigma_bench.metrics.on_features import distances
 from zigma_bench.metrics.reference import reference_gaussian

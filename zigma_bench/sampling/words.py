@@ -1,12 +1,16 @@
-"""Translate the options of `sample MODEL` into keys of a suite's `sample`."""
+"""The options of `sample MODEL` as keys of a suite's `sample`, and the label of each sample."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from zigma_bench.errors import UsageError
 from zigma_bench.suite import parse_value
+
+LABELS = 6  # random stream of the labels; diffusion/noise.py uses 3 and 5, training 1, 2 and 4
 
 
 def sample_keys(options: Mapping[str, Any], settings: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -40,3 +44,12 @@ def labels_of(labels: str | None, label: int | None) -> tuple[int, ...] | None:
     if wrong := [word for word in words if not (word.isascii() and word.isdigit())]:
         raise UsageError("not a label", where="--labels", expected="numbers such as 207,360", got=wrong[0])
     return tuple(map(int, words))
+
+
+def label_of(seed: int, index: int, *, classes: int, chosen: Sequence[int] | None = None) -> int:
+    """The label of a sample: the `chosen` labels in turn, or all classes, shuffled again for every `classes`
+    samples."""
+    if chosen:
+        return chosen[index % len(chosen)]
+    turn, place = divmod(index, classes)
+    return int(np.random.default_rng([seed, turn, LABELS]).permutation(classes)[place])

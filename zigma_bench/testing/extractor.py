@@ -12,7 +12,7 @@ import torch
 
 from zigma_bench.data.images import ArrayImages
 from zigma_bench.errors import NotReady
-from zigma_bench.metrics.extractors import open_extractor
+from zigma_bench.metrics.extractors.open_extractor import open_extractor
 from zigma_bench.metrics.features import Features, extract_features
 from zigma_bench.plugins.registry import Spec
 from zigma_bench.testing.lookup import check_options, imports_without_torch, option_sets, planning_module

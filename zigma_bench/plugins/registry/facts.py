@@ -211,8 +211,8 @@ class ExtractorFacts:
     `distance_minimum(options)`: with fewer images the Frechet distance is refused.
     `class_weight`: the `"module:function"` that returns, for some options, the weight [classes, dimensions] of the
     layer that computes class scores from the features. With it, the extractor also has an Inception score.
-    `golden(options)`: the expected features of eight fixed images (metrics/golden.py), for a check in every run.
-    Without it, the first features in a cache are recorded, and later ones are compared with them.
+    `golden(options)`: the expected features of eight fixed images (metrics/extractors/golden.py), for a check in every
+    run. Without it, the first features in a cache are recorded, and later ones are compared with them.
     """
 
     dimensions: int

@@ -16,10 +16,10 @@ from torch.nn import functional
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 
+from zigma_bench.metrics.extractors.golden import golden_features
+from zigma_bench.metrics.extractors.weights import efflite_path
 from zigma_bench.metrics.features import Extractor
-from zigma_bench.metrics.golden import golden_features
 from zigma_bench.metrics.options import Efflite, EffliteOptions, EffliteSize
-from zigma_bench.metrics.weights import efflite_path
 from zigma_bench.pretrained.files import file_sha256
 
 LAYER = "pooled"

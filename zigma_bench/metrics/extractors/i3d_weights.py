@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from zigma_bench.metrics.extractors.weights import FOLDER_VARIABLE, check_named_hash
 from zigma_bench.metrics.options import I3dOptions
-from zigma_bench.metrics.weights import FOLDER_VARIABLE, check_named_hash
 from zigma_bench.plugins.registry import Missing
 from zigma_bench.pretrained.files import file_sha256
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-from zigma_bench.metrics import weights
-from zigma_bench.metrics.golden import golden_features
+from zigma_bench.metrics.extractors import weights
+from zigma_bench.metrics.extractors.golden import golden_features
 from zigma_bench.metrics.options import EFFLITES, ClipOptions, Dinov2Options, EffliteOptions, InceptionOptions
 from zigma_bench.plugins.registry import ExtractorFacts
 
@@ -14,7 +14,7 @@ from zigma_bench.plugins.registry import ExtractorFacts
 def register_built_in_extractors(register: Callable[..., None]) -> None:
     register(
         "inception",
-        "zigma_bench.metrics.inception:open_inception",
+        "zigma_bench.metrics.extractors.inception:open_inception",
         options=InceptionOptions,
         facts=ExtractorFacts(
             dimensions=2048,
@@ -25,13 +25,13 @@ def register_built_in_extractors(register: Callable[..., None]) -> None:
             variant=functools.partial(weights.other_weights, "inception"),
             plain_names=True,
             distance_minimum=weights.fid_minimum,
-            class_weight="zigma_bench.metrics.inception:class_weight",
+            class_weight="zigma_bench.metrics.extractors.inception:class_weight",
         ),
     )
     for name in EFFLITES:
         register(
             name,
-            f"zigma_bench.metrics.efflite:open_{name}",
+            f"zigma_bench.metrics.extractors.efflite:open_{name}",
             options=EffliteOptions,
             facts=ExtractorFacts(
                 dimensions=1280,
@@ -44,7 +44,7 @@ def register_built_in_extractors(register: Callable[..., None]) -> None:
         )
     register(
         "dinov2",
-        "zigma_bench.metrics.dinov2:open_dinov2",
+        "zigma_bench.metrics.extractors.dinov2:open_dinov2",
         options=Dinov2Options,
         facts=ExtractorFacts(
             dimensions=1024,
@@ -57,7 +57,7 @@ def register_built_in_extractors(register: Callable[..., None]) -> None:
     )
     register(
         "clip",
-        "zigma_bench.metrics.openai_clip:open_clip",
+        "zigma_bench.metrics.extractors.openai_clip:open_clip",
         options=ClipOptions,
         facts=ExtractorFacts(
             dimensions=512,

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from zigma_bench.metrics.extractors.transformer_features import CLASS_TOKEN, TransformerFeatures, resize_square
+from zigma_bench.metrics.extractors.weights import weights_path
 from zigma_bench.metrics.features import Extractor
 from zigma_bench.metrics.options import WeightsOptions
 from zigma_bench.metrics.state import State, read_state, unfit_weights
-from zigma_bench.metrics.transformer_features import CLASS_TOKEN, TransformerFeatures, resize_square
-from zigma_bench.metrics.weights import weights_path
 from zigma_bench.pretrained.files import file_sha256
 
 SIDE, PATCH = 224, 14

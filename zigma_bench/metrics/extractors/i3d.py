@@ -20,8 +20,8 @@ import torch
 
 from zigma_bench.data.images import Images, pixels_digest
 from zigma_bench.errors import NotReady, UsageError
+from zigma_bench.metrics.extractors.i3d_weights import I3D_FILE
 from zigma_bench.metrics.features import FEATURES, Features, exact_float32
-from zigma_bench.metrics.i3d_weights import I3D_FILE
 from zigma_bench.pretrained.files import file_sha256
 from zigma_bench.records.sealed import read_entry, write_entry
 

@@ -12,10 +12,10 @@ import numpy.typing as npt
 import torch
 from torch_fidelity.utils import create_feature_extractor
 
+from zigma_bench.metrics.extractors.weights import weights_path
 from zigma_bench.metrics.features import Extractor
 from zigma_bench.metrics.options import WeightsOptions
 from zigma_bench.metrics.state import read_state, unfit_weights
-from zigma_bench.metrics.weights import weights_path
 from zigma_bench.pretrained.files import file_sha256
 
 NAME = "inception-v3-compat"

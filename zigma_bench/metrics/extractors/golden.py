@@ -69,7 +69,7 @@ def check_golden(run: Callable[[Pixels], Matrix], extractor: Extractor, cache: P
 @functools.cache
 def golden_values() -> dict[str, Matrix]:
     """The golden features [8, d / 40] by the extractor's name."""
-    text = (importlib.resources.files("zigma_bench.metrics") / "golden.json").read_text()
+    text = (importlib.resources.files("zigma_bench.metrics.extractors") / "golden.json").read_text()
     return {name: np.array(rows) for name, rows in json.loads(text).items()}
 
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from torch import nn
 
+from zigma_bench.metrics.extractors.transformer_features import EMBEDDING, TransformerFeatures, resize_and_crop
+from zigma_bench.metrics.extractors.weights import weights_path
 from zigma_bench.metrics.features import Extractor
 from zigma_bench.metrics.options import WeightsOptions
 from zigma_bench.metrics.state import State, read_state, unfit_weights
-from zigma_bench.metrics.transformer_features import EMBEDDING, TransformerFeatures, resize_and_crop
-from zigma_bench.metrics.weights import weights_path
 from zigma_bench.pretrained.files import file_sha256
 
 PREFIX = "visual."

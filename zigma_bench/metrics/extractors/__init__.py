@@ -1,0 +1,1 @@
+"""The feature extractors: their networks, weights files and golden features."""
