@@ -15,8 +15,8 @@ def make_cell(folder: str, identity: str, **changes: Any) -> TableCell:
     """A cell with one stage, quality, and made-up facts."""
     facts = {
         "folder": folder, "stages": {"quality": identity}, "role": "cell", "seed": 0, "backbone": "zigma",
-        "scan": "raster", "smoke": False, "data": None, "parameters": 10, "forward_flops": 20, "scanned_ratio": 1.0,
-        "tokens": 4, "size_match": None, "setting": None, "flops_by": "formula",
+        "scan": "raster", "smoke": False, "data": None, "parameters": 10, "forward_flops": 20, "flops_by": "formula",
+        "scanned_ratio": 1.0, "tokens": 4, "size_match": None, "setting": None,
     }  # fmt: skip
     return TableCell.model_validate(facts | changes)
 
