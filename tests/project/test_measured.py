@@ -164,7 +164,7 @@ def test_lengths_on_a_gpu() -> None:
         assert [float(cell) for cell in cells[:6]] == [round(value, 2) for value in told], length
         assert [float(cell) for cell in cells[6:]] == [round(row["train-step-peak-memory"] / 2**30, 1) for row in rows]
     joules = {backbone: found[backbone, 65536]["train-step-joules-per-image"] for backbone in backbones}
-    assert f"ZigMa takes {joules['zigma']:.0f} joules of the card, one of DiT {joules['dit']:.0f}." in README
+    assert f"ZigMa takes {joules['zigma']:.0f} joules, one of DiT {joules['dit']:.0f}." in README
 
     crossed = {
         (crossing.metric, crossing.ahead, crossing.behind): f"{crossing.tokens:,.0f}"
