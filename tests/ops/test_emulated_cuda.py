@@ -223,7 +223,7 @@ def run_source(source: str, folder: Path, threads: int) -> Tensor:
         f'extern "C" __global__ void one(const One p) {{ {begin} {source} }}'
     )
     x = torch.ones(64)
-    emulated.kernel(file, "one", -1).launch((1, 1, 1), (threads, 1, 1), StructLayout(0, 1, 0).pack((), (x,), ()))
+    emulated.load_kernel(file, "one", -1).launch((1, 1, 1), (threads, 1, 1), StructLayout(0, 1, 0).pack((), (x,), ()))
     return x
 
 

@@ -114,6 +114,12 @@ DEVICE void accumulate(float (&D)[4], const float (&A)[4], const float (&B)[2], 
 // x, opaque to the optimizer: values that depend on it are recomputed where they are used instead of kept in registers.
 DEVICE int opaque(int x) { asm volatile("" : "+r"(x)); return x; }
 
+// The same for a sample: without it, the places of all rows would be held in registers through all chunks.
+DEVICE Sample opaque(Sample at) {
+  at.path = opaque(at.path), at.batch = opaque(at.batch);
+  return at;
+}
+
 // The work of a thread: lane (j, q) of a warp, its channels e and its own channel, and the block's part of the steps.
 struct Thread {
   const ScanBackward& p;
@@ -181,6 +187,7 @@ DEVICE void fetch_order(const Thread& t, int chunk) {
 
 DEVICE void fetch_rows(const Thread& t, Plane* to, const Rows& one, const Rows& two, int planes, const int* rows) {
   const int thread = opaque(t.tid);
+  const Sample sample = opaque(t.sample);
 #pragma unroll
   for (int i = 0; i < COPIES; i++) {
     const int piece = thread + i * THREADS, step = piece / PIECES, c = piece % PIECES * PIECE;
@@ -190,7 +197,7 @@ DEVICE void fetch_rows(const Thread& t, Plane* to, const Rows& one, const Rows& 
 #pragma unroll
     for (int plane = 0; plane < planes; plane++) {
       char* place = to[plane] + step * PITCH + c * sizeof(IO);
-      const char* source = row_of(plane ? two : one, t.sample, row) + (t.origin + c) * sizeof(IO);
+      const char* source = row_of(plane ? two : one, sample, row) + (t.origin + c) * sizeof(IO);
       if (VECTOR && there) copy16(place, source);
       else if (VECTOR) *reinterpret_cast<int4*>(place) = int4{0, 0, 0, 0};
       else store(reinterpret_cast<IO*>(place), there ? to_float(*reinterpret_cast<const IO*>(source)) : 0.0f);
@@ -200,6 +207,7 @@ DEVICE void fetch_rows(const Thread& t, Plane* to, const Rows& one, const Rows& 
 
 DEVICE void fetch_projected(const Thread& t, const int* rows) {
   const int thread = opaque(t.tid);
+  const Sample sample = opaque(t.sample);
 #pragma unroll
   for (int i = 0; i < COPIES_BC; i++) {
     const int piece = thread + i * THREADS, step = piece / PIECES_BC, n = piece % PIECES_BC * PIECE_BC;
@@ -209,7 +217,7 @@ DEVICE void fetch_projected(const Thread& t, const int* rows) {
 #pragma unroll
     for (int which = 0; which < 2; which++) {
       BC* to = t.shared.projected[which] + step * ALL + n;
-      const char* source = row_of(which ? t.p.C : t.p.B, t.sample, row) + n * sizeof(BC);
+      const char* source = row_of(which ? t.p.C : t.p.B, sample, row) + n * sizeof(BC);
       if (VECTOR_BC && there) copy16(to, source);
       else if (VECTOR_BC) *reinterpret_cast<int4*>(to) = int4{0, 0, 0, 0};
       else store(to, there ? to_float(*reinterpret_cast<const BC*>(source)) : 0.0f);
@@ -485,6 +493,7 @@ DEVICE void write_rows(const Chunk& c) {
   const Thread& t = c.t;
   const ScanBackward& p = t.p;
   const int thread = opaque(t.tid);
+  const Sample sample = opaque(t.sample);
 #pragma unroll
   for (int i = 0; i < COPIES; i++) {
     const int piece = thread + i * THREADS, step = piece / PIECES, channel = piece % PIECES * PIECE;
@@ -497,7 +506,7 @@ DEVICE void write_rows(const Chunk& c) {
       const Rows& rows = output == 0 ? p.grad_u : output == 1 ? p.grad_delta : output == 2 ? p.grad_z : p.y;
       const Plane& plane = output < 2 ? c.ahead[output] : t.shared.late[output == 2 ? LATE - 1 : 0];
       const char* from = plane + step * PITCH + channel * sizeof(IO);
-      char* to = row_of(rows, t.sample, row) + (t.origin + channel) * sizeof(IO);
+      char* to = row_of(rows, sample, row) + (t.origin + channel) * sizeof(IO);
       if (VECTOR) *reinterpret_cast<int4*>(to) = *reinterpret_cast<const int4*>(from);
       else *reinterpret_cast<IO*>(to) = *reinterpret_cast<const IO*>(from);
     }
