@@ -50,7 +50,7 @@ def test_a_new_plugin_installs_and_is_found(tmp_path):
     checked = run("zigma_bench", "plugins", "check", "by-columns", cwd=tmp_path, PYTHONPATH="site")
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert checked.stdout.startswith("scan by-columns (zigma-bench-by-columns 0.1.0)\n  ok      options: expected")
-    assert checked.stdout.endswith("  all 4 hold\n")
+    assert checked.stdout.endswith("  all 4 pass\n")
 
 
 @pytest.mark.parametrize("name", ["", ".hidden", "a/b", "../up", "a b", "end-", "é", "{{name}}"])

@@ -56,7 +56,7 @@ def test_what_can_not_be_drawn(tmp_path):
     with pytest.raises(UsageError, match=r"--plot.*ends with .png or .svg; got 'lengths.pngg'.*did you mean '.png'"):
         draw_curves([race], tmp_path / "lengths.pngg")
     alone = table(row("zigma", 256, 1.0), row("dit", 256, 2.0))
-    with pytest.raises(UsageError, match=r"timed at two lengths at least.*none among 1 table"):
+    with pytest.raises(UsageError, match=r"timed at two lengths or more.*none among 1 table"):
         draw_curves([alone], file)
     draw_curves([alone, race], file)
     with pytest.raises(UsageError, match="got 'suite, other'; name the folder"):
