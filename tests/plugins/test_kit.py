@@ -109,7 +109,7 @@ def test_check_says_what_does_not_hold(tmp_path):
     check = ("zigma_bench", "plugins", "check", "--plugins", ".")
     done = run(*check, "brief", "--set", "by=1", cwd=tmp_path)
     assert done.returncode == 1
-    assert "FAILED  orders with by 1: expected every token once" in done.stdout
+    assert "FAILED  orders with by 1: expected each layer's paths visit every token once" in done.stdout
     assert "it has 1 steps for 2 tokens; token 1 is never visited" in done.stdout
     assert done.stdout.endswith("1 of 3 checks FAILED\n")
     (report,) = json.loads(run(*check, "scan:short", "--set", "by=0", "--json", cwd=tmp_path).stdout)

@@ -217,7 +217,7 @@ def cli(folder, *words, **environment) -> subprocess.CompletedProcess[str]:
         ("mine.py", "x = 1\n", ["mine.py: the plugin has no function marked with zigma_bench.hookimpl"]),
         ("json.py", COLUMNS, ["the name 'json' is taken by the module json of Python itself; rename the file"]),
         ("numpy.py", COLUMNS, ["the name 'numpy' is taken by the module", "rename the file"]),
-        ("my-scan.py", COLUMNS, ["is no name of a module", "got 'my-scan.py'; rename the file"]),
+        ("my-scan.py", COLUMNS, ["is not a valid module name", "got 'my-scan.py'; rename the file"]),
         ("mine.py", "raise SystemExit(3)\n", ["mine.py:1: SystemExit: 3"]),
     ],
 )
