@@ -25,10 +25,10 @@ BUILT_IN = sorted(spec.name for spec in catalogue().scans if spec.owner == "zigm
 PLAIN = np.arange(24)
 ATTENTION = {"name": "attention", "options": {"heads": 2}}
 EXEMPT = {  # the built-in scans for which attention may differ from raster, by the reason
-    "tokens attend within their segment alone": {"zigzag-video"},
-    "pads are tokens that are attended to": {"adventurer", "dim", "mamba-r"},
+    "tokens only attend to their own segment": {"zigzag-video"},
+    "tokens also attend to pads": {"adventurer", "dim", "mamba-r"},
     "each path attends to its own part of the tokens": {"atrous"},
-    "a step's id adds to its key": {"continuous"},
+    "the id of a step is added to its key": {"continuous"},
 }
 
 

@@ -306,7 +306,7 @@ def test_an_autoencoder_that_does_not_fit_is_refused_before_anything_is_drawn(mo
     of_latents, of_pixels = model("sit", in_channels=4), ("--out", tmp_path / "b", "--count", 1, *QUICK)
     cases = {
         "expected 4 channels; got 8": autoencoder(tmp_path / "wide", latent_channels=8),
-        "(missing: config.json)": tmp_path / "none",
+        "(missing: config.json and diffusion_pytorch_model.safetensors)": tmp_path / "none",
         "download commit abababab": f"some/vae@{'ab' * 20}",
     }
     for said, name in cases.items():
