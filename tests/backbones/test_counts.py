@@ -148,7 +148,7 @@ def test_what_is_left_out_is_what_the_formulas_say(name, options, scan, scan_opt
 
 
 def test_parts_add_up_to_the_parameters():
-    with pytest.raises(UsageError, match="do not add up"):
+    with pytest.raises(UsageError, match="don't add up"):
         Cost(5, {}, {"a": 2, "b": 2})
     one, two = Cost.of({"a": 2}, {"a": 4}), Cost(3, {"a": 1, "b": 1})
     assert add_costs([one, two]) == Cost(5, {"a": 5, "b": 1}, None)

@@ -54,7 +54,7 @@ class Case:
 
     def _of_batch(self, batch, backend, precision):
         given = {"grid": self.grid, "channels": CHANNELS, "routes": self.routes, "backend": backend}
-        imagined = mock.patch.object(zigma, "launcher", return_value="triton")
+        imagined = mock.patch.object(zigma, "norm_launcher", return_value="triton")
         with imagined if backend == "fused" else nullcontext():
             network = self.spec.load()(self.options, **given)
         initialise_network(network, 0)
@@ -134,7 +134,7 @@ def test_it_grows_with_tokens_layers_and_paths():
 
 def test_networks_without_a_formula_are_refused():
     with pytest.raises(
-        UsageError, match="no estimate of the memory of this backend; expected one of fused, cpu, torch"
+        UsageError, match="no estimate of the memory of this backend; expected one of torch, cpu, fused"
     ):
         Case("zigma", "raster").formula("naive", "fp32")
     with pytest.raises(UsageError, match="this precision"):

@@ -19,9 +19,9 @@ SOURCE = Path(__file__).resolve().parents[2] / "plugins" / "rings"
 LIST = """
 import json, sys
 sys.path[:0] = {paths!r}
-from zigma_bench import plugins
-plugins.BUILTIN_MODULES = ("zigma_bench.scans",)
-found = plugins.catalogue()
+from zigma_bench.plugins import discovery
+discovery.BUILTIN_MODULES = ("zigma_bench.scans",)
+found = discovery.catalogue()
 spec = found.scans.get("rings")
 print(json.dumps([spec.owner, [o.name for o in spec.options], "torch" in sys.modules, len(found.problems)]))
 """
