@@ -114,12 +114,6 @@ DEVICE void accumulate(float (&D)[4], const float (&A)[4], const float (&B)[2], 
 // x, opaque to the optimizer: values that depend on it are recomputed where they are used instead of kept in registers.
 DEVICE int opaque(int x) { asm volatile("" : "+r"(x)); return x; }
 
-// The same for a sample: without it, the places of all rows would be held in registers through all chunks.
-DEVICE Sample opaque(Sample at) {
-  at.path = opaque(at.path), at.batch = opaque(at.batch);
-  return at;
-}
-
 // The work of a thread: lane (j, q) of a warp, its channels e and its own channel, and the block's part of the steps.
 struct Thread {
   const ScanBackward& p;
@@ -187,7 +181,6 @@ DEVICE void fetch_order(const Thread& t, int chunk) {
 
 DEVICE void fetch_rows(const Thread& t, Plane* to, const Rows& one, const Rows& two, int planes, const int* rows) {
   const int thread = opaque(t.tid);
-  const Sample sample = opaque(t.sample);
 #pragma unroll
   for (int i = 0; i < COPIES; i++) {
     const int piece = thread + i * THREADS, step = piece / PIECES, c = piece % PIECES * PIECE;
@@ -197,7 +190,7 @@ DEVICE void fetch_rows(const Thread& t, Plane* to, const Rows& one, const Rows& 
 #pragma unroll
     for (int plane = 0; plane < planes; plane++) {
       char* place = to[plane] + step * PITCH + c * sizeof(IO);
-      const char* source = row_of(plane ? two : one, sample, row) + (t.origin + c) * sizeof(IO);
+      const char* source = row_of(plane ? two : one, t.sample, row) + (t.origin + c) * sizeof(IO);
       if (VECTOR && there) copy16(place, source);
       else if (VECTOR) *reinterpret_cast<int4*>(place) = int4{0, 0, 0, 0};
       else store(reinterpret_cast<IO*>(place), there ? to_float(*reinterpret_cast<const IO*>(source)) : 0.0f);
@@ -207,7 +200,6 @@ DEVICE void fetch_rows(const Thread& t, Plane* to, const Rows& one, const Rows& 
 
 DEVICE void fetch_projected(const Thread& t, const int* rows) {
   const int thread = opaque(t.tid);
-  const Sample sample = opaque(t.sample);
 #pragma unroll
   for (int i = 0; i < COPIES_BC; i++) {
     const int piece = thread + i * THREADS, step = piece / PIECES_BC, n = piece % PIECES_BC * PIECE_BC;
@@ -217,7 +209,7 @@ DEVICE void fetch_projected(const Thread& t, const int* rows) {
 #pragma unroll
     for (int which = 0; which < 2; which++) {
       BC* to = t.shared.projected[which] + step * ALL + n;
-      const char* source = row_of(which ? t.p.C : t.p.B, sample, row) + n * sizeof(BC);
+      const char* source = row_of(which ? t.p.C : t.p.B, t.sample, row) + n * sizeof(BC);
       if (VECTOR_BC && there) copy16(to, source);
       else if (VECTOR_BC) *reinterpret_cast<int4*>(to) = int4{0, 0, 0, 0};
       else store(to, there ? to_float(*reinterpret_cast<const BC*>(source)) : 0.0f);
@@ -296,6 +288,12 @@ struct Chunk {
     const float z = GATED ? load(t.shared.late[LATE - 1], sub, s) : 0.0f, gate = GATED ? sigmoid(z) : 1.0f;
     t.shared.out[t.warp][sub & 1][2 * t.q + s][t.j % 4][t.j / 4] =
         load(t.shared.late[0], sub, s) * (GATED ? z * gate : 1.0f);
+    return gate;
+  }
+  // All of these for a step, with the step size stored before; returns sigmoid(z).
+  DEVICE_MEMBER float share_step(int sub, int s) const {
+    const float gate = share_out(sub, s);
+    share_flow(sub, s, t.shared.d[t.warp][sub][s][t.lane]);
     return gate;
   }
   DEVICE_MEMBER Flow read_flow(int sub, int step) const {
@@ -460,24 +458,29 @@ DEVICE void sum_over_states(const Thread& t, const Products& products, int sub, 
   }
 }
 
+// What `finish_steps` reads of the thread's own channel at its own step 2 q + s, before it is overwritten.
+struct OwnStep {
+  float d, u, grad, z, slope;  // slope: the derivative of the step size
+
+  DEVICE_MEMBER OwnStep(const Chunk& c, float bias, int sub, int s)
+      : d(c.t.shared.d[c.t.warp][sub][s][c.t.lane]), u(c.load(c.ahead[0], sub, s)),
+        grad(c.load(c.t.shared.late[0], sub, s)), z(GATED ? c.load(c.t.shared.late[LATE - 1], sub, s) : 1.0f),
+        slope(SOFTPLUS ? sigmoid(c.load(c.ahead[1], sub, s) + bias) : 1.0f) {}
+};
+
 // The gradients of the thread's own channel at its own 2 steps, which overwrite the rows in shared memory; `gate`:
-// sigmoid(z) at these steps, then at those of the 8 steps before.
-DEVICE void finish_steps(const Chunk& c, Registers& own, const float (&sums)[6], int sub, float (&gate)[2]) {
+// sigmoid(z) at these steps.
+DEVICE void finish_steps(const Chunk& c, Registers& own, const OwnStep (&steps)[2], const float (&sums)[6], int sub,
+                         const float (&gate)[2]) {
   const Thread& t = c.t;
   Shared& shared = t.shared;
 #pragma unroll
   for (int s = 0; s < 2; s++) {
     const float y = sums[3 * s], gB = sums[3 * s + 1], exponent = sums[3 * s + 2];
-    const float d = shared.d[t.warp][sub][s][t.lane], u = c.load(c.ahead[0], sub, s);
-    const float grad = c.load(shared.late[0], sub, s), z = GATED ? c.load(shared.late[LATE - 1], sub, s) : 1.0f;
+    const float d = steps[s].d, u = steps[s].u, grad = steps[s].grad, z = steps[s].z;
     const float open = GATED ? z * gate[s] : 1.0f, gy = grad * open;
-    const float slope = SOFTPLUS ? sigmoid(c.load(c.ahead[1], sub, s) + own.bias) : 1.0f;
-    const float through = c.inside(sub, s) ? slope * fmaf(u, gB, LN2 * exponent) : 0.0f;
+    const float through = c.inside(sub, s) ? steps[s].slope * fmaf(u, gB, LN2 * exponent) : 0.0f;
     const float gate_slope = gate[s] * fmaf(z, 1.0f - gate[s], 1.0f);
-    if (sub > 0) {
-      gate[s] = c.share_out(sub - 1, s);
-      c.share_flow(sub - 1, s, shared.d[t.warp][sub - 1][s][t.lane]);
-    }
     if (t.group != 0) continue;
     if (GATED) c.save(shared.late[LATE - 1], sub, s, grad * fmaf(own.D, u, y) * gate_slope);
     if (OUTPUTS) c.save(shared.late[0], sub, s, fmaf(own.D, u, y) * open);
@@ -493,7 +496,6 @@ DEVICE void write_rows(const Chunk& c) {
   const Thread& t = c.t;
   const ScanBackward& p = t.p;
   const int thread = opaque(t.tid);
-  const Sample sample = opaque(t.sample);
 #pragma unroll
   for (int i = 0; i < COPIES; i++) {
     const int piece = thread + i * THREADS, step = piece / PIECES, channel = piece % PIECES * PIECE;
@@ -506,7 +508,7 @@ DEVICE void write_rows(const Chunk& c) {
       const Rows& rows = output == 0 ? p.grad_u : output == 1 ? p.grad_delta : output == 2 ? p.grad_z : p.y;
       const Plane& plane = output < 2 ? c.ahead[output] : t.shared.late[output == 2 ? LATE - 1 : 0];
       const char* from = plane + step * PITCH + channel * sizeof(IO);
-      char* to = row_of(rows, sample, row) + (t.origin + channel) * sizeof(IO);
+      char* to = row_of(rows, t.sample, row) + (t.origin + channel) * sizeof(IO);
       if (VECTOR) *reinterpret_cast<int4*>(to) = *reinterpret_cast<const int4*>(from);
       else *reinterpret_cast<IO*>(to) = *reinterpret_cast<const IO*>(from);
     }
@@ -576,11 +578,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) scan_backward(cons
       const States states(c, own, sub);
       Products products;
       propagate(c, own, states, sub, products);
+      // Before the wait for other warps, to hide latency: reads of these 8 steps, and what lanes need of the 8 before.
+      const OwnStep steps[2] = {OwnStep(c, own.bias, sub, 0), OwnStep(c, own.bias, sub, 1)};
+      float next_gate[2] = {};
+#pragma unroll
+      for (int s = 0; s < 2 && sub > 0; s++) next_gate[s] = c.share_step(sub - 1, s);
       if (sub < SUBS - 1) write_projected_sums(c, sub + 1, turns);  // all warps have written their sums by now
       share_projected_sums(t, products, sub);
       float sums[6];
       sum_over_states(t, products, sub, sums);
-      finish_steps(c, own, sums, sub, gate);
+      finish_steps(c, own, steps, sums, sub, gate);
+#pragma unroll
+      for (int s = 0; s < 2; s++) gate[s] = next_gate[s];
     }
     if (number > 0) {
       fetch_states(t, number - 1);
