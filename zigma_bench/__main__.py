@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import signal
 import sys
 import termios
+import textwrap
 from collections.abc import Iterator
 from types import FrameType
 
@@ -84,7 +86,8 @@ def _explain(error: Exception) -> int:
     fault = system_fault(error)
     if fault is None:
         raise error
-    _complain(f"{fault}{_raised_at(error)}")
+    first, *others = fault.lines()
+    _complain(f"{first}{_raised_at(error)}", *others)
     return fault.exit_code
 
 
@@ -133,10 +136,17 @@ def _flush() -> int:
     return code
 
 
-def _complain(text: str) -> None:
-    """Print one line on standard error; discard it if standard error can't be written."""
+def _complain(text: str, *problems: str) -> None:
+    """Print a message and its problems on standard error; discard them if standard error can't be written.
+
+    A terminal gets them wrapped between words; a file gets one line for each.
+    """
+    lines = [f"zigma-bench: {visible(text)}", *(f"  {visible(problem)}" for problem in problems)]
     try:
-        print(f"zigma-bench: {visible(text)}", file=sys.stderr, flush=True)
+        if sys.stderr.isatty():
+            width = shutil.get_terminal_size().columns
+            lines = [textwrap.fill(line, width, subsequent_indent="  ", break_on_hyphens=False) for line in lines]
+        print("\n".join(lines), file=sys.stderr, flush=True)
     except (OSError, ValueError):
         send_nowhere(2)
 

@@ -21,19 +21,20 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from zigma_bench.escaping import shortened, visible
 
 LONGEST_TEXT = 2000  # characters of a message
 LONGEST_NAME = 100  # characters of a name for which the nearest known name is searched
+MOST_NAMES = 8  # known names that the error for an unknown one lists
 
 
 class ZigmaBenchError(Exception):
     """An error that a person can fix, printed as one paragraph.
 
     `what` is wrong; `where` (file, line, key or option); what was `expected`; what was `got`; the `nearest` valid
-    value; what to `do` about it.
+    value; what to `do` about it. `problems`: several faults at once, which a terminal shows as a list.
     """
 
     exit_code = 1
@@ -47,12 +48,21 @@ class ZigmaBenchError(Exception):
         got: object = None,
         nearest: str | None = None,
         do: str | None = None,
+        problems: Sequence[str] = (),
     ) -> None:
         self.what, self.where, self.expected, self.got = what, where, expected, got
-        self.nearest, self.do = nearest, do
+        self.nearest, self.do, self.problems = nearest, do, tuple(problems)
         super().__init__(what)
 
     def __str__(self) -> str:
+        """The error on one line."""
+        return "; ".join([self._sentence(), *map(visible, self.problems)])
+
+    def lines(self) -> list[str]:
+        """The error as a terminal shows it: one line, then one for each of its problems."""
+        return [self._sentence(), *(f"- {visible(problem)}" for problem in self.problems)]
+
+    def _sentence(self) -> str:
         what = shortened(self.what, LONGEST_TEXT)
         text = f"{self.where}: {what}" if self.where else what
         if self.expected is not None:
@@ -83,7 +93,7 @@ class UnknownName(UsageError):
         super().__init__(
             f"no {kind} is called {shortened(repr(name))}",
             where=where,
-            expected=f"one of {', '.join(known) or '(none registered)'}",
+            expected=f"one of {names_near(name, known) or '(none registered)'}",
             nearest=nearest(name, known),
         )
 
@@ -147,6 +157,20 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     names = {one.casefold(): one for one in known}
     found = difflib.get_close_matches(name.casefold(), list(names), n=1, cutoff=0.6)
     return names[found[0]] if found else None
+
+
+def names_near(name: str, known: Sequence[str]) -> str:
+    """The known names, separated by commas; of many, those closest to `name`, and how many there are in all."""
+    if len(known) <= MOST_NAMES:
+        return ", ".join(known)
+    short = name[:LONGEST_NAME].casefold()
+    matcher = difflib.SequenceMatcher(b=short)
+
+    def likeness(one: str) -> float:
+        matcher.set_seq1(one.casefold())
+        return -matcher.ratio()
+
+    return f"{', '.join(sorted(known, key=likeness)[:MOST_NAMES])}, ... ({len(known)} in all)"
 
 
 # Errors of the operating system

@@ -12,7 +12,8 @@ import pytest
 
 from zigma_bench.cli.plugins import next_steps
 from zigma_bench.errors import NotReady, UnknownName, UsageError
-from zigma_bench.plugins.kit import KINDS, placeholders, write_plugin
+from zigma_bench.plugins import TEMPLATES
+from zigma_bench.plugins.kit import placeholders, write_plugin
 
 
 def run(*command: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -20,7 +21,7 @@ def run(*command: str, cwd: Path, **environment: str) -> subprocess.CompletedPro
     return subprocess.run([sys.executable, "-m", *command], cwd=cwd, capture_output=True, text=True, env=given)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TEMPLATES)
 def test_the_tests_of_a_new_plugin_pass_at_once(kind, tmp_path):
     folder = write_plugin(f"My.own-{kind}", kind, tmp_path)
     assert folder == tmp_path / f"zigma-bench-My.own-{kind}"

@@ -1,4 +1,4 @@
-"""A backbone, an extractor and a report format, each in one file of plugins/README.md, in one suite from end to end."""
+"""A backbone, an extractor and a report format, each in one file of the plugin pages, in one suite from end to end."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pages import code_blocks
 from typer.testing import CliRunner
 
 from zigma_bench.cli.app import app
@@ -17,9 +18,8 @@ from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.plugins.files import FOLDERS
 
 ROOT = Path(__file__).resolve().parents[2]
-BLOCKS = dict(
-    re.findall(r"<!-- file: (\S+) -->\n```python\n(.*?)```", (ROOT / "plugins" / "README.md").read_text(), re.DOTALL)
-)
+PAGES = [ROOT / "docs" / "plugins" / name for name in ("backbones.md", "metrics.md")]
+BLOCKS = {block.title: block.text for page in PAGES for block in code_blocks(page) if block.title}
 FILES = ("my_nets/conv.py", "my_parts/quarters.py", "my_parts/latex.py")
 LABELLED = '''
 import torch

@@ -1,101 +1,91 @@
-"""plugins/README.md is correct: its files and commands work, from top to bottom, in an empty folder."""
+"""The pages of docs/plugins/ are complete; test_pages.py runs their commands and files."""
 
 from __future__ import annotations
 
 import os
 import re
-import shlex
-import shutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+from pages import ROOT, code_blocks
 
 from zigma_bench.plugins import hookspecs
 from zigma_bench.plugins.discovery import HOOKS
 
-ROOT = Path(__file__).resolve().parents[2]
-TEXT = (ROOT / "plugins" / "README.md").read_text()
-BLOCKS = re.findall(r"(?:<!-- file: (\S+) -->\n)?```(\w+)\n(.*?)```", TEXT, re.DOTALL)
-COMMANDS = [line for _, language, text in BLOCKS if language == "sh" for line in text.splitlines()]
+PAGES = sorted((ROOT / "docs" / "plugins").glob("*.md"))
+TEXT = "\n".join(page.read_text() for page in PAGES)
 PIP = ["--no-build-isolation", "--no-deps", "--no-index", "-q", "--target", "site"]
-QUICK = ["--smoke", "--set", "quality=[]", "--set", "efficiency=null"]
 
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory) -> Path:
-    """A folder with the suites and every file of the page."""
+    """A folder with the files of the page on distributions, and those that its first command writes."""
     folder = tmp_path_factory.mktemp("author")
-    shutil.copytree(ROOT / "suites", folder / "suites")
-    for name, _, text in BLOCKS:
-        if name:
-            (folder / name).parent.mkdir(exist_ok=True)
-            (folder / name).write_text(text)
+    for block in code_blocks(ROOT / "docs" / "plugins" / "distributions.md"):
+        if block.title:
+            (folder / block.title).parent.mkdir(parents=True, exist_ok=True)
+            (folder / block.title).write_text(block.text)
+    run(folder, ["zigma_bench", "plugins", "new", "my-order", "--kind", "scan"])
     return folder
 
 
 def run(desk: Path, words: list[str]) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": "site", "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    return subprocess.run(words, cwd=desk, capture_output=True, text=True, env=environment)
-
-
-def test_the_commands_run_from_top_to_bottom(desk):
-    """As written, but pip must not reach the network, and `run` is short: at toy scale, without quality and speed."""
-    for command in COMMANDS:
-        program, *rest = shlex.split(command)
-        if program == "zigma-bench":
-            words = ["-m", "zigma_bench", *rest, *(QUICK if "run" in rest else ())]
-        else:
-            words = ["-m", program, *rest, *(PIP if program == "pip" else ("-p", "no:cacheprovider"))]
-        done = run(desk, [sys.executable, *words])
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-        assert "set aside" not in done.stderr, command
-        assert not ("run" in rest and "columns" not in done.stdout), done.stdout
-    assert list(desk.glob("results/quickstart/smoke-*/zigma-columns-*/train-*/record.json"))
-
-
-def test_every_file_of_the_page_is_checked(desk):
-    plugins = [Path(name).stem for name, _, _ in BLOCKS if name.startswith("my_") and "/" in name]
-    checked = {shlex.split(command)[-1].replace("-", "_") for command in COMMANDS if "plugins check" in command}
-    assert set(plugins) <= checked
-
-
-def test_the_suite_plans(desk):
-    done = run(desk, [sys.executable, "-m", "zigma_bench", "plan", "columns.yaml", "--plugins=my_scans"])
-    assert done.returncode == 0, done.stderr
-    assert "columns" in done.stdout
-
-
-def test_the_test_passes(desk):
-    words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "pythonpath=my_scans", "my_scans_test.py"]
-    done = run(desk, [sys.executable, *words])
-    assert done.returncode == 0, done.stdout
-
-
-def test_the_distribution_is_what_an_installer_reads(desk):
-    found = tomllib.loads((desk / "pyproject.toml").read_text())
-    assert found["project"]["entry-points"][hookspecs.PROJECT] == {"columns": "columns"}
-
-
-def test_the_first_scan_has_ten_lines(desk):
-    lines = (desk / "my_scans" / "columns.py").read_text().splitlines()
-    assert len([line for line in lines if line.strip()]) <= 10
-    assert not [line for line in COMMANDS if line.startswith("zigma-bench") and len(line) > 140]
+    """Run `python -m WORDS` in the folder, which must succeed."""
+    environment = {**os.environ, "PYTHONPATH": f"site{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    command = [sys.executable, "-m", *words]
+    done = subprocess.run(command, cwd=desk, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
+    return done
 
 
 @pytest.mark.parametrize("hook", [name for name in vars(hookspecs) if name.startswith("register_")])
-def test_every_hook_is_documented_with_its_calls(hook):
+def test_every_hook_is_in_the_table_and_in_an_example(hook):
     assert hook in HOOKS
-    assert f"`{hook}(register)`" in TEXT
+    (row,) = [line for line in TEXT.splitlines() if line.startswith(f"| `{hook}(register)` |")]
     calls = re.findall(r"`(register\(.*?\))`", getattr(hookspecs, hook).__doc__)
     assert calls
     for call in calls:
-        assert f"`{call}`" in TEXT
-    assert f"def {hook}(register):" in TEXT
+        assert f"`{call}`" in row
+    examples = [block.text for page in PAGES for block in code_blocks(page) if block.title]
+    assert any(f"def {hook}(register):" in text for text in examples)
 
 
-def test_every_block_is_of_a_kind_that_is_run():
-    assert {language for _, language, _ in BLOCKS} == {"python", "sh", "yaml", "toml"}
-    assert all(name for name, language, _ in BLOCKS if language != "sh")
+def test_every_kind_is_in_the_table_of_the_first_page():
+    index = (ROOT / "docs" / "plugins" / "index.md").read_text()
+    for kind in HOOKS.values():
+        assert f"| `{kind}` |" in index
+
+
+def test_the_first_scan_has_ten_lines():
+    first = next(block for block in code_blocks(ROOT / "docs" / "plugins" / "scans.md") if block.language == "python")
+    assert len([line for line in first.text.splitlines() if line.strip()]) <= 10
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_plugin_file_of_a_page_is_checked_by_a_command(page):
+    blocks = code_blocks(page)
+    titles = [Path(block.title) for block in blocks if block.language == "python" and block.title]
+    commands = [words for block in blocks if block.language == "sh" for words in block.commands()]
+    checked = {words[3].replace("-", "_") for words in commands if words[1:3] == ["plugins", "check"]}
+    assert {title.stem for title in titles if title.parts[0].startswith("my_")} <= checked
+
+
+def test_an_installer_can_read_the_distribution(desk):
+    folder = desk / "zigma-bench-columns"
+    found = tomllib.loads((folder / "pyproject.toml").read_text())
+    assert found["project"]["entry-points"][hookspecs.PROJECT] == {"columns": "columns"}
+    assert found["tool"]["hatch"]["build"]["targets"]["wheel"]["only-include"] == ["columns.py"]
+    assert (folder / "columns.py").is_file()
+
+
+def test_both_distributions_pass_their_tests_install_offline_and_are_found(desk):
+    for folder, name in (("zigma-bench-my-order", "my-order"), ("zigma-bench-columns", "columns")):
+        run(desk, ["pytest", "-q", "-p", "no:cacheprovider", folder])
+        run(desk, ["pip", "install", f"./{folder}", *PIP])
+        run(desk, ["zigma_bench", "plugins", "check", name])
+    listed = run(desk, ["zigma_bench", "plugins", "list"])
+    assert "columns (zigma-bench-columns 0.1.0): scan columns" in listed.stdout
+    assert "SET ASIDE" not in listed.stdout

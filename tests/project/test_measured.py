@@ -1,4 +1,4 @@
-"""The values in the README are those of the records in results/."""
+"""The values in the documentation and in the README are those of the records in results/."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from zigma_bench.run.timed import timed_calls
 from zigma_bench.system.device import Device
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = "\n".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("results.md", "kernels.md"))
 CARD = "NVIDIA H100 80GB HBM3"  # of the timings
 SETTINGS = {  # under which a suite was run there
     "efficiency": [
@@ -31,7 +31,7 @@ METRICS = ("val-loss", "fd-efflite0", "kid-efflite0", "fd-efflite2")
 
 def cells_of(heading: str) -> dict[str, list[str]]:
     """The table below the first header row that starts with `heading`: its rows by their first cell."""
-    lines = README.splitlines()
+    lines = PAGES.splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith(f"| {heading} |"))
     found = {}
     for line in lines[start + 2 :]:
@@ -62,6 +62,35 @@ def test_orders_on_photographs() -> None:
             assert deviation == pytest.approx(statistics.stdev(found), abs=1.001 * half), (scan, name)
 
 
+def test_the_readme_has_rows_of_the_table_of_orders() -> None:
+    """Each row of the README's table is that of the page, or a part of it."""
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    start = lines.index("| scan | val-loss | fd-efflite0 |") + 2
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[start:] if line.startswith("|")]
+    whole = cells_of("scan")
+    shown = [row for row in rows if row[0] in whole]
+    assert len(shown) >= 5
+    for scan, loss, distance in shown:
+        assert [loss, distance] == whole[scan][:2]
+
+
+def test_pictures_of_emoji() -> None:
+    """The table of the page, and its anchors."""
+    found: dict[str, dict[str, float]] = {}
+    for file in (ROOT / "results" / "emoji" / "main").glob("*/quality-*/record.json"):
+        record = json.loads(file.read_text())
+        values = {m["name"]: m["value"] for m in record["measurements"]}
+        found[record["cell"]["scan_label"] if record["cell"]["role"] == "cell" else record["cell"]["role"]] = values
+    rows = [line for line in PAGES.splitlines() if line.startswith(("| raster |", "| zigzag paths=8 |"))]
+    for line in rows[-2:]:
+        scan, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        for name, cell in zip(METRICS, cells, strict=False):
+            assert float(cell) == round(found[scan][name], len(cell.partition(".")[2])), (scan, name)
+    floor, ceiling = (found[role]["fd-efflite0"] for role in ("floor", "ceiling"))
+    told = " ".join(PAGES.split())
+    assert f"(the floor) is {floor:.1f}, and that of the untrained network (the ceiling) {ceiling:.0f}." in told
+
+
 def test_backbones_on_photographs() -> None:
     values: dict[tuple[str, str], dict[str, float]] = {}
     for file in (ROOT / "results" / "backbones" / "main").glob("*/quality-*/record.json"):
@@ -70,7 +99,7 @@ def test_backbones_on_photographs() -> None:
         if cell["role"] == "cell":
             values[cell["backbone_label"], cell["scan_label"] or ""] = found
             assert cell["train_images"] == 64000
-    lines = README.splitlines()
+    lines = PAGES.splitlines()
     start = lines.index("| backbone | scan | val-loss | fd-efflite0 | kid-efflite0 | fd-efflite2 |") + 2
     table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[start : start + len(values)]]
     assert {(backbone, scan) for backbone, scan, *_ in table} == set(values) and len(values) == 7
@@ -99,7 +128,7 @@ def test_costs_on_a_gpu_are_predicted(call: Any, network: str, names: str | None
     if names is not None:
         time, memory = (f"{fit.error:.0%} and {max(fit.left_out):.0%}" for fit in (costs.seconds, costs.peak))
         told = f"{names}: {time} in time, {memory} in memory" if network == "mamba" else f"{names}: {time}, {memory}"
-        assert names.startswith(f"{costs.cells} ") and told in " ".join(README.split())
+        assert names.startswith(f"{costs.cells} ") and told in " ".join(PAGES.split())
 
 
 def rows_of(kind: str) -> list[dict[str, Any]]:
@@ -119,13 +148,13 @@ def test_steps_on_a_gpu() -> None:
     order = [(op, f"{what}-graph") for what in ("forward", "train-step") for op in ("zigma", "dit")]
     for shape, cells in table.items():
         assert [float(cell) for cell in cells] == [round(medians[(*key, shape)], 2) for key in order]
-    assert re.search(r"ZigMa-B \(768 x 24, 134 M", README)
+    assert re.search(r"ZigMa-B \(768 x 24, 134 M", PAGES)
     large = set(table) - {"1x1024"}
     told = []
     for op in ("zigma", "dit"):
         slower = [medians[op, "train-step", shape] / medians[op, "train-step-graph", shape] for shape in large]
         told += [f"{min(slower):.1f} to {max(slower):.1f} times"]
-    assert f"16,000 tokens take {told[0]} as long, DiT's {told[1]}." in " ".join(README.split())
+    assert f"16,000 tokens take {told[0]} as long, DiT's {told[1]}." in " ".join(PAGES.split())
 
 
 @pytest.mark.parametrize(
@@ -145,18 +174,19 @@ def test_scans_on_a_gpu(direction: str, heading: str) -> None:
         for key, cell in zip(columns, cells, strict=True):
             assert float(cell) == round(medians[shape, *key], len(cell.partition(".")[2])), (shape, key)
         raster, *others = (medians[shape, *key] for key in columns[:4])
-        assert max(others) < 1.01 * raster, "what the README says of a path"
+        assert max(others) < 1.01 * raster, "what the page says of a path"
 
 
-def test_lengths_on_a_gpu() -> None:
+@pytest.mark.parametrize(("run", "heading"), [("h100", "tokens"), ("h200", "tokens, H200")])
+def test_lengths_on_a_gpu(run: str, heading: str) -> None:
     """The table of lengths, and the crossings that the report names."""
     found: dict[tuple[str, int], dict[str, float]] = {}
-    for file in (ROOT / "results" / "efficiency" / "h100").glob("*/*/record.json"):
+    for file in (ROOT / "results" / "efficiency" / run).glob("*/*/record.json"):
         record = json.loads(file.read_text())
         values = {m["name"]: m["value"] for m in record["measurements"]}
         found[record["cell"]["backbone_label"], record["cell"]["tokens"]] = values
     backbones = ("zigma", "vision-mamba", "dit")
-    table = cells_of("tokens")
+    table = cells_of(heading)
     assert {(backbone, int(length.replace(",", ""))) for backbone in backbones for length in table} == set(found)
     for length, cells in table.items():
         rows = [found[backbone, int(length.replace(",", ""))] for backbone in backbones]
@@ -164,14 +194,14 @@ def test_lengths_on_a_gpu() -> None:
         assert [float(cell) for cell in cells[:6]] == [round(value, 2) for value in told], length
         assert [float(cell) for cell in cells[6:]] == [round(row["train-step-peak-memory"] / 2**30, 1) for row in rows]
     joules = {backbone: found[backbone, 65536]["train-step-joules-per-image"] for backbone in backbones}
-    assert f"ZigMa takes {joules['zigma']:.0f} joules, one of DiT {joules['dit']:.0f}." in README
+    assert f"ZigMa takes {joules['zigma']:.0f} joules, one of DiT {joules['dit']:.0f}." in PAGES
 
     crossed = {
         (crossing.metric, crossing.ahead, crossing.behind): f"{crossing.tokens:,.0f}"
-        for crossing in find_crossings(read_table(ROOT / "results" / "efficiency" / "h100"))
+        for crossing in find_crossings(read_table(ROOT / "results" / "efficiency" / run))
     }
     forward, train = "forward-images-per-second", "train-images-per-second"
-    told = " ".join(README.split())
+    told = " ".join(PAGES.split())
     zigma = [crossed[call, "zigma zigzag paths=8", "dit"] for call in (forward, train)]
     assert f"ZigMa overtakes DiT at about {zigma[0]} tokens forward and {zigma[1]} in training" in told
     mamba = [crossed[call, "vision-mamba bidirectional", "dit"] for call in (forward, train)]

@@ -50,7 +50,7 @@ def test_a_cell_of_clips_has_tokens_of_all_frames_and_its_own_identity(cells, wr
 @pytest.mark.parametrize(
     ("replacements", "words"),
     [
-        ([DATA, SCANS], ["dit and sit can only run on single images", "use zigma or vision-mamba"]),
+        ([DATA, SCANS], ["dit and sit can only run on single images", "use zigma, vision-mamba or hybrid"]),
         ([DATA, NO_DIT], ["zigzag", "frame"]),
         ([DATA, SCANS, NO_DIT, ("[val-loss]", "[fd-efflite0]")], ["measures images", "use frame-fd-efflite0"]),
         ([NO_DIT, ("[val-loss]", "[frame-fd-efflite0]")], ["measures frames", "single images", "use fd-efflite0"]),

@@ -49,8 +49,8 @@ def clear_error(done: subprocess.CompletedProcess[str], code: int, *words: str) 
     assert done.returncode == code, (done.returncode, done.stderr)
     assert "Traceback" not in done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("zigma-bench: ")]
-    for word in words:
-        assert word in line, line
+    error = "\n".join([line, *(line for line in done.stderr.splitlines() if line.startswith("  - "))])
+    assert all(word in error for word in words), error
 
 
 @pytest.fixture(scope="module")

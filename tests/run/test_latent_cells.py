@@ -47,7 +47,8 @@ def run(*words: object, **rest) -> subprocess.CompletedProcess[str]:
 def clear_error(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
     assert done.returncode == code, (done.returncode, done.stderr)
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("zigma-bench: ")]
-    assert all(word in line for word in words), line
+    error = "\n".join([line, *(line for line in done.stderr.splitlines() if line.startswith("  - "))])
+    assert all(word in error for word in words), error
 
 
 def trained(folder: Path, seed: int = 0) -> None:

@@ -11,7 +11,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stand
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Print versions, devices, kernels, weights and plugins, including plugins that can't be loaded."""
+    """Print versions, devices, kernels, weights and plugins.
+
+    Includes plugins that can't be loaded, with the reason.
+    """
     from zigma_bench.run.doctor import examine_installation
 
     found = examine_installation()

@@ -14,17 +14,7 @@ if TYPE_CHECKING:
     from zigma_bench.bench.step import StepRow
     from zigma_bench.system.device import Device
 
-bench = typer.Typer(
-    help="Measure the speed of operators and whole steps. Results are checked first.", no_args_is_help=True
-)
 
-
-@bench.callback()
-def _bench() -> None:
-    pass
-
-
-@bench.command("ops")
 def bench_operators(
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
     op: Annotated[list[str] | None, typer.Option("--op", help="scan or conv.")] = None,
@@ -34,7 +24,10 @@ def bench_operators(
     results: Annotated[Path, typer.Option("--results", help="The folder for the record.")] = Path("results"),
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
 ) -> None:
-    """Time every backend of scan and convolution and their peers, forward and forward+backward."""
+    """Time the kernels of every backend and their peers.
+
+    Scan and convolution, forward and forward+backward. A backend with wrong results is not timed.
+    """
     from zigma_bench.bench.cases import OPS, Shape
     from zigma_bench.bench.ops import bench_ops
     from zigma_bench.bench.record import open_bench_record
@@ -64,7 +57,6 @@ def bench_operators(
         print(f"record: {file}")
 
 
-@bench.command("step")
 def bench_whole_steps(
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
     shape: Annotated[list[str] | None, typer.Option("--shape", help="BxL, where L is a square number.")] = None,
@@ -74,7 +66,10 @@ def bench_whole_steps(
     results: Annotated[Path, typer.Option("--results", help="The folder for the record.")] = Path("results"),
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
 ) -> None:
-    """Time forward passes and training steps of ZigMa on several paths and of a DiT with as many parameters."""
+    """Time whole training steps of ZigMa and of DiT.
+
+    ZigMa on several paths, and a DiT with as many parameters. Results are checked first.
+    """
     from zigma_bench.bench.record import open_bench_record
     from zigma_bench.bench.step import PATHS, StepShape, bench_step
     from zigma_bench.records.store import check_writable

@@ -1,4 +1,4 @@
-"""The commands `scans` and `backbones`."""
+"""The commands that list and show registered objects: `scans`, `backbones`, `mixers`, `data list`, `metrics`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from zigma_bench.plugins.registry import Registry, Spec
+    from zigma_bench.plugins.registry import Spec
+
+ARROWS = {"lower": "↓", "higher": "↑"}
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 Name = Annotated[str, typer.Argument(help="A registered name.")]
@@ -20,19 +22,12 @@ Seed = Annotated[int, typer.Option("--seed", help="The seed of random orders.")]
 Svg = Annotated[Path | None, typer.Option("--svg", help="Write the picture to this file.")]
 Png = Annotated[Path | None, typer.Option("--png", help="Write the picture to this file.")]
 
-scans = typer.Typer(help="Scan orders.", no_args_is_help=True, rich_markup_mode=None)
-backbones = typer.Typer(help="Denoising networks.", no_args_is_help=True, rich_markup_mode=None)
 
-
-@scans.command("list")
 def list_scans(as_json: AsJson = False) -> None:
-    """List every scan with its options."""
-    from zigma_bench.plugins.discovery import catalogue
-
-    _list(catalogue().scans, as_json)
+    """List all scans with their options."""
+    _list("scan", as_json)
 
 
-@scans.command("show")
 def show_scan(
     name: Name,
     grid: GridText = "8x8",
@@ -45,7 +40,7 @@ def show_scan(
     png: Png = None,
     gif: Annotated[Path | None, typer.Option("--gif", help="Write an animation of at most 120 frames.")] = None,
 ) -> None:
-    """Draw a scan's paths on a grid and print their statistics."""
+    """Draw the paths of a scan and print their statistics."""
     from zigma_bench.cli.scans_common import find_routes, picture_files
     from zigma_bench.cli.scans_show import show
 
@@ -54,7 +49,6 @@ def show_scan(
     show(found, as_json=as_json, wanted=wanted)
 
 
-@scans.command("compare")
 def compare_scans(
     names: Annotated[list[str], typer.Argument(help="Scans, with options as in zigzag:paths=2.", metavar="SCAN...")],
     grid: GridText = "16x16",
@@ -64,7 +58,10 @@ def compare_scans(
     svg: Svg = None,
     png: Png = None,
 ) -> None:
-    """Tabulate the statistics of scans side by side; the picture adds the distance of neighbours in the sequence."""
+    """Tabulate the statistics of scans side by side.
+
+    The picture adds the distances of neighbours in the sequence.
+    """
     from zigma_bench.cli.scans_common import find_written, picture_files
     from zigma_bench.cli.scans_compare import compare
 
@@ -73,24 +70,26 @@ def compare_scans(
     compare(found, as_json=as_json, wanted=wanted)
 
 
-@scans.command("gallery")
-def scan_gallery(grid: GridText = "16x16", depth: Depth = 8, seed: Seed = 0, svg: Svg = None, png: Png = None) -> None:
-    """Draw all scans on one page."""
+def scan_gallery(
+    names: Annotated[list[str] | None, typer.Argument(help="Scans; all by default.", metavar="[SCAN...]")] = None,
+    grid: GridText = "16x16",
+    depth: Depth = 8,
+    seed: Seed = 0,
+    svg: Svg = None,
+    png: Png = None,
+) -> None:
+    """Draw scans on one page, by default all of them."""
     from zigma_bench.cli.scans_common import picture_files
     from zigma_bench.cli.scans_gallery import gallery
 
-    gallery(grid, depth=depth, seed=seed, wanted=picture_files(svg=svg, png=png))
+    gallery(names or (), grid, depth=depth, seed=seed, wanted=picture_files(svg=svg, png=png))
 
 
-@backbones.command("list")
 def list_backbones(as_json: AsJson = False) -> None:
-    """List every backbone with its options."""
-    from zigma_bench.plugins.discovery import catalogue
-
-    _list(catalogue().backbones, as_json)
+    """List all backbones with their options."""
+    _list("backbone", as_json)
 
 
-@backbones.command("show")
 def show_backbone(
     name: Annotated[str, typer.Argument(help="A name, or a network: zigma/B/2, or zigma:width=96,depth=6,patch=2.")],
     grid: Annotated[
@@ -105,7 +104,10 @@ def show_backbone(
     seed: Annotated[int | None, typer.Option("--seed", help="The seed of random orders. Default: 0.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print a backbone's options and sizes, or a network's parameters, FLOPs, memory and paths."""
+    """Print a backbone's options, or a network's cost.
+
+    NAME prints options and sizes. A network, such as zigma/B/2, prints parameters, FLOPs, memory and paths.
+    """
     is_set = [item is not None for item in (grid, scan, settings, channels, backend, seed)]
     if "/" in name or ":" in name or any(is_set):
         from zigma_bench.cli.backbones_find import find_network
@@ -135,7 +137,45 @@ def _show_options(spec: Spec, as_json: bool) -> None:
         print(f"  size {size}/PATCH: " + ", ".join(f"{key} {value}" for key, value in options.items()))
 
 
-def _list(registry: Registry, as_json: bool) -> None:
+def list_mixers(as_json: AsJson = False) -> None:
+    """List all mixers with their options."""
+    _list("mixer", as_json)
+
+
+def list_data_sets(as_json: AsJson = False) -> None:
+    """List all data sets with their options."""
+    _list("dataset", as_json)
+
+
+def list_metrics(as_json: AsJson = False) -> None:
+    """List all metrics: what they measure and need.
+
+    An arrow shows which direction is better. A metric whose files or packages are missing says so.
+    """
+    from zigma_bench.plugins.discovery import catalogue
+
+    found = [_describe_metric(spec) for spec in catalogue().metrics]
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    for metric in found:
+        print(f"{metric['name']} {ARROWS[metric['better']]} ({metric['owner']}): {metric['doc']}")
+        if metric["missing"]:
+            print(f"  can't be measured yet: {'; '.join(metric['missing'])} (see zigma-bench doctor)")
+
+
+def _describe_metric(spec: Spec) -> dict[str, Any]:
+    """A metric as `metrics list` shows it; `missing`: files and packages that its default options need."""
+    required = [option.name for option in spec.options if option.required]
+    missing = [] if required else [item.what for item in spec.facts.missing(spec.make_options({}))]
+    facts = {"better": spec.facts.better, "unit": spec.facts.unit, "of": spec.facts.of, "needs": spec.facts.needs}
+    return {**_describe(spec), **facts, "missing": missing}
+
+
+def _list(kind: str, as_json: bool) -> None:
+    from zigma_bench.plugins.discovery import catalogue
+
+    registry = catalogue().registry(kind)
     if as_json:
         print(json.dumps([_describe(spec) for spec in registry], indent=1))
         return

@@ -8,19 +8,12 @@ from typing import Annotated
 
 import typer
 
-from zigma_bench.cli.data_check import check_data
 from zigma_bench.cli.suites import DEFAULT_RESULTS, AsJson, DeviceName, Only, Results, Settings, Smoke, SuiteFile
 from zigma_bench.errors import NotReady, UsageError
-
-data = typer.Typer(help="Prepare and check the data of a suite.", no_args_is_help=True)
 
 CHECK_HELP = "Only compare checksums; exit code 3 if something is missing or broken."
 
 
-data.command("check")(check_data)
-
-
-@data.command()
 def encode(
     suite: SuiteFile,
     settings: Settings = None,
@@ -31,7 +24,10 @@ def encode(
     check: Annotated[bool, typer.Option("--check", help=CHECK_HELP)] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Encode a suite's images and captions into caches; resumes after an interruption and repairs broken shards."""
+    """Encode a suite's images and captions into caches.
+
+    The same command resumes after an interruption and repairs broken shards.
+    """
     from zigma_bench.run.encode import (
         cache_state,
         cached_cells,
@@ -61,7 +57,7 @@ def encode(
         faults = [fault for _, of_cache in found for fault in of_cache]
         if faults := [*faults, *check_texts(made, results, target)]:
             raise NotReady(
-                f"{len(faults)} shards are missing or broken: {'; '.join(faults)}", where=str(suite),
+                f"{len(faults)} shards are missing or broken", where=str(suite), problems=faults,
                 do="run the command again without --check, which encodes them",
             )  # fmt: skip
     else:

@@ -39,7 +39,10 @@ def check_data(
     settings: Annotated[list[str] | None, typer.Option("--set", help=SET_HELP)] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List all problems of a data set: missing files, broken images, missing captions; exit code 3 for any problem."""
+    """List all problems of a data set.
+
+    Missing files, broken images, missing captions. Exit code 3 if there is any.
+    """
     is_suite = name.endswith((".yaml", ".yml"))
     requests = _requests_of_suite(Path(name), settings) if is_suite else [_request_of_name(name, settings)]
     if folder is not None:

@@ -23,7 +23,10 @@ def find_batch(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find the largest batch whose training step fits in memory, in new processes; the suite is not changed."""
+    """Find the largest batch whose training fits in memory.
+
+    Each try is a new process. The suite is not changed.
+    """
     from zigma_bench.records.store import check_writable, write_json
     from zigma_bench.run.find_batch import distinct_shapes, limit_of
     from zigma_bench.run.find_batch import find_batch as find

@@ -39,7 +39,10 @@ def quality(
     as_json: AsJson = False,
     name: RunName = None,
 ) -> None:
-    """Measure the quality of a suite's samples, or of any images with --samples."""
+    """Measure the quality of samples, or of any images.
+
+    SUITE measures the samples of its cells; --samples measures a folder of images or clips.
+    """
     if samples is None:
         _refuse("--samples", reference=reference, metrics=metrics, data=data, save_statistics=save)
         if suite is None:

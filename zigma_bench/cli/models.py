@@ -51,8 +51,10 @@ def import_model(
         typer.Option("--space", help="The space of its samples: pixels (default for 1 and 3 channels) or latents."),
     ] = None,
 ) -> None:
-    """Convert a released checkpoint of ZigMa, DiT or SiT to a folder: safetensors with checked names, and a model
-    card."""
+    """Convert a released checkpoint to a folder.
+
+    The folder has the weights of ZigMa, DiT or SiT as safetensors, with checked names, and a model card.
+    """
     from zigma_bench.backbones.official import import_checkpoint
     from zigma_bench.backbones.official.config import read_config
 
@@ -100,7 +102,10 @@ def sample(
     autoencoder: Annotated[str | None, typer.Option("--autoencoder", help=AUTOENCODER_HELP)] = None,
     name: RunName = None,
 ) -> None:
-    """Sample images from all trained cells of a suite, from an imported model, or from one trained cell."""
+    """Sample from trained cells, or from an imported model.
+
+    SUITE: all trained cells of a suite. MODEL: the folder of an imported model. CELL: the folder of one trained cell.
+    """
     from zigma_bench.sampling.target import kind_of
 
     model_options = {

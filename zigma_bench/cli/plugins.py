@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from zigma_bench.errors import UnknownName, UsageError
+from zigma_bench.plugins import KINDS, TEMPLATES
 
 if TYPE_CHECKING:
     from zigma_bench.plugins.discovery import Catalogue
@@ -20,14 +21,13 @@ if TYPE_CHECKING:
     from zigma_bench.testing import Report
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
-KINDS = ("scan", "backbone", "mixer", "merge", "metric", "extractor", "dataset", "transform", "report-format")
-
-plugins = typer.Typer(help="List, create and check plugins.", no_args_is_help=True, rich_markup_mode=None)
 
 
-@plugins.command("list")
 def list_plugins(as_json: AsJson = False) -> None:
-    """List every plugin with the objects that it registered, and plugins that can't be loaded with the reason."""
+    """List plugins and what each registered.
+
+    Plugins that can't be loaded are listed with the reason.
+    """
     from zigma_bench.plugins.discovery import catalogue
 
     found = catalogue()
@@ -42,15 +42,17 @@ def list_plugins(as_json: AsJson = False) -> None:
         typer.echo(f"{problem.name} ({problem.owner}): SET ASIDE: {problem.reason}")
 
 
-@plugins.command("new")
 def new_plugin(
     name: Annotated[str, typer.Argument(help="The name that suites will use: letters, digits, '.', '_' and '-'.")],
-    kind: Annotated[str, typer.Option("--kind", help=f"{', '.join(KINDS)}.")],
+    kind: Annotated[str, typer.Option("--kind", help=f"{', '.join(TEMPLATES)}.")],
     folder: Annotated[Path, typer.Option("--dir", help="The folder in which the plugin's folder is created.")] = Path(
         "."
     ),
 ) -> None:
-    """Create the folder of a new plugin, zigma-bench-NAME, with working code and passing tests."""
+    """Create a plugin with working code and passing tests.
+
+    The new folder is called zigma-bench-NAME.
+    """
     from zigma_bench.plugins.kit import write_plugin
 
     made = write_plugin(name, kind, folder)
@@ -63,7 +65,6 @@ def next_steps(folder: Path, name: str) -> str:
     return f"pytest {place}; then pip install {place}; then zigma-bench plugins check {shlex.quote(name)}"
 
 
-@plugins.command("check")
 def check_plugin(
     name: Annotated[
         str,
@@ -74,7 +75,10 @@ def check_plugin(
     settings: Annotated[list[str] | None, typer.Option("--set", help="OPTION=VALUE.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check that registered objects follow the contract of their kind; exit code 1 if a check fails."""
+    """Check that registered objects keep their contract.
+
+    Exit code 1 if a check fails.
+    """
     from zigma_bench.plugins.discovery import catalogue
 
     found = catalogue()

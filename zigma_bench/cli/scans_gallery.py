@@ -1,4 +1,4 @@
-"""`scans gallery`: draw all registered scans on one page, sorted by name."""
+"""`scans gallery`: draw registered scans on one page."""
 
 from __future__ import annotations
 
@@ -21,16 +21,18 @@ PANELS, SIZE, WIDTH = 4, 1.15, 13  # most panels of a scan; side of a panel and 
 GRIDS = tuple(map(Grid.parse, ("16x16", "8x8", "9x9", "2x8x8")))  # tried if a scan refuses the requested grid
 
 
-def gallery(grid: str, *, depth: int, seed: int, wanted: Files) -> None:
-    """Draw all registered scans on one page, sorted by name; `wanted` maps png and svg to files."""
+def gallery(names: Sequence[str], grid: str, *, depth: int, seed: int, wanted: Files) -> None:
+    """Draw the named scans, or all registered scans sorted by name, on one page; `wanted` maps png and svg to files."""
     if not wanted:
         raise UsageError("nothing to write", expected="--png FILE or --svg FILE")
     check_depth(depth)
     from zigma_bench.scans import pictures
 
     requested = Grid.parse(grid)
-    blocks = [_block(spec, requested, depth, seed) for spec in catalogue().scans]
-    title = f"{len(blocks)} scans on {requested} tokens, options at their defaults"
+    scans = catalogue().scans
+    specs = [scans.get(name) for name in names] if names else list(scans)
+    blocks = [_block(spec, requested, depth, seed) for spec in specs]
+    title = "" if names else f"{len(blocks)} scans on {requested} tokens, options at their defaults"
     save_page(pictures.flow_page(blocks, size=SIZE, width=WIDTH, title=title), wanted)
 
 

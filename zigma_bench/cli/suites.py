@@ -1,4 +1,4 @@
-"""The commands `run`, `train`, `plan` and `report`, and the suite forms of `sample` and `quality`."""
+"""The commands `run`, `train`, `plan`, `report`, `sheet` and `suites list`, and those of suites in other commands."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,7 @@ from zigma_bench.escaping import visible
 
 if TYPE_CHECKING:
     from zigma_bench.plan import Stage
+    from zigma_bench.suite import Suite
 
 SuiteFile = Annotated[Path, typer.Argument(help="The suite (YAML file).", metavar="SUITE")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="KEY.PATH=VALUE, overrides a key of the suite.")]
@@ -55,11 +56,11 @@ def stage_command(title: str, stages: Sequence[Stage], doc: str) -> Callable[...
 run = stage_command(
     "run",
     ("train", "sample", "quality", "efficiency"),
-    "Train, sample, measure and tabulate every cell of a suite; resumes an interrupted run.",
+    "Train, sample, measure and tabulate a suite.\n\nThe same command resumes an interrupted run.",
 )
-train = stage_command("train", ("train",), "Only train the cells of a suite.")
-sample = stage_command("sample", ("sample",), "Only sample the images of trained cells.")
-quality = stage_command("quality", ("quality",), "Only measure the quality of samples.")
+train = stage_command("train", ("train",), "Train the cells of a suite, and nothing else.")
+sample = stage_command("sample", ("sample",), "Sample images from the trained cells of a suite.")
+quality = stage_command("quality", ("quality",), "Measure the quality of the samples of a suite.")
 
 
 def plan(
@@ -72,7 +73,10 @@ def plan(
     as_json: AsJson = False,
     name: RunName = None,
 ) -> None:
-    """Print the cells with tokens, parameters, FLOPs and estimated time; exit code 3 if something is missing."""
+    """Print the cells of a suite, their cost and estimated time.
+
+    Nothing is trained. Exit code 3 if something is missing.
+    """
     from zigma_bench.cli.show import show_plan
     from zigma_bench.run.prepare import plan_json, prepare
     from zigma_bench.system.device import find_device
@@ -100,7 +104,10 @@ def report(
         str | None, typer.Option("--name", metavar="RUN", help="The run to show; the latest of each suite by default.")
     ] = None,
 ) -> None:
-    """Tabulate the latest run of each suite: mean and spread over seeds, the anchors, and failed cells."""
+    """Tabulate results: mean and spread over seeds.
+
+    Shows the latest run of each suite, with the anchors, failed cells and the names of the other runs.
+    """
     from zigma_bench.reports.formats import print_report, report_format
     from zigma_bench.reports.table import find_tables
 
@@ -116,6 +123,63 @@ def report(
         raise CellFailed(f"{broken[0]}{more}")
 
 
+def sheet(
+    folder: Annotated[Path, typer.Argument(help="The folder of a suite or of a run in the results.", metavar="FOLDER")],
+    out: Annotated[Path, typer.Option("--out", help="The PNG file to write.")],
+    lines: Annotated[int, typer.Option("--lines", help="Lines of 8 images for each row of the table.")] = 2,
+    seed: Annotated[int | None, typer.Option("--seed", help="The seed of the samples. Default: the first.")] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="RUN", help="The run to show; the latest by default.")
+    ] = None,
+) -> None:
+    """Draw the samples of a run side by side, a block per row.
+
+    All rows show samples of the same seed, from the same noise.
+    """
+    from zigma_bench.reports.sheet import write_sheet
+    from zigma_bench.reports.table import find_run_folder
+
+    write_sheet(find_run_folder(folder, name), out, lines=lines, seed=seed)
+    print(f"sheet: {out}")
+
+
+def list_suites(
+    folder: Annotated[Path, typer.Argument(help="The folder of the suites.", metavar="[FOLDER]")] = Path("suites"),
+    as_json: AsJson = False,
+) -> None:
+    """List the suites of a folder, with their questions.
+
+    Exit code 2 if a suite can't be read.
+    """
+    from zigma_bench.suite import load_suite
+
+    if not folder.is_dir():
+        raise UsageError("not a folder", where=str(folder), do="name a folder of suites (*.yaml)")
+    found, faults = [], []
+    for path in sorted(folder.glob("*.yaml")):
+        try:
+            suite, source = load_suite(path)
+        except UsageError as error:
+            faults.append(str(error))
+            continue
+        found.append(_describe_suite(suite, source.question, path))
+    if as_json:
+        print(json.dumps({"suites": found, "problems": faults}, indent=1))
+    else:
+        for one in found:
+            print(visible(f"{one['name']} ({one['file']}): {one['question']}"))
+            print(visible(f"  {one['rows']} rows, {one['seeds']} seeds on {', '.join(one['data']) or 'no data'}"))
+    if faults:
+        raise UsageError(f"{len(faults)} suites can't be read", where=str(folder), problems=faults)
+
+
+def _describe_suite(suite: Suite, question: str, path: Path) -> dict[str, Any]:
+    data = suite.data if isinstance(suite.data, tuple) else (suite.data,) if suite.data else ()
+    rows = sum(len(entry.scans or "_") for entry in suite.compare)
+    return {"name": suite.name, "file": str(path), "question": question, "rows": rows, "seeds": len(suite.seeds),
+            "data": [entry.name for entry in data]}  # fmt: skip
+
+
 def _run(
     suite: Path,
     settings: list[str] | None,
@@ -128,6 +192,7 @@ def _run(
     stages: Sequence[Stage],
 ) -> None:
     from zigma_bench.reports.formats import print_report, report_format
+    from zigma_bench.reports.run_files import write_run_files
     from zigma_bench.reports.table import read_tables
     from zigma_bench.run.executors.local import rounds_of, run_plan
     from zigma_bench.run.prepare import check_stages, prepare
@@ -150,8 +215,7 @@ def _run(
     except UsageError as error:  # the folder existed when the run began
         raise CellFailed("the results folder was removed during the run", where=str(folder), do=error.do) from None
     print_report(report_format("json" if as_json else "terminal"), tables)
-    if not made.suite.timed_alone:
-        print(f"sample grids: {folder}/*/sample-*/grid.png", file=sys.stderr)
-    print(f"records:      {folder}/*/*/record.json", file=sys.stderr)
+    print(f"records: {folder}/*/*/record.json", file=sys.stderr)
+    print(f"written: {', '.join(map(str, write_run_files(folder, tables)))}", file=sys.stderr)
     if any(outcome.status == "failed" for outcome in outcomes):
         raise typer.Exit(1)

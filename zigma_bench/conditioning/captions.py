@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from zigma_bench.data.images import Captions
-from zigma_bench.errors import NotReady, UsageError
+from zigma_bench.errors import NotReady, UsageError, names_near
 
 CHUNK = 10_000  # rows read at a time
 
@@ -40,7 +40,7 @@ def check_captions(table: Any, column: str, where: str) -> None:
     names = sorted(table.column_names)
     if column not in names:
         raise UsageError(
-            f"there is no column {column!r}", where=where, expected=f"one of {', '.join(names)}",
+            f"there is no column {column!r}", where=where, expected=f"one of {names_near(column, names)}",
             do="set caption to one of them",
         )  # fmt: skip
     feature = table.features[column]

@@ -22,7 +22,7 @@ def refuse_clips(backbone: str, grid: Grid) -> None:
             f"{backbone} can only run on single images",
             expected="a grid of 1 frame",
             got=str(grid),
-            do="use zigma or vision-mamba",
+            do="use zigma, vision-mamba or hybrid",
         )
 
 

@@ -68,9 +68,9 @@ class Plan:
 
     def _refuse(self, missing: Sequence[Missing]) -> None:
         if missing:
-            raise NotReady(
-                "; and ".join(f"{item.what}: {item.do}" for item in missing), where=f"{self.file}, can't run"
-            )
+            texts = [f"{item.what}: {item.do}" for item in missing]
+            what = texts[0] if len(texts) == 1 else f"{len(texts)} things are missing"
+            raise NotReady(what, where=f"{self.file}, can't run", problems=texts if len(texts) > 1 else ())
 
 
 def _matches(cell: Cell, pattern: str) -> bool:

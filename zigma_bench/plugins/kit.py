@@ -17,17 +17,18 @@ from pathlib import Path
 
 from zigma_bench import __version__
 from zigma_bench.errors import NotReady, UnknownName, UsageError
+from zigma_bench.plugins import TEMPLATES
 from zigma_bench.plugins.discovery import catalogue
 
-KINDS = ("scan", "backbone", "mixer", "merge", "metric", "extractor", "dataset", "transform", "report-format")
+REGISTERED_AS = {"learned-scan": "scan"}  # a learned scan has its own templates
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 SUFFIX = ".tmpl"
 
 
 def write_plugin(name: str, kind: str, parent: Path) -> Path:
     """Write `parent/zigma-bench-NAME` and return its path; on failure, nothing is left behind."""
-    if kind not in KINDS:
-        raise UnknownName("kind of plugin", kind, KINDS, where="--kind")
+    if kind not in TEMPLATES:
+        raise UnknownName("kind of plugin", kind, TEMPLATES, where="--kind")
     _check_name(name, kind)
     folder = parent / f"zigma-bench-{name}"
     if folder.exists():
@@ -58,6 +59,7 @@ def _check_name(name: str, kind: str) -> None:
             "this can't be the name of a plugin", got=name,
             expected="letters, digits, '.', '_' and '-', starting and ending with a letter or a digit",
         )  # fmt: skip
+    kind = REGISTERED_AS.get(kind, kind)
     registry = catalogue().registry(kind)
     if name in registry:
         owner = registry.get(name).owner

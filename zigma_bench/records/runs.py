@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zigma_bench.errors import ComparisonRefused, NewerFormat, UsageError, nearest
+from zigma_bench.errors import ComparisonRefused, NewerFormat, UsageError, names_near, nearest
 from zigma_bench.escaping import shortened
 from zigma_bench.records.table_file import TABLE, TableFile, read_table_file
 
@@ -104,9 +104,12 @@ def get_run(runs: Sequence[ExistingRun], name: str, where: Path) -> ExistingRun:
     if found is None:
         names = [run.name for run in runs]
         raise UsageError(
-            "the suite has no run of this name", where=str(where), expected=f"one of {', '.join(names) or '(no run)'}",
-            got=name, nearest=nearest(name, names),
-        )  # fmt: skip
+            "the suite has no run of this name",
+            where=str(where),
+            expected=f"one of {names_near(name, names) or '(no run)'}",
+            got=name,
+            nearest=nearest(name, names),
+        )
     return found
 
 

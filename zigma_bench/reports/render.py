@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 SETTING = ("backend", "tokens", "batch")  # of the rows of an efficiency suite
+SHOWN_ROWS = 3  # unfinished rows that the footer names for each reason
 SHOWN_RUNS = 10  # the most other runs that a footer names
 HEADINGS = {
     "train-images-per-second": "train images/s",
@@ -190,14 +191,27 @@ def table_footer(table: Table) -> list[str]:
         lines.insert(0, "SMOKE RUN at toy scale: these values are meaningless.")
     lines += differences.difference_notes(table)
     lines += [f"{crossing}." for crossing in find_crossings(table)]
-    lines += [
-        f"{row.role} {differences.row_label(row)}: {row.status}: {row.reason}" for row in table.rows if row.reason
-    ]
+    lines += _unfinished(table)
     if any(row.role == "cell" and counted(row) for row in table.rows):
         lines.append(f"{COUNTED} {COUNTED_FLOPS}")
     if any(s.against_untrained == "no better" for row in table.rows for s in row.metrics.values()):
         lines.append(f"{UNTRAINED} {NO_BETTER} (the ceiling) on this metric.")
     return [*lines, *_refusals(table), *_about_runs(table)]
+
+
+def _unfinished(table: Table) -> list[str]:
+    """Why rows are not done; rows with one reason share a line, which names the first of them."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for row in table.rows:
+        if row.reason:
+            label = f"{row.role} {differences.row_label(row)}"
+            reasons.setdefault((row.status, row.reason), []).append(label)
+    lines = []
+    for (status, reason), labels in reasons.items():
+        more = len(labels) - SHOWN_ROWS
+        named = "; ".join(labels[:SHOWN_ROWS]) + (f"; and {more} more rows" if more > 0 else "")
+        lines.append(f"{named}: {status}: {reason}")
+    return lines
 
 
 def _about_runs(table: Table) -> list[str]:
@@ -207,7 +221,7 @@ def _about_runs(table: Table) -> list[str]:
         return own
     shown, more = table.other_runs[:SHOWN_RUNS], len(table.other_runs) - SHOWN_RUNS
     names = ", ".join(shown) + (f" and {more} more" if more > 0 else "")
-    return [*own, f"Other runs of this suite, which report --name RUN shows: {names}."]
+    return [*own, f"Other runs of this suite: {names}; `report --name RUN` shows one of them."]
 
 
 def _refusals(table: Table) -> list[str]:

@@ -128,6 +128,20 @@ def find_tables(paths: Iterable[Path], name: str | None = None) -> list[Table]:
     return [table for folder in dict.fromkeys(folders) for table in read_tables(folder)]
 
 
+def find_run_folder(path: Path, name: str | None = None) -> Path:
+    """The folder of one run: `path` itself, or the run called `name` (by default the latest) of the suite in `path`.
+
+    UsageError for a folder without results, or with the results of several suites.
+    """
+    if not path.is_dir():
+        raise UsageError("there is no such results folder", where=str(path), do="run a suite first")
+    found = _run_folders(path, name)
+    if len(found) > 1:
+        suites = ", ".join(sorted(folder.parent.name for folder in found))
+        raise UsageError("the results of several suites are here", where=str(path), expected=f"one of {suites}")
+    return found[0]
+
+
 def _run_folders(path: Path, name: str | None) -> list[Path]:
     """The folders of the runs that a folder of results names."""
     if (path / TABLE).exists():

@@ -22,14 +22,18 @@ Share = Annotated[float, Interval(ge=0, le=1)]
 class Strict(pydantic.BaseModel):
     """A frozen model that rejects unknown keys, values of another type, NaN and infinity."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = pydantic.ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class Choice(pydantic.BaseModel):
     """A registered name with its options: `raster`, or `{name: zigzag, paths: 8}`."""
 
-    model_config = pydantic.ConfigDict(extra="allow", strict=True, frozen=True)
+    model_config = pydantic.ConfigDict(extra="allow", strict=True, frozen=True, use_attribute_docstrings=True)
+
     name: Annotated[str, pydantic.StringConstraints(pattern=NAME)]
+    """The registered name. The other keys are its options."""
 
     @pydantic.model_validator(mode="before")
     @classmethod

@@ -11,47 +11,51 @@ from zigma_bench.suite.base import Batch, Choice, Name, Strict
 
 
 class Latents(Strict):
-    """The autoencoder (diffusers' AutoencoderKL) whose latents the networks are trained on instead of pixels.
-
-    `autoencoder` is a folder, or owner/name on the Hub at the full commit `revision`; its files may be in a `subfolder`
-    of either. `posterior`: training draws a new sample from each image's posterior at every step, as DiT, SiT and ZigMa
-    do, or uses its mean. Encoding and decoding run in `precision`, on `batch` images per pass. The cache stores means
-    and log-variances in `dtype`, in the folder `cache`, or below the results by default.
-    """
+    """The autoencoder (diffusers' AutoencoderKL) whose latents the networks are trained on instead of pixels."""
 
     autoencoder: Annotated[Name, Len(min_length=1)]
+    """A folder, or owner/name on the Hub."""
     revision: Name | None = None
+    """The full commit hash of an autoencoder on the Hub."""
     subfolder: Name | None = None
+    """The folder of the autoencoder's files below `autoencoder`."""
     posterior: Literal["sample", "mean"] = "sample"
+    """What training uses: a new sample from each image's posterior at every step, as DiT, SiT and ZigMa do, or the
+    posterior's mean."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """The precision of encoding and decoding."""
     dtype: Literal["float32", "float16"] = "float32"
+    """The type in which the cache stores means and log-variances."""
     batch: Batch = 16
+    """Images per pass of the autoencoder."""
     cache: Name | None = None
+    """The folder of the cache; below the results by default."""
 
 
 class TextEncoder(Strict):
-    """The text encoder of the captions: a built-in `encoder` (minilm, random-words), a folder, or owner/name on the Hub
-    at the commit `revision`.
-
-    Every text has `tokens` tokens: a longer text is truncated, a shorter one padded. With `mask`, networks ignore the
-    padding; without it they attend to the padding too, as in ZigMa's code. The features are cached in the folder
-    `cache`, or by default below ZIGMA_BENCH_CACHE or ~/.cache/zigma-bench.
-    """
+    """The text encoder of the captions."""
 
     encoder: Annotated[Name, Len(min_length=1)]
+    """A built-in encoder (minilm, random-words), a folder, or owner/name on the Hub."""
     revision: Name | None = None
+    """The full commit hash of an encoder on the Hub."""
     tokens: Annotated[int, Interval(ge=2, le=4096)] = 77
+    """The length of every text: longer texts are truncated, shorter ones padded."""
     mask: bool = False
+    """Whether networks ignore the padding. Without it they attend to the padding too, as in ZigMa's code."""
     cache: Name | None = None
+    """The folder of the cached features; by default below ZIGMA_BENCH_CACHE or ~/.cache/zigma-bench."""
 
 
 class Data(Choice):
-    """A data set with its options, the transforms of its images, in order, the autoencoder that encodes the transformed
-    images, and the text encoder of the captions."""
+    """A data set: its name and options, and what is done with its images and captions."""
 
     transforms: Annotated[tuple[Choice, ...], Len(max_length=100)] = ()
+    """Transforms of all images, applied in this order."""
     latents: Latents | None = None
+    """The autoencoder that encodes the transformed images."""
     text: TextEncoder | None = None
+    """The text encoder of the captions."""
 
 
 def _union_tag(value: Any) -> str:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import pydantic
 import yaml
 
-from zigma_bench.errors import UsageError, nearest, system_fault
+from zigma_bench.errors import UsageError, names_near, nearest, system_fault
 from zigma_bench.escaping import shortened
 from zigma_bench.suite.base import Strict
 from zigma_bench.suite.data import Data, Latents, TextEncoder
@@ -294,7 +294,7 @@ def _explain_fault(error: pydantic.ValidationError, source: YamlSource) -> Usage
         return UsageError(
             f"unknown key {shortened(str(location[-1]), LONGEST)!r}{rest}",
             where=where,
-            expected=f"one of {', '.join(known)}",
+            expected=f"one of {names_near(str(location[-1]), known)}",
             nearest=nearest(str(location[-1]), known),
         )
     if fault["type"] == "missing_key":

@@ -21,53 +21,55 @@ DISCRETE: tuple[Solver, ...] = ("ddpm", "ddim")
 
 
 class Train(Strict):
-    """The training recipe.
-
-    `ema` is the decay per step of the averaged weights, from which images are sampled. With `ema_warmup` the decay of
-    step s is min(ema, (1 + s) / (10 + s)), so that a short training doesn't sample from its initial weights
-    (training/ema.py; huggingface/diffusers, EMAModel); with `false` it is `ema` at every step.
-
-    The learning rate rises linearly from zero over the first `warmup_images`. `compile` compiles the network's blocks
-    with PyTorch, and `graph` records the kernel launches of a step once and replays them (a CUDA graph); both need an
-    NVIDIA GPU.
-
-    The network learns the `prediction` on the probability path `path` (diffusion/path.py). `weighting` weights its
-    error (diffusion/objective.py), and times are drawn from `interval` (0 is noise, 1 is data; default: the interval of
-    SiT, see plan/diffusion.py). `fp16` scales the loss (training/health.py); weights, A, D, dt bias and the residual
-    stay float32 in any precision. `drop_condition` is the probability with which a conditional network is trained
-    without its condition (a text condition becomes an empty text). Default: 0.1 if the network has a null condition,
-    which guidance needs.
-
-    `flip` mirrors half of the training images. `random_crop` resizes a training image so that its short side has that
-    many pixels, and crops it to the resolution at a random place. Both are drawn anew at each use. Held-out and
-    reference images are never mirrored, and are cropped at the centre.
-
-    A kill loses at most `checkpoint_seconds` of work. `workers` is the number of processes that load images in advance
-    if the data set isn't in memory (`auto`: one less than the number of processors, from 1 to 16; 0: the training
-    process loads them itself). Neither key changes a figure or is part of an identity.
-    """
+    """The training recipe. `checkpoint_seconds` and `workers` change no figure and are part of no identity."""
 
     batch: Batch = 128
+    """Images per training step."""
     learning_rate: Positive = 1e-4
+    """AdamW's learning rate."""
     schedule: Literal["constant", "cosine"] = "constant"
+    """The learning rate after the warm-up: constant, or falling to zero along a cosine over the budget."""
     warmup_images: Annotated[int, Interval(ge=0, le=10**12)] = 0
+    """The learning rate rises linearly from zero over this many images."""
     weight_decay: Annotated[float, Interval(ge=0, le=1e30)] = 0.0
+    """AdamW's weight decay."""
     betas: tuple[Annotated[float, Ge(0), Lt(1)], Annotated[float, Ge(0), Lt(1)]] = (0.9, 0.999)
+    """AdamW's two betas."""
     gradient_clip: Positive | None = None
+    """The largest norm of the gradient; a larger gradient is scaled down."""
     ema: Annotated[float, Ge(0), Lt(1)] = 0.9999
+    """The decay per step of the averaged weights, from which images are sampled."""
     ema_warmup: bool = True
+    """The decay of step s is min(ema, (1 + s) / (10 + s)), so that a short training doesn't sample from its initial
+    weights (huggingface/diffusers, EMAModel). With `false` it is `ema` at every step."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """bf16 on a GPU that has it and fp32 elsewhere, or one of them. `fp16` scales the loss. Weights, A, D, dt bias and
+    the residual stay float32."""
     flip: bool = False
+    """Mirror half of the training images, drawn anew at each use."""
     random_crop: Side | None = None
+    """Resize a training image so that its short side has this many pixels, and crop it to the resolution at a random
+    place. Without it images are cropped at the centre, as held-out and reference images always are."""
     compile: bool = False
+    """Compile the network's blocks with PyTorch (an NVIDIA GPU)."""
     graph: bool = False
+    """Record the kernel launches of a step once, and replay them as a CUDA graph (an NVIDIA GPU)."""
     drop_condition: Annotated[float, Ge(0), Lt(1)] | None = None
+    """The probability of training without the condition, which guidance needs. Default: 0.1 if the network has a null
+    condition."""
     path: PathName = "linear"
+    """The probability path from noise to data."""
     prediction: Prediction = "velocity"
+    """What the network predicts."""
     weighting: Weighting = "none"
+    """SiT's weighting of the error over time."""
     interval: tuple[Share, Share] | None = None
+    """The times that are drawn (0 is noise, 1 is data). Default: SiT's interval for the path and the prediction."""
     checkpoint_seconds: Positive = 60.0
+    """Seconds between checkpoints: a kill loses at most this much work."""
     workers: Literal["auto"] | Annotated[int, Interval(ge=0, le=256)] = "auto"
+    """Processes that load images in advance if the data set isn't in memory. `auto`: one less than the number of
+    processors, from 1 to 16. 0: the training process loads them itself."""
 
 
 class OwnRecipe(Strict):
@@ -77,11 +79,17 @@ class OwnRecipe(Strict):
     """
 
     learning_rate: Positive | None = None
+    """See `train.learning_rate`."""
     schedule: Literal["constant", "cosine"] | None = None
+    """See `train.schedule`."""
     warmup_images: Annotated[int, Interval(ge=0, le=10**12)] | None = None
+    """See `train.warmup_images`."""
     weight_decay: Annotated[float, Interval(ge=0, le=1e30)] | None = None
+    """See `train.weight_decay`."""
     betas: tuple[Annotated[float, Ge(0), Lt(1)], Annotated[float, Ge(0), Lt(1)]] | None = None
+    """See `train.betas`."""
     gradient_clip: Positive | None = None
+    """See `train.gradient_clip`; `null` clips nothing."""
 
     @pydantic.model_validator(mode="after")
     def _only_clip_is_null(self) -> OwnRecipe:
@@ -102,42 +110,50 @@ def own_keys(recipe: Train, suite: Train) -> dict[str, Any]:
 
 
 class Guidance(Strict):
-    """Classifier-free guidance: `scale` 1 means none; at all times, or only at those in `interval`; on all `channels`,
-    or only on the first three, as in DiT's code."""
+    """Classifier-free guidance."""
 
     scale: Positive
+    """1 means no guidance; larger scales push the prediction further away from the unconditional one."""
     interval: tuple[Share, Share] | None = None
+    """The times at which it acts. Default: all."""
     channels: Literal["all", "first-three"] = "all"
+    """The channels on which it acts; `first-three` as in DiT's code."""
 
 
 class Sample(Strict):
-    """How images are sampled.
-
-    `solver` solves the ODE (euler, heun, dopri5), the SDE (euler-maruyama, heun-sde) or the discrete diffusion (ddpm,
-    ddim). `evaluations` is the number of network evaluations per image: 50 by default; not allowed for dopri5.
-
-    `interval` is the range of times to integrate over (default: that of SiT, see plan/diffusion.py). SDE solvers also
-    have the form and the scale of the noise (`diffusion`, `diffusion_norm`; diffusion/sde.py) and the `last_step` from
-    the end of the interval to 1. ddpm has `variance`. ddim has `eta`, the fraction of ddpm's noise.
-    `compile` compiles the network's blocks with PyTorch, and `graph` records the kernel launches of an evaluation once
-    and replays them (a CUDA graph); both need an NVIDIA GPU.
-    """
+    """How images are sampled."""
 
     count: Drawn = 1000
+    """Samples of each cell."""
     batch: Batch = 250
+    """Samples per pass; it changes no image."""
     solver: Solver = "euler"
+    """The solver of the ODE (euler, heun, dopri5), of the SDE (euler-maruyama, heun-sde) or of the discrete diffusion
+    (ddpm, ddim)."""
     evaluations: Annotated[int, Interval(ge=1, le=1_000_000)] | None = None
+    """Network evaluations per image. Default: 50; dopri5 chooses them itself."""
     interval: tuple[Share, Share] | None = None
+    """The times to integrate over. Default: SiT's interval for the path, the prediction and the solver."""
     diffusion: DiffusionForm | None = None
+    """SDE solvers: the form of the noise over time."""
     diffusion_norm: Positive | None = None
+    """SDE solvers: the scale of the noise."""
     last_step: LastStep | None = None
+    """SDE solvers: the step from the end of the interval to time 1."""
     variance: Variance | None = None
+    """ddpm: the variance of a step."""
     eta: Share | None = None
+    """ddim: the fraction of ddpm's noise."""
     guidance: Guidance | None = None
+    """Classifier-free guidance of a conditional network."""
     compile: bool = False
+    """Compile the network's blocks with PyTorch (an NVIDIA GPU)."""
     graph: bool = False
+    """Record the kernel launches of an evaluation once, and replay them as a CUDA graph (an NVIDIA GPU)."""
     rtol: Positive = 1e-3
+    """dopri5: the relative tolerance."""
     atol: Positive = 1e-6
+    """dopri5: the absolute tolerance."""
 
     @pydantic.model_validator(mode="after")
     def _evaluations_fit(self) -> Sample:

@@ -17,29 +17,34 @@ TimedStage = Literal["latency", "forward", "sample", "forward-backward", "train-
 
 
 class Comparison(Strict):
-    """An entry of `compare`: one backbone with its scans, or with its default scan.
-
-    `train` overrides keys of the suite's recipe for this backbone; the labels of its rows show them.
-    """
+    """An entry of `compare`: one backbone with its scans."""
 
     backbone: Choice
+    """The network and its options; `zigma-bench backbones list` prints them."""
     scans: Annotated[tuple[Choice, ...], Len(1, MAX_LIST)] | None = None
+    """The scans along which the network is trained, a row for each. Default: the backbone's own scan."""
     train: OwnRecipe | None = None
+    """Keys of the suite's recipe that this backbone overrides; the labels of its rows show them."""
 
 
 class Baseline(Strict):
     """The row to which the others are compared; its untrained network is the ceiling."""
 
     backbone: Name
+    """The name of the backbone."""
     scan: Name | None = None
+    """The name of the scan, if the backbone is compared along several."""
 
 
 class Budget(Strict):
     """The training budget of every cell: exactly one of images, flops and seconds."""
 
     images: Images | None = None
+    """Training images, counted with repetition: steps times `train.batch`."""
     flops: Positive | None = None
+    """Training FLOPs: three forward passes for each image, by formula."""
     seconds: Positive | None = None
+    """Seconds of training."""
 
     @pydantic.model_validator(mode="after")
     def _exactly_one(self) -> Budget:
@@ -49,14 +54,13 @@ class Budget(Strict):
 
 
 class SizeMatch(Strict):
-    """The size in which all backbones must agree within 2%, as a word, or with the options that are solved for it.
-
-    `solve` names the option that is changed to reach the size: `depth`, `width`, or `both` at once. `either` tries the
-    depth (from half to twice the suite's), then the width, then both.
-    """
+    """The size in which all backbones must agree within 2%: a word, or a mapping of `by` and `solve`."""
 
     by: Literal["none", "parameters", "flops"]
+    """What must be equal."""
     solve: Literal["either", "depth", "width", "both"] = "either"
+    """The option that is changed. `either` tries the depth (from half to twice the suite's), then the width, then
+    both."""
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -71,14 +75,12 @@ class SizeMatch(Strict):
 
 
 class Reference(Strict):
-    """The images that samples are compared with: the training split, or the held-out images except those of the floor.
-
-    `images` is `pixels` for the images themselves, or `reconstructions` for the images encoded and decoded by the
-    autoencoder, if the networks are trained on latents.
-    """
+    """The images that samples are compared with."""
 
     split: Literal["train", "validation"] = "validation"
+    """The training images, or the held-out images except those of the floor."""
     images: Literal["pixels", "reconstructions"] = "pixels"
+    """The images themselves, or, for networks trained on latents, the images encoded and decoded by the autoencoder."""
 
     @property
     def label(self) -> str:
@@ -87,26 +89,30 @@ class Reference(Strict):
 
 
 class Efficiency(Strict):
-    """What is timed: the `stages`, with `repeats` calls after warm-up, in `rounds`. Each round runs in a new process,
-    and the cells alternate.
+    """What is timed.
 
-    `latency` is a forward pass of one image. `forward` and `forward-backward` are passes of `train.batch` images.
-    `train-step` is a whole training step, and `sample` a whole sampling of `sample_batch` images.
-
-    A suite with `tokens` is an efficiency suite: it has no data and trains nothing. Each of its cells is one backbone,
-    one scan, one of the `backends` (default: the suite's), one of the lengths `tokens` (of square grids) and one of the
-    `batch` sizes (default: that of `train`), on images with `channels` channels. Sampling uses the same batch size, and
-    latency is timed only together with the first batch size.
+    A suite with `tokens` is an efficiency suite: it has no data and trains nothing. It has a cell for each backbone,
+    scan, backend, length and batch size.
     """
 
     stages: Annotated[tuple[TimedStage, ...], Len(1, MAX_LIST)] = ("train-step", "sample")
+    """`latency`: a forward pass of one image. `forward`, `forward-backward`: passes of `train.batch` images.
+    `train-step`: a whole training step. `sample`: a whole sampling of `sample_batch` images."""
     repeats: Annotated[int, Interval(ge=3, le=1000)] = 10
+    """Timed calls of each stage, after the warm-up."""
     rounds: Annotated[int, Interval(ge=1, le=100)] = 1
+    """How often everything is timed. Each round is a new process, and the cells alternate."""
     sample_batch: Batch = 64
+    """Images of a timed sampling."""
     tokens: Annotated[tuple[Tokens, ...], Len(1, MAX_LIST)] | None = None
+    """Lengths, as numbers of tokens of square grids. Makes this an efficiency suite."""
     batch: Annotated[tuple[Batch, ...], Len(1, MAX_LIST)] | None = None
+    """Batch sizes of an efficiency suite, also for sampling; latency is timed with the first. Default:
+    `train.batch`."""
     backends: Annotated[tuple[Name, ...], Len(1, MAX_LIST)] | None = None
+    """Backends of an efficiency suite. Default: the suite's `backend`."""
     channels: Side = 4
+    """Image channels of an efficiency suite."""
 
     @pydantic.field_validator("stages", "tokens", "batch", "backends")
     @classmethod

@@ -15,24 +15,38 @@ from zigma_bench.suite.sections import MAX_LIST, Baseline, Budget, Comparison, E
 
 
 class Suite(Strict):
-    """A suite file. `data` is one data set or a list of them; with a list, everything is run and tabulated for each.
+    """A suite file.
 
     An efficiency suite, which lists `efficiency.tokens`, has no `data`, `budget`, `quality` or `size_match`.
     """
 
     name: Annotated[str, pydantic.StringConstraints(pattern=NAME)]
+    """The name of the suite, and of its folder in the results."""
     data: DataSets | None = None
+    """One data set, or a list of them: then everything is run and tabulated for each."""
     compare: Annotated[tuple[Comparison, ...], Len(1, MAX_LIST)]
+    """The backbones and scans to compare. Each backbone, scan and seed makes a cell."""
     baseline: Baseline | None = None
+    """The row to which the others are compared; its untrained network is the ceiling. Default: the first row."""
     seeds: Annotated[tuple[Annotated[int, Interval(ge=0, le=2**31 - 1)], ...], Len(1, MAX_LIST)] = (0,)
+    """The seeds: each row is trained and sampled once with each of them."""
     budget: Budget | None = None
+    """The training budget that all cells spend alike."""
     size_match: SizeMatch = SizeMatch(by="none")
+    """The size in which all backbones must agree."""
     backend: Name = "auto"
+    """The kernels of the operators: `auto` for the fastest that runs here, or naive, torch, cpu, fused, triton,
+    mamba-ssm."""
     reference: Reference = Reference()
+    """The images with which samples are compared."""
     train: Train = Train()
+    """The training recipe of all cells."""
     sample: Sample = Sample()
+    """How images are sampled."""
     quality: Annotated[tuple[Choice, ...], Len(max_length=MAX_LIST)] = ()
+    """The metrics; `zigma-bench metrics list` prints all of them."""
     efficiency: Efficiency | None = None
+    """What is timed. Without it nothing is."""
 
     @property
     def timed_alone(self) -> bool:

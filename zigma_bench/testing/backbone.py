@@ -91,7 +91,7 @@ def backbone_report(
     """All checks of a backbone."""
     toy = {**spec.facts.smoke, **(options or {})}
     first = [
-        CheckStep("options", "each has a type, and a default of this type", lambda: check_options(spec)),
+        CheckStep("options", "a type and a default of that type for each", lambda: check_options(spec)),
         CheckStep(
             "toy",
             "facts.smoke has values for depth, patch and all options without a default",

@@ -26,7 +26,7 @@ def dataset_report(spec: Spec, *, plugin: ModuleType | None = None, options: Map
         raise NotReady(f"{spec.name} can't be checked here: {item.what}", do=item.do)
     yes = imports_without_torch
     checks = run_checks([
-        CheckStep("options", "each has a type, and a default of this type", lambda: check_options(spec)),
+        CheckStep("options", "a type and a default of that type for each", lambda: check_options(spec)),
         CheckStep("imports without torch", "yes", lambda: yes(planning_module(spec, plugin)), essential=True),
         CheckStep("description", "DataFacts, the same each time", lambda: _check_description(spec, values), True),
         CheckStep("loads", "training and validation images", lambda: _check_splits(_load(spec, values)), True),

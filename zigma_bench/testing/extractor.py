@@ -30,7 +30,7 @@ def extractor_report(
     for item in spec.facts.missing(spec.make_options(sets[0])):
         raise NotReady(f"{spec.name} can't be checked here: {item.what}", do=item.do)
     steps = [
-        CheckStep("options", "each has a type, and a default of this type", lambda: check_options(spec)),
+        CheckStep("options", "a type and a default of that type for each", lambda: check_options(spec)),
         CheckStep(
             "imports without torch", "yes", lambda: imports_without_torch(planning_module(spec, plugin)), essential=True
         ),

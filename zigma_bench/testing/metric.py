@@ -30,7 +30,7 @@ def metric_report(spec: Spec, *, plugin: ModuleType | None = None, options: Mapp
         raise NotReady(f"{spec.name} can't be checked here: {item.what}", do=item.do)
     subject = _subject(spec, values)
     steps = [
-        CheckStep("options", "each has a type, and a default of this type", lambda: check_options(spec)),
+        CheckStep("options", "a type and a default of that type for each", lambda: check_options(spec)),
         CheckStep(
             "imports without torch", "yes", lambda: imports_without_torch(planning_module(spec, plugin)), essential=True
         ),

@@ -62,7 +62,7 @@ def mixer_report(spec: Spec, *, plugin: ModuleType | None = None, options: Mappi
     routes = {**test_routes(GRID), **special_orders(GRID)}
     cases = {name: MixerCase(spec, values, route) for name, route in routes.items()}
     checks = run_checks([
-        CheckStep("options", "each has a type, and a default of this type", lambda: check_options(spec)),
+        CheckStep("options", "a type and a default of that type for each", lambda: check_options(spec)),
         CheckStep("imports without torch", "yes", lambda: imports_without_torch(planning_module(spec, plugin)), True),
         CheckStep("routes", "at least one that it accepts", lambda: _check_routes(cases), essential=True),
     ])  # fmt: skip

@@ -69,7 +69,7 @@ def check_scan(
 def scan_report(spec: Spec, *, options: Mapping[str, Any] | None = None) -> Report:
     """The checks of `check_scan` as a report, with one line per set of options."""
     steps = [
-        CheckStep("options", "each has a type, and a default of this type", lambda: check_options(spec)),
+        CheckStep("options", "a type and a default of that type for each", lambda: check_options(spec)),
         CheckStep("imports without torch", "yes", lambda: _check_import(spec), essential=True),
     ]
     expected = "each layer's paths visit every token once, are the same each time, and are undone by their inverse"

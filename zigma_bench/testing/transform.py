@@ -24,7 +24,7 @@ def transform_report(
     """All checks of a transform, on generated images of 8 x 8 pixels."""
     yes = imports_without_torch
     steps = [
-        CheckStep("options", "each has a type, and a default of this type", lambda: check_options(spec)),
+        CheckStep("options", "a type and a default of that type for each", lambda: check_options(spec)),
         CheckStep("imports without torch", "yes", lambda: yes(planning_module(spec, plugin)), essential=True),
     ]
     for values in option_sets(spec, {**spec.facts.smoke, **(options or {})}, ranges=False):

@@ -19,7 +19,7 @@ from zigma_bench.data.reading.tar import AGAIN, TarSample, check_end, samples_of
 from zigma_bench.data.sources import hub
 from zigma_bench.data.sources.huggingface_files import SUFFIXES, HuggingFaceSource, find_source
 from zigma_bench.data.sources.options import HuggingFaceOptions
-from zigma_bench.errors import BadImage, NotReady, UsageError, ZigmaBenchError
+from zigma_bench.errors import BadImage, NotReady, UsageError, ZigmaBenchError, names_near
 
 SHARD_KINDS = ("parquet", "arrow", "webdataset")
 OTHER_KEY = "give each sample its own key"
@@ -282,7 +282,8 @@ def _used_columns(checker: RowChecker, names: list[str], file: str) -> list[str]
     wanted = checker.columns
     for name in wanted:
         if name not in names:
-            raise UsageError(f"there is no column {name!r}", where=file, expected=f"one of {', '.join(sorted(names))}")
+            expected = f"one of {names_near(name, sorted(names))}"
+            raise UsageError(f"there is no column {name!r}", where=file, expected=expected)
     return wanted
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,8 @@ def counts_of(spec: Spec, options: Any) -> Counts:
     if spec.facts.count is None:
         return Counts(None, spec.facts.describe(options).held_out)
     found: Counts = load_target(spec.facts.count)(options)
-    return found
+    complete = found.train is None or found.train >= 0  # files of the data set may be missing
+    return found if complete else replace(found, train=None)
 
 
 def count_huggingface(options: HuggingFaceOptions) -> Counts:

@@ -32,7 +32,7 @@ from zigma_bench.data.sources.huggingface_files import (
     require_source,
 )
 from zigma_bench.data.sources.options import HuggingFaceOptions
-from zigma_bench.errors import NotReady, UsageError
+from zigma_bench.errors import NotReady, UsageError, names_near
 
 UNLISTED, LINE = (
     "no line of the metadata in its folder names the image",
@@ -326,7 +326,7 @@ def check_column(table: Any, column: str, where: str) -> None:
     names = sorted(table.column_names)
     if column not in names:
         raise UsageError(
-            f"there is no column {column!r}", where=where, expected=f"one of {', '.join(names)}",
+            f"there is no column {column!r}", where=where, expected=f"one of {names_near(column, names)}",
             do="set image to one of them",
         )  # fmt: skip
     feature = table.features[column]

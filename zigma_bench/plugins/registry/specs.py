@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from zigma_bench.errors import NotReady, UnknownName, UsageError, ZigmaBenchError, nearest
+from zigma_bench.errors import NotReady, UnknownName, UsageError, ZigmaBenchError, names_near, nearest
 from zigma_bench.system.interrupts import contain_plugin, words_of
 
 RESERVED = ("grid", "layer", "depth", "seed")  # arguments that the framework passes to a scan; all others are options
@@ -98,7 +98,7 @@ class Spec:
                 raise UsageError(
                     f"{self.kind} {self.name!r} has no option {name!r}",
                     where=where,
-                    expected=f"one of {', '.join(sorted(known)) or '(it has none)'}",
+                    expected=f"one of {names_near(str(name), sorted(known)) or '(it has none)'}",
                     nearest=nearest(str(name), known),
                 )
         found = {}
