@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +16,9 @@ from zigma_bench.escaping import visible
 
 if TYPE_CHECKING:
     from zigma_bench.plan import Stage
+    from zigma_bench.run.executors.executor import Executor
     from zigma_bench.suite import Suite
+    from zigma_bench.system.device import Device
 
 SuiteFile = Annotated[Path, typer.Argument(help="The suite (YAML file).", metavar="SUITE")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="KEY.PATH=VALUE, overrides a key of the suite.")]
@@ -25,6 +28,18 @@ Only = Annotated[
 Results = Annotated[Path, typer.Option("--results", help="The folder for all results.")]
 Smoke = Annotated[bool, typer.Option("--smoke", help="Toy scale on embedded data: exercises every stage.")]
 DeviceName = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+DeviceNames = Annotated[
+    str | None,
+    typer.Option("--devices", metavar="all|0,1|cpu:N", help="Several devices side by side; instead of --device."),
+]
+ExecutorName = Annotated[str, typer.Option("--executor", help="Where cells run: local, or a plugin's.")]
+ExecutorSettings = Annotated[
+    list[str] | None, typer.Option("--executor-set", metavar="KEY=VALUE", help="An option of the executor.")
+]
+Timeouts = Annotated[
+    list[str] | None,
+    typer.Option("--timeout", metavar="STAGE=SECONDS", help="Stop a stage that takes longer; its cell fails."),
+]
 RunName = Annotated[
     str | None,
     typer.Option("--name", metavar="RUN", help="The name of the run; by default main, smoke, or one made from --set."),
@@ -46,8 +61,13 @@ def stage_command(title: str, stages: Sequence[Stage], doc: str) -> Callable[...
         device: DeviceName = "auto",
         as_json: AsJson = False,
         name: RunName = None,
+        devices: DeviceNames = None,
+        executor: ExecutorName = "local",
+        executor_settings: ExecutorSettings = None,
+        timeouts: Timeouts = None,
     ) -> None:
-        _run(suite, settings, only, results, smoke, device, as_json, name, stages)
+        target = ExecutionTarget(device, devices, executor, executor_settings or (), timeouts or ())
+        _run(suite, settings, only, results, smoke, target, as_json, name, stages)
 
     command.__name__, command.__doc__ = title, doc
     return command
@@ -180,13 +200,48 @@ def _describe_suite(suite: Suite, question: str, path: Path) -> dict[str, Any]:
             "data": [entry.name for entry in data]}  # fmt: skip
 
 
+@dataclass(frozen=True)
+class ExecutionTarget:
+    """Where a command runs its cells, as its options say it."""
+
+    device: str
+    devices: str | None
+    executor: str
+    settings: Sequence[str]
+    timeouts: Sequence[str]
+
+    def find_devices(self) -> tuple[Device, ...]:
+        """The devices. UsageError if both options are set."""
+        from zigma_bench.system.device import find_device, find_devices
+
+        if self.devices is None:
+            return (find_device(self.device),)
+        if self.device != "auto":
+            raise UsageError(
+                "--device and --devices are both set", got=f"{self.device} and {self.devices}", do="omit one"
+            )
+        return find_devices(self.devices)
+
+    def open_executor(self) -> Executor:
+        """The executor with its options; UsageError for unknown or wrong ones."""
+        from zigma_bench.run.executors.open_executor import open_executor
+
+        return open_executor(self.executor, self.settings)
+
+    def stage_timeouts(self) -> dict[Stage, float]:
+        """The timeouts in seconds, by stage."""
+        from zigma_bench.run.executors.open_executor import parse_timeouts
+
+        return parse_timeouts(self.timeouts)
+
+
 def _run(
     suite: Path,
     settings: list[str] | None,
     only: list[str] | None,
     results: Path,
     smoke: bool,
-    device: str,
+    target: ExecutionTarget,
     as_json: bool,
     name: str | None,
     stages: Sequence[Stage],
@@ -194,20 +249,20 @@ def _run(
     from zigma_bench.reports.formats import print_report, report_format
     from zigma_bench.reports.run_files import write_run_files
     from zigma_bench.reports.table import read_tables
-    from zigma_bench.run.executors.local import rounds_of, run_plan
     from zigma_bench.run.prepare import check_stages, prepare
+    from zigma_bench.run.run_plan import run_plan
     from zigma_bench.run.runs import find_run
     from zigma_bench.run.watch import watcher
-    from zigma_bench.system.device import find_device
 
-    target = find_device(device)
-    made = prepare(suite, settings=settings or (), only=only or (), smoke=smoke, fetch=True, device_type=target.type)
-    made.check_ready(target.type)
-    check_stages(made, stages, results, target, name)
+    devices, executor, timeouts = target.find_devices(), target.open_executor(), target.stage_timeouts()
+    kind = devices[0].type
+    made = prepare(suite, settings=settings or (), only=only or (), smoke=smoke, fetch=True, device_type=kind)
+    made.check_ready(kind)
+    check_stages(made, stages, results, devices[0], name)
     chosen = find_run(made, results, name)
-    print(f"device: {target.name} ({target.model_name})\n{visible(str(chosen))}", file=sys.stderr)
-    with watcher(len(made.cells) * rounds_of(made)) as watching:
-        outcomes = run_plan(made, results, target, watching, stages=stages, name=name)
+    print(f"{_describe_devices(devices)}\n{visible(str(chosen))}", file=sys.stderr)
+    with watcher(len(made.cells)) as watching:
+        outcomes = run_plan(made, results, devices, watching, executor, stages=stages, name=name, timeouts=timeouts)
     folder = outcomes[0].folder.parent
     failed = {outcome.folder.name: outcome.reason or "" for outcome in outcomes if outcome.status == "failed"}
     try:
@@ -219,3 +274,11 @@ def _run(
     print(f"written: {', '.join(map(str, write_run_files(folder, tables)))}", file=sys.stderr)
     if any(outcome.status == "failed" for outcome in outcomes):
         raise typer.Exit(1)
+
+
+def _describe_devices(devices: Sequence[Device]) -> str:
+    if len(devices) == 1:
+        return f"device: {devices[0].name} ({devices[0].model_name})"
+    names = [device.name for device in devices]
+    text = ", ".join(names) if len(set(names)) > 1 else f"{len(names)} workers on {names[0]}"
+    return f"devices: {text} ({devices[0].model_name})"

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from zigma_bench.errors import NotReady
 from zigma_bench.layers.stack import BlockStack
 
+MOST_PROGRAMS = 1024  # of one function in one process, which may run many cells
+
 
 def compile_network(network: nn.Module, device_type: str, key: str = "train.compile") -> None:
     """Compile the network's `blocks` in place (equal blocks share a program), or the whole network if it has none.
@@ -21,7 +23,8 @@ def compile_network(network: nn.Module, device_type: str, key: str = "train.comp
     require_gpu(device_type, key)
     blocks = getattr(network, "blocks", None)
     parts = list(blocks) if isinstance(blocks, nn.ModuleList) else [network]
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 8 + 4 * len(parts))
+    torch._dynamo.config.recompile_limit = MOST_PROGRAMS
+    torch._dynamo.config.accumulated_recompile_limit = MOST_PROGRAMS
     for part in [blocks] if isinstance(blocks, BlockStack) else parts:
         part.compile(fullgraph=True, dynamic=False, options=_options())
 

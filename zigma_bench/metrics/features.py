@@ -106,6 +106,7 @@ def features_of_images(
             del _memory[next(iter(_memory))]
         found.flags.writeable = False
         _memory[key] = found
+    _memory[key] = _memory.pop(key)  # the latest comes last, so that the reference of many cells stays
     return _memory[key]
 
 
@@ -118,14 +119,16 @@ def content_key(images: Images, extractor: Extractor, device: str) -> str:
 
 def digest_once(images: Images) -> str:
     """The digest of a set of images. All metrics of a set share it, because computing it decodes every image."""
-    for seen, found in _digested:
-        if seen is images:
-            return found
+    for entry in _digested:
+        if entry[0] is images:
+            _digested.remove(entry)  # the latest comes last, so that the reference of many cells stays
+            _digested.append(entry)
+            return entry[1]
     _digested.append((images, pixels_digest(images)))
     return _digested[-1][1]
 
 
-_digested: deque[tuple[Images, str]] = deque(maxlen=2)  # samples and reference
+_digested: deque[tuple[Images, str]] = deque(maxlen=3)  # samples and reference
 
 
 def extract_features(images: Images, extractor: Extractor, device: str, cache: Path | None) -> Features:
@@ -137,9 +140,22 @@ def extract_features(images: Images, extractor: Extractor, device: str, cache: P
         exact_float32(device),
         torch.random.fork_rng(devices=[]),
     ):  # a DataLoader draws from the global generator
-        network = extractor.build().to(device)
-        check_golden(lambda pixels: _run_extractor(ArrayImages(pixels), extractor, network, cuda), extractor, cache)
+        network = _checked_network(extractor, device, cache, cuda)
         return _run_extractor(images, extractor, network, cuda)
+
+
+def _checked_network(extractor: Extractor, device: str, cache: Path | None, cuda: bool) -> Any:
+    """The network of an extractor, built and checked on the fixed images once per process."""
+    for entry in _built:
+        if entry[:2] == (extractor, device):
+            return entry[2]
+    network = extractor.build().to(device)
+    check_golden(lambda pixels: _run_extractor(ArrayImages(pixels), extractor, network, cuda), extractor, cache)
+    _built.append((extractor, device, network))
+    return network
+
+
+_built: deque[tuple[Extractor, str, Any]] = deque(maxlen=2)  # for the next cells of this process
 
 
 def _run_extractor(images: Images, extractor: Extractor, network: Any, cuda: bool) -> Features:

@@ -44,7 +44,7 @@ from zigma_bench.system.interrupts import Escaped, contain_plugin, words_of
 
 BUILTIN = "zigma-bench"
 BUILTIN_MODULES = tuple(
-    f"zigma_bench.{name}" for name in ("scans", "backbones", "mixers", "data", "metrics", "reports")
+    f"zigma_bench.{name}" for name in ("scans", "backbones", "mixers", "data", "metrics", "reports", "run.executors")
 )
 HOOKS = {
     "register_scans": "scan",
@@ -56,6 +56,7 @@ HOOKS = {
     "register_metrics": "metric",
     "register_extractors": "extractor",
     "register_report_formats": "report-format",
+    "register_executors": "executor",
 }
 # For a kind, the function that returns the specs registered together with each of its names. It is named by text,
 # because its package is above this one, as those of the built-ins are.
@@ -98,6 +99,7 @@ class Catalogue:
     metrics: Registry = field(default_factory=lambda: Registry("metric"))
     extractors: Registry = field(default_factory=lambda: Registry("extractor"))
     report_formats: Registry = field(default_factory=lambda: Registry("report-format"))
+    executors: Registry = field(default_factory=lambda: Registry("executor"))
     plugins: list[PluginInfo] = field(default_factory=list)
     problems: list[PluginProblem] = field(default_factory=list)
 

@@ -119,3 +119,12 @@ def register_report_formats(register: Callable[..., None]) -> None:
 
     The function is called as `function(tables)` with `reports.table.Table` objects and returns text or bytes.
     """
+
+
+@hookspec
+def register_executors(register: Callable[..., None]) -> None:
+    """Add places where cells run: `register(name, "module:class", options=Dataclass, facts=ExecutorFacts(...))`.
+
+    The class is called as `Class(options)` and has the method `run_cells(cells, place)` of
+    `run.executors.executor.Executor`: it runs cells until the records of their due stages exist.
+    """

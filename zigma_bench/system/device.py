@@ -45,7 +45,11 @@ def find_device(requested: str) -> Device:
     match = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", requested)
     if match is None:
         raise UsageError(
-            "there is no such device", where="--device", expected="auto, cpu, cuda or cuda:N", got=requested
+            "there is no such device",
+            where="--device",
+            expected="auto, cpu, cuda or cuda:N",
+            got=requested,
+            do="for several devices, use run --devices all, 0,1 or cpu:N",
         )
     found = gpu_names()
     if requested == "cpu" or (requested == "auto" and not found):
@@ -56,6 +60,34 @@ def find_device(requested: str) -> Device:
             f"there is no device cuda:{index}", where="--device", expected=f"one of {len(found)} GPU(s)", do="use cpu"
         )
     return Device(f"cuda:{index}", found[index])
+
+
+def find_devices(requested: str) -> tuple[Device, ...]:
+    """The devices named `all` (every GPU, or the CPU), `0,1` (GPUs by number) or `cpu:N` (N workers on the CPU), or the
+    one that `find_device` knows.
+
+    Raises UsageError for another name or for GPUs of different models, and NotReady for a GPU that this machine doesn't
+    have.
+    """
+    workers = re.fullmatch(r"cpu:([1-9]\d{0,3})", requested)
+    if workers is not None:
+        return (find_device("cpu"),) * int(workers[1])
+    if requested == "all":
+        found = tuple(find_device(f"cuda:{number}") for number in range(len(gpu_names()))) or (find_device("cpu"),)
+    elif re.fullmatch(r"\d+(,\d+)*", requested):
+        numbers = list(map(int, requested.split(",")))
+        if len(set(numbers)) < len(numbers):
+            raise UsageError("a GPU is listed twice", where="--devices", got=requested)
+        found = tuple(find_device(f"cuda:{number}") for number in numbers)
+    else:
+        found = (find_device(requested),)
+    models = dict.fromkeys(device.model_name for device in found)
+    if len(models) > 1:
+        raise UsageError(
+            "the devices differ, and their figures can't share a table", where="--devices",
+            expected="devices of one model", got=", ".join(models), do="name those of one model, such as 0,1",
+        )  # fmt: skip
+    return found
 
 
 def gpu_names() -> tuple[str, ...]:

@@ -241,3 +241,10 @@ class ReportFormatFacts:
     """
 
     escaped: bool = False
+
+
+@dataclass(frozen=True)
+class ExecutorFacts:
+    """The facts about an executor. `local`: it runs cells on this machine, on the devices that --devices names."""
+
+    local: bool = False

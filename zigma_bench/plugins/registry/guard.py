@@ -14,6 +14,7 @@ from zigma_bench.plugins.registry.facts import (
     BackboneFacts,
     DataFacts,
     DatasetFacts,
+    ExecutorFacts,
     ExtractorFacts,
     LearnedScan,
     MergeFacts,
@@ -35,6 +36,7 @@ FACTS: dict[str, type[Any]] = {
     "metric": MetricFacts,
     "extractor": ExtractorFacts,
     "report-format": ReportFormatFacts,
+    "executor": ExecutorFacts,
 }
 
 

@@ -1,291 +1,326 @@
-"""Run a plan on this machine: a fresh process for each cell, one at a time, and only the stages that are not done.
+"""Run cells on the devices of this machine: side by side on several devices, and one after another in warm processes.
 
-Efficiency runs in a separate process, so that its peak memory doesn't include earlier stages. In a smoke run, where the
-measured values are meaningless, it shares the process. A cell that fails leaves a record with the reason, and the other
-cells still run.
+Each device has a lane that trains and samples, and a GPU has a second lane that measures the samples of a cell while
+the next cell trains. A lane keeps its process between cells, so that libraries are imported and networks of one shape
+are compiled once. A cell that fails in a process that had run others before, or beside another lane, runs once more
+alone in a fresh process, unless the program itself found the fault: so a cell costs only itself. Efficiency comes last,
+alone on the host, in a fresh process for each measurement.
 """
 
 from __future__ import annotations
 
 import contextlib
-import signal
+import selectors
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
-from zigma_bench.errors import ComparisonRefused, Interrupted
-from zigma_bench.plan import Cell, Plan, Stage
-from zigma_bench.plugins.discovery import reason_of
-from zigma_bench.records.record import Record
-from zigma_bench.records.store import (
-    LEAST_BYTES,
-    check_writable,
-    clear_leftovers,
-    has_writer,
-    owner_of,
-    stage_folder,
-    write_record,
+from zigma_bench.errors import Interrupted
+from zigma_bench.plan import Cell, Stage
+from zigma_bench.records.store import has_writer, owner_of
+from zigma_bench.run.estimate import Estimator
+from zigma_bench.run.executors.executor import CellOutcome, RunPlace
+from zigma_bench.run.executors.options import LocalOptions
+from zigma_bench.run.executors.tasks import (
+    DueCell,
+    exit_reason,
+    find_task,
+    stages_together,
+    still_due,
+    write_failed_record,
 )
-from zigma_bench.run.due import cell_folder, find_due
-from zigma_bench.run.encode import encode_latents, text_cells, text_problems
-from zigma_bench.run.process import INTERRUPTED, run_job
-from zigma_bench.run.reuse import other_folders, reuse_stages
-from zigma_bench.run.runs import mark_updated, open_run
+from zigma_bench.run.executors.worker_process import Job, WorkerProcess, threads_per_worker
+from zigma_bench.run.process import INTERRUPTED
 from zigma_bench.system.device import Device
 
-LOG = "log.txt"
-WAIT_SECONDS = 0.5  # between two checks of a lock
+WAIT_SECONDS = 0.5  # between two checks of a lock, or of a timeout
+GRACE_SECONDS = 8.0  # for a worker to save a checkpoint after a request to stop; then it is killed
 
 
-class Watcher(Protocol):
-    """Shows the progress of a run."""
+@dataclass
+class Lane:
+    """A place for one job at a time. `measures`: only the stage quality, beside the lane that trains on this device."""
 
-    def begin(self, cell: Cell, stages: Sequence[Stage]) -> None: ...
-
-    def event(self, cell: Cell, event: dict[str, Any]) -> None: ...
-
-
-@dataclass(frozen=True)
-class CellOutcome:
-    """The result of a cell: `done`, `failed` (with the reason), `skipped` (everything was done before) or `busy`.
-
-    A cell is busy if another process works on it. `busy_folder` is the folder where it works, perhaps in another run.
-    """
-
-    cell: Cell
-    folder: Path
-    status: str
-    reason: str | None = None
-    busy_folder: Path | None = None
-
-
-@dataclass(frozen=True)
-class RunPlace:
-    """Where cells run and where their results are written. `folder`: the folder of the run in `results`."""
-
-    results: Path
-    folder: Path
     device: Device
-    watcher: Watcher
-    stages: Sequence[Stage]
+    measures: bool = False
+    worker: WorkerProcess | None = None
+    job: Job | None = None
 
 
-def run_plan(
-    plan: Plan,
-    results: Path,
-    device: Device,
-    watcher: Watcher,
-    *,
-    stages: Sequence[Stage],
-    name: str | None = None,
-) -> list[CellOutcome]:
-    """Bring every cell of a plan up to date, in order. Raises Interrupted when asked to stop.
+class LocalExecutor:
+    """Runs cells on the devices of this machine."""
 
-    `name`: the name of the run; by default it is the run with the options of the plan. Finished stages of the suite's
-    other runs are reused. Cells that another process works on come last, after that process has finished them.
-    """
-    check_writable(results)
-    clear_leftovers(results)
-    run = open_run(plan, results, device, name)
-    place = RunPlace(results, run.folder, device, watcher, stages)
-    reused = _reuse_finished_stages(plan, place)
-    due = _find_all_due(plan, place)
-    check_writable(run.folder, max((_needed_bytes(cell, stages) for cell in due), default=0))
-    if due and not run.is_new:
-        mark_updated(run)
-    _encode_latents_first(due, place)
+    def __init__(self, options: LocalOptions) -> None:
+        self.options = options
 
-    def run_one(cell: Cell) -> CellOutcome:
-        return run_cell(cell, place, reused.pop(cell_folder(run.folder, cell), None))
-
-    outcomes = [run_one(cell) for cell in plan.cells]
-    for _ in range(rounds_of(plan) - 1):  # further rounds of efficiency, so that the cells alternate
-        outcomes = [_run_next_round(outcome, run_one) for outcome in outcomes]
-    outcomes = [_wait_and_run(outcome, run_one, watcher, rounds_of(plan)) for outcome in outcomes]
-    clear_leftovers(results)
-    return outcomes
+    def run_cells(self, cells: Sequence[Cell], place: RunPlace) -> list[CellOutcome]:
+        """Run the cells; see `Executor`."""
+        return _LocalRun(cells, place, self.options).run()
 
 
-def _reuse_finished_stages(plan: Plan, place: RunPlace) -> dict[Path, str]:
-    """Reuse finished stages of other runs before anything is encoded. Returns a sentence about each such cell, by
-    folder.
+class _LocalRun:
+    """The state of one call of `run_cells`, by the folder of each cell."""
 
-    A cell with an unreadable record or file is skipped here; when it runs, it becomes a failed row with the reason.
-    """
-    found = dict[Path, str]()
-    for cell in plan.cells:
-        folder = cell_folder(place.folder, cell)
-        with contextlib.suppress(ComparisonRefused, OSError):
-            text = reuse_stages(cell, place.results, folder, place.device, place.stages)
-            if text is not None:
-                found[folder] = text
-    return found
+    def __init__(self, cells: Sequence[Cell], place: RunPlace, options: LocalOptions) -> None:
+        self.cells, self.place, self.options = cells, place, options
+        self.threads = threads_per_worker(place.devices)
+        self.outcomes = dict[int, CellOutcome]()  # by the position of the cell
+        self.positions = {id(cell): number for number, cell in enumerate(cells)}
+        self.pending = deque(order_cells(cells, place))
+        self.to_measure = deque[DueCell]()
+        self.elsewhere = list[DueCell]()  # cells that another process works on
+        self.retries, self.alone = list[DueCell](), list[DueCell]()
+        overlap = options.overlap and all(cell.train_seconds is None for cell in cells)  # a lane would take their time
+        self.lanes = [Lane(device) for device in place.devices]
+        self.lanes += [Lane(device, measures=True) for device in place.devices if overlap and device.type == "cuda"]
+        self.fresh = False  # whether each job gets a fresh process, and its failure is final
+
+    def run(self) -> list[CellOutcome]:
+        try:
+            self._work(self.lanes, self._next_job)
+            self._dismiss_workers()
+            self.fresh = True
+            self._run_again()
+            self._run_alone()
+        except (KeyboardInterrupt, Interrupted) as stop:
+            self._stop_workers()
+            raise Interrupted(str(stop) or INTERRUPTED) from None
+        finally:
+            self._kill_workers()
+        return [self.outcomes[number] for number in range(len(self.cells))]
+
+    # What runs next
+
+    def _next_job(self, lane: Lane) -> Job | None:
+        """The next job for a lane, or None if there is none now."""
+        if lane.measures:
+            return self._make_job(self.to_measure.popleft(), ("quality",)) if self.to_measure else None
+        self._recall_free_cells()
+        while self.pending:
+            task = find_task(self.pending.popleft(), self.place)
+            if isinstance(task, CellOutcome):
+                self.place.watcher.begin(task.cell, ())
+                self._finish_cell(task)
+            elif task.busy is not None:
+                self._wait_for(task)
+            elif (job := self._first_job(task)) is not None:
+                return job
+        return None
+
+    def _first_job(self, task: DueCell) -> Job | None:
+        """The first job of a cell; None if another lane takes it, or if only efficiency is due."""
+        stages = stages_together(task.cell, self.place.stages)
+        due = [stage for stage in task.due if stage in stages]
+        if not due:
+            self.alone.append(task)
+            return None
+        if self._has_measuring_lane(task.cell):
+            if due == ["quality"]:
+                self.to_measure.append(task)
+                return None
+            stages = tuple(stage for stage in stages if stage != "quality")
+        self.place.watcher.begin(task.cell, task.due)
+        return self._make_job(task, stages)
+
+    def _make_job(self, task: DueCell, stages: tuple[Stage, ...]) -> Job:
+        return Job(task, stages, stages[0], time.monotonic())
+
+    def _has_measuring_lane(self, cell: Cell) -> bool:
+        return not self.fresh and not cell.smoke and any(lane.measures for lane in self.lanes)
+
+    def _wait_for(self, task: DueCell) -> None:
+        assert task.busy is not None
+        text = f"waiting for {owner_of(task.busy)} to finish it"
+        self.place.watcher.event(task.cell, {"event": "notice", "text": text})
+        self.elsewhere.append(task)
+
+    def _recall_free_cells(self) -> None:
+        """Queue the cells that another process has finished with."""
+        for task in list(self.elsewhere):
+            if task.busy is None or not has_writer(task.busy):
+                self.elsewhere.remove(task)
+                self.pending.append(task.cell)
+
+    # The loop over events
+
+    def _work(self, lanes: Sequence[Lane], next_job: Callable[[Lane], Job | None]) -> None:
+        """Run jobs on lanes until there are none left."""
+        while True:
+            for lane in lanes:
+                if lane.job is None and (job := next_job(lane)) is not None:
+                    self._start(lane, job)
+            if any(lane.job is not None for lane in lanes):
+                self._read_events(lanes)
+            elif self.elsewhere:
+                time.sleep(WAIT_SECONDS)
+            elif not self.pending and not self.to_measure:
+                return
+
+    def _start(self, lane: Lane, job: Job) -> None:
+        if lane.worker is not None and (self.fresh or not self.options.warm):
+            self._dismiss(lane)
+        if lane.worker is None:
+            lane.worker = WorkerProcess(lane.device, job.log, threads=self.threads)
+        lane.job = job
+        lane.worker.send(job, self.place)
+
+    def _read_events(self, lanes: Sequence[Lane]) -> None:
+        """Wait for events, pass them on, and end stages that exceed their timeout."""
+        with selectors.DefaultSelector() as selector:
+            for lane in lanes:
+                if lane.worker is not None:
+                    selector.register(lane.worker.output, selectors.EVENT_READ, lane)
+            ready = [key.data for key, _ in selector.select(WAIT_SECONDS)]
+        for lane in ready:
+            self._read_worker(lane)
+        for lane in lanes:
+            self._check_timeout(lane)
+
+    def _read_worker(self, lane: Lane) -> None:
+        assert lane.worker is not None
+        events, closed = lane.worker.read()
+        for event in events:
+            if event["event"] == "end":
+                job, lane.job = lane.job, None
+                assert job is not None
+                if event["retired"] is not None:
+                    self._dismiss(lane)
+                self._job_done(job)
+            elif lane.job is not None:
+                lane.job.note(event)
+                self.place.watcher.event(lane.job.task.cell, event)
+        if closed and lane.worker is not None:
+            worker, lane.worker = lane.worker, None
+            code = worker.wait()
+            if lane.job is not None:
+                job, lane.job = lane.job, None
+                self._job_died(job, code, shared=worker.jobs > 1 or self._has_measuring_lane(job.task.cell))
+
+    def _check_timeout(self, lane: Lane) -> None:
+        if lane.job is None or lane.worker is None or lane.job.timed_out:
+            return
+        limit = self.place.timeouts.get(lane.job.stage)
+        if limit is not None and time.monotonic() - lane.job.began > limit:
+            lane.job.timed_out, lane.job.known = True, True
+            do = f"raise --timeout {lane.job.stage}=SECONDS"
+            lane.job.reason = f"it took longer than its timeout of {limit:g} s; {do}"
+            lane.worker.kill()
+
+    # What a job's end means
+
+    def _job_done(self, job: Job) -> None:
+        task = job.task
+        if job.busy:
+            self._wait_for(DueCell(task.cell, task.folder, task.due, task.folder))
+            return
+        left = still_due(task, self.place)
+        if "quality" in left and "quality" not in job.stages and "quality" in self.place.stages:
+            self.to_measure.append(task)
+        elif "efficiency" in left:
+            self.alone.append(task)
+        else:
+            self._finish_cell(CellOutcome(task.cell, task.folder, "done"))
+
+    def _job_died(self, job: Job, code: int, *, shared: bool) -> None:
+        """The process of a job has ended before the job was done."""
+        if code == Interrupted.exit_code:
+            raise Interrupted(job.reason or INTERRUPTED)
+        if job.reason is None and not set(still_due(job.task, self.place)) & set(job.stages):
+            self._job_done(job)  # it died after its last record
+            return
+        silent = job.reason is None
+        reason = exit_reason(code, job.log) if silent else str(job.reason)
+        if shared and not job.known and not self.fresh:
+            text = f"{job.stage} failed beside other cells ({reason}); it runs again alone in a fresh process"
+            self.place.watcher.event(job.task.cell, {"event": "notice", "text": text})
+            self.retries.append(job.task)
+            return
+        if silent or job.timed_out:
+            with contextlib.suppress(OSError):  # on a full disk, only the outcome contains the reason
+                write_failed_record(job.task, self.place, job.stage, reason)
+        if job.timed_out:
+            self.place.watcher.event(job.task.cell, {"event": "failed", "stage": job.stage, "text": reason})
+        self._finish_cell(CellOutcome(job.task.cell, job.task.folder, "failed", f"{job.stage}: {reason}"))
+
+    def _finish_cell(self, outcome: CellOutcome) -> None:
+        self.outcomes[self.positions[id(outcome.cell)]] = outcome
+        self.place.watcher.end(outcome.cell)
+
+    # Alone
+
+    def _run_again(self) -> None:
+        """Run cells that failed beside others again, one at a time on each device."""
+        self.pending.extend(task.cell for task in self.retries)
+        self._work([lane for lane in self.lanes if not lane.measures], self._next_job)
+
+    def _run_alone(self) -> None:
+        """Measure efficiency, alone on the host. The cells alternate between rounds."""
+        due, self.alone = sorted(self.alone, key=lambda task: self.positions[id(task.cell)]), []
+        rounds = max((task.cell.efficiency.rounds for task in due if task.cell.efficiency is not None), default=0)
+        for _ in range(rounds):
+            for task in due:
+                self._run_round(task)
+            due, self.alone = self.alone, []
+        for task in due:
+            reason = "efficiency: it is still due after its last round: its files change during the run"
+            self._finish_cell(CellOutcome(task.cell, task.folder, "failed", reason))
+
+    def _run_round(self, task: DueCell) -> None:
+        self._dismiss_workers()
+        waiting = [task]
+
+        def next_job(lane: Lane) -> Job | None:
+            for busy in [one for one in self.elsewhere if one.busy is not None and not has_writer(one.busy)]:
+                self.elsewhere.remove(busy)
+                waiting.append(busy)
+            return self._make_job(waiting.pop(), ("efficiency",)) if waiting else None
+
+        self.place.watcher.begin(task.cell, ("efficiency",))
+        self._work(self.lanes[:1], next_job)
+
+    # Processes
+
+    def _dismiss(self, lane: Lane) -> None:
+        """End the idle process of a lane."""
+        worker, lane.worker = lane.worker, None
+        if worker is not None:
+            worker.dismiss()
+            worker.wait()
+
+    def _dismiss_workers(self) -> None:
+        for lane in self.lanes:
+            self._dismiss(lane)
+
+    def _stop_workers(self) -> None:
+        """Ask all workers to stop, and wait until they have saved their work; kill those that take too long."""
+        workers = [lane.worker for lane in self.lanes if lane.worker is not None]
+        for worker in workers:
+            worker.interrupt()
+        deadline = time.monotonic() + GRACE_SECONDS
+        while any(worker.process.poll() is None for worker in workers) and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+    def _kill_workers(self) -> None:
+        for lane in self.lanes:
+            if lane.worker is not None:
+                lane.worker.kill()
+                lane.worker.wait()
+                lane.worker = None
 
 
-def _find_all_due(plan: Plan, place: RunPlace) -> list[Cell]:
-    """The cells with a due stage, except those with an unreadable record: these become failed rows with the reason."""
-    found = []
-    for cell in plan.cells:
-        with contextlib.suppress(ComparisonRefused):
-            if find_due(cell, cell_folder(place.folder, cell), place.device, place.stages).stages:
-                found.append(cell)
-    return found
+def order_cells(cells: Sequence[Cell], place: RunPlace) -> list[Cell]:
+    """The order in which cells run: all rows of a seed before the next seed, so that a run that is stopped leaves equal
+    numbers of seeds; within a seed data set by data set, and on several devices the longest cells first."""
+    seeds, sets = _ranks(cell.seed for cell in cells), _ranks(cell.data_text for cell in cells)
+    seconds = [0.0] * len(cells)
+    if len(place.devices) > 1:
+        estimator = Estimator(place.results, place.device)
+        seconds = [estimator(cell).seconds or 0.0 for cell in cells]
+    keys = [(seeds[cell.seed], sets[cell.data_text], -length) for cell, length in zip(cells, seconds, strict=True)]
+    return [cells[number] for number in sorted(range(len(cells)), key=lambda number: keys[number])]
 
 
-def _needed_bytes(cell: Cell, stages: Sequence[Stage]) -> int:
-    """The approximate bytes that a cell writes: two checkpoints (weights, EMA, Adam's moments) and its images twice."""
-    trained = cell.parameters * 4 * 8 if "train" in stages and cell.role == "cell" else 0
-    images = cell.sample.count * cell.frames * cell.height * cell.width * 3 if not cell.timed_alone else 0
-    return max(LEAST_BYTES, trained + 2 * images)
-
-
-def _encode_latents_first(due: Sequence[Cell], place: RunPlace) -> None:
-    """Complete the latent caches that due stages read, and compare existing caches with their checksums.
-
-    NotReady if text features are broken. Missing text features are encoded by the first cell that reads them.
-    """
-
-    def reads(cell: Cell) -> bool:
-        left = find_due(cell, cell_folder(place.folder, cell), place.device, place.stages).stages
-        return "train" in left or "quality" in left or cell.role == "reconstruction"
-
-    reading = [cell for cell in due if reads(cell)]
-    for cell in text_cells(reading):
-        assert cell.text is not None, "text cells have text features"
-        if problems := text_problems(cell.text):
-            raise problems[0]
-    cells = [cell for cell in reading if cell.latents is not None]
-    if cells:
-        began = time.monotonic()
-        place.watcher.event(cells[0], {"event": "start", "stage": "encode"})
-        encode_latents(cells, place.results, place.device, place.watcher.event)
-        seconds = time.monotonic() - began
-        place.watcher.event(cells[0], {"event": "done", "stage": "encode", "seconds": seconds})
-
-
-def rounds_of(plan: Plan) -> int:
-    """How many times each cell runs: once for each round of its timing."""
-    return 1 if plan.suite.efficiency is None else plan.suite.efficiency.rounds
-
-
-def _run_next_round(before: CellOutcome, run: Callable[[Cell], CellOutcome]) -> CellOutcome:
-    """Run another round of a cell, unless it has failed."""
-    if before.status == "failed":
-        return before
-    after = run(before.cell)
-    return before if after.status == "skipped" else after
-
-
-def _wait_and_run(
-    before: CellOutcome, run: Callable[[Cell], CellOutcome], watcher: Watcher, rounds: int
-) -> CellOutcome:
-    """Wait until the other process has finished a busy cell, then run the cell."""
-    if before.status != "busy":
-        return before
-    outcome = before
-    while outcome.status == "busy":
-        folder = outcome.busy_folder or outcome.folder
-        watcher.event(before.cell, {"event": "notice", "text": f"waiting for {owner_of(folder)} to finish it"})
-        while has_writer(folder):
-            time.sleep(WAIT_SECONDS)
-        outcome = run(before.cell)
-    for _ in range(rounds - 1):
-        outcome = _run_next_round(outcome, run)
-    return outcome
-
-
-def run_cell(cell: Cell, place: RunPlace, reused: str | None = None) -> CellOutcome:
-    """Bring one cell up to date. A broken record or a disk error fails only this cell.
-
-    `reused`: a sentence about its stages that were reused from another run.
-    """
-    try:
-        return _bring_up_to_date(cell, place, reused)
-    except (OSError, ComparisonRefused) as error:
-        reason = reason_of(error)
-        place.watcher.event(cell, {"event": "failed", "stage": "", "text": reason})
-        return CellOutcome(cell, cell_folder(place.folder, cell), "failed", reason)
-
-
-def _bring_up_to_date(cell: Cell, place: RunPlace, reused: str | None) -> CellOutcome:
-    folder = cell_folder(place.folder, cell)
-    due = find_due(cell, folder, place.device, place.stages).stages
-    if due and reused is None:  # another run may have finished them meanwhile
-        reused = reuse_stages(cell, place.results, folder, place.device, place.stages)
-        due = find_due(cell, folder, place.device, place.stages).stages
-    place.watcher.begin(cell, due)
-    if reused is not None:
-        place.watcher.event(cell, {"event": "notice", "text": reused})
-    if not due:
-        return CellOutcome(cell, folder, "skipped")
-    for busy in (folder, *other_folders(place.results, cell, folder)):
-        if has_writer(busy):
-            return CellOutcome(cell, folder, "busy", busy_folder=busy)
-    for group in _process_groups(cell, place.stages, due):
-        outcome = _run_in_process(cell, folder, place.results, place.device, place.watcher, group)
-        if outcome.status != "done":
-            return outcome
-    return CellOutcome(cell, folder, "done")
-
-
-def _process_groups(cell: Cell, stages: Sequence[Stage], due: Sequence[Stage]) -> list[tuple[Stage, ...]]:
-    """Group the requested stages by process. Efficiency runs separately, except in a smoke run, where starting a
-    process takes most of the time. A process also runs the earlier stages that its stages need."""
-    asked = tuple(stage for stage in cell.stages if stage in stages)
-    if cell.smoke:
-        return [asked]
-    separate = tuple(stage for stage in due if stage == "efficiency")
-    together = tuple(stage for stage in asked if stage != "efficiency")
-    return [group for group in (together if set(due) - set(separate) else (), separate) if group]
-
-
-def _run_in_process(
-    cell: Cell, folder: Path, results: Path, device: Device, watcher: Watcher, stages: Sequence[Stage]
-) -> CellOutcome:
-    """Bring stages up to date in a fresh process."""
-    folder.mkdir(parents=True, exist_ok=True)
-    job = {
-        "cell": cell.model_dump(mode="json"), "results": str(results.resolve()),
-        "folder": str(folder.resolve()),
-        "stages": list(stages), "device": asdict(device),
-    }  # fmt: skip
-    reason: str | None = None
-    busy = False
-    stage: Stage = stages[0]
-
-    def on_event(event: dict[str, Any]) -> None:
-        nonlocal stage, reason, busy
-        stage = event.get("stage", stage)
-        busy = busy or event["event"] == "busy"
-        reason = event["text"] if event["event"] in ("failed", "stopped") else reason
-        watcher.event(cell, event)
-
-    code = run_job("zigma_bench.run.workers.cell", job, folder / LOG, on_event)
-    if code == Interrupted.exit_code:
-        raise Interrupted(reason or INTERRUPTED)
-    if code == 0:
-        return CellOutcome(cell, folder, "busy" if busy else "done")
-    if reason is None and not find_due(cell, folder, device, stages).stages:
-        return CellOutcome(cell, folder, "done")  # the process died after writing its last record
-    if reason is None:
-        reason = _exit_reason(code, folder)
-        with contextlib.suppress(OSError):  # on a full disk, only the outcome contains the reason
-            _write_failed_record(cell, folder, device, stage, reason)
-    return CellOutcome(cell, folder, "failed", f"{stage}: {reason}")
-
-
-def _exit_reason(code: int, folder: Path) -> str:
-    if code < 0:
-        name = signal.Signals(-code).name
-        hint = " (often by the system because memory ran out)" if name == "SIGKILL" else ""
-        return f"the cell's process was killed by {name}{hint}; its log: {folder / LOG}"
-    return f"the cell's process ended with code {code}; its log: {folder / LOG}"
-
-
-def _write_failed_record(cell: Cell, folder: Path, device: Device, stage: Stage, reason: str) -> None:
-    """Write the failed record for a process that died before it could write one."""
-    identity = cell.identity(stage, device_model=device.model_name)
-    record = Record(stage, identity, cell.model_dump(mode="json"), "failed", reason=reason)
-    write_record(stage_folder(folder, stage, identity), record)
+def _ranks(values: Iterable[object]) -> dict[object, int]:
+    """The rank of each value, by its first occurrence."""
+    return {value: number for number, value in enumerate(dict.fromkeys(values))}

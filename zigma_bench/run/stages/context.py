@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ NETWORK = "network.safetensors"  # the weights without averaging
 class StageContext:
     """The cell, its device, and the folders of its results.
 
-    `emit` sends an event to the parent process. `stopped` is true once the process was asked to stop.
+    `emit` sends an event to the parent process. `stopped` is true once the process was asked to stop. `provenance`:
+    facts about the run for every record.
     """
 
     cell: Cell
@@ -30,6 +32,7 @@ class StageContext:
     device: Device
     emit: Callable[[dict[str, Any]], None]
     stopped: Callable[[], bool]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def stage_folder(self, stage: Stage) -> Path:
         """The folder of a stage of this cell."""
@@ -56,7 +59,21 @@ class StageContext:
 
     def images(self, stage: Stage) -> CellImages:
         """The images of the cell, loaded for a stage."""
-        return load_cell_images(self.cell, self.device.name, self.progress_of(stage, None))
+        return recent_images(self.cell, self.device.name, self.progress_of(stage, None))
+
+
+_recent: list[tuple[str, CellImages]] = []  # the images of the last cell, decoded
+
+
+def recent_images(cell: Cell, device: str, on_progress: OnProgress) -> CellImages:
+    """The images of a cell. This process keeps those of the last cell, because most cells of a suite have the same."""
+    text = None if cell.text is None else cell.text.model_dump(mode="json")
+    parts = [cell.sample.count, cell.reference.model_dump(mode="json"), bool(cell.quality)]
+    key = json.dumps([cell.data_text, cell.data_fingerprint, text, parts, device], sort_keys=True)
+    if not _recent or _recent[0][0] != key:
+        _recent.clear()  # before the next ones are loaded
+        _recent.append((key, load_cell_images(cell, device, on_progress)))
+    return _recent[0][1]
 
 
 @dataclass(frozen=True)

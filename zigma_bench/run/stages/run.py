@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from zigma_bench.errors import CellFailed, Interrupted, NotReady
+from zigma_bench.errors import CellFailed, Interrupted, NotReady, ZigmaBenchError
 from zigma_bench.ops.backends import resolve
 from zigma_bench.plan import Stage
 from zigma_bench.plugins.discovery import reason_of
@@ -71,7 +71,8 @@ def run_stage(context: StageContext, stage: Stage) -> None:
     except Exception as error:  # any failure becomes this cell's row, and the other cells continue
         traceback.print_exc()
         reason = reason_of(error)
-        context.emit({"event": "failed", "stage": stage, "text": reason})
+        known = isinstance(error, ZigmaBenchError)  # else a fresh process may do better: memory, the device
+        context.emit({"event": "failed", "stage": stage, "text": reason, "known": known})
         origin = _provenance(context, started)
         with contextlib.suppress(OSError):  # on a full disk only the event reports it
             write_record(folder, Record(stage, identity, facts, "failed", reason=reason, provenance=origin))
@@ -113,6 +114,7 @@ def _provenance(context: StageContext, started: float) -> dict[str, Any]:
         backend = None
     return {
         **software(),
+        **context.provenance,
         "device": device.name,
         "card": device.model_name,
         "cuda": torch.version.cuda if device.type == "cuda" else None,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from zigma_bench.conditioning.captioned import CaptionedImages
-from zigma_bench.data.cell_images import load_cell_images, network_inputs
+from zigma_bench.data.cell_images import network_inputs
 from zigma_bench.data.images import Pixels, Subset
 from zigma_bench.data.latents.autoencoder import open_autoencoder
 from zigma_bench.records.sealed import Parts
@@ -37,7 +37,7 @@ def sample_stage(context: StageContext, folder: Path) -> StageResult:
     cell, on_progress = context.cell, context.progress_of("sample", context.cell.sample.count)
     parts = Parts(folder, context.inputs("sample"))
     if cell.role == "floor":
-        pixels, evaluations = load_cell_images(cell).floor.take(range(cell.sample.count)), 0
+        pixels, evaluations = context.images("sample").floor.take(range(cell.sample.count)), 0
         save_array(folder / SAMPLES, pixels)
     elif cell.role == "reconstruction":
         reconstruct = _reconstruction_function(context)
@@ -80,6 +80,6 @@ def _pixel_decoder(context: StageContext) -> Callable[[Tensor], Pixels]:
 
 def _reconstruction_function(context: StageContext) -> Callable[[range], Pixels]:
     """The function that reconstructs images of the floor, from the same latents that networks are measured on."""
-    images, decode = load_cell_images(context.cell), _pixel_decoder(context)
+    images, decode = context.images("sample"), _pixel_decoder(context)
     latents = Subset(network_inputs(context.cell, images, context.cache).validation, images.floor.indices)
     return lambda rows: decode(torch.from_numpy(latents.take(rows)))

@@ -7,6 +7,7 @@ faults.
 
 from __future__ import annotations
 
+import json
 import sys
 import traceback
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from zigma_bench.data.cell_images import load_cell_splits
 from zigma_bench.errors import CellFailed, ZigmaBenchError
 from zigma_bench.plan import Cell
 from zigma_bench.plugins.discovery import reason_of
-from zigma_bench.run.workers.cell import send_event, stop_flag, take_device, take_job
+from zigma_bench.run.workers.cell import JobChannel, stop_flag, take_device
 from zigma_bench.system.device import Device
 from zigma_bench.system.interrupts import contain_plugin
 from zigma_bench.system.notices import send_notices_to
@@ -25,25 +26,27 @@ from zigma_bench.system.notices import send_notices_to
 
 def main() -> int:
     """Bring the cache of the job on standard input up to date, or check it."""
-    job, cell, events = take_job()
-    stopped, device = stop_flag(), Device(**job["device"])
-    send_notices_to(lambda text: send_event(events, {"event": "notice", "stage": "encode", "text": text}))
+    channel = JobChannel()
+    stopped, job = stop_flag(channel), channel.next_job()
+    assert job is not None, "the parent sends one job"
+    cell, device = Cell.model_validate_json(json.dumps(job["cell"])), Device(**job["device"])
+    send_notices_to(lambda text: channel.send({"event": "notice", "stage": "encode", "text": text}))
     try:
         take_device(device)
         works = {"latents": (_encode, _check), "texts": (_encode_texts, _check_texts)}
         work = works["texts" if job["texts"] else "latents"][job["check"]]
         with contain_plugin():
-            done = work(cell, Path(job["results"]) / ".cache", device, lambda event: send_event(events, event), stopped)
-        send_event(events, done)
+            done = work(cell, Path(job["results"]) / ".cache", device, channel.send, stopped)
+        channel.send(done)
     except ZigmaBenchError as error:
-        send_event(events, {"event": "stopped", "text": str(error)})
+        channel.send({"event": "stopped", "text": str(error)})
         return error.exit_code
     except OSError as error:
-        send_event(events, {"event": "stopped", "text": reason_of(error)})
+        channel.send({"event": "stopped", "text": reason_of(error)})
         return CellFailed.exit_code
     except Exception as error:  # report any error as an event, so that it appears in the run's output
         traceback.print_exc()
-        send_event(events, {"event": "stopped", "text": _failure_text(error)})
+        channel.send({"event": "stopped", "text": _failure_text(error)})
         return CellFailed.exit_code
     return 0
 

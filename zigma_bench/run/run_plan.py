@@ -1,0 +1,106 @@
+"""Bring a plan up to date: open its run, reuse what other runs have, encode what is missing, and run its cells."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from zigma_bench.errors import ComparisonRefused
+from zigma_bench.plan import Cell, Plan, Stage
+from zigma_bench.records.store import LEAST_BYTES, check_writable, clear_leftovers
+from zigma_bench.run.due import cell_folder, find_due
+from zigma_bench.run.encode import encode_latents, text_cells, text_problems
+from zigma_bench.run.executors.executor import CellOutcome, Executor, RunPlace, Watcher
+from zigma_bench.run.reuse import reuse_stages
+from zigma_bench.run.runs import mark_updated, open_run
+from zigma_bench.system.device import Device
+
+
+def run_plan(
+    plan: Plan,
+    results: Path,
+    devices: Sequence[Device],
+    watcher: Watcher,
+    executor: Executor,
+    *,
+    stages: Sequence[Stage],
+    name: str | None = None,
+    timeouts: Mapping[Stage, float] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> list[CellOutcome]:
+    """Bring every cell of a plan up to date. Raises Interrupted when asked to stop.
+
+    `devices`: one or more of the same model. `name`: the name of the run; by default it is the run with the options of
+    the plan. `timeouts`: seconds by stage. Finished stages of the suite's other runs are reused. Cells that another
+    process works on come last, after that process has finished them.
+    """
+    check_writable(results)
+    clear_leftovers(results)
+    run = open_run(plan, results, devices[0], name)
+    place = RunPlace(results, run.folder, tuple(devices), watcher, stages, timeouts or {}, provenance or {})
+    _reuse_finished_stages(plan, place)
+    due = _find_all_due(plan, place)
+    check_writable(run.folder, max((_needed_bytes(cell, stages) for cell in due), default=0))
+    if due and not run.is_new:
+        mark_updated(run)
+    _encode_latents_first(due, place)
+    outcomes = executor.run_cells(plan.cells, place)
+    clear_leftovers(results)
+    return outcomes
+
+
+def _reuse_finished_stages(plan: Plan, place: RunPlace) -> None:
+    """Reuse finished stages of other runs before anything is encoded, and say so.
+
+    A cell with an unreadable record or file is skipped here; when it runs, it becomes a failed row with the reason.
+    """
+    for cell in plan.cells:
+        folder = cell_folder(place.folder, cell)
+        with contextlib.suppress(ComparisonRefused, OSError):
+            text = reuse_stages(cell, place.results, folder, place.device, place.stages)
+            if text is not None:
+                place.watcher.event(cell, {"event": "notice", "text": text})
+
+
+def _find_all_due(plan: Plan, place: RunPlace) -> list[Cell]:
+    """The cells with a due stage, except those with an unreadable record: these become failed rows with the reason."""
+    found = []
+    for cell in plan.cells:
+        with contextlib.suppress(ComparisonRefused):
+            if find_due(cell, cell_folder(place.folder, cell), place.device, place.stages).stages:
+                found.append(cell)
+    return found
+
+
+def _needed_bytes(cell: Cell, stages: Sequence[Stage]) -> int:
+    """The approximate bytes that a cell writes: two checkpoints (weights, EMA, Adam's moments) and its images twice."""
+    trained = cell.parameters * 4 * 8 if "train" in stages and cell.role == "cell" else 0
+    images = cell.sample.count * cell.frames * cell.height * cell.width * 3 if not cell.timed_alone else 0
+    return max(LEAST_BYTES, trained + 2 * images)
+
+
+def _encode_latents_first(due: Sequence[Cell], place: RunPlace) -> None:
+    """Complete the latent caches that due stages read, and compare existing caches with their checksums.
+
+    NotReady if text features are broken. Missing text features are encoded by the first cell that reads them.
+    """
+
+    def reads(cell: Cell) -> bool:
+        left = find_due(cell, cell_folder(place.folder, cell), place.device, place.stages).stages
+        return "train" in left or "quality" in left or cell.role == "reconstruction"
+
+    reading = [cell for cell in due if reads(cell)]
+    for cell in text_cells(reading):
+        assert cell.text is not None, "text cells have text features"
+        if problems := text_problems(cell.text):
+            raise problems[0]
+    cells = [cell for cell in reading if cell.latents is not None]
+    if cells:
+        began = time.monotonic()
+        place.watcher.event(cells[0], {"event": "start", "stage": "encode"})
+        encode_latents(cells, place.results, place.device, place.watcher.event)
+        seconds = time.monotonic() - began
+        place.watcher.event(cells[0], {"event": "done", "stage": "encode", "seconds": seconds})
