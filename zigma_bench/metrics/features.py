@@ -119,10 +119,10 @@ def content_key(images: Images, extractor: Extractor, device: str) -> str:
 
 def digest_once(images: Images) -> str:
     """The digest of a set of images. All metrics of a set share it, because computing it decodes every image."""
-    for entry in _digested:
+    for number, entry in enumerate(_digested):
         if entry[0] is images:
-            _digested.remove(entry)  # the latest comes last, so that the reference of many cells stays
-            _digested.append(entry)
+            del _digested[number]
+            _digested.append(entry)  # the latest comes last, so that the reference of many cells stays
             return entry[1]
     _digested.append((images, pixels_digest(images)))
     return _digested[-1][1]
