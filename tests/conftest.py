@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import subprocess
 import sys
@@ -18,7 +16,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [
-    str(ROOT / "tests" / part) for part in ("backbones", "conditioning", "data", "diffusion", "ops", "reports")
+    str(ROOT / "tests" / part) for part in ("backbones", "conditioning", "data", "diffusion", "ops", "reports", "run")
 ]
 
 LONG = (  # half of the time
@@ -71,24 +69,9 @@ def write_suite(tmp_path):
 @pytest.fixture
 def cells_in_this_process(monkeypatch) -> None:
     """Cells run in this process: a fresh one for each, as users have, takes seconds to import torch."""
-    from zigma_bench.records.store import only_writer
-    from zigma_bench.run.executors import local
-    from zigma_bench.run.stages.context import StageContext, StageFailed
-    from zigma_bench.run.stages.run import run_due_stages
+    from in_process import InProcessWorker
 
-    def spawn(cell, folder, results, device, watcher, stages):
-        folder.mkdir(parents=True, exist_ok=True)
-        events = []
-        life = StageContext(cell, folder, results / ".cache", device, events.append, lambda: False)
-        log = io.StringIO()
-        try:
-            with contextlib.redirect_stderr(log), only_writer(folder):
-                run_due_stages(life, stages)
-        except StageFailed:
-            return local.CellOutcome(cell, folder, "failed", f"{events[-1]['text']}\n{log.getvalue()}")
-        return local.CellOutcome(cell, folder, "done")
-
-    monkeypatch.setattr(local, "_run_in_process", spawn)
+    monkeypatch.setattr("zigma_bench.run.executors.local.WorkerProcess", InProcessWorker)
 
 
 @pytest.fixture(scope="session")

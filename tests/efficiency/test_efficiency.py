@@ -24,8 +24,10 @@ from zigma_bench.plan import make_plan
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.reports.render import table_footer, to_csv, to_json, to_markdown
 from zigma_bench.reports.table import read_tables
-from zigma_bench.run.executors.local import run_plan
+from zigma_bench.run.executors.local import LocalExecutor
+from zigma_bench.run.executors.options import LocalOptions
 from zigma_bench.run.find_batch import BatchTrial, distinct_shapes, limit_of, run_trial, search_batch
+from zigma_bench.run.run_plan import run_plan
 from zigma_bench.suite import Efficiency, load_suite
 from zigma_bench.system.device import Device
 
@@ -300,6 +302,9 @@ def test_rounds_that_differ_are_unstable(alone):
     assert "unstable" in apart.reason and apart.value == pytest.approx(6 / 6.6)
 
 
+HERE = LocalExecutor(LocalOptions())
+
+
 class Silent:
     def __init__(self):
         self.seen = []
@@ -310,13 +315,16 @@ class Silent:
     def event(self, cell, event):
         pass
 
+    def end(self, cell):
+        pass
+
 
 def test_rounds_of_cells_alternate_and_the_last_leaves_the_record(alone, tmp_path):
     small = ("stages: [latency, forward, forward-backward, train-step, sample]", "stages: [forward]")
     lists = (("tokens: [16, 64]", "tokens: [16]"), ("batch: [1, 2]", "batch: [1]"), ("[torch, naive]", "[torch]"))
     plan = alone(small, *lists, ("[raster, {name: zigzag, paths: 8}]", "[raster]"))
     watcher = Silent()
-    outcomes = run_plan(plan, tmp_path / "results", CPU, watcher, stages=("efficiency",))
+    outcomes = run_plan(plan, tmp_path / "results", (CPU,), watcher, HERE, stages=("efficiency",))
     assert [outcome.status for outcome in outcomes] == ["done", "done"]
     first, second = (cell.label for cell in plan.cells)
     assert watcher.seen == [(first, True), (second, True)] * 2
@@ -329,7 +337,7 @@ def test_a_backend_that_can_not_run_here_is_a_row_with_its_reason(alone, tmp_pat
     lists = (("tokens: [16, 64]", "tokens: [16]"), ("batch: [1, 2]", "batch: [1]"), ("[torch, naive]", "[mamba-ssm]"))
     small = ("stages: [latency, forward, forward-backward, train-step, sample]", "stages: [forward]")
     plan = alone(small, *lists, ("[raster, {name: zigzag, paths: 8}]", "[raster]")).only("zigma")
-    (outcome,) = run_plan(plan, tmp_path / "results", CPU, Silent(), stages=("efficiency",))
+    (outcome,) = run_plan(plan, tmp_path / "results", (CPU,), Silent(), HERE, stages=("efficiency",))
     assert outcome.status == "failed"
     (table,) = read_tables(tmp_path / "results" / "cost" / "main")
     told = next(line for line in table_footer(table) if line.startswith("cell zigma raster"))

@@ -95,3 +95,14 @@ def test_features_that_are_not_finite_give_nan(bad):
     a[3, 2] = bad
     assert np.isnan(frechet_distance(a, b))
     assert np.isnan(kid_of_features(a, b).mean)
+
+
+def test_another_device_gives_the_same_values():
+    a, b = np.random.default_rng(0).normal(size=(60, 16)), np.random.default_rng(1).normal(0.1, size=(90, 16))
+    there = tuple(quality._on_device(a, b, _picks(60, 90, 30), "cpu"))  # the code for a GPU, run by PyTorch on this CPU
+    assert there == pytest.approx(kid_of_features(a, b).values, rel=1e-10, abs=1e-12)
+
+
+def _picks(left: int, right: int, size: int):
+    draw = np.random.RandomState(quality.SEED)
+    return [[draw.choice(count, size, replace=False) for count in (left, right)] for _ in range(quality.SUBSETS)]

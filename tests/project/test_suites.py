@@ -16,8 +16,10 @@ from zigma_bench.records.store import run_folder
 from zigma_bench.reports.render import to_json
 from zigma_bench.reports.table import read_tables
 from zigma_bench.run import encode
-from zigma_bench.run.executors import local
+from zigma_bench.run.executors.local import LocalExecutor
+from zigma_bench.run.executors.options import LocalOptions
 from zigma_bench.run.prepare import prepare
+from zigma_bench.run.run_plan import run_plan
 from zigma_bench.run.workers import encode as encode_worker
 from zigma_bench.system.device import find_device
 
@@ -38,6 +40,8 @@ class Silent:
     def begin(self, *given: object) -> None: ...
 
     def event(self, *given: object) -> None: ...
+
+    def end(self, *given: object) -> None: ...
 
 
 def named(names):
@@ -100,7 +104,7 @@ def test_run_without_data_stops_with_code_3_and_the_command_that_checks_it(root,
 def test_it_runs_at_toy_scale(path, results, in_this_process):
     made, device = prepare(path, settings=(), only=(), smoke=True), find_device("cpu")
     made.check_ready()
-    outcomes = local.run_plan(made, results, device, Silent(), stages=STAGES)
+    outcomes = run_plan(made, results, (device,), Silent(), LocalExecutor(LocalOptions()), stages=STAGES)
     assert [outcome.reason for outcome in outcomes if outcome.status != "done"] == []
     folder = run_folder(results, made.suite.name, "smoke")
     rows = json.loads(to_json(read_tables(folder)))["rows"]
@@ -117,7 +121,7 @@ def test_it_runs_at_toy_scale(path, results, in_this_process):
 
 def test_clips_are_drawn_as_films_and_strips_of_frames(root, results, in_this_process):
     made = prepare(root / "suites/ucf101.yaml", settings=(), only=("zigzag",), smoke=True)
-    local.run_plan(made, results, find_device("cpu"), Silent(), stages=("train", "sample"))
+    run_plan(made, results, (find_device("cpu"),), Silent(), LocalExecutor(LocalOptions()), stages=("train", "sample"))
     folder = run_folder(results, "ucf101", "smoke")
     films = sorted(folder.glob("*/sample-*/clips.webp"))
     assert films

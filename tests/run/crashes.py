@@ -188,14 +188,15 @@ class Operations:
 
 def run_here(folder: Path, results: Path, suite: str) -> None:
     """A suite in this process, where a process of its own takes seconds to import torch."""
+    from in_process import InProcessWorker
+
     from zigma_bench.efficiency import measure
     from zigma_bench.plan import STAGES
-    from zigma_bench.records.store import only_writer
     from zigma_bench.run import encode
     from zigma_bench.run.executors import local
+    from zigma_bench.run.executors.options import LocalOptions
     from zigma_bench.run.prepare import prepare
-    from zigma_bench.run.stages.context import StageContext, StageFailed
-    from zigma_bench.run.stages.run import run_due_stages
+    from zigma_bench.run.run_plan import run_plan
     from zigma_bench.run.workers import encode as encode_worker
     from zigma_bench.system.device import Device
 
@@ -204,17 +205,7 @@ def run_here(folder: Path, results: Path, suite: str) -> None:
 
         def event(self, *rest: object) -> None: ...
 
-    def spawn(cell, folder, results, device, watcher, stages):
-        folder.mkdir(parents=True, exist_ok=True)
-        events: list[dict] = []
-        try:
-            with only_writer(folder):
-                run_due_stages(
-                    StageContext(cell, folder, results / ".cache", device, events.append, lambda: False), stages
-                )
-        except StageFailed:
-            return local.CellOutcome(cell, folder, "failed", events[-1]["text"])
-        return local.CellOutcome(cell, folder, "done")
+        def end(self, *rest: object) -> None: ...
 
     def encoded(cell, results, device, emit, check):
         return encode_worker._encode(cell, results / ".cache", device, emit, lambda: False)
@@ -222,11 +213,12 @@ def run_here(folder: Path, results: Path, suite: str) -> None:
     def no_memory(*rest: object) -> None:
         raise MemoryError("not measured: it takes seconds and writes no file")
 
-    local._run_in_process, encode._run_worker = spawn, encoded
+    encode._run_worker, local.WorkerProcess = encoded, InProcessWorker
     measure.scan_alone = measure.measure_ceilings = no_memory
     os.chdir(folder)
     plan = prepare(Path(suite), settings=(), only=(), smoke=False)
-    outcomes = local.run_plan(plan, results, Device("cpu", "test"), Silent(), stages=STAGES)
+    devices = (Device("cpu", "test"),)
+    outcomes = run_plan(plan, results, devices, Silent(), local.LocalExecutor(LocalOptions()), stages=STAGES)
     failed = [outcome.reason for outcome in outcomes if outcome.status not in ("done", "skipped")]
     assert not failed, failed
 

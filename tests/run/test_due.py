@@ -17,8 +17,11 @@ from zigma_bench.records import store
 from zigma_bench.records.sealed import file_sha256
 from zigma_bench.reports.table import read_table
 from zigma_bench.run.due import cell_folder, find_due
-from zigma_bench.run.executors import local
+from zigma_bench.run.executors import local, tasks
+from zigma_bench.run.executors.local import LocalExecutor
+from zigma_bench.run.executors.options import LocalOptions
 from zigma_bench.run.prepare import prepare
+from zigma_bench.run.run_plan import run_plan
 from zigma_bench.system.device import Device
 
 CPU = Device("cpu", "test")
@@ -48,6 +51,9 @@ class Watcher:
     def event(self, cell, event):
         self.events.append(event)
 
+    def end(self, cell):
+        pass
+
 
 class Run:
     """A suite in a folder, run in this process."""
@@ -60,7 +66,7 @@ class Run:
         """The status of each cell, and what was reported."""
         self.capsys.readouterr()
         plan = prepare(self.suite, settings=settings, only=(), smoke=False)
-        outcomes = local.run_plan(plan, self.results, CPU, Watcher(), stages=stages)
+        outcomes = run_plan(plan, self.results, (CPU,), Watcher(), LocalExecutor(LocalOptions()), stages=stages)
         failed = [outcome.reason for outcome in outcomes if outcome.status == "failed"]
         assert not failed, failed
         return [outcome.status for outcome in outcomes]
@@ -251,6 +257,7 @@ def test_a_cell_of_another_process_is_waited_for(run, monkeypatch):
             shutil.move(run.results / "aside", quality)
         return len(looks) < 4
 
+    monkeypatch.setattr(tasks, "has_writer", has_writer)
     monkeypatch.setattr(local, "has_writer", has_writer)
     monkeypatch.setattr(local, "WAIT_SECONDS", 0)
     written = os.stat(quality.parent / "log.txt") if (quality.parent / "log.txt").exists() else None

@@ -14,8 +14,8 @@ from zigma_bench.plan import make_plan
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.records.record import Record
 from zigma_bench.records.store import stage_folder, write_record
+from zigma_bench.run.due import cell_folder
 from zigma_bench.run.estimate import Estimator
-from zigma_bench.run.executors.local import cell_folder
 from zigma_bench.run.fitted_costs import FEWEST_CELLS, fit_costs
 from zigma_bench.run.timed import FEATURES, CallKind, MeasuredCall, features_of, network_of, timed_calls
 from zigma_bench.suite import load_suite

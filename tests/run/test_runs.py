@@ -16,8 +16,11 @@ from zigma_bench.plan import STAGES
 from zigma_bench.records.store import only_writer, write_record
 from zigma_bench.reports.table import find_tables
 from zigma_bench.run import reuse
-from zigma_bench.run.executors import local
+from zigma_bench.run.executors import local, tasks
+from zigma_bench.run.executors.local import LocalExecutor
+from zigma_bench.run.executors.options import LocalOptions
 from zigma_bench.run.prepare import check_stages, plan_json, prepare
+from zigma_bench.run.run_plan import run_plan
 from zigma_bench.system.device import Device
 
 CPU = Device("cpu", "test")
@@ -47,6 +50,9 @@ class Watcher:
     def event(self, cell, event):
         self.events.append(event)
 
+    def end(self, cell):
+        pass
+
 
 class Bench:
     """A suite in a folder, run in this process."""
@@ -61,7 +67,8 @@ class Bench:
     def __call__(self, *settings, name=None, stages=STAGES):
         """The name of the run, and the stages that were due by cell."""
         self.watcher = Watcher()
-        outcomes = local.run_plan(self.plan(*settings), self.results, CPU, self.watcher, stages=stages, name=name)
+        place = self.plan(*settings), self.results, (CPU,), self.watcher, LocalExecutor(LocalOptions())
+        outcomes = run_plan(*place, stages=stages, name=name)
         assert [outcome.reason for outcome in outcomes if outcome.status == "failed"] == []
         return outcomes[0].folder.parent.name, self.watcher.stages
 
@@ -182,6 +189,7 @@ def test_a_cell_at_work_in_another_run_is_waited_for(bench, monkeypatch):
             shutil.move(bench.results / "aside", train)
         return asked == train.parent and len(looks) < 5
 
+    monkeypatch.setattr(tasks, "has_writer", has_writer)
     monkeypatch.setattr(local, "has_writer", has_writer)
     monkeypatch.setattr(local, "WAIT_SECONDS", 0)
     assert bench(name="second", stages=("train",))[1][-1] == ()

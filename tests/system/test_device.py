@@ -103,7 +103,7 @@ def test_amd_cards_are_found_where_torch_is_for_rocm(cards, amd, monkeypatch):
 
 @pytest.mark.parametrize(
     "start",
-    ["from zigma_bench.__main__ import main as start", "from zigma_bench.run.workers.cell import take_job as start"],
+    ["from zigma_bench.__main__ import main as start", "from zigma_bench.run.workers.cell import main as start"],
 )
 def test_the_program_and_its_cells_look_for_garbage_seldom(start):
     code = f"import gc, sys; sys.argv = ['zigma-bench', '--help']\n{start}\ntry:\n    start()\n"

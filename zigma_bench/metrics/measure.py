@@ -114,7 +114,8 @@ def kernel_distance(task: MeasureTask) -> Measurement:
     facts |= {"kid_subset_size": size, "kid_subsets": SUBSETS, "kid_seed": SEED}
     if size < 2:
         return _too_few(task, KID_MINIMUM, min(len(samples), len(reference)), facts)
-    values = kid_of_features(_sample_features(task, samples), _reference_features(task, reference))
+    features = _sample_features(task, samples), _reference_features(task, reference)
+    values = kid_of_features(*features, device=task.subject.device)
     raw = values.values if np.isfinite(values.mean) else ()  # a record can't contain NaN
     return Measurement.of(task.name, values.mean, UNIT, fingerprint=facts, raw=raw)
 

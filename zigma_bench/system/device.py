@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import importlib.util
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from zigma_bench.errors import NotReady, UsageError
 
+QUOTAS = Path("/sys/fs/cgroup")  # of this container
 KFD = Path("/sys/class/kfd/kfd/topology/nodes")  # the kernel driver lists AMD GPUs here
 
 
@@ -174,6 +176,21 @@ def processor_name() -> str:
 def core_count() -> int:
     """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def usable_cores() -> int:
+    """The number of cores whose time this process may use: fewer than `core_count` in a container with a quota."""
+    quotas = [core_count()]
+    with contextlib.suppress(OSError, ValueError):  # cgroup v2
+        quota, period = (QUOTAS / "cpu.max").read_text().split()
+        if quota != "max":
+            quotas.append(int(quota) // int(period))
+    with contextlib.suppress(OSError, ValueError):  # cgroup v1
+        names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+        quota_us, period_us = (int((QUOTAS / "cpu" / name).read_text()) for name in names)
+        if quota_us > 0:
+            quotas.append(quota_us // period_us)
+    return max(1, min(quotas))
 
 
 def reduce_garbage_collection() -> None:

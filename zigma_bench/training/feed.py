@@ -28,7 +28,7 @@ from zigma_bench.data.images import Images, has_order, needs_workers
 from zigma_bench.errors import CellFailed, NotReady, ZigmaBenchError
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.suite import Train
-from zigma_bench.system.device import core_count
+from zigma_bench.system.device import usable_cores
 from zigma_bench.training.batch_plan import BatchPlan, StepImages
 
 MOST_WORKERS = 16
@@ -136,7 +136,7 @@ def workers_of(recipe: Train, images: Images) -> int:
     """
     if recipe.random_crop is None and not needs_workers(images):
         return 0
-    workers = min(MOST_WORKERS, max(1, core_count() - 1)) if recipe.workers == "auto" else recipe.workers
+    workers = min(MOST_WORKERS, max(1, usable_cores() - 1)) if recipe.workers == "auto" else recipe.workers
     return min(1, workers) if has_order(images) else workers
 
 

@@ -64,7 +64,6 @@ class _LocalRun:
 
     def __init__(self, cells: Sequence[Cell], place: RunPlace, options: LocalOptions) -> None:
         self.cells, self.place, self.options = cells, place, options
-        self.threads = threads_per_worker(place.devices)
         self.outcomes = dict[int, CellOutcome]()  # by the position of the cell
         self.positions = {id(cell): number for number, cell in enumerate(cells)}
         self.pending = deque(order_cells(cells, place))
@@ -74,6 +73,7 @@ class _LocalRun:
         overlap = options.overlap and all(cell.train_seconds is None for cell in cells)  # a lane would take their time
         self.lanes = [Lane(device) for device in place.devices]
         self.lanes += [Lane(device, measures=True) for device in place.devices if overlap and device.type == "cuda"]
+        self.threads = threads_per_worker(place.devices, len(self.lanes))
         self.fresh = False  # whether each job gets a fresh process, and its failure is final
 
     def run(self) -> list[CellOutcome]:
@@ -298,7 +298,7 @@ class _LocalRun:
         for worker in workers:
             worker.interrupt()
         deadline = time.monotonic() + GRACE_SECONDS
-        while any(worker.process.poll() is None for worker in workers) and time.monotonic() < deadline:
+        while any(worker.is_alive() for worker in workers) and time.monotonic() < deadline:
             time.sleep(0.02)
 
     def _kill_workers(self) -> None:

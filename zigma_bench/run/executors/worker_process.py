@@ -16,11 +16,12 @@ from typing import IO, Any
 from zigma_bench.plan import Stage
 from zigma_bench.run.executors.executor import RunPlace
 from zigma_bench.run.executors.tasks import DueCell
-from zigma_bench.system.device import Device, core_count
+from zigma_bench.system.device import Device, usable_cores
 
 MODULE = "zigma_bench.run.workers.cell"
 LOG = "log.txt"
 READ_BYTES = 65536
+MOST_THREADS = 8  # more gain nothing for the features and distances of some thousand images
 
 
 @dataclass
@@ -111,6 +112,9 @@ class WorkerProcess:
         """Ask the process to stop at the next point from which it can continue."""
         self.process.send_signal(signal.SIGTERM)
 
+    def is_alive(self) -> bool:
+        return self.process.poll() is None
+
     def kill(self) -> None:
         """End the process and those that it has started, at once."""
         with contextlib.suppress(ProcessLookupError):
@@ -126,11 +130,12 @@ class WorkerProcess:
             self.process.stdin.close()
 
 
-def threads_per_worker(devices: tuple[Device, ...]) -> int | None:
-    """The number of CPU threads of each worker, if several compute on the CPU; None leaves it to the libraries.
+def threads_per_worker(devices: tuple[Device, ...], lanes: int) -> int | None:
+    """The number of CPU threads of each worker, so that together they use each core once; None leaves it to the
+    libraries: for one worker on the CPU, and if OMP_NUM_THREADS is set, which then applies to every worker.
 
-    OMP_NUM_THREADS, if set, applies to every worker.
+    The libraries count the cores of the host. In a container with a quota, so many threads wait for each other.
     """
-    if len(devices) == 1 or devices[0].type != "cpu" or "OMP_NUM_THREADS" in os.environ:
+    if "OMP_NUM_THREADS" in os.environ or (lanes == 1 and devices[0].type == "cpu"):
         return None
-    return max(1, core_count() // len(devices))
+    return max(1, min(MOST_THREADS, usable_cores() // lanes))

@@ -73,8 +73,8 @@ def shape_key(cell: Cell) -> str:
 
 def global_state() -> dict[str, Any]:
     """The settings of a process that change what later cells compute."""
-    computing = [key for key in os.environ if key.startswith(COMPUTING) and not key.endswith("_DIR")]  # of caches
-    environment = {f"${key}": os.environ[key] for key in computing}
+    variables = [key for key in os.environ if key.startswith(COMPUTING) and not key.endswith(("_DIR", "_PATH"))]
+    environment = {f"${key}": os.environ[key] for key in variables}
     return {
         **environment,
         "the default dtype": torch.get_default_dtype(),
