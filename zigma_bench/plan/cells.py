@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+import pydantic
 from pydantic_core import to_jsonable_python
 
 from zigma_bench.errors import NotReady
@@ -176,25 +177,31 @@ class Cell(Strict):
     text: TextFeatures | None = None  # if the condition is a text
     flops_by: FlopsBy = "formula"
     data_places: tuple[str, ...] = ()  # options of the data that only locate its files
+    varied: Mapping[str, str] = pydantic.Field(
+        default_factory=dict
+    )  # the words of each key of `vary`, such as learning_rate=0.001
+    selected: str | None = None  # the words of the value that was selected for the row
+    tuning: bool = False  # whether the cell only decides a selection
 
     @property
     def label(self) -> str:
         """The label of the cell: its row, after its role if that isn't `cell`, and its seed."""
-        role, seed = self.role if self.role != "cell" else None, None if self.timed_alone else f"seed {self.seed}"
+        role = "tuning" if self.tuning else self.role if self.role != "cell" else None
+        seed = None if self.timed_alone else f"seed {self.seed}"
         return _joined(self.data_label, role, *self._row, seed)
 
     @property
     def row(self) -> str:
         """The label that all seeds share: `zigma · raster`, after the data set if the suite has several.
 
-        In an efficiency suite, backend, tokens and batch follow.
+        In an efficiency suite, backend, tokens and batch follow; then the values of varied keys.
         """
         return _joined(self.data_label, *self._row)
 
     @property
     def _row(self) -> list[str | None]:
         timed = [self.backend, f"{self.tokens} tokens", f"batch {self.train.batch}"] if self.timed_alone else []
-        return [self.backbone_label, self.scan_label, *timed]
+        return [self.backbone_label, self.scan_label, *timed, *self.varied.values()]
 
     @property
     def setting(self) -> dict[str, str | int] | None:
@@ -224,6 +231,8 @@ class Cell(Strict):
         """The stages that this cell goes through."""
         if self.timed_alone:
             return ("efficiency",)
+        if self.tuning:
+            return ("train", "quality")
         found: list[Stage] = ["sample"] if self.role != "cell" else ["train", "sample"]
         if self.quality:
             found.append("quality")

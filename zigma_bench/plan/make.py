@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from zigma_bench.errors import NotReady, UsageError, ZigmaBenchError
@@ -17,9 +18,11 @@ from zigma_bench.plan.metrics import check_metrics, metric_fingerprint, missing_
 from zigma_bench.plan.plan import Plan
 from zigma_bench.plan.resolve import cell_routes, resolve_option, smoke_suite, with_options
 from zigma_bench.plan.rows import anchors_of, find_baseline, label_all
+from zigma_bench.plan.selection import TUNING_LOSS, RowSelection, selections_of
 from zigma_bench.plan.settings import settings_of
+from zigma_bench.plan.variation import Variation, variations_of
 from zigma_bench.plugins.discovery import Catalogue
-from zigma_bench.plugins.registry import Cost, DataFacts, Spec
+from zigma_bench.plugins.registry import Cost, DataFacts, Missing, Spec
 from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import MOST_LAYERS
 from zigma_bench.scans.route import Route
@@ -30,6 +33,45 @@ MAX_CELLS = 10_000
 
 def make_plan(suite: Suite, source: YamlSource, catalogue: Catalogue, *, smoke: bool = False) -> Plan:
     """Resolve a suite; the first fault is raised with its place in the file."""
+    made = [_plan_variation(one, suite, source, catalogue, smoke) for one in variations_of(suite, source)]
+    cells = _unique_cells(cell for one in made for cell in one.cells)
+    tuning = _unique_cells(cell for one in made for cell in one.tuning)
+    _check_number([*cells, *tuning], source)
+    selections: tuple[RowSelection, ...] = ()
+    if suite.select is not None:
+        finals = [cell for cell in cells if cell.role == "cell"]
+        selections = selections_of(tuning, finals, suite.select.over)
+        cells = [*tuning, *(cell for cell in cells if cell.role != "cell")]
+    return Plan(
+        suite=made[0].suite if smoke else suite,
+        question=source.question,
+        file=source.file,
+        cells=tuple(cells),
+        missing=tuple(dict.fromkeys(item for one in made for item in one.missing)),
+        smoke=smoke,
+        all_cells=tuple(cells),
+        baseline=made[0].baseline,
+        suite_sha256=source.sha256,
+        selections=selections,
+    )
+
+
+@dataclass(frozen=True)
+class _PlannedVariation:
+    """The cells of a variation with the seeds of the table, those with the tuning seeds, and what is missing."""
+
+    suite: Suite
+    cells: list[Cell]
+    tuning: list[Cell]
+    baseline: Cell
+    missing: list[Missing]
+
+
+def _plan_variation(
+    variation: Variation, whole: Suite, source: YamlSource, catalogue: Catalogue, smoke: bool
+) -> _PlannedVariation:
+    """The cells of one variation of the suite `whole`."""
+    suite = variation.suite
     _check_backends(suite, source)
     check_diffusion(suite, source)
     if smoke:
@@ -42,22 +84,45 @@ def make_plan(suite: Suite, source: YamlSource, catalogue: Catalogue, *, smoke: 
     refuse_doubles([metric.name for metric in metrics], source)
     require_beside([metric.name for metric in metrics], catalogue, source)
     made = [_cells_on(data, suite, metrics, source, catalogue, smoke) for data in sets]
-    all_cells = tuple(cell for cells, _ in made for cell in cells)
+    tuning: list[Cell] = []
+    if whole.select is not None:
+        tuned = suite.model_copy(update={"seeds": whole.select.seeds[: 1 if smoke else None], "efficiency": None})
+        loss = (resolve_option(catalogue, "metric", Choice(name=TUNING_LOSS), source.where("select", "by")),)
+        for data in sets:
+            cells, _ = _cells_on(data, tuned, loss, source, catalogue, smoke)
+            tuning += [cell.model_copy(update={"tuning": True}) for cell in cells if cell.role == "cell"]
     missing = [item for data in sets for item in data.facts.missing]
     frames = min(data.facts.frames for data in sets)
     missing += missing_metrics(catalogue, suite, metrics, frames, smoke)
-    missing = list(dict.fromkeys(missing))
-    return Plan(
+    return _PlannedVariation(
         suite=suite,
-        question=source.question,
-        file=source.file,
-        cells=all_cells,
-        missing=tuple(missing),
-        smoke=smoke,
-        all_cells=all_cells,
+        cells=[_with_words(cell, variation) for cells, _ in made for cell in cells],
+        tuning=[_with_words(cell, variation) for cell in tuning],
         baseline=made[0][1],
-        suite_sha256=source.sha256,
+        missing=missing,
     )
+
+
+def _with_words(cell: Cell, variation: Variation) -> Cell:
+    """A cell with the words of its variation in its label."""
+    return cell.model_copy(update={"varied": dict(variation.words)})
+
+
+def _unique_cells(cells: Iterable[Cell]) -> list[Cell]:
+    """Cells without repetitions: the anchors, and in a smoke run the toys, of several variations are often equal.
+
+    An anchor that all variations share shows no varied value.
+    """
+    found: dict[str, Cell] = {}
+    shared: set[str] = set()
+    for cell in cells:
+        key = cell.identity(cell.stages[-1], device_model="")
+        shared |= {key} if key in found else set()
+        found.setdefault(key, cell)
+    return [
+        cell.model_copy(update={"varied": {}}) if key in shared and cell.role != "cell" else cell
+        for key, cell in found.items()
+    ]
 
 
 def _cells_on(
@@ -69,7 +134,7 @@ def _cells_on(
     smoke: bool,
 ) -> tuple[list[Cell], Cell]:
     """All cells on one data set, including the anchors, and a cell of the baseline's row."""
-    _check_number(suite, source)
+    _check_listed(suite, source)
     _check_held_out(suite, data.facts, source)
     check_metrics(catalogue, metrics, data.facts, source)
 
@@ -89,7 +154,14 @@ def _cells_on(
     return [*cells, *(anchors_of(baseline) if metrics else ())], baseline
 
 
-def _check_number(suite: Suite, source: YamlSource) -> None:
+def _check_number(cells: Sequence[Cell], source: YamlSource) -> None:
+    """Raise UsageError for a suite whose variations have more than MAX_CELLS cells in all."""
+    if len(cells) > MAX_CELLS:
+        where, expected = source.where("vary"), f"at most {MAX_CELLS:,}"
+        raise UsageError("the suite has too many cells", where=where, expected=expected, got=len(cells))
+
+
+def _check_listed(suite: Suite, source: YamlSource) -> None:
     """Raise UsageError for a suite with more than MAX_CELLS cells, since planning each of them takes time."""
     timed = suite.efficiency
     settings = [len(values or "_") for values in ((timed.tokens, timed.batch, timed.backends) if timed else ())]

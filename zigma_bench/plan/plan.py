@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.plan.cells import Cell
+from zigma_bench.plan.selection import RowChoice, RowSelection
 from zigma_bench.plugins.registry import Missing
 from zigma_bench.suite import Suite
 
@@ -16,8 +17,9 @@ from zigma_bench.suite import Suite
 class Plan:
     """A resolved suite: its `cells` in order, what is `missing` before they can run, and a cell of the baseline's row.
 
-    `cells` can be a selection (see `only`) of `all_cells`. `settings`: the KEY=VALUE texts that override keys of the
-    suite's file. `suite_sha256`: the hash of the file's text.
+    `cells` can be a part (see `only`) of `all_cells`. `settings`: the KEY=VALUE texts that override keys of the suite's
+    file. `suite_sha256`: the hash of the file's text. `selections`: rows whose value of a varied key has not been
+    chosen yet, with the cells that wait for the choice. `choices`: the choices that have been made.
     """
 
     suite: Suite
@@ -30,6 +32,26 @@ class Plan:
     baseline: Cell
     suite_sha256: str
     settings: tuple[str, ...] = ()
+    selections: tuple[RowSelection, ...] = ()
+    choices: tuple[RowChoice, ...] = ()
+
+    def with_choices(self, choices: Sequence[RowChoice]) -> Plan:
+        """The plan with the cells of the rows whose value has been chosen; the anchors stay last."""
+        chosen = [cell for choice in choices for cell in choice.finals]
+        rows = {choice.selection.row for choice in choices}
+        left = tuple(selection for selection in self.selections if selection.row not in rows)
+
+        def added(cells: tuple[Cell, ...]) -> tuple[Cell, ...]:
+            tuned = [cell for cell in cells if cell.role == "cell"]
+            return (*tuned, *chosen, *(cell for cell in cells if cell.role != "cell"))
+
+        return replace(
+            self,
+            cells=added(self.cells),
+            all_cells=added(self.all_cells),
+            selections=left,
+            choices=(*self.choices, *choices),
+        )
 
     def only(self, *patterns: str) -> Plan:
         """The plan with only the cells whose label matches a pattern (a part of it, or a glob); the anchors stay.
@@ -37,13 +59,18 @@ class Plan:
         Raises UsageError for a pattern that no cell matches.
         """
         cells = [cell for cell in self.cells if cell.role == "cell"]
+        cells += [cell for one in self.selections for cell in one.waiting]
         matches = {pattern: [cell for cell in cells if _matches(cell, pattern.lower())] for pattern in patterns}
         for pattern, found in matches.items():
             if not found:
                 labels = ", ".join(cell.label for cell in cells)
                 raise UsageError("no cell matches", where="--only", expected=f"a part of one of: {labels}", got=pattern)
         selected = {cell.label for found in matches.values() for cell in found}
-        return replace(self, cells=tuple(cell for cell in self.cells if cell.role != "cell" or cell.label in selected))
+        rows = [one for one in self.selections if any(cell.label in selected for cell in _cells_of(one))]
+        kept = tuple(cell for cell in self.cells if cell.role != "cell" or cell.label in selected)
+        tuning = {cell.label for one in rows for candidate in one.candidates for cell in candidate.tuning}
+        kept = tuple(cell for cell in self.cells if cell in kept or cell.label in tuning)
+        return replace(self, cells=kept, selections=tuple(rows))
 
     def missing_on(self, device_type: str) -> tuple[Missing, ...]:
         """What is missing before the cells can run on a device, including a GPU that the suite needs."""
@@ -71,6 +98,10 @@ class Plan:
             texts = [f"{item.what}: {item.do}" for item in missing]
             what = texts[0] if len(texts) == 1 else f"{len(texts)} things are missing"
             raise NotReady(what, where=f"{self.file}, can't run", problems=texts if len(texts) > 1 else ())
+
+
+def _cells_of(selection: RowSelection) -> list[Cell]:
+    return [cell for one in selection.candidates for cell in (*one.tuning, *one.finals)]
 
 
 def _matches(cell: Cell, pattern: str) -> bool:

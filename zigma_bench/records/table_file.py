@@ -79,6 +79,19 @@ class TableCell(TablePart):
     tokens: Whole
     size_match: MatchedSize | None
     setting: TimedSetting | None
+    varied: dict[Text, Text] = pydantic.Field(default_factory=dict)
+    selected: Text | None = None
+    tuning: bool = False
+
+
+class SelectedValue(TablePart):
+    """The choice of a row's value on the tuning part: the words of each candidate, its mean loss, and which was
+    chosen."""
+
+    row: Text
+    losses: dict[Text, Annotated[float, Interval(ge=-1e30, le=1e30)] | None]
+    chosen: Text | None
+    at_edge: bool
 
 
 class BaselineRow(TablePart):
@@ -113,6 +126,7 @@ class TableFile(TablePart):
     residual: list[Text]
     baseline: BaselineRow
     cells: Annotated[list[TableCell], Len(max_length=100_000)]
+    selected: Annotated[list[SelectedValue], Len(max_length=100_000)] = pydantic.Field(default_factory=list)
 
 
 def time_now() -> str:

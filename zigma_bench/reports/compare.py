@@ -53,19 +53,33 @@ def with_differences(
     `budget`: what is equal for all cells. With equal `flops` or `seconds`, scans of different lengths are comparable;
     with equal `images` they are not.
     """
-    base = next((r for r in rows if r.role == "cell" and (r.backbone, r.scan) == baseline), None)
+    found = list(rows)
+    for varied in dict.fromkeys(str(row.varied) for row in rows if row.role == "cell"):
+        group = [number for number, row in enumerate(rows) if row.role == "cell" and str(row.varied) == varied]
+        for number, row in zip(
+            group, _compared([rows[number] for number in group], baseline, budget, smoke), strict=True
+        ):
+            found[number] = row
+    return tuple(found)
+
+
+def _compared(
+    rows: Sequence[TableRow], baseline: tuple[str | None, str | None], budget: Sequence[str], smoke: bool
+) -> Sequence[TableRow]:
+    """The rows of cells with the same varied values, compared with the baseline among them."""
+    base = next((r for r in rows if (r.backbone, r.scan) == baseline), None)
     if base is None:
-        return tuple(rows)
+        return rows
     found = [replace(row, baseline=row is base) for row in rows]
     for name, statistic in base.metrics.items():
         if statistic.stage != "quality":  # speed doesn't depend on the seed
             continue
-        others = [i for i, r in enumerate(rows) if r.role == "cell" and r is not base and name in r.metrics]
+        others = [i for i, r in enumerate(rows) if r is not base and name in r.metrics]
         made = {i: _compare_rows(rows[i], base, name, budget, smoke) for i in others}
         for i, difference in zip(made, _adjust_p_values(list(made.values())), strict=True):
             if difference is not None:
                 found[i] = replace(found[i], differences={**found[i].differences, name: difference})
-    return tuple(found)
+    return found
 
 
 def _compare_rows(row: TableRow, base: TableRow, name: str, budget: Sequence[str], smoke: bool) -> Difference | None:

@@ -45,10 +45,10 @@ def difference_lines(table: Table) -> list[tuple[str, ...]]:
 
 
 def row_label(row: TableRow) -> str:
-    """The label of a row: its backbone and scan, and the setting in which it was timed."""
+    """The label of a row: its backbone, its scan with varied values, and the setting in which it was timed."""
     setting = row.setting
     timed = f", {setting['backend']}, {setting['tokens']} tokens, batch {setting['batch']}" if setting else ""
-    return " ".join(filter(None, (row.backbone, row.scan))) + timed
+    return " ".join(filter(None, (row.backbone, row.scan_words))) + timed
 
 
 def difference_notes(table: Table) -> list[str]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from zigma_bench.escaping import csv_cell, markdown, visible
 from zigma_bench.plan import Match, describe_matches
 from zigma_bench.records.runs import MAIN, SMOKE
+from zigma_bench.records.table_file import SelectedValue
 from zigma_bench.reports import differences
 from zigma_bench.reports.better import NO_BETTER, explain_figure
 from zigma_bench.reports.compare import Difference
@@ -89,7 +90,7 @@ def to_csv(tables: Sequence[Table]) -> str:
     for table in tables:
         for row in table.rows:
             setting = (row.setting.get(key, "") for key in SETTING)
-            names = (table.suite, table.run, table.data, row.role, row.backbone, row.scan, *setting)
+            names = (table.suite, table.run, table.data, row.role, row.backbone, row.scan_words or None, *setting)
             flops = (row.facts["forward_flops"], row.facts["flops_by"])
             base = (*names, row.seed_count, row.status, row.smoke, *flops)
             for name, s in row.metrics.items():
@@ -191,12 +192,20 @@ def table_footer(table: Table) -> list[str]:
         lines.insert(0, "SMOKE RUN at toy scale: these values are meaningless.")
     lines += differences.difference_notes(table)
     lines += [f"{crossing}." for crossing in find_crossings(table)]
+    lines += [_selection_line(choice) for choice in table.selected]
     lines += _unfinished(table)
     if any(row.role == "cell" and counted(row) for row in table.rows):
         lines.append(f"{COUNTED} {COUNTED_FLOPS}")
     if any(s.against_untrained == "no better" for row in table.rows for s in row.metrics.values()):
         lines.append(f"{UNTRAINED} {NO_BETTER} (the ceiling) on this metric.")
     return [*lines, *_refusals(table), *_about_runs(table)]
+
+
+def _selection_line(choice: SelectedValue) -> str:
+    """How the value of a row was chosen: the mean loss of each candidate on the tuning part."""
+    losses = (f"{words} {'failed' if loss is None else format(loss, '.5g')}" for words, loss in choice.losses.items())
+    edge = ", at the edge of the range: a better value may lie outside" if choice.at_edge else ""
+    return f"{choice.row}: {choice.chosen} has the lowest loss on the tuning part ({'; '.join(losses)}){edge}."
 
 
 def _unfinished(table: Table) -> list[str]:
@@ -237,7 +246,9 @@ def _refusals(table: Table) -> list[str]:
 
 
 def _protocol(table: Table) -> list[str]:
+    varied = {key for row in table.rows for key in row.varied}
     spent = ", ".join(f"{value:,} {key}" for key, value in table.budget.items())
+    spent = "as in the rows" if any(key.startswith("budget.") for key in varied) else spent
     extrapolated = [name for name in table.metric_names if name.endswith("-infinity")]
     return [
         f"{table.sample_count:,} images per row against the {table.reference} split; budget {spent} per cell; "
@@ -316,7 +327,7 @@ def _facts(row: TableRow) -> list[str]:
     return [
         row.role,
         row.backbone or "",
-        row.scan or "",
+        row.scan_words,
         seeds,
         f"{row.facts['parameters'] / 1e6:.2f}" if network else "",
         f"{row.facts['forward_flops'] / 1e9:.3g}{counted(row)}" if network else "",

@@ -17,14 +17,24 @@ from zigma_bench.errors import ComparisonRefused, UsageError
 from zigma_bench.records.record import Measurement, Record, without_outdated
 from zigma_bench.records.runs import find_runs, get_run
 from zigma_bench.records.store import RECORD, read_record, stage_folder
-from zigma_bench.records.table_file import TABLE, TableCell, TableFile, require_table_file
+from zigma_bench.records.table_file import TABLE, SelectedValue, TableCell, TableFile, require_table_file
 from zigma_bench.reports.better import Against, Better, metric_directions, with_untrained
 from zigma_bench.reports.columns import check_columns, check_smoke
 from zigma_bench.reports.compare import Difference, with_differences
 from zigma_bench.reports.statistics import standard_deviation, t_interval
 
 ROLES = ("floor", "reconstruction", "cell", "ceiling")  # from the top of a table
-ROW_FACTS = {"parameters", "forward_flops", "flops_by", "scanned_ratio", "tokens", "size_match", "setting"}
+ROW_FACTS = {
+    "parameters",
+    "forward_flops",
+    "flops_by",
+    "scanned_ratio",
+    "tokens",
+    "size_match",
+    "setting",
+    "varied",
+    "selected",
+}
 
 
 @dataclass(frozen=True)
@@ -74,6 +84,16 @@ class TableRow:
         """The backend, tokens and batch that a row of an efficiency suite is timed with; empty for other suites."""
         return self.facts.get("setting") or {}
 
+    @property
+    def varied(self) -> dict[str, str]:
+        """The words of the row's values of varied keys, such as learning_rate=0.001, by key."""
+        return self.facts.get("varied") or {}
+
+    @property
+    def scan_words(self) -> str:
+        """The scan with the row's varied and selected values."""
+        return ", ".join(filter(None, (self.scan, *self.varied.values(), self.facts.get("selected"))))
+
 
 @dataclass(frozen=True)
 class Table:
@@ -96,6 +116,7 @@ class Table:
     machines: tuple[str, ...]
     rows: tuple[TableRow, ...]
     data: str | None = None
+    selected: tuple[SelectedValue, ...] = ()  # how the value of a varied key was chosen for each row
     broken: tuple[str, ...] = ()  # files that can't be read, each with the reason
 
     @property
@@ -183,7 +204,7 @@ def read_table(folder: Path, *, data: str | None = None, failed: Mapping[str, st
     """The table of one data set; `data` is None if the suite has only one. A record that can't be read fails its
     row."""
     stored = require_table_file(folder)
-    cells = [_read_cell(folder, cell, failed or {}) for cell in stored.cells if cell.data == data]
+    cells = [_read_cell(folder, cell, failed or {}) for cell in stored.cells if cell.data == data and not cell.tuning]
     check_smoke((cell.facts.smoke for cell in cells), folder / TABLE)
     check_columns((m for cell in cells for m in cell.measurements), folder / TABLE)
     others, unreadable = _other_runs(folder, stored)
@@ -202,6 +223,7 @@ def read_table(folder: Path, *, data: str | None = None, failed: Mapping[str, st
         machines=_machines(cells),
         rows=_rows(cells, stored),
         data=data,
+        selected=tuple(stored.selected),
         broken=(*unreadable, *(cell.broken for cell in cells if cell.broken is not None)),
     )
 
@@ -299,7 +321,8 @@ def _group_by_row(cells: Sequence[_CellRecords]) -> list[list[_CellRecords]]:
     """The cells in groups that differ only in the seed, floor first and ceiling last."""
     grouped: dict[tuple[str, str | None, str | None, str], list[_CellRecords]] = {}
     for cell in cells:
-        key = (cell.facts.role, cell.facts.backbone, cell.facts.scan, str(cell.facts.setting))
+        row = str((cell.facts.setting, cell.facts.varied))
+        key = (cell.facts.role, cell.facts.backbone, cell.facts.scan, row)
         grouped.setdefault(key, []).append(cell)
     return [grouped[key] for key in sorted(grouped, key=lambda key: ROLES.index(key[0]))]
 

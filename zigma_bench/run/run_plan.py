@@ -15,7 +15,8 @@ from zigma_bench.run.due import cell_folder, find_due
 from zigma_bench.run.encode import encode_latents, text_cells, text_problems
 from zigma_bench.run.executors.executor import CellOutcome, Executor, RunPlace, Watcher
 from zigma_bench.run.reuse import reuse_stages
-from zigma_bench.run.runs import mark_updated, open_run
+from zigma_bench.run.runs import OpenRun, find_run, mark_updated, open_run
+from zigma_bench.run.selection import with_choices_made
 from zigma_bench.system.device import Device
 
 
@@ -34,30 +35,42 @@ def run_plan(
     """Bring every cell of a plan up to date. Raises Interrupted when asked to stop.
 
     `devices`: one or more of the same model. `name`: the name of the run; by default it is the run with the options of
-    the plan. `timeouts`: seconds by stage. Finished stages of the suite's other runs are reused. Cells that another
-    process works on come last, after that process has finished them.
+    the plan. `timeouts`: seconds by stage. Of rows with a selection, the cells that tune them run first. Finished
+    stages of the suite's other runs are reused. Cells that another process works on come last, after that process has
+    finished them.
     """
     check_writable(results)
     clear_leftovers(results)
-    run = open_run(plan, results, devices[0], name)
-    place = RunPlace(results, run.folder, tuple(devices), watcher, stages, timeouts or {}, provenance or {})
-    _reuse_finished_stages(plan, place)
-    due = _find_all_due(plan, place)
-    check_writable(run.folder, max((_needed_bytes(cell, stages) for cell in due), default=0))
+    device, outcomes = devices[0], dict[str, CellOutcome]()
+    while True:
+        plan = with_choices_made(plan, results / plan.suite.name / find_run(plan, results, name).name, device)
+        run = open_run(plan, results, device, name)
+        place = RunPlace(results, run.folder, tuple(devices), watcher, stages, timeouts or {}, provenance or {})
+        left = [cell for cell in plan.cells if cell.label not in outcomes]
+        if not left:
+            break
+        _prepare_cells(left, place, run)
+        outcomes |= {outcome.cell.label: outcome for outcome in executor.run_cells(left, place)}
+    clear_leftovers(results)
+    return [outcomes[cell.label] for cell in plan.cells]
+
+
+def _prepare_cells(cells: Sequence[Cell], place: RunPlace, run: OpenRun) -> None:
+    """Do what the cells need before they run: reuse, space on the disk, and encoded latents."""
+    _reuse_finished_stages(cells, place)
+    due = _find_all_due(cells, place)
+    check_writable(run.folder, max((_needed_bytes(cell, place.stages) for cell in due), default=0))
     if due and not run.is_new:
         mark_updated(run)
     _encode_latents_first(due, place)
-    outcomes = executor.run_cells(plan.cells, place)
-    clear_leftovers(results)
-    return outcomes
 
 
-def _reuse_finished_stages(plan: Plan, place: RunPlace) -> None:
+def _reuse_finished_stages(cells: Sequence[Cell], place: RunPlace) -> None:
     """Reuse finished stages of other runs before anything is encoded, and say so.
 
     A cell with an unreadable record or file is skipped here; when it runs, it becomes a failed row with the reason.
     """
-    for cell in plan.cells:
+    for cell in cells:
         folder = cell_folder(place.folder, cell)
         with contextlib.suppress(ComparisonRefused, OSError):
             text = reuse_stages(cell, place.results, folder, place.device, place.stages)
@@ -65,10 +78,10 @@ def _reuse_finished_stages(plan: Plan, place: RunPlace) -> None:
                 place.watcher.event(cell, {"event": "notice", "text": text})
 
 
-def _find_all_due(plan: Plan, place: RunPlace) -> list[Cell]:
+def _find_all_due(cells: Sequence[Cell], place: RunPlace) -> list[Cell]:
     """The cells with a due stage, except those with an unreadable record: these become failed rows with the reason."""
     found = []
-    for cell in plan.cells:
+    for cell in cells:
         with contextlib.suppress(ComparisonRefused):
             if find_due(cell, cell_folder(place.folder, cell), place.device, place.stages).stages:
                 found.append(cell)

@@ -7,9 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zigma_bench.plan import Cell, Plan
+from zigma_bench.plan.selection import RowChoice
 from zigma_bench.records.runs import ChosenRun, RunOptions, choose_run, find_runs
 from zigma_bench.records.store import only_writer, run_folder
-from zigma_bench.records.table_file import TABLE, BaselineRow, TableCell, TableFile, time_now, write_table_file
+from zigma_bench.records.table_file import (
+    TABLE,
+    BaselineRow,
+    SelectedValue,
+    TableCell,
+    TableFile,
+    time_now,
+    write_table_file,
+)
 from zigma_bench.run.due import cell_folder
 from zigma_bench.system.device import Device
 from zigma_bench.system.notices import report_notice
@@ -88,6 +97,17 @@ def make_table(plan: Plan, folder: Path, device: Device, chosen: ChosenRun) -> T
         residual=_residuals(plan.all_cells),
         baseline=BaselineRow(backbone=plan.baseline.backbone_label, scan=plan.baseline.scan_label),
         cells=[_table_cell(cell, folder, device) for cell in plan.all_cells],
+        selected=[_selected_value(choice) for choice in plan.choices],
+    )
+
+
+def _selected_value(choice: RowChoice) -> SelectedValue:
+    words = [candidate.words for candidate in choice.selection.candidates]
+    return SelectedValue(
+        row=choice.selection.row,
+        losses=dict(zip(words, choice.losses, strict=True)),
+        chosen=words[choice.best],
+        at_edge=choice.at_edge,
     )
 
 
@@ -114,5 +134,8 @@ def _table_cell(cell: Cell, folder: Path, device: Device) -> TableCell:
         "tokens": cell.tokens,
         "size_match": None if cell.size_match is None else cell.size_match.model_dump(mode="json"),
         "setting": cell.setting,
+        "varied": dict(cell.varied),
+        "selected": cell.selected,
+        "tuning": cell.tuning,
     }
     return TableCell.model_validate(facts)

@@ -53,6 +53,17 @@ class Budget(Strict):
         return self
 
 
+class Select(Strict):
+    """How the value of a varied key is chosen for each row, by a loss on the tuning part of the training images."""
+
+    by: Literal["tuning-loss"] = "tuning-loss"
+    """The loss: the mean over the tuning seeds of the velocity loss on the tuning part (`data.tuning`)."""
+    over: Name
+    """The key of `vary` whose best value each row gets."""
+    seeds: Annotated[tuple[Annotated[int, Interval(ge=0, le=2**31 - 1)], ...], Len(1, MAX_LIST)]
+    """The tuning seeds, which the table doesn't use."""
+
+
 class SizeMatch(Strict):
     """The size in which all backbones must agree within 2%: a word, or a mapping of `by` and `solve`."""
 

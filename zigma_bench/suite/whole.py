@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import pydantic
 from annotated_types import Interval, Len
@@ -11,7 +11,18 @@ from pydantic_core import PydanticCustomError
 from zigma_bench.suite.base import NAME, Choice, Name, Strict
 from zigma_bench.suite.data import DataSets
 from zigma_bench.suite.recipe import Sample, Train
-from zigma_bench.suite.sections import MAX_LIST, Baseline, Budget, Comparison, Efficiency, Reference, SizeMatch
+from zigma_bench.suite.sections import (
+    MAX_LIST,
+    Baseline,
+    Budget,
+    Comparison,
+    Efficiency,
+    Reference,
+    Select,
+    SizeMatch,
+)
+
+LISTED = ("name", "vary", "select", "seeds", "data", "compare", "baseline")  # keys that `vary` can't have
 
 
 class Suite(Strict):
@@ -30,6 +41,14 @@ class Suite(Strict):
     """The row to which the others are compared; its untrained network is the ceiling. Default: the first row."""
     seeds: Annotated[tuple[Annotated[int, Interval(ge=0, le=2**31 - 1)], ...], Len(1, MAX_LIST)] = (0,)
     """The seeds: each row is trained and sampled once with each of them."""
+    vary: Annotated[dict[Name, Annotated[tuple[Any, ...], Len(1, MAX_LIST)]], Len(max_length=10)] = pydantic.Field(
+        default_factory=dict
+    )
+    """Keys of the suite with several values each, such as `train.learning_rate: [5.0e-4, 1.0e-3]`. Everything is run
+    for each combination, as rows of their own. `size` is the size of every backbone."""
+    select: Select | None = None
+    """Choose the value of one varied key for each row on the tuning part, before the row runs with the seeds of the
+    table."""
     budget: Budget | None = None
     """The training budget that all cells spend alike."""
     size_match: SizeMatch = SizeMatch(by="none")
@@ -69,7 +88,31 @@ class Suite(Strict):
             raise ValueError(f"an efficiency suite (it lists efficiency.tokens) trains nothing: leave {unused[0]} out")
         if len(self.seeds) > 1:
             raise ValueError("an efficiency suite has one seed: repeat it with efficiency.rounds")
+        if self.select is not None:
+            raise ValueError("an efficiency suite trains nothing, so nothing can be selected: leave select out")
         return self
+
+    @pydantic.model_validator(mode="after")
+    def _selection_fits(self) -> Suite:
+        if self.select is None:
+            return self
+        if self.select.over not in self.vary:
+            raise ValueError(f"select.over should be a key of vary; {self.select.over!r} is not one")
+        if both := set(self.select.seeds) & set(self.seeds):
+            raise ValueError(f"the tuning seeds and the table's seeds must differ; both have {min(both)}")
+        return self
+
+    @pydantic.field_validator("vary")
+    @classmethod
+    def _fit_to_vary(cls, vary: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
+        for key, values in vary.items():
+            if key.partition(".")[0] in ("name", "vary", "select", "seeds", "data", "compare", "baseline"):
+                raise ValueError(
+                    f"the key {key!r} can't vary; list several data sets, rows and seeds under their own key"
+                )
+            if any(values[i] == values[j] for i in range(len(values)) for j in range(i)):
+                raise ValueError(f"a value of {key!r} is listed twice")
+        return vary
 
     @pydantic.field_validator("seeds")
     @classmethod

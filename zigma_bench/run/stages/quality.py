@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from zigma_bench.data.cell_images import network_inputs, reference_images
+from zigma_bench.data.images import Images
 from zigma_bench.diffusion.convert import linear_velocity_of
 from zigma_bench.diffusion.guidance import with_text_features
 from zigma_bench.errors import Interrupted
@@ -17,6 +18,13 @@ from zigma_bench.run.stages.denoiser import load_denoiser
 from zigma_bench.sampling.cell_images import load_samples
 
 
+def _samples(context: StageContext) -> Images | None:
+    """The samples of the cell; None for a cell that only tunes a row."""
+    if "sample" not in context.cell.stages:
+        return None
+    return load_samples(context.stage_folder("sample"), sha256=context.inputs("quality")[f"sample/{SAMPLES}"])
+
+
 def quality_stage(context: StageContext, folder: Path) -> StageResult:
     """Measure every metric. A metric that can't be measured is refused with a reason."""
     cell, images = context.cell, context.images("quality")
@@ -26,7 +34,7 @@ def quality_stage(context: StageContext, folder: Path) -> StageResult:
         denoiser = denoiser if images.texts is None else with_text_features(denoiser, images.texts)
         network = linear_velocity_of(denoiser, cell.objective.path, cell.objective.prediction)
     subject = Subject(
-        samples=load_samples(context.stage_folder("sample"), sha256=context.inputs("quality")[f"sample/{SAMPLES}"]),
+        samples=_samples(context),
         reference=reference_images(cell, images, context.cache),
         reference_facts={"data": cell.data_text, "split": cell.reference.label},
         validation=network_inputs(cell, images, context.cache).validation,

@@ -1,0 +1,57 @@
+"""Choose the value of each row that a suite selects, from the records of its tuning cells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from zigma_bench.errors import ComparisonRefused
+from zigma_bench.plan import Cell, Plan
+from zigma_bench.plan.selection import TUNING_LOSS, RowChoice, RowSelection
+from zigma_bench.records.store import read_record, stage_folder
+from zigma_bench.run.due import cell_folder
+from zigma_bench.system.device import Device
+
+
+def with_choices_made(plan: Plan, run: Path, device: Device) -> Plan:
+    """The plan with the cells of every row whose tuning cells in the folder of a run are all done or failed.
+
+    A row whose tuning cells have all failed never gets a value: it stays among the plan's selections.
+    """
+    if not plan.selections:
+        return plan
+    choices = [choice for one in plan.selections if (choice := _choose(one, run, device)) is not None]
+    return plan.with_choices(choices) if choices else plan
+
+
+def _choose(selection: RowSelection, run: Path, device: Device) -> RowChoice | None:
+    """The choice of a row, or None while a tuning cell is neither done nor failed."""
+    losses: list[Sequence[float] | None] = []
+    for candidate in selection.candidates:
+        found = [_tuning_loss(cell, run, device) for cell in candidate.tuning]
+        if any(isinstance(loss, Untuned) for loss in found):
+            return None
+        values = [loss for loss in found if isinstance(loss, float)]
+        losses.append(values if len(values) == len(found) else None)
+    return selection.choose(losses)
+
+
+class Untuned:
+    """A tuning cell that is neither done nor failed."""
+
+
+def _tuning_loss(cell: Cell, run: Path, device: Device) -> float | Untuned | None:
+    """The tuning loss of a cell; None if the cell has failed, also by a loss that is no number."""
+    folder = cell_folder(run, cell)
+    for stage in cell.stages:
+        identity = cell.identity(stage, device_model=device.model_name)
+        try:
+            record = read_record(stage_folder(folder, stage, identity), identity)
+        except ComparisonRefused:  # the stage runs again
+            return Untuned()
+        if record is None:
+            return Untuned()
+        if record.status == "failed":
+            return None
+    values = [measured.value for measured in record.measurements if measured.name == TUNING_LOSS]
+    return values[0] if values else None
