@@ -68,6 +68,11 @@ def check_report_format(report_format: str | Spec, *, plugin: ModuleType | None 
     return _check("report-format", report_format, plugin, {})
 
 
+def check_executor(executor: str | Spec, *, plugin: ModuleType | None = None, **options: Any) -> Report:
+    """Check an executor with a small suite on the CPU, which takes some seconds."""
+    return _check("executor", executor, plugin, options)
+
+
 def check_dataset(dataset: str | Spec, *, plugin: ModuleType | None = None, **options: Any) -> Report:
     """Check a dataset's description, images and splits; NotReady if its files are missing."""
     return _check("dataset", dataset, plugin, options)
@@ -94,7 +99,7 @@ def report_of(spec: Spec, *, plugin: ModuleType | None = None, options: Mapping[
 
 
 __all__ = [
-    "GRIDS", "Check", "NeedsOptions", "Report", "ScanReport", "check_backbone", "check_dataset", "check_extractor",
-    "check_merge", "check_metric", "check_mixer", "check_plugin", "check_report_format", "check_scan",
+    "GRIDS", "Check", "NeedsOptions", "Report", "ScanReport", "check_backbone", "check_dataset", "check_executor",
+    "check_extractor", "check_merge", "check_metric", "check_mixer", "check_plugin", "check_report_format", "check_scan",
     "check_transform", "report_of",
 ]  # fmt: skip
