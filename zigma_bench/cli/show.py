@@ -19,6 +19,7 @@ from zigma_bench.run.encode import cache_state, cached_cells, text_cells, text_s
 from zigma_bench.run.estimate import NOTHING, Estimate, Estimator
 from zigma_bench.run.prepare import image_counts
 from zigma_bench.run.runs import find_run
+from zigma_bench.run.selection import with_choices_made
 from zigma_bench.suite import Train
 from zigma_bench.system.device import Device
 
@@ -26,6 +27,7 @@ from zigma_bench.system.device import Device
 def show_plan(plan: Plan, results: Path, device: Device, name: str | None = None) -> None:
     """Print the cells of a plan, one per row, the meaning of the columns, and the run that they belong to."""
     run = find_run(plan, results, name)
+    plan = with_choices_made(plan, results / plan.suite.name / run.name, device)
     title = visible(f"{plan.suite.name}: {plan.question}")
     estimator = Estimator(results, device)
     guesses = [estimator(cell) for cell in plan.cells]
@@ -77,6 +79,19 @@ def show_plan(plan: Plan, results: Path, device: Device, name: str | None = None
         print(line)
     _print_what_flops_are(plan)
     print(_estimate_sources(guesses))
+    if plan.selections:
+        print(_describe_waiting(plan, estimator))
+
+
+def _describe_waiting(plan: Plan, estimator: Estimator) -> str:
+    """The cells that wait for the choice of a value, with their estimated time."""
+    waiting = [cell for selection in plan.selections for cell in selection.waiting]
+    seconds = [estimator(cell).seconds for cell in waiting]
+    known = [second for second in seconds if second is not None]
+    about = f", in all about {format_duration(sum(known))}" if len(known) == len(waiting) else ""
+    assert plan.suite.select is not None, "only a suite that selects has selections"
+    over = plan.suite.select.over
+    return f"{len(waiting)} more cells wait for the choice of {over} in {len(plan.selections)} rows{about}"
 
 
 def describe_augmentation(recipe: Train) -> str:

@@ -261,7 +261,8 @@ def _run(
     check_stages(made, stages, results, devices[0], name)
     chosen = find_run(made, results, name)
     print(f"{_describe_devices(devices)}\n{visible(str(chosen))}", file=sys.stderr)
-    with watcher(len(made.cells)) as watching:
+    waiting = sum(len(selection.waiting) for selection in made.selections)
+    with watcher(len(made.cells) + waiting) as watching:
         outcomes = run_plan(made, results, devices, watching, executor, stages=stages, name=name, timeouts=timeouts)
     folder = outcomes[0].folder.parent
     failed = {outcome.folder.name: outcome.reason or "" for outcome in outcomes if outcome.status == "failed"}

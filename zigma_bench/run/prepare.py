@@ -17,6 +17,7 @@ from zigma_bench.run.encode import hub_models
 from zigma_bench.run.estimate import Estimator
 from zigma_bench.run.reuse import find_reusable, other_folders
 from zigma_bench.run.runs import find_run
+from zigma_bench.run.selection import with_choices_made
 from zigma_bench.suite import Suite, load_suite
 from zigma_bench.system.device import Device
 
@@ -66,6 +67,7 @@ def check_stages(plan: Plan, stages: Sequence[Stage], results: Path, device: Dev
     if not any(stage in cell.stages for cell in plan.cells for stage in stages):
         raise UsageError(f"no cell of this suite has the stage {' or '.join(stages)}", where=plan.file)
     run = results / plan.suite.name / find_run(plan, results, name).name
+    plan = with_choices_made(plan, run, device)
     for cell in plan.cells:
         last = max((cell.stages.index(stage) for stage in stages if stage in cell.stages), default=0)
         earlier = [stage for stage in cell.stages[:last] if stage not in (*stages, "efficiency")]
@@ -79,14 +81,17 @@ def check_stages(plan: Plan, stages: Sequence[Stage], results: Path, device: Dev
 def plan_json(plan: Plan, results: Path, device: Device, name: str | None = None) -> dict[str, Any]:
     """The resolved plan as one document."""
     run = find_run(plan, results, name)
+    plan = with_choices_made(plan, results / plan.suite.name / run.name, device)
     cells, estimator = [], Estimator(results, device)
-    for cell in plan.cells:
+    waiting = [cell for selection in plan.selections for cell in selection.waiting]
+    for cell in (*plan.cells, *waiting):
         guess = estimator(cell)
         cells.append({
             **cell.model_dump(mode="json"), "label": cell.label, "stages": list(cell.stages),
             "objective": asdict(cell.objective), "sampler": asdict(cell.sampler),
             "identity": {stage: cell.identity(stage, device_model=device.model_name) for stage in cell.stages},
             "estimated_seconds": guess.seconds, "estimated_bytes": guess.bytes, "estimate_from": guess.source,
+            "waits_for_selection": cell in waiting,
         })  # fmt: skip
     missing = [{"what": item.what, "do": item.do} for item in plan.missing_on(device.type)]
     return {

@@ -100,6 +100,6 @@ def report_of(spec: Spec, *, plugin: ModuleType | None = None, options: Mapping[
 
 __all__ = [
     "GRIDS", "Check", "NeedsOptions", "Report", "ScanReport", "check_backbone", "check_dataset", "check_executor",
-    "check_extractor", "check_merge", "check_metric", "check_mixer", "check_plugin", "check_report_format", "check_scan",
-    "check_transform", "report_of",
+    "check_extractor", "check_merge", "check_metric", "check_mixer", "check_plugin", "check_report_format",
+    "check_scan", "check_transform", "report_of",
 ]  # fmt: skip
