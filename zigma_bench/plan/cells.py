@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 from pydantic_core import to_jsonable_python
 
-from zigma_bench.errors import NotReady
 from zigma_bench.plan.diffusion import LINEAR_VELOCITY, Objective, Sampler, objective_of, sampler_of
+from zigma_bench.plan.parts import TuningCut
 from zigma_bench.plan.space import LatentSpace
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.plugins.registry import FlopsBy
@@ -176,6 +176,7 @@ class Cell(Strict):
     text: TextFeatures | None = None  # if the condition is a text
     flops_by: FlopsBy = "formula"
     data_places: tuple[str, ...] = ()  # options of the data that only locate its files
+    tuning: TuningCut | None = None
 
     @property
     def label(self) -> str:
@@ -288,6 +289,10 @@ class Cell(Strict):
         """The data set's options without those that locate its files, which the fingerprint identifies."""
         return _chosen("dataset", self.data, exclude=self.data_places)
 
+    def _parts(self) -> dict[str, Any]:
+        """How the images are divided into parts; empty without a tuning part."""
+        return {} if self.tuning is None else {"tuning": _set_keys(self.tuning)}
+
     def _facts(self, stage: Stage, device_model: str) -> dict[str, Any]:
         data = {"protocol": PROTOCOL, "smoke": self.smoke, "data": [self._data(), self.data_fingerprint]}
         if self.latents is not None:
@@ -296,6 +301,7 @@ class Cell(Strict):
         judged = {"reference": _set_keys(self.reference), "quality": metrics}
         if self.role in ("floor", "reconstruction"):
             drawn = {**data, "role": self.role, "count": self.sample.count, "reference": self.reference.split}
+            drawn |= self._parts()
             return {**drawn, **judged} if stage == "quality" else drawn
         network = {
             **data,
@@ -309,7 +315,7 @@ class Cell(Strict):
         }
         if self.text is not None:
             network["text"] = [self.text.fingerprint, self.text.tokens, self.text.mask]
-        trained = {**network, "role": self.role, "seed": self.seed}
+        trained = {**network, "role": self.role, "seed": self.seed, **self._parts()}
         if self.role == "cell":
             left_out = {"checkpoint_seconds", "workers", "drop_condition", *OBJECTIVE_KEYS}
             trained["train"] = _set_keys(self.train, exclude=left_out)
@@ -331,23 +337,6 @@ class Cell(Strict):
         if stage == "sample":
             return drawn
         return {**drawn, **judged}
-
-
-def held_out_needed(sample: Sample, reference: Reference) -> int:
-    """The number of held-out images that a suite needs: the floor's, plus two if the rest is the reference."""
-    return sample.count if reference.split == "train" else sample.count + 2
-
-
-def too_few_held_out(sample: Sample, reference: Reference, held_out: int) -> NotReady:
-    """The error for a data source with too few held-out images."""
-    from_held_out = reference.split != "train"
-    more = held_out_needed(sample, reference) - sample.count
-    others = f" and the reference at least {more} others" if from_held_out else ""
-    return NotReady(
-        f"the floor needs {sample.count:,} held-out images{others}, and there are {held_out:,}",
-        do="hold out more images, or lower sample.count"
-        + (", or set reference.split to train" if from_held_out else ""),
-    )
 
 
 def _joined(*names: str | None) -> str:

@@ -9,11 +9,19 @@ from typing import Any
 
 from zigma_bench.errors import NotReady, UsageError, ZigmaBenchError
 from zigma_bench.ops.backends import check_backend_name
-from zigma_bench.plan.cells import Cell, NetworkCondition, Resolved, held_out_needed, too_few_held_out
+from zigma_bench.plan.cells import Cell, NetworkCondition, Resolved
 from zigma_bench.plan.data import DataSet, data_sets
 from zigma_bench.plan.diffusion import check_diffusion
 from zigma_bench.plan.match import Solved, match_sizes, with_match
-from zigma_bench.plan.metrics import check_metrics, metric_fingerprint, missing_metrics, refuse_doubles, require_beside
+from zigma_bench.plan.metrics import (
+    check_loss_images,
+    check_metrics,
+    metric_fingerprint,
+    missing_metrics,
+    refuse_doubles,
+    require_beside,
+)
+from zigma_bench.plan.parts import check_tuning, held_out_needed, too_few_held_out, tuning_cut
 from zigma_bench.plan.plan import Plan
 from zigma_bench.plan.resolve import cell_routes, resolve_option, smoke_suite, with_options
 from zigma_bench.plan.rows import anchors_of, find_baseline, label_all
@@ -72,6 +80,7 @@ def _cells_on(
     _check_number(suite, source)
     _check_held_out(suite, data.facts, source)
     check_metrics(catalogue, metrics, data.facts, source)
+    _check_tuning(suite, data, metrics, source, catalogue)
 
     def entry(index: int, comparison: Comparison) -> list[Cell]:
         return _make_cells(suite, comparison, index, data, metrics, source, catalogue, smoke)
@@ -184,6 +193,7 @@ def _make_cells(
                     data_label=data.label,
                     data_places=data.places,
                     latents=data.space,
+                    tuning=tuning_cut(suite, data.facts),
                     data_fingerprint=facts.fingerprint,
                     channels=facts.channels,
                     height=facts.height,
@@ -324,6 +334,17 @@ def _check_held_out(suite: Suite, facts: DataFacts, source: YamlSource) -> None:
     needed = held_out_needed(suite.sample, suite.reference)
     if suite.quality and facts.held_out is not None and facts.held_out < needed:
         raise too_few_held_out(suite.sample, suite.reference, facts.held_out).at(source.where("sample", "count"))
+
+
+def _check_tuning(
+    suite: Suite, data: DataSet, metrics: Sequence[Resolved], source: YamlSource, catalogue: Catalogue
+) -> None:
+    """Check the tuning part of a data set, if the suite has one."""
+    cut = tuning_cut(suite, data.facts)
+    if cut is not None and data.data is not None:
+        spec = catalogue.get("dataset", data.data.name)
+        check_tuning(suite, cut, spec, spec.make_options(data.data.options), data.facts, source)
+        check_loss_images(cut, metrics, catalogue, source)
 
 
 def _without_duplicates(cells: Sequence[Cell]) -> list[Cell]:

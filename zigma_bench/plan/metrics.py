@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from zigma_bench.errors import UsageError
 from zigma_bench.plan.cells import Resolved
+from zigma_bench.plan.parts import TuningCut
 from zigma_bench.plugins.discovery import Catalogue
 from zigma_bench.plugins.registry import DataFacts, Missing
 from zigma_bench.suite import Suite, YamlSource
@@ -42,6 +43,18 @@ def check_metrics(catalogue: Catalogue, metrics: Sequence[Resolved], facts: Data
     frames = facts.frames if facts.frames > 1 else None
     for index, metric in enumerate(metrics):
         check_metric(catalogue, metric.name, frames, source.where("quality", index))
+
+
+def check_loss_images(cut: TuningCut, metrics: Sequence[Resolved], catalogue: Catalogue, source: YamlSource) -> None:
+    """Raise UsageError for a metric of the network that asks for more images than the validation loss has."""
+    for index, metric in enumerate(metrics):
+        wanted, needs = metric.options.get("images"), catalogue.get("metric", metric.name).facts.needs
+        if needs == "network" and type(wanted) is int and wanted > cut.loss_images:
+            raise UsageError(
+                f"{metric.name} needs more images than the part for the validation loss has",
+                where=source.where("quality", index), expected=f"at most {cut.loss_images:,}", got=f"{wanted:,}",
+                do="raise tuning.loss_images, or lower the metric's option images",
+            )  # fmt: skip
 
 
 def check_metric(catalogue: Catalogue, name: str, frames: int | None, where: str) -> None:

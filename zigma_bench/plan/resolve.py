@@ -32,6 +32,7 @@ from zigma_bench.suite import (
 )
 
 TOY_TOKENS = 8  # tokens of a text in a smoke run
+TOY_LOSS_IMAGES = 64
 TOY_CROP = 10  # pixels of the short side, from which 8 x 8 are cropped
 MAX_PLACES = 2**27  # tokens x layers of a network, because all orders are in memory
 LONGEST_WORD = 40  # characters of an option's value in a label
@@ -79,6 +80,7 @@ def smoke_suite(suite: Suite, catalogue: Catalogue, source: YamlSource) -> Suite
             ),
             "efficiency": suite.efficiency and _toy_efficiency(suite.efficiency),
             "reference": Reference(split="train", images=suite.reference.images),
+            "tuning": suite.tuning and suite.tuning.model_copy(update={"loss_images": TOY_LOSS_IMAGES}),
             "size_match": SizeMatch(by="none"),  # the size of a toy means nothing
         }
     )

@@ -1,4 +1,4 @@
-"""The sections `compare`, `baseline`, `budget`, `size_match`, `reference` and `efficiency`."""
+"""The sections `compare`, `baseline`, `budget`, `size_match`, `reference`, `tuning` and `efficiency`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import math
 from typing import Annotated, Any, Literal
 
 import pydantic
-from annotated_types import Interval, Len
+from annotated_types import Gt, Interval, Len, Lt
 
-from zigma_bench.suite.base import Batch, Choice, Images, Name, Positive, Side, Strict
+from zigma_bench.suite.base import Batch, Choice, Drawn, Images, Name, Positive, Side, Strict
 from zigma_bench.suite.recipe import OwnRecipe
 
 MAX_LIST = 1_000  # entries of a list in a suite
@@ -86,6 +86,21 @@ class Reference(Strict):
     def label(self) -> str:
         """`train`, or `reconstructed train`."""
         return self.split if self.images == "pixels" else f"reconstructed {self.split}"
+
+
+class Tuning(Strict):
+    """The tuning part: training images on which no cell trains and which no table uses, to choose a learning rate.
+
+    With it, the images of the validation loss, the floor and the reference are disjoint too.
+    """
+
+    fraction: Annotated[float, Gt(0), Lt(1)] = 0.05
+    """The share of the training images that is cut; of each class alike if the images have classes."""
+    seed: Annotated[int, Interval(ge=0, le=2**32 - 1)] = 0
+    """The seed with which all parts are drawn."""
+    loss_images: Drawn = 512
+    """Held-out images of the validation loss. The tuning loss is measured on as many images of the tuning part, or on
+    the whole part if it has fewer."""
 
 
 class Efficiency(Strict):

@@ -11,7 +11,16 @@ from pydantic_core import PydanticCustomError
 from zigma_bench.suite.base import NAME, Choice, Name, Strict
 from zigma_bench.suite.data import DataSets
 from zigma_bench.suite.recipe import Sample, Train
-from zigma_bench.suite.sections import MAX_LIST, Baseline, Budget, Comparison, Efficiency, Reference, SizeMatch
+from zigma_bench.suite.sections import (
+    MAX_LIST,
+    Baseline,
+    Budget,
+    Comparison,
+    Efficiency,
+    Reference,
+    SizeMatch,
+    Tuning,
+)
 
 
 class Suite(Strict):
@@ -39,6 +48,8 @@ class Suite(Strict):
     mamba-ssm."""
     reference: Reference = Reference()
     """The images with which samples are compared."""
+    tuning: Tuning | None = None
+    """The training images on which a learning rate is chosen. Without it nothing is cut from them."""
     train: Train = Train()
     """The training recipe of all cells."""
     sample: Sample = Sample()
@@ -64,7 +75,7 @@ class Suite(Strict):
                     raise PydanticCustomError("missing_key", "{key}", {"key": key})
             return self
         unused = [key for key, value in training_keys.items() if value]
-        unused += ["size_match"] * (self.size_match.by != "none")
+        unused += ["size_match"] * (self.size_match.by != "none") + ["tuning"] * (self.tuning is not None)
         if unused:
             raise ValueError(f"an efficiency suite (it lists efficiency.tokens) trains nothing: leave {unused[0]} out")
         if len(self.seeds) > 1:

@@ -1,0 +1,89 @@
+"""The parts of a data set: training, tuning, validation loss, floor and reference; and whether the images suffice.
+
+Without a tuning part, the validation loss is measured on the first held-out images, and the floor and the reference are
+drawn from all of them. With one, all parts are disjoint: tuning is cut from the training images; validation loss, floor
+and, by default, the reference are cut from the held-out images.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zigma_bench.errors import NotReady, UsageError
+from zigma_bench.plugins.registry import DataFacts, Spec, load_target
+from zigma_bench.suite import Reference, Sample, Suite, Tuning, YamlSource
+
+REFERENCE_IMAGES = 2  # the least that have a covariance
+
+
+class TuningCut(Tuning):
+    """The suite's section `tuning` for one data set; `stratified`: whether it is cut from each class alike."""
+
+    stratified: bool = False
+
+    def images_of(self, train: int) -> int:
+        """The number of tuning images among `train` training images."""
+        return round(self.fraction * train)
+
+
+def tuning_cut(suite: Suite, facts: DataFacts) -> TuningCut | None:
+    """The tuning part of a data set, cut from each class alike if its images have classes; None if there is none."""
+    if suite.tuning is None:
+        return None
+    classes = any(condition.kind == "class" for condition in facts.conditions)
+    return TuningCut(**suite.tuning.model_dump(), stratified=classes)
+
+
+def held_out_needed(sample: Sample, reference: Reference, tuning: TuningCut | None = None) -> int:
+    """The number of held-out images that a suite needs: the floor's, plus two if the rest is the reference, plus those
+    of the validation loss if they are a part of their own."""
+    others = 0 if reference.split == "train" else REFERENCE_IMAGES
+    return sample.count + others + (0 if tuning is None else tuning.loss_images)
+
+
+def too_few_held_out(sample: Sample, reference: Reference, held_out: int, tuning: TuningCut | None = None) -> NotReady:
+    """The error for a data source with too few held-out images."""
+    from_held_out = reference.split != "train"
+    loss = "" if tuning is None else f", the validation loss {tuning.loss_images:,} others"
+    others = f" and the reference at least {REFERENCE_IMAGES} others" if from_held_out else ""
+    return NotReady(
+        f"the floor needs {sample.count:,} held-out images{loss}{others}, and there are {held_out:,}",
+        do="hold out more images, or lower sample.count"
+        + ("" if tuning is None else ", or lower tuning.loss_images")
+        + (", or set reference.split to train" if from_held_out else ""),
+    )
+
+
+def check_tuning(suite: Suite, cut: TuningCut, spec: Spec, options: Any, facts: DataFacts, source: YamlSource) -> None:
+    """Check that a tuning part can be cut from a data set, and that all parts get enough images, as far as their
+    numbers are known without loading the images.
+
+    Raises UsageError for a stream, and NotReady for too few images.
+    """
+    if facts.streams:
+        raise no_tuning_of_stream(source.where("tuning"))
+    counts = None if spec.facts.count is None or facts.missing else load_target(spec.facts.count)(options)
+    if counts is not None and counts.train is not None and counts.train >= 0:
+        check_tuning_images(cut, counts.train, source.where("tuning", "fraction"))
+    held_out = facts.held_out if counts is None or counts.validation is None else counts.validation
+    if held_out is not None and held_out < held_out_needed(suite.sample, suite.reference, cut):
+        raise too_few_held_out(suite.sample, suite.reference, held_out, cut).at(source.where("tuning"))
+
+
+def no_tuning_of_stream(where: str) -> UsageError:
+    """The error for a stream, whose training images can't be selected by number."""
+    return UsageError(
+        "a tuning part can't be cut from a stream, whose images arrive in an order of its own", where=where,
+        expected="images in files", got="a stream", do="leave tuning out, or download the data set",
+    )  # fmt: skip
+
+
+def check_tuning_images(cut: TuningCut, train: int, where: str) -> None:
+    """Raise NotReady if the tuning part or the rest of `train` training images would be empty."""
+    if not 1 <= cut.images_of(train) < train:
+        raise NotReady(
+            f"a tuning part of {cut.fraction:g} of the training images leaves one side empty", where=where,
+            expected="at least one image for tuning and one for training",
+            got=f"{cut.images_of(train):,} of {train:,} training images for tuning",
+            do="change tuning.fraction, or add training images",
+        )  # fmt: skip
