@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from zigma_bench.data.images import Labels, Splits, has_order, labels_of
+from zigma_bench.data.images import Images, Labels, Splits, Subset, has_order, labels_of
 from zigma_bench.plan import Cell, TuningCut, check_tuning_images, no_tuning_of_stream, too_few_held_out
 from zigma_bench.plan import held_out_needed as needed_by
 
@@ -61,6 +61,16 @@ def cut_tuning(cut: TuningCut, count: int, classes: Labels | None) -> tuple[Indi
         places = ((np.arange(len(chosen)) + 0.5) * count / len(chosen)).astype(np.int64)
         chosen = by_class[places][_draw(cut, 2).permutation(len(places))]
     return np.setdiff1d(np.arange(count), chosen), chosen
+
+
+def pick_training_images(cell: Cell, images: Images) -> Subset:
+    """The training images whose loss is measured during training, as many as held-out ones: a fixed random choice, or
+    the first ones of a stream, which is read in order."""
+    assert cell.during is not None, "nothing is measured during training"
+    if has_order(images):
+        return Subset(images, np.arange(cell.during.images))
+    order = _draw(cell.tuning or TuningCut(), 3).permutation(len(images)).astype(np.int64)
+    return Subset(images, order[: cell.during.images])
 
 
 def _draw(cut: TuningCut, use: int) -> np.random.RandomState:

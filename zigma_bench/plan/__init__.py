@@ -9,6 +9,7 @@ from zigma_bench.plan.make import make_plan
 from zigma_bench.plan.match import describe_matches
 from zigma_bench.plan.parts import (
     TuningCut,
+    check_during_images,
     check_tuning_images,
     held_out_needed,
     no_tuning_of_stream,
@@ -27,6 +28,7 @@ __all__ = [
     "Stage",
     "TuningCut",
     "cell_routes",
+    "check_during_images",
     "check_tuning_images",
     "describe_matches",
     "fingerprint_after",

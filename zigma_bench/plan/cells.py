@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +24,7 @@ from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.plugins.registry import FlopsBy
 from zigma_bench.pretrained.text_encoders import features_folder
 from zigma_bench.records.record import Stage
-from zigma_bench.suite import Efficiency, Reference, Sample, Strict, Train
+from zigma_bench.suite import During, Efficiency, Reference, Sample, Strict, Train
 
 LONGEST_SLUG = 100
 SIZE_TOLERANCE = 0.02
@@ -51,6 +51,13 @@ class Transform(Resolved):
     """A transform of images; `digest` covers what it draws in addition to its options, such as a random permutation."""
 
     digest: str
+
+
+class DuringTraining(During):
+    """The suite's section `during` with its metrics resolved; `fingerprints`: those of the files that they use."""
+
+    metrics: tuple[Resolved, ...] = ()  # type: ignore[assignment]
+    fingerprints: tuple[str, ...] = ()
 
 
 class Match(Strict):
@@ -177,6 +184,7 @@ class Cell(Strict):
     flops_by: FlopsBy = "formula"
     data_places: tuple[str, ...] = ()  # options of the data that only locate its files
     tuning: TuningCut | None = None
+    during: DuringTraining | None = None
 
     @property
     def label(self) -> str:
@@ -275,9 +283,6 @@ class Cell(Strict):
         }  # fmt: skip
         return [key for key, value in values.items() if value]
 
-    def _weights(self) -> list[list[str]]:
-        return [[text] if text else [] for text in self.metric_fingerprints]
-
     def _solver(self) -> list[Any]:
         """Everything about sampling that the images depend on; for dopri5 also the batch, which shares its steps."""
         s = self.sampler
@@ -293,11 +298,22 @@ class Cell(Strict):
         """How the images are divided into parts; empty without a tuning part."""
         return {} if self.tuning is None else {"tuning": _set_keys(self.tuning)}
 
+    def _during(self) -> dict[str, Any]:
+        """Everything that the quality during training depends on; empty without it."""
+        if self.during is None:
+            return {}
+        facts = _set_keys(self.during, exclude={"metrics", "samples", "fingerprints"})
+        if self.during.metrics:
+            facts["metrics"] = _metric_facts(self.during.metrics, self.during.fingerprints)
+            facts["sample"] = [self.during.samples, *self._solver()]
+            facts["reference"] = [_set_keys(self.reference), self.sample.count]
+        return {"during": facts}
+
     def _facts(self, stage: Stage, device_model: str) -> dict[str, Any]:
         data = {"protocol": PROTOCOL, "smoke": self.smoke, "data": [self._data(), self.data_fingerprint]}
         if self.latents is not None:
             data["latents"] = self.latents.facts
-        metrics = [[_chosen("metric", metric), *fp] for metric, fp in zip(self.quality, self._weights(), strict=True)]
+        metrics = _metric_facts(self.quality, self.metric_fingerprints)
         judged = {"reference": _set_keys(self.reference), "quality": metrics}
         if self.role in ("floor", "reconstruction"):
             drawn = {**data, "role": self.role, "count": self.sample.count, "reference": self.reference.split}
@@ -322,6 +338,7 @@ class Cell(Strict):
             if self.condition is not None:
                 trained["drop_condition"] = self.condition.drop_rate(self.train)
             trained["budget"] = [self.train_images, self.train_seconds]
+            trained |= self._during()
         if stage == "train":
             return trained
         if stage == "efficiency":
@@ -346,6 +363,12 @@ def _joined(*names: str | None) -> str:
 def _set_keys(model: Strict, *, exclude: set[str] | None = None) -> dict[str, Any]:
     """The keys of a section that differ from their defaults."""
     return model.model_dump(mode="json", exclude=exclude, exclude_defaults=True)
+
+
+def _metric_facts(metrics: Sequence[Resolved], fingerprints: Sequence[str]) -> list[list[Any]]:
+    """Each metric, followed by the fingerprint of the files that it uses, if it uses any."""
+    files = ([text] if text else [] for text in fingerprints)
+    return [[_chosen("metric", metric), *used] for metric, used in zip(metrics, files, strict=True)]
 
 
 def _chosen(kind: str, item: Resolved | None, *, exclude: tuple[str, ...] = ()) -> Any:

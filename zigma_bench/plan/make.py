@@ -9,19 +9,27 @@ from typing import Any
 
 from zigma_bench.errors import NotReady, UsageError, ZigmaBenchError
 from zigma_bench.ops.backends import check_backend_name
-from zigma_bench.plan.cells import Cell, NetworkCondition, Resolved
+from zigma_bench.plan.cells import Cell, DuringTraining, NetworkCondition, Resolved
 from zigma_bench.plan.data import DataSet, data_sets
 from zigma_bench.plan.diffusion import check_diffusion
 from zigma_bench.plan.match import Solved, match_sizes, with_match
 from zigma_bench.plan.metrics import (
+    DURING,
     check_loss_images,
     check_metrics,
     metric_fingerprint,
     missing_metrics,
-    refuse_doubles,
-    require_beside,
+    resolve_during,
+    resolve_metrics,
 )
-from zigma_bench.plan.parts import check_tuning, held_out_needed, too_few_held_out, tuning_cut
+from zigma_bench.plan.parts import (
+    check_during_images,
+    check_tuning,
+    held_out_needed,
+    known_counts,
+    too_few_held_out,
+    tuning_cut,
+)
 from zigma_bench.plan.plan import Plan
 from zigma_bench.plan.resolve import cell_routes, resolve_option, smoke_suite, with_options
 from zigma_bench.plan.rows import anchors_of, find_baseline, label_all
@@ -43,17 +51,15 @@ def make_plan(suite: Suite, source: YamlSource, catalogue: Catalogue, *, smoke: 
     if smoke:
         suite = smoke_suite(suite, catalogue, source)
     sets = data_sets(suite, catalogue, source, smoke=smoke)
-    metrics = tuple(
-        resolve_option(catalogue, "metric", metric, source.where("quality", i))
-        for i, metric in enumerate(suite.quality)
-    )
-    refuse_doubles([metric.name for metric in metrics], source)
-    require_beside([metric.name for metric in metrics], catalogue, source)
-    made = [_cells_on(data, suite, metrics, source, catalogue, smoke) for data in sets]
+    metrics = resolve_metrics(suite.quality, catalogue, source)
+    during = resolve_during(suite, catalogue, source)
+    made = [_cells_on(data, suite, metrics, during, source, catalogue, smoke) for data in sets]
     all_cells = tuple(cell for cells, _ in made for cell in cells)
     missing = [item for data in sets for item in data.facts.missing]
     frames = min(data.facts.frames for data in sets)
-    missing += missing_metrics(catalogue, suite, metrics, frames, smoke)
+    missing += missing_metrics(catalogue, suite.sample.count, metrics, frames, smoke)
+    if during is not None:
+        missing += missing_metrics(catalogue, during.samples, during.metrics, frames, smoke, "during.samples")
     missing = list(dict.fromkeys(missing))
     return Plan(
         suite=suite,
@@ -72,6 +78,7 @@ def _cells_on(
     data: DataSet,
     suite: Suite,
     metrics: tuple[Resolved, ...],
+    during: DuringTraining | None,
     source: YamlSource,
     catalogue: Catalogue,
     smoke: bool,
@@ -81,9 +88,12 @@ def _cells_on(
     _check_held_out(suite, data.facts, source)
     check_metrics(catalogue, metrics, data.facts, source)
     _check_tuning(suite, data, metrics, source, catalogue)
+    if during is not None:
+        check_metrics(catalogue, during.metrics, data.facts, source, DURING)
+        _check_during(during, suite, data, source, catalogue)
 
     def entry(index: int, comparison: Comparison) -> list[Cell]:
-        return _make_cells(suite, comparison, index, data, metrics, source, catalogue, smoke)
+        return _make_cells(suite, comparison, index, data, metrics, during, source, catalogue, smoke)
 
     groups = [entry(index, comparison) for index, comparison in enumerate(suite.compare)]
     cells = [cell for group in groups for cell in group]
@@ -158,6 +168,7 @@ def _make_cells(
     index: int,
     data: DataSet,
     metrics: tuple[Resolved, ...],
+    during: DuringTraining | None,
     source: YamlSource,
     catalogue: Catalogue,
     smoke: bool,
@@ -194,6 +205,7 @@ def _make_cells(
                     data_places=data.places,
                     latents=data.space,
                     tuning=tuning_cut(suite, data.facts),
+                    during=during,
                     data_fingerprint=facts.fingerprint,
                     channels=facts.channels,
                     height=facts.height,
@@ -345,6 +357,22 @@ def _check_tuning(
         spec = catalogue.get("dataset", data.data.name)
         check_tuning(suite, cut, spec, spec.make_options(data.data.options), data.facts, source)
         check_loss_images(cut, metrics, catalogue, source)
+
+
+def _check_during(
+    during: DuringTraining, suite: Suite, data: DataSet, source: YamlSource, catalogue: Catalogue
+) -> None:
+    """Check that a data set has enough images for the losses during training, as far as the numbers are known."""
+    assert data.data is not None, "an efficiency suite trains nothing"
+    spec, cut = catalogue.get("dataset", data.data.name), tuning_cut(suite, data.facts)
+    train, held_out = known_counts(spec, spec.make_options(data.data.options), data.facts)
+    check_during_images(
+        during.images,
+        train if cut is None or train is None else train - cut.images_of(train),
+        held_out if cut is None else cut.loss_images,
+        "tuning.loss_images" if cut is not None else "the number of held-out images",
+        source.where("during", "images"),
+    )
 
 
 def _without_duplicates(cells: Sequence[Cell]) -> list[Cell]:

@@ -62,12 +62,33 @@ def check_tuning(suite: Suite, cut: TuningCut, spec: Spec, options: Any, facts: 
     """
     if facts.streams:
         raise no_tuning_of_stream(source.where("tuning"))
-    counts = None if spec.facts.count is None or facts.missing else load_target(spec.facts.count)(options)
-    if counts is not None and counts.train is not None and counts.train >= 0:
-        check_tuning_images(cut, counts.train, source.where("tuning", "fraction"))
-    held_out = facts.held_out if counts is None or counts.validation is None else counts.validation
+    train, held_out = known_counts(spec, options, facts)
+    if train is not None:
+        check_tuning_images(cut, train, source.where("tuning", "fraction"))
     if held_out is not None and held_out < held_out_needed(suite.sample, suite.reference, cut):
         raise too_few_held_out(suite.sample, suite.reference, held_out, cut).at(source.where("tuning"))
+
+
+def known_counts(spec: Spec, options: Any, facts: DataFacts) -> tuple[int | None, int | None]:
+    """The numbers of training and of held-out images of a data set; None if they are only known after loading."""
+    if spec.facts.count is None or facts.missing:
+        return None, facts.held_out
+    counts = load_target(spec.facts.count)(options)
+    train = counts.train if counts.train is not None and counts.train >= 0 else None  # files may be missing
+    return train, facts.held_out if counts.validation is None else counts.validation
+
+
+def check_during_images(images: int, train: int | None, held_out: int | None, limit: str, where: str) -> None:
+    """Raise NotReady if there are fewer than `images` training or held-out images for the losses during training.
+
+    `limit` names what sets the number of held-out images.
+    """
+    for count, what in ((held_out, f"held-out images: {limit}"), (train, "training images")):
+        if count is not None and count < images:
+            raise NotReady(
+                "the losses during training need more images than there are", where=where,
+                expected=f"at most {count:,} ({what})", got=f"{images:,}", do="lower during.images",
+            )  # fmt: skip
 
 
 def no_tuning_of_stream(where: str) -> UsageError:

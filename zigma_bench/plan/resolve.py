@@ -22,6 +22,7 @@ from zigma_bench.suite import (
     Budget,
     Choice,
     Data,
+    During,
     Efficiency,
     Latents,
     OwnRecipe,
@@ -80,6 +81,7 @@ def smoke_suite(suite: Suite, catalogue: Catalogue, source: YamlSource) -> Suite
             ),
             "efficiency": suite.efficiency and _toy_efficiency(suite.efficiency),
             "reference": Reference(split="train", images=suite.reference.images),
+            "during": suite.during and _toy_during(suite.during, catalogue, source),
             "tuning": suite.tuning and suite.tuning.model_copy(update={"loss_images": TOY_LOSS_IMAGES}),
             "size_match": SizeMatch(by="none"),  # the size of a toy means nothing
         }
@@ -90,6 +92,15 @@ def _toy_metric(metric: Choice, catalogue: Catalogue, where: str) -> Choice:
     """A metric with its options for smoke runs, such as fewer images."""
     smoke = catalogue.get("metric", metric.name, where=where).facts.smoke
     return Choice.model_validate({"name": metric.name, **metric.options, **smoke})
+
+
+def _toy_during(during: During, catalogue: Catalogue, source: YamlSource) -> During:
+    """The quality during training twice, on few images."""
+    metrics = tuple(
+        _toy_metric(metric, catalogue, source.where("during", "metrics", index))
+        for index, metric in enumerate(during.metrics)
+    )
+    return during.model_copy(update={"every": 32, "images": TOY_LOSS_IMAGES, "samples": 16, "metrics": metrics})
 
 
 def _toy_efficiency(timed: Efficiency) -> Efficiency:

@@ -23,7 +23,7 @@ from zigma_bench.escaping import shortened
 from zigma_bench.suite.base import Strict
 from zigma_bench.suite.data import Data, Latents, TextEncoder
 from zigma_bench.suite.recipe import Guidance, Sample, Train
-from zigma_bench.suite.sections import Baseline, Budget, Comparison, Efficiency, Reference, SizeMatch, Tuning
+from zigma_bench.suite.sections import Baseline, Budget, Comparison, During, Efficiency, Reference, SizeMatch, Tuning
 from zigma_bench.suite.whole import Suite
 
 MAX_BYTES = 256_000
@@ -316,6 +316,7 @@ def _known_keys(location: tuple[str | int, ...]) -> list[str]:
                 "compare": Comparison, "baseline": Baseline, "budget": Budget, "train": Train, "sample": Sample,
                 "reference": Reference, "efficiency": Efficiency, "size_match": SizeMatch, "guidance": Guidance,
                 "data": Data, "latents": Latents, "text": TextEncoder, "tuning": Tuning,
+                "during": During,
             }.get(part, model)  # fmt: skip
     return sorted(model.model_fields)
 

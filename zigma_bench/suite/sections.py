@@ -1,4 +1,4 @@
-"""The sections `compare`, `baseline`, `budget`, `size_match`, `reference`, `tuning` and `efficiency`."""
+"""The sections `compare`, `baseline`, `budget`, `size_match`, `reference`, `tuning`, `during` and `efficiency`."""
 
 from __future__ import annotations
 
@@ -101,6 +101,23 @@ class Tuning(Strict):
     loss_images: Drawn = 512
     """Held-out images of the validation loss. The tuning loss is measured on as many images of the tuning part, or on
     the whole part if it has fewer."""
+
+
+class During(Strict):
+    """The quality during training, with the averaged weights: at every `every` training images, and at the end.
+
+    It is the validation loss, the loss on as many training images at the same times and with the same noise, and the
+    `metrics`. The training itself doesn't change, and its seconds don't include it.
+    """
+
+    every: Images
+    """Training images between two points of the curve."""
+    images: Drawn = 512
+    """Held-out images, and training images, on which the losses are measured."""
+    metrics: Annotated[tuple[Choice, ...], Len(max_length=MAX_LIST)] = ()
+    """Metrics of samples, such as kid-efflite0."""
+    samples: Drawn = 1000
+    """Samples for `metrics` at every point. The noise of each is always the same."""
 
 
 class Efficiency(Strict):

@@ -16,6 +16,7 @@ from zigma_bench.suite.sections import (
     Baseline,
     Budget,
     Comparison,
+    During,
     Efficiency,
     Reference,
     SizeMatch,
@@ -56,6 +57,8 @@ class Suite(Strict):
     """How images are sampled."""
     quality: Annotated[tuple[Choice, ...], Len(max_length=MAX_LIST)] = ()
     """The metrics; `zigma-bench metrics list` prints all of them."""
+    during: During | None = None
+    """The quality during training. Without it nothing is measured before the end."""
     efficiency: Efficiency | None = None
     """What is timed. Without it nothing is."""
 
@@ -75,7 +78,8 @@ class Suite(Strict):
                     raise PydanticCustomError("missing_key", "{key}", {"key": key})
             return self
         unused = [key for key, value in training_keys.items() if value]
-        unused += ["size_match"] * (self.size_match.by != "none") + ["tuning"] * (self.tuning is not None)
+        unused += ["size_match"] * (self.size_match.by != "none")
+        unused += [key for key in ("tuning", "during") if getattr(self, key) is not None]
         if unused:
             raise ValueError(f"an efficiency suite (it lists efficiency.tokens) trains nothing: leave {unused[0]} out")
         if len(self.seeds) > 1:

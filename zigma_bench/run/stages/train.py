@@ -17,6 +17,7 @@ from zigma_bench.records.record import Measurement
 from zigma_bench.records.store import EMA
 from zigma_bench.run.stages.context import NETWORK, StageContext, StageResult
 from zigma_bench.run.stages.denoiser import denoiser_of, velocity_of
+from zigma_bench.run.stages.during import evaluation_of
 from zigma_bench.training.checkpoint import save_weights
 from zigma_bench.training.loop import TrainingGoal, train_network
 
@@ -41,6 +42,7 @@ def train_stage(context: StageContext, folder: Path) -> StageResult:
         stopped=context.stopped,
         condition=cell.condition,
         texts=images.texts,
+        evaluation=evaluation_of(context, images, inputs),
     )
     save_weights(folder / EMA, ema)
     save_weights(folder / NETWORK, network)
@@ -59,7 +61,8 @@ def train_stage(context: StageContext, folder: Path) -> StageResult:
     waited = {"input_wait": progress.waited / progress.seconds, "input_workers": progress.workers}  # share of seconds
     scaling = {"scaling": progress.scaling} if progress.scaling else {}
     parts = {"parts": describe_parts(images)} if images.tuning is not None else {}
-    return StageResult([loss, *tuned], details | available | waited | scaling | parts, (EMA, NETWORK))
+    during = {"during": progress.quality} if progress.quality else {}
+    return StageResult([loss, *tuned], details | available | waited | scaling | parts | during, (EMA, NETWORK))
 
 
 def _tuning_loss(context: StageContext, ema: nn.Module, images: Images, texts: TextLookup | None) -> Measurement:
