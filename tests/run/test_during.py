@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+from zigma_bench.backbones.build import build_network
 from zigma_bench.data.cell_images import load_cell_images, network_inputs
 from zigma_bench.data.images import pixels_digest
 from zigma_bench.data.parts import pick_training_images
 from zigma_bench.errors import NotReady, ZigmaBenchError
+from zigma_bench.metrics.val_loss import velocity_losses
 from zigma_bench.plan import make_plan
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.records.store import only_writer
@@ -52,12 +55,50 @@ def test_the_curve_is_in_the_record_and_ends_with_the_validation_loss(write_suit
     train, quality = context.record("train"), context.record("quality")
     points = train.details["during"]
     assert [point["images"] for point in points] == [32, 64]
-    assert set(points[0]["values"]) == {"val-loss", "train-loss", "train-minus-val-loss", "kid-efflite0"}
+    gap = {"train-minus-val-loss", "train-minus-val-loss-error"}
+    assert set(points[0]["values"]) == {"val-loss", "train-loss", "kid-efflite0"} | gap
     last = points[-1]["values"]
     assert last["val-loss"] == quality.measurements[0].value  # the same images, times, noise and weights
     assert last["train-minus-val-loss"] == last["train-loss"] - last["val-loss"]
     assert points[-1]["epochs"] == train.details["epochs"] == 64 / train.details["train_images_available"]
     assert points[-1]["values"] != points[0]["values"]
+
+
+CONDITIONS = {
+    "class": ("data: {name: digits}", "condition: class, classes: 10, "),
+    "text": (
+        "data: {name: digits, caption: several, text: {encoder: random-words}}",
+        "condition: text, text_width: 64, text_tokens: 8, ",
+    ),
+}
+
+
+@pytest.mark.parametrize("condition", ["class", "text"])
+def test_conditional_networks_are_measured_with_their_condition(write_suite, tmp_path, condition):
+    data, options = CONDITIONS[condition]
+    during = "during: {every: 32, images: 48, metrics: [{name: kid-efflite0, size: 64}], samples: 20}"
+    more = [("data: {name: digits}", data), ("{name: zigma, width: 32", f"{{name: zigma, {options}width: 32")]
+    cell = cells(write_suite, during, TUNING, more=more, smoke=True)[0]
+    images = load_cell_images(cell)
+    evaluation = evaluation_of(context_of(cell, tmp_path), images, network_inputs(cell, images, tmp_path))
+    values, reasons = evaluation.measure(build_network(cell, "cpu").eval())
+    assert reasons == {} and all(isinstance(value, float) for value in values.values())
+
+
+def losses_of(network, cell, images, folder):
+    return evaluation_of(context_of(cell, folder), images, network_inputs(cell, images, folder)).measure(network)[0]
+
+
+def test_the_losses_are_those_of_their_images_and_the_gap_has_a_standard_error(write_suite, tmp_path):
+    cell = cells(write_suite, DURING, TUNING)[0]
+    images, network = load_cell_images(cell), build_network(cell, "cpu").eval()
+    values = losses_of(network, cell, images, tmp_path)
+    parts = images.loss, pick_training_images(cell, images.train)
+    with torch.no_grad():
+        losses = [velocity_losses(network, part).mean(1) for part in parts]
+    assert (values["val-loss"], values["train-loss"]) == tuple(loss.mean() for loss in losses)
+    error = sum(loss.std(ddof=1) ** 2 / 48 for loss in losses) ** 0.5
+    assert values["train-minus-val-loss-error"] == pytest.approx(error)
 
 
 def test_the_record_has_the_tuning_loss_and_the_parts(write_suite, tmp_path):

@@ -21,6 +21,7 @@ from zigma_bench.records.table_file import TABLE, TableCell, TableFile, require_
 from zigma_bench.reports.better import Against, Better, metric_directions, with_untrained
 from zigma_bench.reports.columns import check_columns, check_smoke
 from zigma_bench.reports.compare import Difference, with_differences
+from zigma_bench.reports.overfitting import training_facts
 from zigma_bench.reports.statistics import standard_deviation, t_interval
 
 ROLES = ("floor", "reconstruction", "cell", "ceiling")  # from the top of a table
@@ -54,7 +55,8 @@ class Statistic:
 class TableRow:
     """One row of a table. `status` is done, failed or missing; `reason` says why it is not done.
 
-    `baseline` marks the row that the `differences` of the other rows, by metric, are taken to.
+    `baseline` marks the row that the `differences` of the other rows, by metric, are taken to. `training`: the epochs,
+    and the generalization gap if it was measured.
     """
 
     role: str
@@ -68,6 +70,7 @@ class TableRow:
     facts: dict[str, Any] = field(default_factory=dict)
     baseline: bool = False
     differences: dict[str, Difference] = field(default_factory=dict)
+    training: dict[str, float] = field(default_factory=dict)
 
     @property
     def setting(self) -> dict[str, Any]:
@@ -322,6 +325,7 @@ def _row(group: list[_CellRecords], better: dict[str, Better]) -> TableRow:
         reason=reason,
         metrics=_statistics(done, better),
         facts=facts.model_dump(include=ROW_FACTS),
+        training=training_facts([record for cell in done for record in cell.records if record.stage == "train"]),
     )
 
 

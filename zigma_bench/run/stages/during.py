@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -24,7 +25,7 @@ from zigma_bench.run.stages.drawing import pixel_decoder, text_conditions
 from zigma_bench.sampling.cell_images import part_ranges, sample_part
 from zigma_bench.training.evaluation import Evaluation, Values
 
-VALIDATION, TRAINING, GAP = "val-loss", "train-loss", "train-minus-val-loss"
+VALIDATION, TRAINING, GAP, GAP_ERROR = "val-loss", "train-loss", "train-minus-val-loss", "train-minus-val-loss-error"
 
 
 def evaluation_of(context: StageContext, images: CellImages, inputs: NetworkInputs) -> Evaluation | None:
@@ -52,13 +53,15 @@ def evaluation_of(context: StageContext, images: CellImages, inputs: NetworkInpu
 
 
 def _losses(context: StageContext, network: Network, held_out: Images, trained: Images) -> Values:
-    """The losses on held-out and on training images, at the same times and with the same noise, and their difference:
-    the generalization gap."""
+    """The losses on held-out and on training images, at the same times and with the same noise, and their difference,
+    the generalization gap, with its standard error: the two sets contain different images."""
     labelled, device = context.cell.condition is not None, context.device.name
     parts = (held_out, trained)
-    found = [float(velocity_losses(network, part, labelled=labelled, device=device).mean()) for part in parts]
-    values = {VALIDATION: found[0], TRAINING: found[1], GAP: found[1] - found[0]}
-    return {name: value if np.isfinite(value) else None for name, value in values.items()}
+    losses = [velocity_losses(network, part, labelled=labelled, device=device).mean(1) for part in parts]
+    found = [float(each.mean()) for each in losses]
+    error = math.sqrt(sum(float(each.var()) / max(1, len(each) - 1) for each in losses))
+    values = {VALIDATION: found[0], TRAINING: found[1], GAP: found[1] - found[0], GAP_ERROR: error}
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 def _sample_judge(
