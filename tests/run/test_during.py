@@ -14,6 +14,7 @@ from zigma_bench.metrics.val_loss import velocity_losses
 from zigma_bench.plan import make_plan
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.records.store import only_writer
+from zigma_bench.run.estimate import SHARE_OF_MATMUL, Estimator
 from zigma_bench.run.stages.context import StageContext
 from zigma_bench.run.stages.during import evaluation_of
 from zigma_bench.run.stages.run import run_due_stages
@@ -187,3 +188,14 @@ def test_a_smoke_run_measures_twice(write_suite, tmp_path):
     ]
     assert (cell.during.every, cell.during.samples) == (32, 16)
     assert cell.during.images <= 64
+
+
+def test_the_estimate_contains_it(write_suite, tmp_path):
+    metric = "during: {every: 32, images: 48, metrics: [{name: kid-efflite0, size: 64}], samples: 20}"
+    estimator = Estimator(tmp_path, CPU)
+    cell = cells(write_suite, metric)[0]
+    without = cell.model_copy(update={"during": None})
+    estimator._matmul_rate = 1e9
+    evaluations = 2 * (2 * 8 * 48 + 20 * 2)
+    more = evaluations * sum(cell.forward_flops.values()) / (1e9 * SHARE_OF_MATMUL)
+    assert estimator(cell).seconds - estimator(without).seconds == pytest.approx(more)
