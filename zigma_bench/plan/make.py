@@ -14,22 +14,14 @@ from zigma_bench.plan.data import DataSet, data_sets
 from zigma_bench.plan.diffusion import check_diffusion
 from zigma_bench.plan.match import Solved, match_sizes, with_match
 from zigma_bench.plan.metrics import (
-    DURING,
-    check_loss_images,
     check_metrics,
     metric_fingerprint,
     missing_metrics,
     resolve_during,
     resolve_metrics,
 )
-from zigma_bench.plan.parts import (
-    check_during_images,
-    check_tuning,
-    held_out_needed,
-    known_counts,
-    too_few_held_out,
-    tuning_cut,
-)
+from zigma_bench.plan.part_checks import check_parts
+from zigma_bench.plan.parts import held_out_needed, too_few_held_out, tuning_cut
 from zigma_bench.plan.plan import Plan
 from zigma_bench.plan.resolve import cell_routes, resolve_option, smoke_suite, with_options
 from zigma_bench.plan.rows import anchors_of, find_baseline, label_all
@@ -87,10 +79,7 @@ def _cells_on(
     _check_number(suite, source)
     _check_held_out(suite, data.facts, source)
     check_metrics(catalogue, metrics, data.facts, source)
-    _check_tuning(suite, data, metrics, source, catalogue)
-    if during is not None:
-        check_metrics(catalogue, during.metrics, data.facts, source, DURING)
-        _check_during(during, suite, data, source, catalogue)
+    check_parts(suite, data, metrics, during, source, catalogue)
 
     def entry(index: int, comparison: Comparison) -> list[Cell]:
         return _make_cells(suite, comparison, index, data, metrics, during, source, catalogue, smoke)
@@ -346,33 +335,6 @@ def _check_held_out(suite: Suite, facts: DataFacts, source: YamlSource) -> None:
     needed = held_out_needed(suite.sample, suite.reference)
     if suite.quality and facts.held_out is not None and facts.held_out < needed:
         raise too_few_held_out(suite.sample, suite.reference, facts.held_out).at(source.where("sample", "count"))
-
-
-def _check_tuning(
-    suite: Suite, data: DataSet, metrics: Sequence[Resolved], source: YamlSource, catalogue: Catalogue
-) -> None:
-    """Check the tuning part of a data set, if the suite has one."""
-    cut = tuning_cut(suite, data.facts)
-    if cut is not None and data.data is not None:
-        spec = catalogue.get("dataset", data.data.name)
-        check_tuning(suite, cut, spec, spec.make_options(data.data.options), data.facts, source)
-        check_loss_images(cut, metrics, catalogue, source)
-
-
-def _check_during(
-    during: DuringTraining, suite: Suite, data: DataSet, source: YamlSource, catalogue: Catalogue
-) -> None:
-    """Check that a data set has enough images for the losses during training, as far as the numbers are known."""
-    assert data.data is not None, "an efficiency suite trains nothing"
-    spec, cut = catalogue.get("dataset", data.data.name), tuning_cut(suite, data.facts)
-    train, held_out = known_counts(spec, spec.make_options(data.data.options), data.facts)
-    check_during_images(
-        during.images,
-        train if cut is None or train is None else train - cut.images_of(train),
-        held_out if cut is None else cut.loss_images,
-        "tuning.loss_images" if cut is not None else "the number of held-out images",
-        source.where("during", "images"),
-    )
 
 
 def _without_duplicates(cells: Sequence[Cell]) -> list[Cell]:

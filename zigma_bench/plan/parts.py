@@ -7,11 +7,9 @@ and, by default, the reference are cut from the held-out images.
 
 from __future__ import annotations
 
-from typing import Any
-
 from zigma_bench.errors import NotReady, UsageError
-from zigma_bench.plugins.registry import DataFacts, Spec, load_target
-from zigma_bench.suite import Reference, Sample, Suite, Tuning, YamlSource
+from zigma_bench.plugins.registry import DataFacts
+from zigma_bench.suite import Reference, Sample, Suite, Tuning
 
 REFERENCE_IMAGES = 2  # the least that have a covariance
 
@@ -52,30 +50,6 @@ def too_few_held_out(sample: Sample, reference: Reference, held_out: int, tuning
         + ("" if tuning is None else ", or lower tuning.loss_images")
         + (", or set reference.split to train" if from_held_out else ""),
     )
-
-
-def check_tuning(suite: Suite, cut: TuningCut, spec: Spec, options: Any, facts: DataFacts, source: YamlSource) -> None:
-    """Check that a tuning part can be cut from a data set, and that all parts get enough images, as far as their
-    numbers are known without loading the images.
-
-    Raises UsageError for a stream, and NotReady for too few images.
-    """
-    if facts.streams:
-        raise no_tuning_of_stream(source.where("tuning"))
-    train, held_out = known_counts(spec, options, facts)
-    if train is not None:
-        check_tuning_images(cut, train, source.where("tuning", "fraction"))
-    if held_out is not None and held_out < held_out_needed(suite.sample, suite.reference, cut):
-        raise too_few_held_out(suite.sample, suite.reference, held_out, cut).at(source.where("tuning"))
-
-
-def known_counts(spec: Spec, options: Any, facts: DataFacts) -> tuple[int | None, int | None]:
-    """The numbers of training and of held-out images of a data set; None if they are only known after loading."""
-    if spec.facts.count is None or facts.missing:
-        return None, facts.held_out
-    counts = load_target(spec.facts.count)(options)
-    train = counts.train if counts.train is not None and counts.train >= 0 else None  # files may be missing
-    return train, facts.held_out if counts.validation is None else counts.validation
 
 
 def check_during_images(images: int, train: int | None, held_out: int | None, limit: str, where: str) -> None:
