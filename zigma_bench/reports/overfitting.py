@@ -25,11 +25,12 @@ def training_facts(records: Sequence[Record]) -> dict[str, float]:
     """
     found = {EPOCHS: [record.details.get(EPOCHS) for record in records]}
     found |= {name: [_final_value(record, name) for record in records] for name in (GAP, ERROR)}
-    return {
-        name: statistics.fmean(values)
-        for name, values in found.items()
-        if values and all(isinstance(value, int | float) and math.isfinite(value) for value in values)
-    }
+    numbers = {name: [value for value in values if _is_number(value)] for name, values in found.items()}
+    return {name: statistics.fmean(values) for name, values in numbers.items() if values and values == found[name]}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _final_value(record: Record, name: str) -> Any:
