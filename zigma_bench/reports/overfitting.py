@@ -25,12 +25,14 @@ def training_facts(records: Sequence[Record]) -> dict[str, float]:
     """
     found = {EPOCHS: [record.details.get(EPOCHS) for record in records]}
     found |= {name: [_final_value(record, name) for record in records] for name in (GAP, ERROR)}
-    numbers = {name: [value for value in values if _is_number(value)] for name, values in found.items()}
-    return {name: statistics.fmean(values) for name, values in numbers.items() if values and values == found[name]}
+    numbers = {name: _numbers(values) for name, values in found.items()}
+    return {name: statistics.fmean(values) for name, values in numbers.items() if values}
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+def _numbers(values: Sequence[Any]) -> list[float]:
+    """The values if all of them are finite numbers; else none."""
+    found = [value for value in values if isinstance(value, int | float) and math.isfinite(value)]
+    return found if len(found) == len(values) else []
 
 
 def _final_value(record: Record, name: str) -> Any:
