@@ -14,7 +14,7 @@ _SECTIONS = {  # definitions of the schema, and where they are in a suite
     "Comparison": "compare[]", "OwnRecipe": "compare[].train", "Baseline": "baseline", "Data": "data",
     "Latents": "data.latents", "TextEncoder": "data.text", "Budget": "budget", "SizeMatch": "size_match",
     "Train": "train", "Sample": "sample", "Guidance": "sample.guidance", "Reference": "reference",
-    "Efficiency": "efficiency",
+    "Tuning": "tuning", "During": "during", "Efficiency": "efficiency",
 }  # fmt: skip
 _OTHERS = {"Choice"}  # a name with options, which has no keys of its own
 

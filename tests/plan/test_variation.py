@@ -82,8 +82,9 @@ def test_a_kind_of_budget_replaces_the_other(plan):
     ("vary: {train.learning_rate: [0.1, 0.1]}", "a value of 'train.learning_rate' is listed twice"),
     ("vary: {train.learnin_rate: [0.1, 0.2]}", "unknown key 'learnin_rate'.*did you mean 'learning_rate'"),
     ("vary: {train.learning_rate: [fast, slow]}", "train.learning_rate.*should be a valid number"),
-    ("select: {over: train.learning_rate, seeds: [100]}", "select.over should be a key of vary"),
-    ("vary: {train.batch: [8, 16]}\nselect: {over: train.batch, seeds: [1]}", "both have 1"),
+    ("tuning: {}\nselect: {over: train.learning_rate, seeds: [100]}", "select.over should be a key of vary"),
+    ("tuning: {}\nvary: {train.batch: [8, 16]}\nselect: {over: train.batch, seeds: [1]}", "both have 1"),
+    ("vary: {train.batch: [8, 16]}\nselect: {over: train.batch, seeds: [9]}", "select needs a tuning part"),
     ("vary: {train.batch: [8, 16]}\nselect: {over: train.batch, seeds: [100], by: fid}", "select.by"),
 ])  # fmt: skip
 def test_a_wrong_variation_is_refused_with_its_place(plan, line, words):

@@ -24,6 +24,7 @@ from zigma_bench.scans.layers import layer_routes
 from zigma_bench.suite import Train
 from zigma_bench.system.device import find_device
 from zigma_bench.training.batch_plan import BatchPlan
+from zigma_bench.training.evaluation import Evaluation
 from zigma_bench.training.feed import Feed
 from zigma_bench.training.loop import TrainingGoal, train_network
 from zigma_bench.training.step import step_seed
@@ -54,11 +55,11 @@ def build(**options):
     return network.cuda()
 
 
-def run(network, folder, steps, *, stopped=lambda: False, **recipe):
+def run(network, folder, steps, *, stopped=lambda: False, evaluation=None, **recipe):
     return train_network(
         network, smooth_images(512, 4, 32), recipe=Train(**{"batch": 64, **recipe}), goal=TrainingGoal(steps, None),
         seed=SEED, device=torch.device("cuda"), folder=folder,
-        on_progress=lambda done, text: print(done, text), stopped=stopped,
+        on_progress=lambda done, text: print(done, text), stopped=stopped, evaluation=evaluation,
     )  # fmt: skip
 
 
@@ -137,6 +138,26 @@ def test_a_recorded_training_is_the_launched_one(tmp_path, recipe):
         found.append(([loss for _, loss in progress.curve], [*again.parameters(), *ema.parameters()]))
     assert found[1][0] == pytest.approx(found[0][0], rel=2e-3)
     assert found[0][0][-1] < found[0][0][0]
+    for one, other in zip(found[0][1], found[1][1], strict=True):
+        assert (one - other).norm() <= 2e-2 * one.norm() + 1e-3
+
+
+@pytest.mark.parametrize("recipe", [{"graph": True}, {"graph": True, "compile": True}, {"precision": "fp16"}])
+def test_measuring_during_training_leaves_it_as_it_is(tmp_path, recipe):
+    """With dropped paths, which use the global generator of the GPU, and a network that is called between the steps."""
+    images, found = torch.randn(7, 4, 32, 32, device="cuda"), []
+
+    def measure(ema):
+        torch.rand(3, device="cuda")
+        return {"size": float(ema(images, torch.full((7,), 0.5, device="cuda")).square().mean())}, {}
+
+    for evaluation in (None, Evaluation(640, 512, measure)):
+        network = build(width=64, depth=3, patch=2, drop_path=0.3)
+        folder = tmp_path / str(evaluation is None)
+        ema, progress = run(network, folder, 40, evaluation=evaluation, ema=0.9, **recipe)
+        found.append(([loss for _, loss in progress.curve], [*network.parameters(), *ema.parameters()]))
+    assert [point["images"] for point in progress.quality] == [640, 1280, 1920, 2560]
+    assert found[1][0] == pytest.approx(found[0][0], rel=2e-3)
     for one, other in zip(found[0][1], found[1][1], strict=True):
         assert (one - other).norm() <= 2e-2 * one.norm() + 1e-3
 

@@ -168,6 +168,9 @@ class Subset:
     def labels(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> Labels:
         return labels_of(self.images, self.indices[np.asarray(indices, dtype=np.int64)])
 
+    def drawn_labels(self, indices: Sequence[int] | npt.NDArray[np.integer], seed: int) -> Labels:
+        return draw_labels(self.images, self.indices[np.asarray(indices, dtype=np.int64)], seed)
+
     def captions(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> list[Captions]:
         return captions_of(self.images, self.indices[np.asarray(indices, dtype=np.int64)])
 

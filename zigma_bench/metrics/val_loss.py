@@ -1,4 +1,7 @@
-"""The loss on held-out images at fixed times with fixed noise: cheap, and the same value for the same network.
+"""The loss on images at fixed times with fixed noise: cheap, and the same value for the same network.
+
+On held-out images it is the metric `val-loss`. On the tuning part it is the measurement `tuning-loss` of the training
+stage, by which a learning rate is chosen; it is no result.
 
 It is the error of the velocity on the linear path. Networks with another prediction or path are converted
 (`diffusion.convert.linear_velocity_of`), so that all rows of a table are comparable. The factor of this conversion
@@ -6,6 +9,9 @@ It is the error of the velocity on the linear path. Networks with another predic
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +28,7 @@ from zigma_bench.records.record import Measurement
 
 PROTOCOL = 1
 NAME = "val-loss"
+TUNING = "tuning-loss"
 TIMES = tuple((i + 0.5) / 8 for i in range(8))
 NOISE_SEED = 20240
 BATCH = 64  # the value does not depend on it
@@ -30,9 +37,22 @@ BATCH = 64  # the value does not depend on it
 def val_loss(options: ValLossOptions, subject: Subject) -> Measurement:
     """The mean over images, times and pixels of (v(x_t, t) - (x1 - x0))^2; raw: the 8 means, one for each time."""
     held_out, network = subject.held_out()
-    images = Subset(held_out, np.arange(min(options.images, len(held_out))))
-    losses = velocity_losses(network, images, labelled=subject.labelled, device=subject.device)
+    images = first_images(held_out, options.images)
+    return measure_loss(NAME, images, network, labelled=subject.labelled, device=subject.device)
+
+
+def first_images(images: Images, count: int) -> Subset:
+    """The first `count` images, or all if there are fewer."""
+    return Subset(images, np.arange(min(count, len(images))))
+
+
+def measure_loss(
+    name: str, images: Images, network: Network, *, labelled: bool, device: str, facts: Mapping[str, Any] | None = None
+) -> Measurement:
+    """The loss on these images, with its 8 means as raw values. `facts` are added to its fingerprint."""
+    losses = velocity_losses(network, images, labelled=labelled, device=device)
     facts = {
+        **(facts or {}),
         "protocol": PROTOCOL,
         "path": "linear, noise at 0, velocity",
         "times": list(TIMES),
@@ -41,8 +61,8 @@ def val_loss(options: ValLossOptions, subject: Subject) -> Measurement:
         "images_sha256": pixels_digest(images),
     }
     if not np.isfinite(losses).all():  # a record can't contain NaN, so raw stays empty
-        return Measurement.of(NAME, float("nan"), "1", fingerprint=facts)
-    return Measurement.of(NAME, float(losses.mean()), "1", fingerprint=facts, raw=tuple(losses.mean(0).tolist()))
+        return Measurement.of(name, float("nan"), "1", fingerprint=facts)
+    return Measurement.of(name, float(losses.mean()), "1", fingerprint=facts, raw=tuple(losses.mean(0).tolist()))
 
 
 def velocity_losses(

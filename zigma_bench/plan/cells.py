@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -18,14 +18,14 @@ from typing import Any, Literal
 import pydantic
 from pydantic_core import to_jsonable_python
 
-from zigma_bench.errors import NotReady
 from zigma_bench.plan.diffusion import LINEAR_VELOCITY, Objective, Sampler, objective_of, sampler_of
+from zigma_bench.plan.parts import TuningCut
 from zigma_bench.plan.space import LatentSpace
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.plugins.registry import FlopsBy
 from zigma_bench.pretrained.text_encoders import features_folder
 from zigma_bench.records.record import Stage
-from zigma_bench.suite import Efficiency, Reference, Sample, Strict, Train
+from zigma_bench.suite import During, Efficiency, Reference, Sample, Strict, Train
 
 LONGEST_SLUG = 100
 SIZE_TOLERANCE = 0.02
@@ -52,6 +52,13 @@ class Transform(Resolved):
     """A transform of images; `digest` covers what it draws in addition to its options, such as a random permutation."""
 
     digest: str
+
+
+class DuringTraining(During):
+    """The suite's section `during` with its metrics resolved; `fingerprints`: those of the files that they use."""
+
+    metrics: tuple[Resolved, ...] = ()  # type: ignore[assignment]
+    fingerprints: tuple[str, ...] = ()
 
 
 class Match(Strict):
@@ -181,12 +188,14 @@ class Cell(Strict):
         default_factory=dict
     )  # the words of each key of `vary`, such as learning_rate=0.001
     selected: str | None = None  # the words of the value that was selected for the row
-    tuning: bool = False  # whether the cell only decides a selection
+    tunes: bool = False  # whether the cell only decides a selection
+    tuning: TuningCut | None = None
+    during: DuringTraining | None = None
 
     @property
     def label(self) -> str:
         """The label of the cell: its row, after its role if that isn't `cell`, and its seed."""
-        role = "tuning" if self.tuning else self.role if self.role != "cell" else None
+        role = "tuning" if self.tunes else self.role if self.role != "cell" else None
         seed = None if self.timed_alone else f"seed {self.seed}"
         return _joined(self.data_label, role, *self._row, seed)
 
@@ -231,8 +240,8 @@ class Cell(Strict):
         """The stages that this cell goes through."""
         if self.timed_alone:
             return ("efficiency",)
-        if self.tuning:
-            return ("train", "quality")
+        if self.tunes:
+            return ("train",)
         found: list[Stage] = ["sample"] if self.role != "cell" else ["train", "sample"]
         if self.quality:
             found.append("quality")
@@ -283,9 +292,6 @@ class Cell(Strict):
         }  # fmt: skip
         return [key for key, value in values.items() if value]
 
-    def _weights(self) -> list[list[str]]:
-        return [[text] if text else [] for text in self.metric_fingerprints]
-
     def _solver(self) -> list[Any]:
         """Everything about sampling that the images depend on; for dopri5 also the batch, which shares its steps."""
         s = self.sampler
@@ -297,14 +303,30 @@ class Cell(Strict):
         """The data set's options without those that locate its files, which the fingerprint identifies."""
         return _chosen("dataset", self.data, exclude=self.data_places)
 
+    def _parts(self) -> dict[str, Any]:
+        """How the images are divided into parts; empty without a tuning part."""
+        return {} if self.tuning is None else {"tuning": _set_keys(self.tuning)}
+
+    def _during(self) -> dict[str, Any]:
+        """Everything that the quality during training depends on; empty without it."""
+        if self.during is None:
+            return {}
+        facts = _set_keys(self.during, exclude={"metrics", "samples", "fingerprints"})
+        if self.during.metrics:
+            facts["metrics"] = _metric_facts(self.during.metrics, self.during.fingerprints)
+            facts["sample"] = [self.during.samples, *self._solver()]
+            facts["reference"] = [_set_keys(self.reference), self.sample.count]
+        return {"during": facts}
+
     def _facts(self, stage: Stage, device_model: str) -> dict[str, Any]:
         data = {"protocol": PROTOCOL, "smoke": self.smoke, "data": [self._data(), self.data_fingerprint]}
         if self.latents is not None:
             data["latents"] = self.latents.facts
-        metrics = [[_chosen("metric", metric), *fp] for metric, fp in zip(self.quality, self._weights(), strict=True)]
+        metrics = _metric_facts(self.quality, self.metric_fingerprints)
         judged = {"reference": _set_keys(self.reference), "quality": metrics}
         if self.role in ("floor", "reconstruction"):
             drawn = {**data, "role": self.role, "count": self.sample.count, "reference": self.reference.split}
+            drawn |= self._parts()
             return {**drawn, **judged} if stage == "quality" else drawn
         network = {
             **data,
@@ -318,13 +340,14 @@ class Cell(Strict):
         }
         if self.text is not None:
             network["text"] = [self.text.fingerprint, self.text.tokens, self.text.mask]
-        trained = {**network, "role": self.role, "seed": self.seed}
+        trained = {**network, "role": self.role, "seed": self.seed, **self._parts()}
         if self.role == "cell":
             left_out = {"checkpoint_seconds", "workers", "drop_condition", *OBJECTIVE_KEYS}
             trained["train"] = _set_keys(self.train, exclude=left_out)
             if self.condition is not None:
                 trained["drop_condition"] = self.condition.drop_rate(self.train)
             trained["budget"] = [self.train_images, self.train_seconds]
+            trained |= self._during()
         if stage == "train":
             return trained
         if stage == "efficiency":
@@ -342,23 +365,6 @@ class Cell(Strict):
         return {**drawn, **judged}
 
 
-def held_out_needed(sample: Sample, reference: Reference) -> int:
-    """The number of held-out images that a suite needs: the floor's, plus two if the rest is the reference."""
-    return sample.count if reference.split == "train" else sample.count + 2
-
-
-def too_few_held_out(sample: Sample, reference: Reference, held_out: int) -> NotReady:
-    """The error for a data source with too few held-out images."""
-    from_held_out = reference.split != "train"
-    more = held_out_needed(sample, reference) - sample.count
-    others = f" and the reference at least {more} others" if from_held_out else ""
-    return NotReady(
-        f"the floor needs {sample.count:,} held-out images{others}, and there are {held_out:,}",
-        do="hold out more images, or lower sample.count"
-        + (", or set reference.split to train" if from_held_out else ""),
-    )
-
-
 def _joined(*names: str | None) -> str:
     return " · ".join(name for name in names if name)
 
@@ -366,6 +372,12 @@ def _joined(*names: str | None) -> str:
 def _set_keys(model: Strict, *, exclude: set[str] | None = None) -> dict[str, Any]:
     """The keys of a section that differ from their defaults."""
     return model.model_dump(mode="json", exclude=exclude, exclude_defaults=True)
+
+
+def _metric_facts(metrics: Sequence[Resolved], fingerprints: Sequence[str]) -> list[list[Any]]:
+    """Each metric, followed by the fingerprint of the files that it uses, if it uses any."""
+    files = ([text] if text else [] for text in fingerprints)
+    return [[_chosen("metric", metric), *used] for metric, used in zip(metrics, files, strict=True)]
 
 
 def _chosen(kind: str, item: Resolved | None, *, exclude: tuple[str, ...] = ()) -> Any:

@@ -10,15 +10,23 @@ from typing import Any
 
 from zigma_bench.errors import NotReady, UsageError, ZigmaBenchError
 from zigma_bench.ops.backends import check_backend_name
-from zigma_bench.plan.cells import Cell, NetworkCondition, Resolved, held_out_needed, too_few_held_out
+from zigma_bench.plan.cells import Cell, DuringTraining, NetworkCondition, Resolved
 from zigma_bench.plan.data import DataSet, data_sets
 from zigma_bench.plan.diffusion import check_diffusion
 from zigma_bench.plan.match import Solved, match_sizes, with_match
-from zigma_bench.plan.metrics import check_metrics, metric_fingerprint, missing_metrics, refuse_doubles, require_beside
+from zigma_bench.plan.metrics import (
+    check_metrics,
+    metric_fingerprint,
+    missing_metrics,
+    resolve_during,
+    resolve_metrics,
+)
+from zigma_bench.plan.part_checks import check_parts
+from zigma_bench.plan.parts import held_out_needed, too_few_held_out, tuning_cut
 from zigma_bench.plan.plan import Plan
 from zigma_bench.plan.resolve import cell_routes, resolve_option, smoke_suite, with_options
 from zigma_bench.plan.rows import anchors_of, find_baseline, label_all
-from zigma_bench.plan.selection import TUNING_LOSS, RowSelection, selections_of
+from zigma_bench.plan.selection import RowSelection, selections_of
 from zigma_bench.plan.settings import settings_of
 from zigma_bench.plan.variation import Variation, variations_of
 from zigma_bench.plugins.discovery import Catalogue
@@ -77,23 +85,20 @@ def _plan_variation(
     if smoke:
         suite = smoke_suite(suite, catalogue, source)
     sets = data_sets(suite, catalogue, source, smoke=smoke)
-    metrics = tuple(
-        resolve_option(catalogue, "metric", metric, source.where("quality", i))
-        for i, metric in enumerate(suite.quality)
-    )
-    refuse_doubles([metric.name for metric in metrics], source)
-    require_beside([metric.name for metric in metrics], catalogue, source)
-    made = [_cells_on(data, suite, metrics, source, catalogue, smoke) for data in sets]
+    metrics = resolve_metrics(suite.quality, catalogue, source)
+    during = resolve_during(suite, catalogue, source)
+    made = [_cells_on(data, suite, metrics, during, source, catalogue, smoke) for data in sets]
     tuning: list[Cell] = []
     if whole.select is not None:
         tuned = suite.model_copy(update={"seeds": whole.select.seeds[: 1 if smoke else None], "efficiency": None})
-        loss = (resolve_option(catalogue, "metric", Choice(name=TUNING_LOSS), source.where("select", "by")),)
         for data in sets:
-            cells, _ = _cells_on(data, tuned, loss, source, catalogue, smoke)
-            tuning += [cell.model_copy(update={"tuning": True}) for cell in cells if cell.role == "cell"]
+            cells, _ = _cells_on(data, tuned, metrics, None, source, catalogue, smoke)
+            tuning += [cell.model_copy(update={"tunes": True}) for cell in cells if cell.role == "cell"]
     missing = [item for data in sets for item in data.facts.missing]
     frames = min(data.facts.frames for data in sets)
-    missing += missing_metrics(catalogue, suite, metrics, frames, smoke)
+    missing += missing_metrics(catalogue, suite.sample.count, metrics, frames, smoke)
+    if during is not None:
+        missing += missing_metrics(catalogue, during.samples, during.metrics, frames, smoke, "during.samples")
     return _PlannedVariation(
         suite=suite,
         cells=[_with_words(cell, variation) for cells, _ in made for cell in cells],
@@ -129,6 +134,7 @@ def _cells_on(
     data: DataSet,
     suite: Suite,
     metrics: tuple[Resolved, ...],
+    during: DuringTraining | None,
     source: YamlSource,
     catalogue: Catalogue,
     smoke: bool,
@@ -137,9 +143,10 @@ def _cells_on(
     _check_listed(suite, source)
     _check_held_out(suite, data.facts, source)
     check_metrics(catalogue, metrics, data.facts, source)
+    check_parts(suite, data, metrics, during, source, catalogue)
 
     def entry(index: int, comparison: Comparison) -> list[Cell]:
-        return _make_cells(suite, comparison, index, data, metrics, source, catalogue, smoke)
+        return _make_cells(suite, comparison, index, data, metrics, during, source, catalogue, smoke)
 
     groups = [entry(index, comparison) for index, comparison in enumerate(suite.compare)]
     cells = [cell for group in groups for cell in group]
@@ -221,6 +228,7 @@ def _make_cells(
     index: int,
     data: DataSet,
     metrics: tuple[Resolved, ...],
+    during: DuringTraining | None,
     source: YamlSource,
     catalogue: Catalogue,
     smoke: bool,
@@ -256,6 +264,8 @@ def _make_cells(
                     data_label=data.label,
                     data_places=data.places,
                     latents=data.space,
+                    tuning=tuning_cut(suite, data.facts),
+                    during=during,
                     data_fingerprint=facts.fingerprint,
                     channels=facts.channels,
                     height=facts.height,

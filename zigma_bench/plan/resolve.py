@@ -22,6 +22,7 @@ from zigma_bench.suite import (
     Budget,
     Choice,
     Data,
+    During,
     Efficiency,
     Latents,
     OwnRecipe,
@@ -32,6 +33,7 @@ from zigma_bench.suite import (
 )
 
 TOY_TOKENS = 8  # tokens of a text in a smoke run
+TOY_LOSS_IMAGES = 64
 TOY_CROP = 10  # pixels of the short side, from which 8 x 8 are cropped
 MAX_PLACES = 2**27  # tokens x layers of a network, because all orders are in memory
 LONGEST_WORD = 40  # characters of an option's value in a label
@@ -79,6 +81,8 @@ def smoke_suite(suite: Suite, catalogue: Catalogue, source: YamlSource) -> Suite
             ),
             "efficiency": suite.efficiency and _toy_efficiency(suite.efficiency),
             "reference": Reference(split="train", images=suite.reference.images),
+            "during": suite.during and _toy_during(suite.during, catalogue, source),
+            "tuning": suite.tuning and suite.tuning.model_copy(update={"loss_images": TOY_LOSS_IMAGES}),
             "size_match": SizeMatch(by="none"),  # the size of a toy means nothing
         }
     )
@@ -88,6 +92,15 @@ def _toy_metric(metric: Choice, catalogue: Catalogue, where: str) -> Choice:
     """A metric with its options for smoke runs, such as fewer images."""
     smoke = catalogue.get("metric", metric.name, where=where).facts.smoke
     return Choice.model_validate({"name": metric.name, **metric.options, **smoke})
+
+
+def _toy_during(during: During, catalogue: Catalogue, source: YamlSource) -> During:
+    """The quality during training twice, on few images."""
+    metrics = tuple(
+        _toy_metric(metric, catalogue, source.where("during", "metrics", index))
+        for index, metric in enumerate(during.metrics)
+    )
+    return during.model_copy(update={"every": 32, "images": TOY_LOSS_IMAGES, "samples": 16, "metrics": metrics})
 
 
 def _toy_efficiency(timed: Efficiency) -> Efficiency:

@@ -69,7 +69,7 @@ def anchors_of(baseline: Cell) -> list[Cell]:
 
     If networks are trained on latents, a second floor is the held-out images reconstructed by the autoencoder.
     """
-    none = {"efficiency": None, "train_images": None, "train_seconds": None}
+    none = {"efficiency": None, "train_images": None, "train_seconds": None, "during": None}
     floor = baseline.model_copy(
         update={
             "role": "floor", "backbone": None, "scan": None, "backbone_label": "held-out images", "scan_label": None,

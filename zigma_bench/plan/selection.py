@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from zigma_bench.plan.cells import Cell
 
-TUNING_LOSS = "tuning-loss"  # the metric whose mean over the tuning seeds decides
+TUNING_LOSS = "tuning-loss"  # the measurement of a training whose mean over the tuning seeds decides
 
 
 @dataclass(frozen=True)
@@ -85,4 +85,4 @@ def _candidate(words: str, tuning: Sequence[Cell], finals: Sequence[Cell], over:
 def _without(cell: Cell, key: str) -> Cell:
     """A cell whose label doesn't show a varied key."""
     varied: Mapping[str, str] = {name: words for name, words in cell.varied.items() if name != key}
-    return cell.model_copy(update={"varied": varied, "tuning": False})
+    return cell.model_copy(update={"varied": varied, "tunes": False})

@@ -81,7 +81,7 @@ class TableCell(TablePart):
     setting: TimedSetting | None
     varied: dict[Text, Text] = pydantic.Field(default_factory=dict)
     selected: Text | None = None
-    tuning: bool = False
+    tunes: bool = False
 
 
 class SelectedValue(TablePart):

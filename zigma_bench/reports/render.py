@@ -20,6 +20,7 @@ from zigma_bench.reports.better import NO_BETTER, explain_figure
 from zigma_bench.reports.compare import Difference
 from zigma_bench.reports.crossings import find_crossings
 from zigma_bench.reports.figures import COUNTED, UNTRAINED, format_figure, metric_heading, significance_mark
+from zigma_bench.reports.overfitting import overfitting_notes
 from zigma_bench.reports.table import Table, TableRow
 
 if TYPE_CHECKING:
@@ -193,6 +194,7 @@ def table_footer(table: Table) -> list[str]:
     lines += differences.difference_notes(table)
     lines += [f"{crossing}." for crossing in find_crossings(table)]
     lines += [_selection_line(choice) for choice in table.selected]
+    lines += overfitting_notes(table)
     lines += _unfinished(table)
     if any(row.role == "cell" and counted(row) for row in table.rows):
         lines.append(f"{COUNTED} {COUNTED_FLOPS}")

@@ -21,6 +21,7 @@ from zigma_bench.records.table_file import TABLE, SelectedValue, TableCell, Tabl
 from zigma_bench.reports.better import Against, Better, metric_directions, with_untrained
 from zigma_bench.reports.columns import check_columns, check_smoke
 from zigma_bench.reports.compare import Difference, with_differences
+from zigma_bench.reports.overfitting import training_facts
 from zigma_bench.reports.statistics import standard_deviation, t_interval
 
 ROLES = ("floor", "reconstruction", "cell", "ceiling")  # from the top of a table
@@ -64,7 +65,8 @@ class Statistic:
 class TableRow:
     """One row of a table. `status` is done, failed or missing; `reason` says why it is not done.
 
-    `baseline` marks the row that the `differences` of the other rows, by metric, are taken to.
+    `baseline` marks the row that the `differences` of the other rows, by metric, are taken to. `training`: the epochs,
+    and the generalization gap if it was measured.
     """
 
     role: str
@@ -78,6 +80,7 @@ class TableRow:
     facts: dict[str, Any] = field(default_factory=dict)
     baseline: bool = False
     differences: dict[str, Difference] = field(default_factory=dict)
+    training: dict[str, float] = field(default_factory=dict)
 
     @property
     def setting(self) -> dict[str, Any]:
@@ -204,7 +207,7 @@ def read_table(folder: Path, *, data: str | None = None, failed: Mapping[str, st
     """The table of one data set; `data` is None if the suite has only one. A record that can't be read fails its
     row."""
     stored = require_table_file(folder)
-    cells = [_read_cell(folder, cell, failed or {}) for cell in stored.cells if cell.data == data and not cell.tuning]
+    cells = [_read_cell(folder, cell, failed or {}) for cell in stored.cells if cell.data == data and not cell.tunes]
     check_smoke((cell.facts.smoke for cell in cells), folder / TABLE)
     check_columns((m for cell in cells for m in cell.measurements), folder / TABLE)
     others, unreadable = _other_runs(folder, stored)
@@ -345,6 +348,7 @@ def _row(group: list[_CellRecords], better: dict[str, Better]) -> TableRow:
         reason=reason,
         metrics=_statistics(done, better),
         facts=facts.model_dump(include=ROW_FACTS),
+        training=training_facts([record for cell in done for record in cell.records if record.stage == "train"]),
     )
 
 

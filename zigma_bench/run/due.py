@@ -69,8 +69,7 @@ def inputs_of(cell: Cell, stage: Stage) -> dict[Stage, tuple[str, ...]]:
     if stage == "sample":
         return weights
     if stage == "quality":
-        drawn: dict[Stage, tuple[str, ...]] = {"sample": (SAMPLES,)} if "sample" in cell.stages else {}
-        return {**drawn, **(weights if reads_network(cell) else {})}
+        return {"sample": (SAMPLES,), **(weights if reads_network(cell) else {})}
     return {}
 
 

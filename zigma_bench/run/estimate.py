@@ -22,6 +22,7 @@ from zigma_bench.system.device import Device, precision_on
 # A network of small matrices and scans reaches about this share of the speed of one large matrix product.
 SHARE_OF_MATMUL = 0.15
 NOTHING = "nothing is computed"
+LOSS_TIMES = 8  # times of the validation loss
 ADAPTIVE_EVALUATIONS = 100  # a typical number for dopri5
 
 
@@ -135,7 +136,17 @@ def _total(cell: Cell, training: float, evaluation: float) -> float:
         trained = cell.train_seconds
     else:
         trained = math.ceil((cell.train_images or 0) / cell.train.batch) * cell.train.batch * training
-    return trained + cell.sample.count * _evaluations(cell) * evaluation
+    return trained + (cell.sample.count * _evaluations(cell) + _passes_during(cell)) * evaluation
+
+
+def _passes_during(cell: Cell) -> int:
+    """The forward passes of the losses and of the samples during training; 0 if their number is not known."""
+    during, images = cell.during, cell.train_images
+    if during is None or images is None:
+        return 0
+    points = math.ceil(images / during.every)
+    samples = during.samples * _evaluations(cell) if during.metrics else 0
+    return points * (2 * LOSS_TIMES * during.images + samples)
 
 
 def _evaluations(cell: Cell) -> int:

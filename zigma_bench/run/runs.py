@@ -136,6 +136,6 @@ def _table_cell(cell: Cell, folder: Path, device: Device) -> TableCell:
         "setting": cell.setting,
         "varied": dict(cell.varied),
         "selected": cell.selected,
-        "tuning": cell.tuning,
+        "tunes": cell.tunes,
     }
     return TableCell.model_validate(facts)

@@ -19,7 +19,7 @@ from zigma_bench.suite.recipe import (
     Weighting,
     own_keys,
 )
-from zigma_bench.suite.sections import Budget, Comparison, Efficiency, Reference, SizeMatch
+from zigma_bench.suite.sections import Budget, Comparison, During, Efficiency, Reference, SizeMatch, Tuning
 from zigma_bench.suite.whole import Suite
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "Comparison",
     "Data",
     "DiffusionForm",
+    "During",
     "Efficiency",
     "Guidance",
     "LastStep",
@@ -45,6 +46,7 @@ __all__ = [
     "Suite",
     "TextEncoder",
     "Train",
+    "Tuning",
     "Variance",
     "Weighting",
     "YamlSource",

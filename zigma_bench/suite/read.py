@@ -23,7 +23,17 @@ from zigma_bench.escaping import shortened
 from zigma_bench.suite.base import Strict
 from zigma_bench.suite.data import Data, Latents, TextEncoder
 from zigma_bench.suite.recipe import Guidance, Sample, Train
-from zigma_bench.suite.sections import Baseline, Budget, Comparison, Efficiency, Reference, Select, SizeMatch
+from zigma_bench.suite.sections import (
+    Baseline,
+    Budget,
+    Comparison,
+    During,
+    Efficiency,
+    Reference,
+    Select,
+    SizeMatch,
+    Tuning,
+)
 from zigma_bench.suite.whole import Suite
 
 MAX_BYTES = 256_000
@@ -315,7 +325,8 @@ def _known_keys(location: tuple[str | int, ...]) -> list[str]:
             model = {
                 "compare": Comparison, "baseline": Baseline, "budget": Budget, "train": Train, "sample": Sample,
                 "reference": Reference, "efficiency": Efficiency, "size_match": SizeMatch, "guidance": Guidance,
-                "data": Data, "select": Select, "latents": Latents, "text": TextEncoder,
+                "data": Data, "latents": Latents, "text": TextEncoder, "tuning": Tuning, "during": During,
+                "select": Select,
             }.get(part, model)  # fmt: skip
     return sorted(model.model_fields)
 

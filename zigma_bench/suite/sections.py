@@ -1,4 +1,4 @@
-"""The sections `compare`, `baseline`, `budget`, `size_match`, `reference` and `efficiency`."""
+"""The sections `compare`, `baseline`, `budget`, `size_match`, `reference`, `tuning`, `during` and `efficiency`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import math
 from typing import Annotated, Any, Literal
 
 import pydantic
-from annotated_types import Interval, Len
+from annotated_types import Gt, Interval, Len, Lt
 
-from zigma_bench.suite.base import Batch, Choice, Images, Name, Positive, Side, Strict
+from zigma_bench.suite.base import Batch, Choice, Drawn, Images, Name, Positive, Side, Strict
 from zigma_bench.suite.recipe import OwnRecipe
 
 MAX_LIST = 1_000  # entries of a list in a suite
@@ -54,10 +54,10 @@ class Budget(Strict):
 
 
 class Select(Strict):
-    """How the value of a varied key is chosen for each row, by a loss on the tuning part of the training images."""
+    """How the value of a varied key is chosen for each row, by the loss on the tuning part."""
 
     by: Literal["tuning-loss"] = "tuning-loss"
-    """The loss: the mean over the tuning seeds of the velocity loss on the tuning part (`data.tuning`)."""
+    """The loss: the mean over the tuning seeds of the velocity loss on the tuning part (the section `tuning`)."""
     over: Name
     """The key of `vary` whose best value each row gets."""
     seeds: Annotated[tuple[Annotated[int, Interval(ge=0, le=2**31 - 1)], ...], Len(1, MAX_LIST)]
@@ -97,6 +97,38 @@ class Reference(Strict):
     def label(self) -> str:
         """`train`, or `reconstructed train`."""
         return self.split if self.images == "pixels" else f"reconstructed {self.split}"
+
+
+class Tuning(Strict):
+    """The tuning part: training images on which no cell trains and which no table uses, to choose a learning rate.
+
+    With it, the images of the validation loss, the floor and the reference are disjoint too.
+    """
+
+    fraction: Annotated[float, Gt(0), Lt(1)] = 0.05
+    """The share of the training images that is cut; of each class alike if the images have classes."""
+    seed: Annotated[int, Interval(ge=0, le=2**32 - 1)] = 0
+    """The seed with which all parts are drawn."""
+    loss_images: Drawn = 512
+    """Held-out images of the validation loss. The tuning loss is measured on as many images of the tuning part, or on
+    the whole part if it has fewer."""
+
+
+class During(Strict):
+    """The quality during training, with the averaged weights: at every `every` training images, and at the end.
+
+    It is the validation loss, the loss on as many training images at the same times and with the same noise, and the
+    `metrics`. The training itself doesn't change, and its seconds don't include it.
+    """
+
+    every: Images
+    """Training images between two points of the curve."""
+    images: Drawn = 512
+    """Held-out images, and training images, on which the losses are measured."""
+    metrics: Annotated[tuple[Choice, ...], Len(max_length=MAX_LIST)] = ()
+    """Metrics of samples, such as kid-efflite0."""
+    samples: Drawn = 1000
+    """Samples for `metrics` at every point. The noise of each is always the same."""
 
 
 class Efficiency(Strict):

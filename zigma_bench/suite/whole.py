@@ -16,10 +16,12 @@ from zigma_bench.suite.sections import (
     Baseline,
     Budget,
     Comparison,
+    During,
     Efficiency,
     Reference,
     Select,
     SizeMatch,
+    Tuning,
 )
 
 LISTED = ("name", "vary", "select", "seeds", "data", "compare", "baseline")  # keys that `vary` can't have
@@ -58,12 +60,16 @@ class Suite(Strict):
     mamba-ssm."""
     reference: Reference = Reference()
     """The images with which samples are compared."""
+    tuning: Tuning | None = None
+    """The training images on which a learning rate is chosen. Without it nothing is cut from them."""
     train: Train = Train()
     """The training recipe of all cells."""
     sample: Sample = Sample()
     """How images are sampled."""
     quality: Annotated[tuple[Choice, ...], Len(max_length=MAX_LIST)] = ()
     """The metrics; `zigma-bench metrics list` prints all of them."""
+    during: During | None = None
+    """The quality during training. Without it nothing is measured before the end."""
     efficiency: Efficiency | None = None
     """What is timed. Without it nothing is."""
 
@@ -84,6 +90,7 @@ class Suite(Strict):
             return self
         unused = [key for key, value in training_keys.items() if value]
         unused += ["size_match"] * (self.size_match.by != "none")
+        unused += [key for key in ("tuning", "during") if getattr(self, key) is not None]
         if unused:
             raise ValueError(f"an efficiency suite (it lists efficiency.tokens) trains nothing: leave {unused[0]} out")
         if len(self.seeds) > 1:
@@ -96,6 +103,8 @@ class Suite(Strict):
     def _selection_fits(self) -> Suite:
         if self.select is None:
             return self
+        if self.tuning is None:
+            raise ValueError("select needs a tuning part: add the section tuning")
         if self.select.over not in self.vary:
             raise ValueError(f"select.over should be a key of vary; {self.select.over!r} is not one")
         if both := set(self.select.seeds) & set(self.seeds):

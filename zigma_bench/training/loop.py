@@ -26,6 +26,7 @@ from zigma_bench.suite import Train
 from zigma_bench.training.batch_plan import BatchPlan, StepImages
 from zigma_bench.training.checkpoint import load_checkpoint, save_checkpoint
 from zigma_bench.training.ema import ema_decay
+from zigma_bench.training.evaluation import Evaluation
 from zigma_bench.training.fault import find_fault, uncompiled_copy
 from zigma_bench.training.feed import Feed
 from zigma_bench.training.health import Health
@@ -39,7 +40,8 @@ class TrainingProgress:
     """The progress of a training: completed steps, training time, and the curve of (images, mean loss).
 
     `scaling`: the loss scale of fp16 and the number of skipped steps; empty for other precisions. `waited`: the part of
-    `seconds` that the training spent waiting for images, which `workers` processes load ahead.
+    `seconds` that the training spent waiting for images, which `workers` processes load ahead. `quality`: the points of
+    an `Evaluation`.
     """
 
     step: int = 0
@@ -48,6 +50,7 @@ class TrainingProgress:
     scaling: dict[str, float] = field(default_factory=dict)
     waited: float = 0.0
     workers: int = 0
+    quality: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -78,11 +81,13 @@ def train_network(
     stopped: Callable[[], bool],
     condition: NetworkCondition | None = None,
     texts: TextLookup | None = None,
+    evaluation: Evaluation | None = None,
 ) -> tuple[nn.Module, TrainingProgress]:
     """Train a network in place and return its EMA and the progress. Resumes from the checkpoints in `folder`.
 
     `condition`: the conditioning of the network; the labels come from `images`. For text conditioning the labels are
-    text numbers, and `texts` maps them to features. `on_progress(images, text)` reports progress.
+    text numbers, and `texts` maps them to features. `on_progress(images, text)` reports progress. `evaluation`: what
+    is measured during training; its time isn't part of the progress.
 
     Raises Interrupted after `stopped()` returns true. Raises NotFinite if a loss or a gradient is not finite, and names
     the step and the module where this began.
@@ -122,6 +127,9 @@ def train_network(
             decay = ema_decay(recipe, progress.step)
             losses.append(train_step(batch_of(progress.step, feed(progress.step)), rate, decay))
             progress.step += 1
+            due = evaluation is not None and evaluation.is_due(progress.step * recipe.batch, recipe.batch)
+            if due:
+                check_losses()  # waits for the device, so that the time of its steps is counted
             progress.seconds = time.monotonic() - started
             progress.waited = waited + feed.waited
             done = goal.fraction(progress) >= 1
@@ -130,11 +138,15 @@ def train_network(
                 losses.clear()
                 progress.curve.append((progress.step * recipe.batch, sum(values) / len(values)))
                 on_progress(progress.step * recipe.batch, f"loss {progress.curve[-1][1]:.4f}")
+            if evaluation is not None and (due or done):
+                seen = progress.step * recipe.batch
+                progress.quality.append(evaluation.measure_point(ema, seen, progress.seconds, device))
+                started = time.monotonic() - progress.seconds
             stop = stopped() and not done
             if stop or time.monotonic() - last_save > recipe.checkpoint_seconds:
                 state = {
                     "seconds": progress.seconds, "curve": progress.curve, "losses": check_losses(),
-                    "health": health.state(), "waited": progress.waited,
+                    "health": health.state(), "waited": progress.waited, "quality": progress.quality,
                 }  # fmt: skip
                 save_checkpoint(folder, progress.step, network, ema, train_step.optimizer, state)
                 last_save = time.monotonic()
@@ -148,7 +160,7 @@ def train_network(
 def _resumed_progress(saved: dict[str, Any]) -> TrainingProgress:
     """The progress stored in a checkpoint."""
     curve = [tuple(point) for point in saved["curve"]]
-    return TrainingProgress(saved["step"], saved["seconds"], curve, waited=saved["waited"])
+    return TrainingProgress(saved["step"], saved["seconds"], curve, waited=saved["waited"], quality=saved["quality"])
 
 
 def learning_rate(recipe: Train, images: int, fraction: float) -> float:

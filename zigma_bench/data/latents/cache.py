@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from zigma_bench.data.images import Images, Labels, Pixels, Splits, draw_labels, labels_of
+from zigma_bench.data.images import Images, Labels, Pixels, Splits, Subset, draw_labels, labels_of
 from zigma_bench.data.reading.arrays import ArrayField, ArrayLayout, ArrayStore, open_store
 from zigma_bench.plan.space import LatentSpace
 
@@ -92,6 +92,24 @@ class LatentImages:
             mean = mean + (0.5 * logvar).exp() * normal
         scale, shift = latent_scaling(self.space, device)
         return (mean - shift) * scale
+
+
+@dataclass(frozen=True)
+class LatentSubset(Subset):
+    """Some of the latents of a data set, in a given order. Training samples from their posteriors too."""
+
+    images: LatentImages
+
+    def moments(self, indices: Indices, *, flip: bool, seed: int) -> Array:
+        return self.images.moments(self.indices[np.asarray(indices, dtype=np.int64)], flip=flip, seed=seed)
+
+    def drawn(self, moments: torch.Tensor, *, seed: int, device: torch.device) -> torch.Tensor:
+        return self.images.drawn(moments, seed=seed, device=device)
+
+
+def select_images(images: Images, indices: npt.NDArray[np.int64]) -> Subset:
+    """The images or latents `indices`, in this order."""
+    return LatentSubset(images, indices) if isinstance(images, LatentImages) else Subset(images, indices)
 
 
 def fixed_normal(index: int, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:

@@ -81,7 +81,8 @@ def describe(options: HuggingFaceOptions) -> DataFacts:
         parts["stream"] = [options.count, options.shuffle_buffer or SHUFFLE_BUFFER]
     size, identity = options.resolution, source_fingerprint("huggingface", parts)
     facts = DataFacts(options.channels, size, size, identity, source.missing, options.validation, conditions)
-    return replace(facts, captions=options.caption is not None, crops=options.resize != "none")
+    crops = options.resize != "none"
+    return replace(facts, captions=options.caption is not None, crops=crops, streams=options.streaming)
 
 
 def find_source(options: HuggingFaceOptions) -> HuggingFaceSource:

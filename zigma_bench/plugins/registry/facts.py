@@ -116,7 +116,7 @@ class DataFacts:
     `conditions`: the data of each image on which a network can be conditioned. `captions`: whether each image has a
     text, which becomes a condition if the suite names a text encoder.
     `frames`: the number of frames T of a clip [T, C, H, W]. `crops`: whether training images can be cropped anywhere;
-    they then have a method `cropped` (images.py).
+    they then have a method `cropped` (images.py). `streams`: whether training images arrive in an order of their own.
     """
 
     channels: int
@@ -129,6 +129,7 @@ class DataFacts:
     captions: bool = False
     frames: int = 1
     crops: bool = False
+    streams: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -68,7 +68,8 @@ _recent: list[tuple[str, CellImages]] = []  # the images of the last cell, decod
 def recent_images(cell: Cell, device: str, on_progress: OnProgress) -> CellImages:
     """The images of a cell. This process keeps those of the last cell, because most cells of a suite have the same."""
     text = None if cell.text is None else cell.text.model_dump(mode="json")
-    parts = [cell.sample.count, cell.reference.model_dump(mode="json"), bool(cell.quality)]
+    cut = None if cell.tuning is None else cell.tuning.model_dump(mode="json")
+    parts = [cell.sample.count, cell.reference.model_dump(mode="json"), bool(cell.quality), cut]
     key = json.dumps([cell.data_text, cell.data_fingerprint, text, parts, device], sort_keys=True)
     if not _recent or _recent[0][0] != key:
         _recent.clear()  # before the next ones are loaded

@@ -3,41 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from zigma_bench.data.cell_images import network_inputs, reference_images
-from zigma_bench.data.images import Images
-from zigma_bench.diffusion.convert import linear_velocity_of
-from zigma_bench.diffusion.guidance import with_text_features
+from zigma_bench.data.cell_images import CellImages, describe_parts, network_inputs, reference_images
 from zigma_bench.errors import Interrupted
 from zigma_bench.metrics.apply import measure_metric
+from zigma_bench.metrics.features import digest_once
 from zigma_bench.metrics.subject import Subject
 from zigma_bench.records.store import SAMPLES
 from zigma_bench.run.due import reads_network
 from zigma_bench.run.stages.context import StageContext, StageResult
-from zigma_bench.run.stages.denoiser import load_denoiser
+from zigma_bench.run.stages.denoiser import load_denoiser, velocity_of
 from zigma_bench.sampling.cell_images import load_samples
-
-
-def _samples(context: StageContext) -> Images | None:
-    """The samples of the cell; None for a cell that only tunes a row."""
-    if "sample" not in context.cell.stages:
-        return None
-    return load_samples(context.stage_folder("sample"), sha256=context.inputs("quality")[f"sample/{SAMPLES}"])
 
 
 def quality_stage(context: StageContext, folder: Path) -> StageResult:
     """Measure every metric. A metric that can't be measured is refused with a reason."""
     cell, images = context.cell, context.images("quality")
-    network = None
-    if reads_network(cell):
-        denoiser = load_denoiser(context)
-        denoiser = denoiser if images.texts is None else with_text_features(denoiser, images.texts)
-        network = linear_velocity_of(denoiser, cell.objective.path, cell.objective.prediction)
+    network = velocity_of(load_denoiser(context), cell, images.texts) if reads_network(cell) else None
     subject = Subject(
-        samples=_samples(context),
+        samples=load_samples(context.stage_folder("sample"), sha256=context.inputs("quality")[f"sample/{SAMPLES}"]),
         reference=reference_images(cell, images, context.cache),
         reference_facts={"data": cell.data_text, "split": cell.reference.label},
-        validation=network_inputs(cell, images, context.cache).validation,
+        validation=network_inputs(cell, images, context.cache).loss,
         network=network,
         labelled=cell.condition is not None,
         device=context.device.name,
@@ -50,4 +38,13 @@ def quality_stage(context: StageContext, folder: Path) -> StageResult:
             raise Interrupted("stopped between two metrics; the same command measures them again")
         on_progress(index, metric.name)
         found.append(measure_metric(metric.name, metric.options, subject))
-    return StageResult(found, {})
+    return StageResult(found, _describe_parts(images))
+
+
+def _describe_parts(images: CellImages) -> dict[str, Any]:
+    """The counts and hashes of the parts, including the reference; empty without a tuning part."""
+    parts = describe_parts(images)
+    if not parts:
+        return {}
+    reference = {"images": len(images.reference), "pixels_sha256": digest_once(images.reference)}
+    return {"parts": parts | {"reference": reference}}

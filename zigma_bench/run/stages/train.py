@@ -5,14 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from zigma_bench.backbones.build import build_network
-from zigma_bench.data.cell_images import network_inputs
-from zigma_bench.data.images import Splits
+from zigma_bench.data.cell_images import describe_parts, network_inputs
+from zigma_bench.data.images import Images, Splits
 from zigma_bench.data.reading.counts import facts_of_images
+from zigma_bench.diffusion.guidance import TextLookup
+from zigma_bench.metrics.val_loss import TUNING, first_images, measure_loss
 from zigma_bench.records.record import Measurement
 from zigma_bench.records.store import EMA
 from zigma_bench.run.stages.context import NETWORK, StageContext, StageResult
+from zigma_bench.run.stages.denoiser import denoiser_of, velocity_of
+from zigma_bench.run.stages.during import evaluation_of
 from zigma_bench.training.checkpoint import save_weights
 from zigma_bench.training.loop import TrainingGoal, train_network
 
@@ -24,9 +29,10 @@ def train_stage(context: StageContext, folder: Path) -> StageResult:
     available = facts_of_images(Splits(images.train, images.validation), classes)
     network = build_network(cell, context.device.type).to(context.device.name)
     total = None if cell.train_steps is None else cell.train_steps * cell.train.batch
+    inputs = network_inputs(cell, images, context.cache)
     ema, progress = train_network(
         network,
-        network_inputs(cell, images, context.cache).train,
+        inputs.train,
         recipe=cell.train,
         goal=TrainingGoal(cell.train_steps, cell.train_seconds),
         seed=cell.seed,
@@ -36,6 +42,7 @@ def train_stage(context: StageContext, folder: Path) -> StageResult:
         stopped=context.stopped,
         condition=cell.condition,
         texts=images.texts,
+        evaluation=evaluation_of(context, images, inputs),
     )
     save_weights(folder / EMA, ema)
     save_weights(folder / NETWORK, network)
@@ -43,7 +50,27 @@ def train_stage(context: StageContext, folder: Path) -> StageResult:
     loss = Measurement.of(
         "train-loss", progress.curve[-1][1], "1", fingerprint={"images": seen, **cell.objective_facts}
     )
-    details = {"images": seen, "steps": progress.step, "seconds": progress.seconds, "curve": progress.curve}
+    tuned = [] if inputs.tuning is None else [_tuning_loss(context, ema, inputs.tuning, images.texts)]
+    details = {
+        "images": seen,
+        "epochs": seen / len(images.train),
+        "steps": progress.step,
+        "seconds": progress.seconds,
+        "curve": progress.curve,
+    }
     waited = {"input_wait": progress.waited / progress.seconds, "input_workers": progress.workers}  # share of seconds
     scaling = {"scaling": progress.scaling} if progress.scaling else {}
-    return StageResult([loss], details | available | waited | scaling, (EMA, NETWORK))
+    parts = {"parts": describe_parts(images)} if images.tuning is not None else {}
+    during = {"during": progress.quality} if progress.quality else {}
+    return StageResult([loss, *tuned], details | available | waited | scaling | parts | during, (EMA, NETWORK))
+
+
+def _tuning_loss(context: StageContext, ema: nn.Module, images: Images, texts: TextLookup | None) -> Measurement:
+    """The loss of the averaged weights on the tuning part, by which a learning rate is chosen."""
+    cell, device = context.cell, context.device.name
+    assert cell.tuning is not None, "a cell with tuning images has a tuning part"
+    network = velocity_of(denoiser_of(ema, cell, torch.device(device)), cell, texts)
+    chosen = first_images(images, cell.tuning.loss_images)
+    facts = {"part": "tuning", "fraction": cell.tuning.fraction, "seed": cell.tuning.seed}
+    labelled = cell.condition is not None
+    return measure_loss(TUNING, chosen, network, labelled=labelled, device=device, facts=facts)
