@@ -23,7 +23,8 @@ MODULES = (
     (r"patch_embed", "patch_embed"), (r"time_embed", "time_embed"), (r"condition", "text_embed"),
     (r"modulation|\w+_modulation", "adaln"), (r"text_attention", "cross_attention"), (r"skip", "skip"),
     (r"in_proj", "in_proj"), (r"x_proj", "x_proj"), (r"bcdt_proj", "bcdt_proj"), (r"out_proj", "out_proj"),
-    (r"routed\.branches\.\d+", "attention"), (r"branches\.\d+", "dt_proj"), (r"merge", "merge"), (r"order", "order"),
+    (r"grid_conv", "conv"), (r"routed\.branches\.\d+", "attention"), (r"branches\.\d+", "dt_proj"),
+    (r"merge", "merge"), (r"order", "order"),
     (r"qkv|(?:attention|mixer)\.out", "attention_proj"), (r"attention", "attention"), (r"mlp", "mlp"),
     (r"head|smooth", "final"),
 )  # fmt: skip

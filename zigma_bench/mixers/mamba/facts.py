@@ -1,15 +1,25 @@
 """The Mamba mixer (S6): options, checks, cost and activation memory. This module doesn't import torch.
 
-L tokens, D width, E inner channels, N state size, R rank of dt, W convolution width, K paths of a layer, F channels and
-S steps of a path.
+L tokens, D width, E inner channels, N state size, R rank of dt, W convolution width, k kernel side on the grid, K paths of
+a layer, F channels and S steps of a path.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
+from zigma_bench.errors import NotReady
+from zigma_bench.layers.costs import grid_conv_cost
 from zigma_bench.mixers.block import BlockOptions
-from zigma_bench.mixers.costs import branch_count, check_merge_fits, merge_cost, path_channels, with_order
+from zigma_bench.mixers.costs import (
+    branch_count,
+    check_merge_fits,
+    merge_cost,
+    path_channels,
+    refuse_unused,
+    with_order,
+)
 from zigma_bench.mixers.memory import (
     WIDE,
     gate_memory,
@@ -29,7 +39,27 @@ from zigma_bench.scans.route import Route
 
 @dataclass(frozen=True)
 class MambaOptions:
-    """Mamba's mixer: a causal convolution and a selective scan (S6) along each path of the layer's route."""
+    """Mamba's mixer: a causal convolution and a selective scan (S6) along each path of the layer's route.
+
+    `convolution`: `path` is Mamba's own, causal along each path, with the backbone's option `conv` as its width. `grid`
+    is a depthwise convolution of `kernel` x `kernel` tokens on the image grid (on each frame of a clip), with zero
+    padding of (kernel - 1) / 2, once per layer before its paths: the order of the tokens only enters the scan. `none`
+    removes the convolution. SiLU follows in all three.
+    Source of `grid`: VMamba's SS2D (arXiv 2401.10166), a depthwise 3 x 3 convolution before its four paths.
+    """
+
+    convolution: Literal["path", "grid", "none"] = "path"
+    kernel: Literal[3, 5, 7] = 3
+
+    @property
+    def is_along_path(self) -> bool:
+        """Whether each path has its own convolution, as in Mamba."""
+        return self.convolution == "path"
+
+
+def runs_as_one_operator(options: MambaOptions, route: Route) -> bool:
+    """Whether `fused` computes convolution, projections and scan of the layer as one operator."""
+    return options.is_along_path and is_one_operator(route)
 
 
 def mamba_cost(options: MambaOptions, *, block: BlockOptions, grid: Grid, route: Route) -> Cost:
@@ -38,10 +68,12 @@ def mamba_cost(options: MambaOptions, *, block: BlockOptions, grid: Grid, route:
     L, K, S = grid.tokens, route.K, route.steps
     F, branches = path_channels(route, E), branch_count(route)
     merge = merge_cost(route, channels=E, grid=grid)
+    conv = {"path": (branches * (F * W + F), K * 2 * S * F * W), "grid": grid_conv_cost(E, grid, options.kernel)}
+    conv_parameters, conv_flops = conv.get(options.convolution, (0, 0))
     parts = {
         "in_proj": 2 * D * E,
         "pads": route.pad_rows * E,
-        "conv": branches * (F * W + F),
+        "conv": conv_parameters,
         "x_proj": branches * F * (R + 2 * N),
         "dt_proj": branches * (R * F + F),
         "scan": branches * (F * N + F + route.features * N),  # A, D and a vector per step id
@@ -50,7 +82,7 @@ def mamba_cost(options: MambaOptions, *, block: BlockOptions, grid: Grid, route:
     }
     flops = {
         "in_proj": 4 * L * D * E,
-        "conv": K * 2 * S * F * W,
+        "conv": conv_flops,
         "x_proj": K * 2 * S * F * (R + 2 * N),
         "dt_proj": K * 2 * S * R * F,
         "scan": K * SELECTIVE_SCAN * S * F * N,
@@ -61,8 +93,25 @@ def mamba_cost(options: MambaOptions, *, block: BlockOptions, grid: Grid, route:
 
 
 def check_mamba(options: MambaOptions, *, block: BlockOptions, grid: Grid, route: Route) -> None:
-    """NotReady unless the merge fits the inner channels."""
+    """NotReady unless the merge fits the inner channels, and the convolution fits the route and the other options."""
     check_merge_fits(route, block.inner)
+    if options.convolution != "grid" and options.kernel != MambaOptions.kernel:
+        raise NotReady(
+            "the mixer's option kernel is for a convolution on the grid",
+            expected="convolution: grid",
+            got=f"convolution: {options.convolution}, kernel: {options.kernel}",
+            do="set convolution: grid, or omit kernel",
+        )
+    if options.is_along_path:
+        return
+    refuse_unused(f"mamba with convolution: {options.convolution}", block, ("conv",))
+    if route.merge_facts.has_stages:
+        raise NotReady(
+            "each stage of the scan has its own convolution along its paths",
+            expected="convolution: path",
+            got=f"convolution: {options.convolution}, and a scan with the merge {route.merge}",
+            do="omit convolution, or use a scan without stages",
+        )
 
 
 def mamba_memory(
