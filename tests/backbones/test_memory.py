@@ -104,8 +104,8 @@ def agree(case, backend, precision):
     ("name", "scan", "options"),
     [
         ("zigma", "zigzag", {"state": 7, "expand": 3, "positions": "none", "depth": 2}),
-        ("zigma", "zigzag", {"mixer": GRID_CONV}),
-        ("vision-mamba", "bidirectional", {"mixer": NO_CONV}),
+        ("zigma", "zigzag", {"mixer": GRID_CONV, "expand": 3, "depth": 3}),
+        ("vision-mamba", "bidirectional", {"mixer": NO_CONV, "expand": 3, "depth": 3}),
         ("vision-mamba", "bidirectional", {}),
         ("vision-mamba", "bidirectional", {"mixer": MAMBA2}),
     ],

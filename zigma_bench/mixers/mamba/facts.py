@@ -1,7 +1,7 @@
 """The Mamba mixer (S6): options, checks, cost and activation memory. This module doesn't import torch.
 
-L tokens, D width, E inner channels, N state size, R rank of dt, W convolution width, k kernel side on the grid, K paths of
-a layer, F channels and S steps of a path.
+L tokens, D width, E inner channels, N state size, R rank of dt, W convolution width, K paths of a layer, F channels and
+S steps of a path.
 """
 
 from __future__ import annotations
@@ -120,35 +120,54 @@ def mamba_memory(
     """The activation memory of one Mamba mixer, in bytes by operator."""
     refuse_learned_order(route)
     n, E, D, L = number_bytes(precision, backend), block.inner, block.width, grid.tokens
-    paths = [_path_memory(block, route, backend, n)] * route.K
+    along_path, one_operator = options.is_along_path, runs_as_one_operator(options, route)
+    paths = [_path_memory(block, route, backend, n, convolves=along_path, one_operator=one_operator)] * route.K
     saves = saved_memory(backend)
     copied = saves.copies_half_precision and n < WIDE and gates_in_scan(route)  # the halves of in_proj's output
     in_place = not (gathers_rows(route) or saves.saves_rows_in_order or (saves.copies_half_precision and n < WIDE))
-    recomputed = saves.recomputes_mixer and is_one_operator(route)
+    recomputed = saves.recomputes_mixer and one_operator
     half, again = n * L * E, recomputed and route.merge_facts.is_sum  # y
     in_proj = n * L * D * (not recomputed)  # saved, unless the preceding norm recomputes it
-    ends = {"in_proj": in_proj, "conv": half * in_place, "scan": half * (not copied), "out_proj": half * (not again)}
+    conv = {"conv": half * in_place} if along_path else _stream_memory(options, route, half)
+    ends = {"in_proj": in_proj, "scan": half * (not copied), "out_proj": half * (not again)}
     return sum_by_name(
-        [ends, *paths, merge_memory(route, n, L, E), {} if gates_in_scan(route) else gate_memory(route, n, L, E)]
+        [
+            ends,
+            conv,
+            *paths,
+            merge_memory(route, n, L, E),
+            {} if gates_in_scan(route) else gate_memory(route, n, L, E),
+        ]
     )
 
 
-def _path_memory(block: BlockOptions, route: Route, backend: str, n: int) -> dict[str, int]:
-    """The memory of one path, in addition to in_proj's output."""
+def _stream_memory(options: MambaOptions, route: Route, half: int) -> dict[str, int]:
+    """The memory of a convolution before the paths and of its activation; `half`: the bytes of x. All paths read one u,
+    unless they gather their rows."""
+    inputs = {"grid": 2, "none": 1}[options.convolution]  # x, and on the grid also the sums before SiLU
+    return {"conv": inputs * half, "x_proj": 0 if gathers_rows(route) else half}
+
+
+def _path_memory(
+    block: BlockOptions, route: Route, backend: str, n: int, *, convolves: bool, one_operator: bool
+) -> dict[str, int]:
+    """The memory of one path, in addition to in_proj's output. `convolves`: it has a convolution, so a u of its own."""
     N, R, S = block.state, block.dt_rank, route.steps
     F = path_channels(route, block.inner)
     saves = saved_memory(backend)
     states = WIDE * F * N * -(-S // saves.steps_per_state)
     projected, copies = n * S * (R + 2 * N), 0 if n == WIDE else WIDE * S * F
     gathered = n * S * F if gathers_rows(route) and not saves.saves_rows_in_order else 0
+    u = n * S * F if convolves or gathers_rows(route) else 0
     if saves.recomputes_mixer:
-        u = 0 if is_one_operator(route) else n * S * F
+        saved = 0 if one_operator else n * S * F  # delta
         marked = n * S * N * bool(route.features)  # B plus the step vectors
-        return {"conv": gathered, "x_proj": u, "dt_proj": projected, "scan": u + states + marked}
+        conv = gathered if convolves else 0
+        return {"conv": conv, "x_proj": u * (not one_operator), "dt_proj": projected, "scan": saved + states + marked}
     if not saves.saves_rows_in_order:
         x, of_scan = copies or gathered, WIDE * S * F + copies + (copies if gates_in_scan(route) else 0)
     else:  # the rows in order and the sums before SiLU; delta, d, y and SiLU(z)
         x, of_scan = 2 * WIDE * S * F, 2 * WIDE * S * F + copies
         of_scan += (2 * WIDE * S * F + copies) if gates_in_scan(route) else 0
     widened = WIDE * S * 2 * N if copies else WIDE * S * N * bool(route.features)  # B and C; B with what is added
-    return {"conv": x, "x_proj": n * S * F, "dt_proj": projected, "scan": of_scan + states + widened}
+    return {"conv": x if convolves else 0, "x_proj": u, "dt_proj": projected, "scan": of_scan + states + widened}

@@ -114,6 +114,8 @@ class InProjection(nn.Linear):
     def forward(self, x: Tensor, *, apart: bool = False) -> Any:
         if not apart:
             return super().forward(x)
+        if torch.is_autocast_enabled(device := x.device.type):  # one copy for both products, not one for each
+            x = x.to(torch.get_autocast_dtype(device))
         return tuple(nn.functional.linear(x, weight) for weight in self.weight.chunk(2))
 
 
