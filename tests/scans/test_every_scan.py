@@ -16,6 +16,7 @@ from zigma_bench.scans.analysis import route_statistics
 from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import layer_routes
 from zigma_bench.scans.route import PAD, BrokenScan, Route
+from zigma_bench.scans.turns import count_paths_in_turn
 
 SCANS = {spec.name: spec for spec in catalogue().scans if spec.owner == "zigma-bench"}
 VIDEO = {
@@ -43,6 +44,8 @@ def option_sets(spec: Spec) -> list[dict[str, object]]:
 MORE: dict[str, list[dict[str, object]]] = {
     "zigzag": [{"paths": 3}, {"paths": 8, "mode": "parallel"}],
     "row-repeat": [{"paths": 1}],
+    "bidirectional": [{"mode": "layerwise", "continuous": True}],
+    "border-spiral": [{"paths": 8, "outward": True}],
     "local": [{"window": 3}, {"window": 3, "edges": "cut"}, {"window": 2, "window_width": 5, "columns": True}],
     "local-mamba": [{"table": [["w7", "v_flip"], ["h"]]}],
     "atrous": [{"step": 1}],
@@ -52,6 +55,9 @@ MORE: dict[str, list[dict[str, object]]] = {
     "random": [{"paths": 1}, {"paths": 2, "mode": "parallel"}],
     "locality-matched": [{"paths": 2}],
     "zigzag-video": [{"order": "st"}, {"order": "tts"}],
+}
+IN_TURN = {  # the paths that the layers of a scan with default options follow in turn
+    name: count_paths_in_turn(spec.load(), Grid(4, 6), {}) for name, spec in SCANS.items()
 }
 CASES = [(name, options) for name, spec in SCANS.items() for options in option_sets(spec)]
 
@@ -91,6 +97,9 @@ def test_any_rectangle_is_walked_or_refused(name, options, height, width):
     except BrokenScan:
         raise
     except NotReady:
+        if options == {"assignment": "reversed"}:  # the default has no several paths in turn
+            assert IN_TURN[name] in (None, 1)
+            return
         assert name in ("atrous", *CLIPS), "only a step longer than a side and orders of clips are refused"
         assert name in CLIPS or SCANS[name].resolve(options, where="")["step"] > min(height, width)
         return
@@ -122,6 +131,9 @@ FIGURES = [
     ("local", {}, 0.51, 1.78, 8), ("local", {"window": 4}, 0.76, 1.78, 8), ("atrous", {}, 0, 3.2, 8),
     ("diagonal", {}, 0.03, 3.11, 13), ("jpeg", {}, 0.22, 1.78, 2), ("wrapped-diagonal", {}, 0, 3.5, 13),
     ("morton", {}, 0.51, 1.78, 8), ("hilbert", {}, 1, 1, 1), ("continuous", {}, 1, 1, 1),
+    ("border-spiral", {}, 1, 1, 1), ("border-spiral", {"paths": 8, "outward": True}, 1, 1, 1),
+    ("four-corners", {}, 0.89, 1.78, 8), ("four-corners", {"continuous": True}, 1, 1, 1),
+    ("bidirectional", {"continuous": True}, 1, 1, 1),
 ]  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.plan.cells import Cell
+from zigma_bench.plan.notes import describe_uneven_paths
 from zigma_bench.plugins.registry import Missing
 from zigma_bench.suite import Suite
 
@@ -30,6 +31,11 @@ class Plan:
     baseline: Cell
     suite_sha256: str
     settings: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know about the cells, although they can run, in sentences."""
+        return describe_uneven_paths(self.cells)
 
     def only(self, *patterns: str) -> Plan:
         """The plan with only the cells whose label matches a pattern (a part of it, or a glob); the anchors stay.
