@@ -34,8 +34,8 @@ MOVES = """
     split_with_sizes squeeze stack t transpose unbind unsqueeze view zeros zeros_like
 """
 VALUES = """
-    _fused_rms_norm _safe_softmax _softmax add addcmul cos div exp gelu mean mul native_layer_norm neg pow rsqrt sigmoid
-    silu sin softplus sub sum
+    _fused_rms_norm _safe_softmax _softmax add addcmul cos div elu exp gelu mean mul native_layer_norm neg pow relu
+    rsqrt sigmoid silu sin softplus sub sum
 """
 moves, values = MOVES.split(), VALUES.split()
 

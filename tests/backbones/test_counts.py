@@ -21,6 +21,7 @@ SMALL = {"head_dim": 2, "state": 6, "groups": 2}
 MAMBA2 = {"name": "mamba-2", "options": SMALL}
 GRID_CONV = {"name": "mamba", "options": {"convolution": "grid", "kernel": 5}}
 NO_CONV = {"name": "mamba", "options": {"convolution": "none"}}
+LINEAR = {"name": "linear-attention", "options": {"heads": 2}}
 BUILT_IN = sorted(spec.name for spec in catalogue().scans if spec.owner == "zigma-bench" and spec.facts is None)
 NETWORKS = [
     ("zigma", {}, "raster", {}),
@@ -43,6 +44,8 @@ NETWORKS = [
     ("u-vit", {"heads": 4, "depth": 3, "condition": "text", "text_width": 12, "text_tokens": 7}, None, {}),
     ("hybrid", {"every": 2, "heads": 2}, "zigzag", {}),
     ("zigma", {"mixer": {"name": "attention", "options": {"heads": 2}}}, "zigzag", {"paths": 2, "mode": "parallel"}),
+    ("zigma", {"mixer": LINEAR}, "zigzag", {"paths": 2, "mode": "parallel"}),
+    ("zigma", {"mixer": {"name": "linear-attention", "options": {"heads": 4, "feature_map": "relu"}}}, "raster", {}),
     ("zigma", {"mixer": {"name": "identity", "options": {}}}, "zigzag", {}),
     ("zigma", {"condition": "text", "text_width": 12, "text_tokens": 7}, "zigzag", {}),
 ]
@@ -139,7 +142,8 @@ LEFT_OUT = {  # as in zigma_bench/mixers/costs.py; "between": norms, shifts, sca
     "in_proj": "mul silu",
     "text_embed": "bias", "cross_attention": "bias mul _softmax _safe_softmax", "skip": "bias",
     "patch_embed": "bias", "adaln": "bias", "final": "bias", "attention_proj": "bias", "mlp": "bias gelu",
-    "time_embed": "bias cos div exp mul silu sin", "attention": "mul _softmax _safe_softmax", "conv": "silu",
+    "time_embed": "bias cos div exp mul silu sin", "conv": "silu",
+    "attention": "mul _softmax _safe_softmax add div elu relu sum",
     "dt_proj": "neg exp add", "scan": "add mul exp silu softplus", "merge": "add mul div mean sigmoid _softmax",
 }  # fmt: skip
 

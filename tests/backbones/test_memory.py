@@ -29,6 +29,8 @@ TOY = {"width": 32, "depth": 1, "patch": 2, "drop_path": 0.0}
 MAMBA2 = {"name": "mamba-2", "options": {"head_dim": 8, "state": 16, "groups": 1}}
 GRID_CONV = {"name": "mamba", "options": {"convolution": "grid"}}
 NO_CONV = {"name": "mamba", "options": {"convolution": "none"}}
+LINEAR = {"name": "linear-attention", "options": {"heads": 2}}
+RELU = {"name": "linear-attention", "options": {"heads": 4, "feature_map": "relu"}}
 SCANS = ["adventurer", "atrous", "continuous", "dim", "local-mamba", "mamba-r", "multi-head", "multi-path"]
 
 
@@ -107,6 +109,8 @@ def agree(case, backend, precision):
         ("zigma", "zigzag", {"mixer": GRID_CONV, "expand": 3, "depth": 3}),
         ("vision-mamba", "bidirectional", {"mixer": NO_CONV, "expand": 3, "depth": 3}),
         ("vision-mamba", "bidirectional", {}),
+        ("zigma", "zigzag", {"mixer": LINEAR, "width": 64, "depth": 3}),
+        ("vision-mamba", "bidirectional", {"mixer": RELU, "width": 64, "depth": 3}),
         ("vision-mamba", "bidirectional", {"mixer": MAMBA2}),
     ],
 )
@@ -122,7 +126,9 @@ def test_the_estimate_of_attention(options, precision):
 
 @pytest.mark.parametrize(("backend", "precision"), [("torch", "bf16"), ("fused", "fp32")])
 @pytest.mark.parametrize("scan", SCANS)
-@pytest.mark.parametrize("mixer", ["mamba", MAMBA2, GRID_CONV, NO_CONV], ids=["mamba", "mamba-2", "grid", "none"])
+@pytest.mark.parametrize(
+    "mixer", ["mamba", MAMBA2, GRID_CONV, NO_CONV, LINEAR], ids=["mamba", "mamba-2", "grid", "none", "linear-attention"]
+)
 def test_the_estimate_of_every_kind_of_route(scan, mixer, backend, precision):
     agree(Case("zigma", scan, mixer=mixer), backend, precision)
 

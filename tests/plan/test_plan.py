@@ -254,7 +254,8 @@ def test_an_option_of_a_mixer_enters_identity_and_label_unless_it_has_its_defaul
         ("mixer: {depth: 3}", "not a mixer"),
         (
             "mixer: mambo",
-            "no mixer is called 'mambo'; expected one of attention, identity, mamba, mamba-2; did you mean 'mamba'?",
+            "no mixer is called 'mambo'; expected one of attention, identity, linear-attention, mamba, mamba-2; "
+            "did you mean 'mamba'?",
         ),
         ("mixer: {name: mamba, fast: true}", "mixer 'mamba' has no option 'fast'"),
         ("mixer: {name: mamba, owner: x, options: 3}", "mixer 'mamba' has no option 'owner'"),

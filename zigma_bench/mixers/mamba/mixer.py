@@ -25,6 +25,7 @@ from zigma_bench.ops.backends import backend_named
 from zigma_bench.ops.causal_conv import causal_conv
 from zigma_bench.ops.causal_conv.torch_blocks import along_path
 from zigma_bench.ops.mamba_inner import mamba_inner
+from zigma_bench.ops.products import cast_as_products
 from zigma_bench.ops.selective_scan import selective_scan
 from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.route import Route
@@ -114,8 +115,7 @@ class InProjection(nn.Linear):
     def forward(self, x: Tensor, *, apart: bool = False) -> Any:
         if not apart:
             return super().forward(x)
-        if torch.is_autocast_enabled(device := x.device.type):  # one copy for both products, not one for each
-            x = x.to(torch.get_autocast_dtype(device))
+        x = cast_as_products(x)  # one copy for both products, not one for each
         return tuple(nn.functional.linear(x, weight) for weight in self.weight.chunk(2))
 
 
