@@ -23,7 +23,8 @@ MODULES = (
     (r"patch_embed", "patch_embed"), (r"time_embed", "time_embed"), (r"condition", "text_embed"),
     (r"modulation|\w+_modulation", "adaln"), (r"text_attention", "cross_attention"), (r"skip", "skip"),
     (r"in_proj", "in_proj"), (r"x_proj", "x_proj"), (r"bcdt_proj", "bcdt_proj"), (r"out_proj", "out_proj"),
-    (r"routed\.branches\.\d+", "attention"), (r"branches\.\d+", "dt_proj"), (r"merge", "merge"), (r"order", "order"),
+    (r"grid_conv", "conv"), (r"routed\.branches\.\d+", "attention"), (r"branches\.\d+", "dt_proj"),
+    (r"merge", "merge"), (r"order", "order"),
     (r"qkv|(?:attention|mixer)\.out", "attention_proj"), (r"attention", "attention"), (r"mlp", "mlp"),
     (r"head|smooth", "final"),
 )  # fmt: skip
@@ -33,8 +34,8 @@ MOVES = """
     split_with_sizes squeeze stack t transpose unbind unsqueeze view zeros zeros_like
 """
 VALUES = """
-    _fused_rms_norm _safe_softmax _softmax add addcmul cos div exp gelu mean mul native_layer_norm neg pow rsqrt sigmoid
-    silu sin softplus sub sum
+    _fused_rms_norm _safe_softmax _softmax add addcmul cos div elu exp gelu mean mul native_layer_norm neg pow relu
+    rsqrt sigmoid silu sin softplus sub sum
 """
 moves, values = MOVES.split(), VALUES.split()
 

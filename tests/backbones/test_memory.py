@@ -27,6 +27,10 @@ TOLERANCE = 0.03
 CHANNELS, SIDES = 3, (16, 24)  # 96 tokens in patches of 2
 TOY = {"width": 32, "depth": 1, "patch": 2, "drop_path": 0.0}
 MAMBA2 = {"name": "mamba-2", "options": {"head_dim": 8, "state": 16, "groups": 1}}
+GRID_CONV = {"name": "mamba", "options": {"convolution": "grid"}}
+NO_CONV = {"name": "mamba", "options": {"convolution": "none"}}
+LINEAR = {"name": "linear-attention", "options": {"heads": 2}}
+RELU = {"name": "linear-attention", "options": {"heads": 4, "feature_map": "relu"}}
 SCANS = ["adventurer", "atrous", "continuous", "dim", "local-mamba", "mamba-r", "multi-head", "multi-path"]
 
 
@@ -83,8 +87,8 @@ class Case:
     def norms_of_a_cpu(self):
         """What the norms of mamba-2 store besides their input if they aren't a kernel: the normalised input in
         float32."""
-        mamba = self.spec.name == "dit" or self.options.mixer == "mamba"
-        return 0 if mamba else 4 * self.grid.tokens * self.options.depth * self.options.inner
+        mamba2 = self.spec.name != "dit" and self.options.mixer == MAMBA2
+        return 0 if not mamba2 else 4 * self.grid.tokens * self.options.depth * self.options.inner
 
 
 def backends():
@@ -102,7 +106,11 @@ def agree(case, backend, precision):
     ("name", "scan", "options"),
     [
         ("zigma", "zigzag", {"state": 7, "expand": 3, "positions": "none", "depth": 2}),
+        ("zigma", "zigzag", {"mixer": GRID_CONV, "expand": 3, "depth": 3}),
+        ("vision-mamba", "bidirectional", {"mixer": NO_CONV, "expand": 3, "depth": 3}),
         ("vision-mamba", "bidirectional", {}),
+        ("zigma", "zigzag", {"mixer": LINEAR, "width": 64, "depth": 3}),
+        ("vision-mamba", "bidirectional", {"mixer": RELU, "width": 64, "depth": 3}),
         ("vision-mamba", "bidirectional", {"mixer": MAMBA2}),
     ],
 )
@@ -118,7 +126,9 @@ def test_the_estimate_of_attention(options, precision):
 
 @pytest.mark.parametrize(("backend", "precision"), [("torch", "bf16"), ("fused", "fp32")])
 @pytest.mark.parametrize("scan", SCANS)
-@pytest.mark.parametrize("mixer", ["mamba", MAMBA2], ids=["mamba", "mamba-2"])
+@pytest.mark.parametrize(
+    "mixer", ["mamba", MAMBA2, GRID_CONV, NO_CONV, LINEAR], ids=["mamba", "mamba-2", "grid", "none", "linear-attention"]
+)
 def test_the_estimate_of_every_kind_of_route(scan, mixer, backend, precision):
     agree(Case("zigma", scan, mixer=mixer), backend, precision)
 

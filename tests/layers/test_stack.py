@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from zigma_bench.layers.stack import SPAN, BlockStack
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import layer_routes
+
+GRID_CONV = {"name": "mamba", "options": {"convolution": "grid"}}
 
 
 class Two(nn.Module):
@@ -79,8 +82,8 @@ def test_a_copy_is_not_compiled_and_names_stay() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # PyTorch's compiler about itself
-@pytest.mark.parametrize(("mixer", "height"), [("mamba", 2), ("mamba-2", 8), ("attention", 2)])
-def test_a_network_is_traced_whole(mixer: str, height: int) -> None:
+@pytest.mark.parametrize(("mixer", "height"), [("mamba", 2), (GRID_CONV, 2), ("mamba-2", 8), ("attention", 2)])
+def test_a_network_is_traced_whole(mixer: str | dict[str, Any], height: int) -> None:
     """No operator breaks the graph by reading values, as it can for a path on a CPU."""
     grid, spec = Grid(height, 9), catalogue().get("scan", "zigzag")  # of mamba-2 two chunks
     orders = layer_routes(spec, grid=grid, depth=1, seed=0, options=spec.resolve({}, where="test"))

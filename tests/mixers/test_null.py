@@ -1,4 +1,4 @@
-"""The null tests: attention and the identity instead of Mamba give the same output for every order."""
+"""The null tests: attention, linear attention and the identity give the same output for every order."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from zigma_bench.mixers.attention.facts import AttentionOptions, check_attention
 from zigma_bench.mixers.attention.mixer import AttentionMixer
 from zigma_bench.mixers.identity.facts import IdentityOptions, check_identity
 from zigma_bench.mixers.identity.mixer import IdentityMixer
+from zigma_bench.mixers.lookup import check_mixer_fits, find_mixer
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import layer_routes
@@ -24,6 +25,9 @@ GRID, CLIP, DEPTH = Grid(4, 6), Grid(3, 4, 2), 9
 BUILT_IN = sorted(spec.name for spec in catalogue().scans if spec.owner == "zigma-bench")
 PLAIN = np.arange(24)
 ATTENTION = {"name": "attention", "options": {"heads": 2}}
+LINEAR = [
+    {"name": "linear-attention", "options": {"heads": 2, "feature_map": feature_map}} for feature_map in ("elu", "relu")
+]
 EXEMPT = {  # the built-in scans for which attention may differ from raster, by the reason
     "tokens only attend to their own segment": {"zigzag-video"},
     "tokens also attend to pads": {"adventurer", "dim", "mamba-r"},
@@ -57,10 +61,11 @@ def outputs(mixer, made, grid):
 
 
 @pytest.mark.parametrize("name", [name for name in BUILT_IN if not any(map(order_matters, layers(name)))])
-def test_no_order_changes_attention(name):
+@pytest.mark.parametrize("mixer", [ATTENTION, *LINEAR], ids=["softmax", "linear elu", "linear relu"])
+def test_no_order_changes_attention(name, mixer):
     made, grid = layers(name), grid_of(name)
-    expected = outputs(ATTENTION, tuple(map(in_raster, made)), grid)
-    torch.testing.assert_close(outputs(ATTENTION, made, grid), expected, atol=2e-5, rtol=2e-5)
+    expected = outputs(mixer, tuple(map(in_raster, made)), grid)
+    torch.testing.assert_close(outputs(mixer, made, grid), expected, atol=2e-5, rtol=2e-5)
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
@@ -153,6 +158,29 @@ def test_attention_along_a_path_equals_its_definition():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("mixer", LINEAR, ids=["elu", "relu"])
+def test_linear_attention_equals_its_definition(mixer):
+    """The weights of all pairs of tokens, computed one by one and divided by their sum."""
+    spec, options = find_mixer(mixer)
+    block, route = ZigmaOptions(width=32, depth=2, patch=1), Route(np.random.default_rng(0).permutation(24))
+    made = spec.load()(options, block=block, grid=GRID, route=route, backend="torch")
+    initialise_network(made, 0)
+    x = torch.randn(1, 24, 32, generator=torch.Generator().manual_seed(0))
+    q, k, v = (part.reshape(24, 2, 16).transpose(0, 1) for part in made.routed.branches[0].qkv(x)[0].chunk(3, -1))
+    positive = (
+        torch.relu if options.feature_map == "relu" else lambda value: torch.where(value > 0, value + 1, value.exp())
+    )
+    weights = positive(q) @ positive(k).transpose(1, 2)
+    heads = (weights / weights.sum(-1, keepdim=True)) @ v
+    torch.testing.assert_close(made(x)[0], made.out(heads.transpose(0, 1).reshape(24, 32)), atol=1e-4, rtol=1e-4)
+
+
+def test_linear_attention_has_no_segments():
+    with pytest.raises(NotReady, match=r"linear attention sums over all steps of a path.*got '3 segments'"):
+        check_mixer_fits(ZigmaOptions(width=32, depth=2, patch=1, mixer=LINEAR[0]), grid=GRID, route=ROUTES["segments"])
+
+
+@torch.no_grad()
 def test_the_identity_lets_no_token_learn_of_another():
     block = ZigmaOptions(width=32, depth=2, patch=1)
     for route in ROUTES.values():
@@ -161,15 +189,18 @@ def test_the_identity_lets_no_token_learn_of_another():
         assert (depends(mixer) == np.eye(24, dtype=bool)).all()
 
 
-@pytest.mark.parametrize("name", BUILT_IN)
-@pytest.mark.parametrize("kind", ["attention", "identity"])
-def test_costs_are_those_of_the_built_mixer_along_every_scan(name, kind):
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(kind, name) for kind in ("attention", "linear-attention", "identity") for name in BUILT_IN
+     if (kind, name) != ("linear-attention", "zigzag-video")],
+)  # fmt: skip
+def test_costs_are_those_of_the_built_mixer_along_every_scan(kind, name):
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
     grid, route = grid_of(name), layers(name)[1]
     block, spec = ZigmaOptions(width=64, depth=2, patch=1), catalogue().get("mixer", kind)
-    options = spec.make_options({"heads": 2} if kind == "attention" else {})
+    options = spec.make_options({} if kind == "identity" else {"heads": 2})
     spec.facts.check(options, block=block, grid=grid, route=route)
     cost = spec.facts.cost(options, block=block, grid=grid, route=route)
     mixer = spec.load()(options, block=block, grid=grid, route=route, backend="torch")

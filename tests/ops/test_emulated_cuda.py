@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import emulated
 import pytest
@@ -13,11 +14,12 @@ from torch import Tensor
 from zigma_bench.backbones.zigma.facts import ZigmaOptions
 from zigma_bench.backbones.zigma.network import Zigma
 from zigma_bench.ops import mamba_inner
+from zigma_bench.ops.backend import Backend
 from zigma_bench.ops.causal_conv import CausalConvArguments, causal_conv
 from zigma_bench.ops.causal_conv import launch as conv
 from zigma_bench.ops.compiler import find_compiler
 from zigma_bench.ops.cuda.program import StructLayout
-from zigma_bench.ops.selective_scan import SelectiveScanArguments, launch, selective_scan
+from zigma_bench.ops.selective_scan import SelectiveScanArguments, fused, launch, selective_scan
 from zigma_bench.ops.selective_scan.launch import ScanBackwardLaunchConfig, ScanLaunchConfig
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.scans.grid import Grid
@@ -193,22 +195,32 @@ def test_the_convolution(channels: int, dtype: torch.dtype, segments: bool, monk
         agree(mine[0], right, BOUNDS[dtype])
 
 
-@pytest.mark.parametrize(("scan", "frames"), [("zigzag-video", 2), ("bidirectional", 1), ("cross-scan", 1)])
-def test_a_network_equals_the_naive_one(scan: str, frames: int) -> None:
-    """With what Mamba's inner operator puts where: one path and several, own and shared parameters, segments."""
+@pytest.mark.parametrize(
+    ("scan", "frames", "convolution"),
+    [("zigzag-video", 2, "path"), ("bidirectional", 1, "path"), ("cross-scan", 1, "path"), ("zigzag", 1, "grid"),
+     ("bidirectional", 1, "none")],
+)  # fmt: skip
+def test_a_network_equals_the_naive_one(scan: str, frames: int, convolution: str) -> None:
+    """With what Mamba's inner operator puts where: one path and several, own and shared parameters, segments; and with
+    the scan as an operator of its own, after a convolution on the grid or none."""
     grid, spec = Grid(5, 8, frames), catalogue().get("scan", scan)
     orders = layer_routes(spec, grid=grid, depth=3, seed=0, options=spec.resolve({}, where="test"))
-    options = ZigmaOptions(width=16, depth=3, patch=1, drop_path=0.0)
+    mixer = {"name": "mamba", "options": {"convolution": convolution}}
+    options = ZigmaOptions(width=16, depth=3, patch=1, drop_path=0.0, mixer=mixer)
     x = torch.randn(2, *((frames,) if frames > 1 else ()), 3, 5, 8, generator=torch.Generator().manual_seed(1))
     found = []
     with torch.library._scoped_library("zigma_bench", "FRAGMENT") as on_cpu:
         on_cpu.impl("mamba_inner", mamba_inner._run, "CPU")
         on_cpu.impl("mamba_inner_backward", mamba_inner._run_backward, "CPU")
+        on_cpu.impl("selective_scan", fused._run, "CPU")
+        on_cpu.impl("selective_scan_backward", fused._run_backward, "CPU")
+        on_a_gpu = mock.patch.object(Backend, "check_device")
         for backend in ("naive", "fused"):
             network = Zigma(options, grid=grid, channels=3, routes=orders, backend=backend)
             for number, parameter in enumerate(network.parameters()):
                 torch.nn.init.normal_(parameter, std=0.2, generator=torch.Generator().manual_seed(number))
-            y = network(x, torch.tensor([0.2, 0.7]))
+            with on_a_gpu:
+                y = network(x, torch.tensor([0.2, 0.7]))
             found.append([y.detach(), *torch.autograd.grad(y.square().mean(), list(network.parameters()))])
     for number, (mine, right) in enumerate(zip(found[1], found[0], strict=True)):
         agree(mine, right.double(), 2e-5, str(number))

@@ -275,10 +275,12 @@ def test_pytorch_finds_the_operators_well_registered() -> None:
 
 @pytest.mark.filterwarnings("ignore")  # inductor's own
 @pytest.mark.parametrize("backend", KERNELS)
-def test_a_network_compiles_whole_and_equals_itself(backend: str) -> None:
+@pytest.mark.parametrize("convolution", ["path", "grid", "none"])
+def test_a_network_compiles_whole_and_equals_itself(backend: str, convolution: str) -> None:
     grid, spec = Grid(8, 8), scan_spec("zigzag", zigzag, owner="test")
     orders = layer_routes(spec, grid=grid, depth=2, seed=0, options=spec.resolve({"paths": 8}, where="test"))
-    options = ZigmaOptions(width=64, depth=2, patch=1, drop_path=0)
+    mixer = {"name": "mamba", "options": {"convolution": convolution}}
+    options = ZigmaOptions(width=64, depth=2, patch=1, drop_path=0, mixer=mixer)
     network = Zigma(options, grid=grid, channels=3, routes=orders, backend=backend).cuda()
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
@@ -357,10 +359,13 @@ def test_a_block_allocates_as_much_along_any_path(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", KERNELS)
-def test_a_graph_of_launches_gives_what_the_launches_give(backend: str) -> None:
+@pytest.mark.parametrize("convolution", ["path", "grid", "none"])
+def test_a_graph_of_launches_gives_what_the_launches_give(backend: str, convolution: str) -> None:
     grid, spec = Grid(8, 8), scan_spec("zigzag", zigzag, owner="test")
     orders = layer_routes(spec, grid=grid, depth=2, seed=0, options=spec.resolve({"paths": 8}, where="test"))
-    network = Zigma(ZigmaOptions(width=64, depth=2, patch=1), grid=grid, channels=3, routes=orders, backend=backend)
+    mixer = {"name": "mamba", "options": {"convolution": convolution}}
+    options = ZigmaOptions(width=64, depth=2, patch=1, mixer=mixer)
+    network = Zigma(options, grid=grid, channels=3, routes=orders, backend=backend)
     for parameter in network.cuda().parameters():
         torch.nn.init.normal_(parameter, std=0.05)
     graphed = Graphed(network.requires_grad_(False).eval(), "cuda")

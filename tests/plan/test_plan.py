@@ -231,6 +231,20 @@ def test_the_batch_of_a_sample_counts_for_dopri5_alone(write_suite):
     assert identity(("evaluations: 2", "evaluations: 50")) == identity((", evaluations: 2", ""))
 
 
+def test_an_option_of_a_mixer_enters_identity_and_label_unless_it_has_its_default(write_suite):
+    def cell(options):
+        old = "width: 32, depth: 2, patch: 2}\n    scans"
+        return plan(write_suite((old, old.replace("}", f"{options}}}")))).cells[0]
+
+    bare = cell("")
+    for same in (", mixer: mamba", ", mixer: {name: mamba, convolution: path}"):
+        assert cell(same).identity("train", device_model="") == bare.identity("train", device_model="")
+        assert cell(same).backbone_label == "zigma"
+    other = cell(", mixer: {name: mamba, convolution: grid}")
+    assert other.identity("train", device_model="") != bare.identity("train", device_model="")
+    assert other.backbone_label == "zigma mixer=mamba(convolution=grid)"
+
+
 @pytest.mark.parametrize(
     ("mixer", "words"),
     [
@@ -240,7 +254,8 @@ def test_the_batch_of_a_sample_counts_for_dopri5_alone(write_suite):
         ("mixer: {depth: 3}", "not a mixer"),
         (
             "mixer: mambo",
-            "no mixer is called 'mambo'; expected one of attention, identity, mamba, mamba-2; did you mean 'mamba'?",
+            "no mixer is called 'mambo'; expected one of attention, identity, linear-attention, mamba, mamba-2; "
+            "did you mean 'mamba'?",
         ),
         ("mixer: {name: mamba, fast: true}", "mixer 'mamba' has no option 'fast'"),
         ("mixer: {name: mamba, owner: x, options: 3}", "mixer 'mamba' has no option 'owner'"),

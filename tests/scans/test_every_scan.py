@@ -16,6 +16,7 @@ from zigma_bench.scans.analysis import route_statistics
 from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.layers import layer_routes
 from zigma_bench.scans.route import PAD, BrokenScan, Route
+from zigma_bench.scans.turns import count_paths_in_turn
 
 SCANS = {spec.name: spec for spec in catalogue().scans if spec.owner == "zigma-bench"}
 VIDEO = {
@@ -43,6 +44,9 @@ def option_sets(spec: Spec) -> list[dict[str, object]]:
 MORE: dict[str, list[dict[str, object]]] = {
     "zigzag": [{"paths": 3}, {"paths": 8, "mode": "parallel"}],
     "row-repeat": [{"paths": 1}],
+    "bidirectional": [{"mode": "layerwise", "continuous": True}],
+    "morton": [{"paths": 8, "assignment": "reversed"}],
+    "border-spiral": [{"paths": 8, "outward": True}],
     "local": [{"window": 3}, {"window": 3, "edges": "cut"}, {"window": 2, "window_width": 5, "columns": True}],
     "local-mamba": [{"table": [["w7", "v_flip"], ["h"]]}],
     "atrous": [{"step": 1}],
@@ -53,7 +57,15 @@ MORE: dict[str, list[dict[str, object]]] = {
     "locality-matched": [{"paths": 2}],
     "zigzag-video": [{"order": "st"}, {"order": "tts"}],
 }
-CASES = [(name, options) for name, spec in SCANS.items() for options in option_sets(spec)]
+
+
+def has_paths(name: str, options: dict[str, object]) -> bool:
+    """Whether the layers follow several paths in turn, or the options don't ask for it."""
+    count = count_paths_in_turn(SCANS[name].load(), Grid(4, 6), options)
+    return (count or 1) > 1 or "assignment" not in options
+
+
+CASES = [(name, options) for name, spec in SCANS.items() for options in option_sets(spec) if has_paths(name, options)]
 
 
 def layers(name: str, grid: Grid | str, depth: int = 8, seed: int = 0, **options) -> tuple[Route, ...]:
@@ -122,6 +134,9 @@ FIGURES = [
     ("local", {}, 0.51, 1.78, 8), ("local", {"window": 4}, 0.76, 1.78, 8), ("atrous", {}, 0, 3.2, 8),
     ("diagonal", {}, 0.03, 3.11, 13), ("jpeg", {}, 0.22, 1.78, 2), ("wrapped-diagonal", {}, 0, 3.5, 13),
     ("morton", {}, 0.51, 1.78, 8), ("hilbert", {}, 1, 1, 1), ("continuous", {}, 1, 1, 1),
+    ("border-spiral", {}, 1, 1, 1), ("border-spiral", {"paths": 8, "outward": True}, 1, 1, 1),
+    ("four-corners", {}, 0.89, 1.78, 8), ("four-corners", {"continuous": True}, 1, 1, 1),
+    ("bidirectional", {"continuous": True}, 1, 1, 1),
 ]  # fmt: skip
 
 

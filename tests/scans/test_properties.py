@@ -95,9 +95,10 @@ def test_wrong_options_are_refused(name, options, words):
 
 
 def test_defaults_are_the_cards():
-    assert SPECS["zigzag"].resolve({}, where="") == {"paths": 8, "mode": "layerwise", "compatibility": "none"}
-    assert SPECS["sweep"].resolve({}, where="") == {"paths": 8}
-    assert SPECS["bidirectional"].resolve({}, where="") == {"mode": "parallel"}
+    cyclic = {"assignment": "cyclic"}
+    assert SPECS["zigzag"].resolve({}, where="") == {"paths": 8, "mode": "layerwise", "compatibility": "none", **cyclic}
+    assert SPECS["sweep"].resolve({}, where="") == {"paths": 8, **cyclic}
+    assert SPECS["bidirectional"].resolve({}, where="") == {"mode": "parallel", "continuous": False, **cyclic}
     (both,) = set(layers("bidirectional", Grid(3, 4)))
     assert (both.K, both.scanned_ratio, both.merge, both.share) == (2, 2.0, "sum", "separate")
     assert [one.scanned_ratio for one in layers("bidirectional", Grid(3, 4), mode="layerwise")] == [1.0] * 8

@@ -56,6 +56,8 @@ def show_plan(plan: Plan, results: Path, device: Device, name: str | None = None
         shown.add_row(*(Text(visible(text)) for text in row))
     print_wide(shown)
     print(visible(str(run)))
+    for note in plan.notes:
+        print(visible(f"note: {note}"))
     if plan.suite.timed_alone:
         _print_timing(plan, device)
         return

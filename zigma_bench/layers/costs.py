@@ -7,7 +7,7 @@ operations that count.
 from __future__ import annotations
 
 from zigma_bench.errors import NotReady
-from zigma_bench.layers.options import Conditioned, WithText
+from zigma_bench.layers.options import Conditioned, PositionKind, WithText
 from zigma_bench.plugins.registry import Condition, Cost
 from zigma_bench.scans.grid import Grid
 
@@ -24,6 +24,21 @@ def refuse_clips(backbone: str, grid: Grid) -> None:
             got=str(grid),
             do="use zigma, vision-mamba or hybrid",
         )
+
+
+def check_positions(positions: PositionKind, *, width: int, grid: Grid) -> None:
+    """Raise NotReady if sin-cos positions don't fit the width or the grid."""
+    if positions == "sincos" and width % 4:
+        raise NotReady(f"sin-cos positions need a width divisible by 4, and {width} is not")
+    if positions == "sincos" and grid.video:
+        raise NotReady(
+            "sin-cos positions are defined for single images", got=str(grid), do="set positions: learned for clips"
+        )
+
+
+def positions_cost(positions: PositionKind, D: int, tokens: int) -> Cost:
+    """The cost of a position embedding: a vector per token, if it is learned."""
+    return Cost.of({"positions": tokens * D if positions == "learned" else 0}, {})
 
 
 def check_condition(options: Conditioned) -> None:

@@ -6,13 +6,13 @@ B batch, T frames of a clip, C channels, H x W pixels, h x w tokens, L = (T*)h*w
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from zigma_bench.errors import UsageError
 from zigma_bench.layers.init import Draw, normal_, xavier_
+from zigma_bench.layers.options import PositionKind
 from zigma_bench.scans.grid import Grid
 
 
@@ -116,7 +116,7 @@ class ZeroLinear(nn.Linear):
 class Positions(nn.Module):
     """Adds a position embedding to the tokens: none, fixed 2-D sin-cos, or learned with zero initialization."""
 
-    def __init__(self, kind: Literal["none", "sincos", "learned"], grid: Grid, width: int) -> None:
+    def __init__(self, kind: PositionKind, grid: Grid, width: int) -> None:
         super().__init__()
         self.kind = kind
         if kind == "learned":

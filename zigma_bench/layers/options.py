@@ -12,6 +12,7 @@ from zigma_bench.errors import NotReady
 Positive = Annotated[int, Interval(ge=1, le=65_536)]  # bounded, so that counting costs in a plan stays fast
 Depth = Annotated[int, Interval(ge=1, le=512)]  # layers, each with its own order
 Classes = Annotated[int, Interval(ge=1, le=10_000_000)]
+PositionKind = Literal["none", "sincos", "learned"]
 Rate = Annotated[float, Ge(0), Lt(1)]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from zigma_bench.mixers.attention import facts as attention
 from zigma_bench.mixers.identity import facts as identity
+from zigma_bench.mixers.linear_attention import facts as linear_attention
 from zigma_bench.mixers.mamba import facts as mamba
 from zigma_bench.mixers.mamba2 import facts as mamba2
 from zigma_bench.mixers.merge_facts import register_built_in_merges
@@ -32,6 +33,16 @@ def register_mixers(register: Callable[..., None]) -> None:
         "zigma_bench.mixers.attention.mixer:AttentionMixer",
         options=attention.AttentionOptions,
         facts=MixerFacts(cost=attention.attention_cost, check=attention.check_attention),
+    )
+    register(
+        "linear-attention",
+        "zigma_bench.mixers.linear_attention.mixer:LinearAttentionMixer",
+        options=linear_attention.LinearAttentionOptions,
+        facts=MixerFacts(
+            cost=linear_attention.linear_attention_cost,
+            check=linear_attention.check_linear_attention,
+            memory=linear_attention.linear_attention_memory,
+        ),
     )
     register(
         "identity",

@@ -1,4 +1,4 @@
-"""Matrix products with float32 sums, for the gradients of weights from 16-bit rows."""
+"""Matrix products with float32 sums, for the gradients of weights from 16-bit rows; the dtype of products."""
 
 from __future__ import annotations
 
@@ -14,3 +14,9 @@ def multiply_matrices(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
         return (a @ b).to(dtype)
     found: Tensor = (torch.mm if a.dim() == 2 else torch.bmm)(a, b, out_dtype=dtype)
     return found
+
+
+def cast_as_products(x: Tensor) -> Tensor:
+    """The tensor in the dtype in which autocast computes matrix products; unchanged without autocast."""
+    device = x.device.type
+    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x

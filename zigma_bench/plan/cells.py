@@ -381,10 +381,12 @@ def _metric_facts(metrics: Sequence[Resolved], fingerprints: Sequence[str]) -> l
 
 
 def _chosen(kind: str, item: Resolved | None, *, exclude: tuple[str, ...] = ()) -> Any:
-    """A registered name with its owner and the options that differ from their defaults."""
+    """A registered name with its owner and the options that differ from their defaults; likewise a backbone's mixer."""
     if item is None:
         return None
     options = item.model_dump(mode="json")["options"]
+    if kind == "backbone" and isinstance(options.get("mixer"), dict):
+        options["mixer"] = _chosen("mixer", Resolved.model_validate(options["mixer"]))
     for option in catalogue().get(kind, item.name).options:
         is_default = not option.required and options.get(option.name) == to_jsonable_python(option.default)
         if is_default or option.name in exclude:

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 
 from zigma_bench.errors import NotReady, UsageError
 from zigma_bench.plan.cells import Cell
+from zigma_bench.plan.notes import describe_uneven_paths
 from zigma_bench.plan.selection import RowChoice, RowSelection
 from zigma_bench.plugins.registry import Missing
 from zigma_bench.suite import Suite
@@ -52,6 +53,11 @@ class Plan:
             selections=left,
             choices=(*self.choices, *choices),
         )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know about the cells, although they can run, in sentences."""
+        return describe_uneven_paths(self.cells)
 
     def only(self, *patterns: str) -> Plan:
         """The plan with only the cells whose label matches a pattern (a part of it, or a glob); the anchors stay.

@@ -12,7 +12,7 @@ import pydantic
 from zigma_bench.errors import NotReady, UsageError, ZigmaBenchError, nearest
 from zigma_bench.plan.cells import Resolved
 from zigma_bench.plan.space import TOY
-from zigma_bench.plugins.discovery import BUILTIN, Catalogue
+from zigma_bench.plugins.discovery import BUILTIN, Catalogue, find_spec
 from zigma_bench.plugins.registry import DataFacts, Spec
 from zigma_bench.pretrained import text_encoders as encoders
 from zigma_bench.scans.grid import Grid
@@ -212,9 +212,11 @@ def describe_source(catalogue: Catalogue, data: Resolved, where: str) -> DataFac
 
 
 def option_label(value: Any) -> str:
-    """An option's value in a label: a mixer as its name and options, a long value as its start and a hash."""
+    """An option's value in a label: a mixer as its name and the options that differ from their defaults, a long value
+    as its start and a hash."""
     if isinstance(value, dict):
-        known = {key: item for key, item in sorted(value["options"].items()) if item is not None}
+        defaults = {option.name: option.default for option in find_spec("mixer", value["name"]).options}
+        known = {key: item for key, item in sorted(value["options"].items()) if item != defaults.get(key)}
         options = " ".join(f"{key}={option_label(item)}" for key, item in known.items())
         return f"{value['name']}({options})" if options else str(value["name"])
     text = str(value)

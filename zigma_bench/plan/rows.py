@@ -45,7 +45,7 @@ def scan_label(spec: Spec, scan: Resolved) -> str:
 
 def _another_mixer(key: str, value: Any) -> bool:
     """Whether an option is a mixer other than the default one; the label must show it."""
-    return key == "mixer" and isinstance(value, dict) and value["name"] != "mamba"
+    return key == "mixer" and isinstance(value, dict) and option_label(value) != "mamba"
 
 
 def find_baseline(suite: Suite, cells: Sequence[Cell], source: YamlSource) -> Cell:

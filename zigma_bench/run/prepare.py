@@ -103,6 +103,7 @@ def plan_json(plan: Plan, results: Path, device: Device, name: str | None = None
         "smoke": plan.smoke,
         "cells": cells,
         "missing": missing,
+        "notes": list(plan.notes),
         "data": [{"data": label, **asdict(counts)} for label, counts in image_counts(plan.cells)],
     }
 

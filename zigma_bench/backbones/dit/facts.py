@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from zigma_bench.errors import NotReady
 from zigma_bench.layers.costs import (
     check_condition,
+    check_positions,
     condition_cost,
     patch_embed_cost,
+    positions_cost,
     refuse_clips,
     refuse_uncounted_memory,
     time_embed_cost,
 )
-from zigma_bench.layers.options import Depth, Labelled, Positive, head_count
+from zigma_bench.layers.options import Depth, Labelled, PositionKind, Positive, head_count
 from zigma_bench.mixers.memory import WIDE, number_bytes
 from zigma_bench.plugins.registry import Cost, add_costs, sum_by_name
 from zigma_bench.scans.grid import Grid
@@ -39,6 +40,7 @@ class DitOptions(Labelled):
     heads: Positive | None = None
     mlp_ratio: Positive = 4
     learn_sigma: bool = False
+    positions: PositionKind = "sincos"
 
     @property
     def head_count(self) -> int:
@@ -61,17 +63,17 @@ def dit_cost(options: DitOptions, *, grid: Grid, channels: int, routes: Sequence
         {"adaln": 12 * D * D, "attention_proj": 8 * L * D * D, "attention": 4 * L * L * D, "mlp": 4 * L * D * M},
     )
     head = Cost.of({"adaln": 2 * D * D + 2 * D, "final": D * out + out}, {"adaln": 4 * D * D, "final": 2 * L * D * out})
-    ends = [patch_embed_cost(D, L, pixel), time_embed_cost(D), condition_cost(options, D)]
+    positions = positions_cost(options.positions, D, L)
+    ends = [patch_embed_cost(D, L, pixel), positions, time_embed_cost(D), condition_cost(options, D)]
     return add_costs([*ends, *[layer] * options.depth, head])
 
 
 def check_dit(options: DitOptions, *, grid: Grid, routes: Sequence[Route]) -> None:
-    """NotReady unless the heads and 4 divide the width, and the grid is a single image."""
+    """NotReady unless the heads divide the width, the positions fit it, and the grid is a single image."""
     check_condition(options)
     _ = options.head_count
-    if options.width % 4:
-        raise NotReady(f"sin-cos positions need a width divisible by 4, and {options.width} is not")
     refuse_clips("dit and sit", grid)
+    check_positions(options.positions, width=options.width, grid=grid)
 
 
 def dit_memory(

@@ -54,7 +54,7 @@ class Dit(nn.Module):
         self.grid, self.patch, self.channels = grid, options.patch, channels
         self.checkpointing = options.gradient_checkpointing
         self.patch_embed = PatchEmbed(channels, options.width, options.patch)
-        self.positions = Positions("sincos", grid, options.width)
+        self.positions = Positions(options.positions, grid, options.width)
         self.time_embed = TimeEmbed(options.width, scale=self.time_scale)
         self.condition = make_condition(options, options.width)
         self.blocks = BlockStack(

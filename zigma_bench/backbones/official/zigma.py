@@ -172,6 +172,7 @@ def _map_branch(name: str, suffix: str, branch: MambaBranch) -> Iterator[Weight]
     """The parameters of one direction. The names of the backward direction contain `_b`."""
     yield map_weight(f"{name}.A{suffix}_log", branch.A_log)
     yield map_weight(f"{name}.D{suffix}", branch.D)
+    assert branch.conv_weight is not None and branch.conv_bias is not None  # the official mixer has no other options
     channels, window = branch.conv_weight.shape
     yield map_weight(f"{name}.conv1d{suffix}.weight", branch.conv_weight, shape=(channels, 1, window))
     yield map_weight(f"{name}.conv1d{suffix}.bias", branch.conv_bias)

@@ -9,8 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zigma_bench.errors import NotReady
-from zigma_bench.layers.costs import check_condition, condition_cost, patch_embed_cost, refuse_clips
-from zigma_bench.layers.options import Depth, Positive, WithText, head_count
+from zigma_bench.layers.costs import (
+    check_condition,
+    check_positions,
+    condition_cost,
+    patch_embed_cost,
+    positions_cost,
+    refuse_clips,
+)
+from zigma_bench.layers.options import Depth, PositionKind, Positive, WithText, head_count
 from zigma_bench.plugins.registry import Cost, add_costs
 from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.route import Route
@@ -34,6 +41,7 @@ class UvitOptions(WithText):
     heads: Positive | None = None
     mlp_ratio: Positive = 4
     null_class: bool = True
+    positions: PositionKind = "learned"
 
     @property
     def head_count(self) -> int:
@@ -54,7 +62,7 @@ def uvit_cost(options: UvitOptions, *, grid: Grid, channels: int, routes: Sequen
         {"norm": 4 * D, "attention_proj": 4 * D * D + D, "mlp": 2 * D * M + M + D},
         {"attention_proj": 8 * S * D * D, "attention": 4 * S * S * D, "mlp": 4 * S * D * M},
     )
-    positions = Cost.of({"positions": S * D}, {})
+    positions = positions_cost(options.positions, D, S)
     skips = Cost.of({"skip": half * (2 * D * D + D)}, {"skip": half * 4 * S * D * D})
     final = Cost.of(
         {"final": 2 * D + (D * pixel + pixel) + (9 * channels * channels + channels)},
@@ -78,3 +86,4 @@ def check_uvit(options: UvitOptions, *, grid: Grid, routes: Sequence[Route]) -> 
     if options.width % 2:
         raise NotReady(f"the time embedding needs an even width for its sines and cosines, and {options.width} is odd")
     refuse_clips("u-vit", grid)
+    check_positions(options.positions, width=options.width, grid=grid)

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from zigma_bench.backbones.u_vit.facts import UvitOptions
 from zigma_bench.layers.attention import Attention, Mlp, NormalLinear
 from zigma_bench.layers.conditioning import make_condition, refuse_condition
-from zigma_bench.layers.embed import PatchEmbed, check_images, sinusoids, unpatchify
+from zigma_bench.layers.embed import PatchEmbed, check_images, sincos_2d, sinusoids, unpatchify
 from zigma_bench.layers.init import Draw, normal_
+from zigma_bench.layers.options import PositionKind
 from zigma_bench.layers.prefix import with_prefix, without_prefix
 from zigma_bench.layers.skips import LongSkip
 from zigma_bench.layers.stack import run_block
@@ -46,17 +47,26 @@ class UvitBlock(nn.Module):
 
 
 class UvitPositions(nn.Module):
-    """Adds a learned position to every token, including the prefix: [B, P + L, D] -> [B, P + L, D]."""
+    """Adds a position to every token, [B, P + L, D] -> [B, P + L, D].
 
-    def __init__(self, tokens: int, width: int) -> None:
+    `learned` ones (as published) include the P prefix tokens; `sincos` leaves the prefix unchanged, `none` all tokens.
+    """
+
+    def __init__(self, kind: PositionKind, prefix: int, grid: Grid, width: int) -> None:
         super().__init__()
-        self.table = nn.Parameter(torch.empty(1, tokens, width))
+        self.kind = kind
+        if kind == "learned":
+            self.table = nn.Parameter(torch.empty(1, prefix + grid.tokens, width))
+        elif kind == "sincos":
+            table = torch.cat([torch.zeros(prefix, width), sincos_2d(grid, width)])
+            self.register_buffer("table", table[None], persistent=False)
 
     def init_parameters(self, draw: Draw) -> None:
-        normal_(self.table, 0.02, draw("table"))
+        if self.kind == "learned":
+            normal_(self.table, 0.02, draw("table"))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.table
+        return x if self.kind == "none" else x + self.table
 
 
 class Uvit(nn.Module):
@@ -71,7 +81,7 @@ class Uvit(nn.Module):
         self.checkpointing, half = options.gradient_checkpointing, options.depth // 2
         self.patch_embed = PatchEmbed(channels, D, options.patch)
         self.condition = make_condition(options, D, text_tokens=options.text_tokens)
-        self.positions = UvitPositions(options.prefix + grid.tokens, D)
+        self.positions = UvitPositions(options.positions, options.prefix, grid, D)
         self.blocks = nn.ModuleList(UvitBlock(options, late=number > half) for number in range(options.depth))
         self.norm = nn.LayerNorm(D)
         self.head = NormalLinear(D, options.patch**2 * channels)

@@ -15,13 +15,15 @@ from annotated_types import Interval
 from zigma_bench.errors import NotReady
 from zigma_bench.layers.costs import (
     check_condition,
+    check_positions,
     condition_cost,
     cross_attention_cost,
     patch_embed_cost,
+    positions_cost,
     refuse_uncounted_memory,
     time_embed_cost,
 )
-from zigma_bench.layers.options import Depth, Positive, Rate, WithText
+from zigma_bench.layers.options import Depth, PositionKind, Positive, Rate, WithText
 from zigma_bench.mixers.block import DEFAULT_CONV, DEFAULT_EXPAND, DEFAULT_STATE
 from zigma_bench.mixers.lookup import check_mixer_fits, mixer_cost, mixer_memory
 from zigma_bench.mixers.memory import WIDE, number_bytes, saved_memory
@@ -52,7 +54,7 @@ class ZigmaOptions(WithText):
     expand: Positive = DEFAULT_EXPAND
     state: Annotated[int, Interval(ge=1, le=64)] = DEFAULT_STATE
     conv: Annotated[int, Interval(ge=1, le=8)] = DEFAULT_CONV
-    positions: Literal["none", "sincos", "learned"] = "learned"
+    positions: PositionKind = "learned"
     residual: Literal["official", "textbook"] = "official"
     drop_path: Rate = 0.1
     mixer: str | dict[str, Any] = "mamba"
@@ -112,7 +114,7 @@ def zigma_cost(options: ZigmaOptions, *, grid: Grid, channels: int, routes: Sequ
     text = 1 if options.condition == "text" else 0
     layer = Cost.of({"norm": D, "adaln": (1 + text) * (3 * D * D + 3 * D)}, {"adaln": (1 + text) * 6 * D * D})
     cross = [cross_attention_cost(D, L, options.text_tokens)] * text
-    positions = Cost.of({"positions": L * D if options.positions == "learned" else 0}, {})
+    positions = positions_cost(options.positions, D, L)
     ends = [patch_embed_cost(D, L, pixel), positions, time_embed_cost(D), condition_cost(options, D)]
     head = Cost.of({"final": D + D * pixel + pixel}, {"final": 2 * L * D * pixel})  # norm and linear map
     layers = [cost for mixer in _mixer_costs(options, grid, routes) for cost in (layer, mixer, *cross)]
@@ -132,12 +134,7 @@ def _mixer_costs(options: ZigmaOptions, grid: Grid, routes: Sequence[Route]) -> 
 def check_zigma(options: ZigmaOptions, *, grid: Grid, routes: Sequence[Route]) -> None:
     """NotReady if sin-cos positions don't fit the width or the grid, or if a mixer can't run its route."""
     check_condition(options)
-    if options.positions == "sincos" and options.width % 4:
-        raise NotReady(f"sin-cos positions need a width divisible by 4, and {options.width} is not")
-    if options.positions == "sincos" and grid.video:
-        raise NotReady(
-            "sin-cos positions are defined for single images", got=str(grid), do="set positions: learned for clips"
-        )
+    check_positions(options.positions, width=options.width, grid=grid)
     checked: set[tuple[str, str]] = set()
     for number, route in enumerate(routes):
         block = options.layer(number)

@@ -13,18 +13,19 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from zigma_bench.layers.grid_conv import GridConv
 from zigma_bench.layers.init import Draw, normal_, uniform_
 from zigma_bench.mixers.along_route import AlongRoute, PadInputs, PathBranch, make_branches, make_merge
 from zigma_bench.mixers.block import BlockOptions
 from zigma_bench.mixers.costs import path_channels
 from zigma_bench.mixers.learned_order import apply_order, make_order
-from zigma_bench.mixers.mamba.facts import MambaOptions
-from zigma_bench.mixers.memory import is_one_operator
+from zigma_bench.mixers.mamba.facts import MambaOptions, runs_as_one_operator
 from zigma_bench.mixers.scan_path import ScanPath, make_pads
 from zigma_bench.ops.backends import backend_named
 from zigma_bench.ops.causal_conv import causal_conv
 from zigma_bench.ops.causal_conv.torch_blocks import along_path
 from zigma_bench.ops.mamba_inner import mamba_inner
+from zigma_bench.ops.products import cast_as_products
 from zigma_bench.ops.selective_scan import selective_scan
 from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.route import Route
@@ -33,16 +34,26 @@ DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 0.1, 1e-4
 
 
 class MambaBranch(PathBranch):
-    """One path's convolution, projections and scan (S6): x, z [B, L, E] -> [B, L, E], times SiLU(z) if there is a z."""
+    """One path's convolution, projections and scan (S6): x, z [B, L, E] -> [B, L, E], times SiLU(z) if there is a z.
+
+    With `convolves` False, the mixer has applied the convolution, if any, and its activation to x.
+    """
 
     def __init__(
-        self, options: BlockOptions, *, channels: int, backend: str, zero_dt_bias: bool = False, features: int = 0
+        self,
+        options: BlockOptions,
+        *,
+        channels: int,
+        backend: str,
+        convolves: bool = True,
+        zero_dt_bias: bool = False,
+        features: int = 0,
     ) -> None:
         super().__init__()
         E, N, R = channels, options.state, options.dt_rank
         self.split, self.backend, self.zero_dt_bias = [R, N, N], backend, zero_dt_bias
-        self.conv_weight = nn.Parameter(torch.empty(E, options.conv))
-        self.conv_bias = nn.Parameter(torch.empty(E))
+        self.conv_weight = nn.Parameter(torch.empty(E, options.conv)) if convolves else None
+        self.conv_bias = nn.Parameter(torch.empty(E)) if convolves else None
         self.x_proj = nn.Linear(E, R + 2 * N, bias=False)
         self.dt_weight = nn.Parameter(torch.empty(E, R))
         self.dt_bias = nn.Parameter(torch.empty(E))
@@ -54,8 +65,9 @@ class MambaBranch(PathBranch):
     def init_parameters(self, draw: Draw) -> None:
         """Initialize as Mamba does: A = -(1..N), D = 1, dt log-uniform in [1e-3, 0.1] (by the inverse of softplus)."""
         E, R = self.dt_weight.shape
-        uniform_(self.conv_weight, 1 / math.sqrt(self.conv_weight.shape[1]), draw("conv_weight"))
-        uniform_(self.conv_bias, 1 / math.sqrt(self.conv_weight.shape[1]), draw("conv_bias"))
+        if self.conv_weight is not None and self.conv_bias is not None:
+            uniform_(self.conv_weight, 1 / math.sqrt(self.conv_weight.shape[1]), draw("conv_weight"))
+            uniform_(self.conv_bias, 1 / math.sqrt(self.conv_weight.shape[1]), draw("conv_bias"))
         uniform_(self.dt_weight, R**-0.5, draw("dt_weight"))
         low, high = math.log(DT_MIN), math.log(DT_MAX)
         dt = torch.exp(torch.rand(E, generator=draw("dt_bias")) * (high - low) + low).clamp_(min=DT_FLOOR)
@@ -73,7 +85,7 @@ class MambaBranch(PathBranch):
             ids = None if features is None else features[path]
             return along_path(lambda x_, z_: self(x_, z_, None, segment_starts, ids), [x, z], path)
         along: dict[str, Any] = {"path": path, "segment_starts": segment_starts, "backend": self.backend}
-        u = causal_conv(x, self.conv_weight, self.conv_bias, **along)  # [B, L, E]
+        u = x if self.conv_weight is None else causal_conv(x, self.conv_weight, self.conv_bias, **along)  # [B, L, E]
         dt, B, C = self.x_proj(u).split(self.split, dim=-1)  # [B, L, R], [B, L, N], [B, L, N]
         if self.step_features is not None and features is not None:
             B = B + self.step_features[features].to(B.dtype)
@@ -85,7 +97,8 @@ class MambaBranch(PathBranch):
 
     @property
     def parameters_of_scan(self) -> tuple[Tensor, ...]:
-        """The arguments of `mamba_inner` after xz, for one path."""
+        """The arguments of `mamba_inner` after xz, for one path with a convolution."""
+        assert self.conv_weight is not None and self.conv_bias is not None
         A = -torch.exp(self.A_log.float())
         return (
             self.conv_weight, self.conv_bias, self.x_proj.weight, self.dt_weight, self.dt_bias, A, self.D,
@@ -102,6 +115,7 @@ class InProjection(nn.Linear):
     def forward(self, x: Tensor, *, apart: bool = False) -> Any:
         if not apart:
             return super().forward(x)
+        x = cast_as_products(x)  # one copy for both products, not one for each
         return tuple(nn.functional.linear(x, weight) for weight in self.weight.chunk(2))
 
 
@@ -125,19 +139,23 @@ class MambaMixer(AlongRoute):
         self.order = make_order(route, width=block.width, grid=grid)
         self.in_proj = InProjection(block.width, 2 * E, bias=False)
         self.pads = make_pads(route, E)
+        self.convolves_along_path = options.is_along_path
+        self.grid_conv = GridConv(E, grid, options.kernel, init="uniform") if options.convolution == "grid" else None
 
         def make_branch(number: int) -> MambaBranch:
             return MambaBranch(
                 block,
                 channels=path_channels(route, E),
                 backend=backend,
+                convolves=self.convolves_along_path,
                 zero_dt_bias=block.zero_backward_dt_bias and number > 0,
                 features=route.features,
             )
 
         self.branches = make_branches(route, make_branch)
         self.merge = make_merge(route, E)
-        self.one_operator = "mamba_inner" in backend_named(backend).operators and is_one_operator(route)
+        fused = "mamba_inner" in backend_named(backend).operators
+        self.one_operator = fused and runs_as_one_operator(options, route)
         self.sums, self.backend = route.merge_facts.is_sum, backend
         self.out_proj = OutProjection(E, block.width, block.depth)
 
@@ -152,6 +170,8 @@ class MambaMixer(AlongRoute):
             return self._as_one_operator(x if projected else self.in_proj(x))
         learned, x = apply_order(self.order, x)
         x, z = self.in_proj(x, apart=True)  # [B, L, E] each
+        if not self.convolves_along_path:
+            x = nn.functional.silu(x if self.grid_conv is None else self.grid_conv(x))
         pads = None if self.pads is None else PadInputs(self.pads.table)
         return self.out_proj(self.along_route(x, z=z, pads=pads, learned=learned))  # type: ignore[no-any-return]
 

@@ -12,6 +12,7 @@ from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.orders.curves import hilbert_path, jpeg_path, morton_path, row_path, snake_path
 from zigma_bench.scans.orders.straight import Mode, Path, refuse_clip
 from zigma_bench.scans.route import Route
+from zigma_bench.scans.turns import paths_in_turn
 
 Count = Annotated[int, Interval(ge=1, le=64)]
 SOURCES: dict[str, Callable[[int, int], Path]] = {
@@ -21,6 +22,7 @@ TRIES_A_TOKEN = 16
 TOLERANCE = 20  # at most one step in this many may have another length
 
 
+@paths_in_turn(lambda grid, options: options["paths"] if options["mode"] == "layerwise" else None)
 def random(grid: Grid, layer: int, seed: int, *, paths: Count | None = None, mode: Mode = "layerwise") -> Path | Route:
     """Random orders from (seed, number): a new one for each layer, or `paths` of them in turn (or all, if `parallel`).
 
@@ -36,6 +38,7 @@ def _random(grid: Grid, seed: int, number: int) -> Path:
     return np.random.default_rng([seed, number, 0]).permutation(grid.tokens)
 
 
+@paths_in_turn(lambda grid, options: options["paths"])
 def locality_matched(
     grid: Grid,
     layer: int,

@@ -5,8 +5,8 @@ A curve is a function (H, W) -> path on an H x W grid; `turned` applies it in on
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.orders.gilbert import gilbert
 from zigma_bench.scans.orders.straight import Mode, Path, lines, refuse_clip, serpentine
 from zigma_bench.scans.route import Route
+from zigma_bench.scans.turns import paths_in_turn
 
 Curve = Callable[[int, int], Path]
 Eight = Literal[1, 2, 4, 8]
@@ -120,6 +121,12 @@ def _curve_route(scan: str, curve: Curve, grid: Grid, layer: int, paths: int, mo
     return turned(curve, grid, layer % paths)
 
 
+def count_orientations(grid: Grid, options: Mapping[str, Any]) -> int | None:
+    """The number of orientations that the layers follow in turn; None if every layer scans all."""
+    return options["paths"] if options["mode"] == "layerwise" else None
+
+
+@paths_in_turn(count_orientations)
 def diagonal(grid: Grid, layer: int, *, paths: Eight = 1, mode: Mode = "layerwise") -> Path | Route:
     """Along the diagonals, always in the same direction; in `paths` orientations, one per layer or all in each.
 
@@ -128,6 +135,7 @@ def diagonal(grid: Grid, layer: int, *, paths: Eight = 1, mode: Mode = "layerwis
     return _curve_route("diagonal", diagonal_path, grid, layer, paths, mode)
 
 
+@paths_in_turn(count_orientations)
 def jpeg(grid: Grid, layer: int, *, paths: Eight = 1, mode: Mode = "layerwise") -> Path | Route:
     """JPEG's zigzag: along the diagonals in alternating directions; in `paths` orientations.
 
@@ -136,6 +144,7 @@ def jpeg(grid: Grid, layer: int, *, paths: Eight = 1, mode: Mode = "layerwise") 
     return _curve_route("jpeg", jpeg_path, grid, layer, paths, mode)
 
 
+@paths_in_turn(count_orientations)
 def morton(
     grid: Grid,
     layer: int,
@@ -153,6 +162,7 @@ def morton(
     return _curve_route("morton", curve, grid, layer, paths, mode)
 
 
+@paths_in_turn(count_orientations)
 def peano(grid: Grid, layer: int, *, paths: Eight = 1, mode: Mode = "layerwise") -> Path | Route:
     """Peano's curve, without jumps on a 3^k square; other grids skip the cells of the next such square outside them.
 
@@ -161,6 +171,7 @@ def peano(grid: Grid, layer: int, *, paths: Eight = 1, mode: Mode = "layerwise")
     return _curve_route("peano", peano_path, grid, layer, paths, mode)
 
 
+@paths_in_turn(count_orientations)
 def hilbert(
     grid: Grid,
     layer: int,
@@ -190,6 +201,7 @@ def hilbert(
     return path(layer % paths)
 
 
+@paths_in_turn(lambda grid, options: options["paths"])
 def hilbert_inverse(grid: Grid, layer: int, *, paths: Literal[1, 8] = 1) -> Path | Route:
     """The inverse of the Hilbert curve: its map of visit times used as an order, which is what ZigMa's code runs.
 

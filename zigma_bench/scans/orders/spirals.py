@@ -1,4 +1,4 @@
-"""Spirals around the centre: one path per layer in eight orientations, and DiffMa's three paths per layer."""
+"""Spirals around the centre and from the border inwards in eight orientations, and DiffMa's three paths per layer."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Literal
 import numpy as np
 
 from zigma_bench.scans.grid import Grid
+from zigma_bench.scans.orders.curves import Eight, turned
 from zigma_bench.scans.orders.straight import Path, refuse_clip
 from zigma_bench.scans.route import Route
+from zigma_bench.scans.turns import paths_in_turn
 
 # The first two arms of DiffMa's eight spirals as (down, right): four clockwise ones, then four anticlockwise ones.
 RIGHT, DOWN, LEFT, UP = (0, 1), (1, 0), (0, -1), (-1, 0)
@@ -18,6 +20,7 @@ TURNS = (
 )  # fmt: skip
 
 
+@paths_in_turn(lambda grid, options: options["turns"])
 def spiral(grid: Grid, layer: int, *, turns: Literal[1, 2, 4, 8] = 1, inward: bool = False) -> Path:
     """From (H // 2, W // 2) outwards with arms of 1, 1, 2, 2, 3, 3, ... cells; `inward` reverses it.
 
@@ -30,6 +33,7 @@ def spiral(grid: Grid, layer: int, *, turns: Literal[1, 2, 4, 8] = 1, inward: bo
     return path[::-1] if inward else path
 
 
+@paths_in_turn(lambda grid, options: options["turns"])
 def spiral_inverse(grid: Grid, layer: int, *, turns: Literal[1, 2, 4, 8] = 1, inward: bool = False) -> Path:
     """The inverse of the spiral: its map of visit times used as an order, which is what DiffMa's code runs.
 
@@ -38,6 +42,31 @@ def spiral_inverse(grid: Grid, layer: int, *, turns: Literal[1, 2, 4, 8] = 1, in
     return np.argsort(spiral(grid, layer, turns=turns, inward=inward))
 
 
+@paths_in_turn(lambda grid, options: options["paths"])
+def border_spiral(grid: Grid, layer: int, *, paths: Eight = 1, outward: bool = False) -> Path:
+    """From a corner along the border, then inwards ring by ring; every step goes to a neighbour on any rectangle.
+
+    Layer i has orientation i mod `paths` of ZigMa's table: from the top left clockwise, from the same corner
+    anticlockwise, then so from the other corners. `outward` reverses the path. Unlike `spiral`, it has no jumps.
+    Source: the spiral of REOrder (arXiv 2505.23751, d3tk/REOrder) and MHS-VM (arXiv 2406.05992, PixDeep/MHS-VM).
+    """
+    refuse_clip("border-spiral", grid)
+    path = turned(border_path, grid, layer % paths)
+    return path[::-1] if outward else path
+
+
+def border_path(height: int, width: int) -> Path:
+    """Clockwise from the top left along the border, then along the border of the rest, and so on."""
+    row, column = np.divmod(np.arange(height * width), width)
+    ring = np.minimum.reduce([row, column, height - 1 - row, width - 1 - column])
+    h, w = height - 2 * ring, width - 2 * ring  # of the rectangle whose border is the ring
+    row, column = row - ring, column - ring
+    sides = [column, w - 1 + row, 2 * (w - 1) + h - 1 - column, 2 * (w - 1) + 2 * (h - 1) - row]
+    step = np.select([row == 0, column == w - 1, row == h - 1], sides[:3], sides[3])
+    return np.argsort(height * width - h * w + step)
+
+
+@paths_in_turn(lambda grid, options: 8)
 def diffma(grid: Grid, layer: int, *, compatibility: Literal["none", "diffma"] = "none") -> Route:
     """Raster, a spiral and its reverse in every layer, summed, with shared parameters; orientation i mod 8 in layer i.
 

@@ -11,6 +11,7 @@ from annotated_types import Interval
 from zigma_bench.errors import NotReady
 from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.route import Route
+from zigma_bench.scans.turns import paths_in_turn
 
 Path = npt.NDArray[np.int64]
 Mode = Literal["layerwise", "parallel"]
@@ -29,14 +30,22 @@ def column(grid: Grid) -> Path:
     return cells(grid).transpose(0, 2, 1).reshape(-1)
 
 
-def bidirectional(grid: Grid, layer: int, *, mode: Literal["parallel", "layerwise"] = "parallel") -> Path | Route:
+@paths_in_turn(lambda grid, options: 2 if options["mode"] == "layerwise" else None)
+def bidirectional(
+    grid: Grid, layer: int, *, mode: Literal["parallel", "layerwise"] = "parallel", continuous: bool = False
+) -> Path | Route:
     """Raster and its reverse: both in every layer and summed (`parallel`), or alternately (`layerwise`).
 
     `parallel` scans 2 L tokens with separate parameters for each direction. `layerwise` scans L tokens and is the
-    cheapest order in which every token sees every other.
-    Source: Vision Mamba (arXiv 2401.09417), hustvl/Vim `mamba_simple.py`; CompVis/zigma `scan_type="v2"`.
+    cheapest order in which every token sees every other. `continuous` makes a serpentine of the rows, so that no step
+    jumps (images only).
+    Source: Vision Mamba (arXiv 2401.09417), hustvl/Vim `mamba_simple.py`; CompVis/zigma `scan_type="v2"`. Serpentines
+    by rows and their reverse: two of the four paths of PlainMamba (arXiv 2403.17695).
     """
     forward = np.arange(grid.tokens)
+    if continuous:
+        refuse_clip("bidirectional with continuous lines", grid)
+        forward = serpentine(lines(grid, 0))
     if mode == "parallel":
         return Route(np.stack([forward, forward[::-1]]), merge="sum", share="separate")
     return forward if layer % 2 == 0 else forward[::-1]
@@ -50,6 +59,7 @@ def row_repeat(grid: Grid, *, paths: Annotated[int, Interval(ge=1, le=8)] = 4) -
     return Route(np.tile(np.arange(grid.tokens), (paths, 1)))
 
 
+@paths_in_turn(lambda grid, options: options["paths"])
 def sweep(grid: Grid, layer: int, *, paths: Literal[1, 2, 4, 8] = 8) -> Path:
     """Layer i scans rows or columns from one of the four corners: number i mod `paths` of ZigMa's table, without turns.
 
@@ -59,6 +69,22 @@ def sweep(grid: Grid, layer: int, *, paths: Literal[1, 2, 4, 8] = 8) -> Path:
     return lines(grid, layer % paths).reshape(-1)
 
 
+@paths_in_turn(lambda grid, options: 4)
+def four_corners(grid: Grid, layer: int, *, continuous: bool = False) -> Path:
+    """Rows and columns by turns, from each corner once: the rows of the grid after i mod 4 quarter turns in layer i.
+
+    Rows from the top left, columns from the top right, rows from the bottom right, columns from the bottom left: each
+    axis in both directions. Every line starts at the same side, so the path jumps between lines; `continuous` makes a
+    serpentine of them.
+    Source: the four paths of VMamba's ablation by rotations (MzeroMiko/VMamba `csm_triton.py`, scans=3), one per layer
+    instead of four.
+    """
+    refuse_clip("four-corners", grid)
+    turned = np.rot90(lines(grid, 0), layer % 4)
+    return serpentine(turned) if continuous else turned.reshape(-1)
+
+
+@paths_in_turn(lambda grid, options: 6 if grid.video else 4)
 def mamba_nd(grid: Grid, layer: int, *, continuous: bool = False) -> Path:
     """Rows, reversed rows, columns and reversed columns by layer; for clips six orders of the axes t, h and w.
 

@@ -11,12 +11,14 @@ from zigma_bench.errors import NotReady
 from zigma_bench.scans.grid import Grid
 from zigma_bench.scans.orders.straight import Mode, Path, lines, refuse_clip, refuse_picture, serpentine
 from zigma_bench.scans.route import Route
+from zigma_bench.scans.turns import paths_in_turn
 
 # DiffMa's serpentine i is ZigMa's serpentine DIFFMA[i]. DiffMa's code then runs the inverse of each.
 DIFFMA = (7, 0, 1, 2, 3, 4, 5, 6)
 START, RIGHT, LEFT, UP, DOWN = range(5)
 
 
+@paths_in_turn(lambda grid, options: options["paths"] if options["mode"] == "layerwise" else None)
 def zigzag(
     grid: Grid,
     layer: int,
