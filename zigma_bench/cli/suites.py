@@ -191,6 +191,7 @@ def _run(
     name: str | None,
     stages: Sequence[Stage],
 ) -> None:
+    from zigma_bench.records.packed import PACKED
     from zigma_bench.reports.formats import print_report, report_format
     from zigma_bench.reports.run_files import write_run_files
     from zigma_bench.reports.table import read_tables
@@ -215,7 +216,8 @@ def _run(
     except UsageError as error:  # the folder existed when the run began
         raise CellFailed("the results folder was removed during the run", where=str(folder), do=error.do) from None
     print_report(report_format("json" if as_json else "terminal"), tables)
-    print(f"records: {folder}/*/*/record.json", file=sys.stderr)
+    packed = f" and {folder / PACKED}" if (folder / PACKED).exists() else ""
+    print(f"records: {folder}/*/*/record.json{packed}", file=sys.stderr)
     print(f"written: {', '.join(map(str, write_run_files(folder, tables)))}", file=sys.stderr)
     if any(outcome.status == "failed" for outcome in outcomes):
         raise typer.Exit(1)
