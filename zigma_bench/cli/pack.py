@@ -20,9 +20,9 @@ def pack(
         typer.Option("--remove", help="Then remove the folders of finished stages, with their weights and samples."),
     ] = False,
 ) -> None:
-    """Pack the records of a run into one compressed file, records.jsonl.gz.
+    """Pack the records of a run into one compressed file.
 
-    Every command reads a packed run like any other, and finished stages count as done. Without --remove nothing is
+    The file is RUN_FOLDER/records.jsonl.gz. Every command reads a packed run like any other, and finished stages count as done. Without --remove nothing is
     removed. With it, the packed file is read again first; the table and the sheet of samples stay.
     """
     from zigma_bench.records.pack import pack_run
@@ -35,9 +35,9 @@ def pack(
 
 
 def unpack(run: RunFolder) -> None:
-    """Write the packed records of a run into the folders of their stages, and remove the packed file.
+    """Write the packed records of a run into folders again.
 
-    Weights and samples that were removed do not come back.
+    Then the packed file is removed. Weights and samples that were removed do not come back.
     """
     from zigma_bench.records.pack import unpack_run
 
