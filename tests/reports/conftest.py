@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 from made_tables import make_cell, make_table
 
 from zigma_bench.records.record import Measurement, Record
 from zigma_bench.records.store import stage_folder, write_record
+
+
+@pytest.fixture(scope="session")
+def statsmodels():
+    """The package statsmodels, an independent implementation of the tests."""
+    reason = "statsmodels, against which the tests of a study are checked, is not installed"
+    package = pytest.importorskip("statsmodels", reason=reason)
+    for name in ("stats.weightstats", "stats.power", "stats.multitest"):
+        importlib.import_module(f"statsmodels.{name}")
+    return package
 
 
 @pytest.fixture

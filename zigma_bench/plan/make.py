@@ -18,6 +18,7 @@ from zigma_bench.plan.plan import Plan
 from zigma_bench.plan.resolve import cell_routes, resolve_option, smoke_suite, with_options
 from zigma_bench.plan.rows import anchors_of, find_baseline, label_all
 from zigma_bench.plan.settings import settings_of
+from zigma_bench.plan.statistics import check_statistics
 from zigma_bench.plugins.discovery import Catalogue
 from zigma_bench.plugins.registry import Cost, DataFacts, Spec
 from zigma_bench.scans.grid import Grid
@@ -86,6 +87,8 @@ def _cells_on(
         position = cells.index(baseline)
         cells = _match_cell_sizes(suite, groups, baseline, entry, data.facts, source, catalogue)
         baseline = cells[position]
+    if not smoke:
+        check_statistics(suite, cells, baseline, source)
     return [*cells, *(anchors_of(baseline) if metrics else ())], baseline
 
 

@@ -94,7 +94,8 @@ class TableFile(TablePart):
     `content`: the suite with the settings of the run, without values that equal the default. Commands with equal
     content belong to the same run. `options`: the settings or edits that distinguish the run from the plain suite, as
     KEY=VALUE. `suite_sha256`: the hash of the suite's file. `updated`: when a command last started work on a cell of
-    the run; the run with the largest value is the latest one.
+    the run; the run with the largest value is the latest one. `statistics`: the tests that the suite declares
+    (`suite.Statistics`), which are no part of the content because they change no figure.
     """
 
     format: Literal[1]
@@ -112,6 +113,7 @@ class TableFile(TablePart):
     sample_count: Whole
     residual: list[Text]
     baseline: BaselineRow
+    statistics: dict[Text, Any] | None = None
     cells: Annotated[list[TableCell], Len(max_length=100_000)]
 
 

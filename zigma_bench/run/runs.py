@@ -25,8 +25,8 @@ class OpenRun:
 
 
 def options_of(plan: Plan) -> RunOptions:
-    """The options of a plan, by which runs are compared."""
-    content = plan.suite.model_dump(mode="json", exclude_defaults=True)
+    """The options of a plan, by which runs are compared: everything but the declared tests, which change no figure."""
+    content = plan.suite.model_dump(mode="json", exclude_defaults=True, exclude={"statistics"})
     return RunOptions(content, plan.settings, plan.smoke)
 
 
@@ -86,6 +86,7 @@ def make_table(plan: Plan, folder: Path, device: Device, chosen: ChosenRun) -> T
         reference=suite.reference.label,
         sample_count=suite.sample.count,
         residual=_residuals(plan.all_cells),
+        statistics=None if suite.statistics is None else suite.statistics.model_dump(mode="json"),
         baseline=BaselineRow(backbone=plan.baseline.backbone_label, scan=plan.baseline.scan_label),
         cells=[_table_cell(cell, folder, device) for cell in plan.all_cells],
     )

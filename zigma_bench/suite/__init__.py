@@ -20,6 +20,7 @@ from zigma_bench.suite.recipe import (
     own_keys,
 )
 from zigma_bench.suite.sections import Budget, Comparison, Efficiency, Reference, SizeMatch
+from zigma_bench.suite.statistics import Contrast, Margin, Multiplier, Statistics
 from zigma_bench.suite.whole import Suite
 
 __all__ = [
@@ -28,12 +29,15 @@ __all__ = [
     "Budget",
     "Choice",
     "Comparison",
+    "Contrast",
     "Data",
     "DiffusionForm",
     "Efficiency",
     "Guidance",
     "LastStep",
     "Latents",
+    "Margin",
+    "Multiplier",
     "OwnRecipe",
     "PathName",
     "Prediction",
@@ -41,6 +45,7 @@ __all__ = [
     "Sample",
     "SizeMatch",
     "Solver",
+    "Statistics",
     "Strict",
     "Suite",
     "TextEncoder",

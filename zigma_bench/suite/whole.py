@@ -12,6 +12,7 @@ from zigma_bench.suite.base import NAME, Choice, Name, Strict
 from zigma_bench.suite.data import DataSets
 from zigma_bench.suite.recipe import Sample, Train
 from zigma_bench.suite.sections import MAX_LIST, Baseline, Budget, Comparison, Efficiency, Reference, SizeMatch
+from zigma_bench.suite.statistics import Statistics
 
 
 class Suite(Strict):
@@ -47,6 +48,8 @@ class Suite(Strict):
     """The metrics; `zigma-bench metrics list` prints all of them."""
     efficiency: Efficiency | None = None
     """What is timed. Without it nothing is."""
+    statistics: Statistics | None = None
+    """The tests of a study. Without it, every row is compared with the baseline in every metric."""
 
     @property
     def timed_alone(self) -> bool:
@@ -64,11 +67,18 @@ class Suite(Strict):
                     raise PydanticCustomError("missing_key", "{key}", {"key": key})
             return self
         unused = [key for key, value in training_keys.items() if value]
-        unused += ["size_match"] * (self.size_match.by != "none")
+        unused += ["size_match"] * (self.size_match.by != "none") + ["statistics"] * (self.statistics is not None)
         if unused:
             raise ValueError(f"an efficiency suite (it lists efficiency.tokens) trains nothing: leave {unused[0]} out")
         if len(self.seeds) > 1:
             raise ValueError("an efficiency suite has one seed: repeat it with efficiency.rounds")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _tests_have_seeds(self) -> Suite:
+        wanted = None if self.statistics is None else self.statistics.tests_at_seeds
+        if wanted is not None and wanted > len(self.seeds):
+            raise ValueError(f"statistics.tests_at_seeds is {wanted}, and seeds lists {len(self.seeds)}")
         return self
 
     @pydantic.field_validator("seeds")
