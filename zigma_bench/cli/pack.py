@@ -22,8 +22,9 @@ def pack(
 ) -> None:
     """Pack the records of a run into one compressed file.
 
-    The file is RUN_FOLDER/records.jsonl.gz. Every command reads a packed run like any other, and finished stages count as done. Without --remove nothing is
-    removed. With it, the packed file is read again first; the table and the sheet of samples stay.
+    The file is RUN_FOLDER/records.jsonl.gz. Every command reads a packed run like any other, and finished stages count
+    as done. Without --remove nothing is removed. With it, the packed file is read again first; the table and the sheet
+    of samples stay.
     """
     from zigma_bench.records.pack import pack_run
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -78,15 +79,20 @@ def plan(
     Nothing is trained. Exit code 3 if something is missing.
     """
     from zigma_bench.cli.show import show_plan
+    from zigma_bench.reports.detectable import describe_detectable, find_detectable
     from zigma_bench.run.prepare import plan_json, prepare
     from zigma_bench.system.device import find_device
 
     target = find_device(device)
     made = prepare(suite, settings=settings or (), only=only or (), smoke=smoke)
+    detectable = find_detectable(made, results)
     if as_json:
-        print(json.dumps(plan_json(made, results, target, name), indent=1, allow_nan=False))
+        document = plan_json(made, results, target, name)
+        document["detectable"] = None if detectable is None else asdict(detectable)
+        print(json.dumps(document, indent=1, allow_nan=False))
     else:
         show_plan(made, results, target, name)
+        print("".join(f"{visible(line)}\n" for line in describe_detectable(detectable)), end="")
     made.check_ready(target.type)
 
 

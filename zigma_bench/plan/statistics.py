@@ -11,6 +11,7 @@ from zigma_bench.plan.cells import Cell
 from zigma_bench.suite import Contrast, Statistics, Suite, YamlSource
 
 Where = Callable[..., str]
+NamedRows = Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,9 @@ def _resolve_contrast(name: str, one: Contrast, labels: Sequence[str], where: Wh
     place = where("statistics", "family", name)
     found = RowContrast(name, resolve_rows(one.row, labels, place), resolve_rows(one.against, labels, place))
     if both := set(found.rows) & set(found.against):
-        raise UsageError("a row is on both sides of a contrast", where=place, got=min(both), do="make the patterns narrower")
+        raise UsageError(
+            "a row is on both sides of a contrast", where=place, got=min(both), do="make the patterns narrower"
+        )
     return found
 
 
@@ -82,7 +85,10 @@ def check_statistics(suite: Suite, cells: Sequence[Cell], baseline: Cell, source
         return
     labels = list(dict.fromkeys(row_label(c.backbone_label, c.scan_label) for c in cells if c.role == "cell"))
     resolve_family(declared, labels, row_label(baseline.backbone_label, baseline.scan_label), source.where)
-    named: dict[tuple[str, ...], Mapping[str, tuple[str, ...]]] = {("draws",): declared.draws, ("scales",): declared.scales}
+    named: dict[tuple[str, ...], NamedRows] = {
+        ("draws",): declared.draws,
+        ("scales",): declared.scales,
+    }
     if declared.multiplier is not None:
         named["multiplier", "arms"] = declared.multiplier.arms
     for place, groups in named.items():
@@ -102,5 +108,6 @@ def _check_metrics(declared: Statistics, quality: Sequence[str], source: YamlSou
         if not any(name == one or name.startswith(f"{one}-") for one in quality):
             raise UsageError(
                 "the tests name a metric that the suite doesn't measure", where=source.where("statistics", *place),
-                expected=f"one of {', '.join(quality) or '(quality lists none)'}", got=name, nearest=nearest(name, quality),
+                expected=f"one of {', '.join(quality) or '(quality lists none)'}", got=name,
+                nearest=nearest(name, quality),
             )  # fmt: skip

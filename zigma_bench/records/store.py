@@ -251,8 +251,8 @@ def write_record(folder: Path, record: Record) -> None:
     write_atomic(folder / RECORD, record.to_json())
 
 
-def write_json(path: Path, data: Any) -> None:
-    write_atomic(path, json.dumps(data, indent=1, sort_keys=True, allow_nan=False) + "\n")
+def write_json(path: Path, data: Any, *, sort_keys: bool = True) -> None:
+    write_atomic(path, json.dumps(data, indent=1, sort_keys=sort_keys, allow_nan=False) + "\n")
 
 
 @contextlib.contextmanager

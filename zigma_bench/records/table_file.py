@@ -123,8 +123,8 @@ def time_now() -> str:
 
 
 def write_table_file(folder: Path, table: TableFile) -> None:
-    """Write the table file of the run in `folder`."""
-    write_json(folder / TABLE, table.model_dump(mode="json"))
+    """Write the table file of the run in `folder`. Keys keep their order, such as that of declared contrasts."""
+    write_json(folder / TABLE, table.model_dump(mode="json"), sort_keys=False)
 
 
 def read_table_file(folder: Path) -> TableFile | None:

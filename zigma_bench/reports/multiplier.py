@@ -1,6 +1,6 @@
 """The compute multiplier of an arm: how many times less training compute it needs for a loss that another arm reaches.
 
-    m = C / C'     C: the compute of the reference arm, with the loss L. C': the compute at which the arm has the loss L.
+    m = C / C'     C: the compute with which the reference arm has the loss L. C': that with which the arm has it.
 
 Two methods, named in the result with what they assume. Neither extrapolates: if the arm has the loss L outside the
 range of its budgets, there is no value but a bound, and the reason says so. A multiplier of the loss is no statement
@@ -90,7 +90,7 @@ def _flops_at(loss: float, curve: Mapping[float, float]) -> float:
     _check_range(loss, points[0][1], points[-1][1])
     (low, before), (high, after) = next(pair for pair in pairwise(points) if pair[0][1] >= loss >= pair[1][1])
     share = math.log(before / loss) / math.log(before / after)
-    return low * (high / low) ** share
+    return math.exp(math.log(low) + share * math.log(high / low))
 
 
 def _check_range(loss: float, first: float, last: float) -> None:
@@ -115,7 +115,7 @@ class _PowerLaw:
 
     def log_flops(self, loss: float, parameters: Any = None) -> float:
         a, b, c = self.parameters if parameters is None else parameters
-        return math.log(self.unit) - (math.log(loss - c) - a) / math.exp(b)
+        return float(math.log(self.unit) - (math.log(loss - c) - a) / math.exp(b))
 
 
 def fit_power_law(losses: Losses) -> _PowerLaw:
@@ -180,9 +180,7 @@ def _with(
     base: MultiplierResult, value: float, logs: tuple[float, float] | None, reason: str | None = None
 ) -> MultiplierResult:
     low, high = (None, None) if logs is None else map(math.exp, logs)
-    return MultiplierResult(
-        base.arm, base.against, base.flops, base.loss, base.method, value, low, high, reason
-    )
+    return MultiplierResult(base.arm, base.against, base.flops, base.loss, base.method, value, low, high, reason)
 
 
 def _without(base: MultiplierResult, reason: str) -> MultiplierResult:

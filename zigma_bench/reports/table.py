@@ -7,11 +7,14 @@ suite on several data sets has one table for each. A table belongs to one run an
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import pydantic
 
 from zigma_bench.errors import ComparisonRefused, UsageError
 from zigma_bench.records.record import Measurement, Record, without_outdated
@@ -22,6 +25,7 @@ from zigma_bench.reports.better import Against, Better, metric_directions, with_
 from zigma_bench.reports.columns import check_columns, check_smoke
 from zigma_bench.reports.compare import Difference, with_differences
 from zigma_bench.reports.statistics import standard_deviation, t_interval
+from zigma_bench.suite import Statistics
 
 ROLES = ("floor", "reconstruction", "cell", "ceiling")  # from the top of a table
 ROW_FACTS = {"parameters", "forward_flops", "flops_by", "scanned_ratio", "tokens", "size_match", "setting"}
@@ -54,7 +58,8 @@ class Statistic:
 class TableRow:
     """One row of a table. `status` is done, failed or missing; `reason` says why it is not done.
 
-    `baseline` marks the row that the `differences` of the other rows, by metric, are taken to.
+    `baseline` marks the row that the `differences` of the other rows, by metric, are taken to. `train_flops`: the
+    training FLOPs of a cell, by formula, or None if it isn't trained or has no record.
     """
 
     role: str
@@ -68,6 +73,7 @@ class TableRow:
     facts: dict[str, Any] = field(default_factory=dict)
     baseline: bool = False
     differences: dict[str, Difference] = field(default_factory=dict)
+    train_flops: float | None = None
 
     @property
     def setting(self) -> dict[str, Any]:
@@ -80,6 +86,8 @@ class Table:
     """The table of one run of a suite on one data set, with what its footer says. `data` names one of several.
 
     `options`: what distinguishes the run from the plain suite. `other_runs`: the names of the suite's other runs.
+    `baseline`: the backbone and the scan of the baseline's row. `seeds`: those of the suite, in its order. `declared`:
+    the tests that the suite declares (see `reports.study`).
     """
 
     suite: str
@@ -97,6 +105,9 @@ class Table:
     rows: tuple[TableRow, ...]
     data: str | None = None
     broken: tuple[str, ...] = ()  # files that can't be read, each with the reason
+    baseline: tuple[str | None, str | None] = (None, None)
+    seeds: tuple[int, ...] = ()
+    declared: Statistics | None = None
 
     @property
     def timed_alone(self) -> bool:
@@ -203,7 +214,22 @@ def read_table(folder: Path, *, data: str | None = None, failed: Mapping[str, st
         rows=_rows(cells, stored),
         data=data,
         broken=(*unreadable, *(cell.broken for cell in cells if cell.broken is not None)),
+        baseline=(stored.baseline.backbone, stored.baseline.scan),
+        seeds=tuple(stored.content.get("seeds", (0,))),
+        declared=_declared(stored, folder),
     )
+
+
+def _declared(stored: TableFile, folder: Path) -> Statistics | None:
+    """The tests that the suite of a run declares."""
+    if stored.statistics is None:
+        return None
+    try:
+        return Statistics.model_validate_json(json.dumps(stored.statistics))
+    except pydantic.ValidationError as error:
+        what = f"the declared tests can't be read ({error.errors(include_url=False)[0]['msg']})"
+        do = "run the suite again, which writes them"
+        raise ComparisonRefused(what, where=f"{folder / TABLE}, key statistics", do=do) from None
 
 
 def _other_runs(folder: Path, stored: TableFile) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -218,7 +244,8 @@ def _rows(cells: Sequence[_CellRecords], stored: TableFile) -> tuple[TableRow, .
     better = metric_directions(record for cell in cells for record in cell.records)
     rows = with_untrained([_row(group, better) for group in _group_by_row(cells)])
     baseline = stored.baseline.backbone, stored.baseline.scan
-    return with_differences(rows, baseline, budget=tuple(stored.budget), smoke=stored.smoke)
+    is_declared = stored.statistics is not None
+    return with_differences(rows, baseline, budget=tuple(stored.budget), smoke=stored.smoke, declared=is_declared)
 
 
 def _machines(cells: Sequence[_CellRecords]) -> tuple[str, ...]:
@@ -250,6 +277,14 @@ class _CellRecords:
     @property
     def efficiency(self) -> set[str]:
         return {m.name for record in self.records if record.stage == "efficiency" for m in record.measurements}
+
+    @property
+    def train_flops(self) -> float | None:
+        """Three forward passes for each training image; None for a budget of seconds, and without a record."""
+        images = next((record.cell.get("train_images") for record in self.records), None)
+        return (
+            3.0 * self.facts.forward_flops * images if isinstance(images, int) and self.facts.role == "cell" else None
+        )
 
     @property
     def failure(self) -> str | None:
@@ -321,6 +356,7 @@ def _row(group: list[_CellRecords], better: dict[str, Better]) -> TableRow:
         smoke=facts.smoke,
         reason=reason,
         metrics=_statistics(done, better),
+        train_flops=next((cell.train_flops for cell in done if cell.train_flops is not None), None),
         facts=facts.model_dump(include=ROW_FACTS),
     )
 

@@ -34,6 +34,7 @@ LONGEST = 80  # characters of a key or a setting in a message
 DEVICES = (Path("/dev"), Path("/proc"))  # folders of the pipes that a shell opens for a command
 OPENING = (yaml.BlockSequenceStartToken, yaml.BlockMappingStartToken, yaml.FlowSequenceStartToken,
            yaml.FlowMappingStartToken)  # fmt: skip
+BRANCHES = ("Choice", "Efficiency", "Baseline", "Guidance", "Statistics", "Multiplier")  # of unions, to pydantic
 CLOSING = (yaml.BlockEndToken, yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken)
 
 
@@ -335,7 +336,7 @@ def _place_of(parts: Sequence[str | int], source: YamlSource) -> tuple[str | int
 
 def _is_place(part: str | int) -> bool:
     """Whether a part of a location is a key or an index; pydantic adds the names of union branches."""
-    return isinstance(part, int) or not re.search(r"[\[(]|^Choice$|^Efficiency$|^Baseline$|^Guidance$|^Statistics$|^Multiplier$", part)
+    return isinstance(part, int) or (part not in BRANCHES and not re.search(r"[\[(]", part))
 
 
 def _plain(value: Any) -> Any:

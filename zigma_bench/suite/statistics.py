@@ -13,7 +13,13 @@ MOST_CONTRASTS = 1_000
 
 
 def _as_tuple(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value  # in a JSON document
+
+
+def _family_kind(value: Any) -> str:
+    return "[contrasts]" if isinstance(value, dict) else "[word]"
 
 
 Rows = Annotated[
@@ -68,6 +74,13 @@ class Multiplier(Strict):
         return self
 
 
+Family = Annotated[
+    Annotated[Literal["baseline"], pydantic.Tag("[word]")]
+    | Annotated[dict[Name, Contrast], Len(1, MOST_CONTRASTS), pydantic.Tag("[contrasts]")],
+    pydantic.Discriminator(_family_kind),  # so that a fault is one of the branch that was meant
+]
+
+
 class Statistics(Strict):
     """The tests of a study, declared before it runs.
 
@@ -79,10 +92,10 @@ class Statistics(Strict):
     """The primary endpoint: the metric that the claims are about."""
     secondary: tuple[Name, ...] | None = None
     """Metrics that must not contradict a claim; it is called mixed if one does. Default: all others of the suite."""
-    family: Literal["baseline"] | Annotated[dict[Name, Contrast], Len(1, MOST_CONTRASTS)] = "baseline"
+    family: Family = "baseline"
     """The headline contrasts by name, over which Holm's correction runs; or `baseline`: every row against the
     baseline."""
-    margin: Annotated[dict[Name, Margin], Len(max_length=100)] = {}
+    margin: Annotated[dict[Name, Margin], Len(max_length=100)] = pydantic.Field(default={})
     """The margins of the equivalence tests, by metric. A metric without one is not tested for equivalence."""
     alpha: Annotated[float, Gt(0), Lt(0.5)] = 0.05
     """The probability of any false positive in the family; intervals have the confidence 1 - alpha."""
@@ -91,9 +104,9 @@ class Statistics(Strict):
     tests_at_seeds: Annotated[int, Ge(3)] | None = None
     """The number of seeds at which tests are made: the first of `seeds`. With fewer there are no tests, with more the
     others aren't tested. Default: all."""
-    draws: NamedRows = {}
+    draws: NamedRows = pydantic.Field(default={})
     """Rows that are draws of one random order, by name: the variances between draws and between seeds are reported."""
-    scales: NamedRows = {}
+    scales: NamedRows = pydantic.Field(default={})
     """Rows of one scale, by name: the rankings of the scans at different scales are compared."""
     multiplier: Multiplier | None = None
     """Compute multipliers from the loss at several budgets."""
