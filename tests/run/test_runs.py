@@ -254,6 +254,20 @@ def test_an_edited_suite_keeps_the_table_of_before(bench):
     assert bench() == ("main", [()] * 3)
 
 
+def test_declared_tests_are_no_option_of_the_run(bench):
+    """After an edit the same run has them; nothing is computed, and no record is copied."""
+    before = {path: path.read_bytes() for path in bench.results.rglob("record.json")}
+    bench.suite.write_text(SUITE + "statistics: {primary: val-loss}\n")
+    assert bench() == ("main", [()] * 3) and bench.names() == ["main"]
+    assert find_tables([bench.results])[0].declared.primary == "val-loss"
+    assert {path: path.read_bytes() for path in bench.results.rglob("record.json")} == before
+    assert bench("statistics.alpha=0.01") == ("main", [()] * 3)
+    (table,) = find_tables([bench.results])
+    assert (table.declared.alpha, table.options) == (0.01, ())
+    bench.suite.write_text(SUITE)
+    assert bench() == ("main", [()] * 3) and find_tables([bench.results])[0].declared is None
+
+
 def test_settings_that_change_nothing_are_the_main_run(bench, tmp_path):
     assert bench("budget.images=64", "sample.evaluations=2") == ("main", [()] * 3)
     shutil.rmtree(bench.results)
