@@ -50,7 +50,7 @@ def test_a_declaration_changes_no_identity(write_suite):
             "{primary: val-loss, secondary: [fid]}",
             ["statistics.secondary", "doesn't measure", "expected one of val-loss"],
         ),
-        ("{primary: val-loss, margin: {fid: {difference: 1, reason: an equal gain}}}", ["statistics.margin.fid"]),
+        ("{primary: val-loss, margin: {fid: {difference: 1.0, reason: an equal gain}}}", ["statistics.margin.fid"]),
         (
             "{primary: val-loss, family: {x: {row: dit, against: zigma rastr}}}",
             ["statistics.family.x", "'zigma raster'"],

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from zigma_bench.errors import ComparisonRefused
+from zigma_bench.errors import ComparisonRefused, UsageError
 from zigma_bench.reports.render import table_footer, to_csv, to_json, to_markdown
 from zigma_bench.reports.study import study_of
 from zigma_bench.reports.study_text import lines_of_tests, study_headings, study_notes
@@ -134,6 +134,14 @@ def test_a_claim_that_another_metric_contradicts_is_mixed(make_study, loss, find
     assert f"Claim, zigma zigzag - zigma raster: {finding} ({text})." in table_footer(table)
 
 
+def test_a_metric_without_a_known_direction_confirms_and_contradicts_nothing(make_study):
+    """The plugin of the metric isn't installed, so nobody knows whether lower is better."""
+    values = {FD: {"raster": BASE, "zigzag": LOWER}, "of-a-plugin": {"raster": BASE, "zigzag": LOWER}}
+    study = study_of(make_study(values, {"primary": FD}))
+    assert [(one.verdict, one.direction) for one in study.of_metric("of-a-plugin")] == [("differs", "lower")]
+    assert [(claim.finding, claim.text) for claim in study.claims] == [("better", "not decided in of-a-plugin")]
+
+
 def test_metrics_that_are_not_secondary_contradict_nothing(make_study):
     values = {FD: {"raster": BASE, "zigzag": LOWER}, LOSS: {"raster": LOWER, "zigzag": BASE}}
     study = study_of(make_study(values, {"primary": FD, "secondary": []}))
@@ -245,3 +253,20 @@ def test_a_declaration_that_cannot_be_read_is_named(make_study, tmp_path):
     with pytest.raises(ComparisonRefused, match="the declared tests can't be read") as caught:
         read_tables(path.parent)
     assert "key statistics" in str(caught.value)
+
+
+def test_the_tests_of_an_edited_suite_replace_those_of_the_run(make_study, write_suite, tmp_path):
+    from zigma_bench.reports.table import find_tables
+    from zigma_bench.suite import load_suite
+
+    make_study({FD: {"raster": BASE, "zigzag": LOWER}}, {"primary": FD})
+    table = json.loads((tmp_path / "toy" / "main" / "table.json").read_text())
+    quality = ("quality: [val-loss]", f"quality: [fd-efflite0]\nstatistics: {{primary: {FD}, alpha: 0.2}}")
+    suite, _ = load_suite(write_suite(("name: tiny", "name: toy"), quality))
+    (found,) = find_tables([tmp_path / "toy"], tests_of=suite)
+    assert found.declared.alpha == 0.2 and table["statistics"]["alpha"] == 0.05
+    assert study_of(found).tests[0].verdict == "differs"
+    (none,) = find_tables([tmp_path / "toy"], tests_of=load_suite(write_suite(("name: tiny", "name: toy")))[0])
+    assert none.declared is None and none.rows[1].differences[FD].verdict == "significant"
+    with pytest.raises(UsageError, match="no run here is of this suite"):
+        find_tables([tmp_path / "toy"], tests_of=load_suite(write_suite())[0])

@@ -87,7 +87,8 @@ def test_faults_name_the_key(write_suite, old, new, words):
 def test_an_efficiency_suite_has_no_tests(tmp_path):
     path = tmp_path / "suite.yaml"
     path.write_text(
-        "# Fast?\nname: fast\ncompare:\n  - backbone: {name: dit}\nefficiency: {tokens: [16]}\nstatistics: {primary: x}\n"
+        "# Fast?\nname: fast\ncompare:\n  - backbone: {name: dit}\n"
+        "efficiency: {tokens: [16]}\nstatistics: {primary: x}\n"
     )
     with pytest.raises(UsageError, match="leave statistics out"):
         load_suite(path)

@@ -53,6 +53,7 @@ add_command(app, "report", suites.report, (
     "report",
     "report results/quickstart --format markdown",
     "report results/efficiency --plot lengths.svg",
+    "report results/quickstart --tests suites/quickstart.yaml",
 ), COMPARE)  # fmt: skip
 add_command(app, "sheet", suites.sheet, ("sheet results/quickstart --out sheet.png",), COMPARE)
 add_command(app, "pack", pack.pack, ("pack results/quickstart/main", "pack results/quickstart/main --remove"), COMPARE)

@@ -109,6 +109,10 @@ def report(
     name: Annotated[
         str | None, typer.Option("--name", metavar="RUN", help="The run to show; the latest of each suite by default.")
     ] = None,
+    tests: Annotated[
+        Path | None,
+        typer.Option("--tests", metavar="SUITE", help="A suite whose declared tests replace those of its run."),
+    ] = None,
 ) -> None:
     """Tabulate results: mean and spread over seeds.
 
@@ -116,9 +120,11 @@ def report(
     """
     from zigma_bench.reports.formats import print_report, report_format
     from zigma_bench.reports.table import find_tables
+    from zigma_bench.suite import load_suite
 
     chosen = report_format("json" if as_json else output)
-    tables = find_tables(paths or [DEFAULT_RESULTS], name)
+    tests_of = None if tests is None else load_suite(tests)[0]
+    tables = find_tables(paths or [DEFAULT_RESULTS], name, tests_of)
     if plot is not None:
         from zigma_bench.reports.curves import draw_curves
 

@@ -181,9 +181,9 @@ def _claim(contrast: str, primary: ContrastTest, others: Sequence[ContrastTest])
     finding = _finding(primary)
     against = [one for one in others if _contradicts(one, primary)]
     if against:
-        texts = "; ".join(f"{one.metric}: {_finding(one)}" for one in against)
-        return Claim(contrast, "mixed", f"{primary.metric}: {finding}; {texts}")
-    alike = [one.metric for one in others if one.verdict in (*DIFFERENT, *EQUIVALENT)]
+        findings = "; ".join(f"{one.metric}: {_finding(one)}" for one in against)
+        return Claim(contrast, "mixed", f"{primary.metric}: {finding}; {findings}")
+    alike = [one.metric for one in others if _has_direction(one) or one.verdict in EQUIVALENT]
     rest = [one.metric for one in others if one.metric not in alike]
     texts = [f"confirmed by {', '.join(alike)}"] * bool(alike) + [f"not decided in {', '.join(rest)}"] * bool(rest)
     return Claim(contrast, finding, "; ".join(texts))
@@ -195,9 +195,13 @@ def _finding(one: ContrastTest) -> str:
     return f"{one.direction}{' within the margin' if one.verdict == 'differs within the margin' else ''}"
 
 
+def _has_direction(one: ContrastTest) -> bool:
+    """Whether a test finds a difference whose direction is known to be better or worse."""
+    return one.direction in ("better", "worse")
+
+
 def _contradicts(one: ContrastTest, primary: ContrastTest) -> bool:
     """Whether two findings exclude each other: opposite directions, or a difference against an equivalence."""
-    if one.direction and primary.direction and one.direction != primary.direction:
+    if _has_direction(one) and _has_direction(primary) and one.direction != primary.direction:
         return True
-    verdicts = {one.verdict, primary.verdict}
-    return verdicts == {"differs", "equivalent"}
+    return {one.verdict, primary.verdict} == {"differs", "equivalent"}

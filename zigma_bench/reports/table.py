@@ -25,7 +25,7 @@ from zigma_bench.reports.better import Against, Better, metric_directions, with_
 from zigma_bench.reports.columns import check_columns, check_smoke
 from zigma_bench.reports.compare import Difference, with_differences
 from zigma_bench.reports.statistics import standard_deviation, t_interval
-from zigma_bench.suite import Statistics
+from zigma_bench.suite import Statistics, Suite, declared_json
 
 ROLES = ("floor", "reconstruction", "cell", "ceiling")  # from the top of a table
 ROW_FACTS = {"parameters", "forward_flops", "flops_by", "scanned_ratio", "tokens", "size_match", "setting"}
@@ -125,18 +125,26 @@ class Table:
         return list(dict.fromkeys(name for row in self.rows for name in row.metrics))
 
 
-def find_tables(paths: Iterable[Path], name: str | None = None) -> list[Table]:
+def find_tables(paths: Iterable[Path], name: str | None = None, tests_of: Suite | None = None) -> list[Table]:
     """The tables of some folders. A folder can be a run. For a suite or a folder of suites, it is the run called
     `name`, by default the latest run of each suite.
 
-    UsageError for a folder without results, or if no suite there has a run of this name.
+    `tests_of`: a suite whose declared tests are made instead of those that its runs have stored.
+
+    UsageError for a folder without results, if no suite there has a run of this name, and if no run is of `tests_of`.
     """
     folders: list[Path] = []
     for path in paths:
         if not path.is_dir():
             raise UsageError("there is no such results folder", where=str(path), do="run a suite first")
         folders += _run_folders(path, name)
-    return [table for folder in dict.fromkeys(folders) for table in read_tables(folder)]
+    tables = [table for folder in dict.fromkeys(folders) for table in read_tables(folder, tests_of=tests_of)]
+    if tests_of is not None and not any(table.suite == tests_of.name for table in tables):
+        suites = ", ".join(dict.fromkeys(table.suite for table in tables))
+        raise UsageError(
+            "no run here is of this suite", where="--tests", expected=f"one of {suites}", got=tests_of.name
+        )
+    return tables
 
 
 def find_run_folder(path: Path, name: str | None = None) -> Path:
@@ -181,19 +189,27 @@ def _latest_folder(suite: Path) -> Path:
     return runs[-1].folder
 
 
-def read_tables(folder: Path, failed: Mapping[str, str] | None = None) -> list[Table]:
+def read_tables(folder: Path, failed: Mapping[str, str] | None = None, tests_of: Suite | None = None) -> list[Table]:
     """The tables of the run in `folder`, one for each data set.
 
     `failed`: the reasons of cells that failed in this process, by folder. On a full disk, these cells have no record.
     """
     names = dict.fromkeys(cell.data for cell in require_table_file(folder).cells)
-    return [read_table(folder, data=name, failed=failed) for name in names]
+    return [read_table(folder, data=name, failed=failed, tests_of=tests_of) for name in names]
 
 
-def read_table(folder: Path, *, data: str | None = None, failed: Mapping[str, str] | None = None) -> Table:
+def read_table(
+    folder: Path,
+    *,
+    data: str | None = None,
+    failed: Mapping[str, str] | None = None,
+    tests_of: Suite | None = None,
+) -> Table:
     """The table of one data set; `data` is None if the suite has only one. A record that can't be read fails its
     row."""
     stored = require_table_file(folder)
+    if tests_of is not None and tests_of.name == stored.suite:
+        stored = stored.model_copy(update={"statistics": declared_json(tests_of)})
     cells = [_read_cell(folder, cell, failed or {}) for cell in stored.cells if cell.data == data]
     check_smoke((cell.facts.smoke for cell in cells), folder / TABLE)
     check_columns((m for cell in cells for m in cell.measurements), folder / TABLE)

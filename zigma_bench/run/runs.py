@@ -11,6 +11,7 @@ from zigma_bench.records.runs import ChosenRun, RunOptions, choose_run, find_run
 from zigma_bench.records.store import only_writer, run_folder
 from zigma_bench.records.table_file import TABLE, BaselineRow, TableCell, TableFile, time_now, write_table_file
 from zigma_bench.run.due import cell_folder
+from zigma_bench.suite import declared_json
 from zigma_bench.system.device import Device
 from zigma_bench.system.notices import report_notice
 
@@ -86,7 +87,7 @@ def make_table(plan: Plan, folder: Path, device: Device, chosen: ChosenRun) -> T
         reference=suite.reference.label,
         sample_count=suite.sample.count,
         residual=_residuals(plan.all_cells),
-        statistics=None if suite.statistics is None else suite.statistics.model_dump(mode="json"),
+        statistics=declared_json(suite),
         baseline=BaselineRow(backbone=plan.baseline.backbone_label, scan=plan.baseline.scan_label),
         cells=[_table_cell(cell, folder, device) for cell in plan.all_cells],
     )

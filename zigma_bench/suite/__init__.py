@@ -21,7 +21,7 @@ from zigma_bench.suite.recipe import (
 )
 from zigma_bench.suite.sections import Budget, Comparison, Efficiency, Reference, SizeMatch
 from zigma_bench.suite.statistics import Contrast, Margin, Multiplier, Statistics
-from zigma_bench.suite.whole import Suite
+from zigma_bench.suite.whole import Suite, declared_json
 
 __all__ = [
     "DISCRETE",
@@ -53,6 +53,7 @@ __all__ = [
     "Variance",
     "Weighting",
     "YamlSource",
+    "declared_json",
     "load_suite",
     "own_keys",
     "parse_value",

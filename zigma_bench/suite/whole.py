@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import pydantic
 from annotated_types import Interval, Len
@@ -87,3 +87,8 @@ class Suite(Strict):
         if len(set(seeds)) != len(seeds):
             raise ValueError("a seed is listed twice")
         return seeds
+
+
+def declared_json(suite: Suite) -> dict[str, Any] | None:
+    """The tests that a suite declares as JSON, as the table file of its runs has them; None if it declares none."""
+    return None if suite.statistics is None else suite.statistics.model_dump(mode="json")
