@@ -90,6 +90,26 @@ def test_a_stage_that_ran_again_counts_and_is_packed_anew(run):
     assert len(list(read_records(run))) == 4
 
 
+def test_a_kill_while_folders_are_removed_leaves_a_run_that_can_be_packed(run, monkeypatch):
+    before = list(read_records(run))
+    remove, calls = shutil.rmtree, []
+
+    def killed(folder):
+        calls.append(folder)
+        if len(calls) == 2:  # after its first file
+            (folder / "record.json").unlink()
+            raise KeyboardInterrupt
+        remove(folder)
+
+    monkeypatch.setattr("zigma_bench.records.pack.shutil.rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        pack_run(run, remove=True)
+    monkeypatch.undo()
+    assert list(read_records(run)) == before and folders(run) == ["a-2/train-0", "b-1/sample-0", "b-1/train-0"]
+    assert pack_run(run, remove=True).left == {} and folders(run) == []
+    assert list(read_records(run)) == before
+
+
 def test_unfinished_stages_and_cells_at_work_stay(run):
     (run / "a-2" / "quality-0").mkdir()
     (run / "b-1" / "train-0" / "checkpoint-000000004").mkdir()

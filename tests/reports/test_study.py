@@ -157,7 +157,7 @@ def test_unequal_scans_at_equal_images_are_not_tested(make_study):
         replace(row, facts=row.facts | {"scanned_ratio": 2.0}) if row.scan == "zigzag" else row for row in table.rows
     ]
     found = only(study_of(replace(table, rows=tuple(longer))))
-    assert (found.verdict, found.p) == ("not tested", None) and "different number of tokens" in found.reason
+    assert (found.verdict, found.p) == ("not tested", None) and "different numbers of tokens" in found.reason
 
 
 def test_rankings_agree_or_not(make_study):
@@ -225,7 +225,7 @@ def test_every_format_has_the_tests(make_study):
     assert study_headings(study)[3] == "90%"
     for text in (to_terminal([table]), to_markdown([table])):
         assert "declared tests, primary metric fd-efflite0" in text and "differs: better" in text
-        assert "equivalence p" in text and "Holm's correction over the 1 contrasts" in text
+        assert "equivalence p" in text and "Holm's correction over the only contrast of" in text
     document = json.loads(to_json([table]))
     (found,) = document["studies"]
     assert found["declared"]["primary"] == FD and len(found["tests"]) == 2
@@ -270,3 +270,18 @@ def test_the_tests_of_an_edited_suite_replace_those_of_the_run(make_study, write
     assert none.declared is None and none.rows[1].differences[FD].verdict == "significant"
     with pytest.raises(UsageError, match="no run here is of this suite"):
         find_tables([tmp_path / "toy"], tests_of=load_suite(write_suite())[0])
+
+
+def test_damaged_packed_records_fail_the_rows(make_study, tmp_path):
+    """The report is printed with the reason, and the suite isn't trained again for it."""
+    from zigma_bench.records.pack import pack_run
+    from zigma_bench.reports.table import read_tables
+
+    before = make_study({FD: {"raster": BASE, "zigzag": LOWER}}, {"primary": FD})
+    run = tmp_path / "toy" / "main"
+    pack_run(run, remove=True)
+    assert read_tables(run)[0].rows == before.rows
+    (run / "records.jsonl.gz").write_bytes(b"no")
+    (table,) = read_tables(run)
+    assert [row.status for row in table.rows] == ["failed", "failed"]
+    assert all("restore the file" in reason for reason in table.broken) and study_of(table).claims == ()

@@ -63,7 +63,7 @@ def pack_run(run: Path, *, remove: bool = False) -> PackOutcome:
         _verify(run, records)
         if not remove:
             return PackOutcome(path, len(records))
-        cells = sorted({folder.parent for folder in record_folders(run) if (folder / RECORD).is_file()})
+        cells = sorted({folder.parent for folder in record_folders(run) if folder.parent.is_dir()})
         left = {cell: reason for cell in cells if (reason := _remove_cell(cell, records)) is not None}
         return PackOutcome(path, len(records), tuple(cell for cell in cells if cell not in left), left)
 
@@ -116,9 +116,10 @@ def _remove_cell(cell: Path, records: Mapping[str, Record]) -> str | None:
 
 
 def _remove_stages(cell: Path, records: Mapping[str, Record]) -> str | None:
+    """Remove the folders of a locked cell's packed stages. A half removed one has its record in the packed file."""
     reason = None
     for stage in sorted(path for path in cell.iterdir() if path.is_dir()):
-        record = read_record(stage) if (stage / RECORD).is_file() else None
+        record = read_record(stage)
         if record is None or any(next(stage.glob(name), None) for name in (CHECKPOINTS, PARTS, WRITTEN)):
             reason = UNFINISHED
         elif record != records.get(place_of(stage)):

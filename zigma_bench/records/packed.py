@@ -28,7 +28,7 @@ from zigma_bench.system.json_files import parse_json
 
 PACKED = "records.jsonl.gz"
 FORMAT = 1
-MAX_BYTES = 2**29  # of the uncompressed lines
+MAX_BYTES = 2**28  # of the uncompressed lines
 PLACE = re.compile(r"[^/\\\x00.][^/\\\x00]{0,254}/[^/\\\x00.][^/\\\x00]{0,254}")
 DO = "restore the file, or move it away; its stages then run again"
 

@@ -271,11 +271,13 @@ def only_writer(
         folder.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire()
+        except FileNotFoundError:  # a process that held the lock has removed the folder, since it packed its records
+            continue
         except filelock.Timeout:
             if not wait or stopped():
                 raise Busy(f"another process is working on {what}", where=str(folder), got=owner_of(folder)) from None
         if lock.is_locked and not (folder / LOCK).exists():
-            lock.release()  # the folder was removed by the process that held the lock
+            lock.release()  # of a file that such a process has removed
     try:
         clear_temporary(folder)
         write_atomic(owner, f"{socket.gethostname()} process {os.getpid()}")
@@ -294,6 +296,8 @@ def has_writer(folder: Path) -> bool:
     try:
         with filelock.FileLock(folder / LOCK, timeout=0):
             return False
+    except FileNotFoundError:  # the folder has just been removed
+        return False
     except filelock.Timeout:
         return True
 

@@ -16,7 +16,7 @@ from typing import Literal
 from zigma_bench.plan.statistics import RowContrast
 from zigma_bench.reports.agreement import PairCorrelation, pair_correlation
 from zigma_bench.reports.better import Better
-from zigma_bench.reports.compare import NO_SPREAD, UNEQUAL_SCANS
+from zigma_bench.reports.compare import NO_SPREAD
 from zigma_bench.reports.differences import row_label
 from zigma_bench.reports.statistics import holm, paired_equivalence, paired_test, standard_deviation, t_interval
 from zigma_bench.reports.table import Table, TableRow
@@ -28,6 +28,7 @@ ContrastVerdict = Literal[
 DIFFERENT: tuple[ContrastVerdict, ...] = ("differs", "differs within the margin")
 EQUIVALENT: tuple[ContrastVerdict, ...] = ("equivalent", "differs within the margin")
 NO_VALUES = "a row has no value"
+UNEQUAL_SCANS = "the rows scan different numbers of tokens at equal images, which is a different amount of work"
 
 
 @dataclass(frozen=True)

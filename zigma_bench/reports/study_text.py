@@ -73,10 +73,11 @@ def study_notes(study: Study) -> list[str]:
 
 
 def _test_notes(study: Study) -> Iterator[str]:
-    declared, family = study.declared, len(study.of_metric(study.declared.primary))
+    declared, count = study.declared, len(study.of_metric(study.declared.primary))
+    family = "the only contrast" if count == 1 else f"the {count} contrasts"
     yield (
-        f"Tests: paired t over the seeds {', '.join(map(str, study.seeds))}, Holm's correction over the {family} "
-        f"contrasts of the family for each metric, alpha {declared.alpha:g}. Intervals are not corrected. r: "
+        f"Tests: paired t over the seeds {', '.join(map(str, study.seeds))}, Holm's correction over {family} "
+        f"of the family for each metric, alpha {declared.alpha:g}. Intervals are not corrected. r: "
         "correlation of the pairs."
     )
     for name, margin in declared.margin.items():
