@@ -14,7 +14,8 @@ _SECTIONS = {  # definitions of the schema, and where they are in a suite
     "Comparison": "compare[]", "OwnRecipe": "compare[].train", "Baseline": "baseline", "Data": "data",
     "Latents": "data.latents", "TextEncoder": "data.text", "Budget": "budget", "SizeMatch": "size_match",
     "Train": "train", "Sample": "sample", "Guidance": "sample.guidance", "Reference": "reference",
-    "Tuning": "tuning", "During": "during", "Efficiency": "efficiency",
+    "Tuning": "tuning", "During": "during", "Select": "select", "Efficiency": "efficiency", "Statistics": "statistics",
+    "Contrast": "statistics.family.NAME", "Margin": "statistics.margin.NAME", "Multiplier": "statistics.multiplier",
 }  # fmt: skip
 _OTHERS = {"Choice"}  # a name with options, which has no keys of its own
 
@@ -86,6 +87,8 @@ def _type(field: Mapping[str, Any]) -> str:
         if "prefixItems" in field:
             return "[" + ", ".join(_type(item) for item in field["prefixItems"]) + "]"
         return f"list of {_type(items)}".replace("whole number", "whole numbers")
+    if field["type"] == "object" and "additionalProperties" in field:
+        return f"mapping of names to {_type(field['additionalProperties'])}"
     names = {"string": "text", "integer": "whole number", "number": "number", "boolean": "`true` or `false`"}
     return names.get(field["type"], f"`{field['type']}`") + _bounds(field)
 

@@ -10,6 +10,7 @@ ZigmaBenchError                 1
 |  +- SystemFault               3   a disk, a file, memory or an encoding failed
 +- ComparisonRefused            4   figures that can't share a table
 |  +- NewerFormat               4   a record or table that only a later version can read
+|  +- BrokenPack                4   the packed records of a run can't be read
 +- CellFailed                   1   a cell stopped; the others continue
 |  +- NotFinite                 1   the loss became NaN or infinite
 |  +- BadImage                  1   an image of a dataset can't be decoded
@@ -122,6 +123,10 @@ class ComparisonRefused(ZigmaBenchError):
 
 class NewerFormat(ComparisonRefused):
     """A later version wrote this record or table in a format that this version can't read."""
+
+
+class BrokenPack(ComparisonRefused):
+    """The packed records of a run can't be read. They hold many finished stages, so none of them runs again."""
 
 
 class CellFailed(ZigmaBenchError):

@@ -6,11 +6,13 @@ import json
 import re
 import statistics
 from collections import defaultdict
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from zigma_bench.records.pack import read_records
 from zigma_bench.reports.crossings import find_crossings
 from zigma_bench.reports.table import read_table
 from zigma_bench.run.fitted_costs import fit_costs
@@ -29,6 +31,12 @@ SETTINGS = {  # under which a suite was run there
 METRICS = ("val-loss", "fd-efflite0", "kid-efflite0", "fd-efflite2")
 
 
+def records_of(suite: str, run: str, stage: str | None = None) -> list[dict[str, Any]]:
+    """The records of a run, packed or not, as JSON documents. `stage`: only those of this one."""
+    found = read_records(ROOT / "results" / suite / run)
+    return [asdict(record) for record in found if stage in (None, record.stage)]
+
+
 def cells_of(heading: str) -> dict[str, list[str]]:
     """The table below the first header row that starts with `heading`: its rows by their first cell."""
     lines = PAGES.splitlines()
@@ -44,8 +52,7 @@ def cells_of(heading: str) -> dict[str, list[str]]:
 
 def test_orders_on_photographs() -> None:
     values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for file in (ROOT / "results" / "orders-cifar" / "main").glob("*/quality-*/record.json"):
-        record = json.loads(file.read_text())
+    for record in records_of("orders-cifar", "main", "quality"):
         if record["cell"]["role"] != "cell":
             continue
         for measurement in record["measurements"]:
@@ -77,8 +84,7 @@ def test_the_readme_has_rows_of_the_table_of_orders() -> None:
 def test_pictures_of_emoji() -> None:
     """The table of the page, and its anchors."""
     found: dict[str, dict[str, float]] = {}
-    for file in (ROOT / "results" / "emoji" / "main").glob("*/quality-*/record.json"):
-        record = json.loads(file.read_text())
+    for record in records_of("emoji", "main", "quality"):
         values = {m["name"]: m["value"] for m in record["measurements"]}
         found[record["cell"]["scan_label"] if record["cell"]["role"] == "cell" else record["cell"]["role"]] = values
     rows = [line for line in PAGES.splitlines() if line.startswith(("| raster |", "| zigzag paths=8 |"))]
@@ -93,8 +99,7 @@ def test_pictures_of_emoji() -> None:
 
 def test_backbones_on_photographs() -> None:
     values: dict[tuple[str, str], dict[str, float]] = {}
-    for file in (ROOT / "results" / "backbones" / "main").glob("*/quality-*/record.json"):
-        record = json.loads(file.read_text())
+    for record in records_of("backbones", "main", "quality"):
         cell, found = record["cell"], {m["name"]: m["value"] for m in record["measurements"]}
         if cell["role"] == "cell":
             values[cell["backbone_label"], cell["scan_label"] or ""] = found
@@ -181,8 +186,7 @@ def test_scans_on_a_gpu(direction: str, heading: str) -> None:
 def test_lengths_on_a_gpu(run: str, heading: str) -> None:
     """The table of lengths, and the crossings that the report names."""
     found: dict[tuple[str, int], dict[str, float]] = {}
-    for file in (ROOT / "results" / "efficiency" / run).glob("*/*/record.json"):
-        record = json.loads(file.read_text())
+    for record in records_of("efficiency", run, "efficiency"):
         values = {m["name"]: m["value"] for m in record["measurements"]}
         found[record["cell"]["backbone_label"], record["cell"]["tokens"]] = values
     backbones = ("zigma", "vision-mamba", "dit")
@@ -228,7 +232,6 @@ def test_suites_continue_from_the_records(
     table = make_table(plan, ROOT / "results" / suite / run, Device("cuda", card), chosen)
     assert table.model_copy(update={"suite_sha256": chosen.existing.table.suite_sha256}) == chosen.existing.table
     planned = {cell.identity(stage, device_model=card) for cell in plan.cells for stage in cell.stages}
-    files = list((ROOT / "results" / suite / run).glob("*/*/record.json"))
-    records = [json.loads(file.read_text()) for file in files]
+    records = records_of(suite, run)
     assert len(records) == count  # of each cell that is done, and of the anchors
     assert {record["identity"] for record in records} <= planned

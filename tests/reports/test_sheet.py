@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from zigma_bench.errors import UsageError
+from zigma_bench.records.pack import pack_run
 from zigma_bench.records.store import stage_folder
 from zigma_bench.records.table_file import read_table_file
 from zigma_bench.reports.run_files import write_run_files
@@ -36,6 +37,19 @@ def test_a_run_leaves_its_table_and_its_sheet(folder):
     assert write_run_files(folder, read_tables(folder)) == [folder / "table.md", folder / "sheet.png"]
     assert (folder / "sheet.png").read_bytes() == before
     assert (folder / "table.md").read_text() == text
+
+
+def test_the_sheet_of_a_packed_run_stays(folder):
+    """One new sample stage doesn't make a sheet with a single picture of it."""
+    before = (folder / "sheet.png").read_bytes()
+    grid = next(folder.glob("zigma*/sample-*/grid.png"))
+    data = grid.read_bytes()
+    pack_run(folder, remove=True)
+    assert write_run_files(folder, read_tables(folder)) == [folder / "table.md"]
+    grid.parent.mkdir(parents=True)
+    grid.write_bytes(data)
+    write_run_files(folder, read_tables(folder))
+    assert (folder / "sheet.png").read_bytes() == before
 
 
 def test_every_row_has_a_block_of_enlarged_digits(folder):

@@ -12,11 +12,14 @@ from zigma_bench.efficiency import combine_rounds, measure, measure_round
 from zigma_bench.efficiency.timing import Timing
 from zigma_bench.plan import make_plan
 from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.records.pack import pack_run
+from zigma_bench.records.packed import PACKED
 from zigma_bench.records.record import Record
 from zigma_bench.records.store import stage_folder, write_record
-from zigma_bench.run.due import cell_folder
+from zigma_bench.run.due import all_cell_folders, cell_folder
 from zigma_bench.run.estimate import Estimator
 from zigma_bench.run.fitted_costs import FEWEST_CELLS, fit_costs
+from zigma_bench.run.runs import open_run
 from zigma_bench.run.timed import FEATURES, CallKind, MeasuredCall, features_of, network_of, timed_calls
 from zigma_bench.suite import load_suite
 from zigma_bench.system.device import Device
@@ -180,6 +183,21 @@ def test_a_plan_uses_the_records_of_this_gpu(tmp_path, timed_results):
     on_gpu = Estimator(timed_results, Device("cuda:0", "another card"))(cell)
     assert on_gpu.seconds is None
     assert "0 similar cells were timed on another card, and a fit needs 5" in on_gpu.source
+
+
+def test_packed_records_are_used_like_folders(timed_results, tmp_path, capsys, monkeypatch):
+    (tmp_path / "lengths.yaml").write_text(SUITE)
+    plan, suite = make_plan(*load_suite(tmp_path / "lengths.yaml"), catalogue()), timed_results / "lengths"
+    before, (run,) = timed_calls(timed_results, "test"), list(timed_results.glob("*/main"))
+    open_run(plan, timed_results, DEVICE)
+    pack_run(run, remove=True)
+    assert not list(timed_results.rglob("record.json"))
+    assert timed_calls(timed_results, "test") == before
+    folder = all_cell_folders(timed_results, plan.cells[0])
+    assert folder == [cell_folder(run, plan.cells[0])] and suite == run.parent
+    (run / PACKED).write_bytes(b"no")
+    assert timed_calls(timed_results, "test") == [] and all_cell_folders(timed_results, plan.cells[0]) == []
+    assert capsys.readouterr().err.count("restore the file") == 2
 
 
 SHAPELESS = (

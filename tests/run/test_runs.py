@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from zigma_bench.errors import NotReady, UsageError
+from zigma_bench.errors import BrokenPack, NotReady, UsageError
 from zigma_bench.plan import STAGES
+from zigma_bench.records.pack import pack_run
+from zigma_bench.records.packed import PACKED
 from zigma_bench.records.store import only_writer, write_record
 from zigma_bench.reports.table import find_tables
 from zigma_bench.run import reuse
@@ -158,6 +160,41 @@ def test_records_without_files_are_used_as_they_are(bench):
     assert not list(bench.results.rglob("samples.npy"))
 
 
+def test_a_packed_run_is_done(bench):
+    """Nothing runs, nothing is unpacked, and its table and its rows are those of before."""
+    main = bench.results / "toy" / "main"
+    table, rows = (main / "table.json").read_bytes(), find_tables([main])[0].rows
+    assert len(pack_run(main, remove=True).removed) == 3
+    assert bench() == ("main", [()] * 3)
+    assert sorted(path.name for path in main.iterdir()) == [".lock", PACKED, "table.json"]
+    assert (main / "table.json").read_bytes() == table and find_tables([main])[0].rows == rows
+
+
+def test_a_packed_run_is_reused_by_another(bench):
+    pack_run(bench.results / "toy" / "main", remove=True)
+    assert bench(name="second") == ("second", [()] * 3)
+    assert bench.file("second", "train-*/record.json")
+
+
+def test_a_due_stage_of_a_packed_run_makes_its_inputs_again(bench):
+    """As in a run whose weights were removed; the new records count, and the other packed ones stay."""
+    main = bench.results / "toy" / "main"
+    shutil.rmtree(bench.file("main", "quality-*"))
+    pack_run(main, remove=True)
+    assert bench() == ("main", [("train", "sample", "quality"), (), ()])
+    assert bench() == ("main", [()] * 3)
+    assert pack_run(main).records == 7
+
+
+def test_damaged_packed_records_stop_the_run(bench):
+    main = bench.results / "toy" / "main"
+    pack_run(main, remove=True)
+    (main / PACKED).write_bytes(b"no")
+    with pytest.raises(BrokenPack, match="restore the file"):
+        bench()
+    assert not list(main.glob("*/*/record.json")), "nothing is trained again"
+
+
 def test_only_what_is_asked_for_is_used(bench):
     assert bench(name="second", stages=("train",)) == ("second", [()] * 3)
     assert bench.file("second", "train-*/record.json")
@@ -223,6 +260,20 @@ def test_an_edited_suite_keeps_the_table_of_before(bench):
     assert (bench.results / "toy" / "main" / "table.json").read_bytes() == main
     bench.suite.write_text(SUITE)
     assert bench() == ("main", [()] * 3)
+
+
+def test_declared_tests_are_no_option_of_the_run(bench):
+    """After an edit the same run has them; nothing is computed, and no record is copied."""
+    before = {path: path.read_bytes() for path in bench.results.rglob("record.json")}
+    bench.suite.write_text(SUITE + "statistics: {primary: val-loss}\n")
+    assert bench() == ("main", [()] * 3) and bench.names() == ["main"]
+    assert find_tables([bench.results])[0].declared.primary == "val-loss"
+    assert {path: path.read_bytes() for path in bench.results.rglob("record.json")} == before
+    assert bench("statistics.alpha=0.01") == ("main", [()] * 3)
+    (table,) = find_tables([bench.results])
+    assert (table.declared.alpha, table.options) == (0.01, ())
+    bench.suite.write_text(SUITE)
+    assert bench() == ("main", [()] * 3) and find_tables([bench.results])[0].declared is None
 
 
 def test_settings_that_change_nothing_are_the_main_run(bench, tmp_path):

@@ -200,6 +200,12 @@ def test_random_orders_belong_to_the_seed():
     assert len(set(layers("random", "8x8"))) == 8
     assert len(set(layers("random", "8x8", paths=1))) == 1
     assert layers("random", "8x8", paths=2)[5] == layers("random", "8x8", paths=2)[1]
+
+
+def test_a_draw_is_the_same_random_order_for_every_seed():
+    assert layers("random", "8x8", seed=1, draw=7) == layers("random", "8x8", seed=2, draw=7)
+    assert layers("random", "8x8", seed=1, draw=7) == layers("random", "8x8", seed=7)
+    assert layers("random", "8x8", seed=1, draw=7)[0] != layers("random", "8x8", seed=1, draw=8)[0]
     assert layers("raster", "8x8", seed=1) is layers("raster", "8x8", seed=2), "no seed, no second building"
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from zigma_bench.cli import about, bench, catalogue, data, data_check, find_batch, images, models, plugins, suites
+from zigma_bench.cli import about, bench, catalogue, data, data_check, find_batch, images, models, pack, plugins, suites
 from zigma_bench.cli.help import COMPARE, CONTEXT, EXTEND, LOOK_UP, MACHINE, PanelGroup, add_command, command_group
 from zigma_bench.plugins.files import add_folder
 
@@ -53,8 +53,11 @@ add_command(app, "report", suites.report, (
     "report",
     "report results/quickstart --format markdown",
     "report results/efficiency --plot lengths.svg",
+    "report results/quickstart --tests suites/quickstart.yaml",
 ), COMPARE)  # fmt: skip
 add_command(app, "sheet", suites.sheet, ("sheet results/quickstart --out sheet.png",), COMPARE)
+add_command(app, "pack", pack.pack, ("pack results/quickstart/main", "pack results/quickstart/main --remove"), COMPARE)
+add_command(app, "unpack", pack.unpack, ("unpack results/quickstart/main",), COMPARE)
 add_command(app, "train", suites.train, (f"train {QUICK} --only zigzag",), COMPARE)
 add_command(app, "sample", models.sample, (
     f"sample {QUICK}",

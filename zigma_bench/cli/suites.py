@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -98,15 +98,20 @@ def plan(
     Nothing is trained. Exit code 3 if something is missing.
     """
     from zigma_bench.cli.show import show_plan
+    from zigma_bench.reports.detectable import describe_detectable, find_detectable
     from zigma_bench.run.prepare import plan_json, prepare
     from zigma_bench.system.device import find_device
 
     target = find_device(device)
     made = prepare(suite, settings=settings or (), only=only or (), smoke=smoke)
+    detectable = find_detectable(made, results)
     if as_json:
-        print(json.dumps(plan_json(made, results, target, name), indent=1, allow_nan=False))
+        document = plan_json(made, results, target, name)
+        document["detectable"] = None if detectable is None else asdict(detectable)
+        print(json.dumps(document, indent=1, allow_nan=False))
     else:
         show_plan(made, results, target, name)
+        print("".join(f"{visible(line)}\n" for line in describe_detectable(detectable)), end="")
     made.check_ready(target.type)
 
 
@@ -123,6 +128,10 @@ def report(
     name: Annotated[
         str | None, typer.Option("--name", metavar="RUN", help="The run to show; the latest of each suite by default.")
     ] = None,
+    tests: Annotated[
+        Path | None,
+        typer.Option("--tests", metavar="SUITE", help="A suite whose declared tests replace those of its run."),
+    ] = None,
 ) -> None:
     """Tabulate results: mean and spread over seeds.
 
@@ -130,9 +139,11 @@ def report(
     """
     from zigma_bench.reports.formats import print_report, report_format
     from zigma_bench.reports.table import find_tables
+    from zigma_bench.suite import load_suite
 
     chosen = report_format("json" if as_json else output)
-    tables = find_tables(paths or [DEFAULT_RESULTS], name)
+    tests_of = None if tests is None else load_suite(tests)[0]
+    tables = find_tables(paths or [DEFAULT_RESULTS], name, tests_of)
     if plot is not None:
         from zigma_bench.reports.curves import draw_curves
 
@@ -246,6 +257,7 @@ def _run(
     name: str | None,
     stages: Sequence[Stage],
 ) -> None:
+    from zigma_bench.records.packed import PACKED
     from zigma_bench.reports.formats import print_report, report_format
     from zigma_bench.reports.run_files import write_run_files
     from zigma_bench.reports.table import read_tables
@@ -271,7 +283,8 @@ def _run(
     except UsageError as error:  # the folder existed when the run began
         raise CellFailed("the results folder was removed during the run", where=str(folder), do=error.do) from None
     print_report(report_format("json" if as_json else "terminal"), tables)
-    print(f"records: {folder}/*/*/record.json", file=sys.stderr)
+    packed = f" and {folder / PACKED}" if (folder / PACKED).exists() else ""
+    print(f"records: {folder}/*/*/record.json{packed}", file=sys.stderr)
     print(f"written: {', '.join(map(str, write_run_files(folder, tables)))}", file=sys.stderr)
     if any(outcome.status == "failed" for outcome in outcomes):
         raise typer.Exit(1)

@@ -213,6 +213,11 @@ class Cell(Strict):
         return [self.backbone_label, self.scan_label, *timed, *self.varied.values()]
 
     @property
+    def scan_words(self) -> str:
+        """The scan with the values of varied keys, as the row of a table shows them."""
+        return ", ".join(filter(None, (self.scan_label, *self.varied.values())))
+
+    @property
     def setting(self) -> dict[str, str | int] | None:
         """The backend, tokens and batch of a cell of an efficiency suite; None in another suite."""
         if not self.timed_alone:

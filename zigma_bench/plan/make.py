@@ -26,8 +26,9 @@ from zigma_bench.plan.parts import held_out_needed, too_few_held_out, tuning_cut
 from zigma_bench.plan.plan import Plan
 from zigma_bench.plan.resolve import cell_routes, resolve_option, smoke_suite, with_options
 from zigma_bench.plan.rows import anchors_of, find_baseline, label_all
-from zigma_bench.plan.selection import RowSelection, selections_of
+from zigma_bench.plan.selection import RowSelection, selections_of, without_key
 from zigma_bench.plan.settings import settings_of
+from zigma_bench.plan.statistics import check_statistics
 from zigma_bench.plan.variation import Variation, variations_of
 from zigma_bench.plugins.discovery import Catalogue
 from zigma_bench.plugins.registry import Cost, DataFacts, Missing, Spec
@@ -46,11 +47,13 @@ def make_plan(suite: Suite, source: YamlSource, catalogue: Catalogue, *, smoke: 
     tuning = _unique_cells(cell for one in made for cell in one.tuning)
     _check_number([*cells, *tuning], source)
     selections: tuple[RowSelection, ...] = ()
+    baseline = made[0].baseline
     if suite.select is not None:
         finals = [cell for cell in cells if cell.role == "cell"]
         selections = selections_of(tuning, finals, suite.select.over)
+        baseline = without_key(baseline, suite.select.over)
         cells = [*tuning, *(cell for cell in cells if cell.role != "cell")]
-    return Plan(
+    plan = Plan(
         suite=made[0].suite if smoke else suite,
         question=source.question,
         file=source.file,
@@ -58,10 +61,13 @@ def make_plan(suite: Suite, source: YamlSource, catalogue: Catalogue, *, smoke: 
         missing=tuple(dict.fromkeys(item for one in made for item in one.missing)),
         smoke=smoke,
         all_cells=tuple(cells),
-        baseline=made[0].baseline,
+        baseline=baseline,
         suite_sha256=source.sha256,
         selections=selections,
     )
+    if not smoke:
+        check_statistics(suite, plan.final_cells, plan.baseline, source)
+    return plan
 
 
 @dataclass(frozen=True)
@@ -103,14 +109,14 @@ def _plan_variation(
         suite=suite,
         cells=[_with_words(cell, variation) for cells, _ in made for cell in cells],
         tuning=[_with_words(cell, variation) for cell in tuning],
-        baseline=made[0][1],
+        baseline=_with_words(made[0][1], variation),
         missing=missing,
     )
 
 
 def _with_words(cell: Cell, variation: Variation) -> Cell:
     """A cell with the words of its variation in its label."""
-    return cell.model_copy(update={"varied": dict(variation.words)})
+    return cell.model_copy(update={"varied": dict(sorted(variation.words.items()))})
 
 
 def _unique_cells(cells: Iterable[Cell]) -> list[Cell]:

@@ -36,6 +36,12 @@ class Plan:
     selections: tuple[RowSelection, ...] = ()
     choices: tuple[RowChoice, ...] = ()
 
+    @property
+    def final_cells(self) -> list[Cell]:
+        """The cells of the table's rows, including those that wait for the choice of a value."""
+        cells = [cell for cell in self.all_cells if cell.role == "cell" and not cell.tunes]
+        return [*cells, *(cell for selection in self.selections for cell in selection.waiting)]
+
     def with_choices(self, choices: Sequence[RowChoice]) -> Plan:
         """The plan with the cells of the rows whose value has been chosen; the anchors stay last."""
         chosen = [cell for choice in choices for cell in choice.finals]

@@ -70,7 +70,7 @@ def selections_of(tuning: Iterable[Cell], finals: Iterable[Cell], over: str) -> 
     rows: dict[str, dict[str, tuple[list[Cell], list[Cell]]]] = {}
     for kind, cells in enumerate((tuning, finals)):
         for cell in cells:
-            row = _without(cell, over).row
+            row = without_key(cell, over).row
             rows.setdefault(row, {}).setdefault(cell.varied[over], ([], []))[kind].append(cell)
     return tuple(
         RowSelection(row, tuple(_candidate(words, *groups, over) for words, groups in candidates.items()))
@@ -79,10 +79,10 @@ def selections_of(tuning: Iterable[Cell], finals: Iterable[Cell], over: str) -> 
 
 
 def _candidate(words: str, tuning: Sequence[Cell], finals: Sequence[Cell], over: str) -> Candidate:
-    return Candidate(words, tuple(tuning), tuple(_without(cell, over) for cell in finals))
+    return Candidate(words, tuple(tuning), tuple(without_key(cell, over) for cell in finals))
 
 
-def _without(cell: Cell, key: str) -> Cell:
+def without_key(cell: Cell, key: str) -> Cell:
     """A cell whose label doesn't show a varied key."""
     varied: Mapping[str, str] = {name: words for name, words in cell.varied.items() if name != key}
     return cell.model_copy(update={"varied": varied, "tunes": False})

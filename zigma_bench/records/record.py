@@ -17,6 +17,7 @@ from zigma_bench.system.json_files import check_finite, parse_json
 
 FORMAT = 1
 LARGEST = 1e100  # of a figure: its square is still a number
+DO = "move the file away; the stage then runs again"  # about a broken record
 
 Status = Literal["ok", "refused", "nan"]
 Stage = Literal["train", "sample", "quality", "efficiency"]
@@ -78,12 +79,19 @@ class Record:
     @classmethod
     def from_json(cls, text: str, *, where: str) -> Record:
         """Parse a record. NewerFormat for a later format, ComparisonRefused for a broken file."""
-        do = "move the file away; the stage then runs again"
         try:
             data = parse_json(text)
+        except ValueError as error:
+            raise ComparisonRefused(f"this is not a record of zigma-bench ({error!r})", where=where, do=DO) from None
+        return cls.from_data(data, where=where)
+
+    @classmethod
+    def from_data(cls, data: Any, *, where: str) -> Record:
+        """The record in a parsed JSON document, with the same errors as `from_json`."""
+        try:
             version = data["format"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ComparisonRefused(f"this is not a record of zigma-bench ({error!r})", where=where, do=do) from None
+        except (KeyError, TypeError) as error:
+            raise ComparisonRefused(f"this is not a record of zigma-bench ({error!r})", where=where, do=DO) from None
         if type(version) is not int or version > FORMAT or version < 1:
             raise NewerFormat(
                 "the record has a format that this version can't read",
@@ -93,15 +101,15 @@ class Record:
                 do="update zigma-bench, or move the record away",
             )
         try:
-            data["measurements"] = tuple(_parse_measurement(item) for item in data["measurements"])
-            record = cls(**data)
+            measurements = tuple(_parse_measurement(item) for item in data["measurements"])
+            record = cls(**{**data, "measurements": measurements})
             _check_fields(record, RECORD_FIELDS)
             check_finite((record.cell, record.provenance, record.details, [m.fingerprint for m in record.measurements]))
             return record
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             text = shortened(str(error))
             raise ComparisonRefused(
-                f"a field of the record is missing, wrong or unknown ({text})", where=where, do=do
+                f"a field of the record is missing, wrong or unknown ({text})", where=where, do=DO
             ) from None
 
 

@@ -1,6 +1,7 @@
 """The layout of a results folder, atomic writing, and locks.
 
     RESULTS/<suite>/<run>/table.json                                 the run and its rows (table_file.py)
+                          records.jsonl.gz                           its packed records, if any (packed.py)
     RESULTS/<suite>/<run>/<slug>-<hash>/<stage>-<hash>/spec.json     first: what the stage will compute
                                                        ...           checkpoints, samples, grid
                                                        record.json   last: the stage is done, or failed with a reason
@@ -26,9 +27,11 @@ from pathlib import Path
 from typing import Any
 
 from zigma_bench.errors import Busy, ComparisonRefused, NotReady, system_fault
+from zigma_bench.records.packed import read_packed
 from zigma_bench.records.record import Record
 from zigma_bench.system.json_files import read_text
 
+LOCK = ".lock"
 OWNER = ".owner"  # the file that names the process that holds the lock of its folder
 LOCK_SECONDS = 5  # a worker needs up to this long to exit after its parent was killed
 RECORD, SPEC = "record.json", "spec.json"
@@ -212,22 +215,44 @@ def stage_folder(cell_folder: Path, stage: str, identity: str) -> Path:
 
 
 def read_record(folder: Path, identity: str | None = None) -> Record | None:
-    """The record of a stage; None if there is no record, or one with another identity."""
+    """The record of a stage, from its folder or else from the packed records of its run.
+
+    None if there is no record, or one with another identity. BrokenPack if the packed records can't be read.
+    """
     path = folder / RECORD
     try:
         text = read_text(path, do="move it away; the stage then runs again")
     except FileNotFoundError:
-        return None
-    record = Record.from_json(text, where=str(path))
-    return record if identity is None or record.identity == identity else None
+        record = read_packed(folder.parent.parent).get(place_of(folder))
+    else:
+        record = Record.from_json(text, where=str(path))
+    return record if record is not None and identity in (None, record.identity) else None
+
+
+def place_of(stage: Path) -> str:
+    """The place of a stage in its run, CELL/STAGE, by which its record is packed."""
+    return f"{stage.parent.name}/{stage.name}"
+
+
+def record_folders(run: Path, stage: str = "*") -> list[Path]:
+    """The folders of the stages of a run that have a record, packed or not, sorted. `stage`: only those of this one."""
+    packed = (run / place for place in read_packed(run).documents)
+    found = {path.parent for path in run.glob(f"*/{stage}-*/{RECORD}")}
+    return sorted(found | {path for path in packed if path.match(f"{stage}-*")})
+
+
+def cell_folders(run: Path, digits: str) -> list[Path]:
+    """The folders of a run's cells whose hash has these digits, sorted; those of packed cells may not exist."""
+    packed = {run / name for name in read_packed(run).cells if name.endswith(f"-{digits}")}
+    return sorted(packed | set(run.glob(f"*-{digits}")))
 
 
 def write_record(folder: Path, record: Record) -> None:
     write_atomic(folder / RECORD, record.to_json())
 
 
-def write_json(path: Path, data: Any) -> None:
-    write_atomic(path, json.dumps(data, indent=1, sort_keys=True, allow_nan=False) + "\n")
+def write_json(path: Path, data: Any, *, sort_keys: bool = True) -> None:
+    write_atomic(path, json.dumps(data, indent=1, sort_keys=sort_keys, allow_nan=False) + "\n")
 
 
 @contextlib.contextmanager
@@ -241,14 +266,18 @@ def only_writer(
     """
     import filelock
 
-    folder.mkdir(parents=True, exist_ok=True)
-    owner, lock = folder / OWNER, filelock.FileLock(folder / ".lock", timeout=LOCK_SECONDS)
+    owner, lock = folder / OWNER, filelock.FileLock(folder / LOCK, timeout=LOCK_SECONDS)
     while not lock.is_locked:
+        folder.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire()
+        except FileNotFoundError:  # a process that held the lock has removed the folder, since it packed its records
+            continue
         except filelock.Timeout:
             if not wait or stopped():
                 raise Busy(f"another process is working on {what}", where=str(folder), got=owner_of(folder)) from None
+        if lock.is_locked and not (folder / LOCK).exists():
+            lock.release()  # of a file that such a process has removed
     try:
         clear_temporary(folder)
         write_atomic(owner, f"{socket.gethostname()} process {os.getpid()}")
@@ -262,11 +291,13 @@ def has_writer(folder: Path) -> bool:
     """Whether a process holds the lock of a folder now."""
     import filelock
 
-    if not (folder / ".lock").exists():
+    if not (folder / LOCK).exists():
         return False
     try:
-        with filelock.FileLock(folder / ".lock", timeout=0):
+        with filelock.FileLock(folder / LOCK, timeout=0):
             return False
+    except FileNotFoundError:  # the folder has just been removed
+        return False
     except filelock.Timeout:
         return True
 

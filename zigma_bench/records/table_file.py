@@ -107,7 +107,8 @@ class TableFile(TablePart):
     `content`: the suite with the settings of the run, without values that equal the default. Commands with equal
     content belong to the same run. `options`: the settings or edits that distinguish the run from the plain suite, as
     KEY=VALUE. `suite_sha256`: the hash of the suite's file. `updated`: when a command last started work on a cell of
-    the run; the run with the largest value is the latest one.
+    the run; the run with the largest value is the latest one. `statistics`: the tests that the suite declares
+    (`suite.Statistics`), which are no part of the content because they change no figure.
     """
 
     format: Literal[1]
@@ -125,6 +126,7 @@ class TableFile(TablePart):
     sample_count: Whole
     residual: list[Text]
     baseline: BaselineRow
+    statistics: dict[Text, Any] | None = None
     cells: Annotated[list[TableCell], Len(max_length=100_000)]
     selected: Annotated[list[SelectedValue], Len(max_length=100_000)] = pydantic.Field(default_factory=list)
 
@@ -135,8 +137,8 @@ def time_now() -> str:
 
 
 def write_table_file(folder: Path, table: TableFile) -> None:
-    """Write the table file of the run in `folder`."""
-    write_json(folder / TABLE, table.model_dump(mode="json"))
+    """Write the table file of the run in `folder`. Keys keep their order, such as that of declared contrasts."""
+    write_json(folder / TABLE, table.model_dump(mode="json"), sort_keys=False)
 
 
 def read_table_file(folder: Path) -> TableFile | None:

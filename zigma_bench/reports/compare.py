@@ -2,6 +2,7 @@
 
 A comparison is `significant` or `not significant` by its p, Holm-adjusted over all tested comparisons of one metric. It
 is `indicative` with fewer than three common seeds, and `untested` if a p value would be misleading; `reason` says why.
+If the suite declares its tests, all are `declared`: those tests are the only ones (`contrasts.py`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from zigma_bench.reports.statistics import LEAST_SEEDS, LEVEL, holm, paired_test
 if TYPE_CHECKING:
     from zigma_bench.reports.table import TableRow
 
-Verdict = Literal["significant", "not significant", "indicative", "untested"]
+Verdict = Literal["significant", "not significant", "indicative", "untested", "declared"]
 
 UNEQUAL_SCANS = (
     "it scans a different number of tokens than the baseline at equal images, which is a different amount of work"
@@ -46,25 +47,33 @@ class Difference:
 
 
 def with_differences(
-    rows: Sequence[TableRow], baseline: tuple[str | None, str | None], *, budget: Sequence[str], smoke: bool
+    rows: Sequence[TableRow],
+    baseline: tuple[str | None, str | None],
+    *,
+    budget: Sequence[str],
+    smoke: bool,
+    declared: bool = False,
 ) -> tuple[TableRow, ...]:
     """Add the differences to the row of `baseline` (a backbone and a scan) to the rows of cells.
 
     `budget`: what is equal for all cells. With equal `flops` or `seconds`, scans of different lengths are comparable;
-    with equal `images` they are not.
+    with equal `images` they are not. `declared`: the suite declares its own tests, so none are made here.
     """
     found = list(rows)
     for varied in dict.fromkeys(str(row.varied) for row in rows if row.role == "cell"):
         group = [number for number, row in enumerate(rows) if row.role == "cell" and str(row.varied) == varied]
-        for number, row in zip(
-            group, _compared([rows[number] for number in group], baseline, budget, smoke), strict=True
-        ):
+        compared = _compare_group([rows[number] for number in group], baseline, budget, smoke, declared)
+        for number, row in zip(group, compared, strict=True):
             found[number] = row
     return tuple(found)
 
 
-def _compared(
-    rows: Sequence[TableRow], baseline: tuple[str | None, str | None], budget: Sequence[str], smoke: bool
+def _compare_group(
+    rows: Sequence[TableRow],
+    baseline: tuple[str | None, str | None],
+    budget: Sequence[str],
+    smoke: bool,
+    declared: bool,
 ) -> Sequence[TableRow]:
     """The rows of cells with the same varied values, compared with the baseline among them."""
     base = next((r for r in rows if (r.backbone, r.scan) == baseline), None)
@@ -76,6 +85,8 @@ def _compared(
             continue
         others = [i for i, r in enumerate(rows) if r is not base and name in r.metrics]
         made = {i: _compare_rows(rows[i], base, name, budget, smoke) for i in others}
+        if declared and not smoke:
+            made = {i: one and _as_declared(one) for i, one in made.items()}
         for i, difference in zip(made, _adjust_p_values(list(made.values())), strict=True):
             if difference is not None:
                 found[i] = replace(found[i], differences={**found[i].differences, name: difference})
@@ -101,6 +112,11 @@ def _compare_rows(row: TableRow, base: TableRow, name: str, budget: Sequence[str
     if tested is None or interval is None:
         return replace(plain, reason=NO_SPREAD)
     return replace(plain, ci_low=interval.low, ci_high=interval.high, t=tested[0], p=tested[1])
+
+
+def _as_declared(difference: Difference) -> Difference:
+    """A difference without a test, because the suite declares which ones are made."""
+    return Difference(difference.mean, difference.sd, difference.n, "declared")
 
 
 def _adjust_p_values(found: Sequence[Difference | None]) -> list[Difference | None]:

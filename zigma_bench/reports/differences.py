@@ -71,7 +71,8 @@ def _line(name: str, row: TableRow, statistic: Statistic) -> tuple[str, ...]:
 
 
 def _verdict_text(difference: Difference) -> str:
-    return "not tested" if difference.verdict == "untested" else difference.verdict
+    words = {"untested": "not tested", "declared": "see tests"}
+    return words.get(difference.verdict, difference.verdict)
 
 
 def _direction_notes(table: Table) -> list[str]:
@@ -92,6 +93,8 @@ def _test_notes(table: Table) -> list[str]:
     if not found:
         return [f"No differences: no other row has a finished seed in common with {row_label(base)}, the baseline."]
     notes = ["95%: the t-interval over seeds; nothing is resampled."]
+    if table.declared is not None:
+        return [*notes, "The suite declares its tests, so only those are made."]
     if family := _families(table):
         notes.append(
             f"{SIGNIFICANT} differs from {row_label(base)}: paired t-test over common seeds, p < {LEVEL} after Holm's "
@@ -110,8 +113,8 @@ def _families(table: Table) -> str:
 def _seed_notes(table: Table) -> list[str]:
     rows = [row for row in table.rows if row.role == "cell" and row.seed_count]
     few = [row for row in rows if row.seed_count < LEAST_SEEDS]
-    if table.smoke or table.timed_alone or not rows:
-        return []
+    if table.smoke or table.timed_alone or not rows or table.declared is not None:
+        return []  # declared tests say themselves at how many seeds they are made
     if not few:
         return ["Every finished row has three seeds or more: results."]
     if len(few) == len(rows):

@@ -57,14 +57,19 @@ def significance_mark(difference: Difference | None) -> str:
 
 def format_difference(difference: Difference, unit: str) -> str:
     """The mean difference and its mark."""
-    return f"{_signed(difference.mean / _scale(unit))}{significance_mark(difference)}"
+    return format_shift(difference.mean, unit) + significance_mark(difference)
 
 
 def shift_interval(difference: Difference, unit: str) -> str:
     """The 95% t-interval of the mean difference."""
     if difference.ci_low is None or difference.ci_high is None:
         return "-"
-    return f"{_signed(difference.ci_low / _scale(unit))} to {_signed(difference.ci_high / _scale(unit))}"
+    return f"{format_shift(difference.ci_low, unit)} to {format_shift(difference.ci_high, unit)}"
+
+
+def format_shift(value: float | None, unit: str) -> str:
+    """A difference with its sign."""
+    return "-" if value is None else _signed(value / _scale(unit))
 
 
 def format_p(p: float | None) -> str:

@@ -58,4 +58,4 @@ def overfitting_notes(table: Table) -> list[str]:
 
 
 def _label(row: TableRow) -> str:
-    return " ".join(name for name in (row.backbone, row.scan) if name)
+    return " ".join(name for name in (row.backbone, row.scan_words) if name)

@@ -21,6 +21,8 @@ from zigma_bench.reports.compare import Difference
 from zigma_bench.reports.crossings import find_crossings
 from zigma_bench.reports.figures import COUNTED, UNTRAINED, format_figure, metric_heading, significance_mark
 from zigma_bench.reports.overfitting import overfitting_notes
+from zigma_bench.reports.study import Study, study_of
+from zigma_bench.reports.study_text import lines_of_tests, study_headings, study_json, study_notes, study_title
 from zigma_bench.reports.table import Table, TableRow
 
 if TYPE_CHECKING:
@@ -63,7 +65,7 @@ HIDDEN = (
 
 def to_json(tables: Sequence[Table]) -> str:
     """One document: `{"runs": [...], "rows": [...]}`; every row names its suite, its run and, if the suite has several,
-    its data set."""
+    its data set. `studies` has the declared statistics of each table whose suite declares some."""
     rows = []
     for table in tables:
         for row in table.rows:
@@ -73,7 +75,10 @@ def to_json(tables: Sequence[Table]) -> str:
                 data["metrics"][name]["reason"] = explain_figure(statistic)
             place = {"suite": table.suite, "run": table.run, "data": table.data, "reference": table.reference}
             rows.append({**place, **data, **facts})
-    return json.dumps({"runs": _runs(tables), "rows": rows}, indent=1, allow_nan=False)
+    studies = [study_json(table, study) for table in tables if (study := study_of(table)) is not None]
+    return json.dumps(
+        {"runs": _runs(tables), "rows": rows} | ({"studies": studies} if studies else {}), indent=1, allow_nan=False
+    )
 
 
 def _runs(tables: Sequence[Table]) -> list[dict[str, Any]]:
@@ -122,6 +127,9 @@ def to_markdown(tables: Sequence[Table]) -> str:
         if differences.has_differences(table):
             second = _markdown(differences.HEADINGS, differences.difference_lines(table))
             lines += [f"#### {markdown(differences.differences_title(table))}", "", *second, ""]
+        if (study := study_of(table)) is not None:
+            third = _markdown(study_headings(study), lines_of_tests(study))
+            lines += [f"#### {markdown(study_title(table, study))}", "", *third, ""]
         blocks.append("\n\n".join(["\n".join(lines).rstrip("\n"), "\n".join(map(markdown, table_footer(table)))]))
     return "\n\n".join(blocks)
 
@@ -160,6 +168,18 @@ def differences_to_rich(table: Table) -> RichTable:
     return shown
 
 
+def study_to_rich(table: Table, study: Study) -> RichTable:
+    """The declared tests for a terminal, with one section per contrast."""
+    headings, lines = study_headings(study), lines_of_tests(study)
+    shown = _empty_table(study_title(table, study), headings[1:], labels=("metric", "verdict"))
+    for contrast, group in itertools.groupby(lines, key=lambda line: line[0]):
+        shown.add_section()
+        shown.add_row(*_to_texts([contrast]), style="bold")
+        for line in group:
+            shown.add_row(*_to_texts(line[1:]))
+    return shown
+
+
 def _empty_table(title: str, head: Sequence[str], *, labels: Sequence[str]) -> RichTable:
     """An empty table. On a narrow terminal, long cells are wrapped instead of cut."""
     from rich import box
@@ -192,6 +212,8 @@ def table_footer(table: Table) -> list[str]:
     if table.smoke:
         lines.insert(0, "SMOKE RUN at toy scale: these values are meaningless.")
     lines += differences.difference_notes(table)
+    if (study := study_of(table)) is not None:
+        lines += study_notes(study)
     lines += [f"{crossing}." for crossing in find_crossings(table)]
     lines += [_selection_line(choice) for choice in table.selected]
     lines += overfitting_notes(table)
@@ -329,7 +351,7 @@ def _facts(row: TableRow) -> list[str]:
     return [
         row.role,
         row.backbone or "",
-        row.scan_words,
+        ", ".join(filter(None, (row.scan_words, row.facts.get("selected")))),
         seeds,
         f"{row.facts['parameters'] / 1e6:.2f}" if network else "",
         f"{row.facts['forward_flops'] / 1e9:.3g}{counted(row)}" if network else "",

@@ -7,11 +7,14 @@ suite on several data sets has one table for each. A table belongs to one run an
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import pydantic
 
 from zigma_bench.errors import ComparisonRefused, UsageError
 from zigma_bench.records.record import Measurement, Record, without_outdated
@@ -23,6 +26,7 @@ from zigma_bench.reports.columns import check_columns, check_smoke
 from zigma_bench.reports.compare import Difference, with_differences
 from zigma_bench.reports.overfitting import training_facts
 from zigma_bench.reports.statistics import standard_deviation, t_interval
+from zigma_bench.suite import Statistics, Suite, declared_json
 
 ROLES = ("floor", "reconstruction", "cell", "ceiling")  # from the top of a table
 ROW_FACTS = {
@@ -66,7 +70,8 @@ class TableRow:
     """One row of a table. `status` is done, failed or missing; `reason` says why it is not done.
 
     `baseline` marks the row that the `differences` of the other rows, by metric, are taken to. `training`: the epochs,
-    and the generalization gap if it was measured.
+    and the generalization gap if it was measured. `train_flops`: the training FLOPs of a cell, by formula, or None if
+    it isn't trained or has no record.
     """
 
     role: str
@@ -81,6 +86,7 @@ class TableRow:
     baseline: bool = False
     differences: dict[str, Difference] = field(default_factory=dict)
     training: dict[str, float] = field(default_factory=dict)
+    train_flops: float | None = None
 
     @property
     def setting(self) -> dict[str, Any]:
@@ -94,8 +100,8 @@ class TableRow:
 
     @property
     def scan_words(self) -> str:
-        """The scan with the row's varied and selected values."""
-        return ", ".join(filter(None, (self.scan, *self.varied.values(), self.facts.get("selected"))))
+        """The scan with the row's varied values."""
+        return ", ".join(filter(None, (self.scan, *self.varied.values())))
 
 
 @dataclass(frozen=True)
@@ -103,6 +109,8 @@ class Table:
     """The table of one run of a suite on one data set, with what its footer says. `data` names one of several.
 
     `options`: what distinguishes the run from the plain suite. `other_runs`: the names of the suite's other runs.
+    `baseline`: the backbone and the scan of the baseline's row. `seeds`: those of the suite, in its order. `declared`:
+    the tests that the suite declares (see `reports.study`).
     """
 
     suite: str
@@ -121,6 +129,9 @@ class Table:
     data: str | None = None
     selected: tuple[SelectedValue, ...] = ()  # how the value of a varied key was chosen for each row
     broken: tuple[str, ...] = ()  # files that can't be read, each with the reason
+    baseline: tuple[str | None, str | None] = (None, None)
+    seeds: tuple[int, ...] = ()
+    declared: Statistics | None = None
 
     @property
     def timed_alone(self) -> bool:
@@ -138,18 +149,26 @@ class Table:
         return list(dict.fromkeys(name for row in self.rows for name in row.metrics))
 
 
-def find_tables(paths: Iterable[Path], name: str | None = None) -> list[Table]:
+def find_tables(paths: Iterable[Path], name: str | None = None, tests_of: Suite | None = None) -> list[Table]:
     """The tables of some folders. A folder can be a run. For a suite or a folder of suites, it is the run called
     `name`, by default the latest run of each suite.
 
-    UsageError for a folder without results, or if no suite there has a run of this name.
+    `tests_of`: a suite whose declared tests are made instead of those that its runs have stored.
+
+    UsageError for a folder without results, if no suite there has a run of this name, and if no run is of `tests_of`.
     """
     folders: list[Path] = []
     for path in paths:
         if not path.is_dir():
             raise UsageError("there is no such results folder", where=str(path), do="run a suite first")
         folders += _run_folders(path, name)
-    return [table for folder in dict.fromkeys(folders) for table in read_tables(folder)]
+    tables = [table for folder in dict.fromkeys(folders) for table in read_tables(folder, tests_of=tests_of)]
+    if tests_of is not None and not any(table.suite == tests_of.name for table in tables):
+        suites = ", ".join(dict.fromkeys(table.suite for table in tables))
+        raise UsageError(
+            "no run here is of this suite", where="--tests", expected=f"one of {suites}", got=tests_of.name
+        )
+    return tables
 
 
 def find_run_folder(path: Path, name: str | None = None) -> Path:
@@ -194,19 +213,27 @@ def _latest_folder(suite: Path) -> Path:
     return runs[-1].folder
 
 
-def read_tables(folder: Path, failed: Mapping[str, str] | None = None) -> list[Table]:
+def read_tables(folder: Path, failed: Mapping[str, str] | None = None, tests_of: Suite | None = None) -> list[Table]:
     """The tables of the run in `folder`, one for each data set.
 
     `failed`: the reasons of cells that failed in this process, by folder. On a full disk, these cells have no record.
     """
     names = dict.fromkeys(cell.data for cell in require_table_file(folder).cells)
-    return [read_table(folder, data=name, failed=failed) for name in names]
+    return [read_table(folder, data=name, failed=failed, tests_of=tests_of) for name in names]
 
 
-def read_table(folder: Path, *, data: str | None = None, failed: Mapping[str, str] | None = None) -> Table:
+def read_table(
+    folder: Path,
+    *,
+    data: str | None = None,
+    failed: Mapping[str, str] | None = None,
+    tests_of: Suite | None = None,
+) -> Table:
     """The table of one data set; `data` is None if the suite has only one. A record that can't be read fails its
     row."""
     stored = require_table_file(folder)
+    if tests_of is not None and tests_of.name == stored.suite:
+        stored = stored.model_copy(update={"statistics": declared_json(tests_of)})
     cells = [_read_cell(folder, cell, failed or {}) for cell in stored.cells if cell.data == data and not cell.tunes]
     check_smoke((cell.facts.smoke for cell in cells), folder / TABLE)
     check_columns((m for cell in cells for m in cell.measurements), folder / TABLE)
@@ -228,7 +255,22 @@ def read_table(folder: Path, *, data: str | None = None, failed: Mapping[str, st
         data=data,
         selected=tuple(stored.selected),
         broken=(*unreadable, *(cell.broken for cell in cells if cell.broken is not None)),
+        baseline=(stored.baseline.backbone, stored.baseline.scan),
+        seeds=tuple(stored.content.get("seeds", (0,))),
+        declared=_declared(stored, folder),
     )
+
+
+def _declared(stored: TableFile, folder: Path) -> Statistics | None:
+    """The tests that the suite of a run declares."""
+    if stored.statistics is None:
+        return None
+    try:
+        return Statistics.model_validate_json(json.dumps(stored.statistics))
+    except pydantic.ValidationError as error:
+        what = f"the declared tests can't be read ({error.errors(include_url=False)[0]['msg']})"
+        do = "run the suite again, which writes them"
+        raise ComparisonRefused(what, where=f"{folder / TABLE}, key statistics", do=do) from None
 
 
 def _other_runs(folder: Path, stored: TableFile) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -243,7 +285,8 @@ def _rows(cells: Sequence[_CellRecords], stored: TableFile) -> tuple[TableRow, .
     better = metric_directions(record for cell in cells for record in cell.records)
     rows = with_untrained([_row(group, better) for group in _group_by_row(cells)])
     baseline = stored.baseline.backbone, stored.baseline.scan
-    return with_differences(rows, baseline, budget=tuple(stored.budget), smoke=stored.smoke)
+    is_declared = stored.statistics is not None
+    return with_differences(rows, baseline, budget=tuple(stored.budget), smoke=stored.smoke, declared=is_declared)
 
 
 def _machines(cells: Sequence[_CellRecords]) -> tuple[str, ...]:
@@ -275,6 +318,14 @@ class _CellRecords:
     @property
     def efficiency(self) -> set[str]:
         return {m.name for record in self.records if record.stage == "efficiency" for m in record.measurements}
+
+    @property
+    def train_flops(self) -> float | None:
+        """Three forward passes for each training image; None for a budget of seconds, and without a record."""
+        images = next((record.cell.get("train_images") for record in self.records), None)
+        return (
+            3.0 * self.facts.forward_flops * images if isinstance(images, int) and self.facts.role == "cell" else None
+        )
 
     @property
     def failure(self) -> str | None:
@@ -347,6 +398,7 @@ def _row(group: list[_CellRecords], better: dict[str, Better]) -> TableRow:
         smoke=facts.smoke,
         reason=reason,
         metrics=_statistics(done, better),
+        train_flops=next((cell.train_flops for cell in done if cell.train_flops is not None), None),
         facts=facts.model_dump(include=ROW_FACTS),
         training=training_facts([record for cell in done for record in cell.records if record.stage == "train"]),
     )

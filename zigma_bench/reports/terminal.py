@@ -12,7 +12,8 @@ from rich.segment import Segment
 
 from zigma_bench.escaping import visible
 from zigma_bench.reports import differences
-from zigma_bench.reports.render import differences_to_rich, table_footer, to_rich
+from zigma_bench.reports.render import differences_to_rich, study_to_rich, table_footer, to_rich
+from zigma_bench.reports.study import study_of
 from zigma_bench.reports.table import Table
 
 
@@ -33,12 +34,14 @@ def print_wide(shown: RenderableType) -> None:
 
 
 def to_terminal(tables: Sequence[Table]) -> str:
-    """The tables of each suite, the differences to its baseline, and its footer."""
+    """The tables of each suite, the differences to its baseline, the tests that it declares, and its footer."""
     parts = []
     for table in tables:
         parts.append(_text(to_rich(table)))
         if differences.has_differences(table):
             parts.append(_text(differences_to_rich(table)))
+        if (study := study_of(table)) is not None:
+            parts.append(_text(study_to_rich(table, study)))
         parts += [f"{visible(line)}\n" for line in table_footer(table)]
     return "".join(parts)
 

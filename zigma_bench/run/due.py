@@ -11,13 +11,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from zigma_bench.errors import ComparisonRefused, NewerFormat
+from zigma_bench.errors import BrokenPack, ComparisonRefused, NewerFormat
 from zigma_bench.plan import Cell, Stage
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.records.record import Record, why_outdated, without_outdated
 from zigma_bench.records.sealed import State, altered_notice, state_of
-from zigma_bench.records.store import EMA, RECORD, SAMPLES, read_record, stage_folder
+from zigma_bench.records.store import EMA, RECORD, SAMPLES, cell_folders, read_record, stage_folder
 from zigma_bench.system.device import Device
+from zigma_bench.system.notices import report_notice
 
 
 @dataclass(frozen=True)
@@ -31,13 +32,19 @@ class DueStages:
 def cell_folder(run: Path, cell: Cell) -> Path:
     """The folder of a cell in the folder of a run: its label as a file name, and the hash of what it trains."""
     digits = _cell_hash(cell)
-    earlier = sorted(run.glob(f"*-{digits}"))  # the folder name has the label from when the suite had other rows
+    earlier = cell_folders(run, digits)  # the folder name has the label from when the suite had other rows
     return earlier[0] if earlier else run / f"{cell.slug}-{digits}"
 
 
 def all_cell_folders(results: Path, cell: Cell) -> list[Path]:
-    """The folders of a cell in all runs of its suite."""
-    return sorted((results / cell.suite).glob(f"*/*-{_cell_hash(cell)}"))
+    """The folders of a cell in all runs of its suite. A run whose packed records can't be read is named and ignored."""
+    found = list[Path]()
+    for run in sorted((results / cell.suite).glob("*")):
+        try:
+            found += cell_folders(run, _cell_hash(cell))
+        except (NewerFormat, BrokenPack) as error:
+            report_notice(str(error))
+    return found
 
 
 def _cell_hash(cell: Cell) -> str:
@@ -48,7 +55,7 @@ def _cell_hash(cell: Cell) -> str:
 def find_due(cell: Cell, folder: Path, device: Device, wanted: Iterable[Stage]) -> DueStages:
     """The stages among `wanted` that are not done, and earlier stages that must write their files again.
 
-    Raises NewerFormat for a record that only a later version can read.
+    Raises NewerFormat for a record that only a later version can read, and BrokenPack for damaged packed records.
     """
     return _DueSearch(cell, folder, device).find(set(wanted))
 
@@ -57,7 +64,7 @@ def find_done(cell: Cell, folder: Path, device: Device) -> tuple[dict[str, Recor
     """The records of the stages that are done in the folder of a cell, even if their files are missing, and a sentence
     about each broken record.
 
-    Raises NewerFormat for a record that only a later version can read.
+    Raises NewerFormat for a record that only a later version can read, and BrokenPack for damaged packed records.
     """
     search = _DueSearch(cell, folder, device)
     return without_outdated(search.records), tuple(search.notes)
@@ -113,7 +120,7 @@ class _DueSearch:
         for stage, folder in self.folders.items():
             try:
                 record = read_record(folder, self.cell.identity(stage, device_model=device.model_name))
-            except NewerFormat:
+            except (NewerFormat, BrokenPack):
                 raise
             except ComparisonRefused:
                 self.notes[f"{folder / RECORD}: the record is broken; its stage runs again"] = None

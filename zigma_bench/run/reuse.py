@@ -112,7 +112,7 @@ def _copy_stage(place: Path, target: Path, record: Record) -> None:
     """Copy a finished stage: first its files, then its record. After a kill, the stage is therefore not done."""
     target.mkdir(parents=True, exist_ok=True)
     unfinished = {path.name for pattern in (CHECKPOINTS, PARTS, WRITTEN) for path in place.glob(pattern)}
-    for file in sorted(place.iterdir()):
+    for file in sorted(place.iterdir() if place.is_dir() else ()):  # a packed stage may have no folder
         if file.is_file() and not file.is_symlink() and file.name not in {*unfinished, RECORD} and file.name[0] != ".":
             _link_file(file, target / file.name)
     sync_folder(target)

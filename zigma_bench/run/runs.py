@@ -20,6 +20,7 @@ from zigma_bench.records.table_file import (
     write_table_file,
 )
 from zigma_bench.run.due import cell_folder
+from zigma_bench.suite import declared_json
 from zigma_bench.system.device import Device
 from zigma_bench.system.notices import report_notice
 
@@ -34,8 +35,8 @@ class OpenRun:
 
 
 def options_of(plan: Plan) -> RunOptions:
-    """The options of a plan, by which runs are compared."""
-    content = plan.suite.model_dump(mode="json", exclude_defaults=True)
+    """The options of a plan, by which runs are compared: everything but the declared tests, which change no figure."""
+    content = plan.suite.model_dump(mode="json", exclude_defaults=True, exclude={"statistics"})
     return RunOptions(content, plan.settings, plan.smoke)
 
 
@@ -95,6 +96,7 @@ def make_table(plan: Plan, folder: Path, device: Device, chosen: ChosenRun) -> T
         reference=suite.reference.label,
         sample_count=suite.sample.count,
         residual=_residuals(plan.all_cells),
+        statistics=declared_json(suite),
         baseline=BaselineRow(backbone=plan.baseline.backbone_label, scan=plan.baseline.scan_label),
         cells=[_table_cell(cell, folder, device) for cell in plan.all_cells],
         selected=[_selected_value(choice) for choice in plan.choices],

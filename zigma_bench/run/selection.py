@@ -42,16 +42,14 @@ class Untuned:
 
 def _tuning_loss(cell: Cell, run: Path, device: Device) -> float | Untuned | None:
     """The tuning loss of a cell; None if the cell has failed, also by a loss that is no number."""
-    folder = cell_folder(run, cell)
-    for stage in cell.stages:
-        identity = cell.identity(stage, device_model=device.model_name)
-        try:
-            record = read_record(stage_folder(folder, stage, identity), identity)
-        except ComparisonRefused:  # the stage runs again
-            return Untuned()
-        if record is None:
-            return Untuned()
-        if record.status == "failed":
-            return None
+    identity = cell.identity("train", device_model=device.model_name)
+    try:
+        record = read_record(stage_folder(cell_folder(run, cell), "train", identity), identity)
+    except ComparisonRefused:  # the stage runs again
+        return Untuned()
+    if record is None:
+        return Untuned()
+    if record.status == "failed":
+        return None
     values = [measured.value for measured in record.measurements if measured.name == TUNING_LOSS]
     return values[0] if values else None

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from zigma_bench.errors import ComparisonRefused
 from zigma_bench.escaping import visible
 from zigma_bench.records.record import Record
-from zigma_bench.records.store import read_record
+from zigma_bench.records.store import RECORD, read_record, record_folders
 
 CallName = Literal["train-step", "forward"]
 CALLS: Mapping[str, CallName] = {"train-step": "train-step", "forward": "forward", "sample": "forward"}
@@ -55,16 +55,16 @@ def timed_calls(results: Path, card: str) -> list[MeasuredCall]:
     standard error.
     """
     found = dict[tuple[str, str], list[MeasuredCall]]()  # by the identity of the record and when it was measured
-    for file in sorted(results.glob("*/*/*/efficiency-*/record.json")):
+    for folder in _efficiency_folders(results):
         try:
-            record = _read_record(file)
+            record = _read_record(folder)
             if record.status == "done" and record.provenance.get("card") == card:
                 found[record.identity, str(record.provenance.get("started"))] = list(_calls(record))
         except ComparisonRefused as error:
             print(f"zigma-bench: left out of the estimates: {error}", file=sys.stderr)
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             what = f"unknown format ({visible(repr(error))})"
-            print(f"zigma-bench: left out of the estimates: {visible(str(file))}: {what}", file=sys.stderr)
+            print(f"zigma-bench: left out of the estimates: {visible(str(folder / RECORD))}: {what}", file=sys.stderr)
     return [call for calls in found.values() for call in calls]
 
 
@@ -106,10 +106,19 @@ def network_of(cell: Mapping[str, Any]) -> str:
     return "attention" if cell["forward_flops"].get("attention") else str(cell["backbone"]["name"])
 
 
-def _read_record(file: Path) -> Record:
-    found = read_record(file.parent)
+def _efficiency_folders(results: Path) -> Iterator[Path]:
+    """The folders of all efficiency stages with a record. A run with damaged packed records is named and skipped."""
+    for run in sorted(results.glob("*/*")):
+        try:
+            yield from record_folders(run, "efficiency")
+        except ComparisonRefused as error:
+            print(f"zigma-bench: left out of the estimates: {error}", file=sys.stderr)
+
+
+def _read_record(folder: Path) -> Record:
+    found = read_record(folder)
     if found is None:
-        raise ComparisonRefused("the record has been removed", where=str(file), do="plan again")
+        raise ComparisonRefused("the record has been removed", where=str(folder / RECORD), do="plan again")
     return found
 
 

@@ -20,7 +20,8 @@ from zigma_bench.suite.recipe import (
     own_keys,
 )
 from zigma_bench.suite.sections import Budget, Comparison, During, Efficiency, Reference, SizeMatch, Tuning
-from zigma_bench.suite.whole import Suite
+from zigma_bench.suite.statistics import Contrast, Margin, Multiplier, Statistics
+from zigma_bench.suite.whole import Suite, declared_json
 
 __all__ = [
     "DISCRETE",
@@ -28,6 +29,7 @@ __all__ = [
     "Budget",
     "Choice",
     "Comparison",
+    "Contrast",
     "Data",
     "DiffusionForm",
     "During",
@@ -35,6 +37,8 @@ __all__ = [
     "Guidance",
     "LastStep",
     "Latents",
+    "Margin",
+    "Multiplier",
     "OwnRecipe",
     "PathName",
     "Prediction",
@@ -42,6 +46,7 @@ __all__ = [
     "Sample",
     "SizeMatch",
     "Solver",
+    "Statistics",
     "Strict",
     "Suite",
     "TextEncoder",
@@ -50,6 +55,7 @@ __all__ = [
     "Variance",
     "Weighting",
     "YamlSource",
+    "declared_json",
     "load_suite",
     "own_keys",
     "parse_value",

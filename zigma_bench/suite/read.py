@@ -34,6 +34,7 @@ from zigma_bench.suite.sections import (
     SizeMatch,
     Tuning,
 )
+from zigma_bench.suite.statistics import Contrast, Margin, Multiplier, Statistics
 from zigma_bench.suite.whole import Suite
 
 MAX_BYTES = 256_000
@@ -43,6 +44,7 @@ LONGEST = 80  # characters of a key or a setting in a message
 DEVICES = (Path("/dev"), Path("/proc"))  # folders of the pipes that a shell opens for a command
 OPENING = (yaml.BlockSequenceStartToken, yaml.BlockMappingStartToken, yaml.FlowSequenceStartToken,
            yaml.FlowMappingStartToken)  # fmt: skip
+BRANCHES = ("Choice", "Efficiency", "Baseline", "Guidance", "Statistics", "Multiplier")  # of unions, to pydantic
 CLOSING = (yaml.BlockEndToken, yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken)
 
 
@@ -320,13 +322,15 @@ def _explain_fault(error: pydantic.ValidationError, source: YamlSource) -> Usage
 def _known_keys(location: tuple[str | int, ...]) -> list[str]:
     """The keys of the model at a place of a suite."""
     model: Any = Suite
-    for part in location:
-        if isinstance(part, str):
+    for position, part in enumerate(location):
+        if location[:1] == ("statistics",) and location[position - 1 : position] in (("family",), ("margin",)):
+            model = {"family": Contrast, "margin": Margin}[str(location[position - 1])]  # keys that the suite names
+        elif isinstance(part, str):
             model = {
                 "compare": Comparison, "baseline": Baseline, "budget": Budget, "train": Train, "sample": Sample,
                 "reference": Reference, "efficiency": Efficiency, "size_match": SizeMatch, "guidance": Guidance,
                 "data": Data, "latents": Latents, "text": TextEncoder, "tuning": Tuning, "during": During,
-                "select": Select,
+                "select": Select, "statistics": Statistics, "multiplier": Multiplier,
             }.get(part, model)  # fmt: skip
     return sorted(model.model_fields)
 
@@ -342,7 +346,7 @@ def _place_of(parts: Sequence[str | int], source: YamlSource) -> tuple[str | int
 
 def _is_place(part: str | int) -> bool:
     """Whether a part of a location is a key or an index; pydantic adds the names of union branches."""
-    return isinstance(part, int) or not re.search(r"[\[(]|^Choice$|^Efficiency$|^Baseline$|^Guidance$", part)
+    return isinstance(part, int) or (part not in BRANCHES and not re.search(r"[\[(]", part))
 
 
 def _plain(value: Any) -> Any:

@@ -23,8 +23,19 @@ from zigma_bench.suite.sections import (
     SizeMatch,
     Tuning,
 )
+from zigma_bench.suite.statistics import Statistics
 
-LISTED = ("name", "vary", "select", "seeds", "data", "compare", "baseline")  # keys that `vary` can't have
+LISTED = (
+    "name",
+    "vary",
+    "select",
+    "seeds",
+    "data",
+    "compare",
+    "baseline",
+    "tuning",
+    "statistics",
+)  # keys that `vary` can't have
 
 
 class Suite(Strict):
@@ -72,6 +83,8 @@ class Suite(Strict):
     """The quality during training. Without it nothing is measured before the end."""
     efficiency: Efficiency | None = None
     """What is timed. Without it nothing is."""
+    statistics: Statistics | None = None
+    """The tests of a study. Without it, every row is compared with the baseline in every metric."""
 
     @property
     def timed_alone(self) -> bool:
@@ -91,12 +104,20 @@ class Suite(Strict):
         unused = [key for key, value in training_keys.items() if value]
         unused += ["size_match"] * (self.size_match.by != "none")
         unused += [key for key in ("tuning", "during") if getattr(self, key) is not None]
+        unused += ["statistics"] * (self.statistics is not None)
         if unused:
             raise ValueError(f"an efficiency suite (it lists efficiency.tokens) trains nothing: leave {unused[0]} out")
         if len(self.seeds) > 1:
             raise ValueError("an efficiency suite has one seed: repeat it with efficiency.rounds")
         if self.select is not None:
             raise ValueError("an efficiency suite trains nothing, so nothing can be selected: leave select out")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _tests_have_seeds(self) -> Suite:
+        wanted = None if self.statistics is None else self.statistics.tests_at_seeds
+        if wanted is not None and wanted > len(self.seeds):
+            raise ValueError(f"statistics.tests_at_seeds is {wanted}, and seeds lists {len(self.seeds)}")
         return self
 
     @pydantic.model_validator(mode="after")
@@ -115,9 +136,9 @@ class Suite(Strict):
     @classmethod
     def _fit_to_vary(cls, vary: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
         for key, values in vary.items():
-            if key.partition(".")[0] in ("name", "vary", "select", "seeds", "data", "compare", "baseline"):
+            if key.partition(".")[0] in LISTED:
                 raise ValueError(
-                    f"the key {key!r} can't vary; list several data sets, rows and seeds under their own key"
+                    f"the key {key!r} can't vary: list several data sets, rows or seeds under their own keys"
                 )
             if any(values[i] == values[j] for i in range(len(values)) for j in range(i)):
                 raise ValueError(f"a value of {key!r} is listed twice")
@@ -129,3 +150,8 @@ class Suite(Strict):
         if len(set(seeds)) != len(seeds):
             raise ValueError("a seed is listed twice")
         return seeds
+
+
+def declared_json(suite: Suite) -> dict[str, Any] | None:
+    """The tests that a suite declares as JSON, as the table file of its runs has them; None if it declares none."""
+    return None if suite.statistics is None else suite.statistics.model_dump(mode="json")

@@ -15,6 +15,7 @@ from zigma_bench.scans.route import Route
 from zigma_bench.scans.turns import paths_in_turn
 
 Count = Annotated[int, Interval(ge=1, le=64)]
+Draw = Annotated[int, Interval(ge=0, le=2**31 - 1)]
 SOURCES: dict[str, Callable[[int, int], Path]] = {
     "raster": row_path, "zigzag": snake_path, "hilbert": hilbert_path, "morton": morton_path, "jpeg": jpeg_path,
 }  # fmt: skip
@@ -23,12 +24,23 @@ TOLERANCE = 20  # at most one step in this many may have another length
 
 
 @paths_in_turn(lambda grid, options: options["paths"] if options["mode"] == "layerwise" else None)
-def random(grid: Grid, layer: int, seed: int, *, paths: Count | None = None, mode: Mode = "layerwise") -> Path | Route:
+def random(
+    grid: Grid,
+    layer: int,
+    seed: int,
+    *,
+    paths: Count | None = None,
+    mode: Mode = "layerwise",
+    draw: Draw | None = None,
+) -> Path | Route:
     """Random orders from (seed, number): a new one for each layer, or `paths` of them in turn (or all, if `parallel`).
 
-    `paths: 1` is one random order for all layers. With `parallel`, the default is 2 paths per layer.
+    `paths: 1` is one random order for all layers. With `parallel`, the default is 2 paths per layer. `draw` fixes the
+    orders for all seeds of a row (to those of the seed `draw`), so that the variances of draws and seeds can be told
+    apart.
     Source: `randomN` of CompVis/zigma (which draws without a seed).
     """
+    seed = seed if draw is None else draw
     if mode == "parallel":
         return Route(np.stack([_random(grid, seed, number) for number in range(paths or 2)]))
     return _random(grid, seed, layer if paths is None else layer % paths)
