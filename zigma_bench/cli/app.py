@@ -7,8 +7,30 @@ from typing import Annotated
 
 import typer
 
-from zigma_bench.cli import about, bench, catalogue, data, data_check, find_batch, images, models, plugins, suites
-from zigma_bench.cli.help import COMPARE, CONTEXT, EXTEND, LOOK_UP, MACHINE, PanelGroup, add_command, command_group
+from zigma_bench.cli import (
+    about,
+    bench,
+    catalogue,
+    data,
+    data_check,
+    find_batch,
+    images,
+    models,
+    plugins,
+    status,
+    suites,
+)
+from zigma_bench.cli.help import (
+    COMPARE,
+    CONTEXT,
+    EXTEND,
+    LOOK_UP,
+    MACHINE,
+    RESULTS,
+    PanelGroup,
+    add_command,
+    command_group,
+)
 from zigma_bench.plugins.files import add_folder
 
 app = typer.Typer(
@@ -66,6 +88,12 @@ add_command(app, "quality", images.quality, (
     "quality --samples photos --save-statistics photos.npz --metrics fd-efflite0",
 ), COMPARE)  # fmt: skip
 add_command(app, "find-batch", find_batch.find_batch, (f"find-batch {QUICK} --memory 8",), COMPARE)
+
+add_command(app, "status", status.status, (
+    "status",
+    "status results/quickstart --name main",
+    "status results/quickstart --watch",
+), RESULTS)  # fmt: skip
 
 suites_group = command_group("The suites of a folder.")
 add_command(suites_group, "list", suites.list_suites, ("suites list", "suites list my_suites --json"))

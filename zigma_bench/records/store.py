@@ -30,6 +30,8 @@ from zigma_bench.records.record import Record
 from zigma_bench.system.json_files import read_text
 
 OWNER = ".owner"  # the file that names the process that holds the lock of its folder
+PROGRESS = ".progress"  # the file in which that process says how far it is (progress.py)
+LOCK = ".lock"
 LOCK_SECONDS = 5  # a worker needs up to this long to exit after its parent was killed
 RECORD, SPEC = "record.json", "spec.json"
 EMA, SAMPLES = "ema.safetensors", "samples.npy"  # the weights that images are drawn from, and the images
@@ -37,20 +39,24 @@ CHECKPOINTS, PARTS, WRITTEN = "checkpoint-*", "part-*", "written.json"  # files 
 LEAST_BYTES = 2**20  # free bytes that are required before anything starts
 
 
-def write_atomic(path: Path, data: str | bytes) -> None:
-    """Write a file atomically: a reader, now or after a crash, finds either the whole old file or the whole new one."""
-    with replace_file(path) as temporary, temporary.open("wb") as file:
+def write_atomic(path: Path, data: str | bytes, *, lasting: bool = True) -> None:
+    """Write a file atomically: a reader, now or after a crash, finds either the whole old file or the whole new one.
+
+    `lasting`: wait until the disk has it, so that it survives a power cut.
+    """
+    with replace_file(path, lasting=lasting) as temporary, temporary.open("wb") as file:
         file.write(data.encode() if isinstance(data, str) else data)
 
 
 @contextlib.contextmanager
-def replace_file(path: Path) -> Iterator[Path]:
+def replace_file(path: Path, *, lasting: bool = True) -> Iterator[Path]:
     """A context that yields an empty temporary file next to `path`; at the end it replaces `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = _locked_temporary(path)
     try:
         yield temporary
-        os.fsync(handle)
+        if lasting:
+            os.fsync(handle)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException as error:
@@ -61,7 +67,8 @@ def replace_file(path: Path) -> Iterator[Path]:
         raise
     finally:
         os.close(handle)  # releases the lock
-    sync_folder(path.parent)
+    if lasting:
+        sync_folder(path.parent)
 
 
 def _locked_temporary(path: Path) -> tuple[int, Path]:
@@ -242,7 +249,7 @@ def only_writer(
     import filelock
 
     folder.mkdir(parents=True, exist_ok=True)
-    owner, lock = folder / OWNER, filelock.FileLock(folder / ".lock", timeout=LOCK_SECONDS)
+    owner, lock = folder / OWNER, filelock.FileLock(folder / LOCK, timeout=LOCK_SECONDS)
     while not lock.is_locked:
         try:
             lock.acquire()
@@ -251,24 +258,51 @@ def only_writer(
                 raise Busy(f"another process is working on {what}", where=str(folder), got=owner_of(folder)) from None
     try:
         clear_temporary(folder)
+        (folder / PROGRESS).unlink(missing_ok=True)  # of a killed owner
         write_atomic(owner, f"{socket.gethostname()} process {os.getpid()}")
         yield
     finally:
+        (folder / PROGRESS).unlink(missing_ok=True)  # before the owner file, by which leftovers are found
         owner.unlink(missing_ok=True)
         lock.release()
 
 
 def has_writer(folder: Path) -> bool:
-    """Whether a process holds the lock of a folder now."""
-    import filelock
+    """Whether a process holds the lock of a folder now. Works in a folder that can only be read."""
+    return _is_locked(folder / LOCK)
 
-    if not (folder / ".lock").exists():
+
+@contextlib.contextmanager
+def working_on(run: Path) -> Iterator[None]:
+    """A context in which this process works on a run; several processes may do so at once (`is_worked_on`)."""
+    run.mkdir(parents=True, exist_ok=True)
+    handle = os.open(run / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(handle)  # releases the lock
+
+
+def is_worked_on(run: Path) -> bool:
+    """Whether a process works on a run now, even if it holds the lock of no cell at this moment."""
+    return _is_locked(run / LOCK, fcntl.LOCK_EX)
+
+
+def _is_locked(path: Path, kind: int = fcntl.LOCK_SH) -> bool:
+    """Whether another process has a lock on a file that prevents one of this kind."""
+    mode = os.O_RDWR if os.access(path, os.W_OK) else os.O_RDONLY  # an exclusive lock on NFS needs a writable file
+    try:
+        handle = os.open(path, mode | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
         return False
     try:
-        with filelock.FileLock(folder / ".lock", timeout=0):
-            return False
-    except filelock.Timeout:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
         return True
+    finally:
+        os.close(handle)
 
 
 def owner_of(folder: Path) -> str:

@@ -26,13 +26,14 @@ from zigma_bench.records.store import (
     has_writer,
     owner_of,
     stage_folder,
+    working_on,
     write_record,
 )
 from zigma_bench.run.due import cell_folder, find_due
 from zigma_bench.run.encode import encode_latents, text_cells, text_problems
 from zigma_bench.run.process import INTERRUPTED, run_job
 from zigma_bench.run.reuse import other_folders, reuse_stages
-from zigma_bench.run.runs import mark_updated, open_run
+from zigma_bench.run.runs import OpenRun, mark_updated, open_run
 from zigma_bench.system.device import Device
 
 LOG = "log.txt"
@@ -89,7 +90,12 @@ def run_plan(
     check_writable(results)
     clear_leftovers(results)
     run = open_run(plan, results, device, name)
-    place = RunPlace(results, run.folder, device, watcher, stages)
+    with working_on(run.folder):
+        return _bring_run_up_to_date(plan, run, RunPlace(results, run.folder, device, watcher, stages))
+
+
+def _bring_run_up_to_date(plan: Plan, run: OpenRun, place: RunPlace) -> list[CellOutcome]:
+    stages, watcher = place.stages, place.watcher
     reused = _reuse_finished_stages(plan, place)
     due = _find_all_due(plan, place)
     check_writable(run.folder, max((_needed_bytes(cell, stages) for cell in due), default=0))
@@ -104,7 +110,7 @@ def run_plan(
     for _ in range(rounds_of(plan) - 1):  # further rounds of efficiency, so that the cells alternate
         outcomes = [_run_next_round(outcome, run_one) for outcome in outcomes]
     outcomes = [_wait_and_run(outcome, run_one, watcher, rounds_of(plan)) for outcome in outcomes]
-    clear_leftovers(results)
+    clear_leftovers(place.results)
     return outcomes
 
 
