@@ -19,6 +19,7 @@ from zigma_bench.cli import (
     plugins,
     status,
     suites,
+    why,
 )
 from zigma_bench.cli.help import (
     COMPARE,
@@ -93,6 +94,10 @@ add_command(app, "status", status.status, (
     "status",
     "status results/quickstart --name main",
     "status results/quickstart --watch",
+), RESULTS)  # fmt: skip
+add_command(app, "why", why.why, (
+    f"why {QUICK} zigzag",
+    f"why {QUICK} zigzag --set train.learning_rate=1e-3",
 ), RESULTS)  # fmt: skip
 
 suites_group = command_group("The suites of a folder.")

@@ -218,8 +218,8 @@ def _encoding_processes(results: Path) -> tuple[str, ...]:
 def estimate_time_left(state: RunState) -> RunState:
     """The state with an estimate of the time until all stages are done that can be, from the durations in the run.
 
-    A stage takes as long as the median of its row, else of its role, else of all cells. Cells that run at the same time are counted as
-    going on side by side.
+    A stage takes as long as the median of its row, else of its role, else of all cells. Cells that run at the same time
+    are counted as going on side by side.
     """
     durations = _Durations(state)
     left, unknown = 0.0, set[str]()
