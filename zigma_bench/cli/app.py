@@ -15,6 +15,7 @@ from zigma_bench.cli import (
     data_check,
     find_batch,
     images,
+    leftovers,
     models,
     plugins,
     status,
@@ -99,6 +100,7 @@ add_command(app, "why", why.why, (
     f"why {QUICK} zigzag",
     f"why {QUICK} zigzag --set train.learning_rate=1e-3",
 ), RESULTS)  # fmt: skip
+add_command(app, "gc", leftovers.remove_leftovers, ("gc", "gc results --remove"), RESULTS)
 
 suites_group = command_group("The suites of a folder.")
 add_command(suites_group, "list", suites.list_suites, ("suites list", "suites list my_suites --json"))

@@ -111,7 +111,7 @@ def clear_temporary(root: Path) -> None:
     for place, folders, names in os.walk(root):
         for name in (*folders, *names):
             if name.startswith(".") and name.endswith(".tmp"):
-                _remove_unlocked(Path(place, name))
+                remove_abandoned(Path(place, name))
         folders[:] = [name for name in folders if not name.endswith(".tmp")]
 
 
@@ -146,22 +146,37 @@ def clear_leftovers(results: Path) -> None:
                     pass  # taking the lock rewrites the owner file, and releasing it removes the file
 
 
-def _remove_unlocked(path: Path) -> None:
+def remove_abandoned(path: Path) -> None:
     """Remove a temporary file or folder, unless its writer is alive or has just renamed it to its final name."""
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return
-    except OSError:  # a link or a socket of this name, which this program never writes
-        return
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with _locked_if_abandoned(path) as is_abandoned:
+        if not is_abandoned:
+            return
         if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-    except BlockingIOError:
+
+
+def is_abandoned(path: Path) -> bool:
+    """Whether the writer of a temporary file or folder has ended without removing it."""
+    with _locked_if_abandoned(path) as found:
+        return found
+
+
+@contextlib.contextmanager
+def _locked_if_abandoned(path: Path) -> Iterator[bool]:
+    """A context that holds the lock of a temporary file or folder, and yields whether its writer has ended."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:  # it is gone, or a link or a socket of this name, which this program never writes
+        yield False
         return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        yield False
+    else:
+        yield True
     finally:
         os.close(handle)
 
