@@ -18,6 +18,7 @@ from zigma_bench.cli import (
     leftovers,
     models,
     plugins,
+    reproduce,
     status,
     suites,
     why,
@@ -101,6 +102,10 @@ add_command(app, "why", why.why, (
     f"why {QUICK} zigzag --set train.learning_rate=1e-3",
 ), RESULTS)  # fmt: skip
 add_command(app, "gc", leftovers.remove_leftovers, ("gc", "gc results --remove"), RESULTS)
+add_command(app, "reproduce", reproduce.reproduce, (
+    "reproduce results/quickstart/main/zigma-raster-seed-0-6ef08b8f/quality-0f7ab7a3",
+    "reproduce record.json --tolerance 0.05 --out again",
+), RESULTS)  # fmt: skip
 
 suites_group = command_group("The suites of a folder.")
 add_command(suites_group, "list", suites.list_suites, ("suites list", "suites list my_suites --json"))
