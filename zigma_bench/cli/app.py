@@ -16,6 +16,7 @@ from zigma_bench.cli import (
     find_batch,
     images,
     leftovers,
+    merge,
     models,
     plugins,
     reproduce,
@@ -106,6 +107,7 @@ add_command(app, "reproduce", reproduce.reproduce, (
     "reproduce results/quickstart/main/zigma-raster-seed-0-6ef08b8f/quality-0f7ab7a3",
     "reproduce record.json --tolerance 0.05 --out again",
 ), RESULTS)  # fmt: skip
+add_command(app, "merge", merge.merge, ("merge results other-machine/results",), RESULTS)
 
 suites_group = command_group("The suites of a folder.")
 add_command(suites_group, "list", suites.list_suites, ("suites list", "suites list my_suites --json"))
