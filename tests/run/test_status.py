@@ -127,7 +127,8 @@ def test_the_command_prints_the_state_to_80_columns_and_as_json(toy):
     assert (
         code == 0 and "zigma · raster · seed 0" in text and "2 of 3 cells are done; stages: 6 done, 1 waiting" in text
     )
-    assert max(map(len, text.splitlines()[:8])) <= 80
+    table = text.partition("\n\n")[0].splitlines()
+    assert len(table) == 6 and max(map(len, table)) <= 80
     (run,) = json.loads(call("--json")[1])["runs"]
     assert (run["suite"], run["run"], run["cells_done"]) == ("toy", "main", 2)
     code, _, error = call("--watch")

@@ -104,7 +104,7 @@ add_command(app, "why", why.why, (
 ), RESULTS)  # fmt: skip
 add_command(app, "gc", leftovers.remove_leftovers, ("gc", "gc results --remove"), RESULTS)
 add_command(app, "reproduce", reproduce.reproduce, (
-    "reproduce results/quickstart/main/zigma-raster-seed-0-6ef08b8f/quality-0f7ab7a3",
+    "reproduce results/emoji/main/zigma-raster-seed-0-4058372f/quality-df839715",
     "reproduce record.json --tolerance 0.05 --out again",
 ), RESULTS)  # fmt: skip
 add_command(app, "merge", merge.merge, ("merge results other-machine/results",), RESULTS)

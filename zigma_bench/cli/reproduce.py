@@ -86,6 +86,10 @@ def _lines_of(found: Reproduction) -> Iterator[str]:
     for name, same in found.files.items():
         yield f"{name}: {'equal to the bit' if same else 'other content'}"
     count = sum(pair.verdict == "differs" for pair in found.pairs)
-    total = f"{len(found.pairs)} measurement{'s' if len(found.pairs) != 1 else ''}"
+    single = len(found.pairs) == 1
+    total = "1 measurement" if single else f"{len(found.pairs)} measurements"
     rule = f"tolerance {found.tolerance:g}, {found.tolerance_from}"
-    yield f"{total} agree ({rule})" if not count else f"{count} of {total} differ ({rule})"
+    if count:
+        yield f"{count} of {total} {'differs' if count == 1 else 'differ'} ({rule})"
+    else:
+        yield f"{total} {'agrees' if single else 'agree'} ({rule})"

@@ -93,7 +93,9 @@ def show_state(state: RunState, cells: Sequence[CellState]) -> RenderableType:
     """A table of some cells of a run, and lines about what runs, what failed, and the totals."""
     stages = list(dict.fromkeys(stage for cell in state.cells for stage in cell.stages))
     title = f"{state.suite} · {state.run}{' (smoke run)' if state.smoke else ''}"
-    table = RichTable(title=Text(visible(title)), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = RichTable(
+        title=Text(visible(title)), title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0)
+    )
     table.add_column("cell", overflow="fold")
     for stage in stages:
         table.add_column(stage, no_wrap=True)
@@ -101,7 +103,7 @@ def show_state(state: RunState, cells: Sequence[CellState]) -> RenderableType:
         shown = [_stage_text(cell.stages[stage]) if stage in cell.stages else Text("") for stage in stages]
         table.add_row(Text(visible(cell.label)), *shown)
     lines = [f"{len(state.cells) - len(cells)} more cells"] if len(cells) < len(state.cells) else []
-    return Group(table, *(Text(visible(line)) for line in [*lines, *_lines_of(state)]))
+    return Group(table, Text(""), *(Text(visible(line)) for line in [*lines, *_lines_of(state)]))
 
 
 def _stage_text(one: StageState) -> Text:
