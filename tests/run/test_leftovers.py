@@ -40,7 +40,6 @@ def test_everything_of_a_finished_run_is_needed(toy):
     found, removed = remove_leftovers(toy.results)
     assert (found.found, found.untouched, removed) == ((), (), ())
     assert toy.files().keys() >= before.keys()
-    assert find_leftovers(toy.results).bytes == 0
 
 
 def test_cells_and_stages_that_no_table_lists(toy):

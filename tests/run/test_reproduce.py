@@ -138,6 +138,13 @@ def test_a_record_without_figures_or_of_another_version_is_refused(toy):
         read_reproducible(file)
 
 
+def test_a_suite_name_can_not_leave_the_folder(toy):
+    file = toy.stage("train") / "record.json"
+    toy.change(file, cell={**json.loads(file.read_text())["cell"], "suite": "../elsewhere"})
+    with pytest.raises(NotReady, match="suite name"):
+        read_reproducible(file)
+
+
 def test_the_command_and_its_exit_codes(toy):
     """The cell has been run again already, so that each call only compares."""
     file = toy.stage("train") / "record.json"

@@ -139,10 +139,12 @@ def _describe_work(cell: CellState) -> str:
     """What a process does in a cell, where, and since when."""
     from zigma_bench.cli.show import format_duration
 
-    found = next(((stage, one.progress) for stage, one in cell.stages.items() if one.state == "running"), None)
-    if found is None or found[1] is None:
-        return f"{'between two stages' if found is None else f'{found[0]} starts'}, {cell.process}"
-    stage, progress = found
+    stage = next((stage for stage, one in cell.stages.items() if one.state == "running"), None)
+    if stage is None:
+        return f"between two stages, {cell.process}"
+    progress = cell.stages[stage].progress
+    if progress is None:
+        return f"{stage} starts, {cell.process}"
     amount = "" if not progress.total else f" {progress.done:,.0f} of {progress.total:,.0f}"
     text = f" ({progress.text})" if progress.text else ""
     since = datetime.fromtimestamp(progress.started).strftime("%H:%M:%S")

@@ -76,11 +76,6 @@ class Leftovers:
     found: tuple[Leftover, ...]
     untouched: tuple[str, ...] = ()
 
-    @property
-    def bytes(self) -> int:
-        """The size of everything that was found."""
-        return sum(one.bytes for one in self.found)
-
 
 @dataclass(frozen=True)
 class _Suite:

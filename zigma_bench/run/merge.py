@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from zigma_bench.errors import Busy, ComparisonRefused, NewerFormat, UsageError
-from zigma_bench.records.record import STAGES, Record, why_outdated
+from zigma_bench.records.record import STAGES, Record, Stage, why_outdated
 from zigma_bench.records.runs import HASH_DIGITS, MOST_DERIVED, ExistingRun, RunOptions, find_runs
 from zigma_bench.records.sealed import state_of
 from zigma_bench.records.store import (
@@ -124,7 +124,7 @@ def _merge_run(target: Path, run: ExistingRun, report: MergeReport) -> None:
             write_table_file(suite / name, table)
     done = RunMerge(suite.name, run.name, name, existing is None)
     report.runs.append(done)
-    for cell in sorted(path for path in run.folder.glob("*-*") if CELL_HASH.fullmatch(path.name) and path.is_dir()):
+    for cell in sorted(path for path in run.folder.glob("*-*") if _is_cell_folder(path)):
         _CellMerge(cell, _target_folder(suite / name, cell), done, report).merge()
 
 
@@ -147,7 +147,8 @@ def _have_equal_identities(one: TableFile, other: TableFile) -> bool:
         known = cells.get(_cell_key(cell))
         if known is None:
             continue
-        stages = [stage for stage in cell.stages if stage != "efficiency"] or list(cell.stages)
+        lasting: list[Stage] = [stage for stage in cell.stages if stage != "efficiency"]
+        stages = lasting or list(cell.stages)
         if any(known.stages.get(stage, cell.stages[stage]) != cell.stages[stage] for stage in stages):
             return False
     return True
@@ -185,6 +186,10 @@ def _unite_tables(mine: TableFile, other: TableFile) -> TableFile:
 
 
 # Cells and stages
+
+
+def _is_cell_folder(path: Path) -> bool:
+    return CELL_HASH.fullmatch(path.name) is not None and path.is_dir() and not path.is_symlink()
 
 
 def _target_folder(run: Path, cell: Path) -> Path:

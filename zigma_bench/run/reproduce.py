@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -23,9 +24,9 @@ from zigma_bench.errors import Busy, CellFailed, NotReady, UsageError
 from zigma_bench.ops.backends import resolve
 from zigma_bench.plan import Cell, cell_routes, fingerprint_after
 from zigma_bench.plan.cells import Resolved, facts_digest
-from zigma_bench.plan.data import describe_source
 from zigma_bench.plan.latents import latent_space
 from zigma_bench.plan.metrics import metric_fingerprint
+from zigma_bench.plan.resolve import describe_source
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.plugins.registry import DataFacts, Missing
 from zigma_bench.pretrained.text_encoders import describe_encoder
@@ -37,6 +38,7 @@ from zigma_bench.run.encode import encode_latents
 from zigma_bench.run.executors.local import CellOutcome, RunPlace, Watcher, run_cell
 from zigma_bench.run.why import facts_of
 from zigma_bench.scans.grid import Grid
+from zigma_bench.suite.base import NAME
 from zigma_bench.system.device import Device
 
 RUN = "reproduced"
@@ -110,7 +112,10 @@ def read_reproducible(path: Path) -> ReproducibleRecord:
     if isinstance(found := facts_of(record), str):
         raise NotReady(found, where=str(path), do="run the record's own version of zigma-bench and of its plugins")
     stage: Any = record.stage
-    return ReproducibleRecord(folder / RECORD, record, Cell.model_validate_json(json.dumps(record.cell)), stage)
+    cell = Cell.model_validate_json(json.dumps(record.cell))
+    if not re.fullmatch(NAME, cell.suite):  # it becomes the name of a folder
+        raise NotReady("the cell has a suite name that isn't allowed", where=str(path), got=cell.suite)
+    return ReproducibleRecord(folder / RECORD, record, cell, stage)
 
 
 # What must be here
@@ -125,12 +130,12 @@ def check_reproducible(source: ReproducibleRecord, device: Device) -> None:
 
 
 def _problems(source: ReproducibleRecord, device: Device) -> Iterator[str]:
-    cell, checks = source.cell, [_owner_problems, _data_problems, _order_problems, _metric_problems]
-    for check in checks:
+    for check in CHECKS:
         try:
-            yield from check(cell)
+            yield from check(source.cell)
         except (NotReady, UsageError) as error:
             yield str(error)
+    cell = source.cell
     try:
         resolve(cell.backend, device.type)
     except NotReady as error:
@@ -145,7 +150,7 @@ def _problems(source: ReproducibleRecord, device: Device) -> Iterator[str]:
 
 def _owner_problems(cell: Cell) -> Iterator[str]:
     """The registered objects that come from another plugin, or another version of it, than those of the cell."""
-    named = {
+    named: dict[str, Sequence[Resolved | None]] = {
         "backbone": [cell.backbone], "scan": [cell.scan], "dataset": [cell.data],
         "transform": [*cell.transforms], "metric": [*cell.quality],
     }  # fmt: skip
@@ -210,6 +215,11 @@ def _metric_problems(cell: Cell) -> Iterator[str]:
         yield from (f"{metric.name}: {item.what}: {item.do}" for item in missing)
         if not missing and metric_fingerprint(catalogue(), Resolved(**metric.model_dump())) != planned:
             yield f"the weights of the metric {metric.name} are not the same as then"
+
+
+CHECKS: tuple[Callable[[Cell], Iterator[str]], ...] = (
+    _owner_problems, _data_problems, _order_problems, _metric_problems,
+)  # fmt: skip
 
 
 # The run
@@ -300,10 +310,12 @@ def default_tolerance(source: ReproducibleRecord, new: Record) -> tuple[float, s
 def _machine_differences(old: Record, new: Record) -> tuple[str, ...]:
     """What differs in the two provenances and can change a figure."""
     keys = ("card", "threads", "precision", "backend", "cuda")
-    found = [(key, old.provenance.get(key), new.provenance.get(key)) for key in keys]
-    versions = [one.provenance.get("versions") or {} for one in (old, new)]
-    found += [(name, *(each.get(name) for each in versions)) for name in ("torch", "numpy", "torch-fidelity")]
-    return tuple(f"{key}: {before} -> {now}" for key, before, now in found if before != now)
+    found = [f"{key}: {old.provenance.get(key)} -> {new.provenance.get(key)}" for key in keys
+             if old.provenance.get(key) != new.provenance.get(key)]  # fmt: skip
+    before, now = (one.provenance.get("versions") or {} for one in (old, new))
+    names = ("torch", "numpy", "torch-fidelity")
+    found += [f"{name}: {before.get(name)} -> {now.get(name)}" for name in names if before.get(name) != now.get(name)]
+    return tuple(found)
 
 
 def _compare(old: Measurement, new: Measurement | None, tolerance: float) -> MeasurementPair:
