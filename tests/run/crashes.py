@@ -51,7 +51,7 @@ efficiency: {tokens: [16], batch: [1], backends: [torch], rounds: 2, repeats: 3,
 """
 )
 TIMED = ("efficiency", "seconds", "curve")  # what differs between two runs that nobody disturbed
-LEFT_OVER = ("*.tmp", "checkpoint-*", "part-*", "written.json", ".owner")
+LEFT_OVER = ("*.tmp", "checkpoint-*", "part-*", "written.json", ".owner", ".progress")
 
 
 def write_suites(folder: Path, *, images: int = 320, seconds: float = 0.05) -> None:
@@ -192,6 +192,7 @@ def run_here(folder: Path, results: Path, suite: str) -> None:
 
     from zigma_bench.efficiency import measure
     from zigma_bench.plan import STAGES
+    from zigma_bench.records import progress
     from zigma_bench.run import encode
     from zigma_bench.run.executors import local
     from zigma_bench.run.executors.options import LocalOptions
@@ -214,6 +215,7 @@ def run_here(folder: Path, results: Path, suite: str) -> None:
         raise MemoryError("not measured: it takes seconds and writes no file")
 
     encode._run_worker, local.WorkerProcess = encoded, InProcessWorker
+    progress.WRITE_SECONDS = float("inf")  # each run has the same operations: only a stage's start is written
     measure.scan_alone = measure.measure_ceilings = no_memory
     os.chdir(folder)
     plan = prepare(Path(suite), settings=(), only=(), smoke=False)

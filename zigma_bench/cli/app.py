@@ -7,8 +7,35 @@ from typing import Annotated
 
 import typer
 
-from zigma_bench.cli import about, bench, catalogue, data, data_check, find_batch, images, models, pack, plugins, suites
-from zigma_bench.cli.help import COMPARE, CONTEXT, EXTEND, LOOK_UP, MACHINE, PanelGroup, add_command, command_group
+from zigma_bench.cli import (
+    about,
+    bench,
+    catalogue,
+    data,
+    data_check,
+    find_batch,
+    images,
+    leftovers,
+    merge,
+    models,
+    pack,
+    plugins,
+    reproduce,
+    status,
+    suites,
+    why,
+)
+from zigma_bench.cli.help import (
+    COMPARE,
+    CONTEXT,
+    EXTEND,
+    LOOK_UP,
+    MACHINE,
+    RESULTS,
+    PanelGroup,
+    add_command,
+    command_group,
+)
 from zigma_bench.plugins.files import add_folder
 
 app = typer.Typer(
@@ -69,6 +96,22 @@ add_command(app, "quality", images.quality, (
     "quality --samples photos --save-statistics photos.npz --metrics fd-efflite0",
 ), COMPARE)  # fmt: skip
 add_command(app, "find-batch", find_batch.find_batch, (f"find-batch {QUICK} --memory 8",), COMPARE)
+
+add_command(app, "status", status.status, (
+    "status",
+    "status results/quickstart --name main",
+    "status results/quickstart --watch",
+), RESULTS)  # fmt: skip
+add_command(app, "why", why.why, (
+    f"why {QUICK} zigzag",
+    f"why {QUICK} zigzag --set train.learning_rate=1e-3",
+), RESULTS)  # fmt: skip
+add_command(app, "gc", leftovers.remove_leftovers, ("gc", "gc results --remove"), RESULTS)
+add_command(app, "reproduce", reproduce.reproduce, (
+    "reproduce results/emoji/main/zigma-raster-seed-0-4058372f/quality-df839715",
+    "reproduce record.json --tolerance 0.05 --out again",
+), RESULTS)  # fmt: skip
+add_command(app, "merge", merge.merge, ("merge results other-machine/results",), RESULTS)
 
 suites_group = command_group("The suites of a folder.")
 add_command(suites_group, "list", suites.list_suites, ("suites list", "suites list my_suites --json"))

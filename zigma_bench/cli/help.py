@@ -9,10 +9,11 @@ import typer
 from typer.core import TyperGroup
 
 COMPARE = "Compare"
+RESULTS = "Results"
 LOOK_UP = "Look up"
 EXTEND = "Extend"
 MACHINE = "This machine"
-PANELS = (COMPARE, LOOK_UP, EXTEND, MACHINE)
+PANELS = (COMPARE, RESULTS, LOOK_UP, EXTEND, MACHINE)
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 

@@ -284,6 +284,11 @@ class Cell(Strict):
         """The sha256 of everything that can change a stage's record; `device_model` enters only efficiency's."""
         return facts_digest(self._facts(stage, device_model))
 
+    def identity_facts(self, stage: Stage, *, device_model: str) -> dict[str, Any]:
+        """Everything that the identity of a stage is the hash of, as JSON."""
+        facts: dict[str, Any] = json.loads(json.dumps(self._facts(stage, device_model)))
+        return facts
+
     def _timed(self) -> Any:
         """The section `efficiency` without its lists, because each cell has one value of each list."""
         lists = {"tokens", "batch", "backends", "channels"}

@@ -31,8 +31,9 @@ from zigma_bench.records.packed import read_packed
 from zigma_bench.records.record import Record
 from zigma_bench.system.json_files import read_text
 
-LOCK = ".lock"
 OWNER = ".owner"  # the file that names the process that holds the lock of its folder
+PROGRESS = ".progress"  # the file in which that process says how far it is (progress.py)
+LOCK = ".lock"
 LOCK_SECONDS = 5  # a worker needs up to this long to exit after its parent was killed
 RECORD, SPEC = "record.json", "spec.json"
 EMA, SAMPLES = "ema.safetensors", "samples.npy"  # the weights that images are drawn from, and the images
@@ -40,20 +41,24 @@ CHECKPOINTS, PARTS, WRITTEN = "checkpoint-*", "part-*", "written.json"  # files 
 LEAST_BYTES = 2**20  # free bytes that are required before anything starts
 
 
-def write_atomic(path: Path, data: str | bytes) -> None:
-    """Write a file atomically: a reader, now or after a crash, finds either the whole old file or the whole new one."""
-    with replace_file(path) as temporary, temporary.open("wb") as file:
+def write_atomic(path: Path, data: str | bytes, *, lasting: bool = True) -> None:
+    """Write a file atomically: a reader, now or after a crash, finds either the whole old file or the whole new one.
+
+    `lasting`: wait until the disk has it, so that it survives a power cut.
+    """
+    with replace_file(path, lasting=lasting) as temporary, temporary.open("wb") as file:
         file.write(data.encode() if isinstance(data, str) else data)
 
 
 @contextlib.contextmanager
-def replace_file(path: Path) -> Iterator[Path]:
+def replace_file(path: Path, *, lasting: bool = True) -> Iterator[Path]:
     """A context that yields an empty temporary file next to `path`; at the end it replaces `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = _locked_temporary(path)
     try:
         yield temporary
-        os.fsync(handle)
+        if lasting:
+            os.fsync(handle)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException as error:
@@ -64,7 +69,8 @@ def replace_file(path: Path) -> Iterator[Path]:
         raise
     finally:
         os.close(handle)  # releases the lock
-    sync_folder(path.parent)
+    if lasting:
+        sync_folder(path.parent)
 
 
 def _locked_temporary(path: Path) -> tuple[int, Path]:
@@ -107,7 +113,7 @@ def clear_temporary(root: Path) -> None:
     for place, folders, names in os.walk(root):
         for name in (*folders, *names):
             if name.startswith(".") and name.endswith(".tmp"):
-                _remove_unlocked(Path(place, name))
+                remove_abandoned(Path(place, name))
         folders[:] = [name for name in folders if not name.endswith(".tmp")]
 
 
@@ -142,22 +148,37 @@ def clear_leftovers(results: Path) -> None:
                     pass  # taking the lock rewrites the owner file, and releasing it removes the file
 
 
-def _remove_unlocked(path: Path) -> None:
+def remove_abandoned(path: Path) -> None:
     """Remove a temporary file or folder, unless its writer is alive or has just renamed it to its final name."""
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return
-    except OSError:  # a link or a socket of this name, which this program never writes
-        return
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with _locked_if_abandoned(path) as is_abandoned:
+        if not is_abandoned:
+            return
         if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-    except BlockingIOError:
+
+
+def is_abandoned(path: Path) -> bool:
+    """Whether the writer of a temporary file or folder has ended without removing it."""
+    with _locked_if_abandoned(path) as found:
+        return found
+
+
+@contextlib.contextmanager
+def _locked_if_abandoned(path: Path) -> Iterator[bool]:
+    """A context that holds the lock of a temporary file or folder, and yields whether its writer has ended."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:  # it is gone, or a link or a socket of this name, which this program never writes
+        yield False
         return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        yield False
+    else:
+        yield True
     finally:
         os.close(handle)
 
@@ -280,26 +301,51 @@ def only_writer(
             lock.release()  # of a file that such a process has removed
     try:
         clear_temporary(folder)
+        (folder / PROGRESS).unlink(missing_ok=True)  # of a killed owner
         write_atomic(owner, f"{socket.gethostname()} process {os.getpid()}")
         yield
     finally:
+        (folder / PROGRESS).unlink(missing_ok=True)  # before the owner file, by which leftovers are found
         owner.unlink(missing_ok=True)
         lock.release()
 
 
 def has_writer(folder: Path) -> bool:
-    """Whether a process holds the lock of a folder now."""
-    import filelock
+    """Whether a process holds the lock of a folder now. Works in a folder that can only be read."""
+    return _is_locked(folder / LOCK)
 
-    if not (folder / LOCK).exists():
+
+@contextlib.contextmanager
+def working_on(run: Path) -> Iterator[None]:
+    """A context in which this process works on a run; several processes may do so at once (`is_worked_on`)."""
+    run.mkdir(parents=True, exist_ok=True)
+    handle = os.open(run / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(handle)  # releases the lock
+
+
+def is_worked_on(run: Path) -> bool:
+    """Whether a process works on a run now, even if it holds the lock of no cell at this moment."""
+    return _is_locked(run / LOCK, fcntl.LOCK_EX)
+
+
+def _is_locked(path: Path, kind: int = fcntl.LOCK_SH) -> bool:
+    """Whether another process has a lock on a file that prevents one of this kind."""
+    mode = os.O_RDWR if os.access(path, os.W_OK) else os.O_RDONLY  # an exclusive lock on NFS needs a writable file
+    try:
+        handle = os.open(path, mode | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
         return False
     try:
-        with filelock.FileLock(folder / LOCK, timeout=0):
-            return False
-    except FileNotFoundError:  # the folder has just been removed
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
         return False
-    except filelock.Timeout:
+    except BlockingIOError:
         return True
+    finally:
+        os.close(handle)
 
 
 def owner_of(folder: Path) -> str:

@@ -161,7 +161,7 @@ def find_tables(paths: Iterable[Path], name: str | None = None, tests_of: Suite 
     for path in paths:
         if not path.is_dir():
             raise UsageError("there is no such results folder", where=str(path), do="run a suite first")
-        folders += _run_folders(path, name)
+        folders += find_run_folders(path, name)
     tables = [table for folder in dict.fromkeys(folders) for table in read_tables(folder, tests_of=tests_of)]
     if tests_of is not None and not any(table.suite == tests_of.name for table in tables):
         suites = ", ".join(dict.fromkeys(table.suite for table in tables))
@@ -178,15 +178,15 @@ def find_run_folder(path: Path, name: str | None = None) -> Path:
     """
     if not path.is_dir():
         raise UsageError("there is no such results folder", where=str(path), do="run a suite first")
-    found = _run_folders(path, name)
+    found = find_run_folders(path, name)
     if len(found) > 1:
         suites = ", ".join(sorted(folder.parent.name for folder in found))
         raise UsageError("the results of several suites are here", where=str(path), expected=f"one of {suites}")
     return found[0]
 
 
-def _run_folders(path: Path, name: str | None) -> list[Path]:
-    """The folders of the runs that a folder of results names."""
+def find_run_folders(path: Path, name: str | None = None) -> list[Path]:
+    """The folders of the runs that a folder of results names: as in `find_tables`."""
     if (path / TABLE).exists():
         if name is not None:
             do = "omit --name, or name the folder of the suite"

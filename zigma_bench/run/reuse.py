@@ -114,13 +114,13 @@ def _copy_stage(place: Path, target: Path, record: Record) -> None:
     unfinished = {path.name for pattern in (CHECKPOINTS, PARTS, WRITTEN) for path in place.glob(pattern)}
     for file in sorted(place.iterdir() if place.is_dir() else ()):  # a packed stage may have no folder
         if file.is_file() and not file.is_symlink() and file.name not in {*unfinished, RECORD} and file.name[0] != ".":
-            _link_file(file, target / file.name)
+            link_file(file, target / file.name)
     sync_folder(target)
     write_record(target, record)
     clear_stage_leftovers(target)
 
 
-def _link_file(file: Path, target: Path) -> None:
+def link_file(file: Path, target: Path) -> None:
     """Make a hard link to a file, or a copy on a disk without hard links."""
     target.unlink(missing_ok=True)
     try:

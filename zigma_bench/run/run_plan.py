@@ -10,7 +10,7 @@ from typing import Any
 
 from zigma_bench.errors import ComparisonRefused
 from zigma_bench.plan import Cell, Plan, Stage
-from zigma_bench.records.store import LEAST_BYTES, check_writable, clear_leftovers
+from zigma_bench.records.store import LEAST_BYTES, check_writable, clear_leftovers, working_on
 from zigma_bench.run.due import cell_folder, find_due
 from zigma_bench.run.encode import encode_latents, text_cells, text_problems
 from zigma_bench.run.executors.executor import CellOutcome, Executor, RunPlace, Watcher
@@ -49,8 +49,9 @@ def run_plan(
         left = [cell for cell in plan.cells if cell.label not in outcomes]
         if not left:
             break
-        _prepare_cells(left, place, run)
-        outcomes |= {outcome.cell.label: outcome for outcome in executor.run_cells(left, place)}
+        with working_on(run.folder):
+            _prepare_cells(left, place, run)
+            outcomes |= {outcome.cell.label: outcome for outcome in executor.run_cells(left, place)}
     clear_leftovers(results)
     return [outcomes[cell.label] for cell in plan.cells]
 

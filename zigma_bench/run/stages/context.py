@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from zigma_bench.data.cell_images import CellImages, OnProgress, load_cell_images
 from zigma_bench.plan import Cell, Stage
+from zigma_bench.records.progress import ProgressFile
 from zigma_bench.records.record import Measurement, Record
 from zigma_bench.records.store import read_record, stage_folder
 from zigma_bench.run.due import hashes_read, inputs_of
@@ -22,7 +24,7 @@ NETWORK = "network.safetensors"  # the weights without averaging
 class StageContext:
     """The cell, its device, and the folders of its results.
 
-    `emit` sends an event to the parent process. `stopped` is true once the process was asked to stop. `provenance`:
+    `send` sends an event to the parent process. `stopped` is true once the process was asked to stop. `provenance`:
     facts about the run for every record.
     """
 
@@ -30,9 +32,18 @@ class StageContext:
     folder: Path
     cache: Path
     device: Device
-    emit: Callable[[dict[str, Any]], None]
+    send: Callable[[dict[str, Any]], None]
     stopped: Callable[[], bool]
     provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def emit(self, event: dict[str, Any]) -> None:
+        """Send an event to the parent process, and write it to the progress file of the cell for other processes."""
+        self._progress_file.note(event)
+        self.send(event)
+
+    @cached_property
+    def _progress_file(self) -> ProgressFile:
+        return ProgressFile(self.folder, self.device.name)
 
     def stage_folder(self, stage: Stage) -> Path:
         """The folder of a stage of this cell."""
