@@ -28,6 +28,7 @@ from zigma_bench.records.store import (
     stage_folder,
     write_record,
 )
+from zigma_bench.run.command import command_provenance
 from zigma_bench.run.due import cell_folder, find_due
 from zigma_bench.run.encode import encode_latents, text_cells, text_problems
 from zigma_bench.run.process import INTERRUPTED, run_job
@@ -249,7 +250,7 @@ def _run_in_process(
     job = {
         "cell": cell.model_dump(mode="json"), "results": str(results.resolve()),
         "folder": str(folder.resolve()),
-        "stages": list(stages), "device": asdict(device),
+        "stages": list(stages), "device": asdict(device), "provenance": command_provenance(device),
     }  # fmt: skip
     reason: str | None = None
     busy = False

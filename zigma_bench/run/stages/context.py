@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ NETWORK = "network.safetensors"  # the weights without averaging
 class StageContext:
     """The cell, its device, and the folders of its results.
 
-    `emit` sends an event to the parent process. `stopped` is true once the process was asked to stop.
+    `emit` sends an event to the parent process. `stopped` is true once the process was asked to stop. `provenance`: what
+    the parent process knows about the origin of the records (records/provenance.py).
     """
 
     cell: Cell
@@ -30,6 +31,7 @@ class StageContext:
     device: Device
     emit: Callable[[dict[str, Any]], None]
     stopped: Callable[[], bool]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def stage_folder(self, stage: Stage) -> Path:
         """The folder of a stage of this cell."""

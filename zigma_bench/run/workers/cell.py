@@ -32,7 +32,9 @@ def main() -> int:
     folder, cache = Path(job["folder"]), Path(job["results"]) / ".cache"
     flag = stop_flag()
     device = Device(**job["device"])
-    context = StageContext(cell, folder, cache, device, lambda event: send_event(events, event), flag)
+    context = StageContext(
+        cell, folder, cache, device, lambda event: send_event(events, event), flag, job["provenance"]
+    )
     send_notices_to(lambda text: send_event(events, {"event": "notice", "text": text}))
     try:
         take_device(device)
