@@ -46,12 +46,11 @@ def fastest(
     from zigma_bench.errors import UsageError
     from zigma_bench.plugins.origins import plugin_origins
     from zigma_bench.records.provenance import run_provenance
-    from zigma_bench.scans.grid import Grid
     from zigma_bench.system.device import find_device
 
     if mode not in MODES:
         raise UsageError("there is no such mode", where="--mode", expected=" or ".join(MODES), got=mode)
-    chosen = find_grid(tokens, None if grid is None else Grid.parse(grid))
+    chosen = find_grid(tokens, grid)
     target = find_device(device)
     found = find_fastest(
         target,
@@ -162,6 +161,7 @@ def _lines(found: Findings) -> Iterator[str]:
     )
     if any(not timed.stable for one in found.outcomes for timed in (*one.latency.values(), *one.saturated.values())):
         yield "!: the timings did not settle; draw no conclusion from them"
+    yield from found.launch_lines
     yield f"attention baseline: {found.attention or 'none was measured'}"
     yield from (f"crossing: {crossing}" for crossing in found.crossings)
     for outcome in found.outcomes:

@@ -28,7 +28,8 @@ LIBRARIES = (
 )  # fmt: skip
 PACKAGE = Path(__file__).resolve().parents[1]
 GIT_SECONDS = 20.0
-PLAIN_DIFF = ("diff", "HEAD", "--binary", "--full-index", "--no-color", "--no-ext-diff", "--no-textconv", "--", ".")
+CHANGED = ("diff", "HEAD", "--name-only", "--no-renames", "--relative", "-z", "--", ".")
+UNTRACKED = ("ls-files", "--others", "--exclude-standard", "-z", "--", ".")
 
 
 @functools.cache
@@ -82,7 +83,8 @@ def read_starts(spec: Path, identity: str) -> list[dict[str, Any]]:
 def source_state(folder: Path) -> dict[str, Any] | None:
     """The git commit of a package's folder, and the sha256 of what differs from it; None if git doesn't track it.
 
-    `changes_sha256` covers the uncommitted changes inside the folder and its untracked files, and is None without any.
+    `changes_sha256` covers the names and contents of the folder's files that differ from the commit or that git doesn't
+    track (ignored files excepted); it is None without any.
     """
     if not any((parent / ".git").exists() for parent in (folder, *folder.parents)):
         return None
@@ -95,17 +97,16 @@ def source_state(folder: Path) -> dict[str, Any] | None:
 
 
 def _changes_sha256(folder: Path) -> str | None:
-    """The sha256 of the uncommitted changes and of the untracked files in a folder; None without any."""
-    changed = _git(folder, *PLAIN_DIFF) or b""
-    untracked = _git(folder, "ls-files", "--others", "--exclude-standard", "-z", "--", ".") or b""
-    names = sorted(name for name in untracked.split(b"\0") if name)
-    if not changed and not names:
+    """The sha256 of the names and contents of the changed and untracked files in a folder; None without any."""
+    listed = b"".join(_git(folder, *words) or b"" for words in (CHANGED, UNTRACKED))
+    names = sorted({name for name in listed.split(b"\0") if name})
+    if not names:
         return None
-    digest = hashlib.sha256(changed)
+    digest = hashlib.sha256()
     for name in names:
-        path = Path(os.fsdecode(os.path.join(os.fsencode(folder), name)))
-        content = path.read_bytes() if path.is_file() else b""
-        digest.update(b"\0" + name + b"\0" + hashlib.sha256(content).digest())
+        path = folder / os.fsdecode(name)
+        content = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "deleted"
+        digest.update(name + b"\0" + content.encode() + b"\0")
     return digest.hexdigest()
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zigma_bench.bench.fastest.cases import Mode, Timed
+from zigma_bench.bench.fastest.cases import LAUNCHES, Mode, Timed
 from zigma_bench.bench.fastest.crossings import Crossing
 from zigma_bench.bench.fastest.networks import ATTENTION, CHANNELS, PATCH, SIZES, Network, Refused
 from zigma_bench.bench.fastest.search import LATE, Outcome
@@ -83,6 +83,12 @@ class Findings:
             f"held equal: {sized}, {precision_on(device_type, 'auto')}; the depth is that with the parameters closest "
             f"to those of {ATTENTION} with {size['depth']} layers (without learned positions){others}"
         )
+
+    @property
+    def launch_lines(self) -> list[str]:
+        """What can't be timed on this type of device at all."""
+        others = [one.name for one in LAUNCHES if self.device.type not in one.devices]
+        return [f"not on this device: {', '.join(others)}, which need an NVIDIA GPU"] if others else []
 
     def to_json(self) -> dict[str, Any]:
         """The whole result as one document."""

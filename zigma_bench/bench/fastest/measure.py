@@ -32,7 +32,7 @@ from zigma_bench.system.device import Device
 FEWEST, MOST = 6, 40  # counted calls: six are the fewest with a 95% interval of the median
 COUNTED_SECONDS, WARM_UP_SECONDS = 0.5, 0.5
 FEWEST_WARM_UPS, MOST_WARM_UPS = 3, 20
-WAITING = 12  # networks in the memory of the host
+WAITING = 8  # networks in the memory of the host
 SDPA = re.compile(r"aten::_scaled_dot_product_(?:(\w+?)_attention|attention_(math))(?:_for_\w+|_overrideable)?")
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 

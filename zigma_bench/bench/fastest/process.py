@@ -19,6 +19,7 @@ from zigma_bench.system.device import Device
 
 WORKER = "zigma_bench.bench.fastest.worker"
 GRACE_SECONDS = 5.0  # beyond the time of a job, which the worker itself keeps between two calls
+ENDING_SECONDS = 10.0
 STARTING_SECONDS = 60.0  # for importing PyTorch and starting the device
 
 
@@ -77,7 +78,8 @@ class WorkerProcess:
             assert stream is not None
             with contextlib.suppress(OSError):
                 stream.close()
-        self.process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a kernel that hangs may keep it for a while
+            self.process.wait(ENDING_SECONDS)
         self.process, self._rest = None, b""
 
     def _started(self) -> subprocess.Popen[bytes]:

@@ -68,9 +68,13 @@ def memory_limit(device: Device, gibibytes: float | None) -> int | None:
     return int(SHARE_OF_FREE_MEMORY * 1024 * int(line.split()[1]))
 
 
-def find_grid(tokens: int | None, grid: Grid | None) -> Grid:
+def find_grid(tokens: int | None, text: str | None) -> Grid:
     """The grid of the options: the given one, or the most square one of so many tokens. UsageError if they differ."""
-    if grid is not None:
+    if text is not None:
+        try:
+            grid = Grid.parse(text)
+        except UsageError as error:
+            raise error.at("--grid") from None
         if tokens is not None and grid.tokens != tokens:
             raise UsageError("--tokens and --grid differ", expected=f"{grid.tokens:,} for {grid}", got=f"{tokens:,}")
         return grid

@@ -288,5 +288,6 @@ def _exit_reason(code: int, folder: Path) -> str:
 def _write_failed_record(cell: Cell, folder: Path, device: Device, stage: Stage, reason: str) -> None:
     """Write the failed record for a process that died before it could write one."""
     identity = cell.identity(stage, device_model=device.model_name)
-    record = Record(stage, identity, cell.model_dump(mode="json"), "failed", reason=reason)
+    origin = command_provenance(device)
+    record = Record(stage, identity, cell.model_dump(mode="json"), "failed", reason=reason, provenance=origin)
     write_record(stage_folder(folder, stage, identity), record)

@@ -21,8 +21,8 @@ NETWORK = "network.safetensors"  # the weights without averaging
 class StageContext:
     """The cell, its device, and the folders of its results.
 
-    `emit` sends an event to the parent process. `stopped` is true once the process was asked to stop. `provenance`: what
-    the parent process knows about the origin of the records (records/provenance.py).
+    `emit` sends an event to the parent process. `stopped` is true once the process was asked to stop. `provenance`: the
+    origin of all records of the command, as the parent process knows it (records/provenance.py).
     """
 
     cell: Cell

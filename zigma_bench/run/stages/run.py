@@ -106,8 +106,10 @@ def _record_of(
 
 
 def _provenance(context: StageContext, stage: Stage, started: float) -> dict[str, Any]:
-    """The provenance of a stage: that of the command, and its own. The backend is None if it can't run here, which is also the reason of the failed
-    cell."""
+    """The provenance of a stage: that of the command, and its own.
+
+    The backend is None if it can't run here, which is also the reason of the failed cell.
+    """
     cell, device = context.cell, context.device
     try:
         backend = resolve(cell.backend, device.type)
