@@ -14,7 +14,7 @@ from zigma_bench.bench.fastest.cases import EAGER, Case, make_cell
 from zigma_bench.bench.fastest.measure import CaseTimer, attention_backends
 from zigma_bench.bench.fastest.networks import find_networks
 from zigma_bench.bench.fastest.process import WorkerProcess
-from zigma_bench.errors import CellFailed
+from zigma_bench.errors import CellFailed, Interrupted
 from zigma_bench.ops.selective_scan import torch_blocks
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.scans.grid import Grid
@@ -39,9 +39,17 @@ def test_a_case_has_raw_seconds_memory_and_parameters(timer, mode):
     found = timer.time(cell_of("dit", mode), lambda: False)
     assert len(found["seconds"]) >= measure.FEWEST and min(found["seconds"]) > 0
     assert found["attention"] == ["flash"]
-    assert found["parameters"] > 10**5
+    assert found["parameters"] > 10**4
     assert found["peak_bytes"] is None or found["peak_bytes"] > 2**20
     json.dumps(found)
+
+
+def test_a_slow_call_is_timed_without_warm_up(timer, monkeypatch):
+    monkeypatch.setattr(measure, "SLOW_SECONDS", 0.0)
+    found = timer.time(cell_of("dit"), lambda: False)
+    assert len(found["seconds"]) == measure.FEWEST
+    with pytest.raises(Interrupted):
+        timer.time(cell_of("dit"), lambda: True)
 
 
 def test_a_network_is_built_once_for_all_batches(timer, monkeypatch):

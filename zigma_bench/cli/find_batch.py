@@ -26,9 +26,9 @@ def find_batch(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Find the largest power of two as a batch whose training fits in memory.
+    """Find the largest batch whose training fits in memory.
 
-    Each try is a new process. The suite is not changed.
+    It tries powers of two, and with --exact bisects. Each try is a new process. The suite is not changed.
     """
     from zigma_bench.records.store import check_writable, write_json
     from zigma_bench.run.find_batch import distinct_shapes, limit_of

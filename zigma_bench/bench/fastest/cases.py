@@ -127,15 +127,15 @@ def make_cell(case: Case, mode: Mode, catalogue: Catalogue) -> Cell:
     routes = cell_routes(network.scan, grid=grid, depth=options.depth, seed=0, catalogue=catalogue)
     if spec.facts.check is not None:
         spec.facts.check(options, grid=grid, routes=routes)
-    keys = case.launch.suite_keys
+    launch: dict[str, Any] = case.launch.suite_keys
     return Cell(
         suite="fastest", role="cell", smoke=False, backbone_label=network.label, scan_label=None,
         backbone=network.backbone, scan=network.scan, data=None, data_fingerprint="",
         channels=CHANNELS, height=grid.height * options.patch, width=grid.width * options.patch, frames=grid.frames,
         seed=0, order_digests=tuple(route.digest for route in routes),
         scanned_ratio=sum(route.scanned_ratio for route in routes) / len(routes) if routes else 0.0,
-        backend=network.backend or "auto", train=Train(batch=case.batch, **keys), train_images=None,
-        train_seconds=None, sample=Sample(**keys), reference=Reference(), quality=(),
+        backend=network.backend or "auto", train=Train(batch=case.batch, **launch), train_images=None,
+        train_seconds=None, sample=Sample(**launch), reference=Reference(), quality=(),
         efficiency=Efficiency(stages=(CALLS[mode],), sample_batch=case.batch), parameters=0, forward_flops={},
         tokens=grid.tokens, metric_fingerprints=(), timed_alone=True,
         condition=_condition(spec.facts.condition(options)),

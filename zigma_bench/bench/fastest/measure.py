@@ -22,7 +22,16 @@ from zigma_bench.backbones.build import build_network
 from zigma_bench.bench.cases import OPERATORS, check_against_naive
 from zigma_bench.bench.ops import DTYPES
 from zigma_bench.efficiency.calls import make_timed_call
-from zigma_bench.efficiency.timing import peak_memory, release_memory, time_calls, timed_call
+from zigma_bench.efficiency.timing import (
+    AGREEMENT,
+    CALLS_IN_A_ROW,
+    Timing,
+    peak_memory,
+    release_memory,
+    time_calls,
+    timed_call,
+)
+from zigma_bench.errors import Interrupted
 from zigma_bench.layers.speed import uncompile_network
 from zigma_bench.ops.backends import BACKENDS, resolve
 from zigma_bench.plan import Cell
@@ -31,7 +40,8 @@ from zigma_bench.system.device import Device
 
 FEWEST, MOST = 6, 40  # counted calls: six are the fewest with a 95% interval of the median
 COUNTED_SECONDS, WARM_UP_SECONDS = 0.5, 0.5
-FEWEST_WARM_UPS, MOST_WARM_UPS = 3, 20
+MOST_WARM_UPS = 20
+SLOW_SECONDS = 0.5  # of a call
 WAITING = 8  # networks in the memory of the host
 SDPA = re.compile(r"aten::_scaled_dot_product_(?:(\w+?)_attention|attention_(math))(?:_for_\w+|_overrideable)?")
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -64,10 +74,7 @@ class CaseTimer:
             first, _ = timed_call(timed.call, self.device)
         self._warm.add(_network_key(cell))
         with self._limited(True):
-            again, _ = timed_call(timed.call, self.device)
-            repeats = min(MOST, max(FEWEST, int(COUNTED_SECONDS / again)))
-            most = min(MOST_WARM_UPS, max(FEWEST_WARM_UPS, int(WARM_UP_SECONDS / again)))
-            timing = time_calls(timed.call, repeats, self.device, stopped, most=most)
+            timing = self._time_again(timed.call, stopped)
         peak = self._peak_bytes()
         attention = [] if self._is_recorded(cell) else attention_backends(timed.call)
         del timed
@@ -78,6 +85,24 @@ class CaseTimer:
             "seconds": list(timing.seconds), "first_call_seconds": first, "stable": timing.stable, "peak_bytes": peak,
             "parameters": parameters, "attention": attention,
         }  # fmt: skip
+
+    def _time_again(self, call: Callable[[], object], stopped: Callable[[], bool]) -> Timing:
+        """Time a call that has been called before: some calls of warm-up, then as many as fit in COUNTED_SECONDS.
+
+        A slow call is timed FEWEST times without further warm-up.
+        """
+        again, _ = timed_call(call, self.device)
+        if again < SLOW_SECONDS:
+            repeats = min(MOST, max(FEWEST, int(COUNTED_SECONDS / again)))
+            most = min(MOST_WARM_UPS, max(CALLS_IN_A_ROW, int(WARM_UP_SECONDS / again)))
+            return time_calls(call, repeats, self.device, stopped, most=most)
+        seconds = [again]
+        while len(seconds) < FEWEST:
+            if stopped():
+                raise Interrupted("not measured in time")
+            seconds.append(timed_call(call, self.device)[0])
+        stable = max(seconds) <= (1 + AGREEMENT) * min(seconds)
+        return Timing(tuple(seconds), again, 0, stable)
 
     def forget(self) -> None:
         """Free all networks."""

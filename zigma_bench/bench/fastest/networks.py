@@ -6,7 +6,6 @@ DiT. A backbone without these options keeps its own defaults. Everything that ca
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +21,7 @@ from zigma_bench.suite import Choice
 
 ATTENTION = "dit"  # the backbone that linear-time networks are compared with
 PATCH, CHANNELS = 2, 4  # as in a latent space
-SIZES = {"cpu": {"width": 128, "depth": 3}, "cuda": {"width": 768, "depth": 12}}  # of the reference; on a GPU DiT-B
+SIZES = {"cpu": {"width": 64, "depth": 3}, "cuda": {"width": 768, "depth": 12}}  # of the reference; on a GPU DiT-B
 DEFAULT_SCAN = "raster"
 PROBES = (Grid(8, 8), Grid(8, 16), Grid(8, 32))  # to see how the FLOPs grow; small, since a cost may be counted
 GROWTH = 1e-3  # of the FLOPs: a larger quadratic part makes a network quadratic
@@ -85,7 +84,7 @@ def find_networks(
     size = SIZES[device_type]
     target = _reference_parameters(catalogue, size)
     found: list[tuple[int, Network]] = []
-    refused: list[Refused] = []
+    backends, refused = _usable_backends(device_type, grid)
     for spec in catalogue.backbones:
         for place, mixer in enumerate(_mixers_of(spec, catalogue)):
             label = " · ".join(filter(None, (spec.name, mixer)))
@@ -94,18 +93,14 @@ def find_networks(
             except ZigmaBenchError as error:
                 refused.append(Refused(label, str(error)))
                 continue
-            for backend, reason in _backends_of(spec, device_type, grid):
-                one = Network(**{**made, "backend": backend})
-                if reason is None:
-                    found.append((place, one))
-                else:
-                    refused.append(Refused(one.label, reason))
+            for backend in (None,) if spec.facts.order == "free" else backends:
+                found.append((place, Network(**{**made, "backend": backend})))
 
-    def order(item: tuple[int, Network]) -> tuple[bool, bool, bool, bool, int]:
+    def order(item: tuple[int, Network]) -> tuple[bool, bool, bool, bool, int, bool]:
         place, one = item
         loops = one.backend is not None and BACKENDS[one.backend].loops_in_python
         others = one.backend not in (None, preferred)
-        return one.backbone.name != ATTENTION, loops, others, not one.mixes, place
+        return one.backbone.name != ATTENTION, loops, others, not one.mixes, place, not one.linear
 
     return [one for _, one in sorted(found, key=order)], refused
 
@@ -125,13 +120,11 @@ def _mixers_of(spec: Spec, catalogue: Catalogue) -> list[str | None]:
     return sorted(names, key=lambda name: name != option.default)
 
 
-def _backends_of(spec: Spec, device_type: str, grid: Grid) -> Iterator[tuple[str | None, str | None]]:
-    """The backends of a backbone, each with the reason why it isn't timed, which is None where the worker decides."""
-    if spec.facts.order == "free":
-        yield None, None
-        return
-    for backend in BACKENDS.values():
-        yield backend.name, _why_not_timed(backend, device_type, grid)
+def _usable_backends(device_type: str, grid: Grid) -> tuple[list[str], list[Refused]]:
+    """The backends to try on a type of device, and those that are refused for every network."""
+    reasons = {name: _why_not_timed(backend, device_type, grid) for name, backend in BACKENDS.items()}
+    usable = [name for name, reason in reasons.items() if reason is None]
+    return usable, [Refused(f"backend {name}", reason) for name, reason in reasons.items() if reason is not None]
 
 
 def _why_not_timed(backend: Backend, device_type: str, grid: Grid) -> str | None:
