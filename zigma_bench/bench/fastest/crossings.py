@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from zigma_bench.scans.grid import Grid
 
 if TYPE_CHECKING:
-    from zigma_bench.bench.fastest.cases import Timed
+    from zigma_bench.bench.fastest.cases import Case, Timed
 
 SHORTEST, LONGEST = 64, 65_536  # tokens that are tried
 CLOSE = 2.5  # ratio of two lengths between which no further length is timed
@@ -21,12 +21,14 @@ CLOSE = 2.5  # ratio of two lengths between which no further length is timed
 class Crossing:
     """The number of tokens from which `linear` is faster than `attention`; None without a crossing.
 
+    `launch`: how both are launched, which may differ between them: `eager`, or `graph and eager`.
     `low` and `high` are the range that the 95% intervals of the four timings allow. `seconds`: the medians of attention
     and of the linear-time network at each timed number of tokens. `stopped_by`: why the search ended early.
     """
 
     linear: str
     attention: str
+    launch: str
     tokens: float | None
     low: float | None
     high: float | None
@@ -34,17 +36,17 @@ class Crossing:
     stopped_by: str | None = None
 
     def __str__(self) -> str:
-        lengths = sorted(self.seconds)
+        lengths, names = sorted(self.seconds), f"{self.linear} ({self.launch})"
         more = f"; the search ended at {self.stopped_by}" if self.stopped_by else ""
         if not lengths:
-            return f"{self.linear} against {self.attention}: no length was timed{more}"
+            return f"{names} against {self.attention}: no length was timed{more}"
         if self.tokens is not None:
             around = f"{self.low:,.0f} to {self.high:,.0f}" if self.low is not None else "unknown interval"
-            return f"{self.linear} is faster than {self.attention} from about {self.tokens:,.0f} tokens ({around})"
+            return f"{names} is faster than {self.attention} from about {self.tokens:,.0f} tokens ({around})"
         attention, linear = self.seconds[lengths[0]]
         word = "faster" if linear < attention else "slower"
         span = f"{lengths[0]:,} to {lengths[-1]:,}" if len(lengths) > 1 else f"{lengths[0]:,}"
-        return f"{self.linear} is {word} than {self.attention} at all timed lengths, {span} tokens{more}"
+        return f"{names} is {word} than {self.attention} at all timed lengths, {span} tokens{more}"
 
     def to_json(self) -> dict[str, Any]:
         seconds = {str(tokens): list(pair) for tokens, pair in self.seconds.items()}
@@ -52,10 +54,12 @@ class Crossing:
 
 
 def find_crossing(
-    linear: str, attention: str, points: Mapping[Grid, tuple[Timed, Timed]], stopped_by: str | None
+    linear: Case, attention: Case, points: Mapping[Grid, tuple[Timed, Timed]], stopped_by: str | None
 ) -> Crossing:
     """The crossing between neighbouring lengths; `points`: the timings of attention and of the linear-time network."""
     ordered = sorted(points.items(), key=lambda item: item[0].tokens)
+    launches = dict.fromkeys((linear.launch.name, attention.launch.name))
+    names = (linear.network.label, attention.network.label, " and ".join(launches))
     seconds = {grid.tokens: (a.median, b.median) for grid, (a, b) in ordered}
     for (left, first), (right, second) in pairwise(ordered):
         lengths = (left.tokens, right.tokens)
@@ -65,8 +69,8 @@ def find_crossing(
             least = [math.log(a.interval[0] / b.interval[1]) for a, b in (first, second)]
             found = interpolate(lengths, ratios)
             low, high = _bounded(interpolate(lengths, most), left), _bounded(interpolate(lengths, least), right)
-            return Crossing(linear, attention, found, low, high, seconds, stopped_by)
-    return Crossing(linear, attention, None, None, None, seconds, stopped_by)
+            return Crossing(*names, found, low, high, seconds, stopped_by)
+    return Crossing(*names, None, None, None, seconds, stopped_by)
 
 
 def interpolate(lengths: tuple[int, int], logs: list[float]) -> float | None:

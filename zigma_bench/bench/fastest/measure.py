@@ -42,7 +42,7 @@ FEWEST, MOST = 6, 40  # counted calls: six are the fewest with a 95% interval of
 COUNTED_SECONDS, WARM_UP_SECONDS = 0.5, 0.5
 MOST_WARM_UPS = 20
 SLOW_SECONDS = 0.5  # of a call
-WAITING = 8  # networks in the memory of the host
+WAITING = 12  # networks in the memory of the host
 SDPA = re.compile(r"aten::_scaled_dot_product_(?:(\w+?)_attention|attention_(math))(?:_for_\w+|_overrideable)?")
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -108,7 +108,15 @@ class CaseTimer:
         """Free all networks."""
         self._networks.clear()
         self._reset_compiler()
-        release_memory(self.device)
+        with contextlib.suppress(RuntimeError):  # of a device that is no longer usable
+            release_memory(self.device)
+
+    def is_usable(self) -> bool:
+        """Whether the device still works after an error; some errors end everything in this process."""
+        try:
+            return float(torch.ones(2, device=self.device.name).sum()) == 2.0
+        except RuntimeError:
+            return False
 
     def memory_reason(self, error: BaseException) -> str:
         """Why a case ran out of memory."""

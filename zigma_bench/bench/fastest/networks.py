@@ -78,12 +78,12 @@ def find_networks(
 ) -> tuple[list[Network], list[Refused]]:
     """All networks that may be timed on a type of device, and what is refused already.
 
-    The attention baseline comes first; then every backbone with its default mixer, with its second, ..., the controls
-    last, on the backend `preferred`; then the same on other backends, loops in Python last.
+    The attention baseline comes first. Default mixers come before other mixers, the backend `preferred` before other
+    backends, linear-time networks before others, and controls and loops in Python last.
     """
     size = SIZES[device_type]
     target = _reference_parameters(catalogue, size)
-    found: list[tuple[int, Network]] = []
+    found: list[tuple[float, Network]] = []
     backends, refused = _usable_backends(device_type, grid)
     for spec in catalogue.backbones:
         for place, mixer in enumerate(_mixers_of(spec, catalogue)):
@@ -94,15 +94,18 @@ def find_networks(
                 refused.append(Refused(label, str(error)))
                 continue
             for backend in (None,) if spec.facts.order == "free" else backends:
-                found.append((place, Network(**{**made, "backend": backend})))
+                one = Network(**{**made, "backend": backend})
+                found.append((_place(one, place == 0, preferred), one))
+    return [one for _, one in sorted(found, key=lambda item: item[0])], refused
 
-    def order(item: tuple[int, Network]) -> tuple[bool, bool, bool, bool, int, bool]:
-        place, one = item
-        loops = one.backend is not None and BACKENDS[one.backend].loops_in_python
-        others = one.backend not in (None, preferred)
-        return one.backbone.name != ATTENTION, loops, others, not one.mixes, place, not one.linear
 
-    return [one for _, one in sorted(found, key=order)], refused
+def _place(network: Network, is_default: bool, preferred: str | None) -> float:
+    """Where a network is in the order in which networks are timed; `is_default`: it has the default mixer."""
+    if network.backbone.name == ATTENTION:
+        return -1.0
+    loops = network.backend is not None and BACKENDS[network.backend].loops_in_python
+    others = network.backend not in (None, preferred)
+    return 10.0 * loops + (not is_default) + others + (not network.mixes) + 0.5 * (not network.linear)
 
 
 def _reference_parameters(catalogue: Catalogue, size: dict[str, int]) -> int:

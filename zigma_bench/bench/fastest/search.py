@@ -1,4 +1,4 @@
-"""Decide what to time next: every network as it is, larger batches, the networks compiled, then other lengths.
+"""Decide what to time next: every network as it is, larger batches, other lengths, then the leading ones compiled.
 
 Each part has a share of the time; what is left over goes to what the parts didn't reach. Whatever wasn't measured in
 time is named. A network that is refused, fails or hangs is a line with its reason.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -19,7 +19,8 @@ from zigma_bench.errors import ZigmaBenchError
 from zigma_bench.plugins.discovery import catalogue
 from zigma_bench.scans.grid import Grid
 
-SHARES = (0.3, 0.5, 0.8, 1.0)  # of the time, until the end of each part
+SHARES = (0.28, 0.44, 0.6, 0.88, 1.0)  # of the time, until the end of each part
+LEADING = 4  # networks that are compiled for both batches before any other is
 CASE_SECONDS = {False: 40.0, True: 120.0}  # that a case may take, by whether it is compiled
 LEAST_SECONDS = 2.0  # that must be left to begin a case
 GAIN = 0.03  # a larger batch that gains less throughput than this is beyond saturation
@@ -47,6 +48,11 @@ class Outcome:
     def best(self) -> Timed | None:
         """The fastest timing at the requested batch."""
         return min(self.latency.values(), key=lambda timed: timed.median, default=None)
+
+    def fastest(self, *, compiled: bool) -> Timed | None:
+        """The fastest timing at the requested batch, of those that are compiled or of those that aren't."""
+        found = (timed for timed in self.latency.values() if timed.case.launch.compiled == compiled)
+        return min(found, key=lambda timed: timed.median, default=None)
 
     @property
     def best_saturated(self) -> Timed | None:
@@ -82,7 +88,10 @@ class Search:
 
     def run(self) -> None:
         """Time as much as the time allows."""
-        parts = [self._uncompiled(), self._saturations(), self._compiled(), self._crossings()]
+        parts = [
+            self._uncompiled(), self._saturations(), self._crossings(compiled=False), self._compiled(),
+            self._crossings(compiled=True),
+        ]  # fmt: skip
         for part, share in zip(parts, SHARES, strict=True):
             self._drive(part, self.seconds * (1 - share))
         for part in parts:  # what a part didn't reach; without time, this only names it
@@ -129,21 +138,35 @@ class Search:
             best = outcome.saturated[best.case.launch.name] = found
 
     def _compiled(self) -> Iterator[None]:
-        """The measured networks from the fastest to the slowest, compiled: all at the requested batch, then all at the
-        batch of saturation."""
-        launches = launches_on(self.device_type, compiled=True)
+        """The measured networks from the fastest to the slowest, compiled.
+
+        The leading ones come first: at the requested batch, then at the batch of saturation.
+        """
+        done: list[Outcome] = []
         for outcome in self._each(self._by_speed):
-            for launch in launches:
-                self._time_latency(outcome, launch)
+            yield from self._compiled_latency(outcome)
+            done.append(outcome)
+            if len(done) == LEADING:
+                break
+        for outcome in done:
+            yield from self._compiled_saturation(outcome)
+        for outcome in self._each(self._by_speed):
+            yield from self._compiled_latency(outcome)
+            yield from self._compiled_saturation(outcome)
+
+    def _compiled_latency(self, outcome: Outcome) -> Iterator[None]:
+        for launch in launches_on(self.device_type, compiled=True):
+            self._time_latency(outcome, launch)
+            yield
+
+    def _compiled_saturation(self, outcome: Outcome) -> Iterator[None]:
+        batch = max((timed.case.batch for timed in outcome.saturated.values()), default=self.batch)
+        for launch in launches_on(self.device_type, compiled=True):
+            if launch.name in outcome.latency and batch > self.batch:
+                found = self._time(Case(outcome.network, launch, batch, self.grid))
+                if isinstance(found, Timed):
+                    outcome.saturated[launch.name] = found
                 yield
-        for outcome in self._each(self._by_speed):
-            batch = max((timed.case.batch for timed in outcome.saturated.values()), default=self.batch)
-            for launch in launches:
-                if launch.name in outcome.latency and batch > self.batch:
-                    found = self._time(Case(outcome.network, launch, batch, self.grid))
-                    if isinstance(found, Timed):
-                        outcome.saturated[launch.name] = found
-                    yield
 
     @staticmethod
     def _each(ordered: Callable[[], Sequence[Outcome]]) -> Iterator[Outcome]:
@@ -165,24 +188,17 @@ class Search:
 
         return sorted(measured, key=place)
 
-    def _crossings(self) -> Iterator[None]:
+    def _crossings(self, *, compiled: bool) -> Iterator[None]:
         """For each kind of linear-time network, the lengths at which it and attention are equally fast."""
-        for outcome in self._each(self._linear):
-            if self.attention is not None:
-                yield from self._crossing(outcome, self.attention)
-
-    def _linear(self) -> list[Outcome]:
-        """The fastest network of each kind whose time grows linearly with the number of tokens."""
-        kinds: dict[tuple[str, str | None], Outcome] = {}
-        for outcome in self._by_speed():
-            if outcome.network.linear and outcome.network.mixes and not self._has_crossing(outcome):
-                kinds.setdefault(outcome.network.kind, outcome)
-        return list(kinds.values())
-
-    def _has_crossing(self, outcome: Outcome) -> bool:
-        """Whether a network of this kind was compared with attention."""
-        done = {self.outcomes[crossing.linear].network.kind for crossing in self.crossings}
-        return outcome.network.kind in done
+        done: set[tuple[str, str | None]] = set()
+        for outcome in self._each(self._by_speed):
+            network, attention = outcome.network, self.attention
+            timed = outcome.fastest(compiled=compiled)
+            if not network.linear or not network.mixes or network.kind in done or timed is None or attention is None:
+                continue
+            if (base := attention.fastest(compiled=compiled)) is not None:
+                done.add(network.kind)
+                yield from self._crossing(timed.case, base.case)
 
     @property
     def attention(self) -> Outcome | None:
@@ -190,13 +206,13 @@ class Search:
         found = [outcome for outcome in self._by_speed() if outcome.network.linear is False]
         return found[0] if found else None
 
-    def _crossing(self, outcome: Outcome, attention: Outcome) -> Iterator[None]:
+    def _crossing(self, linear: Case, attention: Case) -> Iterator[None]:
         """Step to other lengths until the faster one changes, then once between the two lengths."""
         points: dict[Grid, tuple[Timed, Timed]] = {}
         grid: Grid | None = self.grid
         stopped_by: str | None = None
         while grid is not None:
-            pair = tuple(self._at_length(one, grid) for one in (attention, outcome))
+            pair = [self._time(replace(case, grid=grid)) for case in (attention, linear)]
             yield
             refused = next((one for one in pair if isinstance(one, Refused)), None)
             if refused is not None:
@@ -204,12 +220,7 @@ class Search:
                 break
             points[grid] = (pair[0], pair[1])  # type: ignore[assignment]
             grid = _next_grid(points, self.grid)
-        self.crossings.append(find_crossing(outcome.network.label, attention.network.label, points, stopped_by))
-
-    def _at_length(self, outcome: Outcome, grid: Grid) -> Timed | Refused:
-        """The timing of a network at another length, in its fastest way to launch."""
-        assert outcome.best is not None
-        return self._time(Case(outcome.network, outcome.best.case.launch, self.batch, grid))
+        self.crossings.append(find_crossing(linear, attention, points, stopped_by))
 
     # How to time
 

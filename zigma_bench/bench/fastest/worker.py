@@ -1,5 +1,4 @@
-"""The worker process of `fastest`: it times one case after another, and ends after a fault, because a fault may leave
-the device in a bad state.
+"""The worker process of `fastest`: it times one case after another, and ends if a fault made the device unusable.
 
 Each line on standard input is a job: the cell, its device, the memory limit in bytes or None, and the seconds that it
 may take. The answer is one JSON line on standard output: what was measured, or `why_not` with its `kind` (one of KINDS)
@@ -56,12 +55,13 @@ def _answer(timer: CaseTimer, cell: Cell, deadline: float) -> dict[str, Any]:
     except Exception as error:  # a plugin or a kernel may raise anything
         if out_of_memory(error):
             timer.forget()
-            ends = cell.train.graph or cell.sample.graph  # an interrupted capture
+            ends = error.__cause__ is not None  # raised during the capture of a graph
             return {"kind": "memory", "why_not": timer.memory_reason(error), "ends": ends}
-        refusal = isinstance(error, ZigmaBenchError) and error.__cause__ is None
-        if not refusal:
+        if not isinstance(error, ZigmaBenchError):
             traceback.print_exc()
-        return {"kind": "refused" if refusal else "fault", "why_not": reason_of(error), "ends": not refusal}
+        timer.forget()
+        ends = not timer.is_usable()
+        return {"kind": "fault" if ends else "refused", "why_not": reason_of(error), "ends": ends}
 
 
 def _jobs() -> Iterator[dict[str, Any]]:
