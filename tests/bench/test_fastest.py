@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import math
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -161,6 +163,30 @@ def test_everything_is_timed_with_time_enough(two):
         assert crossing.tokens == pytest.approx(exact, rel=0.1)
         assert crossing.low <= crossing.tokens <= crossing.high
         assert "is faster than dit from about" in str(crossing)
+
+
+def test_batches_of_saturation_are_powers_of_two(two):
+    search = search_of(two)
+    search.batch = 3
+    search.run()
+    tried = {timed.case.batch for one in search.outcomes.values() for timed in one.saturated.values()} - {3}
+    assert tried and all(batch & (batch - 1) == 0 for batch in tried)
+
+
+def test_a_case_that_takes_long_is_a_reason_and_not_late(two):
+    search = search_of(two)
+    search.ask = lambda cell, seconds, most: {"kind": "late", "why_not": "", "ends": False}
+    search.run()
+    assert search.outcomes["dit"].reasons == {"eager": "it takes more than 90 s to time"} and not search.late
+
+
+def test_the_command_line_does_not_import_torch():
+    code = "import sys, zigma_bench.bench.fastest.run as r; from zigma_bench.scans.grid import Grid; "
+    code += "from zigma_bench.plugins.discovery import catalogue; r.find_networks(catalogue(), 'cpu', Grid(8, 8)); "
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code} print('torch' in sys.modules)"], capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "False", done.stderr
 
 
 def test_what_is_not_measured_in_time_is_named(two):

@@ -21,7 +21,8 @@ from zigma_bench.scans.grid import Grid
 
 SHARES = (0.28, 0.44, 0.6, 0.88, 1.0)  # of the time, until the end of each part
 LEADING = 4  # networks that are compiled for both batches before any other is
-CASE_SECONDS = {False: 40.0, True: 120.0}  # that a case may take, by whether it is compiled
+CASE_SECONDS = {"cpu": 40.0, "cuda": 90.0}  # that a case may take; on a GPU, kernels are compiled at first use
+COMPILED_CASE_SECONDS = 120.0
 LEAST_SECONDS = 2.0  # that must be left to begin a case
 GAIN = 0.03  # a larger batch that gains less throughput than this is beyond saturation
 MOST_BATCH = 2**14
@@ -126,7 +127,8 @@ class Search:
             return
         outcome.saturated[best.case.launch.name] = best
         while best.case.batch < MOST_BATCH:
-            case = Case(best.case.network, best.case.launch, 2 * best.case.batch, self.grid)
+            batch = 1 << best.case.batch.bit_length()  # the next power of two
+            case = Case(best.case.network, best.case.launch, batch, self.grid)
             found = self._time(case)
             yield
             if isinstance(found, Refused):
@@ -260,11 +262,10 @@ class Search:
         except ZigmaBenchError as error:
             return Refused(case.label, str(error))
         left = self.left
-        answer = self.ask(cell, min(CASE_SECONDS[case.launch.compiled], left), left)
+        most = COMPILED_CASE_SECONDS if case.launch.compiled else CASE_SECONDS[self.device_type]
+        answer = self.ask(cell, min(most, left), left)
         if answer.get("kind") == "late":
-            slow = left > CASE_SECONDS[case.launch.compiled]
-            words = f"it takes more than {CASE_SECONDS[case.launch.compiled]:.0f} s to time"
-            return Refused(case.label, words if slow else LATE)
+            return Refused(case.label, f"it takes more than {most:.0f} s to time" if left > most else LATE)
         if "why_not" in answer:
             return Refused(case.label, str(answer["why_not"]))
         return Timed(case, **{**answer, "seconds": tuple(answer["seconds"]), "attention": tuple(answer["attention"])})
