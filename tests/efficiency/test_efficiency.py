@@ -360,11 +360,18 @@ def check_report(table):
 
 
 @pytest.mark.parametrize("most", [0, 1, 2, 3, 7, 8, 100])
-def test_the_search_ends_at_the_largest_batch_and_the_next(most):
-    trials = search_batch(lambda batch: BatchTrial(batch, batch <= most, None, None))
+def test_the_exact_search_ends_at_the_largest_batch_and_the_next(most):
+    trials = search_batch(lambda batch: BatchTrial(batch, batch <= most, None, None), exact=True)
     assert max((t.batch for t in trials if t.fits), default=0) == most
     assert min(t.batch for t in trials if not t.fits) == most + 1
     assert len({t.batch for t in trials}) == len(trials)
+
+
+@pytest.mark.parametrize(("most", "found"), [(0, 0), (1, 1), (2, 2), (3, 2), (7, 4), (8, 8), (100, 64)])
+def test_the_search_tries_powers_of_two_alone(most, found):
+    trials = search_batch(lambda batch: BatchTrial(batch, batch <= most, None, None))
+    assert [trial.batch for trial in trials] == [2**n for n in range(len(trials))]
+    assert max((trial.batch for trial in trials if trial.fits), default=0) == found
 
 
 def test_batches_are_sought_once_for_cells_that_differ_in_them_alone(alone):

@@ -69,6 +69,19 @@ def test_unlike_fingerprints_are_refused_with_the_field(store):
     assert caught.value.exit_code == 4
 
 
+def test_records_that_differ_only_in_their_origin_share_a_row(store):
+    for seed in range(3):
+        origin = {
+            "card": "a card", "precision": "fp32", "backend": "cpu", "host": f"host {seed}", "executor": "local",
+            "source": None if seed else {"commit": "c", "changes_sha256": "d"}, "driver": str(seed),
+            "command": [str(seed)], "attempts": [{"time": 1.0, "host": "h"}] * (seed + 1), "plugins": [],
+        }  # fmt: skip
+        folder = store("cell", "zigma", "raster", seed, float(seed), provenance=origin)
+    (table,) = find_tables([folder])
+    assert [(row.seed_count, row.metrics["fd"].n) for row in table.rows] == [(3, 3)]
+    assert table.machines == ("a card, fp32, backend cpu",)
+
+
 def test_a_reference_is_its_pixels_and_not_its_name(store):
     """A data set with a new option has a different text but the same pixels."""
     facts = {"split": "validation", "sha256": "a"}

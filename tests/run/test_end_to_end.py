@@ -97,6 +97,9 @@ def test_records_say_where_they_come_from(smoke):
     record = json.loads(path.read_text())
     assert record["provenance"]["versions"]["torch"]
     assert record["provenance"]["backend"] in ("cpu", "torch")
+    assert record["provenance"]["executor"] == "local" and record["provenance"]["command"][1] == "run"
+    assert {"source", "plugins", "driver", "power_limit_watts", "host"} <= record["provenance"].keys()
+    assert [start["host"] for start in record["provenance"]["attempts"]] == [record["provenance"]["host"]]
     (fd,) = [m for m in record["measurements"] if m["name"] == "fd-efflite0"]
     assert fd["fingerprint"]["n_samples"] == 32
     assert (path.parent / "spec.json").exists()

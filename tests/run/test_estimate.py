@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 
 import numpy as np
 import pytest
 
 from zigma_bench.backbones.build import build_network
+from zigma_bench.cli.show import long_plan_lines
 from zigma_bench.efficiency import combine_rounds, measure, measure_round
 from zigma_bench.efficiency.timing import Timing
 from zigma_bench.plan import make_plan
@@ -17,7 +19,7 @@ from zigma_bench.records.packed import PACKED
 from zigma_bench.records.record import Record
 from zigma_bench.records.store import stage_folder, write_record
 from zigma_bench.run.due import all_cell_folders, cell_folder
-from zigma_bench.run.estimate import Estimator
+from zigma_bench.run.estimate import Estimate, Estimator, matmul_rate
 from zigma_bench.run.fitted_costs import FEWEST_CELLS, fit_costs
 from zigma_bench.run.runs import open_run
 from zigma_bench.run.timed import FEATURES, CallKind, MeasuredCall, features_of, network_of, timed_calls
@@ -198,6 +200,34 @@ def test_packed_records_are_used_like_folders(timed_results, tmp_path, capsys, m
     (run / PACKED).write_bytes(b"no")
     assert timed_calls(timed_results, "test") == [] and all_cell_folders(timed_results, plan.cells[0]) == []
     assert capsys.readouterr().err.count("restore the file") == 2
+
+
+def test_the_estimate_of_a_cpu_does_not_count_the_time_of_other_programs(monkeypatch):
+    """A clock that runs ten times as fast, as on a busy machine, changes nothing; the shortest product counts."""
+    clock = iter([0.0, 0.5, 1.0, 1.1, 2.0, 2.2, 3.0, 3.3, 4.0, 4.4])
+    monkeypatch.setattr(time, "thread_time", lambda: next(clock))
+    monkeypatch.setattr(time, "perf_counter", lambda: pytest.fail("wall time"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert matmul_rate() == pytest.approx(3 * 2 * 1024**3 / 0.1)
+
+
+def test_an_estimate_has_an_interval_and_a_number_of_records(tmp_path, timed_results):
+    (tmp_path / "trained.yaml").write_text(TRAINED)
+    cell = make_plan(*load_suite(tmp_path / "trained.yaml"), catalogue()).cells[0]
+    fitted = Estimator(timed_results, DEVICE)(cell)
+    assert fitted.records == 5 and fitted.factors[0] <= 1 <= fitted.factors[1]
+    by_flops = Estimator(timed_results, Device("cpu", "another"))(cell)
+    assert by_flops.records == 0 and by_flops.factors == pytest.approx((1 / 3, 3))
+
+
+def test_a_plan_of_days_says_what_it_assumes():
+    day = 86_400.0
+    guesses = [Estimate(day, "a fit", records=7, factors=(0.5, 2.0)), Estimate(day, "FLOPs", factors=(1 / 4, 4.0))]
+    first, second = long_plan_lines([*guesses, Estimate(None, "nothing")], Device("cuda:0", "a card"))
+    assert first.startswith("more than a day: 2 days, between 18.0 h and 6 days")
+    assert "1 cells without an estimate" in first
+    assert "one cell after another on cuda:0 (a card)" in second and "at most 7 records" in second
+    assert long_plan_lines([Estimate(day / 2, "a fit"), Estimate(None, "")], DEVICE) == []
 
 
 SHAPELESS = (

@@ -25,6 +25,7 @@ from zigma_bench.cli import (
     suites,
     why,
 )
+from zigma_bench.cli.fastest import fastest
 from zigma_bench.cli.help import (
     COMPARE,
     CONTEXT,
@@ -173,5 +174,10 @@ add_command(bench_group, "step", bench.bench_whole_steps, (
     "bench step --device cpu --shape 1x16 --path raster --repeats 3",
 ))  # fmt: skip
 app.add_typer(bench_group, name="bench", rich_help_panel=MACHINE)
+add_command(app, "fastest", fastest, (
+    "fastest --tokens 4096",
+    "fastest --grid 90x160 --mode training --memory 24",
+    "fastest --tokens 64 --device cpu --seconds 20 --json",
+), MACHINE)  # fmt: skip
 add_command(app, "doctor", about.doctor, ("doctor",), MACHINE)
 add_command(app, "schema", about.schema, ("schema",), MACHINE)

@@ -21,11 +21,14 @@ def find_batch(
     memory: Annotated[
         float | None, typer.Option("--memory", help="GiB to use. Default: 95% of the GPU's memory.", min=0.01)
     ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="The largest batch of all, by bisection; else the largest power of two.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Find the largest batch whose training fits in memory.
 
-    Each try is a new process. The suite is not changed.
+    It tries powers of two, and with --exact bisects. Each try is a new process. The suite is not changed.
     """
     from zigma_bench.records.store import check_writable, write_json
     from zigma_bench.run.find_batch import distinct_shapes, limit_of
@@ -39,8 +42,14 @@ def find_batch(
     limit, folder = limit_of(target, memory), results / made.suite.name
     file = folder / ("find-batch-smoke.json" if smoke else "find-batch.json")
     check_writable(folder)
-    found = [find(cell, target, limit, lambda text: print(text, file=sys.stderr)) for cell in distinct_shapes(made)]
-    document = {"card": target.model_name, "limit_bytes": limit, "cells": [one.to_json() for one in found]}
+    cells = distinct_shapes(made)
+    found = [find(cell, target, limit, lambda text: print(text, file=sys.stderr), exact=exact) for cell in cells]
+    document = {
+        "card": target.model_name,
+        "limit_bytes": limit,
+        "exact": exact,
+        "cells": [one.to_json() for one in found],
+    }
     write_json(file, document)
     if as_json:
         print(json.dumps(document, indent=1))
@@ -50,5 +59,6 @@ def find_batch(
         print(f"{one.label}: batch {one.batch:,}{peak}")
     smallest = min(one.batch for one in found)
     all_fit = f"train.batch={smallest:,} fits all cells" if smallest else "a batch of 0: one image does not fit"
-    print(f"within {limit / 2**30:.2f} GiB of {target.model_name}; {all_fit}")
+    kind = "the largest" if exact else "the largest powers of two (--exact bisects)"
+    print(f"{kind} within {limit / 2**30:.2f} GiB of {target.model_name}; {all_fit}")
     print(f"record: {file}")

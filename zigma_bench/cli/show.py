@@ -23,6 +23,8 @@ from zigma_bench.run.selection import with_choices_made
 from zigma_bench.suite import Train
 from zigma_bench.system.device import Device
 
+DAY = 86_400.0  # seconds
+
 
 def show_plan(plan: Plan, results: Path, device: Device, name: str | None = None) -> None:
     """Print the cells of a plan, one per row, the meaning of the columns, and the run that they belong to."""
@@ -81,6 +83,8 @@ def show_plan(plan: Plan, results: Path, device: Device, name: str | None = None
         print(line)
     _print_what_flops_are(plan)
     print(_estimate_sources(guesses))
+    for line in long_plan_lines(guesses, device):
+        print(line)
     if plan.selections:
         print(_describe_waiting(plan, estimator))
 
@@ -110,6 +114,24 @@ def _estimate_sources(guesses: Sequence[Estimate]) -> str:
     sources = Counter(guess.source for guess in guesses if guess.source != NOTHING)
     named = "; ".join(f"{source} ({count} cells)" for source, count in sources.items())
     return f"about: training and sampling{total}; GiB: peak memory. Estimated from {named}"
+
+
+def long_plan_lines(guesses: Sequence[Estimate], device: Device) -> list[str]:
+    """What the estimate of a plan assumes, if it exceeds a day; empty for a shorter one."""
+    known = [(guess, guess.seconds) for guess in guesses if guess.seconds is not None]
+    total = sum(seconds for _, seconds in known)
+    if total <= DAY:
+        return []
+    low, high = (sum(seconds * guess.factors[end] for guess, seconds in known) for end in (0, 1))
+    unknown = len(guesses) - len(known)
+    more = f"; {unknown} cells without an estimate come on top" if unknown else ""
+    records = max(guess.records for guess, _ in known)
+    behind = f"{records} record{'' if records == 1 else 's'}" if records else "no record"
+    return [
+        f"more than a day: {format_duration(total)}, between {format_duration(low)} and {format_duration(high)}{more}",
+        f"it assumes one cell after another on {device.name} ({device.model_name}), with nothing else running there; "
+        f"behind an estimate: at most {behind}; a run of one cell, then plan again, makes it exact",
+    ]
 
 
 def _print_timing(plan: Plan, device: Device) -> None:

@@ -275,7 +275,10 @@ def _run(
     print(f"{_describe_devices(devices)}\n{visible(str(chosen))}", file=sys.stderr)
     waiting = sum(len(selection.waiting) for selection in made.selections)
     with watcher(len(made.cells) + waiting) as watching:
-        outcomes = run_plan(made, results, devices, watching, executor, stages=stages, name=name, timeouts=timeouts)
+        outcomes = run_plan(
+            made, results, devices, watching, executor, stages=stages, name=name, timeouts=timeouts,
+            executor_name=target.executor,
+        )  # fmt: skip
     folder = outcomes[0].folder.parent
     failed = {outcome.folder.name: outcome.reason or "" for outcome in outcomes if outcome.status == "failed"}
     try:

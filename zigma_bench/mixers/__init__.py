@@ -48,7 +48,7 @@ def register_mixers(register: Callable[..., None]) -> None:
         "identity",
         "zigma_bench.mixers.identity.mixer:IdentityMixer",
         options=identity.IdentityOptions,
-        facts=MixerFacts(cost=identity.identity_cost, check=identity.check_identity),
+        facts=MixerFacts(cost=identity.identity_cost, check=identity.check_identity, mixes_tokens=False),
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import statistics
 import sys
 import time
 from dataclasses import dataclass
@@ -17,10 +19,12 @@ from zigma_bench.records.store import read_record, stage_folder
 from zigma_bench.run.due import all_cell_folders
 from zigma_bench.run.fitted_costs import FittedCosts, fit_costs
 from zigma_bench.run.timed import CallKind, CallName, MeasuredCall, features_of, kind_of, timed_calls
-from zigma_bench.system.device import Device, precision_on
+from zigma_bench.system.device import Device, core_count, precision_on
 
 # A network of small matrices and scans reaches about this share of the speed of one large matrix product.
 SHARE_OF_MATMUL = 0.15
+FACTOR_OF_FLOPS = 3.0  # of an estimate that only knows the FLOPs
+SIDE, PRODUCTS = 1024, 5  # of the matrix products that are timed on a CPU
 NOTHING = "nothing is computed"
 LOSS_TIMES = 8  # times of the validation loss
 ADAPTIVE_EVALUATIONS = 100  # a typical number for dopri5
@@ -28,11 +32,16 @@ ADAPTIVE_EVALUATIONS = 100  # a typical number for dopri5
 
 @dataclass(frozen=True)
 class Estimate:
-    """The seconds for training and sampling a cell, its peak memory in bytes, and the source; None if unknown."""
+    """The seconds for training and sampling a cell, its peak memory in bytes, and the source; None if unknown.
+
+    `records`: the number of records behind it. The time is expected between `seconds` times the two `factors`.
+    """
 
     seconds: float | None
     source: str
     bytes: float | None = None
+    records: int = 0
+    factors: tuple[float, float] = (1.0, 1.0)
 
 
 class Estimator:
@@ -58,7 +67,9 @@ class Estimator:
             return fitted
         flops = sum(cell.forward_flops.values())
         seconds = flops / (self._matmul_rate * SHARE_OF_MATMUL)
-        return Estimate(_total(cell, 3 * seconds, seconds), "FLOPs, to a factor of 3")
+        factors = (1 / FACTOR_OF_FLOPS, FACTOR_OF_FLOPS)
+        source = f"FLOPs, to a factor of {FACTOR_OF_FLOPS:g}"
+        return Estimate(_total(cell, 3 * seconds, seconds), source, factors=factors)
 
     def _measured(self, cell: Cell) -> Estimate | None:
         if cell.role != "cell" or cell.efficiency is None:
@@ -69,8 +80,11 @@ class Estimator:
         if not train or not sample:
             return None
         peaks = [value for name in ("train-step", "sample") if (value := values.get(f"{name}-peak-memory")) is not None]
-        passes = _evaluations(cell)
-        return Estimate(_total(cell, 1 / train, 1 / sample / passes), "its efficiency record", max(peaks, default=None))
+        seconds = _total(cell, 1 / train, 1 / sample / _evaluations(cell))
+        raws = [m.raw for m in record.measurements if m.name == "train-images-per-second" and m.raw] if record else []
+        middle = statistics.median(raws[0]) if raws else 1.0
+        factors = (min(raws[0]) / middle, max(raws[0]) / middle) if raws else (1.0, 1.0)
+        return Estimate(seconds, "its efficiency record", max(peaks, default=None), 1, factors)
 
     def _efficiency_record(self, cell: Cell) -> Record | None:
         """The cell's efficiency record on this device, from any run of its suite."""
@@ -91,7 +105,7 @@ class Estimator:
         calls: dict[CallName, int] = {"forward": min(cell.sample.batch, cell.sample.count)}
         if trains:
             calls["train-step"] = cell.train.batch
-        each, peaks, sources = {"train-step": 0.0}, [], []
+        each, peaks, sources, fits = {"train-step": 0.0}, [], [], []
         for call, batch in calls.items():
             costs = self._costs(kind_of(written, call, self.device.model_name, self._precision(cell)), cell.backend)
             if isinstance(costs, str):
@@ -100,7 +114,10 @@ class Estimator:
             each[call] = costs.seconds.predict(features) / batch
             peaks.append(costs.peak.predict(features))
             sources.append(f"{call} {costs.source}")
-        return Estimate(_total(cell, each["train-step"], each["forward"]), "; ".join(sources), max(peaks))
+            fits.append(costs)
+        seconds, worst = _total(cell, each["train-step"], each["forward"]), 1 + max(fit.worst for fit in fits)
+        records = max(fit.cells for fit in fits)
+        return Estimate(seconds, "; ".join(sources), max(peaks), records, (1 / worst, worst))
 
     def _costs(self, kind: CallKind, backend: str) -> FittedCosts | str:
         key = (kind, backend)
@@ -117,15 +134,32 @@ class Estimator:
 
     @cached_property
     def _matmul_rate(self) -> float:
-        """FLOP/s of a float32 product of two 1,024 x 1,024 matrices on this CPU."""
-        import numpy as np
+        return matmul_rate()
 
-        a: Any = np.ones((1024, 1024), dtype=np.float32)
-        a @ a
-        start = time.perf_counter()
-        for _ in range(3):
+
+def matmul_rate() -> float:
+    """FLOP/s of float32 products of two 1,024 x 1,024 matrices on the cores that PyTorch would use.
+
+    It is the CPU time of one thread that is measured, and the shortest of several products, so that the result is the
+    same while other programs keep the cores busy.
+    """
+    import numpy as np
+    from threadpoolctl import threadpool_limits
+
+    a: Any = np.ones((SIDE, SIDE), dtype=np.float32)
+    times = []
+    with threadpool_limits(limits=1):
+        for _ in range(PRODUCTS):
+            start = time.thread_time()
             a @ a
-        return 3 * 2 * 1024**3 / (time.perf_counter() - start)
+            times.append(time.thread_time() - start)
+    return thread_count() * 2 * SIDE**3 / min(times)
+
+
+def thread_count() -> int:
+    """The threads of an operator: those of OMP_NUM_THREADS, or one for each core."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return int(wanted) if wanted.isdigit() and int(wanted) else core_count()
 
 
 def _total(cell: Cell, training: float, evaluation: float) -> float:

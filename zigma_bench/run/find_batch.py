@@ -1,4 +1,4 @@
-"""Find the largest batch whose training step fits in memory: double until it doesn't fit, then bisect.
+"""Find the largest batch whose training step fits in memory: double until it doesn't fit, and bisect if asked to.
 
 Every trial is a fresh process that runs the actual training step with its optimizer and EMA. The result doesn't change
 the suite: a run uses the batch of the suite file.
@@ -75,26 +75,35 @@ def limit_of(device: Device, gibibytes: float | None) -> int:
     return int(SHARE_OF_A_GPU * int(done.stdout))
 
 
-def find_batch(cell: Cell, device: Device, limit_bytes: int, on_progress: Callable[[str], None]) -> LargestBatch:
-    """Find the largest batch of one cell. `on_progress(text)` reports each trial."""
+def find_batch(
+    cell: Cell, device: Device, limit_bytes: int, on_progress: Callable[[str], None], *, exact: bool = False
+) -> LargestBatch:
+    """Find the largest batch of one cell: the largest power of two, or with `exact` the largest of all.
+
+    `on_progress(text)` reports each trial.
+    """
 
     def fits(batch: int) -> BatchTrial:
         trial = run_trial(cell, batch, device, limit_bytes)
         on_progress(f"{_name(cell)}: batch {batch:,} {'fits' if trial.fits else f'does not fit: {trial.reason}'}")
         return trial
 
-    trials = search_batch(fits)
+    trials = search_batch(fits, exact=exact)
     batch = max((trial.batch for trial in trials if trial.fits), default=0)
     return LargestBatch(_name(cell), batch, limit_bytes, tuple(trials))
 
 
-def search_batch(attempt: Callable[[int], BatchTrial]) -> Sequence[BatchTrial]:
-    """Double, then bisect. The trials include the largest batch that fits, at most MOST, and the next larger one."""
+def search_batch(attempt: Callable[[int], BatchTrial], *, exact: bool = False) -> Sequence[BatchTrial]:
+    """Double the batch, and with `exact` bisect between the last two.
+
+    The trials include the largest batch that fits, at most MOST, and the next larger power of two, or with `exact` the
+    next larger batch.
+    """
     trials = [attempt(1)]
     while trials[-1].fits and trials[-1].batch < MOST:
         trials.append(attempt(2 * trials[-1].batch))
     above = trials[-1].batch
-    if trials[-1].fits or above == 1:
+    if trials[-1].fits or above == 1 or not exact:
         return trials
     below = above // 2
     while above - below > 1:

@@ -56,12 +56,16 @@ class FittedCosts:
     cells: int
 
     @property
+    def worst(self) -> float:
+        """The largest cross-validation error of the seconds."""
+        return max(self.seconds.left_out)
+
+    @property
     def source(self) -> str:
         """The source of a prediction and its cross-validation errors, in words."""
-        worst = max(self.seconds.left_out)
         return (
             f"fitted to {self.cells} cells timed here, each left out in turn: {self.seconds.error:.0%} off in time "
-            f"({worst:.0%} at most), {self.peak.error:.0%} in memory"
+            f"({self.worst:.0%} at most), {self.peak.error:.0%} in memory"
         )
 
 

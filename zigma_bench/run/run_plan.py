@@ -6,7 +6,6 @@ import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from zigma_bench.errors import ComparisonRefused
 from zigma_bench.plan import Cell, Plan, Stage
@@ -30,12 +29,12 @@ def run_plan(
     stages: Sequence[Stage],
     name: str | None = None,
     timeouts: Mapping[Stage, float] | None = None,
-    provenance: Mapping[str, Any] | None = None,
+    executor_name: str = "local",
 ) -> list[CellOutcome]:
     """Bring every cell of a plan up to date. Raises Interrupted when asked to stop.
 
     `devices`: one or more of the same model. `name`: the name of the run; by default it is the run with the options of
-    the plan. `timeouts`: seconds by stage. Of rows with a selection, the cells that tune them run first. Finished
+    the plan. `timeouts`: seconds by stage. `executor_name`: for the records. Of rows with a selection, the cells that tune them run first. Finished
     stages of the suite's other runs are reused. Cells that another process works on come last, after that process has
     finished them.
     """
@@ -45,7 +44,7 @@ def run_plan(
     while True:
         plan = with_choices_made(plan, results / plan.suite.name / find_run(plan, results, name).name, device)
         run = open_run(plan, results, device, name)
-        place = RunPlace(results, run.folder, tuple(devices), watcher, stages, timeouts or {}, provenance or {})
+        place = RunPlace(results, run.folder, tuple(devices), watcher, stages, timeouts or {}, executor_name)
         left = [cell for cell in plan.cells if cell.label not in outcomes]
         if not left:
             break

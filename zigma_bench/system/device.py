@@ -147,11 +147,28 @@ def _visible(names: list[str], visible: str | None) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _from_nvidia_smi() -> list[str]:
+def gpu_facts(device: Device) -> dict[str, str | float | None]:
+    """The driver version and the power limit in watts of an NVIDIA GPU; None for what is unknown or on a CPU."""
+    found: dict[str, str | float | None] = {"driver": None, "power_limit_watts": None}
+    if device.type != "cuda":
+        return found
+    lines = _visible(_from_nvidia_smi("driver_version,power.limit"), os.environ.get("CUDA_VISIBLE_DEVICES"))
+    index = int(device.name.partition(":")[2] or 0)
+    if index < len(lines):
+        driver, _, watts = (word.strip() for word in lines[index].partition(","))
+        found["driver"] = driver
+        with contextlib.suppress(ValueError):  # [N/A] for some GPUs
+            found["power_limit_watts"] = float(watts)
+    return found
+
+
+def _from_nvidia_smi(fields: str = "name") -> list[str]:
+    """These fields of every NVIDIA GPU, as nvidia-smi prints them."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
-    answer = subprocess.run([program, "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True)
+    command = [program, f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
+    answer = subprocess.run(command, capture_output=True, text=True)
     return [line.strip() for line in answer.stdout.splitlines() if line.strip()] if answer.returncode == 0 else []
 
 

@@ -43,12 +43,14 @@ class MixerFacts:
     `cost(options, block=, grid=, route=) -> Cost` of one layer. `check(options, block=, grid=, route=)` raises NotReady
     for a route that the mixer can't follow; without it, the mixer must be able to follow any route. `memory(options,
     block=, grid=, route=, backend=, precision=)`: the activation memory by operator, which is the number of bytes that
-    a training step saves per layer and image; without it there is no estimate.
+    a training step saves per layer and image; without it there is no estimate. `mixes_tokens`: False for a control in
+    which tokens exchange no information; a ranking by speed (`fastest`) never calls it the fastest.
     """
 
     cost: Callable[..., Cost]
     check: Callable[..., None] | None = None
     memory: Callable[..., Mapping[str, int]] | None = None
+    mixes_tokens: bool = True
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ class RunPlace:
     """Where cells run and where their results are written.
 
     `folder`: the folder of the run in `results`. `devices`: one or more devices of the same model. `timeouts`: the
-    seconds after which a stage is stopped and fails, by stage. `provenance`: facts about this run for every record.
+    seconds after which a stage is stopped and fails, by stage. `executor`: the name of the executor, for the records.
     """
 
     results: Path
@@ -53,7 +53,7 @@ class RunPlace:
     watcher: Watcher
     stages: Sequence[Stage]
     timeouts: Mapping[Stage, float] = field(default_factory=dict)
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    executor: str = "local"
 
     @property
     def device(self) -> Device:

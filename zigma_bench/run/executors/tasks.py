@@ -12,6 +12,7 @@ from zigma_bench.plan import Cell, Stage
 from zigma_bench.plugins.discovery import reason_of
 from zigma_bench.records.record import Record
 from zigma_bench.records.store import has_writer, stage_folder, write_record
+from zigma_bench.run.command import command_provenance
 from zigma_bench.run.due import cell_folder, find_due
 from zigma_bench.run.executors.executor import CellOutcome, RunPlace
 from zigma_bench.run.reuse import other_folders, reuse_stages
@@ -79,5 +80,7 @@ def write_failed_record(task: DueCell, place: RunPlace, stage: Stage, reason: st
     """Write the failed record for a process that ended before it could write one."""
     identity = task.cell.identity(stage, device_model=place.device.model_name)
     facts = task.cell.model_dump(mode="json")
-    record = Record(stage, identity, facts, "failed", reason=reason, provenance=dict(place.provenance))
+    record = Record(
+        stage, identity, facts, "failed", reason=reason, provenance=command_provenance(place.device, place.executor)
+    )
     write_record(stage_folder(task.folder, stage, identity), record)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from zigma_bench.plan import Stage
+from zigma_bench.run.command import command_provenance
 from zigma_bench.run.executors.executor import RunPlace
 from zigma_bench.run.executors.tasks import DueCell
 from zigma_bench.system.device import Device, usable_cores
@@ -85,7 +86,7 @@ class WorkerProcess:
         text = json.dumps({
             "cell": job.task.cell.model_dump(mode="json"), "results": str(place.results.resolve()),
             "folder": str(job.task.folder.resolve()), "log": str(job.log.resolve()), "stages": list(job.stages),
-            "device": asdict(self.device), "provenance": dict(place.provenance),
+            "device": asdict(self.device), "provenance": command_provenance(self.device, place.executor),
         })  # fmt: skip
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import socket
 import time
 import traceback
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from zigma_bench.errors import CellFailed, Interrupted, NotReady, ZigmaBenchErro
 from zigma_bench.ops.backends import resolve
 from zigma_bench.plan import Stage
 from zigma_bench.plugins.discovery import reason_of
-from zigma_bench.records.provenance import software
+from zigma_bench.records.provenance import read_starts, software
 from zigma_bench.records.record import Record
 from zigma_bench.records.sealed import file_hashes
 from zigma_bench.records.store import SPEC, clear_stage_leftovers, write_json, write_record
@@ -59,7 +60,8 @@ def run_stage(context: StageContext, stage: Stage) -> None:
     facts = context.cell.model_dump(mode="json")
     context.emit({"event": "start", "stage": stage})
     try:
-        write_json(folder / SPEC, {"stage": stage, "identity": identity, "cell": facts})
+        starts = [*read_starts(folder / SPEC, identity), {"time": started, "host": socket.gethostname()}]
+        write_json(folder / SPEC, {"stage": stage, "identity": identity, "cell": facts, "starts": starts})
         inputs = context.inputs(stage)
         with contain_plugin():  # exit() in a plugin also fails the cell
             found = _call_stage(stage, context, folder)
@@ -73,7 +75,7 @@ def run_stage(context: StageContext, stage: Stage) -> None:
         reason = reason_of(error)
         known = isinstance(error, ZigmaBenchError)  # else a fresh process may do better: memory, the device
         context.emit({"event": "failed", "stage": stage, "text": reason, "known": known})
-        origin = _provenance(context, started)
+        origin = _provenance(context, stage, started)
         with contextlib.suppress(OSError):  # on a full disk only the event reports it
             write_record(folder, Record(stage, identity, facts, "failed", reason=reason, provenance=origin))
         raise StageFailed from None
@@ -97,16 +99,18 @@ def _record_of(
         cell=context.cell.model_dump(mode="json"),
         status="done",
         measurements=tuple(found.measurements),
-        provenance=_provenance(context, started),
+        provenance=_provenance(context, stage, started),
         details=found.details,
         files=file_hashes(context.stage_folder(stage), found.files),
         inputs=inputs,
     )
 
 
-def _provenance(context: StageContext, started: float) -> dict[str, Any]:
-    """The provenance of a stage. The backend is None if it can't run here, which is also the reason of the failed
-    cell."""
+def _provenance(context: StageContext, stage: Stage, started: float) -> dict[str, Any]:
+    """The provenance of a stage: that of the command, and its own.
+
+    The backend is None if it can't run here, which is also the reason of the failed cell.
+    """
     cell, device = context.cell, context.device
     try:
         backend = resolve(cell.backend, device.type)
@@ -115,6 +119,7 @@ def _provenance(context: StageContext, started: float) -> dict[str, Any]:
     return {
         **software(),
         **context.provenance,
+        "attempts": read_starts(context.stage_folder(stage) / SPEC, context.identity(stage)),
         "device": device.name,
         "card": device.model_name,
         "cuda": torch.version.cuda if device.type == "cuda" else None,
