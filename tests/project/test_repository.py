@@ -34,7 +34,16 @@ def test_is_clean(words):
 
 
 @pytest.mark.parametrize(
-    "words", [["--version"], ["scans", "list"], ["backbones", "list"], ["plugins", "list"], ["--help"]]
+    "words",
+    [
+        ["--version"],
+        ["scans", "list"],
+        ["backbones", "list"],
+        ["plugins", "list"],
+        ["--help"],
+        ["gc"],
+        ["status", "results/emoji"],
+    ],
 )
 def test_lists_answer_without_torch(words):
     code = (

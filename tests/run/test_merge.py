@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -16,6 +17,7 @@ from zigma_bench.records.store import only_writer
 from zigma_bench.reports.table import find_tables
 from zigma_bench.run import merge as module
 from zigma_bench.run.merge import merge_results
+from zigma_bench.run.runs import mark_updated, open_run
 
 MORE = "sample.evaluations=3"
 
@@ -73,6 +75,17 @@ def test_the_union_of_the_cells_of_two_seeds(toy, target):
     merge_results(target, toy.results)
     table = json.loads((target / "toy" / "main" / "table.json").read_text())
     assert sorted(cell["role"] for cell in table["cells"]) == ["ceiling", "cell", "floor"]
+
+
+def test_a_command_at_work_keeps_what_a_merge_has_added(toy, target):
+    shutil.copytree(toy.results, target)
+    file = toy.results / "toy" / "main" / "table.json"
+    cells = json.loads(file.read_text())["cells"]
+    run = open_run(toy.plan(), toy.results, toy.device)
+    toy.change(file, cells=[cell for cell in cells if cell["role"] != "floor"])
+    merge_results(toy.results, target)
+    mark_updated(replace(run, table=run.table.model_copy(update={"cells": []})))
+    assert len(json.loads(file.read_text())["cells"]) == 3
 
 
 def test_a_name_of_other_options_gets_a_hash(toy, target):

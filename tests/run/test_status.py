@@ -12,6 +12,7 @@ import pytest
 
 from zigma_bench.records.progress import ProgressFile
 from zigma_bench.records.store import is_worked_on, only_writer, working_on
+from zigma_bench.run.stages.context import StageContext
 from zigma_bench.run.status import StatusReader
 
 
@@ -80,6 +81,18 @@ def test_a_stage_that_has_just_ended_is_done(toy):
         toy.change(record, provenance={**origin, "started": origin["started"] + 1e6})
         assert states(toy)["sample"][0] == "done"
         assert states(toy)["quality"][0] == "running"
+
+
+def test_the_worker_of_a_cell_writes_its_progress(toy):
+    """The context of a stage sends each event to the parent, and writes it for other processes."""
+    sent = []
+    context = StageContext(toy.plan().cells[0], toy.cell, toy.folder, toy.device, sent.append, lambda: False)
+    shutil.rmtree(toy.stage("sample"))
+    with only_writer(toy.cell):
+        context.emit({"event": "start", "stage": "sample"})
+        context.progress_of("sample", 24)(12, "half")
+        assert states(toy)["sample"][0] == "running"
+    assert [event["event"] for event in sent] == ["start", "progress"]
 
 
 def test_a_run_is_at_work_between_two_cells(toy):

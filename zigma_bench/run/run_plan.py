@@ -34,9 +34,9 @@ def run_plan(
     """Bring every cell of a plan up to date. Raises Interrupted when asked to stop.
 
     `devices`: one or more of the same model. `name`: the name of the run; by default it is the run with the options of
-    the plan. `timeouts`: seconds by stage. `executor_name`: for the records. Of rows with a selection, the cells that tune them run first. Finished
-    stages of the suite's other runs are reused. Cells that another process works on come last, after that process has
-    finished them.
+    the plan. `timeouts`: seconds by stage. `executor_name`: for the records. Of rows with a selection, the cells that
+    tune them run first. Finished stages of the suite's other runs are reused. Cells that another process works on come
+    last, after that process has finished them.
     """
     check_writable(results)
     clear_leftovers(results)

@@ -13,9 +13,15 @@ from zigma_bench.records.store import only_writer, run_folder
 from zigma_bench.records.table_file import (
     TABLE,
     BaselineRow,
+<<<<<<< HEAD
     SelectedValue,
     TableCell,
     TableFile,
+=======
+    TableCell,
+    TableFile,
+    read_table_file,
+>>>>>>> ops
     time_now,
     write_table_file,
 )
@@ -73,8 +79,13 @@ def open_run(plan: Plan, results: Path, device: Device, name: str | None = None)
 
 
 def mark_updated(run: OpenRun) -> None:
-    """Make a run the latest of its suite, because one of its stages will run."""
-    write_table_file(run.folder, run.table.model_copy(update={"updated": time_now()}))
+    """Make a run the latest of its suite, because one of its stages will run.
+
+    Another process may have added cells to its table since (a merge), so the file is read again.
+    """
+    with only_writer(run.folder.parent, "the runs of this suite", wait=True):
+        table = read_table_file(run.folder) or run.table
+        write_table_file(run.folder, table.model_copy(update={"updated": time_now()}))
 
 
 def make_table(plan: Plan, folder: Path, device: Device, chosen: ChosenRun) -> TableFile:
