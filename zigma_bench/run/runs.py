@@ -13,15 +13,10 @@ from zigma_bench.records.store import only_writer, run_folder
 from zigma_bench.records.table_file import (
     TABLE,
     BaselineRow,
-<<<<<<< HEAD
     SelectedValue,
     TableCell,
     TableFile,
-=======
-    TableCell,
-    TableFile,
     read_table_file,
->>>>>>> ops
     time_now,
     write_table_file,
 )
