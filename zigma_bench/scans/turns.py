@@ -8,17 +8,18 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from zigma_bench.errors import NotReady
 from zigma_bench.scans.grid import Grid
 
 Assignment = Literal["cyclic", "reversed"]
+Result = TypeVar("Result")  # a path or a route
 CountPaths = Callable[[Grid, Mapping[str, Any]], int | None]
 COUNT = "count_paths_in_turn"  # the attribute of a scan with paths in turn
 
 
-def paths_in_turn(count: CountPaths) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def paths_in_turn(count: CountPaths) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
     """A decorator for a scan function whose layer i follows path i mod K; it adds the option `assignment`.
 
     `assignment: cyclic` leaves the layers as they are. With `reversed`, layer i follows path K - 1 - (i mod K).
@@ -26,11 +27,11 @@ def paths_in_turn(count: CountPaths) -> Callable[[Callable[..., Any]], Callable[
     with the number of layers.
     """
 
-    def decorate(scan: Callable[..., Any]) -> Callable[..., Any]:
+    def decorate(scan: Callable[..., Result]) -> Callable[..., Result]:
         name = scan.__name__.replace("_", "-")
 
         @functools.wraps(scan)
-        def assigned(grid: Grid, layer: int, *others: Any, assignment: Assignment = "cyclic", **options: Any) -> Any:
+        def assigned(grid: Grid, layer: int, *others: Any, assignment: Assignment = "cyclic", **options: Any) -> Result:
             if assignment == "reversed":
                 layer = _reversed_layer(name, layer, count_paths(grid, options))
             return scan(grid, layer, *others, **options)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from zigma_bench.layers.attention import XavierLinear
@@ -63,7 +64,7 @@ class LinearAttentionBranch(GatheringBranch):
 
     def _split_heads(self, x: Tensor) -> Tensor:
         """[B, S, C] -> [B, h, S, c], copied once, because each product would copy and save it again."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2).contiguous()
+        return torch.unflatten(x, -1, (self.heads, -1)).transpose(1, 2).contiguous()
 
 
 class LinearAttentionMixer(nn.Module):
