@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gzip
 import io
 import json
 import os
@@ -28,6 +29,8 @@ from mutations import as_json, mutated_document, mutated_text
 from zigma_bench.errors import ZigmaBenchError
 from zigma_bench.plan import make_plan
 from zigma_bench.plugins.discovery import catalogue
+from zigma_bench.records.pack import pack_run
+from zigma_bench.records.packed import PACKED
 from zigma_bench.records.record import Measurement, Record
 from zigma_bench.records.store import stage_folder, write_record
 from zigma_bench.reports.formats import print_report, report_format
@@ -149,3 +152,57 @@ def test_mutated_records_and_tables(results, tmp_path):
     assert set(codes) <= {0, 4}
     assert codes[4] > COUNT / 8
     assert broken > COUNT / 8
+
+
+DECLARED = {
+    "primary": "val-loss", "secondary": None, "family": {"one": {"row": ["zigma zigzag"], "against": ["zigma raster"]}},
+    "margin": {"val-loss": {"difference": 0.1, "reason": "an equal gain by more images"}}, "alpha": 0.05, "power": 0.8,
+    "tests_at_seeds": None, "draws": {"x": ["zigma *"]}, "scales": {"a": ["zigma *"], "b": ["zigma *"]},
+    "multiplier": {"metric": "val-loss", "fit": "interpolation", "arms": {"a": ["zigma *"], "b": ["* raster"]},
+                   "against": "a"},
+}  # fmt: skip
+
+
+def test_mutated_tests_of_a_study(results, tmp_path):
+    """The declaration, the seeds and the values of a run with three seeds."""
+    table, codes = json.loads((results / "table.json").read_text()), Counter()
+    folder = tmp_path / "toy" / "main"
+    shutil.copytree(results, folder)
+    for seed in range(FIRST, FIRST + COUNT):
+        draw = random.Random(seed)
+        made = mutated_document({"statistics": DECLARED, "content": table["content"]}, draw)
+        text = as_json({**table, **made}) if isinstance(made, dict) else None
+        (folder / "table.json").write_text(text or "{", errors="replace")
+        try:
+            codes[ended(functools.partial(reported, folder, []))] += 1
+        except BaseException as error:
+            raise AssertionError(f"seed {seed}: {type(error).__name__}: {error}") from error
+    print("tests of a study:", dict(codes))
+    assert set(codes) <= {0, 2, 4} and codes[4] > COUNT / 8 and codes[0] > COUNT / 40
+
+
+def test_mutated_packed_records(results, tmp_path):
+    """Bytes of the compressed file, its lines, and one of its documents."""
+    folder, codes = tmp_path / "toy" / "main", Counter()
+    shutil.copytree(results, folder)
+    pack_run(folder, remove=True)
+    data = (folder / PACKED).read_bytes()
+    lines = gzip.decompress(data).decode().splitlines()
+    for seed in range(FIRST, FIRST + COUNT):
+        draw = random.Random(seed)
+        if seed % 3 == 0:
+            made = bytearray(data)
+            made[draw.randrange(len(made))] ^= 1 << draw.randrange(8)
+        elif seed % 3 == 1:
+            made = gzip.compress(mutated_text("\n".join(lines), draw).encode("utf-8", "surrogatepass"))
+        else:
+            at = draw.randrange(len(lines))
+            other = as_json(mutated_document(json.loads(lines[at]), draw)) or "[" * 9999
+            made = gzip.compress("\n".join([*lines[:at], other, *lines[at + 1 :]]).encode("utf-8", "surrogatepass"))
+        (folder / PACKED).write_bytes(made)
+        try:
+            codes[ended(functools.partial(reported, folder, []))] += 1
+        except BaseException as error:
+            raise AssertionError(f"seed {seed}: {type(error).__name__}: {error}") from error
+    print("packed records:", dict(codes))
+    assert set(codes) <= {0, 4}

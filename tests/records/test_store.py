@@ -71,6 +71,14 @@ def test_a_figure_that_no_stage_leaves_is_refused(tmp_path, change):
     assert "record.json" in str(caught.value)
 
 
+@pytest.mark.parametrize("field", ["files", "inputs"])
+def test_hashes_that_are_no_mapping_are_refused(tmp_path, field):
+    data = json.loads(record().to_json()) | {field: [["a"]]}
+    (tmp_path / "record.json").write_text(json.dumps(data))
+    with pytest.raises(ComparisonRefused, match=f"{field} is .* and should be dict"):
+        store.read_record(tmp_path)
+
+
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     path = tmp_path / "a.json"
     store.write_atomic(path, "old")

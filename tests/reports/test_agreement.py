@@ -58,7 +58,8 @@ def test_correlation_of_pairs_is_scipys():
     assert found.variance_ratio == pytest.approx(difference / (np.var(a, ddof=1) + np.var(b, ddof=1)))
     assert found.variance_ratio < 1
     assert pair_correlation(a[:2], b[:2]) is None and pair_correlation(a[:3], b[:3]).interval is None
-    assert pair_correlation(a, [1.0] * 8) is None
+    assert pair_correlation(a, [1.0] * 8) is None and pair_correlation(a, [1.0] * 7 + [1.0 + 1e-160]) is None
+    assert pair_correlation(a, [0.0] * 7 + [1e-160]) is None, "a variance that is no normal number"
 
 
 def test_variance_components_by_hand():
@@ -95,3 +96,5 @@ def test_a_negative_estimate_is_zero_and_missing_seeds_are_left_out():
     assert (found.seeds, found.draw, found.seed) == (2, 0.0, 0.0) and found.rest > 0
     assert variance_components({"one": {0: 1.0, 1: 2.0}}) is None and variance_components({}) is None
     assert variance_components({"one": {0: 1.0}, "two": {1: 1.0}}) is None
+    equal = variance_components({"one": {0: 1.0, 1: 1.0}, "two": {0: 1.0, 1: 1.0}})
+    assert (equal.draw, equal.rest, equal.draw_p) == (0.0, 0.0, 1.0)

@@ -106,3 +106,11 @@ def test_a_loss_that_rises_with_compute_has_no_multiplier():
     rising = {1e15: {0: 1.0}, 1e16: {0: 1.1}}
     found = compute_multipliers("a", rising, "b", {1e15: {0: 1.05}}, "interpolation")
     assert "doesn't fall from budget to budget" in found[0].reason
+
+
+def test_a_metric_that_is_not_positive_has_no_multiplier():
+    """A kernel distance can be negative, and has no logarithm."""
+    values = {1e15: {0: 0.1}, 1e16: {0: -0.01}}
+    for fit in ("interpolation", "power-law"):
+        found = compute_multipliers("a", values, "b", losses(), fit)
+        assert all(one.value is None and "a loss above zero" in one.reason for one in found)

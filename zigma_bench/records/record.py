@@ -120,6 +120,7 @@ MEASUREMENT_FIELDS: Mapping[str, tuple[Any, ...]] = {
 RECORD_FIELDS: Mapping[str, tuple[Any, ...]] = {
     "stage": ("train", "sample", "quality", "efficiency"), "identity": (str,), "cell": (dict,),
     "status": ("done", "failed"), "reason": (str, type(None)), "provenance": (dict,), "details": (dict,),
+    "files": (dict,), "inputs": (dict,),
 }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -88,7 +89,7 @@ def pair_correlation(a: Sequence[float], b: Sequence[float], confidence: float =
     The interval assumes that the pairs are normal (Fisher 1921).
     """
     n = len(a)
-    if n < LEAST_SEEDS or len(set(a)) == 1 or len(set(b)) == 1:
+    if n < LEAST_SEEDS or min(statistics.variance(a), statistics.variance(b)) <= sys.float_info.min:
         return None
     r = statistics.correlation(a, b)
     paired = statistics.variance([x - y for x, y in zip(a, b, strict=True)])
@@ -127,7 +128,7 @@ def variance_components(values: Mapping[str, Mapping[int, float]]) -> VarianceCo
         draw=max(0.0, (draw - rest) / count),
         seed=max(0.0, (seed - rest) / draws),
         rest=rest,
-        draw_p=float(f.sf(draw / rest, draws - 1, freedom)) if rest else 0.0,
+        draw_p=float(f.sf(draw / rest, draws - 1, freedom)) if rest else float(draw == 0),
     )
 
 

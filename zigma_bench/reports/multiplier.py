@@ -57,10 +57,14 @@ def compute_multipliers(
 ) -> list[MultiplierResult]:
     """The multipliers of an arm at the loss of each budget of the reference. `fit`: a key of METHODS."""
     method, text = METHODS[fit]
+    positive = all(
+        flops > 0 and min(of.values(), default=0) > 0 for one in (losses, reference) for flops, of in one.items()
+    )
     found = []
     for flops in sorted(reference):
-        base = MultiplierResult(arm, against, flops, statistics.fmean(reference[flops].values()), text)
-        found.append(method(base, losses, reference, confidence))
+        base = MultiplierResult(arm, against, flops, statistics.fmean(reference[flops].values() or (0.0,)), text)
+        refused = _without(base, "it needs a loss above zero at every budget")
+        found.append(method(base, losses, reference, confidence) if positive else refused)
     return found
 
 

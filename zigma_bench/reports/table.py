@@ -256,9 +256,18 @@ def read_table(
         selected=tuple(stored.selected),
         broken=(*unreadable, *(cell.broken for cell in cells if cell.broken is not None)),
         baseline=(stored.baseline.backbone, stored.baseline.scan),
-        seeds=tuple(stored.content.get("seeds", (0,))),
+        seeds=_seeds(stored, folder),
         declared=_declared(stored, folder),
     )
+
+
+def _seeds(stored: TableFile, folder: Path) -> tuple[int, ...]:
+    """The seeds of the suite of a run, in its order."""
+    seeds = stored.content.get("seeds", [0])
+    if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds) or len(set(seeds)) < len(seeds):
+        what, do = "the seeds of the suite can't be read", "run the suite again"
+        raise ComparisonRefused(what, where=f"{folder / TABLE}, key content.seeds", got=seeds, do=do)
+    return tuple(seeds)
 
 
 def _declared(stored: TableFile, folder: Path) -> Statistics | None:
