@@ -216,6 +216,8 @@ def test_an_estimate_has_an_interval_and_a_number_of_records(tmp_path, timed_res
     cell = make_plan(*load_suite(tmp_path / "trained.yaml"), catalogue()).cells[0]
     fitted = Estimator(timed_results, DEVICE)(cell)
     assert fitted.records == 5 and fitted.factors[0] <= 1 <= fitted.factors[1]
+    low, high = fitted.range_seconds
+    assert low <= fitted.seconds <= high and Estimate(None, "").range_seconds is None
     by_flops = Estimator(timed_results, Device("cpu", "another"))(cell)
     assert by_flops.records == 0 and by_flops.factors == pytest.approx((1 / 3, 3))
 

@@ -118,14 +118,15 @@ def _estimate_sources(guesses: Sequence[Estimate]) -> str:
 
 def long_plan_lines(guesses: Sequence[Estimate], device: Device) -> list[str]:
     """What the estimate of a plan assumes, if it exceeds a day; empty for a shorter one."""
-    known = [(guess, guess.seconds) for guess in guesses if guess.seconds is not None]
-    total = sum(seconds for _, seconds in known)
+    known = [guess for guess in guesses if guess.seconds is not None]
+    total = sum(guess.seconds or 0.0 for guess in known)
     if total <= DAY:
         return []
-    low, high = (sum(seconds * guess.factors[end] for guess, seconds in known) for end in (0, 1))
+    ranges = [found for guess in known if (found := guess.range_seconds) is not None]
+    low, high = (sum(found[end] for found in ranges) for end in (0, 1))
     unknown = len(guesses) - len(known)
     more = f"; {unknown} cells without an estimate come on top" if unknown else ""
-    records = max(guess.records for guess, _ in known)
+    records = max(guess.records for guess in known)
     behind = f"{records} record{'' if records == 1 else 's'}" if records else "no record"
     return [
         f"more than a day: {format_duration(total)}, between {format_duration(low)} and {format_duration(high)}{more}",

@@ -43,6 +43,11 @@ class Estimate:
     records: int = 0
     factors: tuple[float, float] = (1.0, 1.0)
 
+    @property
+    def range_seconds(self) -> tuple[float, float] | None:
+        """The range in which the time is expected; None if it is unknown."""
+        return None if self.seconds is None else (self.seconds * self.factors[0], self.seconds * self.factors[1])
+
 
 class Estimator:
     """Estimates for one device, from the records in a results folder, which is read once.

@@ -92,6 +92,7 @@ def plan_json(plan: Plan, results: Path, device: Device, name: str | None = None
             "identity": {stage: cell.identity(stage, device_model=device.model_name) for stage in cell.stages},
             "estimated_seconds": guess.seconds, "estimated_bytes": guess.bytes, "estimate_from": guess.source,
             "waits_for_selection": cell in waiting,
+            "estimate_records": guess.records, "estimated_range_seconds": guess.range_seconds,
         })  # fmt: skip
     missing = [{"what": item.what, "do": item.do} for item in plan.missing_on(device.type)]
     return {

@@ -59,7 +59,7 @@ def _answer(timer: CaseTimer, cell: Cell, deadline: float) -> dict[str, Any]:
             return {"kind": "memory", "why_not": timer.memory_reason(error), "ends": ends}
         if not isinstance(error, ZigmaBenchError):
             traceback.print_exc()
-        timer.forget()
+            timer.forget()
         ends = not timer.is_usable()
         return {"kind": "fault" if ends else "refused", "why_not": reason_of(error), "ends": ends}
 
