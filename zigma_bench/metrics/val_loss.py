@@ -31,7 +31,7 @@ NAME = "val-loss"
 TUNING = "tuning-loss"
 TIMES = tuple((i + 0.5) / 8 for i in range(8))
 NOISE_SEED = 20240
-BATCH = 64  # the value does not depend on it
+BATCH = {"cpu": 64, "cuda": 512}  # the value does not depend on it
 
 
 def val_loss(options: ValLossOptions, subject: Subject) -> Measurement:
@@ -66,11 +66,12 @@ def measure_loss(
 
 
 def velocity_losses(
-    network: Network, images: Images, *, labelled: bool = False, device: str = "cpu", batch: int = BATCH
+    network: Network, images: Images, *, labelled: bool = False, device: str = "cpu", batch: int | None = None
 ) -> npt.NDArray[np.float64]:
     """The squared error of every image at every time, float64 [N, 8]; `labelled`: each with its own class."""
     found = np.empty((len(images), len(TIMES)))
     with torch.no_grad():
+        batch = batch or BATCH[torch.device(device).type]
         for start in range(0, len(images), batch):
             indices = range(start, min(start + batch, len(images)))
             x1 = torch.from_numpy(to_network_floats(images.take(indices))).to(device)
