@@ -36,8 +36,7 @@ def reproduce(
 ) -> None:
     """Run a cell again from its record, and compare the figures.
 
-    Exit code 1 if a figure differs. Exit code 3 if the images, orders, weights or plugins are missing, or not the same
-    as then.
+    Exit code 1 if a figure differs; 3 if something is missing or not as then.
     """
     from zigma_bench.run.reproduce import read_reproducible
     from zigma_bench.run.reproduce import reproduce as run_again
