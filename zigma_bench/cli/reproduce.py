@@ -58,14 +58,14 @@ def reproduce(
 def _print_comparison(found: Reproduction) -> None:
     from zigma_bench.reports.terminal import print_wide
 
-    table = RichTable(
-        title=Text(visible(f"{found.label}: {found.stage}")), title_justify="left", box=SIMPLE_HEAD, pad_edge=False
-    )
+    title = Text(visible(f"{found.label}: {found.stage}"))
+    table = RichTable(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for heading in ("measurement", "record", "now", "difference", "verdict"):
         table.add_column(heading, justify="left" if heading in ("measurement", "verdict") else "right")
     for pair in found.pairs:
         table.add_row(*(Text(visible(text)) for text in _row_of(pair)))
     print_wide(table)
+    print()
     for line in _lines_of(found):
         print(visible(line))
 
