@@ -25,8 +25,8 @@ def remove_leftovers(
 ) -> None:
     """List what no run needs, and remove it with --remove.
 
-    Needed is what the table of any run lists. Nothing is removed that a process works on, or that zigma-bench doesn't
-    write.
+    Needed is what the table of any run lists. Files that a process works on, or
+    that zigma-bench doesn't write, always stay.
     """
     from zigma_bench.run import leftovers
 

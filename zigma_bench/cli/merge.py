@@ -23,8 +23,8 @@ def merge(
 ) -> None:
     """Bring the runs of the results folder B into A.
 
-    Nothing in A is overwritten. Runs with equal options become one run. The same command resumes an interrupted merge,
-    and may be repeated. Exit code 1 if something of B is left out.
+    Nothing is overwritten. Runs with equal options become one. The same command
+    resumes an interrupted merge. Exit code 1 if something is left out.
     """
     from zigma_bench.run.merge import merge_results
 

@@ -36,8 +36,7 @@ def reproduce(
 ) -> None:
     """Run a cell again from its record, and compare the figures.
 
-    Exit code 1 if a figure differs. Exit code 3 if the images, orders, weights or plugins are missing, or not the same
-    as then.
+    Exit code 1 if a figure differs; 3 if something is missing or not as then.
     """
     from zigma_bench.run.reproduce import read_reproducible
     from zigma_bench.run.reproduce import reproduce as run_again
@@ -59,14 +58,14 @@ def reproduce(
 def _print_comparison(found: Reproduction) -> None:
     from zigma_bench.reports.terminal import print_wide
 
-    table = RichTable(
-        title=Text(visible(f"{found.label}: {found.stage}")), title_justify="left", box=SIMPLE_HEAD, pad_edge=False
-    )
+    title = Text(visible(f"{found.label}: {found.stage}"))
+    table = RichTable(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for heading in ("measurement", "record", "now", "difference", "verdict"):
         table.add_column(heading, justify="left" if heading in ("measurement", "verdict") else "right")
     for pair in found.pairs:
         table.add_row(*(Text(visible(text)) for text in _row_of(pair)))
     print_wide(table)
+    print()
     for line in _lines_of(found):
         print(visible(line))
 

@@ -39,7 +39,7 @@ def status(
 ) -> None:
     """Show what is done, failed, running and waiting in a run.
 
-    Reads files only, so it works from another terminal, and for a run of another process.
+    Reads files only, so it works from another terminal.
     """
     from zigma_bench.reports.table import find_run_folders
     from zigma_bench.run.status import StatusReader

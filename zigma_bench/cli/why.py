@@ -27,7 +27,7 @@ def why(
 ) -> None:
     """Explain why the stages of a cell are due or done.
 
-    For a stage that is due, lists what changed in its identity since the nearest record of the suite.
+    Lists what changed in an identity since the nearest record of the suite.
     """
     from zigma_bench.run.prepare import prepare
     from zigma_bench.run.why import choose_cell, explain_cell
