@@ -60,6 +60,7 @@ def test_nothing_is_extrapolated():
         fast = compute_multipliers("fast", losses(1e3), "base", losses(), fit)
         assert all(one.value is None and "higher even at its largest budget" in one.reason for one in slow)
         assert all(one.value is None and "lower already at its smallest budget" in one.reason for one in fast)
+        assert slow[0].reason.endswith("it is below 0.01") and fast[-1].reason.endswith("it is above 100")
 
 
 def test_a_slower_arm_has_a_multiplier_below_one():

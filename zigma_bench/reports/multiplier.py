@@ -48,8 +48,20 @@ class MultiplierResult:
     reason: str | None = None
 
 
+TOO_FAST = "its loss is lower already at its smallest budget, so a value would be extrapolated"
+TOO_SLOW = "its loss is higher even at its largest budget, so a value would be extrapolated"
+
+
 class _OutOfRange(Exception):
-    """The arm has the loss outside its budgets; the text says where."""
+    """The arm has the loss outside its budgets, or at no single place; the text says why."""
+
+
+def _out_of_range(base: MultiplierResult, losses: Losses, error: Exception) -> MultiplierResult:
+    """The result without a value, with the bound that the range gives."""
+    text = str(error)
+    bounds = {TOO_FAST: f"; it is above {base.flops / min(losses):.3g}",
+              TOO_SLOW: f"; it is below {base.flops / max(losses):.3g}"}  # fmt: skip
+    return _without(base, text + bounds.get(text, ""))
 
 
 def compute_multipliers(
@@ -79,7 +91,7 @@ def _interpolated(base: MultiplierResult, losses: Losses, reference: Losses, con
             for seed in seeds
         ]
     except _OutOfRange as error:
-        return _without(base, str(error))
+        return _out_of_range(base, losses, error)
     value, interval = math.exp(statistics.fmean(logs)), t_interval(logs, confidence)
     if interval is None:
         return _with(base, value, None, f"{len(seeds)} of {LEAST_SEEDS} seeds for an interval")
@@ -99,9 +111,9 @@ def _flops_at(loss: float, curve: Mapping[float, float]) -> float:
 
 def _check_range(loss: float, first: float, last: float) -> None:
     if loss > first:
-        raise _OutOfRange("its loss is lower already at its smallest budget; a value would be extrapolated")
+        raise _OutOfRange(TOO_FAST)
     if loss < last:
-        raise _OutOfRange("its loss is higher even at its largest budget; a value would be extrapolated")
+        raise _OutOfRange(TOO_SLOW)
 
 
 @dataclass(frozen=True)
@@ -157,7 +169,7 @@ def _fitted(base: MultiplierResult, losses: Losses, reference: Losses, confidenc
         loss = other.loss(base.flops)
         _check_range(loss, arm.loss(min(losses)), arm.loss(max(losses)))
     except (_OutOfRange, ValueError) as error:
-        return _without(base, str(error))
+        return _out_of_range(base, losses, error)
     log = math.log(base.flops) - arm.log_flops(loss)
     of_arm = _variance(lambda p: arm.log_flops(loss, p), arm)
     of_other = _variance(lambda p: arm.log_flops(other.loss(base.flops, p)), other)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,11 @@ from typing import Any
 import pydantic
 
 from zigma_bench.errors import ComparisonRefused, UsageError
-from zigma_bench.records.record import Measurement, Record, without_outdated
+from zigma_bench.records.record import Measurement
 from zigma_bench.records.runs import find_runs, get_run
-from zigma_bench.records.store import RECORD, read_record, stage_folder
-from zigma_bench.records.table_file import TABLE, SelectedValue, TableCell, TableFile, require_table_file
+from zigma_bench.records.table_file import TABLE, SelectedValue, TableFile, require_table_file
 from zigma_bench.reports.better import Against, Better, metric_directions, with_untrained
+from zigma_bench.reports.cell_records import CellRecords, read_cell
 from zigma_bench.reports.columns import check_columns, check_smoke
 from zigma_bench.reports.compare import Difference, with_differences
 from zigma_bench.reports.overfitting import training_facts
@@ -234,7 +234,7 @@ def read_table(
     stored = require_table_file(folder)
     if tests_of is not None and tests_of.name == stored.suite:
         stored = stored.model_copy(update={"statistics": declared_json(tests_of)})
-    cells = [_read_cell(folder, cell, failed or {}) for cell in stored.cells if cell.data == data and not cell.tunes]
+    cells = [read_cell(folder, cell, failed or {}) for cell in stored.cells if cell.data == data and not cell.tunes]
     check_smoke((cell.facts.smoke for cell in cells), folder / TABLE)
     check_columns((m for cell in cells for m in cell.measurements), folder / TABLE)
     others, unreadable = _other_runs(folder, stored)
@@ -289,7 +289,7 @@ def _other_runs(folder: Path, stored: TableFile) -> tuple[tuple[str, ...], tuple
     return tuple(names), tuple(reason for place, reason in broken.items() if place != folder)
 
 
-def _rows(cells: Sequence[_CellRecords], stored: TableFile) -> tuple[TableRow, ...]:
+def _rows(cells: Sequence[CellRecords], stored: TableFile) -> tuple[TableRow, ...]:
     """The rows, compared with the baseline and with the untrained network."""
     better = metric_directions(record for cell in cells for record in cell.records)
     rows = with_untrained([_row(group, better) for group in _group_by_row(cells)])
@@ -298,7 +298,7 @@ def _rows(cells: Sequence[_CellRecords], stored: TableFile) -> tuple[TableRow, .
     return with_differences(rows, baseline, budget=tuple(stored.budget), smoke=stored.smoke, declared=is_declared)
 
 
-def _machines(cells: Sequence[_CellRecords]) -> tuple[str, ...]:
+def _machines(cells: Sequence[CellRecords]) -> tuple[str, ...]:
     """The devices, precisions and backends with which the cells were measured."""
     found = set()
     for cell in cells:
@@ -311,78 +311,9 @@ def _machines(cells: Sequence[_CellRecords]) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-@dataclass(frozen=True)
-class _CellRecords:
-    """A cell of the table file with its records."""
-
-    facts: TableCell
-    records: list[Record]
-    broken: str | None = None  # a record that can't be read, with its file
-    failed: str | None = None  # why it failed in this process
-
-    @property
-    def measurements(self) -> list[Measurement]:
-        return [m for record in self.records if record.stage != "train" for m in record.measurements]
-
-    @property
-    def efficiency(self) -> set[str]:
-        return {m.name for record in self.records if record.stage == "efficiency" for m in record.measurements}
-
-    @property
-    def train_flops(self) -> float | None:
-        """Three forward passes for each training image; None for a budget of seconds, and without a record."""
-        images = next((record.cell.get("train_images") for record in self.records), None)
-        return (
-            3.0 * self.facts.forward_flops * images if isinstance(images, int) and self.facts.role == "cell" else None
-        )
-
-    @property
-    def failure(self) -> str | None:
-        if self.broken or self.failed:
-            return self.broken or self.failed
-        return next((f"{r.stage}: {r.reason}" for r in self.records if r.status == "failed"), None)
-
-    @property
-    def status(self) -> str:
-        if self.failure is not None:
-            return "failed"
-        return "done" if len(self.records) == len(self.facts.stages) else "missing"
-
-
-def _read_cell(folder: Path, facts: TableCell, failed: Mapping[str, str]) -> _CellRecords:
-    """A cell with its records. If a record can't be read, the cell is failed and has no values."""
-    reason = failed.get(facts.folder)
-    try:
-        records = without_outdated({record.stage: record for record in _read_records(folder, facts)})
-        return _CellRecords(facts, list(records.values()), failed=reason)
-    except ComparisonRefused as error:
-        return _CellRecords(facts, [], broken=str(error), failed=reason)
-
-
-def _read_records(folder: Path, facts: TableCell) -> Iterator[Record]:
-    for stage, identity in facts.stages.items():
-        record = read_record(stage_folder(folder / facts.folder, stage, identity), identity)
-        if record is not None:
-            _check_record(record, stage_folder(folder / facts.folder, stage, identity))
-            yield record
-
-
-def _check_record(record: Record, folder: Path) -> None:
-    """ComparisonRefused if a record doesn't contain what a table needs."""
-    origin, asked = record.provenance, record.cell.get("quality", [])
-    known = record.status == "failed" or all(
-        isinstance(origin.get(key), str) for key in ("card", "precision", "backend")
-    )
-    names = isinstance(asked, list) and all(isinstance(m, dict) and isinstance(m.get("name"), str) for m in asked)
-    if (origin and not known) or not names:
-        what = "where it was measured" if names else "the metrics of its cell"
-        do = "move it away; the stage then runs again"
-        raise ComparisonRefused(f"the record does not name {what}", where=str(folder / RECORD), do=do)
-
-
-def _group_by_row(cells: Sequence[_CellRecords]) -> list[list[_CellRecords]]:
+def _group_by_row(cells: Sequence[CellRecords]) -> list[list[CellRecords]]:
     """The cells in groups that differ only in the seed, floor first and ceiling last."""
-    grouped: dict[tuple[str, str | None, str | None, str], list[_CellRecords]] = {}
+    grouped: dict[tuple[str, str | None, str | None, str], list[CellRecords]] = {}
     for cell in cells:
         row = str((cell.facts.setting, cell.facts.varied))
         key = (cell.facts.role, cell.facts.backbone, cell.facts.scan, row)
@@ -390,7 +321,7 @@ def _group_by_row(cells: Sequence[_CellRecords]) -> list[list[_CellRecords]]:
     return [grouped[key] for key in sorted(grouped, key=lambda key: ROLES.index(key[0]))]
 
 
-def _row(group: list[_CellRecords], better: dict[str, Better]) -> TableRow:
+def _row(group: list[CellRecords], better: dict[str, Better]) -> TableRow:
     facts = group[0].facts
     done = [cell for cell in group if cell.status == "done"]
     worst = next((cell for cell in group if cell.status == "failed"), None)
@@ -413,7 +344,7 @@ def _row(group: list[_CellRecords], better: dict[str, Better]) -> TableRow:
     )
 
 
-def _statistics(cells: list[_CellRecords], better: dict[str, Better]) -> dict[str, Statistic]:
+def _statistics(cells: list[CellRecords], better: dict[str, Better]) -> dict[str, Statistic]:
     """Every metric over the seeds that have it."""
     by_name: dict[str, list[tuple[int, Measurement]]] = {}
     for cell in cells:
