@@ -74,11 +74,11 @@ def _row_of(pair: MeasurementPair) -> tuple[str, ...]:
     unit = "" if pair.unit == "1" else f" {pair.unit}"
     old, new = ("-" if value is None else f"{value:.8g}" for value in (pair.old, pair.new))
     difference = "" if pair.difference is None else "0" if pair.difference == 0 else f"{pair.difference:+.2g}"
-    verdict = pair.verdict if pair.reason is None else f"{pair.verdict}: {pair.reason}"
-    return f"{pair.name}{unit}", old, new, difference, verdict
+    return f"{pair.name}{unit}", old, new, difference, pair.verdict
 
 
 def _lines_of(found: Reproduction) -> Iterator[str]:
+    yield from (f"{pair.name}: {pair.reason}" for pair in found.pairs if pair.reason is not None)
     yield f"record: {found.old}"
     yield f"now:    {found.new}"
     yield from (f"machine: {line}" for line in found.machines)
