@@ -64,7 +64,7 @@ def find_crossing(
     for (left, first), (right, second) in pairwise(ordered):
         lengths = (left.tokens, right.tokens)
         ratios = [math.log(a.median / b.median) for a, b in (first, second)]  # above zero: the linear one is faster
-        if ratios[0] < 0 <= ratios[1]:
+        if ratios[0] <= 0 < ratios[1]:
             most = [math.log(a.interval[1] / b.interval[0]) for a, b in (first, second)]
             least = [math.log(a.interval[0] / b.interval[1]) for a, b in (first, second)]
             found = interpolate(lengths, ratios)
