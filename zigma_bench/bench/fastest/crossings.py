@@ -78,7 +78,7 @@ def interpolate(lengths: tuple[int, int], logs: list[float]) -> float | None:
     if not logs[0] <= 0 <= logs[1]:
         return None
     share = 0.0 if logs[1] == logs[0] else -logs[0] / (logs[1] - logs[0])
-    return math.exp(math.log(lengths[0]) + share * (math.log(lengths[1]) - math.log(lengths[0])))
+    return float(lengths[0] * (lengths[1] / lengths[0]) ** share)
 
 
 def _bounded(found: float | None, grid: Grid) -> float:
