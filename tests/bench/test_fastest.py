@@ -12,7 +12,16 @@ import pytest
 import yaml
 from scipy import stats
 
-from zigma_bench.bench.fastest.cases import EAGER, LAUNCHES, Case, Timed, launches_on, make_cell, median_interval
+from zigma_bench.bench.fastest.cases import (
+    EAGER,
+    LAUNCHES,
+    Case,
+    Timed,
+    launches_on,
+    make_cell,
+    median_interval,
+    merge_rounds,
+)
 from zigma_bench.bench.fastest.crossings import between, find_crossing, interpolate, longer, shorter
 from zigma_bench.bench.fastest.findings import Findings, overlaps, suite_keys, winner_yaml
 from zigma_bench.bench.fastest.networks import SIZES, find_networks
@@ -245,6 +254,28 @@ def test_the_interval_of_a_median_covers_it(n):
     assert low + high == n + 1
     rank = int(low)
     assert 1 - 2 * stats.binom.cdf(rank - 1, n, 0.5) >= 0.95 > 1 - 2 * stats.binom.cdf(rank, n, 0.5)
+
+
+def test_two_rounds_are_stable_if_they_agree(two):
+    quick, same, slow = (timed(two[0], (s,) * 6) for s in (1.0, 1.05, 2.0))
+    assert merge_rounds(quick, same).stable and len(merge_rounds(quick, same).seconds) == 12
+    assert not merge_rounds(slow, quick).stable
+
+
+def test_a_crossing_uses_timings_of_the_same_time(two):
+    """The baseline was timed while the machine was busy; its second timing, beside the other network, counts."""
+    search = search_of(two, device_type="cpu")
+    quiet, calls = search.ask, []
+
+    def ask(cell, seconds, most):
+        calls.append(cell["backbone_label"])
+        answer = quiet(cell, seconds, most)
+        return {**answer, "seconds": [50 * s for s in answer["seconds"]]} if len(calls) == 1 else answer
+
+    search.ask = ask
+    search.run()
+    assert search.crossings[0].tokens == pytest.approx(512, rel=0.1)
+    assert not search.outcomes["dit"].latency["eager"].stable
 
 
 def test_an_interval_of_few_calls_is_their_range():

@@ -38,6 +38,7 @@ def test_an_interrupted_benchmark_keeps_what_it_timed(tmp_path: Path) -> None:
         stopped(tmp_path, after=1)
     (file,) = (tmp_path / "kernels").glob("ops-a-processor-*.json")
     assert caught.value.exit_code == 75 and str(file) in str(caught.value)
+    assert {"source", "plugins", "command", "host"} <= json.loads(file.read_text())["provenance"].keys()
     assert {(row["op"], row["direction"]) for row in json.loads(file.read_text())["rows"]} == {("conv", "forward")}
 
 

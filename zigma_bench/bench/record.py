@@ -12,13 +12,14 @@ from typing import Any
 import torch
 
 from zigma_bench.errors import Interrupted
-from zigma_bench.records.provenance import LIBRARIES, version
+from zigma_bench.plugins.origins import plugin_origins
+from zigma_bench.records.provenance import LIBRARIES, run_provenance, version
 from zigma_bench.records.store import write_json
 from zigma_bench.system.device import Device
 
 
 class BenchRecord:
-    """A new file for the rows of a benchmark, with the device and the library versions."""
+    """A new file for the rows of a benchmark, with the device, the library versions and where they come from."""
 
     def __init__(self, kind: str, device: Device, results: Path) -> None:
         slug = re.sub(r"[^A-Za-z0-9]+", "-", device.model_name).strip("-")
@@ -27,7 +28,8 @@ class BenchRecord:
             "card": device.model_name,
             "device": device.name,
             "threads": torch.get_num_threads(),
-            "versions": {name: version(name) for name in (*LIBRARIES, "mamba-ssm", "triton")},
+            "versions": {name: version(name) for name in (*LIBRARIES, "mamba-ssm")},
+            "provenance": run_provenance(device, plugins=plugin_origins()),
         }
 
     def save_rows(self, rows: Sequence[Any]) -> None:

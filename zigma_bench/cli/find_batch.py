@@ -31,6 +31,7 @@ def find_batch(
     It tries powers of two, and with --exact bisects. Each try is a new process. The suite is not changed.
     """
     from zigma_bench.records.store import check_writable, write_json
+    from zigma_bench.run.command import command_provenance
     from zigma_bench.run.find_batch import distinct_shapes, limit_of
     from zigma_bench.run.find_batch import find_batch as find
     from zigma_bench.run.prepare import prepare
@@ -45,11 +46,9 @@ def find_batch(
     cells = distinct_shapes(made)
     found = [find(cell, target, limit, lambda text: print(text, file=sys.stderr), exact=exact) for cell in cells]
     document = {
-        "card": target.model_name,
-        "limit_bytes": limit,
-        "exact": exact,
+        "card": target.model_name, "limit_bytes": limit, "exact": exact, "provenance": command_provenance(target),
         "cells": [one.to_json() for one in found],
-    }
+    }  # fmt: skip
     write_json(file, document)
     if as_json:
         print(json.dumps(document, indent=1))

@@ -6,7 +6,7 @@ Doesn't import torch.
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from zigma_bench.bench.fastest.networks import CHANNELS, Network
@@ -20,6 +20,7 @@ from zigma_bench.suite.sections import TimedStage
 Mode = Literal["inference", "training"]
 CALLS: dict[Mode, TimedStage] = {"inference": "forward", "training": "train-step"}  # of efficiency/calls.py
 CONFIDENCE = 0.95
+ROUNDS_AGREE = 0.10  # as in an efficiency suite
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,13 @@ class Timed:
             "first_call_seconds": self.first_call_seconds, "stable": self.stable, "peak_bytes": self.peak_bytes,
             "parameters": self.parameters, "attention": list(self.attention),
         }  # fmt: skip
+
+
+def merge_rounds(first: Timed, second: Timed) -> Timed:
+    """Two timings of a case, at different times, as one. It is stable if both are and their medians agree."""
+    medians = sorted((first.median, second.median))
+    stable = first.stable and second.stable and medians[1] <= (1 + ROUNDS_AGREE) * medians[0]
+    return replace(first, seconds=(*first.seconds, *second.seconds), stable=stable)
 
 
 def median_interval(values: tuple[float, ...]) -> tuple[float, float]:

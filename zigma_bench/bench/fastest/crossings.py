@@ -64,7 +64,7 @@ def find_crossing(
     for (left, first), (right, second) in pairwise(ordered):
         lengths = (left.tokens, right.tokens)
         ratios = [math.log(a.median / b.median) for a, b in (first, second)]  # above zero: the linear one is faster
-        if ratios[0] < 0 <= ratios[1]:
+        if ratios[0] <= 0 < ratios[1]:
             most = [math.log(a.interval[1] / b.interval[0]) for a, b in (first, second)]
             least = [math.log(a.interval[0] / b.interval[1]) for a, b in (first, second)]
             found = interpolate(lengths, ratios)
@@ -78,7 +78,7 @@ def interpolate(lengths: tuple[int, int], logs: list[float]) -> float | None:
     if not logs[0] <= 0 <= logs[1]:
         return None
     share = 0.0 if logs[1] == logs[0] else -logs[0] / (logs[1] - logs[0])
-    return math.exp(math.log(lengths[0]) + share * (math.log(lengths[1]) - math.log(lengths[0])))
+    return float(lengths[0] * (lengths[1] / lengths[0]) ** share)
 
 
 def _bounded(found: float | None, grid: Grid) -> float:
