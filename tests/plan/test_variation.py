@@ -42,7 +42,7 @@ def test_each_combination_is_a_row_with_both_seeds(plan):
     assert {(cell.train.learning_rate, cell.train_images) for cell in trained} == {
         (rate, images) for rate in (1e-3, 2e-3) for images in (64, 128)
     }
-    assert "zigma · raster · learning_rate=0.002 · images=128 · seed 1" in {cell.label for cell in trained}
+    assert "zigma · raster · images=128 · learning_rate=0.002 · seed 1" in {cell.label for cell in trained}
 
 
 def test_a_varied_cell_is_the_cell_of_a_suite_with_that_value(plan):

@@ -20,12 +20,12 @@ compare:
   - backbone: {name: zigma, width: 16, depth: 2, patch: 4}
     scans: [raster, {name: zigzag, paths: 2}]
   - backbone: {name: dit, width: 32, depth: 2, patch: 4}
-seeds: [0, 1]
+seeds: [0]
 budget: {images: 320}
 reference: {split: train}
 train: {batch: 16, checkpoint_seconds: 0.05}
 sample: {count: 24, batch: 8, evaluations: 2}
-quality: [val-loss, {name: kid-efflite0, size: 64}]
+quality: [val-loss]
 """
 PLUGIN = '''"""A scan like raster that does harm to the process in which its network is built."""
 import os
@@ -97,16 +97,16 @@ def place(tmp_path):
 def test_warm_processes_change_no_figure(place, alone, words):
     done = run(place, *words)
     assert done.returncode == 0, done.stderr
-    assert figures(place / "results") == alone and len(alone) == 22
+    assert figures(place / "results") == alone and len(alone) == 13
     assert "fresh process" not in done.stderr
     again = run(place, *words)
-    assert again.returncode == 0 and again.stderr.count("already done") == 8
+    assert again.returncode == 0 and again.stderr.count("already done") == 5
 
 
 def test_a_killed_worker_is_replaced_without_a_failed_cell(place, alone):
     with subprocess.Popen(command(place, "--devices", "cpu:2"), cwd=place, stderr=subprocess.PIPE, text=True,
                           stdout=subprocess.DEVNULL, env=variables()) as process:  # fmt: skip
-        wait_for(lambda: len(list((place / "results").glob("*/*/*/quality-*/record.json"))) >= 2, process)
+        wait_for(lambda: list((place / "results").glob("*/*/*/quality-*/record.json")), process)
         (victim, *_) = workers(process.pid)  # it has run a cell by now
         os.kill(victim, signal.SIGKILL)
         _, notices = process.communicate(timeout=120)

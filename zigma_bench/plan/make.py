@@ -124,10 +124,10 @@ def _unique_cells(cells: Iterable[Cell]) -> list[Cell]:
 
     An anchor that all variations share shows no varied value.
     """
-    found: dict[str, Cell] = {}
-    shared: set[str] = set()
+    found: dict[tuple[str, ...], Cell] = {}
+    shared: set[tuple[str, ...]] = set()
     for cell in cells:
-        key = cell.identity(cell.stages[-1], device_model="")
+        key = tuple(cell.identity(stage, device_model="") for stage in cell.stages)  # efficiency's has no seed
         shared |= {key} if key in found else set()
         found.setdefault(key, cell)
     return [

@@ -239,7 +239,6 @@ class _LocalRun:
         if silent or job.timed_out:
             with contextlib.suppress(OSError):  # on a full disk, only the outcome contains the reason
                 write_failed_record(job.task, self.place, job.stage, reason)
-        if job.timed_out:
             self.place.watcher.event(job.task.cell, {"event": "failed", "stage": job.stage, "text": reason})
         self._finish_cell(CellOutcome(job.task.cell, job.task.folder, "failed", f"{job.stage}: {reason}"))
 
