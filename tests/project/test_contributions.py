@@ -182,6 +182,7 @@ ROWS = {
     "metric": "a metric",
     "extractor": "a feature extractor",
     "report-format": "a report format",
+    "executor": "an executor",
 }
 
 

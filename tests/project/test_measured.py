@@ -17,6 +17,7 @@ from zigma_bench.reports.crossings import find_crossings
 from zigma_bench.reports.table import read_table
 from zigma_bench.run.fitted_costs import fit_costs
 from zigma_bench.run.timed import timed_calls
+from zigma_bench.suite import load_suite
 from zigma_bench.system.device import Device
 
 ROOT = Path(__file__).parents[2]
@@ -95,6 +96,57 @@ def test_pictures_of_emoji() -> None:
     floor, ceiling = (found[role]["fd-efflite0"] for role in ("floor", "ceiling"))
     told = " ".join(PAGES.split())
     assert f"(the floor) is {floor:.1f}, and that of the untrained network (the ceiling) {ceiling:.0f}." in told
+
+
+def test_factors_of_an_order() -> None:
+    """Each finished cell of study-factors is a row of the table, with its values."""
+    names = {"path": "along the path", "grid": "on the grid"}
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    for record in records_of("study-factors", "main", "quality"):
+        cell = record["cell"]
+        key = names[cell["backbone"]["options"]["mixer"]["options"]["convolution"]], cell["scan_label"]
+        found[key] = {m["name"]: m["value"] for m in record["measurements"]}
+        assert cell["seed"] == 0 and cell["train_images"] == 102_400 and cell["sample"]["count"] == 10_000
+    lines = PAGES.splitlines()
+    start = lines.index("| convolution | order | val-loss | fd-efflite0 | kid-efflite0 | fd-efflite2 |") + 2
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[start : start + len(found)]]
+    assert {(convolution, order) for convolution, order, *_ in rows} == set(found) and len(found) == 12
+    for convolution, order, *cells in rows:
+        for name, cell in zip(METRICS, cells, strict=True):
+            assert float(cell) == round(found[convolution, order][name], len(cell.partition(".")[2])), (order, name)
+    record = next(r for r in records_of("study-factors", "main", "train") if r["cell"]["role"] == "cell")
+    flops = 3 * sum(record["cell"]["forward_flops"].values()) * 102_400
+    assert f"{flops / 1e14:.1f}e14 FLOPs per cell" in PAGES
+
+
+def test_the_margin_of_the_study_of_factors() -> None:
+    """The table of study-margin, the gain over pairs, and the margins that study-factors declares."""
+    values: dict[int, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
+    for record in records_of("study-margin", "main", "quality"):
+        cell = record["cell"]
+        for measurement in record["measurements"] if cell["role"] == "cell" else ():
+            values[cell["train_images"]][measurement["name"]][cell["seed"]] = measurement["value"]
+    table = cells_of("training images")
+    assert {int(images.replace(",", "")) for images in table} == set(values)
+    for images, cells in table.items():
+        for name, cell in zip(METRICS, cells, strict=True):
+            found = list(values[int(images.replace(",", ""))][name].values())
+            digits = len(cell.split(" ± ")[0].partition(".")[2])
+            assert cell == f"{statistics.mean(found):.{digits}f} ± {statistics.stdev(found):.{digits}f}"
+            assert len(found) == 5
+    gains = {
+        name: [values[102_400][name][seed] - values[112_640][name][seed] for seed in range(5)]
+        for name in ("fd-efflite0", "val-loss")
+    }
+    (distance, loss), told = gains.values(), " ".join(PAGES.split())
+    assert (
+        f"The gain is {statistics.mean(distance):.1f} ± {statistics.stdev(distance):.1f} in fd-efflite0 and "
+        f"{statistics.mean(loss):.4f} ± {statistics.stdev(loss):.4f} in the loss" in told
+    )
+    declared = load_suite(ROOT / "suites/study-factors.yaml")[0].statistics
+    assert declared is not None
+    for name, gain in gains.items():
+        assert declared.margin[name].difference == float(f"{statistics.mean(gain):.2g}")
 
 
 def test_backbones_on_photographs() -> None:
@@ -216,6 +268,7 @@ def test_lengths_on_a_gpu(run: str, heading: str) -> None:
 @pytest.mark.parametrize(
     ("suite", "run", "count", "card"),
     [("orders-cifar", "main", 67, "NVIDIA H200"), ("backbones", "main", 32, "NVIDIA H200"),
+     ("study-margin", "main", 34, "NVIDIA H200"), ("study-factors", "main", 42, "NVIDIA H200"),
      ("emoji", "main", 10, "NVIDIA H200"), ("efficiency", "h100", 15, CARD), ("efficiency", "h200", 15, "NVIDIA H200")],
 )  # fmt: skip
 def test_suites_continue_from_the_records(
