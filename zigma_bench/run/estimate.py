@@ -18,6 +18,7 @@ from zigma_bench.records.record import Record
 from zigma_bench.records.store import read_record, stage_folder
 from zigma_bench.run.due import all_cell_folders
 from zigma_bench.run.fitted_costs import FittedCosts, fit_costs
+from zigma_bench.run.spent import SpentTimes
 from zigma_bench.run.timed import CallKind, CallName, MeasuredCall, features_of, kind_of, timed_calls
 from zigma_bench.system.device import Device, core_count, precision_on
 
@@ -53,7 +54,7 @@ class Estimator:
     """Estimates for one device, from the records in a results folder, which is read once.
 
     The source is the cell's own efficiency record on this device; else costs fitted to the records of similar cells on
-    it; else, on a CPU, FLOPs.
+    it; else the time per FLOP of trainings and samplings of such networks on it; else, on a CPU, FLOPs.
     """
 
     def __init__(self, results: Path, device: Device) -> None:
@@ -68,7 +69,11 @@ class Estimator:
         if (speeds := self._measured(cell)) is not None:
             return speeds
         fitted = self._fitted(cell)
-        if fitted.seconds is not None or self.device.type != "cpu":
+        if fitted.seconds is not None:
+            return fitted
+        if (spent := self._spent(cell)) is not None:
+            return spent
+        if self.device.type != "cpu":
             return fitted
         flops = sum(cell.forward_flops.values())
         seconds = flops / (self._matmul_rate * SHARE_OF_MATMUL)
@@ -124,6 +129,24 @@ class Estimator:
         records = max(fit.cells for fit in fits)
         return Estimate(seconds, "; ".join(sources), max(peaks), records, (1 / worst, worst))
 
+    def _spent(self, cell: Cell) -> Estimate | None:
+        """The estimate from the time that trainings and samplings of the same operators took here, per FLOP."""
+        precision, flops = self._precision(cell), sum(cell.forward_flops.values())
+        sampling = self._spent_times.of_sampling(cell, precision)
+        training = self._spent_times.of_training(cell, precision) if cell.role == "cell" else sampling
+        if sampling is None or training is None:
+            return None
+        seconds = _total(cell, 3 * flops * training.seconds, flops * sampling.seconds)
+        factor, records = max(training.factor, sampling.factor), min(training.records, sampling.records)
+        source = (
+            f"the time per FLOP of {training.records} trainings and {sampling.records} samplings of such networks here"
+        )
+        return Estimate(seconds, source, records=records, factors=(1 / factor, factor))
+
+    @cached_property
+    def _spent_times(self) -> SpentTimes:
+        return SpentTimes(self.results, self.device.model_name)
+
     def _costs(self, kind: CallKind, backend: str) -> FittedCosts | str:
         key = (kind, backend)
         if key not in self._fits:
@@ -175,7 +198,8 @@ def _total(cell: Cell, training: float, evaluation: float) -> float:
         trained = cell.train_seconds
     else:
         trained = math.ceil((cell.train_images or 0) / cell.train.batch) * cell.train.batch * training
-    return trained + (cell.sample.count * _evaluations(cell) + _passes_during(cell)) * evaluation
+    samples = 0 if cell.tunes else cell.sample.count
+    return trained + (samples * _evaluations(cell) + _passes_during(cell)) * evaluation
 
 
 def _passes_during(cell: Cell) -> int:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from zigma_bench.errors import ComparisonRefused
 from zigma_bench.escaping import visible
-from zigma_bench.records.record import Record
+from zigma_bench.records.record import Record, Stage
 from zigma_bench.records.store import RECORD, read_record, record_folders
 
 CallName = Literal["train-step", "forward"]
@@ -54,18 +54,32 @@ def timed_calls(results: Path, card: str) -> list[MeasuredCall]:
     A record that several runs share counts once. A record that can't be read is skipped and named in one line on
     standard error.
     """
-    found = dict[tuple[str, str], list[MeasuredCall]]()  # by the identity of the record and when it was measured
-    for folder in _efficiency_folders(results):
+    return collect_from_records(results, "efficiency", card, _calls)
+
+
+Found = TypeVar("Found")
+
+
+def collect_from_records(
+    results: Path, stage: Stage, card: str, collect: Callable[[Record], Iterable[Found]]
+) -> list[Found]:
+    """What `collect` finds in every finished record of a stage on this device.
+
+    A record that several runs share counts once. A record that can't be read is skipped and named in one line on
+    standard error.
+    """
+    found = dict[tuple[str, str], list[Found]]()  # by the identity of the record and when it was measured
+    for folder in _stage_folders(results, stage):
         try:
             record = _read_record(folder)
             if record.status == "done" and record.provenance.get("card") == card:
-                found[record.identity, str(record.provenance.get("started"))] = list(_calls(record))
+                found[record.identity, str(record.provenance.get("started"))] = list(collect(record))
         except ComparisonRefused as error:
             print(f"zigma-bench: left out of the estimates: {error}", file=sys.stderr)
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             what = f"unknown format ({visible(repr(error))})"
             print(f"zigma-bench: left out of the estimates: {visible(str(folder / RECORD))}: {what}", file=sys.stderr)
-    return [call for calls in found.values() for call in calls]
+    return [item for items in found.values() for item in items]
 
 
 def features_of(cell: Mapping[str, Any], batch: int) -> tuple[float, ...]:
@@ -106,11 +120,11 @@ def network_of(cell: Mapping[str, Any]) -> str:
     return "attention" if cell["forward_flops"].get("attention") else str(cell["backbone"]["name"])
 
 
-def _efficiency_folders(results: Path) -> Iterator[Path]:
-    """The folders of all efficiency stages with a record. A run with damaged packed records is named and skipped."""
+def _stage_folders(results: Path, stage: Stage) -> Iterator[Path]:
+    """The folders of all stages of a kind with a record. A run with damaged packed records is named and skipped."""
     for run in sorted(results.glob("*/*")):
         try:
-            yield from record_folders(run, "efficiency")
+            yield from record_folders(run, stage)
         except ComparisonRefused as error:
             print(f"zigma-bench: left out of the estimates: {error}", file=sys.stderr)
 

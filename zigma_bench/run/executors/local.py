@@ -311,12 +311,12 @@ class _LocalRun:
 def order_cells(cells: Sequence[Cell], place: RunPlace) -> list[Cell]:
     """The order in which cells run: all rows of a seed before the next seed, so that a run that is stopped leaves equal
     numbers of seeds; within a seed data set by data set, and on several devices the longest cells first."""
-    seeds, sets = _ranks(cell.seed for cell in cells), _ranks(cell.data_text for cell in cells)
+    seeds, sets = _ranks(cell.seed for cell in cells), _ranks(cell.data_fingerprint for cell in cells)
     seconds = [0.0] * len(cells)
     if len(place.devices) > 1:
         estimator = Estimator(place.results, place.device)
         seconds = [estimator(cell).seconds or 0.0 for cell in cells]
-    keys = [(seeds[cell.seed], sets[cell.data_text], -length) for cell, length in zip(cells, seconds, strict=True)]
+    keys = [(seeds[cell.seed], sets[cell.data_fingerprint], -length) for cell, length in zip(cells, seconds, strict=True)]
     return [cells[number] for number in sorted(range(len(cells)), key=lambda number: keys[number])]
 
 
