@@ -103,11 +103,11 @@ def test_a_run_is_at_work_between_two_cells(toy):
 
 
 def test_a_command_works_on_its_run_until_it_ends(toy, monkeypatch):
-    from zigma_bench.run.executors import local
+    from zigma_bench.run.executors import tasks
 
     seen = []
-    find = local.find_due
-    monkeypatch.setattr(local, "find_due", lambda *rest: seen.append(is_worked_on(toy.main)) or find(*rest))
+    find = tasks.find_due
+    monkeypatch.setattr(tasks, "find_due", lambda *rest: seen.append(is_worked_on(toy.main)) or find(*rest))
     toy.run()
     assert seen and all(seen) and not is_worked_on(toy.main)
 

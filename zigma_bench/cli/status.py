@@ -132,6 +132,9 @@ def _lines_of(state: RunState) -> Iterator[str]:
             if one.state == "waiting" and one.reason is not None and not one.reason.endswith(" failed"):
                 yield f"waiting: {cell.label}: {stage}: {one.reason}"
     yield _totals(state)
+    if state.unselected:
+        rows, cells = len(state.unselected), sum(state.unselected.values())
+        yield f"{cells:,} more cells wait for the choice of a value in {rows:,} rows; `plan` prices them"
     yield _time_left(state)
 
 

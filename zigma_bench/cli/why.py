@@ -30,11 +30,14 @@ def why(
     Lists what changed in an identity since the nearest record of the suite.
     """
     from zigma_bench.run.prepare import prepare
+    from zigma_bench.run.runs import find_run
+    from zigma_bench.run.selection import with_choices_made
     from zigma_bench.run.why import choose_cell, explain_cell
     from zigma_bench.system.device import find_device
 
     target = find_device(device)
     plan = prepare(suite, settings=settings or (), only=(), smoke=smoke)
+    plan = with_choices_made(plan, results / plan.suite.name / find_run(plan, results, name).name, target)
     found = explain_cell(plan, choose_cell(plan, cell), results, target, name)
     if as_json:
         print(json.dumps(found.to_json(), indent=1, allow_nan=False))

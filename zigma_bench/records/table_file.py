@@ -106,9 +106,11 @@ class TableFile(TablePart):
 
     `content`: the suite with the settings of the run, without values that equal the default. Commands with equal
     content belong to the same run. `options`: the settings or edits that distinguish the run from the plain suite, as
-    KEY=VALUE. `suite_sha256`: the hash of the suite's file. `updated`: when a command last started work on a cell of
-    the run; the run with the largest value is the latest one. `statistics`: the tests that the suite declares
-    (`suite.Statistics`), which are no part of the content because they change no figure.
+    KEY=VALUE. `selected`: the values that were chosen for rows on the tuning part. `waiting`: for each row whose value
+    is not chosen yet, the number of cells that wait for it. `suite_sha256`: the hash of the suite's file. `updated`:
+    when a command last started work on a cell of the run; the run with the largest value is the latest one.
+    `statistics`: the tests that the suite declares (`suite.Statistics`), which are no part of the content because they
+    change no figure.
     """
 
     format: Literal[1]
@@ -129,6 +131,7 @@ class TableFile(TablePart):
     statistics: dict[Text, Any] | None = None
     cells: Annotated[list[TableCell], Len(max_length=100_000)]
     selected: Annotated[list[SelectedValue], Len(max_length=100_000)] = pydantic.Field(default_factory=list)
+    waiting: dict[Text, Whole] = pydantic.Field(default_factory=dict)
 
 
 def time_now() -> str:

@@ -155,7 +155,8 @@ def _have_equal_identities(one: TableFile, other: TableFile) -> bool:
 
 
 def _cell_key(cell: TableCell) -> tuple[str, ...]:
-    return cell.role, str(cell.data), str(cell.backbone), str(cell.scan), str(cell.seed), str(cell.setting)
+    row = cell.data, cell.backbone, cell.scan, cell.setting, cell.varied, cell.tunes
+    return cell.role, str(cell.seed), *map(str, row)
 
 
 def _free_name(suite: Path, run: ExistingRun) -> str:

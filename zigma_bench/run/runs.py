@@ -106,6 +106,7 @@ def make_table(plan: Plan, folder: Path, device: Device, chosen: ChosenRun) -> T
         baseline=BaselineRow(backbone=plan.baseline.backbone_label, scan=plan.baseline.scan_label),
         cells=[_table_cell(cell, folder, device) for cell in plan.all_cells],
         selected=[_selected_value(choice) for choice in plan.choices],
+        waiting={selection.row: len(selection.waiting) for selection in plan.selections},
     )
 
 

@@ -59,8 +59,9 @@ class CellState:
 @dataclass(frozen=True)
 class RunState:
     """A run. `is_worked_on`: whether a command works on it, even between two cells. `encoding`: processes that encode
-    latents in its results folder. `seconds_left` is None if it can't be estimated; `estimated_from` says why, or what
-    the estimate is from."""
+    latents in its results folder. `unselected`: for each row whose value is not chosen yet, the number of cells that
+    wait for the choice. `seconds_left` is None if it can't be estimated; `estimated_from` says why, or what the
+    estimate is from."""
 
     suite: str
     run: str
@@ -69,6 +70,7 @@ class RunState:
     is_worked_on: bool
     cells: tuple[CellState, ...]
     encoding: tuple[str, ...] = ()
+    unselected: Mapping[str, int] = field(default_factory=dict)
     seconds_left: float | None = None
     estimated_from: str = ""
 
@@ -88,6 +90,7 @@ class RunState:
         return {
             "suite": self.suite, "run": self.run, "folder": str(self.folder), "smoke": self.smoke,
             "is_worked_on": self.is_worked_on, "encoding": list(self.encoding), "stages": self.counts,
+            "waiting_for_selection": dict(self.unselected),
             "cells_done": sum(cell.is_done for cell in self.cells), "cell_count": len(self.cells),
             "seconds_left": self.seconds_left, "estimated_from": self.estimated_from,
             "cells": [
@@ -116,6 +119,7 @@ class StatusReader:
             is_worked_on=is_worked_on(folder) or any(cell.process is not None for cell in cells),
             cells=cells,
             encoding=_encoding_processes(folder.parent.parent),
+            unselected=table.waiting,
         )
         return estimate_time_left(state)
 
@@ -197,12 +201,13 @@ def _seconds_of(record: Record) -> float | None:
 
 def label_of(facts: TableCell) -> str:
     """The label of a cell, as in the plan."""
-    role = None if facts.role == "cell" else facts.role
+    role = "tuning" if facts.tunes else None if facts.role == "cell" else facts.role
     words = [facts.data, role, facts.backbone, facts.scan]
     if facts.setting is None:
-        words.append(f"seed {facts.seed}")
+        words += [*facts.varied.values(), f"seed {facts.seed}"]
     else:
-        words += [facts.setting.backend, f"{facts.setting.tokens} tokens", f"batch {facts.setting.batch}"]
+        timed = [facts.setting.backend, f"{facts.setting.tokens} tokens", f"batch {facts.setting.batch}"]
+        words += [*timed, *facts.varied.values()]
     return " · ".join(word for word in words if word)
 
 
@@ -276,5 +281,5 @@ class _Durations:
 def _groups_of(cell: CellState, stage: Stage) -> tuple[tuple[str, ...], ...]:
     """The groups of stages whose durations are alike, the most alike first."""
     facts = cell.facts
-    row = (str(facts.data), str(facts.backbone), str(facts.scan), str(facts.setting))
+    row = (str(facts.data), str(facts.backbone), str(facts.scan), str(facts.setting), str(facts.varied))
     return (stage, facts.role, *row), (stage, facts.role), (stage,)

@@ -316,7 +316,9 @@ def order_cells(cells: Sequence[Cell], place: RunPlace) -> list[Cell]:
     if len(place.devices) > 1:
         estimator = Estimator(place.results, place.device)
         seconds = [estimator(cell).seconds or 0.0 for cell in cells]
-    keys = [(seeds[cell.seed], sets[cell.data_fingerprint], -length) for cell, length in zip(cells, seconds, strict=True)]
+    keys = [
+        (seeds[cell.seed], sets[cell.data_fingerprint], -length) for cell, length in zip(cells, seconds, strict=True)
+    ]
     return [cells[number] for number in sorted(range(len(cells)), key=lambda number: keys[number])]
 
 
