@@ -100,11 +100,12 @@ class Kill:
 
 
 def kill_at_random(folder: Path, suites: tuple[str, ...], results: Path, chance: random.Random, longest: float) -> Kill:
-    """Start a suite and kill the parent, or a worker with it left alive, at a random moment."""
+    """Start a suite on one or two devices, and kill the parent, or a worker with it left alive, at a random moment."""
     suite, target = chance.choice(suites), chance.choice(("parent", "worker", "worker"))
+    devices = chance.choice((("--device", "cpu"), ("--devices", "cpu:2")))
     second = chance.uniform(0.5, longest)
     with subprocess.Popen(
-        [*PROGRAM, "run", suite, "--results", str(results), "--device", "cpu"],
+        [*PROGRAM, "run", suite, "--results", str(results), *devices],
         cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         began = time.monotonic()
