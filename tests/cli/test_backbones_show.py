@@ -43,7 +43,7 @@ def test_a_named_network_on_a_grid(call):
     out = call("zigma/B/2", "--grid", "32x48", "--scan", "zigzag", "--set", "paths=2")
     assert "3 x 32 x 48 values in 16x24 = 384 tokens" in out
     assert "width 768" in out and "depth 24" in out
-    assert "scan zigzag compatibility=none mode=layerwise paths=2" in out
+    assert "scan zigzag assignment=cyclic compatibility=none mode=layerwise paths=2" in out
     assert "layers 16 to 23:  1  2  1  2  1  2  1  2" in out
     for operator in ("in_proj", "dt_proj", "conv", "scan", "adaln", "all"):
         assert f"│ {operator} " in out

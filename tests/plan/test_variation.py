@@ -21,7 +21,7 @@ seeds: [0, 1]
 budget: {images: 64}
 train: {batch: 16}
 sample: {count: 24, batch: 12, evaluations: 2}
-quality: [val-loss]
+quality: [{name: val-loss, images: 8}]
 """
 
 
@@ -69,6 +69,20 @@ def test_a_size_varies_every_backbone_and_its_untrained_network(plan):
     ]
 
 
+def test_an_anchor_keeps_the_values_on_which_its_variations_agree(plan):
+    text = SUITE.replace("width: 16, depth: 2, patch: 4", "drop_path: 0.0")
+    cells = plan("vary: {train.learning_rate: [1.0e-3, 2.0e-3], size: [S/2, B/2]}", text=text).cells
+    assert [cell.label for cell in cells if cell.role == "ceiling"] == [
+        f"ceiling · untrained zigma · raster · size={size}/2 · seed 0" for size in "SB"
+    ]
+
+
+def test_a_section_can_vary_as_a_whole(plan):
+    cells = plan("vary: {budget: [{images: 64}, {images: 128}]}").cells
+    assert {cell.train_images for cell in cells if cell.role == "cell"} == {64, 128}
+    assert len({cell.label for cell in cells}) == len(cells)
+
+
 def test_a_kind_of_budget_replaces_the_other(plan):
     cells = plan("vary: {budget.flops: [1.0e+9, 2.0e+9]}").cells
     images = {cell.train_images for cell in cells if cell.role == "cell"}
@@ -79,6 +93,11 @@ def test_a_kind_of_budget_replaces_the_other(plan):
     ("vary: {seeds: [[1], [2]]}", "the key 'seeds' can't vary"),
     ("vary: {data.name: [digits]}", "the key 'data.name' can't vary"),
     ("vary: {train.learning_rate: []}", "at least 1 item"),
+    ("vary: {sample.count: [24, 12]}", "the key 'sample.count' can't vary"),
+    ("vary: {quality: [[val-loss]]}", "the key 'quality' can't vary"),
+    ("vary: {train.checkpoint_seconds: [1, 2]}", "two variations give the same cell.*checkpoint_seconds=2"),
+    ("tuning: {loss_images: 8}\nvary: {sample.evaluations: [2, 4]}\nselect: {over: sample.evaluations, seeds: [9]}",
+     "two variations give the same cell.*tuning"),
     ("vary: {train.learning_rate: [0.1, 0.1]}", "a value of 'train.learning_rate' is listed twice"),
     ("vary: {train.learnin_rate: [0.1, 0.2]}", "unknown key 'learnin_rate'.*did you mean 'learning_rate'"),
     ("vary: {train.learning_rate: [fast, slow]}", "train.learning_rate.*should be a valid number"),
@@ -94,7 +113,9 @@ def test_a_wrong_variation_is_refused_with_its_place(plan, line, words):
 
 def test_the_lowest_mean_loss_is_chosen_and_an_edge_is_marked(plan):
     finals = plan().cells[:2]
-    row = RowSelection("zigma · raster", tuple(Candidate(f"learning_rate={rate}", (), finals) for rate in (1, 2, 3)))
+    row = RowSelection(
+        "zigma · raster", "rate", tuple(Candidate(f"learning_rate={rate}", (), finals) for rate in (1, 2, 3))
+    )
     inner = row.choose([[0.5, 0.5], [0.2, 0.6], [0.9, 0.1]])
     assert (inner.best, inner.at_edge, inner.losses) == (1, False, (0.5, 0.4, 0.5))
     assert {cell.selected for cell in inner.finals} == {"learning_rate=2"}

@@ -7,6 +7,8 @@ import json
 import pytest
 from test_runs import Watcher
 
+from zigma_bench.cli.show import show_plan
+from zigma_bench.errors import BrokenPlugin, NotReady
 from zigma_bench.plan import STAGES
 from zigma_bench.records.record import Measurement, Record
 from zigma_bench.records.store import stage_folder, write_record
@@ -15,7 +17,7 @@ from zigma_bench.reports.render import table_footer
 from zigma_bench.reports.table import read_tables
 from zigma_bench.run.due import cell_folder
 from zigma_bench.run.executors.executor import CellOutcome
-from zigma_bench.run.prepare import prepare
+from zigma_bench.run.prepare import check_stages, prepare
 from zigma_bench.run.run_plan import run_plan
 from zigma_bench.run.status import StatusReader
 from zigma_bench.system.device import Device
@@ -136,6 +138,61 @@ def test_the_state_names_the_cells_that_wait(run, tmp_path):
     executor = RecordingExecutor()
     run(executor)
     assert len(final(executor)) == 4
+
+
+def test_a_part_of_a_suite_leaves_the_other_rows_in_the_table(run, tmp_path):
+    run(RecordingExecutor())
+    executor = RecordingExecutor()
+    run(executor, "raster")
+    assert final(executor) == ["zigma · raster · seed 0", "zigma · raster · seed 1"]
+    table = read_table_file(tmp_path / "r" / "sel" / "main")
+    assert sum(cell.scan == "zigzag paths=2" and not cell.tunes for cell in table.cells) == 2
+    assert len(table.selected) == 2
+
+
+def test_a_part_of_the_seeds_runs_only_these(run):
+    executor = RecordingExecutor()
+    run(executor, "· seed 1")
+    assert final(executor) == ["zigma · raster · seed 1", "zigma · zigzag paths=2 · seed 1"]
+
+
+def test_a_passing_failure_of_a_tuning_cell_decides_nothing(run):
+    """The cell runs again before the choice is made."""
+    with pytest.raises(KeyboardInterrupt):
+        run(RecordingExecutor(broken={("raster", 2e-3)}, limit=12))
+    executor = RecordingExecutor()
+    outcomes = run(executor)
+    rates = {
+        outcome.cell.train.learning_rate for outcome in outcomes if outcome.cell.label == "zigma · raster · seed 0"
+    }
+    assert rates == {2e-3} and executor.ran[0].startswith("tuning")
+
+
+def test_an_executor_that_loses_a_cell_is_named(run):
+    class Losing(RecordingExecutor):
+        def run_cells(self, cells, place):
+            return super().run_cells(cells, place)[1:]
+
+    with pytest.raises(BrokenPlugin, match="returned no outcome for 1 cells"):
+        run(Losing())
+
+
+def test_a_report_says_which_rows_wait_and_why(run, tmp_path):
+    run(RecordingExecutor(broken={("zigzag", rate) for rate in (1e-3, 2e-3, 3e-3)}))
+    (shown,) = read_tables(tmp_path / "r" / "sel" / "main")
+    (line,) = [line for line in table_footer(shown) if "wait for the choice" in line]
+    assert line.startswith("zigma · zigzag paths=2: 2 cells wait") and "6 of 6 tuning cells failed: train: no" in line
+
+
+def test_samples_need_a_chosen_value(run, tmp_path):
+    plan = prepare(tmp_path / "sel.yaml", settings=(), only=(), smoke=False)
+    with pytest.raises(NotReady, match=r"the value of train.learning_rate is not chosen yet for 2 rows"):
+        check_stages(plan, ("sample",), tmp_path / "r", CPU)
+
+
+def test_a_smoke_plan_prints_the_cells_that_wait(run, tmp_path, capsys):
+    show_plan(prepare(tmp_path / "sel.yaml", settings=(), only=(), smoke=True), tmp_path / "r", CPU)
+    assert "2 more cells wait for the choice of train.learning_rate in 2 rows" in capsys.readouterr().out
 
 
 def test_a_selected_row_brings_its_tuning_cells(run):

@@ -85,18 +85,17 @@ def show_plan(plan: Plan, results: Path, device: Device, name: str | None = None
     print(_estimate_sources(guesses))
     for line in long_plan_lines(guesses, device):
         print(line)
-    if plan.selections:
+    if plan.waiting:
         print(_describe_waiting(plan, estimator))
 
 
 def _describe_waiting(plan: Plan, estimator: Estimator) -> str:
     """The cells that wait for the choice of a value, with their estimated time."""
-    waiting = [cell for selection in plan.selections for cell in selection.waiting]
+    waiting = plan.waiting
     seconds = [estimator(cell).seconds for cell in waiting]
     known = [second for second in seconds if second is not None]
     about = f", in all about {format_duration(sum(known))}" if len(known) == len(waiting) else ""
-    assert plan.suite.select is not None, "only a suite that selects has selections"
-    over = plan.suite.select.over
+    over = plan.selections[0].over
     return f"{len(waiting)} more cells wait for the choice of {over} in {len(plan.selections)} rows{about}"
 
 

@@ -273,8 +273,7 @@ def _run(
     check_stages(made, stages, results, devices[0], name)
     chosen = find_run(made, results, name)
     print(f"{_describe_devices(devices)}\n{visible(str(chosen))}", file=sys.stderr)
-    waiting = sum(len(selection.waiting) for selection in made.selections)
-    with watcher(len(made.cells) + waiting) as watching:
+    with watcher(len(made.cells) + len(made.waiting)) as watching:
         outcomes = run_plan(
             made, results, devices, watching, executor, stages=stages, name=name, timeouts=timeouts,
             executor_name=target.executor,

@@ -43,8 +43,8 @@ MAX_CELLS = 10_000
 def make_plan(suite: Suite, source: YamlSource, catalogue: Catalogue, *, smoke: bool = False) -> Plan:
     """Resolve a suite; the first fault is raised with its place in the file."""
     made = [_plan_variation(one, suite, source, catalogue, smoke) for one in variations_of(suite, source)]
-    cells = _unique_cells(cell for one in made for cell in one.cells)
-    tuning = _unique_cells(cell for one in made for cell in one.tuning)
+    cells = _unique_cells([cell for one in made for cell in one.cells], source, smoke)
+    tuning = _unique_cells([cell for one in made for cell in one.tuning], source, smoke)
     _check_number([*cells, *tuning], source)
     selections: tuple[RowSelection, ...] = ()
     baseline = made[0].baseline
@@ -52,7 +52,8 @@ def make_plan(suite: Suite, source: YamlSource, catalogue: Catalogue, *, smoke: 
         finals = [cell for cell in cells if cell.role == "cell"]
         selections = selections_of(tuning, finals, suite.select.over)
         baseline = without_key(baseline, suite.select.over)
-        cells = [*tuning, *(cell for cell in cells if cell.role != "cell")]
+        anchors = [without_key(cell, suite.select.over) for cell in cells if cell.role != "cell"]
+        cells = [*tuning, *anchors]
     plan = Plan(
         suite=made[0].suite if smoke else suite,
         question=source.question,
@@ -119,21 +120,26 @@ def _with_words(cell: Cell, variation: Variation) -> Cell:
     return cell.model_copy(update={"varied": dict(sorted(variation.words.items()))})
 
 
-def _unique_cells(cells: Iterable[Cell]) -> list[Cell]:
-    """Cells without repetitions: the anchors, and in a smoke run the toys, of several variations are often equal.
+def _unique_cells(cells: Sequence[Cell], source: YamlSource, smoke: bool) -> list[Cell]:
+    """Cells without repetitions: the anchors of several variations are often equal, and in a smoke run the toys too.
 
-    An anchor that all variations share shows no varied value.
+    An anchor shows the varied values on which all variations that share it agree. UsageError for equal cells of rows.
     """
     found: dict[tuple[str, ...], Cell] = {}
-    shared: set[tuple[str, ...]] = set()
     for cell in cells:
         key = tuple(cell.identity(stage, device_model="") for stage in cell.stages)  # efficiency's has no seed
-        shared |= {key} if key in found else set()
-        found.setdefault(key, cell)
-    return [
-        cell.model_copy(update={"varied": {}}) if key in shared and cell.role != "cell" else cell
-        for key, cell in found.items()
-    ]
+        if key not in found:
+            found[key] = cell
+        elif cell.role != "cell":
+            agreed = dict(found[key].varied.items() & cell.varied.items())
+            found[key] = found[key].model_copy(update={"varied": dict(sorted(agreed.items()))})
+        elif not smoke:
+            raise UsageError(
+                "two variations give the same cell", where=source.where("vary"),
+                expected="values that change the cells of every row", got=f"{found[key].label} and {cell.label}",
+                do="remove the key, or the row's own value of it",
+            )  # fmt: skip
+    return list(found.values())
 
 
 def _cells_on(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
-from zigma_bench.errors import NotReady, UsageError
+from zigma_bench.errors import NotReady, UsageError, names_near
 from zigma_bench.plan.cells import Cell
 from zigma_bench.plan.notes import describe_uneven_paths
 from zigma_bench.plan.selection import RowChoice, RowSelection
@@ -20,7 +20,8 @@ class Plan:
 
     `cells` can be a part (see `only`) of `all_cells`. `settings`: the KEY=VALUE texts that override keys of the suite's
     file. `suite_sha256`: the hash of the file's text. `selections`: rows whose value of a varied key has not been
-    chosen yet, with the cells that wait for the choice. `choices`: the choices that have been made.
+    chosen yet, with the cells that wait for the choice. `choices`: the choices that have been made. `wanted`: the
+    labels of the only cells that run, None for all.
     """
 
     suite: Suite
@@ -35,6 +36,7 @@ class Plan:
     settings: tuple[str, ...] = ()
     selections: tuple[RowSelection, ...] = ()
     choices: tuple[RowChoice, ...] = ()
+    wanted: frozenset[str] | None = None
 
     @property
     def final_cells(self) -> list[Cell]:
@@ -43,22 +45,26 @@ class Plan:
         return [*cells, *(cell for selection in self.selections for cell in selection.waiting)]
 
     def with_choices(self, choices: Sequence[RowChoice]) -> Plan:
-        """The plan with the cells of the rows whose value has been chosen; the anchors stay last."""
+        """The plan with the cells of the rows whose value has been chosen; the anchors stay last.
+
+        A table has the cells of all rows, also of those that don't run now.
+        """
         chosen = [cell for choice in choices for cell in choice.finals]
         rows = {choice.selection.row for choice in choices}
-        left = tuple(selection for selection in self.selections if selection.row not in rows)
-
-        def added(cells: tuple[Cell, ...]) -> tuple[Cell, ...]:
-            tuned = [cell for cell in cells if cell.role == "cell"]
-            return (*tuned, *chosen, *(cell for cell in cells if cell.role != "cell"))
-
+        run = [cell for cell in chosen if self.wanted is None or cell.label in self.wanted]
         return replace(
             self,
-            cells=added(self.cells),
-            all_cells=added(self.all_cells),
-            selections=left,
+            cells=_before_anchors(self.cells, run),
+            all_cells=_before_anchors(self.all_cells, chosen),
+            selections=tuple(selection for selection in self.selections if selection.row not in rows),
             choices=(*self.choices, *choices),
         )
+
+    @property
+    def waiting(self) -> list[Cell]:
+        """The cells that run as soon as the value of their row is chosen."""
+        cells = [cell for selection in self.selections for cell in selection.waiting]
+        return [cell for cell in cells if self.wanted is None or cell.label in self.wanted]
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -75,14 +81,12 @@ class Plan:
         matches = {pattern: [cell for cell in cells if _matches(cell, pattern.lower())] for pattern in patterns}
         for pattern, found in matches.items():
             if not found:
-                labels = ", ".join(cell.label for cell in cells)
+                labels = names_near(pattern, [cell.label for cell in cells])
                 raise UsageError("no cell matches", where="--only", expected=f"a part of one of: {labels}", got=pattern)
-        selected = {cell.label for found in matches.values() for cell in found}
-        rows = [one for one in self.selections if any(cell.label in selected for cell in _cells_of(one))]
-        kept = tuple(cell for cell in self.cells if cell.role != "cell" or cell.label in selected)
-        tuning = {cell.label for one in rows for candidate in one.candidates for cell in candidate.tuning}
-        kept = tuple(cell for cell in self.cells if cell in kept or cell.label in tuning)
-        return replace(self, cells=kept, selections=tuple(rows))
+        wanted = frozenset(cell.label for found in matches.values() for cell in found)
+        tuning = {cell.label for one in self.selections if wanted & _labels_of(one) for cell in one.tuning}
+        kept = tuple(cell for cell in self.cells if cell.role != "cell" or cell.label in wanted | tuning)
+        return replace(self, cells=kept, wanted=wanted)
 
     def missing_on(self, device_type: str) -> tuple[Missing, ...]:
         """What is missing before the cells can run on a device, including a GPU that the suite needs."""
@@ -112,8 +116,15 @@ class Plan:
             raise NotReady(what, where=f"{self.file}, can't run", problems=texts if len(texts) > 1 else ())
 
 
-def _cells_of(selection: RowSelection) -> list[Cell]:
-    return [cell for one in selection.candidates for cell in (*one.tuning, *one.finals)]
+def _before_anchors(cells: Sequence[Cell], more: Sequence[Cell]) -> tuple[Cell, ...]:
+    """The cells with more of them in front of the anchors."""
+    rows = [cell for cell in cells if cell.role == "cell"]
+    return (*rows, *more, *(cell for cell in cells if cell.role != "cell"))
+
+
+def _labels_of(selection: RowSelection) -> set[str]:
+    """The labels of the cells that tune a row, and of those that wait for its choice."""
+    return {cell.label for cell in (*selection.tuning, *selection.waiting)}
 
 
 def _matches(cell: Cell, pattern: str) -> bool:

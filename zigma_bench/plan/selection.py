@@ -22,10 +22,16 @@ class Candidate:
 
 @dataclass(frozen=True)
 class RowSelection:
-    """The candidates of a row, in the order of the suite's values."""
+    """The candidates of a row, in the order of the suite's values. `over`: the varied key."""
 
     row: str
+    over: str
     candidates: tuple[Candidate, ...]
+
+    @property
+    def tuning(self) -> tuple[Cell, ...]:
+        """The cells that tune the row."""
+        return tuple(cell for candidate in self.candidates for cell in candidate.tuning)
 
     @property
     def waiting(self) -> tuple[Cell, ...]:
@@ -73,7 +79,7 @@ def selections_of(tuning: Iterable[Cell], finals: Iterable[Cell], over: str) -> 
             row = without_key(cell, over).row
             rows.setdefault(row, {}).setdefault(cell.varied[over], ([], []))[kind].append(cell)
     return tuple(
-        RowSelection(row, tuple(_candidate(words, *groups, over) for words, groups in candidates.items()))
+        RowSelection(row, over, tuple(_candidate(words, *groups, over) for words, groups in candidates.items()))
         for row, candidates in rows.items()
     )
 

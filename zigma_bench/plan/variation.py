@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -72,4 +73,6 @@ def _set_value(content: dict[str, Any], key: str, value: Any, where: str) -> Non
 
 def _words(key: str, value: Any) -> str:
     """`learning_rate=0.001`, for labels."""
-    return f"{key.rpartition('.')[2]}={option_label(value)}"
+    word = key.rpartition(".")[2]
+    text = json.dumps(value, sort_keys=True) if isinstance(value, Mapping | tuple | list) else option_label(value)
+    return f"{word}={option_label(text)}"

@@ -43,13 +43,19 @@ def metric_directions(records: Iterable[Record]) -> dict[str, Better]:
 def with_untrained(rows: Sequence[TableRow]) -> tuple[TableRow, ...]:
     """Compare each quality value of the rows with that of the ceiling, the untrained network.
 
-    Means over seeds are compared. There is no comparison if the ceiling has no value, or if no metric of this name is
-    registered, because then the better direction is unknown.
+    With several ceilings, a row's is the one whose varied values the row has. Means over seeds are compared. There is
+    no comparison if the ceiling has no value, or if no metric of this name is registered, because then the better
+    direction is unknown.
     """
-    ceiling = next((row for row in rows if row.role == "ceiling"), None)
-    if ceiling is None:
-        return tuple(rows)
-    return tuple(row if row is ceiling else replace(row, metrics=_compare_with_untrained(row, ceiling)) for row in rows)
+    ceilings = [row for row in rows if row.role == "ceiling"]
+
+    def compare(row: TableRow) -> TableRow:
+        ceiling = next((one for one in ceilings if one.varied.items() <= row.varied.items()), None)
+        if ceiling is None or row.role == "ceiling":
+            return row
+        return replace(row, metrics=_compare_with_untrained(row, ceiling))
+
+    return tuple(map(compare, rows))
 
 
 def _compare_with_untrained(row: TableRow, ceiling: TableRow) -> dict[str, Statistic]:

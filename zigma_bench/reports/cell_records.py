@@ -39,9 +39,15 @@ class CellRecords:
 
     @property
     def failure(self) -> str | None:
-        if self.broken or self.failed:
-            return self.broken or self.failed
+        if self.broken:
+            return self.broken
+        if self.failed and not self._all_done:  # another cell of the same folder may have failed
+            return self.failed
         return next((f"{r.stage}: {r.reason}" for r in self.records if r.status == "failed"), None)
+
+    @property
+    def _all_done(self) -> bool:
+        return [record.status for record in self.records] == ["done"] * len(self.facts.stages)
 
     @property
     def status(self) -> str:

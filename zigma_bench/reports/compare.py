@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -104,7 +104,7 @@ def _compare_rows(row: TableRow, base: TableRow, name: str, budget: Sequence[str
     plain = Difference(statistics.fmean(values), standard_deviation(values), len(values), "untested")
     if smoke:
         return replace(plain, reason=SMOKE)
-    if "images" in budget and not _equal_scans(row, base):
+    if "images" in budget_kinds(row, budget) and not _equal_scans(row, base):
         return replace(plain, reason=UNEQUAL_SCANS)
     if len(seeds) < LEAST_SEEDS:
         return replace(plain, verdict="indicative", reason=f"{len(seeds)} common seeds of at least {LEAST_SEEDS}")
@@ -112,6 +112,12 @@ def _compare_rows(row: TableRow, base: TableRow, name: str, budget: Sequence[str
     if tested is None or interval is None:
         return replace(plain, reason=NO_SPREAD)
     return replace(plain, ci_low=interval.low, ci_high=interval.high, t=tested[0], p=tested[1])
+
+
+def budget_kinds(row: TableRow, budget: Iterable[str]) -> set[str]:
+    """The kind of budget of a row: that of a varied key, or else that of the suite."""
+    varied = {key.partition(".")[2] for key in row.varied if key.startswith("budget.")}
+    return varied or set(budget)
 
 
 def _as_declared(difference: Difference) -> Difference:

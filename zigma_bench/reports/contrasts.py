@@ -16,7 +16,7 @@ from typing import Literal
 from zigma_bench.plan.statistics import RowContrast
 from zigma_bench.reports.agreement import PairCorrelation, pair_correlation
 from zigma_bench.reports.better import Better
-from zigma_bench.reports.compare import NO_SPREAD
+from zigma_bench.reports.compare import NO_SPREAD, budget_kinds
 from zigma_bench.reports.differences import row_label
 from zigma_bench.reports.statistics import holm, paired_equivalence, paired_test, standard_deviation, t_interval
 from zigma_bench.reports.table import Table, TableRow
@@ -118,7 +118,8 @@ def _test(
         verdict="not tested", mean=statistics.fmean(differences) if differences else None,
         sd=standard_deviation(differences),
     )  # fmt: skip
-    if table.smoke or ("images" in table.budget and not _scan_alike(both)):
+    at_equal_images = any("images" in budget_kinds(row, table.budget) for row in both)
+    if table.smoke or (at_equal_images and not _scan_alike(both)):
         return replace(plain, reason="a smoke run" if table.smoke else UNEQUAL_SCANS)
     if missing := [seed for seed in seeds if seed not in common]:
         text = f"{len(missing)} of {len(seeds)} seeds: {', '.join(map(str, missing))}"

@@ -216,6 +216,7 @@ def table_footer(table: Table) -> list[str]:
         lines += study_notes(study)
     lines += [f"{crossing}." for crossing in find_crossings(table)]
     lines += [_selection_line(choice) for choice in table.selected]
+    lines += [f"{row}: {reason}; run the suite again" for row, reason in table.waiting.items()]
     lines += overfitting_notes(table)
     lines += _unfinished(table)
     if any(row.role == "cell" and counted(row) for row in table.rows):

@@ -19,7 +19,7 @@ import pydantic
 from zigma_bench.errors import ComparisonRefused, UsageError
 from zigma_bench.records.record import Measurement
 from zigma_bench.records.runs import find_runs, get_run
-from zigma_bench.records.table_file import TABLE, SelectedValue, TableFile, require_table_file
+from zigma_bench.records.table_file import TABLE, SelectedValue, TableCell, TableFile, require_table_file
 from zigma_bench.reports.better import Against, Better, metric_directions, with_untrained
 from zigma_bench.reports.cell_records import CellRecords, read_cell
 from zigma_bench.reports.columns import check_columns, check_smoke
@@ -128,6 +128,7 @@ class Table:
     rows: tuple[TableRow, ...]
     data: str | None = None
     selected: tuple[SelectedValue, ...] = ()  # how the value of a varied key was chosen for each row
+    waiting: dict[str, str] = field(default_factory=dict)  # rows without a chosen value, and why
     broken: tuple[str, ...] = ()  # files that can't be read, each with the reason
     baseline: tuple[str | None, str | None] = (None, None)
     seeds: tuple[int, ...] = ()
@@ -253,7 +254,8 @@ def read_table(
         machines=_machines(cells),
         rows=_rows(cells, stored),
         data=data,
-        selected=tuple(stored.selected),
+        selected=tuple(choice for choice in stored.selected if data is None or choice.row.startswith(f"{data} ")),
+        waiting=_waiting_rows(folder, stored, data),
         broken=(*unreadable, *(cell.broken for cell in cells if cell.broken is not None)),
         baseline=(stored.baseline.backbone, stored.baseline.scan),
         seeds=_seeds(stored, folder),
@@ -280,6 +282,26 @@ def _declared(stored: TableFile, folder: Path) -> Statistics | None:
         what = f"the declared tests can't be read ({error.errors(include_url=False)[0]['msg']})"
         do = "run the suite again, which writes them"
         raise ComparisonRefused(what, where=f"{folder / TABLE}, key statistics", do=do) from None
+
+
+def _waiting_rows(folder: Path, stored: TableFile, data: str | None) -> dict[str, str]:
+    """The rows whose value is not chosen yet, each with its number of cells, and the first failure of a tuning cell."""
+    found = {}
+    for row, count in stored.waiting.items():
+        if data is not None and not row.startswith(f"{data} "):
+            continue
+        tuning = [cell for cell in stored.cells if cell.tunes and _tuned_row(cell, stored) == row]
+        failures = [failure for cell in tuning if (failure := read_cell(folder, cell, {}).failure) is not None]
+        reason = f"; {len(failures)} of {len(tuning)} tuning cells failed: {failures[0]}" if failures else ""
+        found[row] = f"{count} cells wait for the choice of a value{reason}"
+    return found
+
+
+def _tuned_row(cell: TableCell, stored: TableFile) -> str:
+    """The label of the row that a cell tunes, without the value that it tries."""
+    over = stored.content.get("select", {}).get("over")
+    varied = [words for key, words in cell.varied.items() if key != over]
+    return " · ".join(filter(None, (cell.data, cell.backbone, cell.scan, *varied)))
 
 
 def _other_runs(folder: Path, stored: TableFile) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -68,6 +68,10 @@ def check_stages(plan: Plan, stages: Sequence[Stage], results: Path, device: Dev
         raise UsageError(f"no cell of this suite has the stage {' or '.join(stages)}", where=plan.file)
     run = results / plan.suite.name / find_run(plan, results, name).name
     plan = with_choices_made(plan, run, device)
+    if plan.waiting and "train" not in stages:
+        rows = ", ".join(sorted(selection.row for selection in plan.selections)[:3])
+        what = f"the value of {plan.selections[0].over} is not chosen yet for {len(plan.selections)} rows ({rows})"
+        raise NotReady(what, where=plan.file, do="run or train the suite first")
     for cell in plan.cells:
         last = max((cell.stages.index(stage) for stage in stages if stage in cell.stages), default=0)
         earlier = [stage for stage in cell.stages[:last] if stage not in (*stages, "efficiency")]
@@ -83,7 +87,7 @@ def plan_json(plan: Plan, results: Path, device: Device, name: str | None = None
     run = find_run(plan, results, name)
     plan = with_choices_made(plan, results / plan.suite.name / run.name, device)
     cells, estimator = [], Estimator(results, device)
-    waiting = [cell for selection in plan.selections for cell in selection.waiting]
+    waiting = plan.waiting
     for cell in (*plan.cells, *waiting):
         guess = estimator(cell)
         cells.append({

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from zigma_bench.errors import ComparisonRefused
+from zigma_bench.errors import BrokenPlugin, ComparisonRefused
 from zigma_bench.plan import Cell, Plan, Stage
 from zigma_bench.records.store import LEAST_BYTES, check_writable, clear_leftovers, working_on
 from zigma_bench.run.due import cell_folder, find_due
@@ -40,19 +40,38 @@ def run_plan(
     """
     check_writable(results)
     clear_leftovers(results)
-    device, outcomes = devices[0], dict[str, CellOutcome]()
+    device, outcomes, tried = devices[0], dict[str, CellOutcome](), set[str]()
     while True:
-        plan = with_choices_made(plan, results / plan.suite.name / find_run(plan, results, name).name, device)
+        place_of_run = results / plan.suite.name / find_run(plan, results, name).name
+        plan = with_choices_made(plan, place_of_run, device, tried)
         run = open_run(plan, results, device, name)
         place = RunPlace(results, run.folder, tuple(devices), watcher, stages, timeouts or {}, executor_name)
-        left = [cell for cell in plan.cells if cell.label not in outcomes]
+        left = [cell for cell in plan.cells if cell_key(cell) not in outcomes]
         if not left:
             break
         with working_on(run.folder):
             _prepare_cells(left, place, run)
-            outcomes |= {outcome.cell.label: outcome for outcome in executor.run_cells(left, place)}
+            found = {cell_key(outcome.cell): outcome for outcome in executor.run_cells(left, place)}
+        _check_outcomes(left, found, executor_name)
+        outcomes |= found
+        tried |= {cell.label for cell in left}
     clear_leftovers(results)
-    return [outcomes[cell.label] for cell in plan.cells]
+    return [outcomes[cell_key(cell)] for cell in plan.cells]
+
+
+def cell_key(cell: Cell) -> str:
+    """What distinguishes a cell from all others of its plan."""
+    return f"{cell.label} {cell.identity(cell.stages[-1], device_model='')}"
+
+
+def _check_outcomes(cells: Sequence[Cell], found: Mapping[str, CellOutcome], executor_name: str) -> None:
+    """BrokenPlugin if an executor has lost a cell."""
+    lost = [cell.label for cell in cells if cell_key(cell) not in found]
+    if lost:
+        raise BrokenPlugin(
+            f"the executor {executor_name!r} returned no outcome for {len(lost)} cells", expected="one for each cell",
+            got=lost[0], do="repair the plugin",
+        )  # fmt: skip
 
 
 def _prepare_cells(cells: Sequence[Cell], place: RunPlace, run: OpenRun) -> None:

@@ -25,6 +25,7 @@ from zigma_bench.suite.sections import (
 )
 from zigma_bench.suite.statistics import Statistics
 
+MEASURED = ("reference", "quality", "during", "efficiency")  # sections that say how rows are measured
 LISTED = (
     "name",
     "vary",
@@ -140,6 +141,8 @@ class Suite(Strict):
                 raise ValueError(
                     f"the key {key!r} can't vary: list several data sets, rows or seeds under their own keys"
                 )
+            if key.partition(".")[0] in MEASURED or key == "sample.count":
+                raise ValueError(f"the key {key!r} can't vary: a table compares figures that are measured alike")
             if any(values[i] == values[j] for i in range(len(values)) for j in range(i)):
                 raise ValueError(f"a value of {key!r} is listed twice")
         return vary

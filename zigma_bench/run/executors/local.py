@@ -16,8 +16,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from zigma_bench.errors import Interrupted
+from zigma_bench.errors import ComparisonRefused, Interrupted
 from zigma_bench.plan import Cell, Stage
+from zigma_bench.plugins.discovery import reason_of
 from zigma_bench.records.store import has_writer, owner_of
 from zigma_bench.run.estimate import Estimator
 from zigma_bench.run.executors.executor import CellOutcome, RunPlace
@@ -35,6 +36,7 @@ from zigma_bench.run.process import INTERRUPTED
 from zigma_bench.system.device import Device
 
 WAIT_SECONDS = 0.5  # between two checks of a lock, or of a timeout
+DISMISS_SECONDS = 30.0  # for an idle worker to end; then it is killed
 GRACE_SECONDS = 8.0  # for a worker to save a checkpoint after a request to stop; then it is killed
 
 
@@ -86,6 +88,9 @@ class _LocalRun:
         except (KeyboardInterrupt, Interrupted) as stop:
             self._stop_workers()
             raise Interrupted(str(stop) or INTERRUPTED) from None
+        except BaseException:
+            self._stop_workers()
+            raise
         finally:
             self._kill_workers()
         return [self.outcomes[number] for number in range(len(self.cells))]
@@ -124,7 +129,7 @@ class _LocalRun:
         return self._make_job(task, stages)
 
     def _make_job(self, task: DueCell, stages: tuple[Stage, ...]) -> Job:
-        return Job(task, stages, stages[0], time.monotonic())
+        return Job(task, stages, stages[0])
 
     def _has_measuring_lane(self, cell: Cell) -> bool:
         return not self.fresh and not cell.smoke and any(lane.measures for lane in self.lanes)
@@ -158,6 +163,14 @@ class _LocalRun:
                 return
 
     def _start(self, lane: Lane, job: Job) -> None:
+        """Give a job to a lane. A disk error fails only its cell."""
+        try:
+            self._send(lane, job)
+        except OSError as error:
+            lane.job = None
+            self._fail(job, reason_of(error))
+
+    def _send(self, lane: Lane, job: Job) -> None:
         if lane.worker is not None and (self.fresh or not self.options.warm):
             self._dismiss(lane)
         if lane.worker is None:
@@ -195,10 +208,10 @@ class _LocalRun:
             code = worker.wait()
             if lane.job is not None:
                 job, lane.job = lane.job, None
-                self._job_died(job, code, shared=worker.jobs > 1 or self._has_measuring_lane(job.task.cell))
+                self._job_died(job, code, shared=worker.jobs > 1 or len(self.lanes) > 1)
 
     def _check_timeout(self, lane: Lane) -> None:
-        if lane.job is None or lane.worker is None or lane.job.timed_out:
+        if lane.job is None or lane.worker is None or lane.job.timed_out or lane.job.began is None:
             return
         limit = self.place.timeouts.get(lane.job.stage)
         if limit is not None and time.monotonic() - lane.job.began > limit:
@@ -214,31 +227,51 @@ class _LocalRun:
         if job.busy:
             self._wait_for(DueCell(task.cell, task.folder, task.due, task.folder))
             return
-        left = still_due(task, self.place)
-        if "quality" in left and "quality" not in job.stages and "quality" in self.place.stages:
-            self.to_measure.append(task)
-        elif "efficiency" in left:
+        left = self._left_of(job)
+        if left is None:
+            return
+        if "efficiency" in left and set(left) == {"efficiency"}:
             self.alone.append(task)
+        elif "quality" in left and "quality" not in job.stages and self._has_measuring_lane(task.cell):
+            self.to_measure.append(task)
+        elif left:
+            self._fail(job, f"{left[0]} is due again: the files of the cell change during the run")
         else:
             self._finish_cell(CellOutcome(task.cell, task.folder, "done"))
+
+    def _left_of(self, job: Job) -> tuple[Stage, ...] | None:
+        """The stages of the job's cell that are still due; None if its files can't be read, which fails the cell."""
+        try:
+            return still_due(job.task, self.place)
+        except (OSError, ComparisonRefused) as error:
+            self._fail(job, reason_of(error))
+            return None
 
     def _job_died(self, job: Job, code: int, *, shared: bool) -> None:
         """The process of a job has ended before the job was done."""
         if code == Interrupted.exit_code:
             raise Interrupted(job.reason or INTERRUPTED)
-        if job.reason is None and not set(still_due(job.task, self.place)) & set(job.stages):
-            self._job_done(job)  # it died after its last record
+        left = self._left_of(job)
+        if left is None:
             return
         silent = job.reason is None
+        if (silent or job.timed_out) and not set(left) & set(job.stages):
+            self._job_done(job)  # it died after its last record
+            return
         reason = exit_reason(code, job.log) if silent else str(job.reason)
         if shared and not job.known and not self.fresh:
-            text = f"{job.stage} failed beside other cells ({reason}); it runs again alone in a fresh process"
+            text = f"{job.stage} failed ({reason}) where other cells had run; it runs again alone in a fresh process"
             self.place.watcher.event(job.task.cell, {"event": "notice", "text": text})
             self.retries.append(job.task)
             return
-        if silent or job.timed_out:
+        if (silent or job.timed_out) and job.stage in left:
             with contextlib.suppress(OSError):  # on a full disk, only the outcome contains the reason
                 write_failed_record(job.task, self.place, job.stage, reason)
+        self._fail(job, reason, reported=not (silent or job.timed_out))
+
+    def _fail(self, job: Job, reason: str, *, reported: bool = False) -> None:
+        """End a cell as failed. `reported`: its worker has reported the failure."""
+        if not reported:
             self.place.watcher.event(job.task.cell, {"event": "failed", "stage": job.stage, "text": reason})
         self._finish_cell(CellOutcome(job.task.cell, job.task.folder, "failed", f"{job.stage}: {reason}"))
 
@@ -249,12 +282,13 @@ class _LocalRun:
     # Alone
 
     def _run_again(self) -> None:
-        """Run cells that failed beside others again, one at a time on each device."""
+        """Run cells that failed where others had run again, one at a time on the host."""
         self.pending.extend(task.cell for task in self.retries)
-        self._work([lane for lane in self.lanes if not lane.measures], self._next_job)
+        self._work(self.lanes[:1], self._next_job)
 
     def _run_alone(self) -> None:
-        """Measure efficiency, alone on the host. The cells alternate between rounds."""
+        """Measure efficiency, alone on the host and with all of its cores. The cells alternate between rounds."""
+        self.threads = threads_per_worker(self.place.devices[:1], 1)
         due, self.alone = sorted(self.alone, key=lambda task: self.positions[id(task.cell)]), []
         rounds = max((task.cell.efficiency.rounds for task in due if task.cell.efficiency is not None), default=0)
         for _ in range(rounds):
@@ -285,6 +319,8 @@ class _LocalRun:
         worker, lane.worker = lane.worker, None
         if worker is not None:
             worker.dismiss()
+            _wait_for_end([worker], DISMISS_SECONDS)
+            worker.kill()
             worker.wait()
 
     def _dismiss_workers(self) -> None:
@@ -296,9 +332,7 @@ class _LocalRun:
         workers = [lane.worker for lane in self.lanes if lane.worker is not None]
         for worker in workers:
             worker.interrupt()
-        deadline = time.monotonic() + GRACE_SECONDS
-        while any(worker.is_alive() for worker in workers) and time.monotonic() < deadline:
-            time.sleep(0.02)
+        _wait_for_end(workers, GRACE_SECONDS)
 
     def _kill_workers(self) -> None:
         for lane in self.lanes:
@@ -306,6 +340,13 @@ class _LocalRun:
                 lane.worker.kill()
                 lane.worker.wait()
                 lane.worker = None
+
+
+def _wait_for_end(workers: Sequence[WorkerProcess], seconds: float) -> None:
+    """Wait until the processes have ended, for at most so long."""
+    deadline = time.monotonic() + seconds
+    while any(worker.is_alive() for worker in workers) and time.monotonic() < deadline:
+        time.sleep(0.02)
 
 
 def order_cells(cells: Sequence[Cell], place: RunPlace) -> list[Cell]:

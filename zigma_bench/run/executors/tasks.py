@@ -52,11 +52,8 @@ def find_task(cell: Cell, place: RunPlace) -> DueCell | CellOutcome:
 
 
 def still_due(task: DueCell, place: RunPlace) -> tuple[Stage, ...]:
-    """The stages of a cell that are due now. Empty if a record can't be read: the worker has reported that."""
-    try:
-        return find_due(task.cell, task.folder, place.device, place.stages).stages
-    except ComparisonRefused:
-        return ()
+    """The stages of a cell that are due now. Raises ComparisonRefused for a record of a later version, and OSError."""
+    return find_due(task.cell, task.folder, place.device, place.stages).stages
 
 
 def stages_together(cell: Cell, stages: Sequence[Stage]) -> tuple[Stage, ...]:

@@ -30,13 +30,14 @@ class Job:
     """The stages of a cell that a worker runs, and what it has reported about them.
 
     `reason`: why a stage failed. `known`: whether the program itself found the fault, so that a fresh process would
-    find it again. `began`: when the current stage began, by time.monotonic.
+    find it again. `began`: when the current stage began, by time.monotonic; None
+    before the first stage and between stages.
     """
 
     task: DueCell
     stages: tuple[Stage, ...]
     stage: Stage
-    began: float
+    began: float | None = None
     reason: str | None = None
     known: bool = False
     busy: bool = False
@@ -52,6 +53,8 @@ class Job:
         kind = event["event"]
         if kind == "start":
             self.stage, self.began = event["stage"], time.monotonic()
+        elif kind == "done":
+            self.began = None
         elif kind == "busy":
             self.busy = True
         elif kind in ("failed", "stopped"):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zigma_bench.data.cell_images import CellImages, OnProgress, load_cell_images
+from zigma_bench.data.reading.planned import check_planned
 from zigma_bench.plan import Cell, Stage
 from zigma_bench.records.progress import ProgressFile
 from zigma_bench.records.record import Measurement, Record
@@ -85,6 +86,8 @@ def recent_images(cell: Cell, device: str, on_progress: OnProgress) -> CellImage
     if not _recent or _recent[0][0] != key:
         _recent.clear()  # before the next ones are loaded
         _recent.append((key, load_cell_images(cell, device, on_progress)))
+    else:
+        check_planned(cell)  # files that are decoded at each use may have changed
     return _recent[0][1]
 
 

@@ -77,7 +77,10 @@ def run_stage(context: StageContext, stage: Stage) -> None:
         context.emit({"event": "failed", "stage": stage, "text": reason, "known": known})
         origin = _provenance(context, stage, started)
         with contextlib.suppress(OSError):  # on a full disk only the event reports it
-            write_record(folder, Record(stage, identity, facts, "failed", reason=reason, provenance=origin))
+            record = Record(
+                stage, identity, facts, "failed", reason=reason, provenance=origin, details={"known": known}
+            )
+            write_record(folder, record)
         raise StageFailed from None
     context.emit({"event": "done", "stage": stage, "seconds": time.time() - started})
 

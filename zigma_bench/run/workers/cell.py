@@ -40,7 +40,7 @@ def main() -> int:
         code = _run_job(job, channel, flag, warm)
         if code != 0:
             return code
-        retired = warm.why_worn()
+        retired = warm.why_retire()
         channel.send({"event": "end", "retired": retired})
         if retired is not None:
             print(f"this process ends: {retired}", file=sys.stderr)
@@ -114,12 +114,15 @@ class JobChannel:
 
 
 def stop_flag(channel: JobChannel) -> Callable[[], bool]:
-    """A function that returns True after a request to stop. A second request, or one without a job, ends the process
-    at once."""
+    """A function that returns True after a request to stop. A request without a job ends the process at once.
+
+    Further requests change nothing: a scheduler sends one to every process of a job, and the parent sends its own. The
+    parent kills a process that takes too long to stop.
+    """
     signals: list[int] = []
 
     def handle(number: int, frame: object) -> None:
-        if signals or not channel.is_working:
+        if not channel.is_working:
             os._exit(Interrupted.exit_code)
         signals.append(number)
 

@@ -16,6 +16,7 @@ from zigma_bench.system.device import Device
 
 FRESH_SEED = 67280421310721  # of PyTorch's default generators in a new process
 COMPUTING = ("CUDA", "CUBLAS", "NVIDIA_", "OMP_", "MKL_", "TORCH", "PYTORCH", "TRITON", "ZIGMA_BENCH_")  # variables
+ATTENTION = ("flash", "mem_efficient", "math", "cudnn")  # backends of scaled_dot_product_attention
 MOST_DEVICE_BYTES = 2**30  # that a process may hold on its device between cells, beyond those after its first cell
 MOST_RESIDENT_BYTES = 2**32  # the same for main memory, where it holds decoded images
 
@@ -40,7 +41,7 @@ class WarmProcess:
         if self._state is None:
             self._state = global_state()
 
-    def why_worn(self) -> str | None:
+    def why_retire(self) -> str | None:
         """Free what the last cell used; the reason why no other cell should run in this process, or None."""
         gc.collect()
         if self.device.type == "cuda":
@@ -81,6 +82,9 @@ def global_state() -> dict[str, Any]:
         "gradient mode": torch.is_grad_enabled(),
         "the number of threads": torch.get_num_threads(),
         "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+        "the default device": str(torch.get_default_device()),
+        "autocast": torch.is_autocast_enabled(),
+        "the backends of attention": tuple(getattr(torch.backends.cuda, f"{name}_sdp_enabled")() for name in ATTENTION),
         "the precision of float32 products": torch.get_float32_matmul_precision(),
         "cuDNN's flags": (
             torch.backends.cudnn.enabled, torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic,
