@@ -123,3 +123,8 @@ def test_the_lowest_mean_loss_is_chosen_and_an_edge_is_marked(plan):
     assert (outer.best, outer.at_edge, outer.losses) == (2, True, (0.5, None, 0.4))
     assert {cell.selected for cell in outer.finals} == {"learning_rate=3 (edge of the range)"}
     assert row.choose([None, None, None]) is None
+
+
+def test_keys_that_end_in_the_same_word_are_written_out(plan):
+    cells = plan("vary: {train.batch: [8, 16], sample.batch: [12], train.learning_rate: [1.0e-3]}").cells
+    assert set(cells[0].varied.values()) == {"sample.batch=12", "train.batch=8", "learning_rate=0.001"}

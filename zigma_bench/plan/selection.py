@@ -66,9 +66,15 @@ class RowChoice:
     @property
     def finals(self) -> tuple[Cell, ...]:
         """The cells of the row with the chosen value."""
+        return tuple(
+            cell.model_copy(update={"selected": self.words}) for cell in self.selection.candidates[self.best].finals
+        )
+
+    @property
+    def words(self) -> str:
+        """The chosen value, marked if it is at the edge of the range."""
         words = self.selection.candidates[self.best].words
-        mark = {"selected": f"{words} (edge of the range)" if self.at_edge else words}
-        return tuple(cell.model_copy(update=mark) for cell in self.selection.candidates[self.best].finals)
+        return f"{words} (edge of the range)" if self.at_edge else words
 
 
 def selections_of(tuning: Iterable[Cell], finals: Iterable[Cell], over: str) -> tuple[RowSelection, ...]:

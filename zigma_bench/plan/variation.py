@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,13 +30,13 @@ def variations_of(suite: Suite, source: YamlSource) -> list[Variation]:
     if not suite.vary:
         return [Variation(suite, {})]
     plain = suite.model_dump(mode="python", exclude_unset=True, exclude={"vary", "select"})
-    found = []
+    found, names = [], _short_names(suite.vary)
     for values in itertools.product(*suite.vary.values()):
         content = _copied(plain)
         for key, value in zip(suite.vary, values, strict=True):
             _set_value(content, key, value, source.where("vary", key))
         varied = validate_sections(Suite, content, source)
-        words = {key: _words(key, value) for key, value in zip(suite.vary, values, strict=True)}
+        words = {key: f"{names[key]}={_words(value)}" for key, value in zip(suite.vary, values, strict=True)}
         found.append(Variation(varied, words))
     return found
 
@@ -71,8 +72,14 @@ def _set_value(content: dict[str, Any], key: str, value: Any, where: str) -> Non
     target[rest[-1]] = value
 
 
-def _words(key: str, value: Any) -> str:
-    """`learning_rate=0.001`, for labels."""
-    word = key.rpartition(".")[2]
-    text = json.dumps(value, sort_keys=True) if isinstance(value, Mapping | tuple | list) else option_label(value)
-    return f"{word}={option_label(text)}"
+def _short_names(keys: Collection[str]) -> dict[str, str]:
+    """The last word of each key, or the whole key if another ends in the same word."""
+    last = Counter(key.rpartition(".")[2] for key in keys)
+    return {key: word if last[word := key.rpartition(".")[2]] == 1 else key for key in keys}
+
+
+def _words(value: Any) -> str:
+    """A value in a label."""
+    if isinstance(value, Mapping | tuple | list):
+        return option_label(json.dumps(value, sort_keys=True))
+    return option_label(value)

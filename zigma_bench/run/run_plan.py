@@ -46,6 +46,9 @@ def run_plan(
         plan = with_choices_made(plan, place_of_run, device, tried)
         run = open_run(plan, results, device, name)
         place = RunPlace(results, run.folder, tuple(devices), watcher, stages, timeouts or {}, executor_name)
+        for choice in plan.choices if tried else ():
+            text = f"{choice.words} is chosen by the loss on the tuning part"
+            watcher.event(choice.finals[0], {"event": "notice", "text": text})
         left = [cell for cell in plan.cells if cell_key(cell) not in outcomes]
         if not left:
             break

@@ -1,7 +1,7 @@
 """The time that trainings and samplings have taken on a device, per FLOP, from their records.
 
-It is a coarser source than timed calls: networks of the same operators count alike, whatever their width. But every
-suite leaves it behind, without a measurement of efficiency.
+It is a coarser source than timed calls, because networks of the same operators count alike, whatever their width. But
+it needs no measurement of efficiency: the records of any finished suite have it.
 """
 
 from __future__ import annotations

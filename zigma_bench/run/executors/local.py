@@ -1,8 +1,8 @@
 """Run cells on the devices of this machine: side by side on several devices, and one after another in warm processes.
 
-Each device has a lane that trains and samples, and a GPU has a second lane that measures the samples of a cell while
-the next cell trains. A lane keeps its process between cells, so that libraries are imported and networks of one shape
-are compiled once. A cell that fails in a process that had run others before, or beside another lane, runs once more
+Each device has a slot that trains and samples, and a GPU has a second slot that measures the samples of a cell while
+the next cell trains. A slot keeps its process between cells, so that libraries are imported and networks of one shape
+are compiled once. A cell that fails in a process that had run others before, or beside another slot, runs once more
 alone in a fresh process, unless the program itself found the fault: so a cell costs only itself. Efficiency comes last,
 alone on the host, in a fresh process for each measurement.
 """
@@ -41,8 +41,8 @@ GRACE_SECONDS = 8.0  # for a worker to save a checkpoint after a request to stop
 
 
 @dataclass
-class Lane:
-    """A place for one job at a time. `measures`: only the stage quality, beside the lane that trains on this device."""
+class Slot:
+    """A place for one job at a time. `measures`: only the stage quality, beside the slot that trains on this device."""
 
     device: Device
     measures: bool = False
@@ -72,15 +72,15 @@ class _LocalRun:
         self.to_measure = deque[DueCell]()
         self.elsewhere = list[DueCell]()  # cells that another process works on
         self.retries, self.alone = list[DueCell](), list[DueCell]()
-        overlap = options.overlap and all(cell.train_seconds is None for cell in cells)  # a lane would take their time
-        self.lanes = [Lane(device) for device in place.devices]
-        self.lanes += [Lane(device, measures=True) for device in place.devices if overlap and device.type == "cuda"]
-        self.threads = threads_per_worker(place.devices, len(self.lanes))
+        overlap = options.overlap and all(cell.train_seconds is None for cell in cells)  # a slot would take their time
+        self.slots = [Slot(device) for device in place.devices]
+        self.slots += [Slot(device, measures=True) for device in place.devices if overlap and device.type == "cuda"]
+        self.threads = threads_per_worker(place.devices, len(self.slots))
         self.fresh = False  # whether each job gets a fresh process, and its failure is final
 
     def run(self) -> list[CellOutcome]:
         try:
-            self._work(self.lanes, self._next_job)
+            self._work(self.slots, self._next_job)
             self._dismiss_workers()
             self.fresh = True
             self._run_again()
@@ -97,9 +97,9 @@ class _LocalRun:
 
     # What runs next
 
-    def _next_job(self, lane: Lane) -> Job | None:
-        """The next job for a lane, or None if there is none now."""
-        if lane.measures:
+    def _next_job(self, slot: Slot) -> Job | None:
+        """The next job for a slot, or None if there is none now."""
+        if slot.measures:
             return self._make_job(self.to_measure.popleft(), ("quality",)) if self.to_measure else None
         self._recall_free_cells()
         while self.pending:
@@ -114,13 +114,13 @@ class _LocalRun:
         return None
 
     def _first_job(self, task: DueCell) -> Job | None:
-        """The first job of a cell; None if another lane takes it, or if only efficiency is due."""
+        """The first job of a cell; None if another slot takes it, or if only efficiency is due."""
         stages = stages_together(task.cell, self.place.stages)
         due = [stage for stage in task.due if stage in stages]
         if not due:
             self.alone.append(task)
             return None
-        if self._has_measuring_lane(task.cell):
+        if self._has_measuring_slot(task.cell):
             if due == ["quality"]:
                 self.to_measure.append(task)
                 return None
@@ -131,8 +131,8 @@ class _LocalRun:
     def _make_job(self, task: DueCell, stages: tuple[Stage, ...]) -> Job:
         return Job(task, stages, stages[0])
 
-    def _has_measuring_lane(self, cell: Cell) -> bool:
-        return not self.fresh and not cell.smoke and any(lane.measures for lane in self.lanes)
+    def _has_measuring_slot(self, cell: Cell) -> bool:
+        return not self.fresh and not cell.smoke and any(slot.measures for slot in self.slots)
 
     def _wait_for(self, task: DueCell) -> None:
         assert task.busy is not None
@@ -149,76 +149,76 @@ class _LocalRun:
 
     # The loop over events
 
-    def _work(self, lanes: Sequence[Lane], next_job: Callable[[Lane], Job | None]) -> None:
-        """Run jobs on lanes until there are none left."""
+    def _work(self, slots: Sequence[Slot], next_job: Callable[[Slot], Job | None]) -> None:
+        """Run jobs on slots until there are none left."""
         while True:
-            for lane in lanes:
-                if lane.job is None and (job := next_job(lane)) is not None:
-                    self._start(lane, job)
-            if any(lane.job is not None for lane in lanes):
-                self._read_events(lanes)
+            for slot in slots:
+                if slot.job is None and (job := next_job(slot)) is not None:
+                    self._start(slot, job)
+            if any(slot.job is not None for slot in slots):
+                self._read_events(slots)
             elif self.elsewhere:
                 time.sleep(WAIT_SECONDS)
             elif not self.pending and not self.to_measure:
                 return
 
-    def _start(self, lane: Lane, job: Job) -> None:
-        """Give a job to a lane. A disk error fails only its cell."""
+    def _start(self, slot: Slot, job: Job) -> None:
+        """Give a job to a slot. A disk error fails only its cell."""
         try:
-            self._send(lane, job)
+            self._send(slot, job)
         except OSError as error:
-            lane.job = None
+            slot.job = None
             self._fail(job, reason_of(error))
 
-    def _send(self, lane: Lane, job: Job) -> None:
-        if lane.worker is not None and (self.fresh or not self.options.warm):
-            self._dismiss(lane)
-        if lane.worker is None:
-            lane.worker = WorkerProcess(lane.device, job.log, threads=self.threads)
-        lane.job = job
-        lane.worker.send(job, self.place)
+    def _send(self, slot: Slot, job: Job) -> None:
+        if slot.worker is not None and (self.fresh or not self.options.warm):
+            self._dismiss(slot)
+        if slot.worker is None:
+            slot.worker = WorkerProcess(slot.device, job.log, threads=self.threads)
+        slot.job = job
+        slot.worker.send(job, self.place)
 
-    def _read_events(self, lanes: Sequence[Lane]) -> None:
+    def _read_events(self, slots: Sequence[Slot]) -> None:
         """Wait for events, pass them on, and end stages that exceed their timeout."""
         with selectors.DefaultSelector() as selector:
-            for lane in lanes:
-                if lane.worker is not None:
-                    selector.register(lane.worker.output, selectors.EVENT_READ, lane)
+            for slot in slots:
+                if slot.worker is not None:
+                    selector.register(slot.worker.output, selectors.EVENT_READ, slot)
             ready = [key.data for key, _ in selector.select(WAIT_SECONDS)]
-        for lane in ready:
-            self._read_worker(lane)
-        for lane in lanes:
-            self._check_timeout(lane)
+        for slot in ready:
+            self._read_worker(slot)
+        for slot in slots:
+            self._check_timeout(slot)
 
-    def _read_worker(self, lane: Lane) -> None:
-        assert lane.worker is not None
-        events, closed = lane.worker.read()
+    def _read_worker(self, slot: Slot) -> None:
+        assert slot.worker is not None
+        events, closed = slot.worker.read()
         for event in events:
             if event["event"] == "end":
-                job, lane.job = lane.job, None
+                job, slot.job = slot.job, None
                 assert job is not None
                 if event["retired"] is not None:
-                    self._dismiss(lane)
+                    self._dismiss(slot)
                 self._job_done(job)
-            elif lane.job is not None:
-                lane.job.note(event)
-                self.place.watcher.event(lane.job.task.cell, event)
-        if closed and lane.worker is not None:
-            worker, lane.worker = lane.worker, None
+            elif slot.job is not None:
+                slot.job.note(event)
+                self.place.watcher.event(slot.job.task.cell, event)
+        if closed and slot.worker is not None:
+            worker, slot.worker = slot.worker, None
             code = worker.wait()
-            if lane.job is not None:
-                job, lane.job = lane.job, None
-                self._job_died(job, code, shared=worker.jobs > 1 or len(self.lanes) > 1)
+            if slot.job is not None:
+                job, slot.job = slot.job, None
+                self._job_died(job, code, shared=worker.jobs > 1 or len(self.slots) > 1)
 
-    def _check_timeout(self, lane: Lane) -> None:
-        if lane.job is None or lane.worker is None or lane.job.timed_out or lane.job.began is None:
+    def _check_timeout(self, slot: Slot) -> None:
+        if slot.job is None or slot.worker is None or slot.job.timed_out or slot.job.began is None:
             return
-        limit = self.place.timeouts.get(lane.job.stage)
-        if limit is not None and time.monotonic() - lane.job.began > limit:
-            lane.job.timed_out, lane.job.known = True, True
-            do = f"raise --timeout {lane.job.stage}=SECONDS"
-            lane.job.reason = f"it took longer than its timeout of {limit:g} s; {do}"
-            lane.worker.kill()
+        limit = self.place.timeouts.get(slot.job.stage)
+        if limit is not None and time.monotonic() - slot.job.began > limit:
+            slot.job.timed_out, slot.job.known = True, True
+            do = f"raise --timeout {slot.job.stage}=SECONDS"
+            slot.job.reason = f"it took longer than its timeout of {limit:g} s; {do}"
+            slot.worker.kill()
 
     # What a job's end means
 
@@ -232,7 +232,7 @@ class _LocalRun:
             return
         if "efficiency" in left and set(left) == {"efficiency"}:
             self.alone.append(task)
-        elif "quality" in left and "quality" not in job.stages and self._has_measuring_lane(task.cell):
+        elif "quality" in left and "quality" not in job.stages and self._has_measuring_slot(task.cell):
             self.to_measure.append(task)
         elif left:
             self._fail(job, f"{left[0]} is due again: the files of the cell change during the run")
@@ -284,7 +284,7 @@ class _LocalRun:
     def _run_again(self) -> None:
         """Run cells that failed where others had run again, one at a time on the host."""
         self.pending.extend(task.cell for task in self.retries)
-        self._work(self.lanes[:1], self._next_job)
+        self._work(self.slots[:1], self._next_job)
 
     def _run_alone(self) -> None:
         """Measure efficiency, alone on the host and with all of its cores. The cells alternate between rounds."""
@@ -303,20 +303,20 @@ class _LocalRun:
         self._dismiss_workers()
         waiting = [task]
 
-        def next_job(lane: Lane) -> Job | None:
+        def next_job(slot: Slot) -> Job | None:
             for busy in [one for one in self.elsewhere if one.busy is not None and not has_writer(one.busy)]:
                 self.elsewhere.remove(busy)
                 waiting.append(busy)
             return self._make_job(waiting.pop(), ("efficiency",)) if waiting else None
 
         self.place.watcher.begin(task.cell, ("efficiency",))
-        self._work(self.lanes[:1], next_job)
+        self._work(self.slots[:1], next_job)
 
     # Processes
 
-    def _dismiss(self, lane: Lane) -> None:
-        """End the idle process of a lane."""
-        worker, lane.worker = lane.worker, None
+    def _dismiss(self, slot: Slot) -> None:
+        """End the idle process of a slot."""
+        worker, slot.worker = slot.worker, None
         if worker is not None:
             worker.dismiss()
             _wait_for_end([worker], DISMISS_SECONDS)
@@ -324,22 +324,22 @@ class _LocalRun:
             worker.wait()
 
     def _dismiss_workers(self) -> None:
-        for lane in self.lanes:
-            self._dismiss(lane)
+        for slot in self.slots:
+            self._dismiss(slot)
 
     def _stop_workers(self) -> None:
         """Ask all workers to stop, and wait until they have saved their work; kill those that take too long."""
-        workers = [lane.worker for lane in self.lanes if lane.worker is not None]
+        workers = [slot.worker for slot in self.slots if slot.worker is not None]
         for worker in workers:
             worker.interrupt()
         _wait_for_end(workers, GRACE_SECONDS)
 
     def _kill_workers(self) -> None:
-        for lane in self.lanes:
-            if lane.worker is not None:
-                lane.worker.kill()
-                lane.worker.wait()
-                lane.worker = None
+        for slot in self.slots:
+            if slot.worker is not None:
+                slot.worker.kill()
+                slot.worker.wait()
+                slot.worker = None
 
 
 def _wait_for_end(workers: Sequence[WorkerProcess], seconds: float) -> None:

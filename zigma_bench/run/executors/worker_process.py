@@ -134,12 +134,12 @@ class WorkerProcess:
             self.process.stdin.close()
 
 
-def threads_per_worker(devices: tuple[Device, ...], lanes: int) -> int | None:
+def threads_per_worker(devices: tuple[Device, ...], slots: int) -> int | None:
     """The number of CPU threads of each worker, so that together they use each core once; None leaves it to the
     libraries: for one worker on the CPU, and if OMP_NUM_THREADS is set, which then applies to every worker.
 
     The libraries count the cores of the host. In a container with a quota, so many threads wait for each other.
     """
-    if "OMP_NUM_THREADS" in os.environ or (lanes == 1 and devices[0].type == "cpu"):
+    if "OMP_NUM_THREADS" in os.environ or (slots == 1 and devices[0].type == "cpu"):
         return None
-    return max(1, min(MOST_THREADS, usable_cores() // lanes))
+    return max(1, min(MOST_THREADS, usable_cores() // slots))
