@@ -65,6 +65,8 @@ def show_plan(plan: Plan, results: Path, device: Device, name: str | None = None
         return
     assert plan.suite.budget is not None
     spent = ", ".join(f"{value:,} {key}" for key, value in plan.suite.budget.model_dump(exclude_none=True).items())
+    if any(key.partition(".")[0] == "budget" for key in plan.suite.vary):
+        spent = "as in its label"
     print(f"per cell: budget {spent}, {plan.suite.sample.count:,} samples; device {device.name} ({device.model_name})")
     print(f"training: {plan.cells[0].objective}; sampling: {plan.cells[0].sampler}")
     if augmentation := describe_augmentation(plan.suite.train):
