@@ -7,6 +7,7 @@ of the pixels and of everything else that the features depend on.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -146,13 +147,22 @@ def extract_features(images: Images, extractor: Extractor, device: str, cache: P
 
 def _checked_network(extractor: Extractor, device: str, cache: Path | None, cuda: bool) -> Any:
     """The network of an extractor, built and checked on the fixed images once per process."""
-    for entry in _built:
-        if entry[:2] == (extractor, device):
-            return entry[2]
+    for built, place, network in _built:
+        if (built, place) == (extractor, device) and all(
+            _is_same_call(getattr(built, name), getattr(extractor, name)) for name in ("build", "golden")
+        ):
+            return network
     network = extractor.build().to(device)
     check_golden(lambda pixels: _run_extractor(ArrayImages(pixels), extractor, network, cuda), extractor, cache)
     _built.append((extractor, device, network))
     return network
+
+
+def _is_same_call(a: Callable[[], Any] | None, b: Callable[[], Any] | None) -> bool:
+    """Whether two functions are the same, or partial calls of the same function with the same arguments."""
+    if isinstance(a, functools.partial) and isinstance(b, functools.partial):
+        return (a.func, a.args, a.keywords) == (b.func, b.args, b.keywords)
+    return a is b
 
 
 _built: deque[tuple[Extractor, str, Any]] = deque(maxlen=2)  # for the next cells of this process
