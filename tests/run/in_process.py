@@ -18,6 +18,8 @@ from zigma_bench.system.device import Device
 class InProcessWorker:
     """Takes the place of `WorkerProcess`: the events of a job are in a pipe when `send` returns."""
 
+    input: int | None
+
     def __init__(self, device: Device, first_log: Path, *, threads: int | None) -> None:
         self.device, self.jobs, self.code = device, 0, 0
         handle, self.input = os.pipe()
@@ -37,12 +39,13 @@ class InProcessWorker:
                 run_due_stages(context, job.stages)
         except StageFailed:
             self.code = 1
-            os.close(self.input)
+            self.dismiss()
         else:
             self._emit({"event": "end", "retired": None})
 
     def _emit(self, event: dict[str, Any]) -> None:
         if event["event"] != "progress":  # the pipe holds 64 KiB
+            assert self.input is not None
             os.write(self.input, json.dumps({**event, "known": True}).encode() + b"\n")
 
     def read(self) -> tuple[list[dict[str, Any]], bool]:
@@ -54,7 +57,9 @@ class InProcessWorker:
         return self.code
 
     def dismiss(self) -> None:
-        os.close(self.input)
+        if self.input is not None:
+            os.close(self.input)
+            self.input = None
 
     def interrupt(self) -> None: ...
 
@@ -62,4 +67,4 @@ class InProcessWorker:
         return False
 
     def kill(self) -> None:
-        os.close(self.input)
+        self.dismiss()

@@ -120,9 +120,10 @@ class WorkerProcess:
         return self.process.poll() is None
 
     def kill(self) -> None:
-        """End the process and those that it has started, at once."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        """End the process and those that it has started, at once. After its end, its number may be another's."""
+        if self.is_alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
 
     def _close(self) -> None:
         self._close_input()
