@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 
 from zigma_bench.data.images import ArrayImages, Images, Pixels, pixels_digest
 from zigma_bench.errors import BrokenPlugin, UsageError
-from zigma_bench.metrics.extractors.golden import check_golden
+from zigma_bench.metrics.extractors.golden import check_golden, golden_images
 from zigma_bench.records.sealed import read_entry, write_entry
 
 Features = npt.NDArray[np.float32]
@@ -146,16 +146,35 @@ def extract_features(images: Images, extractor: Extractor, device: str, cache: P
 
 
 def _checked_network(extractor: Extractor, device: str, cache: Path | None, cuda: bool) -> Any:
-    """The network of an extractor, built and checked on the fixed images once per process."""
-    for built, place, network in _built:
-        if (built, place) == (extractor, device) and all(
-            _is_same_call(getattr(built, name), getattr(extractor, name)) for name in ("build", "golden")
-        ):
-            return network
-    network = extractor.build().to(device)
-    check_golden(lambda pixels: _run_extractor(ArrayImages(pixels), extractor, network, cuda), extractor, cache)
-    _built.append((extractor, device, network))
-    return network
+    """The network of an extractor, and a check of its features of the fixed images.
+
+    This process builds the network and computes these features once. Each call compares them again, because another
+    cell may have another cache.
+    """
+    kept = next((one for one in _built if one.serves(extractor, device)), None)
+    if kept is None:
+        network = extractor.build().to(device)
+        run = functools.cache(lambda: _run_extractor(ArrayImages(golden_images()), extractor, network, cuda))
+        kept = _BuiltExtractor(extractor, device, network, run)
+    check_golden(lambda pixels: kept.golden_features(), extractor, cache)
+    if kept not in _built:
+        _built.append(kept)
+    return kept.network
+
+
+@dataclass(frozen=True, eq=False)
+class _BuiltExtractor:
+    """A network of an extractor on a device, and its features of the fixed images."""
+
+    extractor: Extractor
+    device: str
+    network: Any
+    golden_features: Callable[[], Features]
+
+    def serves(self, extractor: Extractor, device: str) -> bool:
+        """Whether an extractor on a device has the same code, weights and options."""
+        calls = ((self.extractor.build, extractor.build), (self.extractor.golden, extractor.golden))
+        return (self.extractor, self.device) == (extractor, device) and all(_is_same_call(*pair) for pair in calls)
 
 
 def _is_same_call(a: Callable[[], Any] | None, b: Callable[[], Any] | None) -> bool:
@@ -165,7 +184,7 @@ def _is_same_call(a: Callable[[], Any] | None, b: Callable[[], Any] | None) -> b
     return a is b
 
 
-_built: deque[tuple[Extractor, str, Any]] = deque(maxlen=2)  # for the next cells of this process
+_built: deque[_BuiltExtractor] = deque(maxlen=2)  # for the next cells of this process
 
 
 def _run_extractor(images: Images, extractor: Extractor, network: Any, cuda: bool) -> Features:
