@@ -108,7 +108,7 @@ def test_it_runs_at_toy_scale(path, results, in_this_process):
     assert [outcome.reason for outcome in outcomes if outcome.status != "done"] == []
     folder = run_folder(results, made.suite.name, "smoke")
     rows = json.loads(to_json(read_tables(folder)))["rows"]
-    assert len(rows) == len(outcomes)
+    assert len(rows) == len([outcome for outcome in outcomes if not outcome.cell.tunes])
     for row in rows:
         assert row["status"] == "done" and row["smoke"]
         for name, metric in row["metrics"].items():
