@@ -1,4 +1,4 @@
-"""`fastest` finds every registered network, spends its time as told, and names everything that it leaves out."""
+"""`fastest` finds every registered network, keeps to its time limit, and names everything that it leaves out."""
 
 from __future__ import annotations
 

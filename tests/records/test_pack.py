@@ -7,7 +7,6 @@ import json
 import multiprocessing
 import os
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -221,7 +220,6 @@ def _wait_for(cell: Path, ready: Path) -> None:
         os._exit(7 if (cell / ".lock").exists() else 1)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the size of a study on Linux")
 def test_a_study_takes_less_than_a_megabyte():
     """450 records like those of the suite of orders in results/."""
     folder = Path(__file__).parents[2] / "results" / "orders-cifar" / "main"
