@@ -25,7 +25,7 @@ class TuningCut(Tuning):
 
 
 def tuning_cut(suite: Suite, facts: DataFacts) -> TuningCut | None:
-    """The tuning part of a data set, cut from each class alike if its images have classes; None if the suite cuts none."""
+    """The tuning part of a data set, cut from each class alike if its images have classes; None without `tuning`."""
     if suite.tuning is None:
         return None
     classes = any(condition.kind == "class" for condition in facts.conditions)
